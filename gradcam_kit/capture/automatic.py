@@ -1,0 +1,168 @@
+"""Choosing the target layer by running the model: shapes and gradients decide, never class names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from gradcam_kit.capture.inputs import Inputs, Runner
+from gradcam_kit.capture.state import untouched
+from gradcam_kit.capture.targets import ClassTarget, predicted_classes, score
+from gradcam_kit.capture.tokens import Layout, Tokens, infer_layout
+from gradcam_kit.errors import GradCamKitError, LayerNotFoundError, ShapeError
+from gradcam_kit.types import LayerCandidate, Target
+
+
+@dataclass
+class _Seen:
+    """The output of one module in the exploring pass."""
+
+    name: str
+    module: nn.Module
+    tensor: Tensor
+    version: int
+    layout: Layout
+    shape: tuple[int, ...]
+    calls: int = 1
+    reached: bool = False
+    depends: bool = False
+
+    @property
+    def is_normalization(self) -> bool:
+        """Whether the module owns nothing but one number per channel: it normalizes, it does not mix."""
+        own = list(self.module.parameters(recurse=False))
+        return bool(own) and all(parameter.shape == (self.shape[0],) for parameter in own)
+
+
+def layer_candidates(
+    model: nn.Module,
+    inputs: Inputs,
+    targets: Target | None,
+    target_type: Callable[[Any], ClassTarget],
+) -> list[LayerCandidate]:
+    """All layers with positions in the order in which they ran, with the one that is chosen and why.
+
+    The model runs once on the first image (on all of them for a target that cannot select samples), and once backward.
+    """
+    if targets is None or hasattr(targets, "select"):
+        index = torch.zeros(1, dtype=torch.long, device=inputs.images.device)
+        inputs, targets = inputs.first(), targets and targets.select(index)  # type: ignore[attr-defined]
+    seen, scored = _explore(model, inputs, targets, target_type)
+    chosen, reason = _choose(seen, scored)
+    return [
+        LayerCandidate(
+            name=one.name,
+            shape=one.shape,
+            layout=type(one.layout).__name__,
+            reached=one.reached,
+            chosen=one is chosen,
+            reason=reason if one is chosen else "",
+        )
+        for one in seen
+    ]
+
+
+def choose_layer(
+    model: nn.Module, inputs: Inputs, targets: Target | None, target_type: Callable[[Any], ClassTarget]
+) -> str:
+    """The name of the layer that `target_layers=None` stands for.
+
+    Raises:
+        LayerNotFoundError: no layer suits; the message lists the candidates.
+    """
+    candidates = layer_candidates(model, inputs, targets, target_type)
+    for candidate in candidates:
+        if candidate.chosen:
+            return candidate.name
+    listed = ", ".join(f"{one.name} {one.shape}" for one in candidates[-8:]) or "none has positions"
+    raise LayerNotFoundError(
+        f"no layer of {type(model).__name__} has positions that the score depends on (candidates: {listed}); "
+        "pass target_layers= and, if its output is laid out in an unusual way, reshape="
+    )
+
+
+def _explore(
+    model: nn.Module, inputs: Inputs, target: Target | None, target_type: Callable[[Any], ClassTarget]
+) -> tuple[list[_Seen], bool]:
+    seen: dict[int, _Seen] = {}
+
+    def watch(name: str) -> Any:
+        def hook(module: nn.Module, args: Any, output: Any) -> None:
+            if id(module) in seen:
+                seen[id(module)].calls += 1
+                return
+            tensors = [
+                leaf
+                for leaf in tree_leaves(output)
+                if isinstance(leaf, Tensor)
+                and leaf.is_floating_point()
+                and leaf.ndim >= 3
+                and leaf.shape[0] == inputs.n
+            ]
+            if len(tensors) != 1:
+                return
+            try:
+                layout = infer_layout(tensors[0].shape, inputs.size, model, name)
+            except ShapeError:
+                return
+            shape = tuple(layout.to_maps(tensors[0]).shape[1:])
+            if max(shape[1:]) > 1:
+                seen[id(module)] = _Seen(name, module, tensors[0], tensors[0]._version, layout, shape)
+
+        return hook
+
+    run = Runner.of(model, inputs.images.device)
+    with untouched(model, inputs.images.device), torch.enable_grad():
+        handles = [module.register_forward_hook(watch(name)) for name, module in model.named_modules() if name]
+        try:
+            images = inputs.images.detach().requires_grad_()
+            output = run(inputs.with_images(images, torch.arange(inputs.n, device=images.device)))
+        finally:
+            for handle in handles:
+                handle.remove()
+        found = [one for one in seen.values() if one.calls == 1]
+        try:
+            target = target if target is not None else target_type(predicted_classes(output))
+            total = score(target, output, inputs.n).sum()
+        except GradCamKitError:
+            if target is not None:
+                raise
+            return found, False  # methods without a target still need a layer
+        inside = [one for one in found if one.tensor.requires_grad]
+        if total.requires_grad and inside:
+            tensors = [one.tensor for one in inside]
+            for one, gradient in zip(inside, torch.autograd.grad(total, tensors, allow_unused=True), strict=True):
+                one.depends = gradient is not None
+                one.reached = gradient is not None and bool(one.layout.to_maps(gradient).abs().amax() > 0)
+        return found, True
+
+
+def _choose(seen: list[_Seen], scored: bool) -> tuple[_Seen | None, str]:
+    """The last layer that still has positions and on which the score depends."""
+    usable = [one for one in seen if one.depends] if scored else seen
+    if not usable:
+        return None, ""
+    last = usable[-1]
+    if not scored:
+        return _outermost(last, usable), "the last layer with positions (the output could not be read as scores)"
+    if last.reached:
+        return _outermost(last, usable), "the last layer with positions on which the score depends"
+    reached = [one for one in usable if one.reached]
+    if isinstance(last.layout, Tokens):
+        norms = [one for one in reached if one.is_normalization and isinstance(one.layout, Tokens)]
+        if norms:
+            return norms[-1], "the last normalization that sends gradients to the patch tokens"
+    if reached:
+        return _outermost(reached[-1], usable), "the last layer with positions that gradients reach"
+    return _outermost(last, usable), "the last layer with positions (its gradient is zero for the first image)"
+
+
+def _outermost(chosen: _Seen, usable: list[_Seen]) -> _Seen:
+    """Of the modules that returned this very tensor, the one with the shortest path: `layer4`, not `layer4.2`."""
+    same = [one for one in usable if one.tensor is chosen.tensor and one.version == chosen.version]
+    return min(same, key=lambda one: one.name.count("."))

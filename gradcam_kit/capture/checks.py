@@ -1,0 +1,45 @@
+"""Silent garbage made loud: conditions that are computed on the device and read once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+
+@dataclass
+class Checks:
+    """Collects conditions; `raise_first` is the only place of a call that waits for the device."""
+
+    pending: list[tuple[Bool[Tensor, " n"], Callable[[int], Exception | None]]] = field(default_factory=list)
+
+    def add(self, bad: Bool[Tensor, " n"], error: Callable[[int], Exception | None]) -> None:
+        """Remember a condition per sample, and the error for the first sample where it holds."""
+        if bad.numel():
+            self.pending.append((bad, error))
+
+    def raise_first(self) -> None:
+        """Raise the error of the first condition that holds, in the order in which they were added."""
+        pending, self.pending = self.pending, []
+        if not pending:
+            return
+        bad = torch.cat([condition for condition, _ in pending])
+        if bad.device.type == "cuda":
+            # A copy to pinned memory and one event: waits for this call's work alone.
+            host = torch.empty(bad.shape, dtype=bad.dtype, pin_memory=True)
+            host.copy_(bad, non_blocking=True)
+            event = torch.cuda.Event()
+            event.record()
+            event.synchronize()
+        else:
+            host = bad.cpu()
+        if not host.any():
+            return
+        for part, (_, error) in zip(host.split([len(c) for c, _ in pending]), pending, strict=True):
+            if part.any():
+                found = error(int(part.to(torch.uint8).argmax()))
+                if found is not None:
+                    raise found

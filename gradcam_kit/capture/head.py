@@ -1,0 +1,132 @@
+"""Linear heads behind mean pooling, and the gradient of a layer's output with respect to the layer's own weight."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from gradcam_kit.capture.hooks import LayerRecord
+from gradcam_kit.capture.targets import ClassLogit, read_logits, score
+from gradcam_kit.errors import CaptureError, GradCamKitError
+from gradcam_kit.types import Head, Target
+
+_TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 2e-2}
+# Relative spread below which the weights of all channels are the same number.
+_EQUAL_WEIGHTS = 1e-6
+
+
+def find_head(
+    model: nn.Module, activations: Float[Tensor, "n k *s"], output: Any, target: Target | None
+) -> Head | None:
+    """Find a linear layer or 1x1 convolution that makes the logits from the mean-pooled activations.
+
+    A candidate counts only if it reproduces every logit of every sample of this batch. The tolerance is relative to
+    the largest |logit - bias|, because an absolute one would accept anything on small activations.
+
+    Returns:
+        The head, or None if there is none.
+    """
+    try:
+        logits = read_logits(output)
+    except GradCamKitError:
+        return None
+    pooled = activations.flatten(2).mean(2)
+    exact = logits.to(pooled.dtype)
+    for module in model.modules():
+        weight = getattr(module, "weight", None)
+        if not isinstance(weight, Tensor) or weight.ndim < 2 or weight.numel() != logits.shape[1] * pooled.shape[1]:
+            continue
+        if tuple(weight.shape[:2]) != (logits.shape[1], pooled.shape[1]):
+            continue
+        matrix = weight.detach().flatten(1).to(pooled.dtype)
+        offset = getattr(module, "bias", None)
+        offset = offset.detach().to(pooled.dtype) if isinstance(offset, Tensor) else None
+        if _reproduces(pooled, matrix, offset, exact, _TOLERANCE.get(logits.dtype, 1e-4)):
+            return Head(matrix, offset, _target_weights(matrix, logits, target))
+    return None
+
+
+def _reproduces(pooled: Tensor, weight: Tensor, bias: Tensor | None, logits: Tensor, tolerance: float) -> bool:
+    evidence = logits if bias is None else logits - bias
+    difference = pooled @ weight.T - evidence
+    if logits.shape[1] > 1:
+        # A constant that the model adds to all logits changes no comparison between classes.
+        difference = difference - difference.mean(1, keepdim=True)
+        evidence = evidence - evidence.mean(1, keepdim=True)
+    return bool(difference.abs().amax() <= tolerance * evidence.abs().amax())
+
+
+def _target_weights(weight: Tensor, logits: Tensor, target: Target | None) -> Float[Tensor, "n *targets k"]:
+    """The rows of the explained classes, or d score / d logits times the weight: a backward through the logits only."""
+    if target is None:
+        return weight.new_zeros(len(logits), weight.shape[1])
+    if type(target) is ClassLogit:
+        return weight[target.indices(logits)]
+    with torch.enable_grad():
+        leaf = logits.detach().requires_grad_()
+        scores = score(target, leaf, len(leaf))
+        columns = scores.reshape(len(leaf), -1).sum(0)
+        gradients = [torch.autograd.grad(column, leaf, retain_graph=True)[0] for column in columns]
+    stacked = torch.stack(gradients, 1).to(weight.dtype) @ weight
+    return stacked.reshape(*scores.shape, weight.shape[1])
+
+
+def weight_gradients(record: LayerRecord, channels: int) -> Float[Tensor, "n k"]:
+    """Per sample, d sum(layer output) / d weight, averaged over all axes of the weight but the output channel.
+
+    The weight is that of the last submodule inside the layer that owns one. It is shared by the batch, so each
+    sample gets a derivative of its own: a functional call on the captured input, mapped over the samples.
+
+    Raises:
+        CaptureError: the layer owns no weight with one entry per channel, or all channels get the same weight.
+    """
+    name, module = _last_weight(record, channels)
+    axis = 1 if getattr(module, "transposed", False) else 0
+    weight = module.weight.detach()
+    assert record.arguments is not None
+    leaves, spec = tree_flatten(record.arguments)
+    samples = record.captured[0].shape[0]
+    batched = [isinstance(leaf, Tensor) and leaf.ndim > 0 and leaf.shape[0] == samples for leaf in leaves]
+
+    def total(weight: Tensor, *rows: Tensor) -> Tensor:
+        taken = iter(rows)
+        whole = [next(taken)[None] if per_row else leaf for leaf, per_row in zip(leaves, batched, strict=True)]
+        args, kwargs = tree_unflatten(whole, spec)
+        output = functional_call(record.module, {f"{name}.weight" if name else "weight": weight}, args, kwargs)
+        return tree_flatten(output)[0][record.chosen[0]].sum()
+
+    rows = [leaf for leaf, per_row in zip(leaves, batched, strict=True) if per_row]
+    with torch.enable_grad():
+        gradients = vmap(grad(total), in_dims=(None, *(0 for _ in rows)))(weight, *rows)
+    per_channel = gradients.movedim(axis + 1, 1).flatten(2).mean(2) if weight.ndim > 1 else gradients
+    per_channel = per_channel.to(torch.promote_types(per_channel.dtype, torch.float32))
+    spread = (per_channel - per_channel.mean(1, keepdim=True)).abs().amax()
+    if channels > 1 and bool(spread <= _EQUAL_WEIGHTS * per_channel.abs().amax()):
+        raise CaptureError(
+            f"layer {record.name!r} is linear in its weight, so all its channels get the same weight and the map would "
+            "be their plain sum; choose a layer that ends after its nonlinearity"
+        )
+    return per_channel
+
+
+def _last_weight(record: LayerRecord, channels: int) -> tuple[str, Any]:
+    owners = [
+        (name, module)
+        for name, module in record.module.named_modules()
+        if isinstance(getattr(module, "weight", None), Tensor)
+    ]
+    for name, module in reversed(owners):
+        axis = 1 if getattr(module, "transposed", False) and module.weight.ndim > 1 else 0
+        if module.weight.shape[axis] == channels:
+            return name, module
+        break
+    raise CaptureError(
+        f"layer {record.name!r} has no weight with one entry for each of its {channels} channels, and the model has no "
+        "linear head behind mean pooling; choose a layer that ends with a convolution or normalization, "
+        "or a method that uses gradients"
+    )

@@ -1,0 +1,268 @@
+"""One pass through a model that gives several methods, layers and targets all that they need."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from gradcam_kit.capture.checks import Checks
+from gradcam_kit.capture.head import find_head, weight_gradients
+from gradcam_kit.capture.hooks import LayerRecord, Recorder
+from gradcam_kit.capture.inputs import Inputs, Runner
+from gradcam_kit.capture.scoring import Replayer, Rescorer
+from gradcam_kit.capture.state import untouched
+from gradcam_kit.capture.targets import ClassTarget, predicted_classes, read_logits, score
+from gradcam_kit.capture.tokens import Tokens
+from gradcam_kit.errors import CaptureError, GradCamKitError, NonFiniteError
+from gradcam_kit.functional import finite
+from gradcam_kit.types import Evidence, Head, LayerCapture, Reshape, Target
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a pass has to deliver."""
+
+    layers: Mapping[str, nn.Module]
+    needs: Evidence
+    targets: Target | None
+    target_type: Callable[[Any], ClassTarget]
+    reshape: Reshape | None = None
+
+
+@dataclass
+class Capture:
+    """The results of one pass; `layer` gives the view that a method works on."""
+
+    run: Runner
+    inputs: Inputs
+    target: Target | None
+    scores: Tensor | None
+    classes: Tensor | None
+    output: Any
+    records: Mapping[str, LayerRecord]
+    gradients: Mapping[str, Tensor]
+    needs: Evidence
+    checks: Checks
+    _heads: dict[str, Head | None] = field(default_factory=dict)
+
+    @property
+    def order(self) -> list[str]:
+        """The layers in the order in which the model ran them."""
+        return sorted(self.records, key=lambda name: self.records[name].order)
+
+    def layer(self, name: str, needs: Evidence, batch_size: int) -> LayerCapture:
+        """What a method with these needs may see of one layer."""
+        record = self.records[name]
+        activations = _widen(record.maps([tensor.detach() for tensor in record.captured]))
+        target = self.target if self.target is not None else _no_scores
+        rescorer = Rescorer(self.run, self.inputs, target, self.output, batch_size)
+        head = self._head(name, activations) if Evidence.HEAD in needs else None
+        fallback = Evidence.WEIGHT_GRADIENTS in needs and head is None
+        return LayerCapture(
+            layer=name,
+            activations=activations,
+            gradients=self.gradients.get(name) if Evidence.GRADIENTS in needs else None,
+            scores=self.scores,
+            rescore=rescorer,
+            replay=Replayer(rescorer, record),
+            images=self.inputs.images,
+            head=head,
+            weight_gradients=weight_gradients(record, activations.shape[1]) if fallback else None,
+        )
+
+    def _head(self, name: str, activations: Tensor) -> Head | None:
+        if name not in self._heads:
+            self._heads[name] = find_head(self.run.model, activations, self.output, self.target)
+        return self._heads[name]
+
+
+@contextmanager
+def capture(model: nn.Module, inputs: Inputs, request: Request) -> Iterator[Capture]:
+    """Run the model once, forward and (if needed) backward to the target layers.
+
+    The part before the first target layer runs without a graph, because all parameters are frozen and the graph starts
+    at the layer's output; the backward pass ends there. Inside of the block the model stays ready for `rescore` and
+    `replay`; on leaving it everything is as before, also after an error.
+
+    Raises:
+        CaptureError: a layer that ran never or twice, or on which the score does not depend.
+        NonFiniteError: NaN or infinite values in images, activations or gradients.
+    """
+    graph = Evidence.GRADIENTS in request.needs
+    run = Runner.of(model, inputs.images.device)
+    with untouched(model, inputs.images.device):
+        checks = Checks()
+        _check_images(inputs.images, checks)
+        recorder = Recorder(model, request.layers, inputs.n, inputs.size, request.reshape, graph)
+        keep_arguments = Evidence.WEIGHT_GRADIENTS in request.needs
+        with recorder.attached(keep_arguments), torch.set_grad_enabled(graph):
+            output = run(inputs)
+            recorder.check()
+            target, classes, scores = _score(request, output, inputs, optional=request.needs == Evidence.NONE)
+            gradients = _backward(recorder, scores) if graph and scores is not None else {}
+        with run.arithmetic():
+            captured = Capture(
+                run=run,
+                inputs=inputs,
+                target=target,
+                scores=None if scores is None else scores.detach(),
+                classes=classes,
+                output=_detach(output),
+                records=recorder.records,
+                gradients={name: _widen(gradient) for name, gradient in gradients.items()},
+                needs=request.needs,
+                checks=checks,
+            )
+            _check_layers(captured)
+            if inputs.images.device.type == "cpu":
+                checks.raise_first()  # costs no wait here, and spares the methods from meeting NaN
+            yield captured
+            checks.raise_first()
+
+
+def _score(
+    request: Request, output: Any, inputs: Inputs, optional: bool
+) -> tuple[Target | None, Tensor | None, Tensor | None]:
+    """The target, its class indices where it has some, and the scores; all None where scores are optional and absent."""
+    target = request.targets
+    try:
+        if target is None:
+            target = request.target_type(predicted_classes(output))
+        scores = score(target, output, inputs.n)
+        classes = None
+        if isinstance(target, ClassTarget):
+            with torch.no_grad():
+                classes = target.indices(read_logits(output))
+    except GradCamKitError:
+        if optional and request.targets is None:
+            return None, None, None
+        raise
+    return target, classes, scores
+
+
+def _backward(recorder: Recorder, scores: Tensor) -> dict[str, Float[Tensor, "n *mks"]]:
+    """Gradients of the scores with respect to the captured tensors, one backward pass per target."""
+    records = list(recorder.records.values())
+    captured = [tensor for record in records for tensor in record.captured]
+    columns = scores.reshape(scores.shape[0], -1).sum(0)
+    if not scores.requires_grad:
+        raise CaptureError(_unreached(records[0]))
+    recorder.recomputing = True
+    take = _accumulate if _has_reentrant_checkpoint(scores) else _differentiate
+    found = [take(column, captured, j < len(columns) - 1) for j, column in enumerate(columns)]
+    results: dict[str, Tensor] = {}
+    position = 0
+    for record in records:
+        stop = position + len(record.captured)
+        maps = []
+        for gradients in found:
+            own = gradients[position:stop]
+            if all(gradient is None for gradient in own):
+                raise CaptureError(_unreached(record))
+            zeros = zip(own, record.captured, strict=True)
+            maps.append(record.maps([torch.zeros_like(leaf) if g is None else g for g, leaf in zeros]))
+        position = stop
+        results[record.name] = torch.stack(maps, 1) if scores.ndim == 2 else maps[0]
+    return results
+
+
+def _differentiate(column: Tensor, captured: list[Tensor], retain: bool) -> Sequence[Tensor | None]:
+    return torch.autograd.grad(column, captured, retain_graph=retain, allow_unused=True)
+
+
+def _accumulate(column: Tensor, captured: list[Tensor], retain: bool) -> Sequence[Tensor | None]:
+    # Reentrant checkpoints refuse `autograd.grad`; with frozen parameters only our own tensors accumulate.
+    for tensor in captured:
+        tensor.grad = None
+        tensor.retain_grad()
+    column.backward(retain_graph=retain)  # type: ignore[no-untyped-call]
+    return [tensor.grad for tensor in captured]
+
+
+def _has_reentrant_checkpoint(scores: Tensor) -> bool:
+    seen: set[Any] = set()
+    open_nodes = [scores.grad_fn]
+    while open_nodes:
+        node = open_nodes.pop()
+        if node is None or node in seen:
+            continue
+        if node.name() == "CheckpointFunctionBackward":
+            return True
+        seen.add(node)
+        open_nodes.extend(following for following, _ in node.next_functions)
+    return False
+
+
+def _unreached(record: LayerRecord) -> str:
+    return (
+        f"the score does not depend on layer {record.name!r}, or the model cuts the gradient behind it; "
+        "choose a layer that the target's output is computed from"
+    )
+
+
+def _check_images(images: Tensor, checks: Checks) -> None:
+    def error(sample: int) -> Exception | None:
+        if torch.isfinite(images[sample]).all():
+            return None  # only their sum overflowed
+        return NonFiniteError(f"image {sample} of the batch has NaN or infinite values; expected finite numbers")
+
+    checks.add(~torch.isfinite(finite(images)), error)
+
+
+def _check_layers(captured: Capture) -> None:
+    for name, record in captured.records.items():
+        for tensor in record.captured:
+            _check_activations(name, tensor.detach(), captured.checks)
+        gradient = captured.gradients.get(name)
+        if gradient is None:
+            continue
+
+        def error(sample: int, name: str = name) -> Exception:
+            return NonFiniteError(
+                f"the gradients at layer {name!r} have NaN or infinite values for image {sample} of the batch; "
+                "in half precision they may overflow: use float32 or bfloat16"
+            )
+
+        captured.checks.add(~torch.isfinite(finite(gradient)), error)
+        if isinstance(record.layout, Tokens) and record.layout.prefix:
+            reached = gradient.abs().amax(dim=tuple(range(1, gradient.ndim))) > 0
+            captured.checks.add(~reached.any()[None], lambda _, name=name: CaptureError(_no_patch_gradient(name)))
+
+
+def _check_activations(name: str, activations: Tensor, checks: Checks) -> None:
+    def error(sample: int) -> Exception | None:
+        if torch.isfinite(activations[sample]).all():
+            return None
+        return NonFiniteError(
+            f"the activations of layer {name!r} have NaN or infinite values for image {sample} of the batch; "
+            "look for the first layer that makes them (half precision may overflow: use float32 or bfloat16)"
+        )
+
+    checks.add(~torch.isfinite(finite(activations)), error)
+
+
+def _no_patch_gradient(name: str) -> str:
+    return (
+        f"no gradient reaches the patch tokens of layer {name!r}: behind it the score depends on the class token alone. "
+        "Choose the last block's input normalization, or target_layers=None to have it found"
+    )
+
+
+def _widen(tensor: Tensor) -> Tensor:
+    """At least float32, in which all arithmetic is done."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def _detach(output: Any) -> Any:
+    return tree_map(lambda leaf: leaf.detach() if isinstance(leaf, Tensor) else leaf, output)
+
+
+def _no_scores(output: Any) -> Tensor:
+    raise CaptureError("the model's output could not be read as class scores; pass targets=callable")

@@ -1,0 +1,133 @@
+"""A model put into the state for explaining it, and put back exactly as it was, also after an error."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from gradcam_kit.errors import InputError
+
+_locks: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()
+_locks_guard = threading.Lock()
+_active = threading.local()
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The module inside of `DataParallel`, `DistributedDataParallel` and `torch.compile` wrappers.
+
+    Hooks that are added after compilation are ignored by compiled code, and replicas would overwrite each other.
+    """
+    while True:
+        if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            model = model.module
+        elif isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
+            model = inner
+        else:
+            return model
+
+
+def check_model(model: object) -> nn.Module:
+    """Return the unwrapped model, or raise InputError for what hooks cannot reach."""
+    if not isinstance(model, nn.Module):
+        raise InputError(f"model is a {type(model).__name__}; expected a torch.nn.Module")
+    model = unwrap(model)
+    if isinstance(model, torch.jit.ScriptModule):
+        raise InputError(
+            f"{type(model).__name__} is a TorchScript module, whose layers cannot be observed; "
+            "pass the original torch.nn.Module instead"
+        )
+    return model
+
+
+@contextmanager
+def untouched(model: nn.Module, device: torch.device) -> Iterator[None]:
+    """Hold `model` in eval mode with frozen parameters, and restore every flag, buffer and random state afterwards.
+
+    One thread at a time: a second one that explains the same model waits. Entering again in the same thread is free.
+    """
+    held: set[int] = _active.__dict__.setdefault("models", set())
+    if id(model) in held:
+        yield
+        return
+    with _locks_guard:
+        lock = _locks.setdefault(model, threading.RLock())
+    with lock, _uncompiled(model), _random_state(device), _buffers(model), _modes_and_flags(model):
+        held.add(id(model))
+        try:
+            # Inference tensors can't enter a graph, so the mode is left for the time of the call.
+            with torch.inference_mode(False), torch.no_grad():
+                yield
+        finally:
+            held.discard(id(model))
+
+
+@contextmanager
+def _modes_and_flags(model: nn.Module) -> Iterator[None]:
+    modes = [(module, module.training) for module in model.modules()]
+    trainable = [
+        tensor for tensor in (*model.parameters(), *model.buffers()) if tensor.requires_grad and tensor.is_leaf
+    ]
+    try:
+        for module, training in modes:
+            if training:
+                module.training = False
+        # Without trainable parameters the part before the target layer builds no graph and keeps no activations.
+        for tensor in trainable:
+            tensor.requires_grad_(False)
+        yield
+    finally:
+        for tensor in trainable:
+            tensor.requires_grad_(True)
+        for module, training in modes:
+            if module.training != training:
+                module.training = training
+
+
+@contextmanager
+def _buffers(model: nn.Module) -> Iterator[None]:
+    """Put back buffers that the model writes although it is in eval mode (call counters, caches)."""
+    saved: list[tuple[nn.Module, str, Tensor | None, Tensor | None, int]] = [
+        (module, name, buffer, None if buffer is None else buffer.detach().clone(), _version(buffer))
+        for module in model.modules()
+        for name, buffer in module._buffers.items()
+    ]
+    try:
+        yield
+    finally:
+        for module, name, buffer, values, version in saved:
+            module._buffers[name] = buffer
+            if buffer is not None and values is not None and _version(buffer) != version:
+                with torch.no_grad():
+                    buffer.copy_(values)
+
+
+def _version(tensor: Tensor | None) -> int:
+    return -1 if tensor is None or tensor.is_inference() else tensor._version
+
+
+@contextmanager
+def _random_state(device: torch.device) -> Iterator[None]:
+    module = None if device.type in ("cpu", "meta") else torch.get_device_module(device)
+    host, other = torch.get_rng_state(), module.get_rng_state() if module else None
+    try:
+        yield
+    finally:
+        torch.set_rng_state(host)
+        if module:
+            module.set_rng_state(other)
+
+
+def _uncompiled(model: nn.Module) -> Any:
+    """Run compiled submodules eagerly: compiled code would ignore the hooks."""
+    # Nothing is compiled in a process that never loaded the compiler, and loading it takes seconds.
+    if "torch._dynamo" not in sys.modules:
+        return nullcontext()
+    compiled = any(hasattr(m, "_orig_mod") or m._compiled_call_impl is not None for m in model.modules())
+    return torch.compiler.set_stance("force_eager") if compiled else nullcontext()

@@ -1,0 +1,225 @@
+"""Targets: small immutable callables from the model's output to one score per sample."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from operator import index as as_index
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from gradcam_kit.errors import ClassIndexError, InputError, ShapeError, TargetError
+from gradcam_kit.types import Target
+
+Classes = int | Sequence[Any] | Tensor | np.ndarray
+_T = TypeVar("_T", bound="ClassTarget")
+
+
+def read_logits(output: Any) -> Float[Tensor, "n classes"]:
+    """Find the class scores in a model's output.
+
+    A tensor is taken as it is; a mapping or a Hugging Face output by its `logits`, else its only floating tensor; a
+    tuple by its only floating tensor. One value per sample `(n,)` counts as one class.
+
+    Raises:
+        TargetError: none or several tensors could be meant; the message says what was found.
+        ShapeError: the scores are not `(n, classes)`.
+    """
+    found = _only_tensor(output)
+    if found.ndim == 1:
+        return found[:, None]
+    if found.ndim != 2:
+        raise ShapeError(
+            f"the model's output has shape {tuple(found.shape)}; class targets need (n, classes). "
+            "For dense predictions pass targets=SegmentationTarget(...) or a callable output -> scores (n,)"
+        )
+    return found
+
+
+def _only_tensor(output: Any) -> Tensor:
+    if isinstance(output, Tensor):
+        return output
+    logits = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
+    if isinstance(logits, Tensor):
+        return logits
+    leaves = tree_leaves(dict(output) if isinstance(output, Mapping) else output)
+    floating = [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+    if len(floating) == 1:
+        return floating[0]
+    found = ", ".join(str(tuple(tensor.shape)) for tensor in floating) or "none"
+    raise TargetError(
+        f"the model's output is a {type(output).__name__} with {len(floating)} floating tensors ({found}); "
+        "class targets need one. Pass targets=callable, which gets the output as it is and returns scores (n,)"
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class ClassTarget:
+    """Base of the targets that belong to classes.
+
+    Args:
+        classes: an int for all samples, one per sample `(n,)`, or m per sample `(n, m)`.
+    """
+
+    classes: Classes
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "classes", _read_classes(self.classes))
+
+    def __call__(self, output: Any) -> Float[Tensor, "n *targets"]:
+        """Scores `(n,)`, or `(n, m)` for `(n, m)` classes."""
+        logits = read_logits(output)
+        classes = self.indices(logits)
+        scores = self.score(logits, classes.reshape(len(logits), -1))
+        return scores.reshape(classes.shape)
+
+    def score(self, logits: Float[Tensor, "n classes"], classes: Int[Tensor, "n m"]) -> Float[Tensor, "n m"]:
+        """Scores of m classes for each sample."""
+        raise NotImplementedError
+
+    def select(self: _T, index: Int[Tensor, " m"]) -> _T:
+        """The target of the rows that belong to samples `index`."""
+        if not isinstance(self.classes, Tensor):
+            return self
+        return replace(self, classes=self.classes.to(index.device)[index])
+
+    def indices(self, logits: Float[Tensor, "n classes"]) -> Int[Tensor, "n *targets"]:
+        """The class indices as a tensor, checked against the model's output.
+
+        Raises:
+            ShapeError: another number of targets than samples.
+            ClassIndexError: a class that the model does not have.
+        """
+        n, count = logits.shape
+        if not isinstance(self.classes, Tensor):
+            _check_range(as_index(self.classes), as_index(self.classes), count)  # type: ignore[arg-type]
+            return torch.full((n,), self.classes, device=logits.device)  # type: ignore[arg-type]
+        if self.classes.shape[0] != n:
+            raise ShapeError(f"{self.classes.shape[0]} targets for {n} images; give one per image, or an int for all")
+        # What a user passes lies on the host; what lies elsewhere are predictions, which are in range.
+        if self.classes.device.type == "cpu" and self.classes.numel():
+            _check_range(int(self.classes.min()), int(self.classes.max()), count)
+        return self.classes.to(logits.device, torch.long, non_blocking=True)
+
+
+def _check_range(low: int, high: int, count: int) -> None:
+    if 0 <= low and high < count:
+        return
+    hint = f"classes go from 0 to {count - 1}"
+    if count == 1:
+        hint = "to explain the negative class pass a callable such as lambda logits: -logits[:, 0]"
+    raise ClassIndexError(f"class {low if low < 0 else high} for a model with {count} output(s); {hint}")
+
+
+class ClassLogit(ClassTarget):
+    """The logit of a class: the default. Probabilities vanish when the model is sure; logits do not."""
+
+    def score(self, logits: Float[Tensor, "n classes"], classes: Int[Tensor, "n m"]) -> Float[Tensor, "n m"]:
+        """z_c."""
+        return logits.gather(1, classes)
+
+
+class ClassProbability(ClassTarget):
+    """The softmax probability of a class, in float32; for a model with one output the sigmoid of it."""
+
+    def score(self, logits: Float[Tensor, "n classes"], classes: Int[Tensor, "n m"]) -> Float[Tensor, "n m"]:
+        """p_c in [0, 1]."""
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        return (logits.sigmoid() if logits.shape[1] == 1 else logits.softmax(1)).gather(1, classes)
+
+
+@dataclass(frozen=True, eq=False)
+class LogitDifference(ClassTarget):
+    """Why this class and not that one: z_c - z_r, after DiffGradCAM (Piland et al. 2025, arXiv 2506.08514).
+
+    Args:
+        classes: the class to explain.
+        against: the class(es) that it is compared with, shaped like `classes`; None = the mean of all others.
+    """
+
+    against: Classes | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.against is not None:
+            object.__setattr__(self, "against", _read_classes(self.against))
+
+    def score(self, logits: Float[Tensor, "n classes"], classes: Int[Tensor, "n m"]) -> Float[Tensor, "n m"]:
+        """z_c - z_r, in logit units."""
+        chosen = logits.gather(1, classes)
+        if self.against is not None:
+            references = ClassLogit(self.against).indices(logits).reshape(len(logits), -1)
+            return chosen - logits.gather(1, references.expand_as(classes))
+        if logits.shape[1] == 1:
+            raise TargetError("the model has one output, so there is no other class to compare with; use ClassLogit")
+        return chosen - (logits.sum(1, keepdim=True) - chosen) / (logits.shape[1] - 1)
+
+    def select(self, index: Int[Tensor, " m"]) -> LogitDifference:
+        """The target of the rows that belong to samples `index`."""
+        selected = super().select(index)
+        if isinstance(self.against, Tensor):
+            selected = replace(selected, against=self.against.to(index.device)[index])
+        return selected
+
+
+def predicted_classes(output: Any) -> Int[Tensor, " n"]:
+    """The class with the largest logit, for each sample; 0 for a model with one output."""
+    return read_logits(output).argmax(dim=1)
+
+
+TargetType = Callable[[Tensor], ClassTarget]
+"""How a method scores plain class indices: most by `ClassLogit`."""
+
+
+def resolve_target(targets: Any, target_type: Callable[[Any], ClassTarget]) -> Target | None:
+    """Turn what the user passed into a target; None stays None (the predicted class, known after the forward pass).
+
+    Raises:
+        InputError: what is neither classes nor callable.
+    """
+    if targets is None or callable(targets):
+        return targets
+    # Classes are checked on the host, so that a wrong one is an error there and no fault of the device.
+    return target_type(targets.cpu() if isinstance(targets, Tensor) else targets)
+
+
+def score(target: Target, output: Any, n: int) -> Float[Tensor, "n *targets"]:
+    """Call a target and check what it returns.
+
+    Raises:
+        ShapeError: not one score per sample; the message has both shapes.
+    """
+    scores = target(output)
+    if not isinstance(scores, Tensor):
+        raise InputError(f"the target returned a {type(scores).__name__}; expected a tensor of scores ({n},)")
+    classes = getattr(target, "classes", None)
+    expected = (n, *classes.shape[1:]) if isinstance(classes, Tensor) else (n,)
+    if tuple(scores.shape) != expected:
+        raise ShapeError(
+            f"the target returned scores of shape {tuple(scores.shape)}; expected {expected}: one score per sample"
+        )
+    return scores
+
+
+def _read_classes(classes: Any) -> int | Tensor:
+    if getattr(classes, "ndim", 0) == 0 and not isinstance(classes, bool):
+        try:
+            return as_index(classes)  # also NumPy integers and 0-d integer tensors
+        except TypeError:
+            pass
+    try:
+        found = classes if isinstance(classes, Tensor) else torch.as_tensor(np.asarray(classes))
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"targets is a {type(classes).__name__}; expected None, an int, class indices (n,) or (n, m), or a callable"
+        ) from error
+    if found.is_floating_point() or found.is_complex() or found.dtype == torch.bool:
+        raise InputError(f"targets are {found.dtype}; expected integer class indices")
+    if found.ndim not in (1, 2):
+        raise ShapeError(f"targets have shape {tuple(found.shape)}; expected (n,) or (n, m)")
+    return found.detach().clone()

@@ -1,0 +1,177 @@
+"""How a layer's output is laid out, and the way from it to maps `(n, k, *s)` and back. Shapes decide, never names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any, Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from gradcam_kit.errors import ShapeError
+from gradcam_kit.types import Reshape
+
+_MOST_PREFIX_TOKENS = 8
+_PREFIX_PARAMETERS = ("cls_token", "class_token", "class_embedding", "dist_token", "distillation_token")
+_REGISTER_PARAMETERS = ("reg_token", "register_tokens")
+
+
+class Layout(Protocol):
+    """The way from a layer's own layout to maps and back; a pure rearrangement."""
+
+    def to_maps(self, output: Tensor) -> Float[Tensor, "n k *s"]:
+        """Rearrange the layer's output, or its gradient."""
+        ...
+
+    def to_native(self, maps: Float[Tensor, "n k *s"], like: Tensor) -> Tensor:
+        """The layer's output with these maps; what maps leave out (prefix tokens) is taken from `like`."""
+        ...
+
+
+@dataclass(frozen=True)
+class ChannelsFirst:
+    """`(n, k, *s)`, as convolutions make it."""
+
+    def to_maps(self, output: Tensor) -> Float[Tensor, "n k *s"]:
+        """Nothing to do."""
+        return output
+
+    def to_native(self, maps: Float[Tensor, "n k *s"], like: Tensor) -> Tensor:
+        """Nothing to do."""
+        return maps
+
+
+@dataclass(frozen=True)
+class ChannelsLast:
+    """`(n, *s, k)`, as window transformers and recurrent layers make it."""
+
+    def to_maps(self, output: Tensor) -> Float[Tensor, "n k *s"]:
+        """Move the channels to the front."""
+        return output.movedim(-1, 1)
+
+    def to_native(self, maps: Float[Tensor, "n k *s"], like: Tensor) -> Tensor:
+        """Move the channels to the end."""
+        return maps.movedim(1, -1)
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """`(n, prefix + positions, k)`, as vision transformers make it."""
+
+    grid: tuple[int, ...]
+    prefix: int
+
+    def to_maps(self, output: Tensor) -> Float[Tensor, "n k *s"]:
+        """Drop the prefix tokens and lay out the others on the grid."""
+        return output[:, self.prefix :].movedim(-1, 1).unflatten(-1, self.grid)
+
+    def to_native(self, maps: Float[Tensor, "n k *s"], like: Tensor) -> Tensor:
+        """Flatten the grid behind the prefix tokens of `like`."""
+        return torch.cat([like[:, : self.prefix], maps.flatten(2).movedim(1, -1)], dim=1)
+
+
+@dataclass(frozen=True)
+class Custom:
+    """The user's own `reshape`, inverted by following where each value goes."""
+
+    reshape: Reshape
+
+    def to_maps(self, output: Any) -> Float[Tensor, "n k *s"]:
+        """Call the user's function."""
+        maps = self.reshape(output)
+        if not isinstance(maps, Tensor) or not 3 <= maps.ndim <= 5:
+            found = tuple(maps.shape) if isinstance(maps, Tensor) else type(maps).__name__
+            raise ShapeError(f"reshape returned {found}; expected a tensor (n, k, *positions)")
+        return maps
+
+    def to_native(self, maps: Float[Tensor, "n k *s"], like: Tensor) -> Tensor:
+        """Put each value back to the place that `reshape` took it from."""
+        places = torch.arange(like[0].numel(), device=like.device).view(1, *like.shape[1:])
+        taken = self.to_maps(places).reshape(1, -1).expand(len(maps), -1)
+        return like.flatten(1).scatter(1, taken, maps.flatten(1).to(like.dtype)).view_as(like)
+
+
+def infer_layout(shape: Sequence[int], size: Sequence[int], model: nn.Module, layer: str) -> Layout:
+    """Decide how an output of this shape is laid out for images with positions `size`.
+
+    Raises:
+        ShapeError: no positions, or tokens that fit no grid or several; the message lists the possibilities.
+    """
+    axes = len(size)
+    if len(shape) == axes + 2:
+        first, last = shape[2:], shape[1:-1]
+        # Convolutions are the rule: the other reading needs the first one not to fit, or to fit worse.
+        channels_last = tuple(last) == tuple(size) if _fits(first, size) else _fits(last, size)
+        return ChannelsLast() if channels_last and tuple(first) != tuple(size) else ChannelsFirst()
+    if len(shape) == 3:
+        return _token_layout(shape[1], size, model, layer)
+    raise ShapeError(
+        f"layer {layer!r} returned shape {tuple(shape)}, which has no positions for images with "
+        f"{axes} position axes; expected (n, k, {', '.join('hwd'[:axes])}). Choose an earlier layer or pass reshape="
+    )
+
+
+def _fits(grid: Sequence[int], size: Sequence[int]) -> bool:
+    """Whether one stride could lead from `size` to `grid` along every axis, up to rounding and padding."""
+    if any(s > t for t, s in zip(size, grid, strict=True)):
+        return False
+    lows = [t / (s + 1) for t, s in zip(size, grid, strict=True)]
+    highs = [t / max(s - 1, 0.5) for t, s in zip(size, grid, strict=True)]
+    return max(lows) < min(highs)
+
+
+def _token_layout(tokens: int, size: Sequence[int], model: nn.Module, layer: str) -> Tokens:
+    declared = prefix_tokens(model)
+    prefixes = range(_MOST_PREFIX_TOKENS + 1) if declared is None else sorted({declared, 0}, reverse=True)
+    fits = [(grid, prefix) for prefix in prefixes for grid in _grids(tokens - prefix, size)]
+    exact = [(grid, prefix) for grid, prefix in fits if _is_exact(grid, size)]
+    chosen = exact or fits
+    if len(chosen) == 1:
+        return Tokens(*chosen[0])
+    options = "; ".join(f"{'x'.join(map(str, grid))} + {prefix} prefix" for grid, prefix in chosen) or "none"
+    raise ShapeError(
+        f"layer {layer!r} has {tokens} tokens, which fit {'no grid' if not chosen else 'several grids'} of an input of "
+        f"{'x'.join(map(str, size))} (possible: {options}"
+        f"{'' if declared is None else f'; the model declares {declared} prefix tokens'}). "
+        "Pass reshape=, a callable from the layer's output to (n, k, *positions)"
+    )
+
+
+def _grids(count: int, size: Sequence[int]) -> list[tuple[int, ...]]:
+    """The grids of `count` positions with the input's aspect ratio."""
+    if count < 2:
+        return []
+    if len(size) == 1:
+        return [(count,)] if count <= size[0] else []
+    grids = [
+        (h, *rest)
+        for h in range(1, count + 1)
+        if count % h == 0
+        for rest in ([(count // h,)] if len(size) == 2 else _grids(count // h, size[1:]))
+    ]
+    # Video has a stride of its own over time, so only its picture axes must agree.
+    return [grid for grid in grids if prod(grid) == count and _fits(grid[-2:], size[-2:])]
+
+
+def _is_exact(grid: Sequence[int], size: Sequence[int]) -> bool:
+    strides = {t / s for t, s in zip(size[-2:], grid[-2:], strict=True)}
+    return len(strides) == 1 and strides.pop().is_integer() and all(t % s == 0 for t, s in zip(size, grid, strict=True))
+
+
+def prefix_tokens(model: nn.Module) -> int | None:
+    """How many tokens stand before the patches, as the model declares it; None if it does not."""
+    for module in model.modules():
+        count = getattr(module, "num_prefix_tokens", None)
+        if isinstance(count, int):
+            return count
+    found: dict[str, int] = {}
+    for name, parameter in model.named_parameters():
+        key = name.rpartition(".")[2]
+        if key in _PREFIX_PARAMETERS:
+            found[key] = 1
+        elif key in _REGISTER_PARAMETERS:
+            found[key] = parameter.shape[-2] if parameter.ndim > 1 else 1
+    return sum(found.values()) if found else None

@@ -1,0 +1,88 @@
+"""The arithmetic that all methods share: pure functions on batches, on any device, without host synchronization.
+
+Maps are `(n, *s)` with 1, 2 or 3 position axes; callers that have several targets fold them into `n`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import reduce
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+Fusion = Literal["mean", "max", "product"]
+Normalization = Literal["minmax", "max", "none"]
+
+# Differences below this share of a map's largest value are rounding noise of float32 sums, not structure.
+_FLAT = 1e-6
+_MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
+
+
+def spatial_mean(maps: Float[Tensor, "n k *s"]) -> Float[Tensor, "n k *one"]:
+    """Average over the positions, which are kept with size 1."""
+    return maps.mean(dim=tuple(range(2, maps.ndim)), keepdim=True)
+
+
+def spatial_sum(maps: Float[Tensor, "n k *s"]) -> Float[Tensor, "n k *one"]:
+    """Sum over the positions, which are kept with size 1."""
+    return maps.sum(dim=tuple(range(2, maps.ndim)), keepdim=True)
+
+
+def weighted_sum(activations: Float[Tensor, "n k *s"], weights: Float[Tensor, "n k *w"]) -> Float[Tensor, "n *s"]:
+    """Sum the channels with weights: sum_k w_k A_k.
+
+    Args:
+        activations: output of the target layer.
+        weights: one per channel (position axes of size 1) or one per channel and position. The first kind is a
+            matrix product that never holds a weighted copy of the activations.
+    """
+    if all(size == 1 for size in weights.shape[2:]):
+        return torch.einsum("nk...,nk->n...", activations, weights.flatten(1))
+    return (weights * activations).sum(dim=1)
+
+
+def normalize(maps: Float[Tensor, "n *s"], method: Normalization = "minmax") -> Float[Tensor, "n *s"]:
+    """Scale each map to [0, 1].
+
+    Args:
+        maps: non-negative for "max".
+        method: "minmax" sends the range of each map to [0, 1], and a constant map to zeros; "max" divides by the
+            largest value, so that zero stays zero and a constant positive map becomes ones; "none" changes nothing.
+    """
+    if method == "none" or maps.numel() == 0:
+        return maps
+    axes = tuple(range(1, maps.ndim))
+    highest = maps.amax(dim=axes, keepdim=True)
+    if method == "max":
+        return maps / highest.where(highest > 0, 1)
+    lowest = maps.amin(dim=axes, keepdim=True)
+    span = highest - lowest
+    varies = span > _FLAT * torch.maximum(highest.abs(), lowest.abs())
+    return ((maps - lowest) / span.where(varies, 1)).where(varies, 0)
+
+
+def upsample(maps: Float[Tensor, "n *s"], size: Sequence[int]) -> Float[Tensor, "n *t"]:
+    """Resize the positions to `size` by linear interpolation in 1, 2 or 3 dimensions (`align_corners=False`)."""
+    if tuple(maps.shape[1:]) == tuple(size):
+        return maps
+    if maps.shape[0] == 0:
+        return maps.new_zeros((0, *size))
+    return interpolate(maps[:, None], size=tuple(size), mode=_MODES[len(size)], align_corners=False)[:, 0]
+
+
+def fuse(maps: Sequence[Float[Tensor, "n *t"]], method: Fusion = "mean") -> Float[Tensor, "n *t"]:
+    """Combine the maps of several layers, position by position."""
+    if len(maps) == 1:
+        return maps[0]
+    if method == "mean":
+        return reduce(torch.add, maps) / len(maps)
+    return reduce(torch.maximum if method == "max" else torch.mul, maps)
+
+
+def finite(tensor: Float[Tensor, "n *s"]) -> Float[Tensor, " n"]:
+    """One number per sample that is finite if all values of the sample are (a sum: one read, no copy)."""
+    return tensor.sum(dim=tuple(range(1, tensor.ndim)), dtype=torch.promote_types(tensor.dtype, torch.float32))

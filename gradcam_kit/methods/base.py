@@ -1,0 +1,283 @@
+"""`BaseCAM`: what all methods share, and the registry of those that have a name."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, get_args
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from gradcam_kit.capture import (
+    Capture,
+    ClassLogit,
+    ClassTarget,
+    Inputs,
+    Request,
+    TargetLayers,
+    capture,
+    check_model,
+    choose_layer,
+    find_layers,
+    read_inputs,
+    resolve_target,
+)
+from gradcam_kit.errors import CaptureError, InputError, NonFiniteError, OptionError, UnknownNameError, did_you_mean
+from gradcam_kit.functional import Fusion, Normalization, finite, fuse, normalize, upsample, weighted_sum
+from gradcam_kit.methods.explanation import Explanation
+from gradcam_kit.types import Evidence, Images, LayerCapture, Reshape, Target
+
+METHODS: dict[str, type[BaseCAM]] = {}
+"""Every method with a name, keyed by it ("grad-cam", ...)."""
+
+
+class BaseCAM:
+    """A class activation mapping method for one model; calling it explains a batch.
+
+    The constructor attaches nothing and changes nothing. A subclass implements `weights` or `saliency`; with
+    `class MyCAM(BaseCAM, name="my-cam")` it also joins `METHODS`.
+
+    Args:
+        model: any PyTorch model; wrappers (DataParallel, compiled) are looked through.
+        target_layers: a module, its dotted name, a sequence of those, or None: the last layer that still has positions
+            and on which the score depends, found by running the model on the images.
+        reshape: from the layer's output to `(n, k, *s)`; None = inferred (maps, channels-last maps, tokens).
+        fusion: how the maps of several layers are combined: "mean", "max" or "product".
+        normalize: "minmax", "max" (zero stays zero) or "none", per image and target.
+        batch_size: the most masked rows in one forward pass of a method that needs them.
+    """
+
+    name: ClassVar[str] = ""
+    needs: Evidence = Evidence.GRADIENTS
+    """What the method needs beyond activations."""
+    class_agnostic: ClassVar[bool] = False
+    """Whether the map is the same for every class."""
+    target_type: type[ClassTarget] = ClassLogit
+    """How plain class indices are scored."""
+    cost: ClassVar[str] = "F + B"
+    """Passes: F forward, B backward from the score to the layer, R forward of one masked row."""
+    paper: ClassVar[str] = ""
+    """Where the method comes from."""
+
+    def __init_subclass__(cls, *, name: str = "", **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if not name:
+            return
+        if name in METHODS and METHODS[name].__qualname__ != cls.__qualname__:
+            raise UnknownNameError(f"the method name {name!r} is taken by {METHODS[name].__name__}; choose another one")
+        cls.name = name
+        documentation = getattr(sys.modules.get(cls.__module__), "__doc__", None) or cls.__doc__ or ""
+        cls.paper = cls.__dict__.get("paper", documentation.strip().partition("\n")[0])
+        METHODS[name] = cls
+
+    def __init__(
+        self,
+        model: nn.Module,
+        target_layers: TargetLayers | None = None,
+        *,
+        reshape: Reshape | None = None,
+        fusion: Fusion = "mean",
+        normalize: Normalization = "minmax",
+        batch_size: int = 64,
+    ) -> None:
+        self.model = check_model(model)
+        self.target_layers = None if target_layers is None else find_layers(self.model, target_layers, model)
+        self.reshape = reshape
+        self.fusion: Fusion = one_of("fusion", fusion, get_args(Fusion))
+        self.normalize: Normalization = one_of("normalize", normalize, get_args(Normalization))
+        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+            raise OptionError(f"batch_size is {batch_size!r}; expected a positive int")
+        self.batch_size = batch_size
+        # The automatic choice depends on the size of the images alone, so it is made once for each.
+        self.chosen_layers: dict[tuple[int, ...], dict[str, nn.Module]] = {}
+
+    def __call__(self, images: Images, targets: Any = None, **forward_kwargs: Any) -> Float[Tensor, "n *mt"]:
+        """Explain a batch.
+
+        Args:
+            images: `(n, c, *t)` with 1, 2 or 3 position axes, or a tuple or mapping of inputs for models with several.
+            targets: None = the predicted class of each sample; an int for all; class indices `(n,)`; `(n, m)` for m
+                classes of each sample from one forward pass; or a callable from the model's output to scores `(n,)`.
+            forward_kwargs: passed on to the model.
+
+        Returns:
+            Float32 in [0, 1], `(n, *t)`, or `(n, m, *t)` for `(n, m)` targets; detached, on the device of the images.
+            A map without positive evidence is all zeros.
+        """
+        return self.explain(images, targets, **forward_kwargs).heatmaps
+
+    def explain(self, images: Images, targets: Any = None, **forward_kwargs: Any) -> Explanation:
+        """Explain a batch and return everything that the pass produced. Arguments as in calling."""
+        return explain_many([self], images, targets, **forward_kwargs)[0]
+
+    def weights(self, layer: LayerCapture) -> Float[Tensor, "n k *w"]:
+        """Weights of the channels, `(n, k, 1, ...)`, or of channels and positions, `(n, k, *s)`."""
+        raise NotImplementedError(f"{type(self).__name__} must implement weights(layer) or saliency(layer)")
+
+    def saliency(self, layer: LayerCapture) -> Float[Tensor, "n *s"]:
+        """The signed map of one target at the layer's resolution: sum_k w_k A_k unless a method says otherwise."""
+        return weighted_sum(layer.activations, self.weights(layer))
+
+    def saliencies(self, layer: LayerCapture) -> Float[Tensor, "n *ms"]:
+        """The signed maps of all targets; for methods that can share work between them."""
+        if layer.scores is None or layer.scores.ndim == 1:
+            return self.saliency(layer)
+        count = layer.scores.shape[1]
+        if self.class_agnostic:
+            one = self.saliency(layer)
+            return one[:, None].expand(-1, count, *one.shape[1:])
+        return torch.stack([self.saliency(layer.of_target(j)) for j in range(count)], dim=1)
+
+    def scale(self, heatmaps: Float[Tensor, "r *s"], depth: int, layers: int) -> Float[Tensor, "r *s"]:
+        """Change a normalized map before it is fused with others; `depth` counts from 0, shallowest first."""
+        return heatmaps
+
+
+def gradients_of(layer: LayerCapture) -> Float[Tensor, "n k *s"]:
+    """The gradients of a capture, for methods whose `needs` has GRADIENTS."""
+    if layer.gradients is None:
+        raise CaptureError("no gradients were captured; set needs = Evidence.GRADIENTS in the method's class")
+    return layer.gradients
+
+
+def one_of(option: str, value: Any, known: Sequence[str]) -> Any:
+    """Return `value`, or raise OptionError with the known values."""
+    if value not in known:
+        raise OptionError(
+            f"{option} is {value!r}; expected {', '.join(map(repr, known))}{did_you_mean(str(value), known)}"
+        )
+    return value
+
+
+def explain_all(
+    methods: Sequence[BaseCAM], images: Images, targets: Any = None, **forward_kwargs: Any
+) -> list[Float[Tensor, "n *mt"]]:
+    """Heatmaps of several methods from one capture: as if each was called, at the price of about one.
+
+    Methods on the same model that score classes in the same way share one forward and one backward pass, whatever
+    their layers are.
+
+    Args:
+        methods: CAM objects.
+        images: as in calling one of them.
+        targets: as in calling one of them.
+        forward_kwargs: passed on to the model.
+
+    Returns:
+        One tensor of heatmaps per method, in their order.
+    """
+    return [explanation.heatmaps for explanation in explain_many(methods, images, targets, **forward_kwargs)]
+
+
+def explain_many(
+    cams: Sequence[BaseCAM], images: Images, targets: Any = None, **forward_kwargs: Any
+) -> list[Explanation]:
+    """`explain_all` with everything that the passes produced."""
+    groups: dict[Any, list[int]] = {}
+    for position, cam in enumerate(cams):
+        if not isinstance(cam, BaseCAM):
+            raise InputError(
+                f"methods[{position}] is a {type(cam).__name__}; expected CAM objects such as GradCAM(model)"
+            )
+        groups.setdefault((id(cam.model), cam.target_type, cam.reshape), []).append(position)
+    inputs = read_inputs(images, forward_kwargs)
+    results: dict[int, Explanation] = {}
+    for positions in groups.values():
+        explanations = _explain_group([cams[position] for position in positions], inputs, targets)
+        results.update(zip(positions, explanations, strict=True))
+    return [results[position] for position in range(len(cams))]
+
+
+def _explain_group(cams: list[BaseCAM], inputs: Inputs, targets: Any) -> list[Explanation]:
+    """Explain with methods that can share one pass."""
+    first = cams[0]
+    target = resolve_target(targets, first.target_type)
+    if inputs.n == 0:
+        return [_explain_nothing(cam, inputs, target) for cam in cams]
+    own = [_layers_of(cam, inputs, target) for cam in cams]
+    needs = Evidence.NONE
+    for cam in cams:
+        needs |= cam.needs
+    request = Request(
+        layers={name: module for layers in own for name, module in layers.items()},
+        needs=needs,
+        targets=target,
+        target_type=first.target_type,
+        reshape=first.reshape,
+    )
+    with capture(first.model, inputs, request) as captured:
+        return [_explain_one(cam, captured, tuple(layers)) for cam, layers in zip(cams, own, strict=True)]
+
+
+def _layers_of(cam: BaseCAM, inputs: Inputs, target: Target | None) -> dict[str, nn.Module]:
+    if cam.target_layers is not None:
+        return cam.target_layers
+    if inputs.size not in cam.chosen_layers:
+        name = choose_layer(cam.model, inputs, target, cam.target_type)
+        cam.chosen_layers[inputs.size] = find_layers(cam.model, name, cam.model)
+    return cam.chosen_layers[inputs.size]
+
+
+def _explain_one(cam: BaseCAM, captured: Capture, layers: tuple[str, ...]) -> Explanation:
+    saliency = {name: cam.saliencies(captured.layer(name, cam.needs, cam.batch_size)) for name in layers}
+    for name, maps in saliency.items():
+        captured.checks.add(~torch.isfinite(finite(maps)), _non_finite(cam, name, maps))
+    ordered = [saliency[name] for name in captured.order if name in saliency]
+    leading = captured.scores.shape if captured.scores is not None else (captured.inputs.n,)
+    heatmaps, is_empty = _finish(cam, [maps.flatten(0, len(leading) - 1) for maps in ordered], captured.inputs.size)
+    return Explanation(
+        heatmaps=heatmaps.unflatten(0, leading),
+        saliency=saliency,
+        targets=captured.classes,
+        scores=captured.scores,
+        output=captured.output,
+        layers=layers,
+        is_empty=is_empty.unflatten(0, leading),
+    )
+
+
+def _finish(
+    cam: BaseCAM, saliency: list[Float[Tensor, "r ..."]], size: tuple[int, ...]
+) -> tuple[Float[Tensor, "r *t"], Tensor]:
+    """ReLU, normalize and upsample each layer, fuse the layers, normalize; with the rows that have no evidence."""
+    maps = []
+    evidence = []
+    for depth, signed in enumerate(saliency):
+        positive = signed.clamp(min=0)
+        evidence.append(positive.flatten(1).amax(1) > 0)
+        scaled = cam.scale(normalize(positive, cam.normalize), depth, len(saliency))
+        maps.append(upsample(scaled, size))
+    heatmaps = normalize(fuse(maps, cam.fusion), cam.normalize)
+    reached = torch.stack(evidence)
+    is_empty = ~(reached.all(0) if cam.fusion == "product" else reached.any(0))
+    return heatmaps.to(torch.float32), is_empty
+
+
+def _non_finite(cam: BaseCAM, layer: str, maps: Tensor) -> Callable[[int], Exception | None]:
+    def error(sample: int) -> Exception | None:
+        if torch.isfinite(maps[sample]).all():
+            return None  # only their sum overflowed
+        return NonFiniteError(
+            f"{type(cam).__name__} gave NaN or infinite values at layer {layer!r} for image {sample} of the batch, although "
+            "activations and gradients are finite; use float32, or choose another layer"
+        )
+
+    return error
+
+
+def _explain_nothing(cam: BaseCAM, inputs: Inputs, target: Target | None) -> Explanation:
+    """The explanation of an empty batch."""
+    classes = getattr(target, "classes", None)
+    leading = tuple(classes.shape) if isinstance(classes, Tensor) else (0,)
+    empty = inputs.images.new_zeros(leading)
+    return Explanation(
+        heatmaps=inputs.images.new_zeros((*leading, *inputs.size), dtype=torch.float32),
+        saliency={},
+        targets=empty.long(),
+        scores=empty,
+        output=None,
+        layers=tuple(cam.target_layers or ()),
+        is_empty=empty.bool(),
+    )

@@ -1,0 +1,66 @@
+"""What an explanation holds, and how it shows itself in a notebook."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+_SHOWN = 8
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Heatmaps and everything else that the pass produced. Axes: n samples, m targets (only after `(n, m)` targets).
+
+    Attributes:
+        heatmaps: `(n, [m,] *t)` float32 in [0, 1] at the size of the images.
+        saliency: layer name -> signed map `(n, [m,] *s)` at the layer's resolution, before ReLU and normalization.
+        targets: class indices `(n, [m])`, or None for a target that is a callable.
+        scores: what was explained `(n, [m])`; None when a class-agnostic method ran on an output it could not read.
+        output: the model's output, detached.
+        layers: names of the target layers.
+        is_empty: `(n, [m])`, True where there was no positive evidence, so that the heatmap is all zeros.
+    """
+
+    heatmaps: Float[Tensor, "n *mt"]
+    saliency: Mapping[str, Float[Tensor, "n *ms"]]
+    targets: Int[Tensor, "n *m"] | None
+    scores: Float[Tensor, "n *m"] | None
+    output: Any
+    layers: tuple[str, ...]
+    is_empty: Bool[Tensor, "n *m"]
+
+    def _repr_html_(self) -> str:
+        from gradcam_kit.render import colorize, encode_png
+
+        maps = self.heatmaps.reshape(self.heatmaps.shape[0], -1, *self.heatmaps.shape[self.is_empty.ndim :])
+        empty = self.is_empty.reshape(maps.shape[:2])
+        cells = []
+        for i in range(min(len(maps), _SHOWN)):
+            for j in range(maps.shape[1]):
+                picture = ""
+                if maps.ndim == 4:
+                    data = base64.b64encode(encode_png(colorize(maps[i, j]))).decode()
+                    picture = f'<img src="data:image/png;base64,{data}" style="height:140px"><br>'
+                cells.append(
+                    f'<td style="text-align:left">{picture}{escape(self._title(i, j, bool(empty[i, j])))}</td>'
+                )
+        more = f"<p>and {len(maps) - _SHOWN} more</p>" if len(maps) > _SHOWN else ""
+        shape = " x ".join(map(str, self.heatmaps.shape))
+        return f"<p>Explanation {shape}, {escape(', '.join(self.layers))}</p><table><tr>{''.join(cells)}</tr></table>{more}"
+
+    def _title(self, i: int, j: int, empty: bool) -> str:
+        parts = [f"image {i}"]
+        if self.targets is not None:
+            parts.append(f"class {int(self.targets.reshape(len(self.targets), -1)[i, j])}")
+        if self.scores is not None:
+            parts.append(f"score {float(self.scores.reshape(len(self.scores), -1)[i, j]):.3g}")
+        if empty:
+            parts.append("no positive evidence")
+        return ", ".join(parts)

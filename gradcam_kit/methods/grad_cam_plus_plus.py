@@ -1,0 +1,54 @@
+"""Grad-CAM++: Chattopadhay et al., WACV 2018, https://arxiv.org/abs/1710.11063."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, get_args
+
+from jaxtyping import Float
+from torch import Tensor
+
+from gradcam_kit.functional import spatial_sum
+from gradcam_kit.methods.base import BaseCAM, gradients_of, one_of
+from gradcam_kit.types import LayerCapture
+
+Variant = Literal["paper", "authors"]
+
+
+def grad_cam_plus_plus_weights(
+    activations: Float[Tensor, "n k *s"], gradients: Float[Tensor, "n k *s"], variant: Variant = "paper"
+) -> Float[Tensor, "n k *one"]:
+    r"""Weights of Equation 5 with the coefficients of Equation 19.
+
+    $\alpha = G^2 / (2 G^2 + (\sum_s A_k) G^3)$ and $w_k = \sum_s \alpha\, \mathrm{ReLU}(G)$. It is computed as
+    $\alpha = 1 / (2 + G \sum_s A_k)$ where $G \ne 0$, which needs no epsilon and no cubes that underflow. A denominator
+    of exactly 0 counts as 1, as in the authors' code. The factors $e^y$ of the derivation cancel in $\alpha$.
+
+    Args:
+        activations: output of the layer; the paper assumes $A \ge 0$, signed layers can bring the denominator near 0.
+        gradients: d score / d activation.
+        variant: "paper", or "authors": $\alpha$ divided by its sum over the positions with $G > 0$.
+    """
+    rising = gradients.clamp(min=0)
+    denominator = 2 + gradients * spatial_sum(activations)
+    # Only positions with G > 0 count in w, so alpha is not needed where G = 0.
+    alpha = (rising > 0) / denominator.where(denominator != 0, rising**-2)
+    if variant == "authors":
+        total = spatial_sum(alpha)
+        alpha = alpha / total.where(total != 0, 1)
+    return spatial_sum(alpha * rising)
+
+
+class GradCAMPlusPlus(BaseCAM, name="grad-cam++"):
+    """Channels weighted by their positive gradients, each position by its share of the channel's evidence.
+
+    Args:
+        variant: "paper" (Equation 19) or "authors" (their released code, which normalizes alpha).
+    """
+
+    def __init__(self, *args: Any, variant: Variant = "paper", **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.variant: Variant = one_of("variant", variant, get_args(Variant))
+
+    def weights(self, layer: LayerCapture) -> Float[Tensor, "n k *one"]:
+        """Equations 5 and 19."""
+        return grad_cam_plus_plus_weights(layer.activations, gradients_of(layer), self.variant)

@@ -1,0 +1,135 @@
+"""Score-CAM: Wang et al., CVPR Workshops 2020, https://arxiv.org/abs/1910.01279."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, get_args
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from gradcam_kit.capture import ClassProbability
+from gradcam_kit.errors import OptionError
+from gradcam_kit.functional import normalize, spatial_mean, upsample
+from gradcam_kit.methods.base import BaseCAM, gradients_of, one_of
+from gradcam_kit.types import Evidence, LayerCapture
+
+Weighting = Literal["softmax", "probability", "relu"]
+Ranking = Literal["std", "gradient"]
+_BASELINE = -1  # stands for a channel whose mask is zero everywhere
+
+
+def channel_scores(
+    layer: LayerCapture, activations: Float[Tensor, "n k *s"], batch_size: int, baseline: bool = False
+) -> tuple[Float[Tensor, "n k *m"], Bool[Tensor, "n k"], Float[Tensor, "n *m"]]:
+    """Score the images masked by each channel: s_k = y(x * M_k), M_k = the upsampled channel, min-max normalized.
+
+    Masks are built, applied and scored `batch_size` at a time. A constant channel has mask 0, so all constant channels
+    of an image share one score, which is computed once.
+
+    Args:
+        layer: gives the images and their scores.
+        activations: the channels to score.
+        batch_size: rows in one forward pass.
+        baseline: score the zero input of every image, also of those without a constant channel.
+
+    Returns:
+        Scores, which channels are constant, and the score of the zero input (zero where it was not needed).
+    """
+    flat = activations.flatten(2)
+    constant = flat.amax(2) == flat.amin(2)
+    live = (~constant).nonzero()
+    empty = torch.ones_like(constant[:, :1]) if baseline else constant.any(1, keepdim=True)
+    rows = torch.cat([live, empty.nonzero() + live.new_tensor([0, _BASELINE])])
+    scores = torch.cat([_score_rows(layer, activations, chunk) for chunk in rows.split(batch_size)])
+    targets = scores.shape[1:]
+    zero_input = scores.new_zeros((len(flat), *targets)).index_copy(0, rows[len(live) :, 0], scores[len(live) :])
+    by_channel = zero_input[:, None].expand(*constant.shape, *targets).clone()
+    by_channel[live[:, 0], live[:, 1]] = scores[: len(live)]
+    return by_channel, constant, zero_input
+
+
+def _score_rows(layer: LayerCapture, activations: Tensor, rows: Int[Tensor, "m 2"]) -> Float[Tensor, "m *targets"]:
+    whose, channel = rows.unbind(1)
+    size = layer.images.shape[2:]
+    masks = normalize(upsample(activations[whose, channel.clamp(min=0)], size))
+    masks = masks * (channel != _BASELINE).view(-1, *(1 for _ in size))
+    images = layer.images.index_select(0, whose).mul_(masks[:, None].to(layer.images.dtype))
+    return layer.rescore(images, whose).to(activations.dtype)
+
+
+class ScoreCAM(BaseCAM, name="score-cam"):
+    """Channels weighted by the score of the image that they mask; no gradients.
+
+    The masks multiply the model's normalized input, so what they remove becomes the mean color, not black.
+
+    Args:
+        weighting: "softmax" (paper): softmax of the scores over the channels. The paper subtracts a baseline score
+            first, which cancels in the softmax and is not computed. "probability" (released code): the class's softmax
+            probability, constant channels skipped. "relu": ReLU(score - score of the zero input).
+        channels: keep only so many channels of each image (an int), or this share of them (a float in (0, 1]).
+        ranking: which channels are kept: those with the largest standard deviation over space ("std"), or with the
+            largest mean gradient ("gradient", gScoreCAM: Chen et al., ACCV 2022; one backward pass).
+    """
+
+    needs: Evidence = Evidence.RESCORE
+    cost = "F + k R"
+
+    def __init__(
+        self,
+        *args: Any,
+        weighting: Weighting = "softmax",
+        channels: int | float | None = None,
+        ranking: Ranking = "std",
+        **options: Any,
+    ) -> None:
+        super().__init__(*args, **options)
+        self.weighting: Weighting = one_of("weighting", weighting, get_args(Weighting))
+        self.ranking: Ranking = one_of("ranking", ranking, get_args(Ranking))
+        if channels is not None and (
+            isinstance(channels, bool) or not 0 < channels <= (1 if isinstance(channels, float) else channels)
+        ):
+            raise OptionError(f"channels is {channels!r}; expected None, a positive int, or a share in (0, 1]")
+        self.channels = channels
+        if channels is not None and ranking == "gradient":
+            self.needs = Evidence.RESCORE | Evidence.GRADIENTS
+        if weighting == "probability":
+            self.target_type = ClassProbability
+
+    def saliencies(self, layer: LayerCapture) -> Float[Tensor, "n *ms"]:
+        """One set of masked passes for all targets; the gradient ranking picks other channels for each."""
+        if Evidence.GRADIENTS in self.needs:
+            return super().saliencies(layer)
+        return self.saliency(layer)
+
+    def saliency(self, layer: LayerCapture) -> Float[Tensor, "n *ms"]:
+        """sum_k w_k A_k over the channels that are kept."""
+        activations = self.keep(layer)
+        scores, constant, zero_input = channel_scores(layer, activations, self.batch_size, self.weighting == "relu")
+        if self.weighting == "softmax":
+            weights = scores.softmax(1)
+        elif self.weighting == "probability":
+            weights = scores.where(~constant.view(*constant.shape, *(1 for _ in scores.shape[2:])), 0)
+        else:
+            weights = (scores - zero_input[:, None]).clamp(min=0)
+        if weights.ndim == 2:
+            return torch.einsum("nk...,nk->n...", activations, weights)
+        return torch.einsum("nk...,nkm->nm...", activations, weights)
+
+    def keep(self, layer: LayerCapture) -> Float[Tensor, "n r *s"]:
+        """The channels that are scored."""
+        activations = layer.activations
+        if self.channels is None:
+            return activations
+        total = activations.shape[1]
+        count = max(1, round(self.channels * total)) if isinstance(self.channels, float) else self.channels
+        if count > total:
+            raise OptionError(f"channels is {count}, but layer {layer.layer!r} has {total}")
+        if self.ranking == "gradient":
+            rank = spatial_mean(gradients_of(layer)).flatten(1)
+        else:
+            rank = activations.flatten(2).std(2, correction=0)
+        kept = rank.topk(count, dim=1).indices
+        return activations.gather(
+            1, kept.view(*kept.shape, *(1 for _ in activations.shape[2:])).expand(-1, -1, *activations.shape[2:])
+        )

@@ -1,0 +1,34 @@
+"""XGrad-CAM: Fu et al., BMVC 2020, https://arxiv.org/abs/2008.02312."""
+
+from __future__ import annotations
+
+from jaxtyping import Float
+from torch import Tensor
+
+from gradcam_kit.functional import spatial_sum
+from gradcam_kit.methods.base import BaseCAM, gradients_of
+from gradcam_kit.types import LayerCapture
+
+# Below this share of sum |A| the sum of a signed channel is cancellation, and dividing by it would explode.
+_CANCELED = 1e-6
+
+
+def xgrad_cam_weights(
+    activations: Float[Tensor, "n k *s"], gradients: Float[Tensor, "n k *s"]
+) -> Float[Tensor, "n k *one"]:
+    r"""Average the gradients weighted by the activations: $w_k = \sum_s (G_k \odot A_k) / \sum_s A_k$.
+
+    Derived for ReLU networks, where A >= 0. A channel whose activations are all zero, or cancel to less than 1e-6 of
+    their absolute sum, gets weight 0.
+    """
+    total = spatial_sum(activations)
+    usable = total.abs() > _CANCELED * spatial_sum(activations.abs())
+    return spatial_sum(gradients * activations).where(usable, 0) / total.where(usable, 1)
+
+
+class XGradCAM(BaseCAM, name="xgrad-cam"):
+    """Channels weighted by their activation-weighted mean gradient."""
+
+    def weights(self, layer: LayerCapture) -> Float[Tensor, "n k *one"]:
+        """Axiom-based weights of the paper."""
+        return xgrad_cam_weights(layer.activations, gradients_of(layer))

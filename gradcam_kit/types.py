@@ -1,0 +1,99 @@
+"""Records and callables that travel between the parts of the package; no logic."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import Flag, auto
+from typing import Any, Protocol
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+Images = Tensor | Sequence[Any] | Mapping[str, Any]
+"""What a model is called with: one tensor `(n, c, *t)`, or a tuple (positional) or mapping (keywords) of inputs."""
+
+Target = Callable[[Any], Tensor]
+"""From the model's output to one score per sample `(n,)`."""
+
+Reshape = Callable[[Any], Tensor]
+"""From a layer's output to maps `(n, k, *s)`; a rearrangement of its values, not an arithmetic."""
+
+
+class Evidence(Flag):
+    """What a method needs beyond activations."""
+
+    NONE = 0
+    GRADIENTS = auto()
+    """d scores / d activations: one backward pass that stops at the layer."""
+    HEAD = auto()
+    """The weights of a linear head behind mean pooling, if the model has one."""
+    WEIGHT_GRADIENTS = auto()
+    """Per sample, the gradient of the layer's summed output with respect to the layer's own weight."""
+    RESCORE = auto()
+    """Scores of changed inputs: further forward passes."""
+    REPLAY = auto()
+    """Scores of changed activations: further passes of the part behind the layer."""
+
+
+class Rows(Protocol):
+    """Scores of changed rows; used for inputs (`rescore`) and for activations (`replay`)."""
+
+    def __call__(self, rows: Float[Tensor, "m k *s"], index: Int[Tensor, " m"]) -> Float[Tensor, "m *targets"]:
+        """Score each row with the target of sample `index[row]`; `(m,)`, or `(m, targets)` after `(n, m)` targets."""
+        ...
+
+
+@dataclass(frozen=True)
+class Head:
+    """A linear head behind mean pooling, verified on the very samples of the batch.
+
+    `logits = mean_s(activations) @ weight.T + bias`. `target_weights` is the row of the explained class, or for
+    targets that are functions of the logits, the gradient of the score with respect to the logits times `weight`.
+    """
+
+    weight: Float[Tensor, "classes k"]
+    bias: Float[Tensor, " classes"] | None
+    target_weights: Float[Tensor, "n *targets k"]
+
+
+@dataclass(frozen=True)
+class LayerCapture:
+    """All that a method may know of one layer of one pass.
+
+    Numbers are float32 (float64 where the model is). With `(n, m)` targets `gradients` and `scores` have an axis for
+    the targets behind the one for the samples; `of_target` gives the view of one of them.
+    """
+
+    layer: str
+    activations: Float[Tensor, "n k *s"]
+    gradients: Float[Tensor, "n *mks"] | None
+    scores: Float[Tensor, "n *targets"] | None
+    rescore: Rows
+    replay: Rows
+    images: Float[Tensor, "n c *t"]
+    head: Head | None = None
+    weight_gradients: Float[Tensor, "n k"] | None = None
+
+    def of_target(self, j: int) -> LayerCapture:
+        """The same capture for target `j` of each sample alone."""
+        return replace(
+            self,
+            gradients=None if self.gradients is None else self.gradients[:, j],
+            scores=None if self.scores is None else self.scores[:, j],
+            rescore=lambda rows, index: self.rescore(rows, index)[:, j],
+            replay=lambda rows, index: self.replay(rows, index)[:, j],
+            head=self.head and replace(self.head, target_weights=self.head.target_weights[:, j]),
+        )
+
+
+@dataclass(frozen=True)
+class LayerCandidate:
+    """A layer that has positions; `shape` is `(k, *s)`, `reached` says whether gradients arrive at its positions."""
+
+    name: str
+    shape: tuple[int, ...]
+    layout: str
+    reached: bool
+    chosen: bool
+    reason: str
