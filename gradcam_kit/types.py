@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from enum import Flag, auto
-from typing import Any, Protocol
+from enum import Enum, Flag, auto
+from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -30,17 +30,48 @@ class Evidence(Flag):
     """The weights of a linear head behind mean pooling, if the model has one."""
     WEIGHT_GRADIENTS = auto()
     """Per sample, the gradient of the layer's summed output with respect to the layer's own weight."""
+    CURVATURE = auto()
+    """The second derivative of the scores at the layer, times the activations."""
+    BIASES = auto()
+    """Every bias of the model times the gradient at its module's output."""
+    GUIDED = auto()
+    """The gradient at the input with negative gradients dropped at every ReLU."""
+    DERIVATIVES = GRADIENTS | CURVATURE | BIASES | GUIDED
+    """Whatever needs a graph."""
     RESCORE = auto()
     """Scores of changed inputs: further forward passes."""
     REPLAY = auto()
     """Scores of changed activations: further passes of the part behind the layer."""
 
 
+class LayerChoice(Enum):
+    """Which layers a method uses when none are given."""
+
+    LAST = auto()
+    """The last layer that still has positions and on which the score depends."""
+    CONVOLUTIONS = auto()
+    """Every convolution that runs once and on whose positions the score depends."""
+    INPUT = auto()
+    """The images themselves; target layers are not used."""
+
+
+@runtime_checkable
 class Rows(Protocol):
     """Scores of changed rows; used for inputs (`rescore`) and for activations (`replay`)."""
 
     def __call__(self, rows: Float[Tensor, "m k *s"], index: Int[Tensor, " m"]) -> Float[Tensor, "m *targets"]:
         """Score each row with the target of sample `index[row]`; `(m,)`, or `(m, targets)` after `(n, m)` targets."""
+        ...
+
+
+@runtime_checkable
+class Probe(Protocol):
+    """The layer's activations and gradients for changed inputs."""
+
+    def __call__(
+        self, rows: Float[Tensor, "m c *t"], index: Int[Tensor, " m"]
+    ) -> tuple[Float[Tensor, "m k *s"], Float[Tensor, "m *tks"]]:
+        """`(m, k, *s)` and `(m, [targets,] k, *s)`, each row for the target of sample `index[row]`."""
         ...
 
 
@@ -72,18 +103,34 @@ class LayerCapture:
     rescore: Rows
     replay: Rows
     images: Float[Tensor, "n c *t"]
+    probe: Probe
     head: Head | None = None
     weight_gradients: Float[Tensor, "n k"] | None = None
+    curvature: Float[Tensor, "n *mks"] | None = None
+    bias_gradients: tuple[Float[Tensor, "n *mks"], ...] | None = None
+    guided_gradients: Float[Tensor, "n *mct"] | None = None
 
     def of_target(self, j: int) -> LayerCapture:
         """The same capture for target `j` of each sample alone."""
+
+        def column(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor[:, j]
+
+        def probe(rows: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+            activations, gradients = self.probe(rows, index)
+            return activations, gradients[:, j]
+
         return replace(
             self,
-            gradients=None if self.gradients is None else self.gradients[:, j],
-            scores=None if self.scores is None else self.scores[:, j],
+            gradients=column(self.gradients),
+            scores=column(self.scores),
             rescore=lambda rows, index: self.rescore(rows, index)[:, j],
             replay=lambda rows, index: self.replay(rows, index)[:, j],
+            probe=probe,
             head=self.head and replace(self.head, target_weights=self.head.target_weights[:, j]),
+            curvature=column(self.curvature),
+            bias_gradients=self.bias_gradients and tuple(tensor[:, j] for tensor in self.bias_gradients),
+            guided_gradients=column(self.guided_gradients),
         )
 
 

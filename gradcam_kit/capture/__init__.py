@@ -1,6 +1,6 @@
 """The only code that touches a model: hooks, layers, tokens, targets, replay."""
 
-from gradcam_kit.capture.automatic import choose_layer, layer_candidates
+from gradcam_kit.capture.automatic import choose_layers, layer_candidates
 from gradcam_kit.capture.inputs import Inputs, read_inputs
 from gradcam_kit.capture.layers import TargetLayers, find_layers
 from gradcam_kit.capture.passes import Capture, Request, capture
@@ -23,7 +23,7 @@ __all__ = [
     "Request",
     "TargetLayers",
     "capture",
-    "choose_layer",
+    "choose_layers",
     "layer_candidates",
     "check_model",
     "find_layers",

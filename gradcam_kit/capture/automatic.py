@@ -10,12 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from gradcam_kit.capture.hooks import INPUT
 from gradcam_kit.capture.inputs import Inputs, Runner
-from gradcam_kit.capture.state import untouched
+from gradcam_kit.capture.layers import find_layers
+from gradcam_kit.capture.state import is_scripted, untouched, version
 from gradcam_kit.capture.targets import ClassTarget, predicted_classes, score
 from gradcam_kit.capture.tokens import Layout, Tokens, infer_layout
 from gradcam_kit.errors import GradCamKitError, LayerNotFoundError, ShapeError
-from gradcam_kit.types import LayerCandidate, Target
+from gradcam_kit.types import LayerCandidate, LayerChoice, Target
 
 
 @dataclass
@@ -67,18 +69,30 @@ def layer_candidates(
     ]
 
 
-def choose_layer(
-    model: nn.Module, inputs: Inputs, targets: Target | None, target_type: Callable[[Any], ClassTarget]
-) -> str:
-    """The name of the layer that `target_layers=None` stands for.
+def choose_layers(
+    model: nn.Module,
+    inputs: Inputs,
+    targets: Target | None,
+    target_type: Callable[[Any], ClassTarget],
+    choice: LayerChoice,
+) -> dict[str, nn.Module]:
+    """The layers that `target_layers=None` stands for.
 
     Raises:
         LayerNotFoundError: no layer suits; the message lists the candidates.
     """
+    if choice is LayerChoice.INPUT:
+        return {INPUT: model}
     candidates = layer_candidates(model, inputs, targets, target_type)
-    for candidate in candidates:
-        if candidate.chosen:
-            return candidate.name
+    names = [one.name for one in candidates if one.chosen]
+    if choice is LayerChoice.CONVOLUTIONS:
+        # A convolution owns one kernel: channels out, channels in, and one axis for each position axis.
+        axes = 2 + len(inputs.size)
+        weights = {one.name: getattr(model.get_submodule(one.name), "weight", None) for one in candidates}
+        kernels = (one for one in candidates if getattr(weights[one.name], "ndim", 0) == axes)
+        names = [one.name for one in kernels if one.reached]
+    if names:
+        return find_layers(model, names, model)
     listed = ", ".join(f"{one.name} {one.shape}" for one in candidates[-8:]) or "none has positions"
     raise LayerNotFoundError(
         f"no layer of {type(model).__name__} has positions that the score depends on (candidates: {listed}); "
@@ -112,16 +126,18 @@ def _explore(
                 return
             shape = tuple(layout.to_maps(tensors[0]).shape[1:])
             if max(shape[1:]) > 1:
-                seen[id(module)] = _Seen(name, module, tensors[0], tensors[0]._version, layout, shape)
+                seen[id(module)] = _Seen(name, module, tensors[0], version(tensors[0]), layout, shape)
 
         return hook
 
     run = Runner.of(model, inputs.images.device)
     with untouched(model, inputs.images.device), torch.enable_grad():
-        handles = [module.register_forward_hook(watch(name)) for name, module in model.named_modules() if name]
+        observed = [(name, module) for name, module in model.named_modules() if name and not is_scripted(module)]
+        handles = [module.register_forward_hook(watch(name)) for name, module in observed]
         try:
-            images = inputs.images.detach().requires_grad_()
-            output = run(inputs.with_images(images, torch.arange(inputs.n, device=images.device)))
+            # A copy, because the model may change its input in place.
+            images = inputs.images.clone().requires_grad_()
+            output = run(inputs.with_images(images.clone()))
         finally:
             for handle in handles:
                 handle.remove()
@@ -136,9 +152,14 @@ def _explore(
         inside = [one for one in found if one.tensor.requires_grad]
         if total.requires_grad and inside:
             tensors = [one.tensor for one in inside]
-            for one, gradient in zip(inside, torch.autograd.grad(total, tensors, allow_unused=True), strict=True):
-                one.depends = gradient is not None
-                one.reached = gradient is not None and bool(one.layout.to_maps(gradient).abs().amax() > 0)
+            # A head of zeros, as before training, stops every gradient but NaN.
+            for start in (torch.ones_like(total), torch.full_like(total, torch.nan)):
+                gradients = torch.autograd.grad(total, tensors, start, allow_unused=True, retain_graph=True)
+                for one, gradient in zip(inside, gradients, strict=True):
+                    one.depends = gradient is not None
+                    one.reached = gradient is not None and bool((one.layout.to_maps(gradient) != 0).any())
+                if any(one.reached for one in inside):
+                    break
         return found, True
 
 

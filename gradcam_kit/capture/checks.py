@@ -17,7 +17,7 @@ class Checks:
     pending: list[tuple[Bool[Tensor, " n"], Callable[[int], Exception | None]]] = field(default_factory=list)
 
     def add(self, bad: Bool[Tensor, " n"], error: Callable[[int], Exception | None]) -> None:
-        """Remember a condition per sample, and the error for the first sample where it holds."""
+        """Remember a condition per sample, and the error of a sample where it holds; None for a false alarm."""
         if bad.numel():
             self.pending.append((bad, error))
 
@@ -39,7 +39,7 @@ class Checks:
         if not host.any():
             return
         for part, (_, error) in zip(host.split([len(c) for c, _ in pending]), pending, strict=True):
-            if part.any():
-                found = error(int(part.to(torch.uint8).argmax()))
+            for sample in part.nonzero().flatten().tolist():
+                found = error(sample)
                 if found is not None:
                     raise found

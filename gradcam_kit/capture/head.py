@@ -8,11 +8,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
-from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from gradcam_kit.capture.hooks import LayerRecord
-from gradcam_kit.capture.targets import ClassLogit, read_logits, score
+from gradcam_kit.capture.inputs import Runner
+from gradcam_kit.capture.targets import ClassLogit, find_logits, read_logits, score
 from gradcam_kit.errors import CaptureError, GradCamKitError
+from gradcam_kit.functional import widen
 from gradcam_kit.types import Head, Target
 
 _TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 2e-2}
@@ -21,7 +23,7 @@ _EQUAL_WEIGHTS = 1e-6
 
 
 def find_head(
-    model: nn.Module, activations: Float[Tensor, "n k *s"], output: Any, target: Target | None
+    run: Runner, activations: Float[Tensor, "n k *s"], output: Any, target: Target | None
 ) -> Head | None:
     """Find a linear layer or 1x1 convolution that makes the logits from the mean-pooled activations.
 
@@ -37,7 +39,7 @@ def find_head(
         return None
     pooled = activations.flatten(2).mean(2)
     exact = logits.to(pooled.dtype)
-    for module in model.modules():
+    for module in run.model.modules():
         weight = getattr(module, "weight", None)
         if not isinstance(weight, Tensor) or weight.ndim < 2 or weight.numel() != logits.shape[1] * pooled.shape[1]:
             continue
@@ -47,7 +49,7 @@ def find_head(
         offset = getattr(module, "bias", None)
         offset = offset.detach().to(pooled.dtype) if isinstance(offset, Tensor) else None
         if _reproduces(pooled, matrix, offset, exact, _TOLERANCE.get(logits.dtype, 1e-4)):
-            return Head(matrix, offset, _target_weights(matrix, logits, target))
+            return Head(matrix, offset, _target_weights(run, matrix, output, target))
     return None
 
 
@@ -61,19 +63,22 @@ def _reproduces(pooled: Tensor, weight: Tensor, bias: Tensor | None, logits: Ten
     return bool(difference.abs().amax() <= tolerance * evidence.abs().amax())
 
 
-def _target_weights(weight: Tensor, logits: Tensor, target: Target | None) -> Float[Tensor, "n *targets k"]:
+def _target_weights(run: Runner, weight: Tensor, output: Any, target: Target | None) -> Float[Tensor, "n *targets k"]:
     """The rows of the explained classes, or d score / d logits times the weight: a backward through the logits only."""
+    logits = find_logits(output)
+    n, (classes, channels) = len(logits), weight.shape
     if target is None:
-        return weight.new_zeros(len(logits), weight.shape[1])
+        return weight.new_zeros(n, channels)
     if type(target) is ClassLogit:
-        return weight[target.indices(logits)]
-    with torch.enable_grad():
+        return weight[target.indices(read_logits(output))]
+    with torch.enable_grad(), run.context():
         leaf = logits.detach().requires_grad_()
-        scores = score(target, leaf, len(leaf))
-        columns = scores.reshape(len(leaf), -1).sum(0)
+        # The target gets the model's output as it is, with the logits as the start of a graph.
+        scores = score(target, tree_map(lambda value: leaf if value is logits else value, output), n)
+        columns = scores.reshape(n, -1).sum(0)
         gradients = [torch.autograd.grad(column, leaf, retain_graph=True)[0] for column in columns]
-    stacked = torch.stack(gradients, 1).to(weight.dtype) @ weight
-    return stacked.reshape(*scores.shape, weight.shape[1])
+    stacked = torch.stack(gradients, 1).reshape(n, -1, classes).to(weight.dtype) @ weight
+    return stacked.reshape(*scores.shape, channels)
 
 
 def weight_gradients(record: LayerRecord, channels: int) -> Float[Tensor, "n k"]:
@@ -104,7 +109,7 @@ def weight_gradients(record: LayerRecord, channels: int) -> Float[Tensor, "n k"]
     with torch.enable_grad():
         gradients = vmap(grad(total), in_dims=(None, *(0 for _ in rows)))(weight, *rows)
     per_channel = gradients.movedim(axis + 1, 1).flatten(2).mean(2) if weight.ndim > 1 else gradients
-    per_channel = per_channel.to(torch.promote_types(per_channel.dtype, torch.float32))
+    per_channel = widen(per_channel)
     spread = (per_channel - per_channel.mean(1, keepdim=True)).abs().amax()
     if channels > 1 and bool(spread <= _EQUAL_WEIGHTS * per_channel.abs().amax()):
         raise CaptureError(

@@ -12,9 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
-from gradcam_kit.capture.tokens import Custom, Layout, infer_layout
-from gradcam_kit.errors import CaptureError
+from gradcam_kit.capture.inputs import Inputs
+from gradcam_kit.capture.state import version
+from gradcam_kit.capture.tokens import ChannelsFirst, Custom, Layout, infer_layout
+from gradcam_kit.errors import CaptureError, ShapeError
 from gradcam_kit.types import Reshape
+
+INPUT = "<input>"
+"""The name under which the images themselves are a target layer, for methods that explain the input."""
 
 
 @dataclass
@@ -30,6 +35,7 @@ class LayerRecord:
     spec: TreeSpec | None = None
     layout: Layout | None = None
     versions: list[int] = field(default_factory=list)
+    gradients: list[Tensor] = field(default_factory=list)  # one per target, in the layer's own layout
     arguments: tuple[tuple[Any, ...], dict[str, Any]] | None = None
 
     @property
@@ -72,6 +78,8 @@ class Recorder:
         handles = []
         try:
             for record in self.records.values():
+                if record.name == INPUT:
+                    continue
                 handles.append(record.module.register_forward_hook(self._forward_hook(record)))
                 if keep_arguments:
                     handles.append(
@@ -81,6 +89,16 @@ class Recorder:
         finally:
             for handle in handles:
                 handle.remove()
+
+    def observe_input(self, inputs: Inputs) -> Inputs:
+        """The call with a copy of the images, which the model may change in place; the images are recorded if asked."""
+        images = inputs.images.clone()
+        record = self.records.get(INPUT)
+        if record is not None:
+            record.calls, record.chosen, record.layout = 1, [0], ChannelsFirst()
+            record.leaves, images = self._cut(record, images, [0])
+            record.versions = [version(leaf) for leaf in record.captured]
+        return inputs.with_images(images)
 
     def _argument_hook(self, record: LayerRecord) -> Any:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -106,7 +124,7 @@ class Recorder:
             chosen = self._choose(record, output)
             leaves, passed_on = self._cut(record, output, chosen)
             record.leaves, record.chosen = leaves, chosen
-            record.versions = [leaf._version for leaf in record.captured]
+            record.versions = [version(leaf) for leaf in record.captured]
             return passed_on
 
         return hook
@@ -160,8 +178,17 @@ class Recorder:
                     f"layer {record.name!r} ran {record.calls} times in one forward pass, so its activations are "
                     "ambiguous; choose the module around it, or give each use a module of its own"
                 )
-            if [leaf._version for leaf in record.captured] != record.versions:
+            if [version(leaf) for leaf in record.captured] != record.versions:
                 raise CaptureError(
                     f"the output of layer {record.name!r} was overwritten by an in-place operation through another "
                     "name of the same memory; choose the module before it"
                 )
+            if isinstance(record.layout, Custom):
+                self._check_reshaped(tuple(record.maps([leaf.detach() for leaf in record.captured]).shape))
+
+    def _check_reshaped(self, shape: tuple[int, ...]) -> None:
+        if shape[0] != self.n or len(shape) != 2 + len(self.size):
+            raise ShapeError(
+                f"reshape returned {shape}; expected ({self.n}, k, {', '.join('hwd'[: len(self.size)])}): one map per "
+                f"channel with {len(self.size)} position axes, as the images have"
+            )

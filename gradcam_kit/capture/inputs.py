@@ -40,15 +40,18 @@ class Inputs:
         """The positions `*t` of the images."""
         return tuple(self.images.shape[2:])
 
-    def with_images(self, images: Float[Tensor, "m c *t"], index: Int[Tensor, " m"]) -> Inputs:
-        """The call for other images: row r takes everything else from sample `index[r]`.
+    def with_images(self, images: Float[Tensor, "m c *t"], index: Int[Tensor, " m"] | None = None) -> Inputs:
+        """The call for other images: row r takes everything else from sample `index[r]` (None = copies of its own).
 
         Tensors whose first axis is n belong to the samples; all others are shared by the batch.
         """
 
         def row(value: Any) -> Any:
-            per_sample = isinstance(value, Tensor) and value.ndim > 0 and value.shape[0] == self.n
-            return value.index_select(0, index) if per_sample else value
+            if not isinstance(value, Tensor):
+                return value
+            if index is None:
+                return value.clone()
+            return value.index_select(0, index) if value.ndim > 0 and value.shape[0] == self.n else value
 
         args = tuple(images if place == self.slot else tree_map(row, value) for place, value in enumerate(self.args))
         kwargs = {key: images if key == self.slot else tree_map(row, value) for key, value in self.kwargs.items()}

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from gradcam_kit.capture.state import unwrap
+from gradcam_kit.capture.state import is_scripted, unwrap
 from gradcam_kit.errors import InputError, LayerNotFoundError, did_you_mean
 
 TargetLayers = nn.Module | str | Sequence[nn.Module | str]
@@ -31,7 +31,11 @@ def find_layers(model: nn.Module, target_layers: TargetLayers, given: nn.Module)
         )
     if not target_layers:
         raise InputError("target_layers is empty; name at least one layer, or pass None to have one chosen")
-    return dict(_find_layer(model, layer, given) for layer in target_layers)
+    found = dict(_find_layer(model, layer, given) for layer in target_layers)
+    for name, module in found.items():
+        if is_scripted(module):
+            raise InputError(f"layer {name!r} is a TorchScript module, which cannot be observed; choose the one around it")
+    return found
 
 
 def _find_layer(model: nn.Module, layer: object, given: nn.Module) -> tuple[str, nn.Module]:

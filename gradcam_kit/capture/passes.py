@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from gradcam_kit.capture.backward import guided_gradients, layer_curvature, layer_gradients
+from gradcam_kit.capture.biases import BiasRecorder
 from gradcam_kit.capture.checks import Checks
 from gradcam_kit.capture.head import find_head, weight_gradients
-from gradcam_kit.capture.hooks import LayerRecord, Recorder
+from gradcam_kit.capture.hooks import INPUT, LayerRecord, Recorder
 from gradcam_kit.capture.inputs import Inputs, Runner
+from gradcam_kit.capture.probe import Prober
 from gradcam_kit.capture.scoring import Replayer, Rescorer
 from gradcam_kit.capture.state import untouched
 from gradcam_kit.capture.targets import ClassTarget, predicted_classes, read_logits, score
 from gradcam_kit.capture.tokens import Tokens
 from gradcam_kit.errors import CaptureError, GradCamKitError, NonFiniteError
-from gradcam_kit.functional import finite
+from gradcam_kit.functional import finite, widen
 from gradcam_kit.types import Evidence, Head, LayerCapture, Reshape, Target
 
 
@@ -47,9 +49,12 @@ class Capture:
     classes: Tensor | None
     output: Any
     records: Mapping[str, LayerRecord]
-    gradients: Mapping[str, Tensor]
-    needs: Evidence
+    reshape: Reshape | None
     checks: Checks
+    gradients: Mapping[str, Tensor] = field(default_factory=dict)
+    curvature: Mapping[str, Tensor] = field(default_factory=dict)
+    bias_gradients: tuple[Tensor, ...] | None = None
+    guided_gradients: Tensor | None = None
     _heads: dict[str, Head | None] = field(default_factory=dict)
 
     @property
@@ -60,7 +65,7 @@ class Capture:
     def layer(self, name: str, needs: Evidence, batch_size: int) -> LayerCapture:
         """What a method with these needs may see of one layer."""
         record = self.records[name]
-        activations = _widen(record.maps([tensor.detach() for tensor in record.captured]))
+        activations = widen(record.maps([tensor.detach() for tensor in record.captured]))
         target = self.target if self.target is not None else _no_scores
         rescorer = Rescorer(self.run, self.inputs, target, self.output, batch_size)
         head = self._head(name, activations) if Evidence.HEAD in needs else None
@@ -69,17 +74,21 @@ class Capture:
             layer=name,
             activations=activations,
             gradients=self.gradients.get(name) if Evidence.GRADIENTS in needs else None,
+            curvature=self.curvature.get(name),
+            bias_gradients=self.bias_gradients,
+            guided_gradients=self.guided_gradients,
             scores=self.scores,
             rescore=rescorer,
             replay=Replayer(rescorer, record),
             images=self.inputs.images,
+            probe=Prober(rescorer, record, self.reshape),
             head=head,
             weight_gradients=weight_gradients(record, activations.shape[1]) if fallback else None,
         )
 
     def _head(self, name: str, activations: Tensor) -> Head | None:
         if name not in self._heads:
-            self._heads[name] = find_head(self.run.model, activations, self.output, self.target)
+            self._heads[name] = find_head(self.run, activations, self.output, self.target)
         return self._heads[name]
 
 
@@ -95,36 +104,56 @@ def capture(model: nn.Module, inputs: Inputs, request: Request) -> Iterator[Capt
         CaptureError: a layer that ran never or twice, or on which the score does not depend.
         NonFiniteError: NaN or infinite values in images, activations or gradients.
     """
-    graph = Evidence.GRADIENTS in request.needs
+    graph = bool(request.needs & Evidence.DERIVATIVES)
     run = Runner.of(model, inputs.images.device)
     with untouched(model, inputs.images.device):
         checks = Checks()
         _check_images(inputs.images, checks)
         recorder = Recorder(model, request.layers, inputs.n, inputs.size, request.reshape, graph)
-        keep_arguments = Evidence.WEIGHT_GRADIENTS in request.needs
-        with recorder.attached(keep_arguments), torch.set_grad_enabled(graph):
-            output = run(inputs)
+        biases = BiasRecorder(model) if Evidence.BIASES in request.needs else None
+        with ExitStack() as stack:
+            stack.enter_context(recorder.attached(keep_arguments=Evidence.WEIGHT_GRADIENTS in request.needs))
+            if biases:
+                stack.enter_context(biases.attached())
+            stack.enter_context(torch.set_grad_enabled(graph))
+            output = run(recorder.observe_input(inputs))
             recorder.check()
             target, classes, scores = _score(request, output, inputs, optional=request.needs == Evidence.NONE)
-            gradients = _backward(recorder, scores) if graph and scores is not None else {}
+            derivatives = _derive(request.needs, recorder, biases, scores, inputs) if graph else {}
         with run.arithmetic():
             captured = Capture(
                 run=run,
                 inputs=inputs,
                 target=target,
-                scores=None if scores is None else scores.detach(),
+                scores=None if scores is None else widen(scores.detach()),
                 classes=classes,
                 output=_detach(output),
                 records=recorder.records,
-                gradients={name: _widen(gradient) for name, gradient in gradients.items()},
-                needs=request.needs,
+                reshape=request.reshape,
                 checks=checks,
+                **derivatives,
             )
             _check_layers(captured)
             if inputs.images.device.type == "cpu":
                 checks.raise_first()  # costs no wait here, and spares the methods from meeting NaN
             yield captured
             checks.raise_first()
+
+
+def _derive(
+    needs: Evidence, recorder: Recorder, biases: BiasRecorder | None, scores: Tensor, inputs: Inputs
+) -> dict[str, Any]:
+    """All backward passes; the guided one comes last, because its rule changes the graph's nodes while it runs."""
+    found: dict[str, Any] = {}
+    more = bool(needs & (Evidence.DERIVATIVES ^ Evidence.GRADIENTS))
+    found["gradients"] = layer_gradients(recorder, scores, keep=more)
+    if Evidence.CURVATURE in needs:
+        found["curvature"] = layer_curvature(recorder, scores)
+    if biases:
+        found["bias_gradients"] = biases.products(scores, inputs)
+    if Evidence.GUIDED in needs:
+        found["guided_gradients"] = guided_gradients(scores, recorder.records[INPUT].captured[0])
+    return {name: tree_map(widen, value) for name, value in found.items()}
 
 
 def _score(
@@ -145,66 +174,6 @@ def _score(
             return None, None, None
         raise
     return target, classes, scores
-
-
-def _backward(recorder: Recorder, scores: Tensor) -> dict[str, Float[Tensor, "n *mks"]]:
-    """Gradients of the scores with respect to the captured tensors, one backward pass per target."""
-    records = list(recorder.records.values())
-    captured = [tensor for record in records for tensor in record.captured]
-    columns = scores.reshape(scores.shape[0], -1).sum(0)
-    if not scores.requires_grad:
-        raise CaptureError(_unreached(records[0]))
-    recorder.recomputing = True
-    take = _accumulate if _has_reentrant_checkpoint(scores) else _differentiate
-    found = [take(column, captured, j < len(columns) - 1) for j, column in enumerate(columns)]
-    results: dict[str, Tensor] = {}
-    position = 0
-    for record in records:
-        stop = position + len(record.captured)
-        maps = []
-        for gradients in found:
-            own = gradients[position:stop]
-            if all(gradient is None for gradient in own):
-                raise CaptureError(_unreached(record))
-            zeros = zip(own, record.captured, strict=True)
-            maps.append(record.maps([torch.zeros_like(leaf) if g is None else g for g, leaf in zeros]))
-        position = stop
-        results[record.name] = torch.stack(maps, 1) if scores.ndim == 2 else maps[0]
-    return results
-
-
-def _differentiate(column: Tensor, captured: list[Tensor], retain: bool) -> Sequence[Tensor | None]:
-    return torch.autograd.grad(column, captured, retain_graph=retain, allow_unused=True)
-
-
-def _accumulate(column: Tensor, captured: list[Tensor], retain: bool) -> Sequence[Tensor | None]:
-    # Reentrant checkpoints refuse `autograd.grad`; with frozen parameters only our own tensors accumulate.
-    for tensor in captured:
-        tensor.grad = None
-        tensor.retain_grad()
-    column.backward(retain_graph=retain)  # type: ignore[no-untyped-call]
-    return [tensor.grad for tensor in captured]
-
-
-def _has_reentrant_checkpoint(scores: Tensor) -> bool:
-    seen: set[Any] = set()
-    open_nodes = [scores.grad_fn]
-    while open_nodes:
-        node = open_nodes.pop()
-        if node is None or node in seen:
-            continue
-        if node.name() == "CheckpointFunctionBackward":
-            return True
-        seen.add(node)
-        open_nodes.extend(following for following, _ in node.next_functions)
-    return False
-
-
-def _unreached(record: LayerRecord) -> str:
-    return (
-        f"the score does not depend on layer {record.name!r}, or the model cuts the gradient behind it; "
-        "choose a layer that the target's output is computed from"
-    )
 
 
 def _check_images(images: Tensor, checks: Checks) -> None:
@@ -232,8 +201,9 @@ def _check_layers(captured: Capture) -> None:
 
         captured.checks.add(~torch.isfinite(finite(gradient)), error)
         if isinstance(record.layout, Tokens) and record.layout.prefix:
-            reached = gradient.abs().amax(dim=tuple(range(1, gradient.ndim))) > 0
-            captured.checks.add(~reached.any()[None], lambda _, name=name: CaptureError(_no_patch_gradient(name)))
+            others = torch.stack([(native[:, : record.layout.prefix] != 0).any() for native in record.gradients])
+            missed = others.any() & ~(gradient != 0).any()
+            captured.checks.add(missed[None], lambda _, name=name: CaptureError(_no_patch_gradient(name)))
 
 
 def _check_activations(name: str, activations: Tensor, checks: Checks) -> None:
@@ -253,11 +223,6 @@ def _no_patch_gradient(name: str) -> str:
         f"no gradient reaches the patch tokens of layer {name!r}: behind it the score depends on the class token alone. "
         "Choose the last block's input normalization, or target_layers=None to have it found"
     )
-
-
-def _widen(tensor: Tensor) -> Tensor:
-    """At least float32, in which all arithmetic is done."""
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def _detach(output: Any) -> Any:

@@ -15,6 +15,7 @@ from gradcam_kit.capture.hooks import LayerRecord
 from gradcam_kit.capture.inputs import Inputs, Runner
 from gradcam_kit.capture.state import untouched
 from gradcam_kit.capture.targets import score
+from gradcam_kit.functional import widen
 from gradcam_kit.types import Target
 
 
@@ -36,14 +37,15 @@ class Rescorer:
                 self.score_pass(rows[chunk].to(images.dtype), index[chunk])
                 for chunk in chunks(len(rows), self.batch_size)
             ]
-        return torch.cat(scores) if scores else images.new_zeros(0)
+        return widen(torch.cat(scores)) if scores else images.new_zeros(0)
 
     def score_pass(self, rows: Tensor, index: Tensor) -> Tensor:
         """Scores `(m, *targets)` from one forward pass."""
         output = self.run(self.inputs.with_images(rows, index))
-        if hasattr(self.target, "select"):
-            return score(self.target.select(index), output, len(index))
-        return self._score_by_sample(output, index)
+        with self.run.context():
+            if hasattr(self.target, "select"):
+                return score(self.target.select(index), output, len(index))
+            return self._score_by_sample(output, index)
 
     def _score_by_sample(self, output: Any, index: Tensor) -> Tensor:
         """Show each row to the target at the place of its sample, in an output that is otherwise the clean one."""
@@ -77,7 +79,7 @@ class Replayer:
                     scores.append(self.rescorer.score_pass(inputs.images.index_select(0, whose), whose))
                 finally:
                     handle.remove()
-        return torch.cat(scores) if scores else inputs.images.new_zeros(0)
+        return widen(torch.cat(scores)) if scores else inputs.images.new_zeros(0)
 
 
 def chunks(rows: int, batch_size: int) -> Iterator[slice]:

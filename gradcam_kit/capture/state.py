@@ -38,12 +38,17 @@ def check_model(model: object) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise InputError(f"model is a {type(model).__name__}; expected a torch.nn.Module")
     model = unwrap(model)
-    if isinstance(model, torch.jit.ScriptModule):
+    if is_scripted(model):
         raise InputError(
             f"{type(model).__name__} is a TorchScript module, whose layers cannot be observed; "
             "pass the original torch.nn.Module instead"
         )
     return model
+
+
+def is_scripted(module: nn.Module) -> bool:
+    """Whether a module is TorchScript, which takes no hooks."""
+    return isinstance(module, torch.jit.ScriptModule)
 
 
 @contextmanager
@@ -58,7 +63,14 @@ def untouched(model: nn.Module, device: torch.device) -> Iterator[None]:
         return
     with _locks_guard:
         lock = _locks.setdefault(model, threading.RLock())
-    with lock, _uncompiled(model), _random_state(device), _buffers(model), _modes_and_flags(model):
+    with (
+        lock,
+        _uncompiled(model),
+        _random_state(device),
+        _normal_tensors(model),
+        _buffers(model),
+        _modes_and_flags(model),
+    ):
         held.add(id(model))
         try:
             # Inference tensors can't enter a graph, so the mode is left for the time of the call.
@@ -91,24 +103,45 @@ def _modes_and_flags(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
+def _normal_tensors(model: nn.Module) -> Iterator[None]:
+    """Let clones stand in for parameters and buffers made under `inference_mode`, which cannot enter a graph."""
+    stores = [store for module in model.modules() for store in (module._parameters, module._buffers)]
+    replaced = [
+        (store, name, tensor)
+        for store in stores
+        for name, tensor in store.items()
+        if tensor is not None and tensor.is_inference()
+    ]
+    try:
+        with torch.inference_mode(False), torch.no_grad():
+            for store, name, tensor in replaced:
+                store[name] = tensor.clone()  # type: ignore[assignment]
+        yield
+    finally:
+        for store, name, tensor in replaced:
+            store[name] = tensor  # type: ignore[assignment]
+
+
+@contextmanager
 def _buffers(model: nn.Module) -> Iterator[None]:
     """Put back buffers that the model writes although it is in eval mode (call counters, caches)."""
     saved: list[tuple[nn.Module, str, Tensor | None, Tensor | None, int]] = [
-        (module, name, buffer, None if buffer is None else buffer.detach().clone(), _version(buffer))
+        (module, name, buffer, None if buffer is None else buffer.detach().clone(), version(buffer))
         for module in model.modules()
         for name, buffer in module._buffers.items()
     ]
     try:
         yield
     finally:
-        for module, name, buffer, values, version in saved:
+        for module, name, buffer, values, before in saved:
             module._buffers[name] = buffer
-            if buffer is not None and values is not None and _version(buffer) != version:
+            if buffer is not None and values is not None and version(buffer) != before:
                 with torch.no_grad():
                     buffer.copy_(values)
 
 
-def _version(tensor: Tensor | None) -> int:
+def version(tensor: Tensor | None) -> int:
+    """How often a tensor was changed in place; inference tensors do not count."""
     return -1 if tensor is None or tensor.is_inference() else tensor._version
 
 

@@ -30,7 +30,7 @@ def read_logits(output: Any) -> Float[Tensor, "n classes"]:
         TargetError: none or several tensors could be meant; the message says what was found.
         ShapeError: the scores are not `(n, classes)`.
     """
-    found = _only_tensor(output)
+    found = find_logits(output)
     if found.ndim == 1:
         return found[:, None]
     if found.ndim != 2:
@@ -41,7 +41,8 @@ def read_logits(output: Any) -> Float[Tensor, "n classes"]:
     return found
 
 
-def _only_tensor(output: Any) -> Tensor:
+def find_logits(output: Any) -> Tensor:
+    """The tensor of a model's output that `read_logits` reads, as it is."""
     if isinstance(output, Tensor):
         return output
     logits = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
@@ -207,7 +208,7 @@ def score(target: Target, output: Any, n: int) -> Float[Tensor, "n *targets"]:
 
 
 def _read_classes(classes: Any) -> int | Tensor:
-    if getattr(classes, "ndim", 0) == 0 and not isinstance(classes, bool):
+    if getattr(classes, "ndim", 0) == 0 and getattr(classes, "dtype", type(classes)) not in (bool, torch.bool):
         try:
             return as_index(classes)  # also NumPy integers and 0-d integer tensors
         except TypeError:
@@ -218,8 +219,9 @@ def _read_classes(classes: Any) -> int | Tensor:
         raise InputError(
             f"targets is a {type(classes).__name__}; expected None, an int, class indices (n,) or (n, m), or a callable"
         ) from error
+    found = found if found.numel() else found.long()
     if found.is_floating_point() or found.is_complex() or found.dtype == torch.bool:
         raise InputError(f"targets are {found.dtype}; expected integer class indices")
-    if found.ndim not in (1, 2):
-        raise ShapeError(f"targets have shape {tuple(found.shape)}; expected (n,) or (n, m)")
+    if found.ndim not in (1, 2) or found.shape[-1] == 0 < found.ndim - 1:
+        raise ShapeError(f"targets have shape {tuple(found.shape)}; expected (n,) or (n, m) with m of at least 1")
     return found.detach().clone()

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from gradcam_kit.errors import ShapeError
@@ -19,6 +19,7 @@ _PREFIX_PARAMETERS = ("cls_token", "class_token", "class_embedding", "dist_token
 _REGISTER_PARAMETERS = ("reg_token", "register_tokens")
 
 
+@runtime_checkable
 class Layout(Protocol):
     """The way from a layer's own layout to maps and back; a pure rearrangement."""
 
@@ -79,7 +80,7 @@ class Custom:
 
     reshape: Reshape
 
-    def to_maps(self, output: Any) -> Float[Tensor, "n k *s"]:
+    def to_maps(self, output: Any) -> Shaped[Tensor, "n k *s"]:
         """Call the user's function."""
         maps = self.reshape(output)
         if not isinstance(maps, Tensor) or not 3 <= maps.ndim <= 5:

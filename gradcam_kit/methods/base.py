@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, get_args
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from gradcam_kit.capture import (
@@ -19,15 +19,23 @@ from gradcam_kit.capture import (
     TargetLayers,
     capture,
     check_model,
-    choose_layer,
+    choose_layers,
     find_layers,
     read_inputs,
     resolve_target,
 )
-from gradcam_kit.errors import CaptureError, InputError, NonFiniteError, OptionError, UnknownNameError, did_you_mean
+from gradcam_kit.errors import (
+    CaptureError,
+    InputError,
+    NonFiniteError,
+    OptionError,
+    ShapeError,
+    UnknownNameError,
+    did_you_mean,
+)
 from gradcam_kit.functional import Fusion, Normalization, finite, fuse, normalize, upsample, weighted_sum
 from gradcam_kit.methods.explanation import Explanation
-from gradcam_kit.types import Evidence, Images, LayerCapture, Reshape, Target
+from gradcam_kit.types import Evidence, Images, LayerCapture, LayerChoice, Reshape, Target
 
 METHODS: dict[str, type[BaseCAM]] = {}
 """Every method with a name, keyed by it ("grad-cam", ...)."""
@@ -52,6 +60,8 @@ class BaseCAM:
     name: ClassVar[str] = ""
     needs: Evidence = Evidence.GRADIENTS
     """What the method needs beyond activations."""
+    layer_choice: ClassVar[LayerChoice] = LayerChoice.LAST
+    """What `target_layers=None` stands for."""
     class_agnostic: ClassVar[bool] = False
     """Whether the map is the same for every class."""
     target_type: type[ClassTarget] = ClassLogit
@@ -129,6 +139,16 @@ class BaseCAM:
             one = self.saliency(layer)
             return one[:, None].expand(-1, count, *one.shape[1:])
         return torch.stack([self.saliency(layer.of_target(j)) for j in range(count)], dim=1)
+
+    def importance(self, layer: LayerCapture) -> Float[Tensor, "n *m"] | None:
+        """How much a layer counts when several are fused, for methods that weigh layers."""
+        return None
+
+    def fuse(
+        self, heatmaps: list[Float[Tensor, "r *t"]], importance: list[Float[Tensor, " r"]]
+    ) -> Float[Tensor, "r *t"]:
+        """Combine the maps of several layers, shallowest first, by `fusion`."""
+        return fuse(heatmaps, self.fusion)
 
     def scale(self, heatmaps: Float[Tensor, "r *s"], depth: int, layers: int) -> Float[Tensor, "r *s"]:
         """Change a normalized map before it is fused with others; `depth` counts from 0, shallowest first."""
@@ -212,47 +232,55 @@ def _explain_group(cams: list[BaseCAM], inputs: Inputs, targets: Any) -> list[Ex
 
 
 def _layers_of(cam: BaseCAM, inputs: Inputs, target: Target | None) -> dict[str, nn.Module]:
-    if cam.target_layers is not None:
+    if cam.target_layers is not None and cam.layer_choice is not LayerChoice.INPUT:
         return cam.target_layers
     if inputs.size not in cam.chosen_layers:
-        name = choose_layer(cam.model, inputs, target, cam.target_type)
-        cam.chosen_layers[inputs.size] = find_layers(cam.model, name, cam.model)
+        cam.chosen_layers[inputs.size] = choose_layers(cam.model, inputs, target, cam.target_type, cam.layer_choice)
     return cam.chosen_layers[inputs.size]
 
 
 def _explain_one(cam: BaseCAM, captured: Capture, layers: tuple[str, ...]) -> Explanation:
-    saliency = {name: cam.saliencies(captured.layer(name, cam.needs, cam.batch_size)) for name in layers}
-    for name, maps in saliency.items():
-        captured.checks.add(~torch.isfinite(finite(maps)), _non_finite(cam, name, maps))
-    ordered = [saliency[name] for name in captured.order if name in saliency]
-    leading = captured.scores.shape if captured.scores is not None else (captured.inputs.n,)
-    heatmaps, is_empty = _finish(cam, [maps.flatten(0, len(leading) - 1) for maps in ordered], captured.inputs.size)
+    leading = tuple(captured.scores.shape) if captured.scores is not None else (captured.inputs.n,)
+    saliency, shares = {}, {}
+    for name in sorted(layers, key=captured.order.index):
+        layer = captured.layer(name, cam.needs, cam.batch_size)
+        saliency[name] = cam.saliencies(layer)
+        shares[name] = cam.importance(layer)
+        captured.checks.add(~torch.isfinite(finite(saliency[name])), _non_finite(cam, name, saliency[name]))
+    rows = [maps.flatten(0, len(leading) - 1) for maps in saliency.values()]
+    importance = [share.flatten() for share in shares.values() if share is not None]
+    size = captured.inputs.size
     return Explanation(
-        heatmaps=heatmaps.unflatten(0, leading),
-        saliency=saliency,
+        heatmaps=lambda: _heatmaps(cam, rows, importance, size).unflatten(0, leading),  # type: ignore[arg-type]
+        saliency={name: saliency[name] for name in layers},
         targets=captured.classes,
         scores=captured.scores,
         output=captured.output,
         layers=layers,
-        is_empty=is_empty.unflatten(0, leading),
+        is_empty=_is_empty(rows, cam.fusion, size).unflatten(0, leading),
     )
 
 
-def _finish(
-    cam: BaseCAM, saliency: list[Float[Tensor, "r ..."]], size: tuple[int, ...]
-) -> tuple[Float[Tensor, "r *t"], Tensor]:
-    """ReLU, normalize and upsample each layer, fuse the layers, normalize; with the rows that have no evidence."""
-    maps = []
-    evidence = []
-    for depth, signed in enumerate(saliency):
-        positive = signed.clamp(min=0)
-        evidence.append(positive.flatten(1).amax(1) > 0)
-        scaled = cam.scale(normalize(positive, cam.normalize), depth, len(saliency))
-        maps.append(upsample(scaled, size))
-    heatmaps = normalize(fuse(maps, cam.fusion), cam.normalize)
-    reached = torch.stack(evidence)
-    is_empty = ~(reached.all(0) if cam.fusion == "product" else reached.any(0))
-    return heatmaps.to(torch.float32), is_empty
+@torch.inference_mode(False)
+@torch.no_grad()
+def _heatmaps(
+    cam: BaseCAM, saliency: list[Float[Tensor, "r ..."]], importance: list[Tensor], size: tuple[int, ...]
+) -> Float[Tensor, "r *t"]:
+    """The last stage: ReLU, normalize and upsample each layer, fuse the layers, normalize."""
+    with torch.autocast(saliency[0].device.type, enabled=False):
+        maps = []
+        for depth, signed in enumerate(saliency):
+            normalized = normalize(signed.clamp(min=0), cam.normalize)
+            maps.append(upsample(cam.scale(normalized, depth, len(saliency)), size))
+        return normalize(cam.fuse(maps, importance), cam.normalize).to(torch.float32)
+
+
+def _is_empty(saliency: list[Float[Tensor, "r ..."]], fusion: Fusion, size: tuple[int, ...]) -> Bool[Tensor, " r"]:
+    """Which rows have no positive evidence: no layer has any, or for a product, the layers share no position."""
+    if fusion == "product":
+        shared = fuse([upsample(normalize(maps.clamp(min=0), "max"), size) for maps in saliency], "product")
+        return shared.flatten(1).amax(1) <= 0
+    return torch.stack([maps.flatten(1).amax(1) <= 0 for maps in saliency]).all(0)
 
 
 def _non_finite(cam: BaseCAM, layer: str, maps: Tensor) -> Callable[[int], Exception | None]:
@@ -271,11 +299,13 @@ def _explain_nothing(cam: BaseCAM, inputs: Inputs, target: Target | None) -> Exp
     """The explanation of an empty batch."""
     classes = getattr(target, "classes", None)
     leading = tuple(classes.shape) if isinstance(classes, Tensor) else (0,)
+    if leading[0] != 0:
+        raise ShapeError(f"{leading[0]} targets for 0 images; give one per image, or an int for all")
     empty = inputs.images.new_zeros(leading)
     return Explanation(
         heatmaps=inputs.images.new_zeros((*leading, *inputs.size), dtype=torch.float32),
         saliency={},
-        targets=empty.long(),
+        targets=empty.long() if target is None or isinstance(target, ClassTarget) else None,
         scores=empty,
         output=None,
         layers=tuple(cam.target_layers or ()),

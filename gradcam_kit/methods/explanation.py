@@ -6,7 +6,7 @@ import base64
 from collections.abc import Mapping
 from dataclasses import dataclass
 from html import escape
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -14,12 +14,31 @@ from torch import Tensor
 _SHOWN = 8
 
 
-@dataclass(frozen=True)
+class _OnFirstUse:
+    """A dataclass field that may be given as a callable, which is then called once, when the field is first read."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, instance: object, owner: type) -> Any:
+        if instance is None:
+            raise AttributeError(self.name)  # the field has no default
+        value = instance.__dict__[self.name]
+        if callable(value):
+            value = instance.__dict__[self.name] = value()
+        return value
+
+    def __set__(self, instance: object, value: Any) -> None:
+        instance.__dict__[self.name] = value
+
+
+@dataclass(frozen=True, eq=False)
 class Explanation:
     """Heatmaps and everything else that the pass produced. Axes: n samples, m targets (only after `(n, m)` targets).
 
     Attributes:
-        heatmaps: `(n, [m,] *t)` float32 in [0, 1] at the size of the images.
+        heatmaps: `(n, [m,] *t)` float32 in [0, 1] at the size of the images; computed when first read, because the maps
+            of a thousand classes are small at the layer's resolution and huge at the input's.
         saliency: layer name -> signed map `(n, [m,] *s)` at the layer's resolution, before ReLU and normalization.
         targets: class indices `(n, [m])`, or None for a target that is a callable.
         scores: what was explained `(n, [m])`; None when a class-agnostic method ran on an output it could not read.
@@ -28,7 +47,10 @@ class Explanation:
         is_empty: `(n, [m])`, True where there was no positive evidence, so that the heatmap is all zeros.
     """
 
-    heatmaps: Float[Tensor, "n *mt"]
+    if TYPE_CHECKING:
+        heatmaps: Tensor
+    else:
+        heatmaps: Any = _OnFirstUse()
     saliency: Mapping[str, Float[Tensor, "n *ms"]]
     targets: Int[Tensor, "n *m"] | None
     scores: Float[Tensor, "n *m"] | None
@@ -53,7 +75,8 @@ class Explanation:
                 )
         more = f"<p>and {len(maps) - _SHOWN} more</p>" if len(maps) > _SHOWN else ""
         shape = " x ".join(map(str, self.heatmaps.shape))
-        return f"<p>Explanation {shape}, {escape(', '.join(self.layers))}</p><table><tr>{''.join(cells)}</tr></table>{more}"
+        head = f"Explanation {shape}, {escape(', '.join(self.layers))}"
+        return f"<p>{head}</p><table><tr>{''.join(cells)}</tr></table>{more}"
 
     def _title(self, i: int, j: int, empty: bool) -> str:
         parts = [f"image {i}"]

@@ -1,0 +1,152 @@
+"""Backward passes from the scores to captured tensors; never to a parameter, never past the first captured tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gradcam_kit.capture.hooks import LayerRecord, Recorder
+from gradcam_kit.errors import CaptureError, InputError
+
+
+def differentiate(scores: Tensor, tensors: Sequence[Tensor], *, keep: bool = False) -> list[list[Tensor | None]]:
+    """One backward pass per target: for each target, d score / d tensor (None where it does not depend).
+
+    Args:
+        scores: `(n,)` or `(n, m)`. Samples do not mix in eval mode, so their sum has the gradients of each.
+        tensors: leaves or nodes of the graph.
+        keep: keep the graph for further passes.
+    """
+    columns = scores.reshape(scores.shape[0], -1).sum(0)
+    if not scores.requires_grad:
+        return [[None for _ in tensors] for _ in columns]
+    take = _accumulate if any(node.name() == "CheckpointFunctionBackward" for node in nodes(scores)) else _grad
+    return [take(column, tensors, keep or j < len(columns) - 1) for j, column in enumerate(columns)]
+
+
+def _grad(column: Tensor, tensors: Sequence[Tensor], retain: bool) -> list[Tensor | None]:
+    return list(torch.autograd.grad(column, tensors, retain_graph=retain, allow_unused=True))
+
+
+def _accumulate(column: Tensor, tensors: Sequence[Tensor], retain: bool) -> list[Tensor | None]:
+    # Reentrant checkpoints refuse `autograd.grad`; with frozen parameters only our own tensors accumulate.
+    for tensor in tensors:
+        tensor.grad = None
+        tensor.retain_grad()
+    column.backward(retain_graph=retain)  # type: ignore[no-untyped-call]
+    return [tensor.grad for tensor in tensors]
+
+
+def nodes(scores: Tensor) -> Iterator[Any]:
+    """Every node of the graph behind `scores`, once."""
+    seen: set[Any] = set()
+    pending = [scores.grad_fn]
+    while pending:
+        node = pending.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            pending.extend(following for following, _ in node.next_functions)
+            yield node
+
+
+def layer_gradients(recorder: Recorder, scores: Tensor, *, keep: bool = False) -> dict[str, Tensor]:
+    """Gradients at every recorded layer, `(n, k, *s)` or `(n, m, k, *s)`.
+
+    Raises:
+        CaptureError: a layer on which the score does not depend.
+    """
+    records = list(recorder.records.values())
+    captured = [tensor for record in records for tensor in record.captured]
+    recorder.recomputing = True
+    by_target = differentiate(scores, captured, keep=keep)
+    found = {}
+    for record, columns in zip(records, _by_record(records, by_target), strict=True):
+        found[record.name] = _stack(scores, [_maps(record, own) for own in columns])
+        record.gradients = [own[0] for own in columns if own[0] is not None]
+    return found
+
+
+def layer_curvature(recorder: Recorder, scores: Tensor) -> dict[str, Tensor]:
+    """H A at every recorded layer: the second derivative of the score times the activations, one product per target."""
+    results = {}
+    columns = scores.reshape(scores.shape[0], -1).sum(0)
+    recorder.recomputing = True
+    for record in recorder.records.values():
+        products = []
+        for column in columns:
+            first = torch.autograd.grad(column, record.captured, create_graph=True, allow_unused=True)
+            inner = sum(
+                (gradient * tensor.detach()).sum()
+                for gradient, tensor in zip(first, record.captured, strict=True)
+                if gradient is not None
+            )
+            second: Sequence[Tensor | None] = [None] * len(record.captured)
+            if isinstance(inner, Tensor) and inner.requires_grad:
+                second = torch.autograd.grad(inner, record.captured, retain_graph=True, allow_unused=True)
+            # No second derivative is a zero one: the rest of the model is piecewise linear.
+            products.append(_maps(record, second, required=False).detach())
+        results[record.name] = _stack(scores, products)
+    return results
+
+
+def guided_gradients(scores: Tensor, images: Tensor) -> Tensor:
+    """The gradient at the input with negative gradients dropped at every ReLU, `(n, [m,] c, *t)`.
+
+    The rule is attached to the nodes of this one graph, so functional ReLUs count too and no module is changed.
+
+    Raises:
+        InputError: the model has activations other than ReLU, for which the rule is not defined.
+    """
+    rectifiers = []
+    for node in nodes(scores):
+        name = node.name().rstrip("0123456789")
+        if name == "ReluBackward":
+            rectifiers.append(node)
+        elif name in _OTHER_ACTIVATIONS:
+            raise InputError(
+                f"guided backpropagation is defined for ReLU networks, but this model uses "
+                f"{name.removesuffix('Backward')}; use another method"
+            )
+    handles = [node.register_prehook(lambda gradients: tuple(g.clamp(min=0) for g in gradients)) for node in rectifiers]
+    try:
+        found = [own[0] for own in differentiate(scores, [images], keep=True)]
+    finally:
+        for handle in handles:
+            handle.remove()
+    return _stack(scores, [torch.zeros_like(images) if g is None else g for g in found])
+
+
+_OTHER_ACTIVATIONS = {
+    f"{name}Backward"
+    for name in (
+        *("Elu", "Gelu", "Glu", "Hardsigmoid", "Hardswish", "Hardtanh", "LeakyRelu", "Mish", "PreluKernel"),
+        *("Selu", "Sigmoid", "Silu", "Softplus", "Tanh", "RreluWithNoise", "Celu"),
+    )
+}
+
+
+def _by_record(
+    records: Sequence[LayerRecord], by_target: list[list[Tensor | None]]
+) -> Iterator[list[list[Tensor | None]]]:
+    start = 0
+    for record in records:
+        stop = start + len(record.captured)
+        yield [column[start:stop] for column in by_target]
+        start = stop
+
+
+def _maps(record: LayerRecord, gradients: Sequence[Tensor | None], required: bool = True) -> Tensor:
+    if required and all(gradient is None for gradient in gradients):
+        raise CaptureError(
+            f"the score does not depend on layer {record.name!r}, or the model cuts the gradient behind it (detach, "
+            "no_grad, or a reentrant checkpoint around the layer); choose a layer that the target's output is computed from"
+        )
+    pairs = zip(gradients, record.captured, strict=True)
+    return record.maps([torch.zeros_like(leaf) if gradient is None else gradient for gradient, leaf in pairs])
+
+
+def _stack(scores: Tensor, by_target: list[Tensor]) -> Tensor:
+    return torch.stack(by_target, 1) if scores.ndim == 2 else by_target[0]

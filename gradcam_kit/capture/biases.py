@@ -1,0 +1,85 @@
+"""The biases of a model, each with the gradient at the output of its own module."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gradcam_kit.capture.backward import differentiate
+from gradcam_kit.capture.inputs import Inputs
+from gradcam_kit.capture.tokens import infer_layout
+from gradcam_kit.errors import ShapeError
+
+
+def implicit_bias(module: nn.Module) -> Tensor | None:
+    """What a module adds to its input's image: its bias; for an evaluated batch norm beta - mu gamma / sigma."""
+    bias = getattr(module, "bias", None)
+    mean, variance = getattr(module, "running_mean", None), getattr(module, "running_var", None)
+    if isinstance(mean, Tensor) and isinstance(variance, Tensor):
+        scale = (variance + getattr(module, "eps", 0.0)).rsqrt()
+        weight = getattr(module, "weight", None)
+        shift = -mean * (scale if weight is None else scale * weight)
+        return (shift if bias is None else bias + shift).detach()
+    return bias.detach() if isinstance(bias, Tensor) and bias.ndim == 1 else None
+
+
+class BiasRecorder:
+    """Observes the outputs of all modules with a bias; every run of a module counts on its own."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.thread = threading.get_ident()
+        self.runs: list[tuple[nn.Module, Tensor]] = []
+
+    @contextmanager
+    def attached(self) -> Iterator[None]:
+        """Hold the hooks for the duration of the block."""
+        handles = [
+            module.register_forward_hook(self._hook)
+            for module in self.model.modules()
+            if implicit_bias(module) is not None
+        ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _hook(self, module: nn.Module, args: Any, output: Any) -> Any:
+        if threading.get_ident() != self.thread or not isinstance(output, Tensor) or not output.requires_grad:
+            return None
+        self.runs.append((module, output))
+        return output.clone()  # an in-place operation behind it must not reach the record
+
+    def products(self, scores: Tensor, inputs: Inputs) -> tuple[Tensor, ...]:
+        """b * d score / d output for every run, `(n, [m,] k, *s)`; without positions `(n, [m,] k)`."""
+        outputs = [output for _, output in self.runs]
+        by_target = differentiate(scores, outputs, keep=True) if outputs else []
+        found = []
+        for j, (module, output) in enumerate(self.runs):
+            bias = implicit_bias(module)
+            columns = [column[j] for column in by_target]
+            if bias is None or all(gradient is None for gradient in columns):
+                continue
+            maps = [self._product(bias, output, gradient, inputs) for gradient in columns]
+            found.append(torch.stack(maps, 1) if scores.ndim == 2 else maps[0])
+        return tuple(found)
+
+    def _product(self, bias: Tensor, output: Tensor, gradient: Tensor | None, inputs: Inputs) -> Tensor:
+        product = torch.zeros_like(output) if gradient is None else gradient
+        if output.ndim == 2:
+            return product * bias
+        try:
+            maps = infer_layout(output.shape, inputs.size, self.model, "").to_maps(product)
+            if maps.shape[1] == len(bias):
+                return maps * bias.view(-1, *(1 for _ in maps.shape[2:]))
+        except ShapeError:
+            pass
+        # No grid: tokens of another kind still count, at no position.
+        axis = -1 if output.shape[-1] == len(bias) else 1
+        return (product.movedim(axis, -1) * bias).flatten(1, -2).sum(1)

@@ -1,0 +1,45 @@
+"""Activations and gradients of a layer for changed inputs: noise, paths, windows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from gradcam_kit.capture.backward import layer_gradients
+from gradcam_kit.capture.hooks import LayerRecord, Recorder
+from gradcam_kit.capture.scoring import Rescorer, chunks
+from gradcam_kit.capture.state import untouched
+from gradcam_kit.types import Reshape
+
+
+@dataclass(frozen=True)
+class Prober:
+    """`probe`: forward and backward for changed images, each row scored by its own sample's target."""
+
+    rescorer: Rescorer
+    record: LayerRecord
+    reshape: Reshape | None
+
+    def __call__(
+        self, rows: Float[Tensor, "m c *t"], index: Int[Tensor, " m"]
+    ) -> tuple[Float[Tensor, "m k *s"], Float[Tensor, "m *tks"]]:
+        """Take the rows `batch_size` at a time; only activations and gradients of this layer are kept."""
+        images, model = self.rescorer.inputs.images, self.rescorer.run.model
+        activations, gradients = [], []
+        with untouched(model, images.device):
+            for chunk in chunks(len(rows), self.rescorer.batch_size):
+                part = rows[chunk].to(images.dtype)
+                recorder = Recorder(
+                    model, {self.record.name: self.record.module}, len(part), tuple(part.shape[2:]), self.reshape, True
+                )
+                with recorder.attached(), torch.enable_grad():
+                    scores = self.rescorer.score_pass(part, index[chunk])
+                    recorder.check()
+                    gradients.append(layer_gradients(recorder, scores)[self.record.name])
+                record = recorder.records[self.record.name]
+                activations.append(record.maps([tensor.detach() for tensor in record.captured]))
+        widened = torch.promote_types(images.dtype, torch.float32)
+        return torch.cat(activations).to(widened), torch.cat(gradients).to(widened)

@@ -1,0 +1,298 @@
+"""The oracles themselves: numbers to check by hand, and the identities that their formulas must satisfy."""
+
+from __future__ import annotations
+
+from itertools import pairwise, product
+
+import numpy as np
+import pytest
+import reference as ref
+import torch
+from numpy.testing import assert_allclose
+from reference_numbers import BY_HAND, ZEROS, A
+
+SHAPES = [(5,), (3, 4), (2, 3, 2)]
+BIAS = 0.7
+
+
+def exact(result, expected):
+    """Equal up to the rounding of float64."""
+    assert_allclose(result, expected, rtol=1e-9, atol=1e-12)
+
+
+def draw(*shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape)
+
+
+def pooled(weights):
+    """Mean pooling and one linear row: the score, and its gradient for activations `(k, *s)`."""
+
+    def score(activations):
+        return float(sum(w * channel.mean() for w, channel in zip(weights, activations, strict=True))) + BIAS
+
+    def gradient(activations):
+        return np.array(
+            [np.full(channel.shape, w / channel.size) for w, channel in zip(weights, activations, strict=True)]
+        )
+
+    return score, gradient
+
+
+# The last stage
+
+
+@pytest.mark.parametrize(
+    ("values", "how", "expected"),
+    [([3, 3], "minmax", 0), ([3, 3], "max", 1), ([0, 0], "minmax", 0), ([0, 0], "max", 0), ([-2, -1], "max", 0)],
+)
+def test_maps_without_contrast(values, how, expected):
+    exact(ref.heatmap([values], (7,), how), np.full(7, expected))
+
+
+@pytest.mark.parametrize("old", SHAPES)
+@pytest.mark.parametrize("change", [lambda n: 3 * n + 1, lambda n: n, lambda n: n - 1, lambda n: 8 * n])
+def test_upsample_equals_interpolate(old, change):
+    values, new = draw(*old), tuple(change(n) for n in old)
+    mode = ("linear", "bilinear", "trilinear")[len(old) - 1]
+    expected = torch.nn.functional.interpolate(
+        torch.from_numpy(values)[None, None], new, mode=mode, align_corners=False
+    )
+    exact(ref.upsample(values, new), expected[0, 0].numpy())
+
+
+def test_fusion_by_hand():
+    first, second = [[-1, 2], [4, 0]], [[5, 0], [5, 0]]
+    exact(ref.fuse([first, second], "mean"), [[2, 1], [4.5, 0]])
+    exact(ref.fuse([first, second], "max"), [[5, 2], [5, 0]])
+    exact(ref.fuse([first, second], "product"), [[-5, 0], [20, 0]])
+    # [[0, .5], [1, 0]] and [[1, 0], [1, 0]] after normalization
+    exact(ref.heatmap([first, second], (2, 2), fusion="mean"), [[0.5, 0.25], [1, 0]])
+    exact(ref.heatmap([first, second], (2, 2), fusion="product"), [[0, 0], [1, 0]])
+    exact(ref.heatmap([first, ZEROS], (2, 2), fusion="product"), ZEROS)
+    exact(ref.heatmap([first], (2, 2), "none"), [[0, 2], [4, 0]])
+
+
+def test_layer_cam_fusion_by_hand():
+    shallow, deep = [[0, 1], [2, 4]], [[10, 0], [0, 0]]
+    tanh = np.tanh([0.5, 1.0, 2.0])
+    expected = [[1, tanh[0]], [tanh[1], tanh[2]]]
+    exact(ref.layer_cam_heatmap([shallow, deep], (2, 2), [True, False], normalization="max"), expected)
+    exact(ref.layer_cam_heatmap([ZEROS, deep], (2, 2), [True, False]), ref.heatmap([deep], (2, 2)))
+
+
+# Methods by hand
+
+
+@pytest.mark.parametrize("name", BY_HAND)
+def test_method_by_hand(name):
+    compute, expected = BY_HAND[name]
+    exact(compute(), expected)
+
+
+def test_principal_component_of_two_points():
+    # the centered kernel is c ((1, -1), (-1, 1)) with c = (k11 - 2 k12 + k22) / 4, and the component sqrt(c) (1, -1)
+    exact(np.sort(ref.kpca_cam([[0, 2]], "rbf", 0.5)), np.sqrt((2 - 2 * np.exp(-2)) / 4) * np.array([-1, 1]))
+    # by default gamma = 1/k: kernel values tanh 1 (three times), and tanh(4 + 1) or tanh(12/3 + 1)
+    for channels in (1, 3):
+        exact(np.sort(ref.kpca_cam([[0, 2]] * channels)), np.sqrt((np.tanh(5) - np.tanh(1)) / 4) * np.array([-1, 1]))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_linear_kernel_is_centered_eigen_cam(shape):
+    exact(ref.kpca_cam(draw(3, *shape), "linear"), ref.eigen_cam(draw(3, *shape), center=True))
+
+
+def test_factorization_never_gets_worse():
+    rows = ref.dff_rows([draw(4, 3, 3), draw(4, 3, 3, seed=1)])
+    assert rows.shape == (18, 4)
+    exact(rows.min(axis=0), np.zeros(4))
+    h, w = np.abs(draw(18, 2, seed=2)), np.abs(draw(2, 4, seed=3))
+    objectives = [ref.nmf_objective(rows, h, w)]
+    for _ in range(30):
+        h, w = ref.nmf_step(rows, h, w)
+        objectives.append(ref.nmf_objective(rows, h, w))
+    assert (np.diff(objectives) <= 1e-9).all()
+    assert objectives[-1] < 0.5 * objectives[0]
+
+
+# Scores of masked inputs and activations
+
+
+def test_score_cam_by_hand():
+    # masks (0, 1), (1, 0) and 0 for the dead channel; the score x0 + 2 x1 of the masked (3, 1) is 2, 3 and 0
+    activations, image = [[0.0, 2.0], [4.0, 0.0], [5.0, 5.0]], [[3.0, 1.0]]
+
+    def score(x):
+        return float(x[0, 0] + 2 * x[0, 1])
+
+    weights = np.exp([2, 3, 0]) / np.exp([2, 3, 0]).sum()
+    exact(ref.score_cam(activations, image, score), weights @ activations)
+    exact(ref.score_cam(activations, image, lambda x: score(x) + 9), weights @ activations)
+    exact(ref.score_cam(activations, image, lambda x: score(x) + 9, "relu"), [12, 4])
+    exact(ref.score_cam(activations, image, score, "relu", baseline=[[2.5, 0.0]]), [2, 0])
+    exact(ref.score_cam(activations, image, lambda x: score(x) + 9, "probability"), [48, 22])
+    exact(ref.score_cam(activations, image, score, channels=1), [4, 0])  # standard deviations 1, 2, 0
+    exact(
+        ref.score_cam(activations, image, score, channels=1, ranking="gradient", gradients=[[1, 1], [0, 1], [-5, 0]]),
+        [0, 2],
+    )
+    exact(ref.ss_cam(activations, image, score, np.zeros((2, 1, 2))), weights @ activations)
+    exact(ref.is_cam(activations, image, score, [1, 1, 1]), weights @ activations)
+    # noise (1, 0) and (0, 1) on the masks adds 3/2 and 1 to every mean score
+    exact(ref.ss_cam(activations, image, score, [[[1, 0]], [[0, 1]]], "relu"), [2.5 * 5 + 5.5 * 4, 4.5 * 2 + 2.5 * 5])
+    exact(ref.is_cam(activations, image, score, ref.is_cam_factors(4), "relu"), [3 * 4 * 0.625, 2 * 2 * 0.625])
+
+
+def test_group_cam_by_hand():
+    # weights 1, 1, -1: M = (2, 4) with mask (0, 1), and 0 with mask 0; inputs (9, 1) and (9, 9) against blur (9, 9)
+    activations, gradients = [[1.0, 3.0], [1.0, 1.0], [2.0, 0.0]], [[1, 1], [1, 1], [-1, -1]]
+    groups = [[0, 1], [2]]
+    image, blurred = [[3.0, 1.0]], [[9.0, 9.0]]
+    exact(ref.group_cam(activations, gradients, image, blurred, lambda x: float(x[0, 0] - x[0, 1]), groups), [16, 32])
+    exact(ref.group_cam(activations, gradients, image, blurred, lambda x: float(x[0, 1]), groups), [0, 0])
+
+
+def test_gaussian_blur_by_hand():
+    edge = np.exp(-0.5) / (1 + 2 * np.exp(-0.5))
+    exact(ref.gaussian_blur([[0, 0, 1, 0]], 3, 1), [[0, edge, 1 - 2 * edge, 2 * edge]])  # the border mirrors the 1
+    exact(ref.sess([[0, 0, 1, 0]], [(0,)], [(4,)], [0.5], (4,), blur=(3, 1)), [0, edge, 1 - 2 * edge, 2 * edge])
+    exact(ref.gaussian_blur(np.ones((2, 4, 5)), 7, 3), np.ones((2, 4, 5)))
+
+
+def test_ablation_cam_by_hand():
+    score, _ = pooled([2, -4])  # 5 - 2 + 0.7, without a channel -1.3 and 5.7
+    exact(ref.ablation_cam_weights(A, score), np.array([5, -2]) / 3.7)
+    exact(ref.ablation_cam_weights(A, lambda x: score(x) - 10), np.array([5, -2]) / 6.3)
+    exact(ref.ablation_cam_weights(A, lambda x: score(x) - 3.7, [1]), [0, -2])
+    exact(ref.ablation_cam(A, score), (5 * A[0] - 2 * A[1]) / 3.7)
+
+
+def test_recipro_cam_by_hand():
+    score, _ = pooled([3])
+    exact(ref.recipro_cam([[1, 3, 2]], score), [0, 2, 1])
+    exact(ref.recipro_cam([[1, 3, 2]], score, 3), [0, 1, 0.5])  # 5/4, 9/4, 7/4
+    exact(ref.recipro_cam([[1, 3, 2]], score, 3, "spread"), [0, 2.25, 0.75])  # 3/4, 3, 3/2
+    exact([ref.window_weight(offset, 3) for offset in [(0, 0), (0, 1), (-1, 1), (0, 2)]], [1 / 4, 1 / 8, 1 / 16, 0])
+
+
+def test_vit_recipro_cam_by_hand():
+    tokens = [[100.0], [1.0], [3.0], [2.0]]
+
+    def replay(residual, normalized):
+        assert residual[0, 0] == 100
+        return float(residual.sum() + 2 * normalized.sum())
+
+    exact(ref.vit_recipro_cam(tokens, np.ones((4, 1)), (3,), replay, window=1), [0, 2, 1])
+    exact(ref.vit_recipro_cam(tokens, np.zeros((4, 1)), (3,), replay), [0, 1, 0.5])
+    exact(ref.vit_recipro_cam(np.full((4, 1), 100.0), np.ones((4, 1)), (1, 3), replay), [[0, 12.75, 0]])
+
+
+# Attention and input gradients
+
+
+def test_attention_by_hand():
+    first = [[[0.5, 0.5], [0, 1]], [[0.1, 0.9], [0, 1]]]
+    last = [[[1, 0], [1, 0]]]
+    # mean heads + I, rows normalized: ((.65, .35), (0, 1)) and ((1, 0), (.5, .5)); product ((.65, .35), (.325, .675))
+    exact(ref.attention_rollout([first, last]), [0.35])
+    exact(ref.attention_rollout([first, last], prefix=0, class_token=False), [0.4875, 0.5125])
+    exact(ref.attention_rollout([first, last], class_token=False), [0.675])
+    exact(ref.attention_rollout([first], "max"), [0.9 / 2.4])
+    exact(ref.attention_rollout([first], "min"), [0.5 / 1.6])
+    exact(ref.attention_rollout([first], discard=0.5, prefix=0), [1 / 1.7, 0.7 / 1.7])  # 0 and 0.3 of four go
+    # head means ((.25, .45), (0, 0)) and then ((0, 0), (2, 0)): R = ((1.25, .45), (0, 1)), then row 1 gains 2 x row 0
+    gradients = [[[[1, 0], [0, -1]], [[0, 1], [0, 0]]], [[[-1, 5], [2, 5]]]]
+    exact(ref.generic_attention([first, last], gradients), [0.45])
+    exact(ref.generic_attention([first, last], gradients, 0, class_token=False), [3.75 / 2, 2.35 / 2])
+    exact(ref.legrad(gradients), [(1 / 4 + 10 / 2) / 2])
+    # cosines 0, 1 and -1 become 1/2, 1 and 0
+    exact(ref.grad_eclip([1, -2], [[4, 1], [1, 1], [9, 9]], [1, 0], [[0, 3], [2, 0], [-1, 0]]), [1, -1, 0])
+
+
+def test_guided_backprop_by_hand():
+    def linear(weight):
+        layer = torch.nn.Linear(2, len(weight), bias=False)
+        layer.weight = torch.nn.Parameter(torch.tensor(weight))
+        return layer
+
+    layers = [linear([[1.0, 1.0], [1.0, -1.0]]), torch.nn.ReLU(inplace=True), linear([[2.0, -5.0], [-1.0, 3.0]])]
+    # both hidden units are on for (3, 1): only positive output weights come back through the ReLU
+    exact(ref.guided_backprop(layers, [3, 1], 0), [2, 2])
+    exact(ref.guided_backprop(layers, [3, 1], 1), [3, -3])
+    exact(ref.guided_backprop(layers, [1, 3], 1), [0, 0])
+
+
+# Identities
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_closed_forms_of_pooling_and_one_linear_layer(shape):
+    activations, weights = np.abs(draw(4, *shape)), draw(4, seed=1)
+    score, gradient = pooled(weights)
+    gradients, means = gradient(activations), np.array([channel.mean() for channel in activations])
+    cam = ref.cam(activations, weights)
+    for method in (ref.grad_cam, ref.hires_cam, ref.xgrad_cam):
+        exact(method(activations, gradients), cam)
+    exact(ref.shapley_cam(activations, gradients, np.zeros(activations.shape * 2)), cam)
+    exact(cam.sum() + BIAS, score(activations))
+    exact(ref.layer_cam(activations, gradients), ref.cam(activations, np.maximum(weights, 0)))
+    exact(ref.grad_cam_elementwise(activations, gradients), ref.layer_cam(activations, gradients))
+    exact(ref.grad_cam_plus_plus_weights(activations, gradients), np.maximum(weights, 0) / (2 + weights * means))
+    exact(ref.ablation_cam_weights(activations, score), weights * means / abs(score(activations)))
+    exact(ref.normalize_minmax(ref.recipro_cam(activations, score)), ref.normalize_minmax(cam))
+
+
+def test_flatten_and_one_linear_layer():
+    activations, weights = draw(3, 2, 2), draw(3, 2, 2, seed=1)
+    score = (weights * activations).sum() + BIAS  # the gradient is the weight
+    exact(ref.hires_cam(activations, weights).sum() + BIAS, score)
+    assert abs(ref.grad_cam(activations, weights).sum() + BIAS - score) > 0.1
+
+
+def test_which_methods_depend_on_the_scale_of_the_score():
+    activations, gradients, image = np.abs(draw(3, 2, 2)), draw(3, 2, 2, seed=1), draw(1, 4, 4, seed=2)
+    once, thrice = (ref.score_cam(activations, image, lambda x, c=c: c * float((x * image).sum())) for c in (1, 3))
+    assert np.abs(once - thrice).max() > 1e-3
+    for method in (ref.grad_cam, ref.hires_cam, ref.xgrad_cam, ref.layer_cam, ref.eigen_grad_cam):
+        exact(method(activations, 1e-4 * gradients), 1e-4 * method(activations, gradients))
+    small, large = (ref.grad_cam_plus_plus_weights(activations, c * gradients) / c for c in (1e-4, 1))
+    assert np.abs(small - large).max() > 0.01
+
+
+def test_increments_along_a_path_are_complete():
+    # y = sum A^3 along a straight path, where G = 3 A^2 at every step
+    steps = 2000
+    path = [step / steps * draw(2, 3) for step in range(steps + 1)]
+    total = sum(ref.hires_cam(new - old, 3 * new**2).sum() for old, new in pairwise(path))
+    assert_allclose(total, (path[-1] ** 3).sum(), rtol=2e-3)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_identities_of_the_gradient_methods(shape):
+    activations, gradients = draw(3, *shape), draw(3, *shape, seed=1)
+    exact(ref.xgrad_cam(activations, gradients).sum(), (gradients * activations).sum())
+    exact(ref.seg_xres_cam(activations, gradients, 1), ref.hires_cam(activations, gradients))
+    exact(ref.seg_xres_cam(activations, gradients, shape), ref.grad_cam(activations, gradients))
+    exact(ref.smooth_grad_cam_plus_plus(activations, [gradients]), ref.grad_cam_plus_plus(activations, gradients))
+    order = [2, 0, 1]
+    for method, center in product((ref.eigen_grad_cam, ref.seg_eigen_cam), (False, True)):
+        exact(method(activations[order], gradients[order], center), method(activations, gradients, center))
+    largest = np.linalg.svd(activations.reshape(3, -1))[1][0]
+    exact(np.linalg.norm(ref.eigen_cam(activations)), largest)
+    weights = np.linspace(-1, 1, 3)
+    exact(ref.eigen_smooth(activations, weights), ref.eigen_cam((activations.T * weights).T))
+
+
+def test_full_grad_is_complete():
+    torch.manual_seed(0)
+    layers = [torch.nn.Conv1d(2, 3, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(12, 1)]
+    model, image = torch.nn.Sequential(*layers).double(), torch.randn(1, 2, 6, dtype=torch.float64, requires_grad=True)
+    convolved = layers[0](image)
+    score = layers[3](layers[2](layers[1](convolved)))
+    on_image, on_conv, on_score = torch.autograd.grad(score.sum(), [image, convolved, score])
+    biases, gradients = [layers[0].bias, layers[3].bias], [on_conv[0], on_score[0]]
+    exact(ref.full_grad_sum(image[0], on_image[0], biases, gradients), model(image).item())
+    exact(
+        ref.full_grad(image[0], on_image[0], biases, gradients),
+        ref.full_grad(image[0], on_image[0], biases[:1], gradients[:1]),
+    )
