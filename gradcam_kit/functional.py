@@ -86,3 +86,8 @@ def fuse(maps: Sequence[Float[Tensor, "n *t"]], method: Fusion = "mean") -> Floa
 def finite(tensor: Float[Tensor, "n *s"]) -> Float[Tensor, " n"]:
     """One number per sample that is finite if all values of the sample are (a sum: one read, no copy)."""
     return tensor.sum(dim=tuple(range(1, tensor.ndim)), dtype=torch.promote_types(tensor.dtype, torch.float32))
+
+
+def widen(tensor: Tensor) -> Tensor:
+    """At least float32, in which all arithmetic is done."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

@@ -40,6 +40,8 @@ class Evidence(Flag):
     """Whatever needs a graph."""
     RESCORE = auto()
     """Scores of changed inputs: further forward passes."""
+    PROBE = auto()
+    """Activations and gradients of changed inputs: further forward and backward passes."""
     REPLAY = auto()
     """Scores of changed activations: further passes of the part behind the layer."""
 
@@ -93,7 +95,8 @@ class LayerCapture:
     """All that a method may know of one layer of one pass.
 
     Numbers are float32 (float64 where the model is). With `(n, m)` targets `gradients` and `scores` have an axis for
-    the targets behind the one for the samples; `of_target` gives the view of one of them.
+    the targets behind the one for the samples; `of_target` gives the view of one of them. `rescore_probability` scores
+    changed inputs by the softmax probability of the explained class; for a target that is a callable it is `rescore`.
     """
 
     layer: str
@@ -101,13 +104,14 @@ class LayerCapture:
     gradients: Float[Tensor, "n *mks"] | None
     scores: Float[Tensor, "n *targets"] | None
     rescore: Rows
+    rescore_probability: Rows
     replay: Rows
     images: Float[Tensor, "n c *t"]
     probe: Probe
     head: Head | None = None
     weight_gradients: Float[Tensor, "n k"] | None = None
     curvature: Float[Tensor, "n *mks"] | None = None
-    bias_gradients: tuple[Float[Tensor, "n *mks"], ...] | None = None
+    bias_gradients: tuple[Float[Tensor, "n ..."], ...] | None = None
     guided_gradients: Float[Tensor, "n *mct"] | None = None
 
     def of_target(self, j: int) -> LayerCapture:
@@ -125,6 +129,7 @@ class LayerCapture:
             gradients=column(self.gradients),
             scores=column(self.scores),
             rescore=lambda rows, index: self.rescore(rows, index)[:, j],
+            rescore_probability=lambda rows, index: self.rescore_probability(rows, index)[:, j],
             replay=lambda rows, index: self.replay(rows, index)[:, j],
             probe=probe,
             head=self.head and replace(self.head, target_weights=self.head.target_weights[:, j]),

@@ -1,6 +1,7 @@
 """The only code that touches a model: hooks, layers, tokens, targets, replay."""
 
 from gradcam_kit.capture.automatic import choose_layers, layer_candidates
+from gradcam_kit.capture.class_targets import FinerTarget, LogitDifference
 from gradcam_kit.capture.inputs import Inputs, read_inputs
 from gradcam_kit.capture.layers import TargetLayers, find_layers
 from gradcam_kit.capture.passes import Capture, Request, capture
@@ -9,7 +10,6 @@ from gradcam_kit.capture.targets import (
     ClassLogit,
     ClassProbability,
     ClassTarget,
-    LogitDifference,
     resolve_target,
 )
 
@@ -18,15 +18,16 @@ __all__ = [
     "ClassLogit",
     "ClassProbability",
     "ClassTarget",
+    "FinerTarget",
     "Inputs",
     "LogitDifference",
     "Request",
     "TargetLayers",
     "capture",
-    "choose_layers",
-    "layer_candidates",
     "check_model",
+    "choose_layers",
     "find_layers",
+    "layer_candidates",
     "read_inputs",
     "resolve_target",
 ]

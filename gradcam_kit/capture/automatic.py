@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from gradcam_kit.capture.hooks import INPUT
 from gradcam_kit.capture.inputs import Inputs, Runner
@@ -106,27 +106,35 @@ def _explore(
     seen: dict[int, _Seen] = {}
 
     def watch(name: str) -> Any:
-        def hook(module: nn.Module, args: Any, output: Any) -> None:
+        def hook(module: nn.Module, args: Any, output: Any) -> Any:
             if id(module) in seen:
                 seen[id(module)].calls += 1
-                return
-            tensors = [
-                leaf
-                for leaf in tree_leaves(output)
+                return None
+            leaves, spec = tree_flatten(output)
+            places = [
+                i
+                for i, leaf in enumerate(leaves)
                 if isinstance(leaf, Tensor)
                 and leaf.is_floating_point()
                 and leaf.ndim >= 3
                 and leaf.shape[0] == inputs.n
             ]
-            if len(tensors) != 1:
-                return
+            if len(places) != 1:
+                return None
+            tensor = leaves[places[0]]
             try:
-                layout = infer_layout(tensors[0].shape, inputs.size, model, name)
+                layout = infer_layout(tensor.shape, inputs.size, model, name)
             except ShapeError:
-                return
-            shape = tuple(layout.to_maps(tensors[0]).shape[1:])
+                return None
+            if not tensor.requires_grad:
+                # A graph starts here: at the first layer, and behind whatever cut it.
+                with torch.enable_grad():
+                    tensor = tensor.detach().requires_grad_().clone()
+            shape = tuple(layout.to_maps(tensor).shape[1:])
             if max(shape[1:]) > 1:
-                seen[id(module)] = _Seen(name, module, tensors[0], version(tensors[0]), layout, shape)
+                seen[id(module)] = _Seen(name, module, tensor, version(tensor), layout, shape)
+            leaves[places[0]] = tensor
+            return tree_unflatten(leaves, spec)
 
         return hook
 
@@ -135,9 +143,7 @@ def _explore(
         observed = [(name, module) for name, module in model.named_modules() if name and not is_scripted(module)]
         handles = [module.register_forward_hook(watch(name)) for name, module in observed]
         try:
-            # A copy, because the model may change its input in place.
-            images = inputs.images.clone().requires_grad_()
-            output = run(inputs.with_images(images.clone()))
+            output = run(inputs.with_images(inputs.images))
         finally:
             for handle in handles:
                 handle.remove()

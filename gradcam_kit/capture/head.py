@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import functional_call, grad, vmap
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
@@ -18,13 +18,12 @@ from gradcam_kit.functional import widen
 from gradcam_kit.types import Head, Target
 
 _TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 2e-2}
+_MOST_ROUNDING = 1e-2
 # Relative spread below which the weights of all channels are the same number.
 _EQUAL_WEIGHTS = 1e-6
 
 
-def find_head(
-    run: Runner, activations: Float[Tensor, "n k *s"], output: Any, target: Target | None
-) -> Head | None:
+def find_head(run: Runner, activations: Float[Tensor, "n k *s"], output: Any, target: Target | None) -> Head | None:
     """Find a linear layer or 1x1 convolution that makes the logits from the mean-pooled activations.
 
     A candidate counts only if it reproduces every logit of every sample of this batch. The tolerance is relative to
@@ -48,19 +47,22 @@ def find_head(
         matrix = weight.detach().flatten(1).to(pooled.dtype)
         offset = getattr(module, "bias", None)
         offset = offset.detach().to(pooled.dtype) if isinstance(offset, Tensor) else None
-        if _reproduces(pooled, matrix, offset, exact, _TOLERANCE.get(logits.dtype, 1e-4)):
+        if _reproduces(pooled, matrix, offset, exact, logits.dtype):
             return Head(matrix, offset, _target_weights(run, matrix, output, target))
     return None
 
 
-def _reproduces(pooled: Tensor, weight: Tensor, bias: Tensor | None, logits: Tensor, tolerance: float) -> bool:
+def _reproduces(pooled: Tensor, weight: Tensor, bias: Tensor | None, logits: Tensor, precision: torch.dtype) -> bool:
     evidence = logits if bias is None else logits - bias
     difference = pooled @ weight.T - evidence
     if logits.shape[1] > 1:
         # A constant that the model adds to all logits changes no comparison between classes.
         difference = difference - difference.mean(1, keepdim=True)
         evidence = evidence - evidence.mean(1, keepdim=True)
-    return bool(difference.abs().amax() <= tolerance * evidence.abs().amax())
+    size = evidence.abs().amax()
+    # A bias far above the evidence rounds it away: that much difference, up to a percent, proves nothing.
+    rounding = (torch.finfo(precision).eps * logits.abs().amax()).minimum(_MOST_ROUNDING * size)
+    return bool(difference.abs().amax() <= rounding.maximum(_TOLERANCE.get(precision, 1e-4) * size))
 
 
 def _target_weights(run: Runner, weight: Tensor, output: Any, target: Target | None) -> Float[Tensor, "n *targets k"]:

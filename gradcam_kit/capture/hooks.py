@@ -91,8 +91,8 @@ class Recorder:
                 handle.remove()
 
     def observe_input(self, inputs: Inputs) -> Inputs:
-        """The call with a copy of the images, which the model may change in place; the images are recorded if asked."""
-        images = inputs.images.clone()
+        """The call as the model gets it; the images are recorded if asked."""
+        images = inputs.images
         record = self.records.get(INPUT)
         if record is not None:
             record.calls, record.chosen, record.layout = 1, [0], ChannelsFirst()
@@ -163,7 +163,8 @@ class Recorder:
             tensor = leaves[i]
             if self.graph and not tensor.requires_grad:
                 tensor = tensor.detach().requires_grad_()
-            leaves[i], passed_on[i] = tensor, tensor.clone()
+            with torch.set_grad_enabled(self.graph):  # also where the model runs a frozen part without gradients
+                leaves[i], passed_on[i] = tensor, tensor.clone()
         return leaves, tree_unflatten(passed_on, record.spec)
 
     def check(self) -> None:

@@ -41,18 +41,19 @@ class Inputs:
         return tuple(self.images.shape[2:])
 
     def with_images(self, images: Float[Tensor, "m c *t"], index: Int[Tensor, " m"] | None = None) -> Inputs:
-        """The call for other images: row r takes everything else from sample `index[r]` (None = copies of its own).
+        """The call for other images: row r takes everything else from sample `index[r]` (None = from its own).
 
-        Tensors whose first axis is n belong to the samples; all others are shared by the batch.
+        Tensors whose first axis is n belong to the samples; all others are shared by the batch. All are copies, because
+        the model may change its input in place.
         """
 
         def row(value: Any) -> Any:
             if not isinstance(value, Tensor):
                 return value
-            if index is None:
-                return value.clone()
-            return value.index_select(0, index) if value.ndim > 0 and value.shape[0] == self.n else value
+            per_sample = index is not None and value.ndim > 0 and value.shape[0] == self.n
+            return value.index_select(0, index) if per_sample else value.clone()
 
+        images = images.clone()
         args = tuple(images if place == self.slot else tree_map(row, value) for place, value in enumerate(self.args))
         kwargs = {key: images if key == self.slot else tree_map(row, value) for key, value in self.kwargs.items()}
         return replace(self, args=args, kwargs=kwargs)

@@ -34,7 +34,9 @@ def find_layers(model: nn.Module, target_layers: TargetLayers, given: nn.Module)
     found = dict(_find_layer(model, layer, given) for layer in target_layers)
     for name, module in found.items():
         if is_scripted(module):
-            raise InputError(f"layer {name!r} is a TorchScript module, which cannot be observed; choose the one around it")
+            raise InputError(
+                f"layer {name!r} is a TorchScript module, which cannot be observed; choose the one around it"
+            )
     return found
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -18,9 +18,10 @@ from gradcam_kit.capture.head import find_head, weight_gradients
 from gradcam_kit.capture.hooks import INPUT, LayerRecord, Recorder
 from gradcam_kit.capture.inputs import Inputs, Runner
 from gradcam_kit.capture.probe import Prober
-from gradcam_kit.capture.scoring import Replayer, Rescorer
+from gradcam_kit.capture.replay import Prefix, PrefixRecorder, Replayer
+from gradcam_kit.capture.scoring import Rescorer
 from gradcam_kit.capture.state import untouched
-from gradcam_kit.capture.targets import ClassTarget, predicted_classes, read_logits, score
+from gradcam_kit.capture.targets import ClassProbability, ClassTarget, predicted_classes, read_logits, score
 from gradcam_kit.capture.tokens import Tokens
 from gradcam_kit.errors import CaptureError, GradCamKitError, NonFiniteError
 from gradcam_kit.functional import finite, widen
@@ -49,6 +50,7 @@ class Capture:
     classes: Tensor | None
     output: Any
     records: Mapping[str, LayerRecord]
+    prefixes: Mapping[str, Prefix]
     reshape: Reshape | None
     checks: Checks
     gradients: Mapping[str, Tensor] = field(default_factory=dict)
@@ -79,7 +81,10 @@ class Capture:
             guided_gradients=self.guided_gradients,
             scores=self.scores,
             rescore=rescorer,
-            replay=Replayer(rescorer, record),
+            rescore_probability=rescorer
+            if self.classes is None
+            else replace(rescorer, target=ClassProbability(self.classes)),
+            replay=Replayer(rescorer, record, self.prefixes.get(name), self.scores),
             images=self.inputs.images,
             probe=Prober(rescorer, record, self.reshape),
             head=head,
@@ -109,12 +114,17 @@ def capture(model: nn.Module, inputs: Inputs, request: Request) -> Iterator[Capt
     with untouched(model, inputs.images.device):
         checks = Checks()
         _check_images(inputs.images, checks)
-        recorder = Recorder(model, request.layers, inputs.n, inputs.size, request.reshape, graph)
+        layers = {**request.layers, **({INPUT: model} if Evidence.GUIDED in request.needs else {})}
+        recorder = Recorder(model, layers, inputs.n, inputs.size, request.reshape, graph)
         biases = BiasRecorder(model) if Evidence.BIASES in request.needs else None
+        real = {name: module for name, module in layers.items() if name != INPUT}
+        prefix = PrefixRecorder(model, real) if Evidence.REPLAY in request.needs else None
         with ExitStack() as stack:
             stack.enter_context(recorder.attached(keep_arguments=Evidence.WEIGHT_GRADIENTS in request.needs))
             if biases:
                 stack.enter_context(biases.attached())
+            if prefix:
+                stack.enter_context(prefix.attached())
             stack.enter_context(torch.set_grad_enabled(graph))
             output = run(recorder.observe_input(inputs))
             recorder.check()
@@ -129,6 +139,7 @@ def capture(model: nn.Module, inputs: Inputs, request: Request) -> Iterator[Capt
                 classes=classes,
                 output=_detach(output),
                 records=recorder.records,
+                prefixes=prefix.prefixes if prefix else {},
                 reshape=request.reshape,
                 checks=checks,
                 **derivatives,

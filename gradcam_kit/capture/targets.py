@@ -70,7 +70,7 @@ class ClassTarget:
     classes: Classes
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "classes", _read_classes(self.classes))
+        object.__setattr__(self, "classes", read_classes(self.classes))
 
     def __call__(self, output: Any) -> Float[Tensor, "n *targets"]:
         """Scores `(n,)`, or `(n, m)` for `(n, m)` classes."""
@@ -109,7 +109,7 @@ class ClassTarget:
 
 
 def _check_range(low: int, high: int, count: int) -> None:
-    if 0 <= low and high < count:
+    if low >= 0 and high < count:
         return
     hint = f"classes go from 0 to {count - 1}"
     if count == 1:
@@ -132,40 +132,6 @@ class ClassProbability(ClassTarget):
         """p_c in [0, 1]."""
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         return (logits.sigmoid() if logits.shape[1] == 1 else logits.softmax(1)).gather(1, classes)
-
-
-@dataclass(frozen=True, eq=False)
-class LogitDifference(ClassTarget):
-    """Why this class and not that one: z_c - z_r, after DiffGradCAM (Piland et al. 2025, arXiv 2506.08514).
-
-    Args:
-        classes: the class to explain.
-        against: the class(es) that it is compared with, shaped like `classes`; None = the mean of all others.
-    """
-
-    against: Classes | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.against is not None:
-            object.__setattr__(self, "against", _read_classes(self.against))
-
-    def score(self, logits: Float[Tensor, "n classes"], classes: Int[Tensor, "n m"]) -> Float[Tensor, "n m"]:
-        """z_c - z_r, in logit units."""
-        chosen = logits.gather(1, classes)
-        if self.against is not None:
-            references = ClassLogit(self.against).indices(logits).reshape(len(logits), -1)
-            return chosen - logits.gather(1, references.expand_as(classes))
-        if logits.shape[1] == 1:
-            raise TargetError("the model has one output, so there is no other class to compare with; use ClassLogit")
-        return chosen - (logits.sum(1, keepdim=True) - chosen) / (logits.shape[1] - 1)
-
-    def select(self, index: Int[Tensor, " m"]) -> LogitDifference:
-        """The target of the rows that belong to samples `index`."""
-        selected = super().select(index)
-        if isinstance(self.against, Tensor):
-            selected = replace(selected, against=self.against.to(index.device)[index])
-        return selected
 
 
 def predicted_classes(output: Any) -> Int[Tensor, " n"]:
@@ -207,7 +173,7 @@ def score(target: Target, output: Any, n: int) -> Float[Tensor, "n *targets"]:
     return scores
 
 
-def _read_classes(classes: Any) -> int | Tensor:
+def read_classes(classes: Any) -> int | Tensor:
     if getattr(classes, "ndim", 0) == 0 and getattr(classes, "dtype", type(classes)) not in (bool, torch.bool):
         try:
             return as_index(classes)  # also NumPy integers and 0-d integer tensors
@@ -224,4 +190,5 @@ def _read_classes(classes: Any) -> int | Tensor:
         raise InputError(f"targets are {found.dtype}; expected integer class indices")
     if found.ndim not in (1, 2) or found.shape[-1] == 0 < found.ndim - 1:
         raise ShapeError(f"targets have shape {tuple(found.shape)}; expected (n,) or (n, m) with m of at least 1")
-    return found.detach().clone()
+    with torch.inference_mode(False):  # what is made under it cannot enter a graph
+        return found.detach().clone()

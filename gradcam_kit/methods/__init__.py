@@ -1,25 +1,65 @@
 """One file per paper. Importing this package registers every method in `METHODS`."""
 
+from gradcam_kit.methods.ablation_cam import AblationCAM
 from gradcam_kit.methods.base import METHODS, BaseCAM, explain_all, explain_many
+from gradcam_kit.methods.cam import CAM
+from gradcam_kit.methods.eigen_cam import EigenCAM
+from gradcam_kit.methods.eigen_grad_cam import EigenGradCAM
 from gradcam_kit.methods.einsum_cam import EinsumCAM
 from gradcam_kit.methods.explanation import Explanation
+from gradcam_kit.methods.fem import FEM
+from gradcam_kit.methods.finer_cam import FinerCAM
+from gradcam_kit.methods.full_grad import FullGrad
 from gradcam_kit.methods.grad_cam import GradCAM
+from gradcam_kit.methods.grad_cam_elementwise import GradCAMElementwise
 from gradcam_kit.methods.grad_cam_plus_plus import GradCAMPlusPlus
+from gradcam_kit.methods.guided_backprop import GuidedBackprop
+from gradcam_kit.methods.guided_grad_cam import GuidedGradCAM
 from gradcam_kit.methods.hires_cam import HiResCAM
+from gradcam_kit.methods.integrated_grad_cam import IntegratedGradCAM
+from gradcam_kit.methods.kpca_cam import KPCACAM
+from gradcam_kit.methods.lafam import LaFAM
 from gradcam_kit.methods.layer_cam import LayerCAM
+from gradcam_kit.methods.random_cam import RandomCAM
+from gradcam_kit.methods.recipro_cam import ReciproCAM
 from gradcam_kit.methods.score_cam import ScoreCAM
+from gradcam_kit.methods.seg_eigen_cam import SegEigenCAM
+from gradcam_kit.methods.seg_xres_cam import SegXResCAM
+from gradcam_kit.methods.shapley_cam import ShapleyCAM
+from gradcam_kit.methods.smooth_grad_cam_plus_plus import SmoothGradCAMPlusPlus
+from gradcam_kit.methods.winsor_cam import WinsorCAM
 from gradcam_kit.methods.xgrad_cam import XGradCAM
 
 __all__ = [
+    "CAM",
+    "FEM",
+    "KPCACAM",
     "METHODS",
+    "AblationCAM",
     "BaseCAM",
+    "EigenCAM",
+    "EigenGradCAM",
     "EinsumCAM",
     "Explanation",
+    "FinerCAM",
+    "FullGrad",
     "GradCAM",
+    "GradCAMElementwise",
     "GradCAMPlusPlus",
+    "GuidedBackprop",
+    "GuidedGradCAM",
     "HiResCAM",
+    "IntegratedGradCAM",
+    "LaFAM",
     "LayerCAM",
+    "RandomCAM",
+    "ReciproCAM",
     "ScoreCAM",
+    "SegEigenCAM",
+    "SegXResCAM",
+    "ShapleyCAM",
+    "SmoothGradCAMPlusPlus",
+    "WinsorCAM",
     "XGradCAM",
     "explain_all",
     "explain_many",

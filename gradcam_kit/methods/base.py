@@ -191,6 +191,7 @@ def explain_all(
     return [explanation.heatmaps for explanation in explain_many(methods, images, targets, **forward_kwargs)]
 
 
+@torch.inference_mode(False)
 def explain_many(
     cams: Sequence[BaseCAM], images: Images, targets: Any = None, **forward_kwargs: Any
 ) -> list[Explanation]:

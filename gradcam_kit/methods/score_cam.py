@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from gradcam_kit.capture import ClassProbability
-from gradcam_kit.errors import OptionError
-from gradcam_kit.functional import normalize, spatial_mean, upsample
-from gradcam_kit.methods.base import BaseCAM, gradients_of, one_of
-from gradcam_kit.types import Evidence, LayerCapture
+from gradcam_kit.functional import normalize, upsample
+from gradcam_kit.methods.base import BaseCAM, one_of
+from gradcam_kit.methods.channels import Ranking, check_channels, ranked_channels, take_channels
+from gradcam_kit.types import Evidence, LayerCapture, Rows
 
 Weighting = Literal["softmax", "probability", "relu"]
-Ranking = Literal["std", "gradient"]
 _BASELINE = -1  # stands for a channel whose mask is zero everywhere
 
 
 def channel_scores(
-    layer: LayerCapture, activations: Float[Tensor, "n k *s"], batch_size: int, baseline: bool = False
+    layer: LayerCapture,
+    activations: Float[Tensor, "n k *s"],
+    batch_size: int,
+    *,
+    rescore: Rows,
+    baseline: bool = False,
+    change: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[Float[Tensor, "n k *m"], Bool[Tensor, "n k"], Float[Tensor, "n *m"]]:
     """Score the images masked by each channel: s_k = y(x * M_k), M_k = the upsampled channel, min-max normalized.
 
@@ -28,10 +33,12 @@ def channel_scores(
     of an image share one score, which is computed once.
 
     Args:
-        layer: gives the images and their scores.
+        layer: gives the images.
         activations: the channels to score.
         batch_size: rows in one forward pass.
+        rescore: scores the masked images.
         baseline: score the zero input of every image, also of those without a constant channel.
+        change: applied to the masks `(m, *t)` of a chunk.
 
     Returns:
         Scores, which channels are constant, and the score of the zero input (zero where it was not needed).
@@ -41,7 +48,7 @@ def channel_scores(
     live = (~constant).nonzero()
     empty = torch.ones_like(constant[:, :1]) if baseline else constant.any(1, keepdim=True)
     rows = torch.cat([live, empty.nonzero() + live.new_tensor([0, _BASELINE])])
-    scores = torch.cat([_score_rows(layer, activations, chunk) for chunk in rows.split(batch_size)])
+    scores = torch.cat([_score_rows(layer, activations, chunk, rescore, change) for chunk in rows.split(batch_size)])
     targets = scores.shape[1:]
     zero_input = scores.new_zeros((len(flat), *targets)).index_copy(0, rows[len(live) :, 0], scores[len(live) :])
     by_channel = zero_input[:, None].expand(*constant.shape, *targets).clone()
@@ -49,13 +56,20 @@ def channel_scores(
     return by_channel, constant, zero_input
 
 
-def _score_rows(layer: LayerCapture, activations: Tensor, rows: Int[Tensor, "m 2"]) -> Float[Tensor, "m *targets"]:
+def _score_rows(
+    layer: LayerCapture,
+    activations: Tensor,
+    rows: Int[Tensor, "m 2"],
+    rescore: Rows,
+    change: Callable[[Tensor], Tensor] | None,
+) -> Float[Tensor, "m *targets"]:
     whose, channel = rows.unbind(1)
     size = layer.images.shape[2:]
     masks = normalize(upsample(activations[whose, channel.clamp(min=0)], size))
     masks = masks * (channel != _BASELINE).view(-1, *(1 for _ in size))
+    masks = masks if change is None else change(masks)
     images = layer.images.index_select(0, whose).mul_(masks[:, None].to(layer.images.dtype))
-    return layer.rescore(images, whose).to(activations.dtype)
+    return rescore(images, whose).to(activations.dtype)
 
 
 class ScoreCAM(BaseCAM, name="score-cam"):
@@ -86,15 +100,9 @@ class ScoreCAM(BaseCAM, name="score-cam"):
         super().__init__(*args, **options)
         self.weighting: Weighting = one_of("weighting", weighting, get_args(Weighting))
         self.ranking: Ranking = one_of("ranking", ranking, get_args(Ranking))
-        if channels is not None and (
-            isinstance(channels, bool) or not 0 < channels <= (1 if isinstance(channels, float) else channels)
-        ):
-            raise OptionError(f"channels is {channels!r}; expected None, a positive int, or a share in (0, 1]")
-        self.channels = channels
+        self.channels = check_channels(channels)
         if channels is not None and ranking == "gradient":
             self.needs = Evidence.RESCORE | Evidence.GRADIENTS
-        if weighting == "probability":
-            self.target_type = ClassProbability
 
     def saliencies(self, layer: LayerCapture) -> Float[Tensor, "n *ms"]:
         """One set of masked passes for all targets; the gradient ranking picks other channels for each."""
@@ -105,7 +113,7 @@ class ScoreCAM(BaseCAM, name="score-cam"):
     def saliency(self, layer: LayerCapture) -> Float[Tensor, "n *ms"]:
         """sum_k w_k A_k over the channels that are kept."""
         activations = self.keep(layer)
-        scores, constant, zero_input = channel_scores(layer, activations, self.batch_size, self.weighting == "relu")
+        scores, constant, zero_input = self.score(layer, activations)
         if self.weighting == "softmax":
             weights = scores.softmax(1)
         elif self.weighting == "probability":
@@ -116,20 +124,29 @@ class ScoreCAM(BaseCAM, name="score-cam"):
             return torch.einsum("nk...,nk->n...", activations, weights)
         return torch.einsum("nk...,nkm->nm...", activations, weights)
 
+    def score(self, layer: LayerCapture, activations: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Scores of the channels, which are constant, and the score of the zero input; the mean over `mask_changes`."""
+        rescore = layer.rescore_probability if self.weighting == "probability" else layer.rescore
+        results = [
+            channel_scores(
+                layer,
+                activations,
+                self.batch_size,
+                rescore=rescore,
+                baseline=self.weighting == "relu",
+                change=change,
+            )
+            for change in self.mask_changes(layer)
+        ]
+        scores, constants, zero_inputs = zip(*results, strict=True)
+        return torch.stack(scores).mean(0), constants[0], torch.stack(zero_inputs).mean(0)
+
+    def mask_changes(self, layer: LayerCapture) -> Sequence[Callable[[Tensor], Tensor] | None]:
+        """What is done to the masks before they are applied, once for each pass over the channels."""
+        return [None]
+
     def keep(self, layer: LayerCapture) -> Float[Tensor, "n r *s"]:
         """The channels that are scored."""
-        activations = layer.activations
         if self.channels is None:
-            return activations
-        total = activations.shape[1]
-        count = max(1, round(self.channels * total)) if isinstance(self.channels, float) else self.channels
-        if count > total:
-            raise OptionError(f"channels is {count}, but layer {layer.layer!r} has {total}")
-        if self.ranking == "gradient":
-            rank = spatial_mean(gradients_of(layer)).flatten(1)
-        else:
-            rank = activations.flatten(2).std(2, correction=0)
-        kept = rank.topk(count, dim=1).indices
-        return activations.gather(
-            1, kept.view(*kept.shape, *(1 for _ in activations.shape[2:])).expand(-1, -1, *activations.shape[2:])
-        )
+            return layer.activations
+        return take_channels(layer.activations, ranked_channels(layer, self.channels, self.ranking))

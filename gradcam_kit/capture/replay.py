@@ -1,0 +1,233 @@
+"""Running only the part of a model behind a layer, without tracing it.
+
+While the model runs once, the outputs of the outermost modules that finish before the layer are kept. To replay, the
+model's own Python code runs again, but those modules hand out what they returned then instead of computing it, and the
+layer hands out the changed activations. So control flow, and skip connections from before the layer, need no analysis;
+functions between the modules are computed again, and only if their result is used.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
+
+from gradcam_kit.capture.hooks import LayerRecord
+from gradcam_kit.capture.scoring import Rescorer, chunks
+from gradcam_kit.capture.state import untouched, version
+from gradcam_kit.functional import widen
+
+_log = logging.getLogger("gradcam_kit")
+_TOLERANCE = {torch.float16: 2e-2, torch.bfloat16: 5e-2}
+
+
+class Rows(torch.Tensor):
+    """Rows of a recorded tensor, copied only when a computation reads them: most go to modules that are skipped."""
+
+    source: Tensor
+    index: Tensor
+    taken: Tensor | None
+
+    @staticmethod
+    def __new__(cls, source: Tensor, index: Tensor) -> Rows:
+        shape = (len(index), *source.shape[1:])
+        rows: Rows = torch.Tensor._make_wrapper_subclass(cls, shape, dtype=source.dtype, device=source.device)
+        rows.source, rows.index, rows.taken = source, index, None
+        return rows
+
+    def take(self) -> Tensor:
+        """The rows themselves."""
+        if self.taken is None:
+            self.taken = self.source.index_select(0, self.index).contiguous()
+        return self.taken
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Compute with the rows; a copy of rows that nobody has read is as lazy as they are."""
+        if func is torch.ops.aten.clone.default and args[0].taken is None:
+            return Rows(args[0].source, args[0].index)
+        args, kwargs = tree_map(lambda leaf: leaf.take() if isinstance(leaf, Rows) else leaf, (args, kwargs or {}))
+        return func(*args, **kwargs)
+
+
+@dataclass
+class Prefix:
+    """What the outermost modules returned that finished before a layer, in the order in which they ran."""
+
+    calls: list[tuple[nn.Module, Any]]
+    versions: list[int]
+
+    @classmethod
+    def of(cls, calls: list[tuple[nn.Module, Any]]) -> Prefix:
+        """Keep these calls."""
+        detached = [(module, tree_map(_detach, output)) for module, output in calls]
+        return cls(detached, [version(leaf) for leaf in _tensors(detached)])
+
+    @property
+    def is_intact(self) -> bool:
+        """Whether no in-place operation behind the layer changed what was kept."""
+        return [version(leaf) for leaf in _tensors(self.calls)] == self.versions
+
+
+@dataclass
+class PrefixRecorder:
+    """Observes every module during the forward pass, until the last target layer has run."""
+
+    model: nn.Module
+    layers: Mapping[str, nn.Module]
+    thread: int = field(default_factory=threading.get_ident)
+    prefixes: dict[str, Prefix] = field(default_factory=dict)
+    frames: list[list[tuple[nn.Module, Any]]] = field(default_factory=lambda: [[]])
+
+    @contextmanager
+    def attached(self) -> Iterator[None]:
+        """Hold the hooks for the duration of the block."""
+        handles = []
+        try:
+            for module in self.model.modules():
+                handles.append(module.register_forward_pre_hook(self._enter))
+                handles.append(module.register_forward_hook(self._leave))
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+            self.frames.clear()
+
+    @property
+    def _open(self) -> bool:
+        return threading.get_ident() == self.thread and len(self.prefixes) < len(self.layers)
+
+    def _enter(self, module: nn.Module, args: Any) -> None:
+        if self._open:
+            self.frames.append([])
+
+    def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
+        if not self._open:
+            return
+        self.frames.pop()
+        for name, layer in self.layers.items():
+            if layer is module and name not in self.prefixes:
+                self.prefixes[name] = Prefix.of([call for frame in self.frames for call in frame])
+        self.frames[-1].append((module, output))
+
+
+@dataclass
+class Replayer:
+    """`replay`: scores as if the layer had produced these activations.
+
+    The first use compares the suffix alone with the scores of the pass; where they differ, or the suffix cannot run
+    alone, the whole model runs with the layer's output replaced.
+    """
+
+    rescorer: Rescorer
+    record: LayerRecord
+    prefix: Prefix | None
+    scores: Tensor | None
+    isolated: bool | None = None
+
+    def __call__(self, rows: Float[Tensor, "m k *s"], index: Int[Tensor, " m"]) -> Float[Tensor, "m *targets"]:
+        """Score the rows, `batch_size` in one pass."""
+        images = self.rescorer.inputs.images
+        with untouched(self.rescorer.run.model, images.device), torch.no_grad():
+            if self.isolated is None:
+                self.isolated = self._can_isolate()
+            scores = [
+                self._score(rows[chunk], index[chunk]) for chunk in chunks(len(rows), self.rescorer.batch_size)
+            ]
+        return widen(torch.cat(scores)) if scores else images.new_zeros(0)
+
+    def _score(self, rows: Tensor, index: Tensor) -> Tensor:
+        record = self.record
+        assert record.layout is not None
+        original = record.captured[0].detach()
+        # A copy, because in-place operations behind the layer change it.
+        native = record.layout.to_native(rows.to(original.dtype), original.index_select(0, index)).clone()
+        if self.isolated:
+            with self._skipped(native, index):
+                return self.rescorer.score_pass(Rows(self.rescorer.inputs.images, index), index)
+        handle = record.module.register_forward_hook(lambda _module, _args, output: self._output(native, output))
+        try:
+            return self.rescorer.score_pass(self.rescorer.inputs.images.index_select(0, index), index)
+        finally:
+            handle.remove()
+
+    def _can_isolate(self) -> bool:
+        """Replay the layer's own activations behind the kept outputs, and compare with the scores of the pass."""
+        if self.prefix is None or self.scores is None or not self.prefix.is_intact:
+            return False
+        count = min(len(self.scores), self.rescorer.batch_size)
+        index = torch.arange(count, device=self.scores.device)
+        record, self.isolated = self.record, True
+        try:
+            replayed = self._score(record.maps([tensor.detach()[:count] for tensor in record.captured]), index)
+        except Exception as error:  # whatever keeps the suffix from running alone, the whole model can run
+            _log.debug("layer %r cannot be isolated (%s: %s)", record.name, type(error).__name__, error)
+            return False
+        expected = self.scores[:count]
+        tolerance = _TOLERANCE.get(record.captured[0].dtype, 1e-4) * expected.abs().amax().clamp(min=1e-30)
+        same = bool(((widen(replayed) - expected).abs() <= tolerance).all())
+        if not same:
+            _log.debug("layer %r cannot be isolated: its suffix alone gives other scores", record.name)
+        return same
+
+    def _output(self, native: Tensor, output: Any) -> Any:
+        leaves, spec = tree_flatten(output)
+        leaves[self.record.chosen[0]] = native
+        return tree_unflatten(leaves, spec)
+
+    @contextmanager
+    def _skipped(self, native: Tensor, index: Tensor) -> Iterator[None]:
+        """Let the modules before the layer, and the layer itself, hand out what they returned."""
+        assert self.prefix is not None
+        assert self.record.spec is not None
+        n = self.rescorer.inputs.n
+
+        def rows(leaf: Any) -> Any:
+            if isinstance(leaf, Tensor) and leaf.ndim > 0 and leaf.shape[0] == n:
+                return Rows(leaf, index)
+            return leaf
+
+        pending: dict[nn.Module, deque[Any]] = {}
+        for module, output in self.prefix.calls:
+            pending.setdefault(module, deque()).append(tree_map(rows, output))
+        layer_output = tree_unflatten([rows(leaf) for leaf in self.record.leaves], self.record.spec)
+        pending.setdefault(self.record.module, deque()).append(self._output(native, layer_output))
+        original = {module: module.__dict__.get("forward") for module in pending}
+        try:
+            for module, outputs in pending.items():
+                module.__dict__["forward"] = _handing_out(outputs, module.forward)
+            yield
+        finally:
+            for module, forward in original.items():
+                if forward is None:
+                    module.__dict__.pop("forward", None)
+                else:
+                    module.__dict__["forward"] = forward
+
+
+def _handing_out(outputs: deque[Any], forward: Any) -> Any:
+    thread = threading.get_ident()
+
+    def replayed(*args: Any, **kwargs: Any) -> Any:
+        if threading.get_ident() == thread and outputs:
+            return outputs.popleft()
+        return forward(*args, **kwargs)
+
+    return replayed
+
+
+def _detach(leaf: Any) -> Any:
+    return leaf.detach() if isinstance(leaf, Tensor) else leaf
+
+
+def _tensors(calls: list[tuple[nn.Module, Any]]) -> Iterator[Tensor]:
+    return (leaf for _, output in calls for leaf in tree_leaves(output) if isinstance(leaf, Tensor))

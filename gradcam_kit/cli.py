@@ -1,0 +1,238 @@
+"""The command line: arguments become one call, its result becomes a few lines and an exit status."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from typer.core import TyperGroup
+
+from gradcam_kit.errors import GradCamKitError, OptionError
+
+if TYPE_CHECKING:
+    from gradcam_kit.jobs import RunSummary
+
+
+class _Group(TyperGroup):
+    """The one place where a wrong request becomes one line and exit status 2."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except GradCamKitError as error:
+            _say(f"gradcam-kit: {error}")
+            raise typer.Exit(2) from None
+
+
+app = typer.Typer(
+    cls=_Group,
+    no_args_is_help=True,
+    add_completion=False,
+    help="Where did the model look? Class activation maps for PyTorch, from one picture to a data set.",
+    epilog="Exit status: 0 all done, 1 some pictures failed, 2 the request was wrong.",
+)
+
+Model = Annotated[str, typer.Option(help="demo, torchvision:NAME, timm:NAME, hf:NAME or package.module:factory.")]
+Checkpoint = Annotated[Path | None, typer.Option(help="Weights: safetensors, or a PyTorch file of tensors.")]
+Weights = Annotated[str | None, typer.Option(help="Pretrained weights by name, such as DEFAULT or IMAGENET1K_V2.")]
+ImageSize = Annotated[int | None, typer.Option(help="Side of the model's input, in pixels.")]
+Mean = Annotated[str | None, typer.Option(help="Mean per channel in [0, 1], such as 0.485,0.456,0.406.")]
+Std = Annotated[str | None, typer.Option(help="Standard deviation per channel in [0, 1].")]
+ClassNames = Annotated[Path | None, typer.Option(help="A file with one class name on a line.")]
+Device = Annotated[str | None, typer.Option(help="Such as cpu, cuda:1 or mps; CUDA if there is any.")]
+Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16.")]
+Targets = Annotated[str, typer.Option(help="predicted, label (the picture's folder), a class index, or top:K.")]
+BatchSize = Annotated[int, typer.Option(help="The most images in one forward pass.")]
+Method = Annotated[list[str] | None, typer.Option(help="See 'gradcam-kit methods'. Can be repeated.")]
+Layer = Annotated[list[str] | None, typer.Option(help="Target layer; by default one is chosen. Can be repeated.")]
+
+
+@app.command()
+def demo(out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("gradcam-demo")) -> None:
+    """Explain eight bundled pictures with every method, and measure which of them find the object."""
+    from gradcam_kit.jobs.demo import run_demo
+
+    done = run_demo(out)
+    _show(
+        ["method", "heatmap on the object", "seconds"],
+        [[row.name, f"{row.share:.1%}", "" if row.seconds is None else f"{row.seconds:.2f}"] for row in done.rows],
+    )
+    _say(f"Side by side: {done.sheet}\nOne by one:   {done.overlays}", err=False)
+    _say("Next: gradcam-kit run PICTURES --model torchvision:resnet50 --weights DEFAULT --out DIR", err=False)
+
+
+@app.command()
+def run(
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE", help="A picture, a folder (with all below it), a glob, or a list file.")
+    ],
+    model: Model,
+    out: Annotated[Path, typer.Option(help="Folder of the run.")],
+    checkpoint: Checkpoint = None,
+    weights: Weights = None,
+    method: Method = None,
+    layer: Layer = None,
+    targets: Targets = "predicted",
+    batch_size: BatchSize = 32,
+    workers: Annotated[int, typer.Option(help="Threads that read pictures; 0 = as many as cores.")] = 0,
+    device: Device = None,
+    dtype: Dtype = "float32",
+    overlays: Annotated[str, typer.Option(help="all, none, or the number of pictures that get them.")] = "all",
+    shard_size: Annotated[int, typer.Option(help="Pictures in one file of rows.")] = 1000,
+    image_size: ImageSize = None,
+    mean: Mean = None,
+    std: Std = None,
+    class_names: ClassNames = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run that is in --out.")] = False,
+    fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first picture that fails.")] = False,
+) -> None:
+    """Explain every picture of SOURCE: rows with heatmaps in OUT/shards, pictures in OUT/overlays."""
+    from gradcam_kit.jobs import RunRequest
+    from gradcam_kit.jobs import run as run_job
+
+    request = RunRequest(
+        model=model,
+        checkpoint=checkpoint,
+        weights=weights,
+        image_size=image_size,
+        mean=_numbers("--mean", mean),
+        std=_numbers("--std", std),
+        class_names=class_names,
+        device=device,
+        dtype=dtype,
+        layers=tuple(layer or ()),
+        targets=targets,
+        batch_size=batch_size,
+        source=source,
+        out=out,
+        methods=tuple(method or ["grad-cam"]),
+        workers=workers,
+        overlays={"all": None, "none": 0}[overlays] if overlays in ("all", "none") else _count("--overlays", overlays),
+        shard_size=shard_size,
+        overwrite=overwrite,
+        fail_fast=fail_fast,
+    )
+    _finish(run_job(request, Console(stderr=True)))
+
+
+@app.command()
+def compare(
+    pictures: Annotated[list[str], typer.Argument(metavar="PICTURE...", help="Pictures; folders and globs work too.")],
+    model: Model,
+    out: Annotated[Path, typer.Option(help="The picture to write, such as methods.png.")],
+    checkpoint: Checkpoint = None,
+    weights: Weights = None,
+    method: Method = None,
+    layer: Layer = None,
+    targets: Targets = "predicted",
+    batch_size: BatchSize = 32,
+    device: Device = None,
+    dtype: Dtype = "float32",
+    image_size: ImageSize = None,
+    mean: Mean = None,
+    std: Std = None,
+    class_names: ClassNames = None,
+) -> None:
+    """Draw methods side by side, one row per picture; without --method all that need a single pass."""
+    from gradcam_kit.jobs.sheet import SheetRequest, draw_sheet
+
+    request = SheetRequest(
+        model=model,
+        checkpoint=checkpoint,
+        weights=weights,
+        image_size=image_size,
+        mean=_numbers("--mean", mean),
+        std=_numbers("--std", std),
+        class_names=class_names,
+        device=device,
+        dtype=dtype,
+        layers=tuple(layer or ()),
+        targets=targets,
+        batch_size=batch_size,
+        sources=tuple(pictures),
+        out=out,
+        methods=tuple(method or ()),
+    )
+    _finish(draw_sheet(request, Console(stderr=True)))
+
+
+@app.command()
+def layers(
+    model: Model,
+    checkpoint: Checkpoint = None,
+    weights: Weights = None,
+    image_size: ImageSize = None,
+    device: Device = None,
+) -> None:
+    """List the layers that can be explained, their shapes, and which one is chosen and why."""
+    from gradcam_kit.jobs import ModelRequest
+    from gradcam_kit.jobs.choices import candidate_layers
+
+    request = ModelRequest(model, checkpoint=checkpoint, weights=weights, image_size=image_size, device=device)
+    _show(
+        ["layer", "shape", "layout", "gradients", ""],
+        [
+            [one.name, " x ".join(map(str, one.shape)), one.layout, "yes" if one.reached else "no", one.reason]
+            for one in candidate_layers(request)
+        ],
+    )
+
+
+@app.command()
+def methods() -> None:
+    """List every method: what it needs, what it costs, its paper."""
+    from gradcam_kit.jobs.choices import described_methods
+
+    _show(["method", "needs", "cost", "paper"], described_methods())
+    _say(
+        "F = forward pass, B = backward pass from the score to the layer, R = forward pass of one masked row", err=False
+    )
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
+
+
+def _finish(summary: RunSummary) -> None:
+    """Say what became of the pictures, and leave with the exit status."""
+    for problem in summary.problems:
+        _say(f"failed: {problem}")
+    if summary.failed > len(summary.problems):
+        _say(f"failed: {summary.failed - len(summary.problems)} more")
+    done = summary.pictures - summary.failed
+    _say(f"{done} of {summary.pictures} pictures explained in {summary.seconds:.1f} s: {summary.out}", err=False)
+    raise typer.Exit(summary.exit_status)
+
+
+def _show(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    table = Table(*columns)
+    for row in rows:
+        table.add_row(*row)
+    console = Console()
+    if not console.is_terminal:
+        console.width = 240  # nothing that is piped or saved should be broken into lines
+    console.print(table)
+
+
+def _say(text: str, err: bool = True) -> None:
+    """Write a line that any terminal can show."""
+    typer.echo(text.encode("utf-8", "backslashreplace").decode(), err=err)
+
+
+def _numbers(option: str, text: str | None) -> tuple[float, ...] | None:
+    try:
+        return None if text is None else tuple(map(float, text.split(",")))
+    except ValueError:
+        raise OptionError(f"{option} is {text!r}; expected numbers such as 0.485,0.456,0.406") from None
+
+
+def _count(option: str, text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise OptionError(f"{option} is {text!r}; expected all, none or a number of pictures") from None

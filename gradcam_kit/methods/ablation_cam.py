@@ -1,0 +1,56 @@
+"""Ablation-CAM: Desai & Ramaswamy, WACV 2020, https://doi.org/10.1109/WACV45572.2020.9093360."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from gradcam_kit.methods.base import BaseCAM
+from gradcam_kit.methods.channels import check_channels, ranked_channels
+from gradcam_kit.types import Evidence, LayerCapture
+
+
+class AblationCAM(BaseCAM, name="ablation-cam"):
+    r"""Channels weighted by what the score loses without them: $w_k = (y - y_{\setminus k}) / |y|$.
+
+    $y_{\setminus k}$ is the score with channel k set to 0, at every layer. The paper divides by y, which would flip all
+    signs where y < 0; |y| is the same for y > 0. Where y = 0 the weight is the plain difference.
+
+    Args:
+        channels: ablate only so many channels of each image (an int), or this share of them (a float in (0, 1]): those
+            with the largest standard deviation over space. The others get weight 0.
+    """
+
+    needs = Evidence.REPLAY
+    cost = "F + k S"
+
+    def __init__(self, *args: Any, channels: int | float | None = None, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.channels = check_channels(channels)
+
+    def saliencies(self, layer: LayerCapture) -> Float[Tensor, "n *ms"]:
+        """All targets from the same rows."""
+        assert layer.scores is not None
+        activations = layer.activations
+        alive = (activations != 0).flatten(2).any(2)  # a channel of zeros changes nothing when it is set to 0
+        if self.channels is not None:
+            chosen = ranked_channels(layer, self.channels, "std")
+            alive = alive & torch.zeros_like(alive).scatter(1, chosen, True)
+        rows = alive.nonzero()
+        drops = activations.new_zeros((*activations.shape[:2], *layer.scores.shape[1:]))
+        if len(rows):
+            ablated = torch.cat([self._ablate(layer, chunk) for chunk in rows.split(self.batch_size)])
+            drops[rows[:, 0], rows[:, 1]] = layer.scores[rows[:, 0]] - ablated
+        scale = layer.scores.abs()
+        weights = drops / scale.where(scale > 0, 1)[:, None]
+        letters = "nk...,nkm->nm..." if weights.ndim == 3 else "nk...,nk->n..."
+        return torch.einsum(letters, activations, weights)
+
+    def _ablate(self, layer: LayerCapture, rows: Int[Tensor, "m 2"]) -> Float[Tensor, "m *targets"]:
+        whose, channel = rows.unbind(1)
+        changed = layer.activations.index_select(0, whose)
+        changed[torch.arange(len(rows), device=rows.device), channel] = 0
+        return layer.replay(changed, whose)

@@ -1,0 +1,52 @@
+"""Channels one by one: which are used, and the rows of a batch in which each is changed."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from gradcam_kit.errors import OptionError
+from gradcam_kit.functional import spatial_mean
+from gradcam_kit.methods.base import gradients_of
+from gradcam_kit.types import LayerCapture
+
+Ranking = Literal["std", "gradient"]
+
+
+def check_channels(channels: Any) -> int | float | None:
+    """Return `channels`, or raise OptionError: None, a positive int, or a share in (0, 1]."""
+    most = 1 if isinstance(channels, float) else channels
+    if channels is not None and (
+        isinstance(channels, bool) or not isinstance(channels, int | float) or not 0 < channels <= most
+    ):
+        raise OptionError(f"channels is {channels!r}; expected None, a positive int, or a share in (0, 1]")
+    return channels
+
+
+def ranked_channels(layer: LayerCapture, channels: int | float, ranking: Ranking) -> Int[Tensor, "n r"]:
+    """The channels to keep, best first: so many (int) or this share of them (float), exactly.
+
+    Args:
+        layer: activations, and gradients where the ranking needs them.
+        channels: how many.
+        ranking: by standard deviation over space ("std") or by mean gradient ("gradient").
+    """
+    total = layer.activations.shape[1]
+    count = max(1, round(channels * total)) if isinstance(channels, float) else channels
+    if count > total:
+        raise OptionError(f"channels is {count}, but layer {layer.layer!r} has {total}")
+    if ranking == "gradient":
+        rank = spatial_mean(gradients_of(layer)).flatten(1)
+    else:
+        rank = layer.activations.flatten(2).std(2, correction=0)
+    return rank.topk(count, dim=1).indices
+
+
+def take_channels(
+    activations: Float[Tensor, "n k *s"], channels: Int[Tensor, "n r"]
+) -> Float[Tensor, "n r *s"]:
+    """The activations of these channels of each sample."""
+    positions = activations.shape[2:]
+    return activations.gather(1, channels.view(*channels.shape, *(1 for _ in positions)).expand(-1, -1, *positions))

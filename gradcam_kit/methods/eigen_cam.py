@@ -1,0 +1,34 @@
+"""Eigen-CAM: Muhammad & Yeasin, IJCNN 2020, https://arxiv.org/abs/2008.00299."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
+
+from gradcam_kit.methods.base import BaseCAM
+from gradcam_kit.methods.components import first_component
+from gradcam_kit.types import Evidence, LayerCapture
+
+
+class EigenCAM(BaseCAM, name="eigen-cam"):
+    """The first principal component of the activations; the same for every class.
+
+    It shows what varies, not what the model learned: maps of networks trained on random labels look alike.
+
+    Args:
+        center: subtract each channel's mean first (the paper does not; pytorch-grad-cam does).
+    """
+
+    needs = Evidence.NONE
+    class_agnostic = True
+    cost = "F + eigenproblem"
+
+    def __init__(self, *args: Any, center: bool = False, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.center = center
+
+    def saliency(self, layer: LayerCapture) -> Float[Tensor, "n *s"]:
+        """A v_1, with a fixed sign."""
+        return first_component(layer.activations, self.center)

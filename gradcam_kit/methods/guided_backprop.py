@@ -1,0 +1,26 @@
+"""Guided backpropagation: Springenberg et al., ICLR workshop 2015, https://arxiv.org/abs/1412.6806."""
+
+from __future__ import annotations
+
+from jaxtyping import Float
+from torch import Tensor
+
+from gradcam_kit.methods.base import BaseCAM
+from gradcam_kit.types import Evidence, LayerCapture, LayerChoice
+
+
+class GuidedBackprop(BaseCAM, name="guided-backprop"):
+    """The gradient at the input, with negative gradients dropped at every ReLU, summed over the input channels.
+
+    For ReLU networks only. It shows edges rather than what the model learned: it fails the sanity checks of Adebayo et
+    al. (NeurIPS 2018). `target_layers` is not used.
+    """
+
+    needs = Evidence.GUIDED
+    layer_choice = LayerChoice.INPUT
+    cost = "F + B to the input"
+
+    def saliency(self, layer: LayerCapture) -> Float[Tensor, "n *t"]:
+        """Sum over the input channels."""
+        assert layer.guided_gradients is not None
+        return layer.guided_gradients.sum(dim=1)

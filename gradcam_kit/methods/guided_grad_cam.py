@@ -1,0 +1,28 @@
+"""Guided Grad-CAM: Selvaraju et al., ICCV 2017, https://arxiv.org/abs/1610.02391."""
+
+from __future__ import annotations
+
+from jaxtyping import Float
+from torch import Tensor
+
+from gradcam_kit.functional import upsample, weighted_sum
+from gradcam_kit.methods.base import BaseCAM, gradients_of
+from gradcam_kit.methods.grad_cam import grad_cam_weights
+from gradcam_kit.types import Evidence, LayerCapture
+
+
+class GuidedGradCAM(BaseCAM, name="guided-grad-cam"):
+    """Guided backpropagation where Grad-CAM is positive: their product at the size of the input, summed over channels.
+
+    For ReLU networks only; as sharp, and as blind to what was learned, as guided backpropagation.
+    """
+
+    needs = Evidence.GRADIENTS | Evidence.GUIDED
+    cost = "F + 2 B to the input"
+
+    def saliency(self, layer: LayerCapture) -> Float[Tensor, "n *t"]:
+        """Guided gradients times the upsampled positive part of Grad-CAM."""
+        assert layer.guided_gradients is not None
+        coarse = weighted_sum(layer.activations, grad_cam_weights(gradients_of(layer))).clamp(min=0)
+        guided = layer.guided_gradients
+        return (guided * upsample(coarse, guided.shape[2:])[:, None]).sum(dim=1)

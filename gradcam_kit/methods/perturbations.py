@@ -1,0 +1,33 @@
+"""Changed inputs that several methods share: noise with one draw for all samples, and probes of many copies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from gradcam_kit.types import LayerCapture
+
+
+def gaussian_noise(draws: int, images: Float[Tensor, "n c *t"], seed: int) -> Float[Tensor, "draws c *t"]:
+    """Standard normal noise for one image, shared by the batch, so that a batch equals one by one.
+
+    Drawn on the host from its own generator: the same on every device, and the global random state is untouched.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn(draws, *images.shape[1:], generator=generator)
+    return noise.to(images.device, images.dtype, non_blocking=True)
+
+
+def probe_targets(
+    layer: LayerCapture, copies: Sequence[Float[Tensor, "n c *t"]]
+) -> tuple[Float[Tensor, "copies n k *s"], list[Float[Tensor, "copies n k *s"]]]:
+    """Activations of several copies of the batch, and for each target their gradients."""
+    n = len(layer.images)
+    index = torch.arange(n, device=layer.images.device)
+    activations, gradients = layer.probe(torch.cat(list(copies)), index.repeat(len(copies)))
+    activations, gradients = activations.unflatten(0, (len(copies), n)), gradients.unflatten(0, (len(copies), n))
+    several = layer.scores is not None and layer.scores.ndim == 2
+    return activations, list(gradients.unbind(2)) if several else [gradients]

@@ -1,0 +1,35 @@
+"""Random-CAM: random channel weights, the control that every comparison needs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from gradcam_kit.methods.base import BaseCAM
+from gradcam_kit.types import Evidence, LayerCapture
+
+
+class RandomCAM(BaseCAM, name="random-cam"):
+    """Channels weighted by one draw of U(-1, 1) that all samples share; the same for every class.
+
+    Args:
+        seed: of the draw, which is made on the host so that every device gets the same weights.
+    """
+
+    needs = Evidence.NONE
+    class_agnostic = True
+    cost = "F"
+
+    def __init__(self, *args: Any, seed: int = 0, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.seed = seed
+
+    def weights(self, layer: LayerCapture) -> Float[Tensor, "n k *one"]:
+        """The draw."""
+        n, k, *positions = layer.activations.shape
+        drawn = 2 * torch.rand(k, generator=torch.Generator().manual_seed(self.seed)) - 1
+        drawn = drawn.to(layer.activations.device, layer.activations.dtype, non_blocking=True)
+        return drawn.view(1, k, *(1 for _ in positions)).expand(n, -1, *(1 for _ in positions))

@@ -1,0 +1,71 @@
+"""Recipro-CAM: Byun & Lee, CVPR Workshops 2024, https://arxiv.org/abs/2209.14074."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, get_args
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from gradcam_kit.errors import OptionError
+from gradcam_kit.methods.base import BaseCAM, one_of
+from gradcam_kit.types import Evidence, LayerCapture
+
+Mode = Literal["mask", "spread"]
+
+
+def window_weights(positions: torch.Size, window: int, like: Tensor) -> Float[Tensor, "z z"]:
+    """For each kept position p (row), the weight of every position q: 1 at p, or a Gaussian window of 3 around it.
+
+    The window is 1/4, 1/2, 1/4 along each axis, so 1/16, 1/8, 1/4 in two dimensions; beyond the border it is cut.
+    """
+    weights = like.new_ones(1, 1)
+    for size in positions:
+        distance = torch.arange(size, device=like.device)[:, None] - torch.arange(size, device=like.device)
+        axis = (distance == 0).to(like.dtype)
+        if window == 3:
+            axis = axis / 2 + (distance.abs() == 1).to(like.dtype) / 4
+        weights = torch.kron(weights, axis)
+    return weights
+
+
+class ReciproCAM(BaseCAM, name="recipro-cam"):
+    r"""Each position by the score that it gives alone: $S_{ij} = y(A \odot m_{ij})$, saliency $S - \min S$.
+
+    All classes come from the same rows. The released code scores softmax probabilities: pass `ClassProbability`.
+
+    Args:
+        window: positions kept along each axis: 1, or 3 with Gaussian weights.
+        mode: for window 3, "mask" weighs the activations around the position, "spread" puts the position's own
+            activation at its neighbors (the released code). Which the paper means could not be confirmed.
+    """
+
+    needs = Evidence.REPLAY
+    cost = "F + Z S"
+
+    def __init__(self, *args: Any, window: int = 1, mode: Mode = "mask", **options: Any) -> None:
+        super().__init__(*args, **options)
+        if window not in (1, 3):
+            raise OptionError(f"window is {window!r}; expected 1 or 3")
+        self.window = window
+        self.mode: Mode = one_of("mode", mode, get_args(Mode))
+
+    def saliencies(self, layer: LayerCapture) -> Float[Tensor, "n *ms"]:
+        """Scores of all positions, with the smallest of each map subtracted."""
+        activations = layer.activations
+        n, positions = len(activations), activations.shape[2:]
+        weights = window_weights(positions, self.window, activations)
+        rows = torch.arange(n * len(weights), device=activations.device)
+        scores = torch.cat([self._keep(layer, weights, chunk) for chunk in rows.split(self.batch_size)])
+        maps = scores.unflatten(0, (n, len(weights))).movedim(1, -1)
+        return (maps - maps.amin(-1, keepdim=True)).unflatten(-1, positions)
+
+    def _keep(self, layer: LayerCapture, weights: Tensor, rows: Tensor) -> Float[Tensor, "m *targets"]:
+        whose, kept = rows // len(weights), rows % len(weights)
+        flat = layer.activations.flatten(2)
+        if self.mode == "mask":
+            changed = flat[whose] * weights[kept][:, None]
+        else:
+            changed = flat[whose, :, kept][:, :, None] * weights[kept][:, None]
+        return layer.replay(changed.unflatten(2, layer.activations.shape[2:]), whose)

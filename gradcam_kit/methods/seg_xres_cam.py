@@ -1,0 +1,52 @@
+"""Seg-XRes-CAM: Hasany et al., CVPR Workshops 2023."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, get_args
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+
+from gradcam_kit.errors import OptionError
+from gradcam_kit.methods.base import BaseCAM, gradients_of, one_of
+from gradcam_kit.types import LayerCapture
+
+Pool = Literal["mean", "max"]
+_MEAN = {1: functional.avg_pool1d, 2: functional.avg_pool2d, 3: functional.avg_pool3d}
+_MAX = {1: functional.max_pool1d, 2: functional.max_pool2d, 3: functional.max_pool3d}
+
+
+def pool_blocks(gradients: Float[Tensor, "n k *s"], window: int, pool: Pool = "mean") -> Float[Tensor, "n k *s"]:
+    """Replace each value by the mean or maximum of its block of `window` positions along every axis.
+
+    A ragged last block counts only the positions that exist.
+    """
+    axes = gradients.ndim - 2
+    # In ceil mode a ragged last block is averaged over the positions that exist.
+    pooled = (_MEAN if pool == "mean" else _MAX)[axes](gradients, min(window, max(gradients.shape[2:])), ceil_mode=True)
+    for axis in range(2, gradients.ndim):
+        blocks = torch.arange(gradients.shape[axis], device=gradients.device) // window
+        pooled = pooled.index_select(axis, blocks)
+    return pooled
+
+
+class SegXResCAM(BaseCAM, name="seg-xres-cam"):
+    """Gradients pooled in blocks, then multiplied with the activations: between HiResCAM and Grad-CAM.
+
+    Args:
+        pool_window: positions per block along each axis; 1 is HiResCAM, all positions with "mean" is Grad-CAM.
+        pool: "mean" or "max". The paper's defaults could not be confirmed.
+    """
+
+    def __init__(self, *args: Any, pool_window: int = 2, pool: Pool = "mean", **options: Any) -> None:
+        super().__init__(*args, **options)
+        if isinstance(pool_window, bool) or not isinstance(pool_window, int) or pool_window < 1:
+            raise OptionError(f"pool_window is {pool_window!r}; expected a positive int")
+        self.pool_window = pool_window
+        self.pool: Pool = one_of("pool", pool, get_args(Pool))
+
+    def weights(self, layer: LayerCapture) -> Float[Tensor, "n k *s"]:
+        """The pooled gradients."""
+        return pool_blocks(gradients_of(layer), self.pool_window, self.pool)

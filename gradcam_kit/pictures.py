@@ -1,0 +1,197 @@
+"""Pictures: every layout and kind becomes uint8 RGB in one place; files are read upright and written by suffix."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from os import PathLike
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from jaxtyping import Float, Shaped, UInt8
+from PIL import Image, ImageFile, ImageOps
+from torch import Tensor
+
+from gradcam_kit.errors import InputError, PictureError, ShapeError
+
+Array = Shaped[np.ndarray, "..."] | Tensor
+"""Values of a picture or a heatmap: uint8 in 0..255 or floating point in [0, 1]; on any device."""
+
+Picture = Array | Image.Image
+"""One picture: `(h, w)`, `(h, w, c)` or `(c, h, w)` with 1, 3 or 4 channels, or a PIL image of any mode."""
+
+RGB = UInt8[np.ndarray, "h w 3"]
+
+_JPEG_QUALITY, _JPEG_SUFFIXES = 92, (".jpg", ".jpeg")
+_CHANNELS = (3, 1, 4)  # in the order in which an axis is taken for the channels
+
+
+def rgb_picture(picture: Picture) -> RGB:
+    """Turn one picture into uint8 RGB, which may share the memory of the picture; see `rgb_pictures` for the rules.
+
+    Raises:
+        ShapeError: several pictures, or no axis of 1, 3 or 4 channels.
+        InputError: neither array, tensor nor PIL image, or values that are neither uint8 nor floating point.
+        PictureError: values that are NaN or outside of [0, 1], or a mode that has no known way to RGB.
+    """
+    return np.ascontiguousarray(rgb_pictures(batch_of_one(picture))[0].cpu().numpy())
+
+
+def batch_of_one(picture: Picture) -> Tensor:
+    """Give one picture a batch axis, which tells `rgb_pictures` that a leading 1 or 3 is channels and not pictures."""
+    values = tensor_of(_unpacked(picture) if isinstance(picture, Image.Image) else picture, "a picture")
+    if values.ndim not in (2, 3):
+        raise ShapeError(
+            f"one picture has the shape (h, w), (h, w, c) or (c, h, w), not {tuple(values.shape)}; "
+            "index the batch for one of its pictures, or call overlays() for all of them"
+        )
+    return values[None]
+
+
+def rgb_pictures(pictures: Array) -> UInt8[Tensor, "n h w 3"]:
+    """Turn a batch of pictures into uint8 RGB, on the device on which it is.
+
+    Args:
+        pictures: `(n, h, w)`, `(n, h, w, c)` or `(n, c, h, w)`. The channels are the last or the first axis of a
+            picture, whichever has size 3, else 1, else 4; the last if both do, so `(3, h, 3)` is `(h, w, c)`. A
+            fourth channel is opacity and is dropped: the color under it is what a model sees. Floating point is
+            rounded to the nearest of the 256 levels.
+
+    Raises:
+        ShapeError: no axis of 1, 3 or 4 channels, or no pixels.
+        InputError: neither array nor tensor, or values that are neither uint8 nor floating point.
+        PictureError: values that are NaN or outside of [0, 1].
+    """
+    values = tensor_of(pictures, "pictures")
+    if gray := values.ndim == 3:
+        values = values[..., None]
+    shape = tuple(values.shape[1:])
+    if values.ndim != 4 or 0 in shape:
+        raise ShapeError(
+            f"expected pictures of shape (n, h, w), (n, h, w, c) or (n, c, h, w), got {tuple(values.shape)}"
+        )
+    axes = (3,) if gray else (3, 1)
+    axis = next((axis for size in _CHANNELS for axis in axes if values.shape[axis] == size), None)
+    if axis is None:
+        raise ShapeError(
+            f"a picture of shape {shape} has no axis for the channels: expected 3 (RGB), 1 (gray) or 4 (RGBA) first or "
+            "last; index the picture if there are more"
+        )
+    values = values.movedim(axis, 3)[..., :3]
+    if values.dtype != torch.uint8:
+        values = levels_of(values, "a picture").round().to(torch.uint8)
+    return values.expand(-1, -1, -1, 3)
+
+
+def tensor_of(values: Array, what: str) -> Tensor:
+    """View an array as a tensor, as uint8 or floating point; `what` names it in errors.
+
+    Raises:
+        InputError: neither array nor tensor, or values that are neither uint8 nor floating point.
+    """
+    if not isinstance(values, np.ndarray | Tensor):
+        raise InputError(f"{what} cannot be a {type(values).__name__}; expected a NumPy array or a tensor")
+    if isinstance(values, np.ndarray):
+        if values.dtype.kind == "f":
+            values = values.astype(np.float32, copy=False)
+        if values.dtype in (np.uint8, np.float32):
+            # Tensors share memory only with writable arrays of positive strides.
+            return torch.from_numpy(np.require(values, requirements=["C", "W"]))
+    elif values.dtype == torch.uint8 or values.is_floating_point():
+        return values.detach()
+    remedy = "divide 16 bit by 65535" if str(values.dtype).endswith("uint16") else "cast levels to uint8"
+    raise InputError(f"{what} cannot be {values.dtype}; expected uint8 in 0..255 or floats in [0, 1]: {remedy}")
+
+
+def levels_of(values: Tensor, what: str) -> Float[Tensor, "*shape"]:
+    """Scale to the levels 0 to 255 of uint8 in float32, not rounded, in memory of its own.
+
+    Raises:
+        PictureError: floating point that is NaN or outside of [0, 1] by more than half a level.
+    """
+    if values.dtype == torch.uint8:
+        return values.float()
+    levels = values.float() * 255
+    if levels.numel():
+        lowest, highest = torch.stack(levels.aminmax()).tolist()
+        if not (lowest >= -0.5 and highest <= 255.5):  # false for NaN too
+            found = "NaN" if lowest != lowest else f"values from {lowest / 255:.4g} to {highest / 255:.4g}"
+            raise PictureError(
+                f"{what} holds {found}; floats must be in [0, 1]: divide by 255, or undo the model's normalization"
+            )
+    return levels.clamp_(0, 255)
+
+
+def _unpacked(image: Image.Image) -> Shaped[np.ndarray, "h w *c"]:
+    """Take the values of a PIL image: RGB for all modes but gray ones of more than 8 bits, which PIL would clip."""
+    if image.mode == "F":
+        return np.asarray(image)
+    if image.mode.startswith("I"):  # PIL gives 16-bit files as I or I;16
+        values = np.asarray(image)
+        if values.min() < 0 or values.max() > 65535:
+            raise PictureError(
+                f"a picture of mode {image.mode} holds values from {values.min()} to {values.max()}; expected 16 bit, "
+                "0 to 65535: scale it to uint8"
+            )
+        return (values >> 8).astype(np.uint8)  # the high byte, which PIL takes for 16-bit colors too
+    if image.mode in ("P", "PA", "La"):
+        image = image.convert("LA" if image.mode == "La" else "RGBA")
+    try:
+        return np.array(image.convert("RGB"))
+    except ValueError as error:
+        raise PictureError(f"a picture of mode {image.mode} cannot become RGB: {error}; convert it first") from error
+
+
+def read_picture(path: str | PathLike[str]) -> RGB:
+    """Read a picture file whole, upright (EXIF), as RGB; of several frames the first.
+
+    16 bit is scaled to 8, opacity is dropped, gray, palettes and CMYK become RGB.
+
+    Raises:
+        PictureError: no such file, not a picture, or cut short.
+    """
+    try:
+        with _truncation_refused(), Image.open(path) as image:
+            ImageOps.exif_transpose(image, in_place=True)
+            return rgb_picture(image)
+    except Exception as error:  # decoders of damaged files raise anything
+        reason = str(error) if isinstance(error, PictureError) else f"{type(error).__name__}: {error}"
+        raise PictureError(f"cannot read the picture {str(path)!r}: {reason}") from error
+
+
+@contextmanager
+def _truncation_refused() -> Iterator[None]:
+    """Refuse files cut short, also where other code has told PIL to fill them up with gray."""
+    tolerated = ImageFile.LOAD_TRUNCATED_IMAGES
+    if tolerated:
+        ImageFile.LOAD_TRUNCATED_IMAGES = False
+    try:
+        yield
+    finally:
+        if tolerated:
+            ImageFile.LOAD_TRUNCATED_IMAGES = True
+
+
+def write_picture(path: str | PathLike[str], picture: Picture) -> None:
+    """Write a picture in the format that the suffix of the path names; JPEG with quality 92.
+
+    Raises:
+        PictureError: a suffix without a format, or a place that cannot be written to.
+    """
+    path = Path(path)
+    bgr = cv2.cvtColor(rgb_picture(picture), cv2.COLOR_RGB2BGR)
+    options = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY] if path.suffix.lower() in _JPEG_SUFFIXES else []
+    try:
+        # Encoding in memory leaves the path to Python, which takes every name on every system.
+        done, encoded = cv2.imencode(path.suffix, bgr, options)
+    except (cv2.error, UnicodeError) as error:
+        known = "use .jpg, .png, .webp or .tif"
+        raise PictureError(f"cannot write {str(path)!r}: no format for the suffix {path.suffix!r}; {known}") from error
+    if not done:
+        raise PictureError(f"cannot write {str(path)!r}: {path.suffix} cannot hold a picture of shape {bgr.shape}")
+    try:
+        path.write_bytes(encoded.tobytes())
+    except OSError as error:
+        raise PictureError(f"cannot write {str(path)!r}: {error.strerror}") from error

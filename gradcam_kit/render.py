@@ -1,0 +1,263 @@
+"""Heatmaps on pictures, uint8 RGB out: colors, overlays, contact sheets. Brightness is never rescaled."""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from itertools import accumulate
+from typing import Any, SupportsFloat
+
+import cv2
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from gradcam_kit.errors import OptionError, ShapeError, UnknownNameError, did_you_mean
+from gradcam_kit.functional import upsample
+from gradcam_kit.pictures import RGB, Array, Picture, batch_of_one, levels_of, rgb_picture, rgb_pictures, tensor_of
+
+_PREFIX = "COLORMAP_"
+
+COLORMAPS: tuple[str, ...] = tuple(name[len(_PREFIX) :].lower() for name in dir(cv2) if name.startswith(_PREFIX))
+"""Names of all colormaps of OpenCV."""
+
+Row = Iterable[Picture | None]
+"""Pictures of one row of a contact sheet; None leaves a cell empty."""
+
+_INK, _GRAY, _WHITE = (24, 24, 24), (90, 90, 90), (255, 255, 255)
+_SPELLED = str.maketrans({"→": "->", "←": "<-", "×": "x", "−": "-", "–": "-", "—": "-", "≤": "<=", "≥": ">="})
+
+
+@lru_cache
+def colormap_table(name: str) -> UInt8[np.ndarray, "256 3"]:
+    """The RGB colors of the levels 0 to 255; read-only.
+
+    Raises:
+        UnknownNameError: not one of `COLORMAPS`.
+    """
+    if name not in COLORMAPS:
+        nearest = did_you_mean(str(name).lower(), COLORMAPS)
+        raise UnknownNameError(f"no colormap {name!r}{nearest or '; known are ' + ', '.join(COLORMAPS)}")
+    levels = np.arange(256, dtype=np.uint8)[:, None]
+    bgr = cv2.applyColorMap(levels, getattr(cv2, _PREFIX + name.upper()))
+    table = np.ascontiguousarray(bgr[:, 0, ::-1])
+    table.flags.writeable = False
+    return table
+
+
+def colorize(heatmaps: Array, colormap: str = "jet") -> UInt8[np.ndarray, "*n h w 3"]:
+    """Color heatmaps, without a picture and in their own size: the nearest of 256 colors for each value.
+
+    Args:
+        heatmaps: `(h, w)` or `(n, h, w)`, in [0, 1] or uint8.
+        colormap: one of `COLORMAPS`.
+
+    Raises:
+        UnknownNameError, InputError, PictureError: see `overlay`.
+    """
+    levels = levels_of(tensor_of(heatmaps, "a heatmap"), "a heatmap")
+    return _looked_up(_table(colormap, levels), levels).cpu().numpy()
+
+
+def overlay(picture: Picture, heatmap: Array, *, colormap: str = "jet", alpha: SupportsFloat = 0.5) -> RGB:
+    """Lay a heatmap on a picture: $(1 - alpha) picture + alpha colors$, rounded to the nearest level.
+
+    Args:
+        picture: `(h, w)`, `(h, w, c)` or `(c, h, w)` with 1, 3 or 4 channels, uint8 or floating point in [0, 1], as
+            array, tensor or PIL image. The channels are the last or the first axis, whichever has size 3, else 1,
+            else 4; the last if both do. Opacity is dropped.
+        heatmap: `(h, w)` of any size, resized linearly to the picture; floating point in [0, 1], or uint8, which is
+            255 times as much.
+        colormap: one of `COLORMAPS`.
+        alpha: share of the colors, in [0, 1]: 0 gives the picture, 1 the colors.
+
+    Raises:
+        ShapeError: several pictures or heatmaps (`overlays` takes them), or no axis of 1, 3 or 4 channels.
+        InputError: values that are neither uint8 nor floating point.
+        PictureError: values that are NaN or outside of [0, 1].
+        OptionError: `alpha` outside of [0, 1].
+        UnknownNameError: a colormap that does not exist.
+    """
+    values = tensor_of(heatmap, "a heatmap")
+    if values.ndim != 2:
+        raise ShapeError(
+            f"one heatmap has the shape (h, w), not {tuple(values.shape)}; index it, or call overlays() for several"
+        )
+    return np.asarray(overlays(batch_of_one(picture), values[None], colormap=colormap, alpha=alpha)[0])
+
+
+def overlays(
+    pictures: Array, heatmaps: Array, *, colormap: str = "jet", alpha: SupportsFloat = 0.5
+) -> UInt8[np.ndarray, "n h w 3"]:
+    """Lay each heatmap on its picture, on the device of the heatmaps; the finished bytes are copied from it once.
+
+    Args:
+        pictures: `(n, h, w)`, `(n, h, w, c)` or `(n, c, h, w)`; layouts and values as in `overlay`.
+        heatmaps: `(n, *any size)`; values as in `overlay`.
+        colormap: one of `COLORMAPS`.
+        alpha: share of the colors, in [0, 1].
+
+    Returns:
+        The bytes that `overlay` gives for each pair.
+
+    Raises:
+        ShapeError, InputError, PictureError, OptionError, UnknownNameError: as `overlay`, and for unequal numbers.
+    """
+    share = float(alpha)
+    if not 0 <= share <= 1:
+        raise OptionError(f"alpha is {alpha}; expected the share of the colors, from 0 (the picture) to 1 (the colors)")
+    levels = levels_of(tensor_of(heatmaps, "heatmaps"), "a heatmap")
+    if levels.ndim != 3 or 0 in levels.shape[1:]:
+        raise ShapeError(
+            f"expected heatmaps of shape (n, h, w), got {tuple(levels.shape)}; index or flatten other axes"
+        )
+    rgb = rgb_pictures(pictures).to(levels.device)
+    if len(rgb) != len(levels):
+        raise ShapeError(f"{len(rgb)} pictures and {len(levels)} heatmaps; expected one heatmap for each picture")
+    colors = _looked_up(_table(colormap, levels).float() * share, upsample(levels, rgb.shape[1:3]))
+    # Products and sum are separate operations: a fused one would round differently on some devices.
+    return colors.add_(rgb.float().mul_(1 - share)).round_().to(torch.uint8).cpu().numpy()
+
+
+def _table(colormap: str, like: Tensor) -> UInt8[Tensor, "256 3"]:
+    return torch.tensor(colormap_table(colormap), device=like.device)
+
+
+def _looked_up(table: Tensor, levels: Float[Tensor, "*s"]) -> Tensor:
+    return table.index_select(0, levels.round().int().flatten()).view(*levels.shape, 3)
+
+
+def contact_sheet(
+    pictures: Iterable[Row] | Row,
+    *,
+    columns: int | None = None,
+    titles: Sequence[str] | Sequence[Sequence[str]] | None = None,
+    column_titles: Sequence[str] | None = None,
+    row_titles: Sequence[str] | None = None,
+    cell_size: int = 224,
+    margin: int = 12,
+    font_size: int = 15,
+) -> RGB:
+    """Arrange pictures in a grid on white, each shrunk or enlarged to its cell in its own proportions.
+
+    Args:
+        pictures: rows of pictures, or pictures in one row or filled into `columns`; None leaves a cell empty. A batch
+            `(n, ...)` with four axes counts as a row.
+        columns: pictures in a row, for pictures that do not come in rows.
+        titles: one above each picture, nested as the pictures are.
+        column_titles: one above each column.
+        row_titles: one to the left of each row.
+        cell_size: width and largest height of a picture, in pixels; a row is as high as its highest picture.
+        margin: white between and around the cells, in pixels.
+        font_size: height of the letters, in pixels. Texts too long are shortened with an ellipsis; letters that the
+            font lacks lose their accents or become question marks.
+
+    Raises:
+        ShapeError: no pictures, or titles whose number differs from what they name.
+        OptionError: `columns` for pictures that come in rows, or sizes below 1.
+        InputError, PictureError, ShapeError: a picture that cannot be drawn, see `overlay`.
+    """
+    if min(cell_size, font_size, 1 if columns is None else columns) < 1 or margin < 0:
+        raise OptionError(
+            f"{cell_size=}, {font_size=}, {columns=}, {margin=}; expected at least 1, and at least 0 for the margin"
+        )
+    entries: list[Any] = list(pictures)
+    nested = any(isinstance(entry, Sequence) or getattr(entry, "ndim", 0) == 4 for entry in entries)
+    if nested and columns is not None:
+        raise OptionError(
+            f"{columns=} for pictures that come in rows; leave it out, or give the pictures as a flat list"
+        )
+    columns = columns or len(entries) or 1
+    rows = _rows(entries, columns, nested)
+    width = max(map(len, rows), default=0)
+    if width == 0:
+        raise ShapeError("no pictures for the contact sheet; expected at least one")
+    _require_one_each("rows of titles" if nested else "titles", titles, len(entries))
+    _require_one_each("column_titles", column_titles, width)
+    _require_one_each("row_titles", row_titles, len(rows))
+    names = None if titles is None else _rows(list(titles), columns, nested)
+    for i, row in enumerate(rows):
+        _require_one_each(f"titles in row {i}", names and names[i], len(row))
+
+    cells = [[None if picture is None else _fitted(rgb_picture(picture), cell_size) for picture in row] for row in rows]
+    heights = [max((len(cell) for cell in row if cell is not None), default=cell_size) for row in cells]
+    writer = _Writer(font_size)
+    band = writer.line if titles is not None else 0
+    widest = max(cell_size, 12 * font_size)
+    left = margin + min(widest, max(map(writer.width, row_titles))) if row_titles is not None else 0
+    top = writer.line if column_titles is not None else 0
+    step = cell_size + margin
+    tops = list(accumulate((band + height + margin for height in heights), initial=margin + top))
+    sheet = Image.new("RGB", (margin + left + width * step, tops[-1]), _WHITE)
+    draw = ImageDraw.Draw(sheet)
+
+    for j, title in enumerate(column_titles or ()):
+        center = margin + left + j * step + cell_size // 2
+        writer.write(draw, title, (center, margin + writer.line // 2), cell_size, _INK, "mm")
+    for i, row in enumerate(cells):
+        y = tops[i] + band
+        if row_titles is not None:
+            writer.write(draw, row_titles[i], (left, y + heights[i] // 2), left - margin, _INK, "rm")
+        for j, cell in enumerate(row):
+            x = margin + left + j * step
+            if names is not None:
+                writer.write(draw, names[i][j], (x + cell_size // 2, y - band // 2), cell_size, _GRAY, "mm")
+            if cell is not None:
+                offset = ((cell_size - cell.shape[1]) // 2, (heights[i] - cell.shape[0]) // 2)
+                sheet.paste(Image.fromarray(cell), (x + offset[0], y + offset[1]))
+    return np.array(sheet)
+
+
+def _rows(entries: list[Any], columns: int, nested: bool) -> list[list[Any]]:
+    if nested:
+        return [list(row) for row in entries]
+    return [entries[start : start + columns] for start in range(0, len(entries), columns)]
+
+
+def _require_one_each(what: str, titles: Sequence[Any] | None, expected: int) -> None:
+    if titles is not None and len(titles) != expected:
+        raise ShapeError(f"{len(titles)} {what} where {expected} are needed: one for each")
+
+
+def _fitted(rgb: RGB, size: int) -> UInt8[np.ndarray, "height width 3"]:
+    """Scale to the largest size that fits into a square."""
+    height, width = rgb.shape[:2]
+    scale = size / max(height, width)
+    wanted = max(1, round(width * scale)), max(1, round(height * scale))
+    return cv2.resize(rgb, wanted, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
+
+
+class _Writer:
+    """Writes single lines with the font that comes with PIL."""
+
+    def __init__(self, size: int) -> None:
+        self.font = ImageFont.load_default(size)
+        self.line = round(1.6 * size)
+        self.unknown = bytes(self.font.getmask("\uffff"))
+
+    def printable(self, text: str) -> str:
+        """Keep what the font has; spell out the rest, without accents or as question marks."""
+        known = unicodedata.normalize("NFD", " ".join(text.split()).translate(_SPELLED))
+        return "".join(
+            letter if letter == " " or bytes(self.font.getmask(letter)) != self.unknown else "?"
+            for letter in known
+            if not unicodedata.combining(letter)
+        )
+
+    def width(self, text: str) -> int:
+        """Pixels that the whole text takes."""
+        return math.ceil(self.font.getlength(self.printable(text)))
+
+    def write(
+        self, draw: ImageDraw.ImageDraw, text: str, at: tuple[int, int], width: int, color: Any, anchor: str
+    ) -> None:
+        """Write at most `width` pixels."""
+        text = shown = self.printable(text[: 2 * width])  # no letter is half a pixel wide
+        while shown and self.font.getlength(shown) > width:
+            text = text[:-1]
+            shown = text.rstrip() + "…" if text else ""
+        draw.text(at, shown, fill=color, font=self.font, anchor=anchor)

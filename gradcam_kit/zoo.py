@@ -1,0 +1,173 @@
+"""Models by name from torchvision, timm and Hugging Face, with the transforms and class names that belong to them."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from gradcam_kit.errors import CheckpointError, MissingExtraError, UnknownNameError, did_you_mean
+from gradcam_kit.transforms import (
+    IMAGENET,
+    CallableTransform,
+    Picture,
+    PictureTransform,
+    Transform,
+    from_hugging_face,
+    from_timm,
+    from_torchvision,
+)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A model with what belongs to it.
+
+    Attributes:
+        transform_source: where the transform comes from.
+        weights: where the weights come from; "random" when from nowhere.
+    """
+
+    model: nn.Module
+    transform: Transform
+    transform_source: str
+    class_names: tuple[str, ...] | None
+    weights: str
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What a loader may need to know; it takes what it can use."""
+
+    weights: str | None
+    image_size: int | None
+    classes: dict[str, int]
+    """`num_classes`, if the caller said how many there are."""
+
+
+def torchvision_model(name: str, wishes: Wishes) -> Parts:
+    """A classifier of torchvision: with named weights, their preset and categories, else random and for ImageNet.
+
+    Raises:
+        UnknownNameError: no such classifier or weights.
+        CheckpointError: weights that cannot be downloaded.
+    """
+    from torchvision import models
+
+    known = models.list_models(module=models)
+    if name not in known:
+        raise UnknownNameError(f"torchvision has no picture classifier {name!r}{did_you_mean(name, known)}")
+    if wishes.weights is None:
+        return Parts(models.get_model(name, **wishes.classes), IMAGENET, "ImageNet defaults", None, "random")
+    available = models.get_model_weights(name)
+    wanted = wishes.weights.rpartition(".")[2]
+    if wanted not in available.__members__:
+        hint = ", ".join(available.__members__)
+        raise UnknownNameError(f"torchvision has no weights {wishes.weights!r} for {name}; it has {hint}")
+    entry = available[wanted]
+    with _download(f"torchvision's weights {entry.name} of {name}"):
+        model = models.get_model(name, weights=entry)
+    transform = from_torchvision(entry.transforms())
+    return Parts(model, transform, f"the preset of {entry}", tuple(entry.meta["categories"]), entry.name)
+
+
+def timm_model(name: str, wishes: Wishes) -> Parts:
+    """A model of timm with its data config; `DEFAULT` weights are those of its default tag.
+
+    Raises:
+        UnknownNameError: no such model or tag.
+        MissingExtraError: timm is not installed.
+        CheckpointError: weights that cannot be downloaded.
+    """
+    timm = _require("timm")
+    if not timm.is_model(name):
+        raise UnknownNameError(f"timm has no model {name!r}{did_you_mean(name, timm.list_models())}")
+    pretrained = wishes.weights is not None
+    if pretrained and wishes.weights != "DEFAULT":
+        tags = [entry.partition(".")[2] for entry in timm.list_pretrained(name.partition(".")[0])]
+        if wishes.weights not in tags:
+            raise UnknownNameError(f"timm has no weights {wishes.weights!r} for {name}; it has {', '.join(tags)}")
+        name = f"{name.partition('.')[0]}.{wishes.weights}"
+    with _download(f"timm's weights of {name}"):
+        model = timm.create_model(name, pretrained=pretrained, **wishes.classes)
+    if wishes.image_size is not None and hasattr(model, "set_input_size"):
+        model.set_input_size(img_size=wishes.image_size)
+    config = timm.data.resolve_model_data_config(model)
+    transform = from_timm(config) or CallableTransform(timm.data.create_transform(**config, is_training=False))
+    names = None
+    if pretrained and (subset := timm.data.infer_imagenet_subset(model)):
+        names = tuple(timm.data.ImageNetInfo(subset).label_descriptions())
+    return Parts(model, transform, f"timm's data config of {name}", names, name if pretrained else "random")
+
+
+def hugging_face_model(name: str, wishes: Wishes) -> Parts:
+    """An image classifier of the Hugging Face Hub, or of a local folder, with its image processor and labels.
+
+    Raises:
+        UnknownNameError: no such model, or one that classifies no images.
+        MissingExtraError: transformers is not installed.
+    """
+    transformers = _require("transformers")
+    try:
+        model = transformers.AutoModelForImageClassification.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise UnknownNameError(f"Hugging Face model {name!r} cannot be loaded: {first_line(error)}") from error
+    names = tuple(str(label) for _, label in sorted(model.config.id2label.items()))
+    if all(label == f"LABEL_{index}" for index, label in enumerate(names)):
+        names = ()
+    try:
+        processor = transformers.AutoImageProcessor.from_pretrained(name)
+    except (OSError, ValueError):
+        return Parts(model, IMAGENET, "ImageNet defaults (it has no image processor)", names or None, name)
+    transform = _verified(from_hugging_face(processor.to_dict()), _Processor(processor))
+    return Parts(model, transform, f"the image processor of {name}", names or None, name)
+
+
+@dataclass(frozen=True)
+class _Processor:
+    """An image processor of Hugging Face as a callable for one picture."""
+
+    processor: Any
+
+    def __call__(self, picture: Picture) -> Tensor:
+        image: Tensor = self.processor(images=picture, return_tensors="pt")["pixel_values"][0]
+        return image
+
+
+def _verified(transform: PictureTransform | None, processor: _Processor) -> Transform:
+    """The transform as it was read, if it gives the processor's numbers; else the processor itself."""
+    y, x = np.mgrid[:96, :128].astype(np.uint8) * 2
+    ramps = np.stack([x, y, 255 - x], axis=2)  # channels that differ show when a processor swaps them
+    expected = processor(ramps)
+    if transform is not None and transform(ramps).shape == expected.shape:
+        levels = (transform(ramps) - expected).abs() * torch.tensor(transform.std).view(3, 1, 1) * 255
+        if levels.max() <= 4:
+            return transform
+    return CallableTransform(processor)
+
+
+def _require(library: str) -> ModuleType:
+    try:
+        return importlib.import_module(library)
+    except ImportError as error:
+        raise MissingExtraError(f"{library} is not installed; run: pip install 'gradcam-kit[models]'") from error
+
+
+@contextmanager
+def _download(what: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        raise CheckpointError(f"{what} cannot be loaded: {first_line(error)}") from error
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says first; its type if it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
