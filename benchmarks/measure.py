@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -19,56 +18,72 @@ Work = Callable[[], object]
 
 @dataclass(frozen=True)
 class Ratio:
-    """How one piece of work compares with another: medians in seconds, and the median of the paired ratios."""
+    """How one piece of work compares with the baseline of the same round.
+
+    Attributes:
+        seconds: median of the work.
+        ratio: median of work / baseline, round by round.
+        low: lower quartile of the ratio.
+        high: upper quartile of the ratio.
+    """
 
     seconds: float
-    baseline_seconds: float
     ratio: float
     low: float
     high: float
 
 
-def interleave(works: Mapping[str, Work], repeats: int, baseline: str) -> dict[str, Ratio]:
-    """Run each work in turn, `repeats` times over, and compare each round with the baseline of the same round."""
+def interleave(works: Mapping[str, Work], rounds: int, baseline: str) -> dict[str, Ratio]:
+    """Run every work once per round and compare each with the baseline of its round: drift of the machine cancels."""
     seconds: dict[str, list[float]] = {name: [] for name in works}
     for work in works.values():
-        work()  # the first call allocates and picks kernels
-    for _ in range(repeats):
+        work()  # the first call allocates memory and picks kernels
+    for _ in range(rounds):
         for name, work in works.items():
+            _wait()
             start = time.perf_counter()
             work()
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
+            _wait()
             seconds[name].append(time.perf_counter() - start)
     results = {}
     for name, times in seconds.items():
         ratios = sorted(mine / theirs for mine, theirs in zip(times, seconds[baseline], strict=True))
-        results[name] = Ratio(
-            seconds=statistics.median(times),
-            baseline_seconds=statistics.median(seconds[baseline]),
-            ratio=statistics.median(ratios),
-            low=ratios[len(ratios) // 4],
-            high=ratios[-1 - len(ratios) // 4],
-        )
+        quarter = len(ratios) // 4
+        middle = statistics.median(ratios)
+        results[name] = Ratio(statistics.median(times), middle, ratios[quarter], ratios[-1 - quarter])
     return results
 
 
-def peak_growth(statement: str) -> float:
-    """Megabytes by which the peak memory of a fresh process grows during `statement`.
+def _wait() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
-    `statement` is a Python expression naming a function without arguments that prepares its work and returns it, for
-    example `"benchmarks.foundation:forward"`.
+
+def peak_growth(work: str) -> float:
+    """Megabytes by which the peak memory of a fresh process grows during some work.
+
+    Args:
+        work: "module:function"; the function prepares and returns the work, a callable without arguments.
     """
-    module, _, function = statement.partition(":")
+    module, _, function = work.partition(":")
     code = (
-        "import importlib, json, resource, sys\n"
+        "import importlib, resource\n"
         f"work = getattr(importlib.import_module({module!r}), {function!r})()\n"
-        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-        "before = peak(); work(); print(json.dumps(peak() - before))"
+        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024\n"
+        "before = peak(); work(); print(peak() - before)"
     )
+    return float(_in_fresh_process(code))
+
+
+def import_seconds(module: str, rounds: int) -> float:
+    """Median time that `import module` takes in a fresh process."""
+    code = f"import time; start = time.perf_counter(); import {module}; print(time.perf_counter() - start)"
+    return statistics.median(float(_in_fresh_process(code)) for _ in range(rounds))
+
+
+def _in_fresh_process(code: str) -> str:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    kilobytes: float = json.loads(done.stdout.splitlines()[-1])
-    return kilobytes / 1024
+    return done.stdout.splitlines()[-1]
 
 
 def environment() -> dict[str, object]:
@@ -77,6 +92,11 @@ def environment() -> dict[str, object]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
-        "processor": platform.machine(),
-        "memory_peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "machine": platform.machine(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
     }
+
+
+def as_json(value: object) -> str:
+    """Readable JSON of results."""
+    return json.dumps(value, indent=1, default=lambda record: record.__dict__) + "\n"

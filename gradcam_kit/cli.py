@@ -173,13 +173,17 @@ def layers(
     from gradcam_kit.jobs.choices import candidate_layers
 
     request = ModelRequest(model, checkpoint=checkpoint, weights=weights, image_size=image_size, device=device)
+    found = candidate_layers(request)
     _show(
-        ["layer", "shape", "layout", "gradients", ""],
+        ["layer", "shape", "layout", "gradients", "chosen"],
         [
-            [one.name, " x ".join(map(str, one.shape)), one.layout, "yes" if one.reached else "no", one.reason]
-            for one in candidate_layers(request)
+            [one.name, " x ".join(map(str, one.shape)), one.layout, _mark(one.reached), _mark(one.chosen)]
+            for one in found
         ],
     )
+    for one in found:
+        if one.chosen:
+            _say(f"{one.name} is chosen: {one.reason}", err=False)
 
 
 @app.command()
@@ -217,6 +221,10 @@ def _show(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     if not console.is_terminal:
         console.width = 240  # nothing that is piped or saved should be broken into lines
     console.print(table)
+
+
+def _mark(holds: bool) -> str:
+    return "yes" if holds else ""
 
 
 def _say(text: str, err: bool = True) -> None:

@@ -174,6 +174,23 @@ def _truncation_refused() -> Iterator[None]:
             ImageFile.LOAD_TRUNCATED_IMAGES = True
 
 
+def encode_picture(picture: Picture, suffix: str) -> bytes:
+    """The bytes of a picture in the format that the suffix (".png", ".jpg", ...) names; JPEG with quality 92.
+
+    Raises:
+        PictureError: a suffix without a format, or a picture that the format cannot hold.
+    """
+    bgr = cv2.cvtColor(rgb_picture(picture), cv2.COLOR_RGB2BGR)
+    options = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY] if suffix.lower() in _JPEG_SUFFIXES else []
+    try:
+        done, encoded = cv2.imencode(suffix, bgr, options)
+    except (cv2.error, UnicodeError) as error:
+        raise PictureError(f"no format for the suffix {suffix!r}; use .jpg, .png, .webp or .tif") from error
+    if not done:
+        raise PictureError(f"{suffix} cannot hold a picture of shape {bgr.shape}")
+    return encoded.tobytes()
+
+
 def write_picture(path: str | PathLike[str], picture: Picture) -> None:
     """Write a picture in the format that the suffix of the path names; JPEG with quality 92.
 
@@ -181,17 +198,12 @@ def write_picture(path: str | PathLike[str], picture: Picture) -> None:
         PictureError: a suffix without a format, or a place that cannot be written to.
     """
     path = Path(path)
-    bgr = cv2.cvtColor(rgb_picture(picture), cv2.COLOR_RGB2BGR)
-    options = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY] if path.suffix.lower() in _JPEG_SUFFIXES else []
     try:
         # Encoding in memory leaves the path to Python, which takes every name on every system.
-        done, encoded = cv2.imencode(path.suffix, bgr, options)
-    except (cv2.error, UnicodeError) as error:
-        known = "use .jpg, .png, .webp or .tif"
-        raise PictureError(f"cannot write {str(path)!r}: no format for the suffix {path.suffix!r}; {known}") from error
-    if not done:
-        raise PictureError(f"cannot write {str(path)!r}: {path.suffix} cannot hold a picture of shape {bgr.shape}")
+        encoded = encode_picture(picture, path.suffix)
+    except PictureError as error:
+        raise PictureError(f"cannot write {str(path)!r}: {error}") from error
     try:
-        path.write_bytes(encoded.tobytes())
+        path.write_bytes(encoded)
     except OSError as error:
         raise PictureError(f"cannot write {str(path)!r}: {error.strerror}") from error

@@ -53,6 +53,8 @@ class LayerChoice(Enum):
     """The last layer that still has positions and on which the score depends."""
     CONVOLUTIONS = auto()
     """Every convolution that runs once and on whose positions the score depends."""
+    RESOLUTIONS = auto()
+    """The last layer of each of the two deepest resolutions."""
     INPUT = auto()
     """The images themselves; target layers are not used."""
 
@@ -83,11 +85,14 @@ class Head:
 
     `logits = mean_s(activations) @ weight.T + bias`. `target_weights` is the row of the explained class, or for
     targets that are functions of the logits, the gradient of the score with respect to the logits times `weight`.
+    `is_linear` says that the score is a linear function of the logits, so that changed activations have the score
+    `score + target_weights @ mean_s(change)` exactly.
     """
 
     weight: Float[Tensor, "classes k"]
     bias: Float[Tensor, " classes"] | None
     target_weights: Float[Tensor, "n *targets k"]
+    is_linear: bool
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,7 @@ def layer_candidates(
     """
     if targets is None or hasattr(targets, "select"):
         index = torch.zeros(1, dtype=torch.long, device=inputs.images.device)
-        inputs, targets = inputs.first(), targets and targets.select(index)  # type: ignore[attr-defined]
+        inputs, targets = inputs.first(), targets and targets.select(index)
     seen, scored = _explore(model, inputs, targets, target_type)
     chosen, reason = _choose(seen, scored)
     return [
@@ -85,6 +85,9 @@ def choose_layers(
         return {INPUT: model}
     candidates = layer_candidates(model, inputs, targets, target_type)
     names = [one.name for one in candidates if one.chosen]
+    if choice is LayerChoice.RESOLUTIONS:
+        last_of = {one.shape[1:]: one.name for one in candidates if one.reached}
+        names = list(last_of.values())[-2:]
     if choice is LayerChoice.CONVOLUTIONS:
         # A convolution owns one kernel: channels out, channels in, and one axis for each position axis.
         axes = 2 + len(inputs.size)

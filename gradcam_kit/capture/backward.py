@@ -36,7 +36,7 @@ def _accumulate(column: Tensor, tensors: Sequence[Tensor], retain: bool) -> list
     for tensor in tensors:
         tensor.grad = None
         tensor.retain_grad()
-    column.backward(retain_graph=retain)  # type: ignore[no-untyped-call]
+    column.backward(retain_graph=retain)
     return [tensor.grad for tensor in tensors]
 
 
@@ -142,7 +142,7 @@ def _maps(record: LayerRecord, gradients: Sequence[Tensor | None], required: boo
     if required and all(gradient is None for gradient in gradients):
         raise CaptureError(
             f"the score does not depend on layer {record.name!r}, or the model cuts the gradient behind it (detach, "
-            "no_grad, or a reentrant checkpoint around the layer); choose a layer that the target's output is computed from"
+            "no_grad, or a reentrant checkpoint around the layer); choose a layer that the score is computed from"
         )
     pairs = zip(gradients, record.captured, strict=True)
     return record.maps([torch.zeros_like(leaf) if gradient is None else gradient for gradient, leaf in pairs])

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from gradcam_kit.capture.targets import Classes, ClassLogit, ClassTarget, read_classes
-from gradcam_kit.errors import OptionError, TargetError
+from gradcam_kit.capture.targets import (
+    Classes,
+    ClassLogit,
+    ClassTarget,
+    read_classes,
+    read_logits,
+    resolve_target,
+    settle,
+)
+from gradcam_kit.errors import InputError, OptionError, TargetError
+from gradcam_kit.functional import widen
 
 Weighting = Literal["softmax", "mean"]
 
@@ -53,9 +62,9 @@ class LogitDifference(ClassTarget):
 class FinerTarget(ClassTarget):
     r"""A class against the classes that are most like it: Finer-CAM (Zhang et al., CVPR 2025, arXiv 2501.11309).
 
-    The references d are the classes whose logits are nearest to z_c, without c itself (of tied ones those with the
-    lower index). The score is $\frac{\sum_d p_d (z_c - \alpha z_d)}{\sum_d p_d}$ with softmax probabilities p, whose
-    gradient counts (released code), or $z_c - \gamma \frac{1}{|d|} \sum_d z_d$.
+    The references d are the classes whose logits are nearest to z_c (of tied ones those with the lower index), c itself
+    left out; the images as they are settle which. The score is $\frac{\sum_d p_d (z_c - \alpha z_d)}{\sum_d p_d}$ with
+    softmax probabilities p, whose gradient counts (released code), or $z_c - \gamma \frac{1}{|d|} \sum_d z_d$.
 
     Args:
         classes: the class to explain.
@@ -73,25 +82,125 @@ class FinerTarget(ClassTarget):
     weighting: Weighting = "softmax"
     alpha: float = 1.0
     gamma: float = 0.6
+    nearest: Int[Tensor, "n m r"] | None = field(default=None, repr=False, kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.weighting not in get_args(Weighting):
             raise OptionError(f"weighting is {self.weighting!r}; expected 'softmax' or 'mean'")
-        if isinstance(self.references, bool) or not isinstance(self.references, int) or self.references < 1:
-            raise OptionError(f"references is {self.references!r}; expected a positive int, as 3 in the paper")
+        check_count("references", self.references)
 
     def score(self, logits: Float[Tensor, "n classes"], classes: Int[Tensor, "n m"]) -> Float[Tensor, "n m"]:
         """The comparison with the nearest classes, in logit units."""
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        logits = widen(logits)
         chosen = logits.gather(1, classes)
-        if logits.shape[1] == 1:
+        nearest = self._nearest(logits, classes) if self.nearest is None else self.nearest
+        if nearest.shape[2] == 0:
             return chosen
-        distances = (logits[:, None] - chosen[..., None]).detach().abs().scatter(2, classes[..., None], torch.inf)
-        count = min(self.references, logits.shape[1] - 1)
-        nearest = distances.argsort(dim=2, stable=True)[..., :count]
-        others = logits[:, None].expand_as(distances).gather(2, nearest)
+        others = logits[:, None].expand(-1, classes.shape[1], -1).gather(2, nearest)
         if self.weighting == "mean":
             return chosen - self.gamma * others.mean(2)
         # p_d / sum_d p_d is the softmax over the references alone.
         return chosen - self.alpha * (others.softmax(2) * others).sum(2)
+
+    def settle(self, output: Any) -> FinerTarget:
+        """The same classes against those that are nearest in this output."""
+        logits = read_logits(output)
+        return replace(self, nearest=self._nearest(widen(logits), self.indices(logits).reshape(len(logits), -1)))
+
+    def select(self, index: Int[Tensor, " m"]) -> FinerTarget:
+        """The target of the rows that belong to samples `index`."""
+        selected = super().select(index)
+        return selected if self.nearest is None else replace(selected, nearest=self.nearest[index])
+
+    def _nearest(self, logits: Tensor, classes: Tensor) -> Int[Tensor, "n m r"]:
+        distances = (logits.detach()[:, None] - logits.detach().gather(1, classes)[..., None]).abs()
+        distances = distances.scatter(2, classes[..., None], torch.inf)
+        return distances.argsort(dim=2, stable=True)[..., : min(self.references, logits.shape[1] - 1)]
+
+
+@dataclass(frozen=True, eq=False)
+class TopK:
+    """The sum of the k largest logits of each sample; of all, where the model has fewer.
+
+    Which classes they are is settled by the images as they are, not again for each changed row.
+
+    Args:
+        k: how many classes.
+
+    Raises:
+        OptionError: k is no positive int.
+    """
+
+    k: int
+    largest: Int[Tensor, "n k"] | None = field(default=None, repr=False, kw_only=True)
+
+    def __post_init__(self) -> None:
+        check_count("k", self.k)
+
+    def __call__(self, output: Any) -> Float[Tensor, " n"]:
+        """Scores in logit units."""
+        logits = read_logits(output)
+        largest = self._largest(logits) if self.largest is None else self.largest
+        return widen(logits).gather(1, largest).sum(1)
+
+    def settle(self, output: Any) -> TopK:
+        """The sum of the classes that are largest in this output."""
+        return replace(self, largest=self._largest(read_logits(output)))
+
+    def select(self, index: Int[Tensor, " m"]) -> TopK:
+        """The target of the rows that belong to samples `index`."""
+        return self if self.largest is None else replace(self, largest=self.largest[index])
+
+    def _largest(self, logits: Tensor) -> Int[Tensor, "n k"]:
+        return logits.detach().topk(min(self.k, logits.shape[1]), dim=1).indices
+
+
+@dataclass(frozen=True, eq=False)
+class Negative:
+    """What speaks against: the score of another target with its sign turned.
+
+    For a binary or regression model with one output `Negative(0)` explains the negative class, or a lower value; for
+    others it gives the counterfactual explanation of Grad-CAM (Selvaraju et al., ICCV 2017, Section 3.3).
+
+    Args:
+        target: a target, or classes as everywhere: an int, `(n,)` or `(n, m)`, then their logits.
+
+    Raises:
+        InputError: a callable without `select`, which is as short to negate by hand.
+    """
+
+    target: Any
+
+    def __post_init__(self) -> None:
+        target = resolve_target(self.target, ClassLogit)
+        if not hasattr(target, "select"):
+            raise InputError(
+                f"Negative got a {type(self.target).__name__}; expected classes or a target with select. "
+                "For another callable pass targets=lambda output: -function(output)"
+            )
+        object.__setattr__(self, "target", target)
+
+    @property
+    def classes(self) -> Any:
+        """Those of the target, if it has some: they say how many scores a sample has."""
+        return getattr(self.target, "classes", None)
+
+    def __call__(self, output: Any) -> Float[Tensor, "n *targets"]:
+        """-y."""
+        scores: Tensor = -self.target(output)
+        return scores
+
+    def settle(self, output: Any) -> Negative:
+        """The negative of the settled target."""
+        return Negative(settle(self.target, output))
+
+    def select(self, index: Int[Tensor, " m"]) -> Negative:
+        """The target of the rows that belong to samples `index`."""
+        return Negative(self.target.select(index))
+
+
+def check_count(name: str, value: Any) -> None:
+    """Raise OptionError for what is no positive int."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise OptionError(f"{name} is {value!r}; expected a positive int")

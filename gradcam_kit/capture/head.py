@@ -48,7 +48,7 @@ def find_head(run: Runner, activations: Float[Tensor, "n k *s"], output: Any, ta
         offset = getattr(module, "bias", None)
         offset = offset.detach().to(pooled.dtype) if isinstance(offset, Tensor) else None
         if _reproduces(pooled, matrix, offset, exact, logits.dtype):
-            return Head(matrix, offset, _target_weights(run, matrix, output, target))
+            return Head(matrix, offset, _target_weights(run, matrix, output, target), type(target) is ClassLogit)
     return None
 
 
@@ -105,7 +105,8 @@ def weight_gradients(record: LayerRecord, channels: int) -> Float[Tensor, "n k"]
         whole = [next(taken)[None] if per_row else leaf for leaf, per_row in zip(leaves, batched, strict=True)]
         args, kwargs = tree_unflatten(whole, spec)
         output = functional_call(record.module, {f"{name}.weight" if name else "weight": weight}, args, kwargs)
-        return tree_flatten(output)[0][record.chosen[0]].sum()
+        maps: Tensor = tree_flatten(output)[0][record.chosen[0]]
+        return maps.sum()
 
     rows = [leaf for leaf, per_row in zip(leaves, batched, strict=True) if per_row]
     with torch.enable_grad():

@@ -150,8 +150,8 @@ class Recorder:
             infer_layout(output.shape, self.size, self.model, record.name)  # raises: it has no positions
         found = [tuple(leaf.shape) if isinstance(leaf, Tensor) else type(leaf).__name__ for leaf in leaves]
         raise CaptureError(
-            f"layer {record.name!r} returned a {type(output).__name__} of {found or None} for {self.n} images; expected "
-            f"one floating tensor ({self.n}, k, *positions). Choose another layer, or pass reshape=, a callable from "
+            f"layer {record.name!r} returned a {type(output).__name__} of {found or None} for {self.n} images; "
+            f"expected one floating tensor ({self.n}, k, *positions). Choose another layer, or pass reshape=, a callable from "
             "the layer's output to such a tensor"
         )
 

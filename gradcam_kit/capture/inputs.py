@@ -50,8 +50,9 @@ class Inputs:
         def row(value: Any) -> Any:
             if not isinstance(value, Tensor):
                 return value
-            per_sample = index is not None and value.ndim > 0 and value.shape[0] == self.n
-            return value.index_select(0, index) if per_sample else value.clone()
+            if index is None or value.ndim == 0 or value.shape[0] != self.n:
+                return value.clone()
+            return value[index]
 
         images = images.clone()
         args = tuple(images if place == self.slot else tree_map(row, value) for place, value in enumerate(self.args))
@@ -71,6 +72,7 @@ def read_inputs(images: Images, forward_kwargs: Mapping[str, Any]) -> Inputs:
         InputError: integer images, or no tensor at all.
         ShapeError: no tensor with 1, 2 or 3 position axes.
     """
+    args: tuple[Any, ...]
     if isinstance(images, Tensor):
         args, kwargs = (images,), dict(forward_kwargs)
     elif isinstance(images, Mapping):

@@ -27,7 +27,8 @@ def find_layers(model: nn.Module, target_layers: TargetLayers, given: nn.Module)
         target_layers = [target_layers]
     if not isinstance(target_layers, Sequence):
         raise InputError(
-            f"target_layers is a {type(target_layers).__name__}; expected a module, its name, a sequence of those, or None"
+            f"target_layers is a {type(target_layers).__name__}; "
+            "expected a module, its name, a sequence of those, or None"
         )
     if not target_layers:
         raise InputError("target_layers is empty; name at least one layer, or pass None to have one chosen")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ from gradcam_kit.capture.probe import Prober
 from gradcam_kit.capture.replay import Prefix, PrefixRecorder, Replayer
 from gradcam_kit.capture.scoring import Rescorer
 from gradcam_kit.capture.state import untouched
-from gradcam_kit.capture.targets import ClassProbability, ClassTarget, predicted_classes, read_logits, score
+from gradcam_kit.capture.targets import ClassProbability, ClassTarget, predicted_classes, read_logits, score, settle
 from gradcam_kit.capture.tokens import Tokens
 from gradcam_kit.errors import CaptureError, GradCamKitError, NonFiniteError
 from gradcam_kit.functional import finite, widen
@@ -129,7 +130,9 @@ def capture(model: nn.Module, inputs: Inputs, request: Request) -> Iterator[Capt
             output = run(recorder.observe_input(inputs))
             recorder.check()
             target, classes, scores = _score(request, output, inputs, optional=request.needs == Evidence.NONE)
-            derivatives = _derive(request.needs, recorder, biases, scores, inputs) if graph else {}
+            derivatives = {}
+            if graph and scores is not None:
+                derivatives = _derive(request.needs, recorder, biases, scores, inputs)
         with run.arithmetic():
             captured = Capture(
                 run=run,
@@ -170,11 +173,13 @@ def _derive(
 def _score(
     request: Request, output: Any, inputs: Inputs, optional: bool
 ) -> tuple[Target | None, Tensor | None, Tensor | None]:
-    """The target, its class indices where it has some, and the scores; all None where scores are optional and absent."""
+    """The target, its class indices where it has some, and the scores; all None where they are optional and absent."""
     target = request.targets
     try:
         if target is None:
             target = request.target_type(predicted_classes(output))
+        with torch.no_grad():
+            target = settle(target, output)
         scores = score(target, output, inputs.n)
         classes = None
         if isinstance(target, ClassTarget):
@@ -214,7 +219,7 @@ def _check_layers(captured: Capture) -> None:
         if isinstance(record.layout, Tokens) and record.layout.prefix:
             others = torch.stack([(native[:, : record.layout.prefix] != 0).any() for native in record.gradients])
             missed = others.any() & ~(gradient != 0).any()
-            captured.checks.add(missed[None], lambda _, name=name: CaptureError(_no_patch_gradient(name)))
+            captured.checks.add(missed[None], partial(_no_patch_gradient, name))
 
 
 def _check_activations(name: str, activations: Tensor, checks: Checks) -> None:
@@ -229,10 +234,10 @@ def _check_activations(name: str, activations: Tensor, checks: Checks) -> None:
     checks.add(~torch.isfinite(finite(activations)), error)
 
 
-def _no_patch_gradient(name: str) -> str:
-    return (
-        f"no gradient reaches the patch tokens of layer {name!r}: behind it the score depends on the class token alone. "
-        "Choose the last block's input normalization, or target_layers=None to have it found"
+def _no_patch_gradient(name: str, _sample: int) -> CaptureError:
+    return CaptureError(
+        f"no gradient reaches the patch tokens of layer {name!r}: behind it the score depends on the class token "
+        "alone; choose the last block's input normalization, or target_layers=None to have it found"
     )
 
 

@@ -34,28 +34,31 @@ class Rows(torch.Tensor):
     """Rows of a recorded tensor, copied only when a computation reads them: most go to modules that are skipped."""
 
     source: Tensor
-    index: Tensor
+    rows: Tensor
     taken: Tensor | None
 
     @staticmethod
     def __new__(cls, source: Tensor, index: Tensor) -> Rows:
+        """Rows `index` of `source`."""
         shape = (len(index), *source.shape[1:])
         rows: Rows = torch.Tensor._make_wrapper_subclass(cls, shape, dtype=source.dtype, device=source.device)
-        rows.source, rows.index, rows.taken = source, index, None
+        rows.source, rows.rows, rows.taken = source, index, None
         return rows
 
-    def take(self) -> Tensor:
+    def read(self) -> Tensor:
         """The rows themselves."""
         if self.taken is None:
-            self.taken = self.source.index_select(0, self.index).contiguous()
+            self.taken = self.source[self.rows].contiguous()  # on the CPU 70 times as fast as index_select
         return self.taken
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         """Compute with the rows; a copy of rows that nobody has read is as lazy as they are."""
         if func is torch.ops.aten.clone.default and args[0].taken is None:
-            return Rows(args[0].source, args[0].index)
-        args, kwargs = tree_map(lambda leaf: leaf.take() if isinstance(leaf, Rows) else leaf, (args, kwargs or {}))
+            return Rows(args[0].source, args[0].rows)
+        args, kwargs = tree_map(lambda leaf: leaf.read() if isinstance(leaf, Rows) else leaf, (args, kwargs or {}))
         return func(*args, **kwargs)
 
 
@@ -140,29 +143,31 @@ class Replayer:
         with untouched(self.rescorer.run.model, images.device), torch.no_grad():
             if self.isolated is None:
                 self.isolated = self._can_isolate()
-            scores = [
-                self._score(rows[chunk], index[chunk]) for chunk in chunks(len(rows), self.rescorer.batch_size)
-            ]
+            scores = [self._score(rows[chunk], index[chunk]) for chunk in chunks(len(rows), self.rescorer.batch_size)]
         return widen(torch.cat(scores)) if scores else images.new_zeros(0)
 
     def _score(self, rows: Tensor, index: Tensor) -> Tensor:
         record = self.record
         assert record.layout is not None
         original = record.captured[0].detach()
-        # A copy, because in-place operations behind the layer change it.
-        native = record.layout.to_native(rows.to(original.dtype), original.index_select(0, index)).clone()
+        native = record.layout.to_native(rows.to(original.dtype), Rows(original, index))
+        if native.untyped_storage().data_ptr() == original.untyped_storage().data_ptr():
+            native = native.clone()  # in-place operations behind the layer must not reach the record
         if self.isolated:
             with self._skipped(native, index):
                 return self.rescorer.score_pass(Rows(self.rescorer.inputs.images, index), index)
         handle = record.module.register_forward_hook(lambda _module, _args, output: self._output(native, output))
         try:
-            return self.rescorer.score_pass(self.rescorer.inputs.images.index_select(0, index), index)
+            return self.rescorer.score_pass(self.rescorer.inputs.images[index], index)
         finally:
             handle.remove()
 
     def _can_isolate(self) -> bool:
         """Replay the layer's own activations behind the kept outputs, and compare with the scores of the pass."""
-        if self.prefix is None or self.scores is None or not self.prefix.is_intact:
+        if self.prefix is None or self.scores is None:
+            return False
+        if not self.prefix.is_intact:
+            _log.debug("layer %r cannot be isolated: an output from before it is overwritten later", self.record.name)
             return False
         count = min(len(self.scores), self.rescorer.batch_size)
         index = torch.arange(count, device=self.scores.device)

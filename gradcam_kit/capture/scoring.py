@@ -52,7 +52,7 @@ class Rescorer:
         for row in range(len(index)):
             whose = index[row : row + 1]
             merged = _with_row(self.output, output, row, whose, (self.inputs.n, len(index)))
-            scores.append(score(self.target, merged, self.inputs.n).index_select(0, whose))
+            scores.append(score(self.target, merged, self.inputs.n)[whose])
         return torch.cat(scores)
 
 
@@ -62,15 +62,22 @@ def chunks(rows: int, batch_size: int) -> Iterator[slice]:
 
 
 def _with_row(clean: Any, changed: Any, row: int, whose: Tensor, sizes: tuple[int, int]) -> Any:
-    """The clean output with the entry of one sample replaced by row `row` of a changed output; sizes of both batches."""
+    """The clean output with the entry of one sample replaced by row `row` of a changed one; `sizes` of both batches."""
 
-    def is_batched(old: Any, new: Any) -> bool:
-        tensors = isinstance(old, Tensor) and isinstance(new, Tensor) and old.ndim > 0 and new.ndim > 0
-        return tensors and (old.shape[0], new.shape[0]) == sizes
+    def length(value: Any) -> int | None:
+        return value.shape[0] if isinstance(value, Tensor) and value.ndim else None
+
+    def is_per_sample(value: Any) -> bool:
+        """Lists with one entry per sample, as detection models return; not lists of batches."""
+        return type(value) is list and len(value) == sizes[0] and any(length(entry) != sizes[0] for entry in value)
 
     def place(old: Any, new: Any) -> Any:
-        return old.index_copy(0, whose, new[row : row + 1].to(old.dtype)) if is_batched(old, new) else old
+        if (length(old), length(new)) == sizes:
+            return old.index_copy(0, whose, new[row : row + 1].to(old.dtype))
+        if not is_per_sample(old):
+            return old
+        if len(new) != sizes[1]:
+            return tree_map(place, old, new)
+        return [new[row] if sample == int(whose) else entry for sample, entry in enumerate(old)]
 
-    if isinstance(clean, list) and (len(clean), len(changed)) == sizes and not all(map(is_batched, clean, changed)):
-        return [changed[row] if i == int(whose) else entry for i, entry in enumerate(clean)]  # one entry per sample
-    return tree_map(place, clean, changed)
+    return tree_map(place, clean, changed, is_leaf=is_per_sample)

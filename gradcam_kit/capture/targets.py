@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from operator import index as as_index
 from typing import Any, TypeVar
@@ -16,7 +16,8 @@ from torch.utils._pytree import tree_leaves
 from gradcam_kit.errors import ClassIndexError, InputError, ShapeError, TargetError
 from gradcam_kit.types import Target
 
-Classes = int | Sequence[Any] | Tensor | np.ndarray
+Classes = Any
+"""An int (also NumPy's), or one or m of them for each sample: a sequence, an array or a tensor."""
 _T = TypeVar("_T", bound="ClassTarget")
 
 
@@ -89,6 +90,11 @@ class ClassTarget:
             return self
         return replace(self, classes=self.classes.to(index.device)[index])
 
+    def check_samples(self, n: int) -> None:
+        """Raise ShapeError if there are targets for another number of samples."""
+        if isinstance(self.classes, Tensor) and self.classes.shape[0] != n:
+            raise ShapeError(f"{self.classes.shape[0]} targets for {n} images; give one per image, or an int for all")
+
     def indices(self, logits: Float[Tensor, "n classes"]) -> Int[Tensor, "n *targets"]:
         """The class indices as a tensor, checked against the model's output.
 
@@ -98,10 +104,9 @@ class ClassTarget:
         """
         n, count = logits.shape
         if not isinstance(self.classes, Tensor):
-            _check_range(as_index(self.classes), as_index(self.classes), count)  # type: ignore[arg-type]
-            return torch.full((n,), self.classes, device=logits.device)  # type: ignore[arg-type]
-        if self.classes.shape[0] != n:
-            raise ShapeError(f"{self.classes.shape[0]} targets for {n} images; give one per image, or an int for all")
+            _check_range(self.classes, self.classes, count)
+            return torch.full((n,), self.classes, device=logits.device)
+        self.check_samples(n)
         # What a user passes lies on the host; what lies elsewhere are predictions, which are in range.
         if self.classes.device.type == "cpu" and self.classes.numel():
             _check_range(int(self.classes.min()), int(self.classes.max()), count)
@@ -113,7 +118,7 @@ def _check_range(low: int, high: int, count: int) -> None:
         return
     hint = f"classes go from 0 to {count - 1}"
     if count == 1:
-        hint = "to explain the negative class pass a callable such as lambda logits: -logits[:, 0]"
+        hint = "to explain the negative class pass targets=Negative(0)"
     raise ClassIndexError(f"class {low if low < 0 else high} for a model with {count} output(s); {hint}")
 
 
@@ -150,9 +155,16 @@ def resolve_target(targets: Any, target_type: Callable[[Any], ClassTarget]) -> T
         InputError: what is neither classes nor callable.
     """
     if targets is None or callable(targets):
-        return targets
+        given: Target | None = targets
+        return given
     # Classes are checked on the host, so that a wrong one is an error there and no fault of the device.
     return target_type(targets.cpu() if isinstance(targets, Tensor) else targets)
+
+
+def settle(target: Target, output: Any) -> Target:
+    """Fix what a target takes from the prediction (its classes, its region), so that changed rows are scored alike."""
+    settled: Target = target.settle(output) if hasattr(target, "settle") else target
+    return settled
 
 
 def score(target: Target, output: Any, n: int) -> Float[Tensor, "n *targets"]:
@@ -174,6 +186,7 @@ def score(target: Target, output: Any, n: int) -> Float[Tensor, "n *targets"]:
 
 
 def read_classes(classes: Any) -> int | Tensor:
+    """An int for all samples, or a copy of class indices `(n,)` or `(n, m)`, whatever holds them."""
     if getattr(classes, "ndim", 0) == 0 and getattr(classes, "dtype", type(classes)) not in (bool, torch.bool):
         try:
             return as_index(classes)  # also NumPy integers and 0-d integer tensors
@@ -190,5 +203,10 @@ def read_classes(classes: Any) -> int | Tensor:
         raise InputError(f"targets are {found.dtype}; expected integer class indices")
     if found.ndim not in (1, 2) or found.shape[-1] == 0 < found.ndim - 1:
         raise ShapeError(f"targets have shape {tuple(found.shape)}; expected (n,) or (n, m) with m of at least 1")
-    with torch.inference_mode(False):  # what is made under it cannot enter a graph
-        return found.detach().clone()
+    return own(found)
+
+
+def own(tensor: Tensor) -> Tensor:
+    """A copy that nobody else changes, for a target to keep; what is made under inference mode cannot enter a graph."""
+    with torch.inference_mode(False):
+        return tensor.detach().clone()

@@ -67,7 +67,8 @@ class Tokens:
 
     def to_maps(self, output: Tensor) -> Float[Tensor, "n k *s"]:
         """Drop the prefix tokens and lay out the others on the grid."""
-        return output[:, self.prefix :].movedim(-1, 1).unflatten(-1, self.grid)
+        maps: Tensor = output[:, self.prefix :].movedim(-1, 1).unflatten(-1, self.grid)
+        return maps
 
     def to_native(self, maps: Float[Tensor, "n k *s"], like: Tensor) -> Tensor:
         """Flatten the grid behind the prefix tokens of `like`."""

@@ -22,6 +22,7 @@ from gradcam_kit.methods.lafam import LaFAM
 from gradcam_kit.methods.layer_cam import LayerCAM
 from gradcam_kit.methods.random_cam import RandomCAM
 from gradcam_kit.methods.recipro_cam import ReciproCAM
+from gradcam_kit.methods.refine_cam import RefineCAM
 from gradcam_kit.methods.score_cam import ScoreCAM
 from gradcam_kit.methods.seg_eigen_cam import SegEigenCAM
 from gradcam_kit.methods.seg_xres_cam import SegXResCAM
@@ -54,6 +55,7 @@ __all__ = [
     "LayerCAM",
     "RandomCAM",
     "ReciproCAM",
+    "RefineCAM",
     "ScoreCAM",
     "SegEigenCAM",
     "SegXResCAM",

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from gradcam_kit.functional import spatial_mean
 from gradcam_kit.methods.base import BaseCAM
 from gradcam_kit.methods.channels import check_channels, ranked_channels
 from gradcam_kit.types import Evidence, LayerCapture
@@ -24,7 +25,7 @@ class AblationCAM(BaseCAM, name="ablation-cam"):
             with the largest standard deviation over space. The others get weight 0.
     """
 
-    needs = Evidence.REPLAY
+    needs = Evidence.REPLAY | Evidence.HEAD
     cost = "F + k S"
 
     def __init__(self, *args: Any, channels: int | float | None = None, **options: Any) -> None:
@@ -39,18 +40,28 @@ class AblationCAM(BaseCAM, name="ablation-cam"):
         if self.channels is not None:
             chosen = ranked_channels(layer, self.channels, "std")
             alive = alive & torch.zeros_like(alive).scatter(1, chosen, True)
-        rows = alive.nonzero()
-        drops = activations.new_zeros((*activations.shape[:2], *layer.scores.shape[1:]))
-        if len(rows):
-            ablated = torch.cat([self._ablate(layer, chunk) for chunk in rows.split(self.batch_size)])
-            drops[rows[:, 0], rows[:, 1]] = layer.scores[rows[:, 0]] - ablated
+        drops = self._drops(layer, alive)
         scale = layer.scores.abs()
         weights = drops / scale.where(scale > 0, 1)[:, None]
         letters = "nk...,nkm->nm..." if weights.ndim == 3 else "nk...,nk->n..."
         return torch.einsum(letters, activations, weights)
 
+    def _drops(self, layer: LayerCapture, alive: Bool[Tensor, "n k"]) -> Float[Tensor, "n k *targets"]:
+        """y - y without channel k; behind mean pooling and a linear head that is W_k mean_s(A_k), without any pass."""
+        activations = layer.activations
+        assert layer.scores is not None
+        if layer.head is not None and layer.head.is_linear:
+            pooled = (spatial_mean(activations).flatten(1) * alive)[(..., *(None for _ in layer.scores.shape[1:]))]
+            return pooled * layer.head.target_weights.movedim(-1, 1)
+        rows = alive.nonzero()
+        drops = activations.new_zeros((*activations.shape[:2], *layer.scores.shape[1:]))
+        if len(rows):
+            ablated = torch.cat([self._ablate(layer, chunk) for chunk in rows.split(self.batch_size)])
+            drops[rows[:, 0], rows[:, 1]] = layer.scores[rows[:, 0]] - ablated
+        return drops
+
     def _ablate(self, layer: LayerCapture, rows: Int[Tensor, "m 2"]) -> Float[Tensor, "m *targets"]:
         whose, channel = rows.unbind(1)
-        changed = layer.activations.index_select(0, whose)
+        changed = layer.activations[whose]
         changed[torch.arange(len(rows), device=rows.device), channel] = 0
         return layer.replay(changed, whose)

@@ -29,7 +29,6 @@ from gradcam_kit.errors import (
     InputError,
     NonFiniteError,
     OptionError,
-    ShapeError,
     UnknownNameError,
     did_you_mean,
 )
@@ -215,6 +214,8 @@ def _explain_group(cams: list[BaseCAM], inputs: Inputs, targets: Any) -> list[Ex
     """Explain with methods that can share one pass."""
     first = cams[0]
     target = resolve_target(targets, first.target_type)
+    if isinstance(target, ClassTarget):
+        target.check_samples(inputs.n)
     if inputs.n == 0:
         return [_explain_nothing(cam, inputs, target) for cam in cams]
     own = [_layers_of(cam, inputs, target) for cam in cams]
@@ -258,7 +259,7 @@ def _explain_one(cam: BaseCAM, captured: Capture, layers: tuple[str, ...]) -> Ex
         scores=captured.scores,
         output=captured.output,
         layers=layers,
-        is_empty=_is_empty(rows, cam.fusion, size).unflatten(0, leading),
+        is_empty=_is_empty(rows, importance, cam.fusion, size).unflatten(0, leading),
     )
 
 
@@ -276,12 +277,15 @@ def _heatmaps(
         return normalize(cam.fuse(maps, importance), cam.normalize).to(torch.float32)
 
 
-def _is_empty(saliency: list[Float[Tensor, "r ..."]], fusion: Fusion, size: tuple[int, ...]) -> Bool[Tensor, " r"]:
-    """Which rows have no positive evidence: no layer has any, or for a product, the layers share no position."""
-    if fusion == "product":
+def _is_empty(
+    saliency: list[Float[Tensor, "r ..."]], importance: list[Tensor], fusion: Fusion, size: tuple[int, ...]
+) -> Bool[Tensor, " r"]:
+    """Which rows have no positive evidence: no layer that counts has any, or for a product, they share no position."""
+    if fusion == "product" and not importance:
         shared = fuse([upsample(normalize(maps.clamp(min=0), "max"), size) for maps in saliency], "product")
         return shared.flatten(1).amax(1) <= 0
-    return torch.stack([maps.flatten(1).amax(1) <= 0 for maps in saliency]).all(0)
+    empty = torch.stack([maps.flatten(1).amax(1) <= 0 for maps in saliency])
+    return (empty | (torch.stack(importance) <= 0) if importance else empty).all(0)
 
 
 def _non_finite(cam: BaseCAM, layer: str, maps: Tensor) -> Callable[[int], Exception | None]:
@@ -289,8 +293,8 @@ def _non_finite(cam: BaseCAM, layer: str, maps: Tensor) -> Callable[[int], Excep
         if torch.isfinite(maps[sample]).all():
             return None  # only their sum overflowed
         return NonFiniteError(
-            f"{type(cam).__name__} gave NaN or infinite values at layer {layer!r} for image {sample} of the batch, although "
-            "activations and gradients are finite; use float32, or choose another layer"
+            f"{type(cam).__name__} gave NaN or infinite values at layer {layer!r} for image {sample} of the batch, "
+            "although activations and gradients are finite; use float32, or choose another layer"
         )
 
     return error
@@ -300,8 +304,6 @@ def _explain_nothing(cam: BaseCAM, inputs: Inputs, target: Target | None) -> Exp
     """The explanation of an empty batch."""
     classes = getattr(target, "classes", None)
     leading = tuple(classes.shape) if isinstance(classes, Tensor) else (0,)
-    if leading[0] != 0:
-        raise ShapeError(f"{leading[0]} targets for 0 images; give one per image, or an int for all")
     empty = inputs.images.new_zeros(leading)
     return Explanation(
         heatmaps=inputs.images.new_zeros((*leading, *inputs.size), dtype=torch.float32),

@@ -44,9 +44,7 @@ def ranked_channels(layer: LayerCapture, channels: int | float, ranking: Ranking
     return rank.topk(count, dim=1).indices
 
 
-def take_channels(
-    activations: Float[Tensor, "n k *s"], channels: Int[Tensor, "n r"]
-) -> Float[Tensor, "n r *s"]:
+def take_channels(activations: Float[Tensor, "n k *s"], channels: Int[Tensor, "n r"]) -> Float[Tensor, "n r *s"]:
     """The activations of these channels of each sample."""
     positions = activations.shape[2:]
     return activations.gather(1, channels.view(*channels.shape, *(1 for _ in positions)).expand(-1, -1, *positions))

@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+_ROUNDING = 16
+
 
 def first_component(maps: Float[Tensor, "n k *s"], center: bool = False) -> Float[Tensor, "n *s"]:
     r"""Project the positions on the first principal component of the channels: $A v_1 = \sqrt{\lambda_1} u_1$.
@@ -22,7 +24,10 @@ def first_component(maps: Float[Tensor, "n k *s"], center: bool = False) -> Floa
     """
     rows = maps.flatten(2).mT
     if center:
-        rows = rows - rows.mean(dim=1, keepdim=True)
+        mean = rows.mean(dim=1, keepdim=True)
+        # What a constant channel leaves is rounding, which must not be blown up into a map.
+        centered = rows - mean
+        rows = centered.where(centered.abs() > _ROUNDING * torch.finfo(rows.dtype).eps * mean.abs(), 0)
     # The scale is taken out so that the squares in the Gram matrix neither overflow nor vanish.
     scale = rows.abs().amax(dim=(1, 2), keepdim=True)
     rows = rows / scale.where(scale > 0, 1)
@@ -31,7 +36,8 @@ def first_component(maps: Float[Tensor, "n k *s"], center: bool = False) -> Floa
         component = vectors[..., -1] * values[:, -1:].clamp(min=0).sqrt()
     else:
         component = (rows @ torch.linalg.eigh(rows.mT @ rows).eigenvectors[..., -1:])[..., 0]
-    return (fix_sign(component) * scale[:, 0]).unflatten(1, maps.shape[2:])
+    projected: Tensor = (fix_sign(component) * scale[:, 0]).unflatten(1, maps.shape[2:])
+    return projected
 
 
 def fix_sign(component: Float[Tensor, "n z"]) -> Float[Tensor, "n z"]:

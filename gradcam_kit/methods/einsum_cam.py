@@ -27,7 +27,7 @@ def einsum_cam(activations: Float[Tensor, "n k *s"], head_weight: Float[Tensor, 
 
 
 class EinsumCAM(BaseCAM, name="einsum-cam"):
-    """The class activation map of a linear head behind mean pooling: one forward pass, no backward, any number of classes.
+    """The class activation map of a linear head behind mean pooling: one forward pass for any number of classes.
 
     Where the model has no such head (checked on every sample), the channel weights are the gradient of the layer's
     summed output with respect to the layer's own weight, per sample; the map is then the same for every class.

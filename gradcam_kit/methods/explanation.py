@@ -59,7 +59,8 @@ class Explanation:
     is_empty: Bool[Tensor, "n *m"]
 
     def _repr_html_(self) -> str:
-        from gradcam_kit.render import colorize, encode_png
+        from gradcam_kit.pictures import encode_picture
+        from gradcam_kit.render import colorize
 
         maps = self.heatmaps.reshape(self.heatmaps.shape[0], -1, *self.heatmaps.shape[self.is_empty.ndim :])
         empty = self.is_empty.reshape(maps.shape[:2])
@@ -68,7 +69,7 @@ class Explanation:
             for j in range(maps.shape[1]):
                 picture = ""
                 if maps.ndim == 4:
-                    data = base64.b64encode(encode_png(colorize(maps[i, j]))).decode()
+                    data = base64.b64encode(encode_picture(colorize(maps[i, j]), ".png")).decode()
                     picture = f'<img src="data:image/png;base64,{data}" style="height:140px"><br>'
                 cells.append(
                     f'<td style="text-align:left">{picture}{escape(self._title(i, j, bool(empty[i, j])))}</td>'

@@ -16,7 +16,7 @@ def post_process(terms: Float[Tensor, "n k *s"]) -> Float[Tensor, "n *s"]:
 
 
 class FullGrad(BaseCAM, name="full-grad"):
-    r"""Input gradient and bias gradients of all layers: $U\psi(\nabla_x y \odot x) + \sum_l \sum_k U\psi(b_l \odot G_l)$.
+    r"""Input gradient and all bias gradients: $U\psi(\nabla_x y \odot x) + \sum_l \sum_k U\psi(b_l \odot G_l)$.
 
     Before psi the terms add up to the score, for piecewise linear networks. The channels are summed before upsampling,
     which is linear. `target_layers` is not used. Biases without positions (linear heads) have no place in the map.

@@ -27,7 +27,8 @@ def integrated_grad_cam(
     steps = len(activations)
     differences = (activations - start).flatten(0, 1)
     maps = weighted_sum(differences, grad_cam_weights(gradients.flatten(0, 1)))
-    return maps.clamp(min=0).unflatten(0, (steps, -1)).mean(0)
+    by_step: Tensor = maps.clamp(min=0).unflatten(0, (steps, -1))
+    return by_step.mean(0)
 
 
 class IntegratedGradCAM(BaseCAM, name="integrated-grad-cam"):

@@ -22,8 +22,8 @@ def kernel_component(
 
     Args:
         activations: output of the layer; memory grows with the square of its positions.
-        kernel: "sigmoid" $\tanh(\gamma \langle a_i, a_j\rangle + 1)$, "rbf" $\exp(-\gamma \|a_i - a_j\|^2)$ or "linear".
-            The offset 1 and the default gamma follow the common port; the paper's could not be confirmed.
+        kernel: "sigmoid" $\tanh(\gamma \langle a_i, a_j\rangle + 1)$, "rbf" $\exp(-\gamma \|a_i - a_j\|^2)$ or
+            "linear". The offset 1 and the default gamma follow the common port; the paper's could not be confirmed.
         gamma: None = 1 / k.
     """
     rows = activations.flatten(2).mT
@@ -36,8 +36,12 @@ def kernel_component(
         products = (-gamma * (norms[:, :, None] + norms[:, None] - 2 * products).clamp(min=0)).exp()
     centered = products - products.mean(1, keepdim=True) - products.mean(2, keepdim=True)
     values, vectors = torch.linalg.eigh(centered + products.mean((1, 2), keepdim=True))
-    component = fix_sign(vectors[..., -1]) * values[:, -1:].clamp(min=0).sqrt()
-    return component.unflatten(1, activations.shape[2:])
+    # Equal positions leave a matrix of rounding errors, which is no component.
+    rounding = 4 * rows.shape[1] * torch.finfo(rows.dtype).eps * products.abs().amax((1, 2))
+    largest = values[:, -1].where(values[:, -1] > rounding, 0)
+    component = fix_sign(vectors[..., -1]) * largest[:, None].sqrt()
+    maps: Tensor = component.unflatten(1, activations.shape[2:])
+    return maps
 
 
 class KPCACAM(BaseCAM, name="kpca-cam"):

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from gradcam_kit.errors import OptionError
 from gradcam_kit.methods.base import BaseCAM, one_of
+from gradcam_kit.methods.einsum_cam import einsum_cam
 from gradcam_kit.types import Evidence, LayerCapture
 
 Mode = Literal["mask", "spread"]
@@ -41,7 +42,7 @@ class ReciproCAM(BaseCAM, name="recipro-cam"):
             activation at its neighbors (the released code). Which the paper means could not be confirmed.
     """
 
-    needs = Evidence.REPLAY
+    needs = Evidence.REPLAY | Evidence.HEAD
     cost = "F + Z S"
 
     def __init__(self, *args: Any, window: int = 1, mode: Mode = "mask", **options: Any) -> None:
@@ -56,10 +57,16 @@ class ReciproCAM(BaseCAM, name="recipro-cam"):
         activations = layer.activations
         n, positions = len(activations), activations.shape[2:]
         weights = window_weights(positions, self.window, activations)
-        rows = torch.arange(n * len(weights), device=activations.device)
-        scores = torch.cat([self._keep(layer, weights, chunk) for chunk in rows.split(self.batch_size)])
-        maps = scores.unflatten(0, (n, len(weights))).movedim(1, -1)
-        return (maps - maps.amin(-1, keepdim=True)).unflatten(-1, positions)
+        if layer.head is not None and layer.head.is_linear:
+            # Behind mean pooling and a linear head the scores are sums of the CAM, up to a constant.
+            flat = einsum_cam(activations, layer.head.target_weights).flatten(-len(positions))
+            maps = flat @ weights.T if self.mode == "mask" else flat * weights.sum(1)
+        else:
+            rows = torch.arange(n * len(weights), device=activations.device)
+            scores = torch.cat([self._keep(layer, weights, chunk) for chunk in rows.split(self.batch_size)])
+            maps = scores.unflatten(0, (n, len(weights))).movedim(1, -1)
+        lifted: Tensor = (maps - maps.amin(-1, keepdim=True)).unflatten(-1, positions)
+        return lifted
 
     def _keep(self, layer: LayerCapture, weights: Tensor, rows: Tensor) -> Float[Tensor, "m *targets"]:
         whose, kept = rows // len(weights), rows % len(weights)

@@ -68,7 +68,7 @@ def _score_rows(
     masks = normalize(upsample(activations[whose, channel.clamp(min=0)], size))
     masks = masks * (channel != _BASELINE).view(-1, *(1 for _ in size))
     masks = masks if change is None else change(masks)
-    images = layer.images.index_select(0, whose).mul_(masks[:, None].to(layer.images.dtype))
+    images = layer.images[whose].mul_(masks[:, None].to(layer.images.dtype))
     return rescore(images, whose).to(activations.dtype)
 
 

@@ -19,8 +19,9 @@ def smooth_grad_cam_plus_plus_weights(
 ) -> Float[Tensor, "n k *one"]:
     r"""Grad-CAM++ with averaged powers of the gradients over noisy inputs and the activations of the clean one.
 
-    $\alpha = \overline{G^2} / (2\,\overline{G^2} + \sum_s A\,\overline{G^3})$, $w_k = \sum_s \alpha\,\mathrm{ReLU}(\overline{G})$;
-    a denominator of exactly 0 counts as 1. The order of power and mean could not be confirmed against the paper.
+    $\alpha = \overline{G^2} / (2\,\overline{G^2} + \sum_s A\,\overline{G^3})$,
+    $w_k = \sum_s \alpha\,\mathrm{ReLU}(\overline{G})$; a denominator of exactly 0 counts as 1.
+    The order of power and mean could not be confirmed against the paper.
     """
     # The largest gradient is taken out, so that squares and cubes neither vanish nor overflow.
     axes = (0, *range(2, gradients.ndim))

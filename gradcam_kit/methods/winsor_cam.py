@@ -57,7 +57,8 @@ class WinsorCAM(BaseCAM, name="winsor-cam"):
         """Mean, maximum or L2 norm of the layer's weights, clipped at 0."""
         gradients = gradients_of(layer)
         leading = gradients.ndim - layer.activations.ndim + 1
-        weights = grad_cam_weights(gradients.flatten(0, leading - 1)).flatten(1).unflatten(0, gradients.shape[:leading])
+        flat = grad_cam_weights(gradients.flatten(0, leading - 1)).flatten(1)
+        weights: Tensor = flat.unflatten(0, gradients.shape[:leading])
         if self.kind == "mean":
             return weights.mean(-1).clamp(min=0)
         return weights.amax(-1).clamp(min=0) if self.kind == "max" else weights.norm(dim=-1)

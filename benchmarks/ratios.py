@@ -1,0 +1,125 @@
+"""What a heatmap costs beside a plain forward pass: time as interleaved ratios, memory as growth of a fresh process."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torchvision
+from torch import Tensor, nn
+
+import gradcam_kit
+from benchmarks.measure import Ratio, Work, import_seconds, interleave, peak_growth
+
+GRADIENT_METHODS = (
+    gradcam_kit.GradCAM,
+    gradcam_kit.GradCAMPlusPlus,
+    gradcam_kit.HiResCAM,
+    gradcam_kit.XGradCAM,
+    gradcam_kit.LayerCAM,
+)
+_SEED = 0
+
+
+def _model(name: str) -> nn.Module:
+    torch.manual_seed(_SEED)
+    model: nn.Module = torchvision.models.get_model(name, weights=None).eval()
+    return model
+
+
+def _images(batch: int) -> Tensor:
+    return torch.randn(batch, 3, 224, 224, generator=torch.Generator().manual_seed(_SEED))
+
+
+def _forward(model: nn.Module, images: Tensor) -> Work:
+    def work() -> object:
+        with torch.inference_mode():
+            return model(images)
+
+    return work
+
+
+def resnet50(batch: int, rounds: int) -> dict[str, Ratio]:
+    """Gradient methods, EinsumCAM, EigenCAM, Ablation-CAM and Recipro-CAM on ResNet-50, against its forward pass."""
+    model, images = _model("resnet50"), _images(batch)
+    cams = [method(model, "layer4") for method in GRADIENT_METHODS]
+    deep = gradcam_kit.GradCAM(model, "layer3")
+    einsum = gradcam_kit.EinsumCAM(model, "layer4")
+    eigen = gradcam_kit.EigenCAM(model, "layer4")
+    recipro, ablation = gradcam_kit.ReciproCAM(model, "layer4"), gradcam_kit.AblationCAM(model, "layer4")
+    every_class = torch.arange(1000).expand(batch, -1)
+    works: dict[str, Work] = {
+        "plain forward": _forward(model, images),
+        "GradCAM, layer4": lambda: cams[0](images),
+        "GradCAM, layer3": lambda: deep(images),
+        "five gradient methods, explain_all": lambda: gradcam_kit.explain_all(cams, images),
+        "EinsumCAM, one class": lambda: einsum(images),
+        "EinsumCAM, saliency of all 1000 classes": lambda: einsum.explain(images, every_class).saliency,
+        "EigenCAM": lambda: eigen(images),
+        "Recipro-CAM, layer4": lambda: recipro(images),
+        "Ablation-CAM, layer4": lambda: ablation(images),
+    }
+    results = interleave(works, rounds, "plain forward")
+    five, one = results["five gradient methods, explain_all"], results["GradCAM, layer4"]
+    results["five gradient methods / one"] = Ratio(
+        five.seconds, five.seconds / one.seconds, five.low / one.ratio, five.high / one.ratio
+    )
+    return results
+
+
+def score_cam(rounds: int) -> dict[str, Ratio]:
+    """Score-CAM on one image of ResNet-18 against one forward pass per live channel, in the same batches."""
+    model, images = _model("resnet18"), _images(1)
+    cam = gradcam_kit.ScoreCAM(model, "layer4", batch_size=32)
+    rows = images.expand(32, -1, -1, -1).contiguous()
+    forward = _forward(model, rows)
+    activations = model.layer4(model.layer3(model.layer2(model.layer1(_stem(model, images))))).detach().flatten(2)
+    live = int((activations.amax(2) != activations.amin(2)).sum())
+
+    def forwards() -> None:
+        for _ in range(-(-live // len(rows))):
+            forward()
+
+    return interleave(
+        {f"{live} plain forward passes": forwards, "ScoreCAM": lambda: cam(images)},
+        rounds,
+        f"{live} plain forward passes",
+    )
+
+
+def _stem(model: Any, images: Tensor) -> Tensor:
+    stem: Tensor = model.maxpool(model.relu(model.bn1(model.conv1(images))))
+    return stem
+
+
+def memory_forward() -> Work:
+    return _forward(_model("resnet50"), _images(16))
+
+
+def memory_grad_cam() -> Work:
+    cam, images = gradcam_kit.GradCAM(_model("resnet50"), "layer4"), _images(16)
+    return lambda: cam(images)
+
+
+def memory_score_cam_64() -> Work:
+    return _memory_score_cam(64)
+
+
+def memory_score_cam_512() -> Work:
+    return _memory_score_cam(512)
+
+
+def _memory_score_cam(channels: int) -> Work:
+    cam, images = gradcam_kit.ScoreCAM(_model("resnet18"), "layer4", channels=channels, batch_size=16), _images(1)
+    return lambda: cam(images)
+
+
+def memory() -> dict[str, float]:
+    """Growth of the peak memory, in MB."""
+    works = ("memory_forward", "memory_grad_cam", "memory_score_cam_64", "memory_score_cam_512")
+    return {work.removeprefix("memory_"): peak_growth(f"benchmarks.ratios:{work}") for work in works}
+
+
+def imports(rounds: int) -> dict[str, float]:
+    """Seconds of imports in fresh processes."""
+    return {module: import_seconds(module, rounds) for module in ("torch", "gradcam_kit")}

@@ -1,0 +1,33 @@
+"""What there is to choose from: the layers of a model, the methods of this package."""
+
+from __future__ import annotations
+
+from gradcam_kit.capture import ClassLogit, layer_candidates, read_inputs
+from gradcam_kit.demo import sample_pictures
+from gradcam_kit.jobs.request import ModelRequest
+from gradcam_kit.jobs.setup import load_explainer
+from gradcam_kit.methods import METHODS
+from gradcam_kit.types import Evidence, LayerCandidate
+
+
+def candidate_layers(request: ModelRequest) -> list[LayerCandidate]:
+    """All layers of a model that have positions, found on a bundled picture; one of them is chosen and says why.
+
+    Raises:
+        GradCamKitError: the request is wrong.
+    """
+    explainer = load_explainer(request)
+    images = explainer.images([explainer.loaded.transform(sample_pictures()[0].picture)])
+    return layer_candidates(explainer.model, read_inputs(images, {}), None, ClassLogit)
+
+
+def described_methods() -> list[tuple[str, str, str, str]]:
+    """Name, needs, cost and paper of every method."""
+    return [
+        (name, ", ".join(["activations", *_words(method.needs)]), method.cost, method.paper)
+        for name, method in METHODS.items()
+    ]
+
+
+def _words(needs: Evidence) -> list[str]:
+    return [str(one.name).lower().replace("_", " ") for one in Evidence if one.value and one in needs]

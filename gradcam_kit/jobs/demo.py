@@ -1,0 +1,81 @@
+"""The main job on the bundled model and pictures; masks of the objects say which methods find them."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from gradcam_kit.demo import sample_pictures
+from gradcam_kit.jobs.request import ModelRequest
+from gradcam_kit.jobs.setup import load_explainer
+from gradcam_kit.methods import METHODS
+from gradcam_kit.pictures import write_picture
+from gradcam_kit.render import contact_sheet, overlays
+
+
+@dataclass(frozen=True)
+class DemoRow:
+    """One method, or a map that knows nothing (then `seconds` is None).
+
+    Attributes:
+        share: mean share of the heatmap that lies on the object, in [0, 1].
+        seconds: for all pictures.
+    """
+
+    name: str
+    share: float
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """What the demo made; `rows` begin with the method that puts most of its heatmaps on the objects."""
+
+    rows: tuple[DemoRow, ...]
+    sheet: Path
+    overlays: Path
+
+
+def run_demo(out: Path) -> DemoResult:
+    """Explain the bundled pictures with every method; write each overlay, and all of them on one sheet."""
+    samples = sample_pictures()
+    pictures = np.stack([sample.picture for sample in samples])
+    masks = torch.from_numpy(np.stack([sample.mask for sample in samples]))
+    explainer = load_explainer(ModelRequest("demo", device="cpu"))
+    images = explainer.images(map(explainer.loaded.transform, pictures))
+    explainer = explainer.with_methods(METHODS, (), images, batch_size=64)
+    noise = torch.rand(masks.shape, generator=torch.Generator().manual_seed(0))
+    rows = [
+        DemoRow("(random)", _share_on_object(noise, masks)),
+        DemoRow("(the same everywhere)", _share_on_object(torch.ones_like(noise), masks)),
+    ]
+    columns = [list(pictures)]
+    folder = out / "overlays"
+    folder.mkdir(parents=True, exist_ok=True)
+    for cam in explainer.cams:
+        start = time.perf_counter()
+        heatmaps = cam(images)
+        rows.append(DemoRow(cam.name, _share_on_object(heatmaps, masks), time.perf_counter() - start))
+        columns.append(list(overlays(pictures, heatmaps)))
+        for sample, drawn in zip(samples, columns[-1], strict=True):
+            write_picture(folder / f"{sample.path.name}.{cam.name}.jpg", drawn)
+    sheet = out / "methods.png"
+    names = [sample.name for sample in samples]
+    titles = ["picture", *(cam.name for cam in explainer.cams)]
+    grid = contact_sheet(
+        zip(*columns, strict=True), column_titles=titles, row_titles=names, cell_size=pictures.shape[1]
+    )
+    write_picture(sheet, grid)
+    return DemoResult(tuple(sorted(rows, key=lambda row: -row.share)), sheet, folder)
+
+
+def _share_on_object(heatmaps: Float[Tensor, "n h w"], masks: Bool[Tensor, "n h w"]) -> float:
+    """The mean over pictures of (sum of the heatmap on the object) / (sum of the heatmap); an empty map has share 0."""
+    inside = (heatmaps * masks).sum((1, 2))
+    return float((inside / heatmaps.sum((1, 2)).clamp(min=1e-9)).mean())
