@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 def seeded(module: nn.Module, seed: int = 0) -> nn.Module:
-    """Give every parameter a seeded random value, leave the global random state alone, and return the module in eval mode."""
+    """Give every parameter a seeded random value without the global generator, and return the module in eval mode."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in module.parameters():
@@ -132,8 +132,11 @@ class TinyViT(nn.Module):
         self.blocks = nn.Sequential(Block(width), Block(width))
         self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, 5)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def tokens(self, x: Tensor) -> Tensor:
         x = self.patch(x).flatten(2).transpose(1, 2)
         before = [part.expand(len(x), -1, -1) for part in (self.cls_token, self.reg_token) if part is not None]
-        x = self.norm(self.blocks(torch.cat([*before, x], 1) + self.position))
+        return torch.cat([*before, x], 1) + self.position
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.blocks(self.tokens(x)))
         return self.head(x[:, 0] if self.pool == "token" else x[:, self.prefix :].mean(1))

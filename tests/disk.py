@@ -1,0 +1,122 @@
+"""Pictures and models on disk, as a user has them."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from skimage import data
+
+FACTORIES = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, classes=3):
+        super().__init__()
+        self.stage1 = nn.Conv2d(3, 6, 5, stride=3)
+        self.stage2 = nn.Conv2d(6, 8, 3, stride=2)
+        self.fc = nn.Linear(8, classes)
+        self.transform = {"size": (48, 64), "resize": 56, "mean": (0.4, 0.4, 0.4), "std": (0.2, 0.2, 0.2)}
+        self.class_names = ["cat", "cup", "person"][:classes]
+
+    def forward(self, images):
+        maps = self.stage2(self.stage1(images).relu()).relu()
+        return self.fc(maps.mean((2, 3)))
+
+def net():
+    return Net()
+
+def one_logit():
+    return Net(classes=1)
+
+def nameless():
+    model = Net()
+    del model.class_names
+    return model
+
+class Picky(Net):
+    def forward(self, images):
+        if images.mean((1, 2, 3)).min() < -1.5:
+            raise RuntimeError("too dark for me")
+        return super().forward(images)
+
+def picky():
+    return Picky()
+
+def never():
+    model = Net()
+    model.fc = nn.Linear(7, 3)
+    return model
+
+def poisoned():
+    model = Net()
+    def transform(picture):
+        image = torch.from_numpy(picture[:48, :64].copy()).permute(2, 0, 1) / 255
+        return image / 0 if image.mean() < 0.1 else image
+    model.transform = transform
+    return model
+
+def any_size():
+    model = Net()
+    model.transform = lambda picture: torch.from_numpy(picture).permute(2, 0, 1) / 255
+    return model
+"""
+
+COFFEE, CAT, PERSON = data.coffee()[::4, ::4].copy(), data.chelsea()[::3, ::3].copy(), data.astronaut()[::4, ::4].copy()
+BLACK = np.zeros((70, 90, 3), np.uint8)
+
+
+def move_in(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make it the user's folder, with a module `shop` of model factories in it."""
+    (folder / "shop.py").write_text(FACTORIES)
+    monkeypatch.chdir(folder)
+    monkeypatch.delitem(sys.modules, "shop", raising=False)
+
+
+def write_pictures(folder: Path) -> dict[str, np.ndarray]:
+    """Nested folders, equal names, odd names; keys are those that a run should use."""
+    pictures = {
+        "cat/a.png": CAT,
+        "cat/deeper/a.png": PERSON,
+        "cup/a.png": COFFEE,
+        "cup/odd näme (1) #%.PNG": CAT[:, ::-1],
+        "cup/" + "l" * 250 + ".png": COFFEE[:, ::-1],
+        "top.png": PERSON[:, ::-1],
+    }
+    for key, picture in pictures.items():
+        write_picture(folder / key, picture)
+    write_picture(Path(os.fsdecode(bytes(folder) + b"/cup/caf\xe9.png")), COFFEE)
+    return {**pictures, "cup/caf\\xe9.png": COFFEE}
+
+
+def write_picture(path: Path, picture: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(picture).save(path)
+
+
+def break_pictures(folder: Path) -> list[str]:
+    """Files that are named like pictures and are none; their keys."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_picture(folder / "cut.jpg", COFFEE)
+    whole = (folder / "cut.jpg").read_bytes()
+    (folder / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    (folder / "text.jpg").write_text("no picture")
+    (folder / "empty.png").write_bytes(b"")
+    (folder / "gone.png").symlink_to("nowhere.png")
+    return ["cut.jpg", "empty.png", "gone.png", "text.jpg"]
+
+
+def read_rows(out: Path) -> list[dict[str, Any]]:
+    """All rows of a run, heatmaps as arrays."""
+    rows = [row for path in sorted((out / "shards").iterdir()) for row in pq.read_table(path).to_pylist()]
+    for row in rows:
+        if row["heatmap"] is not None:
+            row["heatmap"] = np.frombuffer(row["heatmap"], "<f2").reshape(row["height"], row["width"])
+    return rows

@@ -1,0 +1,80 @@
+"""What a method gets to see, and how often it makes the model run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from gradcam_kit import METHODS, BaseCAM
+from gradcam_kit.types import Evidence, LayerCapture, LayerChoice
+
+LAYERED = [name for name, method in METHODS.items() if method.layer_choice is not LayerChoice.INPUT]
+"""The methods that look at target layers, and not at the input alone."""
+ANY_LAYER = [name for name in LAYERED if METHODS[name].needs & ~Evidence.WEIGHT_GRADIENTS != Evidence.HEAD]
+"""Those that work at any layer: all but the ones that are nothing but a head."""
+
+
+class Spy(BaseCAM):
+    """A method that keeps what it was given."""
+
+    def __init__(self, *args: Any, needs: Evidence = Evidence.GRADIENTS, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.needs = needs
+        self.seen: dict[str, LayerCapture] = {}
+
+    def saliencies(self, layer: LayerCapture) -> Tensor:
+        self.seen[layer.layer] = layer
+        return super().saliencies(layer)
+
+    def saliency(self, layer: LayerCapture) -> Tensor:
+        return layer.activations.sum(1)
+
+
+def evidence(model: nn.Module, layer: Any, images: Any, targets: Any = None, **options: Any) -> LayerCapture:
+    """The capture of one layer."""
+    spy = Spy(model, layer, **options)
+    spy.explain(images, targets)
+    (seen,) = spy.seen.values()
+    return seen
+
+
+@contextmanager
+def counted(module: nn.Module) -> Iterator[list[int]]:
+    """The number of rows in each pass of a module."""
+    rows: list[int] = []
+    handle = module.register_forward_pre_hook(lambda _, args: rows.append(len(args[0])))
+    try:
+        yield rows
+    finally:
+        handle.remove()
+
+
+class Operations(TorchDispatchMode):
+    """Every operation, forward and backward, and the largest tensor that any of them made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[str, tuple[Any, ...]]] = []
+        self.largest = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        self.calls.append((func.overloadpacket.__name__, args))
+        made = [leaf.numel() for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+        self.largest = max([self.largest, *made])
+        return result
+
+    def named(self, name: str) -> list[tuple[Any, ...]]:
+        """The arguments of each call of one operation."""
+        return [args for called, args in self.calls if called == name]
+
+
+def close(a: Tensor, b: Tensor, tolerance: float = 1e-6) -> bool:
+    """Equal up to rounding."""
+    return a.shape == b.shape and torch.allclose(a.double(), b.double(), rtol=0, atol=tolerance)

@@ -1,0 +1,238 @@
+"""From every name in `METHODS` to the slow transcription that its `saliency` must equal, on a `Sample`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import reference as ref
+import torch
+from cases import LARGE, MINI, PERTURBED, SMALL, Case, Sample, logit, probability
+from torch import Tensor, nn
+
+from gradcam_kit import METHODS
+from gradcam_kit.types import Evidence, LayerChoice
+
+Oracle = Callable[[Sample], Any]
+
+
+def activation_method(formula: Callable[..., Any], **options: Any) -> Oracle:
+    """A formula of activations alone."""
+    return lambda sample: formula(sample.activations, **options)
+
+
+def gradient_method(formula: Callable[..., Any], **options: Any) -> Oracle:
+    """A formula of activations and gradients."""
+    return lambda sample: formula(sample.activations, sample.gradients, **options)
+
+
+def einsum_cam(sample: Sample) -> Any:
+    if sample.case.head:
+        return ref.einsum_cam(sample.activations, sample.head_weight, sample.logit_gradients)
+    return ref.einsum_cam_without_head(sample.activations, sample.own_weight_gradient)
+
+
+def score_cam(sample: Sample, **options: Any) -> Any:
+    gradients = sample.gradients if options.get("ranking") == "gradient" else None
+    rescored = replace(sample, objective=probability) if options.get("weighting") == "probability" else sample
+    return ref.score_cam(sample.activations, sample.image, rescored.rescore, gradients=gradients, **options)
+
+
+def random_cam(sample: Sample, seed: int = 0) -> Any:
+    drawn = torch.rand(len(sample.activations), generator=torch.Generator().manual_seed(seed))
+    return ref.random_cam(sample.activations, 2 * drawn - 1)
+
+
+def finer(logits: Tensor, target: int) -> Tensor:
+    """`ref.finer_score` with its derivative."""
+    others = ref.finer_references(logits, target)
+    weights = logits.softmax(0)[others]
+    return (weights * (logits[target] - logits[others])).sum() / weights.sum()
+
+
+def logit_and_log_probability(logits: Tensor, target: int) -> Tensor:
+    return logits[target] + logits.log_softmax(0)[target]
+
+
+def explaining(objective: Callable[[Tensor, int], Tensor], oracle: Oracle) -> Oracle:
+    """A method that scores plain class indices in its own way."""
+    return lambda sample: oracle(replace(sample, objective=objective) if sample.objective is logit else sample)
+
+
+def shapley_cam(sample: Sample) -> Any:
+    return ref.shapley_cam(sample.activations, sample.gradients, sample.hessian)
+
+
+def full_grad(sample: Sample) -> Any:
+    """Pairs of bias and gradient by module, from one hook on each module that has a bias."""
+    owners, biases = [], []
+    for module in sample.model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            own = (module.bias, module.weight, module.running_mean, module.running_var)
+            biases.append(ref.batch_norm_bias(*own, module.eps))
+            owners.append(module)
+        elif getattr(module, "bias", None) is not None:
+            biases.append(module.bias)
+            owners.append(module)
+    gradients = [gradient for _, gradient in sample.outputs_and_gradients(owners)]
+    return ref.full_grad(sample.image, sample.image_gradient, biases, gradients)
+
+
+class MeanPool(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(2).mean(2)
+
+
+def guided(sample: Sample) -> Any:
+    """Guided backprop of the small networks, whose modules run one after the other."""
+    leaves = [module for module in sample.model.modules() if not list(module.children())]
+    pool = nn.Flatten() if getattr(sample.model, "flatten", 0) else MeanPool()
+    return ref.guided_backprop([*leaves[:-1], pool, leaves[-1]], sample.image, sample.target)
+
+
+def guided_grad_cam(sample: Sample) -> Any:
+    coarse = ref.grad_cam(sample.activations, sample.gradients)
+    return ref.guided_grad_cam(guided(sample), coarse).sum(0)
+
+
+def smooth_grad_cam_plus_plus(sample: Sample, samples: int = 4, std: float = 0.3, seed: int = 0) -> Any:
+    noise = torch.randn(samples, *sample.image.shape, generator=torch.Generator().manual_seed(seed))
+    gradients = [sample.at(sample.image + std * draw.double()).gradients for draw in noise]
+    return ref.smooth_grad_cam_plus_plus(sample.activations, gradients)
+
+
+def integrated_grad_cam(sample: Sample, steps: int = 20) -> Any:
+    path = [sample.at(step / steps * sample.image) for step in range(steps + 1)]
+    activations, gradients = zip(*((one.activations, one.gradients) for one in path), strict=True)
+    return ref.integrated_grad_cam(activations[1:], gradients[1:], activations[0])
+
+
+def ablation_cam(sample: Sample, channels: int | None = None) -> Any:
+    kept = None if channels is None else ref.ranked_channels(sample.activations, channels)
+    return ref.ablation_cam(sample.activations, sample.replay, kept)
+
+
+def recipro_cam(sample: Sample, **options: Any) -> Any:
+    return ref.recipro_cam(sample.activations, sample.replay, **options)
+
+
+ORACLES: dict[str, Oracle] = {
+    "cam": einsum_cam,
+    "einsum-cam": einsum_cam,
+    "eigen-cam": activation_method(ref.eigen_cam),
+    "kpca-cam": activation_method(ref.kpca_cam),
+    "fem": activation_method(ref.fem),
+    "lafam": activation_method(ref.lafam),
+    "random-cam": random_cam,
+    "grad-cam": gradient_method(ref.grad_cam),
+    "grad-cam++": gradient_method(ref.grad_cam_plus_plus),
+    "refine-cam": gradient_method(ref.grad_cam_plus_plus),
+    "hires-cam": gradient_method(ref.hires_cam),
+    "grad-cam-elementwise": gradient_method(ref.grad_cam_elementwise),
+    "xgrad-cam": gradient_method(ref.xgrad_cam),
+    "layer-cam": gradient_method(ref.layer_cam),
+    "eigen-grad-cam": gradient_method(ref.eigen_grad_cam),
+    "seg-eigen-cam": gradient_method(ref.seg_eigen_cam),
+    "seg-xres-cam": gradient_method(ref.seg_xres_cam, window=2),
+    "winsor-cam": gradient_method(ref.grad_cam),
+    "finer-cam": explaining(finer, gradient_method(ref.grad_cam)),
+    "shapley-cam": explaining(logit_and_log_probability, shapley_cam),
+    "full-grad": full_grad,
+    "guided-backprop": lambda sample: guided(sample).sum(0),
+    "guided-grad-cam": guided_grad_cam,
+    "smooth-grad-cam++": smooth_grad_cam_plus_plus,
+    "integrated-grad-cam": integrated_grad_cam,
+    "score-cam": score_cam,
+    "ablation-cam": ablation_cam,
+    "recipro-cam": recipro_cam,
+}
+
+EXCEPTIONS: dict[str, str] = {}
+"""Methods without an oracle, and why."""
+
+
+def _options(name: str, oracle: Callable[..., Any], *options: dict[str, Any]) -> dict[str, Any]:
+    return {f"{name} {own}": (name, own, partial(oracle, **own)) for own in options}
+
+
+def _formula(formula: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda sample, **options: formula(sample.activations, sample.gradients, **options)
+
+
+VARIANTS: dict[str, tuple[str, dict[str, Any], Oracle]] = {
+    **_options("grad-cam++", _formula(ref.grad_cam_plus_plus), {"variant": "authors"}),
+    **_options("eigen-grad-cam", _formula(ref.eigen_grad_cam), {"center": True}),
+    **_options(
+        "seg-xres-cam",
+        lambda sample, pool_window, **pool: ref.seg_xres_cam(sample.activations, sample.gradients, pool_window, **pool),
+        {"pool_window": 1},
+        {"pool_window": 3},
+        {"pool_window": 5, "pool": "max"},
+        {"pool_window": 100, "pool": "max"},
+    ),
+    **_options("eigen-cam", lambda sample, **own: ref.eigen_cam(sample.activations, **own), {"center": True}),
+    **_options("fem", lambda sample, **own: ref.fem(sample.activations, **own), {"sigmas": 1.0}, {"sigmas": 0.3}),
+    **_options(
+        "kpca-cam",
+        lambda sample, **own: ref.kpca_cam(sample.activations, **own),
+        {"kernel": "linear"},
+        {"kernel": "rbf"},
+        {"kernel": "rbf", "gamma": 2.0},
+        {"gamma": 0.01},
+    ),
+    **_options("random-cam", random_cam, {"seed": 5}),
+    **_options("smooth-grad-cam++", smooth_grad_cam_plus_plus, {"samples": 2, "std": 1.0, "seed": 3}),
+    **_options("integrated-grad-cam", integrated_grad_cam, {"steps": 1}, {"steps": 3}),
+    **_options(
+        "score-cam",
+        score_cam,
+        {"weighting": "probability"},
+        {"weighting": "relu"},
+        {"channels": 3},
+        {"channels": 2, "ranking": "gradient"},
+        {"channels": 4, "weighting": "relu"},
+    ),
+    **_options("ablation-cam", ablation_cam, {"channels": 1}, {"channels": 4}),
+    **_options("recipro-cam", recipro_cam, {"window": 3}, {"window": 3, "mode": "spread"}),
+}
+"""Options of methods -> name, options and oracle."""
+
+_DEEP = [case for case in LARGE if case.name.endswith(" last")]
+_BEFORE = [case for case in LARGE if case.name.endswith(" earlier")]
+OWN_CASES = {
+    "shapley-cam": MINI,  # its transcription holds the whole matrix of second derivatives
+    "kpca-cam": MINI,  # its transcription loops over pairs of positions
+    "seg-xres-cam": MINI,  # its transcription looks for the members of each block
+    "recipro-cam": MINI + _DEEP,  # its transcription loops over pairs of positions
+    "fem": SMALL + _BEFORE,  # of less than six positions none is two standard deviations above the mean
+    "guided-backprop": SMALL,  # its transcription needs modules that run one after the other
+    "guided-grad-cam": SMALL,
+}
+LOGITS_ONLY = {"guided-backprop", "guided-grad-cam"}
+"""Methods whose transcription explains a logit."""
+
+
+def cases_of(name: str) -> list[Case]:
+    """The cases on which a method is compared with its oracle."""
+    if name in OWN_CASES:
+        return OWN_CASES[name]
+    runs_often = METHODS[name].needs & (Evidence.RESCORE | Evidence.REPLAY | Evidence.PROBE | Evidence.BIASES)
+    return SMALL + (PERTURBED if runs_often else LARGE)
+
+
+def layers_of(name: str) -> tuple[str, ...]:
+    """Layers of `home(name)` that make a difference and suit the method."""
+    if METHODS[name].layer_choice is LayerChoice.INPUT:
+        return ("block1",)
+    return ("block2",) if name == "cam" else ("block1", "block2")
+
+
+def unfit(name: str, case: Case) -> str:
+    """Why a method gives an error on a case; empty where it does not."""
+    if name == "cam" and not case.head:
+        return "CAM needs mean pooling and one linear layer"
+    if name == "einsum-cam" and not case.head and not case.own_weight:
+        return "all its channels get the same weight|has no weight with one entry"
+    return ""

@@ -1,0 +1,146 @@
+"""Models inside of wrappers: compiled, DataParallel, TorchScript, gradient checkpointing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from models import TinyCNN, build, conv_model, images, tiny
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+from traces import unchanged
+
+from gradcam_kit import GradCAM, ScoreCAM
+from gradcam_kit.capture import check_model
+from gradcam_kit.errors import CaptureError, InputError
+
+INPUT = images(3, size=(8, 8))
+
+
+@pytest.fixture(autouse=True)
+def _fresh_compiler() -> Any:
+    yield
+    torch._dynamo.reset()
+
+
+class Backend:
+    """A compiler backend that runs the graph as it is and counts its runs."""
+
+    def __init__(self) -> None:
+        self.runs = 0
+
+    def __call__(self, graph: torch.fx.GraphModule, example_inputs: Any) -> Callable[..., Any]:
+        def run(*args: Any) -> Any:
+            self.runs += 1
+            return graph.forward(*args)
+
+        return run
+
+
+def compiled(model: nn.Module, backend: Backend) -> nn.Module:
+    return torch.compile(model, backend=backend)
+
+
+def compiled_in_place(model: nn.Module, backend: Backend) -> nn.Module:
+    model.compile(backend=backend)
+    return model
+
+
+def compiled_part(model: nn.Module, backend: Backend) -> nn.Module:
+    model.stage2 = torch.compile(model.stage2, backend=backend)
+    return model
+
+
+def compiled_part_in_place(model: nn.Module, backend: Backend) -> nn.Module:
+    model.stage2.compile(backend=backend)
+    return model
+
+
+WRAPPERS: dict[str, tuple[Callable[[nn.Module, Backend], nn.Module], list[str]]] = {
+    "compiled": (compiled, ["stage2", "_orig_mod.stage2"]),
+    "compiled in place": (compiled_in_place, ["stage2"]),
+    "compiled part": (compiled_part, ["stage2", "stage2._orig_mod"]),
+    "compiled part in place": (compiled_part_in_place, ["stage2"]),
+    "DataParallel": (lambda model, _: nn.DataParallel(model), ["stage2", "module.stage2"]),
+    "DataParallel, compiled": (
+        lambda model, backend: nn.DataParallel(compiled(model, backend)),
+        ["stage2", "module._orig_mod.stage2"],
+    ),
+}
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+def test_wrapped_models_give_the_same_maps_and_stay_wrapped(wrapper: str) -> None:
+    wrap, names = WRAPPERS[wrapper]
+    backend = Backend()
+    model = wrap(tiny(), backend)
+    with torch.no_grad():
+        output = model(INPUT)
+    runs = backend.runs
+    for name in names:
+        for target_layers in (name, dict(model.named_modules())[names[-1]]):
+            assert torch.equal(GradCAM(model, target_layers)(INPUT), GradCAM(tiny(), "stage2")(INPUT))
+        assert GradCAM(model, name).explain(INPUT).layers == (name,)
+        assert torch.equal(ScoreCAM(model, name)(INPUT), ScoreCAM(tiny(), "stage2")(INPUT))
+    assert torch.equal(GradCAM(model)(INPUT), GradCAM(tiny())(INPUT))
+    assert backend.runs == runs
+    with torch.no_grad():
+        assert torch.equal(model(INPUT), output)
+    assert backend.runs == 2 * runs
+    assert (runs > 0) == ("ompiled" in wrapper)
+
+
+@pytest.mark.filterwarnings("ignore:`?torch.jit")
+def test_torchscript_has_a_clear_error() -> None:
+    scripted, traced, part = torch.jit.script(tiny()), torch.jit.trace(tiny(), INPUT), tiny()
+    part.stage2 = torch.jit.script(part.stage2)
+    for model in (scripted, traced):
+        with pytest.raises(InputError, match="TorchScript.*original"):
+            GradCAM(model, "stage2")
+    with pytest.raises(InputError, match="'stage2' is a TorchScript module"):
+        GradCAM(part, "stage2")
+    assert torch.equal(GradCAM(part, "stage1")(INPUT), GradCAM(tiny(), "stage1")(INPUT))
+    assert GradCAM(part).explain(INPUT).layers == ("relu2",)
+
+
+@pytest.mark.parametrize("model", [lambda x: x, "resnet50", None, TinyCNN])
+def test_what_is_no_module_has_a_clear_error(model: Any) -> None:
+    with pytest.raises(InputError, match=r"expected a torch\.nn\.Module"):
+        check_model(model)
+
+
+# Gradient checkpointing
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+@pytest.mark.parametrize("layer", ["first", "layer", ["first", "layer"]], ids=str)
+def test_checkpointing_behind_the_layers_changes_nothing(layer: Any, reentrant: bool) -> None:
+    parts = dict(conv_model().named_children())
+    tail = lambda m, y: m.fc(y.relu().square().mean((2, 3)))  # noqa: E731
+    plain = build(lambda m, x: tail(m, m.layer(m.first(x).relu())), **parts)
+    wrapped = build(
+        lambda m, x: checkpoint(lambda y: tail(m, y), m.layer(m.first(x).relu()), use_reentrant=reentrant), **parts
+    )
+    targets = torch.tensor([[0, 1], [2, 3], [4, 0]])
+    with unchanged(wrapped, INPUT):
+        heatmaps = GradCAM(wrapped, layer)(INPUT, targets)
+    assert torch.equal(heatmaps, GradCAM(plain, layer)(INPUT, targets))
+
+
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_checkpointing_around_the_layer_is_right_or_an_error(reentrant: bool) -> None:
+    model = tiny()
+    expected = GradCAM(model, ["stage1", "stage2"])(INPUT)
+    around = build(lambda m, x: checkpoint(m.body, x, use_reentrant=reentrant), body=model)
+    model = build(lambda m, x: x, body=TinyCNN())
+    around.body = tiny()
+    cam = GradCAM(around, ["body.stage1", "body.stage2"])
+    if not reentrant:
+        assert torch.equal(cam(INPUT), expected)
+        return
+    with unchanged(around, INPUT), pytest.raises(CaptureError, match="reentrant checkpoint"):
+        cam(INPUT)
+    assert torch.equal(ScoreCAM(around, "body.relu2")(INPUT), ScoreCAM(tiny(), "relu2")(INPUT))

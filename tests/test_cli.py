@@ -1,0 +1,221 @@
+"""The command line as a user types it: what it does, says and exits with."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import disk
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from gradcam_kit.cli import app
+from gradcam_kit.demo import sample_pictures
+from gradcam_kit.functional import normalize
+from gradcam_kit.methods import METHODS
+from gradcam_kit.models import load_model
+from gradcam_kit.pictures import read_picture
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk.move_in(tmp_path, monkeypatch)
+
+
+def cli(*arguments: str) -> tuple[int, str, str]:
+    """Exit status, standard output and error of `gradcam-kit`."""
+    result = CliRunner().invoke(app, arguments)
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.stdout, result.stderr
+
+
+def process(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """The same in a process of its own."""
+    command = [sys.executable, "-m", "gradcam_kit", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env={"PYTHONPATH": str(ROOT)}, check=False)
+
+
+@pytest.mark.parametrize(
+    ("model", "layer"),
+    [("demo", "layer4"), ("torchvision:resnet18", "layer4"), ("timm:test_vit.r160_in1k", None), ("shop:net", "stage2")],
+)
+def test_a_run_with_each_kind_of_model(model: str, layer: str | None) -> None:
+    disk.write_picture(Path("pictures/one/a.jpg"), disk.COFFEE)
+    disk.write_picture(Path("pictures/two/a.jpg"), disk.CAT)
+    methods = ("grad-cam", "layer-cam")
+    status, said, notes = cli(
+        *("run", "pictures", "--model", model, "--out", "out", "--targets", "1", "--workers", "1"),
+        *(word for method in methods for word in ("--method", method)),
+    )
+    assert (status, "2 of 2 pictures explained in" in said) == (0, True)
+    assert "note: pictures are prepared by" in notes
+    loaded = load_model(model)
+    rows = disk.read_rows(Path("out"))
+    assert [(row["path"], row["method"]) for row in rows] == [
+        (f"{folder}/a.jpg", method) for folder in ("one", "two") for method in methods
+    ]
+    for row in rows:
+        assert layer is None or row["layer"] == layer
+        image = loaded.transform(read_picture(Path("pictures", row["path"])))[None]
+        explanation = METHODS[row["method"]](loaded.model, row["layer"]).explain(image, 1)
+        expected = normalize(explanation.saliency[row["layer"]].clamp(min=0))[0].numpy()
+        assert np.abs(row["heatmap"] - expected).max() < 5e-3
+        assert row["score"] == pytest.approx(float(loaded.model(image).softmax(1)[0, 1].detach()), abs=1e-4)
+        assert Path("out/overlays", f"{row['path']}.{row['method']}.jpg").exists()
+
+
+def test_some_pictures_that_fail_make_status_1_and_are_named() -> None:
+    disk.write_pictures(Path("pictures"))
+    disk.break_pictures(Path("pictures"))
+    status, said, problems = cli("run", "pictures", "--model", "shop:net", "--out", "out", "--overlays", "none")
+    assert status == 1
+    assert "7 of 11 pictures explained" in said
+    assert "failed: text.jpg: cannot read the picture" in problems
+    assert len(disk.read_rows(Path("out"))) == 11
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["run", "nothing", "--model", "shop:net", "--out", "out"], "no file or folder 'nothing'"),
+        (["run", "pictures", "--model", "shop:nett", "--out", "out"], "has no factory 'nett'; did you mean 'net'"),
+        (["run", "pictures", "--model", "shop:net", "--out", "out", "--method", "gradcam"], "did you mean 'grad-cam'"),
+        (["run", "pictures", "--model", "shop:net", "--out", "out", "--layer", "stage"], "no layer 'stage'; did you"),
+        (["run", "pictures", "--model", "shop:net", "--out", "out", "--targets", "9"], "class 9 for a model with 3"),
+        (["run", "pictures", "--model", "shop:net", "--out", "out", "--overlays", "some"], "expected all, none or a"),
+        (["run", "pictures", "--model", "shop:net", "--out", "out", "--mean", "a,b,c"], "--mean is 'a,b,c'; expected"),
+        (["run", "pictures", "--model", "shop:net", "--out", "out", "--checkpoint", "x.pt"], "no checkpoint file x.pt"),
+        (["run", "pictures", "--model", "shop:net", "--out", "out", "--dtype", "int8"], "the dtype is 'int8'"),
+        (["run", "pictures", "--model", "shop:net", "--out", "shop.py"], "'shop.py' is a file"),
+        (["compare", "nothing", "--model", "shop:net", "--out", "s.png"], "no file or folder 'nothing'"),
+        (["compare", "pictures", "--model", "shop:net", "--out", "s.what"], "no format for the suffix '.what'"),
+        (["layers", "--model", "demmo"], "'demmo' names no model; did you mean 'demo'"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_a_wrong_request_is_one_line_and_status_2(arguments: list[str], says: str) -> None:
+    disk.write_picture(Path("pictures/a.png"), disk.CAT)
+    status, said, problem = cli(*arguments)
+    assert (status, said) == (2, "")
+    last = problem.splitlines()[-1]
+    assert last.startswith("gradcam-kit: ")
+    assert says in last
+    assert all(line.startswith("note: ") for line in problem.splitlines()[:-1])
+    assert not Path("out").exists()
+
+
+@pytest.mark.parametrize("arguments", [["run", "pictures"], ["run", "--nonsense"], ["fly"], ["run", "a", "b"]])
+def test_a_wrong_usage_is_status_2(arguments: list[str]) -> None:
+    status, said, problem = cli(*arguments)
+    assert (status, said) == (2, "")
+    assert "Usage" in problem
+
+
+def test_flags_reach_the_run() -> None:
+    disk.write_pictures(Path("pictures"))
+    Path("names.txt").write_text("x\ny\nz\n")
+    status, _, notes = cli(
+        *("run", "pictures/**/a.png", "--model", "shop:nameless", "--out", "out", "--image-size", "64"),
+        *("--mean", "0,0,0", "--std", "1,1,1", "--class-names", "names.txt", "--targets", "top:2", "--overlays", "1"),
+        *("--layer", "stage1", "--batch-size", "2", "--shard-size", "2", "--dtype", "bfloat16", "--device", "cpu"),
+    )
+    assert status == 0
+    assert "changed by options" in notes
+    rows = disk.read_rows(Path("out"))
+    assert [row["path"] for row in rows] == ["cat/a.png"] * 2 + ["cat/deeper/a.png"] * 2 + ["cup/a.png"] * 2
+    assert {row["layer"] for row in rows} == {"stage1"}
+    assert {row["target_name"] for row in rows} <= {"x", "y", "z"}
+    assert {(row["height"], row["width"]) for row in rows} == {(20, 20)}
+    assert len(list(Path("out/shards").iterdir())) == 2
+    assert sorted(path.name for path in Path("out/overlays").rglob("*.jpg")) == [
+        "a.png.grad-cam.2.jpg",
+        "a.png.grad-cam.jpg",
+    ]
+    assert cli("run", "pictures", "--model", "shop:net", "--out", "out")[0] == 2
+    assert cli("run", "pictures/top.png", "--model", "shop:net", "--out", "out", "--overwrite")[0] == 0
+    assert [row["path"] for row in disk.read_rows(Path("out"))] == ["top.png"]
+
+
+def test_compare_draws_a_sheet() -> None:
+    disk.write_picture(Path("pictures/a.png"), disk.CAT)
+    status, said, _ = cli("compare", "pictures/a.png", "--model", "shop:net", "--out", "sheet.png")
+    assert (status, "1 of 1 pictures explained" in said) == (0, True)
+    with Image.open("sheet.png") as sheet:
+        all_methods = sheet.size
+    cli("compare", "pictures/a.png", "--model", "shop:net", "--out", "sheet.png", "--method", "grad-cam")
+    with Image.open("sheet.png") as sheet:
+        assert sheet.size[0] < all_methods[0]
+
+
+def test_layers_are_listed_and_one_is_chosen() -> None:
+    status, said, _ = cli("layers", "--model", "shop:net")
+    assert status == 0
+    lines = {line.split("│")[1].strip(): line for line in said.splitlines() if "│" in line}
+    assert [cell.strip() for cell in lines["stage2"].split("│")[1:-1]] == [
+        *("stage2", "8 x 7 x 9", "ChannelsFirst", "yes", "yes")
+    ]
+    assert [cell.strip() for cell in lines["stage1"].split("│")[4:-1]] == ["yes", ""]
+    assert "stage2 is chosen: the last layer with positions on which the score depends" in said
+
+
+def test_every_method_is_listed_with_its_needs_cost_and_paper() -> None:
+    status, said, _ = cli("methods")
+    assert status == 0
+    lines = [line for line in said.splitlines() if "│" in line]
+    for name, method in METHODS.items():
+        [line] = [line for line in lines if line.split("│")[1].strip() == name]
+        assert method.cost in line
+        assert method.paper in line
+    assert any("activations, gradients" in line for line in lines)
+
+
+@pytest.mark.slow
+def test_the_demo_finds_the_objects() -> None:
+    status, said, _ = cli("demo", "--out", "shown")
+    assert status == 0
+    shares = {}
+    for line in said.splitlines():
+        if "%" in line:
+            name, share = (cell.strip() for cell in line.split("│")[1:3])
+            shares[name] = float(share.rstrip("%"))
+    assert set(shares) == {*METHODS, "(random)", "(the same everywhere)"}
+    covered = np.mean([sample.mask.mean() for sample in sample_pictures()]) * 100
+    assert shares["(the same everywhere)"] == pytest.approx(covered, abs=0.1)
+    assert shares["(random)"] == pytest.approx(covered, abs=1)
+    assert shares["grad-cam"] > 2 * covered
+    assert len(list(Path("shown/overlays").iterdir())) == 8 * len(METHODS)
+    with Image.open("shown/methods.png") as sheet:
+        assert sheet.size[0] > 128 * 8
+        assert sheet.size[1] > 128 * (len(METHODS) + 1)
+
+
+@pytest.mark.slow
+def test_the_process_exits_as_documented_and_shows_no_traceback() -> None:
+    disk.write_pictures(Path("pictures"))
+    good = process("run", "pictures", "--model", "demo", "--out", "out", "--overlays", "1")
+    assert (good.returncode, good.stderr.count("\n")) == (0, 1)
+    disk.break_pictures(Path("pictures"))
+    some = process("run", "pictures", "--model", "demo", "--out", "out", "--overwrite")
+    assert some.returncode == 1
+    assert some.stderr.count("failed: ") == 4
+    wrong = process("run", "pictures", "--model", "demo", "--out", "out")
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    assert wrong.stderr.splitlines()[-1].startswith("gradcam-kit: 'out' holds a run already")
+    assert "Traceback" not in good.stderr + some.stderr + wrong.stderr
+
+
+def test_help_loads_neither_models_nor_renderers() -> None:
+    code = (
+        "import sys, gradcam_kit.cli; from typer.testing import CliRunner;"
+        "print(CliRunner().invoke(gradcam_kit.cli.app, ['--help']).exit_code,"
+        " sorted({'cv2', 'PIL', 'pyarrow', 'pandas', 'timm', 'transformers', 'torchvision'} & set(sys.modules)))"
+    )
+    command = [sys.executable, "-c", code]
+    shown = subprocess.run(command, capture_output=True, text=True, env={"PYTHONPATH": str(ROOT)}, check=True)
+    assert shown.stdout == "0 []\n"

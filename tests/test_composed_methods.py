@@ -1,0 +1,177 @@
+"""Methods over several layers, inputs or passes: their default layers, completeness, and changed copies of a model."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import reference as ref
+import torch
+from cases import EARLIER, LAST, SMALL, assert_same
+from models import images as draw_images
+from networks import blocks, resnet18
+from torch import Tensor, nn
+from torch.testing import assert_close
+
+from gradcam_kit import METHODS
+from gradcam_kit.errors import InputError
+from gradcam_kit.methods import BaseCAM
+from gradcam_kit.types import Evidence, LayerCapture, LayerChoice
+
+
+class Terms(BaseCAM):
+    """The terms of FullGrad before they are post-processed."""
+
+    needs = Evidence.GRADIENTS | Evidence.BIASES
+    layer_choice = LayerChoice.INPUT
+
+    def saliency(self, layer: LayerCapture) -> Tensor:
+        products = [layer.gradients * layer.activations, *layer.bias_gradients]
+        self.total = sum(product.flatten(1).sum(1) for product in products)
+        self.count = len(products)
+        return products[0].sum(1)
+
+
+@pytest.mark.parametrize(
+    ("model", "size", "biases"),
+    [(LAST.model, 16, 3), (SMALL[4].model, 16, 3), (resnet18(), 32, 21)],
+    ids=["pooled", "flattened", "resnet18"],
+)
+def test_full_gradients_are_complete(model, size, biases):
+    cam = Terms(model)
+    found = cam.explain(draw_images(2, size=(size, size)).double(), [1, 3])
+    assert cam.count == 1 + biases
+    assert_same(cam.total, found.scores)
+
+
+def test_full_gradients_of_modules_that_run_out_of_order():
+    class Backwards(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.last, self.middle, self.first = nn.Linear(4, 5), nn.Conv2d(4, 4, 3), nn.Conv2d(3, 4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(self.middle(self.first(x).relu()).relu().mean((2, 3)))
+
+    torch.manual_seed(0)
+    cam = Terms(Backwards().double())
+    found = cam.explain(draw_images(2).double(), [1, 3])
+    assert_same(cam.total, found.scores)
+
+
+def test_winsor_cam_over_all_convolutions():
+    found = METHODS["winsor-cam"](LAST.model).explain(LAST.images, LAST.targets)
+    assert found.layers == ("block1.0", "block2.0")
+    for percentile in (0.0, 50.0, 100.0):
+        for importance in ("mean", "max", "l2"):
+            cam = METHODS["winsor-cam"](LAST.model, percentile=percentile, importance=importance)
+            heatmaps = cam(LAST.images, LAST.targets)
+            for index in LAST.samples:
+                sample = LAST.samples[index]
+                modules = [sample.module(layer) for layer in found.layers]
+                pairs = sample.outputs_and_gradients(modules)
+                saliencies = [ref.grad_cam(*pair) for pair in pairs]
+                gradients = [gradient for _, gradient in pairs]
+                expected = ref.winsor_cam(saliencies, gradients, LAST.size, percentile, importance)
+                expected = torch.from_numpy(ref.normalize_minmax(expected))
+                assert_close(heatmaps[index].double(), expected, rtol=0, atol=1e-6)
+
+
+def test_winsorize_by_hand():
+    from gradcam_kit.methods.winsor_cam import winsorize
+
+    # the percentile 2/3 of 1, 2, 3, 99 is 3, so 1, 2, 3, 3 are rescaled; then one positive value, equal ones, none
+    rows = torch.tensor([[0.0, 1, 2, 3, 99], [0, 0, 4, 0, 0], [2, 2, 2, 2, 2], [0, 0, 0, 0, 0]], dtype=torch.float64)
+    found = winsorize(rows, 100 * 2 / 3)
+    expected = [[0, 0.1, 0.55, 1, 1], [0, 0, 1, 0, 0], [1, 1, 1, 1, 1], [0, 0, 0, 0, 0]]
+    assert_close(found, torch.tensor(expected, dtype=torch.float64))
+    for percentile in (0.0, 30.0, 80.0, 100.0):
+        drawn = torch.randn(6, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64).clamp(min=0)
+        expected = np.array([ref.winsorize(row.tolist(), percentile) for row in drawn])
+        assert_close(winsorize(drawn, percentile), torch.from_numpy(expected))
+
+
+def test_refine_cam_is_a_product():
+    found = METHODS["refine-cam"](LAST.model, ["block1", "block2"])(LAST.images, LAST.targets)
+    for (i, j), sample in LAST.samples.items():
+        pairs = sample.outputs_and_gradients([sample.module("block1"), sample.module("block2")])
+        expected = ref.refine_cam(*zip(*pairs, strict=True), LAST.size)
+        assert_close(found[i, j].double(), torch.from_numpy(expected), rtol=0, atol=1e-6)
+
+
+class GuidedReLU(nn.Module):
+    """A ReLU whose backward pass drops negative gradients too."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        result = x.clamp(min=0)
+        if result.requires_grad:
+            result.register_hook(lambda gradient: gradient.clamp(min=0))
+        return result
+
+
+def test_guided_backprop_equals_a_changed_copy_of_the_model():
+    model, images = resnet18(), draw_images(2, size=(32, 32)).double()
+    changed = copy.deepcopy(model)
+    for module in changed.modules():
+        for name, child in module.named_children():
+            if isinstance(child, nn.ReLU):
+                setattr(module, name, GuidedReLU())
+    leaf = images.clone().requires_grad_()
+    expected = torch.autograd.grad(changed(leaf)[range(2), [3, 8]].sum(), leaf)[0]
+    found = METHODS["guided-backprop"](model).explain(images, [3, 8])
+    assert_same(next(iter(found.saliency.values())), expected.sum(1))
+    assert all(type(module) is not GuidedReLU for module in model.modules())
+
+
+def test_guided_backprop_counts_functional_rectifiers():
+    class Functional(nn.Module):
+        def __init__(self, kind) -> None:
+            super().__init__()
+            self.stage1, self.stage2, self.fc = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3), nn.Linear(4, 5)
+            self.kind = kind
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc(self.kind(self.stage2(self.kind(self.stage1(x)))).mean((2, 3)))
+
+    torch.manual_seed(0)
+    model = Functional(torch.relu).double()
+    modular = copy.deepcopy(model)
+    modular.kind = nn.ReLU(inplace=True)
+    images = draw_images(2).double()
+    maps = [METHODS["guided-backprop"](one).explain(images, 1).saliency for one in (model, modular)]
+    assert_same(*(next(iter(own.values())) for own in maps))
+    for kind in (nn.functional.gelu, torch.tanh, nn.functional.hardswish):
+        with pytest.raises(InputError, match="ReLU networks"):
+            METHODS["guided-backprop"](Functional(kind).double()).explain(images, 1)
+
+
+def test_smoothing_takes_clean_activations_and_no_last_sample():
+    # Without noise all samples are the clean pass, and the method is Grad-CAM++.
+    for case in (EARLIER, LAST):
+        plain = METHODS["grad-cam++"](case.model, case.layer).explain(case.images, case.targets)
+        still = METHODS["smooth-grad-cam++"](case.model, case.layer, std=0.0).explain(case.images, case.targets)
+        assert_same(still.saliency[case.layer], plain.saliency[case.layer])
+
+
+def test_the_class_is_fixed_on_the_clean_image():
+    model = blocks()
+    images = draw_images(4).double()
+    predicted = model(images).argmax(1)
+    noisy = METHODS["smooth-grad-cam++"](model, "block1", std=5.0)
+    assert torch.equal(noisy.explain(images).targets, predicted)
+    assert torch.equal(noisy(images), noisy(images, predicted))
+    path = METHODS["integrated-grad-cam"](model, "block1")
+    assert torch.equal(path(images), path(images, predicted))
+
+
+def test_integrated_grad_cam_of_one_step_is_grad_cam_of_the_difference():
+    found = METHODS["integrated-grad-cam"](EARLIER.model, "block1", steps=1).explain(EARLIER.images, [1, 3])
+    start = EARLIER.model.block1(torch.zeros_like(EARLIER.images)).detach()
+    for i, target in enumerate([1, 3]):
+        sample = EARLIER.samples[0, 0] if i == 0 else None
+        if sample is None:
+            continue
+        assert sample.target == target
+        expected = ref.relu(ref.grad_cam(sample.activations - start[i], sample.gradients))
+        assert_same(found.saliency["block1"][i], expected)

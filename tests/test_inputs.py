@@ -1,0 +1,221 @@
+"""What a model can be called with, and what is refused: kinds of inputs, empty batches, numbers that are none."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import pytest
+import torch
+from evidence import LAYERED, close, evidence
+from models import TinyCNN, build, conv_model, images, seeded, tiny
+from torch import Tensor, nn
+
+from gradcam_kit import METHODS, GradCAM, ScoreCAM, explain_all
+from gradcam_kit.capture import read_inputs
+from gradcam_kit.errors import ClassIndexError, InputError, NonFiniteError, ShapeError
+from gradcam_kit.targets import ClassLogit
+
+INPUT = images(3, size=(8, 8))
+NONE = torch.empty(0, 3, 8, 8)
+
+
+def with_extras(
+    m: nn.Module, x: Tensor, shift: Tensor, mask: Tensor | None = None, sign: int = 1, flag: str = ""
+) -> Tensor:
+    """A CNN with a vector per sample, a mask shared by the batch, and settings beside."""
+    return sign * m.body(x * (1 if mask is None else mask)) + shift.sum(1, keepdim=True) * len(flag)
+
+
+SHIFT, MASK = images(3, 2, (1,))[..., 0], torch.rand(8, 8, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_several_inputs_in_every_form_give_one_result(name: str) -> None:
+    cam = METHODS[name](build(with_extras, body=TinyCNN()), "body.relu2")
+    calls: list[tuple[Any, dict[str, Any]]] = [
+        ((INPUT, SHIFT, MASK, 1, "abc"), {}),
+        ([INPUT, SHIFT], {"mask": MASK, "flag": "abc"}),
+        ({"shift": SHIFT, "x": INPUT, "mask": MASK, "flag": "abc"}, {}),
+        (INPUT, {"shift": SHIFT, "mask": MASK, "flag": "abc"}),
+    ]
+    target = ClassLogit(2)
+    first, *others = (cam.explain(inputs, target, **options) for inputs, options in calls)
+    for other in others:
+        assert torch.equal(other.heatmaps, first.heatmaps)
+        assert torch.equal(other.scores, first.scores)
+    plain = METHODS[name](build(lambda m, x: m.body(x * MASK), body=TinyCNN()), "body.relu2").explain(INPUT, target)
+    assert close(first.scores, plain.scores + 3 * SHIFT.sum(1))
+
+
+def test_rows_take_their_own_sample_s_extras() -> None:
+    model = build(with_extras, body=TinyCNN())
+    seen = evidence(model, "body.relu2", {"x": INPUT, "shift": SHIFT, "mask": MASK, "flag": "a"}, [0, 1, 2])
+    index = torch.tensor([2, 0, 2, 1, 1])
+    with torch.no_grad():
+        expected = (model.body(INPUT[index] * MASK) + SHIFT[index].sum(1, keepdim=True))[torch.arange(5), index]
+    assert close(seen.rescore(INPUT[index], index), expected)
+    assert close(seen.replay(seen.activations[index], index), expected)
+    cam = ScoreCAM(model, "body.relu2", batch_size=2)
+    one_by_one = [cam((INPUT[i : i + 1], SHIFT[i : i + 1], MASK), flag="a") for i in range(3)]
+    assert close(cam((INPUT, SHIFT, MASK), flag="a"), torch.cat(one_by_one))
+
+
+def test_the_first_floating_tensor_with_positions_is_the_image() -> None:
+    ids, vector, small = torch.arange(3), torch.ones(3, 4), images(3, 1, (4, 4))
+    found = read_inputs((ids, vector, "text", small, INPUT, 5), {"late": INPUT})
+    assert (found.slot, found.n, found.size) == (3, 3, (4, 4))
+    assert read_inputs({"ids": ids, "pixels": INPUT}, {"more": small}).slot == "pixels"
+    assert read_inputs(ids, {"pixels": INPUT}).slot == "pixels"
+    changed = found.with_images(small[[1]], torch.tensor([1]))
+    assert torch.equal(changed.args[0], ids[[1]])
+    assert torch.equal(changed.args[4], INPUT[[1]])
+    assert changed.args[2] == "text"
+
+
+@pytest.mark.parametrize("axes", [1, 2, 3])
+@pytest.mark.parametrize("name", METHODS)
+def test_signals_pictures_and_volumes(name: str, axes: int) -> None:
+    conv = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[axes - 1]
+    model = build(
+        lambda m, x: m.fc(m.relu(m.layer(x)).flatten(2).mean(2)),
+        layer=conv(3, 6, 3, stride=2), relu=nn.ReLU(), fc=nn.Linear(6, 5),
+    )  # fmt: skip
+    size = (9, 7, 6)[:axes]
+    x = images(2, 3, size)
+    for layer in ("relu", None):
+        explanation = METHODS[name](model, layer).explain(x, torch.tensor([[0, 1], [2, 3]]))
+        assert explanation.heatmaps.shape == (2, 2, *size)
+        assert explanation.heatmaps.dtype == torch.float32
+        if name == "grad-cam":
+            assert explanation.saliency["relu"].shape == (2, 2, *((s - 1) // 2 for s in size))
+    assert (explanation.heatmaps >= 0).all()
+    assert (explanation.heatmaps <= 1).all()
+
+
+BAD_IMAGES: dict[str, tuple[Any, type[Exception], str]] = {
+    "integers": (torch.zeros(1, 3, 8, 8, dtype=torch.uint8), InputError, r"images are uint8; expected floating.*/ 255"),
+    "bools": (torch.zeros(1, 3, 8, 8, dtype=torch.bool), InputError, "images are bool"),
+    "one picture": (torch.zeros(8, 8), ShapeError, r"shape \(8, 8\); expected \(n, c, \*positions\)"),
+    "four axes": (torch.zeros(1, 2, 3, 4, 5, 6), ShapeError, r"\(1, 2, 3, 4, 5, 6\)"),
+    "no tensor": ((1, "x"), ShapeError, "no tensor"),
+    "nothing": ((), ShapeError, "no tensor"),
+    "array": (INPUT.numpy(), InputError, "images is a ndarray"),
+    "path": ("cat.jpg", InputError, "images is a str"),
+    "None": (None, InputError, "images is a NoneType"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_IMAGES)
+def test_images_of_the_wrong_kind_are_an_error(kind: str) -> None:
+    bad, error, message = BAD_IMAGES[kind]
+    with pytest.raises(error, match=message):
+        inspect.unwrap(read_inputs)(bad, {})  # as in production, without the checks of types
+
+
+# Empty batches
+
+
+@pytest.mark.parametrize("layer", ["relu2", None])
+@pytest.mark.parametrize("name", METHODS)
+def test_an_empty_batch_gives_an_empty_result(name: str, layer: str | None) -> None:
+    cam = METHODS[name](tiny(), layer)
+    for targets, shape in (
+        (None, (0, 8, 8)),
+        (3, (0, 8, 8)),
+        ([], (0, 8, 8)),
+        (torch.zeros(0, 2).long(), (0, 2, 8, 8)),
+    ):
+        explanation = cam.explain(NONE, targets)
+        assert explanation.heatmaps.shape == shape
+        assert explanation.heatmaps.dtype == torch.float32
+        assert (
+            explanation.is_empty.shape
+            == explanation.scores.shape
+            == explanation.targets.shape
+            == shape[: len(shape) - 2]
+        )
+    assert cam.explain(NONE, lambda z: z[:, 0]).targets is None
+    assert cam(NONE.half()).dtype == torch.float32
+
+
+def test_an_empty_batch_still_checks_the_number_of_targets() -> None:
+    with pytest.raises(ShapeError, match="2 targets for 0 images"):
+        GradCAM(tiny(), "relu2")(NONE, [0, 1])
+    assert [maps.shape for maps in explain_all([GradCAM(tiny()), ScoreCAM(tiny())], NONE)] == [(0, 8, 8)] * 2
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_images_of_zeros_and_constants_give_finite_maps(name: str) -> None:
+    model = tiny()
+    for layer in ("relu2", None):
+        for value in (0.0, 1.0, -1e-30):
+            heatmaps = METHODS[name](model, layer)(torch.full((2, 3, 8, 8), value))
+            assert heatmaps.isfinite().all()
+            assert torch.equal(heatmaps[0], heatmaps[1])
+    with torch.no_grad():
+        model.stage2.bias.fill_(-100)  # nothing survives the ReLU
+    explanation = METHODS[name](model, "relu2").explain(INPUT)
+    if name in LAYERED:
+        assert explanation.is_empty.all()
+        assert (explanation.heatmaps == 0).all()
+    assert explanation.heatmaps.isfinite().all()
+
+
+# NaN and infinity
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("name", METHODS)
+def test_images_that_are_not_finite_are_an_error_with_the_sample(name: str, value: float) -> None:
+    bad = INPUT.clone()
+    bad[1, 2, 3, 4] = value
+    copy = bad.clone()
+    with pytest.raises(NonFiniteError, match="image 1 of the batch"):
+        METHODS[name](tiny(), "relu2")(bad)
+    assert torch.equal(bad, copy) or torch.equal(bad.isnan(), copy.isnan())
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("name", LAYERED)
+def test_activations_that_are_not_finite_are_an_error_with_layer_and_sample(name: str, value: float) -> None:
+    def spoil(y: Tensor) -> Tensor:
+        y = y.clone()
+        y[2, 1, 0, 0] = value
+        return y
+
+    model = conv_model(before=spoil)
+    layer = "first" if name in ("cam", "einsum-cam") else "layer"
+    model.first.register_forward_hook(lambda module, args, output: spoil(output))
+    with pytest.raises(NonFiniteError, match=r"activations of layer '(first|layer)'.* image 2 of the batch"):
+        METHODS[name](model, layer)(INPUT, 0)
+
+
+def test_gradients_that_overflow_are_an_error_with_layer_and_sample() -> None:
+    model = conv_model(
+        behind=lambda y: (
+            (y * torch.tensor([0.0, 1, 1]).view(3, 1, 1, 1)).square().sum(1, keepdim=True).sqrt().expand_as(y)
+        )
+    )
+    with pytest.raises(NonFiniteError, match=r"gradients at layer 'layer'.* image 0 of the batch"):
+        GradCAM(model, "layer")(INPUT)
+
+
+def test_large_finite_numbers_are_no_error_and_hide_none() -> None:
+    # The check sums each sample in float32, and their sum overflows.
+    large = torch.full((3, 3, 8, 8), 3e38)
+    model = build(
+        lambda m, x: m.fc((m.layer(x) * 1e-38).relu().mean((2, 3))), layer=nn.AvgPool2d(1), fc=nn.Linear(3, 2)
+    )
+    assert GradCAM(model, "layer")(large).isfinite().all()
+    large[2, 0, 0, 0] = float("nan")
+    with pytest.raises(NonFiniteError, match="image 2"):
+        GradCAM(model, "layer")(large)
+
+
+def test_error_of_a_class_names_value_and_number_of_classes() -> None:
+    for wrong in (5, -1, [0, 5, 1], torch.tensor([[0, 1], [2, 3], [4, 7]])):
+        with pytest.raises(
+            ClassIndexError, match=r"class (5|-1|7) for a model with 5 output\(s\); classes go from 0 to 4"
+        ):
+            GradCAM(seeded(TinyCNN()), "relu2")(INPUT, wrong)

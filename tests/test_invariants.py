@@ -1,0 +1,309 @@
+"""What holds for every name in `METHODS`, whatever its formula."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from cases import home
+from models import images as draw_images
+from networks import blocks, signal, volume
+from oracles import layers_of
+from torch import Tensor, nn
+from torch.testing import assert_close
+
+from gradcam_kit import METHODS, explain_all
+from gradcam_kit.targets import ClassLogit
+
+
+def each_layer(exempt=()):
+    pairs = [(name, layer) for name in METHODS if name not in exempt for layer in layers_of(name)]
+    return pytest.mark.parametrize(("name", "layer"), pairs)
+
+
+EACH = pytest.mark.parametrize("name", METHODS)
+EACH_LAYER = each_layer()
+
+PERMUTED = {"random-cam": "every channel keeps its place in the draw"}
+"""Methods whose map may change when the channels are permuted, and why."""
+
+SCALED = {
+    "grad-cam++": "alpha depends on G times the sum of A",
+    "refine-cam": "as Grad-CAM++",
+    "smooth-grad-cam++": "as Grad-CAM++",
+    "score-cam": "the softmax over the channels sharpens",
+    "finer-cam": "the references are weighted by their probabilities",
+    "shapley-cam": "the logarithm of the probability is not linear in the logits",
+}
+"""Methods whose map changes when the scores are multiplied, by their formula."""
+
+FLAT = {
+    "fem": "no position of a constant channel is above the others",
+    "kpca-cam": "the kernel matrix is centered",
+    "recipro-cam": "the smallest score is subtracted",
+    "full-grad": "psi of equal terms is zero",
+    "random-cam": "the draw that is used has a negative sum",
+}
+"""Methods without evidence in a constant layer."""
+
+NEVER_NEGATIVE = {
+    **dict.fromkeys(("eigen-cam", "eigen-grad-cam", "seg-eigen-cam"), "the sign rule"),
+    **dict.fromkeys(("fem", "lafam", "score-cam"), "weights are not negative"),
+    **dict.fromkeys(("grad-cam++", "refine-cam", "smooth-grad-cam++", "layer-cam"), "only positive gradients count"),
+    **dict.fromkeys(("guided-backprop", "guided-grad-cam"), "negative gradients are dropped"),
+    **dict.fromkeys(("grad-cam-elementwise", "integrated-grad-cam"), "the formula ends with a ReLU"),
+    "full-grad": "psi takes absolute values",
+    "recipro-cam": "the smallest score is subtracted",
+}
+"""Methods whose map cannot be negative at a layer with A >= 0 and negative gradients."""
+
+
+def explain(name, model, layer, images, targets=None, **options):
+    return METHODS[name](model, layer, **options).explain(images, targets)
+
+
+def signed(found) -> Tensor:
+    """The signed map of the only layer."""
+    (saliency,) = found.saliency.values()
+    return saliency
+
+
+def pictures(n: int = 3, dtype: torch.dtype = torch.float64) -> Tensor:
+    return draw_images(n, size=(16, 14)).to(dtype)
+
+
+def same_maps(found, expected, tolerance: float = 1e-6) -> None:
+    assert expected.heatmaps.any()
+    assert_close(found.heatmaps, expected.heatmaps, rtol=0, atol=tolerance)
+    assert torch.equal(found.is_empty, expected.is_empty)
+
+
+def same_saliency(found, expected, tolerance: float = 1e-10) -> None:
+    for layer, saliency in expected.saliency.items():
+        assert_close(found.saliency[layer], saliency, rtol=0, atol=tolerance * float(saliency.abs().max()))
+    same_maps(found, expected)
+
+
+@EACH_LAYER
+@pytest.mark.parametrize("targets", [None, 3, [0, 4, 2], [[0, 1], [2, 3], [4, 0]]], ids=str)
+def test_batch_equals_one_by_one(name, layer, targets):
+    model, images = home(name), pictures()
+    whole = explain(name, model, layer, images, targets)
+    for i in range(3):
+        own = targets if targets is None or isinstance(targets, int) else torch.tensor(targets[i : i + 1])
+        alone = explain(name, model, layer, images[i : i + 1], own)
+        scale = float(signed(whole).abs().max())
+        assert_close(signed(whole)[i], signed(alone)[0], rtol=0, atol=1e-10 * scale)
+        assert_close(whole.heatmaps[i], alone.heatmaps[0], rtol=0, atol=1e-6)
+        assert torch.equal(whole.is_empty[i], alone.is_empty[0])
+        assert_close(whole.scores[i], alone.scores[0])
+
+
+@EACH
+def test_several_targets_equal_separate_calls(name):
+    model, images, targets = home(name), pictures(), torch.tensor([[0, 1], [2, 3], [4, 0]])
+    together = explain(name, model, layers_of(name)[0], images, targets)
+    assert together.heatmaps.shape == (3, 2, 16, 14)
+    for j in range(2):
+        alone = explain(name, model, layers_of(name)[0], images, targets[:, j])
+        assert_close(signed(together)[:, j], signed(alone), rtol=1e-10, atol=1e-14)
+        assert_close(together.heatmaps[:, j], alone.heatmaps, rtol=0, atol=1e-6)
+
+
+@EACH_LAYER
+def test_range_type_and_graph(name, layer):
+    images = pictures(dtype=torch.float32).requires_grad_()
+    found = explain(name, copy.deepcopy(home(name)).float(), layer, images)
+    heatmaps = found.heatmaps
+    assert heatmaps.shape == (3, 16, 14)
+    assert heatmaps.dtype == torch.float32
+    assert heatmaps.device == images.device
+    assert not heatmaps.requires_grad
+    assert heatmaps.amin() >= 0
+    assert torch.equal(heatmaps.amax((1, 2)), (~found.is_empty).float())
+    assert not found.is_empty.all()
+    for tensor in (signed(found), found.scores, found.output):
+        assert tensor.dtype == torch.float32
+        assert not tensor.requires_grad
+    assert images.grad is None
+
+
+@EACH_LAYER
+def test_double_precision_end_to_end(name, layer):
+    double = explain(name, home(name), layer, pictures())
+    single = explain(name, copy.deepcopy(home(name)).float(), layer, pictures(dtype=torch.float32))
+    assert signed(double).dtype == double.scores.dtype == torch.float64
+    assert double.heatmaps.dtype == torch.float32
+    same_maps(single, double, 1e-3)
+    # A detour through float32 would leave multiples of its rounding.
+    assert not torch.equal(signed(double), signed(double).float().double())
+
+
+@each_layer(exempt=PERMUTED)
+def test_permuted_channels_give_the_same_map(name, layer):
+    model, order = copy.deepcopy(home(name)), torch.tensor([3, 0, 5, 1, 4, 2])
+    before = explain(name, model, layer, pictures())
+    convolution, after = (model.block1[0], model.block2[0]) if layer == "block1" else (model.block2[0], model.fc)
+    with torch.no_grad():
+        convolution.weight.copy_(convolution.weight[order])
+        convolution.bias.copy_(convolution.bias[order])
+        after.weight.copy_(after.weight[:, order])
+    same_saliency(explain(name, model, layer, pictures()), before)
+
+
+@EACH_LAYER
+def test_frozen_equals_trainable(name, layer):
+    frozen = copy.deepcopy(home(name)).requires_grad_(False)
+    trainable = copy.deepcopy(frozen).requires_grad_()
+    first, second = explain(name, frozen, layer, pictures()), explain(name, trainable, layer, pictures())
+    assert torch.equal(first.heatmaps, second.heatmaps)
+    assert torch.equal(signed(first), signed(second))
+    assert all(parameter.grad is None for parameter in trainable.parameters())
+    assert all(parameter.requires_grad for parameter in trainable.parameters())
+
+
+def changed_head(name: str, scale: float = 1.0, shift: float = 0.0) -> nn.Module:
+    model = copy.deepcopy(home(name))
+    with torch.no_grad():
+        model.fc.weight.mul_(scale)
+        model.fc.bias.mul_(scale).add_(shift)
+    return model
+
+
+@EACH_LAYER
+@pytest.mark.parametrize("shift", [-50.0, 7.0])
+def test_shifted_logits_give_the_same_map(name, layer, shift):
+    expected = explain(name, home(name), layer, pictures())
+    found = explain(name, changed_head(name, shift=shift), layer, pictures())
+    same_maps(found, expected)
+    if METHODS[name].target_type is ClassLogit:
+        assert_close(found.scores, expected.scores + shift)
+
+
+@EACH_LAYER
+@pytest.mark.parametrize("scale", [1e-4, 30.0])
+def test_scaled_scores(name, layer, scale):
+    expected = explain(name, home(name), layer, pictures())
+    found = explain(name, changed_head(name, scale=scale), layer, pictures())
+    if name in SCALED:
+        assert (found.heatmaps - expected.heatmaps).abs().max() > 1e-3
+    else:
+        same_maps(found, expected)
+
+
+@EACH_LAYER
+def test_memory_format_changes_nothing(name, layer):
+    expected = explain(name, home(name), layer, pictures())
+    model = copy.deepcopy(home(name)).to(memory_format=torch.channels_last)
+    images = pictures().to(memory_format=torch.channels_last)
+    same_saliency(explain(name, model, layer, images), expected)
+    strided = torch.stack([pictures(), pictures()], dim=-1)[..., 0]
+    assert not strided.is_contiguous()
+    same_saliency(explain(name, model, layer, strided), expected)
+
+
+@EACH
+@pytest.mark.parametrize(("build", "size"), [(signal, (21,)), (volume, (6, 5, 7))], ids=["signal", "volume"])
+def test_signals_and_volumes(name, build, size):
+    images = draw_images(2, size=size).double()
+    for layer in layers_of(name):
+        found = explain(name, build(), layer, images)
+        assert found.heatmaps.shape == (2, *size)
+        assert torch.isfinite(found.heatmaps).all()
+        assert torch.equal(found.heatmaps.flatten(1).amax(1), (~found.is_empty).float())
+
+
+@EACH
+def test_inputs_stay_bitwise_unchanged(name):
+    model, images = home(name), pictures()
+    before, version, targets = images.clone(), images._version, torch.tensor([0, 4, 2])
+    state = copy.deepcopy(model.state_dict())
+    found = explain(name, model, list(layers_of(name)), images, targets)
+    assert found.heatmaps.any()
+    assert torch.equal(images, before)
+    assert images._version == version
+    assert targets.tolist() == [0, 4, 2]
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+
+
+def flat_model(weight: float, head: float) -> nn.Module:
+    """Every layer is constant over the positions of a constant image, and every channel is the same up to scale."""
+    model = nn.Sequential()
+    model.add_module("block2", nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU()))
+    model.add_module("pool", nn.AdaptiveAvgPool2d(1))
+    model.add_module("flatten", nn.Flatten())
+    model.add_module("fc", nn.Linear(4, 2))
+    scales = torch.tensor([1.0, 2.0, 3.0, 4.0])
+    with torch.no_grad():
+        model.block2[0].weight.copy_(weight * scales.view(4, 1, 1, 1).expand(4, 3, 1, 1))
+        model.block2[0].bias.zero_()
+        model.fc.weight.copy_(head * torch.stack([scales, -scales]))
+        model.fc.bias.zero_()
+    return model.double().eval()
+
+
+@EACH
+def test_constant_positive_map(name):
+    images = torch.ones(2, 3, 5, 6, dtype=torch.float64)
+    for how, expected in (("minmax", 0.0), ("max", 1.0)):
+        found = explain(name, flat_model(1, 1), "block2", images, 0, normalize=how)
+        assert torch.equal(found.heatmaps, torch.full((2, 5, 6), 0.0 if name in FLAT else expected))
+        assert found.is_empty.tolist() == [name in FLAT] * 2
+
+
+@EACH
+@pytest.mark.parametrize("how", ["minmax", "max", "none"])
+def test_all_zero_layer(name, how):
+    found = explain(name, flat_model(-1, 1), "block2", torch.ones(2, 3, 5, 6, dtype=torch.float64), 0, normalize=how)
+    assert not signed(found).any()
+    assert not found.heatmaps.any()
+    assert found.is_empty.all()
+
+
+@EACH
+def test_negative_evidence_is_no_evidence(name):
+    images = draw_images(2, size=(5, 6)).double().abs() + 0.1
+    found = explain(name, flat_model(1, -1), "block2", images, 0)
+    if name in NEVER_NEGATIVE:
+        assert signed(found).amin() >= 0
+    elif name == "kpca-cam":  # centered: both signs
+        assert signed(found).amin() < 0 < signed(found).amax()
+    else:
+        assert signed(found).amax() < 0
+        assert not found.heatmaps.any()
+        assert found.is_empty.all()
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if "block1" in layers_of(name)])
+def test_maximum_is_where_the_saliency_has_it(name):
+    # The first block has the resolution of the images.
+    found = explain(name, home(name), "block1", pictures())
+    saliency = signed(found)
+    assert saliency.shape == found.heatmaps.shape
+    assert torch.equal(found.heatmaps.flatten(1).argmax(1), saliency.flatten(1).argmax(1))
+
+
+@EACH
+def test_same_call_gives_the_same_map(name):
+    cam = METHODS[name](home(name), layers_of(name)[-1])
+    state = torch.get_rng_state()
+    first, second = cam(pictures()), cam(pictures())
+    assert torch.equal(first, second)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_explaining_all_together_equals_separate_calls():
+    model, targets = blocks(), torch.tensor([[0, 1], [2, 3], [4, 0]])
+    cams = [METHODS[name](model, layer) for name in METHODS for layer in layers_of(name)]
+    for cam, together in zip(cams, explain_all(cams, pictures(), targets), strict=True):
+        assert torch.equal(together, cam(pictures(), targets))
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@EACH_LAYER
+def test_device_of_the_images(name, layer):
+    found = explain(name, copy.deepcopy(home(name)).cuda(), layer, pictures().cuda())
+    assert found.heatmaps.device.type == found.is_empty.device.type == signed(found).device.type == "cuda"
+    assert_close(found.heatmaps.cpu(), explain(name, home(name), layer, pictures()).heatmaps, rtol=0, atol=1e-6)

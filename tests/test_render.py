@@ -1,0 +1,269 @@
+"""Colors and overlays: uint8 RGB, in numbers that can be checked by hand."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pixels import BLACK, RED, WHITE, assert_same, noise, plain
+
+from gradcam_kit.errors import (
+    GradCamKitError,
+    InputError,
+    OptionError,
+    PictureError,
+    ShapeError,
+    UnknownNameError,
+)
+from gradcam_kit.render import COLORMAPS, colorize, colormap_table, contact_sheet, overlay, overlays
+
+JET_COLDEST, JET_HOTTEST = (0, 0, 128), (128, 0, 0)
+
+# Numbers that can be checked by hand.
+
+
+def test_overlay_is_the_weighted_mean_of_picture_and_colors():
+    gray, hottest = plain((100, 100, 100)), np.ones((6, 9))
+    assert_same(overlay(gray, hottest, alpha=0.25), plain((107, 75, 75)))  # 0.75 * 100 + 0.25 * (128, 0, 0)
+    assert_same(overlay(gray, hottest), plain((114, 50, 50)))
+
+
+def test_jet_runs_from_blue_to_red_and_turbo_viridis_have_their_published_ends():
+    assert tuple(colormap_table("jet")[0]) == JET_COLDEST
+    assert tuple(colormap_table("jet")[255]) == JET_HOTTEST
+    assert tuple(colormap_table("viridis")[0]) == (68, 1, 84)
+    assert np.abs(colormap_table("viridis")[255].astype(int) - (253, 231, 36)).max() <= 1
+
+
+@pytest.mark.parametrize("name", COLORMAPS)
+def test_every_colormap_is_the_one_of_opencv_in_rgb(name):
+    bgr = cv2.applyColorMap(np.arange(256, dtype=np.uint8), getattr(cv2, f"COLORMAP_{name.upper()}")).reshape(256, 3)
+    assert_same(colormap_table(name), bgr[:, ::-1])
+    assert_same(overlay(plain(RED), np.full((6, 9), 0.6), colormap=name, alpha=1), plain(tuple(bgr[153, ::-1])))
+
+
+def test_colormaps_are_named_in_lower_case_and_cannot_be_changed():
+    assert {"jet", "viridis", "turbo", "inferno", "magma", "twilight_shifted"} <= set(COLORMAPS)
+    assert all(name == name.lower() for name in COLORMAPS)
+    with pytest.raises(ValueError, match="read-only"):
+        colormap_table("jet")[0] = 1
+
+
+def test_colorize_takes_the_nearest_of_256_colors():
+    heatmap = np.array([[0.0, 1.4 / 255, 1.6 / 255, 1.0]])
+    assert_same(colorize(heatmap, "viridis"), colormap_table("viridis")[[[0, 1, 2, 255]]])
+    assert_same(colorize(heatmap[None]), colorize(heatmap)[None])
+
+
+def test_heatmap_is_resized_linearly_between_pixel_centers():
+    # Twice as wide: outer pixels repeat the ends, inner ones are 1/4 and 3/4 of the way.
+    expected = colormap_table("jet")[[0, 50, 150, 200]]
+    result = overlay(plain(BLACK, 1, 4), np.array([[0, 200 / 255]]), alpha=1)
+    assert_same(result, expected[None])
+    smaller = overlay(plain(BLACK, 1, 2), np.array([[0, 10, 20, 30]]) / 255, alpha=1)
+    assert_same(smaller, colormap_table("jet")[[5, 25]][None])
+
+
+def test_heatmap_of_another_size_is_the_resized_heatmap():
+    picture, heatmap = noise(60, 45, 3), torch.rand(7, 5, generator=torch.Generator().manual_seed(0))
+    resized = torch.nn.functional.interpolate(heatmap[None, None], (60, 45), mode="bilinear", align_corners=False)[0, 0]
+    assert_same(overlay(picture, heatmap), overlay(picture, resized))
+    assert_same(overlay(picture, heatmap, alpha=1), colorize(resized))
+
+
+# Pitfalls of rendering.
+
+
+def test_pitfall_78_uint8_map_of_255_is_hottest():
+    assert_same(overlay(plain(WHITE), np.full((6, 9), 255, np.uint8), alpha=1), plain(JET_HOTTEST))
+    assert_same(overlay(plain(WHITE), np.zeros((6, 9), np.uint8), alpha=1), plain(JET_COLDEST))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, torch.float32, torch.float64])
+def test_pitfall_78_uint8_and_float_maps_give_the_same_overlay(dtype):
+    picture, levels = noise(64, 48, 3), np.arange(256, dtype=np.uint8).reshape(8, 32)
+    floats = torch.from_numpy(levels) / 255 if isinstance(dtype, torch.dtype) else levels / dtype(255)
+    floats = floats.to(dtype) if isinstance(dtype, torch.dtype) else floats.astype(dtype)
+    assert_same(overlay(picture, floats), overlay(picture, levels))
+    assert_same(overlay(picture, torch.from_numpy(levels)), overlay(picture, levels))
+
+
+@pytest.mark.parametrize("level", [10, 100, 200])
+def test_pitfall_79_brightness_is_never_rescaled(level):
+    picture, heatmap = plain((level, level, level)), np.zeros((6, 9))
+    assert_same(overlay(picture, heatmap), plain((level // 2, level // 2, level // 2 + 64)))
+
+
+@pytest.mark.parametrize("alpha", [0, 0.3, 0.5, 1])
+def test_pitfall_79_a_pixel_depends_on_nothing_but_itself(alpha):
+    picture, heatmap = noise(20, 30, 3), np.random.default_rng(0).random((20, 30))
+    corner = overlay(picture[:5, :5], heatmap[:5, :5], alpha=alpha)
+    assert_same(overlay(picture, heatmap, alpha=alpha)[:5, :5], corner)
+
+
+def test_pitfall_79_ends_of_alpha_are_the_picture_and_the_colors():
+    picture, heatmap = noise(20, 30, 3), np.random.default_rng(0).random((20, 30))
+    assert_same(overlay(picture, heatmap, alpha=0.0), picture)
+    assert_same(overlay(picture, heatmap, alpha=1.0), colorize(heatmap))
+
+
+def test_pitfall_80_red_stays_red():
+    assert_same(overlay(plain(RED), np.zeros((6, 9)), alpha=0), plain(RED))
+    assert_same(overlay(plain(RED), np.zeros((6, 9)), alpha=0.5), plain((128, 0, 64)))
+    assert_same(overlay(Image.new("RGB", (9, 6), RED), np.zeros((6, 9)), alpha=0), plain(RED))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_pictures_and_maps_equal_their_float32_values(dtype):
+    picture, heatmap = torch.rand(3, 12, 10).to(dtype), torch.rand(4, 5).to(dtype)
+    assert_same(overlay(picture, heatmap), overlay(picture.float(), heatmap.float()))
+    assert_same(overlay(noise(8, 8, 3), np.float16([[0, 0.5]])), overlay(noise(8, 8, 3), np.array([[0, 0.5]])))
+
+
+def test_pitfall_81_alpha_may_be_any_number_from_0_to_1():
+    picture, heatmap = noise(5, 5, 3), np.ones((5, 5))
+    assert_same(overlay(picture, heatmap, alpha=0), overlay(picture, heatmap, alpha=0.0))
+    assert_same(overlay(picture, heatmap, alpha=1), overlay(picture, heatmap, alpha=1.0))
+    assert_same(overlay(picture, heatmap, alpha=np.float32(0.5)), overlay(picture, heatmap, alpha=0.5))
+
+
+@pytest.mark.parametrize("alpha", [-0.01, 1.01, 50, float("nan")])
+def test_alpha_out_of_range_is_named(alpha):
+    with pytest.raises(OptionError, match=f"alpha is {alpha}.*from 0"):
+        overlay(plain(RED), np.zeros((2, 2)), alpha=alpha)
+
+
+def test_pitfall_83_levels_are_rounded_after_the_resize_and_not_before():
+    # 0 and 1.6 levels: rounded first, the middle would be (0 + 2) * 3/4 = 1.5 -> 2; resized first it is 1.2 -> 1.
+    heatmap = np.array([[0, 1.6 / 255]])
+    assert_same(overlay(plain(BLACK, 1, 4), heatmap, alpha=1), colormap_table("jet")[[0, 0, 1, 2]][None])
+
+
+# Many at once.
+
+
+@pytest.mark.parametrize("layout", ["NHWC", "NCHW", "NHWC float", "NCHW float", "NHW", "N1HW"])
+@pytest.mark.parametrize("size", [(5, 4), (33, 21), (50, 60)])
+@pytest.mark.parametrize("alpha", [0, 0.3, 0.5, 1])
+def test_batch_equals_one_by_one_to_the_byte(layout, size, alpha):
+    pictures = torch.from_numpy(noise(6, 33, 21, 3))
+    heatmaps = torch.rand(6, *size, generator=torch.Generator().manual_seed(0))
+    if layout.startswith("NCHW"):
+        pictures = pictures.permute(0, 3, 1, 2)
+    if layout.endswith("float"):
+        pictures = pictures / 255
+    if layout in ("NHW", "N1HW"):
+        pictures = pictures[..., 0] if layout == "NHW" else pictures[..., 0][:, None]
+    result = overlays(pictures, heatmaps, alpha=alpha, colormap="turbo")
+    assert result.shape == (6, 33, 21, 3)
+    for picture, heatmap, one in zip(pictures, heatmaps, result, strict=True):
+        assert_same(overlay(picture, heatmap, alpha=alpha, colormap="turbo"), one)
+
+
+def test_batch_of_nothing_is_nothing():
+    assert overlays(torch.zeros(0, 3, 8, 6), torch.zeros(0, 2, 2)).shape == (0, 8, 6, 3)
+
+
+def test_batch_of_three_gray_pictures_is_no_single_color_picture():
+    assert overlays(torch.rand(3, 8, 6), torch.rand(3, 2, 2)).shape == (3, 8, 6, 3)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("alpha", [0, 0.3, 0.5, 1])
+def test_cuda_gives_the_bytes_of_the_cpu(alpha):
+    pictures, levels = torch.from_numpy(noise(4, 64, 48, 3)), torch.from_numpy(noise(4, 64, 48, seed=1))
+    expected = overlays(pictures, levels, alpha=alpha)
+    assert_same(overlays(pictures.cuda(), levels.cuda(), alpha=alpha), expected)
+    assert_same(overlays(pictures.numpy(), levels.cuda() / 255, alpha=alpha), expected)
+    assert_same(overlay(pictures[0].cuda(), levels[0], alpha=alpha), expected[0])
+
+
+# Inputs stay as they are.
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.float64])
+def test_inputs_are_never_modified(dtype):
+    scale = 255 if dtype == torch.uint8 else 1
+    pictures, heatmaps = (torch.rand(2, 3, 8, 6) * scale).to(dtype), (torch.rand(2, 8, 6) * scale).to(dtype)
+    before = pictures.clone(), heatmaps.clone()
+    overlays(pictures, heatmaps)
+    overlay(pictures[0].numpy(), heatmaps[0].numpy())
+    colorize(heatmaps)
+    contact_sheet([pictures[0], pictures[1]], cell_size=20)
+    assert torch.equal(pictures, before[0])
+    assert torch.equal(heatmaps, before[1])
+
+
+def test_result_does_not_share_memory_with_the_picture():
+    picture = noise(6, 9, 3)
+    overlay(picture, np.zeros((6, 9)), alpha=0)[:] = 0
+    assert_same(picture, noise(6, 9, 3))
+
+
+# Errors.
+
+GOOD = np.zeros((4, 4))
+
+
+@pytest.mark.parametrize(
+    ("picture", "heatmap", "error", "message"),
+    [
+        (plain(RED) * 1.0, GOOD, PictureError, r"picture holds values from 0 to 255.*divide by 255"),
+        (plain(RED) / 255 - 0.5, GOOD, PictureError, r"from -0\.5 to 0\.5.*undo the model's normalization"),
+        (np.full((4, 4, 3), np.nan), GOOD, PictureError, "picture holds NaN"),
+        (np.full((4, 4, 3), np.inf), GOOD, PictureError, "from inf to inf"),
+        (plain(RED).astype(np.int64), GOOD, InputError, "int64.*cast levels to uint8"),
+        (plain(RED).astype(np.uint16), GOOD, InputError, "uint16.*divide 16 bit by 65535"),
+        (torch.zeros(4, 4, 3, dtype=torch.int64), GOOD, InputError, "torch.int64"),
+        (np.zeros((4, 4, 3), bool), GOOD, InputError, "bool"),
+        (np.zeros((5, 6, 7), np.uint8), GOOD, ShapeError, r"\(5, 6, 7\) has no axis for the channels"),
+        (np.zeros((5, 6, 2), np.uint8), GOOD, ShapeError, r"\(5, 6, 2\)"),
+        (np.zeros((2, 5, 6, 3), np.uint8), GOOD, ShapeError, r"\(2, 5, 6, 3\).*overlays\(\)"),
+        (np.zeros(5, np.uint8), GOOD, ShapeError, r"\(5,\)"),
+        (np.zeros((0, 6, 3), np.uint8), GOOD, ShapeError, r"\(1, 0, 6, 3\)"),
+        (plain(RED), GOOD + 1.5, PictureError, "heatmap holds values from 1.5 to 1.5"),
+        (plain(RED), GOOD + 1.01, PictureError, "heatmap holds values from 1.01"),
+        (plain(RED), GOOD - 0.01, PictureError, "heatmap holds values from -0.01"),
+        (plain(RED), GOOD * np.nan, PictureError, "heatmap holds NaN"),
+        (plain(RED), GOOD.astype(int), InputError, "heatmap cannot be int64"),
+        (plain(RED), np.zeros((2, 4, 4)), ShapeError, r"one heatmap.*\(2, 4, 4\).*overlays\(\)"),
+        (plain(RED), np.zeros((0, 4)), ShapeError, r"\(1, 0, 4\)"),
+        (Image.new("I", (2, 2), 70_000), GOOD, PictureError, "from 70000 to 70000"),
+    ],
+)
+def test_errors_say_what_is_wrong(picture, heatmap, error, message):
+    with pytest.raises(error, match=message) as caught:
+        overlay(picture, heatmap)
+    assert isinstance(caught.value, GradCamKitError)
+
+
+def test_values_that_are_no_picture_are_type_errors():
+    with pytest.raises(TypeError):
+        overlay([[1, 2], [3, 4]], GOOD)
+
+
+def test_rounding_noise_outside_of_the_range_is_accepted():
+    picture = np.array([[[-1e-7, 0.5, 1 + 1e-6]]])
+    assert_same(overlay(picture, np.array([[1 + 1e-6]]), alpha=0), np.uint8([[[0, 128, 255]]]))
+    assert_same(overlay(picture, np.array([[1 + 1e-6]]), alpha=1), np.uint8([[JET_HOTTEST]]))
+    half_a_level = np.float32(255.5 / 255)
+    assert_same(overlay(np.full((1, 1), half_a_level), np.array([[half_a_level]]), alpha=0), np.uint8([[WHITE]]))
+
+
+def test_unknown_colormap_names_the_nearest():
+    with pytest.raises(UnknownNameError, match=r"no colormap 'virdis'; did you mean 'viridis'"):
+        overlay(plain(RED), GOOD, colormap="virdis")
+    with pytest.raises(UnknownNameError, match="did you mean 'jet'"):
+        colormap_table("JET")
+    with pytest.raises(UnknownNameError, match="known are autumn, bone"):
+        colorize(GOOD, "zzz")
+
+
+def test_batch_errors_name_both_numbers():
+    with pytest.raises(ShapeError, match="2 pictures and 3 heatmaps"):
+        overlays(torch.zeros(2, 3, 8, 6), torch.zeros(3, 2, 2))
+    with pytest.raises(ShapeError, match=r"\(2, 5, 2, 2\)"):
+        overlays(torch.zeros(2, 3, 8, 6), torch.zeros(2, 5, 2, 2))
