@@ -83,6 +83,32 @@ def fuse(maps: Sequence[Float[Tensor, "n *t"]], method: Fusion = "mean") -> Floa
     return reduce(torch.maximum if method == "max" else torch.mul, maps)
 
 
+def gaussian_blur(images: Float[Tensor, "n c *t"], kernel: int, sigma: float) -> Float[Tensor, "n c *t"]:
+    """Blur along every position axis; beyond the borders the image is mirrored without its edge cell.
+
+    The mirror is repeated where the kernel is larger than the image.
+
+    Args:
+        images: any number of position axes.
+        kernel: cells of the window, an odd number.
+        sigma: of the Gaussian, in cells.
+    """
+    for axis in range(2, images.ndim):
+        matrix = _blur_matrix(images.shape[axis], kernel, sigma).to(images)
+        images = (images.movedim(axis, -1) @ matrix.mT).movedim(-1, axis)
+    return images.contiguous()
+
+
+def _blur_matrix(length: int, kernel: int, sigma: float) -> Float[Tensor, "length length"]:
+    """The weight of every cell (column) in every blurred cell (row)."""
+    offsets = torch.arange(kernel) - kernel // 2
+    weights = (-(offsets.double() ** 2) / (2 * sigma**2)).softmax(0)
+    period = max(2 * (length - 1), 1)
+    source = (torch.arange(length)[:, None] + offsets) % period
+    source = torch.minimum(source, period - source)
+    return weights.new_zeros(length, length).scatter_add(1, source, weights.expand(length, -1))
+
+
 def finite(tensor: Float[Tensor, "n *s"]) -> Float[Tensor, " n"]:
     """One number per sample that is finite if all values of the sample are (a sum: one read, no copy)."""
     return tensor.sum(dim=tuple(range(1, tensor.ndim)), dtype=torch.promote_types(tensor.dtype, torch.float32))

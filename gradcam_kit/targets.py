@@ -1,6 +1,24 @@
-"""What to explain: callables from the model's output to one score per sample."""
+"""What to explain: small immutable callables from the model's output to one score per sample.
 
-from gradcam_kit.capture.class_targets import FinerTarget, LogitDifference
+Any callable `output -> scores (n,)` is a target. Two further methods help those that explain by changing images:
+`select(index)` returns the target of the rows that belong to samples `index`, and `settle(output)` the target whose
+choices (the nearest classes, the predicted region, ...) are those of this output, the one for the images as they are.
+"""
+
+from gradcam_kit.capture.class_targets import FinerTarget, LogitDifference, Negative, TopK
+from gradcam_kit.capture.dense_targets import SegmentationTarget
+from gradcam_kit.capture.detection_target import DetectionTarget
+from gradcam_kit.capture.embedding_target import EmbeddingSimilarity
 from gradcam_kit.capture.targets import ClassLogit, ClassProbability
 
-__all__ = ["ClassLogit", "ClassProbability", "FinerTarget", "LogitDifference"]
+__all__ = [
+    "ClassLogit",
+    "ClassProbability",
+    "DetectionTarget",
+    "EmbeddingSimilarity",
+    "FinerTarget",
+    "LogitDifference",
+    "Negative",
+    "SegmentationTarget",
+    "TopK",
+]

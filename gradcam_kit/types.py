@@ -36,7 +36,15 @@ class Evidence(Flag):
     """Every bias of the model times the gradient at its module's output."""
     GUIDED = auto()
     """The gradient at the input with negative gradients dropped at every ReLU."""
-    DERIVATIVES = GRADIENTS | CURVATURE | BIASES | GUIDED
+    ATTENTION = auto()
+    """The attention of every block, on its explicit path where it is fused."""
+    ATTENTION_GRADIENTS = auto()
+    """d scores / d attention of every block."""
+    BLOCK_GRADIENTS = auto()
+    """Per block, d (scores of the tokens that leave this very block) / d attention."""
+    PROJECTIONS = auto()
+    """Queries, keys and values of the last block's attention, and d scores / d its output."""
+    DERIVATIVES = GRADIENTS | CURVATURE | BIASES | GUIDED | ATTENTION_GRADIENTS | BLOCK_GRADIENTS | PROJECTIONS
     """Whatever needs a graph."""
     RESCORE = auto()
     """Scores of changed inputs: further forward passes."""
@@ -49,6 +57,8 @@ class Evidence(Flag):
 class LayerChoice(Enum):
     """Which layers a method uses when none are given."""
 
+    BLOCK = auto()
+    """The input normalization of the last transformer block."""
     LAST = auto()
     """The last layer that still has positions and on which the score depends."""
     CONVOLUTIONS = auto()
@@ -57,14 +67,35 @@ class LayerChoice(Enum):
     """The last layer of each of the two deepest resolutions."""
     INPUT = auto()
     """The images themselves; target layers are not used."""
+    ATTENTION = auto()
+    """The attention of all blocks; target layers are not used."""
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether it stands for the same whatever the target layers are."""
+        return self in (LayerChoice.INPUT, LayerChoice.ATTENTION)
 
 
 @runtime_checkable
 class Rows(Protocol):
-    """Scores of changed rows; used for inputs (`rescore`) and for activations (`replay`)."""
+    """Scores of changed inputs."""
 
     def __call__(self, rows: Float[Tensor, "m k *s"], index: Int[Tensor, " m"]) -> Float[Tensor, "m *targets"]:
         """Score each row with the target of sample `index[row]`; `(m,)`, or `(m, targets)` after `(n, m)` targets."""
+        ...
+
+
+@runtime_checkable
+class Replay(Protocol):
+    """Scores as if the layer had produced these activations."""
+
+    def __call__(
+        self,
+        rows: Float[Tensor, "m k *s"],
+        index: Int[Tensor, " m"],
+        residual: Float[Tensor, "m k *s"] | None = None,
+    ) -> Float[Tensor, "m *targets"]:
+        """As `Rows`; `residual` stands for the layer's input wherever else it is used."""
         ...
 
 
@@ -96,6 +127,46 @@ class Head:
 
 
 @dataclass(frozen=True)
+class Projections:
+    """What the last block's attention works on; the heads side by side in `d`.
+
+    `gradients` is d scores / d output, where the output is `attention @ values` before the output projection.
+    """
+
+    queries: Float[Tensor, "n tokens d"]
+    keys: Float[Tensor, "n tokens d"]
+    values: Float[Tensor, "n tokens d"]
+    gradients: Float[Tensor, "n *m tokens d"]
+
+
+@dataclass(frozen=True)
+class Attention:
+    """The attention of all blocks in which the tokens of an image attend to each other, in the order in which they ran.
+
+    The tokens are `prefix` (class, distillation, registers; the class token first) and then the positions of `grid`.
+    """
+
+    blocks: tuple[str, ...]
+    probabilities: tuple[Float[Tensor, "n heads queries keys"], ...]
+    grid: tuple[int, ...]
+    prefix: int
+    has_class_token: bool
+    gradients: tuple[Float[Tensor, "n *m heads queries keys"], ...] | None = None
+    block_gradients: tuple[Float[Tensor, "n *m heads queries keys"], ...] | None = None
+    projections: Projections | None = None
+
+    def of_target(self, j: int) -> Attention:
+        """The same for target `j` of each sample alone."""
+        own = self.projections
+        return replace(
+            self,
+            gradients=self.gradients and tuple(tensor[:, j] for tensor in self.gradients),
+            block_gradients=self.block_gradients and tuple(tensor[:, j] for tensor in self.block_gradients),
+            projections=own and replace(own, gradients=own.gradients[:, j]),
+        )
+
+
+@dataclass(frozen=True)
 class LayerCapture:
     """All that a method may know of one layer of one pass.
 
@@ -110,14 +181,16 @@ class LayerCapture:
     scores: Float[Tensor, "n *targets"] | None
     rescore: Rows
     rescore_probability: Rows
-    replay: Rows
+    replay: Replay
     images: Float[Tensor, "n c *t"]
     probe: Probe
     head: Head | None = None
     weight_gradients: Float[Tensor, "n k"] | None = None
+    residual: Float[Tensor, "n k *s"] | None = None
     curvature: Float[Tensor, "n *mks"] | None = None
     bias_gradients: tuple[Float[Tensor, "n ..."], ...] | None = None
     guided_gradients: Float[Tensor, "n *mct"] | None = None
+    attention: Attention | None = None
 
     def of_target(self, j: int) -> LayerCapture:
         """The same capture for target `j` of each sample alone."""
@@ -135,22 +208,28 @@ class LayerCapture:
             scores=column(self.scores),
             rescore=lambda rows, index: self.rescore(rows, index)[:, j],
             rescore_probability=lambda rows, index: self.rescore_probability(rows, index)[:, j],
-            replay=lambda rows, index: self.replay(rows, index)[:, j],
+            replay=lambda rows, index, residual=None: self.replay(rows, index, residual)[:, j],
             probe=probe,
             head=self.head and replace(self.head, target_weights=self.head.target_weights[:, j]),
             curvature=column(self.curvature),
             bias_gradients=self.bias_gradients and tuple(tensor[:, j] for tensor in self.bias_gradients),
             guided_gradients=column(self.guided_gradients),
+            attention=self.attention and self.attention.of_target(j),
         )
 
 
 @dataclass(frozen=True)
 class LayerCandidate:
-    """A layer that has positions; `shape` is `(k, *s)`, `reached` says whether gradients arrive at its positions."""
+    """A layer that has positions.
+
+    `shape` is `(k, *s)`; `reached` says whether gradients arrive at its positions; `normalizes` that it owns nothing
+    but one number per channel.
+    """
 
     name: str
     shape: tuple[int, ...]
     layout: str
     reached: bool
+    normalizes: bool
     chosen: bool
     reason: str

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from models import TinyViT, seeded, tiny
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -14,10 +15,22 @@ from torch.utils._pytree import tree_leaves
 from gradcam_kit import METHODS, BaseCAM
 from gradcam_kit.types import Evidence, LayerCapture, LayerChoice
 
-LAYERED = [name for name, method in METHODS.items() if method.layer_choice is not LayerChoice.INPUT]
-"""The methods that look at target layers, and not at the input alone."""
+TRANSFORMERS = {"attention-rollout", "generic-attention", "legrad", "grad-eclip", "vit-recipro-cam"}
+ON_TOKENS = [name for name in METHODS if name in TRANSFORMERS]
+"""The methods that explain transformers alone."""
+ON_CNNS = [name for name in METHODS if name not in ON_TOKENS]
+"""The methods that explain convolutional networks."""
+LAYERED = [name for name in ON_CNNS if METHODS[name].layer_choice is not LayerChoice.INPUT]
+"""Those that look at target layers, and not at the input alone."""
 ANY_LAYER = [name for name in LAYERED if METHODS[name].needs & ~Evidence.WEIGHT_GRADIENTS != Evidence.HEAD]
 """Those that work at any layer: all but the ones that are nothing but a head."""
+
+
+def subject(name: str, classes: int = 5) -> tuple[nn.Module, str]:
+    """A model for images of 8x8 that a method can explain, and a layer of it."""
+    if name in ON_TOKENS:
+        return seeded(TinyViT(tokens=4, classes=classes)), "blocks.1.norm1"
+    return tiny(classes=classes), "relu2"
 
 
 class Spy(BaseCAM):

@@ -123,14 +123,16 @@ class Block(nn.Module):
 class TinyViT(nn.Module):
     """Patches of 4x4 pixels, two blocks, and a head behind the class token or behind the mean of the patches."""
 
-    def __init__(self, *, prefix: int = 1, pool: str = "token", tokens: int = 16, width: int = 8) -> None:
+    def __init__(
+        self, *, prefix: int = 1, pool: str = "token", tokens: int = 16, width: int = 8, classes: int = 5
+    ) -> None:
         super().__init__()
         self.patch, self.pool, self.prefix = nn.Conv2d(3, width, 4, stride=4), pool, prefix
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width)) if prefix else None
         self.reg_token = nn.Parameter(torch.zeros(1, prefix - 1, width)) if prefix > 1 else None
         self.position = nn.Parameter(torch.zeros(1, prefix + tokens, width))
         self.blocks = nn.Sequential(Block(width), Block(width))
-        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, 5)
+        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, classes)
 
     def tokens(self, x: Tensor) -> Tensor:
         x = self.patch(x).flatten(2).transpose(1, 2)
@@ -140,3 +142,16 @@ class TinyViT(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.norm(self.blocks(self.tokens(x)))
         return self.head(x[:, 0] if self.pool == "token" else x[:, self.prefix :].mean(1))
+
+
+class RestlessViT(TinyViT):
+    """As Restless, a transformer."""
+
+    def __init__(self) -> None:
+        super().__init__(tokens=4)
+        self.drop, self.fault = nn.Dropout(0.5), Apply(lambda x: x)
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1 + torch.rand(())
+        return self.fault(super().forward(self.drop(x)))

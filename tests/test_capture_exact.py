@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from evidence import ANY_LAYER, LAYERED, Spy, close, evidence
+from evidence import ANY_LAYER, LAYERED, ON_CNNS, Spy, close, evidence, subject
 from models import Restless, TinyCNN, build, conv_model, images, seeded, tiny
 from torch import Tensor, nn
 from torch.nn import functional
@@ -47,7 +47,7 @@ def test_activations_and_gradients_equal_plain_autograd(how: str, layer: str) ->
     assert seen.activations.min() < 0 < expected[1].abs().max()
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", ON_CNNS)
 def test_in_place_relu_changes_no_map(name: str) -> None:
     for layer in ("stage1", "relu1", "stage2", "relu2") if name in ANY_LAYER else ("relu2",):
         one, other = (METHODS[name](tiny(inplace=inplace), layer).explain(INPUT) for inplace in (True, False))
@@ -58,18 +58,20 @@ def test_in_place_relu_changes_no_map(name: str) -> None:
 @pytest.mark.parametrize("name", METHODS)
 def test_frozen_equals_trainable_bit_for_bit(name: str) -> None:
     for targets in (None, torch.tensor([[0, 1], [2, 3], [4, 0]])):
-        maps = [METHODS[name](tiny().requires_grad_(flag), "relu2")(INPUT, targets) for flag in (True, False)]
-        assert torch.equal(*maps)
+        model, layer = subject(name)
+        trainable = METHODS[name](model, layer)(INPUT, targets)
+        assert torch.equal(METHODS[name](model.requires_grad_(False), layer)(INPUT, targets), trainable)
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_context_of_the_call_changes_no_map(name: str) -> None:
     classes = torch.tensor([[0, 1], [2, 3], [4, 0]])
-    expected = METHODS[name](tiny(), "relu2")(INPUT, classes)
-    for context, layer in ((torch.no_grad, "relu2"), (torch.inference_mode, "relu2"), (torch.inference_mode, None)):
+    model, named = subject(name)
+    for context, layer in ((torch.no_grad, named), (torch.inference_mode, named), (torch.inference_mode, None)):
+        expected = METHODS[name](model, layer)(INPUT, classes)
         with context():
-            inside = METHODS[name](tiny(), layer)(INPUT.clone(), classes.clone())
-        assert torch.equal(inside, METHODS[name](tiny(), None)(INPUT, classes) if layer is None else expected)
+            inside = METHODS[name](model, layer)(INPUT.clone(), classes.clone())
+        assert torch.equal(inside, expected)
         assert not inside.requires_grad
 
 
@@ -92,7 +94,7 @@ def test_targets_made_in_inference_mode(target: Any) -> None:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_inputs_of_any_origin_give_the_same_maps(name: str) -> None:
-    cam = METHODS[name](tiny(), "relu2")
+    cam = METHODS[name](*subject(name))
     expected = cam(INPUT)
     with torch.inference_mode():
         inferred = INPUT.clone()
@@ -120,7 +122,7 @@ def test_model_that_runs_itself_in_inference_mode() -> None:
     assert torch.equal(ScoreCAM(model, "relu2")(INPUT), expected)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", ON_CNNS)
 def test_train_mode_is_explained_in_eval_mode(name: str) -> None:
     model = seeded(Restless())
     model.norm.running_mean += torch.arange(4.0)
@@ -136,14 +138,25 @@ def test_train_mode_is_explained_in_eval_mode(name: str) -> None:
     assert model.norm.num_batches_tracked == 0
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_global_random_state_changes_no_map(name: str) -> None:
+    cam = METHODS[name](*subject(name))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        expected = cam(INPUT)
+        torch.manual_seed(2)
+        assert torch.equal(cam(INPUT), expected)
+
+
 # Precision
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-6), (torch.float16, 2e-3), (torch.bfloat16, 2e-2)])
 @pytest.mark.parametrize("name", METHODS)
 def test_other_precision_is_close_to_float32(name: str, dtype: torch.dtype, tolerance: float) -> None:
-    expected = METHODS[name](tiny(), "relu2")(INPUT)
-    explanation = METHODS[name](tiny().to(dtype), "relu2").explain(INPUT.to(dtype))
+    model, layer = subject(name)
+    expected = METHODS[name](model, layer)(INPUT)
+    explanation = METHODS[name](model.to(dtype), layer).explain(INPUT.to(dtype))
     widened = torch.float64 if dtype == torch.float64 else torch.float32
     assert explanation.heatmaps.dtype == torch.float32
     assert explanation.scores.dtype == widened
@@ -194,7 +207,7 @@ def test_under_autocast_the_model_is_cast_and_the_method_is_not() -> None:
 @pytest.mark.parametrize("name", METHODS)
 def test_autocast_is_close_to_float32(name: str) -> None:
     weight = images(5, 2, (1,))[..., 0]
-    cam = METHODS[name](tiny(), "relu2")
+    cam = METHODS[name](*subject(name))
     # A target of tensors meets the cast output where the user wrote it: under autocast.
     for targets in (None, lambda logits: (logits @ weight)[:, 0]):
         expected = cam(INPUT, targets)
@@ -209,7 +222,8 @@ def test_autocast_is_close_to_float32(name: str) -> None:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_channels_last_memory_changes_no_map(name: str) -> None:
-    cam, last = METHODS[name](tiny(), "relu2"), METHODS[name](tiny().to(memory_format=torch.channels_last), "relu2")
+    cam, last = METHODS[name](*subject(name)), METHODS[name](*subject(name))
+    last.model.to(memory_format=torch.channels_last)
     expected = cam(INPUT)
     strided = INPUT.to(memory_format=torch.channels_last)
     for heatmaps in (cam(strided), last(strided), last(INPUT)):
@@ -222,7 +236,7 @@ def test_inputs_stay_as_they_are_though_the_model_writes_into_them(name: str) ->
     def careless(m: nn.Module, x: Tensor, factor: Tensor) -> Tensor:
         return nn.Module.__call__(m.body, x.sub_(0.3).mul_(factor.add_(1)))
 
-    model = build(careless, body=TinyCNN())
+    model = build(careless, body=subject(name)[0])
     x, factor = INPUT.clone(), torch.ones(())
     explanation = METHODS[name](model).explain(x, factor=factor)
     layers = list(explanation.saliency)

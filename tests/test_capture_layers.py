@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torchvision
-from evidence import counted, evidence
+from evidence import ON_CNNS, counted, evidence
 from models import Apply, Restless, TinyCNN, TinyViT, build, conv_model, images, seeded, tiny
 from torch import Tensor, nn
 
@@ -180,7 +180,7 @@ def test_squeezed_outputs_of_one_image_are_read() -> None:
         assert torch.equal(explanation.heatmaps, GradCAM(model, "body.relu2")(batch))
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", ON_CNNS)
 def test_automatic_layers_are_those_that_are_reported_and_used(name: str) -> None:
     model = seeded(Restless())
     explanation = METHODS[name](model).explain(INPUT)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from evidence import ANY_LAYER, LAYERED, Spy, evidence
+from evidence import ANY_LAYER, LAYERED, Spy, evidence, subject
 from models import Apply, TinyCNN, build, conv_model, images, tiny
 from torch import Tensor, nn
 from transformers.modeling_outputs import ImageClassifierOutput
@@ -22,7 +22,7 @@ INPUT = images(3, size=(8, 8))
 
 # Outputs
 
-Pair = namedtuple("Pair", "logits extra")  # noqa: PYI024
+Pair = namedtuple("Pair", "logits extra")
 OUTPUTS: dict[str, Callable[[Tensor], Any]] = {
     "tuple": lambda z: (z, "name", 3),
     "list": lambda z: [torch.arange(3), z],
@@ -43,10 +43,11 @@ OUTPUTS: dict[str, Callable[[Tensor], Any]] = {
     ],
 )
 def test_outputs_of_many_kinds_are_read(name: str, kind: str) -> None:
-    model = build(lambda m, x: OUTPUTS[kind](m.body(x)), body=TinyCNN())
-    plain = build(lambda m, x: m.body(x), body=TinyCNN())
-    expected = METHODS[name](plain, "body.relu2").explain(INPUT)
-    explanation = METHODS[name](model, "body.relu2").explain(INPUT)
+    body, layer = subject(name)
+    model = build(lambda m, x: OUTPUTS[kind](m.body(x)), body=body)
+    plain = build(lambda m, x: m.body(x), body=body)
+    expected = METHODS[name](plain, f"body.{layer}").explain(INPUT)
+    explanation = METHODS[name](model, f"body.{layer}").explain(INPUT)
     assert torch.equal(explanation.heatmaps, expected.heatmaps)
     assert torch.equal(explanation.targets, expected.targets)
     assert type(explanation.output) is type(OUTPUTS[kind](torch.zeros(3, 5)))
@@ -88,11 +89,11 @@ def test_ambiguous_outputs_are_an_error_that_lists_them() -> None:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_one_value_per_sample_counts_as_one_class(name: str) -> None:
-    column, flat = tiny(classes=1), build(lambda m, x: m.body(x)[:, 0], body=TinyCNN(classes=1))
-    flat.body = column
+    column, layer = subject(name, classes=1)
+    flat = build(lambda m, x: m.body(x)[:, 0], body=column)
     for targets in (None, 0, lambda z: -z.flatten()):
-        expected = METHODS[name](column, "relu2").explain(INPUT, targets)
-        explanation = METHODS[name](flat, "body.relu2").explain(INPUT, targets)
+        expected = METHODS[name](column, layer).explain(INPUT, targets)
+        explanation = METHODS[name](flat, f"body.{layer}").explain(INPUT, targets)
         assert torch.equal(explanation.heatmaps, expected.heatmaps)
         assert torch.equal(explanation.scores, expected.scores)
 

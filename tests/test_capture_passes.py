@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from evidence import ANY_LAYER, LAYERED, Operations, Spy, close, counted, evidence
+from evidence import ANY_LAYER, LAYERED, ON_CNNS, Operations, Spy, close, counted, evidence
 from models import TinyViT, build, conv_model, images, seeded, tiny
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
@@ -19,7 +19,8 @@ from gradcam_kit.types import Evidence, LayerChoice
 
 INPUT = images(3, size=(8, 8))
 FURTHER = Evidence.RESCORE | Evidence.REPLAY | Evidence.PROBE
-ONE_PASS = [name for name, method in METHODS.items() if not method.needs & FURTHER]
+ONE_PASS = [name for name in ON_CNNS if not METHODS[name].needs & FURTHER]
+IN_CHUNKS = [name for name in ON_CNNS if METHODS[name].needs & FURTHER]
 NO_GRAPH = [name for name in ONE_PASS if not METHODS[name].needs & Evidence.DERIVATIVES]
 TO_THE_LAYER = [name for name in LAYERED if METHODS[name].needs & ~FURTHER == Evidence.GRADIENTS]
 
@@ -124,7 +125,12 @@ def test_methods_on_one_model_share_one_forward_and_one_backward_pass() -> None:
 def test_explain_all_equals_separate_calls(classes: Any) -> None:
     model, vit = tiny(), seeded(TinyViT())
     x = images(3)
-    cams = [METHODS[name](model, "relu2") for name in METHODS]
+    cams = [METHODS[name](model, "relu2") for name in ON_CNNS]
+    cams += [
+        METHODS[name](vit)
+        for name in METHODS
+        if name not in IN_CHUNKS and METHODS[name].layer_choice is LayerChoice.LAST
+    ]
     cams += [METHODS[name](model, "relu1") for name in ANY_LAYER]
     cams += [METHODS[name](model, ["stage2", "relu1"], fusion="max") for name in ("grad-cam", "hires-cam", "xgrad-cam")]
     cams += [
@@ -178,7 +184,7 @@ def test_order_of_the_target_layers_changes_no_map(name: str) -> None:
 # Chunks
 
 
-@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.needs & FURTHER])
+@pytest.mark.parametrize("name", IN_CHUNKS)
 def test_batch_size_changes_no_map(name: str) -> None:
     for layer in ("relu2", "stage1"):
         expected = METHODS[name](tiny(), layer)(INPUT, [0, 1, 2])
@@ -186,7 +192,7 @@ def test_batch_size_changes_no_map(name: str) -> None:
             assert close(METHODS[name](tiny(), layer, batch_size=batch_size)(INPUT, [0, 1, 2]), expected, 1e-5)
 
 
-@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.needs & FURTHER])
+@pytest.mark.parametrize("name", IN_CHUNKS)
 def test_no_pass_has_more_rows_than_batch_size(name: str) -> None:
     model = tiny()
     with counted(model.fc) as passes:

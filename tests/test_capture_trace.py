@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from evidence import ANY_LAYER, LAYERED
-from models import Restless, build, conv_model, images, seeded, tiny
+from evidence import ANY_LAYER, LAYERED, ON_CNNS, ON_TOKENS, subject
+from models import Restless, RestlessViT, build, conv_model, images, seeded, tiny
 from torch import Tensor, nn
 from traces import traces, unchanged
 
@@ -33,24 +33,29 @@ def interrupt(*_: Any, **__: Any) -> Any:
     raise KeyboardInterrupt
 
 
-def restless() -> nn.Module:
+def restless(name: str = "grad-cam") -> nn.Module:
     """Flags, modes, gradients and hooks of every kind, in a model that writes a buffer and draws random numbers."""
-    model = seeded(Restless())
+    model = seeded(RestlessViT() if name in ON_TOKENS else Restless())
+    first, *_, last = (module for module in model.modules() if isinstance(module, nn.Conv2d | nn.Linear))
     model.train()
-    model.norm.eval()
-    model.fc.train(False)
-    model.stage1.weight.requires_grad_(False)
-    model.stage2.weight.grad = images(6, 4, (3, 3))
-    model.stage2.register_forward_hook(lambda module, args, output: output * 1.5)
-    model.stage2.register_forward_pre_hook(lambda module, args: None)
+    model.drop.eval()
+    last.train(False)
+    first.weight.requires_grad_(False)
+    last.weight.grad = torch.ones_like(last.weight)
+    model.fault.register_forward_hook(lambda module, args, output: output * 1.5)
+    last.register_forward_pre_hook(lambda module, args: None)
     model.register_full_backward_pre_hook(lambda module, gradients: None)
     return model
 
 
+def layer_of(name: str) -> str:
+    return "blocks.1.norm1" if name in ON_TOKENS else "relu2"
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_success_leaves_no_trace(name: str) -> None:
-    model = restless()
-    for layers in ("relu2", None, *((["norm", "relu2"],) if name in ANY_LAYER else ())):
+    model = restless(name)
+    for layers in (layer_of(name), None, *((["norm", "relu2"],) if name in ANY_LAYER else ())):
         with unchanged(model, INPUT):
             cam = METHODS[name](model, layers)
         for targets in (None, torch.tensor([[0, 1], [2, 4]]), lambda logits: logits[:, 1]):
@@ -96,18 +101,18 @@ FAILURES: dict[str, tuple[Callable[[nn.Module], Any], Any, type[BaseException]]]
 def test_failure_leaves_no_trace(failure: str) -> None:
     arm, targets, error = FAILURES[failure]
     for name in LAYERED if failure.startswith("layer") else METHODS:
-        model = restless()
+        model = restless(name)
         arm(model)
-        cam = METHODS[name](model, "relu2")
+        cam = METHODS[name](model, layer_of(name))
         with unchanged(model, INPUT), pytest.raises(error):
             cam(INPUT, targets)
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_method_that_raises_leaves_no_trace(name: str) -> None:
-    model = restless()
+    model = restless(name)
     with unchanged(model, INPUT), pytest.raises(FaultError):
-        broken(name)(model, "relu2")(INPUT)
+        broken(name)(model, layer_of(name))(INPUT)
 
 
 @pytest.mark.parametrize("layer", ["relu2", None])
@@ -209,7 +214,7 @@ def watched(model: nn.Module) -> list[weakref.ref[Tensor]]:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_nothing_is_kept_once_the_result_is_dropped(name: str) -> None:
-    model = tiny()
+    model, _ = subject(name)
     seen = watched(model)
     cam = METHODS[name](model)
     gc.disable()  # not even a cycle that waits for the collector
@@ -246,7 +251,7 @@ def tensors_alive() -> int:
 
 def test_memory_is_flat_over_many_calls() -> None:
     model = tiny()
-    cams = [METHODS[name](model, "relu2") for name in METHODS]
+    cams = [METHODS[name](model, "relu2") for name in ON_CNNS]
     explain_all(cams, INPUT)
     before = tensors_alive()
     for _ in range(100):

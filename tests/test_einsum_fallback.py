@@ -10,7 +10,7 @@ import torch
 from cases import assert_same
 from models import images as draw_images
 from models import seeded
-from networks import blocks
+from networks import blocks, torchvision_model
 from torch import Tensor, nn
 from torch.testing import assert_close
 

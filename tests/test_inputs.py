@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from evidence import LAYERED, close, evidence
+from evidence import LAYERED, ON_CNNS, close, evidence, subject
 from models import TinyCNN, build, conv_model, images, seeded, tiny
 from torch import Tensor, nn
 
@@ -32,7 +32,8 @@ SHIFT, MASK = images(3, 2, (1,))[..., 0], torch.rand(8, 8, generator=torch.Gener
 
 @pytest.mark.parametrize("name", METHODS)
 def test_several_inputs_in_every_form_give_one_result(name: str) -> None:
-    cam = METHODS[name](build(with_extras, body=TinyCNN()), "body.relu2")
+    body, layer = subject(name)
+    cam = METHODS[name](build(with_extras, body=body), f"body.{layer}")
     calls: list[tuple[Any, dict[str, Any]]] = [
         ((INPUT, SHIFT, MASK, 1, "abc"), {}),
         ([INPUT, SHIFT], {"mask": MASK, "flag": "abc"}),
@@ -44,7 +45,7 @@ def test_several_inputs_in_every_form_give_one_result(name: str) -> None:
     for other in others:
         assert torch.equal(other.heatmaps, first.heatmaps)
         assert torch.equal(other.scores, first.scores)
-    plain = METHODS[name](build(lambda m, x: m.body(x * MASK), body=TinyCNN()), "body.relu2").explain(INPUT, target)
+    plain = METHODS[name](build(lambda m, x: m.body(x * MASK), body=body), f"body.{layer}").explain(INPUT, target)
     assert close(first.scores, plain.scores + 3 * SHIFT.sum(1))
 
 
@@ -74,7 +75,7 @@ def test_the_first_floating_tensor_with_positions_is_the_image() -> None:
 
 
 @pytest.mark.parametrize("axes", [1, 2, 3])
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", ON_CNNS)
 def test_signals_pictures_and_volumes(name: str, axes: int) -> None:
     conv = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[axes - 1]
     model = build(
@@ -119,7 +120,7 @@ def test_images_of_the_wrong_kind_are_an_error(kind: str) -> None:
 @pytest.mark.parametrize("layer", ["relu2", None])
 @pytest.mark.parametrize("name", METHODS)
 def test_an_empty_batch_gives_an_empty_result(name: str, layer: str | None) -> None:
-    cam = METHODS[name](tiny(), layer)
+    cam = METHODS[name](subject(name)[0], layer and subject(name)[1])
     for targets, shape in (
         (None, (0, 8, 8)),
         (3, (0, 8, 8)),
@@ -145,7 +146,7 @@ def test_an_empty_batch_still_checks_the_number_of_targets() -> None:
     assert [maps.shape for maps in explain_all([GradCAM(tiny()), ScoreCAM(tiny())], NONE)] == [(0, 8, 8)] * 2
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", ON_CNNS)
 def test_images_of_zeros_and_constants_give_finite_maps(name: str) -> None:
     model = tiny()
     for layer in ("relu2", None):
@@ -172,7 +173,7 @@ def test_images_that_are_not_finite_are_an_error_with_the_sample(name: str, valu
     bad[1, 2, 3, 4] = value
     copy = bad.clone()
     with pytest.raises(NonFiniteError, match="image 1 of the batch"):
-        METHODS[name](tiny(), "relu2")(bad)
+        METHODS[name](*subject(name))(bad)
     assert torch.equal(bad, copy) or torch.equal(bad.isnan(), copy.isnan())
 
 

@@ -1,7 +1,7 @@
 """The only code that touches a model: hooks, layers, tokens, targets, replay."""
 
 from gradcam_kit.capture.automatic import choose_layers, layer_candidates
-from gradcam_kit.capture.class_targets import FinerTarget, LogitDifference
+from gradcam_kit.capture.class_targets import FinerTarget
 from gradcam_kit.capture.inputs import Inputs, read_inputs
 from gradcam_kit.capture.layers import TargetLayers, find_layers
 from gradcam_kit.capture.passes import Capture, Request, capture
@@ -20,7 +20,6 @@ __all__ = [
     "ClassTarget",
     "FinerTarget",
     "Inputs",
-    "LogitDifference",
     "Request",
     "TargetLayers",
     "capture",

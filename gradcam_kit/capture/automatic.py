@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from gradcam_kit.capture.hooks import INPUT
+from gradcam_kit.capture.hooks import ATTENTION, INPUT
 from gradcam_kit.capture.inputs import Inputs, Runner
 from gradcam_kit.capture.layers import find_layers
 from gradcam_kit.capture.state import is_scripted, untouched, version
@@ -62,6 +62,7 @@ def layer_candidates(
             shape=one.shape,
             layout=type(one.layout).__name__,
             reached=one.reached,
+            normalizes=one.is_normalization,
             chosen=one is chosen,
             reason=reason if one is chosen else "",
         )
@@ -83,8 +84,12 @@ def choose_layers(
     """
     if choice is LayerChoice.INPUT:
         return {INPUT: model}
+    if choice is LayerChoice.ATTENTION:
+        return {ATTENTION: model}
     candidates = layer_candidates(model, inputs, targets, target_type)
     names = [one.name for one in candidates if one.chosen]
+    if choice is LayerChoice.BLOCK:
+        names = _block_norms(candidates)
     if choice is LayerChoice.RESOLUTIONS:
         last_of = {one.shape[1:]: one.name for one in candidates if one.reached}
         names = list(last_of.values())[-2:]
@@ -101,6 +106,16 @@ def choose_layers(
         f"no layer of {type(model).__name__} has positions that the score depends on (candidates: {listed}); "
         "pass target_layers= and, if its output is laid out in an unusual way, reshape="
     )
+
+
+def _block_norms(candidates: list[LayerCandidate]) -> list[str]:
+    """The first normalization of the last block: of the last module that holds two or more of token layers."""
+    blocks: dict[str, list[str]] = {}
+    for one in candidates:
+        if one.normalizes and one.layout == Tokens.__name__:
+            blocks.setdefault(one.name.rpartition(".")[0], []).append(one.name)
+    firsts = [names[0] for names in blocks.values() if len(names) > 1]
+    return firsts[-1:]
 
 
 def _explore(

@@ -52,13 +52,15 @@ def nodes(scores: Tensor) -> Iterator[Any]:
             yield node
 
 
-def layer_gradients(recorder: Recorder, scores: Tensor, *, keep: bool = False) -> dict[str, Tensor]:
-    """Gradients at every recorded layer, `(n, k, *s)` or `(n, m, k, *s)`.
+def layer_gradients(
+    recorder: Recorder, names: Sequence[str], scores: Tensor, *, keep: bool = False
+) -> dict[str, Tensor]:
+    """Gradients at recorded layers, `(n, k, *s)` or `(n, m, k, *s)`.
 
     Raises:
         CaptureError: a layer on which the score does not depend.
     """
-    records = list(recorder.records.values())
+    records = [recorder.records[name] for name in names]
     captured = [tensor for record in records for tensor in record.captured]
     recorder.recomputing = True
     by_target = differentiate(scores, captured, keep=keep)
@@ -69,12 +71,12 @@ def layer_gradients(recorder: Recorder, scores: Tensor, *, keep: bool = False) -
     return found
 
 
-def layer_curvature(recorder: Recorder, scores: Tensor) -> dict[str, Tensor]:
-    """H A at every recorded layer: the second derivative of the score times the activations, one product per target."""
+def layer_curvature(recorder: Recorder, names: Sequence[str], scores: Tensor) -> dict[str, Tensor]:
+    """H A at recorded layers: the second derivative of the score times the activations, one product per target."""
     results = {}
     columns = scores.reshape(scores.shape[0], -1).sum(0)
     recorder.recomputing = True
-    for record in recorder.records.values():
+    for record in (recorder.records[name] for name in names):
         products = []
         for column in columns:
             first = torch.autograd.grad(column, record.captured, create_graph=True, allow_unused=True)

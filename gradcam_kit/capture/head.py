@@ -68,7 +68,7 @@ def _reproduces(pooled: Tensor, weight: Tensor, bias: Tensor | None, logits: Ten
 def _target_weights(run: Runner, weight: Tensor, output: Any, target: Target | None) -> Float[Tensor, "n *targets k"]:
     """The rows of the explained classes, or d score / d logits times the weight: a backward through the logits only."""
     logits = find_logits(output)
-    n, (classes, channels) = len(logits), weight.shape
+    n, (classes, channels) = len(read_logits(output)), weight.shape
     if target is None:
         return weight.new_zeros(n, channels)
     if type(target) is ClassLogit:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from gradcam_kit.capture.inputs import Inputs
+from gradcam_kit.capture.layers import split_level
 from gradcam_kit.capture.state import version
 from gradcam_kit.capture.tokens import ChannelsFirst, Custom, Layout, infer_layout
 from gradcam_kit.errors import CaptureError, ShapeError
@@ -20,6 +21,9 @@ from gradcam_kit.types import Reshape
 
 INPUT = "<input>"
 """The name under which the images themselves are a target layer, for methods that explain the input."""
+ATTENTION = "<attention>"
+"""The name under which the attention of all blocks is a target layer, for methods that explain the attention."""
+NOT_MODULES = (INPUT, ATTENTION)
 
 
 @dataclass
@@ -28,6 +32,7 @@ class LayerRecord:
 
     name: str
     module: nn.Module
+    level: int | None = None  # which of its maps is meant, where it returns several
     order: int = 0
     calls: int = 0
     leaves: list[Any] = field(default_factory=list)
@@ -47,7 +52,7 @@ class LayerRecord:
         """Lay out the captured tensors, or gradients that stand in for them, as `(n, k, *s)`."""
         assert self.layout is not None
         assert self.spec is not None
-        if not isinstance(self.layout, Custom):
+        if self.level is not None or not isinstance(self.layout, Custom):
             return self.layout.to_maps(tensors[0])
         leaves = list(self.leaves)
         for i, tensor in zip(self.chosen, tensors, strict=True):
@@ -68,7 +73,7 @@ class Recorder:
         graph: bool,
     ) -> None:
         self.model, self.n, self.size, self.reshape, self.graph = model, n, size, reshape, graph
-        self.records = {name: LayerRecord(name, module) for name, module in layers.items()}
+        self.records = {name: LayerRecord(name, module, split_level(model, name)[1]) for name, module in layers.items()}
         self.thread = threading.get_ident()
         self.recomputing = False
 
@@ -78,7 +83,7 @@ class Recorder:
         handles = []
         try:
             for record in self.records.values():
-                if record.name == INPUT:
+                if record.name in NOT_MODULES:
                     continue
                 handles.append(record.module.register_forward_hook(self._forward_hook(record)))
                 if keep_arguments:
@@ -98,6 +103,11 @@ class Recorder:
             record.calls, record.chosen, record.layout = 1, [0], ChannelsFirst()
             record.leaves, images = self._cut(record, images, [0])
             record.versions = [version(leaf) for leaf in record.captured]
+        attention = self.records.get(ATTENTION)
+        if attention is not None:  # the images stand for the activations that it does not have
+            attention.calls, attention.chosen, attention.layout = 1, [0], ChannelsFirst()
+            attention.leaves, attention.spec = tree_flatten(inputs.images)
+            attention.versions = [version(inputs.images)]
         return inputs.with_images(images)
 
     def _argument_hook(self, record: LayerRecord) -> Any:
@@ -139,20 +149,23 @@ class Recorder:
         ]
         if self.reshape is not None:
             record.layout = Custom(self.reshape)
-            if batched:
+            if batched and record.level is None:
                 return batched
-        with_positions = [i for i in batched if leaves[i].ndim >= 3]
-        if len(with_positions) == 1:
+        maps = [i for i in batched if leaves[i].ndim >= 3]
+        chosen = maps if record.level is None else maps[record.level : record.level + 1]
+        if len(chosen) == 1:
             if record.layout is None:
-                record.layout = infer_layout(leaves[with_positions[0]].shape, self.size, self.model, record.name)
-            return with_positions
+                record.layout = infer_layout(leaves[chosen[0]].shape, self.size, self.model, record.name)
+            return chosen
         if isinstance(output, Tensor) and batched:
             infer_layout(output.shape, self.size, self.model, record.name)  # raises: it has no positions
         found = [tuple(leaf.shape) if isinstance(leaf, Tensor) else type(leaf).__name__ for leaf in leaves]
+        path = split_level(self.model, record.name)[0]
+        levels = f"Name its maps one by one, to be fused: {[f'{path}:{i}' for i in range(len(maps))]}" if maps else ""
         raise CaptureError(
             f"layer {record.name!r} returned a {type(output).__name__} of {found or None} for {self.n} images; "
-            f"expected one floating tensor ({self.n}, k, *positions). Choose another layer, or pass reshape=, a callable from "
-            "the layer's output to such a tensor"
+            f"expected one floating tensor ({self.n}, k, *positions). {levels or 'Choose another layer'}, or pass "
+            "reshape=, a callable from the layer's output to such a tensor"
         )
 
     def _cut(self, record: LayerRecord, output: Any, chosen: list[int]) -> tuple[list[Any], Any]:

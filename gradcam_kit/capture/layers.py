@@ -41,8 +41,20 @@ def find_layers(model: nn.Module, target_layers: TargetLayers, given: nn.Module)
     return found
 
 
+def split_level(model: nn.Module, name: str) -> tuple[str, int | None]:
+    """The name of a module, and which of its maps is meant: "fpn:1" is the second one that module `fpn` returns."""
+    path, _, level = name.rpartition(":")
+    if not path or not level.isdecimal() or name in dict(model.named_modules(remove_duplicate=False)):
+        return name, None
+    return path, int(level)
+
+
 def _find_layer(model: nn.Module, layer: object, given: nn.Module) -> tuple[str, nn.Module]:
     if isinstance(layer, str):
+        path, level = split_level(given, layer)
+        if level is not None:
+            name, module = _find_layer(model, path, given)
+            return f"{name}:{level}", module
         modules = dict(model.named_modules(remove_duplicate=False))
         if layer and layer in modules:
             return layer, unwrap(modules[layer])

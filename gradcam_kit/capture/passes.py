@@ -5,18 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import partial, reduce
+from operator import or_
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_map
 
+from gradcam_kit.capture.attention import AttentionRecorder
 from gradcam_kit.capture.backward import guided_gradients, layer_curvature, layer_gradients
 from gradcam_kit.capture.biases import BiasRecorder
 from gradcam_kit.capture.checks import Checks
 from gradcam_kit.capture.head import find_head, weight_gradients
-from gradcam_kit.capture.hooks import INPUT, LayerRecord, Recorder
+from gradcam_kit.capture.hooks import INPUT, NOT_MODULES, LayerRecord, Recorder
 from gradcam_kit.capture.inputs import Inputs, Runner
 from gradcam_kit.capture.probe import Prober
 from gradcam_kit.capture.replay import Prefix, PrefixRecorder, Replayer
@@ -34,10 +37,21 @@ class Request:
     """What a pass has to deliver."""
 
     layers: Mapping[str, nn.Module]
-    needs: Evidence
+    needs_at: Mapping[str, Evidence]
     targets: Target | None
     target_type: Callable[[Any], ClassTarget]
     reshape: Reshape | None = None
+    settled: bool = False
+    """The targets are those of an earlier pass, which settled them."""
+
+    @property
+    def needs(self) -> Evidence:
+        """What any of the layers has to deliver."""
+        return reduce(or_, self.needs_at.values(), Evidence.NONE)
+
+    def layers_with(self, evidence: Evidence) -> list[str]:
+        """The layers that have to deliver this."""
+        return [name for name, needs in self.needs_at.items() if evidence in needs]
 
 
 @dataclass
@@ -58,6 +72,8 @@ class Capture:
     curvature: Mapping[str, Tensor] = field(default_factory=dict)
     bias_gradients: tuple[Tensor, ...] | None = None
     guided_gradients: Tensor | None = None
+    attention: AttentionRecorder | None = None
+    block_gradients: tuple[Tensor, ...] | None = None
     _heads: dict[str, Head | None] = field(default_factory=dict)
 
     @property
@@ -71,6 +87,7 @@ class Capture:
         activations = widen(record.maps([tensor.detach() for tensor in record.captured]))
         target = self.target if self.target is not None else _no_scores
         rescorer = Rescorer(self.run, self.inputs, target, self.output, batch_size)
+        replayer = Replayer(rescorer, record, self.prefixes.get(name), self.scores)
         head = self._head(name, activations) if Evidence.HEAD in needs else None
         fallback = Evidence.WEIGHT_GRADIENTS in needs and head is None
         return LayerCapture(
@@ -85,11 +102,13 @@ class Capture:
             rescore_probability=rescorer
             if self.classes is None
             else replace(rescorer, target=ClassProbability(self.classes)),
-            replay=Replayer(rescorer, record, self.prefixes.get(name), self.scores),
+            replay=replayer,
+            residual=replayer.residual(),
             images=self.inputs.images,
             probe=Prober(rescorer, record, self.reshape),
             head=head,
             weight_gradients=weight_gradients(record, activations.shape[1]) if fallback else None,
+            attention=self.attention and self.attention.evidence(self.gradients, self.block_gradients),
         )
 
     def _head(self, name: str, activations: Tensor) -> Head | None:
@@ -118,7 +137,10 @@ def capture(model: nn.Module, inputs: Inputs, request: Request) -> Iterator[Capt
         layers = {**request.layers, **({INPUT: model} if Evidence.GUIDED in request.needs else {})}
         recorder = Recorder(model, layers, inputs.n, inputs.size, request.reshape, graph)
         biases = BiasRecorder(model) if Evidence.BIASES in request.needs else None
-        real = {name: module for name, module in layers.items() if name != INPUT}
+        real = {name: module for name, module in layers.items() if name not in NOT_MODULES}
+        attention = None
+        if Evidence.ATTENTION in request.needs:
+            attention = AttentionRecorder(model, inputs.n, inputs.size, request.needs)
         prefix = PrefixRecorder(model, real) if Evidence.REPLAY in request.needs else None
         with ExitStack() as stack:
             stack.enter_context(recorder.attached(keep_arguments=Evidence.WEIGHT_GRADIENTS in request.needs))
@@ -126,13 +148,19 @@ def capture(model: nn.Module, inputs: Inputs, request: Request) -> Iterator[Capt
                 stack.enter_context(biases.attached())
             if prefix:
                 stack.enter_context(prefix.attached())
+            if attention:
+                stack.enter_context(attention.attached())
+            if Evidence.CURVATURE in request.needs:
+                stack.enter_context(sdpa_kernel(SDPBackend.MATH))  # fused attention has no second derivative
             stack.enter_context(torch.set_grad_enabled(graph))
             output = run(recorder.observe_input(inputs))
             recorder.check()
-            target, classes, scores = _score(request, output, inputs, optional=request.needs == Evidence.NONE)
+            if attention:
+                recorder.records.update(attention.records())
+            target, classes, scores = _score(request, output, inputs, optional=request.needs in (Evidence.NONE, Evidence.ATTENTION))
             derivatives = {}
             if graph and scores is not None:
-                derivatives = _derive(request.needs, recorder, biases, scores, inputs)
+                derivatives = _derive(request, recorder, biases, scores, inputs)
         with run.arithmetic():
             captured = Capture(
                 run=run,
@@ -155,17 +183,18 @@ def capture(model: nn.Module, inputs: Inputs, request: Request) -> Iterator[Capt
 
 
 def _derive(
-    needs: Evidence, recorder: Recorder, biases: BiasRecorder | None, scores: Tensor, inputs: Inputs
+    request: Request, recorder: Recorder, biases: BiasRecorder | None, scores: Tensor, inputs: Inputs
 ) -> dict[str, Any]:
     """All backward passes; the guided one comes last, because its rule changes the graph's nodes while it runs."""
     found: dict[str, Any] = {}
-    more = bool(needs & (Evidence.DERIVATIVES ^ Evidence.GRADIENTS))
-    found["gradients"] = layer_gradients(recorder, scores, keep=more)
-    if Evidence.CURVATURE in needs:
-        found["curvature"] = layer_curvature(recorder, scores)
+    more = bool(request.needs & (Evidence.DERIVATIVES ^ Evidence.GRADIENTS))
+    if names := request.layers_with(Evidence.GRADIENTS):
+        found["gradients"] = layer_gradients(recorder, names, scores, keep=more)
+    if names := request.layers_with(Evidence.CURVATURE):
+        found["curvature"] = layer_curvature(recorder, names, scores)
     if biases:
         found["bias_gradients"] = biases.products(scores, inputs)
-    if Evidence.GUIDED in needs:
+    if Evidence.GUIDED in request.needs:
         found["guided_gradients"] = guided_gradients(scores, recorder.records[INPUT].captured[0])
     return {name: tree_map(widen, value) for name, value in found.items()}
 
@@ -178,8 +207,9 @@ def _score(
     try:
         if target is None:
             target = request.target_type(predicted_classes(output))
-        with torch.no_grad():
-            target = settle(target, output)
+        if not request.settled:
+            with torch.no_grad():
+                target = settle(target, output)
         scores = score(target, output, inputs.n)
         classes = None
         if isinstance(target, ClassTarget):

@@ -38,7 +38,7 @@ class Prober:
                 with recorder.attached(), torch.enable_grad():
                     scores = self.rescorer.score_pass(part, index[chunk])
                     recorder.check()
-                    gradients.append(layer_gradients(recorder, scores)[self.record.name])
+                    gradients.append(layer_gradients(recorder, [self.record.name], scores)[self.record.name])
                 record = recorder.records[self.record.name]
                 activations.append(record.maps([tensor.detach() for tensor in record.captured]))
         widened = torch.promote_types(images.dtype, torch.float32)

@@ -24,6 +24,7 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflat
 from gradcam_kit.capture.hooks import LayerRecord
 from gradcam_kit.capture.scoring import Rescorer, chunks
 from gradcam_kit.capture.state import untouched, version
+from gradcam_kit.errors import CaptureError
 from gradcam_kit.functional import widen
 
 _log = logging.getLogger("gradcam_kit")
@@ -68,12 +69,30 @@ class Prefix:
 
     calls: list[tuple[nn.Module, Any]]
     versions: list[int]
+    source: tuple[int, int] | None
+    """Which call, and which tensor of its output, is the input of the layer; None if no module made it."""
 
     @classmethod
-    def of(cls, calls: list[tuple[nn.Module, Any]]) -> Prefix:
-        """Keep these calls."""
+    def of(cls, calls: list[tuple[nn.Module, Any]], arguments: Any) -> Prefix:
+        """Keep these calls before a layer that was called with these arguments."""
+        inputs = [leaf for leaf in tree_leaves(arguments) if isinstance(leaf, Tensor)][:1]
+        places = [
+            (i, j)
+            for i, (_, output) in enumerate(calls)
+            for j, leaf in enumerate(tree_leaves(output))
+            if any(leaf is tensor for tensor in inputs)
+        ]
         detached = [(module, tree_map(_detach, output)) for module, output in calls]
-        return cls(detached, [version(leaf) for leaf in _tensors(detached)])
+        return cls(detached, [version(leaf) for leaf in _tensors(detached)], places[-1] if places else None)
+
+    @property
+    def residual(self) -> Tensor | None:
+        """The input of the layer, if a module made it."""
+        if self.source is None:
+            return None
+        call, leaf = self.source
+        tensor: Tensor = tree_leaves(self.calls[call][1])[leaf]
+        return tensor
 
     @property
     def is_intact(self) -> bool:
@@ -119,7 +138,7 @@ class PrefixRecorder:
         self.frames.pop()
         for name, layer in self.layers.items():
             if layer is module and name not in self.prefixes:
-                self.prefixes[name] = Prefix.of([call for frame in self.frames for call in frame])
+                self.prefixes[name] = Prefix.of([call for frame in self.frames for call in frame], args)
         self.frames[-1].append((module, output))
 
 
@@ -137,16 +156,55 @@ class Replayer:
     scores: Tensor | None
     isolated: bool | None = None
 
-    def __call__(self, rows: Float[Tensor, "m k *s"], index: Int[Tensor, " m"]) -> Float[Tensor, "m *targets"]:
-        """Score the rows, `batch_size` in one pass."""
+    def __call__(
+        self,
+        rows: Float[Tensor, "m k *s"],
+        index: Int[Tensor, " m"],
+        residual: Float[Tensor, "m k *s"] | None = None,
+    ) -> Float[Tensor, "m *targets"]:
+        """Score the rows, `batch_size` in one pass.
+
+        Args:
+            rows: what the layer hands out.
+            index: whose target scores each row.
+            residual: what stands for the layer's input wherever else it is used, such as on a residual branch.
+
+        Raises:
+            CaptureError: `residual` for a layer whose input no module made, or that cannot be isolated.
+        """
         images = self.rescorer.inputs.images
         with untouched(self.rescorer.run.model, images.device), torch.no_grad():
             if self.isolated is None:
                 self.isolated = self._can_isolate()
-            scores = [self._score(rows[chunk], index[chunk]) for chunk in chunks(len(rows), self.rescorer.batch_size)]
+            if residual is not None and not (self.isolated and self.prefix and self.prefix.source):
+                raise CaptureError(
+                    f"the input of layer {self.record.name!r} cannot be replaced on its other branches; choose the "
+                    "input normalization of a transformer block, whose input is the output of the block before it"
+                )
+            scores = [
+                self._score(rows[chunk], index[chunk], None if residual is None else residual[chunk])
+                for chunk in chunks(len(rows), self.rescorer.batch_size)
+            ]
         return widen(torch.cat(scores)) if scores else images.new_zeros(0)
 
-    def _score(self, rows: Tensor, index: Tensor) -> Tensor:
+    def with_graph(self, rows: Tensor) -> Float[Tensor, "n *targets"]:
+        """Scores with a graph to the rows, which are one per sample and in the layer's own layout."""
+        images = self.rescorer.inputs.images
+        with untouched(self.rescorer.run.model, images.device):
+            if self.isolated is None:
+                with torch.no_grad():
+                    self.isolated = self._can_isolate()
+            with torch.enable_grad():
+                return self._score(rows, torch.arange(len(images), device=images.device))
+
+    def residual(self) -> Float[Tensor, "n k *s"] | None:
+        """The layer's input, laid out like its output; None if no module made it."""
+        source = self.prefix.residual if self.prefix else None
+        if source is None or source.shape != self.record.captured[0].shape:
+            return None
+        return widen(self.record.maps([source]))
+
+    def _score(self, rows: Tensor, index: Tensor, residual: Tensor | None = None) -> Tensor:
         record = self.record
         assert record.layout is not None
         original = record.captured[0].detach()
@@ -154,7 +212,7 @@ class Replayer:
         if native.untyped_storage().data_ptr() == original.untyped_storage().data_ptr():
             native = native.clone()  # in-place operations behind the layer must not reach the record
         if self.isolated:
-            with self._skipped(native, index):
+            with self._skipped(native, index, residual):
                 return self.rescorer.score_pass(Rows(self.rescorer.inputs.images, index), index)
         handle = record.module.register_forward_hook(lambda _module, _args, output: self._output(native, output))
         try:
@@ -190,7 +248,7 @@ class Replayer:
         return tree_unflatten(leaves, spec)
 
     @contextmanager
-    def _skipped(self, native: Tensor, index: Tensor) -> Iterator[None]:
+    def _skipped(self, native: Tensor, index: Tensor, residual: Tensor | None) -> Iterator[None]:
         """Let the modules before the layer, and the layer itself, hand out what they returned."""
         assert self.prefix is not None
         assert self.record.spec is not None
@@ -202,8 +260,13 @@ class Replayer:
             return leaf
 
         pending: dict[nn.Module, deque[Any]] = {}
-        for module, output in self.prefix.calls:
-            pending.setdefault(module, deque()).append(tree_map(rows, output))
+        for call, (module, output) in enumerate(self.prefix.calls):
+            leaves, spec = tree_flatten(tree_map(rows, output))
+            if residual is not None and self.prefix.source is not None and call == self.prefix.source[0]:
+                assert self.record.layout is not None
+                place = self.prefix.source[1]
+                leaves[place] = self.record.layout.to_native(residual.to(leaves[place].dtype), leaves[place])
+            pending.setdefault(module, deque()).append(tree_unflatten(leaves, spec))
         layer_output = tree_unflatten([rows(leaf) for leaf in self.record.leaves], self.record.spec)
         pending.setdefault(self.record.module, deque()).append(self._output(native, layer_output))
         original = {module: module.__dict__.get("forward") for module in pending}

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from gradcam_kit.errors import ClassIndexError, InputError, ShapeError, TargetError
+from gradcam_kit.functional import widen
 from gradcam_kit.types import Target
 
 Classes = Any
@@ -32,8 +33,8 @@ def read_logits(output: Any) -> Float[Tensor, "n classes"]:
         ShapeError: the scores are not `(n, classes)`.
     """
     found = find_logits(output)
-    if found.ndim == 1:
-        return found[:, None]
+    if found.ndim < 2:
+        return found.reshape(-1, 1)  # without any axis it is one sample, squeezed
     if found.ndim != 2:
         raise ShapeError(
             f"the model's output has shape {tuple(found.shape)}; class targets need (n, classes). "
@@ -203,10 +204,25 @@ def read_classes(classes: Any) -> int | Tensor:
         raise InputError(f"targets are {found.dtype}; expected integer class indices")
     if found.ndim not in (1, 2) or found.shape[-1] == 0 < found.ndim - 1:
         raise ShapeError(f"targets have shape {tuple(found.shape)}; expected (n,) or (n, m) with m of at least 1")
-    return own(found)
+    return _own(found)
 
 
-def own(tensor: Tensor) -> Tensor:
-    """A copy that nobody else changes, for a target to keep; what is made under inference mode cannot enter a graph."""
+def read_numbers(name: str, value: Any) -> Float[Tensor, "..."]:
+    """A copy of finite numbers, whatever holds them, in at least float32.
+
+    Raises:
+        InputError: something else; the message has `name`.
+    """
+    try:
+        found = value if isinstance(value, Tensor) else torch.as_tensor(np.asarray(value))
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{name} is a {type(value).__name__}; expected an array of numbers") from error
+    if found.is_complex() or not torch.isfinite(found).all():
+        raise InputError(f"{name} has complex, NaN or infinite values; expected finite numbers")
+    return widen(_own(found))
+
+
+def _own(tensor: Tensor) -> Tensor:
+    """A copy that nobody else changes; what is made under inference mode cannot enter a graph."""
     with torch.inference_mode(False):
         return tensor.detach().clone()

@@ -109,7 +109,7 @@ def infer_layout(shape: Sequence[int], size: Sequence[int], model: nn.Module, la
         channels_last = tuple(last) == tuple(size) if _fits(first, size) else _fits(last, size)
         return ChannelsLast() if channels_last and tuple(first) != tuple(size) else ChannelsFirst()
     if len(shape) == 3:
-        return _token_layout(shape[1], size, model, layer)
+        return token_layout(shape[1], size, model, layer)
     raise ShapeError(
         f"layer {layer!r} returned shape {tuple(shape)}, which has no positions for images with "
         f"{axes} position axes; expected (n, k, {', '.join('hwd'[:axes])}). Choose an earlier layer or pass reshape="
@@ -125,11 +125,16 @@ def _fits(grid: Sequence[int], size: Sequence[int]) -> bool:
     return max(lows) < min(highs)
 
 
-def _token_layout(tokens: int, size: Sequence[int], model: nn.Module, layer: str) -> Tokens:
+def token_layout(tokens: int, size: Sequence[int], model: nn.Module, layer: str) -> Tokens:
+    """Decide which of a layer's tokens stand before the positions, and on which grid these are.
+
+    Raises:
+        ShapeError: no grid fits, or several; the message lists them.
+    """
     declared = prefix_tokens(model)
     prefixes = range(_MOST_PREFIX_TOKENS + 1) if declared is None else sorted({declared, 0}, reverse=True)
     fits = [(grid, prefix) for prefix in prefixes for grid in _grids(tokens - prefix, size)]
-    exact = [(grid, prefix) for grid, prefix in fits if _is_exact(grid, size)]
+    exact = [(grid, prefix) for grid, prefix in fits if is_exact(grid, size)]
     chosen = exact or fits
     if len(chosen) == 1:
         return Tokens(*chosen[0])
@@ -158,7 +163,8 @@ def _grids(count: int, size: Sequence[int]) -> list[tuple[int, ...]]:
     return [grid for grid in grids if prod(grid) == count and _fits(grid[-2:], size[-2:])]
 
 
-def _is_exact(grid: Sequence[int], size: Sequence[int]) -> bool:
+def is_exact(grid: Sequence[int], size: Sequence[int]) -> bool:
+    """Whether square patches without padding make this grid."""
     strides = {t / s for t, s in zip(size[-2:], grid[-2:], strict=True)}
     return len(strides) == 1 and strides.pop().is_integer() and all(t % s == 0 for t, s in zip(size, grid, strict=True))
 
@@ -169,6 +175,17 @@ def prefix_tokens(model: nn.Module) -> int | None:
         count = getattr(module, "num_prefix_tokens", None)
         if isinstance(count, int):
             return count
+    found = _prefix_parameters(model)
+    return sum(found.values()) if found else None
+
+
+def has_class_token(model: nn.Module, prefix: int) -> bool:
+    """Whether the first of the prefix tokens is a class token; registers alone are none."""
+    registers = (count for key, count in _prefix_parameters(model).items() if key in _REGISTER_PARAMETERS)
+    return prefix > sum(registers)
+
+
+def _prefix_parameters(model: nn.Module) -> dict[str, int]:
     found: dict[str, int] = {}
     for name, parameter in model.named_parameters():
         key = name.rpartition(".")[2]
@@ -176,4 +193,4 @@ def prefix_tokens(model: nn.Module) -> int | None:
             found[key] = 1
         elif key in _REGISTER_PARAMETERS:
             found[key] = parameter.shape[-2] if parameter.ndim > 1 else 1
-    return sum(found.values()) if found else None
+    return found

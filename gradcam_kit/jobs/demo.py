@@ -55,21 +55,22 @@ def run_demo(out: Path) -> DemoResult:
         DemoRow("(random)", _share_on_object(noise, masks)),
         DemoRow("(the same everywhere)", _share_on_object(torch.ones_like(noise), masks)),
     ]
-    columns = [list(pictures)]
+    drawn = [list(pictures)]
     folder = out / "overlays"
     folder.mkdir(parents=True, exist_ok=True)
     for cam in explainer.cams:
         start = time.perf_counter()
         heatmaps = cam(images)
         rows.append(DemoRow(cam.name, _share_on_object(heatmaps, masks), time.perf_counter() - start))
-        columns.append(list(overlays(pictures, heatmaps)))
-        for sample, drawn in zip(samples, columns[-1], strict=True):
-            write_picture(folder / f"{sample.path.name}.{cam.name}.jpg", drawn)
+        drawn.append(list(overlays(pictures, heatmaps)))
+        for sample, overlay in zip(samples, drawn[-1], strict=True):
+            write_picture(folder / f"{sample.path.name}.{cam.name}.jpg", overlay)
     sheet = out / "methods.png"
-    names = [sample.name for sample in samples]
-    titles = ["picture", *(cam.name for cam in explainer.cams)]
     grid = contact_sheet(
-        zip(*columns, strict=True), column_titles=titles, row_titles=names, cell_size=pictures.shape[1]
+        drawn,
+        column_titles=[sample.name for sample in samples],
+        row_titles=["picture", *(cam.name for cam in explainer.cams)],
+        cell_size=pictures.shape[1],
     )
     write_picture(sheet, grid)
     return DemoResult(tuple(sorted(rows, key=lambda row: -row.share)), sheet, folder)

@@ -115,7 +115,7 @@ class Explainer:
         Raises:
             GradCamKitError: a layer or method that does not suit the model, or a model that cannot take the images.
         """
-        chosen: dict[LayerChoice, list[str] | None] = {LayerChoice.INPUT: None}
+        chosen: dict[LayerChoice, list[str] | None] = {choice: None for choice in LayerChoice if choice.is_fixed}
         cams = []
         for method in methods:
             choice = METHODS[method].layer_choice

@@ -28,6 +28,7 @@ from gradcam_kit.methods.seg_eigen_cam import SegEigenCAM
 from gradcam_kit.methods.seg_xres_cam import SegXResCAM
 from gradcam_kit.methods.shapley_cam import ShapleyCAM
 from gradcam_kit.methods.smooth_grad_cam_plus_plus import SmoothGradCAMPlusPlus
+from gradcam_kit.methods.vit_recipro_cam import ViTReciproCAM
 from gradcam_kit.methods.winsor_cam import WinsorCAM
 from gradcam_kit.methods.xgrad_cam import XGradCAM
 
@@ -61,6 +62,7 @@ __all__ = [
     "SegXResCAM",
     "ShapleyCAM",
     "SmoothGradCAMPlusPlus",
+    "ViTReciproCAM",
     "WinsorCAM",
     "XGradCAM",
     "explain_all",

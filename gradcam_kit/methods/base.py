@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar, get_args
 
 import torch
@@ -212,54 +213,99 @@ def explain_many(
 
 def _explain_group(cams: list[BaseCAM], inputs: Inputs, targets: Any) -> list[Explanation]:
     """Explain with methods that can share one pass."""
-    first = cams[0]
-    target = resolve_target(targets, first.target_type)
-    if isinstance(target, ClassTarget):
-        target.check_samples(inputs.n)
+    target = _read_target(cams[0], targets, inputs.n)
     if inputs.n == 0:
         return [_explain_nothing(cam, inputs, target) for cam in cams]
-    own = [_layers_of(cam, inputs, target) for cam in cams]
-    needs = Evidence.NONE
-    for cam in cams:
-        needs |= cam.needs
+    with capture_for(cams, inputs, target) as (captured, layers):
+        return [
+            assemble(cam, captured, own, *signed_maps(cam, captured, own))
+            for cam, own in zip(cams, layers, strict=True)
+        ]
+
+
+@contextmanager
+def capture_for(
+    cams: list[BaseCAM], inputs: Inputs, targets: Any, settled: bool = False
+) -> Iterator[tuple[Capture, list[tuple[str, ...]]]]:
+    """One pass that serves all of these methods, and the names of each one's layers.
+
+    Args:
+        cams: methods that can share one pass.
+        inputs: at least one sample.
+        targets: as in calling a method.
+        settled: the target is that of an earlier pass, and takes nothing from this one's output.
+    """
+    first = cams[0]
+    target = _read_target(first, targets, inputs.n)
+    _choose_layers(cams, inputs, target)
+    own = [_layers_of(cam, inputs.size) for cam in cams]
+    needs_at: dict[str, Evidence] = {}
+    for cam, layers in zip(cams, own, strict=True):
+        for name in layers:
+            needs_at[name] = needs_at.get(name, Evidence.NONE) | cam.needs
     request = Request(
         layers={name: module for layers in own for name, module in layers.items()},
-        needs=needs,
+        needs_at=needs_at,
         targets=target,
         target_type=first.target_type,
         reshape=first.reshape,
+        settled=settled,
     )
     with capture(first.model, inputs, request) as captured:
-        return [_explain_one(cam, captured, tuple(layers)) for cam, layers in zip(cams, own, strict=True)]
+        yield captured, [tuple(layers) for layers in own]
 
 
-def _layers_of(cam: BaseCAM, inputs: Inputs, target: Target | None) -> dict[str, nn.Module]:
-    if cam.target_layers is not None and cam.layer_choice is not LayerChoice.INPUT:
-        return cam.target_layers
-    if inputs.size not in cam.chosen_layers:
-        cam.chosen_layers[inputs.size] = choose_layers(cam.model, inputs, target, cam.target_type, cam.layer_choice)
-    return cam.chosen_layers[inputs.size]
+def _read_target(cam: BaseCAM, targets: Any, n: int) -> Target | None:
+    target = resolve_target(targets, cam.target_type)
+    if isinstance(target, ClassTarget):
+        target.check_samples(n)
+    return target
 
 
-def _explain_one(cam: BaseCAM, captured: Capture, layers: tuple[str, ...]) -> Explanation:
-    leading = tuple(captured.scores.shape) if captured.scores is not None else (captured.inputs.n,)
-    saliency, shares = {}, {}
+def _choose_layers(cams: list[BaseCAM], inputs: Inputs, target: Target | None) -> None:
+    """Choose the layers of the methods that leave them open and meet this size for the first time; once for all."""
+    found: dict[LayerChoice, dict[str, nn.Module]] = {}
+    for cam in cams:
+        choice = cam.layer_choice
+        if (cam.target_layers is None or choice.is_fixed) and inputs.size not in cam.chosen_layers:
+            if choice not in found:
+                found[choice] = choose_layers(cam.model, inputs, target, cam.target_type, choice)
+            cam.chosen_layers[inputs.size] = found[choice]
+
+
+def _layers_of(cam: BaseCAM, size: tuple[int, ...]) -> dict[str, nn.Module]:
+    return cam.chosen_layers.get(size, cam.target_layers or {})
+
+
+def signed_maps(cam: BaseCAM, captured: Capture, layers: tuple[str, ...]) -> tuple[dict[str, Tensor], list[Tensor]]:
+    """The saliency of each layer, shallowest first, and the layers' importance where the method weighs them."""
+    saliency, importance = {}, []
     for name in sorted(layers, key=captured.order.index):
         layer = captured.layer(name, cam.needs, cam.batch_size)
         saliency[name] = cam.saliencies(layer)
-        shares[name] = cam.importance(layer)
+        share = cam.importance(layer)
+        if share is not None:
+            importance.append(share)
         captured.checks.add(~torch.isfinite(finite(saliency[name])), _non_finite(cam, name, saliency[name]))
+    return saliency, importance
+
+
+def assemble(
+    cam: BaseCAM, captured: Capture, layers: tuple[str, ...], saliency: dict[str, Tensor], importance: list[Tensor]
+) -> Explanation:
+    """The explanation of the captured samples by these signed maps, given as `signed_maps` does."""
+    leading = tuple(captured.scores.shape) if captured.scores is not None else (captured.inputs.n,)
     rows = [maps.flatten(0, len(leading) - 1) for maps in saliency.values()]
-    importance = [share.flatten() for share in shares.values() if share is not None]
+    shares = [share.flatten() for share in importance]
     size = captured.inputs.size
     return Explanation(
-        heatmaps=lambda: _heatmaps(cam, rows, importance, size).unflatten(0, leading),  # type: ignore[arg-type]
+        heatmaps=lambda: _heatmaps(cam, rows, shares, size).unflatten(0, leading),  # type: ignore[arg-type]
         saliency={name: saliency[name] for name in layers},
         targets=captured.classes,
         scores=captured.scores,
         output=captured.output,
         layers=layers,
-        is_empty=_is_empty(rows, importance, cam.fusion, size).unflatten(0, leading),
+        is_empty=_is_empty(rows, shares, cam.fusion, size).unflatten(0, leading),
     )
 
 

@@ -31,6 +31,25 @@ def window_weights(positions: torch.Size, window: int, like: Tensor) -> Float[Te
     return weights
 
 
+def by_position(scores: Float[Tensor, "rows *targets"], n: int) -> Float[Tensor, "n *mz"]:
+    """Sort the scores of n samples times z positions, `(n * z, [m])`, into `(n, [m,] z)`."""
+    sorted_scores: Tensor = scores.unflatten(0, (n, -1))
+    return sorted_scores.movedim(1, -1)
+
+
+def lift(maps: Float[Tensor, "n *mz"], positions: torch.Size) -> Float[Tensor, "n *ms"]:
+    """Subtract the smallest score of each map and lay out the positions."""
+    lifted: Tensor = (maps - maps.amin(-1, keepdim=True)).unflatten(-1, positions)
+    return lifted
+
+
+def check_window(window: int) -> int:
+    """Return `window`, or raise OptionError."""
+    if window not in (1, 3):
+        raise OptionError(f"window is {window!r}; expected 1 or 3")
+    return window
+
+
 class ReciproCAM(BaseCAM, name="recipro-cam"):
     r"""Each position by the score that it gives alone: $S_{ij} = y(A \odot m_{ij})$, saliency $S - \min S$.
 
@@ -47,9 +66,7 @@ class ReciproCAM(BaseCAM, name="recipro-cam"):
 
     def __init__(self, *args: Any, window: int = 1, mode: Mode = "mask", **options: Any) -> None:
         super().__init__(*args, **options)
-        if window not in (1, 3):
-            raise OptionError(f"window is {window!r}; expected 1 or 3")
-        self.window = window
+        self.window = check_window(window)
         self.mode: Mode = one_of("mode", mode, get_args(Mode))
 
     def saliencies(self, layer: LayerCapture) -> Float[Tensor, "n *ms"]:
@@ -64,9 +81,8 @@ class ReciproCAM(BaseCAM, name="recipro-cam"):
         else:
             rows = torch.arange(n * len(weights), device=activations.device)
             scores = torch.cat([self._keep(layer, weights, chunk) for chunk in rows.split(self.batch_size)])
-            maps = scores.unflatten(0, (n, len(weights))).movedim(1, -1)
-        lifted: Tensor = (maps - maps.amin(-1, keepdim=True)).unflatten(-1, positions)
-        return lifted
+            maps = by_position(scores, n)
+        return lift(maps, positions)
 
     def _keep(self, layer: LayerCapture, weights: Tensor, rows: Tensor) -> Float[Tensor, "m *targets"]:
         whose, kept = rows // len(weights), rows % len(weights)

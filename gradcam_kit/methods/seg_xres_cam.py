@@ -25,7 +25,8 @@ def pool_blocks(gradients: Float[Tensor, "n k *s"], window: int, pool: Pool = "m
     """
     axes = gradients.ndim - 2
     # In ceil mode a ragged last block is averaged over the positions that exist.
-    pooled = (_MEAN if pool == "mean" else _MAX)[axes](gradients, min(window, max(gradients.shape[2:])), ceil_mode=True)
+    block = [min(window, size) for size in gradients.shape[2:]]
+    pooled = (_MEAN if pool == "mean" else _MAX)[axes](gradients, block, ceil_mode=True)
     for axis in range(2, gradients.ndim):
         blocks = torch.arange(gradients.shape[axis], device=gradients.device) // window
         pooled = pooled.index_select(axis, blocks)

@@ -1,0 +1,119 @@
+"""Attention made visible: fused kernels take the explicit path, and its softmax and products are shown to an observer.
+
+Nothing of the model is replaced: a `TorchFunctionMode` sees the calls of this thread, for the time of the block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import FunctionType
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+
+class Observer(Protocol):
+    """Who is shown the steps of attention; what it returns goes on instead."""
+
+    def see_softmax(self, probabilities: Tensor) -> Tensor:
+        """A softmax over the last of at least three axes."""
+        ...
+
+    def see_product(self, left: Tensor, right: Tensor, product: Tensor) -> Tensor:
+        """A matrix product of two tensors with at least three axes."""
+        ...
+
+
+class ExplicitAttention(TorchFunctionMode):
+    """Lets `scaled_dot_product_attention` and `nn.MultiheadAttention` compute their softmax in Python.
+
+    An active mode also keeps `nn.MultiheadAttention` and `nn.TransformerEncoderLayer` off their closed fast path.
+    """
+
+    def __init__(self, observer: Observer) -> None:
+        super().__init__()
+        self.observer = observer
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Call `func`, or what stands in for it, and show the result."""
+        kwargs = kwargs or {}
+        if func in _INSTEAD:
+            with self:
+                return _INSTEAD[func](*args, **kwargs)
+        result = func(*args, **kwargs)
+        if func in _SOFTMAX and isinstance(result, Tensor) and result.ndim >= 3:
+            axis = kwargs.get("dim", args[1] if len(args) > 1 else None)
+            if axis in (-1, result.ndim - 1):
+                return self.observer.see_softmax(result)
+        elif func in _PRODUCTS:
+            left, right = args[_PRODUCTS[func] :][:2] if len(args) > _PRODUCTS[func] + 1 else (result, result)
+            if left.ndim >= 3 and right.ndim >= 3:
+                return self.observer.see_product(left, right, result)
+        return result
+
+
+def explicit_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """`scaled_dot_product_attention` step by step, in float32 at least, as the fused kernels accumulate."""
+    device = query.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else query.dtype
+    wide = torch.promote_types(query.dtype, torch.float32)
+    with torch.autocast(device, enabled=False):
+        query, key, value = query.to(wide), key.to(wide), value.to(wide)
+        if enable_gqa:
+            key, value = (x.repeat_interleave(query.shape[-3] // x.shape[-3], dim=-3) for x in (key, value))
+        factor = query.shape[-1] ** -0.5 if scale is None else scale
+        scores = torch.matmul(query * factor, key.transpose(-2, -1))
+        if is_causal:
+            causal = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
+            scores = scores.masked_fill(~causal, -torch.inf)
+        if attn_mask is not None:
+            allowed = attn_mask.dtype == torch.bool
+            scores = scores.masked_fill(~attn_mask, -torch.inf) if allowed else scores + attn_mask
+            # A query that may attend to nothing gets zeros, not NaN.
+            nothing = (scores == -torch.inf).all(-1, keepdim=True)
+            probabilities = torch.softmax(scores.masked_fill(nothing, 0), -1).masked_fill(nothing, 0)
+        else:
+            probabilities = torch.softmax(scores, -1)
+        if dropout_p > 0:
+            probabilities = torch.dropout(probabilities, dropout_p, True)
+        return torch.matmul(probabilities, value).to(dtype)
+
+
+def _open(function: FunctionType) -> Callable[..., Any]:
+    """The same Python function, but the torch functions that it calls are seen by the mode, which it hides otherwise."""
+    blind = {"has_torch_function": lambda _: False, "has_torch_function_unary": lambda _: False}
+    opened = FunctionType(function.__code__, {**function.__globals__, **blind}, function.__name__, function.__defaults__)
+    opened.__kwdefaults__ = function.__kwdefaults__
+    return opened
+
+
+_SOFTMAX = {torch.softmax, torch.Tensor.softmax, functional.softmax, torch.special.softmax}
+_PRODUCTS = {
+    torch.matmul: 0,
+    torch.Tensor.matmul: 0,
+    torch.bmm: 0,
+    torch.Tensor.bmm: 0,
+    torch.baddbmm: 1,
+    torch.Tensor.baddbmm: 1,
+}
+"""Functions -> the place of the left factor among the arguments."""
+_INSTEAD: dict[Any, Callable[..., Any]] = {
+    functional.scaled_dot_product_attention: explicit_attention,
+    functional.multi_head_attention_forward: _open(functional.multi_head_attention_forward),
+    # Recomputed parts of checkpointed models must take the same path as in the forward pass.
+    torch.autograd.grad: _open(torch.autograd.grad),
+    torch.autograd.backward: _open(torch.autograd.backward),
+    torch.Tensor.backward: _open(torch.Tensor.backward),
+}

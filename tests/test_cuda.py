@@ -1,0 +1,77 @@
+"""What holds on the CPU holds on a GPU, and no call waits for the device more than once."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from models import images, tiny
+
+from gradcam_kit import METHODS, GradCAM, explain_all, overlay
+
+pytestmark = [pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+
+# Their eigenproblem or their list of live rows is read on the host.
+SYNCHRONIZING = {
+    "ablation-cam": "lists the channels that are not zero",
+    "cam": "verifies the head before it is used",
+    "eigen-cam": "eigenvalue solver",
+    "eigen-grad-cam": "eigenvalue solver",
+    "einsum-cam": "verifies the head before it is used",
+    "kpca-cam": "eigenvalue solver",
+    "recipro-cam": "verifies the head and the suffix before they are used",
+    "score-cam": "lists the channels that are not constant",
+    "seg-eigen-cam": "eigenvalue solver",
+}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_map_is_that_of_the_cpu(name):
+    model, x = tiny(), images()
+    try:
+        expected = METHODS[name](model, "relu2")(x)
+    except Exception as error:
+        pytest.skip(f"not for this model: {error}")
+    found = METHODS[name](copy.deepcopy(model).cuda(), "relu2")(x.cuda())
+    assert found.device.type == "cuda"
+    torch.testing.assert_close(found.cpu(), expected, rtol=1e-3, atol=2e-3)
+
+
+@pytest.mark.parametrize("name", ["grad-cam", "grad-cam++", "hires-cam", "xgrad-cam", "layer-cam", "lafam", "fem"])
+def test_no_host_synchronization_inside_a_call(name):
+    assert name not in SYNCHRONIZING
+    model, x = tiny().cuda(), images().cuda()
+    cam = METHODS[name](model, "relu2")
+    cam(x, targets=1)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        cam(x, targets=1)
+        cam(x)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_random_states_of_the_device_are_restored():
+    model, x = tiny().cuda(), images().cuda()
+    before = torch.cuda.get_rng_state()
+    model.fc.register_forward_pre_hook(lambda module, args: (args[0] + 0 * torch.rand_like(args[0]),))
+    GradCAM(model, "relu2")(x)
+    assert torch.equal(before, torch.cuda.get_rng_state())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_models(dtype):
+    model, x = tiny(), images()
+    expected = GradCAM(model, "relu2")(x)
+    found = GradCAM(copy.deepcopy(model).cuda().to(dtype), "relu2")(x.cuda().to(dtype))
+    assert found.dtype == torch.float32
+    assert (found.cpu() - expected).abs().mean() < 0.05
+
+
+def test_sharing_and_overlays():
+    model, x = tiny().cuda(), images().cuda()
+    cams = [METHODS[name](model, "relu2") for name in ("grad-cam", "grad-cam++", "layer-cam")]
+    for shared, cam in zip(explain_all(cams, x), cams, strict=True):
+        torch.testing.assert_close(shared, cam(x))
+    assert overlay(x[0].sigmoid(), cams[0](x)[0]).shape == (16, 16, 3)
