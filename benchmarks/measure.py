@@ -1,4 +1,4 @@
-"""Measuring on noisy machines: alternatives interleaved in one process, medians of ratios, memory in fresh processes."""
+"""Measuring on noisy machines: alternatives interleaved in one process, memory in fresh processes."""
 
 from __future__ import annotations
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torchvision
 from torch import Tensor, nn
@@ -73,7 +71,7 @@ def score_cam(rounds: int) -> dict[str, Ratio]:
     cam = gradcam_kit.ScoreCAM(model, "layer4", batch_size=32)
     rows = images.expand(32, -1, -1, -1).contiguous()
     forward = _forward(model, rows)
-    activations = model.layer4(model.layer3(model.layer2(model.layer1(_stem(model, images))))).detach().flatten(2)
+    activations = _features(model, images).flatten(2)
     live = int((activations.amax(2) != activations.amin(2)).sum())
 
     def forwards() -> None:
@@ -87,9 +85,13 @@ def score_cam(rounds: int) -> dict[str, Ratio]:
     )
 
 
-def _stem(model: Any, images: Tensor) -> Tensor:
-    stem: Tensor = model.maxpool(model.relu(model.bn1(model.conv1(images))))
-    return stem
+def _features(model: nn.Module, images: Tensor) -> Tensor:
+    with torch.inference_mode():
+        for name, module in model.named_children():
+            images = module(images)
+            if name == "layer4":
+                break
+    return images
 
 
 def memory_forward() -> Work:

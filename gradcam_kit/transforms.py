@@ -170,7 +170,7 @@ def as_transform(value: Transform | Mapping[str, Any] | Callable[[Any], Tensor])
         for key in value:
             if key not in known:
                 raise OptionError(f"transform has no field {key!r}; its fields are {', '.join(known)}")
-        plain = {key: tuple(entry) if isinstance(entry, list) else entry for key, entry in value.items()}
+        plain: dict[str, Any] = {key: tuple(entry) if isinstance(entry, list) else entry for key, entry in value.items()}
         return PictureTransform(**{**plain, "size": _pair(plain.get("size", 224))})
     if callable(value):
         return CallableTransform(value)
@@ -212,10 +212,10 @@ def from_hugging_face(config: Mapping[str, Any]) -> PictureTransform | None:
         resize = sides["height"], sides["width"]
         size = resize
     elif set(sides) == {"shortest_edge"}:
-        resize = sides["shortest_edge"]
-        size = _pair(resize)
+        shortest: int = sides["shortest_edge"]
+        resize, size = shortest, _pair(shortest)
         if "crop_pct" in config:  # below 384 such processors enlarge and crop, above they squash
-            resize = int(resize / config["crop_pct"]) if resize < 384 else size
+            resize = int(shortest / config["crop_pct"]) if shortest < 384 else size
             crop = {"height": size[0], "width": size[1]}
         if not crop:
             return None

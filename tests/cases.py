@@ -12,8 +12,22 @@ from typing import Any
 import numpy as np
 import torch
 from models import images as draw_images
-from networks import blocks, densenet, flat64, mobilenet, resnet18, signal, tiny64, vgg11, volume
+from networks import (
+    blocks,
+    densenet,
+    flat64,
+    mobilenet,
+    resnet18,
+    signal,
+    tiny64,
+    vgg11,
+    vit,
+    vit_mean,
+    vit_registers,
+    volume,
+)
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 Objective = Callable[[Tensor, int], Tensor]
 """From the logits `(classes,)` of one sample, and the class that is explained, to its score."""
@@ -34,6 +48,7 @@ class Case:
     Args:
         head: the linear layer behind the mean pooling of this very layer, if there is one.
         own_weight: without a head, the weight that EinsumCAM differentiates by, counted from the layer.
+        grid: the positions of a token layer, whose `prefix` first tokens have none.
     """
 
     name: str
@@ -43,6 +58,8 @@ class Case:
     classes: tuple[Any, ...] = ((1, 3), (0, 2))
     head: str = ""
     own_weight: str = ""
+    grid: tuple[int, ...] = ()
+    prefix: int = 0
 
     @cached_property
     def model(self) -> nn.Module:
@@ -104,9 +121,15 @@ class Sample:
         handle.remove()
         return kept[0], logits
 
+    def _maps(self, output: Tensor) -> Tensor:
+        """`(k, *s)` of one sample's output."""
+        if not self.case.grid:
+            return output
+        return output[self.case.prefix :].T.unflatten(1, self.case.grid)
+
     @property
     def activations(self) -> Tensor:
-        return self._pass[0][0].detach()
+        return self._maps(self._pass[0][0].detach())
 
     @cached_property
     def score(self) -> Tensor:
@@ -116,7 +139,8 @@ class Sample:
     def gradients(self) -> Tensor:
         """d score / d activations `(k, *s)`."""
         output, logits = self._pass
-        return torch.autograd.grad(self.objective(logits, self.target), output, retain_graph=True)[0][0]
+        gradient = torch.autograd.grad(self.objective(logits, self.target), output, retain_graph=True)[0][0]
+        return self._maps(gradient)
 
     def at(self, image: Any) -> Sample:
         """The same class for another image."""
@@ -132,10 +156,11 @@ class Sample:
         """Second derivatives of the score with respect to the activations, `(k, *s, k, *s)`."""
 
         def score(activations: Tensor) -> Tensor:
-            with self._substituted(activations[None]):
+            with self._substituted(activations):
                 return self.objective(self.model(self.image[None])[0], self.target)
 
-        return torch.autograd.functional.hessian(score, self.activations)
+        with sdpa_kernel(SDPBackend.MATH):  # fused attention has no second derivative
+            return torch.autograd.functional.hessian(score, self.activations)
 
     def outputs_and_gradients(self, modules: Sequence[nn.Module]) -> list[tuple[Tensor, Tensor]]:
         """What each module returned, and d score / d that, without the axis for samples."""
@@ -175,12 +200,16 @@ class Sample:
 
     def replay(self, activations: Any) -> float:
         """The score when the layer returns other activations `(k, *s)`, by a pass of the whole model."""
-        with self._substituted(torch.as_tensor(activations)[None]):
+        with self._substituted(torch.as_tensor(activations)):
             return self.rescore(self.image)
 
     @contextmanager
-    def _substituted(self, output: Tensor) -> Iterator[None]:
-        handle = self.module().register_forward_hook(lambda *_: output.clone())
+    def _substituted(self, activations: Tensor) -> Iterator[None]:
+        """The layer returns these activations; prefix tokens stay as they are."""
+        output = activations
+        if self.case.grid:
+            output = torch.cat([self._pass[0][0].detach()[: self.case.prefix], activations.flatten(1).T])
+        handle = self.module().register_forward_hook(lambda *_: output[None].clone())
         try:
             yield
         finally:
@@ -209,6 +238,12 @@ MINI = [
     Case("mini signed", tiny64, "stage1", (4, 5)),
     Case("mini signal", signal, "block1", (9,), own_weight="0.weight"),
 ]
+VIT = [
+    Case("vit token", vit, "blocks.1.norm1", (16, 16), grid=(4, 4), prefix=1, own_weight="weight"),
+    Case("vit registers", vit_registers, "blocks.1.norm1", (8, 12), grid=(2, 3), prefix=3, own_weight="weight"),
+    Case("vit patches", vit_mean, "blocks.1.norm1", (8, 12), grid=(2, 3), own_weight="weight"),
+    Case("vit mean", vit_mean, "norm", (8, 12), grid=(2, 3), head="head"),
+]
 LARGE = [
     Case("resnet18 last", resnet18, "layer4", _LARGE, (3, 8), head="fc"),
     Case("resnet18 earlier", resnet18, "layer3", _LARGE, (3, 8), own_weight="1.bn2.weight"),
@@ -225,11 +260,6 @@ PERTURBED = [
     Case("resnet18 first", resnet18, "layer1", (32, 32), (3,)),
     Case("mobilenet middle", mobilenet, "features.8", (32, 32), (3,)),
 ]
-
-
-def home(name: str) -> nn.Module:
-    """A model with layers `block1` and `block2` and a head `fc` on which a method can run."""
-    return _built(blocks)
 
 
 def assert_same(found: Tensor, expected: Any, tolerance: float = 1e-9) -> None:

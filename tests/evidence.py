@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,6 +25,21 @@ LAYERED = [name for name in ON_CNNS if METHODS[name].layer_choice is not LayerCh
 """Those that look at target layers, and not at the input alone."""
 ANY_LAYER = [name for name in LAYERED if METHODS[name].needs & ~Evidence.WEIGHT_GRADIENTS != Evidence.HEAD]
 """Those that work at any layer: all but the ones that are nothing but a head."""
+
+
+SHORT = {
+    "sess": {"scales": 2},
+    "ss-cam": {"samples": 2},
+    "is-cam": {"samples": 2},
+    "group-cam": {"groups": 4},
+    "smooth-grad-cam++": {"samples": 2},
+    "integrated-grad-cam": {"steps": 3},
+}
+
+
+def quick(name: str) -> Callable[..., BaseCAM]:
+    """The class of a method, with options that take little time."""
+    return partial(METHODS[name], **SHORT.get(name, {}))
 
 
 def subject(name: str, classes: int = 5) -> tuple[nn.Module, str]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 import torchvision
-from models import seeded, tiny
+from models import TinyViT, seeded, tiny
 from torch import Tensor, nn
 
 
@@ -91,3 +91,17 @@ def signal() -> nn.Module:
 
 def volume() -> nn.Module:
     return blocks(3)
+
+
+def vit() -> nn.Module:
+    return seeded(TinyViT()).double()
+
+
+def vit_registers() -> nn.Module:
+    """A class token and two registers."""
+    return seeded(TinyViT(prefix=3, tokens=6)).double()
+
+
+def vit_mean() -> nn.Module:
+    """No class token: the patches are pooled by their mean."""
+    return seeded(TinyViT(prefix=0, pool="mean", tokens=6)).double()

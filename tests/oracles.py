@@ -5,14 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from itertools import product
 from typing import Any
 
+import numpy as np
 import reference as ref
 import torch
-from cases import LARGE, MINI, PERTURBED, SMALL, Case, Sample, logit, probability
+from cases import LARGE, MINI, PERTURBED, SMALL, VIT, Case, Sample, logit, probability
+from explicit_vit import attention_rollout, generic_attention, grad_eclip, legrad, vit_recipro_cam
+from networks import blocks, vit
 from torch import Tensor, nn
 
 from gradcam_kit import METHODS
+from gradcam_kit.methods.group_cam import group_channels
 from gradcam_kit.types import Evidence, LayerChoice
 
 Oracle = Callable[[Sample], Any]
@@ -38,6 +43,46 @@ def score_cam(sample: Sample, **options: Any) -> Any:
     gradients = sample.gradients if options.get("ranking") == "gradient" else None
     rescored = replace(sample, objective=probability) if options.get("weighting") == "probability" else sample
     return ref.score_cam(sample.activations, sample.image, rescored.rescore, gradients=gradients, **options)
+
+
+def ss_cam(sample: Sample, samples: int = 35, std: float = 2.0, seed: int = 0, weighting: str = "softmax") -> Any:
+    generator = torch.Generator().manual_seed(seed)
+    noise = std * torch.randn(samples, 1, *sample.image.shape[1:], generator=generator).double()
+    return ref.ss_cam(sample.activations, sample.image, sample.rescore, noise, weighting)
+
+
+def is_cam(sample: Sample, samples: int = 10, ladder: str = "linear") -> Any:
+    return ref.is_cam(sample.activations, sample.image, sample.rescore, ref.is_cam_factors(samples, ladder))
+
+
+def group_cam(sample: Sample, groups: int = 32, seed: int = 0) -> Any:
+    """With the package's own groups, which have tests of their own."""
+    members = group_channels(sample.activations[None], groups, seed)[0].tolist()
+    found = [[k for k, group in enumerate(members) if group == one] for one in sorted(set(members))]
+    blurred = ref.gaussian_blur(sample.image, 51, 50.0)
+    rescore = replace(sample, objective=probability).rescore
+    return ref.group_cam(sample.activations, sample.gradients, sample.image, blurred, rescore, found)
+
+
+def sess(sample: Sample, scales: int = 12, growth: float = 2 / 7, pool: str = "mean") -> Any:
+    """Windows that tile the image at every scale, the last of each axis moved inside."""
+    size, corners, shapes = tuple(sample.image.shape[1:]), [], []
+    for scale in range(scales):
+        shape = tuple(round(length / (1 + scale * growth)) for length in size)
+        starts = [
+            [min(i * window, length - window) for i in range(-(-length // window))]
+            for length, window in zip(size, shape, strict=True)
+        ]
+        for corner in product(*starts):
+            corners.append(corner)
+            shapes.append(shape)
+    maps, probabilities = [], []
+    for corner, shape in zip(corners, shapes, strict=True):
+        crop = sample.image[(slice(None), *(slice(a, a + b) for a, b in zip(corner, shape, strict=True)))]
+        enlarged = sample.at(np.stack([ref.upsample(channel, size) for channel in crop]))
+        maps.append(ref.normalize_minmax(ref.relu(ref.grad_cam(enlarged.activations, enlarged.gradients))))
+        probabilities.append(replace(enlarged, objective=probability).rescore(enlarged.image))
+    return ref.sess(maps, corners, shapes, probabilities, size, pool)
 
 
 def random_cam(sample: Sample, seed: int = 0) -> Any:
@@ -147,6 +192,15 @@ ORACLES: dict[str, Oracle] = {
     "score-cam": score_cam,
     "ablation-cam": ablation_cam,
     "recipro-cam": recipro_cam,
+    "ss-cam": ss_cam,
+    "is-cam": is_cam,
+    "group-cam": group_cam,
+    "sess": sess,
+    "attention-rollout": attention_rollout,
+    "generic-attention": generic_attention,
+    "legrad": legrad,
+    "grad-eclip": grad_eclip,
+    "vit-recipro-cam": vit_recipro_cam,
 }
 
 EXCEPTIONS: dict[str, str] = {}
@@ -195,6 +249,20 @@ VARIANTS: dict[str, tuple[str, dict[str, Any], Oracle]] = {
         {"channels": 4, "weighting": "relu"},
     ),
     **_options("ablation-cam", ablation_cam, {"channels": 1}, {"channels": 4}),
+    **_options("ss-cam", ss_cam, {"samples": 3, "std": 0.5, "seed": 2}, {"samples": 2, "weighting": "relu"}),
+    **_options("is-cam", is_cam, {"samples": 3}, {"ladder": "printed"}, {"samples": 4, "ladder": "cumulative"}),
+    **_options("group-cam", group_cam, {"groups": 1}, {"groups": 3}, {"groups": 3, "seed": 1}),
+    **_options("sess", sess, {"scales": 3}, {"scales": 4, "growth": 0.6, "pool": "max"}),
+    **_options(
+        "attention-rollout",
+        attention_rollout,
+        {"heads": "max"},
+        {"heads": "min"},
+        {"discard": 0.4},
+        {"heads": "max", "discard": 0.9},
+    ),
+    **_options("legrad", legrad, {"blocks": 1}, {"blocks": 2}),
+    **_options("vit-recipro-cam", vit_recipro_cam, {"window": 1}),
     **_options("recipro-cam", recipro_cam, {"window": 3}, {"window": 3, "mode": "spread"}),
 }
 """Options of methods -> name, options and oracle."""
@@ -202,28 +270,54 @@ VARIANTS: dict[str, tuple[str, dict[str, Any], Oracle]] = {
 _DEEP = [case for case in LARGE if case.name.endswith(" last")]
 _BEFORE = [case for case in LARGE if case.name.endswith(" earlier")]
 OWN_CASES = {
-    "shapley-cam": MINI,  # its transcription holds the whole matrix of second derivatives
-    "kpca-cam": MINI,  # its transcription loops over pairs of positions
-    "seg-xres-cam": MINI,  # its transcription looks for the members of each block
-    "recipro-cam": MINI + _DEEP,  # its transcription loops over pairs of positions
-    "fem": SMALL + _BEFORE,  # of less than six positions none is two standard deviations above the mean
+    "shapley-cam": MINI + VIT,  # its transcription holds the whole matrix of second derivatives
+    "kpca-cam": MINI + VIT,  # its transcription loops over pairs of positions
+    "seg-xres-cam": MINI + VIT,  # its transcription looks for the members of each block
+    "ss-cam": MINI + VIT,  # many forward passes
+    "is-cam": MINI + VIT,
+    "sess": MINI + VIT,
+    "recipro-cam": MINI + VIT + _DEEP,  # its transcription loops over pairs of positions
+    "fem": SMALL + VIT[:1] + _BEFORE,  # of few positions none is two standard deviations above the mean
     "guided-backprop": SMALL,  # its transcription needs modules that run one after the other
     "guided-grad-cam": SMALL,
+    "full-grad": SMALL + PERTURBED,  # biases of convolutions, batch norms and linear layers
+    "grad-eclip": VIT[:2],  # for class tokens
+    "vit-recipro-cam": VIT[:3],  # for the input of a block
 }
-LOGITS_ONLY = {"guided-backprop", "guided-grad-cam"}
-"""Methods whose transcription explains a logit."""
+FEWER = {
+    "sess": {"scales": 2},
+    "ss-cam": {"samples": 2},
+    "is-cam": {"samples": 2},
+    "integrated-grad-cam": {"steps": 3},
+}
+"""Options that make expensive methods cheap, for tests of what does not depend on them."""
+LOGITS_ONLY = {"guided-backprop", "guided-grad-cam", "group-cam", "sess"}
+"""Methods whose transcription explains a class alone."""
+
+
+def is_for_transformers(name: str) -> bool:
+    return METHODS[name].layer_choice in (LayerChoice.ATTENTION, LayerChoice.BLOCK)
 
 
 def cases_of(name: str) -> list[Case]:
     """The cases on which a method is compared with its oracle."""
     if name in OWN_CASES:
         return OWN_CASES[name]
-    runs_often = METHODS[name].needs & (Evidence.RESCORE | Evidence.REPLAY | Evidence.PROBE | Evidence.BIASES)
-    return SMALL + (PERTURBED if runs_often else LARGE)
+    if is_for_transformers(name):
+        return VIT
+    runs_often = METHODS[name].needs & (Evidence.RESCORE | Evidence.REPLAY | Evidence.PROBE)
+    return SMALL + VIT + (PERTURBED if runs_often else LARGE)
+
+
+def home(name: str) -> nn.Module:
+    """A model on which a method can run."""
+    return vit() if is_for_transformers(name) else blocks()
 
 
 def layers_of(name: str) -> tuple[str, ...]:
     """Layers of `home(name)` that make a difference and suit the method."""
+    if is_for_transformers(name):
+        return ("blocks.1.norm1",)
     if METHODS[name].layer_choice is LayerChoice.INPUT:
         return ("block1",)
     return ("block2",) if name == "cam" else ("block1", "block2")

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 import torchvision
-from evidence import ON_CNNS, counted, evidence
+from evidence import ON_CNNS, counted, evidence, quick
 from models import Apply, Restless, TinyCNN, TinyViT, build, conv_model, images, seeded, tiny
 from torch import Tensor, nn
 
-from gradcam_kit import METHODS, BaseCAM, GradCAM, ScoreCAM
+from gradcam_kit import BaseCAM, GradCAM, ScoreCAM
 from gradcam_kit.capture import ClassLogit, layer_candidates, read_inputs
 from gradcam_kit.capture.layers import find_layers
 from gradcam_kit.errors import InputError, LayerNotFoundError, TargetError
@@ -183,10 +183,10 @@ def test_squeezed_outputs_of_one_image_are_read() -> None:
 @pytest.mark.parametrize("name", ON_CNNS)
 def test_automatic_layers_are_those_that_are_reported_and_used(name: str) -> None:
     model = seeded(Restless())
-    explanation = METHODS[name](model).explain(INPUT)
+    explanation = quick(name)(model).explain(INPUT)
     assert tuple(explanation.saliency) == explanation.layers
     if explanation.layers[0] in dict(model.named_modules()):
-        again = METHODS[name](model, list(explanation.layers)).explain(INPUT)
+        again = quick(name)(model, list(explanation.layers)).explain(INPUT)
         assert again.layers == explanation.layers
         assert torch.equal(again.heatmaps, explanation.heatmaps)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from evidence import ANY_LAYER, LAYERED, Spy, evidence, subject
+from evidence import ANY_LAYER, LAYERED, Spy, evidence, quick, subject
 from models import Apply, TinyCNN, build, conv_model, images, tiny
 from torch import Tensor, nn
 from transformers.modeling_outputs import ImageClassifierOutput
@@ -46,8 +46,8 @@ def test_outputs_of_many_kinds_are_read(name: str, kind: str) -> None:
     body, layer = subject(name)
     model = build(lambda m, x: OUTPUTS[kind](m.body(x)), body=body)
     plain = build(lambda m, x: m.body(x), body=body)
-    expected = METHODS[name](plain, f"body.{layer}").explain(INPUT)
-    explanation = METHODS[name](model, f"body.{layer}").explain(INPUT)
+    expected = quick(name)(plain, f"body.{layer}").explain(INPUT)
+    explanation = quick(name)(model, f"body.{layer}").explain(INPUT)
     assert torch.equal(explanation.heatmaps, expected.heatmaps)
     assert torch.equal(explanation.targets, expected.targets)
     assert type(explanation.output) is type(OUTPUTS[kind](torch.zeros(3, 5)))
@@ -57,8 +57,8 @@ def test_outputs_of_many_kinds_are_read(name: str, kind: str) -> None:
 def test_a_callable_gets_the_output_as_it_is(name: str) -> None:
     plain = build(lambda m, x: m.body(x), body=TinyCNN())
     model = build(lambda m, x: {"b": (z := m.body(x)), "a": z.square()}, body=TinyCNN())
-    heatmaps = METHODS[name](model, "body.stage2")(INPUT, lambda output: output["b"][:, 2])
-    assert torch.equal(heatmaps, METHODS[name](plain, "body.stage2")(INPUT, lambda logits: logits[:, 2]))
+    heatmaps = quick(name)(model, "body.stage2")(INPUT, lambda output: output["b"][:, 2])
+    assert torch.equal(heatmaps, quick(name)(plain, "body.stage2")(INPUT, lambda logits: logits[:, 2]))
 
 
 def test_a_callable_for_a_head_gets_the_output_as_it_is() -> None:
@@ -92,8 +92,8 @@ def test_one_value_per_sample_counts_as_one_class(name: str) -> None:
     column, layer = subject(name, classes=1)
     flat = build(lambda m, x: m.body(x)[:, 0], body=column)
     for targets in (None, 0, lambda z: -z.flatten()):
-        expected = METHODS[name](column, layer).explain(INPUT, targets)
-        explanation = METHODS[name](flat, f"body.{layer}").explain(INPUT, targets)
+        expected = quick(name)(column, layer).explain(INPUT, targets)
+        explanation = quick(name)(flat, f"body.{layer}").explain(INPUT, targets)
         assert torch.equal(explanation.heatmaps, expected.heatmaps)
         assert torch.equal(explanation.scores, expected.scores)
 
@@ -172,7 +172,7 @@ def test_layer_that_runs_twice_is_an_error_with_the_count() -> None:
     )
     for name in LAYERED:
         with pytest.raises(CaptureError, match="'relu' ran 2 times"):
-            METHODS[name](shared, "relu")(INPUT)
+            quick(name)(shared, "relu")(INPUT)
     assert GradCAM(shared).explain(INPUT).layers == ("layer",)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from evidence import ANY_LAYER, LAYERED, ON_CNNS, Operations, Spy, close, counted, evidence
+from evidence import ANY_LAYER, LAYERED, ON_CNNS, ON_TOKENS, Operations, Spy, close, counted, evidence, quick
 from models import TinyViT, build, conv_model, images, seeded, tiny
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
@@ -22,7 +22,7 @@ FURTHER = Evidence.RESCORE | Evidence.REPLAY | Evidence.PROBE
 ONE_PASS = [name for name in ON_CNNS if not METHODS[name].needs & FURTHER]
 IN_CHUNKS = [name for name in ON_CNNS if METHODS[name].needs & FURTHER]
 NO_GRAPH = [name for name in ONE_PASS if not METHODS[name].needs & Evidence.DERIVATIVES]
-TO_THE_LAYER = [name for name in LAYERED if METHODS[name].needs & ~FURTHER == Evidence.GRADIENTS]
+TO_THE_LAYER = [name for name in LAYERED if METHODS[name].needs == Evidence.GRADIENTS]
 
 
 @pytest.mark.parametrize("classes", [None, [0, 1, 2], [[0, 1, 2, 3]] * 3], ids=["predicted", "one", "four"])
@@ -30,7 +30,7 @@ TO_THE_LAYER = [name for name in LAYERED if METHODS[name].needs & ~FURTHER == Ev
 def test_one_forward_pass_for_any_number_of_classes(name: str, classes: Any) -> None:
     model = tiny()
     with counted(model.stage1) as passes:
-        METHODS[name](model, "relu2")(INPUT, classes)
+        quick(name)(model, "relu2")(INPUT, classes)
     assert passes == [3]
 
 
@@ -59,7 +59,7 @@ def test_no_graph_at_all_for_methods_without_gradients(name: str) -> None:
     model, saved = tiny(), []
     seen = graphs(model)
     with saved_tensors_hooks(saved.append, lambda _: None):
-        METHODS[name](model, "relu2")(INPUT, [0, 1, 2])
+        quick(name)(model, "relu2")(INPUT, [0, 1, 2])
     assert not any(sum(seen.values(), []))  # noqa: RUF017
     assert len(seen["fc"]) == 1
     assert saved == []
@@ -69,7 +69,7 @@ def test_no_graph_at_all_for_methods_without_gradients(name: str) -> None:
 def test_no_graph_in_front_of_the_layer(name: str) -> None:
     model = tiny()
     seen = graphs(model)
-    METHODS[name](model, "stage2")(INPUT, [0, 1, 2])
+    quick(name)(model, "stage2")(INPUT, [0, 1, 2])
     for in_front in ("stage1", "relu1", "stage2"):  # the hook above runs before that of the capture
         assert not any(seen[in_front])
     assert seen["relu2"][0]
@@ -95,7 +95,7 @@ def test_no_gradient_of_a_parameter_is_computed(name: str) -> None:
     for parameter in model.parameters():
         parameter.register_hook(reached.append)
     with Operations() as operations:
-        METHODS[name](model, "relu1")(INPUT, [0, 1, 2])
+        quick(name)(model, "relu1")(INPUT, [0, 1, 2])
     convolutions = operations.named("convolution_backward")
     assert len(convolutions) >= 1
     # d output / d input alone: neither weight nor bias, and no convolution in front of the layer.
@@ -109,9 +109,7 @@ def test_no_gradient_of_a_parameter_is_computed(name: str) -> None:
 
 def test_methods_on_one_model_share_one_forward_and_one_backward_pass() -> None:
     model = tiny()
-    cams = [
-        METHODS[name](model, "relu2") for name in TO_THE_LAYER if METHODS[name].target_type.__name__ == "ClassLogit"
-    ]
+    cams = [quick(name)(model, "relu2") for name in TO_THE_LAYER if METHODS[name].target_type.__name__ == "ClassLogit"]
     cams += [GradCAM(model, "relu1"), LayerCAM(model, ["stage2", "relu1"]), EinsumCAM(model, "relu2")]
     with counted(model.stage1) as passes, Operations() as shared:
         explain_all(cams, INPUT, [0, 1, 2])
@@ -125,23 +123,19 @@ def test_methods_on_one_model_share_one_forward_and_one_backward_pass() -> None:
 def test_explain_all_equals_separate_calls(classes: Any) -> None:
     model, vit = tiny(), seeded(TinyViT())
     x = images(3)
-    cams = [METHODS[name](model, "relu2") for name in ON_CNNS]
+    cams = [quick(name)(model, "relu2") for name in ON_CNNS]
+    cams += [quick(name)(vit) for name in ("grad-cam", "hires-cam", "layer-cam", *ON_TOKENS)]
+    cams += [quick(name)(model, "relu1") for name in ANY_LAYER]
+    cams += [quick(name)(model, ["stage2", "relu1"], fusion="max") for name in ("grad-cam", "hires-cam", "xgrad-cam")]
     cams += [
-        METHODS[name](vit)
-        for name in METHODS
-        if name not in IN_CHUNKS and METHODS[name].layer_choice is LayerChoice.LAST
-    ]
-    cams += [METHODS[name](model, "relu1") for name in ANY_LAYER]
-    cams += [METHODS[name](model, ["stage2", "relu1"], fusion="max") for name in ("grad-cam", "hires-cam", "xgrad-cam")]
-    cams += [
-        GradCAM(vit),
         GradCAM(tiny(), "relu2"),
         GradCAM(model, "relu2", reshape=lambda y: y.flip(1)),
         GradCAM(model),
     ]
     together = explain_all(cams, x, classes)
     for cam, heatmaps in zip(cams, together, strict=True):
-        assert close(heatmaps, cam(x, classes), 1e-6), cam.name
+        # Fused attention and the explicit one that is shared differ by rounding.
+        assert close(heatmaps, cam(x, classes), 1e-3 if cam.model is vit else 1e-6), cam.name
 
 
 def test_a_method_without_gradients_may_share_with_one_at_another_layer() -> None:
@@ -171,14 +165,14 @@ def test_explain_all_refuses_what_is_no_method() -> None:
 
 @pytest.mark.parametrize("name", ANY_LAYER)
 def test_order_of_the_target_layers_changes_no_map(name: str) -> None:
-    one, other = (METHODS[name](tiny(), layers).explain(INPUT) for layers in (["relu1", "relu2"], ["relu2", "relu1"]))
+    one, other = (quick(name)(tiny(), layers).explain(INPUT) for layers in (["relu1", "relu2"], ["relu2", "relu1"]))
     assert one.layers == ("relu1", "relu2")
     assert other.layers == tuple(other.saliency) == ("relu2", "relu1")
     assert close(one.heatmaps, other.heatmaps)
     for layer in one.layers:
         assert close(one.saliency[layer], other.saliency[layer])
         if METHODS[name].layer_choice is LayerChoice.LAST:
-            assert close(one.saliency[layer], METHODS[name](tiny(), layer).explain(INPUT).saliency[layer])
+            assert close(one.saliency[layer], quick(name)(tiny(), layer).explain(INPUT).saliency[layer])
 
 
 # Chunks
@@ -187,17 +181,17 @@ def test_order_of_the_target_layers_changes_no_map(name: str) -> None:
 @pytest.mark.parametrize("name", IN_CHUNKS)
 def test_batch_size_changes_no_map(name: str) -> None:
     for layer in ("relu2", "stage1"):
-        expected = METHODS[name](tiny(), layer)(INPUT, [0, 1, 2])
+        expected = quick(name)(tiny(), layer)(INPUT, [0, 1, 2])
         for batch_size in (1, 7, 1000):
-            assert close(METHODS[name](tiny(), layer, batch_size=batch_size)(INPUT, [0, 1, 2]), expected, 1e-5)
+            assert close(quick(name)(tiny(), layer, batch_size=batch_size)(INPUT, [0, 1, 2]), expected, 1e-5)
 
 
 @pytest.mark.parametrize("name", IN_CHUNKS)
 def test_no_pass_has_more_rows_than_batch_size(name: str) -> None:
     model = tiny()
     with counted(model.fc) as passes:
-        METHODS[name](model, "stage1", batch_size=5)(INPUT, [0, 1, 2])
-    assert len(passes) > 3
+        quick(name)(model, "stage1", batch_size=5)(INPUT, [0, 1, 2])
+    assert len(passes) > 1
     assert max(passes[1:]) <= 5
 
 

@@ -7,12 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from evidence import ON_CNNS
+from evidence import ON_CNNS, quick
 from models import Apply, Restless, build, images, seeded, tiny
 from torch import Tensor, nn
 from traces import unchanged
 
-from gradcam_kit import METHODS, GradCAM, ScoreCAM
+from gradcam_kit import GradCAM, ScoreCAM
 
 BATCHES = [images(1 + seed % 3, size=(8, 8), seed=seed) for seed in range(12)]
 
@@ -44,10 +44,10 @@ def test_a_call_inside_of_a_call_is_right() -> None:
 @pytest.mark.parametrize("name", ON_CNNS)
 def test_threads_on_one_model_get_what_they_get_alone(name: str) -> None:
     model = seeded(Restless()).train()
-    shared = METHODS[name](model, "relu2")
-    alone = [METHODS[name](seeded(Restless()), "relu2")(batch) for batch in BATCHES[:6]]
+    shared = quick(name)(model, "relu2")
+    alone = [quick(name)(seeded(Restless()), "relu2")(batch) for batch in BATCHES[:6]]
     with unchanged(model), ThreadPoolExecutor(4) as pool:
-        own = list(pool.map(lambda batch: METHODS[name](model, "relu2")(batch), BATCHES[:6]))
+        own = list(pool.map(lambda batch: quick(name)(model, "relu2")(batch), BATCHES[:6]))
         together = list(pool.map(shared, BATCHES[:6]))
     for expected, *found in zip(alone, own, together, strict=True):
         assert all(torch.equal(heatmaps, expected) for heatmaps in found)
@@ -80,8 +80,8 @@ def test_a_plain_pass_of_another_thread_meanwhile_is_not_disturbed(name: str) ->
         lambda m, x: m.fc(m.meet(m.relu(m.layer(m.meet(x)))).mean((2, 3))),
         layer=body.stage1, relu=body.relu1, fc=body.fc, meet=Apply(lambda x: x),
     )  # fmt: skip
-    expected, heatmaps = model(BATCHES[2]), METHODS[name](model, "relu")(BATCHES[1])
+    expected, heatmaps = model(BATCHES[2]), quick(name)(model, "relu")(BATCHES[1])
     meeting = model.meet.forward = Meeting(model, BATCHES[2])
-    assert torch.equal(METHODS[name](model, "relu")(BATCHES[1]), heatmaps)
+    assert torch.equal(quick(name)(model, "relu")(BATCHES[1]), heatmaps)
     assert len(meeting.seen) >= 2
     assert all(torch.equal(seen, expected) for seen in meeting.seen)

@@ -97,7 +97,7 @@ def test_torchscript_has_a_clear_error() -> None:
     scripted, traced, part = torch.jit.script(tiny()), torch.jit.trace(tiny(), INPUT), tiny()
     part.stage2 = torch.jit.script(part.stage2)
     for model in (scripted, traced):
-        with pytest.raises(InputError, match="TorchScript.*original"):
+        with pytest.raises(InputError, match=r"TorchScript.*original"):
             GradCAM(model, "stage2")
     with pytest.raises(InputError, match="'stage2' is a TorchScript module"):
         GradCAM(part, "stage2")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from evidence import close, subject
+from evidence import close, quick, subject
 from models import images, tiny
 from torch import Tensor
 
@@ -21,7 +21,7 @@ LOGITS = torch.tensor([[5.0, 1.0, 0.0], [0.0, 7.0, 2.0]])
 
 @pytest.mark.parametrize("name", METHODS)
 def test_model_with_one_output(name: str) -> None:
-    cam = METHODS[name](*subject(name, classes=1))
+    cam = quick(name)(*subject(name, classes=1))
     none, negative = cam.explain(INPUT, ClassLogit(0)), cam.explain(INPUT, lambda logits: -logits[:, 0])
     assert cam.explain(INPUT).targets.tolist() == [0, 0, 0]
     if cam.target_type is ClassLogit:
@@ -89,7 +89,7 @@ def test_every_class_target_explains(name: str) -> None:
         (ClassProbability([0, 1, 2]), lambda z: z.softmax(1).diagonal()),
         (LogitDifference([0, 1, 2], against=4), lambda z: z.diagonal() - z[:, 4]),
     ):
-        explanation = METHODS[name](tiny(), "relu2").explain(INPUT, target)
-        by_formula = METHODS[name](tiny(), "relu2").explain(INPUT, formula)
+        explanation = quick(name)(tiny(), "relu2").explain(INPUT, target)
+        by_formula = quick(name)(tiny(), "relu2").explain(INPUT, formula)
         assert close(explanation.scores, by_formula.scores)
         assert close(explanation.heatmaps, by_formula.heatmaps, 1e-5)

@@ -163,9 +163,9 @@ def test_bundled_pictures_are_the_drawings_of_their_seeds() -> None:
 
 
 def test_pictures_can_be_written_again(tmp_path: Path) -> None:
-    write_sample_pictures(tmp_path)
+    write_sample_pictures(tmp_path / "pictures")
     names = {f"{picture.name}.png" for picture in sample_pictures()}
-    assert {path.name for path in tmp_path.glob("*.png")} == names
+    assert {path.name for path in (tmp_path / "pictures").iterdir()} == names
     assert {path.name for path in (tmp_path / "masks").iterdir()} == names
 
 

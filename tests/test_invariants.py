@@ -6,10 +6,9 @@ import copy
 
 import pytest
 import torch
-from cases import home
 from models import images as draw_images
-from networks import blocks, signal, volume
-from oracles import layers_of
+from networks import blocks, signal, vit, volume
+from oracles import FEWER, home, is_for_transformers, layers_of
 from torch import Tensor, nn
 from torch.testing import assert_close
 
@@ -23,9 +22,13 @@ def each_layer(exempt=()):
 
 
 EACH = pytest.mark.parametrize("name", METHODS)
+EACH_FOR_CNNS = pytest.mark.parametrize("name", [name for name in METHODS if not is_for_transformers(name)])
 EACH_LAYER = each_layer()
 
-PERMUTED = {"random-cam": "every channel keeps its place in the draw"}
+PERMUTED = {
+    "random-cam": "every channel keeps its place in the draw",
+    **{name: "attention has no channels" for name in METHODS if is_for_transformers(name)},
+}
 """Methods whose map may change when the channels are permuted, and why."""
 
 SCALED = {
@@ -34,6 +37,11 @@ SCALED = {
     "smooth-grad-cam++": "as Grad-CAM++",
     "score-cam": "the softmax over the channels sharpens",
     "finer-cam": "the references are weighted by their probabilities",
+    "ss-cam": "as Score-CAM",
+    "is-cam": "as Score-CAM",
+    "group-cam": "groups count with differences of probabilities",
+    "sess": "windows count with probabilities",
+    "generic-attention": "the rules of several blocks are multiplied",
     "shapley-cam": "the logarithm of the probability is not linear in the logits",
 }
 """Methods whose map changes when the scores are multiplied, by their formula."""
@@ -44,15 +52,19 @@ FLAT = {
     "recipro-cam": "the smallest score is subtracted",
     "full-grad": "psi of equal terms is zero",
     "random-cam": "the draw that is used has a negative sum",
+    "group-cam": "a constant image equals its blurred version",
+    "sess": "the map of every window is min-max normalized",
 }
 """Methods without evidence in a constant layer."""
 
 NEVER_NEGATIVE = {
     **dict.fromkeys(("eigen-cam", "eigen-grad-cam", "seg-eigen-cam"), "the sign rule"),
-    **dict.fromkeys(("fem", "lafam", "score-cam"), "weights are not negative"),
+    **dict.fromkeys(("fem", "lafam", "score-cam", "ss-cam", "is-cam"), "weights are not negative"),
     **dict.fromkeys(("grad-cam++", "refine-cam", "smooth-grad-cam++", "layer-cam"), "only positive gradients count"),
     **dict.fromkeys(("guided-backprop", "guided-grad-cam"), "negative gradients are dropped"),
-    **dict.fromkeys(("grad-cam-elementwise", "integrated-grad-cam"), "the formula ends with a ReLU"),
+    **dict.fromkeys(
+        ("grad-cam-elementwise", "integrated-grad-cam", "group-cam", "sess"), "the formula ends with a ReLU"
+    ),
     "full-grad": "psi takes absolute values",
     "recipro-cam": "the smallest score is subtracted",
 }
@@ -60,7 +72,7 @@ NEVER_NEGATIVE = {
 
 
 def explain(name, model, layer, images, targets=None, **options):
-    return METHODS[name](model, layer, **options).explain(images, targets)
+    return METHODS[name](model, layer, **FEWER.get(name, {}), **options).explain(images, targets)
 
 
 def signed(found) -> Tensor:
@@ -69,8 +81,9 @@ def signed(found) -> Tensor:
     return saliency
 
 
-def pictures(n: int = 3, dtype: torch.dtype = torch.float64) -> Tensor:
-    return draw_images(n, size=(16, 14)).to(dtype)
+def pictures(name: str, dtype: torch.dtype = torch.float64) -> Tensor:
+    """Three images for `home(name)`."""
+    return draw_images(3, size=(16, 16) if is_for_transformers(name) else (16, 14)).to(dtype)
 
 
 def same_maps(found, expected, tolerance: float = 1e-6) -> None:
@@ -88,7 +101,7 @@ def same_saliency(found, expected, tolerance: float = 1e-10) -> None:
 @EACH_LAYER
 @pytest.mark.parametrize("targets", [None, 3, [0, 4, 2], [[0, 1], [2, 3], [4, 0]]], ids=str)
 def test_batch_equals_one_by_one(name, layer, targets):
-    model, images = home(name), pictures()
+    model, images = home(name), pictures(name)
     whole = explain(name, model, layer, images, targets)
     for i in range(3):
         own = targets if targets is None or isinstance(targets, int) else torch.tensor(targets[i : i + 1])
@@ -102,9 +115,9 @@ def test_batch_equals_one_by_one(name, layer, targets):
 
 @EACH
 def test_several_targets_equal_separate_calls(name):
-    model, images, targets = home(name), pictures(), torch.tensor([[0, 1], [2, 3], [4, 0]])
+    model, images, targets = home(name), pictures(name), torch.tensor([[0, 1], [2, 3], [4, 0]])
     together = explain(name, model, layers_of(name)[0], images, targets)
-    assert together.heatmaps.shape == (3, 2, 16, 14)
+    assert together.heatmaps.shape == (3, 2, *images.shape[2:])
     for j in range(2):
         alone = explain(name, model, layers_of(name)[0], images, targets[:, j])
         assert_close(signed(together)[:, j], signed(alone), rtol=1e-10, atol=1e-14)
@@ -113,10 +126,10 @@ def test_several_targets_equal_separate_calls(name):
 
 @EACH_LAYER
 def test_range_type_and_graph(name, layer):
-    images = pictures(dtype=torch.float32).requires_grad_()
-    found = explain(name, copy.deepcopy(home(name)).float(), layer, images)
+    images = pictures(name, dtype=torch.float32).requires_grad_()
+    found = explain(name, home(name).float(), layer, images)
     heatmaps = found.heatmaps
-    assert heatmaps.shape == (3, 16, 14)
+    assert heatmaps.shape == (3, *images.shape[2:])
     assert heatmaps.dtype == torch.float32
     assert heatmaps.device == images.device
     assert not heatmaps.requires_grad
@@ -131,8 +144,8 @@ def test_range_type_and_graph(name, layer):
 
 @EACH_LAYER
 def test_double_precision_end_to_end(name, layer):
-    double = explain(name, home(name), layer, pictures())
-    single = explain(name, copy.deepcopy(home(name)).float(), layer, pictures(dtype=torch.float32))
+    double = explain(name, home(name), layer, pictures(name))
+    single = explain(name, home(name).float(), layer, pictures(name, dtype=torch.float32))
     assert signed(double).dtype == double.scores.dtype == torch.float64
     assert double.heatmaps.dtype == torch.float32
     same_maps(single, double, 1e-3)
@@ -142,21 +155,21 @@ def test_double_precision_end_to_end(name, layer):
 
 @each_layer(exempt=PERMUTED)
 def test_permuted_channels_give_the_same_map(name, layer):
-    model, order = copy.deepcopy(home(name)), torch.tensor([3, 0, 5, 1, 4, 2])
-    before = explain(name, model, layer, pictures())
+    model, order = home(name), torch.tensor([3, 0, 5, 1, 4, 2])
+    before = explain(name, model, layer, pictures(name))
     convolution, after = (model.block1[0], model.block2[0]) if layer == "block1" else (model.block2[0], model.fc)
     with torch.no_grad():
         convolution.weight.copy_(convolution.weight[order])
         convolution.bias.copy_(convolution.bias[order])
         after.weight.copy_(after.weight[:, order])
-    same_saliency(explain(name, model, layer, pictures()), before)
+    same_saliency(explain(name, model, layer, pictures(name)), before)
 
 
 @EACH_LAYER
 def test_frozen_equals_trainable(name, layer):
-    frozen = copy.deepcopy(home(name)).requires_grad_(False)
+    frozen = home(name).requires_grad_(False)
     trainable = copy.deepcopy(frozen).requires_grad_()
-    first, second = explain(name, frozen, layer, pictures()), explain(name, trainable, layer, pictures())
+    first, second = explain(name, frozen, layer, pictures(name)), explain(name, trainable, layer, pictures(name))
     assert torch.equal(first.heatmaps, second.heatmaps)
     assert torch.equal(signed(first), signed(second))
     assert all(parameter.grad is None for parameter in trainable.parameters())
@@ -164,46 +177,51 @@ def test_frozen_equals_trainable(name, layer):
 
 
 def changed_head(name: str, scale: float = 1.0, shift: float = 0.0) -> nn.Module:
-    model = copy.deepcopy(home(name))
+    model = home(name)
+    head = model.head if is_for_transformers(name) else model.fc
     with torch.no_grad():
-        model.fc.weight.mul_(scale)
-        model.fc.bias.mul_(scale).add_(shift)
+        head.weight.mul_(scale)
+        head.bias.mul_(scale).add_(shift)
     return model
 
 
 @EACH_LAYER
 @pytest.mark.parametrize("shift", [-50.0, 7.0])
 def test_shifted_logits_give_the_same_map(name, layer, shift):
-    expected = explain(name, home(name), layer, pictures())
-    found = explain(name, changed_head(name, shift=shift), layer, pictures())
+    expected = explain(name, home(name), layer, pictures(name))
+    found = explain(name, changed_head(name, shift=shift), layer, pictures(name))
     same_maps(found, expected)
     if METHODS[name].target_type is ClassLogit:
         assert_close(found.scores, expected.scores + shift)
 
 
-@EACH_LAYER
+@each_layer(exempt=SCALED)
 @pytest.mark.parametrize("scale", [1e-4, 30.0])
-def test_scaled_scores(name, layer, scale):
-    expected = explain(name, home(name), layer, pictures())
-    found = explain(name, changed_head(name, scale=scale), layer, pictures())
-    if name in SCALED:
-        assert (found.heatmaps - expected.heatmaps).abs().max() > 1e-3
-    else:
-        same_maps(found, expected)
+def test_scaled_scores_give_the_same_map(name, layer, scale):
+    expected = explain(name, home(name), layer, pictures(name))
+    same_maps(explain(name, changed_head(name, scale=scale), layer, pictures(name)), expected)
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if name in SCALED])
+def test_scaled_scores_give_another_map_where_the_formula_says_so(name):
+    for layer in layers_of(name):
+        expected = explain(name, home(name), layer, pictures(name)).heatmaps
+        found = explain(name, changed_head(name, scale=30.0), layer, pictures(name)).heatmaps
+        assert (found - expected).abs().max() > 1e-3
 
 
 @EACH_LAYER
 def test_memory_format_changes_nothing(name, layer):
-    expected = explain(name, home(name), layer, pictures())
-    model = copy.deepcopy(home(name)).to(memory_format=torch.channels_last)
-    images = pictures().to(memory_format=torch.channels_last)
+    expected = explain(name, home(name), layer, pictures(name))
+    model = home(name).to(memory_format=torch.channels_last)
+    images = pictures(name).to(memory_format=torch.channels_last)
     same_saliency(explain(name, model, layer, images), expected)
-    strided = torch.stack([pictures(), pictures()], dim=-1)[..., 0]
+    strided = torch.stack([pictures(name), pictures(name)], dim=-1)[..., 0]
     assert not strided.is_contiguous()
     same_saliency(explain(name, model, layer, strided), expected)
 
 
-@EACH
+@EACH_FOR_CNNS
 @pytest.mark.parametrize(("build", "size"), [(signal, (21,)), (volume, (6, 5, 7))], ids=["signal", "volume"])
 def test_signals_and_volumes(name, build, size):
     images = draw_images(2, size=size).double()
@@ -216,7 +234,7 @@ def test_signals_and_volumes(name, build, size):
 
 @EACH
 def test_inputs_stay_bitwise_unchanged(name):
-    model, images = home(name), pictures()
+    model, images = home(name), pictures(name)
     before, version, targets = images.clone(), images._version, torch.tensor([0, 4, 2])
     state = copy.deepcopy(model.state_dict())
     found = explain(name, model, list(layers_of(name)), images, targets)
@@ -243,7 +261,7 @@ def flat_model(weight: float, head: float) -> nn.Module:
     return model.double().eval()
 
 
-@EACH
+@EACH_FOR_CNNS
 def test_constant_positive_map(name):
     images = torch.ones(2, 3, 5, 6, dtype=torch.float64)
     for how, expected in (("minmax", 0.0), ("max", 1.0)):
@@ -252,7 +270,7 @@ def test_constant_positive_map(name):
         assert found.is_empty.tolist() == [name in FLAT] * 2
 
 
-@EACH
+@EACH_FOR_CNNS
 @pytest.mark.parametrize("how", ["minmax", "max", "none"])
 def test_all_zero_layer(name, how):
     found = explain(name, flat_model(-1, 1), "block2", torch.ones(2, 3, 5, 6, dtype=torch.float64), 0, normalize=how)
@@ -261,7 +279,7 @@ def test_all_zero_layer(name, how):
     assert found.is_empty.all()
 
 
-@EACH
+@EACH_FOR_CNNS
 def test_negative_evidence_is_no_evidence(name):
     images = draw_images(2, size=(5, 6)).double().abs() + 0.1
     found = explain(name, flat_model(1, -1), "block2", images, 0)
@@ -278,7 +296,7 @@ def test_negative_evidence_is_no_evidence(name):
 @pytest.mark.parametrize("name", [name for name in METHODS if "block1" in layers_of(name)])
 def test_maximum_is_where_the_saliency_has_it(name):
     # The first block has the resolution of the images.
-    found = explain(name, home(name), "block1", pictures())
+    found = explain(name, home(name), "block1", pictures(name))
     saliency = signed(found)
     assert saliency.shape == found.heatmaps.shape
     assert torch.equal(found.heatmaps.flatten(1).argmax(1), saliency.flatten(1).argmax(1))
@@ -286,24 +304,27 @@ def test_maximum_is_where_the_saliency_has_it(name):
 
 @EACH
 def test_same_call_gives_the_same_map(name):
-    cam = METHODS[name](home(name), layers_of(name)[-1])
+    cam = METHODS[name](home(name), layers_of(name)[-1], **FEWER.get(name, {}))
     state = torch.get_rng_state()
-    first, second = cam(pictures()), cam(pictures())
+    first, second = cam(pictures(name)), cam(pictures(name))
     assert torch.equal(first, second)
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_explaining_all_together_equals_separate_calls():
-    model, targets = blocks(), torch.tensor([[0, 1], [2, 3], [4, 0]])
-    cams = [METHODS[name](model, layer) for name in METHODS for layer in layers_of(name)]
-    for cam, together in zip(cams, explain_all(cams, pictures(), targets), strict=True):
-        assert torch.equal(together, cam(pictures(), targets))
+@pytest.mark.parametrize("build", [blocks, vit], ids=["blocks", "vit"])
+def test_explaining_all_together_equals_separate_calls(build):
+    model, targets = build(), torch.tensor([[0, 1], [2, 3], [4, 0]])
+    names = [name for name in METHODS if is_for_transformers(name) is (build is vit)]
+    cams = [METHODS[name](model, layer, **FEWER.get(name, {})) for name in names for layer in layers_of(name)]
+    images = pictures(names[0])
+    for cam, together in zip(cams, explain_all(cams, images, targets), strict=True):
+        assert torch.equal(together, cam(images, targets))
 
 
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @EACH_LAYER
 def test_device_of_the_images(name, layer):
-    found = explain(name, copy.deepcopy(home(name)).cuda(), layer, pictures().cuda())
+    found = explain(name, home(name).cuda(), layer, pictures(name).cuda())
     assert found.heatmaps.device.type == found.is_empty.device.type == signed(found).device.type == "cuda"
-    assert_close(found.heatmaps.cpu(), explain(name, home(name), layer, pictures()).heatmaps, rtol=0, atol=1e-6)
+    assert_close(found.heatmaps.cpu(), explain(name, home(name), layer, pictures(name)).heatmaps, rtol=0, atol=1e-6)

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from itertools import product
 
 import numpy as np
 import pytest
 import reference as ref
 import torch
-from cases import EARLIER, LAST, stack
+from cases import EARLIER, LAST, VIT, stack
 from models import images as draw_images
 from networks import blocks, signal, volume
 from numpy.testing import assert_allclose
-from oracles import ORACLES, layers_of
+from oracles import FEWER, ORACLES, is_for_transformers, layers_of
 from torch import Tensor
 
 from gradcam_kit import METHODS
@@ -29,7 +29,9 @@ NORMALIZATIONS, FUSIONS = ("minmax", "max", "none"), ("mean", "max", "product")
 def expected(name: str, build, layer: str, oracle=None) -> np.ndarray:
     """The oracle's results, `(n, m, ...)`."""
     template = LAST if layer == "block2" else EARLIER
-    return stack(replace(template, build=build, size=SIZES[build]), oracle or ORACLES[name]).numpy()
+    return stack(
+        replace(template, build=build, size=SIZES[build]), oracle or partial(ORACLES[name], **FEWER.get(name, {}))
+    ).numpy()
 
 
 def winsor_cam(build, layers, index, normalization: str) -> np.ndarray:
@@ -62,7 +64,7 @@ def heatmaps(name, build, layers, normalization="minmax", fusion=None) -> np.nda
 
 def explain(name, build, layers, **options):
     case = replace(LAST, build=build, size=SIZES[build])
-    return METHODS[name](case.model, layers, **options).explain(case.images, case.targets)
+    return METHODS[name](case.model, layers, **FEWER.get(name, {}), **options).explain(case.images, case.targets)
 
 
 def same(found: Tensor, expected: np.ndarray) -> None:
@@ -71,8 +73,9 @@ def same(found: Tensor, expected: np.ndarray) -> None:
     assert_allclose(found.numpy(), expected, rtol=1e-6, atol=1e-6 * max(1.0, expected.max()))
 
 
-SINGLE = [(name, layer) for name in METHODS for layer in layers_of(name)]
-SEVERAL = [name for name in METHODS if len(layers_of(name)) > 1]
+ON_CNNS = [name for name in METHODS if not is_for_transformers(name)]
+SINGLE = [(name, layer) for name in ON_CNNS for layer in layers_of(name)]
+SEVERAL = [name for name in ON_CNNS if len(layers_of(name)) > 1]
 
 
 @pytest.mark.parametrize("normalization", NORMALIZATIONS)
@@ -95,12 +98,22 @@ def test_two_layers(name, normalization, fusion):
 
 
 @pytest.mark.parametrize("build", list(SIZES))
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", ON_CNNS)
 def test_signals_pictures_and_volumes_by_default(name, build):
     for layer in layers_of(name):
         same(explain(name, build, layer).heatmaps, heatmaps(name, build, [layer]))
     if name in SEVERAL:
         same(explain(name, build, ["block1", "block2"]).heatmaps, heatmaps(name, build, ["block1", "block2"]))
+
+
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+@pytest.mark.parametrize("name", [name for name in METHODS if is_for_transformers(name)])
+def test_transformers(name, normalization):
+    case = VIT[0]
+    found = METHODS[name](case.model, case.layer, normalize=normalization)(case.images, case.targets)
+    maps = stack(case, ORACLES[name])
+    expected = [[ref.heatmap([one], case.size, normalization) for one in row] for row in maps]
+    same(found, np.array(expected))
 
 
 class Fixed(BaseCAM):

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from evidence import ON_CNNS, close, subject
+from evidence import ON_CNNS, close, quick, subject
 from models import build, images, tiny
 from torch import Tensor, nn
 
@@ -51,7 +51,7 @@ def test_several_classes_in_every_form(targets: Any) -> None:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_m_classes_from_one_pass_equal_m_calls(name: str) -> None:
-    cam = METHODS[name](*subject(name))
+    cam = quick(name)(*subject(name))
     classes = torch.tensor(CLASSES)
     together = cam.explain(INPUT, classes)
     assert together.saliency[together.layers[0]].shape[:2] == (3, 2)
@@ -71,8 +71,8 @@ def test_none_explains_the_predicted_class_of_each_sample(name: str) -> None:
         model.fc.bias.add_(torch.tensor([0.0, 1.5, 0, 0, 0]))
         predicted = model(INPUT).argmax(1)
     assert len(predicted.unique()) > 1
-    explanation = METHODS[name](model, "relu2").explain(INPUT)
-    again = METHODS[name](model, "relu2").explain(INPUT, predicted)
+    explanation = quick(name)(model, "relu2").explain(INPUT)
+    again = quick(name)(model, "relu2").explain(INPUT, predicted)
     assert torch.equal(explanation.targets, predicted)
     assert torch.equal(explanation.heatmaps, again.heatmaps)
     assert torch.equal(explanation.scores, again.scores)
@@ -80,7 +80,7 @@ def test_none_explains_the_predicted_class_of_each_sample(name: str) -> None:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_batch_equals_its_samples_one_by_one(name: str) -> None:
-    cam = METHODS[name](*subject(name))
+    cam = quick(name)(*subject(name))
     for targets in ([0, 3, 1], CLASSES, None):
         together = cam.explain(INPUT, targets)
         for i in range(3):
@@ -130,7 +130,7 @@ REFUSED: list[tuple[Any, type[Exception], str]] = [
     ({0, 1, 2}, InputError, "targets is a set"),
     ([[0, 1], [2]], InputError, "targets is a list"),
     ([None, 1, 2], InputError, "targets is a list"),
-    (object(), InputError, "targets is a object"),
+    (Ellipsis, InputError, "targets is a ellipsis"),
     (torch.zeros(3, 2, 1).long(), ShapeError, r"\(3, 2, 1\); expected \(n,\) or \(n, m\)"),
     (torch.zeros(3, 0).long(), ShapeError, r"\(3, 0\)"),
     ([0, 1], ShapeError, "2 targets for 3 images"),
@@ -199,11 +199,12 @@ class Column:
 @pytest.mark.parametrize("name", METHODS)
 def test_callable_with_and_without_select_and_class_indices_agree(name: str) -> None:
     classes = torch.tensor([0, 3, 1])
-    cam = METHODS[name](*subject(name), batch_size=4)
+    cam = quick(name)(*subject(name), batch_size=4)
     # This one counts on its three rows, which masked batches do not have.
     fixed = cam(INPUT, lambda logits: torch.stack([logits[0, 0], logits[1, 3], logits[2, 1]]))
     assert close(fixed, cam(INPUT, Column(classes)), 1e-5)
-    assert close(fixed, cam(INPUT, ClassLogit(classes)), 1e-5)
+    if name not in ("group-cam", "sess"):  # with classes these two score masked images by probabilities
+        assert close(fixed, cam(INPUT, ClassLogit(classes)), 1e-5)
 
 
 def test_callable_without_select_sees_masked_rows_in_the_place_of_their_sample() -> None:

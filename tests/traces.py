@@ -56,7 +56,7 @@ def tensor_traces(tensor: Tensor | None) -> dict[str, Any]:
 
 
 def settings() -> dict[str, Any]:
-    """The state of torch and NumPy that a call could touch (Python's generator is used by the shape checks of the tests)."""
+    """The state of torch and NumPy that a call could touch; Python's generator serves the tests' checks of types."""
     return {
         "random state": torch.get_rng_state(),
         "random state of NumPy": torch.from_numpy(np.random.get_state()[1].copy()),  # noqa: NPY002

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import prod
@@ -16,13 +16,18 @@ from torch.utils._pytree import tree_flatten
 
 from gradcam_kit.capture.attention_layout import Block, SeenAttention, attention_among_tokens
 from gradcam_kit.capture.attention_mode import ExplicitAttention
+from gradcam_kit.capture.backward import differentiate
 from gradcam_kit.capture.hooks import LayerRecord
+from gradcam_kit.capture.replay import Prefix, Replayer
+from gradcam_kit.capture.scoring import Rescorer
 from gradcam_kit.capture.state import is_scripted
-from gradcam_kit.capture.tokens import Tokens
+from gradcam_kit.capture.tokens import ChannelsFirst, Tokens, has_class_token
 from gradcam_kit.errors import CaptureError
-from gradcam_kit.types import Evidence
+from gradcam_kit.functional import widen
+from gradcam_kit.types import Attention, Evidence, Projections
 
 _OUTPUT = "output of the last attention"
+_DERIVATIVES = Evidence.ATTENTION_GRADIENTS | Evidence.BLOCK_GRADIENTS | Evidence.PROJECTIONS
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,8 @@ class AttentionRecorder:
         self.model, self.n, self.size, self.needs = model, n, size, needs
         self.thread = threading.get_ident()
         self.recording = True
+        modules = ((name, module) for name, module in model.named_modules() if not is_scripted(module))
+        self.names = {module: name or type(model).__name__ for name, module in modules}
         self.frames = [_Frame(type(model).__name__, None)]
         self.seen: list[SeenAttention] = []
         self.layout = Tokens((), 0)
@@ -67,10 +74,9 @@ class AttentionRecorder:
         """Hold the hooks and the mode for the duration of the block."""
         handles = []
         try:
-            for name, module in self.model.named_modules():
-                if not is_scripted(module):
-                    handles.append(module.register_forward_pre_hook(self._enter(name)))
-                    handles.append(module.register_forward_hook(self._leave))
+            for module in self.names:
+                handles.append(module.register_forward_pre_hook(self._enter))
+                handles.append(module.register_forward_hook(self._leave))
             with ExplicitAttention(self):
                 yield
         finally:
@@ -81,12 +87,9 @@ class AttentionRecorder:
     def _observes(self) -> bool:
         return self.recording and threading.get_ident() == self.thread
 
-    def _enter(self, name: str) -> Any:
-        def hook(module: nn.Module, args: Any) -> None:
-            if self._observes:
-                self.frames.append(_Frame(name or type(module).__name__, module))
-
-        return hook
+    def _enter(self, module: nn.Module, args: Any) -> None:
+        if self._observes:
+            self.frames.append(_Frame(self.names[module], module))
 
     def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
         if not self._observes:
@@ -123,7 +126,7 @@ class AttentionRecorder:
         """Remember the attention of the innermost running module; the graph starts here if there was none."""
         shape = tuple(probabilities.shape)
         square = shape[-1] == shape[-2]
-        if square and self.needs & Evidence.DERIVATIVES and not probabilities.requires_grad:
+        if square and self.needs & _DERIVATIVES and not probabilities.requires_grad:
             probabilities = probabilities.detach().requires_grad_()
         if not self._observes:
             return probabilities
@@ -164,6 +167,12 @@ class AttentionRecorder:
             found[_OUTPUT] = self._record(_OUTPUT, self.seen[-1].output)
         return found
 
+    @property
+    def differentiated(self) -> list[str]:
+        """The records that scores are differentiated by in the common backward pass."""
+        attentions = [f"attention of {one.name}" for one in self.seen if Evidence.ATTENTION_GRADIENTS in self.needs]
+        return attentions + [_OUTPUT] * (Evidence.PROJECTIONS in self.needs)
+
     def _record(self, name: str, tensor: Tensor | None) -> LayerRecord:
         if tensor is None or (name == _OUTPUT and self.seen[-1].factors is None):
             raise CaptureError(
@@ -185,8 +194,8 @@ class AttentionRecorder:
         last = blocks[-1] if blocks else None
         if last is None or [block.tokens.shape for block in blocks] != [last.tokens.shape] * len(self.seen):
             raise CaptureError(
-                f"the tokens that leave each block of {type(self.model).__name__} could not be scored; expected one module "
-                "per block, all with outputs of the same shape. Use generic-attention"
+                f"the tokens that leave each block of {type(self.model).__name__} could not be scored; expected one "
+                "module per block, all with outputs of the same shape. Use generic-attention"
             )
         record = LayerRecord(
             last.name, last.module, leaves=last.leaves, chosen=[last.place], spec=last.spec, layout=ChannelsFirst()

@@ -1,4 +1,4 @@
-"""Which softmaxes are attention among the tokens of an image, and where these tokens lie. Shapes decide, never names."""
+"""Which softmaxes are attention among the tokens of an image, and where the tokens lie. Shapes decide, never names."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import FunctionType
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 
+@runtime_checkable
 class Observer(Protocol):
     """Who is shown the steps of attention; what it returns goes on instead."""
 
@@ -91,10 +92,14 @@ def explicit_attention(
         return torch.matmul(probabilities, value).to(dtype)
 
 
+def _no(_: Any) -> bool:
+    return False
+
+
 def _open(function: FunctionType) -> Callable[..., Any]:
-    """The same Python function, but the torch functions that it calls are seen by the mode, which it hides otherwise."""
-    blind = {"has_torch_function": lambda _: False, "has_torch_function_unary": lambda _: False}
-    opened = FunctionType(function.__code__, {**function.__globals__, **blind}, function.__name__, function.__defaults__)
+    """The same Python function, which would hide the torch functions that it calls from an active mode otherwise."""
+    scope = {**function.__globals__, "has_torch_function": _no, "has_torch_function_unary": _no}
+    opened = FunctionType(function.__code__, scope, function.__name__, function.__defaults__)
     opened.__kwdefaults__ = function.__kwdefaults__
     return opened
 

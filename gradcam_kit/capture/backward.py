@@ -78,15 +78,13 @@ def layer_curvature(recorder: Recorder, names: Sequence[str], scores: Tensor) ->
     recorder.recomputing = True
     for record in (recorder.records[name] for name in names):
         products = []
+        # As maps, so that what they leave out (prefix tokens) is no part of A.
+        activations = record.maps([tensor.detach() for tensor in record.captured])
         for column in columns:
             first = torch.autograd.grad(column, record.captured, create_graph=True, allow_unused=True)
-            inner = sum(
-                (gradient * tensor.detach()).sum()
-                for gradient, tensor in zip(first, record.captured, strict=True)
-                if gradient is not None
-            )
+            inner = (_maps(record, first, required=False) * activations).sum()
             second: Sequence[Tensor | None] = [None] * len(record.captured)
-            if isinstance(inner, Tensor) and inner.requires_grad:
+            if inner.requires_grad:
                 second = torch.autograd.grad(inner, record.captured, retain_graph=True, allow_unused=True)
             # No second derivative is a zero one: the rest of the model is piecewise linear.
             products.append(_maps(record, second, required=False).detach())

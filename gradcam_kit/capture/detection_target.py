@@ -30,6 +30,8 @@ class DetectionTarget:
       score is the logit of the label, which must be given.
 
     The images as they are settle the labels that are not given. A changed image without such a detection scores 0.
+    Name a layer of the backbone: queries and anchors, which come behind it, have no positions. torchvision's detectors
+    take the batch as one tensor, too.
 
     Args:
         boxes: `(4,)` for all samples or `(n, 4)`, (x0, y0, x1, y1) in the coordinates of the model's own boxes.

@@ -52,13 +52,19 @@ class EmbeddingSimilarity:
                 f"{len(self.reference)} references for {len(embeddings)} images; give one per image, or (d,) for all"
             )
         embeddings = widen(embeddings)
-        return cosine_similarity(embeddings, self.reference.to(embeddings), dim=1)
+        return cosine_similarity(_scaled(embeddings), _scaled(self.reference.to(embeddings)), dim=-1)
 
     def select(self, index: Int[Tensor, " m"]) -> EmbeddingSimilarity:
         """The target of the rows that belong to samples `index`."""
         if self.reference.ndim == 1:
             return self
         return replace(self, reference=self.reference[index.to(self.reference.device)])
+
+
+def _scaled(embeddings: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d"]:
+    """The same directions with a largest entry of 1, so that no square underflows or overflows."""
+    largest = embeddings.detach().abs().amax(-1, keepdim=True)
+    return embeddings / largest.where(largest > 0, 1)
 
 
 def _read_embeddings(output: Any, size: int) -> Float[Tensor, "n d"]:

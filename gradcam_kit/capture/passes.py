@@ -29,7 +29,7 @@ from gradcam_kit.capture.targets import ClassProbability, ClassTarget, predicted
 from gradcam_kit.capture.tokens import Tokens
 from gradcam_kit.errors import CaptureError, GradCamKitError, NonFiniteError
 from gradcam_kit.functional import finite, widen
-from gradcam_kit.types import Evidence, Head, LayerCapture, Reshape, Target
+from gradcam_kit.types import Attention, Evidence, Head, LayerCapture, Reshape, Target
 
 
 @dataclass(frozen=True)
@@ -108,8 +108,11 @@ class Capture:
             probe=Prober(rescorer, record, self.reshape),
             head=head,
             weight_gradients=weight_gradients(record, activations.shape[1]) if fallback else None,
-            attention=self.attention and self.attention.evidence(self.gradients, self.block_gradients),
+            attention=self._attention() if Evidence.ATTENTION in needs else None,
         )
+
+    def _attention(self) -> Attention | None:
+        return self.attention and self.attention.evidence(self.gradients, self.block_gradients)
 
     def _head(self, name: str, activations: Tensor) -> Head | None:
         if name not in self._heads:
@@ -157,10 +160,14 @@ def capture(model: nn.Module, inputs: Inputs, request: Request) -> Iterator[Capt
             recorder.check()
             if attention:
                 recorder.records.update(attention.records())
-            target, classes, scores = _score(request, output, inputs, optional=request.needs in (Evidence.NONE, Evidence.ATTENTION))
+            optional = request.needs in (Evidence.NONE, Evidence.ATTENTION)
+            target, classes, scores = _score(request, output, inputs, optional)
             derivatives = {}
             if graph and scores is not None:
-                derivatives = _derive(request, recorder, biases, scores, inputs)
+                derivatives = _derive(request, recorder, biases, attention, scores, inputs)
+                if attention and target is not None and Evidence.BLOCK_GRADIENTS in request.needs:
+                    rescorer = Rescorer(run, inputs, target, _detach(output), inputs.n)
+                    derivatives["block_gradients"] = attention.block_gradients(rescorer, scores)
         with run.arithmetic():
             captured = Capture(
                 run=run,
@@ -173,6 +180,7 @@ def capture(model: nn.Module, inputs: Inputs, request: Request) -> Iterator[Capt
                 prefixes=prefix.prefixes if prefix else {},
                 reshape=request.reshape,
                 checks=checks,
+                attention=attention,
                 **derivatives,
             )
             _check_layers(captured)
@@ -183,12 +191,17 @@ def capture(model: nn.Module, inputs: Inputs, request: Request) -> Iterator[Capt
 
 
 def _derive(
-    request: Request, recorder: Recorder, biases: BiasRecorder | None, scores: Tensor, inputs: Inputs
+    request: Request,
+    recorder: Recorder,
+    biases: BiasRecorder | None,
+    attention: AttentionRecorder | None,
+    scores: Tensor,
+    inputs: Inputs,
 ) -> dict[str, Any]:
     """All backward passes; the guided one comes last, because its rule changes the graph's nodes while it runs."""
     found: dict[str, Any] = {}
     more = bool(request.needs & (Evidence.DERIVATIVES ^ Evidence.GRADIENTS))
-    if names := request.layers_with(Evidence.GRADIENTS):
+    if names := [*request.layers_with(Evidence.GRADIENTS), *(attention.differentiated if attention else ())]:
         found["gradients"] = layer_gradients(recorder, names, scores, keep=more)
     if names := request.layers_with(Evidence.CURVATURE):
         found["curvature"] = layer_curvature(recorder, names, scores)

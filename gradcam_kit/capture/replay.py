@@ -227,15 +227,17 @@ class Replayer:
         if not self.prefix.is_intact:
             _log.debug("layer %r cannot be isolated: an output from before it is overwritten later", self.record.name)
             return False
-        count = min(len(self.scores), self.rescorer.batch_size)
-        index = torch.arange(count, device=self.scores.device)
+        n, most = len(self.scores), self.rescorer.batch_size
+        # Not n rows, because kept outputs may hide something with one entry per sample: a list, an object, a size.
+        count = n + 1 if n < most else min(max(n - 1, 1), most)
+        index = torch.arange(count, device=self.scores.device) % n
         record, self.isolated = self.record, True
         try:
-            replayed = self._score(record.maps([tensor.detach()[:count] for tensor in record.captured]), index)
+            replayed = self._score(record.maps([tensor.detach()[index] for tensor in record.captured]), index)
         except Exception as error:  # whatever keeps the suffix from running alone, the whole model can run
             _log.debug("layer %r cannot be isolated (%s: %s)", record.name, type(error).__name__, error)
             return False
-        expected = self.scores[:count]
+        expected = self.scores[index]
         tolerance = _TOLERANCE.get(record.captured[0].dtype, 1e-4) * expected.abs().amax().clamp(min=1e-30)
         same = bool(((widen(replayed) - expected).abs() <= tolerance).all())
         if not same:

@@ -57,7 +57,8 @@ def find_logits(output: Any) -> Tensor:
     found = ", ".join(str(tuple(tensor.shape)) for tensor in floating) or "none"
     raise TargetError(
         f"the model's output is a {type(output).__name__} with {len(floating)} floating tensors ({found}); "
-        "class targets need one. Pass targets=callable, which gets the output as it is and returns scores (n,)"
+        "class targets need one. Pass targets=callable, which gets the output as it is and returns scores (n,), "
+        "such as those of gradcam_kit.targets"
     )
 
 

@@ -232,13 +232,15 @@ def draw_sample_pictures() -> dict[str, Sample]:
 
 
 def write_sample_pictures(folder: Path = PICTURES) -> None:
-    """Write the bundled pictures, and their masks, to a folder."""
+    """Write the bundled pictures to a folder, and their masks to the folder "masks" beside it."""
     from PIL import Image
 
-    (folder / "masks").mkdir(parents=True, exist_ok=True)
+    masks = folder.parent / "masks"
+    for place in (folder, masks):
+        place.mkdir(parents=True, exist_ok=True)
     for name, sample in draw_sample_pictures().items():
         Image.fromarray(sample.picture).save(folder / f"{name}.png", optimize=True)
-        Image.fromarray(sample.mask).save(folder / "masks" / f"{name}.png", optimize=True)
+        Image.fromarray(sample.mask).save(masks / f"{name}.png", optimize=True)
 
 
 def sample_pictures() -> list[SamplePicture]:
@@ -247,7 +249,7 @@ def sample_pictures() -> list[SamplePicture]:
 
     loaded = []
     for path in sorted(PICTURES.glob("*.png")):
-        with Image.open(path) as picture, Image.open(PICTURES / "masks" / path.name) as mask:
+        with Image.open(path) as picture, Image.open(PICTURES.parent / "masks" / path.name) as mask:
             label = CLASS_NAMES.index(path.stem.split("-")[1])
             loaded.append(SamplePicture(path.stem, path, np.array(picture), np.array(mask), label))
     return loaded

@@ -1,8 +1,11 @@
 """One file per paper. Importing this package registers every method in `METHODS`."""
 
 from gradcam_kit.methods.ablation_cam import AblationCAM
+from gradcam_kit.methods.attention_rollout import AttentionRollout
 from gradcam_kit.methods.base import METHODS, BaseCAM, explain_all, explain_many
 from gradcam_kit.methods.cam import CAM
+from gradcam_kit.methods.dcam import DCAM
+from gradcam_kit.methods.deep_feature_factorization import DeepFeatureFactorization
 from gradcam_kit.methods.eigen_cam import EigenCAM
 from gradcam_kit.methods.eigen_grad_cam import EigenGradCAM
 from gradcam_kit.methods.einsum_cam import EinsumCAM
@@ -10,50 +13,69 @@ from gradcam_kit.methods.explanation import Explanation
 from gradcam_kit.methods.fem import FEM
 from gradcam_kit.methods.finer_cam import FinerCAM
 from gradcam_kit.methods.full_grad import FullGrad
+from gradcam_kit.methods.generic_attention import GenericAttention
 from gradcam_kit.methods.grad_cam import GradCAM
 from gradcam_kit.methods.grad_cam_elementwise import GradCAMElementwise
 from gradcam_kit.methods.grad_cam_plus_plus import GradCAMPlusPlus
+from gradcam_kit.methods.grad_eclip import GradECLIP
+from gradcam_kit.methods.group_cam import GroupCAM
 from gradcam_kit.methods.guided_backprop import GuidedBackprop
 from gradcam_kit.methods.guided_grad_cam import GuidedGradCAM
 from gradcam_kit.methods.hires_cam import HiResCAM
 from gradcam_kit.methods.integrated_grad_cam import IntegratedGradCAM
+from gradcam_kit.methods.is_cam import ISCAM
 from gradcam_kit.methods.kpca_cam import KPCACAM
 from gradcam_kit.methods.lafam import LaFAM
 from gradcam_kit.methods.layer_cam import LayerCAM
+from gradcam_kit.methods.legrad import LeGrad
 from gradcam_kit.methods.random_cam import RandomCAM
 from gradcam_kit.methods.recipro_cam import ReciproCAM
 from gradcam_kit.methods.refine_cam import RefineCAM
 from gradcam_kit.methods.score_cam import ScoreCAM
 from gradcam_kit.methods.seg_eigen_cam import SegEigenCAM
 from gradcam_kit.methods.seg_xres_cam import SegXResCAM
+from gradcam_kit.methods.sess import SESS
 from gradcam_kit.methods.shapley_cam import ShapleyCAM
 from gradcam_kit.methods.smooth_grad_cam_plus_plus import SmoothGradCAMPlusPlus
+from gradcam_kit.methods.smoothing import EigenSmooth, Smooth, TestTime
+from gradcam_kit.methods.ss_cam import SSCAM
 from gradcam_kit.methods.vit_recipro_cam import ViTReciproCAM
 from gradcam_kit.methods.winsor_cam import WinsorCAM
 from gradcam_kit.methods.xgrad_cam import XGradCAM
 
 __all__ = [
     "CAM",
+    "DCAM",
     "FEM",
+    "ISCAM",
     "KPCACAM",
     "METHODS",
+    "SESS",
+    "SSCAM",
     "AblationCAM",
+    "AttentionRollout",
     "BaseCAM",
+    "DeepFeatureFactorization",
     "EigenCAM",
     "EigenGradCAM",
+    "EigenSmooth",
     "EinsumCAM",
     "Explanation",
     "FinerCAM",
     "FullGrad",
+    "GenericAttention",
     "GradCAM",
     "GradCAMElementwise",
     "GradCAMPlusPlus",
+    "GradECLIP",
+    "GroupCAM",
     "GuidedBackprop",
     "GuidedGradCAM",
     "HiResCAM",
     "IntegratedGradCAM",
     "LaFAM",
     "LayerCAM",
+    "LeGrad",
     "RandomCAM",
     "ReciproCAM",
     "RefineCAM",
@@ -61,7 +83,9 @@ __all__ = [
     "SegEigenCAM",
     "SegXResCAM",
     "ShapleyCAM",
+    "Smooth",
     "SmoothGradCAMPlusPlus",
+    "TestTime",
     "ViTReciproCAM",
     "WinsorCAM",
     "XGradCAM",

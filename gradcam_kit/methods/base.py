@@ -60,9 +60,9 @@ class BaseCAM:
     name: ClassVar[str] = ""
     needs: Evidence = Evidence.GRADIENTS
     """What the method needs beyond activations."""
-    layer_choice: ClassVar[LayerChoice] = LayerChoice.LAST
+    layer_choice: LayerChoice = LayerChoice.LAST
     """What `target_layers=None` stands for."""
-    class_agnostic: ClassVar[bool] = False
+    class_agnostic: bool = False
     """Whether the map is the same for every class."""
     target_type: type[ClassTarget] = ClassLogit
     """How plain class indices are scored."""

@@ -32,15 +32,16 @@ def group_channels(activations: Float[Tensor, "n k *s"], groups: int, seed: int 
         seed: of the random map.
     """
     flat = activations.flatten(2)
-    maps = unit(flat - flat.mean(2, keepdim=True), dim=2)
+    varies = (flat.amax(2) > flat.amin(2))[..., None]
+    maps = unit(flat - flat.mean(2, keepdim=True), dim=2).where(varies, 0)
     start = torch.randn(maps.shape[2], generator=torch.Generator().manual_seed(seed))
     nearness = -(maps @ start.to(maps.device, maps.dtype, non_blocking=True))
     centers: list[Tensor] = []
     for _ in range(min(groups, maps.shape[1])):
-        center = maps.gather(1, nearness.argmin(1).view(-1, 1, 1).expand(-1, 1, maps.shape[2]))
-        similarity = (maps @ center.mT)[..., 0]
-        nearness = torch.maximum(nearness, similarity) if centers else similarity
-        centers.append(center)
+        farthest = nearness.where(varies[..., 0], torch.inf).argmin(1)
+        centers.append(maps.gather(1, farthest.view(-1, 1, 1).expand(-1, 1, maps.shape[2])))
+        similarity = (maps @ centers[-1].mT)[..., 0]
+        nearness = similarity if len(centers) == 1 else torch.maximum(nearness, similarity)
     center = torch.cat(centers, 1)
     for _ in range(_ROUNDS):
         members = one_hot((maps @ center.mT).argmax(2), center.shape[1]).to(maps.dtype)
@@ -50,12 +51,12 @@ def group_channels(activations: Float[Tensor, "n k *s"], groups: int, seed: int 
 
 
 class GroupCAM(BaseCAM, name="group-cam"):
-    r"""Groups of channels by what they add to a blurred image: $\sum_g v_g M_g$ with $M_g = ReLU(\sum_{k \in g} w_k A_k)$.
+    r"""Groups of similar channels by what they add to a blurred image: $\sum_g v_g M_g$.
 
-    $w$ are Grad-CAM's weights, $v_g = ReLU(p(x \odot m_g + b \odot (1 - m_g)) - p(b))$ with the probability p of the
-    class, the blurred image b and the upsampled and min-max normalized $m_g$ of $M_g$; a constant $M_g$ counts as
-    nothing. The released code groups neighboring channels; here similar ones are grouped, so that the order of the
-    channels does not matter. The thresholding of the maps, which only some versions of the code have, is left out.
+    $M_g = ReLU(\sum_{k \in g} w_k A_k)$ with Grad-CAM's weights w; $m_g$ is $M_g$ upsampled and min-max normalized, and
+    $v_g = ReLU(p(x \odot m_g + b \odot (1 - m_g)) - p(b))$ with the probability p of the class and the blurred image b.
+    A constant $M_g$ shows nothing. The released code groups neighboring channels; here similar ones are grouped, so
+    that the order of the channels does not matter. Its thresholding of the maps is left out.
 
     Args:
         groups: of channels.
@@ -72,26 +73,21 @@ class GroupCAM(BaseCAM, name="group-cam"):
 
     def saliency(self, layer: LayerCapture) -> Float[Tensor, "n *s"]:
         """The maps of the groups, weighted by their gain in probability."""
-        members = one_hot(group_channels(layer.activations, self.groups, self.seed)).to(layer.activations.dtype)
+        members = one_hot(group_channels(layer.activations, self.groups, self.seed), self.groups)
         weights = members * grad_cam_weights(gradients_of(layer)).flatten(2)
         maps = torch.einsum("nk...,nkg->ng...", layer.activations, weights).clamp(min=0)
         return torch.einsum("ng...,ng->n...", maps, self.gains(layer, maps))
 
     def gains(self, layer: LayerCapture, maps: Float[Tensor, "n g *s"]) -> Float[Tensor, "n g"]:
-        """How much showing the positions of each map raises the probability, or 0 where it does not."""
-        images, flat = widen(layer.images), maps.flatten(2)
-        blurred = gaussian_blur(images, _KERNEL, _SIGMA)
+        """How much the positions of each map raise the probability of the blurred image, and 0 where they do not."""
         n, groups = maps.shape[:2]
-        everyone = torch.arange(n, device=maps.device)
-        rows = everyone.repeat_interleave(groups)
-        shown = torch.cat(
-            [
-                layer.rescore_probability(blurred[whose] + masks * (images[whose] - blurred[whose]), whose)
-                for whose, masks in zip(
-                    rows.split(self.batch_size), self._masks(maps, images.shape[2:]), strict=True
-                )
-            ]
-        )
-        base = layer.rescore_probability(blurred, everyone)
-        gains = (shown.view(n, groups) - base[:, None]).clamp(min=0).to(maps.dtype)
-        return gains.where(flat.amax(2) > flat.amin(2), 0)
+        images, flat = widen(layer.images), maps.flatten(0, 1)
+        blurred = gaussian_blur(images, _KERNEL, _SIGMA)
+        before = layer.rescore_probability(blurred, torch.arange(n, device=maps.device))
+        after = []
+        for chunk in torch.arange(n * groups, device=maps.device).split(self.batch_size):
+            whose = chunk // groups
+            masks = normalize(upsample(flat[chunk], images.shape[2:]))[:, None]
+            after.append(layer.rescore_probability(blurred[whose].lerp(images[whose], masks), whose))
+        gains = (torch.cat(after).view(n, groups) - before[:, None]).clamp(min=0).to(maps.dtype)
+        return gains.where(maps.flatten(2).amax(2) > maps.flatten(2).amin(2), 0)

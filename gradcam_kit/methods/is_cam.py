@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from operator import mul
 from typing import Any, Literal, get_args
 
-import torch
 from torch import Tensor
 
 from gradcam_kit.capture.class_targets import check_count
@@ -49,4 +49,4 @@ class ISCAM(ScoreCAM, name="is-cam"):
 
     def mask_changes(self, layer: LayerCapture) -> Sequence[Callable[[Tensor], Tensor]]:
         """One factor for each pass."""
-        return [partial(torch.mul, torch.tensor(factor)) for factor in ladder_factors(self.samples, self.ladder)]
+        return [partial(mul, factor) for factor in ladder_factors(self.samples, self.ladder)]

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import inf
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from gradcam_kit.errors import OptionError
 from gradcam_kit.types import LayerCapture
+
+
+def check_std(std: float) -> None:
+    """Raise OptionError for what is no standard deviation."""
+    if not 0 <= std < inf:
+        raise OptionError(f"std is {std!r}; expected a finite number of at least 0")
 
 
 def gaussian_noise(draws: int, images: Float[Tensor, "n c *t"], seed: int) -> Float[Tensor, "draws c *t"]:

@@ -41,8 +41,8 @@ class ViTReciproCAM(BaseCAM, name="vit-recipro-cam"):
         """
         if layer.residual is None:
             raise CaptureError(
-                f"ViT-Recipro-CAM needs the input normalization of a transformer block; layer {layer.layer!r} is none (its "
-                "input is no module's output of the same shape). Leave target_layers out, or use ReciproCAM"
+                f"ViT-Recipro-CAM needs the input normalization of a transformer block; layer {layer.layer!r} is none "
+                "(its input is no module's output of the same shape). Leave target_layers out, or use ReciproCAM"
             )
         weights = window_weights(layer.activations.shape[2:], self.window, layer.activations)
         rows = torch.arange(len(layer.activations) * len(weights), device=weights.device)

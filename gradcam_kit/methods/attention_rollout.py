@@ -1,0 +1,87 @@
+"""Attention rollout: Abnar & Zuidema, ACL 2020, https://arxiv.org/abs/2005.00928."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, get_args
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from gradcam_kit.errors import CaptureError, OptionError
+from gradcam_kit.methods.base import BaseCAM, one_of
+from gradcam_kit.types import Attention, Evidence, LayerCapture, LayerChoice
+
+HeadFusion = Literal["mean", "max", "min"]
+
+
+def rollout_step(
+    attention: Float[Tensor, "n heads t t"], heads: HeadFusion = "mean", discard: float = 0.0
+) -> Float[Tensor, "n t t"]:
+    r"""One block's $\hat A$: the heads' attention plus the residual branch, rows normalized to sum 1.
+
+    Args:
+        attention: softmax over the keys.
+        heads: how the heads are fused.
+        discard: the share of the smallest fused entries of each sample that are set to zero, the residual branch not
+            counted. Not in the paper; ties go by position.
+    """
+    fused = attention.mean(1) if heads == "mean" else getattr(attention, f"a{heads}")(dim=1)
+    flat = fused.flatten(1)
+    smallest = flat.argsort(dim=1, stable=True)[:, : int(discard * flat.shape[1])]
+    residual = torch.eye(fused.shape[-1], dtype=fused.dtype, device=fused.device)
+    mixed = flat.scatter(1, smallest, 0).view_as(fused) + residual
+    return mixed / mixed.sum(dim=-1, keepdim=True)
+
+
+def relevance_of_patches(attention: Attention, steps: Sequence[Float[Tensor, "n t t"]]) -> Float[Tensor, "n *s"]:
+    """The class token's row of `steps[-1] @ ... @ steps[0]` without prefix columns, on the grid.
+
+    Without a class token it is the mean of the patches' rows. Only that row is ever computed.
+    """
+    row = torch.zeros_like(steps[0][:, 0])
+    if attention.has_class_token:
+        row[:, 0] = 1
+    else:
+        row[:, attention.prefix :] = 1 / (row.shape[1] - attention.prefix)
+    for step in reversed(steps):
+        row = torch.einsum("nq,nqk->nk", row, step)
+    return row[:, attention.prefix :].unflatten(1, attention.grid)
+
+
+def attention_of(layer: LayerCapture) -> Attention:
+    """The attention of a capture, for methods whose `needs` has ATTENTION."""
+    if layer.attention is None:
+        raise CaptureError("no attention was captured; set needs = Evidence.ATTENTION in the method's class")
+    return layer.attention
+
+
+class AttentionRollout(BaseCAM, name="attention-rollout"):
+    r"""Follow the attention back through all blocks: $R = \hat A_L \cdots \hat A_1$.
+
+    The map is the same for every class, and `target_layers` is not used. Needs a transformer in which all tokens of an
+    image attend to each other.
+
+    Args:
+        heads: how the heads of a block are fused: "mean", "max" or "min".
+        discard: the share of the smallest entries of a block's fused attention that are set to zero, in [0, 1).
+    """
+
+    needs = Evidence.ATTENTION
+    layer_choice = LayerChoice.ATTENTION
+    class_agnostic = True
+    cost = "F"
+
+    def __init__(self, *args: Any, heads: HeadFusion = "mean", discard: float = 0.0, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.heads: HeadFusion = one_of("heads", heads, get_args(HeadFusion))
+        if not 0 <= discard < 1:
+            raise OptionError(f"discard is {discard!r}; expected a share of at least 0 and less than 1")
+        self.discard = discard
+
+    def saliency(self, layer: LayerCapture) -> Float[Tensor, "n *s"]:
+        """Roll the attention out."""
+        attention = attention_of(layer)
+        steps = [rollout_step(block, self.heads, self.discard) for block in attention.probabilities]
+        return relevance_of_patches(attention, steps)

@@ -1,0 +1,141 @@
+"""dCAM: Boniol et al., SIGMOD 2022, https://arxiv.org/abs/2207.12165."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from gradcam_kit.capture import ClassLogit, TargetLayers
+from gradcam_kit.capture.class_targets import check_count
+from gradcam_kit.capture.targets import predicted_classes
+from gradcam_kit.errors import OptionError, ShapeError, TargetError
+from gradcam_kit.functional import normalize, upsample
+from gradcam_kit.methods.grad_cam import GradCAM
+
+
+@dataclass(frozen=True, eq=False)
+class DimensionMaps:
+    """Which dimensions of a multivariate series matter, and when.
+
+    Attributes:
+        heatmaps: `(n, D, t)` float32 in [0, 1], normalized over all dimensions and times of a series together.
+        saliency: the signed maps, at the layer's resolution in time.
+        targets: the class that is explained.
+        kept: how many of the orders the model gave that class, which are those that count.
+        is_empty: True where there was no positive evidence, as when no order was kept.
+    """
+
+    heatmaps: Float[Tensor, "n D t"]
+    saliency: Float[Tensor, "n D s"]
+    targets: Int[Tensor, " n"]
+    kept: Int[Tensor, " n"]
+    is_empty: Bool[Tensor, " n"]
+
+
+def cube(series: Float[Tensor, "n D t"], orders: Int[Tensor, "p D"]) -> Float[Tensor, "n p D D t"]:
+    """What the model takes: for each order, at position p of row r the dimension `order[(r + p) % D]`.
+
+    Positions are the channels of the model and rows the height of its maps.
+    """
+    return series[:, _rolled(orders)]
+
+
+def _rolled(orders: Int[Tensor, "p D"]) -> Int[Tensor, "p D D"]:
+    places = torch.arange(orders.shape[1], device=orders.device)
+    return orders[:, (places[:, None] + places) % len(places)]
+
+
+def regroup(maps: Float[Tensor, "n p D s"], orders: Int[Tensor, "p D"]) -> Float[Tensor, "n D D s"]:
+    """M(dimension, position): the sum over the orders of the row that has this dimension at this position."""
+    places = torch.arange(orders.shape[1], device=orders.device)
+    rows = (orders.argsort(1)[:, :, None] - places) % len(places)
+    order = torch.arange(len(orders), device=orders.device)[:, None, None]
+    return maps[:, order, rows].sum(1)
+
+
+def dcam(regrouped: Float[Tensor, "n D D s"]) -> Float[Tensor, "n D s"]:
+    """Variance over the positions of M(dimension, position), times its mean over dimensions and positions."""
+    return regrouped.var(2, correction=0) * regrouped.mean((1, 2))[:, None]
+
+
+class DCAM:
+    """Which dimensions of a multivariate series matter, and when, from many orders of the dimensions.
+
+    The model takes cubes `(n, D, D, t)` as `cube` makes them, and its layer keeps the D rows. Each order of the
+    dimensions gives a CAM (Grad-CAM, which is the same behind mean pooling and a linear layer); a dimension whose place
+    changes the map is one that matters. The result has an axis for the dimensions, so it is no CAM method.
+
+    Args:
+        model: a model of cubes.
+        target_layers: one layer, as for CAM methods; None = chosen automatically.
+        permutations: number of orders.
+        seed: of the orders, which all series share.
+        batch_size: the most cubes in one pass.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        target_layers: TargetLayers | None = None,
+        *,
+        permutations: int = 100,
+        seed: int = 0,
+        batch_size: int = 64,
+    ) -> None:
+        self._cam = GradCAM(model, target_layers, batch_size=batch_size)
+        if len(self._cam.target_layers or ()) > 1:
+            raise OptionError(f"{len(self._cam.target_layers or ())} target layers; expected one")
+        check_count("permutations", permutations)
+        self.permutations, self.seed = permutations, seed
+
+    def __call__(self, series: Float[Tensor, "n D t"], targets: Any = None) -> Float[Tensor, "n D t"]:
+        """Heatmaps of the dimensions. Arguments as for `explain`."""
+        return self.explain(series, targets).heatmaps
+
+    @torch.inference_mode(False)
+    def explain(self, series: Float[Tensor, "n D t"], targets: Any = None) -> DimensionMaps:
+        """Heatmaps, signed maps, and how many orders count.
+
+        Args:
+            series: at least one.
+            targets: None = the class predicted for the dimensions as they are; an int for all; or classes `(n,)`.
+        """
+        if series.ndim != 3 or not len(series):
+            raise ShapeError(f"the series have shape {tuple(series.shape)}; expected (n, dimensions, times), n > 0")
+        n, dimensions, times = series.shape
+        generator = torch.Generator().manual_seed(self.seed)
+        orders = torch.rand(self.permutations, dimensions, generator=generator).argsort(1).to(series.device)
+        own = torch.arange(dimensions, device=series.device)[None]
+        classes = self._cam.explain(cube(series, own).flatten(0, 1), targets).targets
+        if classes is None or classes.ndim != 1:
+            raise TargetError("dCAM explains one class of each series; pass None, an int, or class indices (n,)")
+        total: Tensor | int = 0
+        kept = torch.zeros_like(classes)
+        for part in orders.split(max(1, self._cam.batch_size // n)):
+            maps, predicted = self._explain(series, part, classes)
+            counts = predicted == classes[:, None]
+            total = total + regroup(maps * counts[..., None, None], part)
+            kept = kept + counts.sum(1)
+        saliency = dcam(total / kept.clamp(min=1).view(-1, 1, 1, 1))
+        heatmaps = normalize(upsample(normalize(saliency.clamp(min=0)), (dimensions, times)))
+        return DimensionMaps(heatmaps.to(torch.float32), saliency, classes, kept, saliency.flatten(1).amax(1) <= 0)
+
+    def _explain(
+        self, series: Tensor, orders: Int[Tensor, "p D"], classes: Int[Tensor, " n"]
+    ) -> tuple[Float[Tensor, "n p D s"], Int[Tensor, "n p"]]:
+        """The CAM and the prediction of each series in each order."""
+        n, dimensions, _ = series.shape
+        index = torch.arange(n, device=series.device).repeat_interleave(len(orders))
+        found = self._cam.explain(cube(series, orders).flatten(0, 1), ClassLogit(classes).select(index))
+        ((layer, maps),) = found.saliency.items()
+        if maps.ndim != 3 or maps.shape[1] != dimensions:
+            raise ShapeError(
+                f"layer {layer!r} has maps {tuple(maps.shape[1:])} for {dimensions} dimensions; expected one row for "
+                "each: kernels and strides of 1 along the rows"
+            )
+        apart = (n, len(orders))
+        return maps.unflatten(0, apart), predicted_classes(found.output).unflatten(0, apart)

@@ -1,0 +1,136 @@
+"""Deep feature factorization: Collins et al., ECCV 2018, https://arxiv.org/abs/1806.10206."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from gradcam_kit.capture import TargetLayers, read_inputs
+from gradcam_kit.capture.class_targets import check_count
+from gradcam_kit.errors import OptionError, ShapeError
+from gradcam_kit.functional import upsample
+from gradcam_kit.methods.base import BaseCAM, capture_for
+from gradcam_kit.types import Evidence, Images, Reshape
+
+
+@dataclass(frozen=True, eq=False)
+class Factorization:
+    """Concepts that a batch shares, and where they are.
+
+    Attributes:
+        heatmaps: `(n, components, *t)` float32 in [0, 1]: the maps at the size of the images, divided by the largest
+            value of each concept in the batch, so that an image without a concept stays dark.
+        maps: how much of each concept there is, at the layer's resolution; not negative.
+        concepts: a direction in channel space for each component; not negative.
+        layer: name of the layer.
+    """
+
+    heatmaps: Float[Tensor, "n components *t"]
+    maps: Float[Tensor, "n components *s"]
+    concepts: Float[Tensor, "components k"]
+    layer: str
+
+
+def nonnegative_rows(activations: Float[Tensor, "n k *s"]) -> Float[Tensor, "rows k"]:
+    """One row for each sample and position; channels with negative values are lifted by their minimum."""
+    rows = activations.movedim(1, -1).flatten(0, -2)
+    return rows - rows.amin(0).clamp(max=0)
+
+
+def factorize(
+    rows: Float[Tensor, "rows k"], components: int, seed: int = 0, iterations: int = 200
+) -> tuple[Float[Tensor, "rows components"], Float[Tensor, "components k"]]:
+    r"""Non-negative factorization $V \approx H W$ by the multiplicative updates of Lee & Seung; 0/0 stays 0.
+
+    No update increases $\|V - H W\|^2$. Only the concepts start at random, so that the order of the rows has no
+    influence on what is found.
+
+    Args:
+        rows: V, not negative.
+        components: inner size.
+        seed: of the start.
+        iterations: updates of both factors.
+
+    Returns:
+        H and W.
+    """
+    drawn = torch.rand(components, rows.shape[1], generator=torch.Generator().manual_seed(seed))
+    concepts = drawn.to(rows.device, rows.dtype, non_blocking=True) * rows.mean()
+    amounts = rows.new_ones(len(rows), components)
+    for _ in range(iterations):
+        amounts = amounts * _ratio(rows @ concepts.mT, amounts @ (concepts @ concepts.mT))
+        concepts = concepts * _ratio(amounts.mT @ rows, (amounts.mT @ amounts) @ concepts)
+    return amounts, concepts
+
+
+def _ratio(above: Tensor, below: Tensor) -> Tensor:
+    return above / below.where(below > 0, torch.inf)
+
+
+class _Activations(BaseCAM):
+    """Only there to be captured for."""
+
+    needs = Evidence.NONE
+    class_agnostic = True
+
+
+class DeepFeatureFactorization:
+    """What a layer sees, as a few concepts that all images of the batch share; no class, no gradient.
+
+    It gives several maps for each image, so it is no CAM method; and as concepts are shared, the result for a batch is
+    not that for its images one by one.
+
+    Args:
+        model: any PyTorch model.
+        target_layers: one layer, as for CAM methods; None = chosen automatically.
+        components: number of concepts.
+        seed: of the start of the factorization.
+        iterations: of the factorization.
+        reshape: as for CAM methods.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        target_layers: TargetLayers | None = None,
+        *,
+        components: int = 5,
+        seed: int = 0,
+        iterations: int = 200,
+        reshape: Reshape | None = None,
+    ) -> None:
+        self._source = _Activations(model, target_layers, reshape=reshape)
+        if len(self._source.target_layers or ()) > 1:
+            raise OptionError(f"{len(self._source.target_layers or ())} target layers; expected one")
+        check_count("components", components)
+        check_count("iterations", iterations)
+        self.components, self.seed, self.iterations = components, seed, iterations
+
+    def __call__(self, images: Images, **forward_kwargs: Any) -> Float[Tensor, "n components *t"]:
+        """Heatmaps of the concepts."""
+        return self.explain(images, **forward_kwargs).heatmaps
+
+    @torch.inference_mode(False)
+    def explain(self, images: Images, **forward_kwargs: Any) -> Factorization:
+        """Heatmaps, maps and concepts.
+
+        Args:
+            images: `(n, c, *t)`, or a tuple or mapping of inputs for models with several; at least one sample.
+            forward_kwargs: passed on to the model.
+        """
+        inputs = read_inputs(images, forward_kwargs)
+        if inputs.n == 0:
+            raise ShapeError("the batch has no images; the concepts are found in them, so give at least one")
+        with capture_for([self._source], inputs, None) as (captured, ((layer,),)):
+            activations = captured.layer(layer, Evidence.NONE, self._source.batch_size).activations
+            amounts, concepts = factorize(nonnegative_rows(activations), self.components, self.seed, self.iterations)
+            n, _, *positions = activations.shape
+            maps = amounts.unflatten(0, (n, *positions)).movedim(-1, 1)
+            highest = amounts.amax(0).view(-1, *(1 for _ in positions))
+            shares = maps / highest.where(highest > 0, 1)
+            heatmaps = upsample(shares.flatten(0, 1), inputs.size).unflatten(0, (n, self.components))
+        return Factorization(heatmaps.to(torch.float32), maps, concepts, layer)

@@ -1,0 +1,61 @@
+"""Grad-ECLIP: Zhao et al., ICML 2024, https://arxiv.org/abs/2502.18816."""
+
+from __future__ import annotations
+
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import cosine_similarity
+
+from gradcam_kit.errors import CaptureError
+from gradcam_kit.functional import normalize
+from gradcam_kit.methods.attention_rollout import attention_of
+from gradcam_kit.methods.base import BaseCAM
+from gradcam_kit.types import Evidence, LayerCapture, LayerChoice
+
+
+def grad_eclip_map(
+    gradient: Float[Tensor, "n d"],
+    query: Float[Tensor, "n d"],
+    keys: Float[Tensor, "n patches d"],
+    values: Float[Tensor, "n patches d"],
+) -> Float[Tensor, "n patches"]:
+    r"""What each patch's value adds to the score: $\lambda_i \sum_d G_d v_{i,d}$.
+
+    Args:
+        gradient: d score / d output of the last attention at the class token, before the output projection.
+        query: of the class token.
+        keys: of the patches.
+        values: of the patches.
+
+    Returns:
+        Signed, where $\lambda$, the cosine of the class token's query and each key, min-max normalized over the
+        patches, stands for the attention, which is too sparse.
+    """
+    loose = normalize(cosine_similarity(query[:, None], keys, dim=-1))
+    return loose * (values @ gradient[..., None])[..., 0]
+
+
+class GradECLIP(BaseCAM, name="grad-eclip"):
+    """The values of the last attention, weighted by the gradient at the class token and by how close query and key are.
+
+    Made for CLIP's image encoder with `targets=EmbeddingSimilarity(text)`; it works for any transformer with a class
+    token. Heads stand side by side, as the model has them; the released code runs the last block with one head, and
+    compares queries and keys behind the output projection. Here all are as the attention uses them, and the gradient is
+    in front of the output projection, where it shares its axes with the values. `target_layers` is not used.
+    """
+
+    needs = Evidence.ATTENTION | Evidence.PROJECTIONS
+    layer_choice = LayerChoice.ATTENTION
+    cost = "F + B through the last attention"
+
+    def saliency(self, layer: LayerCapture) -> Float[Tensor, "n *s"]:
+        """The map of the last block."""
+        attention = attention_of(layer)
+        own = attention.projections
+        if own is None or not attention.has_class_token:
+            raise CaptureError(
+                "Grad-ECLIP explains the class token of a transformer, and this model has none; use GenericAttention"
+            )
+        keys, values = own.keys[:, attention.prefix :], own.values[:, attention.prefix :]
+        saliency = grad_eclip_map(own.gradients[:, 0], own.queries[:, 0], keys, values)
+        return saliency.unflatten(1, attention.grid)
