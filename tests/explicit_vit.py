@@ -88,6 +88,7 @@ class ExplicitViT:
     def on_grid(self, patches: Any) -> Any:
         return patches.reshape(self.sample.case.grid)
 
+    @property
     def has_class_token(self) -> bool:
         return self.prefix > 0
 
@@ -95,13 +96,13 @@ class ExplicitViT:
 def attention_rollout(sample: Sample, **options: Any) -> Any:
     vit = ExplicitViT(sample)
     return vit.on_grid(
-        ref.attention_rollout(vit.attentions, prefix=vit.prefix, class_token=vit.has_class_token(), **options)
+        ref.attention_rollout(vit.attentions, prefix=vit.prefix, class_token=vit.has_class_token, **options)
     )
 
 
 def generic_attention(sample: Sample) -> Any:
     vit = ExplicitViT(sample)
-    return vit.on_grid(ref.generic_attention(vit.attentions, vit.gradients, vit.prefix, vit.has_class_token()))
+    return vit.on_grid(ref.generic_attention(vit.attentions, vit.gradients, vit.prefix, vit.has_class_token))
 
 
 def legrad(sample: Sample, blocks: int = 0) -> Any:

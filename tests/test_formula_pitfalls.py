@@ -7,9 +7,10 @@ import pytest
 import reference as ref
 import torch
 from cases import EARLIER, LAST, SMALL, assert_same, stack
+from comparisons import FEWER, home, is_for_transformers, layers_of
 from models import images as draw_images
 from networks import blocks, signal, volume
-from oracles import FEWER, ORACLES, home, is_for_transformers, layers_of
+from oracles import ORACLES
 from torch import Tensor
 from torch.testing import assert_close
 

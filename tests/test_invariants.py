@@ -6,9 +6,9 @@ import copy
 
 import pytest
 import torch
+from comparisons import FEWER, home, is_for_transformers, layers_of
 from models import images as draw_images
 from networks import blocks, signal, vit, volume
-from oracles import FEWER, home, is_for_transformers, layers_of
 from torch import Tensor, nn
 from torch.testing import assert_close
 
@@ -46,30 +46,6 @@ SCALED = {
 }
 """Methods whose map changes when the scores are multiplied, by their formula."""
 
-FLAT = {
-    "fem": "no position of a constant channel is above the others",
-    "kpca-cam": "the kernel matrix is centered",
-    "recipro-cam": "the smallest score is subtracted",
-    "full-grad": "psi of equal terms is zero",
-    "random-cam": "the draw that is used has a negative sum",
-    "group-cam": "a constant image equals its blurred version",
-    "sess": "the map of every window is min-max normalized",
-}
-"""Methods without evidence in a constant layer."""
-
-NEVER_NEGATIVE = {
-    **dict.fromkeys(("eigen-cam", "eigen-grad-cam", "seg-eigen-cam"), "the sign rule"),
-    **dict.fromkeys(("fem", "lafam", "score-cam", "ss-cam", "is-cam"), "weights are not negative"),
-    **dict.fromkeys(("grad-cam++", "refine-cam", "smooth-grad-cam++", "layer-cam"), "only positive gradients count"),
-    **dict.fromkeys(("guided-backprop", "guided-grad-cam"), "negative gradients are dropped"),
-    **dict.fromkeys(
-        ("grad-cam-elementwise", "integrated-grad-cam", "group-cam", "sess"), "the formula ends with a ReLU"
-    ),
-    "full-grad": "psi takes absolute values",
-    "recipro-cam": "the smallest score is subtracted",
-}
-"""Methods whose map cannot be negative at a layer with A >= 0 and negative gradients."""
-
 
 def explain(name, model, layer, images, targets=None, **options):
     return METHODS[name](model, layer, **FEWER.get(name, {}), **options).explain(images, targets)
@@ -99,12 +75,12 @@ def same_saliency(found, expected, tolerance: float = 1e-10) -> None:
 
 
 @EACH_LAYER
-@pytest.mark.parametrize("targets", [None, 3, [0, 4, 2], [[0, 1], [2, 3], [4, 0]]], ids=str)
+@pytest.mark.parametrize("targets", [None, [[0, 1], [2, 3], [4, 0]]], ids=["predicted", "two"])
 def test_batch_equals_one_by_one(name, layer, targets):
     model, images = home(name), pictures(name)
     whole = explain(name, model, layer, images, targets)
     for i in range(3):
-        own = targets if targets is None or isinstance(targets, int) else torch.tensor(targets[i : i + 1])
+        own = targets and torch.tensor(targets[i : i + 1])
         alone = explain(name, model, layer, images[i : i + 1], own)
         scale = float(signed(whole).abs().max())
         assert_close(signed(whole)[i], signed(alone)[0], rtol=0, atol=1e-10 * scale)
@@ -245,54 +221,6 @@ def test_inputs_stay_bitwise_unchanged(name):
     assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
 
 
-def flat_model(weight: float, head: float) -> nn.Module:
-    """Every layer is constant over the positions of a constant image, and every channel is the same up to scale."""
-    model = nn.Sequential()
-    model.add_module("block2", nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU()))
-    model.add_module("pool", nn.AdaptiveAvgPool2d(1))
-    model.add_module("flatten", nn.Flatten())
-    model.add_module("fc", nn.Linear(4, 2))
-    scales = torch.tensor([1.0, 2.0, 3.0, 4.0])
-    with torch.no_grad():
-        model.block2[0].weight.copy_(weight * scales.view(4, 1, 1, 1).expand(4, 3, 1, 1))
-        model.block2[0].bias.zero_()
-        model.fc.weight.copy_(head * torch.stack([scales, -scales]))
-        model.fc.bias.zero_()
-    return model.double().eval()
-
-
-@EACH_FOR_CNNS
-def test_constant_positive_map(name):
-    images = torch.ones(2, 3, 5, 6, dtype=torch.float64)
-    for how, expected in (("minmax", 0.0), ("max", 1.0)):
-        found = explain(name, flat_model(1, 1), "block2", images, 0, normalize=how)
-        assert torch.equal(found.heatmaps, torch.full((2, 5, 6), 0.0 if name in FLAT else expected))
-        assert found.is_empty.tolist() == [name in FLAT] * 2
-
-
-@EACH_FOR_CNNS
-@pytest.mark.parametrize("how", ["minmax", "max", "none"])
-def test_all_zero_layer(name, how):
-    found = explain(name, flat_model(-1, 1), "block2", torch.ones(2, 3, 5, 6, dtype=torch.float64), 0, normalize=how)
-    assert not signed(found).any()
-    assert not found.heatmaps.any()
-    assert found.is_empty.all()
-
-
-@EACH_FOR_CNNS
-def test_negative_evidence_is_no_evidence(name):
-    images = draw_images(2, size=(5, 6)).double().abs() + 0.1
-    found = explain(name, flat_model(1, -1), "block2", images, 0)
-    if name in NEVER_NEGATIVE:
-        assert signed(found).amin() >= 0
-    elif name == "kpca-cam":  # centered: both signs
-        assert signed(found).amin() < 0 < signed(found).amax()
-    else:
-        assert signed(found).amax() < 0
-        assert not found.heatmaps.any()
-        assert found.is_empty.all()
-
-
 @pytest.mark.parametrize("name", [name for name in METHODS if "block1" in layers_of(name)])
 def test_maximum_is_where_the_saliency_has_it(name):
     # The first block has the resolution of the images.
@@ -300,6 +228,14 @@ def test_maximum_is_where_the_saliency_has_it(name):
     saliency = signed(found)
     assert saliency.shape == found.heatmaps.shape
     assert torch.equal(found.heatmaps.flatten(1).argmax(1), saliency.flatten(1).argmax(1))
+
+
+@pytest.mark.parametrize("batch_size", [1, 7])
+@EACH
+def test_batch_size_changes_nothing(name, batch_size):
+    layer = layers_of(name)[0]
+    expected = explain(name, home(name), layer, pictures(name))
+    same_saliency(explain(name, home(name), layer, pictures(name), batch_size=batch_size), expected)
 
 
 @EACH

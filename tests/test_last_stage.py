@@ -11,17 +11,18 @@ import pytest
 import reference as ref
 import torch
 from cases import EARLIER, LAST, VIT, stack
+from comparisons import FEWER, is_for_transformers, layers_of
 from models import images as draw_images
 from networks import blocks, signal, volume
 from numpy.testing import assert_allclose
-from oracles import FEWER, ORACLES, is_for_transformers, layers_of
+from oracles import ORACLES
 from torch import Tensor
 
 from gradcam_kit import METHODS
 from gradcam_kit.methods import BaseCAM
 from gradcam_kit.types import Evidence, LayerCapture
 
-SIZES = {blocks: LAST.size, signal: (21,), volume: (6, 5, 7)}
+SIZES = {blocks: (10, 9), signal: (13,), volume: (4, 5, 3)}
 NORMALIZATIONS, FUSIONS = ("minmax", "max", "none"), ("mean", "max", "product")
 
 

@@ -69,6 +69,28 @@ def test_changed_rows_of_a_level(method: Any) -> None:
     assert float(found.heatmaps.amax()) == 1
 
 
+def test_reshape_lays_out_the_level() -> None:
+    def reshape(tokens: Tensor) -> Tensor:
+        return tokens.unflatten(1, (6, 6)).movedim(3, 1)
+
+    def run(m: Any, x: Tensor) -> Tensor:
+        tokens = m.layer(x).flatten(2).movedim(1, 2)
+        first, second = m.tokens(tokens)
+        return m.fc((first.relu() * second).mean(1))
+
+    class Twice(nn.Module):
+        def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+            return tokens, tokens.flip(1) * 2
+
+    model = build(run, layer=nn.Conv2d(3, 4, 3, stride=2, padding=1), tokens=Twice(), fc=nn.Linear(4, 3))
+    names = ["tokens:0", "tokens:1"]
+    found = GradCAM(model, names, reshape=reshape).explain(INPUT, 1)
+    inferred = GradCAM(model, names).explain(INPUT, 1)
+    for name in names:
+        assert_close(found.saliency[name], inferred.saliency[name])
+    assert not torch.allclose(found.saliency["tokens:0"], found.saliency["tokens:1"])
+
+
 def test_levels_that_do_not_exist_are_named() -> None:
     for layer in ("pyramid", "pyramid:2"):
         with pytest.raises(CaptureError, match=r"\['pyramid:0', 'pyramid:1'\]"):

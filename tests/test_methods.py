@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 import reference as ref
 import torch
-from cases import SMALL, assert_same, logit, probability, stack
-from oracles import EXCEPTIONS, LOGITS_ONLY, ORACLES, VARIANTS, cases_of, finer, unfit
+from cases import SMALL, VIT, assert_same, logit, probability, stack
+from comparisons import LOGITS_ONLY, VARIANTS, cases_of, unfit
+from explicit_vit import ExplicitViT
+from oracles import EXCEPTIONS, ORACLES, finer
 from torch.testing import assert_close
 
 from gradcam_kit import METHODS
@@ -79,6 +81,13 @@ def test_options_equal_the_transcription(variant, place):
 def test_layers_that_do_not_fit_are_errors(name, case):
     with pytest.raises(GradCamKitError, match=unfit(name, case)):
         explain(name, case)
+
+
+@pytest.mark.parametrize("case", VIT, ids=lambda case: case.name)
+def test_transformer_written_out_is_the_model(case):
+    for sample in case.samples.values():
+        vit = ExplicitViT(sample)
+        assert_same(vit.score(vit.blocks[-1]["tokens"]).detach(), sample.score)
 
 
 def test_finer_score_equals_the_transcription():

@@ -169,6 +169,12 @@ def test_negative_of_classes(method: Any, classes: Any) -> None:
         assert_close(found.saliency["relu2"], plain.saliency["relu2"])
 
 
+def test_negative_of_what_the_images_as_they_are_settle() -> None:
+    settled = Negative(TopK(1)).settle(torch.tensor([[1.0, 2.0], [4.0, 3.0]]))
+    assert settled(torch.tensor([[7.0, 5.0], [7.0, 9.0]])).tolist() == [-5, -7]
+    assert settled.select(torch.tensor([1]))(torch.tensor([[7.0, 9.0]])).tolist() == [-7]
+
+
 @pytest.mark.parametrize("target", [None, lambda logits: logits[:, 0]])
 def test_negative_needs_a_target_that_selects(target: Any) -> None:
     with pytest.raises(

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import torch
+import torchvision
 from models import seeded
 from torch import Tensor, nn
 from torch.nn import functional
@@ -99,7 +100,9 @@ class PlainViT(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.patch(x).flatten(2).transpose(1, 2)
-        extra = [getattr(self, name).expand(len(x), -1, -1) for name in ("cls_token", "reg_token") if hasattr(self, name)]
+        extra = [
+            getattr(self, name).expand(len(x), -1, -1) for name in ("cls_token", "reg_token") if hasattr(self, name)
+        ]
         x = torch.cat([*extra, x], 1) + self.position
         for block in self.blocks:
             if "checkpoint" in " ".join(self.options):
@@ -135,3 +138,76 @@ class EncoderModel(nn.Module):
         x = self.patch(x).flatten(2).transpose(1, 2) + self.position
         x = self.encoder(x) if self.batch_first else self.encoder(x.transpose(0, 1)).transpose(0, 1)
         return self.head(x.mean(1))
+
+
+# Networks of libraries, as small as they can be, with drawn weights and seven classes
+
+
+def drawn(network: nn.Module) -> nn.Module:
+    """Every matrix drawn anew, because some heads start as zeros."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            if parameter.ndim > 1:
+                parameter.copy_(0.05 * torch.randn(parameter.shape, generator=generator))
+    return network.eval()
+
+
+def torchvision_vit() -> nn.Module:
+    return drawn(torchvision.models.VisionTransformer(32, 8, 3, 2, 16, 32, num_classes=7))
+
+
+def torchvision_swin() -> nn.Module:
+    return drawn(torchvision.models.SwinTransformer([2, 2], 16, [2, 2], [2, 4], [4, 4], num_classes=7))
+
+
+def timm_model(name: str, **options: Any) -> nn.Module:
+    import timm
+
+    with torch.random.fork_rng(devices=[]):
+        return drawn(timm.create_model(name, pretrained=False, num_classes=7, **options))
+
+
+def timm_vit(name: str = "vit_tiny_patch16_224", size: Any = 64, **options: Any) -> nn.Module:
+    return timm_model(name, img_size=size, embed_dim=24, depth=3, num_heads=2, **options)
+
+
+def timm_swin(name: str = "swin_tiny_patch4_window7_224", size: Any = 64) -> nn.Module:
+    return timm_model(name, img_size=size, window_size=4, embed_dim=16, depths=(2, 2), num_heads=(2, 2))
+
+
+_TINY = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2}
+_STAGES = {"embed_dim": 16, "depths": [2, 2], "num_heads": [2, 2], "window_size": 4}
+
+
+def hugging_face(kind: str, attention: str = "sdpa", **options: Any) -> nn.Module:
+    """A classifier with a tiny configuration: 32x32 pixels and patches of 8x8 unless said otherwise."""
+    import transformers
+
+    if kind.startswith("Dinov2") or kind in ("ViT", "DeiT", "Beit"):
+        options = {**_TINY, "image_size": 32, "patch_size": 8, **options}
+        if not kind.startswith("Dinov2"):
+            options["intermediate_size"] = 32
+    elif kind.startswith("Swin"):
+        options = {**_STAGES, "image_size": 64, **options}
+    if kind != "ConvNext":
+        options["attn_implementation"] = attention
+    config = getattr(transformers, f"{kind}Config")(num_labels=7, **options)
+    with torch.random.fork_rng(devices=[]):
+        return drawn(getattr(transformers, f"{kind}ForImageClassification")(config))
+
+
+def hugging_face_clip(attention: str = "sdpa") -> nn.Module:
+    """CLIP with 32x32 pixels, patches of 8x8, and 50 words."""
+    import transformers
+
+    shared = {**_TINY, "intermediate_size": 32}
+    words = {"vocab_size": 50, "max_position_embeddings": 20, "bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2}
+    config = transformers.CLIPConfig(
+        text_config={**shared, **words},
+        vision_config={**shared, "image_size": 32, "patch_size": 8},
+        projection_dim=8,
+        attn_implementation=attention,
+    )
+    with torch.random.fork_rng(devices=[]):
+        return drawn(transformers.CLIPModel(config))

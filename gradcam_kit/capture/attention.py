@@ -17,7 +17,9 @@ from torch.utils._pytree import tree_flatten
 from gradcam_kit.capture.attention_layout import Block, SeenAttention, attention_among_tokens
 from gradcam_kit.capture.attention_mode import ExplicitAttention
 from gradcam_kit.capture.backward import differentiate
+from gradcam_kit.capture.checks import Checks
 from gradcam_kit.capture.hooks import LayerRecord
+from gradcam_kit.capture.inputs import Inputs
 from gradcam_kit.capture.replay import Prefix, Replayer
 from gradcam_kit.capture.scoring import Rescorer
 from gradcam_kit.capture.state import is_scripted
@@ -59,8 +61,8 @@ class _Frame:
 class AttentionRecorder:
     """Observes the attention of one forward pass of one thread."""
 
-    def __init__(self, model: nn.Module, n: int, size: tuple[int, ...], needs: Evidence) -> None:
-        self.model, self.n, self.size, self.needs = model, n, size, needs
+    def __init__(self, model: nn.Module, inputs: Inputs, needs: Evidence) -> None:
+        self.model, self.inputs, self.n, self.needs = model, inputs, inputs.n, needs
         self.thread = threading.get_ident()
         self.recording = True
         modules = ((name, module) for name, module in model.named_modules() if not is_scripted(module))
@@ -157,7 +159,7 @@ class AttentionRecorder:
             CaptureError: no attention, or not of every token to every other.
         """
         self.recording, self.frames = False, []
-        self.seen, self.layout = attention_among_tokens(self.seen, self.model, self.n, self.size)
+        self.seen, self.layout = attention_among_tokens(self.seen, self.model, self.inputs)
         found: dict[str, LayerRecord] = {}
         for one in self.seen:
             while (name := f"attention of {one.name}") in found:
@@ -217,6 +219,18 @@ class AttentionRecorder:
             )
         maps = [Heads(self.n).to_maps(column) for column in columns if column is not None]
         return torch.stack(maps, 1) if scores.ndim == 2 else maps[0]
+
+    def check(self, gradients: Mapping[str, Tensor], checks: Checks) -> None:
+        """Remember whether gradients reach the class token, where that is what a method explains."""
+        if _OUTPUT in gradients and has_class_token(self.model, self.layout.prefix):
+            native = gradients[_OUTPUT] != 0
+            checks.add((native.any() & ~native[..., 0, :].any())[None], self._no_class_token)
+
+    def _no_class_token(self, _sample: int) -> CaptureError:
+        return CaptureError(
+            f"no gradient reaches the class token in {self.seen[-1].name!r}: the score is pooled from the patch tokens "
+            "alone; use generic-attention, or GradCAM with target_layers=None"
+        )
 
     def evidence(self, gradients: Mapping[str, Tensor], block_gradients: tuple[Tensor, ...] | None) -> Attention:
         """What methods see."""

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from math import prod
 from typing import Any
 
 from torch import Tensor, nn
-from torch.utils._pytree import TreeSpec
+from torch.utils._pytree import TreeSpec, tree_leaves
 
-from gradcam_kit.capture.tokens import Tokens, is_exact, token_layout
+from gradcam_kit.capture.inputs import Inputs
+from gradcam_kit.capture.tokens import Tokens, token_layout
 from gradcam_kit.errors import CaptureError, ShapeError
 
 
@@ -55,6 +56,10 @@ class SeenAttention:
         """How many tokens are attended to."""
         return self.shape[-1]
 
+    def is_of(self, texts: Set[tuple[int, ...]]) -> bool:
+        """Whether these are the tokens of an input that holds the numbers of words, `(texts, tokens)`."""
+        return any(text[1:] == (self.keys,) and self.shape[0] % max(text[0], 1) == 0 for text in texts)
+
     def groups(self, n: int) -> int:
         """Into how many windows (frames, axes) the tokens of one image are split; 0 if these are no parts of images."""
         if len(self.shape) == 3:
@@ -64,7 +69,7 @@ class SeenAttention:
 
 
 def attention_among_tokens(
-    seen: Sequence[SeenAttention], model: nn.Module, n: int, size: tuple[int, ...]
+    seen: Sequence[SeenAttention], model: nn.Module, inputs: Inputs
 ) -> tuple[list[SeenAttention], Tokens]:
     """The attentions in which all tokens of an image attend to each other, and the layout of these tokens.
 
@@ -73,25 +78,28 @@ def attention_among_tokens(
     Raises:
         CaptureError: there is none, or only some of the model's attention is of this kind.
     """
-    fits: dict[int, Tokens | None] = {}
+    known: dict[int, Tokens | None] = {}
     layouts: dict[int, Tokens] = {}
     plain: list[SeenAttention] = []
+    others = tree_leaves((inputs.args, inputs.kwargs))
+    texts = {tuple(leaf.shape) for leaf in others if isinstance(leaf, Tensor) and not leaf.is_floating_point()}
     for one in seen:
-        groups = one.groups(n)
+        groups = one.groups(inputs.n)
         tokens = one.queries * groups
-        layout = fits[tokens] if tokens in fits else fits.setdefault(tokens, _layout(tokens, size, model))
-        if layout is None or (one.block is None and one.returns_other_tokens):
+        if tokens not in known:
+            known[tokens] = _layout(tokens, inputs.size, model)
+        layout = known[tokens]
+        if layout is None or one.is_of(texts):
             continue
         if groups > 1:
             raise _partial(model, f"that of {one.name!r} is split into {groups} windows of {one.queries} tokens")
+        if one.block is None and one.returns_other_tokens:
+            continue
         if one.queries > one.keys:
             raise _partial(model, f"in {one.name!r} {one.queries} tokens attend to {one.keys} merged ones")
         if one.queries == one.keys:
             layouts[one.queries] = layout
             plain.append(one)
-    if len(layouts) > 1:
-        exact = {tokens: layout for tokens, layout in layouts.items() if is_exact(layout.grid, size)}
-        layouts = exact if len(exact) == 1 else layouts
     if len(layouts) > 1:
         counts = " and ".join(map(str, layouts))
         raise _partial(model, f"its blocks have {counts} tokens")
@@ -101,8 +109,8 @@ def attention_among_tokens(
             f"{type(model).__name__} has no attention among the tokens of an image (softmax over keys seen: {found}); "
             "attention methods need a transformer whose attention is computed by torch. Use GradCAM or another method"
         )
-    ((tokens, layout),) = layouts.items()
-    return [one for one in plain if one.keys == tokens], layout
+    (layout,) = layouts.values()
+    return plain, layout
 
 
 def _layout(tokens: int, size: tuple[int, ...], model: nn.Module) -> Tokens | None:

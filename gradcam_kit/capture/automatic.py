@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -22,11 +23,16 @@ from gradcam_kit.types import LayerCandidate, LayerChoice, Target
 
 @dataclass
 class _Seen:
-    """The output of one module in the exploring pass."""
+    """The output of one module in the exploring pass.
+
+    Each module hands on an alias of its own, so that a gradient at it says that the model uses this module's output, and
+    not only what was computed inside. `origin` is what modules around each other have in common.
+    """
 
     name: str
     module: nn.Module
     tensor: Tensor
+    origin: Tensor
     version: int
     layout: Layout
     shape: tuple[int, ...]
@@ -39,6 +45,14 @@ class _Seen:
         """Whether the module owns nothing but one number per channel: it normalizes, it does not mix."""
         own = list(self.module.parameters(recurse=False))
         return bool(own) and all(parameter.shape == (self.shape[0],) for parameter in own)
+
+    def is_split_into_heads(self, tokens: set[tuple[int, int]]) -> bool:
+        """Whether the output is `(n, heads, tokens, d)`, or with the two exchanged, of so many and so wide tokens."""
+        if self.tensor.ndim != 4:
+            return False
+        _, first, second, d = self.tensor.shape
+        single = {(1, width) for _, width in tokens}  # a query that pools the tokens
+        return not {(first, second * d), (second, first * d)}.isdisjoint(tokens | single)
 
 
 def layer_candidates(
@@ -122,9 +136,13 @@ def _explore(
     model: nn.Module, inputs: Inputs, target: Target | None, target_type: Callable[[Any], ClassTarget]
 ) -> tuple[list[_Seen], bool]:
     seen: dict[int, _Seen] = {}
+    thread = threading.get_ident()
+    origins: dict[int, tuple[Tensor, Tensor]] = {}
 
     def watch(name: str) -> Any:
         def hook(module: nn.Module, args: Any, output: Any) -> Any:
+            if threading.get_ident() != thread:
+                return None
             if id(module) in seen:
                 seen[id(module)].calls += 1
                 return None
@@ -148,10 +166,14 @@ def _explore(
                 # A graph starts here: at the first layer, and behind whatever cut it.
                 with torch.enable_grad():
                     tensor = tensor.detach().requires_grad_().clone()
+            with torch.enable_grad():
+                alias = tensor.view_as(tensor)
+            _, origin = origins.get(id(tensor), (tensor, tensor))
+            origins[id(alias)] = alias, origin
             shape = tuple(layout.to_maps(tensor).shape[1:])
             if max(shape[1:]) > 1:
-                seen[id(module)] = _Seen(name, module, tensor, version(tensor), layout, shape)
-            leaves[places[0]] = tensor
+                seen[id(module)] = _Seen(name, module, alias, origin, version(tensor), layout, shape)
+            leaves[places[0]] = alias
             return tree_unflatten(leaves, spec)
 
         return hook
@@ -166,6 +188,8 @@ def _explore(
             for handle in handles:
                 handle.remove()
         found = [one for one in seen.values() if one.calls == 1]
+        tokens = {(one.tensor.shape[1], one.shape[0]) for one in found if isinstance(one.layout, Tokens)}
+        found = [one for one in found if not one.is_split_into_heads(tokens)]
         try:
             target = target if target is not None else target_type(predicted_classes(output))
             total = score(target, output, inputs.n).sum()
@@ -192,6 +216,10 @@ def _choose(seen: list[_Seen], scored: bool) -> tuple[_Seen | None, str]:
     usable = [one for one in seen if one.depends] if scored else seen
     if not usable:
         return None, ""
+    norms = [one for one in usable if one.is_normalization and isinstance(one.layout, Tokens)]
+    if norms and isinstance(usable[-1].layout, Tokens):
+        # Keys, hidden units and scores of the tokens are not the tokens, which are as wide as their norms.
+        usable = [one for one in usable if one.shape[0] == norms[-1].shape[0]]
     last = usable[-1]
     if not scored:
         return _outermost(last, usable), "the last layer with positions (the output could not be read as scores)"
@@ -199,8 +227,7 @@ def _choose(seen: list[_Seen], scored: bool) -> tuple[_Seen | None, str]:
         return _outermost(last, usable), "the last layer with positions on which the score depends"
     reached = [one for one in usable if one.reached]
     if isinstance(last.layout, Tokens):
-        norms = [one for one in reached if one.is_normalization and isinstance(one.layout, Tokens)]
-        if norms:
+        if norms := [one for one in norms if one.reached]:
             return norms[-1], "the last normalization that sends gradients to the patch tokens"
     if reached:
         return _outermost(reached[-1], usable), "the last layer with positions that gradients reach"
@@ -209,5 +236,5 @@ def _choose(seen: list[_Seen], scored: bool) -> tuple[_Seen | None, str]:
 
 def _outermost(chosen: _Seen, usable: list[_Seen]) -> _Seen:
     """Of the modules that returned this very tensor, the one with the shortest path: `layer4`, not `layer4.2`."""
-    same = [one for one in usable if one.tensor is chosen.tensor and one.version == chosen.version]
+    same = [one for one in usable if one.origin is chosen.origin and one.version == chosen.version]
     return min(same, key=lambda one: one.name.count("."))

@@ -33,10 +33,18 @@ def _grad(column: Tensor, tensors: Sequence[Tensor], retain: bool) -> list[Tenso
 
 def _accumulate(column: Tensor, tensors: Sequence[Tensor], retain: bool) -> list[Tensor | None]:
     # Reentrant checkpoints refuse `autograd.grad`; with frozen parameters only our own tensors accumulate.
+    foreign = [node.variable for node in nodes(column) if hasattr(node, "variable")]
+    kept = [(leaf, leaf.grad) for leaf in foreign if not any(leaf is tensor for tensor in tensors)]
     for tensor in tensors:
         tensor.grad = None
         tensor.retain_grad()
-    column.backward(retain_graph=retain)
+    for leaf, _ in kept:
+        leaf.grad = None
+    try:
+        column.backward(retain_graph=retain)
+    finally:
+        for leaf, gradient in kept:
+            leaf.grad = gradient
     return [tensor.grad for tensor in tensors]
 
 
@@ -105,7 +113,7 @@ def guided_gradients(scores: Tensor, images: Tensor) -> Tensor:
         name = node.name().rstrip("0123456789")
         if name == "ReluBackward":
             rectifiers.append(node)
-        elif name in _OTHER_ACTIVATIONS:
+        elif name in _OTHER_ACTIVATIONS | _OTHER_RECTIFIERS:
             raise InputError(
                 f"guided backpropagation is defined for ReLU networks, but this model uses "
                 f"{name.removesuffix('Backward')}; use another method"
@@ -119,6 +127,10 @@ def guided_gradients(scores: Tensor, images: Tensor) -> Tensor:
     return _stack(scores, [torch.zeros_like(images) if g is None else g for g in found])
 
 
+# Ways of writing a ReLU that the rule cannot tell from other uses; checkpoints, which hide the nodes inside of them.
+_OTHER_RECTIFIERS = {
+    f"{name}Backward" for name in ("Clamp", "ClampMin", "Threshold", "Maximum", "Where", "CheckpointFunction")
+}
 _OTHER_ACTIVATIONS = {
     f"{name}Backward"
     for name in (

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from gradcam_kit.capture.backward import differentiate
 from gradcam_kit.capture.inputs import Inputs
+from gradcam_kit.capture.state import is_scripted
 from gradcam_kit.capture.tokens import infer_layout
 from gradcam_kit.errors import ShapeError
 
@@ -35,16 +36,18 @@ class BiasRecorder:
         self.model = model
         self.thread = threading.get_ident()
         self.runs: list[tuple[nn.Module, Tensor]] = []
+        self.recomputing = False
 
     @contextmanager
     def attached(self) -> Iterator[None]:
         """Hold the hooks for the duration of the block."""
-        handles = [
-            module.register_forward_hook(self._hook)
-            for module in self.model.modules()
-            if implicit_bias(module) is not None
-        ]
+        handles: list[Any] = []
         try:
+            handles.extend(
+                module.register_forward_hook(self._hook)
+                for module in self.model.modules()
+                if implicit_bias(module) is not None and not is_scripted(module)
+            )
             yield
         finally:
             for handle in handles:
@@ -53,11 +56,13 @@ class BiasRecorder:
     def _hook(self, module: nn.Module, args: Any, output: Any) -> Any:
         if threading.get_ident() != self.thread or not isinstance(output, Tensor) or not output.requires_grad:
             return None
-        self.runs.append((module, output))
+        if not self.recomputing:
+            self.runs.append((module, output))
         return output.clone()  # an in-place operation behind it must not reach the record
 
     def products(self, scores: Tensor, inputs: Inputs) -> tuple[Tensor, ...]:
         """b * d score / d output for every run, `(n, [m,] k, *s)`; without positions `(n, [m,] k)`."""
+        self.recomputing = True  # gradient checkpointing runs modules again
         outputs = [output for _, output in self.runs]
         by_target = differentiate(scores, outputs, keep=True) if outputs else []
         found = []

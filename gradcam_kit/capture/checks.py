@@ -26,13 +26,15 @@ class Checks:
         pending, self.pending = self.pending, []
         if not pending:
             return
-        bad = torch.cat([condition for condition, _ in pending])
-        if bad.device.type == "cuda":
+        device = pending[0][0].device
+        # A model may be spread over several devices; their conditions meet on the first one.
+        bad = torch.cat([condition.to(device, non_blocking=True) for condition, _ in pending])
+        if device.type == "cuda":
             # A copy to pinned memory and one event: waits for this call's work alone.
-            host = torch.empty(bad.shape, dtype=bad.dtype, pin_memory=True)
+            host = torch.empty(bad.shape, dtype=bad.dtype, device="cpu", pin_memory=True)
             host.copy_(bad, non_blocking=True)
             event = torch.cuda.Event()
-            event.record()
+            event.record(torch.cuda.current_stream(device))
             event.synchronize()
         else:
             host = bad.cpu()

@@ -20,6 +20,7 @@ from gradcam_kit.capture.targets import (
 )
 from gradcam_kit.errors import InputError, OptionError, TargetError
 from gradcam_kit.functional import widen
+from gradcam_kit.options import positive_int
 
 Weighting = Literal["softmax", "mean"]
 
@@ -88,7 +89,7 @@ class FinerTarget(ClassTarget):
         super().__post_init__()
         if self.weighting not in get_args(Weighting):
             raise OptionError(f"weighting is {self.weighting!r}; expected 'softmax' or 'mean'")
-        check_count("references", self.references)
+        positive_int("references", self.references)
 
     def score(self, logits: Float[Tensor, "n classes"], classes: Int[Tensor, "n m"]) -> Float[Tensor, "n m"]:
         """The comparison with the nearest classes, in logit units."""
@@ -136,7 +137,7 @@ class TopK:
     largest: Int[Tensor, "n k"] | None = field(default=None, repr=False, kw_only=True)
 
     def __post_init__(self) -> None:
-        check_count("k", self.k)
+        positive_int("k", self.k)
 
     def __call__(self, output: Any) -> Float[Tensor, " n"]:
         """Scores in logit units."""
@@ -198,9 +199,3 @@ class Negative:
     def select(self, index: Int[Tensor, " m"]) -> Negative:
         """The target of the rows that belong to samples `index`."""
         return Negative(self.target.select(index))
-
-
-def check_count(name: str, value: Any) -> None:
-    """Raise OptionError for what is no positive int."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise OptionError(f"{name} is {value!r}; expected a positive int")

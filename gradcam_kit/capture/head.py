@@ -8,11 +8,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.func import functional_call, grad, vmap
-from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from gradcam_kit.capture.hooks import LayerRecord
 from gradcam_kit.capture.inputs import Runner
 from gradcam_kit.capture.targets import ClassLogit, find_logits, read_logits, score
+from gradcam_kit.capture.trees import map_output
 from gradcam_kit.errors import CaptureError, GradCamKitError
 from gradcam_kit.functional import widen
 from gradcam_kit.types import Head, Target
@@ -47,15 +48,28 @@ def find_head(run: Runner, activations: Float[Tensor, "n k *s"], output: Any, ta
         matrix = weight.detach().flatten(1).to(pooled.dtype)
         offset = getattr(module, "bias", None)
         offset = offset.detach().to(pooled.dtype) if isinstance(offset, Tensor) else None
-        if _reproduces(pooled, matrix, offset, exact, logits.dtype):
-            return Head(matrix, offset, _target_weights(run, matrix, output, target), type(target) is ClassLogit)
+        if not _reproduces(pooled, matrix, offset, exact, logits.dtype):
+            continue
+        target_weights = _target_weights(run, matrix, output, target)
+        if target_weights is None:
+            return None
+        # Behind a log-softmax a head is reproduced up to a constant, but that constant changes with the activations.
+        is_linear = _reproduces(pooled, matrix, offset, exact, logits.dtype, up_to_constant=False)
+        return Head(matrix, offset, target_weights, is_linear and type(target) is ClassLogit)
     return None
 
 
-def _reproduces(pooled: Tensor, weight: Tensor, bias: Tensor | None, logits: Tensor, precision: torch.dtype) -> bool:
+def _reproduces(
+    pooled: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    logits: Tensor,
+    precision: torch.dtype,
+    up_to_constant: bool = True,
+) -> bool:
     evidence = logits if bias is None else logits - bias
     difference = pooled @ weight.T - evidence
-    if logits.shape[1] > 1:
+    if logits.shape[1] > 1 and up_to_constant:
         # A constant that the model adds to all logits changes no comparison between classes.
         difference = difference - difference.mean(1, keepdim=True)
         evidence = evidence - evidence.mean(1, keepdim=True)
@@ -65,8 +79,13 @@ def _reproduces(pooled: Tensor, weight: Tensor, bias: Tensor | None, logits: Ten
     return bool(difference.abs().amax() <= rounding.maximum(_TOLERANCE.get(precision, 1e-4) * size))
 
 
-def _target_weights(run: Runner, weight: Tensor, output: Any, target: Target | None) -> Float[Tensor, "n *targets k"]:
-    """The rows of the explained classes, or d score / d logits times the weight: a backward through the logits only."""
+def _target_weights(
+    run: Runner, weight: Tensor, output: Any, target: Target | None
+) -> Float[Tensor, "n *targets k"] | None:
+    """The rows of the explained classes, or d score / d logits times the weight: a backward through the logits only.
+
+    None for a target that is computed from something else than the logits.
+    """
     logits = find_logits(output)
     n, (classes, channels) = len(read_logits(output)), weight.shape
     if target is None:
@@ -76,7 +95,9 @@ def _target_weights(run: Runner, weight: Tensor, output: Any, target: Target | N
     with torch.enable_grad(), run.context():
         leaf = logits.detach().requires_grad_()
         # The target gets the model's output as it is, with the logits as the start of a graph.
-        scores = score(target, tree_map(lambda value: leaf if value is logits else value, output), n)
+        scores = score(target, map_output(lambda value: leaf if value is logits else value, output), n)
+        if not scores.requires_grad:
+            return None
         columns = scores.reshape(n, -1).sum(0)
         gradients = [torch.autograd.grad(column, leaf, retain_graph=True)[0] for column in columns]
     stacked = torch.stack(gradients, 1).reshape(n, -1, classes).to(weight.dtype) @ weight

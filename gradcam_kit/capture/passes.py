@@ -27,9 +27,13 @@ from gradcam_kit.capture.scoring import Rescorer
 from gradcam_kit.capture.state import untouched
 from gradcam_kit.capture.targets import ClassProbability, ClassTarget, predicted_classes, read_logits, score, settle
 from gradcam_kit.capture.tokens import Tokens
+from gradcam_kit.capture.trees import map_output
 from gradcam_kit.errors import CaptureError, GradCamKitError, NonFiniteError
 from gradcam_kit.functional import finite, widen
 from gradcam_kit.types import Attention, Evidence, Head, LayerCapture, Reshape, Target
+
+_WITHOUT_SCORES = Evidence.ATTENTION | Evidence.HEAD | Evidence.WEIGHT_GRADIENTS
+"""What can be had of a model whose output is not understood."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +147,7 @@ def capture(model: nn.Module, inputs: Inputs, request: Request) -> Iterator[Capt
         real = {name: module for name, module in layers.items() if name not in NOT_MODULES}
         attention = None
         if Evidence.ATTENTION in request.needs:
-            attention = AttentionRecorder(model, inputs.n, inputs.size, request.needs)
+            attention = AttentionRecorder(model, inputs, request.needs)
         prefix = PrefixRecorder(model, real) if Evidence.REPLAY in request.needs else None
         with ExitStack() as stack:
             stack.enter_context(recorder.attached(keep_arguments=Evidence.WEIGHT_GRADIENTS in request.needs))
@@ -160,7 +164,7 @@ def capture(model: nn.Module, inputs: Inputs, request: Request) -> Iterator[Capt
             recorder.check()
             if attention:
                 recorder.records.update(attention.records())
-            optional = request.needs in (Evidence.NONE, Evidence.ATTENTION)
+            optional = not request.needs & ~_WITHOUT_SCORES
             target, classes, scores = _score(request, output, inputs, optional)
             derivatives = {}
             if graph and scores is not None:
@@ -184,9 +188,17 @@ def capture(model: nn.Module, inputs: Inputs, request: Request) -> Iterator[Capt
                 **derivatives,
             )
             _check_layers(captured)
+            if attention:
+                attention.check(captured.gradients, checks)
             if inputs.images.device.type == "cpu":
                 checks.raise_first()  # costs no wait here, and spares the methods from meeting NaN
-            yield captured
+            # The graph is not needed any more; held here, it would live as long as the methods run.
+            del output, scores, derivatives
+            try:
+                yield captured
+            except Exception:
+                checks.raise_first()  # on a device that was not waited for, NaN is the cause that should be named
+                raise
             checks.raise_first()
 
 
@@ -285,7 +297,7 @@ def _no_patch_gradient(name: str, _sample: int) -> CaptureError:
 
 
 def _detach(output: Any) -> Any:
-    return tree_map(lambda leaf: leaf.detach() if isinstance(leaf, Tensor) else leaf, output)
+    return map_output(lambda leaf: leaf.detach(), output)
 
 
 def _no_scores(output: Any) -> Tensor:

@@ -23,7 +23,7 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflat
 
 from gradcam_kit.capture.hooks import LayerRecord
 from gradcam_kit.capture.scoring import Rescorer, chunks
-from gradcam_kit.capture.state import untouched, version
+from gradcam_kit.capture.state import is_scripted, untouched, version
 from gradcam_kit.errors import CaptureError
 from gradcam_kit.functional import widen
 
@@ -31,7 +31,7 @@ _log = logging.getLogger("gradcam_kit")
 _TOLERANCE = {torch.float16: 2e-2, torch.bfloat16: 5e-2}
 
 
-class Rows(torch.Tensor):
+class LazyRows(torch.Tensor):
     """Rows of a recorded tensor, copied only when a computation reads them: most go to modules that are skipped."""
 
     source: Tensor
@@ -39,10 +39,10 @@ class Rows(torch.Tensor):
     taken: Tensor | None
 
     @staticmethod
-    def __new__(cls, source: Tensor, index: Tensor) -> Rows:
+    def __new__(cls, source: Tensor, index: Tensor) -> LazyRows:
         """Rows `index` of `source`."""
         shape = (len(index), *source.shape[1:])
-        rows: Rows = torch.Tensor._make_wrapper_subclass(cls, shape, dtype=source.dtype, device=source.device)
+        rows: LazyRows = torch.Tensor._make_wrapper_subclass(cls, shape, dtype=source.dtype, device=source.device)
         rows.source, rows.rows, rows.taken = source, index, None
         return rows
 
@@ -58,8 +58,8 @@ class Rows(torch.Tensor):
     ) -> Any:
         """Compute with the rows; a copy of rows that nobody has read is as lazy as they are."""
         if func is torch.ops.aten.clone.default and args[0].taken is None:
-            return Rows(args[0].source, args[0].rows)
-        args, kwargs = tree_map(lambda leaf: leaf.read() if isinstance(leaf, Rows) else leaf, (args, kwargs or {}))
+            return LazyRows(args[0].source, args[0].rows)
+        args, kwargs = tree_map(lambda leaf: leaf.read() if isinstance(leaf, LazyRows) else leaf, (args, kwargs or {}))
         return func(*args, **kwargs)
 
 
@@ -116,6 +116,8 @@ class PrefixRecorder:
         handles = []
         try:
             for module in self.model.modules():
+                if is_scripted(module):
+                    continue
                 handles.append(module.register_forward_pre_hook(self._enter))
                 handles.append(module.register_forward_hook(self._leave))
             yield
@@ -208,13 +210,18 @@ class Replayer:
         record = self.record
         assert record.layout is not None
         original = record.captured[0].detach()
-        native = record.layout.to_native(rows.to(original.dtype), Rows(original, index))
+        native = record.layout.to_native(rows.to(original.dtype), LazyRows(original, index))
         if native.untyped_storage().data_ptr() == original.untyped_storage().data_ptr():
             native = native.clone()  # in-place operations behind the layer must not reach the record
         if self.isolated:
             with self._skipped(native, index, residual):
-                return self.rescorer.score_pass(Rows(self.rescorer.inputs.images, index), index)
-        handle = record.module.register_forward_hook(lambda _module, _args, output: self._output(native, output))
+                return self.rescorer.score_pass(LazyRows(self.rescorer.inputs.images, index), index)
+        thread = threading.get_ident()
+
+        def replace(module: nn.Module, args: Any, output: Any) -> Any:
+            return self._output(native, output) if threading.get_ident() == thread else None
+
+        handle = record.module.register_forward_hook(replace)
         try:
             return self.rescorer.score_pass(self.rescorer.inputs.images[index], index)
         finally:
@@ -258,7 +265,7 @@ class Replayer:
 
         def rows(leaf: Any) -> Any:
             if isinstance(leaf, Tensor) and leaf.ndim > 0 and leaf.shape[0] == n:
-                return Rows(leaf, index)
+                return LazyRows(leaf, index)
             return leaf
 
         pending: dict[nn.Module, deque[Any]] = {}

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.utils._pytree import tree_map
 
 from gradcam_kit.capture.inputs import Inputs, Runner
 from gradcam_kit.capture.state import untouched
 from gradcam_kit.capture.targets import score
+from gradcam_kit.capture.trees import map_output
 from gradcam_kit.functional import widen
 from gradcam_kit.types import Target
 
@@ -77,7 +77,7 @@ def _with_row(clean: Any, changed: Any, row: int, whose: Tensor, sizes: tuple[in
         if not is_per_sample(old):
             return old
         if len(new) != sizes[1]:
-            return tree_map(place, old, new)
+            return [map_output(place, *entries) for entries in zip(old, new, strict=True)]
         return [new[row] if sample == int(whose) else entry for sample, entry in enumerate(old)]
 
-    return tree_map(place, clean, changed, is_leaf=is_per_sample)
+    return map_output(place, clean, changed, is_leaf=is_per_sample)

@@ -7,15 +7,13 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
 from gradcam_kit.errors import InputError
 
-_locks: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()
-_locks_guard = threading.Lock()
+_lock = threading.RLock()
 _active = threading.local()
 
 
@@ -55,16 +53,15 @@ def is_scripted(module: nn.Module) -> bool:
 def untouched(model: nn.Module, device: torch.device) -> Iterator[None]:
     """Hold `model` in eval mode with frozen parameters, and restore every flag, buffer and random state afterwards.
 
-    One thread at a time: a second one that explains the same model waits. Entering again in the same thread is free.
+    One thread at a time: a second one waits, whatever its model, because models may share modules. Entering again in
+    the same thread is free.
     """
     held: set[int] = _active.__dict__.setdefault("models", set())
     if id(model) in held:
         yield
         return
-    with _locks_guard:
-        lock = _locks.setdefault(model, threading.RLock())
     with (
-        lock,
+        _lock,
         _uncompiled(model),
         _random_state(device),
         _normal_tensors(model),
@@ -130,9 +127,13 @@ def _buffers(model: nn.Module) -> Iterator[None]:
         for module in model.modules()
         for name, buffer in module._buffers.items()
     ]
+    known = [(module, set(module._buffers)) for module in model.modules()]
     try:
         yield
     finally:
+        for module, names in known:
+            for name in [name for name in module._buffers if name not in names]:
+                del module._buffers[name]
         for module, name, buffer, values, before in saved:
             module._buffers[name] = buffer
             if buffer is not None and values is not None and version(buffer) != before:
@@ -148,13 +149,13 @@ def version(tensor: Tensor | None) -> int:
 @contextmanager
 def _random_state(device: torch.device) -> Iterator[None]:
     module = None if device.type in ("cpu", "meta") else torch.get_device_module(device)
-    host, other = torch.get_rng_state(), module.get_rng_state() if module else None
+    host, other = torch.get_rng_state(), module.get_rng_state(device) if module else None
     try:
         yield
     finally:
         torch.set_rng_state(host)
         if module:
-            module.set_rng_state(other)
+            module.set_rng_state(other, device)
 
 
 def _uncompiled(model: nn.Module) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from operator import index as as_index
 from typing import Any, TypeVar
 
@@ -92,6 +92,16 @@ class ClassTarget:
             return self
         return replace(self, classes=self.classes.to(index.device)[index])
 
+    def on_host(self: _T) -> _T:
+        """The same target with its class indices on the host, where they are checked."""
+        held = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        moved = {
+            name: value.cpu()
+            for name, value in held.items()
+            if isinstance(value, Tensor) and not value.is_floating_point() and value.device.type != "cpu"
+        }
+        return replace(self, **moved) if moved else self
+
     def check_samples(self, n: int) -> None:
         """Raise ShapeError if there are targets for another number of samples."""
         if isinstance(self.classes, Tensor) and self.classes.shape[0] != n:
@@ -156,6 +166,8 @@ def resolve_target(targets: Any, target_type: Callable[[Any], ClassTarget]) -> T
     Raises:
         InputError: what is neither classes nor callable.
     """
+    if isinstance(targets, ClassTarget):
+        return targets.on_host()
     if targets is None or callable(targets):
         given: Target | None = targets
         return given
@@ -195,7 +207,7 @@ def read_classes(classes: Any) -> int | Tensor:
         except TypeError:
             pass
     try:
-        found = classes if isinstance(classes, Tensor) else torch.as_tensor(np.asarray(classes))
+        found = classes if isinstance(classes, Tensor) else torch.as_tensor(np.asarray(classes), device="cpu")
     except (TypeError, ValueError) as error:
         raise InputError(
             f"targets is a {type(classes).__name__}; expected None, an int, class indices (n,) or (n, m), or a callable"

@@ -105,6 +105,8 @@ def infer_layout(shape: Sequence[int], size: Sequence[int], model: nn.Module, la
     axes = len(size)
     if len(shape) == axes + 2:
         first, last = shape[2:], shape[1:-1]
+        if axes == 1 and first != size != last:
+            return ChannelsLast() if _has_features_last(model, layer, shape) else ChannelsFirst()
         # Convolutions are the rule: the other reading needs the first one not to fit, or to fit worse.
         channels_last = tuple(last) == tuple(size) if _fits(first, size) else _fits(last, size)
         return ChannelsLast() if channels_last and tuple(first) != tuple(size) else ChannelsFirst()
@@ -114,6 +116,19 @@ def infer_layout(shape: Sequence[int], size: Sequence[int], model: nn.Module, la
         f"layer {layer!r} returned shape {tuple(shape)}, which has no positions for images with "
         f"{axes} position axes; expected (n, k, {', '.join('hwd'[:axes])}). Choose an earlier layer or pass reshape="
     )
+
+
+def _has_features_last(model: nn.Module, layer: str, shape: Sequence[int]) -> bool:
+    """Whether the parameters that made an output `(n, a, b)` belong to b features, as in token and recurrent layers.
+
+    With one position axis every length fits the input, so sizes alone cannot tell.
+    """
+    modules = dict(model.named_modules(remove_duplicate=False))
+    owners = [list(inner.parameters(recurse=False)) for inner in modules[layer].modules()] if layer in modules else []
+    last: list[nn.Parameter] = next((own for own in reversed(owners) if own), [])
+    sizes = {size for parameter in last for size in parameter.shape}
+    outputs = {parameter.shape[0] for parameter in last}
+    return shape[2] in sizes and shape[1] not in outputs
 
 
 def _fits(grid: Sequence[int], size: Sequence[int]) -> bool:
@@ -133,9 +148,9 @@ def token_layout(tokens: int, size: Sequence[int], model: nn.Module, layer: str)
     """
     declared = prefix_tokens(model)
     prefixes = range(_MOST_PREFIX_TOKENS + 1) if declared is None else sorted({declared, 0}, reverse=True)
-    fits = [(grid, prefix) for prefix in prefixes for grid in _grids(tokens - prefix, size)]
-    exact = [(grid, prefix) for grid, prefix in fits if is_exact(grid, size)]
-    chosen = exact or fits
+    possible = [(grid, prefix) for prefix in prefixes for grid in _grids(tokens - prefix, size)]
+    exact = [(grid, prefix) for grid, prefix in possible if _is_exact(grid, size)]
+    chosen = exact or possible
     if len(chosen) == 1:
         return Tokens(*chosen[0])
     options = "; ".join(f"{'x'.join(map(str, grid))} + {prefix} prefix" for grid, prefix in chosen) or "none"
@@ -163,8 +178,7 @@ def _grids(count: int, size: Sequence[int]) -> list[tuple[int, ...]]:
     return [grid for grid in grids if prod(grid) == count and _fits(grid[-2:], size[-2:])]
 
 
-def is_exact(grid: Sequence[int], size: Sequence[int]) -> bool:
-    """Whether square patches without padding make this grid."""
+def _is_exact(grid: Sequence[int], size: Sequence[int]) -> bool:
     strides = {t / s for t, s in zip(size[-2:], grid[-2:], strict=True)}
     return len(strides) == 1 and strides.pop().is_integer() and all(t % s == 0 for t, s in zip(size, grid, strict=True))
 

@@ -10,7 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gradcam_kit.errors import CaptureError, OptionError
-from gradcam_kit.methods.base import BaseCAM, one_of
+from gradcam_kit.methods.base import BaseCAM
+from gradcam_kit.options import one_of
 from gradcam_kit.types import Attention, Evidence, LayerCapture, LayerChoice
 
 HeadFusion = Literal["mean", "max", "min"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -29,12 +30,11 @@ from gradcam_kit.errors import (
     CaptureError,
     InputError,
     NonFiniteError,
-    OptionError,
     UnknownNameError,
-    did_you_mean,
 )
 from gradcam_kit.functional import Fusion, Normalization, finite, fuse, normalize, upsample, weighted_sum
 from gradcam_kit.methods.explanation import Explanation
+from gradcam_kit.options import one_of, positive_int
 from gradcam_kit.types import Evidence, Images, LayerCapture, LayerChoice, Reshape, Target
 
 METHODS: dict[str, type[BaseCAM]] = {}
@@ -73,11 +73,13 @@ class BaseCAM:
 
     def __init_subclass__(cls, *, name: str = "", **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        cls.name = name
         if not name:
             return
-        if name in METHODS and METHODS[name].__qualname__ != cls.__qualname__:
+        # The same class again is a module or a notebook cell that was run again.
+        taken = METHODS.get(name, cls)
+        if (taken.__module__, taken.__qualname__) != (cls.__module__, cls.__qualname__):
             raise UnknownNameError(f"the method name {name!r} is taken by {METHODS[name].__name__}; choose another one")
-        cls.name = name
         documentation = getattr(sys.modules.get(cls.__module__), "__doc__", None) or cls.__doc__ or ""
         cls.paper = cls.__dict__.get("paper", documentation.strip().partition("\n")[0])
         METHODS[name] = cls
@@ -97,10 +99,8 @@ class BaseCAM:
         self.reshape = reshape
         self.fusion: Fusion = one_of("fusion", fusion, get_args(Fusion))
         self.normalize: Normalization = one_of("normalize", normalize, get_args(Normalization))
-        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-            raise OptionError(f"batch_size is {batch_size!r}; expected a positive int")
-        self.batch_size = batch_size
-        # The automatic choice depends on the size of the images alone, so it is made once for each.
+        self.batch_size = positive_int("batch_size", batch_size)
+        # The automatic choice for images of the last size, so that a loop over batches explores the model once.
         self.chosen_layers: dict[tuple[int, ...], dict[str, nn.Module]] = {}
 
     def __call__(self, images: Images, targets: Any = None, **forward_kwargs: Any) -> Float[Tensor, "n *mt"]:
@@ -162,15 +162,6 @@ def gradients_of(layer: LayerCapture) -> Float[Tensor, "n k *s"]:
     return layer.gradients
 
 
-def one_of(option: str, value: Any, known: Sequence[str]) -> Any:
-    """Return `value`, or raise OptionError with the known values."""
-    if value not in known:
-        raise OptionError(
-            f"{option} is {value!r}; expected {', '.join(map(repr, known))}{did_you_mean(str(value), known)}"
-        )
-    return value
-
-
 def explain_all(
     methods: Sequence[BaseCAM], images: Images, targets: Any = None, **forward_kwargs: Any
 ) -> list[Float[Tensor, "n *mt"]]:
@@ -202,7 +193,8 @@ def explain_many(
             raise InputError(
                 f"methods[{position}] is a {type(cam).__name__}; expected CAM objects such as GradCAM(model)"
             )
-        groups.setdefault((id(cam.model), cam.target_type, cam.reshape), []).append(position)
+        scored = None if callable(targets) else cam.target_type  # a callable is the same target for all methods
+        groups.setdefault((id(cam.model), scored, cam.reshape), []).append(position)
     inputs = read_inputs(images, forward_kwargs)
     results: dict[int, Explanation] = {}
     for positions in groups.values():
@@ -267,10 +259,15 @@ def _choose_layers(cams: list[BaseCAM], inputs: Inputs, target: Target | None) -
     found: dict[LayerChoice, dict[str, nn.Module]] = {}
     for cam in cams:
         choice = cam.layer_choice
-        if (cam.target_layers is None or choice.is_fixed) and inputs.size not in cam.chosen_layers:
+        if cam.target_layers is not None and not choice.is_fixed:
+            continue
+        # Other targets than classes may depend on other layers, so for them nothing is remembered.
+        known = cam.chosen_layers.get(inputs.size, {}) if target is None or isinstance(target, ClassTarget) else {}
+        modules = dict(cam.model.named_modules(remove_duplicate=False))
+        if not known or any(modules.get(name, module) is not module for name, module in known.items()):
             if choice not in found:
                 found[choice] = choose_layers(cam.model, inputs, target, cam.target_type, choice)
-            cam.chosen_layers[inputs.size] = found[choice]
+            cam.chosen_layers = {inputs.size: found[choice]}
 
 
 def _layers_of(cam: BaseCAM, size: tuple[int, ...]) -> dict[str, nn.Module]:
@@ -298,8 +295,11 @@ def assemble(
     rows = [maps.flatten(0, len(leading) - 1) for maps in saliency.values()]
     shares = [share.flatten() for share in importance]
     size = captured.inputs.size
+    last_stage = copy.copy(cam)  # as it is now, and without the model, which an explanation must not keep alive
+    for name in ("model", "target_layers", "chosen_layers"):
+        del last_stage.__dict__[name]
     return Explanation(
-        heatmaps=lambda: _heatmaps(cam, rows, shares, size).unflatten(0, leading),  # type: ignore[arg-type]
+        heatmaps=lambda: _heatmaps(last_stage, rows, shares, size).unflatten(0, leading),  # type: ignore[arg-type]
         saliency={name: saliency[name] for name in layers},
         targets=captured.classes,
         scores=captured.scores,

@@ -10,11 +10,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from gradcam_kit.capture import ClassLogit, TargetLayers
-from gradcam_kit.capture.class_targets import check_count
 from gradcam_kit.capture.targets import predicted_classes
 from gradcam_kit.errors import OptionError, ShapeError, TargetError
 from gradcam_kit.functional import normalize, upsample
 from gradcam_kit.methods.grad_cam import GradCAM
+from gradcam_kit.options import positive_int
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +89,7 @@ class DCAM:
         self._cam = GradCAM(model, target_layers, batch_size=batch_size)
         if len(self._cam.target_layers or ()) > 1:
             raise OptionError(f"{len(self._cam.target_layers or ())} target layers; expected one")
-        check_count("permutations", permutations)
+        positive_int("permutations", permutations)
         self.permutations, self.seed = permutations, seed
 
     def __call__(self, series: Float[Tensor, "n D t"], targets: Any = None) -> Float[Tensor, "n D t"]:

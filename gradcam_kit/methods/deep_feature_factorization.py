@@ -10,10 +10,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from gradcam_kit.capture import TargetLayers, read_inputs
-from gradcam_kit.capture.class_targets import check_count
 from gradcam_kit.errors import OptionError, ShapeError
 from gradcam_kit.functional import upsample
 from gradcam_kit.methods.base import BaseCAM, capture_for
+from gradcam_kit.methods.distinct_rows import distinct_rows, unit_rows
+from gradcam_kit.options import positive_int
 from gradcam_kit.types import Evidence, Images, Reshape
 
 
@@ -46,25 +47,31 @@ def factorize(
 ) -> tuple[Float[Tensor, "rows components"], Float[Tensor, "components k"]]:
     r"""Non-negative factorization $V \approx H W$ by the multiplicative updates of Lee & Seung; 0/0 stays 0.
 
-    No update increases $\|V - H W\|^2$. Only the concepts start at random, so that the order of the rows has no
-    influence on what is found.
+    No update increases $\|V - H W\|^2$. The concepts start as rows of V that differ most, with a little noise so that
+    none of their entries stays zero. The order of the rows has no influence on what is found.
 
     Args:
         rows: V, not negative.
         components: inner size.
-        seed: of the start.
+        seed: of the first row and the noise.
         iterations: updates of both factors.
 
     Returns:
         H and W.
     """
-    drawn = torch.rand(components, rows.shape[1], generator=torch.Generator().manual_seed(seed))
-    concepts = drawn.to(rows.device, rows.dtype, non_blocking=True) * rows.mean()
+    # The scale is taken out, so that products of entries neither overflow nor vanish.
+    largest = rows.amax()
+    scale = largest.where(largest > 0, 1)
+    rows = rows / scale
+    generator = torch.Generator().manual_seed(seed)
+    start, noise = torch.rand(1 + components, rows.shape[1], generator=generator).split([1, components])
+    chosen = distinct_rows(unit_rows(rows)[None], components, start[0])[0]
+    concepts = rows[chosen] + rows.mean() * noise.to(rows.device, rows.dtype, non_blocking=True)
     amounts = rows.new_ones(len(rows), components)
     for _ in range(iterations):
         amounts = amounts * _ratio(rows @ concepts.mT, amounts @ (concepts @ concepts.mT))
         concepts = concepts * _ratio(amounts.mT @ rows, (amounts.mT @ amounts) @ concepts)
-    return amounts, concepts
+    return amounts, scale * concepts
 
 
 def _ratio(above: Tensor, below: Tensor) -> Tensor:
@@ -106,8 +113,8 @@ class DeepFeatureFactorization:
         self._source = _Activations(model, target_layers, reshape=reshape)
         if len(self._source.target_layers or ()) > 1:
             raise OptionError(f"{len(self._source.target_layers or ())} target layers; expected one")
-        check_count("components", components)
-        check_count("iterations", iterations)
+        positive_int("components", components)
+        positive_int("iterations", iterations)
         self.components, self.seed, self.iterations = components, seed, iterations
 
     def __call__(self, images: Images, **forward_kwargs: Any) -> Float[Tensor, "n components *t"]:

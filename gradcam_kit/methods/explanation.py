@@ -58,6 +58,9 @@ class Explanation:
     layers: tuple[str, ...]
     is_empty: Bool[Tensor, "n *m"]
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "heatmaps": self.heatmaps}
+
     def _repr_html_(self) -> str:
         from gradcam_kit.pictures import encode_picture
         from gradcam_kit.render import colorize
@@ -65,8 +68,10 @@ class Explanation:
         maps = self.heatmaps.reshape(self.heatmaps.shape[0], -1, *self.heatmaps.shape[self.is_empty.ndim :])
         empty = self.is_empty.reshape(maps.shape[:2])
         cells = []
+        highest = float(maps.amax()) if maps.numel() else 0.0
+        maps = maps / max(highest, 1.0)  # without normalization a map may leave [0, 1]
         for i in range(min(len(maps), _SHOWN)):
-            for j in range(maps.shape[1]):
+            for j in range(min(maps.shape[1], _SHOWN)):
                 picture = ""
                 if maps.ndim == 4:
                     data = base64.b64encode(encode_picture(colorize(maps[i, j]), ".png")).decode()

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from gradcam_kit.functional import spatial_mean
 from gradcam_kit.methods.base import BaseCAM
+from gradcam_kit.options import non_negative
 from gradcam_kit.types import Evidence, LayerCapture
 
 
@@ -36,7 +37,7 @@ class FEM(BaseCAM, name="fem"):
 
     def __init__(self, *args: Any, sigmas: float = 2.0, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.sigmas = sigmas
+        self.sigmas = non_negative("sigmas", sigmas)
 
     def weights(self, layer: LayerCapture) -> Float[Tensor, "n k *one"]:
         """The share of strong positions."""

@@ -8,7 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gradcam_kit.functional import spatial_sum
-from gradcam_kit.methods.base import BaseCAM, gradients_of, one_of
+from gradcam_kit.methods.base import BaseCAM, gradients_of
+from gradcam_kit.options import one_of
 from gradcam_kit.types import LayerCapture
 
 Variant = Literal["paper", "authors"]

@@ -7,13 +7,13 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn.functional import normalize as unit
 from torch.nn.functional import one_hot
 
-from gradcam_kit.capture.class_targets import check_count
 from gradcam_kit.functional import gaussian_blur, normalize, upsample, widen
 from gradcam_kit.methods.base import BaseCAM, gradients_of
+from gradcam_kit.methods.distinct_rows import distinct_rows, unit_rows
 from gradcam_kit.methods.grad_cam import grad_cam_weights
+from gradcam_kit.options import positive_int
 from gradcam_kit.types import Evidence, LayerCapture
 
 _KERNEL, _SIGMA = 51, 50.0  # of the released code
@@ -33,20 +33,14 @@ def group_channels(activations: Float[Tensor, "n k *s"], groups: int, seed: int 
     """
     flat = activations.flatten(2)
     varies = (flat.amax(2) > flat.amin(2))[..., None]
-    maps = unit(flat - flat.mean(2, keepdim=True), dim=2).where(varies, 0)
+    maps = unit_rows(flat - flat.mean(2, keepdim=True)).where(varies, 0)
     start = torch.randn(maps.shape[2], generator=torch.Generator().manual_seed(seed))
-    nearness = -(maps @ start.to(maps.device, maps.dtype, non_blocking=True))
-    centers: list[Tensor] = []
-    for _ in range(min(groups, maps.shape[1])):
-        farthest = nearness.where(varies[..., 0], torch.inf).argmin(1)
-        centers.append(maps.gather(1, farthest.view(-1, 1, 1).expand(-1, 1, maps.shape[2])))
-        similarity = (maps @ centers[-1].mT)[..., 0]
-        nearness = similarity if len(centers) == 1 else torch.maximum(nearness, similarity)
-    center = torch.cat(centers, 1)
+    chosen = distinct_rows(maps, min(groups, maps.shape[1]), start)
+    center = maps.gather(1, chosen[..., None].expand(-1, -1, maps.shape[2]))
     for _ in range(_ROUNDS):
         members = one_hot((maps @ center.mT).argmax(2), center.shape[1]).to(maps.dtype)
         sums = members.mT @ maps
-        center = unit(sums, dim=2).where((sums != 0).any(2, keepdim=True), center)
+        center = unit_rows(sums).where((sums != 0).any(2, keepdim=True), center)
     return (maps @ center.mT).argmax(2)
 
 
@@ -68,7 +62,7 @@ class GroupCAM(BaseCAM, name="group-cam"):
 
     def __init__(self, *args: Any, groups: int = 32, seed: int = 0, **options: Any) -> None:
         super().__init__(*args, **options)
-        check_count("groups", groups)
+        positive_int("groups", groups)
         self.groups, self.seed = groups, seed
 
     def saliency(self, layer: LayerCapture) -> Float[Tensor, "n *s"]:

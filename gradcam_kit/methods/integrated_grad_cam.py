@@ -12,6 +12,7 @@ from gradcam_kit.functional import weighted_sum
 from gradcam_kit.methods.base import BaseCAM
 from gradcam_kit.methods.grad_cam import grad_cam_weights
 from gradcam_kit.methods.perturbations import probe_targets
+from gradcam_kit.options import positive_int
 from gradcam_kit.types import Evidence, LayerCapture
 
 
@@ -43,7 +44,7 @@ class IntegratedGradCAM(BaseCAM, name="integrated-grad-cam"):
 
     def __init__(self, *args: Any, steps: int = 20, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.steps = steps
+        self.steps = positive_int("steps", steps)
 
     def saliencies(self, layer: LayerCapture) -> Float[Tensor, "n *ms"]:
         """All steps in one batch; the start of the path is one more step, whose gradients are not used."""

@@ -9,9 +9,8 @@ from typing import Any, Literal, get_args
 
 from torch import Tensor
 
-from gradcam_kit.capture.class_targets import check_count
-from gradcam_kit.methods.base import one_of
 from gradcam_kit.methods.score_cam import ScoreCAM
+from gradcam_kit.options import one_of, positive_int
 from gradcam_kit.types import LayerCapture
 
 Ladder = Literal["linear", "printed", "cumulative"]
@@ -43,7 +42,7 @@ class ISCAM(ScoreCAM, name="is-cam"):
 
     def __init__(self, *args: Any, samples: int = 10, ladder: Ladder = "linear", **options: Any) -> None:
         super().__init__(*args, **options)
-        check_count("samples", samples)
+        positive_int("samples", samples)
         self.samples = samples
         self.ladder: Ladder = one_of("ladder", ladder, get_args(Ladder))
 

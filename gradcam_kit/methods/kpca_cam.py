@@ -8,8 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gradcam_kit.methods.base import BaseCAM, one_of
+from gradcam_kit.methods.base import BaseCAM
 from gradcam_kit.methods.components import fix_sign
+from gradcam_kit.options import one_of
 from gradcam_kit.types import Evidence, LayerCapture
 
 Kernel = Literal["sigmoid", "rbf", "linear"]

@@ -24,8 +24,8 @@ def gaussian_noise(draws: int, images: Float[Tensor, "n c *t"], seed: int) -> Fl
 
     Drawn on the host from its own generator: the same on every device, and the global random state is untouched.
     """
-    generator = torch.Generator().manual_seed(seed)
-    noise = torch.randn(draws, *images.shape[1:], generator=generator)
+    generator = torch.Generator("cpu").manual_seed(seed)
+    noise = torch.randn(draws, *images.shape[1:], generator=generator, dtype=torch.float32, device="cpu")
     return noise.to(images.device, images.dtype, non_blocking=True)
 
 

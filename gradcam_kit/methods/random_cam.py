@@ -30,6 +30,7 @@ class RandomCAM(BaseCAM, name="random-cam"):
     def weights(self, layer: LayerCapture) -> Float[Tensor, "n k *one"]:
         """The draw."""
         n, k, *positions = layer.activations.shape
-        drawn = 2 * torch.rand(k, generator=torch.Generator().manual_seed(self.seed)) - 1
+        generator = torch.Generator("cpu").manual_seed(self.seed)
+        drawn = 2 * torch.rand(k, generator=generator, dtype=torch.float32, device="cpu") - 1
         drawn = drawn.to(layer.activations.device, layer.activations.dtype, non_blocking=True)
         return drawn.view(1, k, *(1 for _ in positions)).expand(n, -1, *(1 for _ in positions))

@@ -9,8 +9,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gradcam_kit.errors import OptionError
-from gradcam_kit.methods.base import BaseCAM, one_of
+from gradcam_kit.methods.base import BaseCAM
 from gradcam_kit.methods.einsum_cam import einsum_cam
+from gradcam_kit.options import one_of
 from gradcam_kit.types import Evidence, LayerCapture
 
 Mode = Literal["mask", "spread"]

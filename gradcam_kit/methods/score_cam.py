@@ -10,8 +10,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from gradcam_kit.functional import normalize, upsample
-from gradcam_kit.methods.base import BaseCAM, one_of
+from gradcam_kit.methods.base import BaseCAM
 from gradcam_kit.methods.channels import Ranking, check_channels, ranked_channels, take_channels
+from gradcam_kit.options import one_of
 from gradcam_kit.types import Evidence, LayerCapture, Rows
 
 Weighting = Literal["softmax", "probability", "relu"]

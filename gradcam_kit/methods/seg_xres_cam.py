@@ -9,8 +9,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from gradcam_kit.errors import OptionError
-from gradcam_kit.methods.base import BaseCAM, gradients_of, one_of
+from gradcam_kit.methods.base import BaseCAM, gradients_of
+from gradcam_kit.options import one_of, positive_int
 from gradcam_kit.types import LayerCapture
 
 Pool = Literal["mean", "max"]
@@ -43,9 +43,7 @@ class SegXResCAM(BaseCAM, name="seg-xres-cam"):
 
     def __init__(self, *args: Any, pool_window: int = 2, pool: Pool = "mean", **options: Any) -> None:
         super().__init__(*args, **options)
-        if isinstance(pool_window, bool) or not isinstance(pool_window, int) or pool_window < 1:
-            raise OptionError(f"pool_window is {pool_window!r}; expected a positive int")
-        self.pool_window = pool_window
+        self.pool_window = positive_int("pool_window", pool_window)
         self.pool: Pool = one_of("pool", pool, get_args(Pool))
 
     def weights(self, layer: LayerCapture) -> Float[Tensor, "n k *s"]:

@@ -11,12 +11,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gradcam_kit.capture.class_targets import check_count
 from gradcam_kit.errors import OptionError
 from gradcam_kit.functional import gaussian_blur, normalize, upsample, weighted_sum, widen
-from gradcam_kit.methods.base import BaseCAM, one_of
+from gradcam_kit.methods.base import BaseCAM
 from gradcam_kit.methods.grad_cam import grad_cam_weights
 from gradcam_kit.methods.perturbations import probe_targets
+from gradcam_kit.options import one_of, positive_int
 from gradcam_kit.types import Evidence, LayerCapture
 
 Pool = Literal["mean", "max"]
@@ -85,7 +85,7 @@ class SESS(BaseCAM, name="sess"):
         self, *args: Any, scales: int = 12, growth: float = 2 / 7, pool: Pool = "mean", **options: Any
     ) -> None:
         super().__init__(*args, **options)
-        check_count("scales", scales)
+        positive_int("scales", scales)
         if not growth > 0:
             raise OptionError(f"growth is {growth!r}; expected a positive number")
         self.scales, self.growth = scales, growth

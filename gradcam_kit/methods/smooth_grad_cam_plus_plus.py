@@ -11,6 +11,7 @@ from torch import Tensor
 from gradcam_kit.functional import spatial_sum
 from gradcam_kit.methods.base import BaseCAM
 from gradcam_kit.methods.perturbations import gaussian_noise, probe_targets
+from gradcam_kit.options import non_negative, positive_int
 from gradcam_kit.types import Evidence, LayerCapture
 
 
@@ -48,7 +49,8 @@ class SmoothGradCAMPlusPlus(BaseCAM, name="smooth-grad-cam++"):
 
     def __init__(self, *args: Any, samples: int = 4, std: float = 0.3, seed: int = 0, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.samples, self.std, self.seed = samples, std, seed
+        self.samples = positive_int("samples", samples)
+        self.std, self.seed = non_negative("std", std), seed
 
     def saliencies(self, layer: LayerCapture) -> Float[Tensor, "n *ms"]:
         """All noisy copies in one batch."""

@@ -11,12 +11,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gradcam_kit.capture import Inputs, read_inputs
-from gradcam_kit.capture.class_targets import check_count
 from gradcam_kit.errors import InputError, OptionError
 from gradcam_kit.methods.base import BaseCAM, assemble, capture_for, signed_maps
 from gradcam_kit.methods.components import first_component
 from gradcam_kit.methods.explanation import Explanation
 from gradcam_kit.methods.perturbations import check_std, gaussian_noise
+from gradcam_kit.options import positive_int
 from gradcam_kit.types import Images, LayerCapture
 
 
@@ -27,6 +27,13 @@ class View(NamedTuple):
     flipped: bool = False
 
 
+def check_cam(wrapper: str, cam: object) -> BaseCAM:
+    """Return the method, or raise InputError for what is none."""
+    if not isinstance(cam, BaseCAM):
+        raise InputError(f"{wrapper} got a {type(cam).__name__}; expected a CAM object such as GradCAM(model)")
+    return cam
+
+
 class _Mean:
     """The mean of a method's saliency over views of the images, all with the targets of the images as they are.
 
@@ -35,11 +42,7 @@ class _Mean:
     """
 
     def __init__(self, cam: BaseCAM) -> None:
-        if not isinstance(cam, BaseCAM):
-            raise InputError(
-                f"{type(self).__name__} got a {type(cam).__name__}; expected a CAM object such as GradCAM(model)"
-            )
-        self.cam = cam
+        self.cam = check_cam(type(self).__name__, cam)
 
     def views(self, images: Float[Tensor, "n c *t"]) -> Iterator[View]:
         """What the mean is taken over."""
@@ -102,7 +105,7 @@ class Smooth(_Mean):
 
     def __init__(self, cam: BaseCAM, *, samples: int = 16, std: float = 0.3, seed: int = 0) -> None:
         super().__init__(cam)
-        check_count("samples", samples)
+        positive_int("samples", samples)
         check_std(std)
         self.samples, self.std, self.seed = samples, std, seed
 
@@ -149,8 +152,7 @@ class EigenSmooth(BaseCAM):
     """
 
     def __init__(self, cam: BaseCAM, *, center: bool = False) -> None:
-        if not isinstance(cam, BaseCAM):
-            raise InputError(f"EigenSmooth got a {type(cam).__name__}; expected a CAM object such as GradCAM(model)")
+        check_cam("EigenSmooth", cam)
         if type(cam).weights is BaseCAM.weights or type(cam).saliencies is not BaseCAM.saliencies:
             raise InputError(
                 f"{type(cam).__name__} is no sum of weighted channels; EigenSmooth expects a method that implements "

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradcam_kit.capture.class_targets import check_count
 from gradcam_kit.functional import widen
 from gradcam_kit.methods.perturbations import check_std, gaussian_noise
 from gradcam_kit.methods.score_cam import ScoreCAM
+from gradcam_kit.options import positive_int
 from gradcam_kit.types import LayerCapture
 
 
@@ -32,7 +32,7 @@ class SSCAM(ScoreCAM, name="ss-cam"):
 
     def __init__(self, *args: Any, samples: int = 35, std: float = 2.0, seed: int = 0, **options: Any) -> None:
         super().__init__(*args, **options)
-        check_count("samples", samples)
+        positive_int("samples", samples)
         check_std(std)
         self.samples, self.std, self.seed = samples, std, seed
 

@@ -9,8 +9,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gradcam_kit.errors import OptionError
-from gradcam_kit.methods.base import BaseCAM, gradients_of, one_of
+from gradcam_kit.methods.base import BaseCAM, gradients_of
 from gradcam_kit.methods.grad_cam import grad_cam_weights
+from gradcam_kit.options import one_of
 from gradcam_kit.types import LayerCapture, LayerChoice
 
 Importance = Literal["mean", "max", "l2"]

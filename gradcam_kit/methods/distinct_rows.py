@@ -1,0 +1,34 @@
+"""Rows that differ most from each other: where clustering and factorization start."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+def unit_rows(rows: Float[Tensor, "*n r z"]) -> Float[Tensor, "*n r z"]:
+    """Scale each row to length 1, whatever its order of magnitude; rows of zeros stay."""
+    largest = rows.abs().amax(-1, keepdim=True)
+    scaled = rows / largest.where(largest > 0, 1)
+    length = scaled.norm(dim=-1, keepdim=True)
+    return scaled / length.where(length > 0, 1)
+
+
+def distinct_rows(rows: Float[Tensor, "n r z"], count: int, start: Float[Tensor, " z"]) -> Int[Tensor, "n count"]:
+    """Choose rows far apart, by cosine and whatever their order: each is the one least like those before.
+
+    Args:
+        rows: of length 1, or zero: those have no direction and come last.
+        count: how many; with fewer rows some are chosen again.
+        start: the first row is the one most like this. Made on the host, so that every device gets the same.
+    """
+    has_direction = (rows != 0).any(2)
+    nearness = -(rows @ start.to(rows.device, rows.dtype, non_blocking=True))
+    chosen: list[Tensor] = []
+    for _ in range(count):
+        chosen.append(nearness.where(has_direction, torch.inf).argmin(1))
+        own = rows.gather(1, chosen[-1].view(-1, 1, 1).expand(-1, 1, rows.shape[2]))
+        similarity = (rows @ own.mT)[..., 0]
+        nearness = similarity if len(chosen) == 1 else torch.maximum(nearness, similarity)
+    return torch.stack(chosen, 1)
