@@ -61,6 +61,7 @@ def demo(out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = P
         ["method", "heatmap on the object", "seconds"],
         [[row.name, f"{row.share:.1%}", "" if row.seconds is None else f"{row.seconds:.2f}"] for row in done.rows],
     )
+    _say(f"Not for this convolutional model: {', '.join(done.unsuited)}", err=False)
     _say(f"Side by side: {done.sheet}\nOne by one:   {done.overlays}", err=False)
     _say("Next: gradcam-kit run PICTURES --model torchvision:resnet50 --weights DEFAULT --out DIR", err=False)
 

@@ -81,11 +81,9 @@ def transcribe(name: str, model: PlainViT, image: Tensor, target: int, **options
 @cache
 def expected(name: str, prefix: int, pool: str, options: tuple[tuple[str, Any], ...] = ()) -> Tensor:
     model = plain_vit(prefix=prefix, pool=pool)
-    maps = [
-        [transcribe(name, model, x, int(t), **dict(options)) for t in own]
-        for x, own in zip(IMAGES, TARGETS, strict=True)
-    ]
-    return torch.stack([torch.stack([torch.as_tensor(one) for one in row]) for row in maps]).unflatten(2, (4, 3))
+    samples = [(x, int(target)) for x, own in zip(IMAGES, TARGETS, strict=True) for target in own]
+    maps = [torch.as_tensor(transcribe(name, model, *sample, **dict(options))) for sample in samples]
+    return torch.stack(maps).unflatten(0, (2, 2)).unflatten(2, (4, 3))
 
 
 def same(found: Tensor, other: Tensor, tolerance: float = 1e-10) -> bool:

@@ -57,10 +57,8 @@ def test_options_equal_the_transcription(name, options):
     found = saliency(name, plain_vit("sdpa"), targets=TARGETS, **options)
     assert same(found, expected(name, 1, "token", tuple(options.items())))
     assert not same(found, expected(name, 1, "token"), 1e-3)
-    alone = torch.cat(
-        [saliency(name, plain_vit("sdpa"), x[None], t[None], **options) for x, t in zip(IMAGES, TARGETS, strict=True)]
-    )
-    assert same(found, alone)
+    halves = [saliency(name, plain_vit("sdpa"), IMAGES[i : i + 1], TARGETS[i : i + 1], **options) for i in range(2)]
+    assert same(found, torch.cat(halves))
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The attention that is seen in a model, the explicit path of fused attention, and what is no attention of all tokens."""
+"""The attention that is seen in a model, the explicit path of fused kernels, and attention that is not of all."""
 
 from __future__ import annotations
 

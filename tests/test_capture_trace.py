@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_leaves
 from traces import traces, unchanged
 
 from gradcam_kit import METHODS, GradCAM, ScoreCAM, explain_all
+from gradcam_kit.capture.state import untouched
 from gradcam_kit.errors import CaptureError, ClassIndexError, NonFiniteError, ShapeError
 
 INPUT = images(2, size=(8, 8))
@@ -165,6 +166,19 @@ def test_state_around_the_call_is_kept(error: type[Exception] | None) -> None:
                     cam(INPUT)
             else:
                 cam(INPUT)
+
+
+def test_inside_of_a_call_the_model_is_frozen_and_in_eval_mode() -> None:
+    model = restless()
+    with torch.inference_mode(), unchanged(model), untouched(model, torch.device("cpu")):
+        assert not any(module.training for module in model.modules())
+        assert not any(parameter.requires_grad for parameter in model.parameters())
+        assert not torch.is_inference_mode_enabled()
+        assert not torch.is_grad_enabled()
+        with untouched(model, torch.device("cpu")):  # entering again changes nothing
+            model.train()
+        assert model.training
+        model.eval()
 
 
 def test_buffers_that_the_forward_replaces_are_put_back() -> None:

@@ -77,7 +77,7 @@ def timm(*args: Any, **options: Any) -> Callable[[], nn.Module]:
     return partial(timm_model, *args, **options)
 
 
-SQUARE, LAST = (64, 64), "blocks.2.norm1"
+SQUARE, LAST, XCIT = (64, 64), "blocks.2.norm1", "blocks.1.norm1"
 FIRST = "encoder.layers.encoder_layer_0.ln_1"
 SEGFORMER = {"num_encoder_blocks": 2, "depths": [1, 1], "sr_ratios": [2, 1], "hidden_sizes": [8, 16]}
 SEGFORMER |= {"patch_sizes": [7, 3], "strides": [4, 2], "num_attention_heads": [1, 2], "mlp_ratios": [2, 2]}
@@ -93,9 +93,7 @@ CASES = [
     Case("ViT wide", vit(size=(64, 96)), (64, 96), LAST, (4, 6), "blocks.1.norm1", 1),
     Case("ViT of any size", vit(dynamic_img_size=True), (80, 64), LAST, (5, 4), "blocks.1.norm1", 1),
     Case("ViT mean", vit(global_pool="avg"), SQUARE, "blocks", (4, 4), "blocks.2.norm2", 1),
-    Case(
-        "ViT pooled by attention", vit(global_pool="map", **CLASSLESS), SQUARE, "norm", (4, 4), "norm", 0, **CLASSLESS
-    ),
+    Case("ViT attention pool", vit(global_pool="map", **CLASSLESS), SQUARE, "norm", (4, 4), "norm", 0, **CLASSLESS),
     Case("ViT registers alone", vit(**MEAN), SQUARE, "blocks", (4, 4), LAST, 2, **CLASSLESS),
     Case("DINOv2 registers", vit(**DINO), (56, 84), LAST, (4, 6), "blocks.0.norm2", 5),
     Case("DeiT distilled", vit("deit_tiny_distilled_patch16_224"), SQUARE, LAST, (4, 4), "blocks.1.norm1", 2),
@@ -109,7 +107,7 @@ CASES = [
     Case("CoAtNet", timm("coatnet_pico_rw_224", img_size=64), SQUARE, "norm", (2, 2), "stages.2", partial=SCALES),
     Case("PVT", timm("pvt_v2_b0"), (64, 96), "stages", (2, 3), "stages.2", partial=MERGED),
     Case("MobileViT", timm("mobilevit_xxs"), SQUARE, "final_conv", (2, 2), "stages.3", partial=WINDOWS),
-    Case("XCiT", timm("xcit_nano_12_p16_224", img_size=64, depth=2), SQUARE, "1.norm1", (4, 4), "norm", 1, NONE),
+    Case("XCiT", timm("xcit_nano_12_p16_224", img_size=64, depth=2), SQUARE, "1.norm1", (4, 4), XCIT, 0, NONE),
     Case("HF ViT", hf("ViT"), (32, 32), "2.layernorm_before", (4, 4)),
     Case("HF ViT eager", hf("ViT", "eager"), (32, 32), "2.layernorm_before", (4, 4)),
     Case("HF DeiT", hf("DeiT"), (32, 32), "2.layernorm_before", (4, 4)),

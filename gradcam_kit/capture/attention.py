@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -70,6 +71,7 @@ class AttentionRecorder:
         self.frames = [_Frame(type(model).__name__, None)]
         self.seen: list[SeenAttention] = []
         self.layout = Tokens((), 0)
+        self.own: dict[str, LayerRecord] = {}
 
     @contextmanager
     def attached(self) -> Iterator[None]:
@@ -160,14 +162,13 @@ class AttentionRecorder:
         """
         self.recording, self.frames = False, []
         self.seen, self.layout = attention_among_tokens(self.seen, self.model, self.inputs)
-        found: dict[str, LayerRecord] = {}
         for one in self.seen:
-            while (name := f"attention of {one.name}") in found:
+            while (name := f"attention of {one.name}") in self.own:
                 one.name += " again"
-            found[name] = self._record(name, one.probabilities)
+            self.own[name] = self._record(name, one.probabilities)
         if Evidence.PROJECTIONS in self.needs:
-            found[_OUTPUT] = self._record(_OUTPUT, self.seen[-1].output)
-        return found
+            self.own[_OUTPUT] = self._record(_OUTPUT, self.seen[-1].output)
+        return self.own
 
     @property
     def differentiated(self) -> list[str]:
@@ -220,34 +221,31 @@ class AttentionRecorder:
         maps = [Heads(self.n).to_maps(column) for column in columns if column is not None]
         return torch.stack(maps, 1) if scores.ndim == 2 else maps[0]
 
-    def check(self, gradients: Mapping[str, Tensor], checks: Checks) -> None:
-        """Remember whether gradients reach the class token, where that is what a method explains."""
-        if _OUTPUT in gradients and has_class_token(self.model, self.layout.prefix):
-            native = gradients[_OUTPUT] != 0
-            checks.add((native.any() & ~native[..., 0, :].any())[None], self._no_class_token)
-
-    def _no_class_token(self, _sample: int) -> CaptureError:
-        return CaptureError(
-            f"no gradient reaches the class token in {self.seen[-1].name!r}: the score is pooled from the patch tokens "
-            "alone; use generic-attention, or GradCAM with target_layers=None"
-        )
-
-    def evidence(self, gradients: Mapping[str, Tensor], block_gradients: tuple[Tensor, ...] | None) -> Attention:
-        """What methods see."""
-        probabilities = [one.probabilities for one in self.seen if one.probabilities is not None]
-        own = [gradients.get(f"attention of {one.name}") for one in self.seen]
-        return Attention(
+    def evidence(
+        self, gradients: Mapping[str, Tensor], block_gradients: tuple[Tensor, ...] | None, checks: Checks
+    ) -> Attention:
+        """What methods see; afterwards nothing here holds the graph any more."""
+        for record in self.own.values():
+            record.leaves = [leaf.detach() for leaf in record.leaves]
+        attentions = [f"attention of {one.name}" for one in self.seen]
+        own = [gradients[name] for name in attentions if name in gradients]
+        found = Attention(
             blocks=tuple(one.name for one in self.seen),
-            probabilities=tuple(widen(Heads(self.n).to_maps(tensor.detach())) for tensor in probabilities),
+            probabilities=tuple(widen(self.own[name].maps(self.own[name].captured)) for name in attentions),
             grid=self.layout.grid,
             prefix=self.layout.prefix,
             has_class_token=has_class_token(self.model, self.layout.prefix),
-            gradients=tuple(tensor for tensor in own if tensor is not None) or None,
+            gradients=tuple(own) or None,
             block_gradients=block_gradients,
-            projections=self._projections(gradients) if _OUTPUT in gradients else None,
+            projections=self._projections(gradients[_OUTPUT]) if _OUTPUT in gradients else None,
         )
+        if found.projections and found.has_class_token:
+            reached = (found.projections.gradients != 0).any(-1)
+            checks.add((reached.any() & ~reached[..., 0].any())[None], partial(_no_class_token, found.blocks[-1]))
+        self.seen = []
+        return found
 
-    def _projections(self, gradients: Mapping[str, Tensor]) -> Projections:
+    def _projections(self, gradients: Float[Tensor, "n *m heads tokens d"]) -> Projections:
         last = self.seen[-1]
         assert last.factors is not None
         assert last.values is not None
@@ -259,5 +257,12 @@ class AttentionRecorder:
             queries=joined(last.factors[0]),
             keys=joined(last.factors[1].mT),
             values=joined(last.values),
-            gradients=gradients[_OUTPUT].movedim(-3, -2).flatten(-2),
+            gradients=gradients.movedim(-3, -2).flatten(-2),
         )
+
+
+def _no_class_token(name: str, _sample: int) -> CaptureError:
+    return CaptureError(
+        f"no gradient reaches the class token in {name!r}: the score is pooled from the patch tokens alone; use "
+        "generic-attention, or GradCAM with target_layers=None"
+    )

@@ -96,7 +96,7 @@ def _no(_: Any) -> bool:
     return False
 
 
-def _open(function: FunctionType) -> Callable[..., Any]:
+def _open(function: Any) -> Callable[..., Any]:
     """The same Python function, which would hide the torch functions that it calls from an active mode otherwise."""
     scope = {**function.__globals__, "has_torch_function": _no, "has_torch_function_unary": _no}
     opened = FunctionType(function.__code__, scope, function.__name__, function.__defaults__)

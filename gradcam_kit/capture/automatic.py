@@ -25,8 +25,8 @@ from gradcam_kit.types import LayerCandidate, LayerChoice, Target
 class _Seen:
     """The output of one module in the exploring pass.
 
-    Each module hands on an alias of its own, so that a gradient at it says that the model uses this module's output, and
-    not only what was computed inside. `origin` is what modules around each other have in common.
+    Each module hands on an alias of its own, so that a gradient there says that the model uses this module's output,
+    and not only what was computed inside. `origin` is what modules around each other have in common.
     """
 
     name: str
@@ -226,9 +226,8 @@ def _choose(seen: list[_Seen], scored: bool) -> tuple[_Seen | None, str]:
     if last.reached:
         return _outermost(last, usable), "the last layer with positions on which the score depends"
     reached = [one for one in usable if one.reached]
-    if isinstance(last.layout, Tokens):
-        if norms := [one for one in norms if one.reached]:
-            return norms[-1], "the last normalization that sends gradients to the patch tokens"
+    if isinstance(last.layout, Tokens) and (norms := [one for one in norms if one.reached]):
+        return norms[-1], "the last normalization that sends gradients to the patch tokens"
     if reached:
         return _outermost(reached[-1], usable), "the last layer with positions that gradients reach"
     return _outermost(last, usable), "the last layer with positions (its gradient is zero for the first image)"

@@ -76,8 +76,7 @@ class Capture:
     curvature: Mapping[str, Tensor] = field(default_factory=dict)
     bias_gradients: tuple[Tensor, ...] | None = None
     guided_gradients: Tensor | None = None
-    attention: AttentionRecorder | None = None
-    block_gradients: tuple[Tensor, ...] | None = None
+    attention: Attention | None = None
     _heads: dict[str, Head | None] = field(default_factory=dict)
 
     @property
@@ -112,11 +111,8 @@ class Capture:
             probe=Prober(rescorer, record, self.reshape),
             head=head,
             weight_gradients=weight_gradients(record, activations.shape[1]) if fallback else None,
-            attention=self._attention() if Evidence.ATTENTION in needs else None,
+            attention=self.attention if Evidence.ATTENTION in needs else None,
         )
-
-    def _attention(self) -> Attention | None:
-        return self.attention and self.attention.evidence(self.gradients, self.block_gradients)
 
     def _head(self, name: str, activations: Tensor) -> Head | None:
         if name not in self._heads:
@@ -145,18 +141,13 @@ def capture(model: nn.Module, inputs: Inputs, request: Request) -> Iterator[Capt
         recorder = Recorder(model, layers, inputs.n, inputs.size, request.reshape, graph)
         biases = BiasRecorder(model) if Evidence.BIASES in request.needs else None
         real = {name: module for name, module in layers.items() if name not in NOT_MODULES}
-        attention = None
-        if Evidence.ATTENTION in request.needs:
-            attention = AttentionRecorder(model, inputs, request.needs)
+        attention = AttentionRecorder(model, inputs, request.needs) if Evidence.ATTENTION in request.needs else None
         prefix = PrefixRecorder(model, real) if Evidence.REPLAY in request.needs else None
         with ExitStack() as stack:
             stack.enter_context(recorder.attached(keep_arguments=Evidence.WEIGHT_GRADIENTS in request.needs))
-            if biases:
-                stack.enter_context(biases.attached())
-            if prefix:
-                stack.enter_context(prefix.attached())
-            if attention:
-                stack.enter_context(attention.attached())
+            for further in (biases, prefix, attention):
+                if further:
+                    stack.enter_context(further.attached())
             if Evidence.CURVATURE in request.needs:
                 stack.enter_context(sdpa_kernel(SDPBackend.MATH))  # fused attention has no second derivative
             stack.enter_context(torch.set_grad_enabled(graph))
@@ -166,12 +157,12 @@ def capture(model: nn.Module, inputs: Inputs, request: Request) -> Iterator[Capt
                 recorder.records.update(attention.records())
             optional = not request.needs & ~_WITHOUT_SCORES
             target, classes, scores = _score(request, output, inputs, optional)
-            derivatives = {}
+            derivatives, block_gradients = {}, None
             if graph and scores is not None:
                 derivatives = _derive(request, recorder, biases, attention, scores, inputs)
                 if attention and target is not None and Evidence.BLOCK_GRADIENTS in request.needs:
                     rescorer = Rescorer(run, inputs, target, _detach(output), inputs.n)
-                    derivatives["block_gradients"] = attention.block_gradients(rescorer, scores)
+                    block_gradients = attention.block_gradients(rescorer, scores)
         with run.arithmetic():
             captured = Capture(
                 run=run,
@@ -184,12 +175,12 @@ def capture(model: nn.Module, inputs: Inputs, request: Request) -> Iterator[Capt
                 prefixes=prefix.prefixes if prefix else {},
                 reshape=request.reshape,
                 checks=checks,
-                attention=attention,
+                attention=attention.evidence(derivatives.get("gradients", {}), block_gradients, checks)
+                if attention
+                else None,
                 **derivatives,
             )
             _check_layers(captured)
-            if attention:
-                attention.check(captured.gradients, checks)
             if inputs.images.device.type == "cpu":
                 checks.raise_first()  # costs no wait here, and spares the methods from meeting NaN
             # The graph is not needed any more; held here, it would live as long as the methods run.

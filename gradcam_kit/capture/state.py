@@ -127,7 +127,7 @@ def _buffers(model: nn.Module) -> Iterator[None]:
         for module in model.modules()
         for name, buffer in module._buffers.items()
     ]
-    known = [(module, set(module._buffers)) for module in model.modules()]
+    known = [(module, set(module._buffers)) for module in model.modules() if not is_scripted(module)]
     try:
         yield
     finally:

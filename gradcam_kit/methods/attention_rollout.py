@@ -48,7 +48,8 @@ def relevance_of_patches(attention: Attention, steps: Sequence[Float[Tensor, "n 
         row[:, attention.prefix :] = 1 / (row.shape[1] - attention.prefix)
     for step in reversed(steps):
         row = torch.einsum("nq,nqk->nk", row, step)
-    return row[:, attention.prefix :].unflatten(1, attention.grid)
+    patches: Tensor = row[:, attention.prefix :].unflatten(1, attention.grid)
+    return patches
 
 
 def attention_of(layer: LayerCapture) -> Attention:

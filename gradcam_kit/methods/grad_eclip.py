@@ -57,5 +57,6 @@ class GradECLIP(BaseCAM, name="grad-eclip"):
                 "Grad-ECLIP explains the class token of a transformer, and this model has none; use GenericAttention"
             )
         keys, values = own.keys[:, attention.prefix :], own.values[:, attention.prefix :]
-        saliency = grad_eclip_map(own.gradients[:, 0], own.queries[:, 0], keys, values)
-        return saliency.unflatten(1, attention.grid)
+        patches = grad_eclip_map(own.gradients[:, 0], own.queries[:, 0], keys, values)
+        saliency: Tensor = patches.unflatten(1, attention.grid)
+        return saliency

@@ -48,5 +48,6 @@ class LeGrad(BaseCAM, name="legrad"):
         """The mean of the blocks' maps."""
         attention = attention_of(layer)
         gradients = (attention.block_gradients or ())[-(self.blocks or 0) :]
-        total = torch.stack([legrad_map(block) for block in gradients]).mean(0)
-        return total[:, attention.prefix :].unflatten(1, attention.grid)
+        keys = torch.stack([legrad_map(block) for block in gradients]).mean(0)
+        saliency: Tensor = keys[:, attention.prefix :].unflatten(1, attention.grid)
+        return saliency

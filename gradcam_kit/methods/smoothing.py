@@ -78,11 +78,9 @@ class _Mean:
         """Maps and importance of the layers in some views, from one pass."""
         index = torch.arange(inputs.n, device=inputs.images.device).repeat(len(views))
         changed = inputs.with_images(torch.cat([view.images for view in views]), index)
-        select = getattr(target, "select", None)
-        with capture_for([self.cam], changed, select(index) if select else target, settled=True) as (
-            captured,
-            (layers,),
-        ):
+        if hasattr(target, "select"):
+            target = target.select(index)
+        with capture_for([self.cam], changed, target, settled=True) as (captured, (layers,)):
             maps, importance = signed_maps(self.cam, captured, layers)
         apart = (len(views), inputs.n)
         saliency = {name: _turn_back(rows.unflatten(0, apart), views) for name, rows in maps.items()}
