@@ -170,7 +170,9 @@ def as_transform(value: Transform | Mapping[str, Any] | Callable[[Any], Tensor])
         for key in value:
             if key not in known:
                 raise OptionError(f"transform has no field {key!r}; its fields are {', '.join(known)}")
-        plain: dict[str, Any] = {key: tuple(entry) if isinstance(entry, list) else entry for key, entry in value.items()}
+        plain: dict[str, Any] = {
+            key: tuple(entry) if isinstance(entry, list) else entry for key, entry in value.items()
+        }
         return PictureTransform(**{**plain, "size": _pair(plain.get("size", 224))})
     if callable(value):
         return CallableTransform(value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -169,15 +170,18 @@ def test_similar_channels_are_grouped(seed):
     assert torch.equal(partition(found), partition(member).expand(2, -1, -1))
 
 
-@pytest.mark.parametrize(("groups", "seed"), [(1, 0), (2, 0), (4, 1), (7, 2), (20, 0), (99, 0)])
-def test_groups_equal_slow_k_means(groups, seed):
-    maps = torch.randn(3, 20, 4, 5, generator=torch.Generator().manual_seed(4)).double()
+@pytest.mark.parametrize(
+    ("channels", "groups", "seed"),
+    [(20, 1, 0), (20, 2, 0), (90, 4, 1), (90, 7, 2), (20, 20, 0), (20, 99, 0)],
+)
+def test_groups_equal_slow_k_means(channels, groups, seed):
+    maps = torch.randn(3, channels, 4, 5, generator=torch.Generator().manual_seed(4)).double()
     found = group_channels(maps, groups, seed)
     for one, labels in zip(maps, found, strict=True):
         assert torch.equal(partition(labels), partition(slow_groups(one, groups, seed)))
-    assert found.max() + 1 <= min(groups, 20)
-    if groups >= 20:
-        assert all(len(set(labels.tolist())) == 20 for labels in found)
+    assert found.max() + 1 == min(groups, channels)
+    if groups >= channels:
+        assert all(len(set(labels.tolist())) == channels for labels in found)
 
 
 def test_groups_do_not_depend_on_order_scale_batch():
@@ -224,21 +228,33 @@ def test_passes_of_group_cam(batch_size):
     assert max(model.rows) == max(2, min(batch_size, 6))
 
 
+def rescored(cam, rescore_probability):
+    """A method that gets other probabilities."""
+
+    class Rescored(cam):
+        def saliencies(self, layer):
+            return super().saliencies(replace(layer, rescore_probability=rescore_probability))
+
+    return Rescored
+
+
 def test_group_that_shows_nothing_counts_nothing():
-    model = blocks()
+    model, calls = blocks(), []
     with torch.no_grad():
         model.block1[0].weight[:] = 0
         model.block1[0].bias[:] = 1.0
-    assert not saliency("group-cam", model, draw_images(2).double(), 0).any()
+    images = draw_images(2).double()
+    assert not saliency("group-cam", model, images, 0).any()
+    rounding = rescored(GroupCAM, lambda rows, index: calls.append(1) or torch.full((len(rows),), 1e-9 * len(calls)))
+    assert not rounding(model, "block1").explain(images, 0).saliency["block1"].any()
+    assert len(calls) == 2
 
 
 def test_group_cam_of_a_probability_uses_its_gradients():
     def alone(sample):
         blurred = ref.gaussian_blur(sample.image, 51, 50.0)
         groups = [[k] for k in range(6)]
-        return ref.group_cam(
-            sample.activations, sample.gradients, sample.image, blurred, sample.rescore, groups
-        )
+        return ref.group_cam(sample.activations, sample.gradients, sample.image, blurred, sample.rescore, groups)
 
     case = SMALL[6]
     found = GroupCAM(case.model, case.layer).explain(case.images, ClassProbability(case.targets))
@@ -289,10 +305,10 @@ def test_windows_cover_everything_and_stay_inside(size, scales):
 
 
 def test_pasted_by_hand():
-    where = [(slice(0, 4),), (slice(0, 2),), (slice(2, 4),)]
-    maps = torch.tensor([[[1.0, 1.0]], [[3.0, 3.0]], [[0.0, 0.5]]])
-    assert paste_windows(maps, where, (4,)).tolist() == [[2.0, 2.0, 0.5, 0.75]]
-    assert paste_windows(maps, where, (4,), "max").tolist() == [[3.0, 3.0, 1.0, 1.0]]
+    where = [(slice(0, 4),), (slice(0, 2),), (slice(2, 4),), (slice(1, 3),)]
+    maps = torch.tensor([[[1.0, 1.0]], [[3.0, 3.0]], [[0.0, 0.5]], [[2.0, 2.0]]])
+    assert paste_windows(maps, where, (4,)).tolist() == [[2.0, 2.0, 1.0, 0.75]]
+    assert paste_windows(maps, where, (4,), "max").tolist() == [[3.0, 3.0, 2.0, 1.0]]
 
 
 def test_one_scale_is_blurred_grad_cam():
@@ -326,6 +342,15 @@ def test_sess_of_negative_scores_is_empty():
     found = SESS(blocks(), "block1", scales=2).explain(draw_images(2).double(), lambda logits: logits[:, 0] - 1e3)
     assert found.is_empty.tolist() == [True, True]
     assert not found.heatmaps.any()
+
+
+def test_sess_counts_scores_from_zero():
+    images, values = draw_images(1).double(), torch.tensor([-0.5, 2.0, 1.0, -3.0, 0.5]).double()
+    found, expected = (
+        rescored(SESS, lambda rows, _, own=own: own[: len(rows)])(blocks(), "block1", scales=2).explain(images, 0)
+        for own in (values, values.clamp(min=0))
+    )
+    assert_same(found.saliency["block1"], expected.saliency["block1"])
 
 
 def test_sess_runs_many_windows_at_once():

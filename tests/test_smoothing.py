@@ -8,10 +8,10 @@ import pytest
 import reference as ref
 import torch
 from cases import MINI, SMALL, Sample, assert_same, stack
+from comparisons import home, layers_of
 from models import Restless, build
 from models import images as draw_images
 from networks import blocks, signal
-from comparisons import home, layers_of
 from oracles import ORACLES
 from test_score_cam import Counted
 from torch import nn

@@ -132,7 +132,7 @@ def _buffers(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         for module, names in known:
-            for name in [name for name in module._buffers if name not in names]:
+            for name in [name for name, _ in module._buffers.items() if name not in names]:
                 del module._buffers[name]
         for module, name, buffer, values, before in saved:
             module._buffers[name] = buffer

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,9 +20,8 @@ from gradcam_kit.methods import METHODS
 from gradcam_kit.pictures import write_picture
 from gradcam_kit.render import contact_sheet, overlays
 
-
 # With its paper's 35 samples SS-CAM alone would take as long as all the others.
-_OPTIONS: dict[str, dict[str, int]] = {"ss-cam": {"samples": 4}}
+_OPTIONS: dict[str, dict[str, Any]] = {"ss-cam": {"samples": 4}}
 
 
 @dataclass(frozen=True)
