@@ -79,9 +79,9 @@ def score_cam(rounds: int) -> dict[str, Ratio]:
             forward()
 
     return interleave(
-        {f"{live} plain forward passes": forwards, "ScoreCAM": lambda: cam(images)},
+        {f"plain forward of {live} images": forwards, f"ScoreCAM of {live} live channels": lambda: cam(images)},
         rounds,
-        f"{live} plain forward passes",
+        f"plain forward of {live} images",
     )
 
 

@@ -12,7 +12,8 @@ def unit_rows(rows: Float[Tensor, "*n r z"]) -> Float[Tensor, "*n r z"]:
     largest = rows.abs().amax(-1, keepdim=True)
     scaled = rows / largest.where(largest > 0, 1)
     length = scaled.norm(dim=-1, keepdim=True)
-    return scaled / length.where(length > 0, 1)
+    unit: Tensor = scaled / length.where(length > 0, 1)
+    return unit
 
 
 def distinct_rows(rows: Float[Tensor, "n r z"], count: int, start: Float[Tensor, " z"]) -> Int[Tensor, "n count"]:
