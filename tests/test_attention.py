@@ -156,6 +156,16 @@ def test_rollout_needs_no_graph():
     assert tracked == [False]
 
 
+def test_rollout_next_to_a_gradient_method_starts_no_graph():
+    tracked: list[bool] = []
+    model = plain_vit("sdpa")
+    model.blocks[2].register_forward_pre_hook(lambda _, args: tracked.append(args[0].requires_grad))
+    explain_all([METHODS["attention-rollout"](model), GradCAM(model, "blocks.2.norm1")], IMAGES)
+    assert tracked == [False]
+    explain("generic-attention", model)
+    assert tracked == [False, True]
+
+
 @pytest.mark.parametrize("kind", ["sdpa", "explicit"])
 def test_legrad_runs_each_block_once(kind):
     model = plain_vit(kind)

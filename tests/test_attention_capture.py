@@ -84,6 +84,34 @@ def test_attention_of_other_threads_and_of_other_things_is_left_out():
     assert same(saliency("attention-rollout", model, targets=TARGETS), expected("attention-rollout", 1, "token"))
 
 
+def test_modules_that_another_thread_enters_and_leaves_meanwhile_do_not_matter():
+    model, entered, done, errors = plain_vit("sdpa"), threading.Event(), threading.Event(), []
+    model.waiter = Apply(lambda x: entered.set() or done.wait(10) and x)
+
+    def elsewhere() -> None:
+        try:
+            model.waiter(torch.zeros(2, 13, 8))
+        except Exception as error:
+            errors.append(error)
+
+    def start(x: Tensor) -> Tensor:
+        threads.append(threading.Thread(target=elsewhere))
+        threads[-1].start()
+        assert entered.wait(10)
+        return x
+
+    def stop(x: Tensor) -> Tensor:
+        done.set()
+        threads[-1].join()
+        return x
+
+    threads: list[threading.Thread] = []
+    model.patch, model.norm = nn.Sequential(model.patch, Apply(start)), nn.Sequential(Apply(stop), model.norm)
+    found = saliency("legrad", model, targets=TARGETS[:, 0])
+    assert not errors
+    assert same(found, expected("legrad", 1, "token")[:, 0])
+
+
 # The explicit path
 
 
