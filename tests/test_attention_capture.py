@@ -86,7 +86,7 @@ def test_attention_of_other_threads_and_of_other_things_is_left_out():
 
 def test_modules_that_another_thread_enters_and_leaves_meanwhile_do_not_matter():
     model, entered, done, errors = plain_vit("sdpa"), threading.Event(), threading.Event(), []
-    model.waiter = Apply(lambda x: entered.set() or done.wait(10) and x)
+    model.waiter = Apply(lambda x: entered.set() or (done.wait(10) and x))
 
     def elsewhere() -> None:
         try:

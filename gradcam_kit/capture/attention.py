@@ -89,7 +89,7 @@ class AttentionRecorder:
 
     @property
     def _observes(self) -> bool:
-        return self.recording
+        return self.recording and threading.get_ident() == self.thread
 
     def _enter(self, module: nn.Module, args: Any) -> None:
         if self._observes:
