@@ -235,7 +235,7 @@ def test_channels_last_memory_changes_no_map(name: str) -> None:
 @pytest.mark.parametrize("name", METHODS)
 def test_inputs_stay_as_they_are_though_the_model_writes_into_them(name: str) -> None:
     def careless(m: nn.Module, x: Tensor, factor: Tensor) -> Tensor:
-        return nn.Module.__call__(m.body, x.sub_(0.3).mul_(factor.add_(1)))
+        return m.body(x.sub_(0.3).mul_(factor.add_(1)))
 
     model = build(careless, body=subject(name)[0])
     x, factor = INPUT.clone(), torch.ones(())
@@ -256,7 +256,7 @@ def test_rescored_rows_stay_as_they_are_though_the_model_writes_into_them() -> N
     assert torch.equal(rows, INPUT)
 
 
-def test_overwritten_input_layer_is_an_error_or_right() -> None:
+def test_containers_that_return_the_same_tensor_are_both_right() -> None:
     # The hook of the container sees the very tensor that its last module returned.
     nested = nn.Sequential(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Sequential(nn.ReLU())), nn.ReLU(inplace=True))
     model = seeded(nn.Sequential(nested, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)))

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torchvision
 from evidence import ON_CNNS, counted, evidence, quick
-from models import Apply, Restless, TinyCNN, TinyViT, build, conv_model, images, seeded, tiny
+from models import Restless, TinyCNN, TinyViT, build, conv_model, images, seeded, tiny
 from torch import Tensor, nn
 
 from gradcam_kit import BaseCAM, GradCAM, ScoreCAM
@@ -228,9 +228,8 @@ def test_candidates_tell_shapes_reach_and_reason() -> None:
 
 
 def test_candidates_run_the_model_on_one_image_unless_the_target_needs_all() -> None:
-    model = build(lambda m, x: m.body(x), body=TinyCNN())
-    model.pass_through = Apply(lambda x: x)
-    with counted(model.body.stage1) as passes:
+    model = tiny()
+    with counted(model.stage1) as passes:
         GradCAM(model)(INPUT, lambda logits: torch.stack([logits[0, 1], logits[1, 0]]))
         ScoreCAM(model, batch_size=100)(INPUT, [0, 1])
     assert passes == [2, 2, 1, 2, 12]

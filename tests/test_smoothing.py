@@ -1,4 +1,4 @@
-"""Smooth, TestTime and EigenSmooth: means over views of the images, and components instead of sums."""
+"""Smooth and TestTime: means over noisy, mirrored and brighter images, of any method."""
 
 from __future__ import annotations
 
@@ -8,37 +8,36 @@ import numpy as np
 import pytest
 import reference as ref
 import torch
-from cases import MINI, SMALL, Sample, assert_same, stack
+from cases import MINI, Sample, assert_same, stack
 from comparisons import home, layers_of
 from models import Restless, build
 from models import images as draw_images
 from networks import blocks, signal
 from oracles import ORACLES
 from test_score_cam import Counted
-from torch import nn
 from traces import unchanged
 
 from gradcam_kit import (
     METHODS,
     EigenCAM,
     EigenSmooth,
-    FinerCAM,
     GradCAM,
-    HiResCAM,
-    LayerCAM,
-    ScoreCAM,
     Smooth,
     TestTime,
     WinsorCAM,
-    XGradCAM,
-    explain_all,
 )
 from gradcam_kit.errors import InputError, NonFiniteError, OptionError, ShapeError
 from gradcam_kit.methods.smoothing import check_cam
-from gradcam_kit.targets import SegmentationTarget, TopK
 
 FACTORS = (0.9, 1.0, 1.1)
+
+
+LAYERS = ["block1.0", "block1", "block2"]
+
+
 WRAPPERS = {"smooth": partial(Smooth, samples=3), "test-time": partial(TestTime, brightness=(0.9, 1.0))}
+
+
 EACH = pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=WRAPPERS)
 
 
@@ -77,6 +76,27 @@ def flip_mean(sample: Sample, oracle):
             maps.append(oracle(sample.at(factor * image)))
             axes.append(-1 if mirrored else None)
     return ref.flip_mean(maps, axes)
+
+
+def winsor_importance(model, layer, images):
+    kept = []
+    handle = model.get_submodule(layer).register_forward_hook(lambda *a: kept.append(a[-1]) or a[-1].clone())
+    with torch.enable_grad():
+        score = model(images)[:, 0].sum()
+    handle.remove()
+    (gradients,) = torch.autograd.grad(score, kept[0])
+    return [ref.winsor_importance(ref.grad_cam_weights(one)) for one in gradients]
+
+
+def assert_winsorized(found, model, all_views):
+    """The heatmaps are those of the saliency and of the mean importance over the views."""
+    importance = [np.mean([winsor_importance(model, layer, view) for view in all_views], axis=0) for layer in LAYERS]
+    for i in range(len(found.heatmaps)):
+        shares = ref.winsorize([float(own[i]) for own in importance], 100.0)
+        assert len({0.0, 0.1, 1.0, *shares}) > 3  # one of them depends on all numbers
+        maps = [ref.upsample(ref.normalize_minmax(ref.relu(found.saliency[layer][i])), (16, 16)) for layer in LAYERS]
+        expected = sum(share * one for share, one in zip(shares, maps, strict=True))
+        assert_same(found.heatmaps[i], ref.normalize_minmax(expected), 1e-6)
 
 
 @pytest.mark.parametrize("name", ["grad-cam", "hires-cam", "grad-cam++", "layer-cam", "eigen-cam", "score-cam"])
@@ -137,29 +157,6 @@ def test_scores_and_output_are_those_of_the_images(wrap):
     assert not torch.equal(found.saliency["block2"], clean.saliency["block2"])
 
 
-def test_class_is_that_of_the_images_as_they_are():
-    images = torch.zeros(2, 3, 2, 8, dtype=torch.float64)
-    images[0, :, :, :4] = 1.0  # mirrored it is of the other class
-    images[1, :, :, 4:] = 1.0
-    model = build(
-        lambda m, x: m.fc(m.layer(x).flatten(1)), layer=nn.Conv2d(3, 2, 1), fc=nn.Linear(2 * 2 * 8, 2)
-    ).double()
-    with torch.no_grad():
-        model.layer.weight.fill_(1.0)
-        model.layer.bias.zero_()
-        sides = torch.zeros(2, 2, 2, 8)
-        sides[0, ..., :4], sides[1, ..., 4:] = 1.0, 1.0
-        model.fc.weight.copy_(sides.flatten(1))
-        model.fc.bias.zero_()
-    cam = HiResCAM(model, "layer")
-    assert cam.explain(images).targets.tolist() == [0, 1]
-    assert cam.explain(images.flip(-1)).targets.tolist() == [1, 0]
-    found = TestTime(cam).explain(images)
-    assert found.targets.tolist() == [0, 1]
-    # the mirror image has no light where its class looks, so half of the views count
-    assert_same(found.saliency["layer"], 0.5 * cam.explain(images).saliency["layer"])
-
-
 @EACH
 @pytest.mark.parametrize("targets", [None, 3, [0, 4, 2]], ids=str)
 def test_batch_equals_one_by_one(wrap, targets):
@@ -195,102 +192,10 @@ def test_without_noise_it_is_the_method():
     assert_same(Smooth(cam, std=0.0).explain(images).saliency["block1"], expected)
 
 
-@EACH
-def test_callable_without_select_gets_one_view_at_a_time(wrap):
-    images, sizes = draw_images(3).double(), []
-
-    def target(logits):
-        sizes.append(len(logits))
-        return torch.stack([logits[i, i] for i in range(3)])  # each image has a class of its own
-
-    wrapper = wrap(GradCAM(blocks(), "block1"))
-    found = wrapper.explain(images, target)
-    assert set(sizes) == {3}
-    assert found.targets is None
-    assert_same(found.saliency["block1"], wrapper.explain(images, [0, 1, 2]).saliency["block1"])
-
-
-@EACH
-def test_callable_with_select_shares_passes(wrap):
-    class Selected:
-        def __init__(self, classes):
-            self.classes_of = classes
-
-        def __call__(self, logits):
-            return logits.gather(1, self.classes_of[:, None])[:, 0]
-
-        def select(self, index):
-            return Selected(self.classes_of[index])
-
-    images, model = draw_images(3).double(), Counted(blocks()).eval()
-    found = wrap(GradCAM(model, "inner.block1")).explain(images, Selected(torch.tensor([0, 1, 2])))
-    assert len(model.rows) == 2
-    expected = wrap(GradCAM(blocks(), "block1")).explain(images, [0, 1, 2])
-    assert_same(found.saliency["inner.block1"], expected.saliency["block1"])
-
-
-def test_targets_are_settled_by_the_images_as_they_are():
-    images, model = draw_images(3).double(), blocks()
-    wrapper = Smooth(GradCAM(model, "block1"), samples=3, std=3.0)
-    largest = model(images).detach().topk(2, dim=1).indices
-    noisy = [model(view).detach().topk(2, dim=1).indices for view, _ in views(wrapper, images)]
-    assert any(not torch.equal(one.sort().values, largest.sort().values) for one in noisy)
-    fixed = [mean_of_calls(wrapper, images, largest[:, j], "block1") for j in range(2)]
-    assert_same(wrapper.explain(images, TopK(2)).saliency["block1"], fixed[0] + fixed[1])
-
-
-def test_finer_references_are_settled_by_the_images_as_they_are():
-    images, model = draw_images(2).double(), blocks()
-    found = Smooth(FinerCAM(model, "block1"), samples=3, std=3.0).explain(images, 1).saliency["block1"]
-    logits = model(images).detach()
-    expected = []
-    for i in range(2):
-        references = ref.finer_references(logits[i], 1)
-
-        def finer(output, references=references):
-            shares = output.softmax(1)[:, references]
-            return (shares * (output[:, [1]] - output[:, references])).sum(1) / shares.sum(1)
-
-        wrapper = Smooth(GradCAM(model, "block1"), samples=3, std=3.0)
-        expected.append(wrapper.explain(images[i : i + 1], finer).saliency["block1"][0])
-    assert_same(found, torch.stack(expected))
-
-
-def test_region_of_a_segmentation_is_that_of_the_images():
-    model = build(
-        lambda m, x: m.head(m.layer(x)), layer=nn.Conv2d(3, 4, 3, padding=1), head=nn.Conv2d(4, 3, 1)
-    ).double()
-    images = draw_images(2, size=(6, 5)).double()
-    region = model(images).detach().argmax(1) == 1
-    wrapper = Smooth(GradCAM(model, "layer"), samples=3, std=2.0)
-    found = wrapper.explain(images, SegmentationTarget(None, 1))
-    assert_same(found.saliency["layer"], wrapper.explain(images, SegmentationTarget(region, 1)).saliency["layer"])
-
-
 def test_importance_of_layers_is_a_mean_too():
-    layers, images = ["block1.0", "block1", "block2"], draw_images(2).double()
-    wrapper = Smooth(WinsorCAM(blocks(), layers), samples=3, std=2.0)
-    found = wrapper.explain(images, 2)
-    importance = [
-        np.mean([winsor_importance(wrapper.cam.model, layer, view) for view, _ in views(wrapper, images)], axis=0)
-        for layer in layers
-    ]
-    for i in range(2):
-        shares = ref.winsorize([float(own[i]) for own in importance], 100.0)
-        assert len({0.0, 0.1, 1.0, *shares}) > 3  # one of them depends on all numbers
-        maps = [ref.upsample(ref.normalize_minmax(ref.relu(found.saliency[layer][i])), (16, 16)) for layer in layers]
-        expected = sum(share * one for share, one in zip(shares, maps, strict=True))
-        assert_same(found.heatmaps[i], ref.normalize_minmax(expected), 1e-6)
-
-
-def winsor_importance(model, layer, images):
-    kept = []
-    handle = model.get_submodule(layer).register_forward_hook(lambda *a: kept.append(a[-1]) or a[-1].clone())
-    with torch.enable_grad():
-        score = model(images)[:, 2].sum()
-    handle.remove()
-    (gradients,) = torch.autograd.grad(score, kept[0])
-    return [ref.winsor_importance(ref.grad_cam_weights(one)) for one in gradients]
+    images, model = draw_images(2).double(), blocks()
+    wrapper = Smooth(WinsorCAM(model, LAYERS), samples=3, std=2.0)
+    assert_winsorized(wrapper.explain(images, 0), model, [view for view, _ in views(wrapper, images)])
 
 
 @EACH
@@ -387,55 +292,3 @@ def test_only_methods_are_wrapped():
 
 def test_wrappers_are_no_methods():
     assert not {Smooth, TestTime, EigenSmooth} & set(METHODS.values())
-
-
-# Components.
-
-
-def eigen_smooth(sample: Sample, weights, center: bool = False):
-    return ref.eigen_smooth(sample.activations, weights(sample), center)
-
-
-WEIGHTS = {
-    "grad-cam": lambda sample: ref.grad_cam_weights(sample.gradients),
-    "hires-cam": lambda sample: sample.gradients,
-    "layer-cam": lambda sample: sample.gradients.clamp(min=0),
-}
-
-
-@pytest.mark.parametrize("center", [False, True])
-@pytest.mark.parametrize("name", WEIGHTS)
-@pytest.mark.parametrize("case", [SMALL[0], SMALL[3], SMALL[5], SMALL[8]], ids=lambda case: case.name)
-def test_components_equal_the_transcription(case, name, center):
-    found = EigenSmooth(METHODS[name](case.model, case.layer), center=center).explain(case.images, case.targets)
-    oracle = partial(eigen_smooth, weights=WEIGHTS[name], center=center)
-    assert_same(found.saliency[case.layer], stack(case, oracle), 1e-7)
-
-
-def test_components_take_over_the_settings():
-    images = draw_images(2).double()
-    cam = LayerCAM(blocks(), ["block1", "block2"], gamma=3.0, normalize="max", batch_size=5)
-    found = EigenSmooth(cam).explain(images, 2)
-    for i in range(2):
-        maps = [found.saliency["block1"][i], found.saliency["block2"][i]]
-        expected = ref.layer_cam_heatmap(maps, (16, 16), [True, False], 3.0, "max")
-        assert_same(found.heatmaps[i], expected, 1e-6)
-    finer = EigenSmooth(FinerCAM(blocks(), "block1")).explain(images, 1)
-    assert_same(finer.scores, FinerCAM(blocks(), "block1").explain(images, 1).scores)
-
-
-def test_components_share_passes_and_are_smoothed():
-    images, model = draw_images(2).double(), Counted(blocks()).eval()
-    cams = [XGradCAM(model, "inner.block1"), EigenSmooth(XGradCAM(model, "inner.block1"))]
-    plain, component = explain_all(cams, images, 1)
-    assert model.rows == [2]
-    assert (plain - component).abs().max() > 0.01
-    wrapper = Smooth(EigenSmooth(XGradCAM(blocks(), "block1")), samples=2)
-    found = wrapper.explain(images, 1).saliency["block1"]
-    assert_same(found, mean_of_calls(wrapper, images, 1, "block1"))
-
-
-@pytest.mark.parametrize("cam", [ScoreCAM, EigenCAM], ids=lambda cam: cam.name)
-def test_components_need_weights(cam):
-    with pytest.raises(InputError, match=f"{cam.__name__} is no sum of weighted channels"):
-        EigenSmooth(cam(blocks()))

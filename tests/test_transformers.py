@@ -236,7 +236,7 @@ def test_fused_and_plain_attention_of_timm_are_the_same(name):
 @pytest.mark.parametrize("texts", [1, 2, 3])
 def test_clip_is_explained_next_to_its_texts(attention, texts):
     model, x = hugging_face_clip(attention), images(2, size=(32, 32))
-    words = torch.randint(3, 50, (texts, 7), generator=torch.Generator().manual_seed(0))
+    words = torch.randint(3, 50, (texts, 10), generator=torch.Generator().manual_seed(0))  # 10 = 1 + 3x3
     inputs = {"pixel_values": x, "input_ids": words}
     with torch.no_grad():
         reference = model(**inputs).text_embeds[0]
