@@ -47,7 +47,12 @@ def torchvision_cases() -> Iterator[Case]:
         side = 518 if name == "vit_h_14" else side
         yield Case(f"torchvision:{name}", _torchvision(name), ((side, side),))
     for name in torchvision.models.list_models(module=torchvision.models.segmentation):
-        yield Case(f"torchvision:{name}", _torchvision(name), ((_SIDE, _SIDE),), SegmentationTarget(torch.ones(_SIDE, _SIDE), 1))
+        yield Case(
+            f"torchvision:{name}",
+            _torchvision(name),
+            ((_SIDE, _SIDE),),
+            SegmentationTarget(torch.ones(_SIDE, _SIDE), 1),
+        )
     for name in torchvision.models.list_models(module=torchvision.models.detection):
         target = DetectionTarget([8.0, 8.0, 88.0, 88.0], iou=1e-6, required=False)
         yield Case(f"torchvision:{name}", _torchvision(name), ((_SIDE, _SIDE),), target)
