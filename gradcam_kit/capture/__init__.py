@@ -4,6 +4,7 @@ from gradcam_kit.capture.automatic import choose_layers, layer_candidates
 from gradcam_kit.capture.class_targets import FinerTarget
 from gradcam_kit.capture.inputs import Inputs, read_inputs
 from gradcam_kit.capture.layers import TargetLayers, find_layers
+from gradcam_kit.capture.memory_format import in_fastest_format
 from gradcam_kit.capture.passes import Capture, Request, capture
 from gradcam_kit.capture.state import check_model
 from gradcam_kit.capture.targets import (
@@ -26,6 +27,7 @@ __all__ = [
     "check_model",
     "choose_layers",
     "find_layers",
+    "in_fastest_format",
     "layer_candidates",
     "read_inputs",
     "resolve_target",

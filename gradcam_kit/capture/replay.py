@@ -41,15 +41,18 @@ class LazyRows(torch.Tensor):
     @staticmethod
     def __new__(cls, source: Tensor, index: Tensor) -> LazyRows:
         """Rows `index` of `source`."""
-        shape = (len(index), *source.shape[1:])
-        rows: LazyRows = torch.Tensor._make_wrapper_subclass(cls, shape, dtype=source.dtype, device=source.device)
+        like = torch.empty((len(index), *source.shape[1:]), device="meta").contiguous(memory_format=_format(source))
+        rows: LazyRows = torch.Tensor._make_wrapper_subclass(
+            cls, like.shape, strides=like.stride(), dtype=source.dtype, device=source.device
+        )
         rows.source, rows.rows, rows.taken = source, index, None
         return rows
 
     def read(self) -> Tensor:
         """The rows themselves."""
         if self.taken is None:
-            self.taken = self.source[self.rows].contiguous()  # on the CPU 70 times as fast as index_select
+            taken = self.source[self.rows]  # on the CPU 70 times as fast as index_select
+            self.taken = taken.contiguous(memory_format=_format(self.source))
         return self.taken
 
     @classmethod
@@ -61,6 +64,11 @@ class LazyRows(torch.Tensor):
             return LazyRows(args[0].source, args[0].rows)
         args, kwargs = tree_map(lambda leaf: leaf.read() if isinstance(leaf, LazyRows) else leaf, (args, kwargs or {}))
         return func(*args, **kwargs)
+
+
+def _format(source: Tensor) -> torch.memory_format:
+    last = source.ndim == 4 and source.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if last and not source.is_contiguous() else torch.contiguous_format
 
 
 @dataclass

@@ -23,6 +23,7 @@ from gradcam_kit.capture import (
     check_model,
     choose_layers,
     find_layers,
+    in_fastest_format,
     read_inputs,
     resolve_target,
 )
@@ -198,7 +199,10 @@ def explain_many(
     inputs = read_inputs(images, forward_kwargs)
     results: dict[int, Explanation] = {}
     for positions in groups.values():
-        explanations = _explain_group([cams[position] for position in positions], inputs, targets)
+        group = [cams[position] for position in positions]
+        explanations = in_fastest_format(
+            group[0].model, inputs, lambda inputs, group=group: _explain_group(group, inputs, targets)
+        )
         results.update(zip(positions, explanations, strict=True))
     return [results[position] for position in range(len(cams))]
 
