@@ -247,7 +247,8 @@ def test_rows_are_scored_for_the_prediction_on_the_clean_image() -> None:
     with torch.no_grad():
         clean, changed = model(INPUT).argmax(1), model(masked)
     assert (changed.argmax(1) != clean).any()
-    assert close(seen.rescore(masked, torch.arange(3)), changed.gather(1, clean[:, None])[:, 0])
+    expected = changed.gather(1, clean[:, None])[:, 0]
+    torch.testing.assert_close(seen.rescore(masked, torch.arange(3)), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_no_graph_while_rows_are_scored() -> None:
