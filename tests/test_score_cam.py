@@ -149,7 +149,7 @@ def test_targets_share_the_masked_passes(weighting):
     assert_same(together, torch.stack(once, 1))
 
 
-@pytest.mark.parametrize("ranking", ["std", "gradient"])
+@pytest.mark.parametrize("ranking", ["std", "gradient", "first-order"])
 @pytest.mark.parametrize("channels", [1, 2, 5, 6])
 def test_ranked_channels(ranking, channels):
     for case in (EARLIER, LAST):

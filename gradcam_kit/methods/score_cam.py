@@ -83,8 +83,9 @@ class ScoreCAM(BaseCAM, name="score-cam"):
             first, which cancels in the softmax and is not computed. "probability" (released code): the class's softmax
             probability, constant channels skipped. "relu": ReLU(score - score of the zero input).
         channels: keep only so many channels of each image (an int), or this share of them (a float in (0, 1]).
-        ranking: which channels are kept: those with the largest standard deviation over space ("std"), or with the
-            largest mean gradient ("gradient", gScoreCAM: Chen et al., ACCV 2022; one backward pass).
+        ranking: which channels are kept: those with the largest standard deviation over space ("std"), with the
+            largest mean gradient ("gradient", gScoreCAM: Chen et al., ACCV 2022; one backward pass), or whose mask on
+            the layer keeps most of the score to first order ("first-order", no paper; one backward pass).
     """
 
     needs: Evidence = Evidence.RESCORE
@@ -102,11 +103,11 @@ class ScoreCAM(BaseCAM, name="score-cam"):
         self.weighting: Weighting = one_of("weighting", weighting, get_args(Weighting))
         self.ranking: Ranking = one_of("ranking", ranking, get_args(Ranking))
         self.channels = check_channels(channels)
-        if channels is not None and ranking == "gradient":
+        if channels is not None and ranking != "std":
             self.needs = Evidence.RESCORE | Evidence.GRADIENTS
 
     def saliencies(self, layer: LayerCapture) -> Float[Tensor, "n *ms"]:
-        """One set of masked passes for all targets; the gradient ranking picks other channels for each."""
+        """One set of masked passes for all targets; a ranking by gradients picks other channels for each."""
         if Evidence.GRADIENTS in self.needs:
             return super().saliencies(layer)
         return self.saliency(layer)
