@@ -257,6 +257,9 @@ def test_no_graph_while_rows_are_scored() -> None:
     capture = evidence(model, "relu2", INPUT)
     for tensors in seen.values():
         tensors.clear()
-    rows: list[Tensor] = [capture.rescore(INPUT, torch.arange(3)), capture.replay(capture.activations, torch.arange(3))]
+    rows: list[Tensor] = [
+        capture.rescore(INPUT.clone().requires_grad_(), torch.arange(3)),
+        capture.replay(capture.activations, torch.arange(3)),
+    ]
     assert not any(row.requires_grad for row in rows)
     assert not any(sum(seen.values(), []))  # noqa: RUF017

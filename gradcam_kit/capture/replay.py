@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 from gradcam_kit.capture.hooks import LayerRecord
-from gradcam_kit.capture.scoring import Rescorer, chunks
+from gradcam_kit.capture.scoring import Rescorer, in_chunks
 from gradcam_kit.capture.state import is_scripted, untouched, version
 from gradcam_kit.errors import CaptureError
 from gradcam_kit.functional import widen
@@ -191,10 +191,11 @@ class Replayer:
                     f"the input of layer {self.record.name!r} cannot be replaced on its other branches; choose the "
                     "input normalization of a transformer block, whose input is the output of the block before it"
                 )
-            scores = [
-                self._score(rows[chunk], index[chunk], None if residual is None else residual[chunk])
-                for chunk in chunks(len(rows), self.rescorer.batch_size)
-            ]
+            scores = in_chunks(
+                len(rows),
+                self.rescorer.batch_size,
+                lambda chunk: self._score(rows[chunk], index[chunk], None if residual is None else residual[chunk]),
+            )
         return widen(torch.cat(scores)) if scores else images.new_zeros(0)
 
     def with_graph(self, rows: Tensor) -> Float[Tensor, "n *targets"]:
