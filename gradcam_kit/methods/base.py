@@ -6,6 +6,7 @@ import copy
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, ClassVar, get_args
 
 import torch
@@ -200,9 +201,7 @@ def explain_many(
     results: dict[int, Explanation] = {}
     for positions in groups.values():
         group = [cams[position] for position in positions]
-        explanations = in_fastest_format(
-            group[0].model, inputs, lambda inputs, group=group: _explain_group(group, inputs, targets)
-        )
+        explanations = in_fastest_format(group[0].model, inputs, partial(_explain_group, group, targets=targets))
         results.update(zip(positions, explanations, strict=True))
     return [results[position] for position in range(len(cams))]
 
