@@ -21,6 +21,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
+from gradcam_kit.capture.checks import on_host
 from gradcam_kit.capture.hooks import LayerRecord
 from gradcam_kit.capture.scoring import Rescorer, in_chunks
 from gradcam_kit.capture.state import is_scripted, untouched, version
@@ -255,7 +256,7 @@ class Replayer:
             return False
         expected = self.scores[index]
         tolerance = _TOLERANCE.get(record.captured[0].dtype, 1e-4) * expected.abs().amax().clamp(min=1e-30)
-        same = bool(((widen(replayed) - expected).abs() <= tolerance).all())
+        same = bool(on_host(((widen(replayed) - expected).abs() <= tolerance).all()))
         if not same:
             _log.debug("layer %r cannot be isolated: its suffix alone gives other scores", record.name)
         return same

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from gradcam_kit.capture.checks import on_host
 from gradcam_kit.errors import OptionError
 from gradcam_kit.functional import normalize, spatial_mean
 from gradcam_kit.methods.base import gradients_of
@@ -48,6 +49,11 @@ def ranked_channels(layer: LayerCapture, channels: int | float, ranking: Ranking
     else:
         rank = layer.activations.flatten(2).std(2, correction=0)
     return rank.topk(count, dim=1).indices
+
+
+def places(condition: Bool[Tensor, "*a"]) -> Int[Tensor, "m a"]:
+    """Where a condition holds; how many places that are is read on the host."""
+    return on_host(condition).nonzero().to(condition.device, non_blocking=True)
 
 
 def take_channels(activations: Float[Tensor, "n k *s"], channels: Int[Tensor, "n r"]) -> Float[Tensor, "n r *s"]:

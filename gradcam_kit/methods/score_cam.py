@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gradcam_kit.functional import normalize, upsample
 from gradcam_kit.methods.base import BaseCAM
-from gradcam_kit.methods.channels import Ranking, check_channels, ranked_channels, take_channels
+from gradcam_kit.methods.channels import Ranking, check_channels, places, ranked_channels, take_channels
 from gradcam_kit.options import one_of
 from gradcam_kit.types import Evidence, LayerCapture, Rows
 
@@ -46,9 +46,10 @@ def channel_scores(
     """
     flat = activations.flatten(2)
     constant = flat.amax(2) == flat.amin(2)
-    live = (~constant).nonzero()
+    live = places(~constant)
     empty = torch.ones_like(constant[:, :1]) if baseline else constant.any(1, keepdim=True)
-    rows = torch.cat([live, empty.nonzero() + live.new_tensor([0, _BASELINE])])
+    whose = places(empty[:, 0])
+    rows = torch.cat([live, torch.cat([whose, torch.full_like(whose, _BASELINE)], 1)])
     scores = torch.cat([_score_rows(layer, activations, chunk, rescore, change) for chunk in rows.split(batch_size)])
     targets = scores.shape[1:]
     zero_input = scores.new_zeros((len(flat), *targets)).index_copy(0, rows[len(live) :, 0], scores[len(live) :])
