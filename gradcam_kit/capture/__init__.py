@@ -1,6 +1,6 @@
 """The only code that touches a model: hooks, layers, tokens, targets, replay."""
 
-from gradcam_kit.capture.automatic import choose_layers, layer_candidates
+from gradcam_kit.capture.automatic import choose_among, choose_layers, layer_candidates
 from gradcam_kit.capture.class_targets import FinerTarget
 from gradcam_kit.capture.inputs import Inputs, read_inputs
 from gradcam_kit.capture.layers import TargetLayers, find_layers
@@ -25,6 +25,7 @@ __all__ = [
     "TargetLayers",
     "capture",
     "check_model",
+    "choose_among",
     "choose_layers",
     "find_layers",
     "in_fastest_format",

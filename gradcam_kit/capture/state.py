@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gradcam_kit.errors import InputError
+from gradcam_kit.errors import InputError, kind_of
 
 _lock = threading.RLock()
 _active = threading.local()
@@ -34,7 +34,7 @@ def unwrap(model: nn.Module) -> nn.Module:
 def check_model(model: object) -> nn.Module:
     """Return the unwrapped model, or raise InputError for what hooks cannot reach."""
     if not isinstance(model, nn.Module):
-        raise InputError(f"model is a {type(model).__name__}; expected a torch.nn.Module")
+        raise InputError(f"model is {kind_of(model)}; expected a torch.nn.Module")
     model = unwrap(model)
     if is_scripted(model):
         raise InputError(

@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
+from typing_extensions import Unpack
 
+from gradcam_kit.capture import TargetLayers
 from gradcam_kit.functional import normalize, upsample
-from gradcam_kit.methods.base import BaseCAM
+from gradcam_kit.methods.base import BaseCAM, Options
 from gradcam_kit.methods.channels import Ranking, check_channels, places, ranked_channels, take_channels
 from gradcam_kit.options import one_of
 from gradcam_kit.types import Evidence, LayerCapture, Rows
 
 Weighting = Literal["softmax", "probability", "relu"]
 _BASELINE = -1  # stands for a channel whose mask is zero everywhere
+
+
+class ScoreOptions(Options, total=False):
+    """The options of Score-CAM and those of all methods, as types of the constructors that hand them on."""
+
+    weighting: Weighting
+    channels: int | float | None
+    ranking: Ranking
 
 
 def channel_scores(
@@ -94,13 +104,15 @@ class ScoreCAM(BaseCAM, name="score-cam"):
 
     def __init__(
         self,
-        *args: Any,
+        model: nn.Module,
+        target_layers: TargetLayers | None = None,
+        *,
         weighting: Weighting = "softmax",
         channels: int | float | None = None,
         ranking: Ranking = "std",
-        **options: Any,
+        **options: Unpack[Options],
     ) -> None:
-        super().__init__(*args, **options)
+        super().__init__(model, target_layers, **options)
         self.weighting: Weighting = one_of("weighting", weighting, get_args(Weighting))
         self.ranking: Ranking = one_of("ranking", ranking, get_args(Ranking))
         self.channels = check_channels(channels)
