@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from math import ceil
 from typing import Any
 
@@ -15,6 +14,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from gradcam_kit import METHODS, EinsumCAM, GradCAM, LayerCAM, ScoreCAM, XGradCAM, explain_all
 from gradcam_kit.errors import InputError
+from gradcam_kit.methods import sharing
 from gradcam_kit.types import Evidence, LayerChoice
 
 INPUT = images(3, size=(8, 8))
@@ -159,7 +159,7 @@ def test_methods_that_leave_the_layer_open_search_it_once() -> None:
 
 def test_explain_all_refuses_what_is_no_method() -> None:
     with pytest.raises(InputError, match=r"methods\[1\] is a str; expected CAM objects"):
-        inspect.unwrap(inspect.unwrap(explain_all).__globals__["explain_many"])([GradCAM(tiny()), "grad-cam"], INPUT)
+        sharing._explain([GradCAM(tiny()), "grad-cam"], INPUT, None, {})
     assert explain_all([], INPUT) == []
 
 
