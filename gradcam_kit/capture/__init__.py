@@ -4,6 +4,7 @@ from gradcam_kit.capture.automatic import choose_among, choose_layers, layer_can
 from gradcam_kit.capture.class_targets import FinerTarget
 from gradcam_kit.capture.inputs import Inputs, read_inputs
 from gradcam_kit.capture.layers import TargetLayers, find_layers
+from gradcam_kit.capture.memory_format import in_fastest_format
 from gradcam_kit.capture.passes import Capture, Request, capture
 from gradcam_kit.capture.state import check_model
 from gradcam_kit.capture.targets import (
@@ -27,6 +28,7 @@ __all__ = [
     "choose_among",
     "choose_layers",
     "find_layers",
+    "in_fastest_format",
     "layer_candidates",
     "read_inputs",
     "resolve_target",

@@ -19,11 +19,15 @@ from gradcam_kit.types import Images
 
 @dataclass(frozen=True)
 class Inputs:
-    """The arguments of one forward call; `slot` is the place of the images among them."""
+    """The arguments of one forward call; `slot` is the place of the images among them.
+
+    `memory_format` is the order of axes in memory in which the model gets the images.
+    """
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     slot: int | str
+    memory_format: torch.memory_format = torch.preserve_format
 
     @property
     def images(self) -> Float[Tensor, "n c *t"]:
@@ -55,7 +59,7 @@ class Inputs:
                 return value.clone()
             return value[index]
 
-        images = images.clone()
+        images = images.clone(memory_format=self.memory_format)
         args = tuple(images if place == self.slot else tree_map(row, value) for place, value in enumerate(self.args))
         kwargs = {key: images if key == self.slot else tree_map(row, value) for key, value in self.kwargs.items()}
         return replace(self, args=args, kwargs=kwargs)

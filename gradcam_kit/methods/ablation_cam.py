@@ -10,7 +10,7 @@ from typing_extensions import Unpack
 from gradcam_kit.capture import TargetLayers
 from gradcam_kit.functional import spatial_mean
 from gradcam_kit.methods.base import BaseCAM, Options
-from gradcam_kit.methods.channels import check_channels, ranked_channels
+from gradcam_kit.methods.channels import check_channels, places, ranked_channels
 from gradcam_kit.types import Evidence, LayerCapture
 
 
@@ -60,7 +60,7 @@ class AblationCAM(BaseCAM, name="ablation-cam"):
         if layer.head is not None and layer.head.is_linear:
             pooled = (spatial_mean(activations).flatten(1) * alive)[(..., *(None for _ in layer.scores.shape[1:]))]
             return pooled * layer.head.target_weights.movedim(-1, 1)
-        rows = alive.nonzero()
+        rows = places(alive)
         drops = activations.new_zeros((*activations.shape[:2], *layer.scores.shape[1:]))
         if len(rows):
             ablated = torch.cat([self._ablate(layer, chunk) for chunk in rows.split(self.batch_size)])

@@ -65,7 +65,7 @@ def assemble(
     shares = [share.flatten() for share in importance]
     size = captured.inputs.size
     last_stage = copy.copy(cam)  # as it is now, and without the model, which an explanation must not keep alive
-    for name in ("model", "target_layers", "chosen_layers"):
+    for name in ("model", "target_layers", "chosen_layers", "proven_size"):
         del last_stage.__dict__[name]
     return Explanation(
         heatmaps=lambda: _heatmaps(last_stage, rows, shares, size).unflatten(0, leading),  # type: ignore[arg-type]

@@ -99,6 +99,8 @@ class BaseCAM:
         self.batch_size = positive_int("batch_size", batch_size)
         # The automatic choice for images of the last size, so that a loop over batches explores the model once.
         self.chosen_layers: dict[tuple[int, ...], dict[str, nn.Module]] = {}
+        # The last size of images for which a whole forward pass has shown that each layer runs once.
+        self.proven_size: tuple[int, ...] | None = None
 
     def __call__(self, images: Images, targets: Any = None, **forward_kwargs: Any) -> Float[Tensor, "n *mt"]:
         """Explain a batch.
@@ -113,7 +115,9 @@ class BaseCAM:
             Float32 in [0, 1], `(n, *t)`, or `(n, m, *t)` for `(n, m)` targets; detached, on the device of the images.
             A map without positive evidence is all zeros.
         """
-        return self.explain(images, targets, **forward_kwargs).heatmaps
+        from gradcam_kit.methods.sharing import explain_all  # which imports this module
+
+        return explain_all([self], images, targets, **forward_kwargs)[0]
 
     def explain(self, images: Images, targets: Any = None, **forward_kwargs: Any) -> Explanation:
         """Explain a batch and return everything that the pass produced. Arguments as in calling."""
@@ -189,7 +193,7 @@ def _check_weights(cam: BaseCAM, weights: Any, activations: Tensor) -> None:
 def _show_options(cls: type[BaseCAM]) -> None:
     """Put what a constructor hands on into its signature, where `help` and notebooks look for it."""
     own = inspect.signature(cls.__init__).parameters.values()
-    inherited = inspect.signature(cls.__mro__[1].__init__).parameters.values()
+    inherited = inspect.signature(cls.__mro__[1].__init__).parameters.values()  # type: ignore[misc]
     named = {one.name for one in own}
     shown = []
     for one in own:

@@ -18,6 +18,7 @@ from gradcam_kit.capture import (
     Request,
     capture,
     choose_among,
+    in_fastest_format,
     layer_candidates,
     read_inputs,
     resolve_target,
@@ -46,14 +47,21 @@ def explain_all(
     Returns:
         One tensor of heatmaps per method, in their order.
     """
-    return [explanation.heatmaps for explanation in explain_many(methods, images, targets, **forward_kwargs)]
+    explanations = _explain(methods, images, targets, forward_kwargs, maps_only=True)
+    return [explanation.heatmaps for explanation in explanations]
 
 
-@torch.inference_mode(False)
 def explain_many(
     cams: Sequence[BaseCAM], images: Images, targets: Any = None, **forward_kwargs: Any
 ) -> list[Explanation]:
     """`explain_all` with everything that the passes produced."""
+    return _explain(cams, images, targets, forward_kwargs)
+
+
+@torch.inference_mode(False)
+def _explain(
+    cams: Sequence[Any], images: Images, targets: Any, forward_kwargs: dict[str, Any], maps_only: bool = False
+) -> list[Explanation]:
     for position, cam in enumerate(cams):
         if not isinstance(cam, BaseCAM):
             raise InputError(f"methods[{position}] is {kind_of(cam)}; expected CAM objects such as GradCAM(model)")
@@ -64,26 +72,38 @@ def explain_many(
         groups.setdefault((id(cam.model), scored, cam.reshape), []).append(position)
     results: dict[int, Explanation] = {}
     for positions in groups.values():
-        explanations = _explain_group([cams[position] for position in positions], inputs, targets)
+        group = [cams[position] for position in positions]
+        explanations = in_fastest_format(
+            group[0].model, inputs, partial(_explain_group, group, targets=targets, maps_only=maps_only)
+        )
         results.update(zip(positions, explanations, strict=True))
     return [results[position] for position in range(len(cams))]
 
 
-def _explain_group(cams: list[BaseCAM], inputs: Inputs, targets: Any) -> list[Explanation]:
-    """Explain with methods that can share one pass."""
+def _explain_group(cams: list[BaseCAM], inputs: Inputs, targets: Any, maps_only: bool = False) -> list[Explanation]:
+    """Explain with methods that can share one pass; the model's part behind the layers only runs if it matters."""
     target = _read_target(cams[0], targets, inputs.n)
     if inputs.n == 0:
         return [_explain_nothing(cam, inputs, target) for cam in cams]
-    with capture_for(cams, inputs, target) as (captured, layers):
-        return [
+    stop = maps_only and target is None and all(_needs_layers_alone(cam, inputs.size) for cam in cams)
+    with capture_for(cams, inputs, target, stop=stop) as (captured, layers):
+        explanations = [
             assemble(cam, captured, own, *signed_maps(cam, captured, own))
             for cam, own in zip(cams, layers, strict=True)
         ]
+    for cam in cams:
+        cam.proven_size = inputs.size
+    return explanations
+
+
+def _needs_layers_alone(cam: BaseCAM, size: tuple[int, ...]) -> bool:
+    """Whether the model's output changes nothing in the maps, and no layer is known to run again later."""
+    return cam.class_agnostic and cam.needs is Evidence.NONE and cam.proven_size == size
 
 
 @contextmanager
 def capture_for(
-    cams: list[BaseCAM], inputs: Inputs, targets: Any, settled: bool = False
+    cams: list[BaseCAM], inputs: Inputs, targets: Any, settled: bool = False, stop: bool = False
 ) -> Iterator[tuple[Capture, list[tuple[str, ...]]]]:
     """One pass that serves all of these methods, and the names of each one's layers.
 
@@ -92,6 +112,7 @@ def capture_for(
         inputs: at least one sample.
         targets: as in calling a method.
         settled: the target is that of an earlier pass, and takes nothing from this one's output.
+        stop: leave the model behind the last layer; there are no scores and no output then.
     """
     first = cams[0]
     target = _read_target(first, targets, inputs.n)
@@ -108,6 +129,7 @@ def capture_for(
         target_type=first.target_type,
         reshape=first.reshape,
         settled=settled,
+        stop=stop,
     )
     with capture(first.model, inputs, request) as captured:
         yield captured, [tuple(layers) for layers in own]
@@ -129,9 +151,16 @@ def _choose_layers(cams: list[BaseCAM], inputs: Inputs, target: Target | None) -
             continue
         # Other targets than classes may depend on other layers, so for them nothing is remembered.
         known = cam.chosen_layers.get(inputs.size, {}) if target is None or isinstance(target, ClassTarget) else {}
-        modules = dict(cam.model.named_modules(remove_duplicate=False))
-        if not known or any(modules.get(name, module) is not module for name, module in known.items()):
+        if not known or not all(_is_there(cam.model, name, module) for name, module in known.items()):
             cam.chosen_layers = {inputs.size: choose_among(candidates, cam.model, inputs.size, cam.layer_choice)}
+
+
+def _is_there(model: nn.Module, name: str, module: nn.Module) -> bool:
+    """Whether a layer that was chosen earlier is still the model's; what has no name of its own always is."""
+    try:
+        return model.get_submodule(name) is module
+    except AttributeError:
+        return True
 
 
 def _layers_of(cam: BaseCAM, size: tuple[int, ...]) -> dict[str, nn.Module]:

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gradcam_kit.capture import Inputs, read_inputs
+from gradcam_kit.capture import Inputs, in_fastest_format, read_inputs
 from gradcam_kit.errors import InputError, OptionError, kind_of
 from gradcam_kit.methods.assembly import assemble, signed_maps
 from gradcam_kit.methods.base import BaseCAM
@@ -64,6 +64,9 @@ class _Mean:
         inputs = read_inputs(images, forward_kwargs, self.cam.model)
         if inputs.n == 0:
             return self.cam.explain(images, targets, **forward_kwargs)
+        return in_fastest_format(self.cam.model, inputs, lambda inputs: self._mean(inputs, targets))
+
+    def _mean(self, inputs: Inputs, targets: Any) -> Explanation:
         with capture_for([self.cam], inputs, targets) as (clean, (layers,)):
             pass
         shared = clean.target is None or hasattr(clean.target, "select")
