@@ -16,53 +16,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from gradcam_kit.capture.randomization import randomizing
-from gradcam_kit.errors import ShapeError
 from gradcam_kit.functional import normalize, upsample
+from gradcam_kit.metrics.agreement import check_pair, pearson, ranks, spearman, ssim
 from gradcam_kit.options import one_of
 from gradcam_kit.types import Images
 
 Mode = Literal["cascading", "independent"]
-_WINDOW = 7  # of SSIM, in positions
+_WINDOW = 11  # of SSIM, in positions
 _CELL = 16  # of HOG, in positions, where the map has 3 of them
-
-
-def ranks(maps: Float[Tensor, "n *s"]) -> Float[Tensor, "n p"]:
-    """The rank of each position in its map, from 1; tied positions share the mean of their ranks."""
-    flat = maps.flatten(1).contiguous()
-    ordered = flat.sort(1).values
-    below = torch.searchsorted(ordered, flat, right=False)
-    return (below + torch.searchsorted(ordered, flat, right=True) + 1).double() / 2
-
-
-def pearson(a: Float[Tensor, "n *s"], b: Float[Tensor, "n *s"]) -> Float[Tensor, " n"]:
-    """Correlation over the positions, in float64; NaN where a map is constant."""
-    _same_shape(a, b)
-    a, b = a.flatten(1).double(), b.flatten(1).double()
-    constant = (a.amax(1) == a.amin(1)) | (b.amax(1) == b.amin(1))
-    a, b = a - a.mean(1, keepdim=True), b - b.mean(1, keepdim=True)
-    correlation = (a * b).sum(1) / (a.square().sum(1) * b.square().sum(1)).sqrt()
-    return correlation.where(~constant, torch.nan).clamp(-1, 1)
-
-
-def spearman(a: Float[Tensor, "n *s"], b: Float[Tensor, "n *s"], *, absolute: bool = False) -> Float[Tensor, " n"]:
-    """Rank correlation over the positions, of signed maps or of their absolute values; NaN where a map is constant."""
-    _same_shape(a, b)
-    return pearson(ranks(a.abs() if absolute else a), ranks(b.abs() if absolute else b))
-
-
-def ssim(a: Float[Tensor, "n *t"], b: Float[Tensor, "n *t"]) -> Float[Tensor, " n"]:
-    """Structural similarity (Wang et al. 2004) in all position axes, of maps that are min-max normalized here.
-
-    The window has 7 positions a side, or as many as fit; NaN where a map is constant.
-    """
-    from skimage.metrics import structural_similarity
-
-    _same_shape(a, b)
-    side = min(_WINDOW, *a.shape[1:])
-    window = side - (side + 1) % 2
-    if window < 3:
-        return a.new_full((len(a),), torch.nan, dtype=torch.float64)
-    return _on_host(a, b, lambda one, other: structural_similarity(one, other, win_size=window, data_range=1.0))
 
 
 def hog_correlation(a: Float[Tensor, "n *t"], b: Float[Tensor, "n *t"]) -> Float[Tensor, " n"]:
@@ -72,23 +33,15 @@ def hog_correlation(a: Float[Tensor, "n *t"], b: Float[Tensor, "n *t"]) -> Float
     """
     from skimage.feature import hog
 
-    _same_shape(a, b)
+    check_pair(a, b)
     cell = min(_CELL, *(size // 3 for size in a.shape[1:]))
     if a.ndim != 3 or cell < 2:
         return a.new_full((len(a),), torch.nan, dtype=torch.float64)
 
-    def similarity(one: Any, other: Any) -> float:
-        found = [torch.from_numpy(hog(picture, pixels_per_cell=(cell, cell))) for picture in (one, other)]
-        return float(pearson(found[0][None], found[1][None]))
-
-    return _on_host(a, b, similarity)
-
-
-def _on_host(a: Tensor, b: Tensor, similarity: Callable[[Any, Any], float]) -> Float[Tensor, " n"]:
-    """Compare pair by pair with a function of NumPy arrays in [0, 1]."""
     pairs = zip(*(normalize(maps.double()).cpu().numpy() for maps in (a, b)), strict=True)
-    found = [similarity(one, other) if np.ptp(one) and np.ptp(other) else np.nan for one, other in pairs]
-    return torch.tensor(found, dtype=torch.float64, device=a.device)
+    found = [[hog(picture, pixels_per_cell=(cell, cell)) for picture in pair] for pair in pairs]
+    features = torch.from_numpy(np.array(found)).to(a.device).reshape(len(a), 2, -1)
+    return pearson(features[:, 0], features[:, 1])
 
 
 def similarities(
@@ -98,8 +51,8 @@ def similarities(
     shown = [upsample(maps.double(), size) for maps in (a, b)]
     return {
         "spearman": spearman(a, b),
-        "spearman of absolute values": spearman(a, b, absolute=True),
-        "ssim": ssim(*shown),
+        "spearman of absolute values": spearman(a.abs(), b.abs()),
+        "ssim": _ssim(*(normalize(maps) for maps in shown)),
         "pearson of hog": hog_correlation(*shown),
     }
 
@@ -178,7 +131,7 @@ def class_sensitivity(a: Float[Tensor, "n *s"], b: Float[Tensor, "n *s"]) -> Flo
 
 def agreement(maps: Mapping[str, Float[Tensor, "n *s"]]) -> Float[Tensor, "methods methods n"]:
     """Rank correlation of the maps of every two methods, in the order of the mapping; NaN where a map is constant."""
-    ranked = [ranks(one) for one in maps.values()]
+    ranked = [ranks(one.flatten(1)) for one in maps.values()]
     return torch.stack([torch.stack([pearson(one, other) for other in ranked]) for one in ranked])
 
 
@@ -187,9 +140,7 @@ def _size(images: Images, maps: Tensor) -> tuple[int, ...]:
     return tuple(images.shape[2:]) if isinstance(images, Tensor) else tuple(maps.shape[1:])
 
 
-def _same_shape(a: Tensor, b: Tensor) -> None:
-    if a.shape != b.shape:
-        raise ShapeError(
-            f"the maps to compare have shapes {tuple(a.shape)} and {tuple(b.shape)}; expected the same: "
-            "upsample the smaller ones first"
-        )
+def _ssim(a: Tensor, b: Tensor) -> Tensor:
+    """SSIM with the usual window, or the largest that fits."""
+    side = min(_WINDOW, *a.shape[1:])
+    return ssim(a, b, window=side - (side + 1) % 2)
