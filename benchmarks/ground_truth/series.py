@@ -13,7 +13,7 @@ from gradcam_kit.methods.dcam import cube
 from gradcam_kit.metrics import CONTROLS
 
 _DIMENSIONS, _TIMES, _LENGTH = 4, 64, 12
-_TRAINING, _STEPS, _SERIES, _ORDERS = 800, 240, 32, 40
+_TRAINING, _STEPS, _SERIES, _ORDERS = 1200, 700, 32, 40
 
 
 def walks(n: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -28,7 +28,7 @@ def walks(n: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
         dimension = int(torch.randint(_DIMENSIONS, (), generator=generator))
         start = int(torch.randint(_TIMES - _LENGTH, (), generator=generator))
         if labels[i]:
-            series[i, dimension, start : start + _LENGTH] += 1.2 * burst
+            series[i, dimension, start : start + _LENGTH] += 1.5 * burst
             masks[i, dimension, start : start + _LENGTH] = True
     return series, labels, masks
 

@@ -74,8 +74,10 @@ def shortcut(plan: Plan) -> dict[str, Found]:
         shares = torch.stack([one.scores[row] for one in by_correlation], 1)
         # An empty map shows no patch.
         found.scores[row] = shares[:, -1].nan_to_num() - none.nan_to_num()
-        relied[row] = float(spearman(shares.nan_to_num().flatten()[None], measured.flatten()[None]))
-    found.notes["rank correlation of the patch's share and its effect"] = relied
+        relied[row] = spearman(shares.nan_to_num().flatten()[None], measured.flatten()[None])
+    found.notes["rank correlation of the patch's share and its effect"] = {
+        row: None if value.isnan() else float(value) for row, value in relied.items()
+    }
     return {"shortcut": found}
 
 

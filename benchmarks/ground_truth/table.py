@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +25,15 @@ def cells_of(columns: Mapping[str, Found], seed: int) -> Cells:
 
 
 def rows_of(cells: Cells) -> list[str]:
-    """Methods by their mean rank over the columns in which they have a score, then the controls."""
+    """Methods by their mean place in the columns, those that apply to less than half of them last; then controls."""
     places: dict[str, list[float]] = {}
     for column in cells.values():
         scored = {row: cell.mean if cell.n else float("-inf") for row, cell in column.items() if row not in CONTROLS}
         for row, mean in scored.items():
             places.setdefault(row, []).append(sum(other > mean for other in scored.values()) / max(len(scored), 1))
-    methods = sorted(places, key=lambda row: sum(places[row]) / len(places[row]))
+    methods = sorted(
+        places, key=lambda row: (2 * len(places[row]) < len(cells), sum(places[row]) / len(places[row]), row)
+    )
     return [*methods, *(name for name in CONTROLS if any(name in column for column in cells.values()))]
 
 
@@ -65,10 +68,14 @@ def markdown(cells: Cells) -> str:
 
 
 def records(columns: Mapping[str, Found], cells: Cells) -> dict[str, Any]:
-    """What is stored of each column."""
+    """What is stored of each column; what is undefined is null."""
     return {
-        column: {"scores": cells[column], "skipped": found.skipped, "notes": found.notes}
-        for column, found in columns.items()
+        column: {
+            "scores": {row: asdict(cell) if cell.n else {"n": 0, "empty": cell.empty} for row, cell in rows.items()},
+            "skipped": columns[column].skipped,
+            "notes": columns[column].notes,
+        }
+        for column, rows in cells.items()
     }
 
 

@@ -98,10 +98,10 @@ def check(cam: BaseCAM, images: Images, targets: Any, seed: int, forward_kwargs:
         return SanityCheck(
             type(cam).__name__, layers, nothing, nothing, nothing.bool(), nothing.bool(), (f"no map: {error}",)
         )
-    fixed = original.targets if original.targets is not None else targets
+    fixed = targets if callable(targets) else original.targets
     same = _at(cam, original.layers)
     unreached, problem = _unreached(same, images, fixed, original, forward_kwargs)
-    others = _least_likely(original)
+    others = None if callable(targets) else _least_likely(original)
     classes = _undefined(original)
     if others is not None:
         classes = _similarity(original, same.explain(images, others, **forward_kwargs))
