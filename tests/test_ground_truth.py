@@ -16,7 +16,8 @@ from benchmarks.ground_truth.networks import Gated, Grid, Wired, half_blind
 from benchmarks.ground_truth.scoring import Cell, Found, Plan, Subject, score_all, share, summarize
 from benchmarks.ground_truth.series import walks
 from benchmarks.ground_truth.shortcut import pictures
-from gradcam_kit import GradCAM, HiResCAM
+from gradcam_kit import FullGrad, GradCAM, HiResCAM
+from gradcam_kit.errors import CaptureError
 from gradcam_kit.metrics import CONTROLS
 
 PLAN = Plan(("grad-cam", "hires-cam", "layer-cam", "grad-cam++", "score-cam", "eigen-cam", "legrad"), scale=0.5)
@@ -109,6 +110,9 @@ def test_a_cell_gets_evidence_from_its_own_positions(isolated: bool) -> None:
     outside = maps.clone()
     outside[:, :8, 8:] = 0
     assert not outside.any()
+    if isolated:
+        with pytest.raises(CaptureError, match="a Conv2d with a bias ran on 8 rows for 2 images"):
+            FullGrad(model)(mosaics, 0)
 
 
 def test_controls_have_the_chance_level() -> None:
