@@ -54,7 +54,7 @@ def run(
         out.parent.mkdir(parents=True, exist_ok=True)
         results = {
             "environment": environment(),
-            "settings": {"seed": seed, "quick": quick, "options": OPTIONS, "normalize": "max"},
+            "settings": {"seed": seed, "quick": quick, "options": OPTIONS},
             "cpu_seconds": seconds,
             "tests": {test.name: {"question": test.question, "score": test.score} for test in chosen},
             "columns": table.records(columns, cells),
