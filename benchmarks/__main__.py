@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from benchmarks import methods, peers, ratios
+from benchmarks import compare, core, cuda, methods, peers, quality, ratios, report
 
 app = typer.Typer(help="Benchmarks that anyone can rerun.", no_args_is_help=True)
 
@@ -15,9 +15,14 @@ def main() -> None:
 
 
 # One module each; the signature of its `run` is the command line.
+app.command("ratios")(ratios.run)
 app.command("methods")(methods.run)
 app.command("peers")(peers.run)
-app.command("ratios")(ratios.run)
+app.command("core")(core.run)
+app.command("quality")(quality.run)
+app.command("cuda")(cuda.run)
+app.command("report")(report.run)
+app.command("compare")(compare.run)
 
 if __name__ == "__main__":
     app()

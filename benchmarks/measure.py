@@ -108,15 +108,15 @@ class SkippedError(Exception):
 
 
 class within(TorchDispatchMode):  # noqa: N801, reads as `with within(seconds)`
-    """Ends a work with an error at its first operation after so many seconds."""
+    """Ends a work with an error at its first operation after so many seconds of this thread, waits not counted."""
 
     def __init__(self, seconds: float) -> None:
         super().__init__()
         self.seconds = seconds
-        self.end = time.perf_counter() + seconds
+        self.end = time.thread_time() + seconds
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if time.perf_counter() > self.end:
+        if time.thread_time() > self.end:
             raise SkippedError(f"takes more than {self.seconds:g} s a call; --limit raises the limit")
         return function(*args, **(kwargs or {}))
 
@@ -170,7 +170,7 @@ def peak_growth(device: str, build: Callable[..., Work], *arguments: Any) -> Fig
     if not _STATUS.exists():
         raise OSError("peak memory is read from /proc, which this system lacks")
     processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(["torch", "torchvision", "gradcam_kit"])
+    processes.set_forkserver_preload(["torch", "torchvision"])
     receiver, sender = processes.Pipe(duplex=False)
     process = processes.Process(target=_send_peak, args=(sender, torch.get_num_threads(), build, arguments))
     process.start()

@@ -35,6 +35,7 @@ class Plan:
     methods: tuple[str, ...] = tuple(METHODS)
     batches: tuple[int, ...] = (1,)
     dtypes: tuple[str, ...] = ("float32",)
+    side: int = 224
     times: bool = True
     memory: bool = False
 
@@ -47,7 +48,7 @@ DEFAULT = (
 )
 """All methods on all models for one image; what more images and half precision change, and the memory, on one model."""
 
-QUICK = (Plan(models=("resnet18",), methods=("grad-cam", "score-cam", "attention-rollout"), memory=True),)
+QUICK = (Plan(models=("resnet18",), methods=("grad-cam", "score-cam", "attention-rollout"), side=64, memory=True),)
 
 
 def run(
@@ -108,7 +109,7 @@ def measured(plan: Plan, device: str, rounds: int, limit: float) -> Iterator[Row
     for model in plan.models:
         for dtype in plan.dtypes:
             for batch in plan.batches:
-                case = {"model": model, "batch": batch, "dtype": dtype, "device": device}
+                case = {"model": model, "batch": batch, "side": plan.side, "dtype": dtype, "device": device}
                 if plan.times:
                     yield from _times(plan, case, rounds, limit)
                 if plan.memory and dtype == "float32":
@@ -128,7 +129,7 @@ def _times(plan: Plan, case: dict[str, str | int], rounds: int, limit: float) ->
 
 def _works(plan: Plan, case: dict[str, str | int]) -> dict[str, Work]:
     device, dtype, batch = str(case["device"]), getattr(torch, str(case["dtype"])), int(case["batch"])
-    network, images = build_model(str(case["model"]), device, dtype), build_images(batch, device, dtype)
+    network, images = build_model(str(case["model"]), device, dtype), build_images(batch, device, dtype, plan.side)
     layers = Layers(network, images[:1])
 
     def work(method: str) -> Work:
@@ -177,26 +178,32 @@ def _row(case: dict[str, str | int], timed: Run, baseline: Run) -> Row:
 
 def _memory(plan: Plan, case: dict[str, str | int], limit: float) -> Iterator[Row]:
     model, device, batch = str(case["model"]), str(case["device"]), int(case["batch"])
-    layers = Layers(build_model(model), build_images(1))
+    layers = Layers(build_model(model), build_images(1, side=plan.side))
     for method in (FORWARD, *plan.methods):
         own: dict[str, str | int] = {**case, "method": method, "what": "memory"}
         try:
             if method == FORWARD:
-                growth = peak_growth(device, forward_work, model, batch, device)
+                growth = peak_growth(device, forward_work, model, batch, device, plan.side)
             else:
-                settings = (method, layers.of(method), model, batch, device, 10 * limit)
-                growth = peak_growth(device, limited_work, *settings)
+                settings = (method, layers.of(method), model, batch, device, plan.side, 10 * limit)
+                growth = peak_growth(device, cam_work, *settings)
             yield Row(own, {"peak_mb": growth})
         except Exception as error:
             yield Row(own, skipped=reason(error))
 
 
-def limited_work(
-    method: str, layers: list[str] | None, model: str, batch: int, device: str = "cpu", limit: float = float("inf")
+def cam_work(
+    method: str,
+    layers: list[str] | None,
+    model: str,
+    batch: int,
+    device: str = "cpu",
+    side: int = 224,
+    limit: float = float("inf"),
 ) -> Work:
     """A method that ends with an error when it takes too long; prepared in the process that runs it."""
     cam = METHODS[method](build_model(model, device), layers, batch_size=CHUNK)
-    images = build_images(batch, device)
+    images = build_images(batch, device, side=side)
 
     def work() -> object:
         with within(limit):

@@ -67,6 +67,7 @@ class Group:
     batch: int
     methods: tuple[str, ...]
     layer: str = "layer4"
+    side: int = 224
     earlier: str = ""
     """A layer where formulas that agree at the last one differ; maps are compared there too, without timing."""
 
@@ -77,7 +78,7 @@ GROUPS = (
     Group("resnet18", 1, ("score-cam", "ablation-cam")),
 )
 MEMORY = (Group("resnet50", 16, ("grad-cam",)), Group("resnet18", 1, ("score-cam",)))
-QUICK = (Group("resnet18", 1, ("grad-cam", "layer-cam"), earlier="layer3"),)
+QUICK = (Group("resnet18", 1, ("grad-cam", "layer-cam"), side=64, earlier="layer3"),)
 
 
 def run(
@@ -106,7 +107,7 @@ def peers_of(method: str) -> list[str]:
 
 def time_rows(group: Group, device: str, rounds: int, limit: float) -> Iterator[Row]:
     """Time of ours / time of each peer, and the largest difference of the maps."""
-    model, images = build_model(group.model, device), build_images(group.batch, device)
+    model, images = build_model(group.model, device), build_images(group.batch, device, side=group.side)
     with torch.inference_mode():
         classes = model(images).argmax(1).tolist()
     for method in group.methods:

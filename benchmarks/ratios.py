@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 import gradcam_kit
 from benchmarks.measure import Run, Work, import_seconds, interleave, memory_bounded, peak_growth
+from benchmarks.methods import cam_work
 from benchmarks.options import Out, Quick, Rounds, Threads
 from benchmarks.results import Results, Row, environment, place_of
 from benchmarks.works import SEED, build_images, build_model, forward, forward_work
@@ -33,19 +34,20 @@ MODEL, LAYER = "resnet50", "layer4"
 def run(rounds: Rounds = 7, batch: int = 16, threads: Threads = 2, out: Out = None, quick: Quick = False) -> None:
     """What a heatmap costs beside a plain forward pass."""
     torch.set_num_threads(threads)
+    side = 224
     if quick:
-        rounds, batch = 1, 1
+        rounds, batch, side = 1, 1, 64
     with memory_bounded():
-        rows = gradient_rows(batch, rounds)
+        rows = gradient_rows(batch, rounds, side)
         if not quick:
             rows += [*score_cam_rows(min(rounds, 3)), *memory_rows(batch), *import_rows()]
     settings = environment("cpu", seed=SEED, batch=batch, rounds=rounds)
     Results("ratios", settings, rows).finish(place_of("ratios", "cpu", out, quick))
 
 
-def gradient_rows(batch: int, rounds: int) -> list[Row]:
+def gradient_rows(batch: int, rounds: int, side: int) -> list[Row]:
     """Gradient methods, EinsumCAM, EigenCAM, Ablation-CAM and Recipro-CAM on ResNet-50, against its forward pass."""
-    model, images = build_model(MODEL), build_images(batch)
+    model, images = build_model(MODEL), build_images(batch, side=side)
     every_class = torch.arange(1000).expand(batch, -1)
     last = images.contiguous(memory_format=torch.channels_last)
     cams = shared(model)
@@ -113,8 +115,8 @@ def _features(model: nn.Module, images: Tensor) -> Tensor:
 def row(model: str, work: str, run: Run, baseline: Run) -> Row:
     """Time of a work, and its ratios to a baseline."""
     case = {"model": model, "work": work}
-    if run.skipped:
-        return Row(case, skipped=run.skipped)
+    if run.skipped or baseline.skipped:
+        return Row(case, skipped=run.skipped or f"nothing to compare with: {baseline.skipped}")
     return Row(case, {"seconds": run.seconds, "ratio": run.over(baseline), "passes": run.passes(baseline)})
 
 
@@ -122,7 +124,7 @@ def memory_rows(batch: int) -> list[Row]:
     """Growth of the peak memory."""
     works = {
         (MODEL, FORWARD): (forward_work, MODEL, batch),
-        (MODEL, "GradCAM"): (cam_work, "grad-cam", MODEL, LAYER, batch),
+        (MODEL, "GradCAM"): (cam_work, "grad-cam", [LAYER], MODEL, batch),
         ("resnet18", "ScoreCAM, 64 channels, 16 at a time"): (score_cam_work, 64),
         ("resnet18", "ScoreCAM, 512 channels, 16 at a time"): (score_cam_work, 512),
     }
@@ -130,12 +132,6 @@ def memory_rows(batch: int) -> list[Row]:
         Row({"model": model, "work": f"memory of {work}"}, {"peak_mb": peak_growth("cpu", *build)})
         for (model, work), build in works.items()
     ]
-
-
-def cam_work(method: str, model: str, layer: str | None, batch: int) -> Work:
-    """A method on a batch, for a fresh process."""
-    cam, images = METHODS[method](build_model(model), layer, batch_size=16), build_images(batch)
-    return lambda: cam(images)
 
 
 def score_cam_work(channels: int) -> Work:

@@ -87,8 +87,8 @@ class Results:
 
     def table(self) -> Table:
         """All rows, a column for each figure that any of them has."""
-        cases = _names(row.case for row in self.rows)
-        figures = _names(row.figures for row in self.rows)
+        cases = names_in(row.case for row in self.rows)
+        figures = names_in(row.figures for row in self.rows)
         table = Table(*cases, *figures, "remark")
         for row in self.rows:
             cells = [str(row.case.get(name, "")) for name in cases]
@@ -134,7 +134,8 @@ def environment(device: str, **settings: Any) -> dict[str, Any]:
     }
 
 
-def _names(mappings: Iterable[Mapping[str, object]]) -> list[str]:
+def names_in(mappings: Iterable[Mapping[str, object]]) -> list[str]:
+    """Every key of any of them, in order of appearance."""
     return list(dict.fromkeys(name for mapping in mappings for name in mapping))
 
 

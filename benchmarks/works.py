@@ -47,6 +47,6 @@ def forward(model: nn.Module, images: Tensor) -> Work:
     return work
 
 
-def forward_work(name: str, batch: int, device: str = "cpu") -> Work:
+def forward_work(name: str, batch: int, device: str = "cpu", side: int = 224) -> Work:
     """A plain forward pass, prepared in the process that runs it."""
-    return forward(build_model(name, device), build_images(batch, device))
+    return forward(build_model(name, device), build_images(batch, device, side=side))
