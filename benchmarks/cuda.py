@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 
@@ -61,10 +62,10 @@ def score_cam_rows(side: int, rounds: int) -> Iterator[Row]:
     model = build_model(MODEL, "cuda", torch.bfloat16).to(memory_format=torch.channels_last)
     images = build_images(1, "cuda", torch.bfloat16, side)
     for chunk in CHUNKS:
-        cam = gradcam_kit.ScoreCAM(model, LAYER, batch_size=chunk)
+        cam: Work = partial(gradcam_kit.ScoreCAM(model, LAYER, batch_size=chunk), images)
         many = images.expand(chunk, -1, -1, -1).contiguous(memory_format=torch.channels_last)
         name = f"plain forward of {chunk} images"
-        runs = interleave({name: forward(model, many), "ScoreCAM": lambda cam=cam: cam(images)}, rounds)
+        runs = interleave({name: forward(model, many), "ScoreCAM": cam}, rounds)
         setting = f"{MODEL}, bfloat16, channels_last, {chunk} rows at a time"
         yield from (row(setting, work, timed, runs[name]) for work, timed in runs.items())
 

@@ -111,7 +111,7 @@ class within(TorchDispatchMode):  # noqa: N801, reads as `with within(seconds)`
     """Ends a work with an error at its first operation after so many seconds of this thread, waits not counted."""
 
     def __init__(self, seconds: float) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.seconds = seconds
         self.end = time.thread_time() + seconds
 

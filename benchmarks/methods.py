@@ -11,12 +11,14 @@ import torch
 import typer
 from torch import Tensor, nn
 
-from benchmarks.measure import Figure, Run, Work, interleave, memory_bounded, peak_growth, reason, within
+from benchmarks.measure import Run, Work, interleave, memory_bounded, peak_growth, reason, within
 from benchmarks.options import Device, Limit, Out, Quick, Rounds, Threads, device_of
-from benchmarks.results import Results, Row, environment, place_of
+from benchmarks.results import Figure, Results, Row, environment, place_of
 from benchmarks.works import MODELS, SEED, build_images, build_model, forward, forward_work
 from gradcam_kit import METHODS, GradCAM, GradCamKitError
 from gradcam_kit.types import LayerChoice
+
+Case = dict[str, str | int]
 
 FORWARD = "plain forward"
 SOME = ("grad-cam", "eigen-cam", "recipro-cam", "refine-cam", "full-grad")
@@ -40,7 +42,7 @@ class Plan:
     memory: bool = False
 
 
-DEFAULT = (
+DEFAULT: tuple[Plan, ...] = (
     Plan(models=MODELS),
     Plan(methods=SOME, batches=(2, 4, 8, 16, 32)),
     Plan(methods=SOME, batches=(16,), dtypes=("bfloat16",)),
@@ -109,14 +111,14 @@ def measured(plan: Plan, device: str, rounds: int, limit: float) -> Iterator[Row
     for model in plan.models:
         for dtype in plan.dtypes:
             for batch in plan.batches:
-                case = {"model": model, "batch": batch, "side": plan.side, "dtype": dtype, "device": device}
+                case: Case = {"model": model, "batch": batch, "side": plan.side, "dtype": dtype, "device": device}
                 if plan.times:
                     yield from _times(plan, case, rounds, limit)
                 if plan.memory and dtype == "float32":
                     yield from _memory(plan, case, limit)
 
 
-def _times(plan: Plan, case: dict[str, str | int], rounds: int, limit: float) -> Iterator[Row]:
+def _times(plan: Plan, case: Case, rounds: int, limit: float) -> Iterator[Row]:
     try:
         works = _works(plan, case)
     except Exception as error:  # a model or batch that does not fit must not end the suite
@@ -127,7 +129,7 @@ def _times(plan: Plan, case: dict[str, str | int], rounds: int, limit: float) ->
         yield _row({**case, "method": method}, timed, runs[FORWARD])
 
 
-def _works(plan: Plan, case: dict[str, str | int]) -> dict[str, Work]:
+def _works(plan: Plan, case: Case) -> dict[str, Work]:
     device, dtype, batch = str(case["device"]), getattr(torch, str(case["dtype"])), int(case["batch"])
     network, images = build_model(str(case["model"]), device, dtype), build_images(batch, device, dtype, plan.side)
     layers = Layers(network, images[:1])
@@ -164,7 +166,7 @@ class Layers:
         return self.known[choice]
 
 
-def _row(case: dict[str, str | int], timed: Run, baseline: Run) -> Row:
+def _row(case: Case, timed: Run, baseline: Run) -> Row:
     if timed.skipped or baseline.skipped:
         return Row(case, skipped=timed.skipped or f"no plain forward pass to compare with: {baseline.skipped}")
     batch = int(case["batch"])
@@ -176,11 +178,11 @@ def _row(case: dict[str, str | int], timed: Run, baseline: Run) -> Row:
     return Row(case, figures)
 
 
-def _memory(plan: Plan, case: dict[str, str | int], limit: float) -> Iterator[Row]:
+def _memory(plan: Plan, case: Case, limit: float) -> Iterator[Row]:
     model, device, batch = str(case["model"]), str(case["device"]), int(case["batch"])
     layers = Layers(build_model(model), build_images(1, side=plan.side))
     for method in (FORWARD, *plan.methods):
-        own: dict[str, str | int] = {**case, "method": method, "what": "memory"}
+        own: Case = {**case, "method": method, "what": "memory"}
         try:
             if method == FORWARD:
                 growth = peak_growth(device, forward_work, model, batch, device, plan.side)

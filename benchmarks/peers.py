@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.measure import Figure, Run, SkippedError, Work, interleave, memory_bounded, peak_growth, reason
+from benchmarks.measure import Run, SkippedError, Work, interleave, memory_bounded, peak_growth, reason
 from benchmarks.options import Device, Limit, Out, Quick, Rounds, Threads, device_of
-from benchmarks.results import Results, Row, environment, place_of
+from benchmarks.results import Figure, Results, Row, environment, place_of
 from benchmarks.works import SEED, build_images, build_model
 from gradcam_kit import METHODS
 from gradcam_kit.functional import normalize, upsample

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -73,7 +74,7 @@ def draw_batches(rows: Sequence[Row], file: Path) -> None:
         milliseconds = 1000 * row.figures["seconds_per_image"].median
         by_method.setdefault(str(row.case["method"]), []).append((int(row.case["batch"]), milliseconds))
     for method, points in by_method.items():
-        style = {"color": _INK, "linestyle": "--"} if method == FORWARD else {}
+        style: dict[str, Any] = {"color": _INK, "linestyle": "--"} if method == FORWARD else {}
         axes.plot(*zip(*sorted(points), strict=True), marker="o", markersize=4, label=method, **style)
     batches = sorted({batch for points in by_method.values() for batch, _ in points})
     axes.set_xscale("log", base=2)

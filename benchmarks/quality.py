@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, get_args
 
 import numpy as np
@@ -22,7 +22,7 @@ from gradcam_kit.methods.channels import Ranking
 from gradcam_kit.types import LayerChoice
 
 LAYER, EARLIER = "layer4", "layer3"
-SHARES = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
+SHARES: Sequence[float] = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
 CHANCE = "chance"
 FIRST_SEED = HELD_OUT + 1000
 """Pictures beyond the bundled ones that no training has seen."""
@@ -41,10 +41,10 @@ def run(
 ) -> None:
     """How much of each method's heatmaps lies on the object, beside its time; Score-CAM with some of the channels."""
     torch.set_num_threads(threads)
-    methods, shares, layers = tuple(METHODS), SHARES, (LAYER, EARLIER)
+    methods, shares, layers = list(METHODS), SHARES, [LAYER, EARLIER]
     if quick:
         images, rounds = 2, 1
-        methods, shares, layers = ("grad-cam", "random-cam", "attention-rollout"), (0.1,), (LAYER,)
+        methods, shares, layers = ["grad-cam", "random-cam", "attention-rollout"], SHARES[2:3], [LAYER]
     model = load_demo_model()
     batch = collate([draw(seed) for seed in range(FIRST_SEED, FIRST_SEED + images)])
     with memory_bounded():
@@ -55,7 +55,7 @@ def run(
     Results("quality", settings, rows).finish(place_of("quality", "cpu", out, quick))
 
 
-def method_rows(model: nn.Module, batch: Batch, methods: tuple[str, ...], rounds: int, limit: float) -> Iterator[Row]:
+def method_rows(model: nn.Module, batch: Batch, methods: Sequence[str], rounds: int, limit: float) -> Iterator[Row]:
     """Time and quality of each method for the predicted classes, at the last stage unless the method says otherwise."""
 
     def work(name: str) -> Work:
@@ -88,7 +88,7 @@ def energy(heatmaps: Tensor, masks: Tensor) -> Figure:
 
 
 def channel_rows(
-    model: nn.Module, images: Tensor, layer: str, shares: tuple[float, ...], rounds: int, limit: float
+    model: nn.Module, images: Tensor, layer: str, shares: Sequence[float], rounds: int, limit: float
 ) -> Iterator[Row]:
     """Time of Score-CAM with some of the channels / with all, and how well the maps' positions keep their order."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -122,7 +124,7 @@ def row(model: str, work: str, run: Run, baseline: Run) -> Row:
 
 def memory_rows(batch: int) -> list[Row]:
     """Growth of the peak memory."""
-    works = {
+    works: dict[tuple[str, str], tuple[Any, ...]] = {
         (MODEL, FORWARD): (forward_work, MODEL, batch),
         (MODEL, "GradCAM"): (cam_work, "grad-cam", [LAYER], MODEL, batch),
         ("resnet18", "ScoreCAM, 64 channels, 16 at a time"): (score_cam_work, 64),
