@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import queue
 import re
@@ -10,15 +11,16 @@ import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from benchmarks.measure import environment
+from benchmarks.measure import as_json, environment
 from benchmarks.support_cases import LIBRARIES, Case, cases
 from gradcam_kit import GradCAM
 from gradcam_kit.errors import GradCamKitError
@@ -36,7 +38,7 @@ class Outcome:
     Attributes:
         status: "ok": a finite map that varies, and nothing left behind; "refused": a clear error; "failed": anything
             else that is not as it should be; "left out": not tried, and why.
-        layer: the automatic layer, with `shape` `(k, *positions)` of its output for images of `size`.
+        layer: the automatic layer, with the `shape` of its map for images of `size`.
         traceless: whether every hook, mode, flag, gradient, buffer and random state was as before.
         seconds: of the explanation, the model's construction not included.
         reason: of whatever is not ok.
@@ -74,9 +76,10 @@ def explain(case: Case, most_parameters: int = 10**12) -> Outcome:
     if parameters > most_parameters:
         reason = f"more than {most_parameters / 1e6:.0f} million parameters"
         return Outcome(case.name, case.family, "left out", reason, parameters=parameters)
-    _wake_heads(model)
-    model.train()  # explained in eval mode whatever it is in, and left as it was
+    _wake(model)
     for size in case.sizes:
+        _calibrate(model, size)
+        model.train()  # explained in eval mode whatever it is in, and left as it was
         outcome = _explain(case, model, size, parameters)
         if outcome.status == "ok":
             break
@@ -95,8 +98,7 @@ def _explain(case: Case, model: nn.Module, size: tuple[int, ...], parameters: in
         finite = bool(torch.isfinite(explanation.heatmaps).all() and torch.isfinite(saliency).all())
         flat = saliency.flatten(1)
         varies = bool((flat.amax(1) > flat.amin(1)).all())
-        activations = explanation.saliency[layer].shape[1:]
-        found = {"layer": layer, "shape": tuple(activations), "finite": finite, "varies": varies}
+        found = {"layer": layer, "shape": tuple(saliency.shape[1:]), "finite": finite, "varies": varies}
         status, reason = ("ok", "") if finite and varies else ("failed", "constant map" if finite else "not finite")
     except Exception as error:
         status, reason = ("refused" if isinstance(error, GradCamKitError) else "failed"), _line(error)
@@ -135,13 +137,34 @@ def _line(error: Exception) -> str:
     return f"{type(error).__name__}: {error}".partition("\n")[0][:300]
 
 
-def _wake_heads(model: nn.Module) -> None:
-    """Give weights that start as zeros, as many heads do, small random values: zeros stop every gradient."""
+def _wake(model: nn.Module) -> None:
+    """Give weights that start as zeros, as those of many heads and residual branches do, small random values."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim > 1 and not bool(parameter.any()):
-                parameter.copy_(0.02 * torch.randn(parameter.shape, generator=generator))
+        for name, parameter in model.named_parameters():
+            is_weight = parameter.ndim > 1 or name.endswith(("weight", "gamma"))
+            if is_weight and not bool(parameter.any()):
+                parameter.copy_(
+                    (0.02 if parameter.ndim > 1 else 0.5) * torch.randn(parameter.shape, generator=generator)
+                )
+
+
+def _calibrate(model: nn.Module, size: tuple[int, ...]) -> None:
+    """Let batch norms take their statistics from random images, as in training: with those they start with the signal
+    of deep networks vanishes or explodes."""
+    model.eval()
+    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    momentum = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.train()
+        norm.momentum = 1.0
+    try:
+        with torch.no_grad():
+            model(torch.rand(_IMAGES, 3, *size, generator=torch.Generator().manual_seed(2)))
+    except Exception:  # the explanation itself will say why
+        pass
+    for norm, value in zip(norms, momentum, strict=True):
+        norm.momentum = value
 
 
 def _trace(model: nn.Module) -> list[object]:
@@ -235,6 +258,24 @@ def _serve(connection: Connection, threads: int) -> None:
         if name not in known:
             known |= cases(name.partition(":")[0])
         connection.send(explain(known[name], most_parameters))
+
+
+def load(file: Path) -> dict[str, Outcome]:
+    """The outcomes of a file, by name; none if it does not exist."""
+    if not file.exists():
+        return {}
+    rows = json.loads(file.read_text())["architectures"]
+    found = (Outcome(**{key: tuple(v) if isinstance(v, list) else v for key, v in row.items()}) for row in rows)
+    return {one.name: one for one in found}
+
+
+def save(outcomes: Iterable[Outcome], file: Path) -> None:
+    """Put outcomes among those of other architectures in a file: JSON with one architecture on a line."""
+    found = {**load(file), **{one.name: one for one in outcomes}}
+    rows = sorted(found.values(), key=lambda one: (LIBRARIES.index(one.name.partition(":")[0]), one.family, one.name))
+    head = as_json({"environment": hardware(), "summary": summarize(rows)}).removesuffix("\n}\n")
+    lines = ",\n".join("  " + json.dumps(asdict(one)) for one in rows)
+    file.write_text(f'{head},\n "architectures": [\n{lines}\n ]\n}}\n')
 
 
 def summarize(outcomes: Iterable[Outcome]) -> dict[str, dict[str, int]]:

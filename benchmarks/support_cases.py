@@ -94,13 +94,14 @@ def torchvision_cases() -> Iterator[Case]:
     box = DetectionTarget([8.0, 8.0, 88.0, 88.0], iou=1e-6, required=False)
     for name in models.list_models(module=models):
         side = 224 if name.startswith(("vit", "maxvit", "inception")) else _SIDE
-        side = 518 if name == "vit_h_14" else side
         yield Case(f"torchvision:{name}", "classification", _torchvision(name), ((side, side),))
     for name in models.list_models(module=models.segmentation):
         yield Case(f"torchvision:{name}", "segmentation", _torchvision(name, weights_backbone=None), small, region)
     for name in models.list_models(module=models.detection):
-        threshold = {"box_score_thresh" if "rcnn" in name else "score_thresh": 0.0}
-        build = _torchvision(name, weights_backbone=None, **threshold)
+        options = {"box_score_thresh" if "rcnn" in name else "score_thresh": 0.0, "weights_backbone": None}
+        if not name.startswith("ssd"):  # all others would enlarge the images to 800 pixels
+            options |= {"min_size": 192, "max_size": 256}
+        build = _torchvision(name, **options)
         yield Case(f"torchvision:{name}", "detection", build, small, box)
     for name in models.list_models(module=models.video):
         size = (16, 224, 224) if "mvit" in name else (8, 64, 64)

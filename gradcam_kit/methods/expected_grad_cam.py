@@ -25,7 +25,7 @@ def expected_grad_cam(
 ) -> Float[Tensor, "n *s"]:
     r"""Expected gradients at a layer: $\mathrm{E}_{x', \alpha} \sum_k w_k(x' + \alpha (x - x'))\,(A_k(x) - A_k(x'))$.
 
-    $w_k$ are Grad-CAM's weights. Where they are the same everywhere (mean pooling and a linear head), the map sums up to
+    $w_k$ are Grad-CAM's weights. Where they are the same everywhere (mean pooling, linear head), the map sums up to
     $y(x) - \mathrm{E}\,y(x')$.
     """
     differences = (activations - baselines).flatten(0, 1)
