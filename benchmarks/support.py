@@ -6,13 +6,14 @@ import json
 import multiprocessing
 import queue
 import re
+import sys
 import time
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -59,8 +60,10 @@ class Outcome:
 
 
 def chosen_cases(only: str = "", quick: bool = False) -> list[Case]:
-    """The cases whose names a regular expression finds."""
-    found = [case for library in LIBRARIES for case in cases(library).values() if re.search(only, case.name)]
+    """The cases whose names a regular expression finds, of the libraries that are installed."""
+    wanted = {name.partition(":")[0] for name in QUICK} if quick else set(LIBRARIES)
+    libraries = [library for library in LIBRARIES if library in wanted and find_spec(library)]
+    found = [case for library in libraries for case in cases(library).values() if re.search(only, case.name)]
     return [case for case in found if case.name in QUICK] if quick else found
 
 
@@ -290,10 +293,5 @@ def summarize(outcomes: Iterable[Outcome]) -> dict[str, dict[str, int]]:
 
 def hardware() -> dict[str, object]:
     """What the outcomes depend on besides the code."""
-    found: dict[str, object] = {**environment(), "images": _IMAGES}
-    for library in ("torchvision", "timm", "transformers", "open_clip_torch"):
-        try:
-            found[library] = version(library)
-        except PackageNotFoundError:
-            continue
-    return found
+    loaded = {library: sys.modules[library].__version__ for library in LIBRARIES if library in sys.modules}
+    return {**environment(), "images": _IMAGES, **loaded}

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from gradcam_kit.capture.hooks import ATTENTION, INPUT
 from gradcam_kit.capture.inputs import Inputs, Runner
@@ -42,6 +42,7 @@ class _Seen:
     calls: int = 1
     reached: bool = False
     depends: bool = False
+    is_output: bool = False
 
     @property
     def is_normalization(self) -> bool:
@@ -201,12 +202,17 @@ def _explore(
         found = [one for one in found if not one.is_split_into_heads(tokens)]
         try:
             target = target if target is not None else target_type(predicted_classes(output))
-            total = score(target, output, inputs.n).sum()
+            scores = score(target, output, inputs.n)
         except GradCamKitError:
             if target is not None:
                 raise
             return found, False  # methods without a target still need a layer
+        total = scores.sum()
         inside = [one for one in found if one.tensor.requires_grad]
+        dense = any(
+            isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.ndim == inputs.images.ndim
+            for leaf in tree_leaves(output)
+        )
         if total.requires_grad and inside:
             tensors = [one.tensor for one in inside]
             # A head of zeros, as before training, stops every gradient but NaN.
@@ -215,6 +221,10 @@ def _explore(
                 for one, gradient in zip(inside, gradients, strict=True):
                     one.depends = gradient is not None
                     one.reached = gradient is not None and _reaches(one.layout.to_maps(gradient))
+                    if dense and gradient is not None:
+                        # Only the explained classes count, so these are their scores at each position already.
+                        counting = (one.layout.to_maps(gradient) != 0).flatten(2).any(2).sum(1)
+                        one.is_output = bool((counting <= scores[0].numel()).all())
                 if any(one.reached for one in inside):
                     break
         return found, True
@@ -229,8 +239,9 @@ def _reaches(gradients: Float[Tensor, "n k *s"]) -> bool:
 
 
 def _choose(seen: list[_Seen], scored: bool) -> tuple[_Seen | None, str]:
-    """The last layer that still has positions and on which the score depends."""
+    """The last layer that still has positions and on which the score depends, in front of a dense output."""
     usable = [one for one in seen if one.depends] if scored else seen
+    usable = [one for one in usable if not one.is_output] or usable
     if not usable:
         return None, ""
     norms = [one for one in usable if one.is_normalization and isinstance(one.layout, Tokens)]
