@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
+from typing_extensions import Unpack
 
+from gradcam_kit.capture import TargetLayers
 from gradcam_kit.functional import gaussian_blur, spatial_mean, weighted_sum, widen
-from gradcam_kit.methods.base import BaseCAM
+from gradcam_kit.methods.base import BaseCAM, Options
 from gradcam_kit.methods.grad_cam import grad_cam_weights
 from gradcam_kit.methods.perturbations import gaussian_noise, probe_targets
 from gradcam_kit.options import non_negative, positive_int
@@ -51,8 +51,17 @@ class ExpectedGradCAM(BaseCAM, name="expected-grad-cam"):
     needs = Evidence.PROBE
     cost = "F + 2 samples (F + B)"
 
-    def __init__(self, *args: Any, samples: int = 16, std: float = 0.3, seed: int = 0, **options: Any) -> None:
-        super().__init__(*args, **options)
+    def __init__(
+        self,
+        model: nn.Module,
+        target_layers: TargetLayers | None = None,
+        *,
+        samples: int = 16,
+        std: float = 0.3,
+        seed: int = 0,
+        **options: Unpack[Options],
+    ) -> None:
+        super().__init__(model, target_layers, **options)
         self.samples = positive_int("samples", samples)
         self.std, self.seed = non_negative("std", std), seed
 
