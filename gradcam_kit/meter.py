@@ -29,11 +29,6 @@ class Cost:
     flops: int
     peak_bytes: int
 
-    def __add__(self, other: Cost) -> Cost:
-        """One after the other."""
-        peak = max(self.peak_bytes, other.peak_bytes)
-        return Cost(self.seconds + other.seconds, self.flops + other.flops, peak)
-
 
 class Meter(TorchDispatchMode):
     """Counts what is done inside of its `with` block; `lap` tells the cost since the last lap.
