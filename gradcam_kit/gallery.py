@@ -176,24 +176,24 @@ def _draw(axis: Any, picture: RGB, title: str, notes: Sequence[str]) -> None:
 
 def _panel(panel: Panel) -> str:
     picture = panel.shown
-    base = _image(picture, "")
-    cards = [_card(base, "picture")]
-    for cell in panel.cells:
-        # Colors are enlarged like the picture by the browser, so its own resolution is enough.
-        heatmap = _image(colorize(cell.heatmap), "gk-heatmap")
-        cards.append(_card(base + heatmap, cell.title, cell.notes))
+    height, width = picture.shape[:2]
+    # Once for all cards, which have it as their background.
+    shared = f"--gk-picture:url({_data(picture)});--gk-ratio:{width}/{height}"
+    cards = [_card("", "picture")]
+    # Colors are enlarged like the picture by the browser, so the heatmap's own resolution is enough.
+    cards += [_card(f'<img alt="" src="{_data(colorize(one.heatmap))}">', one.title, one.notes) for one in panel.cells]
     note = f" <span class=gk-quiet>{escape(panel.note)}</span>" if panel.note else ""
-    return f"<section><h4>{escape(panel.title)}{note}</h4><div class=gk-cards>{''.join(cards)}</div></section>"
+    head = f"<h4>{escape(panel.title)}{note}</h4>"
+    return f'<section style="{shared}">{head}<div class=gk-cards>{"".join(cards)}</div></section>'
 
 
-def _card(images: str, title: str, notes: Sequence[str] = ()) -> str:
+def _card(heatmap: str, title: str, notes: Sequence[str] = ()) -> str:
     said = "".join(f"<br><span class=gk-quiet>{escape(note)}</span>" for note in notes)
-    return f"<figure><div class=gk-stack>{images}</div><figcaption>{escape(title)}{said}</figcaption></figure>"
+    return f"<figure><div class=gk-stack>{heatmap}</div><figcaption>{escape(title)}{said}</figcaption></figure>"
 
 
-def _image(picture: RGB, kind: str) -> str:
-    data = base64.b64encode(encode_picture(picture, ".jpg")).decode()
-    return f'<img class="{kind}" alt="" src="data:image/jpeg;base64,{data}">'
+def _data(picture: RGB) -> str:
+    return f"data:image/jpeg;base64,{base64.b64encode(encode_picture(picture, '.jpg')).decode()}"
 
 
 def _table(title: str, rows: Sequence[Mapping[str, Any]]) -> str:
@@ -226,10 +226,11 @@ _STYLE = (
     f"background:linear-gradient(90deg,{_scale()})}}"
     ".gk section{margin:0 0 1rem}.gk h4{margin:.3rem 0;font-size:13px}"
     ".gk-cards{display:grid;grid-template-columns:repeat(auto-fill,minmax(132px,1fr));gap:10px;max-width:1400px}"
-    ".gk figure{margin:0;min-width:0}.gk-stack{position:relative;line-height:0}"
-    ".gk-stack img{width:100%;margin:0;border-radius:4px;display:block}"
-    ".gk-stack .gk-heatmap{position:absolute;inset:0;height:100%;opacity:var(--gk-opacity)}"
-    ".gk-stack:hover .gk-heatmap{opacity:0}"
+    ".gk figure{margin:0;min-width:0}"
+    ".gk-stack{background:var(--gk-picture) 0 0/100% 100%;aspect-ratio:var(--gk-ratio)}"
+    ".gk-stack,.gk-stack img{border-radius:4px}"
+    ".gk-stack img{width:100%;height:100%;margin:0;display:block;opacity:var(--gk-opacity)}"
+    ".gk-stack:hover img{opacity:0}"
     ".gk figcaption{margin-top:3px;overflow-wrap:anywhere}.gk-quiet{opacity:.65;font-weight:normal}"
     ".gk table{border-collapse:collapse;margin:.4rem 0}"
     ".gk th,.gk td{padding:2px 10px;text-align:right;border-bottom:1px solid rgba(128,128,128,.3)}"

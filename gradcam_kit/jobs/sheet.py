@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from PIL import Image
 from rich.console import Console
 from torch import Tensor
@@ -24,7 +24,7 @@ from gradcam_kit.jobs.explainer import Explainer
 from gradcam_kit.jobs.index import Entry, index_pictures
 from gradcam_kit.jobs.request import ModelRequest, Problems, RunSummary
 from gradcam_kit.jobs.setup import load_explainer, note
-from gradcam_kit.pictures import RGB, read_picture
+from gradcam_kit.pictures import read_picture
 from gradcam_kit.transforms import Transform
 
 _LARGEST = 448  # pixels; nothing is shown larger
@@ -55,7 +55,7 @@ class _Ready:
 
     entry: Entry
     image: Float[Tensor, "3 h w"]
-    seen: RGB
+    seen: UInt8[np.ndarray, "height width 3"]
 
 
 def draw_sheet(request: SheetRequest, console: Console | None = None) -> RunSummary:
@@ -142,7 +142,7 @@ class _Sheet:
                 self.explainer.model,
                 images,
                 {one.label: one.cam or one.method for one in self.contenders},
-                targets=self.explainer._classes(images, group),
+                targets=self.explainer.classes(images, [one.entry for one in group]),
                 metrics=self.request.metrics,
                 pictures=[one.seen for one in group],
                 names=[self.names[one.entry] for one in group],
