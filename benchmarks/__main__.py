@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import ground_truth
 from benchmarks import ratios as cases
 from benchmarks.measure import Ratio, as_json, environment
 
@@ -54,6 +55,8 @@ def ratios(
         }
         out.write_text(as_json(figures))
 
+
+app.command("ground-truth")(ground_truth.run)
 
 if __name__ == "__main__":
     app()

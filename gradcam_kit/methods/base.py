@@ -6,7 +6,7 @@ import copy
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, ClassVar, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 import torch
 from jaxtyping import Bool, Float
@@ -36,6 +36,9 @@ from gradcam_kit.functional import Fusion, Normalization, finite, fuse, normaliz
 from gradcam_kit.methods.explanation import Explanation
 from gradcam_kit.options import one_of, positive_int
 from gradcam_kit.types import Evidence, Images, LayerCapture, LayerChoice, Reshape, Target
+
+if TYPE_CHECKING:
+    from gradcam_kit.methods.sanity import SanityCheck
 
 METHODS: dict[str, type[BaseCAM]] = {}
 """Every method with a name, keyed by it ("grad-cam", ...)."""
@@ -121,6 +124,16 @@ class BaseCAM:
     def explain(self, images: Images, targets: Any = None, **forward_kwargs: Any) -> Explanation:
         """Explain a batch and return everything that the pass produced. Arguments as in calling."""
         return explain_many([self], images, targets, **forward_kwargs)[0]
+
+    def check(self, images: Images, targets: Any = None, *, seed: int = 0, **forward_kwargs: Any) -> SanityCheck:
+        """Whether the maps can explain this model: do they change with its parameters and with the class?
+
+        Explains the images, another class, and the model with random parameters (five to ten times the price of a
+        call). The result prints what it found, and has `passed`, `warnings` and the figures. Arguments as in calling.
+        """
+        from gradcam_kit.methods.sanity import check
+
+        return check(self, images, targets, seed, forward_kwargs)
 
     def weights(self, layer: LayerCapture) -> Float[Tensor, "n k *w"]:
         """Weights of the channels, `(n, k, 1, ...)`, or of channels and positions, `(n, k, *s)`."""
