@@ -13,7 +13,7 @@ from rich.console import Console
 
 from benchmarks.ground_truth import series, shapes, shortcut, table, tokens, wired
 from benchmarks.ground_truth.scoring import OPTIONS, Found, Plan, Test
-from benchmarks.measure import as_json, environment
+from benchmarks.results import as_json, environment
 
 TESTS: tuple[Test, ...] = (*wired.TESTS, *shapes.TESTS, *shortcut.TESTS, *tokens.TESTS, *series.TESTS)
 _QUICK = Plan(("grad-cam", "hires-cam", "eigen-cam", "attention-rollout"), scale=0.1)
@@ -53,7 +53,7 @@ def run(
     if out:
         out.parent.mkdir(parents=True, exist_ok=True)
         results = {
-            "environment": environment(),
+            "environment": environment("cpu"),
             "settings": {"seed": seed, "quick": quick, "options": OPTIONS},
             "cpu_seconds": seconds,
             "tests": {test.name: {"question": test.question, "score": test.score} for test in chosen},
