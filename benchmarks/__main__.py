@@ -34,7 +34,10 @@ def ratios(
     torch.set_num_threads(threads)
     if quick:
         rounds, batch = 1, 1
-    timed = {**cases.resnet50(batch, rounds), **({} if quick else cases.score_cam(min(rounds, 3)))}
+    timed = {
+        **cases.resnet50(batch, rounds),
+        **({} if quick else cases.replay(rounds) | cases.score_cam(min(rounds, 3))),
+    }
     megabytes = {} if quick else cases.memory()
     seconds = {} if quick else cases.imports(3)
     table = Table("work", "seconds", "ratio", "quartiles")

@@ -16,6 +16,14 @@ GRADIENT_METHODS = (
     gradcam_kit.XGradCAM,
     gradcam_kit.LayerCAM,
 )
+TEN_METHODS = (
+    *GRADIENT_METHODS,
+    gradcam_kit.GradCAMElementwise,
+    gradcam_kit.EinsumCAM,
+    gradcam_kit.EigenCAM,
+    gradcam_kit.EigenGradCAM,
+    gradcam_kit.LaFAM,
+)
 _SEED = 0
 
 
@@ -44,6 +52,7 @@ def resnet50(batch: int, rounds: int) -> dict[str, Ratio]:
     deep = gradcam_kit.GradCAM(model, "layer3")
     einsum = gradcam_kit.EinsumCAM(model, "layer4")
     eigen = gradcam_kit.EigenCAM(model, "layer4")
+    ten = [method(model, "layer4") for method in TEN_METHODS]
     recipro, ablation = gradcam_kit.ReciproCAM(model, "layer4"), gradcam_kit.AblationCAM(model, "layer4")
     every_class = torch.arange(1000).expand(batch, -1)
     works: dict[str, Work] = {
@@ -51,6 +60,7 @@ def resnet50(batch: int, rounds: int) -> dict[str, Ratio]:
         "GradCAM, layer4": lambda: cams[0](images),
         "GradCAM, layer3": lambda: deep(images),
         "five gradient methods, explain_all": lambda: gradcam_kit.explain_all(cams, images),
+        "ten methods, explain_all": lambda: gradcam_kit.explain_all(ten, images),
         "EinsumCAM, one class": lambda: einsum(images),
         "EinsumCAM, saliency of all 1000 classes": lambda: einsum.explain(images, every_class).saliency,
         "EigenCAM": lambda: eigen(images),
@@ -63,6 +73,22 @@ def resnet50(batch: int, rounds: int) -> dict[str, Ratio]:
         five.seconds, five.seconds / one.seconds, five.low / one.ratio, five.high / one.ratio
     )
     return results
+
+
+def replay(rounds: int) -> dict[str, Ratio]:
+    """Recipro-CAM and Ablation-CAM in the middle of ResNet-50 against one whole pass per masked row."""
+    side, rows = 128, 64  # the layer has 8 x 8 positions
+    model = _model("resnet50")
+    image = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(_SEED))
+    recipro = gradcam_kit.ReciproCAM(model, "layer3", batch_size=rows)
+    ablation = gradcam_kit.AblationCAM(model, "layer3", channels=rows, batch_size=rows)
+    baseline = f"plain forward of {rows} images"
+    works: dict[str, Work] = {
+        baseline: _forward(model, image.expand(rows, -1, -1, -1).contiguous()),
+        f"Recipro-CAM, layer3, {rows} positions": lambda: recipro(image),
+        f"Ablation-CAM, layer3, {rows} channels": lambda: ablation(image),
+    }
+    return interleave(works, rounds, baseline)
 
 
 def score_cam(rounds: int) -> dict[str, Ratio]:
