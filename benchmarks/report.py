@@ -17,7 +17,7 @@ BEGIN, END = "<!-- begin: python -m benchmarks report -->", "<!-- end: python -m
 QUALITY_PLOT, BATCH_PLOT, PAGE = "cost-quality.svg", "cost-batch.svg", "benchmarks.md"
 _PEERS = (GRAD_CAM, TORCH_CAM, CAPTUM)
 _TITLES = {
-    QUALITY_PLOT: "Time of every method, and how much of its heatmaps lies on the object",
+    QUALITY_PLOT: "How much of the heatmaps of every method lies on the object (median and quartiles), and its time",
     BATCH_PLOT: "Time per image by batch size",
 }
 

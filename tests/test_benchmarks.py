@@ -15,7 +15,6 @@ from typer.testing import CliRunner
 from benchmarks.__main__ import app
 from benchmarks.compare import changes
 from benchmarks.measure import SkippedError, interleave, peak_growth, reason
-from benchmarks.plots import spread
 from benchmarks.quality import energy, rank_correlation
 from benchmarks.report import BEGIN, END, between_markers
 from benchmarks.results import Figure, Results, Row, load
@@ -99,7 +98,7 @@ def failing():
 
 @LINUX
 def test_peak_memory_is_that_of_the_work_alone():
-    ballast = torch.ones(256, 2**18)  # what this process holds must not count
+    ballast = torch.ones(128, 2**18)  # what this process holds must not count
     assert 60 < peak_growth("cpu", allocating, 64).median < 80
     assert peak_growth("cpu", allocating, 1).median < 16
     assert ballast.sum() > 0
@@ -310,7 +309,7 @@ def test_the_report_is_made_of_what_was_stored(tmp_path):
     assert "| grad-cam | 1.25 |" in page
     assert "a note" in page
     assert "torch-cam: not installed" in page
-    assert b"grad-cam" in first["cost-quality.svg"] or b"<svg" in first["cost-quality.svg"]
+    assert all(b"<svg" in first[name] for name in ("cost-quality.svg", "cost-batch.svg"))
 
     command(*arguments)
     assert {path.name: path.read_bytes() for path in (readme, *docs.iterdir())} == first
@@ -321,9 +320,3 @@ def test_a_readme_without_markers_is_left_alone():
         between_markers("no markers", "block")
     with pytest.raises(Exception, match="once each"):
         between_markers(f"{END} {BEGIN}", "block")
-
-
-def test_labels_are_moved_apart_in_their_order():
-    assert spread([0.1, 0.5, 0.9], 0.1) == [0.1, 0.5, 0.9]
-    np.testing.assert_allclose(spread([0.2, 0.2, 0.2], 0.1), [0.2, 0.3, 0.4])
-    np.testing.assert_allclose(spread([0.95, 0.99, 1.0], 0.1), [0.8, 0.9, 1.0])
