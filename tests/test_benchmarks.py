@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from benchmarks.__main__ import app
 from benchmarks.compare import changes
-from benchmarks.measure import SkippedError, interleave, peak_growth, reason
+from benchmarks.measure import SkippedError, interleave, memory_bounded, peak_growth, reason
 from benchmarks.quality import energy, rank_correlation
 from benchmarks.report import BEGIN, END, between_markers
 from benchmarks.results import Figure, Results, Row, load
@@ -108,6 +108,19 @@ def test_peak_memory_is_that_of_the_work_alone():
 def test_a_failure_in_the_fresh_process_comes_back():
     with pytest.raises(SkippedError, match=r"^not here$"):
         peak_growth("cpu", failing)
+
+
+@LINUX
+def test_an_allocation_beyond_the_memory_at_hand_fails_instead_of_being_promised():
+    import resource
+
+    meminfo = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+    kilobytes = int(meminfo["MemAvailable"].split()[0])
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    with memory_bounded():
+        run = interleave({"large": lambda: torch.empty(int(1.15 * kilobytes), 256)}, 1)["large"]  # never touched
+    assert run.skipped.startswith("too little memory")
+    assert resource.getrlimit(resource.RLIMIT_DATA) == before
 
 
 def test_reasons_are_one_line():
