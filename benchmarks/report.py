@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -28,7 +29,10 @@ def run(
     docs: Annotated[Path, typer.Option(help="folder of the plots and of the page with all tables")] = ROOT / "docs",
 ) -> None:
     """Write the README's tables between its markers, and two plots and a page with all tables into docs/."""
-    stored = {path.stem: load(path) for path in sorted(results.glob("*.json"))}
+    stored = {}
+    for path in sorted(results.glob("*.json")):
+        with suppress(ValueError):  # other results have other forms, and pages of their own
+            stored[path.stem] = load(path)
     if not stored:
         raise typer.BadParameter(f"no results in {results}; run another command first, such as `ratios`")
     docs.mkdir(parents=True, exist_ok=True)

@@ -98,8 +98,14 @@ class Results:
 
 
 def load(path: Path) -> Results:
-    """Read what `Results.finish` wrote."""
+    """Read what `Results.finish` wrote.
+
+    Raises:
+        ValueError: the file holds something else.
+    """
     stored = json.loads(path.read_text())
+    if not {"command", "environment", "rows"} <= set(stored):
+        raise ValueError(f"{path} does not hold rows of a benchmark")
     rows = [
         Row(**{**row, "figures": {name: Figure(**figure) for name, figure in row["figures"].items()}})
         for row in stored["rows"]
@@ -136,6 +142,11 @@ def environment(device: str, **settings: Any) -> dict[str, Any]:
 
 def _digits(value: float) -> str:
     return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+def as_json(value: object) -> str:
+    """Readable JSON of records."""
+    return json.dumps(value, indent=1, default=lambda record: record.__dict__) + "\n"
 
 
 def names_in(mappings: Iterable[Mapping[str, object]]) -> list[str]:

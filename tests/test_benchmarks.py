@@ -280,6 +280,14 @@ def test_a_figure_without_a_spread_does_not_change_by_a_trifle(tmp_path):
     assert [change.mark for change in changes(results[0], larger)] == ["up"]
 
 
+def test_files_of_another_form_are_refused(tmp_path):
+    other = tmp_path / "other.json"
+    other.write_text("{}")
+    done = CliRunner().invoke(app, ["compare", str(other), str(other)])
+    assert done.exit_code == 2
+    assert "does not hold rows" in done.output
+
+
 # Reporting
 
 
@@ -305,6 +313,7 @@ def test_the_report_is_made_of_what_was_stored(tmp_path):
     seen = {"processor": "P", "device": "cpu", "threads": 2, "versions": {"torch": "9"}, "commit": "abc"}
     for name, rows in {"methods": batches, "quality": energies, "ratios": ratios, "peers": peers}.items():
         Results(name, seen, rows).finish(folder / f"{name}-cpu.json")
+    (folder / "other.json").write_text("{}")  # results of another form are left to their own page
     readme.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
     arguments = ["report", "--results", str(folder), "--readme", str(readme), "--docs", str(docs)]
 

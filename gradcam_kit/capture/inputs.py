@@ -66,8 +66,7 @@ class Inputs:
 
     def first(self) -> Inputs:
         """The call for the first sample alone."""
-        index = torch.zeros(1, dtype=torch.long, device=self.images.device)
-        return self.with_images(self.images[:1], index)
+        return self.with_images(self.images[:1], torch.zeros(1, dtype=torch.long, device=self.images.device))
 
 
 def read_inputs(images: Images, forward_kwargs: Mapping[str, Any], *models: nn.Module) -> Inputs:
