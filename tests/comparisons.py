@@ -68,6 +68,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any], Oracle]] = {
         {"weighting": "relu"},
         {"channels": 3},
         {"channels": 2, "ranking": "gradient"},
+        {"channels": 2, "ranking": "first-order"},
         {"channels": 4, "weighting": "relu"},
     ),
     **_options("ablation-cam", ablation_cam, {"channels": 1}, {"channels": 4}),

@@ -36,7 +36,7 @@ def einsum_cam(sample: Sample) -> Any:
 
 
 def score_cam(sample: Sample, **options: Any) -> Any:
-    gradients = sample.gradients if options.get("ranking") == "gradient" else None
+    gradients = None if options.get("ranking", "std") == "std" else sample.gradients
     rescored = replace(sample, objective=probability) if options.get("weighting") == "probability" else sample
     return ref.score_cam(sample.activations, sample.image, rescored.rescore, gradients=gradients, **options)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from benchmarks.ground_truth.networks import Gated, Wired, half_blind
+from benchmarks.ground_truth.networks import SCALE, Gated, Wired, half_blind
 from benchmarks.ground_truth.scoring import Found, Plan, Subject, Test, score_all, share
 
 SIDE, SQUARE = 32, 6
@@ -36,7 +36,9 @@ def signs(plan: Plan) -> dict[str, Found]:
     """Evidence for, against and of no importance; green and blue are as large as red and often brighter."""
     images, masks = squares(plan.count(24), (RED, GREEN, BLUE), plan.seed)
     targets = torch.zeros(len(images)).long()
-    return {"signs": score_all(Subject(Wired().eval(), "relu", images, targets, masks[0]), plan)}
+    # A whole square of a color is worth `SCALE` logits.
+    model = Wired(SCALE * SIDE**2 / SQUARE**2).eval()
+    return {"signs": score_all(Subject(model, "relu", images, targets, masks[0]), plan)}
 
 
 def gates(plan: Plan) -> dict[str, Found]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -96,11 +97,26 @@ def choose_layers(
     Raises:
         LayerNotFoundError: no layer suits; the message lists the candidates.
     """
+    candidates = partial(layer_candidates, model, inputs, targets, target_type)
+    return choose_among(candidates, model, inputs.size, choice)
+
+
+def choose_among(
+    explore: Callable[[], list[LayerCandidate]], model: nn.Module, size: tuple[int, ...], choice: LayerChoice
+) -> dict[str, nn.Module]:
+    """`choose_layers`, for candidates that are only looked for if the choice depends on them.
+
+    Args:
+        explore: gives what `layer_candidates` found.
+        model: theirs.
+        size: the positions of the images.
+        choice: what to choose.
+    """
     if choice is LayerChoice.INPUT:
         return {INPUT: model}
     if choice is LayerChoice.ATTENTION:
         return {ATTENTION: model}
-    candidates = layer_candidates(model, inputs, targets, target_type)
+    candidates = explore()
     names = [one.name for one in candidates if one.chosen]
     if choice is LayerChoice.BLOCK:
         names = _block_norms(candidates)
@@ -109,7 +125,7 @@ def choose_layers(
         names = list(last_of.values())[-2:]
     if choice is LayerChoice.CONVOLUTIONS:
         # A convolution owns one kernel: channels out, channels in, and one axis for each position axis.
-        axes = 2 + len(inputs.size)
+        axes = 2 + len(size)
         weights = {one.name: getattr(model.get_submodule(one.name), "weight", None) for one in candidates}
         kernels = (one for one in candidates if getattr(weights[one.name], "ndim", 0) == axes)
         names = [one.name for one in kernels if one.reached]
@@ -117,9 +133,15 @@ def choose_layers(
         return find_layers(model, names, model)
     listed = ", ".join(f"{one.name} {one.shape}" for one in candidates[-8:]) or "none has positions"
     raise LayerNotFoundError(
-        f"no layer of {type(model).__name__} has positions that the score depends on (candidates: {listed}); "
-        "pass target_layers= and, if its output is laid out in an unusual way, reshape="
+        f"{type(model).__name__} has no {_MISSING.get(choice, 'layer with positions that the score depends on')} "
+        f"(candidates: {listed}); pass target_layers= and, if its output is laid out in an unusual way, reshape="
     )
+
+
+_MISSING = {
+    LayerChoice.BLOCK: "transformer block, which is a module with two or more normalizations of tokens",
+    LayerChoice.CONVOLUTIONS: "convolution that runs once and that gradients reach",
+}
 
 
 def _block_norms(candidates: list[LayerCandidate]) -> list[str]:

@@ -2,7 +2,7 @@
 
 from gradcam_kit.methods.ablation_cam import AblationCAM
 from gradcam_kit.methods.attention_rollout import AttentionRollout
-from gradcam_kit.methods.base import METHODS, BaseCAM, explain_all, explain_many
+from gradcam_kit.methods.base import METHODS, BaseCAM
 from gradcam_kit.methods.cam import CAM
 from gradcam_kit.methods.dcam import DCAM
 from gradcam_kit.methods.deep_feature_factorization import DeepFeatureFactorization
@@ -36,6 +36,7 @@ from gradcam_kit.methods.seg_eigen_cam import SegEigenCAM
 from gradcam_kit.methods.seg_xres_cam import SegXResCAM
 from gradcam_kit.methods.sess import SESS
 from gradcam_kit.methods.shapley_cam import ShapleyCAM
+from gradcam_kit.methods.sharing import explain_all, explain_many
 from gradcam_kit.methods.smooth_grad_cam_plus_plus import SmoothGradCAMPlusPlus
 from gradcam_kit.methods.smoothing import EigenSmooth, Smooth, TestTime
 from gradcam_kit.methods.ss_cam import SSCAM
