@@ -7,11 +7,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from gradcam_kit.capture.inputs import Inputs, Runner, read_inputs
+from gradcam_kit.capture.inputs import Runner, read_inputs
 from gradcam_kit.capture.scoring import Rescorer
 from gradcam_kit.capture.state import check_model, untouched
 from gradcam_kit.capture.targets import (
@@ -87,7 +86,7 @@ def rescoring(
     target = resolve_target(targets, ClassProbability if probability else ClassLogit)
     run = Runner.of(model, inputs.images.device)
     with untouched(model, inputs.images.device):
-        output = _clean_output(run, inputs)
+        output = run(inputs.with_images(inputs.images))
         if target is None:
             target = (ClassProbability if probability else ClassLogit)(predicted_classes(output))
         classes = None
@@ -97,11 +96,5 @@ def rescoring(
             target = ClassProbability(classes) if probability else settle(target, output)
         else:
             target = settle(target, output)
-        with run.arithmetic():
-            settings = {"score": type(target).__name__, "classes": "predicted" if targets is None else "given"}
-            yield Rescoring(run, inputs, target, output, batch_size, classes, settings)
-
-
-def _clean_output(run: Runner, inputs: Inputs) -> Any:
-    with torch.no_grad():
-        return run(inputs.with_images(inputs.images))
+        settings = {"score": type(target).__name__, "classes": "predicted" if targets is None else "given"}
+        yield Rescoring(run, inputs, target, output, batch_size, classes, settings)

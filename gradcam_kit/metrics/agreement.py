@@ -89,7 +89,7 @@ def _windows(maps: Float[Tensor, "n k *t"], window: int, sigma: float) -> Float[
 
 
 def _standardize(values: Float[Tensor, "n p"]) -> Float[Tensor, "n p"]:
-    """Mean 0 and mean square 1, in float64: sums of 50 000 float32 squares lose digits that a correlation of 1 needs."""
+    """Mean 0 and mean square 1, in float64: float32 sums lose digits that a correlation of 1 needs."""
     values = values.double()
     centered = values - values.mean(1, keepdim=True)
     return centered / centered.square().mean(1, keepdim=True).sqrt()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -38,7 +39,7 @@ def check_masks(masks: Tensor, heatmaps: Tensor) -> None:
             f"masks have shape {tuple(masks.shape)}, heatmaps {tuple(heatmaps.shape)}; expected the same. "
             "Resize them yourself: which interpolation is right depends on the masks"
         )
-    if masks.dtype.is_floating_point or masks.dtype.is_complex or masks.dtype.itemsize != 1:
+    if masks.dtype != torch.bool:
         raise InputError(f"masks are {masks.dtype}; expected bool (masks > 0.5, masks == label, ...)")
 
 

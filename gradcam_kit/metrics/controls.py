@@ -28,7 +28,7 @@ def random_map(
 def ones_map(
     images: Float[Tensor, "n c *t"], seed: int = 0, identities: Int[Tensor, " n"] | None = None
 ) -> Float[Tensor, "n *t"]:
-    """The whole image: what Fake-CAM (Poppi et al., CVPRW 2021) comes down to. It is flagged, because it is constant."""
+    """The whole image: what Fake-CAM (Poppi et al., CVPRW 2021) comes down to; flagged, as it is constant."""
     return images.new_ones((len(images), *images.shape[2:]), dtype=torch.float32)
 
 

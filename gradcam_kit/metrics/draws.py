@@ -18,7 +18,7 @@ _GOLDEN = 0x9E3779B9
 
 
 def uniform(
-    shape: Sequence[int], identities: Int[Tensor, " n"], seed: int, stream: int = 0
+    shape: Sequence[int], identities: Int[Tensor, " n"], seed: int, stream: int | Int[Tensor, " n"] = 0
 ) -> Float[Tensor, "n *shape"]:
     """Draws of U(0, 1), float32, never 0 or 1.
 
@@ -26,9 +26,10 @@ def uniform(
         shape: of the draws of one image.
         identities: whose draws.
         seed: any int.
-        stream: another number gives independent draws of the same image.
+        stream: another number gives independent draws of the same image; one for all, or one each.
     """
-    key = _mix(torch.full_like(identities, (seed * _GOLDEN + stream) & _WORD, dtype=torch.long))
+    key = _mix(torch.full_like(identities, seed * _GOLDEN & _WORD, dtype=torch.long))
+    key = _mix(key + stream)
     key = _mix(key ^ (identities.long() & _WORD))
     key = _mix(key ^ ((identities.long() >> 32) & _WORD))
     count = math.prod(shape)
@@ -39,7 +40,7 @@ def uniform(
 
 
 def normal(
-    shape: Sequence[int], identities: Int[Tensor, " n"], seed: int, stream: int = 0
+    shape: Sequence[int], identities: Int[Tensor, " n"], seed: int, stream: int | Int[Tensor, " n"] = 0
 ) -> Float[Tensor, "n *shape"]:
     """Draws of N(0, 1), float32, by the transform of Box and Muller. Arguments as in `uniform`."""
     count = math.prod(shape)

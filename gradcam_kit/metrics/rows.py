@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from gradcam_kit.metrics.checks import check_scores
@@ -46,6 +46,6 @@ def everyone(images: Tensor) -> Int[Tensor, " n"]:
     return torch.arange(len(images), device=images.device)
 
 
-def spread(maps: Float[Tensor, "n *t"]) -> Float[Tensor, "n 1 *t"]:
+def spread(maps: Shaped[Tensor, "n *t"]) -> Shaped[Tensor, "n 1 *t"]:
     """Maps that broadcast over the channels of images."""
     return maps.unsqueeze(1)
