@@ -41,8 +41,8 @@ class Gated(nn.Module):
     """A gate over "there is red" and "there is green", each a sum of its detector over all positions divided by `area`.
 
     "and": relu(red + green - 1). "or": min(1, red + green), which is saturated where both are there: then no small
-    change matters, and none of the two alone. Both times `SCALE`, so that logits are of the usual size. Blue is detected
-    and unused. The other class has the negative logit.
+    change matters, and none of the two alone. Both are times `SCALE`, as large as logits usually
+    are. Blue is detected and unused. The other class has the negative logit.
     """
 
     def __init__(self, gate: Gate, area: int) -> None:

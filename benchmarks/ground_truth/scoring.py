@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from gradcam_kit import METHODS
 from gradcam_kit.errors import GradCamKitError
-from gradcam_kit.metrics import CONTROLS, energy_pointing_game
+from gradcam_kit.metrics import CONTROLS, mass_accuracy
 from gradcam_kit.types import LayerChoice
 
 # Fewer draws than in the papers, and fewer images, where a map takes hundreds of passes.
@@ -74,7 +74,7 @@ Measure = Callable[[Tensor, Tensor], Tensor]
 
 def share(heatmaps: Tensor, masks: Tensor) -> Tensor:
     """The share of the map that lies where the truth is; NaN for an empty map. A constant map has the chance level."""
-    return energy_pointing_game(heatmaps, masks).values
+    return mass_accuracy(heatmaps, masks).values
 
 
 def score_all(subject: Subject, plan: Plan, measure: Measure = share) -> Found:

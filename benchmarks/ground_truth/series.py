@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torchmetrics.functional.classification import binary_average_precision
 
 from benchmarks.ground_truth.scoring import Found, Plan, Subject, Test, score_all
 from benchmarks.ground_truth.training import accuracy, train
 from gradcam_kit import DCAM, GradCAM
 from gradcam_kit.methods.dcam import cube
-from gradcam_kit.metrics import CONTROLS
+from gradcam_kit.metrics import CONTROLS, pixel_average_precision
 
 _DIMENSIONS, _TIMES, _LENGTH = 4, 64, 12
 _TRAINING, _STEPS, _SERIES, _ORDERS = 1200, 700, 32, 40
@@ -82,15 +81,9 @@ def when(plan: Plan) -> dict[str, Found]:
         "grad-cam": flat,
         **{name: control(tests[:, None], plan.seed, None) for name, control in CONTROLS.items()},
     }
-    which = Found({row: average_precision(heatmaps, masks) for row, heatmaps in maps.items()})
+    which = Found({row: pixel_average_precision(heatmaps, masks).values for row, heatmaps in maps.items()})
     which.notes = {"grad-cam": "the same map in every dimension, as any method over time would give"}
     return {"series, when": found, "series, which": which}
-
-
-def average_precision(heatmaps: Tensor, masks: Tensor) -> Tensor:
-    """Area under the precision-recall curve of each map; the chance level is the share of the pattern."""
-    pairs = zip(heatmaps, masks, strict=True)
-    return torch.stack([binary_average_precision(one.flatten(), mask.flatten().long()) for one, mask in pairs])
 
 
 TESTS = (
