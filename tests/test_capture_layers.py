@@ -16,6 +16,7 @@ from gradcam_kit import BaseCAM, GradCAM, ScoreCAM
 from gradcam_kit.capture import ClassLogit, layer_candidates, read_inputs
 from gradcam_kit.capture.layers import find_layers
 from gradcam_kit.errors import InputError, LayerNotFoundError, TargetError
+from gradcam_kit.targets import EmbeddingSimilarity, SegmentationTarget
 from gradcam_kit.types import Evidence
 
 INPUT = images(2)
@@ -233,3 +234,34 @@ def test_candidates_run_the_model_on_one_image_unless_the_target_needs_all() -> 
         GradCAM(model)(INPUT, lambda logits: torch.stack([logits[0, 1], logits[1, 0]]))
         ScoreCAM(model, batch_size=100)(INPUT, [0, 1])
     assert passes == [2, 2, 1, 2, 12]
+
+
+def test_the_automatic_layer_of_a_dense_output_is_in_front_of_it() -> None:
+    dense = build(lambda m, x: m.last(m.layer(x).relu()), layer=nn.Conv2d(3, 6, 3), last=nn.Conv2d(6, 4, 1))
+    assert GradCAM(dense).explain(INPUT, SegmentationTarget(None, 1)).layers == ("layer",)
+    assert GradCAM(dense).explain(INPUT, lambda maps: maps[:, 2].mean((1, 2))).layers == ("layer",)
+    two = SegmentationTarget(torch.ones(14, 14), torch.tensor([[0, 1], [2, 3]]))
+    assert GradCAM(dense).explain(INPUT, two).layers == ("layer",)
+    # The same network with pooled scores is a classifier, whose last maps are those of the classes.
+    pooled = build(lambda m, x: dense(x).mean((2, 3)), dense=dense)
+    assert GradCAM(pooled).explain(INPUT).layers == ("dense",)
+    # Nothing in front of the output: better the output than none.
+    assert GradCAM(build(lambda m, x: m.only(x), only=nn.Conv2d(3, 4, 3))).explain(
+        INPUT, SegmentationTarget(None, 1)
+    ).layers == ("only",)
+
+
+def test_the_automatic_layer_is_reached_from_every_image() -> None:
+    def run(m: Any, x: Tensor) -> Tensor:
+        shared = m.shared(x).relu()
+        bright = (x.mean((1, 2, 3)) > 0).float()[:, None]
+        fine, coarse = m.fine(shared).relu().mean((2, 3)), m.coarse(shared).relu().mean((2, 3))
+        return m.fc(bright * fine + (1 - bright) * coarse)
+
+    model = build(
+        run, shared=nn.Conv2d(3, 4, 3), fine=nn.Conv2d(4, 6, 3), coarse=nn.Conv2d(4, 6, 3, stride=2), fc=nn.Linear(6, 5)
+    )
+    mixed = torch.stack([INPUT[0].abs(), -INPUT[1].abs()])
+    explanation = GradCAM(model).explain(mixed, EmbeddingSimilarity(torch.ones(5)))
+    assert explanation.layers == ("shared",)
+    assert explanation.saliency["shared"].flatten(1).any(1).all()

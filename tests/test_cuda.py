@@ -6,7 +6,8 @@ import copy
 
 import pytest
 import torch
-from models import images, tiny
+from models import build, images, tiny
+from torch import nn
 
 from gradcam_kit import METHODS, GradCAM, explain_all, overlay
 
@@ -69,3 +70,18 @@ def test_sharing_and_overlays():
     for shared, cam in zip(explain_all(cams, x), cams, strict=True):
         torch.testing.assert_close(shared, cam(x))
     assert overlay(x[0].sigmoid(), cams[0](x)[0]).shape == (16, 16, 3)
+
+
+@pytest.mark.parametrize("layer", ["conv", "recurrent"])
+def test_recurrent_layers_have_gradients_in_eval_mode(layer):
+    model = build(
+        lambda m, x: m.fc(m.recurrent(m.conv(x).relu().transpose(1, 2))[0].mean(1)),
+        conv=nn.Conv1d(3, 6, 3, padding=1),
+        recurrent=nn.LSTM(6, 8, batch_first=True),
+        fc=nn.Linear(8, 5),
+    )
+    x = images(2, 3, (20,))
+    expected = GradCAM(model, layer).explain(x).saliency[layer]
+    found = GradCAM(copy.deepcopy(model).cuda(), layer).explain(x.cuda()).saliency[layer]
+    assert torch.backends.cudnn.enabled
+    torch.testing.assert_close(found.cpu(), expected, rtol=1e-3, atol=1e-5)

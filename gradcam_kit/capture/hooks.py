@@ -15,7 +15,7 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 from gradcam_kit.capture.inputs import Inputs
 from gradcam_kit.capture.layers import split_level
 from gradcam_kit.capture.state import version
-from gradcam_kit.capture.tokens import ChannelsFirst, Custom, Layout, infer_layout
+from gradcam_kit.capture.tokens import ChannelsFirst, Custom, Layout, infer_layout, recurrent_layout
 from gradcam_kit.errors import CaptureError, ShapeError
 from gradcam_kit.types import Reshape
 
@@ -149,6 +149,10 @@ class Recorder:
     def _choose(self, record: LayerRecord, output: Any) -> list[int]:
         """Which tensors of the output hold the maps; settles the layout."""
         leaves, _ = tree_flatten(output)
+        recurrent = recurrent_layout(record.module, leaves, self.n, self.size)
+        if recurrent is not None and self.reshape is None and record.level is None:
+            record.layout = recurrent
+            return [0]
         batched = [
             i
             for i, leaf in enumerate(leaves)

@@ -68,6 +68,7 @@ def untouched(model: nn.Module, device: torch.device) -> Iterator[None]:
         _normal_tensors(modules),
         _buffers(modules),
         _modes_and_flags(modules),
+        _recurrent_layers(modules),
     ):
         held.add(id(model))
         try:
@@ -160,6 +161,36 @@ def _random_state(device: torch.device) -> Iterator[None]:
         torch.set_rng_state(host)
         if module:
             module.set_rng_state(other, device)
+
+
+@contextmanager
+def _recurrent_layers(modules: list[nn.Module]) -> Iterator[None]:
+    """Run recurrent layers without cuDNN where a graph is built, which refuses a backward pass in eval mode."""
+    layers = [module for module in modules if isinstance(module, nn.RNNBase) and _is_on_cuda(module)]
+    cudnn = torch.backends.cudnn
+    before: list[bool] = []
+
+    def enter(module: nn.Module, args: Any) -> None:
+        before.append(cudnn.enabled)
+        if torch.is_grad_enabled():
+            cudnn.enabled = False
+
+    def leave(module: nn.Module, args: Any, output: Any) -> None:
+        cudnn.enabled = before.pop()
+
+    handles = []
+    try:
+        for layer in layers:
+            handles.append(layer.register_forward_pre_hook(enter))
+            handles.append(layer.register_forward_hook(leave, always_call=True))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _is_on_cuda(module: nn.Module) -> bool:
+    return any(parameter.is_cuda for parameter in module.parameters())
 
 
 def _uncompiled(modules: list[nn.Module]) -> Any:

@@ -138,8 +138,8 @@ def _check_not_one_hot(classes: Tensor, count: int) -> None:
     # With two classes such a row is a sensible request: both, in this order.
     if classes.ndim == 2 and classes.shape[1] == count > 2 and bool((classes.sort(1).values == _last_one(count)).all()):
         raise TargetError(
-            f"targets of shape {tuple(classes.shape)} for a model with {count} classes are one-hot, but (n, m) stands "
-            "for m class indices of each sample; pass targets.argmax(1)"
+            f"targets (n, {count}) for a model with {count} classes are one-hot, but (n, m) stands for m class indices "
+            "of each sample; pass targets.argmax(1)"
         )
 
 

@@ -9,6 +9,7 @@ from gradcam_kit.methods.deep_feature_factorization import DeepFeatureFactorizat
 from gradcam_kit.methods.eigen_cam import EigenCAM
 from gradcam_kit.methods.eigen_grad_cam import EigenGradCAM
 from gradcam_kit.methods.einsum_cam import EinsumCAM
+from gradcam_kit.methods.expected_grad_cam import ExpectedGradCAM
 from gradcam_kit.methods.explanation import Explanation
 from gradcam_kit.methods.fem import FEM
 from gradcam_kit.methods.finer_cam import FinerCAM
@@ -61,6 +62,7 @@ __all__ = [
     "EigenGradCAM",
     "EigenSmooth",
     "EinsumCAM",
+    "ExpectedGradCAM",
     "Explanation",
     "FinerCAM",
     "FullGrad",
