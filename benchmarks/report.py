@@ -28,7 +28,7 @@ def run(
     docs: Annotated[Path, typer.Option(help="folder of the plots and of the page with all tables")] = ROOT / "docs",
 ) -> None:
     """Write the README's tables between its markers, and two plots and a page with all tables into docs/."""
-    stored = {path.stem: load(path) for path in sorted(results.glob("*.json"))}
+    stored = {path.stem: load(path) for device in ("cpu", "cuda") for path in sorted(results.glob(f"*-{device}.json"))}
     if not stored:
         raise typer.BadParameter(f"no results in {results}; run another command first, such as `ratios`")
     docs.mkdir(parents=True, exist_ok=True)
