@@ -134,6 +134,11 @@ def environment(device: str, **settings: Any) -> dict[str, Any]:
     }
 
 
+def as_json(value: object) -> str:
+    """Readable JSON of records."""
+    return json.dumps(value, indent=1, default=lambda record: record.__dict__) + "\n"
+
+
 def names_in(mappings: Iterable[Mapping[str, object]]) -> list[str]:
     """Every key of any of them, in order of appearance."""
     return list(dict.fromkeys(name for mapping in mappings for name in mapping))

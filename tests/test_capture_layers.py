@@ -55,7 +55,7 @@ def test_module_of_another_model_is_told() -> None:
 
 def test_wrong_kinds_are_told() -> None:
     find = inspect.unwrap(find_layers)
-    with pytest.raises(InputError, match="target_layers is a int; expected a module, its name"):
+    with pytest.raises(InputError, match="target_layers is an int; expected a module, its name"):
         find(tiny(), 7, tiny())
     with pytest.raises(InputError, match="a target layer is a int"):
         find(tiny(), ["stage1", 7], tiny())
@@ -169,7 +169,7 @@ def test_automatic_layer_skips_shared_modules_and_prefers_short_names() -> None:
 
 def test_no_suitable_layer_is_an_error_that_lists_the_candidates() -> None:
     flat = seeded(nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 4)))
-    with pytest.raises(LayerNotFoundError, match=r"no layer of Sequential has positions.*none has positions"):
+    with pytest.raises(LayerNotFoundError, match=r"Sequential has no layer with positions.*none has positions"):
         GradCAM(flat)(INPUT)
 
 

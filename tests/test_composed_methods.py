@@ -186,4 +186,4 @@ def test_expected_grad_cam_rejects_wrong_options():
     with pytest.raises(OptionError, match="samples"):
         METHODS["expected-grad-cam"](LAST.model, samples=0)
     with pytest.raises(OptionError, match="std"):
-        METHODS["expected-grad-cam"](LAST.model, std=-1)
+        METHODS["expected-grad-cam"](LAST.model, std=-1.0)

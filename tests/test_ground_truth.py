@@ -10,7 +10,6 @@ import torch
 from torch import nn
 from typer.testing import CliRunner
 
-from benchmarks.__main__ import app
 from benchmarks.ground_truth import table, wired
 from benchmarks.ground_truth.networks import Gated, Grid, Wired, half_blind
 from benchmarks.ground_truth.scoring import Cell, Found, Plan, Subject, score_all, share, summarize
@@ -181,13 +180,15 @@ def test_table_orders_methods_and_marks_what_is_missing() -> None:
 
 def test_command_prints_and_writes(tmp_path) -> None:
     out = tmp_path / "found.json"
-    done = CliRunner().invoke(app, ["ground-truth", "--quick", "--only", "gates", "--out", str(out)])
+    app = typer.Typer()
+    app.command()(run)
+    done = CliRunner().invoke(app, ["--quick", "--only", "gates", "--out", str(out)])
     assert done.exit_code == 0, done.output
     found = json.loads(out.read_text())
     assert set(found["columns"]) == {"and", "or"}
     assert found["columns"]["and"]["scores"]["grad-cam"]["mean"] > 0.9
     assert "attention" in found["columns"]["and"]["skipped"]["attention-rollout"]
     assert "empty" in done.output
-    wrong = CliRunner().invoke(app, ["ground-truth", "--only", "gate"])
+    wrong = CliRunner().invoke(app, ["--only", "gate"])
     assert wrong.exit_code == 2
     assert "no test" in wrong.output

@@ -74,6 +74,16 @@ def test_the_first_floating_tensor_with_positions_is_the_image() -> None:
     assert changed.args[2] == "text"
 
 
+def test_images_made_under_inference_mode_can_enter_a_graph() -> None:
+    with torch.inference_mode():
+        made = INPUT * 2
+    found = read_inputs((made, made), {"more": made})
+    for tensor in (*found.args, found.kwargs["more"]):
+        tensor.requires_grad_()
+    assert torch.equal(found.images, made)
+    assert read_inputs(INPUT.clone().requires_grad_(), {}).images.requires_grad is False
+
+
 @pytest.mark.parametrize("axes", [1, 2, 3])
 @pytest.mark.parametrize("name", ON_CNNS)
 def test_signals_pictures_and_volumes(name: str, axes: int) -> None:
@@ -156,10 +166,14 @@ def test_other_failures_of_a_model_stay_as_they_are() -> None:
     def fail(m: Any, x: Tensor) -> Tensor:
         raise error
 
-    for error in (RuntimeError("broken"), torch.OutOfMemoryError("full")):
-        wrong = BATCH if isinstance(error, RuntimeError) and "broken" in str(error) else BATCH[0]
+    cases = [
+        (RuntimeError("broken"), BATCH),
+        (RuntimeError("broken"), BATCH[..., :4]),  # narrow, and not with the channels last
+        (torch.OutOfMemoryError("full"), BATCH[0]),
+    ]
+    for error, given in cases:
         with pytest.raises(type(error), match=str(error)) as caught:
-            GradCAM(build(fail, layer=nn.Conv2d(3, 4, 3)), "layer")(wrong)
+            GradCAM(build(fail, layer=nn.Conv2d(3, 4, 3)), "layer")(given)
         assert caught.value is error
 
 

@@ -161,7 +161,7 @@ REFUSED: list[tuple[Any, type[Exception], str]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("case", REFUSED, ids=lambda case: repr(case[0]))
+@pytest.mark.parametrize("case", REFUSED, ids=lambda case: case[2])
 def test_refused_targets_say_what_is_wrong(case: tuple[Any, type[Exception], str]) -> None:
     targets, error, message = case
     for method in (GradCAM, ScoreCAM, EinsumCAM):

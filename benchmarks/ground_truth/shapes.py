@@ -35,7 +35,8 @@ def earlier(plan: Plan) -> dict[str, Found]:
 def two_objects(plan: Plan) -> dict[str, Found]:
     """Pictures with objects of two classes that the model both sees: the maps of the two should differ."""
     model = load_demo_model()
-    samples, masks, labels = [], [], []
+    samples: list[Sample] = []
+    masks, labels = [], []
     seed = _FIRST + 1000
     wanted = plan.count(24)
     while len(samples) < wanted:

@@ -211,7 +211,7 @@ def score(target: Target, output: Any, n: int) -> Float[Tensor, "n *targets"]:
         raise ShapeError(
             f"the target returned scores of shape {tuple(scores.shape)}; expected {expected}: one score per sample"
         )
-    if torch.is_grad_enabled() and not scores.requires_grad and _has_graph(output):
+    if not scores.requires_grad and _has_graph(output):
         raise TargetError(
             "the target returned scores without a graph, so they have no gradients; compute them from the model's "
             "output by differentiable operations: no detach(), no_grad, item(), numpy() or argmax in between"
