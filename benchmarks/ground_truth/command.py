@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -15,11 +14,13 @@ from rich.console import Console
 from benchmarks.ground_truth import series, shapes, shortcut, table, tokens, wired
 from benchmarks.ground_truth.scoring import OPTIONS, Found, Plan, Test
 from benchmarks.options import Out, Quick, Threads
-from benchmarks.results import RESULTS, environment
+from benchmarks.report import between_markers
+from benchmarks.results import RESULTS, ROOT, as_json, environment
 
 TESTS: tuple[Test, ...] = (*wired.TESTS, *shapes.TESTS, *shortcut.TESTS, *tokens.TESTS, *series.TESTS)
 _QUICK = Plan(("grad-cam", "hires-cam", "eigen-cam", "attention-rollout"), scale=0.1)
-_FIGURE = Path("docs/ground-truth.png")
+_FIGURE = ROOT / "docs" / "ground-truth.png"
+_MARKERS = [f"<!-- {side}: python -m benchmarks ground-truth -->" for side in ("begin", "end")]
 
 
 def run(
@@ -61,7 +62,11 @@ def run(
             "tests": {test.name: {"question": test.question, "score": test.score} for test in chosen},
             "columns": table.records(columns, cells),
         }
-        out.write_text(json.dumps(results, indent=1) + "\n")
+        out.write_text(as_json(results))
     if figure:
         table.draw(cells, figure)
         figure.with_suffix(".md").write_text(table.markdown(cells))
+    if whole:
+        readme = ROOT / "README.md"
+        block = table.markdown(cells, table.SHOWN, interval=False)
+        readme.write_text(between_markers(readme.read_text(), block, *_MARKERS))
