@@ -24,8 +24,6 @@ from benchmarks.results import Figure
 Work = Callable[[], Any]
 
 _STATUS = Path("/proc/self/status")
-_LONG = 2.0
-"""Seconds from which on a work is timed once: its own spread is small beside its length."""
 
 
 @dataclass
@@ -59,7 +57,9 @@ class Run:
         return Figure(share, share, share)
 
 
-def interleave(works: Mapping[str, Work], rounds: int, limit: float = float("inf")) -> dict[str, Run]:
+def interleave(
+    works: Mapping[str, Work], rounds: int, limit: float = float("inf"), long: float = 2.0
+) -> dict[str, Run]:
     """Run every work once per round, the device synchronized before and after.
 
     The first call of each allocates memory, picks kernels and counts operations; it is not timed. A timer of
@@ -69,11 +69,12 @@ def interleave(works: Mapping[str, Work], rounds: int, limit: float = float("inf
         works: what is compared, by name.
         rounds: how often each is timed.
         limit: the first call of a work may take so many seconds; a longer one is skipped.
+        long: a work of so many seconds is timed once: its own spread is small beside its length.
     """
     runs = {name: _first_call(work, limit) for name, work in works.items()}
     for number in range(rounds):
         for name, run in runs.items():
-            if run.skipped or (number and run.times[0] > _LONG):
+            if run.skipped or (number and run.times[0] > long):
                 continue
             try:
                 run.times.append(_seconds(works[name]))
