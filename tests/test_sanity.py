@@ -103,6 +103,19 @@ def test_methods_without_layers_and_with_several() -> None:
     assert torch.isfinite(found.parameters).all()
 
 
+def test_the_layer_is_not_chosen_again_on_the_random_model() -> None:
+    model = build(
+        lambda m, x: m.fc(m.first(x).relu().mean((2, 3))) + m.off(m.second(x).relu().mean((2, 3))),
+        first=nn.Conv2d(3, 6, 3, padding=1), second=nn.Conv2d(3, 6, 3, stride=2, padding=1),
+        fc=nn.Linear(6, 5), off=nn.Linear(6, 5),
+    )  # fmt: skip
+    with torch.no_grad():
+        model.off.weight.zero_()  # no gradient reaches the second, until its weights are random
+    found = GradCAM(model).check(images(2), lambda logits: logits[:, 1])
+    assert found.layers == ("first",)
+    assert torch.isfinite(found.parameters).all()
+
+
 def test_one_output_has_no_other_class() -> None:
     found = GradCAM(tiny(classes=1), "relu2").check(images(2))
     assert torch.isnan(found.classes).all()
