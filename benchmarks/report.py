@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -17,7 +18,7 @@ BEGIN, END = "<!-- begin: python -m benchmarks report -->", "<!-- end: python -m
 QUALITY_PLOT, BATCH_PLOT, PAGE = "cost-quality.svg", "cost-batch.svg", "benchmarks.md"
 _PEERS = (GRAD_CAM, TORCH_CAM, CAPTUM)
 _TITLES = {
-    QUALITY_PLOT: "Time of every method, and how much of its heatmaps lies on the object",
+    QUALITY_PLOT: "How much of the heatmaps of every method lies on the object (median and quartiles), and its time",
     BATCH_PLOT: "Time per image by batch size",
 }
 
@@ -28,7 +29,10 @@ def run(
     docs: Annotated[Path, typer.Option(help="folder of the plots and of the page with all tables")] = ROOT / "docs",
 ) -> None:
     """Write the README's tables between its markers, and two plots and a page with all tables into docs/."""
-    stored = {path.stem: load(path) for device in ("cpu", "cuda") for path in sorted(results.glob(f"*-{device}.json"))}
+    stored = {}
+    for path in sorted(results.glob("*.json")):
+        with suppress(ValueError):  # other results have other forms, and pages of their own
+            stored[path.stem] = load(path)
     if not stored:
         raise typer.BadParameter(f"no results in {results}; run another command first, such as `ratios`")
     docs.mkdir(parents=True, exist_ok=True)
@@ -61,16 +65,16 @@ def batch_rows(methods: Results) -> list[Row]:
     return [row for row in rows if row.case["method"] in kept]
 
 
-def between_markers(text: str, block: str, begin: str = BEGIN, end: str = END) -> str:
+def between_markers(text: str, block: str) -> str:
     """The text with what stands between the markers replaced.
 
     Raises:
         typer.BadParameter: the markers are not there once each, in order.
     """
-    if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
-        raise typer.BadParameter(f"expected the lines {begin} and, behind it, {end} in the README, once each")
-    before, rest = text.split(begin)
-    return f"{before}{begin}\n\n{block.strip()}\n\n{end}{rest.split(end)[1]}"
+    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
+        raise typer.BadParameter(f"expected the lines {BEGIN} and, behind it, {END} in the README, once each")
+    before, rest = text.split(BEGIN)
+    return f"{before}{BEGIN}\n\n{block.strip()}\n\n{END}{rest.split(END)[1]}"
 
 
 def summary(stored: Mapping[str, Results], pictures: Sequence[str], folder: str) -> str:
