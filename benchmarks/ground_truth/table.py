@@ -38,7 +38,7 @@ def rows_of(cells: Cells) -> list[str]:
 
 
 def text(cell: Cell | None, *, interval: bool = True) -> str:
-    """A cell as text: "–" where a method does not apply, "empty" where all its maps are."""
+    """A cell as text: "–" where a method does not apply, "empty" where all its maps are zero."""
     if cell is None:
         return "–"
     if not cell.n:
@@ -52,7 +52,7 @@ def on_screen(cells: Cells) -> list[Table]:
     tables = []
     for start in range(0, len(columns), 5):
         some = columns[start : start + 5]
-        table = Table("", *some, title="mean [95 % interval]; – does not apply, empty: no positive evidence at all")
+        table = Table("", *some, title="mean [95 % interval]; – does not apply, empty: zero everywhere")
         for row in rows_of(cells):
             table.add_row(row, *(text(cells[column].get(row)) for column in some))
         tables.append(table)
@@ -121,7 +121,7 @@ def draw(cells: Cells, path: Path) -> None:
     axes.tick_params(length=0)
     axes.set_xlabel(
         "Mean scores; 1 is right everywhere. White: the chance level of the column, blue better, red worse.\n"
-        "– does not apply; empty: no positive evidence at all. Below the line: controls that know nothing of a model.",
+        "– does not apply; empty: zero everywhere. Below the line: controls that know nothing of a model.",
         fontsize=8,
     )
     path.parent.mkdir(parents=True, exist_ok=True)
