@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.table import Table
 
-from benchmarks.ground_truth.scoring import Cell, Found, summarize
+from benchmarks.ground_truth.scoring import Cell, Found, Test, summarize
 from gradcam_kit.metrics import CONTROLS
 
 Cells = dict[str, dict[str, Cell]]
@@ -76,6 +76,18 @@ def markdown(cells: Cells, rows: Sequence[str] = (), *, interval: bool = True) -
             values = [text(cells[column].get(row), interval=interval) for column in columns]
             lines.append(f"| {row} | {' | '.join(values)} |")
     return "\n".join(lines) + "\n"
+
+
+def page(cells: Cells, tests: Sequence[Test]) -> str:
+    """The whole table with intervals, and what each test asks."""
+    asked = "\n".join(f"| {test.name} | {test.question} | {test.score} |" for test in tests)
+    return (
+        "# Where methods are right, and where not\n\n"
+        "Written by `python -m benchmarks ground-truth`. Mean [95 % bootstrap interval over the images]; – does not apply, "
+        "empty: zero everywhere.\n\n"
+        f"![The table as a figure](ground-truth.png)\n\n{markdown(cells)}\n"
+        f"| test | what is known | score |\n|---|---|---|\n{asked}\n"
+    )
 
 
 def records(columns: Mapping[str, Found], cells: Cells) -> dict[str, Any]:
