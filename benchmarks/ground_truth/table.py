@@ -83,8 +83,8 @@ def page(cells: Cells, tests: Sequence[Test]) -> str:
     asked = "\n".join(f"| {test.name} | {test.question} | {test.score} |" for test in tests)
     return (
         "# Where methods are right, and where not\n\n"
-        "Written by `python -m benchmarks ground-truth`. Mean [95 % bootstrap interval over the images]; – does not apply, "
-        "empty: zero everywhere.\n\n"
+        "Written by `python -m benchmarks ground-truth`. Mean [95 % bootstrap interval over the images]; "
+        "– does not apply, empty: zero everywhere.\n\n"
         f"![The table as a figure](ground-truth.png)\n\n{markdown(cells)}\n"
         f"| test | what is known | score |\n|---|---|---|\n{asked}\n"
     )
