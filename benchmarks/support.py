@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.measure import as_json, environment
+from benchmarks.results import as_json, environment
 from benchmarks.support_cases import LIBRARIES, Case, cases
 from gradcam_kit import GradCAM
 from gradcam_kit.errors import GradCamKitError
@@ -299,4 +299,4 @@ def summarize(outcomes: Iterable[Outcome]) -> dict[str, dict[str, int]]:
 def hardware() -> dict[str, object]:
     """What the outcomes depend on besides the code."""
     loaded = {library: sys.modules[library].__version__ for library in LIBRARIES if library in sys.modules}
-    return {**environment(), "images": _IMAGES, **loaded}
+    return {**environment("cpu"), "images": _IMAGES, **loaded}

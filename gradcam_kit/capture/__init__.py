@@ -6,6 +6,7 @@ from gradcam_kit.capture.inputs import Inputs, read_inputs
 from gradcam_kit.capture.layers import TargetLayers, find_layers
 from gradcam_kit.capture.memory_format import in_fastest_format
 from gradcam_kit.capture.passes import Capture, Request, capture
+from gradcam_kit.capture.rescoring import rescoring
 from gradcam_kit.capture.state import check_model
 from gradcam_kit.capture.targets import (
     ClassLogit,
@@ -31,5 +32,6 @@ __all__ = [
     "in_fastest_format",
     "layer_candidates",
     "read_inputs",
+    "rescoring",
     "resolve_target",
 ]

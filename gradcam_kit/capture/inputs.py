@@ -64,6 +64,10 @@ class Inputs:
         kwargs = {key: images if key == self.slot else tree_map(row, value) for key, value in self.kwargs.items()}
         return replace(self, args=args, kwargs=kwargs)
 
+    def first(self) -> Inputs:
+        """The call for the first sample alone."""
+        return self.with_images(self.images[:1], torch.zeros(1, dtype=torch.long, device=self.images.device))
+
 
 def read_inputs(images: Images, forward_kwargs: Mapping[str, Any], *models: nn.Module) -> Inputs:
     """Find the images among the inputs, detached from any graph and usable in one.

@@ -138,8 +138,8 @@ def _check_not_one_hot(classes: Tensor, count: int) -> None:
     # With two classes such a row is a sensible request: both, in this order.
     if classes.ndim == 2 and classes.shape[1] == count > 2 and bool((classes.sort(1).values == _last_one(count)).all()):
         raise TargetError(
-            f"targets of shape {tuple(classes.shape)} for a model with {count} classes are one-hot, but (n, m) stands "
-            "for m class indices of each sample; pass targets.argmax(1)"
+            f"targets (n, {count}) for a model with {count} classes are one-hot, but (n, m) stands for m class indices "
+            "of each sample; pass targets.argmax(1)"
         )
 
 
@@ -211,7 +211,7 @@ def score(target: Target, output: Any, n: int) -> Float[Tensor, "n *targets"]:
         raise ShapeError(
             f"the target returned scores of shape {tuple(scores.shape)}; expected {expected}: one score per sample"
         )
-    if torch.is_grad_enabled() and not scores.requires_grad and _has_graph(output):
+    if not scores.requires_grad and _has_graph(output):
         raise TargetError(
             "the target returned scores without a graph, so they have no gradients; compute them from the model's "
             "output by differentiable operations: no detach(), no_grad, item(), numpy() or argmax in between"

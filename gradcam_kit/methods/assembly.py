@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -11,11 +12,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from gradcam_kit.capture import Capture
-from gradcam_kit.errors import CaptureError, NonFiniteError, ShapeError, kind_of
+from gradcam_kit.errors import NonFiniteError, ShapeError, kind_of
 from gradcam_kit.functional import Fusion, finite, fuse, normalize, upsample
 from gradcam_kit.methods.base import BaseCAM
 from gradcam_kit.methods.explanation import Explanation
 from gradcam_kit.types import LayerCapture
+
+_log = logging.getLogger("gradcam_kit")
 
 
 def signed_maps(cam: BaseCAM, captured: Capture, layers: tuple[str, ...]) -> tuple[dict[str, Tensor], list[Tensor]]:
@@ -28,23 +31,29 @@ def signed_maps(cam: BaseCAM, captured: Capture, layers: tuple[str, ...]) -> tup
         if share is not None:
             importance.append(share)
         captured.checks.add(~torch.isfinite(finite(saliency[name])), _non_finite(cam, name, saliency[name]))
+    _warn_of_single_positions(saliency, captured.inputs.size)
     return saliency, importance
+
+
+def _warn_of_single_positions(saliency: dict[str, Tensor], size: tuple[int, ...]) -> None:
+    """Maps without positions are right, and useless: the heatmaps are constant."""
+    if max(size) > 1 and all(max(maps.shape[-len(size) :]) == 1 for maps in saliency.values()):
+        _log.warning(
+            "layer %s has a single position, so it cannot show where anything is in images of %s; choose a layer in "
+            "front of the pooling, or give larger images",
+            ", ".join(map(repr, saliency)),
+            " x ".join(map(str, size)),
+        )
 
 
 def _checked(cam: BaseCAM, layer: LayerCapture, maps: Any) -> Tensor:
     """The maps that a method gave, if they are maps at all.
 
     Raises:
-        CaptureError: the layer has one position, so that no map of it could say where anything is.
         ShapeError: not one map for each sample and target.
     """
     leading = tuple(layer.activations.shape[:1] if layer.scores is None else layer.scores.shape)
     size = tuple(layer.images.shape[2:])
-    if max(size) > 1 and all(length == 1 for length in layer.activations.shape[2:]):
-        raise CaptureError(
-            f"layer {layer.layer!r} has a single position, so it cannot show where anything is in images of "
-            f"{' x '.join(map(str, size))}; choose a layer in front of the pooling, or give larger images"
-        )
     if isinstance(maps, Tensor) and tuple(maps.shape[: len(leading)]) == leading and maps.ndim == len(leading + size):
         return maps
     found = f"shape {tuple(maps.shape)}" if isinstance(maps, Tensor) else kind_of(maps)

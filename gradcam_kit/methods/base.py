@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from typing import Any, ClassVar, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 import torch
 from jaxtyping import Float
@@ -17,6 +17,9 @@ from gradcam_kit.functional import Fusion, Normalization, fuse, weighted_sum
 from gradcam_kit.methods.explanation import Explanation
 from gradcam_kit.options import one_of, positive_int
 from gradcam_kit.types import Evidence, Images, LayerCapture, LayerChoice, Reshape
+
+if TYPE_CHECKING:
+    from gradcam_kit.methods.sanity import SanityCheck
 
 METHODS: dict[str, type[BaseCAM]] = {}
 """Every method with a name, keyed by it ("grad-cam", ...)."""
@@ -124,6 +127,16 @@ class BaseCAM:
         from gradcam_kit.methods.sharing import explain_many  # which imports this module
 
         return explain_many([self], images, targets, **forward_kwargs)[0]
+
+    def check(self, images: Images, targets: Any = None, *, seed: int = 0, **forward_kwargs: Any) -> SanityCheck:
+        """Whether the maps can explain this model: do they change with its parameters and with the class?
+
+        Explains the images, another class, and the model with random parameters (five to ten times the price of a
+        call). The result prints what it found, and has `passed`, `warnings` and the figures. Arguments as in calling.
+        """
+        from gradcam_kit.methods.sanity import check  # which imports this module
+
+        return check(self, images, targets, seed, forward_kwargs)
 
     def __repr__(self) -> str:
         layers = "automatic layer" if self.target_layers is None else f"layers={list(self.target_layers)}"

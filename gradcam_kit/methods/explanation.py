@@ -63,10 +63,8 @@ class Explanation:
 
     def __repr__(self) -> str:
         parts = [f"{' x '.join(map(str, self.is_empty.shape))} maps", f"layers={list(self.layers)}"]
-        for name in ("targets", "scores"):
-            values = getattr(self, name)
-            if values is not None and values.numel() <= _SHOWN:
-                parts.append(f"{name}={values.tolist()}")
+        if self.targets is not None and self.targets.numel() <= _SHOWN:
+            parts.append(f"targets={self.targets.tolist()}")
         return f"Explanation({', '.join(parts)}{self._empty_maps()})"
 
     def _empty_maps(self) -> str:
