@@ -42,6 +42,8 @@ class MeanOverImages(torchmetrics.Metric):
     """
 
     full_state_update = False
+    total: Tensor
+    counts: Tensor
 
     def __init__(self, name: str, *, torchmetrics_options: dict[str, Any] | None = None, **options: Any) -> None:
         if name not in METRICS:
@@ -90,6 +92,8 @@ class PointingGame(torchmetrics.Metric):
 
     full_state_update = False
     higher_is_better = True
+    hits: Tensor
+    seen: Tensor
 
     def __init__(self, classes: int, *, tolerance: float = 0.0, **options: Any) -> None:
         super().__init__(**options)
@@ -125,6 +129,8 @@ class MaxBoxAccuracy(torchmetrics.Metric):
 
     full_state_update = False
     higher_is_better = True
+    hits: Tensor
+    count: Tensor
 
     def __init__(
         self,
@@ -171,6 +177,7 @@ class PixelAveragePrecision(torchmetrics.Metric):
 
     full_state_update = False
     higher_is_better = True
+    histograms: Tensor
 
     def __init__(self, *, bins: int = 1000, **options: Any) -> None:
         super().__init__(**options)
