@@ -24,6 +24,7 @@ from gradcam_kit.methods import (
     EigenGradCAM,
     EigenSmooth,
     EinsumCAM,
+    ExpectedGradCAM,
     Explanation,
     FinerCAM,
     FullGrad,
@@ -57,12 +58,13 @@ from gradcam_kit.methods import (
 )
 
 if TYPE_CHECKING:
+    from gradcam_kit.comparison import compare
     from gradcam_kit.render import overlay
 
 __version__ = "0.1.0"
 
 # Loaded when first used, so that `import gradcam_kit` costs no more than torch.
-_LAZY = {"overlay": "gradcam_kit.render"}
+_LAZY = {"compare": "gradcam_kit.comparison", "overlay": "gradcam_kit.render"}
 
 __all__ = [
     "CAM",
@@ -81,6 +83,7 @@ __all__ = [
     "EigenGradCAM",
     "EigenSmooth",
     "EinsumCAM",
+    "ExpectedGradCAM",
     "Explanation",
     "FinerCAM",
     "FullGrad",
@@ -113,6 +116,7 @@ __all__ = [
     "ViTReciproCAM",
     "WinsorCAM",
     "XGradCAM",
+    "compare",
     "explain_all",
     "overlay",
     "targets",

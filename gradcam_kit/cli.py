@@ -124,11 +124,19 @@ def run(
 def compare(
     pictures: Annotated[list[str], typer.Argument(metavar="PICTURE...", help="Pictures; folders and globs work too.")],
     model: Model,
-    out: Annotated[Path, typer.Option(help="The picture to write, such as methods.png.")],
+    out: Annotated[
+        Path, typer.Option(help="The file to write: .png, .jpg, ..., .html (a page with a slider) or .csv.")
+    ],
     checkpoint: Checkpoint = None,
     weights: Weights = None,
     method: Method = None,
-    layer: Layer = None,
+    layer: Annotated[
+        list[str] | None,
+        typer.Option(help="Layer to compare at; A+B fuses two. By default one is chosen. Can be repeated."),
+    ] = None,
+    metric: Annotated[
+        list[str] | None, typer.Option(help="Such as average-drop or insertion. Can be repeated.")
+    ] = None,
     targets: Targets = "predicted",
     batch_size: BatchSize = 32,
     device: Device = None,
@@ -137,8 +145,9 @@ def compare(
     mean: Mean = None,
     std: Std = None,
     class_names: ClassNames = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file that is there.")] = False,
 ) -> None:
-    """Draw methods side by side, one row per picture; without --method all that need a single pass."""
+    """Show methods side by side; without --method all that need a single pass and suit the model."""
     from gradcam_kit.jobs.sheet import SheetRequest, draw_sheet
 
     request = SheetRequest(
@@ -157,6 +166,8 @@ def compare(
         sources=tuple(pictures),
         out=out,
         methods=tuple(method or ()),
+        metrics=tuple(metric or ()),
+        overwrite=overwrite,
     )
     _finish(draw_sheet(request, Console(stderr=True)))
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from gradcam_kit import METHODS
-from gradcam_kit.errors import InputError
+from gradcam_kit.errors import InputError, OptionError
 from gradcam_kit.methods import BaseCAM
 from gradcam_kit.types import Evidence, LayerCapture, LayerChoice
 
@@ -168,3 +168,22 @@ def test_integrated_grad_cam_of_one_step_is_grad_cam_of_the_difference():
     for index, sample in EARLIER.samples.items():
         expected = ref.relu(ref.grad_cam(sample.activations - start[index[0]], sample.gradients))
         assert_same(found.saliency["block1"][index], expected)
+
+
+def test_expected_grad_cam_sums_up_to_the_difference_of_the_scores():
+    method = METHODS["expected-grad-cam"](LAST.model, LAST.layer, samples=3)
+    images = LAST.images[:2]
+    found = method.explain(images, 0)
+    noise = torch.randn(3, *images.shape[1:], generator=torch.Generator().manual_seed(0))
+    contrast = images.flatten(1).std(1, unbiased=False).view(-1, 1, 1, 1)
+    blurred = torch.stack([torch.as_tensor(ref.gaussian_blur(image, 51, 50.0)) for image in images])
+    with torch.no_grad():
+        before = torch.stack([LAST.model(blurred + 0.3 * contrast * draw)[:, 0] for draw in noise]).mean(0)
+    assert_same(found.saliency[LAST.layer].sum((1, 2)), found.scores - before)
+
+
+def test_expected_grad_cam_rejects_wrong_options():
+    with pytest.raises(OptionError, match="samples"):
+        METHODS["expected-grad-cam"](LAST.model, samples=0)
+    with pytest.raises(OptionError, match="std"):
+        METHODS["expected-grad-cam"](LAST.model, std=-1.0)

@@ -140,7 +140,7 @@ class Explainer:
     def _explain_group(self, group: list[Decoded]) -> list[Explained]:
         try:
             images = self.images(one.image for one in group)
-            explanations = explain_many(self.cams, images, self._classes(images, group))
+            explanations = explain_many(self.cams, images, self.classes(images, [one.entry for one in group]))
             columns = [self._rows(*pair, group) for pair in zip(self.cams, explanations, strict=True)]
         except Exception as error:  # whatever it is, it ends no run
             if len(group) > 1:
@@ -152,14 +152,14 @@ class Explainer:
             for i, one in enumerate(group)
         ]
 
-    def _classes(self, images: Tensor, group: Sequence[Decoded]) -> Any:
+    def classes(self, images: Tensor, entries: Sequence[Entry]) -> Any:
         """What the methods take as `targets`."""
         if self.targets.kind == "predicted":
             return None
         if self.targets.kind == "class":
             return self.targets.number
         if self.targets.kind == "label":
-            return torch.tensor([self._label_index(one.entry) for one in group])
+            return torch.tensor([self._label_index(entry) for entry in entries])
         with torch.no_grad():
             logits = read_logits(self.model(images))
         if self.targets.number > logits.shape[1]:

@@ -40,8 +40,8 @@ def load_explainer(request: ModelRequest, console: Console | None = None) -> Exp
         std=request.std,
         class_names=None if request.class_names is None else _lines(request.class_names),
     )
-    for note in loaded.notes:
-        _note(console, note)
+    for text in loaded.notes:
+        note(console, text)
     targets = Targets.parse(request.targets)
     if targets.kind == "label" and loaded.class_names is None:
         raise OptionError("targets=label needs class names, and the model has none; give a file with --class-names")
@@ -78,7 +78,7 @@ def make_explainer(
     fitting = [cam for cam in explainer.cams if explainer.suits(cam, first)]
     left_out = [cam.name for cam in explainer.cams if cam not in fitting]
     if left_out and fitting:
-        _note(console, f"left out, because they do not suit the model or layer: {', '.join(left_out)}")
+        note(console, f"left out, because they do not suit the model or layer: {', '.join(left_out)}")
     return replace(explainer, cams=tuple(fitting) or explainer.cams)
 
 
@@ -87,7 +87,8 @@ def _single_pass_methods() -> list[str]:
     return [name for name, method in METHODS.items() if not method.needs & again]
 
 
-def _note(console: Console | None, text: str) -> None:
+def note(console: Console | None, text: str) -> None:
+    """Tell a person what they should know."""
     if console is not None:
         console.print(f"note: {text}", highlight=False, markup=False, soft_wrap=True)
 

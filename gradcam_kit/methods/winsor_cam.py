@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
+from gradcam_kit.capture import TargetLayers
 from gradcam_kit.errors import OptionError
+from gradcam_kit.functional import Normalization
 from gradcam_kit.methods.base import BaseCAM, gradients_of
 from gradcam_kit.methods.grad_cam import grad_cam_weights
 from gradcam_kit.options import one_of
-from gradcam_kit.types import LayerCapture, LayerChoice
+from gradcam_kit.types import LayerCapture, LayerChoice, Reshape
 
 Importance = Literal["mean", "max", "l2"]
 
@@ -35,6 +37,8 @@ def winsorize(importance: Float[Tensor, "r layers"], percentile: float) -> Float
 class WinsorCAM(BaseCAM, name="winsor-cam"):
     """Grad-CAM of all convolutional layers, weighted by each layer's importance with outliers capped.
 
+    That is its fusion, so it has no option for another one.
+
     Args:
         percentile: where the positive importances are capped, in [0, 100].
         importance: of a layer, from its Grad-CAM weights: their "mean", "max" or "l2" norm, clipped at 0.
@@ -43,8 +47,18 @@ class WinsorCAM(BaseCAM, name="winsor-cam"):
     layer_choice = LayerChoice.CONVOLUTIONS
     cost = "F + B to the first convolution"
 
-    def __init__(self, *args: Any, percentile: float = 100.0, importance: Importance = "mean", **options: Any) -> None:
-        super().__init__(*args, **options)
+    def __init__(
+        self,
+        model: nn.Module,
+        target_layers: TargetLayers | None = None,
+        *,
+        percentile: float = 100.0,
+        importance: Importance = "mean",
+        reshape: Reshape | None = None,
+        normalize: Normalization = "minmax",
+        batch_size: int = 64,
+    ) -> None:
+        super().__init__(model, target_layers, reshape=reshape, normalize=normalize, batch_size=batch_size)
         if not 0 <= percentile <= 100:
             raise OptionError(f"percentile is {percentile!r}; expected a number from 0 to 100")
         self.percentile = percentile

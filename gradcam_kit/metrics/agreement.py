@@ -17,7 +17,7 @@ from gradcam_kit.metrics.checks import broken, constant
 
 def pearson(first: Float[Tensor, "n *t"], second: Float[Tensor, "n *t"]) -> Float[Tensor, " n"]:
     """Correlation of the values in [-1, 1]."""
-    _check_pair(first, second)
+    check_pair(first, second)
     undefined = broken(first) | constant(first) | broken(second) | constant(second)
     a, b = _standardize(widen(first).flatten(1)), _standardize(widen(second).flatten(1))
     return (a * b).mean(1).clamp(-1, 1).masked_fill(undefined, torch.nan)
@@ -25,7 +25,7 @@ def pearson(first: Float[Tensor, "n *t"], second: Float[Tensor, "n *t"]) -> Floa
 
 def spearman(first: Float[Tensor, "n *t"], second: Float[Tensor, "n *t"]) -> Float[Tensor, " n"]:
     """Correlation of the ranks in [-1, 1]; equal values share the mean of their ranks. Signed maps keep their sign."""
-    _check_pair(first, second)
+    check_pair(first, second)
     undefined = broken(first) | broken(second)
     return pearson(ranks(first.flatten(1)), ranks(second.flatten(1))).masked_fill(undefined, torch.nan)
 
@@ -55,7 +55,7 @@ def ssim(
     Raises:
         OptionError: maps that are smaller than the window.
     """
-    _check_pair(first, second)
+    check_pair(first, second)
     if window % 2 == 0 or min(first.shape[1:]) < window:
         raise OptionError(
             f"window is {window} for maps of {tuple(first.shape[1:])}; expected an odd number that is no larger"
@@ -95,6 +95,7 @@ def _standardize(values: Float[Tensor, "n p"]) -> Float[Tensor, "n p"]:
     return centered / centered.square().mean(1, keepdim=True).sqrt()
 
 
-def _check_pair(first: Tensor, second: Tensor) -> None:
+def check_pair(first: Tensor, second: Tensor) -> None:
+    """Raise if two batches of maps differ in shape."""
     if first.shape != second.shape:
         raise ShapeError(f"the maps have shapes {tuple(first.shape)} and {tuple(second.shape)}; expected the same")
