@@ -50,14 +50,11 @@ class MeanOverImages(torchmetrics.Metric):
             raise UnknownNameError(f"there is no metric {name!r}{did_you_mean(name, METRICS)}")
         super().__init__(**(torchmetrics_options or {}))
         self.metric, self.options = METRICS[name], options
+        # torchmetrics takes it for a constant of the class, and refuses the plain assignment.
+        vars(self)["higher_is_better"] = {"higher": True, "lower": False}.get(self.metric.better)
         self.settings: dict[str, Any] = {}
         self.add_state("total", torch.zeros((), dtype=torch.double), dist_reduce_fx="sum")
         self.add_state("counts", torch.zeros(len(Status), dtype=torch.long), dist_reduce_fx="sum")
-
-    @property
-    def higher_is_better(self) -> bool | None:
-        """As the metric says; None where neither is better."""
-        return {"higher": True, "lower": False}.get(self.metric.better)
 
     def update(self, case: Case | Measured) -> None:
         """Add a batch: a case to measure, or what the metric returned for it."""
