@@ -50,7 +50,10 @@ def run(
     everything: Annotated[bool, typer.Option("--all", help="also what stayed within the spread")] = False,
 ) -> None:
     """What changed between two files of results; a change is marked where the quartiles do not overlap."""
-    first, second = load(old), load(new)
+    try:
+        first, second = load(old), load(new)
+    except ValueError as error:
+        raise typer.BadParameter(f"{error}; expected what a command such as `methods` stored") from error
     if first.command != second.command:
         raise typer.BadParameter(f"{old} is of `{first.command}`, {new} of `{second.command}`; expected one command")
     console = Console()

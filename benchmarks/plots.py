@@ -15,60 +15,35 @@ from benchmarks.quality import CHANCE
 from benchmarks.results import Row
 
 _INK, _FAINT, _POINT = "#222222", "#bbbbbb", "#2166ac"
-_LABEL_STEP = 0.035
-"""Of the axes' height: so far apart labels have to be."""
 
 
 def draw_quality(rows: Sequence[Row], file: Path) -> None:
-    """Time against quality, a point per method, labeled in the margin."""
+    """Quality and time side by side, a line per method, the best on top."""
     chance = [row.figures["energy"].median for row in rows if row.case["method"] == CHANCE]
-    points = sorted((row for row in rows if "ratio" in row.figures), key=lambda row: row.figures["energy"].median)
-    canvas, axes = _axes(9, 6.5)
-    canvas.subplots_adjust(right=0.76)
-    axes.set_xscale("log")
-    axes.set_xlabel("time / plain forward pass")
-    axes.set_ylabel("share of the heatmap on the object")
+    methods = sorted((row for row in rows if "ratio" in row.figures), key=lambda row: row.figures["energy"].median)
+    canvas = Canvas(figsize=(9, 1 + 0.24 * len(methods)), layout="constrained")
+    left, right = canvas.subplots(1, 2, sharey=True)
+    for axes, figure in ((left, "energy"), (right, "ratio")):
+        _plain(axes)
+        seen = [row.figures[figure] for row in methods]
+        ends = [[one.median - one.low for one in seen], [one.high - one.median for one in seen]]
+        axes.errorbar([one.median for one in seen], range(len(seen)), xerr=ends, fmt="o", color=_POINT, ecolor=_FAINT)
+    left.set_yticks(range(len(methods)), [str(row.case["method"]) for row in methods])
+    left.set_xlabel("share of the heatmap on the object")
+    left.set_xlim(0, 1)
     for level in chance:
-        axes.axhline(level, color=_FAINT, linestyle="--", linewidth=1)
-        axes.annotate(
-            "object's share of the picture", (0.01, level), ("axes fraction", "data"), color=_INK, va="bottom"
-        )
-    axes.scatter(*zip(*(_place(row) for row in points), strict=True), color=_POINT, zorder=3)
-    axes.set_ylim(0, None)
-    highest = axes.get_ylim()[1]
-    heights = spread([_place(row)[1] / highest for row in points], _LABEL_STEP)
-    for row, height in zip(points, heights, strict=True):
-        axes.annotate(
-            str(row.case["method"]),
-            xy=_place(row),
-            xytext=(1.06, height),
-            textcoords="axes fraction",
-            va="center",
-            arrowprops={"arrowstyle": "-", "color": _FAINT, "linewidth": 0.6, "relpos": (0, 0.5)},
-        )
+        left.axvline(level, color=_INK, linestyle="--", linewidth=1, label="the object's share of the picture")
+        left.legend(frameon=False, loc="lower right")
+    right.set_xlabel("time / plain forward pass")
+    right.set_xscale("log")
     _save(canvas, file)
-
-
-def _place(row: Row) -> tuple[float, float]:
-    return row.figures["ratio"].median, row.figures["energy"].median
-
-
-def spread(heights: Sequence[float], step: float) -> list[float]:
-    """Sorted heights moved apart as little as needed, from the lowest up and, beyond 1, back down."""
-    moved: list[float] = []
-    for height in heights:
-        moved.append(max(height, moved[-1] + step) if moved else height)
-    ceiling = max(1.0, step * (len(moved) - 1))
-    for i in reversed(range(len(moved))):
-        moved[i] = min(moved[i], ceiling)
-        ceiling = moved[i] - step
-    return moved
 
 
 def draw_batches(rows: Sequence[Row], file: Path) -> None:
     """Milliseconds per image by batch size, a line per method."""
-    canvas, axes = _axes(7, 4.5)
-    canvas.subplots_adjust(right=0.76)
+    canvas = Canvas(figsize=(7, 4), layout="constrained")
+    axes = canvas.subplots()
+    _plain(axes)
     by_method: dict[str, list[tuple[int, float]]] = {}
     for row in rows:
         milliseconds = 1000 * row.figures["seconds_per_image"].median
@@ -86,12 +61,9 @@ def draw_batches(rows: Sequence[Row], file: Path) -> None:
     _save(canvas, file)
 
 
-def _axes(width: float, height: float) -> tuple[Canvas, Axes]:
-    canvas = Canvas(figsize=(width, height))
-    axes = canvas.subplots()
+def _plain(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(color=_FAINT, linewidth=0.4)
-    return canvas, axes
 
 
 def _save(canvas: Canvas, file: Path) -> None:

@@ -34,7 +34,7 @@ CHUNK = 32
 def run(
     images: Annotated[int, typer.Option(help="pictures that are drawn", min=1)] = 32,
     rounds: Rounds = 3,
-    limit: Limit = 40.0,
+    limit: Limit = 30.0,
     threads: Threads = 2,
     out: Out = None,
     quick: Quick = False,

@@ -42,7 +42,7 @@ def run(rounds: Rounds = 7, batch: int = 16, threads: Threads = 2, out: Out = No
     with memory_bounded():
         rows = gradient_rows(batch, rounds, side)
         if not quick:
-            rows += [*score_cam_rows(min(rounds, 3)), *memory_rows(batch), *import_rows()]
+            rows += [*replay_rows(rounds), *score_cam_rows(min(rounds, 3)), *memory_rows(batch), *import_rows()]
     settings = environment("cpu", seed=SEED, batch=batch, rounds=rounds)
     Results("ratios", settings, rows).finish(place_of("ratios", "cpu", out, quick))
 
@@ -79,6 +79,22 @@ def gradient_rows(batch: int, rounds: int, side: int) -> list[Row]:
 def shared(model: nn.Module) -> list[BaseCAM]:
     """The ten gradient methods at the last stage."""
     return [METHODS[name](model, LAYER) for name in GRADIENT_METHODS]
+
+
+def replay_rows(rounds: int) -> list[Row]:
+    """Recipro-CAM and Ablation-CAM in the middle of ResNet-50 against one whole pass per masked row."""
+    side, count = 128, 64  # the layer has 8 x 8 positions
+    model, image = build_model(MODEL), build_images(1, side=side)
+    recipro = gradcam_kit.ReciproCAM(model, "layer3", batch_size=count)
+    ablation = gradcam_kit.AblationCAM(model, "layer3", channels=count, batch_size=count)
+    whole = f"plain forward of {count} images"
+    works: dict[str, Work] = {
+        whole: forward(model, image.expand(count, -1, -1, -1).contiguous()),
+        f"ReciproCAM, layer3, {count} positions": lambda: recipro(image),
+        f"AblationCAM, layer3, {count} channels": lambda: ablation(image),
+    }
+    runs = interleave(works, rounds)
+    return [row(MODEL, name, run, runs[whole]) for name, run in runs.items()]
 
 
 def score_cam_rows(rounds: int) -> list[Row]:

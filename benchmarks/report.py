@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -17,7 +18,7 @@ BEGIN, END = "<!-- begin: python -m benchmarks report -->", "<!-- end: python -m
 QUALITY_PLOT, BATCH_PLOT, PAGE = "cost-quality.svg", "cost-batch.svg", "benchmarks.md"
 _PEERS = (GRAD_CAM, TORCH_CAM, CAPTUM)
 _TITLES = {
-    QUALITY_PLOT: "Time of every method, and how much of its heatmaps lies on the object",
+    QUALITY_PLOT: "How much of the heatmaps of every method lies on the object (median and quartiles), and its time",
     BATCH_PLOT: "Time per image by batch size",
 }
 
@@ -28,7 +29,10 @@ def run(
     docs: Annotated[Path, typer.Option(help="folder of the plots and of the page with all tables")] = ROOT / "docs",
 ) -> None:
     """Write the README's tables between its markers, and two plots and a page with all tables into docs/."""
-    stored = {path.stem: load(path) for path in sorted(results.glob("*.json"))}
+    stored = {}
+    for path in sorted(results.glob("*.json")):
+        with suppress(ValueError):  # other results have other forms, and pages of their own
+            stored[path.stem] = load(path)
     if not stored:
         raise typer.BadParameter(f"no results in {results}; run another command first, such as `ratios`")
     docs.mkdir(parents=True, exist_ok=True)

@@ -38,8 +38,8 @@ class Figure:
         return cls(statistics.median(ordered), ordered[quarter], ordered[-1 - quarter])
 
     def __str__(self) -> str:
-        spread = "" if self.low == self.high else f" ({self.low:.3g} to {self.high:.3g})"
-        return f"{self.median:.3g}{spread}"
+        spread = "" if self.low == self.high else f" ({_digits(self.low)} to {_digits(self.high)})"
+        return f"{_digits(self.median)}{spread}"
 
 
 @dataclass(frozen=True)
@@ -98,8 +98,14 @@ class Results:
 
 
 def load(path: Path) -> Results:
-    """Read what `Results.finish` wrote."""
+    """Read what `Results.finish` wrote.
+
+    Raises:
+        ValueError: the file holds something else.
+    """
     stored = json.loads(path.read_text())
+    if not {"command", "environment", "rows"} <= set(stored):
+        raise ValueError(f"{path} does not hold rows of a benchmark")
     rows = [
         Row(**{**row, "figures": {name: Figure(**figure) for name, figure in row["figures"].items()}})
         for row in stored["rows"]
@@ -132,6 +138,10 @@ def environment(device: str, **settings: Any) -> dict[str, Any]:
         "commit": _commit(),
         **settings,
     }
+
+
+def _digits(value: float) -> str:
+    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
 def as_json(value: object) -> str:

@@ -173,7 +173,10 @@ def _calibrate(model: nn.Module, size: tuple[int, ...]) -> None:
 def _trace(model: nn.Module) -> list[object]:
     """Whatever a call could leave behind, as values that can be compared."""
     modules = [
-        (module.training, [len(value) for key, value in vars(module).items() if "hook" in key and value is not None])
+        (
+            module.training,
+            [len(value) for key, value in vars(module).items() if "hook" in key and isinstance(value, dict)],
+        )
         for module in model.modules()
     ]
     tensors = [

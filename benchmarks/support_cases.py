@@ -188,13 +188,16 @@ def transformers_cases() -> Iterator[Case]:
         "PvtV2ForImageClassification": ("PvtV2Config", stages),
         "PoolFormerForImageClassification": ("PoolFormerConfig", {}),
         "SwiftFormerForImageClassification": ("SwiftFormerConfig", {}),
-        "CvtForImageClassification": ("CvtConfig", {"depth": [1, 1, 2]}),
+        "CvtForImageClassification": ("CvtConfig", {"depth": [1, 1, 2], "drop_path_rate": [0.0, 0.0, 0.0]}),
         "LevitForImageClassification": ("LevitConfig", {"image_size": 224}),
         "MobileViTForImageClassification": ("MobileViTConfig", {}),
         "MobileViTV2ForImageClassification": ("MobileViTV2Config", {}),
         "MobileNetV1ForImageClassification": ("MobileNetV1Config", {}),
         "MobileNetV2ForImageClassification": ("MobileNetV2Config", {}),
-        "EfficientNetForImageClassification": ("EfficientNetConfig", {"width_coefficient": 0.5}),
+        "EfficientNetForImageClassification": (
+            "EfficientNetConfig",
+            {"width_coefficient": 1.0, "depth_coefficient": 1.0, "hidden_dim": 1280},
+        ),
         "HieraForImageClassification": ("HieraConfig", {"image_size": [224, 224], **stages}),
         "ResNetForImageClassification": ("ResNetConfig", stages),
         "RegNetForImageClassification": ("RegNetConfig", {}),
@@ -202,13 +205,12 @@ def transformers_cases() -> Iterator[Case]:
         "SegformerForImageClassification": ("SegformerConfig", {}),
         "SegformerForSemanticSegmentation": ("SegformerConfig", {}),
         "MobileViTForSemanticSegmentation": ("MobileViTConfig", {}),
-        "BeitForSemanticSegmentation": ("BeitConfig", {**plain, "num_hidden_layers": 12, "num_attention_heads": 4}),
+        "BeitForSemanticSegmentation": ("BeitConfig", {**plain, "num_hidden_layers": 12, "out_indices": [3, 5, 7, 11]}),
         "UperNetForSemanticSegmentation": ("UperNetConfig", {}),
         "DPTForSemanticSegmentation": (
             "DPTConfig",
             {**plain, "num_hidden_layers": 12, "neck_hidden_sizes": [16, 24, 32, 48], "fusion_hidden_size": 32},
         ),
-        "YolosForObjectDetection": ("YolosConfig", {**plain, "image_size": [96, 96], "num_detection_tokens": 10}),
         "DetrForObjectDetection": ("DetrConfig", {"use_timm_backbone": False, "use_pretrained_backbone": False}),
     }
     for name, (config, options) in configurations.items():
@@ -225,7 +227,9 @@ def _transformers(transformers: Any, name: str, config: str, options: dict[str, 
     def build() -> nn.Module:
         if config == "UperNetConfig":
             backbone = transformers.ConvNextConfig(depths=[1, 1, 2, 1], out_features=[f"stage{i}" for i in range(1, 5)])
-            settings = transformers.UperNetConfig(backbone_config=backbone, hidden_size=32, auxiliary_in_channels=384)
+            settings = transformers.UperNetConfig(
+                backbone_config=backbone, hidden_size=32, auxiliary_in_channels=384, pool_scales=[1, 2, 3, 6]
+            )
         else:
             settings = getattr(transformers, config)(**options)
         model: nn.Module = getattr(transformers, name)(settings)

@@ -39,8 +39,7 @@ def test_every_option_is_in_the_signature(name: str) -> None:
     assert list(shown)[:2] == ["model", "target_layers"]
     own = {"layer-cam": {"fusion": "max"}, "refine-cam": {"fusion": "product"}}.get(name, {})
     for option, default in {**COMMON, **own}.items():
-        if (name, option) != ("winsor-cam", "fusion"):
-            assert shown[option].default == default
+        assert shown[option].default == default
     assert all(one.kind in (one.KEYWORD_ONLY, one.POSITIONAL_OR_KEYWORD) for one in shown.values())
     with pytest.raises(TypeError, match="colour"):
         METHODS[name](tiny(), colour=1)

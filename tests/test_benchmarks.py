@@ -14,8 +14,7 @@ from typer.testing import CliRunner
 
 from benchmarks.__main__ import app
 from benchmarks.compare import changes
-from benchmarks.measure import SkippedError, interleave, peak_growth, reason
-from benchmarks.plots import spread
+from benchmarks.measure import SkippedError, interleave, memory_bounded, peak_growth, reason
 from benchmarks.quality import energy, rank_correlation
 from benchmarks.report import BEGIN, END, between_markers
 from benchmarks.results import Figure, Results, Row, load
@@ -99,7 +98,7 @@ def failing():
 
 @LINUX
 def test_peak_memory_is_that_of_the_work_alone():
-    ballast = torch.ones(256, 2**18)  # what this process holds must not count
+    ballast = torch.ones(128, 2**18)  # what this process holds must not count
     assert 60 < peak_growth("cpu", allocating, 64).median < 80
     assert peak_growth("cpu", allocating, 1).median < 16
     assert ballast.sum() > 0
@@ -109,6 +108,19 @@ def test_peak_memory_is_that_of_the_work_alone():
 def test_a_failure_in_the_fresh_process_comes_back():
     with pytest.raises(SkippedError, match=r"^not here$"):
         peak_growth("cpu", failing)
+
+
+@LINUX
+def test_an_allocation_beyond_the_memory_at_hand_fails_instead_of_being_promised():
+    import resource
+
+    meminfo = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+    kilobytes = int(meminfo["MemAvailable"].split()[0])
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    with memory_bounded():
+        run = interleave({"large": lambda: torch.empty(int(1.15 * kilobytes), 256)}, 1)["large"]  # never touched
+    assert run.skipped.startswith("too little memory")
+    assert resource.getrlimit(resource.RLIMIT_DATA) == before
 
 
 def test_reasons_are_one_line():
@@ -268,6 +280,14 @@ def test_a_figure_without_a_spread_does_not_change_by_a_trifle(tmp_path):
     assert [change.mark for change in changes(results[0], larger)] == ["up"]
 
 
+def test_files_of_another_form_are_refused(tmp_path):
+    other = tmp_path / "other.json"
+    other.write_text("{}")
+    done = CliRunner().invoke(app, ["compare", str(other), str(other)])
+    assert done.exit_code == 2
+    assert "does not hold rows" in done.output
+
+
 # Reporting
 
 
@@ -293,6 +313,7 @@ def test_the_report_is_made_of_what_was_stored(tmp_path):
     seen = {"processor": "P", "device": "cpu", "threads": 2, "versions": {"torch": "9"}, "commit": "abc"}
     for name, rows in {"methods": batches, "quality": energies, "ratios": ratios, "peers": peers}.items():
         Results(name, seen, rows).finish(folder / f"{name}-cpu.json")
+    (folder / "other.json").write_text("{}")  # results of another form are left to their own page
     readme.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
     arguments = ["report", "--results", str(folder), "--readme", str(readme), "--docs", str(docs)]
 
@@ -310,7 +331,7 @@ def test_the_report_is_made_of_what_was_stored(tmp_path):
     assert "| grad-cam | 1.25 |" in page
     assert "a note" in page
     assert "torch-cam: not installed" in page
-    assert b"grad-cam" in first["cost-quality.svg"] or b"<svg" in first["cost-quality.svg"]
+    assert all(b"<svg" in first[name] for name in ("cost-quality.svg", "cost-batch.svg"))
 
     command(*arguments)
     assert {path.name: path.read_bytes() for path in (readme, *docs.iterdir())} == first
@@ -321,9 +342,3 @@ def test_a_readme_without_markers_is_left_alone():
         between_markers("no markers", "block")
     with pytest.raises(Exception, match="once each"):
         between_markers(f"{END} {BEGIN}", "block")
-
-
-def test_labels_are_moved_apart_in_their_order():
-    assert spread([0.1, 0.5, 0.9], 0.1) == [0.1, 0.5, 0.9]
-    np.testing.assert_allclose(spread([0.2, 0.2, 0.2], 0.1), [0.2, 0.3, 0.4])
-    np.testing.assert_allclose(spread([0.95, 0.99, 1.0], 0.1), [0.8, 0.9, 1.0])

@@ -57,7 +57,7 @@ def test_wrong_kinds_are_told() -> None:
     find = inspect.unwrap(find_layers)
     with pytest.raises(InputError, match="target_layers is an int; expected a module, its name"):
         find(tiny(), 7, tiny())
-    with pytest.raises(InputError, match="a target layer is a int"):
+    with pytest.raises(InputError, match="a target layer is an int"):
         find(tiny(), ["stage1", 7], tiny())
     with pytest.raises(InputError, match="target_layers is empty"):
         GradCAM(tiny(), [])

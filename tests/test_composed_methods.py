@@ -76,6 +76,19 @@ def test_winsor_cam_over_all_convolutions():
                 assert_close(heatmaps[index].double(), expected, rtol=0, atol=1e-6)
 
 
+def test_winsor_cam_takes_other_fusions():
+    mean, largest, product = (
+        METHODS["winsor-cam"](LAST.model, normalize="none", importance="l2", fusion=fusion)
+        for fusion in ("mean", "max", "product")
+    )
+    maps = [torch.rand(2, 4, 4, generator=torch.Generator().manual_seed(i)) for i in range(2)]
+    importance = [torch.tensor([1.0, 3.0]), torch.tensor([2.0, 0.0])]  # winsorized: 0.1 and 1; 1 and 0
+    first, second = torch.stack([0.1 * maps[0][0], maps[0][1]]), torch.stack([maps[1][0], 0 * maps[1][1]])
+    assert_close(mean.fuse(maps, importance), first + second)
+    assert_close(largest.fuse(maps, importance), torch.maximum(first, second))
+    assert_close(product.fuse(maps, importance), first * second)
+
+
 def test_winsorize_by_hand():
     from gradcam_kit.methods.winsor_cam import winsorize
 

@@ -75,8 +75,13 @@ def layer_candidates(
     if targets is None or hasattr(targets, "select"):
         count = 1 if targets is None or isinstance(targets, ClassTarget) else _FEW
         index = torch.arange(min(count, inputs.n), device=inputs.images.device)
-        inputs, targets = inputs.with_images(inputs.images[index], index), targets and targets.select(index)
-    seen, scored = _explore(model, inputs, targets, target_type)
+        few = inputs.with_images(inputs.images[index], index)
+        try:
+            seen, scored = _explore(model, few, targets and targets.select(index), target_type)
+        except IndexError:  # a target of fewer samples than there are images: the whole batch tells it
+            seen, scored = _explore(model, inputs, targets, target_type)
+    else:
+        seen, scored = _explore(model, inputs, targets, target_type)
     chosen, reason = _choose(seen, scored)
     return [
         LayerCandidate(

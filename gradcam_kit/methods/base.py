@@ -134,7 +134,7 @@ class BaseCAM:
         Explains the images, another class, and the model with random parameters (five to ten times the price of a
         call). The result prints what it found, and has `passed`, `warnings` and the figures. Arguments as in calling.
         """
-        from gradcam_kit.methods.sanity import check
+        from gradcam_kit.methods.sanity import check  # which imports this module
 
         return check(self, images, targets, seed, forward_kwargs)
 

@@ -7,14 +7,15 @@ from typing import Literal, get_args
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
 from gradcam_kit.capture import TargetLayers
 from gradcam_kit.errors import OptionError
-from gradcam_kit.functional import Normalization
-from gradcam_kit.methods.base import BaseCAM, gradients_of
+from gradcam_kit.functional import fuse
+from gradcam_kit.methods.base import BaseCAM, Options, gradients_of
 from gradcam_kit.methods.grad_cam import grad_cam_weights
 from gradcam_kit.options import one_of
-from gradcam_kit.types import LayerCapture, LayerChoice, Reshape
+from gradcam_kit.types import LayerCapture, LayerChoice
 
 Importance = Literal["mean", "max", "l2"]
 
@@ -37,7 +38,7 @@ def winsorize(importance: Float[Tensor, "r layers"], percentile: float) -> Float
 class WinsorCAM(BaseCAM, name="winsor-cam"):
     """Grad-CAM of all convolutional layers, weighted by each layer's importance with outliers capped.
 
-    That is its fusion, so it has no option for another one.
+    The paper sums the weighted maps, which is the fusion "mean"; "max" and "product" combine them otherwise.
 
     Args:
         percentile: where the positive importances are capped, in [0, 100].
@@ -54,11 +55,9 @@ class WinsorCAM(BaseCAM, name="winsor-cam"):
         *,
         percentile: float = 100.0,
         importance: Importance = "mean",
-        reshape: Reshape | None = None,
-        normalize: Normalization = "minmax",
-        batch_size: int = 64,
+        **options: Unpack[Options],
     ) -> None:
-        super().__init__(model, target_layers, reshape=reshape, normalize=normalize, batch_size=batch_size)
+        super().__init__(model, target_layers, **options)
         if not 0 <= percentile <= 100:
             raise OptionError(f"percentile is {percentile!r}; expected a number from 0 to 100")
         self.percentile = percentile
@@ -81,6 +80,11 @@ class WinsorCAM(BaseCAM, name="winsor-cam"):
     def fuse(
         self, heatmaps: list[Float[Tensor, "r *t"]], importance: list[Float[Tensor, " r"]]
     ) -> Float[Tensor, "r *t"]:
-        """Sum of the maps times their winsorized importance."""
+        """The maps times their winsorized importance, combined: for "mean" their sum."""
         shares = winsorize(torch.stack(importance, 1), self.percentile)
-        return torch.einsum("lr...,rl->r...", torch.stack(heatmaps), shares)
+        if self.fusion == "mean":
+            return torch.einsum("lr...,rl->r...", torch.stack(heatmaps), shares)
+        weighted = [
+            torch.einsum("r...,r->r...", maps, own) for maps, own in zip(heatmaps, shares.unbind(1), strict=True)
+        ]
+        return fuse(weighted, self.fusion)
