@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from gradcam_kit.errors import OptionError
-from gradcam_kit.metrics import impute
+from gradcam_kit.metrics import imputation, impute
 
 SIDE = 224
 
@@ -79,6 +79,17 @@ def test_all_shapes_and_channels_against_a_dense_solution(size: tuple[int, int],
             continue
         expected = ref.impute(x[0].numpy(), mask[0].numpy())
         np.testing.assert_allclose(impute(x, mask, tolerance=1e-10)[0].numpy(), expected, atol=1e-7)
+
+
+def test_the_coarser_grids_do_their_part(monkeypatch) -> None:
+    """Plain conjugate gradients take hundreds of steps for a mask like a heatmap."""
+    steps = []
+    cycle = imputation._cycle
+    monkeypatch.setattr(
+        imputation, "_cycle", lambda levels, residual: steps.append(len(residual[0, 0])) or cycle(levels, residual)
+    )
+    impute(images(1, size=(SIDE, SIDE)), removed(blobs(), 0.5))
+    assert 3 < steps.count(SIDE) < 15
 
 
 def test_the_middle_of_three_and_of_nine() -> None:
