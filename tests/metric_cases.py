@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
+import pytest
 import torch
 from models import images, tiny
 from torch import Tensor
@@ -17,6 +18,12 @@ from gradcam_kit.metrics import METRICS, Case, Measured, Metric
 SIZE = (13, 14)
 CLASSES = torch.tensor([1, 4, 0])
 IDENTITIES = torch.tensor([11, 7, 2**40 + 3])
+MAP = torch.tensor([[[0.0, 0.25], [0.5, 1.0]]])
+IMAGE = torch.tensor([[[[4.0, 4.0], [4.0, 4.0]]]])
+RIGHT = torch.tensor([[[False, True], [False, True]]])
+CORNER = torch.tensor([[[True, False], [False, False]]])
+"""Maps and images that fit on a hand."""
+
 FEW = {"deletion": {"steps": 9}, "insertion": {"steps": 9}, "infidelity": {"samples": 6, "patch": 4}}
 """Options that make a metric fast."""
 
@@ -58,3 +65,9 @@ def with_maps(case: Case, heatmaps: Tensor) -> Case:
 
 def names_that_need(field: str) -> list[str]:
     return [name for name, metric in METRICS.items() if field in metric.needs]
+
+
+def value(found: Measured) -> float:
+    """The number of the first image, to compare with `==`."""
+    assert found.ok.all()
+    return pytest.approx(float(found.values[0]), abs=1e-6)
