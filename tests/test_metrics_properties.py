@@ -47,6 +47,21 @@ def test_the_batch_size_does_not_matter(name, batch_size):
         close(measure(METRICS[name], case, **options).values, expected.values)
 
 
+@pytest.mark.parametrize("name", ["deletion", "insertion", "road-morf", "road-combined", "infidelity"])
+def test_no_more_rows_exist_than_asked_for(name):
+    seen = []
+    with standard_case() as case:
+        plain = case.rescore
+
+        def counted(rows, index):
+            seen.append(len(rows))
+            return plain(rows, index)
+
+        measure(METRICS[name], replace(case, rescore=counted, predicts=counted), batch_size=4)
+    assert max(seen) == 4
+    assert sum(seen) >= 3 * 6
+
+
 @ALL
 def test_nothing_is_drawn_from_the_global_generator(name):
     with standard_case() as case:
