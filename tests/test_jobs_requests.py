@@ -131,7 +131,12 @@ def test_a_sheet_has_a_row_per_picture_and_target_and_a_column_per_method() -> N
         (("grad-cam",), "top:2"),
     ]:
         request = SheetRequest(
-            "shop:net", sources=("pictures",), out=Path("sheets/s.png"), methods=methods, targets=targets
+            "shop:net",
+            sources=("pictures",),
+            out=Path("sheets/s.png"),
+            methods=methods,
+            targets=targets,
+            overwrite=True,
         )
         summary = draw_sheet(request)
         assert (summary.pictures, summary.failed) == (6, 4)

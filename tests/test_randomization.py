@@ -13,9 +13,9 @@ from gradcam_kit import EigenCAM, GradCAM
 from gradcam_kit.capture.randomization import randomizing
 from gradcam_kit.errors import LayerNotFoundError
 from gradcam_kit.metrics.randomization import (
-    agreement,
     class_sensitivity,
     hog_correlation,
+    method_agreement,
     parameter_randomization,
     spearman,
 )
@@ -223,7 +223,7 @@ def test_classes_and_methods_are_compared() -> None:
     one = of["eigen-cam"].explain(batch, [[0, 1], [0, 1]]).saliency["relu2"]
     assert torch.allclose(class_sensitivity(one[:, 0], one[:, 1]), torch.ones(2).double())
     maps = {name: cam.explain(batch, 0).saliency["relu2"] for name, cam in of.items()}
-    table = agreement(maps)
+    table = method_agreement(maps)
     assert table.shape == (2, 2, 2)
     assert torch.allclose(table[0, 1], spearman(*maps.values()))
     assert torch.allclose(table.diagonal(), torch.ones(2, 2).double())

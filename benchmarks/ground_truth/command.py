@@ -13,21 +13,24 @@ from rich.console import Console
 
 from benchmarks.ground_truth import series, shapes, shortcut, table, tokens, wired
 from benchmarks.ground_truth.scoring import OPTIONS, Found, Plan, Test
-from benchmarks.measure import as_json, environment
+from benchmarks.options import Out, Quick, Threads
+from benchmarks.report import between_markers
+from benchmarks.results import RESULTS, ROOT, as_json, environment
 
 TESTS: tuple[Test, ...] = (*wired.TESTS, *shapes.TESTS, *shortcut.TESTS, *tokens.TESTS, *series.TESTS)
 _QUICK = Plan(("grad-cam", "hires-cam", "eigen-cam", "attention-rollout"), scale=0.1)
-_RESULTS = Path("benchmarks/results/ground-truth.json")
+_FIGURE = ROOT / "docs" / "ground-truth.png"
+_MARKERS = [f"<!-- {side}: python -m benchmarks ground-truth -->" for side in ("begin", "end")]
 
 
 def run(
-    quick: Annotated[bool, typer.Option(help="few methods, images and training steps, to see that it works")] = False,
+    quick: Quick = False,
     only: Annotated[list[str] | None, typer.Option(help="names of tests; default: all")] = None,
     method: Annotated[list[str] | None, typer.Option(help="names of methods; default: all")] = None,
     seed: Annotated[int, typer.Option(help="of images, networks and intervals")] = 0,
-    threads: Annotated[int, typer.Option(help="threads of torch")] = 1,
-    out: Annotated[Path | None, typer.Option(help="where the JSON goes")] = None,
-    figure: Annotated[Path | None, typer.Option(help="where the figure goes")] = None,
+    threads: Threads = 1,
+    out: Out = None,
+    figure: Annotated[Path | None, typer.Option(help="where the figure goes, and the table beside it")] = None,
 ) -> None:
     """Where each method finds the right answer, and where it fails, on networks and data whose answer is known."""
     torch.set_num_threads(threads)
@@ -49,12 +52,12 @@ def run(
     for part in table.on_screen(cells):
         console.print(part)
     whole = not (quick or only or method)
-    out, figure = (out or _RESULTS, figure or Path("docs/ground-truth.png")) if whole else (out, figure)
+    out, figure = (out or RESULTS / "ground-truth.json", figure or _FIGURE) if whole else (out, figure)
     if out:
         out.parent.mkdir(parents=True, exist_ok=True)
         results = {
-            "environment": environment(),
-            "settings": {"seed": seed, "quick": quick, "options": OPTIONS, "normalize": "max"},
+            "command": "ground-truth",
+            "environment": environment("cpu", seed=seed, quick=quick, options=OPTIONS),
             "cpu_seconds": seconds,
             "tests": {test.name: {"question": test.question, "score": test.score} for test in chosen},
             "columns": table.records(columns, cells),
@@ -63,3 +66,7 @@ def run(
     if figure:
         table.draw(cells, figure)
         figure.with_suffix(".md").write_text(table.markdown(cells))
+    if whole:
+        readme = ROOT / "README.md"
+        block = table.markdown(cells, table.SHOWN, interval=False)
+        readme.write_text(between_markers(readme.read_text(), block, *_MARKERS))

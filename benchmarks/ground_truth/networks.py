@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 Gate = Literal["and", "or"]
+SCALE = 8.0
 
 
 class Wired(nn.Module):
@@ -15,18 +16,21 @@ class Wired(nn.Module):
 
     Class 0: red counts for it, green against it, blue not at all. Class 1: green for it. So the contribution of each
     position to a logit is known exactly, with its sign: weight * activation / positions.
+
+    Args:
+        scale: of the weights.
     """
 
     weights = ((1.0, -1.0, 0.0), (-0.5, 1.0, 0.0))
 
-    def __init__(self) -> None:
+    def __init__(self, scale: float = 1.0) -> None:
         super().__init__()
         self.detect = nn.Conv2d(3, 3, 1, bias=False)
         self.relu = nn.ReLU()
         self.fc = nn.Linear(3, 2, bias=False)
         with torch.no_grad():
             self.detect.weight.copy_(torch.eye(3).view(3, 3, 1, 1))
-            self.fc.weight.copy_(torch.tensor(self.weights))
+            self.fc.weight.copy_(scale * torch.tensor(self.weights))
 
     def forward(self, images: Tensor) -> Tensor:
         logits: Tensor = self.fc(self.relu(self.detect(images)).mean((2, 3)))
@@ -37,7 +41,8 @@ class Gated(nn.Module):
     """A gate over "there is red" and "there is green", each a sum of its detector over all positions divided by `area`.
 
     "and": relu(red + green - 1). "or": min(1, red + green), which is saturated where both are there: then no small
-    change matters, and none of the two alone. Blue is detected and unused. The other class has the negative logit.
+    change matters, and none of the two alone. Both are times `SCALE`, as large as logits usually
+    are. Blue is detected and unused. The other class has the negative logit.
     """
 
     def __init__(self, gate: Gate, area: int) -> None:
@@ -52,7 +57,7 @@ class Gated(nn.Module):
         present = self.relu(self.detect(images)).sum((2, 3)) / self.area
         both = present[:, 0] + present[:, 1]
         output = (both - 1).relu() if self.gate == "and" else both - (both - 1).relu()
-        return torch.stack([output, -output], 1)
+        return SCALE * torch.stack([output, -output], 1)
 
 
 class HalfBlind(nn.Module):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from gradcam_kit import METHODS
 from gradcam_kit.errors import GradCamKitError
-from gradcam_kit.metrics import CONTROLS, energy_pointing_game
+from gradcam_kit.metrics import CONTROLS, mass_accuracy
 from gradcam_kit.types import LayerChoice
 
 # Fewer draws than in the papers, and fewer images, where a map takes hundreds of passes.
@@ -23,7 +23,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "integrated-grad-cam": {"steps": 10},
 }
 SLOW = ("score-cam", "ss-cam", "is-cam", "sess")
-_SLOW_SHARE = 4
+_SLOW_SHARE = 3
 _RESAMPLES = 2000
 
 
@@ -74,7 +74,7 @@ Measure = Callable[[Tensor, Tensor], Tensor]
 
 def share(heatmaps: Tensor, masks: Tensor) -> Tensor:
     """The share of the map that lies where the truth is; NaN for an empty map. A constant map has the chance level."""
-    return energy_pointing_game(heatmaps, masks).values
+    return mass_accuracy(heatmaps, masks).values
 
 
 def score_all(subject: Subject, plan: Plan, measure: Measure = share) -> Found:
@@ -103,11 +103,11 @@ def explain_all(subject: Subject, plan: Plan, skipped: dict[str, str]) -> Iterat
 
 
 def explain(name: str, subject: Subject, some: int) -> Tensor:
-    """Heatmaps divided by their maximum, so that zero stays zero and shares are those of the positive evidence."""
+    """Heatmaps as the method returns them, at the subject's layer."""
     method = METHODS[name]
     # The same layer for all, except for those that are defined by layers of their own.
     layer = subject.layer if method.layer_choice is LayerChoice.LAST else None
-    cam = method(subject.model, layer, normalize="max", **OPTIONS.get(name, {}))
+    cam = method(subject.model, layer, **OPTIONS.get(name, {}))
     return cam(subject.images[:some], subject.targets[:some])
 
 

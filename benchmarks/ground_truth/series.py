@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torchmetrics.functional.classification import binary_average_precision
 
 from benchmarks.ground_truth.scoring import Found, Plan, Subject, Test, score_all
 from benchmarks.ground_truth.training import accuracy, train
 from gradcam_kit import DCAM, GradCAM
 from gradcam_kit.methods.dcam import cube
-from gradcam_kit.metrics import CONTROLS
+from gradcam_kit.metrics import CONTROLS, pixel_average_precision
 
 _DIMENSIONS, _TIMES, _LENGTH = 4, 64, 12
 _TRAINING, _STEPS, _SERIES, _ORDERS = 1200, 700, 32, 40
@@ -76,23 +75,15 @@ def when(plan: Plan) -> dict[str, Found]:
     found = score_all(Subject(signals, "3", tests, ones, masks.any(1)), plan)
     found.notes = notes
     # A map over time says nothing of the dimensions: every one of them gets the same.
-    flat = GradCAM(signals, "3", normalize="max")(tests, 1)[:, None].expand(-1, _DIMENSIONS, -1)
+    flat = GradCAM(signals, "3")(tests, 1)[:, None].expand(-1, _DIMENSIONS, -1)
     maps = {
         "dcam": DCAM(cubes, "3", permutations=_ORDERS, seed=plan.seed)(tests, 1),
         "grad-cam": flat,
         **{name: control(tests[:, None], plan.seed, None) for name, control in CONTROLS.items()},
     }
-    which = Found({row: average_precision(heatmaps, masks) for row, heatmaps in maps.items()})
-    which.skipped = {
-        name: "a map over time says nothing of the dimensions" for name in plan.methods if name not in maps
-    }
+    which = Found({row: pixel_average_precision(heatmaps, masks).values for row, heatmaps in maps.items()})
+    which.notes = {"grad-cam": "the same map in every dimension, as any method over time would give"}
     return {"series, when": found, "series, which": which}
-
-
-def average_precision(heatmaps: Tensor, masks: Tensor) -> Tensor:
-    """Area under the precision-recall curve of each map; the chance level is the share of the pattern."""
-    pairs = zip(heatmaps, masks, strict=True)
-    return torch.stack([binary_average_precision(one.flatten(), mask.flatten().long()) for one, mask in pairs])
 
 
 TESTS = (

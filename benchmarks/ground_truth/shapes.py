@@ -18,14 +18,14 @@ def sizes(plan: Plan) -> dict[str, Found]:
     """Held-out pictures of the demo, by the size of their object, at the last stage."""
     model = load_demo_model()
     return {
-        size: score_all(_pictures(model, "layer4", _drawn(plan.count(12), size=size)), plan)
+        size: score_all(_pictures(model, "layer4", _drawn(plan.count(24), size=size)), plan)
         for size in sorted(SIZES, key=lambda size: SIZES[size])
     }
 
 
 def earlier(plan: Plan) -> dict[str, Found]:
     """The pictures with objects of medium size again, two stages earlier, where the maps are twice as fine."""
-    subject = _pictures(load_demo_model(), "layer2", _drawn(plan.count(12), size="medium"))
+    subject = _pictures(load_demo_model(), "layer2", _drawn(plan.count(24), size="medium"))
     slow = (*SLOW, "recipro-cam")  # a pass for each of 32 x 32 positions
     found = score_all(subject, Plan([name for name in plan.methods if name not in slow], plan.scale, plan.seed))
     found.skipped |= {name: "takes too long at this layer" for name in slow if name in plan.methods}
@@ -35,9 +35,10 @@ def earlier(plan: Plan) -> dict[str, Found]:
 def two_objects(plan: Plan) -> dict[str, Found]:
     """Pictures with objects of two classes that the model both sees: the maps of the two should differ."""
     model = load_demo_model()
-    samples, masks, labels = [], [], []
+    samples: list[Sample] = []
+    masks, labels = [], []
     seed = _FIRST + 1000
-    wanted = plan.count(12)
+    wanted = plan.count(24)
     while len(samples) < wanted:
         first = draw(seed, size="medium")
         second = draw(seed + 1, size="medium", label=(first.label + 1 + seed % 7) % 8)
@@ -68,7 +69,7 @@ def two_objects(plan: Plan) -> dict[str, Found]:
 def mosaics(plan: Plan) -> dict[str, Found]:
     """GridPG, DiPart and DiFull on the same mosaics of 2 x 2 pictures that the model is sure of, at a quarter size."""
     model = load_demo_model()
-    images, labels = _small_and_sure(model, 4 * plan.count(8))
+    images, labels = _small_and_sure(model, 4 * plan.count(12))
     cells = images.unflatten(0, (-1, 4))
     together = torch.cat([torch.cat([cells[:, 0], cells[:, 1]], 3), torch.cat([cells[:, 2], cells[:, 3]], 3)], 2)
     side = together.shape[-1] // 2

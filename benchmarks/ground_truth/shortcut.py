@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -55,7 +57,8 @@ def shortcut(plan: Plan) -> dict[str, Found]:
     """The patch is added to all test pictures, whatever their class, and explained is the class that it stands for."""
     plain, patched, labels, masks = pictures(plan.count(_IMAGES), plan.seed + 2)
     targets = torch.ones(len(labels)).long()
-    by_correlation, effects, notes = [], [], {}
+    by_correlation, effects = [], []
+    notes: dict[str, Any] = {}
     for correlation in CORRELATIONS:
         model = network_of(correlation, plan)
         with torch.inference_mode():
@@ -75,6 +78,9 @@ def shortcut(plan: Plan) -> dict[str, Found]:
         # An empty map shows no patch.
         found.scores[row] = shares[:, -1].nan_to_num() - none.nan_to_num()
         relied[row] = spearman(shares.nan_to_num().flatten()[None], measured.flatten()[None])
+    for correlation, one in zip(CORRELATIONS, by_correlation, strict=True):
+        shares_on_patch = {row: float(values.nan_to_num().mean()) for row, values in one.scores.items()}
+        notes[f"correlation {correlation}"]["share of the map on the patch"] = shares_on_patch
     found.notes["rank correlation of the patch's share and its effect"] = {
         row: None if value.isnan() else float(value) for row, value in relied.items()
     }

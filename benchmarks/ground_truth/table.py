@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -59,11 +59,22 @@ def on_screen(cells: Cells) -> list[Table]:
     return tables
 
 
-def markdown(cells: Cells) -> str:
-    """The whole table with intervals."""
+# What the README shows: families that differ, and two controls.
+SHOWN = (
+    "guided-grad-cam", "hires-cam", "layer-cam", "grad-cam", "xgrad-cam", "grad-cam++", "integrated-grad-cam",
+    "finer-cam", "ablation-cam", "score-cam", "recipro-cam", "refine-cam", "eigen-cam", "random-cam", "random",
+    "center",
+)  # fmt: skip
+
+
+def markdown(cells: Cells, rows: Sequence[str] = (), *, interval: bool = True) -> str:
+    """The table, of all rows or of some."""
     columns = list(cells)
     lines = [f"| | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
-    lines += [f"| {row} | {' | '.join(text(cells[column].get(row)) for column in columns)} |" for row in rows_of(cells)]
+    for row in rows_of(cells):
+        if not rows or row in rows:
+            values = [text(cells[column].get(row), interval=interval) for column in columns]
+            lines.append(f"| {row} | {' | '.join(values)} |")
     return "\n".join(lines) + "\n"
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import torch
 from torch import Tensor
 
-from benchmarks.ground_truth.networks import Gated, Wired, half_blind
+from benchmarks.ground_truth.networks import SCALE, Gate, Gated, Wired, half_blind
 from benchmarks.ground_truth.scoring import Found, Plan, Subject, Test, score_all, share
 
 SIDE, SQUARE = 32, 6
@@ -36,20 +38,22 @@ def signs(plan: Plan) -> dict[str, Found]:
     """Evidence for, against and of no importance; green and blue are as large as red and often brighter."""
     images, masks = squares(plan.count(24), (RED, GREEN, BLUE), plan.seed)
     targets = torch.zeros(len(images)).long()
-    return {"signs": score_all(Subject(Wired().eval(), "relu", images, targets, masks[0]), plan)}
+    # A whole square of a color is worth `SCALE` logits.
+    model = Wired(SCALE * SIDE**2 / SQUARE**2).eval()
+    return {"signs": score_all(Subject(model, "relu", images, targets, masks[0]), plan)}
 
 
 def gates(plan: Plan) -> dict[str, Found]:
     """Two squares that are needed together, or of which one is enough."""
     found = {}
-    for gate in ("and", "or"):
+    for gate in get_args(Gate):
         images, masks = squares(plan.count(24), (RED, GREEN, BLUE), plan.seed + 1, low=0.8)
 
         def balance(heatmaps: Tensor, where: Tensor, masks: Tensor = masks) -> Tensor:
             first, second = (share(heatmaps, mask[: len(heatmaps)]) for mask in masks[:2])
             return 2 * torch.minimum(first, second)
 
-        model = Gated(gate, SQUARE**2).eval()  # type: ignore[arg-type]
+        model = Gated(gate, SQUARE**2).eval()
         subject = Subject(model, "relu", images, torch.zeros(len(images)).long(), masks[0] | masks[1])
         found[gate] = score_all(subject, plan, balance)
     return found

@@ -127,7 +127,7 @@ def randomizing(model: nn.Module, images: Images, *, seed: int = 0, **forward_kw
         forward_kwargs: passed on to the model.
     """
     model = check_model(model)
-    inputs = read_inputs(images, forward_kwargs)
+    inputs = read_inputs(images, forward_kwargs, model)
     with untouched(model, inputs.images.device):
         randomizer = Randomizer(model, _execution_order(model, inputs), seed)
         try:

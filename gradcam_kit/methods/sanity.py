@@ -16,8 +16,9 @@ from gradcam_kit.capture import find_layers
 from gradcam_kit.capture.randomization import randomizing
 from gradcam_kit.capture.targets import read_logits
 from gradcam_kit.errors import CaptureError, GradCamKitError, LayerNotFoundError
-from gradcam_kit.methods.base import BaseCAM, explain_many, gradients_of
+from gradcam_kit.methods.base import BaseCAM, gradients_of
 from gradcam_kit.methods.explanation import Explanation
+from gradcam_kit.methods.sharing import explain_many
 from gradcam_kit.metrics.agreement import pearson, ranks
 from gradcam_kit.types import Images, LayerCapture
 

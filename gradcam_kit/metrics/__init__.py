@@ -29,6 +29,13 @@ from gradcam_kit.metrics.localization import (
 )
 from gradcam_kit.metrics.measured import Measured, Status
 from gradcam_kit.metrics.pixels import average_precision, pixel_average_precision, pixel_histograms
+from gradcam_kit.metrics.randomization import (
+    RandomizationCurve,
+    class_sensitivity,
+    hog_correlation,
+    method_agreement,
+    parameter_randomization,
+)
 from gradcam_kit.metrics.road import arcc, road_combined, road_curve, road_lerf, road_morf
 from gradcam_kit.metrics.robustness import infidelity, sensitivity_max
 
@@ -38,6 +45,7 @@ __all__ = [
     "Case",
     "Measured",
     "Metric",
+    "RandomizationCurve",
     "Status",
     "adcc",
     "adcc_complexity",
@@ -51,17 +59,21 @@ __all__ = [
     "box_accuracy",
     "box_masks",
     "box_overlaps",
+    "class_sensitivity",
     "coherency",
     "deletion",
     "entropy",
     "grid_pointing",
+    "hog_correlation",
     "impute",
     "infidelity",
     "insertion",
     "iou",
     "mass_accuracy",
     "max_box_accuracy",
+    "method_agreement",
     "otsu_threshold",
+    "parameter_randomization",
     "pearson",
     "pixel_average_precision",
     "pixel_histograms",

@@ -129,7 +129,7 @@ def class_sensitivity(a: Float[Tensor, "n *s"], b: Float[Tensor, "n *s"]) -> Flo
     return spearman(a, b)
 
 
-def agreement(maps: Mapping[str, Float[Tensor, "n *s"]]) -> Float[Tensor, "methods methods n"]:
+def method_agreement(maps: Mapping[str, Float[Tensor, "n *s"]]) -> Float[Tensor, "methods methods n"]:
     """Rank correlation of the maps of every two methods, in the order of the mapping; NaN where a map is constant."""
     ranked = [ranks(one.flatten(1)) for one in maps.values()]
     return torch.stack([torch.stack([pearson(one, other) for other in ranked]) for one in ranked])
