@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,12 +12,16 @@ from PIL import Image
 from rich.console import Console
 
 from gradcam_kit.errors import PictureError
-from gradcam_kit.jobs.explainer import Explained, Explainer
-from gradcam_kit.jobs.index import index_pictures
+from gradcam_kit.jobs.decode import batches, decode, read_entry
+from gradcam_kit.jobs.explainer import Batch, Explained, Explainer, is_request_error
+from gradcam_kit.jobs.index import Entry, index_pictures
 from gradcam_kit.jobs.overlays import overlay_at
-from gradcam_kit.jobs.request import ModelRequest, Problems, RunSummary
+from gradcam_kit.jobs.pipeline import normalizations
+from gradcam_kit.jobs.request import ModelRequest, RunSummary
+from gradcam_kit.jobs.rows import Row, enlarged
 from gradcam_kit.jobs.setup import make_explainer
-from gradcam_kit.pictures import RGB, read_picture, write_picture
+from gradcam_kit.jobs.store import counted
+from gradcam_kit.pictures import RGB, write_picture
 from gradcam_kit.render import contact_sheet
 
 _LARGEST = 448  # pixels; cells of the sheet are smaller
@@ -44,38 +49,53 @@ def draw_sheet(request: SheetRequest, console: Console | None = None) -> RunSumm
         GradCamKitError: the request is wrong, or no picture could be explained.
     """
     start = time.monotonic()
-    entries = [entry for source in request.sources for entry in index_pictures(source, exclude=request.out)]
+    entries = [entry for source in request.sources for entry in index_pictures(source, str(request.out))]
     explainer = make_explainer(request, request.methods, entries, console)
-    problems = Problems()
+    rows: list[Row] = []
     cells: list[list[RGB]] = []
     titles: list[list[str]] = []
     names: list[str] = []
-    for explained in explainer.stream(entries, workers=1, batch_size=request.batch_size):
-        key = explained.entry.key
-        if explained.error is not None:
-            problems.add(key, explained.error)
+    for explained in _explained(explainer, entries, request.batch_size):
+        rows.extend(explained.rows)
+        if explained.rows[0]["status"] != "ok":
             continue
-        for rank, drawn in enumerate(_drawn(explainer, explained)):
-            rows = [row for row in explained.rows if row["method"] == explainer.cams[0].name]
+        for rank, (drawn, title) in enumerate(_drawn(explainer, explained)):
             cells.append(drawn)
-            titles.append([_title(rows[rank]), *[""] * len(explainer.cams)])
-            names.append(key if rank == 0 else "")
+            titles.append([title, *[""] * len(explainer.cams)])
+            names.append(explained.entry.key if rank == 0 else "")
+    counts = counted(rows)
     if not cells:
-        raise PictureError(f"no picture could be explained: {problems.first[0]}")
-    columns = ["picture", *(cam.name for cam in explainer.cams)]
+        raise PictureError(f"no picture could be explained: {counts.problems[0]}")
     request.out.parent.mkdir(parents=True, exist_ok=True)
-    write_picture(request.out, contact_sheet(cells, titles=titles, column_titles=columns, row_titles=names))
-    return problems.summary(request.out, len(entries), time.monotonic() - start)
+    grid = contact_sheet(cells, titles=titles, column_titles=["picture", *explainer.names], row_titles=names)
+    write_picture(request.out, grid)
+    seconds = time.monotonic() - start
+    return RunSummary(str(request.out), counts.pictures, counts.failed, counts.problems, seconds)
 
 
-def _drawn(explainer: Explainer, explained: Explained) -> list[list[RGB]]:
-    """Per target the picture followed by its overlays."""
-    image = Image.fromarray(read_picture(explained.entry.path))
+def _explained(explainer: Explainer, entries: list[Entry], batch_size: int) -> Iterator[Explained]:
+    verified = False
+    for some in batches(entries, batch_size):
+        found = list(explainer.explain(Batch([decode(entry, explainer.loaded.transform) for entry in some])))
+        if not verified and (error := is_request_error(found)):
+            raise explainer.blame(error)
+        verified = verified or any(explained.reached_model for explained in found)
+        yield from found
+
+
+def _drawn(explainer: Explainer, explained: Explained) -> Iterator[tuple[list[RGB], str]]:
+    """Per target the picture followed by its overlays, and a title."""
+    image = Image.fromarray(read_entry(explained.entry))
     image.thumbnail((_LARGEST, _LARGEST))
     picture = np.asarray(image)
     box = explainer.loaded.transform.box(*picture.shape[:2])
-    columns = explained.heatmaps().values()
-    return [[picture, *(overlay_at(picture, heatmap, box) for heatmap in row)] for row in zip(*columns, strict=True)]
+    known = normalizations(explainer)
+    by_rank: dict[int, list[Row]] = {}
+    for row in explained.rows:
+        by_rank.setdefault(row["rank"], []).append(row)
+    for rows in by_rank.values():
+        drawn = (overlay_at(picture, enlarged(row, known[row["method"]]).clip(0, 1), box) for row in rows)
+        yield [picture, *drawn], _title(rows[0])
 
 
 def _title(row: dict[str, object]) -> str:
