@@ -57,12 +57,17 @@ from gradcam_kit.methods import (
 )
 
 if TYPE_CHECKING:
+    from gradcam_kit.jobs import explain_folder, load_run
     from gradcam_kit.render import overlay
 
 __version__ = "0.1.0"
 
 # Loaded when first used, so that `import gradcam_kit` costs no more than torch.
-_LAZY = {"overlay": "gradcam_kit.render"}
+_LAZY = {
+    "explain_folder": "gradcam_kit.jobs",
+    "load_run": "gradcam_kit.jobs",
+    "overlay": "gradcam_kit.render",
+}
 
 __all__ = [
     "CAM",
@@ -114,6 +119,8 @@ __all__ = [
     "WinsorCAM",
     "XGradCAM",
     "explain_all",
+    "explain_folder",
+    "load_run",
     "overlay",
     "targets",
 ]

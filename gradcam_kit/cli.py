@@ -150,6 +150,32 @@ def run(
 
 
 @app.command()
+def report(directory: Annotated[str, typer.Argument(metavar="DIR", help="The folder of a run.")]) -> None:
+    """Write DIR/report.html again, from what is in DIR."""
+    from gradcam_kit.report import write_report
+
+    _say(write_report(directory), err=False)
+
+
+@app.command()
+def export(
+    directory: Annotated[str, typer.Argument(metavar="DIR", help="The folder of a run.")],
+    to: Annotated[str, typer.Option(help="fiftyone, coco, png, npz or csv.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Where it goes; DIR/export/FORMAT if not said.")
+    ] = None,
+    method: Method = None,
+    threshold: Annotated[
+        float, typer.Option(help="For boxes (coco): the share of the largest value above which a heatmap counts.")
+    ] = 0.5,
+) -> None:
+    """Write what other programs read: FiftyOne heatmaps, COCO boxes, gray PNGs, arrays, or a table."""
+    from gradcam_kit.jobs.export import export_run
+
+    _say(export_run(directory, to, out, methods=tuple(method or ()), threshold=threshold), err=False)
+
+
+@app.command()
 def compare(
     pictures: Annotated[list[str], typer.Argument(metavar="PICTURE...", help="Pictures; folders and globs work too.")],
     model: Model,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -98,6 +99,21 @@ def load_model(
     return replace(loaded, transform=transform, transform_source=f"{loaded.transform_source}, changed by options")
 
 
+def from_module(model: nn.Module, transform: Any = None, class_names: Sequence[str] | None = None) -> LoadedModel:
+    """A copy of a module in eval mode, with the transform and class names that are given or that it carries.
+
+    Raises:
+        GradCamKitError: they are not understood.
+    """
+    parts = _from_module(copy.deepcopy(model), "the transform that the model carries", "its own")
+    if transform is not None:
+        parts = replace(parts, transform=as_transform(transform), transform_source="the given transform")
+    if class_names is not None:
+        parts = replace(parts, class_names=tuple(map(str, class_names)))
+    parts.model.eval()
+    return LoadedModel(**vars(parts), spec=type(model).__name__)
+
+
 def _changed(
     transform: Transform, image_size: int | None, mean: Sequence[float] | None, std: Sequence[float] | None
 ) -> Transform:
@@ -159,7 +175,8 @@ def imported(spec: str, what: str) -> Any:
         except Exception as error:
             raise InputError(f"importing {path!r} failed: {type(error).__name__}: {first_line(error)}") from error
     if not hasattr(module, attribute):
-        raise UnknownNameError(f"module {path!r} has no {what} {attribute!r}{did_you_mean(attribute, vars(module))}")
+        hint = did_you_mean(attribute, (name for name, value in vars(module).items() if callable(value)))
+        raise UnknownNameError(f"module {path!r} has no {what} {attribute!r}{hint}")
     found = getattr(module, attribute)
     if not callable(found):
         raise InputError(f"{spec} is a {type(found).__name__}, and no {what}; expected something that can be called")

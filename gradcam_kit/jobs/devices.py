@@ -7,13 +7,13 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import islice
+from itertools import chain, islice
 from multiprocessing.process import BaseProcess
 from queue import Empty
 from typing import TYPE_CHECKING, Any
 
 from gradcam_kit.errors import CaptureError
-from gradcam_kit.jobs.decode import belong_to_parent
+from gradcam_kit.jobs.decode import ahead_of, belong_to_parent
 from gradcam_kit.jobs.explainer import Explainer
 from gradcam_kit.jobs.pipeline import Done, Pipeline, Progress
 from gradcam_kit.jobs.plan import Shard
@@ -24,8 +24,6 @@ from gradcam_kit.jobs.store import Store
 
 if TYPE_CHECKING:
     from multiprocessing.queues import Queue
-
-_AT_ONCE = 2  # shards that a process has, so that it reads the next one while it explains
 
 
 def work_on_devices(
@@ -54,10 +52,13 @@ def work_on_devices(
             arguments = (own, layers, pictures, os.getcwd(), tasks, answers)
             processes.append(context.Process(target=_serve, args=arguments))
             processes[-1].start()
-        waiting, running = iter(shards), 0
-        for shard in islice(waiting, _AT_ONCE * len(devices)):
+        # Each process reads some batches ahead, which may be as many shards; with fewer all could wait for more.
+        at_once = len(devices) * (ahead_of(request.batch_size, threads) + 3)
+        waiting: Iterator[Shard | None] = chain(shards, [None] * len(devices))
+        running = 0
+        for shard in islice(waiting, at_once):
             tasks.put(shard)
-            running += 1
+            running += shard is not None
         while running:
             answer = _next_answer(answers, processes)
             if isinstance(answer, Exception):
@@ -67,11 +68,11 @@ def work_on_devices(
                 continue
             for shard in islice(waiting, 1):
                 tasks.put(shard)
-                running += 1
+                running += shard is not None
             running -= 1
             yield answer
-        for process in processes:
-            tasks.put(None)
+        for shard in waiting:
+            tasks.put(shard)
         for process in processes:
             process.join()
     finally:

@@ -9,6 +9,7 @@ from typing import Any
 import gradcam_kit
 from gradcam_kit.checkpoints import weights_hash
 from gradcam_kit.jobs.explainer import Explainer
+from gradcam_kit.jobs.index import Entry
 from gradcam_kit.jobs.plan import Plan
 from gradcam_kit.jobs.request import RunRequest
 from gradcam_kit.jobs.rows import method_name
@@ -24,13 +25,13 @@ def make_manifest(request: RunRequest, explainer: Explainer, plan: Plan) -> dict
     loaded = explainer.loaded
     return {
         "format": 2,
-        "about": {"source": request.source},
+        "about": {"source": request.source, "root": _root(next(plan.entries()))},
         "pictures": plan.pictures,
         "index_sha256": plan.digest,
         "shard_size": request.shard_size,
         "overlays": request.overlays,
         "thumbnails": request.thumbnails,
-        "model": request.model,
+        "model": loaded.spec,
         "checkpoint": None if request.checkpoint is None else request.checkpoint.name,
         "weights": loaded.weights,
         "weights_sha256": weights_hash(loaded.model),
@@ -47,6 +48,11 @@ def make_manifest(request: RunRequest, explainer: Explainer, plan: Plan) -> dict
             **{library: version(library) for library in ("torch", "torchvision", "numpy", "pillow")},
         },
     }
+
+
+def _root(entry: Entry) -> str:
+    """The folder to which keys are relative."""
+    return entry.path.rsplit("/", len(entry.folders) + 1)[0] or "/"
 
 
 def _parameters(cam: BaseCAM) -> dict[str, Any]:

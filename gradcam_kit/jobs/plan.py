@@ -94,8 +94,15 @@ def make_plan(source: str, out: str, shard_size: int) -> Plan:
     Raises:
         InputError: no pictures, or a source that cannot be read.
     """
+    with ExitStack() as unfinished:
+        lines = unfinished.enter_context(tempfile.TemporaryFile())
+        plan = _written(lines, source, out, shard_size)
+        unfinished.pop_all()  # from here on the plan closes it
+    return plan
+
+
+def _written(lines: IO[bytes], source: str, out: str, shard_size: int) -> Plan:
     left_out = LeftOut()
-    lines = tempfile.TemporaryFile()  # noqa: SIM115 - closed by the plan
     digest, offsets, position, pictures, last = hashlib.sha256(), array("Q"), 0, 0, None
     for entry in _sorted(find_pictures(source, out, left_out)):
         if entry.key == last:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+
+from torch import nn
 
 from gradcam_kit.errors import OptionError, did_you_mean
 
@@ -20,8 +22,10 @@ class ModelRequest:
     """Which model, where, and what of it is explained: the options that all commands share.
 
     Attributes:
-        model: a specification, see `gradcam_kit.models.load_model`, as are the attributes up to `std`.
-        class_names: a file with one class name on a line.
+        model: a specification, see `gradcam_kit.models.load_model`, as are the attributes up to `std`; or a module,
+            which is copied.
+        class_names: a file with one class name on a line, or the names.
+        transform: of a module, if it carries none: what its attribute `transform` could be.
         device: None = CUDA if there is any, else the CPU.
         dtype: one of `PRECISIONS`, for model and images; heatmaps are computed in float32 all the same.
         layers: target layers; none = chosen once, for all pictures.
@@ -29,13 +33,14 @@ class ModelRequest:
         batch_size: the most images in one forward pass, masked ones included.
     """
 
-    model: str
+    model: str | nn.Module
     checkpoint: Path | None = None
     weights: str | None = None
     image_size: int | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
-    class_names: Path | None = None
+    class_names: Path | tuple[str, ...] | None = None
+    transform: Any = None
     device: str | None = None
     dtype: str = "float32"
     layers: tuple[str, ...] = ()

@@ -20,7 +20,7 @@ from gradcam_kit.jobs.labels import Labels
 from gradcam_kit.jobs.request import ModelRequest, Targets
 from gradcam_kit.jobs.rows import method_name
 from gradcam_kit.methods import METHODS, BaseCAM
-from gradcam_kit.models import imported, load_model
+from gradcam_kit.models import from_module, imported, load_model
 from gradcam_kit.types import Evidence
 
 _TRIED = 1000  # pictures that are opened in search of one that can be read
@@ -37,15 +37,19 @@ def load_explainer(request: ModelRequest, console: Console | None = None) -> Exp
         GradCamKitError: the request is wrong.
     """
     device = [usable_device(name) for name in device_names(request.device)][0]
-    loaded = load_model(
-        request.model,
-        checkpoint=request.checkpoint,
-        weights=request.weights,
-        image_size=request.image_size,
-        mean=request.mean,
-        std=request.std,
-        class_names=None if request.class_names is None else _lines(request.class_names),
-    )
+    names = _lines(request.class_names) if isinstance(request.class_names, Path) else request.class_names
+    if isinstance(request.model, nn.Module):
+        loaded = from_module(request.model, request.transform, names)
+    else:
+        loaded = load_model(
+            request.model,
+            checkpoint=request.checkpoint,
+            weights=request.weights,
+            image_size=request.image_size,
+            mean=request.mean,
+            std=request.std,
+            class_names=names,
+        )
     for text in loaded.notes:
         note(console, text)
     model = check_model(loaded.model.to(device))

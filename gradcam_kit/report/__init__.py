@@ -1,6 +1,5 @@
-"""One page about a run."""
+"""A run becomes one page that people look at."""
 
+from gradcam_kit.report.page import write_report
 
-def write_report(out: str, seconds: float | None = None) -> str | None:
-    """Not there yet."""
-    return None
+__all__ = ["write_report"]
