@@ -2,103 +2,230 @@
 
 from __future__ import annotations
 
-import json
-import platform
-import statistics
+import multiprocessing
+import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 
-Work = Callable[[], object]
+from benchmarks.results import Figure
+
+Work = Callable[[], Any]
+
+_STATUS = Path("/proc/self/status")
+_LONG = 2.0
+"""Seconds from which on a work is timed once: its own spread is small beside its length."""
 
 
-@dataclass(frozen=True)
-class Ratio:
-    """How one piece of work compares with the baseline of the same round.
+@dataclass
+class Run:
+    """What was seen of one work.
 
     Attributes:
-        seconds: median of the work.
-        ratio: median of work / baseline, round by round.
-        low: lower quartile of the ratio.
-        high: upper quartile of the ratio.
+        times: seconds of each round; fewer than rounds for a long work, none for one that was skipped.
+        flops: floating point operations of matrix products, convolutions and attention in one call.
+        result: what the first call returned.
+        skipped: why it was not measured; empty if it was.
     """
 
-    seconds: float
-    ratio: float
-    low: float
-    high: float
+    times: list[float] = field(default_factory=list)
+    flops: int = 0
+    result: Any = None
+    skipped: str = ""
+
+    @property
+    def seconds(self) -> Figure:
+        """Of one call."""
+        return Figure.of(self.times)
+
+    def over(self, other: Run) -> Figure:
+        """Time / time of another work, round by round: drift of the machine cancels."""
+        return Figure.of(mine / theirs for mine, theirs in zip(self.times, other.times, strict=False))
+
+    def passes(self, other: Run) -> Figure:
+        """Floating point operations / those of another work; counted, so without a spread."""
+        share = self.flops / other.flops if other.flops else float("nan")
+        return Figure(share, share, share)
 
 
-def interleave(works: Mapping[str, Work], rounds: int, baseline: str) -> dict[str, Ratio]:
-    """Run every work once per round and compare each with the baseline of its round: drift of the machine cancels."""
-    seconds: dict[str, list[float]] = {name: [] for name in works}
-    for work in works.values():
-        work()  # the first call allocates memory and picks kernels
-    for _ in range(rounds):
-        for name, work in works.items():
-            _wait()
-            start = time.perf_counter()
-            work()
-            _wait()
-            seconds[name].append(time.perf_counter() - start)
-    results = {}
-    for name, times in seconds.items():
-        ratios = sorted(mine / theirs for mine, theirs in zip(times, seconds[baseline], strict=True))
-        quarter = len(ratios) // 4
-        middle = statistics.median(ratios)
-        results[name] = Ratio(statistics.median(times), middle, ratios[quarter], ratios[-1 - quarter])
-    return results
+def interleave(works: Mapping[str, Work], rounds: int, limit: float = float("inf")) -> dict[str, Run]:
+    """Run every work once per round, the device synchronized before and after.
+
+    The first call of each allocates memory, picks kernels and counts operations; it is not timed. A timer of
+    `torch.utils.benchmark` would finish with one work before it turns to the next.
+
+    Args:
+        works: what is compared, by name.
+        rounds: how often each is timed.
+        limit: the first call of a work may take so many seconds; a longer one is skipped.
+    """
+    runs = {name: _first_call(work, limit) for name, work in works.items()}
+    for number in range(rounds):
+        for name, run in runs.items():
+            if run.skipped or (number and run.times[0] > _LONG):
+                continue
+            try:
+                run.times.append(_seconds(works[name]))
+            except Exception as error:
+                runs[name] = Run(skipped=reason(error))
+    return runs
 
 
-def _wait() -> None:
+def _first_call(work: Work, limit: float) -> Run:
+    try:
+        with within(limit), FlopCounterMode(display=False) as counter:
+            result = work()
+        return Run(flops=counter.get_total_flops(), result=result)
+    except Exception as error:  # one case that fails must not end the suite
+        return Run(skipped=reason(error))
+
+
+def _seconds(work: Work) -> float:
+    _synchronize()
+    start = time.perf_counter()
+    work()
+    _synchronize()
+    return time.perf_counter() - start
+
+
+def _synchronize() -> None:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 
 
-def peak_growth(work: str) -> float:
-    """Megabytes by which the peak memory of a fresh process grows during some work.
+class SkippedError(Exception):
+    """A case is not measured; the message says why."""
+
+
+class within(TorchDispatchMode):  # noqa: N801, reads as `with within(seconds)`
+    """Ends a work with an error at its first operation after so many seconds of this thread, waits not counted."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.seconds = seconds
+        self.end = time.thread_time() + seconds
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if time.thread_time() > self.end:
+            raise SkippedError(f"takes more than {self.seconds:g} s a call; --limit raises the limit")
+        return function(*args, **(kwargs or {}))
+
+
+def reason(error: BaseException) -> str:
+    """Why a case was skipped, in one line."""
+    first = str(error).partition("\n")[0][:200]
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+        return f"too little memory: {first}"
+    return first if isinstance(error, SkippedError | ImportError) else f"{type(error).__name__}: {first}"
+
+
+@contextmanager
+def memory_bounded() -> Iterator[None]:
+    """Let an allocation beyond the memory at hand fail with an error instead of having the process killed."""
+    try:
+        import resource
+    except ImportError:  # a system without such limits
+        yield
+        return
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    meminfo = Path("/proc/meminfo")
+    if meminfo.exists() and not torch.cuda.is_available():  # a CUDA context reserves more than it uses
+        available = int(_found(r"MemAvailable:\s+(\d+)", meminfo)) * 1024
+        resource.setrlimit(resource.RLIMIT_DATA, (_status("VmData") * 1024 + available, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, before)
+
+
+def peak_growth(device: str, build: Callable[..., Work], *arguments: Any) -> Figure:
+    """Megabytes by which one call of a work raises the peak of memory.
+
+    On the CPU it is that of a fresh process, read from its own high-water mark; `ru_maxrss` would start at the
+    parent's.
+    On a GPU it is the allocator's.
 
     Args:
-        work: "module:function"; the function prepares and returns the work, a callable without arguments.
+        device: "cpu" or "cuda".
+        build: a function of a module that prepares and returns the work.
+        arguments: of the function.
+
+    Raises:
+        OSError: no /proc on this system.
+        MemoryError: the process was killed.
+        SkippedError: the work failed; the message says how.
     """
-    module, _, function = work.partition(":")
-    code = (
-        "import importlib, re\n"
-        "from pathlib import Path\n"
-        f"work = getattr(importlib.import_module({module!r}), {function!r})()\n"
-        # The high-water mark of this process alone: `ru_maxrss` would start at that of its parent.
-        "peak = lambda: int(re.search(r'VmHWM:\\s+(\\d+)', Path('/proc/self/status').read_text())[1]) / 1024\n"
-        "before = peak(); work(); print(peak() - before)"
-    )
-    return float(_in_fresh_process(code))
+    if device == "cuda":
+        return _peak_on_device(build(*arguments))
+    if not _STATUS.exists():
+        raise OSError("peak memory is read from /proc, which this system lacks")
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(["torch", "torchvision"])
+    receiver, sender = processes.Pipe(duplex=False)
+    process = processes.Process(target=_send_peak, args=(sender, torch.get_num_threads(), build, arguments))
+    process.start()
+    sender.close()
+    try:
+        answer = receiver.recv()
+    except EOFError as error:
+        raise MemoryError("the process was killed while it was measured") from error
+    finally:
+        process.join()
+        receiver.close()
+    if isinstance(answer, str):
+        raise SkippedError(answer)
+    return Figure(answer, answer, answer)
 
 
-def import_seconds(module: str, rounds: int) -> float:
-    """Median time that `import module` takes in a fresh process."""
+def _send_peak(sender: Connection, threads: int, build: Callable[..., Work], arguments: tuple[Any, ...]) -> None:
+    try:
+        torch.set_num_threads(threads)
+        work = build(*arguments)
+        Path("/proc/self/clear_refs").write_text("5")  # what building took at its peak is no part of the work
+        before = _status("VmHWM")
+        kept = work()
+        sender.send((_status("VmHWM") - before) / 1024)
+        del kept
+    except Exception as error:
+        sender.send(reason(error))
+
+
+def _peak_on_device(work: Work) -> Figure:
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    kept = work()
+    torch.cuda.synchronize()
+    growth = (torch.cuda.max_memory_allocated() - before) / 2**20
+    del kept
+    return Figure(growth, growth, growth)
+
+
+def _status(entry: str) -> int:
+    """Kilobytes of an entry of the process status."""
+    return int(_found(rf"{entry}:\s+(\d+)", _STATUS))
+
+
+def _found(pattern: str, path: Path) -> str:
+    match = re.search(pattern, path.read_text())
+    assert match, f"no {pattern} in {path}"
+    return match[1]
+
+
+def import_seconds(module: str, rounds: int) -> Figure:
+    """Time that `import module` takes in a fresh process."""
     code = f"import time; start = time.perf_counter(); import {module}; print(time.perf_counter() - start)"
-    return statistics.median(float(_in_fresh_process(code)) for _ in range(rounds))
-
-
-def _in_fresh_process(code: str) -> str:
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    return done.stdout.splitlines()[-1]
-
-
-def environment() -> dict[str, object]:
-    """What a figure depends on besides the code."""
-    return {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
-        "machine": platform.machine(),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-    }
-
-
-def as_json(value: object) -> str:
-    """Readable JSON of results."""
-    return json.dumps(value, indent=1, default=lambda record: record.__dict__) + "\n"
+    command = [sys.executable, "-c", code]
+    return Figure.of(
+        float(subprocess.run(command, capture_output=True, text=True, check=True).stdout) for _ in range(rounds)
+    )

@@ -2,150 +2,299 @@
 
 from __future__ import annotations
 
+import json
+import multiprocessing
+import queue
+import re
+import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from importlib.util import find_spec
+from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import torch
-import torchvision
 from torch import Tensor, nn
 
+from benchmarks.results import as_json, environment
+from benchmarks.support_cases import LIBRARIES, Case, cases
 from gradcam_kit import GradCAM
-from gradcam_kit.targets import DetectionTarget, SegmentationTarget
+from gradcam_kit.errors import GradCamKitError
 
-_SIDE = 96
-# One small architecture of each family that timm knows under the first part of the name.
-_SMALLEST = ("atto", "femto", "pico", "nano", "xxs", "xxt", "tiny", "xs", "s0", "b0", "_s", "small", "18", "26", "50")
-
-
-@dataclass(frozen=True)
-class Case:
-    """An architecture, how it is built, and what is explained; `sizes` are the image sizes to try, small ones first."""
-
-    name: str
-    build: Callable[[], nn.Module]
-    sizes: tuple[tuple[int, ...], ...]
-    targets: Any = None
+QUICK = ("torchvision:resnet18", "torchvision:mobilenet_v3_small", "transformers:DeiTForImageClassificationWithTeacher")
+_IMAGES = 2
+_STARTING = 120.0
+"""Seconds that a fresh process gets on top of a case's own for loading the libraries."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What happened; `failure` is empty where a finite map that varies was made and nothing was left behind."""
+    """What happened to one architecture.
+
+    Attributes:
+        status: "ok": a finite map that varies, and nothing left behind; "refused": a clear error; "failed": anything
+            else that is not as it should be; "left out": not tried, and why.
+        layer: the automatic layer, with the `shape` of its map for images of `size`.
+        traceless: whether every hook, mode, flag, gradient, buffer and random state was as before.
+        seconds: of the explanation, the model's construction not included.
+        reason: of whatever is not ok.
+    """
 
     name: str
-    layer: str
-    shape: tuple[int, ...]
-    seconds: float
-    failure: str
+    family: str
+    status: str
+    reason: str = ""
+    layer: str = ""
+    shape: tuple[int, ...] = ()
+    size: tuple[int, ...] = ()
+    parameters: int = 0
+    finite: bool = False
+    varies: bool = False
+    traceless: bool = False
+    seconds: float = 0.0
 
 
-def torchvision_cases() -> Iterator[Case]:
-    """All classification, segmentation, detection and video architectures of torchvision."""
-    for name in torchvision.models.list_models(module=torchvision.models):
-        side = 224 if name.startswith(("vit", "maxvit", "inception")) else _SIDE
-        side = 518 if name == "vit_h_14" else side
-        yield Case(f"torchvision:{name}", _torchvision(name), ((side, side),))
-    for name in torchvision.models.list_models(module=torchvision.models.segmentation):
-        yield Case(
-            f"torchvision:{name}",
-            _torchvision(name),
-            ((_SIDE, _SIDE),),
-            SegmentationTarget(torch.ones(_SIDE, _SIDE), 1),
-        )
-    for name in torchvision.models.list_models(module=torchvision.models.detection):
-        target = DetectionTarget([8.0, 8.0, 88.0, 88.0], iou=1e-6, required=False)
-        yield Case(f"torchvision:{name}", _torchvision(name), ((_SIDE, _SIDE),), target)
-    for name in torchvision.models.list_models(module=torchvision.models.video):
-        yield Case(f"torchvision:{name}", _torchvision(name), ((16, 224, 224) if "mvit" in name else (8, 64, 64),))
+def chosen_cases(only: str = "", quick: bool = False) -> list[Case]:
+    """The cases whose names a regular expression finds, of the libraries that are installed."""
+    wanted = {name.partition(":")[0] for name in QUICK} if quick else set(LIBRARIES)
+    libraries = [library for library in LIBRARIES if library in wanted and find_spec(library)]
+    found = [case for library in libraries for case in cases(library).values() if re.search(only, case.name)]
+    return [case for case in found if case.name in QUICK] if quick else found
 
 
-def _torchvision(name: str) -> Callable[[], nn.Module]:
-    def build() -> nn.Module:
-        backbone: dict[str, Any] = (
-            {} if "." in name or not hasattr(torchvision.models.detection, name) else {"weights_backbone": None}
-        )
-        if hasattr(torchvision.models.segmentation, name):
-            backbone = {"weights_backbone": None}
-        if hasattr(torchvision.models.detection, name):
-            backbone["box_score_thresh" if "rcnn" in name else "score_thresh"] = 0.0
-        model: nn.Module = torchvision.models.get_model(name, weights=None, **backbone)
-        return model
-
-    return build
-
-
-def timm_cases(count: int) -> Iterator[Case]:
-    """At least `count` timm architectures: one small one per family, then more of the largest families."""
-    import timm
-
-    families: dict[str, list[str]] = {}
-    for name in timm.list_models():
-        families.setdefault(name.partition("_")[0].rstrip("0123456789"), []).append(name)
-    chosen = [min(names, key=_cost) for names in families.values()]
-    others = sorted((name for names in families.values() for name in names if name not in chosen), key=_cost)
-    for name in sorted([*chosen, *others[: max(0, count - len(chosen))]]):
-        yield _timm(timm, name)
-
-
-def _cost(name: str) -> tuple[int, int]:
-    ranks = [rank for rank, part in enumerate(_SMALLEST) if part in name]
-    return (min(ranks) if ranks else len(_SMALLEST), len(name))
-
-
-def _timm(timm: Any, name: str) -> Case:
-    size = timm.models.get_pretrained_cfg(name)
-    fixed = tuple(size.input_size[1:]) if size is not None else (224, 224)
-    flexible = size is None or not getattr(size, "fixed_input_size", False)
-    small = ((128, 128),) if flexible and max(fixed) > 128 else ()
-    return Case(f"timm:{name}", lambda: timm.create_model(name, pretrained=False), (*small, fixed))
-
-
-def explain(case: Case) -> Outcome:
-    """Explain two seeded random images with the automatic layer, at the first size that the architecture takes."""
+def explain(case: Case, most_parameters: int = 10**12) -> Outcome:
+    """Explain seeded random images by the automatic layer, at the first size that the architecture takes."""
+    warnings.simplefilter("ignore")  # of other libraries, which are not the matter here
+    torch.manual_seed(0)
+    try:
+        model = case.build()
+    except Exception as error:  # whatever an architecture raises is a row of the matrix
+        return Outcome(case.name, case.family, "left out", f"cannot be built: {_line(error)}")
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    if parameters > most_parameters:
+        reason = f"more than {most_parameters / 1e6:.0f} million parameters"
+        return Outcome(case.name, case.family, "left out", reason, parameters=parameters)
+    _wake(model)
     for size in case.sizes:
-        outcome = _explain(case, size)
-        if not outcome.failure:
+        _calibrate(model, size)
+        model.train()  # explained in eval mode whatever it is in, and left as it was
+        outcome = _explain(case, model, size, parameters)
+        if outcome.status == "ok":
             break
     return outcome
 
 
-def _explain(case: Case, size: tuple[int, ...]) -> Outcome:
+def _explain(case: Case, model: nn.Module, size: tuple[int, ...], parameters: int) -> Outcome:
+    images = torch.rand(_IMAGES, 3, *size, generator=torch.Generator().manual_seed(1))
+    before = _trace(model)
     start = time.perf_counter()
-    layer, failure = "", ""
-    shape: tuple[int, ...] = ()
+    found: dict[str, Any] = {}
     try:
-        torch.manual_seed(0)
-        model = case.build().eval()
-        _wake_heads(model)
-        images = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(1))
-        before = _trace(model)
         explanation = GradCAM(model).explain(images, case.targets)
         [layer] = explanation.layers
         saliency = explanation.saliency[layer]
-        shape = tuple(saliency.shape[1:])
-        failure = _fault(saliency, explanation.heatmaps) or ("" if _trace(model) == before else "left a trace")
-    except Exception as error:  # a failure is a row of the matrix
-        failure = f"{type(error).__name__}: {error}".partition("\n")[0][:200]
-    return Outcome(case.name, layer, shape, round(time.perf_counter() - start, 2), failure)
+        finite = bool(torch.isfinite(explanation.heatmaps).all() and torch.isfinite(saliency).all())
+        flat = saliency.flatten(1)
+        varies = bool((flat.amax(1) > flat.amin(1)).all())
+        found = {"layer": layer, "shape": tuple(saliency.shape[1:]), "finite": finite, "varies": varies}
+        status, reason = ("ok", "") if finite and varies else ("failed", "constant map" if finite else "not finite")
+    except Exception as error:
+        status, reason = ("refused" if isinstance(error, GradCamKitError) else "failed"), _line(error)
+        if (own := _own_failure(model, images)) is not None:
+            status, reason = "left out", f"the model itself does not run: {own}"
+    seconds = round(time.perf_counter() - start, 2)
+    traceless = _trace(model) == before
+    if status == "ok" and not traceless:
+        status, reason = "failed", "left a trace"
+    return Outcome(
+        case.name,
+        case.family,
+        status,
+        reason,
+        size=size,
+        parameters=parameters,
+        traceless=traceless,
+        seconds=seconds,
+        **found,
+    )
 
 
-def _wake_heads(model: nn.Module) -> None:
-    """Give weights that start as zeros, as many heads do, small random values: zeros stop every gradient."""
+def _own_failure(model: nn.Module, images: Tensor) -> str | None:
+    """Why the model does not run without any explanation, if it does not."""
+    try:
+        with torch.no_grad():
+            model.eval()(images)
+    except Exception as error:
+        return _line(error)
+    finally:
+        model.train()
+    return None
+
+
+def _line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".partition("\n")[0][:300]
+
+
+def _wake(model: nn.Module) -> None:
+    """Give weights that start as zeros, as those of many heads and residual branches do, small random values."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim > 1 and not bool(parameter.any()):
-                parameter.copy_(0.02 * torch.randn(parameter.shape, generator=generator))
+        for name, parameter in model.named_parameters():
+            is_weight = parameter.ndim > 1 or name.endswith(("weight", "gamma"))
+            if is_weight and not bool(parameter.any()):
+                parameter.copy_(
+                    (0.02 if parameter.ndim > 1 else 0.5) * torch.randn(parameter.shape, generator=generator)
+                )
 
 
-def _fault(saliency: Tensor, heatmaps: Tensor) -> str:
-    if not torch.isfinite(heatmaps).all():
-        return "not finite"
-    flat = saliency.flatten(1)
-    return "constant map" if bool((flat.amax(1) == flat.amin(1)).any()) else ""
+def _calibrate(model: nn.Module, size: tuple[int, ...]) -> None:
+    """Let batch norms take their statistics from random images, as in training: with those they start with the signal
+    of deep networks vanishes or explodes."""
+    model.eval()
+    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    momentum = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.train()
+        norm.momentum = 1.0
+    try:
+        with torch.no_grad():
+            model(torch.rand(_IMAGES, 3, *size, generator=torch.Generator().manual_seed(1)))
+    except Exception:  # the explanation itself will say why
+        pass
+    for norm, value in zip(norms, momentum, strict=True):
+        norm.momentum = value
 
 
 def _trace(model: nn.Module) -> list[object]:
-    modules = [(len(m._forward_hooks), len(m._forward_pre_hooks), m.training) for m in model.modules()]
-    return [modules, [(p.requires_grad, p.grad is None) for p in model.parameters()], torch.initial_seed()]
+    """Whatever a call could leave behind, as values that can be compared."""
+    modules = [
+        (
+            module.training,
+            [len(value) for key, value in vars(module).items() if "hook" in key and isinstance(value, dict)],
+        )
+        for module in model.modules()
+    ]
+    tensors = [
+        (id(tensor), tensor._version, tensor.requires_grad, tensor.grad is None)
+        for tensor in (*model.parameters(), *model.buffers())
+    ]
+    flags = (torch.is_grad_enabled(), torch.backends.cudnn.enabled, torch.backends.cuda.flash_sdp_enabled())
+    return [modules, tensors, flags, torch.get_rng_state().tolist()]
+
+
+def run(wanted: Iterable[Case], workers: int, seconds: float, most_parameters: int) -> Iterator[Outcome]:
+    """Explain the cases in processes of their own, so that a crash or too long a wait ends one case and not the run."""
+    idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
+    for _ in range(workers):
+        idle.put(_Worker())
+
+    def measure(case: Case) -> Outcome:
+        worker = idle.get()
+        try:
+            return worker.explain(case, seconds, most_parameters)
+        finally:
+            idle.put(worker)
+
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            yield from pool.map(measure, wanted)
+        finally:
+            pool.shutdown(cancel_futures=True)
+            while not idle.empty():
+                idle.get().stop()
+
+
+@dataclass
+class _Worker:
+    """One process that explains case after case, replaced when it dies or has to be ended."""
+
+    process: Any = None
+    connection: Connection | None = None
+    loaded: set[str] = field(default_factory=set)
+
+    def explain(self, case: Case, seconds: float, most_parameters: int) -> Outcome:
+        """The outcome of one case."""
+        library = case.name.partition(":")[0]
+        if self.process is None:
+            self._start()
+        assert self.connection is not None
+        allowed = seconds + (0 if library in self.loaded else _STARTING)
+        try:
+            self.connection.send((case.name, most_parameters))
+            if self.connection.poll(allowed):
+                self.loaded.add(library)
+                outcome: Outcome = self.connection.recv()
+                return outcome
+            reason = f"took more than {seconds:.0f} seconds"
+        except (EOFError, OSError):
+            self.process.join(10)
+            reason = f"its process died with exit status {self.process.exitcode}"
+        self.stop()
+        return Outcome(case.name, case.family, "failed", reason)
+
+    def _start(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(target=_serve, args=(theirs, torch.get_num_threads()), daemon=True)
+        self.process.start()
+        theirs.close()
+
+    def stop(self) -> None:
+        """End the process."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.join()
+        self.process, self.connection = None, None
+        self.loaded.clear()
+
+
+def _serve(connection: Connection, threads: int) -> None:
+    torch.set_num_threads(threads)
+    known: dict[str, Case] = {}
+    while True:
+        try:
+            name, most_parameters = connection.recv()
+        except EOFError:
+            return
+        if name not in known:
+            known |= cases(name.partition(":")[0])
+        connection.send(explain(known[name], most_parameters))
+
+
+def load(file: Path) -> dict[str, Outcome]:
+    """The outcomes of a file, by name; none if it does not exist."""
+    if not file.exists():
+        return {}
+    rows = json.loads(file.read_text())["architectures"]
+    found = (Outcome(**{key: tuple(v) if isinstance(v, list) else v for key, v in row.items()}) for row in rows)
+    return {one.name: one for one in found}
+
+
+def save(outcomes: Iterable[Outcome], file: Path) -> None:
+    """Put outcomes among those of other architectures in a file: JSON with one architecture on a line."""
+    found = {**load(file), **{one.name: one for one in outcomes}}
+    rows = sorted(found.values(), key=lambda one: (LIBRARIES.index(one.name.partition(":")[0]), one.family, one.name))
+    head = as_json({"environment": hardware(), "summary": summarize(rows)}).removesuffix("\n}\n")
+    lines = ",\n".join("  " + json.dumps(asdict(one)) for one in rows)
+    file.write_text(f'{head},\n "architectures": [\n{lines}\n ]\n}}\n')
+
+
+def summarize(outcomes: Iterable[Outcome]) -> dict[str, dict[str, int]]:
+    """How many of each library's architectures had which status; those of torchvision by task."""
+    counts: dict[str, Counter[str]] = {}
+    for outcome in outcomes:
+        library = outcome.name.partition(":")[0]
+        group = library if library == "timm" else f"{library} {outcome.family}"
+        counts.setdefault(group, Counter())[outcome.status] += 1
+    return {group: dict(statuses) for group, statuses in counts.items()}
+
+
+def hardware() -> dict[str, object]:
+    """What the outcomes depend on besides the code."""
+    loaded = {library: sys.modules[library].__version__ for library in LIBRARIES if library in sys.modules}
+    return {**environment("cpu"), "images": _IMAGES, **loaded}

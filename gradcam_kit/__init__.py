@@ -24,6 +24,7 @@ from gradcam_kit.methods import (
     EigenGradCAM,
     EigenSmooth,
     EinsumCAM,
+    ExpectedGradCAM,
     Explanation,
     FinerCAM,
     FullGrad,
@@ -57,14 +58,17 @@ from gradcam_kit.methods import (
 )
 
 if TYPE_CHECKING:
-    from gradcam_kit.jobs import explain_folder, load_run
+    from gradcam_kit.comparison import compare
+    from gradcam_kit.folder import explain_folder
+    from gradcam_kit.jobs import load_run
     from gradcam_kit.render import overlay
 
 __version__ = "0.1.0"
 
 # Loaded when first used, so that `import gradcam_kit` costs no more than torch.
 _LAZY = {
-    "explain_folder": "gradcam_kit.jobs",
+    "compare": "gradcam_kit.comparison",
+    "explain_folder": "gradcam_kit.folder",
     "load_run": "gradcam_kit.jobs",
     "overlay": "gradcam_kit.render",
 }
@@ -86,6 +90,7 @@ __all__ = [
     "EigenGradCAM",
     "EigenSmooth",
     "EinsumCAM",
+    "ExpectedGradCAM",
     "Explanation",
     "FinerCAM",
     "FullGrad",
@@ -118,6 +123,7 @@ __all__ = [
     "ViTReciproCAM",
     "WinsorCAM",
     "XGradCAM",
+    "compare",
     "explain_all",
     "explain_folder",
     "load_run",

@@ -96,12 +96,16 @@ def run(
         bool, typer.Option("--compile", help="Compile the model around the target layers (slow start, faster passes).")
     ] = False,
     overlays: Annotated[str, typer.Option(help="all, none, or the number of pictures that get them.")] = "all",
-    thumbnails: Annotated[int, typer.Option(help="Pictures that are kept small for the report, evenly spread.")] = 10_000,
+    thumbnails: Annotated[
+        int, typer.Option(help="Pictures that are kept small for the report, evenly spread.")
+    ] = 10_000,
     shard_size: Annotated[int, typer.Option(help="Pictures in one file of rows.")] = 1000,
     shard: Annotated[
         str | None, typer.Option(metavar="I/N", help="Do only part I of N, counted from 0; all parts share one --out.")
     ] = None,
-    engine: Annotated[str, typer.Option(help="local, or ray: on a Ray cluster (RAY_ADDRESS) or a new local one.")] = "local",
+    engine: Annotated[
+        str, typer.Option(help="local, or ray: on a Ray cluster (RAY_ADDRESS) or a new local one.")
+    ] = "local",
     image_size: ImageSize = None,
     mean: Mean = None,
     std: Std = None,
@@ -114,8 +118,8 @@ def run(
     report: Annotated[bool, typer.Option(help="Write OUT/report.html at the end.")] = True,
 ) -> None:
     """Explain every picture of SOURCE: rows with heatmaps in OUT/shards, pictures in OUT/overlays, OUT/report.html."""
+    from gradcam_kit.folder import run_and_report
     from gradcam_kit.jobs import RunRequest
-    from gradcam_kit.jobs import run as run_job
 
     request = RunRequest(
         model=model,
@@ -146,7 +150,7 @@ def run(
         report=report,
         processes=True,
     )
-    _finish(run_job(request, Console(stderr=True)))
+    _finish(run_and_report(request, Console(stderr=True)))
 
 
 @app.command()
@@ -161,9 +165,7 @@ def report(directory: Annotated[str, typer.Argument(metavar="DIR", help="The fol
 def export(
     directory: Annotated[str, typer.Argument(metavar="DIR", help="The folder of a run.")],
     to: Annotated[str, typer.Option(help="fiftyone, coco, png, npz or csv.")],
-    out: Annotated[
-        Path | None, typer.Option(help="Where it goes; DIR/export/FORMAT if not said.")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Where it goes; DIR/export/FORMAT if not said.")] = None,
     method: Method = None,
     threshold: Annotated[
         float, typer.Option(help="For boxes (coco): the share of the largest value above which a heatmap counts.")
@@ -179,11 +181,19 @@ def export(
 def compare(
     pictures: Annotated[list[str], typer.Argument(metavar="PICTURE...", help="Pictures; folders and globs work too.")],
     model: Model,
-    out: Annotated[Path, typer.Option(help="The picture to write, such as methods.png.")],
+    out: Annotated[
+        Path, typer.Option(help="The file to write: .png, .jpg, ..., .html (a page with a slider) or .csv.")
+    ],
     checkpoint: Checkpoint = None,
     weights: Weights = None,
     method: Method = None,
-    layer: Layer = None,
+    layer: Annotated[
+        list[str] | None,
+        typer.Option(help="Layer to compare at; A+B fuses two. By default one is chosen. Can be repeated."),
+    ] = None,
+    metric: Annotated[
+        list[str] | None, typer.Option(help="Such as average-drop or insertion. Can be repeated.")
+    ] = None,
     targets: Targets = "predicted",
     batch_size: BatchSize = 32,
     device: Device = None,
@@ -192,8 +202,9 @@ def compare(
     mean: Mean = None,
     std: Std = None,
     class_names: ClassNames = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file that is there.")] = False,
 ) -> None:
-    """Draw methods side by side, one row per picture; without --method all that need a single pass."""
+    """Show methods side by side; without --method all that need a single pass and suit the model."""
     from gradcam_kit.jobs.sheet import SheetRequest, draw_sheet
 
     request = SheetRequest(
@@ -212,6 +223,8 @@ def compare(
         sources=tuple(pictures),
         out=out,
         methods=tuple(method or ()),
+        metrics=tuple(metric or ()),
+        overwrite=overwrite,
     )
     _finish(draw_sheet(request, Console(stderr=True)))
 

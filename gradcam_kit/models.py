@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from gradcam_kit.checkpoints import load_checkpoint
-from gradcam_kit.errors import GradCamKitError, InputError, OptionError, UnknownNameError, did_you_mean
+from gradcam_kit.errors import GradCamKitError, InputError, OptionError, UnknownNameError, did_you_mean, kind_of
 from gradcam_kit.transforms import IMAGENET, CallableTransform, PictureTransform, Transform, as_transform
 from gradcam_kit.zoo import Parts, Wishes, first_line, hugging_face_model, timm_model, torchvision_model
 
@@ -148,7 +148,7 @@ def _from_factory(spec: str, wishes: Wishes) -> Parts:
     except Exception as error:
         raise InputError(f"{spec} failed: {type(error).__name__}: {first_line(error)}") from error
     if not isinstance(model, nn.Module):
-        raise InputError(f"{spec} returned a {type(model).__name__}; a torch.nn.Module was expected")
+        raise InputError(f"{spec} returned {kind_of(model)}; a torch.nn.Module was expected")
     return _from_module(model, f"the transform that {spec} carries", "its factory")
 
 

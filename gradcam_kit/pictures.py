@@ -16,7 +16,7 @@ from jaxtyping import Float, Shaped, UInt8
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from gradcam_kit.errors import InputError, PictureError, ShapeError
+from gradcam_kit.errors import InputError, PictureError, ShapeError, kind_of
 
 Array = Shaped[np.ndarray, "..."] | Tensor
 """Values of a picture or a heatmap: uint8 in 0..255 or floating point in [0, 1]; on any device."""
@@ -95,7 +95,7 @@ def tensor_of(values: Array, what: str) -> Tensor:
         InputError: neither array nor tensor, or values that are neither uint8 nor floating point.
     """
     if not isinstance(values, np.ndarray | Tensor):
-        raise InputError(f"{what} cannot be a {type(values).__name__}; expected a NumPy array or a tensor")
+        raise InputError(f"{what} cannot be {kind_of(values)}; expected a NumPy array or a tensor")
     if isinstance(values, np.ndarray):
         if values.dtype.kind == "f":
             values = values.astype(np.float32, copy=False)

@@ -19,6 +19,7 @@ from torch import Tensor
 from gradcam_kit.errors import OptionError, ShapeError, UnknownNameError, did_you_mean
 from gradcam_kit.functional import upsample
 from gradcam_kit.pictures import RGB, Array, Picture, batch_of_one, levels_of, rgb_picture, rgb_pictures, tensor_of
+from gradcam_kit.placement import Boxes, places
 
 _PREFIX = "COLORMAP_"
 
@@ -28,6 +29,7 @@ COLORMAPS: tuple[str, ...] = tuple(name[len(_PREFIX) :].lower() for name in dir(
 Row = Iterable[Picture | None]
 """Pictures of one row of a contact sheet; None leaves a cell empty."""
 
+_UNSEEN = 0.6  # brightness of what the model did not see
 _INK, _GRAY, _WHITE = (24, 24, 24), (90, 90, 90), (255, 255, 255)
 _SPELLED = str.maketrans({"→": "->", "←": "<-", "×": "x", "−": "-", "–": "-", "—": "-", "≤": "<=", "≥": ">="})
 
@@ -63,23 +65,34 @@ def colorize(heatmaps: Array, colormap: str = "jet") -> UInt8[np.ndarray, "*n h 
     return _looked_up(_table(colormap, levels), levels).cpu().numpy()
 
 
-def overlay(picture: Picture, heatmap: Array, *, colormap: str = "jet", alpha: SupportsFloat = 0.5) -> RGB:
+def overlay(
+    picture: Picture,
+    heatmap: Array,
+    *,
+    box: Boxes | None = None,
+    colormap: str = "jet",
+    alpha: SupportsFloat = 0.5,
+) -> RGB:
     """Lay a heatmap on a picture: $(1 - alpha) picture + alpha colors$, rounded to the nearest level.
 
     Args:
         picture: `(h, w)`, `(h, w, c)` or `(c, h, w)` with 1, 3 or 4 channels, uint8 or floating point in [0, 1], as
             array, tensor or PIL image. The channels are the last or the first axis, whichever has size 3, else 1,
             else 4; the last if both do. Opacity is dropped.
-        heatmap: `(h, w)` of any size, resized linearly to the picture; floating point in [0, 1], or uint8, which is
+        heatmap: `(h, w)` of any size, resized linearly to the box; floating point in [0, 1], or uint8, which is
             255 times as much.
+        box: `(x0, y0, x1, y1)`, the part of the picture that the model saw, in the picture's pixels, such as
+            `transform.box(height, width)` and the rows of a run have. What was not seen is dimmed; what reaches beyond
+            the picture is padding, and cut off. None = the whole picture, which is wrong behind a center crop.
         colormap: one of `COLORMAPS`.
         alpha: share of the colors, in [0, 1]: 0 gives the picture, 1 the colors.
 
     Raises:
-        ShapeError: several pictures or heatmaps (`overlays` takes them), or no axis of 1, 3 or 4 channels.
+        ShapeError: several pictures or heatmaps (`overlays` takes them), no axis of 1, 3 or 4 channels, or a box that
+            is no four numbers.
         InputError: values that are neither uint8 nor floating point.
         PictureError: values that are NaN or outside of [0, 1].
-        OptionError: `alpha` outside of [0, 1].
+        OptionError: `alpha` outside of [0, 1], or a box without area or outside of the picture.
         UnknownNameError: a colormap that does not exist.
     """
     values = tensor_of(heatmap, "a heatmap")
@@ -87,17 +100,23 @@ def overlay(picture: Picture, heatmap: Array, *, colormap: str = "jet", alpha: S
         raise ShapeError(
             f"one heatmap has the shape (h, w), not {tuple(values.shape)}; index it, or call overlays() for several"
         )
-    return np.asarray(overlays(batch_of_one(picture), values[None], colormap=colormap, alpha=alpha)[0])
+    return np.asarray(overlays(batch_of_one(picture), values[None], boxes=box, colormap=colormap, alpha=alpha)[0])
 
 
 def overlays(
-    pictures: Array, heatmaps: Array, *, colormap: str = "jet", alpha: SupportsFloat = 0.5
+    pictures: Array,
+    heatmaps: Array,
+    *,
+    boxes: Boxes | None = None,
+    colormap: str = "jet",
+    alpha: SupportsFloat = 0.5,
 ) -> UInt8[np.ndarray, "n h w 3"]:
     """Lay each heatmap on its picture, on the device of the heatmaps; the finished bytes are copied from it once.
 
     Args:
         pictures: `(n, h, w)`, `(n, h, w, c)` or `(n, c, h, w)`; layouts and values as in `overlay`.
         heatmaps: `(n, *any size)`; values as in `overlay`.
+        boxes: one for all pictures or one for each, `(n, 4)`; as in `overlay`.
         colormap: one of `COLORMAPS`.
         alpha: share of the colors, in [0, 1].
 
@@ -118,9 +137,21 @@ def overlays(
     rgb = rgb_pictures(pictures).to(levels.device)
     if len(rgb) != len(levels):
         raise ShapeError(f"{len(rgb)} pictures and {len(levels)} heatmaps; expected one heatmap for each picture")
-    colors = _looked_up(_table(colormap, levels).float() * share, upsample(levels, rgb.shape[1:3]))
+    colors = _table(colormap, levels).float() * share
+    height, width = rgb.shape[1:3]
+    if boxes is None:
+        return _blend(rgb, _looked_up(colors, upsample(levels, (height, width))), share).cpu().numpy()
+    canvas = (rgb * _UNSEEN).round_().to(torch.uint8)
+    for place, which in places(boxes, len(rgb), (height, width)):
+        placed = upsample(levels[which], place.size)[:, place.inside[0], place.inside[1]]
+        rows, columns = place.picture
+        canvas[which, rows, columns] = _blend(rgb[which, rows, columns], _looked_up(colors, placed), share)
+    return canvas.cpu().numpy()
+
+
+def _blend(rgb: Tensor, colors: Tensor, share: float) -> Tensor:
     # Products and sum are separate operations: a fused one would round differently on some devices.
-    return colors.add_(rgb.float().mul_(1 - share)).round_().to(torch.uint8).cpu().numpy()
+    return colors.add_(rgb.float().mul_(1 - share)).round_().to(torch.uint8)
 
 
 def _table(colormap: str, like: Tensor) -> UInt8[Tensor, "256 3"]:

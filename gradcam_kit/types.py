@@ -168,11 +168,31 @@ class Attention:
 
 @dataclass(frozen=True)
 class LayerCapture:
-    """All that a method may know of one layer of one pass.
+    """All that a method may know of one layer of one pass; what it did not ask for by `needs` is None.
 
-    Numbers are float32 (float64 where the model is). With `(n, m)` targets `gradients` and `scores` have an axis for
-    the targets behind the one for the samples; `of_target` gives the view of one of them. `rescore_probability` scores
-    changed inputs by the softmax probability of the explained class; for a target that is a callable it is `rescore`.
+    Numbers are float32 (float64 where the model is). With `(n, m)` targets `gradients`, `scores` and all else that
+    belongs to a target have an axis for the targets behind the one for the samples. `weights` and `saliency` get the
+    view of one target (`of_target`), `saliencies` gets all.
+
+    Attributes:
+        layer: the layer's name.
+        activations: its output as maps; tokens without the prefix, on their grid.
+        gradients: d scores / d activations. Evidence.GRADIENTS.
+        scores: what is explained, such as the logit of the class; None if nothing needs it and it cannot be read.
+        rescore: scores of changed images, `rescore(images (r, c, *t), index (r,)) -> (r,)`, where `index` says whose
+            target each row has; any number of rows, in passes of `batch_size`. Evidence.RESCORE.
+        rescore_probability: the same by the softmax probability of the class; for a callable target it is `rescore`.
+        replay: scores as if the layer had put out these activations, `replay(activations (r, k, *s), index (r,))`; only
+            the part of the model behind the layer runs. Evidence.REPLAY.
+        images: the model's images.
+        probe: the layer's activations and gradients for changed images. Evidence.PROBE.
+        head: the linear head behind mean pooling, if the model has one. Evidence.HEAD.
+        weight_gradients: Evidence.WEIGHT_GRADIENTS, for models without such a head.
+        residual: the layer's input where it bypasses the layer; for `replay`.
+        curvature: Evidence.CURVATURE.
+        bias_gradients: Evidence.BIASES.
+        guided_gradients: Evidence.GUIDED.
+        attention: of all blocks. Evidence.ATTENTION and those named after it.
     """
 
     layer: str

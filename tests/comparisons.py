@@ -13,6 +13,7 @@ from networks import blocks, vit
 from oracles import (
     Oracle,
     ablation_cam,
+    expected_grad_cam,
     group_cam,
     integrated_grad_cam,
     is_cam,
@@ -60,6 +61,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any], Oracle]] = {
     ),
     **_options("random-cam", random_cam, {"seed": 5}),
     **_options("smooth-grad-cam++", smooth_grad_cam_plus_plus, {"samples": 2, "std": 1.0, "seed": 3}),
+    **_options("expected-grad-cam", expected_grad_cam, {"samples": 1}, {"samples": 3, "std": 1.0, "seed": 4}),
     **_options("integrated-grad-cam", integrated_grad_cam, {"steps": 1}, {"steps": 3}),
     **_options(
         "score-cam",
@@ -68,6 +70,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any], Oracle]] = {
         {"weighting": "relu"},
         {"channels": 3},
         {"channels": 2, "ranking": "gradient"},
+        {"channels": 2, "ranking": "first-order"},
         {"channels": 4, "weighting": "relu"},
     ),
     **_options("ablation-cam", ablation_cam, {"channels": 1}, {"channels": 4}),
@@ -112,6 +115,7 @@ FEWER = {
     "ss-cam": {"samples": 2},
     "is-cam": {"samples": 2},
     "integrated-grad-cam": {"steps": 3},
+    "expected-grad-cam": {"samples": 2},
 }
 """Options that make expensive methods cheap, for tests of what does not depend on them."""
 LOGITS_ONLY = {"guided-backprop", "guided-grad-cam", "group-cam", "sess"}

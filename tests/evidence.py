@@ -34,6 +34,7 @@ SHORT = {
     "group-cam": {"groups": 4},
     "smooth-grad-cam++": {"samples": 2},
     "integrated-grad-cam": {"steps": 3},
+    "expected-grad-cam": {"samples": 2},
 }
 
 

@@ -36,7 +36,7 @@ def einsum_cam(sample: Sample) -> Any:
 
 
 def score_cam(sample: Sample, **options: Any) -> Any:
-    gradients = sample.gradients if options.get("ranking") == "gradient" else None
+    gradients = None if options.get("ranking", "std") == "std" else sample.gradients
     rescored = replace(sample, objective=probability) if options.get("weighting") == "probability" else sample
     return ref.score_cam(sample.activations, sample.image, rescored.rescore, gradients=gradients, **options)
 
@@ -150,6 +150,16 @@ def integrated_grad_cam(sample: Sample, steps: int = 20) -> Any:
     return ref.integrated_grad_cam(activations[1:], gradients[1:], activations[0])
 
 
+def expected_grad_cam(sample: Sample, samples: int = 16, std: float = 0.3, seed: int = 0) -> Any:
+    noise = torch.randn(samples, *sample.image.shape, generator=torch.Generator().manual_seed(seed)).double()
+    blurred = torch.as_tensor(ref.gaussian_blur(sample.image, 51, 50.0))
+    baselines = [blurred + std * float(np.std(sample.image.numpy())) * draw for draw in noise]
+    shares = [(i + 0.5) / samples for i in range(samples)]
+    points = [start + share * (sample.image - start) for start, share in zip(baselines, shares, strict=True)]
+    before = [sample.at(start).activations for start in baselines]
+    return ref.expected_grad_cam(sample.activations, before, [sample.at(point).gradients for point in points])
+
+
 def ablation_cam(sample: Sample, channels: int | None = None) -> Any:
     kept = None if channels is None else ref.ranked_channels(sample.activations, channels)
     return ref.ablation_cam(sample.activations, sample.replay, kept)
@@ -185,6 +195,7 @@ ORACLES: dict[str, Oracle] = {
     "guided-grad-cam": guided_grad_cam,
     "smooth-grad-cam++": smooth_grad_cam_plus_plus,
     "integrated-grad-cam": integrated_grad_cam,
+    "expected-grad-cam": expected_grad_cam,
     "score-cam": score_cam,
     "ablation-cam": ablation_cam,
     "recipro-cam": recipro_cam,

@@ -1,6 +1,6 @@
 """Slow transcriptions of targets, of fusions of layers, and of methods that combine several maps into one.
 
-Not here: Expected Grad-CAM (2406.01274) and the blur of ODAM (2304.06354), not defined far enough.
+Not here: the blur of ODAM (2304.06354), not defined far enough.
 """
 
 from __future__ import annotations

@@ -156,6 +156,19 @@ def shapley_cam(activations: Any, gradients: Any, hessian: Any) -> Array:
     return grad_cam(activations, corrected)
 
 
+def expected_grad_cam(activations: Any, baseline_activations: Any, path_gradients: Any) -> Array:
+    """Expected Grad-CAM, Buono et al. 2024, 2406.01274: the mean of `Σ_k w_k(x_i) (A_k(x) − A_k(x'_i))` over samples.
+
+    Per sample i the activations of a baseline x'_i and the gradients at a point x_i between it and the image.
+    Unconfirmed: w is Grad-CAM's mean of the gradients, and the term that it is multiplied by.
+    """
+    activations = float64(activations)
+    total = np.zeros(activations.shape[1:])
+    for baseline, gradients in zip(baseline_activations, path_gradients, strict=True):
+        total += weighted_sum(grad_cam_weights(gradients), activations - float64(baseline))
+    return total / len(baseline_activations)
+
+
 def integrated_grad_cam(path_activations: Any, path_gradients: Any, start_activations: Any) -> Array:
     """Integrated Grad-CAM, Sattarzadeh et al., ICASSP 2021: `mean_l ReLU(Σ_k w_k(x_l) (A_k(x_l) − A_k(x_0)))`.
 

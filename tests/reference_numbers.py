@@ -45,6 +45,8 @@ BY_HAND: dict[str, tuple[Callable[[], Any], Any]] = {
     # y = a^2 + a b at a = 1, b = 2: G = (4, 1), H = ((2, 1), (1, 0)), G - HA/2 = (2, 1/2)
     "shapley_cam": (lambda: ref.shapley_cam([[1], [2]], [[4], [1]], np.reshape([2, 1, 1, 0], (2, 1, 2, 1))), [3]),
     "integrated": (lambda: ref.integrated_grad_cam([A, 3 * A], [G, -G], A), [[0.5, 0], [1.5, 0]]),
+    # weights -1/2 and 2 of the differences 0 and A, and of A and 0
+    "expected": (lambda: ref.expected_grad_cam(A, [A, 0 * A], [G, G]), [[-0.25, 0.5], [-0.75, 0]]),
     "cam": (lambda: ref.cam(A, [4, -8]), [[1, 0], [3, 2]]),
     "einsum_cam": (lambda: ref.einsum_cam(A, [[4, 0], [0, 8]], [1, -1]), [[1, 0], [3, 2]]),
     "without head": (lambda: ref.einsum_cam_without_head(A, [[1, 3], [-1, 0]]), 2 * A[0] - A[1] / 2),

@@ -28,14 +28,21 @@ def softmax(values: Sequence[float]) -> list[float]:
 
 
 def ranked_channels(activations: Any, channels: int | None, ranking: str = "std", gradients: Any = None) -> list[int]:
-    """The `channels` channels of largest spatial standard deviation, or mean gradient (gScoreCAM, ACCV 2022).
+    """The `channels` channels of largest spatial standard deviation, mean gradient (gScoreCAM, ACCV 2022), or
+    first-order score of the layer under the channel's mask, `Σ_s M_k(s) Σ_j A_j(s) G_j(s)`.
 
     Ambiguous: the mean gradient is taken with its sign; ties go to the lower index.
     """
     activations = float64(activations)
     if channels is None:
         return list(range(len(activations)))
-    keys = [float(np.std(one)) for one in activations] if ranking == "std" else list(grad_cam_weights(gradients))
+    if ranking == "std":
+        keys = [float(np.std(one)) for one in activations]
+    elif ranking == "gradient":
+        keys = list(grad_cam_weights(gradients))
+    else:
+        evidence = (activations * float64(gradients)).sum(0)
+        keys = [float((normalize_minmax(one) * evidence).sum()) for one in activations]
     return sorted(range(len(activations)), key=lambda k: -keys[k])[:channels]
 
 

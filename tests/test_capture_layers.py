@@ -16,6 +16,7 @@ from gradcam_kit import BaseCAM, GradCAM, ScoreCAM
 from gradcam_kit.capture import ClassLogit, layer_candidates, read_inputs
 from gradcam_kit.capture.layers import find_layers
 from gradcam_kit.errors import InputError, LayerNotFoundError, TargetError
+from gradcam_kit.targets import EmbeddingSimilarity, SegmentationTarget
 from gradcam_kit.types import Evidence
 
 INPUT = images(2)
@@ -54,9 +55,9 @@ def test_module_of_another_model_is_told() -> None:
 
 def test_wrong_kinds_are_told() -> None:
     find = inspect.unwrap(find_layers)
-    with pytest.raises(InputError, match="target_layers is a int; expected a module, its name"):
+    with pytest.raises(InputError, match="target_layers is an int; expected a module, its name"):
         find(tiny(), 7, tiny())
-    with pytest.raises(InputError, match="a target layer is a int"):
+    with pytest.raises(InputError, match="a target layer is an int"):
         find(tiny(), ["stage1", 7], tiny())
     with pytest.raises(InputError, match="target_layers is empty"):
         GradCAM(tiny(), [])
@@ -168,7 +169,7 @@ def test_automatic_layer_skips_shared_modules_and_prefers_short_names() -> None:
 
 def test_no_suitable_layer_is_an_error_that_lists_the_candidates() -> None:
     flat = seeded(nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 4)))
-    with pytest.raises(LayerNotFoundError, match=r"no layer of Sequential has positions.*none has positions"):
+    with pytest.raises(LayerNotFoundError, match=r"Sequential has no layer with positions.*none has positions"):
         GradCAM(flat)(INPUT)
 
 
@@ -233,3 +234,34 @@ def test_candidates_run_the_model_on_one_image_unless_the_target_needs_all() -> 
         GradCAM(model)(INPUT, lambda logits: torch.stack([logits[0, 1], logits[1, 0]]))
         ScoreCAM(model, batch_size=100)(INPUT, [0, 1])
     assert passes == [2, 2, 1, 2, 12]
+
+
+def test_the_automatic_layer_of_a_dense_output_is_in_front_of_it() -> None:
+    dense = build(lambda m, x: m.last(m.layer(x).relu()), layer=nn.Conv2d(3, 6, 3), last=nn.Conv2d(6, 4, 1))
+    assert GradCAM(dense).explain(INPUT, SegmentationTarget(None, 1)).layers == ("layer",)
+    assert GradCAM(dense).explain(INPUT, lambda maps: maps[:, 2].mean((1, 2))).layers == ("layer",)
+    two = SegmentationTarget(torch.ones(14, 14), torch.tensor([[0, 1], [2, 3]]))
+    assert GradCAM(dense).explain(INPUT, two).layers == ("layer",)
+    # The same network with pooled scores is a classifier, whose last maps are those of the classes.
+    pooled = build(lambda m, x: dense(x).mean((2, 3)), dense=dense)
+    assert GradCAM(pooled).explain(INPUT).layers == ("dense",)
+    # Nothing in front of the output: better the output than none.
+    assert GradCAM(build(lambda m, x: m.only(x), only=nn.Conv2d(3, 4, 3))).explain(
+        INPUT, SegmentationTarget(None, 1)
+    ).layers == ("only",)
+
+
+def test_the_automatic_layer_is_reached_from_every_image() -> None:
+    def run(m: Any, x: Tensor) -> Tensor:
+        shared = m.shared(x).relu()
+        bright = (x.mean((1, 2, 3)) > 0).float()[:, None]
+        fine, coarse = m.fine(shared).relu().mean((2, 3)), m.coarse(shared).relu().mean((2, 3))
+        return m.fc(bright * fine + (1 - bright) * coarse)
+
+    model = build(
+        run, shared=nn.Conv2d(3, 4, 3), fine=nn.Conv2d(4, 6, 3), coarse=nn.Conv2d(4, 6, 3, stride=2), fc=nn.Linear(6, 5)
+    )
+    mixed = torch.stack([INPUT[0].abs(), -INPUT[1].abs()])
+    explanation = GradCAM(model).explain(mixed, EmbeddingSimilarity(torch.ones(5)))
+    assert explanation.layers == ("shared",)
+    assert explanation.saliency["shared"].flatten(1).any(1).all()

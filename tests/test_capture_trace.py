@@ -196,6 +196,21 @@ def test_buffers_that_the_forward_replaces_are_put_back() -> None:
     assert model.cache is None
 
 
+def test_what_a_layer_keeps_of_its_output_joins_no_graph() -> None:
+    model = conv_model()
+    kept = []
+    forward = model.layer.forward
+
+    def keeping(maps: Tensor) -> Tensor:
+        kept.append(forward(maps))
+        return kept[-1]
+
+    model.layer.forward = keeping
+    GradCAM(model, "layer")(INPUT)
+    assert kept
+    assert not any(tensor.requires_grad for tensor in kept)
+
+
 def test_traces_see_what_a_careless_call_does() -> None:
     # The guard itself: a plain training step must be caught in all the places that the tests above look at.
     model = restless()

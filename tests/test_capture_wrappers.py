@@ -126,7 +126,20 @@ def test_checkpointing_behind_the_layers_changes_nothing(layer: Any, reentrant: 
     targets = torch.tensor([[0, 1], [2, 3], [4, 0]])
     with unchanged(wrapped, INPUT):
         heatmaps = GradCAM(wrapped, layer)(INPUT, targets)
-    assert torch.equal(heatmaps, GradCAM(plain, layer)(INPUT, targets))
+    torch.testing.assert_close(heatmaps, GradCAM(plain, layer)(INPUT, targets), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("held", [None, torch.tensor(7.0)])
+def test_a_targets_own_gradient_survives_a_checkpoint(held: torch.Tensor | None) -> None:
+    model = build(
+        lambda m, x: checkpoint(lambda y: m.fc(y.relu().mean((2, 3))), m.layer(m.first(x)), use_reentrant=True),
+        **dict(conv_model().named_children()),
+    )
+    scale = torch.tensor(2.0, requires_grad=True)
+    scale.grad = held
+    GradCAM(model, "layer")(INPUT, lambda output: scale * output[:, 0])
+    assert scale.grad is held
+    assert held is None or held == 7
 
 
 @pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")

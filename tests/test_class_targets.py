@@ -12,7 +12,7 @@ from models import images, tiny
 from torch import Tensor
 
 from gradcam_kit import METHODS, GradCAM
-from gradcam_kit.errors import ClassIndexError, TargetError
+from gradcam_kit.errors import ClassIndexError, ShapeError, TargetError
 from gradcam_kit.targets import ClassLogit, ClassProbability, LogitDifference
 
 INPUT = images(3, size=(8, 8))
@@ -65,6 +65,7 @@ def test_class_targets_select_their_rows() -> None:
         ClassProbability([[0, 2], [2, 1]]),
         LogitDifference([0, 1], against=[1, 2]),
         LogitDifference([0, 1], against=2),
+        LogitDifference(1, against=[0, 2]),
         LogitDifference(1),
     ):
         assert torch.equal(target.select(index)(LOGITS[index]), target(LOGITS)[index])
@@ -81,6 +82,31 @@ def test_logit_difference_needs_another_class() -> None:
         GradCAM(tiny(classes=1), "relu2")(INPUT, LogitDifference(0))
     with pytest.raises(ClassIndexError, match="class 7"):
         GradCAM(tiny(), "relu2")(INPUT, LogitDifference(0, against=7))
+
+
+@pytest.mark.parametrize(
+    ("classes", "against"),
+    [
+        (4, 4),
+        ([1, 4], 4),
+        (2, [0, 2]),
+        ([1, 2], [2, 2]),
+        ([[0, 1], [2, 3]], [[1, 0], [2, 4]]),
+        ([[0, 1], [2, 3]], [4, 3]),
+    ],
+)
+def test_logit_difference_of_a_class_with_itself_is_an_error(classes, against) -> None:
+    with pytest.raises(TargetError, match="compares a class with itself"):
+        LogitDifference(classes, against=against)
+
+
+def test_logit_difference_takes_one_reference_for_each_class() -> None:
+    assert by_hand(LogitDifference([[0, 1], [1, 0]], against=[2, 2])) == [[5, 1], [5, -2]]
+    assert by_hand(LogitDifference([[0, 1], [1, 0]], against=[[1, 2], [2, 1]])) == [[4, 1], [5, -7]]
+    assert by_hand(LogitDifference(0, against=[1, 2])) == [[4], [-2]]
+    for classes, against in ((1, [[0, 2], [0, 2]]), ([1, 1], [[0, 2], [0, 2]]), ([[1, 2]], [[0, 1, 2]])):
+        with pytest.raises(ShapeError, match="expected the same"):
+            LogitDifference(classes, against=against)
 
 
 @pytest.mark.parametrize("name", ["grad-cam", "einsum-cam", "score-cam"])

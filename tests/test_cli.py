@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import csv
+import io
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -95,6 +99,13 @@ def test_some_pictures_that_fail_make_status_1_and_are_named() -> None:
         (["run", "pictures", "--model", "shop:net", "--out", "shop.py"], "'shop.py' is a file"),
         (["compare", "nothing", "--model", "shop:net", "--out", "s.png"], "no file or folder 'nothing'"),
         (["compare", "pictures", "--model", "shop:net", "--out", "s.what"], "no format for the suffix '.what'"),
+        (["compare", "pictures", "--model", "shop:net", "--out", "s.png", "--method", "gradcam"], "mean 'grad-cam'"),
+        (
+            ["compare", "pictures", "--model", "shop:net", "--out", "s.png", "--method", "legrad"],
+            "legrad cannot explain",
+        ),
+        (["compare", "pictures", "--model", "shop:net", "--out", "s.png", "--layer", "stage"], "no layer 'stage'; did"),
+        (["compare", "pictures", "--model", "shop:net", "--out", "s.png", "--metric", "energy-pointing-game"], "masks"),
         (["layers", "--model", "demmo"], "'demmo' names no model; did you mean 'demo'"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
@@ -142,15 +153,52 @@ def test_flags_reach_the_run() -> None:
     assert [row["path"] for row in disk.read_rows(Path("out"))] == ["top.png"]
 
 
-def test_compare_draws_a_sheet() -> None:
+def test_compare_draws_a_sheet_and_replaces_it_only_when_told() -> None:
     disk.write_picture(Path("pictures/a.png"), disk.CAT)
-    status, said, _ = cli("compare", "pictures/a.png", "--model", "shop:net", "--out", "sheet.png")
+    arguments = ("compare", "pictures/a.png", "--model", "shop:net", "--out", "sheet.png")
+    status, said, notes = cli(*arguments)
     assert (status, "1 of 1 pictures explained" in said) == (0, True)
+    assert "left out, because they do not suit the model or layer: attention-rollout" in notes
     with Image.open("sheet.png") as sheet:
         all_methods = sheet.size
-    cli("compare", "pictures/a.png", "--model", "shop:net", "--out", "sheet.png", "--method", "grad-cam")
+    status, _, problem = cli(*arguments, "--method", "grad-cam")
+    assert (status, "'sheet.png' is there already" in problem) == (2, True)
+    cli(*arguments, "--method", "grad-cam", "--overwrite")
     with Image.open("sheet.png") as sheet:
-        assert sheet.size[0] < all_methods[0]
+        assert sheet.size[0] < all_methods[0] < 2000  # many methods go on in further rows
+        assert sheet.size[1] < all_methods[1]
+
+
+def test_compare_tells_pictures_of_the_same_name_apart_and_survives_broken_ones() -> None:
+    for folder in ("one", "two"):
+        disk.write_picture(Path(folder, "img.png"), disk.CAT)
+    Path("two/bad.png").write_text("no picture")
+    status, said, problems = cli(
+        *("compare", "one/img.png", "two/img.png", "two/bad.png", "--model", "shop:net", "--out", "rows.csv"),
+        *("--method", "grad-cam", "--method", "center", "--layer", "stage1", "--layer", "stage2", "--layer"),
+        *("stage1+stage2", "--metric", "average-drop", "--targets", "top:2"),
+    )
+    assert (status, "2 of 3 pictures explained" in said) == (1, True)
+    assert "failed: two/bad.png: cannot read the picture" in problems or "failed: bad.png" in problems
+    with Path("rows.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    labels = ["grad-cam stage1", "grad-cam stage2", "grad-cam stage1+stage2", "center"]
+    assert [(row["image"], row["method"]) for row in rows] == [
+        (f"{folder}/img.png", label) for folder in ("one", "two") for _ in range(2) for label in labels
+    ]
+    assert {row["layer"] for row in rows} == {"stage1", "stage2", "stage1+stage2", ""}
+    assert all(0 <= float(row["average-drop"]) <= 100 for row in rows)
+
+
+def test_compare_shows_what_the_model_saw() -> None:
+    disk.write_picture(Path("a.png"), disk.COFFEE)
+    assert cli("compare", "a.png", "--model", "shop:net", "--out", "page.html", "--method", "grad-cam")[0] == 0
+    page = Path("page.html").read_text()
+    data = re.search(r"--gk-picture:url\(data:image/jpeg;base64,(.*?)\)", page)
+    assert data is not None
+    with Image.open(io.BytesIO(base64.b64decode(data[1]))) as picture:
+        x0, y0, x1, y1 = load_model("shop:net").transform.box(*disk.COFFEE.shape[:2])
+        assert picture.size == (round(x1) - round(x0), round(y1) - round(y0))
 
 
 def test_layers_are_listed_and_one_is_chosen() -> None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from gradcam_kit import METHODS
-from gradcam_kit.errors import InputError
+from gradcam_kit.errors import InputError, OptionError
 from gradcam_kit.methods import BaseCAM
 from gradcam_kit.types import Evidence, LayerCapture, LayerChoice
 
@@ -74,6 +74,19 @@ def test_winsor_cam_over_all_convolutions():
                 expected = ref.winsor_cam(saliencies, gradients, LAST.size, percentile, importance)
                 expected = torch.from_numpy(ref.normalize_minmax(expected))
                 assert_close(heatmaps[index].double(), expected, rtol=0, atol=1e-6)
+
+
+def test_winsor_cam_takes_other_fusions():
+    mean, largest, product = (
+        METHODS["winsor-cam"](LAST.model, normalize="none", importance="l2", fusion=fusion)
+        for fusion in ("mean", "max", "product")
+    )
+    maps = [torch.rand(2, 4, 4, generator=torch.Generator().manual_seed(i)) for i in range(2)]
+    importance = [torch.tensor([1.0, 3.0]), torch.tensor([2.0, 0.0])]  # winsorized: 0.1 and 1; 1 and 0
+    first, second = torch.stack([0.1 * maps[0][0], maps[0][1]]), torch.stack([maps[1][0], 0 * maps[1][1]])
+    assert_close(mean.fuse(maps, importance), first + second)
+    assert_close(largest.fuse(maps, importance), torch.maximum(first, second))
+    assert_close(product.fuse(maps, importance), first * second)
 
 
 def test_winsorize_by_hand():
@@ -168,3 +181,22 @@ def test_integrated_grad_cam_of_one_step_is_grad_cam_of_the_difference():
     for index, sample in EARLIER.samples.items():
         expected = ref.relu(ref.grad_cam(sample.activations - start[index[0]], sample.gradients))
         assert_same(found.saliency["block1"][index], expected)
+
+
+def test_expected_grad_cam_sums_up_to_the_difference_of_the_scores():
+    method = METHODS["expected-grad-cam"](LAST.model, LAST.layer, samples=3)
+    images = LAST.images[:2]
+    found = method.explain(images, 0)
+    noise = torch.randn(3, *images.shape[1:], generator=torch.Generator().manual_seed(0))
+    contrast = images.flatten(1).std(1, unbiased=False).view(-1, 1, 1, 1)
+    blurred = torch.stack([torch.as_tensor(ref.gaussian_blur(image, 51, 50.0)) for image in images])
+    with torch.no_grad():
+        before = torch.stack([LAST.model(blurred + 0.3 * contrast * draw)[:, 0] for draw in noise]).mean(0)
+    assert_same(found.saliency[LAST.layer].sum((1, 2)), found.scores - before)
+
+
+def test_expected_grad_cam_rejects_wrong_options():
+    with pytest.raises(OptionError, match="samples"):
+        METHODS["expected-grad-cam"](LAST.model, samples=0)
+    with pytest.raises(OptionError, match="std"):
+        METHODS["expected-grad-cam"](LAST.model, std=-1.0)

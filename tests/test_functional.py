@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from inspect import unwrap
+
 import numpy as np
 import pytest
 import reference as ref
@@ -13,6 +15,7 @@ from torch.testing import assert_close
 from gradcam_kit.functional import finite, fuse, normalize, spatial_mean, spatial_sum, upsample, weighted_sum
 
 SHAPES = [(5,), (3, 4), (2, 3, 2)]
+STAGES = (normalize, weighted_sum, upsample, fuse)
 HALF = [torch.float16, torch.bfloat16]
 
 
@@ -165,3 +168,21 @@ def test_inputs_stay_unchanged():
         upsample(normalize(maps[:, 0], how), (9, 9))
     fuse([maps[:, 0], maps[:, 1]], "product")
     assert torch.equal(maps, before)
+
+
+@pytest.mark.parametrize("size", [(9,), (9, 8), (5, 6, 7)])
+@pytest.mark.parametrize("method", ["minmax", "max"])
+def test_compiled_as_one_graph_it_gives_the_same_maps(size: tuple[int, ...], method: str) -> None:
+    # Without the checks of shapes, which only the tests add.
+    normalize, weighted_sum, upsample, fuse = map(unwrap, STAGES)
+
+    def last_stage(activations: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        maps = normalize(weighted_sum(activations, weights).clamp(min=0), method)
+        return normalize(fuse([upsample(maps, size), upsample(maps.sqrt(), size)]), method)
+
+    positions = tuple(length // 2 for length in size)
+    generator = torch.Generator().manual_seed(0)
+    activations = torch.randn(3, 4, *positions, generator=generator)
+    weights = torch.randn(3, 4, *(1 for _ in size), generator=generator)
+    compiled = torch.compile(last_stage, fullgraph=True, backend="aot_eager")  # a graph break is an error
+    torch.testing.assert_close(compiled(activations, weights), last_stage(activations, weights))

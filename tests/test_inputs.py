@@ -74,6 +74,16 @@ def test_the_first_floating_tensor_with_positions_is_the_image() -> None:
     assert changed.args[2] == "text"
 
 
+def test_images_made_under_inference_mode_can_enter_a_graph() -> None:
+    with torch.inference_mode():
+        made = INPUT * 2
+    found = read_inputs((made, made), {"more": made})
+    for tensor in (*found.args, found.kwargs["more"]):
+        tensor.requires_grad_()
+    assert torch.equal(found.images, made)
+    assert read_inputs(INPUT.clone().requires_grad_(), {}).images.requires_grad is False
+
+
 @pytest.mark.parametrize("axes", [1, 2, 3])
 @pytest.mark.parametrize("name", ON_CNNS)
 def test_signals_pictures_and_volumes(name: str, axes: int) -> None:
@@ -99,8 +109,8 @@ BAD_IMAGES: dict[str, tuple[Any, type[Exception], str]] = {
     "bools": (torch.zeros(1, 3, 8, 8, dtype=torch.bool), InputError, "images are bool"),
     "one picture": (torch.zeros(8, 8), ShapeError, r"shape \(8, 8\); expected \(n, c, \*positions\)"),
     "four axes": (torch.zeros(1, 2, 3, 4, 5, 6), ShapeError, r"\(1, 2, 3, 4, 5, 6\)"),
-    "no tensor": ((1, "x"), ShapeError, "no tensor"),
-    "nothing": ((), ShapeError, "no tensor"),
+    "no tensor": ((1, "x"), ShapeError, "no tensor in the images, but a str, an int"),
+    "nothing": ((), ShapeError, "no tensor in the images, but nothing"),
     "array": (INPUT.numpy(), InputError, "images is a ndarray"),
     "path": ("cat.jpg", InputError, "images is a str"),
     "None": (None, InputError, "images is a NoneType"),

@@ -230,7 +230,9 @@ def test_the_files_are_the_overlays_of_the_library() -> None:
         write_picture("expected.jpg", expected)
         written = read_picture(f"out/overlays/a.png.{method}.jpg").astype(int)
         assert written.shape == disk.COFFEE.shape
-        assert np.abs(written - read_picture("expected.jpg")).mean() < 0.3  # of 255 levels, from the rounding to float16
+        assert (
+            np.abs(written - read_picture("expected.jpg")).mean() < 0.3
+        )  # of 255 levels, from the rounding to float16
 
 
 @pytest.mark.parametrize(("asked", "expected"), [(None, 7), (0, 0), (2, 2)])

@@ -112,7 +112,7 @@ def test_the_manifest_says_what_determined_the_rows() -> None:
     assert list(manifest["methods"]) == ["layer-cam", "grad-cam"]
     assert (manifest["pictures"], manifest["shard_size"], manifest["targets"]) == (7, 5, "predicted")
     assert manifest["versions"]["torch"] == torch.__version__.partition("+")[0]
-    assert manifest["about"] == {"source": "pictures"}
+    assert manifest["about"] == {"source": "pictures", "root": str(Path("pictures").absolute())}
     first = manifest["weights_sha256"]
     torch.save(load_model("shop:net").model.double().state_dict(), "other.pt")
     explain(checkpoint=Path("other.pt"), overwrite=True, batch_size=1)
@@ -132,7 +132,12 @@ def test_a_sheet_has_a_row_per_picture_and_target_and_a_column_per_method() -> N
         (("grad-cam",), "top:2"),
     ]:
         request = SheetRequest(
-            "shop:net", sources=("pictures",), out=Path("sheets/s.png"), methods=methods, targets=targets
+            "shop:net",
+            sources=("pictures",),
+            out=Path("sheets/s.png"),
+            methods=methods,
+            targets=targets,
+            overwrite=True,
         )
         summary = draw_sheet(request)
         assert (summary.pictures, summary.failed) == (6, 4)

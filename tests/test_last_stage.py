@@ -93,7 +93,12 @@ def test_one_layer(name, layer, normalization):
 @pytest.mark.parametrize(("normalization", "fusion"), list(product(NORMALIZATIONS, FUSIONS)))
 @pytest.mark.parametrize("name", SEVERAL)
 def test_two_layers(name, normalization, fusion):
-    found = explain(name, blocks, ["block2", "block1"], normalize=normalization, fusion=fusion)
+    if name == "winsor-cam":  # which fuses in a way of its own, and says so
+        with pytest.raises(TypeError, match="unexpected keyword argument 'fusion'"):
+            explain(name, blocks, ["block2", "block1"], fusion=fusion)
+        found = explain(name, blocks, ["block2", "block1"], normalize=normalization)
+    else:
+        found = explain(name, blocks, ["block2", "block1"], normalize=normalization, fusion=fusion)
     same(found.heatmaps, heatmaps(name, blocks, ["block1", "block2"], normalization, fusion))
     assert list(found.saliency) == list(found.layers) == ["block2", "block1"]
 

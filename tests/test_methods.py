@@ -13,7 +13,7 @@ from torch.testing import assert_close
 
 from gradcam_kit import METHODS
 from gradcam_kit.errors import GradCamKitError, OptionError
-from gradcam_kit.methods.base import one_of
+from gradcam_kit.options import one_of
 from gradcam_kit.targets import ClassLogit, ClassProbability, LogitDifference
 
 ALL = [(name, case) for name in METHODS if name in ORACLES for case in cases_of(name)]

@@ -28,6 +28,8 @@ def test_the_python_examples_run_in_order_and_give_what_their_comments_say():
     assert names["two_classes"].shape == (8, 2, 128, 128)
     assert names["explanation"].saliency["layer4"].shape == (8, 16, 16)
     assert names["picture"].dtype == np.uint8
+    assert names["seen"] == (0, 0, 128, 128)
+    assert names["odd"].shape == (8, 128, 128)
     assert names["sheet"].shape[2] == 3
     assert names["layer_cam"].shape == (8, 128, 128)
 

@@ -136,6 +136,12 @@ def test_score_cam_by_hand():
         ref.score_cam(activations, image, score, channels=1, ranking="gradient", gradients=[[1, 1], [0, 1], [-5, 0]]),
         [0, 2],
     )
+    exact(
+        ref.score_cam(
+            activations, image, score, channels=1, ranking="first-order", gradients=[[1, 1], [0, 9], [-5, 0]]
+        ),
+        [0, 2],  # evidence -25 and 2, of which the masks keep 2, -25 and 0
+    )
     exact(ref.ss_cam(activations, image, score, np.zeros((2, 1, 2))), weights @ activations)
     exact(ref.is_cam(activations, image, score, [1, 1, 1]), weights @ activations)
     # noise (1, 0) and (0, 1) on the masks adds 3/2 and 1 to every mean score

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from gradcam_kit.errors import OptionError
-from gradcam_kit.jobs import RunRequest, run
+from gradcam_kit.folder import run_and_report
+from gradcam_kit.jobs import RunRequest
 from gradcam_kit.report import collect as collecting
 from gradcam_kit.report import write_report
 
@@ -35,7 +36,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         request = RunRequest(
             "shop:net", source="pictures", out="out", methods=("grad-cam", "layer-cam"), overlays=0, workers=1
         )
-        assert run(request).report == "out/report.html"
+        assert run_and_report(request).report == "out/report.html"
     return folder / "out"
 
 
@@ -44,6 +45,7 @@ class Page:
 
     def __init__(self, page: playwright.Page) -> None:
         self.page = page
+        page.set_default_timeout(120_000)  # for machines that are busy with other work
         self.requests: list[str] = []
         self.problems: list[str] = []
         page.on("request", lambda request: self.requests.append(request.url))
@@ -213,7 +215,9 @@ def test_it_fits_and_can_be_read(browser: playwright.Browser, made: Path, width:
     )
     assert (np.mean(ink) < np.mean(paper)) == (scheme == "light")
     assert abs(np.mean(ink) - np.mean(paper)) > 180
-    assert page.locator("#gallery").evaluate("grid => getComputedStyle(grid).gridTemplateColumns.split(' ').length") >= 2
+    assert (
+        page.locator("#gallery").evaluate("grid => getComputedStyle(grid).gridTemplateColumns.split(' ').length") >= 2
+    )
     context.close()
 
 

@@ -88,7 +88,11 @@ def test_a_module_of_ones_own_is_explained_and_left_as_it_was() -> None:
 def test_a_heatmap_on_the_whole_picture_is_zero_where_nothing_was_seen() -> None:
     row = {
         "heatmap": np.ones((2, 2), "<f2").tobytes(),
-        **{"height": 2, "width": 2, "picture_height": 6, "picture_width": 10, "box": [2.0, 0.0, 8.0, 6.0]},
+        "height": 2,
+        "width": 2,
+        "picture_height": 6,
+        "picture_width": 10,
+        "box": [2.0, 0.0, 8.0, 6.0],
     }
     expected = np.zeros((6, 10))
     expected[:, 2:8] = 1

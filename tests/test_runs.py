@@ -22,10 +22,10 @@ from rich.console import Console
 
 from gradcam_kit.errors import InputError, OptionError, UnknownNameError
 from gradcam_kit.jobs import RunRequest, RunSummary, run
+from gradcam_kit.jobs import plan as plans
 from gradcam_kit.jobs.files import LocalFolder
 from gradcam_kit.jobs.index import LeftOut, find_pictures, index_pictures
 from gradcam_kit.jobs.pipeline import has_thumbnail
-from gradcam_kit.jobs import plan as plans
 
 ROOT = Path(__file__).parents[1]
 
@@ -193,11 +193,16 @@ def test_a_disk_that_is_full_for_overlays_stops_the_run(monkeypatch: pytest.Monk
 
 def test_tables_give_paths_and_labels() -> None:
     disk.write_pictures(Path("pictures"))
-    Path("pictures/list.csv").write_text("label,path,more\ncup,top.png,1\n0,cat/a.png,2\nmouse,cup/a.png,3\n,gone.png,\n")
+    Path("pictures/list.csv").write_text(
+        "label,path,more\ncup,top.png,1\n0,cat/a.png,2\nmouse,cup/a.png,3\n,gone.png,\n"
+    )
     explain("pictures/list.csv", methods=("layer-cam",))
     rows = {row["path"]: row for row in disk.read_rows(Path("out"))}
     assert {key: row["label"] for key, row in rows.items()} == {
-        **{"top.png": "cup", "cat/a.png": "0", "cup/a.png": "mouse", "gone.png": None}
+        "top.png": "cup",
+        "cat/a.png": "0",
+        "cup/a.png": "mouse",
+        "gone.png": None,
     }
     assert rows["top.png"]["correct"] == (rows["top.png"]["predicted_name"] == "cup")
     assert rows["cat/a.png"]["correct"] == (rows["cat/a.png"]["predicted"] == 0)
@@ -326,7 +331,9 @@ def test_killed_at_random_moments_it_ends_as_if_undisturbed() -> None:
     for _ in range(4):
         process = start(*options)
         shards = len(list(Path("out").glob("shards/*.parquet")))
-        wait_for(lambda p=process, n=shards: p.poll() is not None or len(list(Path("out").glob("shards/*.parquet"))) > n)
+        wait_for(
+            lambda p=process, n=shards: p.poll() is not None or len(list(Path("out").glob("shards/*.parquet"))) > n
+        )
         time.sleep(draw.random() * 0.2)
         kills += process.poll() is None
         process.kill()

@@ -12,7 +12,7 @@ from models import images as draw_images
 from networks import blocks
 from torch import nn
 
-from gradcam_kit import ScoreCAM
+from gradcam_kit import METHODS, ScoreCAM
 from gradcam_kit.errors import OptionError
 from gradcam_kit.methods.score_cam import channel_scores
 from gradcam_kit.targets import ClassProbability
@@ -149,7 +149,7 @@ def test_targets_share_the_masked_passes(weighting):
     assert_same(together, torch.stack(once, 1))
 
 
-@pytest.mark.parametrize("ranking", ["std", "gradient"])
+@pytest.mark.parametrize("ranking", ["std", "gradient", "first-order"])
 @pytest.mark.parametrize("channels", [1, 2, 5, 6])
 def test_ranked_channels(ranking, channels):
     for case in (EARLIER, LAST):
@@ -217,3 +217,32 @@ def test_masked_images_are_the_images_times_the_masks():
     for masked, mask in zip(seen[1], alive, strict=False):
         assert_same(masked, image[0] * torch.from_numpy(mask))
     assert torch.equal(seen[0], image)
+
+
+class Crowded(nn.Module):
+    """A model on a device whose memory ends at `most` rows."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.inner, self.most, self.sizes = blocks(), most, []
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        self.sizes.append(len(images))
+        if len(images) > self.most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return self.inner(images)
+
+
+@pytest.mark.parametrize("method", ["score-cam", "ablation-cam", "sess", "smooth-grad-cam++"])
+def test_passes_shrink_where_memory_ends(method, caplog):
+    images = draw_images(1).double()
+    crowded, roomy = Crowded(2), Crowded(1000)
+    one, another = (METHODS[method](model, "inner.block1", batch_size=5)(images, 1) for model in (crowded, roomy))
+    torch.testing.assert_close(one, another, atol=1e-5, rtol=1e-5)
+    assert max(crowded.sizes) > 2
+    assert "pass batch_size=2" in caplog.text
+
+
+def test_one_row_that_does_not_fit_is_an_error():
+    with pytest.raises(torch.OutOfMemoryError):
+        ScoreCAM(Crowded(0), "inner.block1")(draw_images(1).double(), 1)

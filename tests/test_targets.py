@@ -14,8 +14,18 @@ from torch import Tensor, nn
 
 from gradcam_kit import METHODS, EinsumCAM, GradCAM, ScoreCAM
 from gradcam_kit.capture import resolve_target
-from gradcam_kit.errors import CaptureError, ClassIndexError, InputError, ShapeError
-from gradcam_kit.targets import ClassLogit, ClassProbability
+from gradcam_kit.errors import CaptureError, ClassIndexError, InputError, ShapeError, TargetError
+from gradcam_kit.targets import (
+    ClassLogit,
+    ClassProbability,
+    DetectionTarget,
+    EmbeddingSimilarity,
+    FinerTarget,
+    LogitDifference,
+    Negative,
+    SegmentationTarget,
+    TopK,
+)
 
 INPUT = images(3, size=(8, 8))
 CLASSES = [[0, 1], [2, 3], [4, 0]]
@@ -128,9 +138,15 @@ REFUSED: list[tuple[Any, type[Exception], str]] = [
     (torch.ones(3) * 1j, InputError, "complex"),
     ("cat", InputError, "targets is a str"),
     ({0, 1, 2}, InputError, "targets is a set"),
-    ([[0, 1], [2]], InputError, "targets is a list"),
-    ([None, 1, 2], InputError, "targets is a list"),
-    (Ellipsis, InputError, "targets is a ellipsis"),
+    ([[0, 1], [2]], ShapeError, r"rows of 1 and 2 classes; expected as many for each image: \(n, m\)"),
+    ([None, 1, 2], InputError, "targets is a list of NoneType, int; expected"),
+    (["cat"] * 3, InputError, "targets is a list of str; expected"),
+    ([lambda z: z[:, 0]] * 3, InputError, "targets is a list of callables; one callable explains the whole batch"),
+    ([ClassLogit(2)], InputError, "list of callables.* pass their indices: 281, or one per image"),
+    (torch.eye(5)[:3], InputError, r"float32; expected integer.*one-hot.*argmax\(1\)"),
+    (torch.eye(5)[:3] > 0, InputError, r"bool; expected integer.*argmax\(1\)"),
+    (torch.eye(5)[:3].long(), TargetError, r"\(n, 5\) for a model with 5 classes are one-hot.*argmax\(1\)"),
+    (Ellipsis, InputError, "targets is an ellipsis"),
     (torch.zeros(3, 2, 1).long(), ShapeError, r"\(3, 2, 1\); expected \(n,\) or \(n, m\)"),
     (torch.zeros(3, 0).long(), ShapeError, r"\(3, 0\)"),
     ([0, 1], ShapeError, "2 targets for 3 images"),
@@ -145,7 +161,7 @@ REFUSED: list[tuple[Any, type[Exception], str]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("case", REFUSED, ids=lambda case: repr(case[0]))
+@pytest.mark.parametrize("case", REFUSED, ids=lambda case: case[2])
 def test_refused_targets_say_what_is_wrong(case: tuple[Any, type[Exception], str]) -> None:
     targets, error, message = case
     for method in (GradCAM, ScoreCAM, EinsumCAM):
@@ -176,8 +192,41 @@ def test_callable_of_the_wrong_shape_names_both(target: Any, shape: str, layer: 
 def test_callable_that_returns_no_tensor_names_its_type() -> None:
     with pytest.raises(InputError, match="returned a float"):
         GradCAM(tiny(), "relu2")(INPUT, lambda z: 1.0)
-    with pytest.raises(CaptureError, match="does not depend on layer 'relu2'"):
-        GradCAM(tiny(), "relu2")(INPUT, lambda z: torch.ones(3))
+
+
+@pytest.mark.parametrize("layer", ["relu2", None])
+@pytest.mark.parametrize("target", [lambda z: torch.ones(3), lambda z: z.detach()[:, 0], lambda z: z.argmax(1).float()])
+def test_callable_that_cuts_the_graph_is_told_so(target: Any, layer: str | None) -> None:
+    for method in (GradCAM, EinsumCAM):
+        with pytest.raises(TargetError, match=r"scores without a graph.*no detach\(\)"):
+            method(tiny(), layer)(INPUT, target)
+    assert ScoreCAM(tiny(), "relu2")(INPUT, target).shape == (3, 8, 8)  # needs no graph
+
+
+def test_layers_are_blamed_where_they_are_to_blame() -> None:
+    model = build(lambda m, x: (m.body(x), m.other(x))[0], body=tiny(), other=nn.Conv2d(3, 4, 3))
+    for target in (None, lambda z: z[:, 0]):
+        with pytest.raises(CaptureError, match="does not depend on layer 'other'"):
+            GradCAM(model, "other")(INPUT, target)
+
+
+def test_rows_of_one_and_zeros_are_classes_where_they_can_be() -> None:
+    assert GradCAM(tiny(classes=2), "relu2").explain(INPUT, [[0, 1], [1, 0], [0, 1]]).targets[1].tolist() == [1, 0]
+    assert GradCAM(tiny(), "relu2")(INPUT, [[0, 0, 1]] * 3).shape == (3, 3, 8, 8)
+    assert GradCAM(tiny(), "relu2")(INPUT, [[0, 0, 0, 1, 1]] * 3).shape == (3, 5, 8, 8)
+
+
+def test_targets_show_what_they_are() -> None:
+    assert repr(ClassLogit([1, 2])) == "ClassLogit(classes=[1, 2])"
+    assert repr(LogitDifference(4, against=2)) == "LogitDifference(classes=4, against=2)"
+    assert repr(Negative(0)) == "Negative(target=ClassLogit(classes=0))"
+    assert repr(FinerTarget(1, references=2).settle(LOGITS)) == "FinerTarget(classes=1, references=2)"
+    assert repr(SegmentationTarget(torch.zeros(2, 9, 9), 3)) == (
+        "SegmentationTarget(mask=<torch.float32 (2, 9, 9)>, classes=3)"
+    )
+    assert repr(EmbeddingSimilarity([1.0, 0.0])) == "EmbeddingSimilarity(reference=[1.0, 0.0])"
+    assert repr(DetectionTarget([1, 2, 3, 4], iou=0.3)) == "DetectionTarget(boxes=[1.0, 2.0, 3.0, 4.0], iou=0.3)"
+    assert repr(TopK(3)) == "TopK(k=3)"
 
 
 # Callables

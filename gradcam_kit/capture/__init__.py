@@ -1,10 +1,12 @@
 """The only code that touches a model: hooks, layers, tokens, targets, replay."""
 
-from gradcam_kit.capture.automatic import choose_layers, layer_candidates
+from gradcam_kit.capture.automatic import choose_among, choose_layers, layer_candidates
 from gradcam_kit.capture.class_targets import FinerTarget
 from gradcam_kit.capture.inputs import Inputs, read_inputs
 from gradcam_kit.capture.layers import TargetLayers, find_layers
+from gradcam_kit.capture.memory_format import in_fastest_format
 from gradcam_kit.capture.passes import Capture, Request, capture
+from gradcam_kit.capture.rescoring import rescoring
 from gradcam_kit.capture.state import check_model
 from gradcam_kit.capture.targets import (
     ClassLogit,
@@ -24,9 +26,12 @@ __all__ = [
     "TargetLayers",
     "capture",
     "check_model",
+    "choose_among",
     "choose_layers",
     "find_layers",
+    "in_fastest_format",
     "layer_candidates",
     "read_inputs",
+    "rescoring",
     "resolve_target",
 ]

@@ -5,20 +5,24 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from gradcam_kit.capture.hooks import ATTENTION, INPUT
 from gradcam_kit.capture.inputs import Inputs, Runner
 from gradcam_kit.capture.layers import find_layers
 from gradcam_kit.capture.state import is_scripted, untouched, version
 from gradcam_kit.capture.targets import ClassTarget, predicted_classes, score
-from gradcam_kit.capture.tokens import Layout, Tokens, infer_layout
+from gradcam_kit.capture.tokens import Layout, Tokens, infer_layout, recurrent_layout
 from gradcam_kit.errors import GradCamKitError, LayerNotFoundError, ShapeError
 from gradcam_kit.types import LayerCandidate, LayerChoice, Target
+
+_FEW = 4
 
 
 @dataclass
@@ -39,6 +43,7 @@ class _Seen:
     calls: int = 1
     reached: bool = False
     depends: bool = False
+    is_output: bool = False
 
     @property
     def is_normalization(self) -> bool:
@@ -63,12 +68,20 @@ def layer_candidates(
 ) -> list[LayerCandidate]:
     """All layers with positions in the order in which they ran, with the one that is chosen and why.
 
-    The model runs once on the first image (on all of them for a target that cannot select samples), and once backward.
+    The model runs once, and once backward: for classes on the first image, for other targets, which may take another
+    path for each image (as boxes do that come from several levels), on the first few, and on all of them for a target
+    that cannot select samples.
     """
     if targets is None or hasattr(targets, "select"):
-        index = torch.zeros(1, dtype=torch.long, device=inputs.images.device)
-        inputs, targets = inputs.first(), targets and targets.select(index)
-    seen, scored = _explore(model, inputs, targets, target_type)
+        count = 1 if targets is None or isinstance(targets, ClassTarget) else _FEW
+        index = torch.arange(min(count, inputs.n), device=inputs.images.device)
+        few = inputs.with_images(inputs.images[index], index)
+        try:
+            seen, scored = _explore(model, few, targets and targets.select(index), target_type)
+        except IndexError:  # a target of fewer samples than there are images: the whole batch tells it
+            seen, scored = _explore(model, inputs, targets, target_type)
+    else:
+        seen, scored = _explore(model, inputs, targets, target_type)
     chosen, reason = _choose(seen, scored)
     return [
         LayerCandidate(
@@ -96,11 +109,26 @@ def choose_layers(
     Raises:
         LayerNotFoundError: no layer suits; the message lists the candidates.
     """
+    candidates = partial(layer_candidates, model, inputs, targets, target_type)
+    return choose_among(candidates, model, inputs.size, choice)
+
+
+def choose_among(
+    explore: Callable[[], list[LayerCandidate]], model: nn.Module, size: tuple[int, ...], choice: LayerChoice
+) -> dict[str, nn.Module]:
+    """`choose_layers`, for candidates that are only looked for if the choice depends on them.
+
+    Args:
+        explore: gives what `layer_candidates` found.
+        model: theirs.
+        size: the positions of the images.
+        choice: what to choose.
+    """
     if choice is LayerChoice.INPUT:
         return {INPUT: model}
     if choice is LayerChoice.ATTENTION:
         return {ATTENTION: model}
-    candidates = layer_candidates(model, inputs, targets, target_type)
+    candidates = explore()
     names = [one.name for one in candidates if one.chosen]
     if choice is LayerChoice.BLOCK:
         names = _block_norms(candidates)
@@ -109,7 +137,7 @@ def choose_layers(
         names = list(last_of.values())[-2:]
     if choice is LayerChoice.CONVOLUTIONS:
         # A convolution owns one kernel: channels out, channels in, and one axis for each position axis.
-        axes = 2 + len(inputs.size)
+        axes = 2 + len(size)
         weights = {one.name: getattr(model.get_submodule(one.name), "weight", None) for one in candidates}
         kernels = (one for one in candidates if getattr(weights[one.name], "ndim", 0) == axes)
         names = [one.name for one in kernels if one.reached]
@@ -117,9 +145,15 @@ def choose_layers(
         return find_layers(model, names, model)
     listed = ", ".join(f"{one.name} {one.shape}" for one in candidates[-8:]) or "none has positions"
     raise LayerNotFoundError(
-        f"no layer of {type(model).__name__} has positions that the score depends on (candidates: {listed}); "
-        "pass target_layers= and, if its output is laid out in an unusual way, reshape="
+        f"{type(model).__name__} has no {_MISSING.get(choice, 'layer with positions that the score depends on')} "
+        f"(candidates: {listed}); pass target_layers= and, if its output is laid out in an unusual way, reshape="
     )
+
+
+_MISSING = {
+    LayerChoice.BLOCK: "transformer block, which is a module with two or more normalizations of tokens",
+    LayerChoice.CONVOLUTIONS: "convolution that runs once and that gradients reach",
+}
 
 
 def _block_norms(candidates: list[LayerCandidate]) -> list[str]:
@@ -147,6 +181,7 @@ def _explore(
                 seen[id(module)].calls += 1
                 return None
             leaves, spec = tree_flatten(output)
+            layout = recurrent_layout(module, leaves, inputs.n, inputs.size)
             places = [
                 i
                 for i, leaf in enumerate(leaves)
@@ -155,11 +190,13 @@ def _explore(
                 and leaf.ndim >= 3
                 and leaf.shape[0] == inputs.n
             ]
+            if layout is not None:
+                places = [0]
             if len(places) != 1:
                 return None
             tensor = leaves[places[0]]
             try:
-                layout = infer_layout(tensor.shape, inputs.size, model, name)
+                layout = layout or infer_layout(tensor.shape, inputs.size, model, name)
             except ShapeError:
                 return None
             if not tensor.requires_grad:
@@ -192,12 +229,17 @@ def _explore(
         found = [one for one in found if not one.is_split_into_heads(tokens)]
         try:
             target = target if target is not None else target_type(predicted_classes(output))
-            total = score(target, output, inputs.n).sum()
+            scores = score(target, output, inputs.n)
         except GradCamKitError:
             if target is not None:
                 raise
             return found, False  # methods without a target still need a layer
+        total = scores.sum()
         inside = [one for one in found if one.tensor.requires_grad]
+        dense = any(
+            isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.ndim == inputs.images.ndim
+            for leaf in tree_leaves(output)
+        )
         if total.requires_grad and inside:
             tensors = [one.tensor for one in inside]
             # A head of zeros, as before training, stops every gradient but NaN.
@@ -205,15 +247,28 @@ def _explore(
                 gradients = torch.autograd.grad(total, tensors, start, allow_unused=True, retain_graph=True)
                 for one, gradient in zip(inside, gradients, strict=True):
                     one.depends = gradient is not None
-                    one.reached = gradient is not None and bool((one.layout.to_maps(gradient) != 0).any())
+                    one.reached = gradient is not None and _reaches(one.layout.to_maps(gradient))
+                    if dense and gradient is not None:
+                        # Only the explained classes count, so these are their scores at each position already.
+                        counting = (one.layout.to_maps(gradient) != 0).flatten(2).any(2).sum(1)
+                        one.is_output = bool((counting <= scores[0].numel()).all())
                 if any(one.reached for one in inside):
                     break
         return found, True
 
 
+def _reaches(gradients: Float[Tensor, "n k *s"]) -> bool:
+    """Whether gradients arrive at more than one position of every sample.
+
+    One position is where a recurrent layer's last state is read; boxes take other levels of a pyramid in each image.
+    """
+    return bool(((gradients != 0).any(1).flatten(1).sum(1) > 1).all())
+
+
 def _choose(seen: list[_Seen], scored: bool) -> tuple[_Seen | None, str]:
-    """The last layer that still has positions and on which the score depends."""
+    """The last layer that still has positions and on which the score depends, in front of a dense output."""
     usable = [one for one in seen if one.depends] if scored else seen
+    usable = [one for one in usable if not one.is_output] or usable
     if not usable:
         return None, ""
     norms = [one for one in usable if one.is_normalization and isinstance(one.layout, Tokens)]

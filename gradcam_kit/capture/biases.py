@@ -14,7 +14,7 @@ from gradcam_kit.capture.backward import differentiate
 from gradcam_kit.capture.inputs import Inputs
 from gradcam_kit.capture.state import is_scripted
 from gradcam_kit.capture.tokens import infer_layout
-from gradcam_kit.errors import ShapeError
+from gradcam_kit.errors import CaptureError, ShapeError
 
 
 def implicit_bias(module: nn.Module) -> Tensor | None:
@@ -71,6 +71,11 @@ class BiasRecorder:
             columns = [column[j] for column in by_target]
             if bias is None or all(gradient is None for gradient in columns):
                 continue
+            if len(output) != inputs.n:
+                raise CaptureError(
+                    f"a {type(module).__name__} with a bias ran on {len(output)} rows for {inputs.n} images, so that "
+                    "its share of each image is unknown; choose a method that needs no biases"
+                )
             maps = [self._product(bias, output, gradient, inputs) for gradient in columns]
             found.append(torch.stack(maps, 1) if scores.ndim == 2 else maps[0])
         return tuple(found)

@@ -10,9 +10,21 @@ from jaxtyping import Bool
 from torch import Tensor
 
 
+def on_host(tensor: Tensor) -> Tensor:
+    """The values where Python can read them; on CUDA this waits for the work of this stream alone."""
+    if tensor.device.type != "cuda":
+        return tensor.cpu()
+    host = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu", pin_memory=True)
+    host.copy_(tensor, non_blocking=True)
+    event = torch.cuda.Event()
+    event.record(torch.cuda.current_stream(tensor.device))
+    event.synchronize()
+    return host
+
+
 @dataclass
 class Checks:
-    """Collects conditions; `raise_first` is the only place of a call that waits for the device."""
+    """Collects conditions that are read once; a call without errors waits for the device only there."""
 
     pending: list[tuple[Bool[Tensor, " n"], Callable[[int], Exception | None]]] = field(default_factory=list)
 
@@ -29,15 +41,7 @@ class Checks:
         device = pending[0][0].device
         # A model may be spread over several devices; their conditions meet on the first one.
         bad = torch.cat([condition.to(device, non_blocking=True) for condition, _ in pending])
-        if device.type == "cuda":
-            # A copy to pinned memory and one event: waits for this call's work alone.
-            host = torch.empty(bad.shape, dtype=bad.dtype, device="cpu", pin_memory=True)
-            host.copy_(bad, non_blocking=True)
-            event = torch.cuda.Event()
-            event.record(torch.cuda.current_stream(device))
-            event.synchronize()
-        else:
-            host = bad.cpu()
+        host = on_host(bad)
         if not host.any():
             return
         for part, (_, error) in zip(host.split([len(c) for c, _ in pending]), pending, strict=True):

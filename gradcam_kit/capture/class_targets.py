@@ -9,16 +9,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from gradcam_kit.capture.targets import (
-    Classes,
-    ClassLogit,
-    ClassTarget,
-    read_classes,
-    read_logits,
-    resolve_target,
-    settle,
-)
-from gradcam_kit.errors import InputError, OptionError, TargetError
+from gradcam_kit.capture.targets import ClassLogit, ClassTarget, read_logits, resolve_target, settle
+from gradcam_kit.capture.values import Classes, read_classes, show
+from gradcam_kit.errors import InputError, OptionError, ShapeError, TargetError, kind_of
 from gradcam_kit.functional import widen
 from gradcam_kit.options import positive_int
 
@@ -31,15 +24,30 @@ class LogitDifference(ClassTarget):
 
     Args:
         classes: the class to explain.
-        against: the class(es) that it is compared with, shaped like `classes`; None = the mean of all others.
+        against: the class(es) that it is compared with, an int, `(n,)`, or shaped like `classes`; None =
+            the mean of all others.
+
+    Raises:
+        TargetError: a class is compared with itself.
+        ShapeError: `against` is no class for each of `classes`.
     """
 
     against: Classes | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.against is not None:
-            object.__setattr__(self, "against", read_classes(self.against))
+        if self.against is None:
+            return
+        object.__setattr__(self, "against", read_classes(self.against))
+        if not _fits(self.against, self.classes):
+            raise ShapeError(
+                f"against has shape {tuple(self.against.shape)} for classes of shape "
+                f"{tuple(getattr(self.classes, 'shape', ()))}; expected the same, or one class for all"
+            )
+        if _share_a_class(self.classes, self.against):
+            raise TargetError(f"{self!r} compares a class with itself; give another class as against=")
+
+    __repr__ = show
 
     def score(self, logits: Float[Tensor, "n classes"], classes: Int[Tensor, "n m"]) -> Float[Tensor, "n m"]:
         """z_c - z_r, in logit units."""
@@ -53,10 +61,32 @@ class LogitDifference(ClassTarget):
 
     def select(self, index: Int[Tensor, " m"]) -> LogitDifference:
         """The target of the rows that belong to samples `index`."""
-        selected = super().select(index)
-        if isinstance(self.against, Tensor):
-            selected = replace(selected, against=self.against.to(index.device)[index])
-        return selected
+        chosen = {
+            name: classes.to(index.device)[index]
+            for name, classes in (("classes", self.classes), ("against", self.against))
+            if isinstance(classes, Tensor)
+        }
+        return replace(self, **chosen)
+
+
+def _fits(against: int | Tensor, classes: int | Tensor) -> bool:
+    """Whether there is one class to compare with for each class that is explained."""
+    if not isinstance(against, Tensor) or against.ndim == 1:
+        return True
+    return isinstance(classes, Tensor) and classes.ndim == 2 and against.shape[1] == classes.shape[1]
+
+
+def _share_a_class(classes: int | Tensor, against: int | Tensor) -> bool:
+    """Whether a class is compared with itself; on another device this is not known, and not waited for."""
+    tensors = [given for given in (classes, against) if isinstance(given, Tensor)]
+    if any(given.device.type != "cpu" for given in tensors):
+        return False
+    if len(tensors) == 2 and len(tensors[0]) != len(tensors[1]):
+        return False  # an error of its own, when the number of samples is known
+    first, second = (
+        given.reshape(len(given), -1) if isinstance(given, Tensor) else given for given in (classes, against)
+    )
+    return bool(torch.as_tensor(first == second).any())
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,6 +120,8 @@ class FinerTarget(ClassTarget):
         if self.weighting not in get_args(Weighting):
             raise OptionError(f"weighting is {self.weighting!r}; expected 'softmax' or 'mean'")
         positive_int("references", self.references)
+
+    __repr__ = show
 
     def score(self, logits: Float[Tensor, "n classes"], classes: Int[Tensor, "n m"]) -> Float[Tensor, "n m"]:
         """The comparison with the nearest classes, in logit units."""
@@ -139,6 +171,8 @@ class TopK:
     def __post_init__(self) -> None:
         positive_int("k", self.k)
 
+    __repr__ = show
+
     def __call__(self, output: Any) -> Float[Tensor, " n"]:
         """Scores in logit units."""
         logits = read_logits(output)
@@ -177,10 +211,12 @@ class Negative:
         target = resolve_target(self.target, ClassLogit)
         if not hasattr(target, "select"):
             raise InputError(
-                f"Negative got a {type(self.target).__name__}; expected classes or a target with select. "
+                f"Negative got {kind_of(self.target)}; expected classes or a target with select. "
                 "For another callable pass targets=lambda output: -function(output)"
             )
         object.__setattr__(self, "target", target)
+
+    __repr__ = show
 
     @property
     def classes(self) -> Any:

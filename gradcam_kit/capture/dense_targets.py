@@ -10,7 +10,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from gradcam_kit.capture.targets import Classes, ClassLogit, find_logits, read_classes, read_numbers
+from gradcam_kit.capture.targets import ClassLogit, find_logits
+from gradcam_kit.capture.values import Classes, read_classes, read_numbers, show
 from gradcam_kit.errors import ShapeError
 from gradcam_kit.functional import widen
 
@@ -44,6 +45,8 @@ class SegmentationTarget:
         object.__setattr__(self, "classes", read_classes(self.classes))
         if self.mask is not None:
             object.__setattr__(self, "mask", read_numbers("mask", self.mask))
+
+    __repr__ = show
 
     def __call__(self, output: Any) -> Float[Tensor, "n *targets"]:
         """Scores in logit units times positions, `(n,)`, or `(n, m)` for `(n, m)` classes."""

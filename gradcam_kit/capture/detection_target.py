@@ -10,8 +10,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from gradcam_kit.capture.targets import Classes, ClassLogit, read_classes, read_numbers
-from gradcam_kit.errors import OptionError, ShapeError, TargetError
+from gradcam_kit.capture.targets import ClassLogit
+from gradcam_kit.capture.values import Classes, read_classes, read_numbers, show
+from gradcam_kit.errors import OptionError, ShapeError, TargetError, kind_of
 from gradcam_kit.functional import widen
 
 _NO_LABEL = -1  # of a box that nothing overlaps: no detection has it
@@ -62,6 +63,8 @@ class DetectionTarget:
         if isinstance(labels, Tensor) and labels.ndim != 1:
             raise ShapeError(f"labels have shape {tuple(labels.shape)}; expected (n,), one for each box")
         object.__setattr__(self, "labels", labels)
+
+    __repr__ = show
 
     def __call__(self, output: Any) -> Float[Tensor, " n"]:
         """Scores as the model gives them."""
@@ -155,6 +158,6 @@ def _unreadable(output: Any) -> TargetError:
     first = next(iter(output), None) if isinstance(output, list | tuple) else output
     keys = f" of {', '.join(map(str, first))}" if isinstance(first, Mapping) else ""
     return TargetError(
-        f"the model's output is a {type(output).__name__}{keys}; DetectionTarget reads a list of mappings with 'boxes' "
+        f"the model's output is {kind_of(output)}{keys}; DetectionTarget reads a list of mappings with 'boxes' "
         "and 'scores', one such mapping, or one with 'pred_boxes' and 'logits'. Pass a callable output -> scores (n,)"
     )

@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 from torch.utils._pytree import tree_leaves
 
-from gradcam_kit.capture.targets import find_logits, read_numbers
+from gradcam_kit.capture.targets import find_logits
+from gradcam_kit.capture.values import read_numbers, show
 from gradcam_kit.errors import ShapeError, TargetError
 from gradcam_kit.functional import widen
 
@@ -43,6 +44,8 @@ class EmbeddingSimilarity:
         if not reference.any(-1).all():
             raise TargetError("reference has an embedding of zeros, which has no direction; expected another one")
         object.__setattr__(self, "reference", reference)
+
+    __repr__ = show
 
     def __call__(self, output: Any) -> Float[Tensor, " n"]:
         """Cosines in [-1, 1]."""

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.func import functional_call, grad, vmap
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from gradcam_kit.capture.checks import on_host
 from gradcam_kit.capture.hooks import LayerRecord
 from gradcam_kit.capture.inputs import Runner
 from gradcam_kit.capture.targets import ClassLogit, find_logits, read_logits, score
@@ -76,7 +77,7 @@ def _reproduces(
     size = evidence.abs().amax()
     # A bias far above the evidence rounds it away: that much difference, up to a percent, proves nothing.
     rounding = (torch.finfo(precision).eps * logits.abs().amax()).minimum(_MOST_ROUNDING * size)
-    return bool(difference.abs().amax() <= rounding.maximum(_TOLERANCE.get(precision, 1e-4) * size))
+    return bool(on_host(difference.abs().amax() <= rounding.maximum(_TOLERANCE.get(precision, 1e-4) * size)))
 
 
 def _target_weights(
@@ -135,7 +136,7 @@ def weight_gradients(record: LayerRecord, channels: int) -> Float[Tensor, "n k"]
     per_channel = gradients.movedim(axis + 1, 1).flatten(2).mean(2) if weight.ndim > 1 else gradients
     per_channel = widen(per_channel)
     spread = (per_channel - per_channel.mean(1, keepdim=True)).abs().amax()
-    if channels > 1 and bool(spread <= _EQUAL_WEIGHTS * per_channel.abs().amax()):
+    if channels > 1 and bool(on_host(spread <= _EQUAL_WEIGHTS * per_channel.abs().amax())):
         raise CaptureError(
             f"layer {record.name!r} is linear in its weight, so all its channels get the same weight and the map would "
             "be their plain sum; choose a layer that ends after its nonlinearity"

@@ -15,7 +15,7 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 from gradcam_kit.capture.inputs import Inputs
 from gradcam_kit.capture.layers import split_level
 from gradcam_kit.capture.state import version
-from gradcam_kit.capture.tokens import ChannelsFirst, Custom, Layout, infer_layout
+from gradcam_kit.capture.tokens import ChannelsFirst, Custom, Layout, infer_layout, recurrent_layout
 from gradcam_kit.errors import CaptureError, ShapeError
 from gradcam_kit.types import Reshape
 
@@ -24,6 +24,10 @@ INPUT = "<input>"
 ATTENTION = "<attention>"
 """The name under which the attention of all blocks is a target layer, for methods that explain the attention."""
 NOT_MODULES = (INPUT, ATTENTION)
+
+
+class LayersDoneError(BaseException):
+    """Leaves the model's forward behind the last target layer; no Exception, so that models do not catch it."""
 
 
 @dataclass
@@ -71,8 +75,9 @@ class Recorder:
         size: tuple[int, ...],
         reshape: Reshape | None,
         graph: bool,
+        stop: bool = False,
     ) -> None:
-        self.model, self.n, self.size, self.reshape, self.graph = model, n, size, reshape, graph
+        self.model, self.n, self.size, self.reshape, self.graph, self.stop = model, n, size, reshape, graph, stop
         self.records = {name: LayerRecord(name, module, split_level(model, name)[1]) for name, module in layers.items()}
         self.thread = threading.get_ident()
         self.recomputing = False
@@ -135,6 +140,8 @@ class Recorder:
             leaves, passed_on = self._cut(record, output, chosen)
             record.leaves, record.chosen = leaves, chosen
             record.versions = [version(leaf) for leaf in record.captured]
+            if self.stop and all(other.calls for other in self.records.values()):
+                raise LayersDoneError
             return passed_on
 
         return hook
@@ -142,6 +149,10 @@ class Recorder:
     def _choose(self, record: LayerRecord, output: Any) -> list[int]:
         """Which tensors of the output hold the maps; settles the layout."""
         leaves, _ = tree_flatten(output)
+        recurrent = recurrent_layout(record.module, leaves, self.n, self.size)
+        if recurrent is not None and self.reshape is None and record.level is None:
+            record.layout = recurrent
+            return [0]
         batched = [
             i
             for i, leaf in enumerate(leaves)

@@ -12,17 +12,22 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from gradcam_kit.errors import InputError, ShapeError
+from gradcam_kit.capture.arguments import advice, check_arguments
+from gradcam_kit.errors import InputError, ShapeError, kind_of
 from gradcam_kit.types import Images
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """The arguments of one forward call; `slot` is the place of the images among them."""
+    """The arguments of one forward call; `slot` is the place of the images among them.
+
+    `memory_format` is the order of axes in memory in which the model gets the images.
+    """
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     slot: int | str
+    memory_format: torch.memory_format = torch.preserve_format
 
     @property
     def images(self) -> Float[Tensor, "n c *t"]:
@@ -54,22 +59,26 @@ class Inputs:
                 return value.clone()
             return value[index]
 
-        images = images.clone()
+        images = images.clone(memory_format=self.memory_format)
         args = tuple(images if place == self.slot else tree_map(row, value) for place, value in enumerate(self.args))
         kwargs = {key: images if key == self.slot else tree_map(row, value) for key, value in self.kwargs.items()}
         return replace(self, args=args, kwargs=kwargs)
 
     def first(self) -> Inputs:
         """The call for the first sample alone."""
-        index = torch.zeros(1, dtype=torch.long, device=self.images.device)
-        return self.with_images(self.images[:1], index)
+        return self.with_images(self.images[:1], torch.zeros(1, dtype=torch.long, device=self.images.device))
 
 
-def read_inputs(images: Images, forward_kwargs: Mapping[str, Any]) -> Inputs:
+def read_inputs(images: Images, forward_kwargs: Mapping[str, Any], *models: nn.Module) -> Inputs:
     """Find the images among the inputs, detached from any graph and usable in one.
 
+    Args:
+        images: what a CAM was called with.
+        forward_kwargs: further keyword arguments of the model.
+        models: the models that will be called; arguments that they do not take are named before they run.
+
     Raises:
-        InputError: integer images, or no tensor at all.
+        InputError: integer images, no tensor at all, or arguments that a model does not take.
         ShapeError: no tensor with 1, 2 or 3 position axes.
     """
     args: tuple[Any, ...]
@@ -81,9 +90,11 @@ def read_inputs(images: Images, forward_kwargs: Mapping[str, Any]) -> Inputs:
         args, kwargs = tuple(images), dict(forward_kwargs)
     else:
         raise InputError(
-            f"images is a {type(images).__name__}; expected a tensor (n, c, *positions), "
+            f"images is {kind_of(images)}; expected a tensor (n, c, *positions), "
             "or a tuple or mapping of the model's inputs"
         )
+    for model in dict.fromkeys(models):
+        check_arguments(model, args, forward_kwargs)
     args, kwargs = tree_map(_plain, args), tree_map(_plain, kwargs)
     places: list[tuple[int | str, Any]] = [*enumerate(args), *kwargs.items()]
     for slot, value in places:
@@ -96,7 +107,13 @@ def read_inputs(images: Images, forward_kwargs: Mapping[str, Any]) -> Inputs:
                 f"images are {str(value.dtype).removeprefix('torch.')}; expected floating point. "
                 "Scale and normalize them first as in training, e.g. images.float() / 255"
             )
-    shapes = ", ".join(str(tuple(value.shape)) for value in tensors) or "no tensor"
+    shapes = ", ".join(str(tuple(value.shape)) for value in tensors)
+    if not shapes:
+        kinds = ", ".join(sorted({kind_of(value) for _, value in places})) or "nothing"
+        raise ShapeError(
+            f"there is no tensor in the images, but {kinds}; expected a tensor (n, c, *positions). "
+            "Pictures become one by torch.stack([transform(picture) for picture in pictures])"
+        )
     raise ShapeError(f"images have shape {shapes}; expected (n, c, *positions) with 1, 2 or 3 position axes")
 
 
@@ -123,9 +140,19 @@ class Runner:
         return cls(model, device.type, enabled, dtype)
 
     def __call__(self, inputs: Inputs) -> Any:
-        """The model's output."""
-        with self.context():
-            return self.model(*inputs.args, **inputs.kwargs)
+        """The model's output.
+
+        Raises:
+            ShapeError: the model fails on images that seem to lack their batch axis, or to have the channels last.
+        """
+        try:
+            with self.context():
+                return self.model(*inputs.args, **inputs.kwargs)
+        except Exception as error:
+            hint = None if isinstance(error, torch.OutOfMemoryError) else advice(inputs.images, inputs.args)
+            if hint is None:
+                raise
+            raise ShapeError(f"the model failed on these images: {error}\n{hint}") from error
 
     def context(self) -> AbstractContextManager[Any]:
         """The autocast state in which the model runs."""

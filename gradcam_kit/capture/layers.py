@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from gradcam_kit.capture.state import is_scripted, unwrap
-from gradcam_kit.errors import InputError, LayerNotFoundError, did_you_mean
+from gradcam_kit.errors import InputError, LayerNotFoundError, did_you_mean, kind_of
 
 TargetLayers = nn.Module | str | Sequence[nn.Module | str]
 
@@ -27,8 +27,7 @@ def find_layers(model: nn.Module, target_layers: TargetLayers, given: nn.Module)
         target_layers = [target_layers]
     if not isinstance(target_layers, Sequence):
         raise InputError(
-            f"target_layers is a {type(target_layers).__name__}; "
-            "expected a module, its name, a sequence of those, or None"
+            f"target_layers is {kind_of(target_layers)}; expected a module, its name, a sequence of those, or None"
         )
     if not target_layers:
         raise InputError("target_layers is empty; name at least one layer, or pass None to have one chosen")
@@ -72,4 +71,4 @@ def _find_layer(model: nn.Module, layer: object, given: nn.Module) -> tuple[str,
             f"the {type(layer).__name__} given as target layer is no part of this {type(model).__name__}; "
             "take it from the same model object, or give its name from model.named_modules()"
         )
-    raise InputError(f"a target layer is a {type(layer).__name__}; expected a module or the name of one")
+    raise InputError(f"a target layer is {kind_of(layer)}; expected a module or the name of one")

@@ -19,7 +19,7 @@ from gradcam_kit.capture.backward import guided_gradients, layer_curvature, laye
 from gradcam_kit.capture.biases import BiasRecorder
 from gradcam_kit.capture.checks import Checks
 from gradcam_kit.capture.head import find_head, weight_gradients
-from gradcam_kit.capture.hooks import INPUT, NOT_MODULES, LayerRecord, Recorder
+from gradcam_kit.capture.hooks import INPUT, NOT_MODULES, LayerRecord, LayersDoneError, Recorder
 from gradcam_kit.capture.inputs import Inputs, Runner
 from gradcam_kit.capture.probe import Prober
 from gradcam_kit.capture.replay import Prefix, PrefixRecorder, Replayer
@@ -47,6 +47,8 @@ class Request:
     reshape: Reshape | None = None
     settled: bool = False
     """The targets are those of an earlier pass, which settled them."""
+    stop: bool = False
+    """Nobody asked for what comes behind the layers, so the model's forward ends there."""
 
     @property
     def needs(self) -> Evidence:
@@ -138,7 +140,7 @@ def capture(model: nn.Module, inputs: Inputs, request: Request) -> Iterator[Capt
         checks = Checks()
         _check_images(inputs.images, checks)
         layers = {**request.layers, **({INPUT: model} if Evidence.GUIDED in request.needs else {})}
-        recorder = Recorder(model, layers, inputs.n, inputs.size, request.reshape, graph)
+        recorder = Recorder(model, layers, inputs.n, inputs.size, request.reshape, graph, request.stop)
         biases = BiasRecorder(model) if Evidence.BIASES in request.needs else None
         real = {name: module for name, module in layers.items() if name not in NOT_MODULES}
         attention = AttentionRecorder(model, inputs, request.needs) if Evidence.ATTENTION in request.needs else None
@@ -151,7 +153,10 @@ def capture(model: nn.Module, inputs: Inputs, request: Request) -> Iterator[Capt
             if Evidence.CURVATURE in request.needs:
                 stack.enter_context(sdpa_kernel(SDPBackend.MATH))  # fused attention has no second derivative
             stack.enter_context(torch.set_grad_enabled(graph))
-            output = run(recorder.observe_input(inputs))
+            try:
+                output = run(recorder.observe_input(inputs))
+            except LayersDoneError:
+                output = None
             recorder.check()
             if attention:
                 recorder.records.update(attention.records())

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gradcam_kit.capture.backward import layer_gradients
 from gradcam_kit.capture.hooks import LayerRecord, Recorder
-from gradcam_kit.capture.scoring import Rescorer, chunks
+from gradcam_kit.capture.scoring import Rescorer, in_chunks
 from gradcam_kit.capture.state import untouched
 from gradcam_kit.types import Reshape
 
@@ -28,18 +28,19 @@ class Prober:
     ) -> tuple[Float[Tensor, "m k *s"], Float[Tensor, "m *tks"]]:
         """Take the rows `batch_size` at a time; only activations and gradients of this layer are kept."""
         images, model = self.rescorer.inputs.images, self.rescorer.run.model
-        activations, gradients = [], []
+
+        def work(chunk: slice) -> tuple[Tensor, Tensor]:
+            part = rows[chunk].to(images.dtype)
+            layers = {self.record.name: self.record.module}
+            recorder = Recorder(model, layers, len(part), tuple(part.shape[2:]), self.reshape, True)
+            with recorder.attached(), torch.enable_grad():
+                scores = self.rescorer.score_pass(part, index[chunk])
+                recorder.check()
+                found = layer_gradients(recorder, [self.record.name], scores)[self.record.name]
+            record = recorder.records[self.record.name]
+            return record.maps([tensor.detach() for tensor in record.captured]), found
+
         with untouched(model, images.device):
-            for chunk in chunks(len(rows), self.rescorer.batch_size):
-                part = rows[chunk].to(images.dtype)
-                recorder = Recorder(
-                    model, {self.record.name: self.record.module}, len(part), tuple(part.shape[2:]), self.reshape, True
-                )
-                with recorder.attached(), torch.enable_grad():
-                    scores = self.rescorer.score_pass(part, index[chunk])
-                    recorder.check()
-                    gradients.append(layer_gradients(recorder, [self.record.name], scores)[self.record.name])
-                record = recorder.records[self.record.name]
-                activations.append(record.maps([tensor.detach() for tensor in record.captured]))
+            activations, gradients = zip(*in_chunks(len(rows), self.rescorer.batch_size, work), strict=True)
         widened = torch.promote_types(images.dtype, torch.float32)
         return torch.cat(activations).to(widened), torch.cat(gradients).to(widened)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float, Int
@@ -16,6 +17,9 @@ from gradcam_kit.capture.targets import score
 from gradcam_kit.capture.trees import map_output
 from gradcam_kit.functional import widen
 from gradcam_kit.types import Target
+
+_log = logging.getLogger("gradcam_kit")
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True)
@@ -32,10 +36,9 @@ class Rescorer:
         """Score the rows, `batch_size` in one pass."""
         images = self.inputs.images
         with untouched(self.run.model, images.device), torch.no_grad():
-            scores = [
-                self.score_pass(rows[chunk].to(images.dtype), index[chunk])
-                for chunk in chunks(len(rows), self.batch_size)
-            ]
+            scores = in_chunks(
+                len(rows), self.batch_size, lambda chunk: self.score_pass(rows[chunk].to(images.dtype), index[chunk])
+            )
         return widen(torch.cat(scores)) if scores else images.new_zeros(0)
 
     def score_pass(self, rows: Tensor, index: Tensor) -> Tensor:
@@ -56,9 +59,20 @@ class Rescorer:
         return torch.cat(scores)
 
 
-def chunks(rows: int, batch_size: int) -> Iterator[slice]:
-    """The rows of each pass."""
-    return (slice(start, start + batch_size) for start in range(0, rows, batch_size))
+def in_chunks(rows: int, batch_size: int, work: Callable[[slice], _Result]) -> list[_Result]:
+    """The results of the passes over all rows, `batch_size` at a time, or fewer where the device's memory ends."""
+    results, start = [], 0
+    while start < rows:
+        try:
+            results.append(work(slice(start, start + batch_size)))
+        except torch.OutOfMemoryError:
+            if batch_size == 1:
+                raise
+            batch_size = batch_size // 2
+            _log.warning("out of memory: %d rows in a pass from here on; pass batch_size=%d", batch_size, batch_size)
+            continue
+        start += batch_size
+    return results
 
 
 def _with_row(clean: Any, changed: Any, row: int, whose: Tensor, sizes: tuple[int, int]) -> Any:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gradcam_kit.errors import InputError
+from gradcam_kit.errors import InputError, kind_of
 
 _lock = threading.RLock()
 _active = threading.local()
@@ -34,7 +34,7 @@ def unwrap(model: nn.Module) -> nn.Module:
 def check_model(model: object) -> nn.Module:
     """Return the unwrapped model, or raise InputError for what hooks cannot reach."""
     if not isinstance(model, nn.Module):
-        raise InputError(f"model is a {type(model).__name__}; expected a torch.nn.Module")
+        raise InputError(f"model is {kind_of(model)}; expected a torch.nn.Module")
     model = unwrap(model)
     if is_scripted(model):
         raise InputError(
@@ -60,13 +60,15 @@ def untouched(model: nn.Module, device: torch.device) -> Iterator[None]:
     if id(model) in held:
         yield
         return
+    modules = list(model.modules())  # walking the tree takes as long as running a small model
     with (
         _lock,
-        _uncompiled(model),
+        _uncompiled(modules),
         _random_state(device),
-        _normal_tensors(model),
-        _buffers(model),
-        _modes_and_flags(model),
+        _normal_tensors(modules),
+        _buffers(modules),
+        _modes_and_flags(modules),
+        _recurrent_layers(modules),
     ):
         held.add(id(model))
         try:
@@ -78,10 +80,13 @@ def untouched(model: nn.Module, device: torch.device) -> Iterator[None]:
 
 
 @contextmanager
-def _modes_and_flags(model: nn.Module) -> Iterator[None]:
-    modes = [(module, module.training) for module in model.modules()]
+def _modes_and_flags(modules: list[nn.Module]) -> Iterator[None]:
+    modes = [(module, module.training) for module in modules]
     trainable = [
-        tensor for tensor in (*model.parameters(), *model.buffers()) if tensor.requires_grad and tensor.is_leaf
+        tensor
+        for module in modules
+        for tensor in (*module._parameters.values(), *module._buffers.values())
+        if tensor is not None and tensor.requires_grad and tensor.is_leaf
     ]
     try:
         for module, training in modes:
@@ -100,9 +105,9 @@ def _modes_and_flags(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _normal_tensors(model: nn.Module) -> Iterator[None]:
+def _normal_tensors(modules: list[nn.Module]) -> Iterator[None]:
     """Let clones stand in for parameters and buffers made under `inference_mode`, which cannot enter a graph."""
-    stores = [store for module in model.modules() for store in (module._parameters, module._buffers)]
+    stores = [store for module in modules for store in (module._parameters, module._buffers)]
     replaced = [
         (store, name, tensor)
         for store in stores
@@ -120,14 +125,14 @@ def _normal_tensors(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _buffers(model: nn.Module) -> Iterator[None]:
+def _buffers(modules: list[nn.Module]) -> Iterator[None]:
     """Put back buffers that the model writes although it is in eval mode (call counters, caches)."""
     saved: list[tuple[nn.Module, str, Tensor | None, Tensor | None, int]] = [
         (module, name, buffer, None if buffer is None else buffer.detach().clone(), version(buffer))
-        for module in model.modules()
+        for module in modules
         for name, buffer in module._buffers.items()
     ]
-    known = [(module, set(module._buffers)) for module in model.modules() if not is_scripted(module)]
+    known = [(module, set(module._buffers)) for module in modules if not is_scripted(module)]
     try:
         yield
     finally:
@@ -158,10 +163,40 @@ def _random_state(device: torch.device) -> Iterator[None]:
             module.set_rng_state(other, device)
 
 
-def _uncompiled(model: nn.Module) -> Any:
+@contextmanager
+def _recurrent_layers(modules: list[nn.Module]) -> Iterator[None]:
+    """Run recurrent layers without cuDNN where a graph is built, which refuses a backward pass in eval mode."""
+    layers = [module for module in modules if isinstance(module, nn.RNNBase) and _is_on_cuda(module)]
+    cudnn = torch.backends.cudnn
+    before: list[bool] = []
+
+    def enter(module: nn.Module, args: Any) -> None:
+        before.append(cudnn.enabled)
+        if torch.is_grad_enabled():
+            cudnn.enabled = False
+
+    def leave(module: nn.Module, args: Any, output: Any) -> None:
+        cudnn.enabled = before.pop()
+
+    handles = []
+    try:
+        for layer in layers:
+            handles.append(layer.register_forward_pre_hook(enter))
+            handles.append(layer.register_forward_hook(leave, always_call=True))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _is_on_cuda(module: nn.Module) -> bool:
+    return any(parameter.is_cuda for parameter in module.parameters())
+
+
+def _uncompiled(modules: list[nn.Module]) -> Any:
     """Run compiled submodules eagerly: compiled code would ignore the hooks."""
     # Nothing is compiled in a process that never loaded the compiler, and loading it takes seconds.
     if "torch._dynamo" not in sys.modules:
         return nullcontext()
-    compiled = any(hasattr(m, "_orig_mod") or m._compiled_call_impl is not None for m in model.modules())
+    compiled = any(hasattr(m, "_orig_mod") or m._compiled_call_impl is not None for m in modules)
     return torch.compiler.set_stance("force_eager") if compiled else nullcontext()

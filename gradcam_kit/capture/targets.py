@@ -4,21 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
-from operator import index as as_index
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from gradcam_kit.errors import ClassIndexError, InputError, ShapeError, TargetError
-from gradcam_kit.functional import widen
+from gradcam_kit.capture.values import Classes, read_classes, show
+from gradcam_kit.errors import ClassIndexError, InputError, ShapeError, TargetError, kind_of
 from gradcam_kit.types import Target
 
-Classes = Any
-"""An int (also NumPy's), or one or m of them for each sample: a sequence, an array or a tensor."""
 _T = TypeVar("_T", bound="ClassTarget")
 
 
@@ -56,7 +52,7 @@ def find_logits(output: Any) -> Tensor:
         return floating[0]
     found = ", ".join(str(tuple(tensor.shape)) for tensor in floating) or "none"
     raise TargetError(
-        f"the model's output is a {type(output).__name__} with {len(floating)} floating tensors ({found}); "
+        f"the model's output is {kind_of(output)} with {len(floating)} floating tensors ({found}); "
         "class targets need one. Pass targets=callable, which gets the output as it is and returns scores (n,), "
         "such as those of gradcam_kit.targets"
     )
@@ -74,6 +70,8 @@ class ClassTarget:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "classes", read_classes(self.classes))
+
+    __repr__ = show
 
     def __call__(self, output: Any) -> Float[Tensor, "n *targets"]:
         """Scores `(n,)`, or `(n, m)` for `(n, m)` classes."""
@@ -113,6 +111,7 @@ class ClassTarget:
         Raises:
             ShapeError: another number of targets than samples.
             ClassIndexError: a class that the model does not have.
+            TargetError: one-hot labels, which would count as indices.
         """
         n, count = logits.shape
         if not isinstance(self.classes, Tensor):
@@ -122,6 +121,7 @@ class ClassTarget:
         # What a user passes lies on the host; what lies elsewhere are predictions, which are in range.
         if self.classes.device.type == "cpu" and self.classes.numel():
             _check_range(int(self.classes.min()), int(self.classes.max()), count)
+            _check_not_one_hot(self.classes, count)
         return self.classes.to(logits.device, torch.long, non_blocking=True)
 
 
@@ -132,6 +132,19 @@ def _check_range(low: int, high: int, count: int) -> None:
     if count == 1:
         hint = "to explain the negative class pass targets=Negative(0)"
     raise ClassIndexError(f"class {low if low < 0 else high} for a model with {count} output(s); {hint}")
+
+
+def _check_not_one_hot(classes: Tensor, count: int) -> None:
+    # With two classes such a row is a sensible request: both, in this order.
+    if classes.ndim == 2 and classes.shape[1] == count > 2 and bool((classes.sort(1).values == _last_one(count)).all()):
+        raise TargetError(
+            f"targets (n, {count}) for a model with {count} classes are one-hot, but (n, m) stands for m class indices "
+            "of each sample; pass targets.argmax(1)"
+        )
+
+
+def _last_one(count: int) -> Int[Tensor, " classes"]:
+    return (torch.arange(count, device="cpu") == count - 1).long()
 
 
 class ClassLogit(ClassTarget):
@@ -185,57 +198,28 @@ def score(target: Target, output: Any, n: int) -> Float[Tensor, "n *targets"]:
     """Call a target and check what it returns.
 
     Raises:
+        InputError: no tensor.
         ShapeError: not one score per sample; the message has both shapes.
+        TargetError: scores that are cut off from an output that has a graph.
     """
     scores = target(output)
     if not isinstance(scores, Tensor):
-        raise InputError(f"the target returned a {type(scores).__name__}; expected a tensor of scores ({n},)")
+        raise InputError(f"the target returned {kind_of(scores)}; expected a tensor of scores ({n},)")
     classes = getattr(target, "classes", None)
     expected = (n, *classes.shape[1:]) if isinstance(classes, Tensor) else (n,)
     if tuple(scores.shape) != expected:
         raise ShapeError(
             f"the target returned scores of shape {tuple(scores.shape)}; expected {expected}: one score per sample"
         )
+    if not scores.requires_grad and _has_graph(output):
+        raise TargetError(
+            "the target returned scores without a graph, so they have no gradients; compute them from the model's "
+            "output by differentiable operations: no detach(), no_grad, item(), numpy() or argmax in between"
+        )
     return scores
 
 
-def read_classes(classes: Any) -> int | Tensor:
-    """An int for all samples, or a copy of class indices `(n,)` or `(n, m)`, whatever holds them."""
-    if getattr(classes, "ndim", 0) == 0 and getattr(classes, "dtype", type(classes)) not in (bool, torch.bool):
-        try:
-            return as_index(classes)  # also NumPy integers and 0-d integer tensors
-        except TypeError:
-            pass
-    try:
-        found = classes if isinstance(classes, Tensor) else torch.as_tensor(np.asarray(classes), device="cpu")
-    except (TypeError, ValueError) as error:
-        raise InputError(
-            f"targets is a {type(classes).__name__}; expected None, an int, class indices (n,) or (n, m), or a callable"
-        ) from error
-    found = found if found.numel() else found.long()
-    if found.is_floating_point() or found.is_complex() or found.dtype == torch.bool:
-        raise InputError(f"targets are {found.dtype}; expected integer class indices")
-    if found.ndim not in (1, 2) or found.shape[-1] == 0 < found.ndim - 1:
-        raise ShapeError(f"targets have shape {tuple(found.shape)}; expected (n,) or (n, m) with m of at least 1")
-    return _own(found)
-
-
-def read_numbers(name: str, value: Any) -> Float[Tensor, "..."]:
-    """A copy of finite numbers, whatever holds them, in at least float32.
-
-    Raises:
-        InputError: something else; the message has `name`.
-    """
-    try:
-        found = value if isinstance(value, Tensor) else torch.as_tensor(np.asarray(value))
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{name} is a {type(value).__name__}; expected an array of numbers") from error
-    if found.is_complex() or not torch.isfinite(found).all():
-        raise InputError(f"{name} has complex, NaN or infinite values; expected finite numbers")
-    return widen(_own(found))
-
-
-def _own(tensor: Tensor) -> Tensor:
-    """A copy that nobody else changes; what is made under inference mode cannot enter a graph."""
-    with torch.inference_mode(False):
-        return tensor.detach().clone()
+def _has_graph(output: Any) -> bool:
+    """Whether everything in an output that could have gradients does."""
+    floating = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+    return bool(floating) and all(leaf.requires_grad for leaf in floating)

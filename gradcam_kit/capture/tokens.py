@@ -59,6 +59,19 @@ class ChannelsLast:
 
 
 @dataclass(frozen=True)
+class SequenceFirst:
+    """`(s, n, k)`, as recurrent layers make it that are not `batch_first`."""
+
+    def to_maps(self, output: Tensor) -> Float[Tensor, "n k *s"]:
+        """Move the sequence to the end."""
+        return output.permute(1, 2, 0)
+
+    def to_native(self, maps: Float[Tensor, "n k *s"], like: Tensor) -> Tensor:
+        """Move the sequence to the front."""
+        return maps.permute(2, 0, 1)
+
+
+@dataclass(frozen=True)
 class Tokens:
     """`(n, prefix + positions, k)`, as vision transformers make it."""
 
@@ -94,6 +107,19 @@ class Custom:
         places = torch.arange(like[0].numel(), device=like.device).view(1, *like.shape[1:])
         taken = self.to_maps(places).reshape(1, -1).expand(len(maps), -1)
         return like.flatten(1).scatter(1, taken, maps.flatten(1).to(like.dtype)).view_as(like)
+
+
+def recurrent_layout(module: nn.Module, leaves: Sequence[Any], n: int, size: Sequence[int]) -> Layout | None:
+    """How a recurrent layer lays out its sequence, which is the first tensor that it returns; None for other layers.
+
+    The states that it returns besides have axes that could be taken for samples and positions.
+    """
+    if not isinstance(module, nn.RNNBase) or len(size) != 1:
+        return None
+    sequence, samples = leaves[0], 0 if module.batch_first else 1
+    if not isinstance(sequence, Tensor) or sequence.ndim != 3 or sequence.shape[samples] != n:
+        return None  # a packed sequence, or one without an axis for samples
+    return ChannelsLast() if module.batch_first else SequenceFirst()
 
 
 def infer_layout(shape: Sequence[int], size: Sequence[int], model: nn.Module, layer: str) -> Layout:

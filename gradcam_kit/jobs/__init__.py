@@ -1,8 +1,7 @@
 """Pictures on disk become heatmaps on disk: plan, decoding, shards, engines, and what reads the result."""
 
-from gradcam_kit.jobs.folder import explain_folder
 from gradcam_kit.jobs.local import run
 from gradcam_kit.jobs.request import ModelRequest, RunRequest, RunSummary
 from gradcam_kit.jobs.results import Run, load_run
 
-__all__ = ["ModelRequest", "Run", "RunRequest", "RunSummary", "explain_folder", "load_run", "run"]
+__all__ = ["ModelRequest", "Run", "RunRequest", "RunSummary", "load_run", "run"]

@@ -114,9 +114,7 @@ class Reader:
         self._packed = _packed(transform) if processes and pictures > _FEW else None
         self._pool = self._start(workers)
 
-    def read(
-        self, batches: Iterable[Sequence[tuple[Entry, bool]]], ahead: int
-    ) -> Iterator[list[Decoded | Failed]]:
+    def read(self, batches: Iterable[Sequence[tuple[Entry, bool]]], ahead: int) -> Iterator[list[Decoded | Failed]]:
         """Read batches of pictures, in order.
 
         Args:
@@ -167,7 +165,7 @@ class Reader:
         for chunk, future in tasks:
             try:
                 found.extend(future.result())
-            except BrokenProcessPool:
+            except BrokenProcessPool:  # noqa: PERF203
                 found.extend(self._one_by_one(chunk))
         return found
 

@@ -85,7 +85,7 @@ def _next_answer(answers: Any, processes: Sequence[BaseProcess]) -> Any:
     while True:
         try:
             return answers.get(timeout=0.5)
-        except Empty:
+        except Empty:  # noqa: PERF203
             dead = [process.exitcode for process in processes if not process.is_alive()]
             if dead:
                 raise CaptureError(

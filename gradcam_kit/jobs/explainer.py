@@ -220,7 +220,7 @@ class Explainer:
     def _explained(self, group: list[Decoded], sent: Batch | None) -> list[Explained]:
         images = self.images(group, sent)
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            explanations = explain_many(self.cams, images, self._classes(images, group))
+            explanations = explain_many(self.cams, images, self.classes(images, [one.entry for one in group]))
         size = int(images.shape[2]), int(images.shape[3])
         columns = [
             explained_rows(cam, explanation, group, self.labels, size)
@@ -245,14 +245,14 @@ class Explainer:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def _classes(self, images: Tensor, group: Sequence[Decoded]) -> Any:
+    def classes(self, images: Tensor, entries: Sequence[Entry]) -> Any:
         """What the methods take as `targets`."""
         if self.targets.kind == "predicted":
             return None
         if self.targets.kind == "class":
             return self.targets.number
         if self.targets.kind == "label":
-            return torch.tensor([self.labels.require(one.entry) for one in group])
+            return torch.tensor([self.labels.require(entry) for entry in entries])
         with torch.inference_mode():
             logits = read_logits(self.model(images))
         if self.targets.number > logits.shape[1]:

@@ -89,7 +89,7 @@ def boxes_of(heatmap: np.ndarray, threshold: float) -> list[tuple[list[float], f
 
 
 def _to_fiftyone(run: Run, rows: Iterator[Row], target: LocalFolder, threshold: float) -> None:
-    """`samples.json` with what `fiftyone.Sample.from_dict` reads, and the maps of its `Heatmap` fields as gray pictures."""
+    """`samples.json` with what `fiftyone.Sample.from_dict` reads, with maps that are gray pictures."""
     samples: dict[str, dict[str, Any]] = {}
     for row in rows:
         sample = samples.setdefault(row["path"], {"filepath": run.path_of(row["path"]), "tags": []})

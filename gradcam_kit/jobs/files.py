@@ -124,7 +124,7 @@ class LocalFolder:
         for folder, _, _ in list(os.walk(self.root, topdown=False)):
             try:
                 os.rmdir(folder)
-            except OSError:
+            except OSError:  # noqa: PERF203
                 return
 
     def open(self, name: str) -> IO[bytes]:

@@ -59,7 +59,9 @@ class LeftOut:
         """The same in words."""
         said = []
         if self.endings:
-            counted = ", ".join(f"{count} {ending or 'without ending'}" for ending, count in self.endings.most_common(8))
+            counted = ", ".join(
+                f"{count} {ending or 'without ending'}" for ending, count in self.endings.most_common(8)
+            )
             said.append(f"left out {sum(self.endings.values())} files that are not named like pictures: {counted}")
         if self.runs:
             more = f" and {len(self.runs) - 3} more" if len(self.runs) > 3 else ""
@@ -118,9 +120,7 @@ def index_pictures(source: str, out: str) -> list[Entry]:
 def no_pictures(source: str, left_out: LeftOut | None = None) -> InputError:
     """The error of a source that holds none."""
     said = "".join(f"; {line}" for line in (left_out.lines() if left_out else ()))
-    return InputError(
-        f"{source!r} holds no pictures{said}; known are files that end in {' '.join(PICTURE_SUFFIXES)}"
-    )
+    return InputError(f"{source!r} holds no pictures{said}; known are files that end in {' '.join(PICTURE_SUFFIXES)}")
 
 
 def is_run(folder: str) -> bool:

@@ -17,14 +17,12 @@ from gradcam_kit.jobs.decode import bombs_are_errors
 from gradcam_kit.jobs.devices import work_on_devices
 from gradcam_kit.jobs.explainer import Explainer
 from gradcam_kit.jobs.manifest import make_manifest
-from gradcam_kit.jobs.pipeline import Done, FirstFailure, Pipeline
+from gradcam_kit.jobs.pipeline import Done, FirstFailureError, Pipeline
 from gradcam_kit.jobs.plan import Plan, Shard, make_plan
 from gradcam_kit.jobs.progress import ProgressBar
-from gradcam_kit.jobs.request import RunRequest, RunSummary
+from gradcam_kit.jobs.request import SHOWN, RunRequest, RunSummary
 from gradcam_kit.jobs.setup import compile_around, device_names, layers_of, make_explainer, note
 from gradcam_kit.jobs.store import Counts, Store, check_same
-
-_SHOWN = 5
 
 
 @dataclass
@@ -38,7 +36,7 @@ class _Tally:
     def add(self, counts: Counts) -> None:
         self.pictures += counts.pictures
         self.failed += counts.failed
-        self.problems = [*self.problems, *counts.problems][:_SHOWN]
+        self.problems = [*self.problems, *counts.problems][:SHOWN]
 
 
 def run(request: RunRequest, console: Console | None = None) -> RunSummary:
@@ -83,25 +81,20 @@ def run(request: RunRequest, console: Console | None = None) -> RunSummary:
                 with stoppable(), closing(engine.work(shards, len(todo))) as finished:
                     for done in finished:
                         tally.add(done.counts)
-            except FirstFailure as first:
+            except FirstFailureError as first:
                 tally.add(first.counts)
             except KeyboardInterrupt:
                 interrupted = True
         missing = plan.shards - len(store.complete())
-    report = None
-    seconds = time.monotonic() - start
-    if request.report and not missing and (todo or store.folder.read("report.html") is None):
-        report = _report(request.out, seconds if not explained_before else None, console)
     return RunSummary(
         request.out,
         tally.pictures,
         tally.failed,
         tuple(tally.problems),
-        seconds,
+        time.monotonic() - start,
         explained_before,
         missing,
         interrupted,
-        report,
     )
 
 
@@ -155,26 +148,19 @@ class _Engine:
         if self.request.engine == "ray":
             from gradcam_kit.jobs.ray_engine import work_on_ray
 
-            yield from work_on_ray(self.request, self.explainer, self.store, self.plan, shards, self.begin, self.progress)
+            yield from work_on_ray(self.request, self.explainer, self.plan, shards, self.begin, self.progress)
             return
         devices = device_names(self.request.device)
         if len(devices) > 1 and count > 1:
             layers = layers_of(self.explainer)
-            yield from work_on_devices(self.request, devices, layers, self.plan.pictures, shards, self.begin, self.progress)
+            yield from work_on_devices(
+                self.request, devices, layers, self.plan.pictures, shards, self.begin, self.progress
+            )
             return
         if self.request.compile:
-            compile_around(self.explainer.model, (name for names in layers_of(self.explainer).values() for name in names))
-        pipeline = Pipeline(
-            self.request, self.explainer, self.store, self.plan.pictures, self.begin, self.progress
-        )
+            compile_around(
+                self.explainer.model, (name for names in layers_of(self.explainer).values() for name in names)
+            )
+        pipeline = Pipeline(self.request, self.explainer, self.store, self.plan.pictures, self.begin, self.progress)
         with closing(pipeline.work(shards)) as finished:  # type: ignore[type-var]
             yield from finished
-
-
-def _report(out: str, seconds: float | None, console: Console) -> str | None:
-    try:
-        from gradcam_kit.report import write_report
-    except ImportError as error:
-        note(console, f"no report: {error}")
-        return None
-    return write_report(out, seconds)

@@ -10,17 +10,16 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from gradcam_kit.functional import Normalization, upsample
+from gradcam_kit.functional import Normalization
 from gradcam_kit.jobs.decode import read_entry
 from gradcam_kit.jobs.index import Entry
 from gradcam_kit.jobs.request import one_line
 from gradcam_kit.jobs.rows import Row, enlarged
 from gradcam_kit.jobs.store import Store
-from gradcam_kit.pictures import encode_picture, tensor_of
+from gradcam_kit.pictures import encode_picture
 from gradcam_kit.render import overlay
 from gradcam_kit.transforms import Box, Picture
 
-_UNSEEN = 0.6  # brightness of what the model did not see
 _HOPELESS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # no other overlay can be written either
 
 
@@ -32,18 +31,7 @@ def overlay_at(picture: Picture, heatmap: Float[np.ndarray, "h w"], box: Box) ->
         heatmap: over the box, in [0, 1], of any resolution.
         box: in the picture's pixels; what reaches beyond the picture is padding, and is cut off.
     """
-    height, width = picture.shape[:2]
-    x0, y0, x1, y1 = map(round, box)
-    x1, y1 = max(x1, x0 + 1), max(y1, y0 + 1)
-    left, top, right, bottom = max(x0, 0), max(y0, 0), min(x1, width), min(y1, height)
-    placed = upsample(tensor_of(heatmap, "a heatmap")[None], (y1 - y0, x1 - x0))[0]
-    canvas = picture.copy()
-    if (right - left, bottom - top) != (width, height):
-        canvas = np.rint(picture * np.float32(_UNSEEN)).astype(np.uint8)
-    canvas[top:bottom, left:right] = overlay(
-        picture[top:bottom, left:right], placed[top - y0 : bottom - y0, left - x0 : right - x0]
-    )
-    return canvas
+    return overlay(picture, heatmap, box=box)
 
 
 def overlay_of(row: Mapping[str, Any], picture: Picture, normalization: Normalization = "minmax") -> Picture:

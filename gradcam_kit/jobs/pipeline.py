@@ -46,7 +46,7 @@ class _Open:
     left: int = 0
 
 
-class FirstFailure(Exception):
+class FirstFailureError(Exception):
     """The run was to stop at the first picture that fails."""
 
     def __init__(self, counts: Counts) -> None:
@@ -75,7 +75,7 @@ class Pipeline:
 
         Raises:
             GradCamKitError: the model or a method can take none of the first pictures.
-            FirstFailure: a picture failed, and the run was to stop then.
+            FirstFailureError: a picture failed, and the run was to stop then.
         """
         opened: deque[_Open] = deque()
         written: deque[tuple[_Open, Future[Counts]]] = deque()
@@ -102,7 +102,7 @@ class Pipeline:
                 self._collect(current, found, painter)
                 failed = [explained for explained in found if explained.rows[0]["status"] != "ok"]
                 if self.request.fail_fast and failed:
-                    raise FirstFailure(counted(failed[0].rows))
+                    raise FirstFailureError(counted(failed[0].rows))
                 self.progress(len(found), len(failed))
                 if not current.left:
                     written.append((current, writer.submit(self._write, opened.popleft())))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +13,9 @@ from gradcam_kit.errors import OptionError, did_you_mean
 
 ENGINES = ("local", "ray")
 PRECISIONS = ("float32", "bfloat16", "float16")
+
+SHOWN = 5
+"""Failures that a summary shows."""
 
 TargetKind = Literal["predicted", "label", "class", "top"]
 
@@ -157,6 +160,24 @@ class RunSummary:
     def exit_status(self) -> int:
         """0 = all done, 1 = some pictures failed, 130 = interrupted."""
         return 130 if self.interrupted else int(self.failed > 0)
+
+
+@dataclass
+class Problems:
+    """How many pictures failed, and the first few of them in words."""
+
+    count: int = 0
+    first: list[str] = field(default_factory=list)
+
+    def add(self, key: str, error: Exception) -> None:
+        """Count a picture."""
+        self.count += 1
+        if len(self.first) < SHOWN:
+            self.first.append(one_line(f"{key}: {error}"))
+
+    def summary(self, out: str | Path, pictures: int, seconds: float) -> RunSummary:
+        """What became of all pictures."""
+        return RunSummary(str(out), pictures, self.count, tuple(self.first), seconds)
 
 
 @dataclass(frozen=True)

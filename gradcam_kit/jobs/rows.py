@@ -92,7 +92,7 @@ def explained_rows(
         top, shares = best[i]
         shared = _shared(one.entry, labels, method_name(cam), "ok")
         truth = labels.index(one.entry)
-        judged = truth is not None and 1 < len(shares) and truth < count
+        judged = truth is not None and len(shares) > 1 and truth < count
         shared.update(
             layer="+".join(explanation.layers),
             box=one.box,
@@ -168,5 +168,3 @@ def _stored(cam: BaseCAM, explanation: Explanation) -> Float16[np.ndarray, "n m 
         maps = upsample(explanation.heatmaps.flatten(0, leading - 1), finest)
     found: Tensor = maps.reshape(len(explanation.is_empty), -1, *maps.shape[1:])
     return found.cpu().numpy().astype("<f2")
-
-

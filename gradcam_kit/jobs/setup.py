@@ -36,7 +36,7 @@ def load_explainer(request: ModelRequest, console: Console | None = None) -> Exp
     Raises:
         GradCamKitError: the request is wrong.
     """
-    device = [usable_device(name) for name in device_names(request.device)][0]
+    device, *_ = [usable_device(name) for name in device_names(request.device)]
     names = _lines(request.class_names) if isinstance(request.class_names, Path) else request.class_names
     if isinstance(request.model, nn.Module):
         loaded = from_module(request.model, request.transform, names)
@@ -78,9 +78,9 @@ def make_explainer(
     explainer = load_explainer(request, console)
     found = (decode(entry, explainer.loaded.transform) for entry in islice(entries, _TRIED))
     first = next((one for one in found if isinstance(one, Decoded)), None)
-    if first is not None and explainer.targets.kind == "label" and not explainer.loaded.class_names:
-        if explainer.labels.index(first.entry) is None:
-            raise OptionError("targets=label needs class names, and the model has none; give a file with --class-names")
+    nameless = explainer.targets.kind == "label" and not explainer.loaded.class_names
+    if nameless and first is not None and explainer.labels.index(first.entry) is None:
+        raise OptionError("targets=label needs class names, and the model has none; give a file with --class-names")
     explainer = explainer.with_methods(classes or _single_pass_methods(), request.layers, first, request.batch_size)
     for text in _layer_notes(explainer, request.layers):
         note(console, text)

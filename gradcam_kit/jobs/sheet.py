@@ -1,103 +1,170 @@
-"""A grid of methods side by side, one row per picture and target."""
+"""Methods side by side for pictures on disk: a sheet, a page or a table."""
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import torch
+from jaxtyping import Float, UInt8
 from PIL import Image
 from rich.console import Console
+from torch import Tensor
 
-from gradcam_kit.errors import PictureError
-from gradcam_kit.jobs.decode import batches, decode, read_entry
-from gradcam_kit.jobs.explainer import Batch, Explained, Explainer, is_request_error
+from gradcam_kit.capture import read_inputs
+from gradcam_kit.comparison import Comparison, check_ending, compare, write_comparisons
+from gradcam_kit.contenders import Contender, contenders, known_metric, suited
+from gradcam_kit.errors import InputError, OptionError, PictureError
+from gradcam_kit.jobs.decode import batches, read_entry
+from gradcam_kit.jobs.explainer import Explainer
 from gradcam_kit.jobs.index import Entry, index_pictures
-from gradcam_kit.jobs.overlays import overlay_at
-from gradcam_kit.jobs.pipeline import normalizations
-from gradcam_kit.jobs.request import ModelRequest, RunSummary
-from gradcam_kit.jobs.rows import Row, enlarged
-from gradcam_kit.jobs.setup import make_explainer
-from gradcam_kit.jobs.store import counted
-from gradcam_kit.pictures import RGB, write_picture
-from gradcam_kit.render import contact_sheet
+from gradcam_kit.jobs.request import ModelRequest, Problems, RunSummary
+from gradcam_kit.jobs.setup import load_explainer, note
+from gradcam_kit.transforms import Transform
 
-_LARGEST = 448  # pixels; cells of the sheet are smaller
+_LARGEST = 448  # pixels; nothing is shown larger
 
 
 @dataclass(frozen=True)
 class SheetRequest(ModelRequest):
-    """Methods to be drawn side by side.
+    """Methods to be compared; `layers` are compared too, those that are joined by + are fused.
 
     Attributes:
         sources: pictures, folders, globs or list files.
-        out: the picture to write.
-        methods: names in `METHODS`; none = all that need a single pass and suit the model.
+        out: the file to write; its ending says what: a picture, a page (.html) or a table (.csv).
+        methods: names in `METHODS` or `CONTROLS`; none = all that need a single pass and suit the model.
+        metrics: names in `METRICS`.
+        overwrite: replace a file that is there.
     """
 
     sources: tuple[str, ...] = ()
     out: Path = Path("methods.png")
     methods: tuple[str, ...] = ()
+    metrics: tuple[str, ...] = ()
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """A picture as the model takes it, and the part of it that the model sees."""
+
+    entry: Entry
+    image: Float[Tensor, "3 h w"]
+    seen: UInt8[np.ndarray, "height width 3"]
 
 
 def draw_sheet(request: SheetRequest, console: Console | None = None) -> RunSummary:
-    """Explain pictures with several methods and draw all into one picture; pictures that fail are left out.
+    """Explain pictures with several methods and write all into one file; pictures that fail are left out.
 
     Raises:
         GradCamKitError: the request is wrong, or no picture could be explained.
     """
     start = time.monotonic()
-    entries = [entry for source in request.sources for entry in index_pictures(source, str(request.out))]
-    explainer = make_explainer(request, request.methods, entries, console)
-    rows: list[Row] = []
-    cells: list[list[RGB]] = []
-    titles: list[list[str]] = []
-    names: list[str] = []
-    for explained in _explained(explainer, entries, request.batch_size):
-        rows.extend(explained.rows)
-        if explained.rows[0]["status"] != "ok":
-            continue
-        for rank, (drawn, title) in enumerate(_drawn(explainer, explained)):
-            cells.append(drawn)
-            titles.append([title, *[""] * len(explainer.cams)])
-            names.append(explained.entry.key if rank == 0 else "")
-    counts = counted(rows)
-    if not cells:
-        raise PictureError(f"no picture could be explained: {counts.problems[0]}")
+    check_ending(request.out)
+    if request.out.exists() and not request.overwrite:
+        raise OptionError(f"{str(request.out)!r} is there already; name another file, or add --overwrite")
+    for metric in request.metrics:
+        if "masks" in known_metric(metric).needs:
+            raise OptionError(f"the metric {metric!r} needs masks of the objects, which pictures alone do not have")
+    found = [entry for source in request.sources for entry in index_pictures(source, str(request.out))]
+    entries = list({entry.path: entry for entry in found}.values())
+    sheet = _Sheet(request, load_explainer(request, console), _distinct_names(entries), console)
+    comparisons = list(sheet.comparisons(entries))
+    if not comparisons:
+        raise PictureError(f"no picture could be explained: {sheet.problems.first[0]}")
     request.out.parent.mkdir(parents=True, exist_ok=True)
-    grid = contact_sheet(cells, titles=titles, column_titles=["picture", *explainer.names], row_titles=names)
-    write_picture(request.out, grid)
-    seconds = time.monotonic() - start
-    return RunSummary(str(request.out), counts.pictures, counts.failed, counts.problems, seconds)
+    write_comparisons(request.out, comparisons)
+    return sheet.problems.summary(request.out, len(entries), time.monotonic() - start)
 
 
-def _explained(explainer: Explainer, entries: list[Entry], batch_size: int) -> Iterator[Explained]:
-    verified = False
-    for some in batches(entries, batch_size):
-        found = list(explainer.explain(Batch([decode(entry, explainer.loaded.transform) for entry in some])))
-        if not verified and (error := is_request_error(found)):
-            raise explainer.blame(error)
-        verified = verified or any(explained.reached_model for explained in found)
-        yield from found
+@dataclass
+class _Sheet:
+    request: SheetRequest
+    explainer: Explainer
+    names: dict[Entry, str]
+    console: Console | None
+    problems: Problems = field(default_factory=Problems)
+    contenders: list[Contender] = field(default_factory=list)
+    """Chosen on the first picture that can be read."""
+
+    def comparisons(self, entries: Sequence[Entry]) -> Iterator[Comparison]:
+        """One for as many pictures as a forward pass takes."""
+        for batch in batches(entries, self.request.batch_size):
+            if ready := [one for one in map(self._read, batch) if one is not None]:
+                if not self.contenders:
+                    self._choose(ready[0])
+                yield from self._compared(ready)
+
+    def _read(self, entry: Entry) -> _Ready | None:
+        try:
+            return _read(entry, self.explainer.loaded.transform)
+        except Exception as error:  # one picture never ends the others
+            self.problems.add(self.names[entry], error)
+            return None
+
+    def _choose(self, one: _Ready) -> None:
+        """Set up the methods, and leave out those that do not suit the model where none was asked for.
+
+        Raises:
+            GradCamKitError: a method, layer or model that cannot be used.
+        """
+        layers = [name.split("+") if "+" in name else name for name in self.request.layers]
+        options = {"batch_size": self.request.batch_size}
+        found = contenders(self.explainer.model, self.request.methods or "all", layers or None, options)
+        fitting, left_out = suited(found, read_inputs(self._images([one]), {}))
+        if not fitting or (left_out and self.request.methods):
+            method, (problem, *_) = next(iter(left_out)), left_out.values()
+            raise InputError(f"{method} cannot explain {self.names[one.entry]!r} with {self.request.model}: {problem}")
+        if left_out:
+            note(self.console, f"left out, because they do not suit the model or layer: {', '.join(left_out)}")
+        self.contenders = fitting
+
+    def _compared(self, group: list[_Ready]) -> Iterator[Comparison]:
+        """All in one pass; when that fails one by one, so that only the picture at fault is left out."""
+        try:
+            yield self._compare(group)
+        except Exception as error:  # whatever it is, the other pictures can be explained
+            if len(group) == 1:
+                self.problems.add(self.names[group[0].entry], error)
+                return
+            for one in group:
+                yield from self._compared([one])
+
+    def _compare(self, group: list[_Ready]) -> Comparison:
+        images = self._images(group)
+        with torch.autocast(images.device.type, self.explainer.dtype, enabled=self.explainer.dtype != images.dtype):
+            return compare(
+                self.explainer.model,
+                images,
+                {one.label: one.cam or one.method for one in self.contenders},
+                targets=self.explainer.classes(images, [one.entry for one in group]),
+                metrics=self.request.metrics,
+                pictures=[one.seen for one in group],
+                names=[self.names[one.entry] for one in group],
+                class_names=self.explainer.loaded.class_names,
+                batch_size=self.request.batch_size,
+            )
+
+    def _images(self, group: Sequence[_Ready]) -> Float[Tensor, "n 3 h w"]:
+        weight = next(self.explainer.model.parameters(), torch.empty(0))
+        return torch.stack([one.image for one in group]).to(self.explainer.device, weight.dtype)
 
 
-def _drawn(explainer: Explainer, explained: Explained) -> Iterator[tuple[list[RGB], str]]:
-    """Per target the picture followed by its overlays, and a title."""
-    image = Image.fromarray(read_entry(explained.entry))
-    image.thumbnail((_LARGEST, _LARGEST))
-    picture = np.asarray(image)
-    box = explainer.loaded.transform.box(*picture.shape[:2])
-    known = normalizations(explainer)
-    by_rank: dict[int, list[Row]] = {}
-    for row in explained.rows:
-        by_rank.setdefault(row["rank"], []).append(row)
-    for rows in by_rank.values():
-        drawn = (overlay_at(picture, enlarged(row, known[row["method"]]).clip(0, 1), box) for row in rows)
-        yield [picture, *drawn], _title(rows[0])
+def _read(entry: Entry, transform: Transform) -> _Ready:
+    picture = read_entry(entry)
+    x0, y0, x1, y1 = map(round, transform.box(*picture.shape[:2]))
+    seen = Image.fromarray(picture).crop((x0, y0, max(x1, x0 + 1), max(y1, y0 + 1)))
+    seen.thumbnail((_LARGEST, _LARGEST))
+    return _Ready(entry, transform(picture), np.asarray(seen))
 
 
-def _title(row: dict[str, object]) -> str:
-    named = row["target_name"] or row["target"]
-    return "" if named is None else f"{named}, {row['score']:.0%}"
+def _distinct_names(entries: Sequence[Entry]) -> dict[Entry, str]:
+    """The keys, or where they come twice, all paths from the folder that they have in common."""
+    if len({entry.key for entry in entries}) == len(entries):
+        return {entry: entry.key for entry in entries}
+    root = os.path.commonpath([os.path.dirname(entry.path) for entry in entries])
+    return {entry: Path(entry.path).relative_to(root).as_posix() for entry in entries}

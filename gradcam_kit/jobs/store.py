@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from gradcam_kit.errors import OptionError
 from gradcam_kit.jobs.files import Folder, LocalFolder, folder_at
+from gradcam_kit.jobs.request import SHOWN
 from gradcam_kit.jobs.rows import SCHEMA, Row
 
 _LONGEST_NAME = 255  # bytes, on all common file systems
@@ -138,7 +139,9 @@ class Store:
 
     def place(self, name: str) -> str:
         """A file of this run as a person finds it."""
-        return str(Path(self.folder.root, name)) if isinstance(self.folder, LocalFolder) else f"{self.folder.root}/{name}"
+        return (
+            str(Path(self.folder.root, name)) if isinstance(self.folder, LocalFolder) else f"{self.folder.root}/{name}"
+        )
 
     def named(self) -> _Named:
         """Let errors of the disk say which folder they concern, and what remains."""
@@ -175,7 +178,7 @@ def check_same(before: Mapping[str, Any], now: Mapping[str, Any], root: str) -> 
             )
 
 
-def counted(rows: Iterable[Row], shown: int = 5) -> Counts:
+def counted(rows: Iterable[Row], shown: int = SHOWN) -> Counts:
     """Count pictures and failures in rows; the rows of a picture follow each other."""
     pictures, failed, problems, last, last_failed = 0, 0, [], None, None
     for row in rows:

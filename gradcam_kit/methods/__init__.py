@@ -2,13 +2,14 @@
 
 from gradcam_kit.methods.ablation_cam import AblationCAM
 from gradcam_kit.methods.attention_rollout import AttentionRollout
-from gradcam_kit.methods.base import METHODS, BaseCAM, explain_all, explain_many
+from gradcam_kit.methods.base import METHODS, BaseCAM
 from gradcam_kit.methods.cam import CAM
 from gradcam_kit.methods.dcam import DCAM
 from gradcam_kit.methods.deep_feature_factorization import DeepFeatureFactorization
 from gradcam_kit.methods.eigen_cam import EigenCAM
 from gradcam_kit.methods.eigen_grad_cam import EigenGradCAM
 from gradcam_kit.methods.einsum_cam import EinsumCAM
+from gradcam_kit.methods.expected_grad_cam import ExpectedGradCAM
 from gradcam_kit.methods.explanation import Explanation
 from gradcam_kit.methods.fem import FEM
 from gradcam_kit.methods.finer_cam import FinerCAM
@@ -36,6 +37,7 @@ from gradcam_kit.methods.seg_eigen_cam import SegEigenCAM
 from gradcam_kit.methods.seg_xres_cam import SegXResCAM
 from gradcam_kit.methods.sess import SESS
 from gradcam_kit.methods.shapley_cam import ShapleyCAM
+from gradcam_kit.methods.sharing import explain_all, explain_many
 from gradcam_kit.methods.smooth_grad_cam_plus_plus import SmoothGradCAMPlusPlus
 from gradcam_kit.methods.smoothing import EigenSmooth, Smooth, TestTime
 from gradcam_kit.methods.ss_cam import SSCAM
@@ -60,6 +62,7 @@ __all__ = [
     "EigenGradCAM",
     "EigenSmooth",
     "EinsumCAM",
+    "ExpectedGradCAM",
     "Explanation",
     "FinerCAM",
     "FullGrad",

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
+from typing_extensions import Unpack
 
+from gradcam_kit.capture import TargetLayers
 from gradcam_kit.functional import spatial_mean
-from gradcam_kit.methods.base import BaseCAM
-from gradcam_kit.methods.channels import check_channels, ranked_channels
+from gradcam_kit.methods.base import BaseCAM, Options
+from gradcam_kit.methods.channels import check_channels, places, ranked_channels
 from gradcam_kit.types import Evidence, LayerCapture
 
 
@@ -28,8 +28,15 @@ class AblationCAM(BaseCAM, name="ablation-cam"):
     needs = Evidence.REPLAY | Evidence.HEAD
     cost = "F + k S"
 
-    def __init__(self, *args: Any, channels: int | float | None = None, **options: Any) -> None:
-        super().__init__(*args, **options)
+    def __init__(
+        self,
+        model: nn.Module,
+        target_layers: TargetLayers | None = None,
+        *,
+        channels: int | float | None = None,
+        **options: Unpack[Options],
+    ) -> None:
+        super().__init__(model, target_layers, **options)
         self.channels = check_channels(channels)
 
     def saliencies(self, layer: LayerCapture) -> Float[Tensor, "n *ms"]:
@@ -53,7 +60,7 @@ class AblationCAM(BaseCAM, name="ablation-cam"):
         if layer.head is not None and layer.head.is_linear:
             pooled = (spatial_mean(activations).flatten(1) * alive)[(..., *(None for _ in layer.scores.shape[1:]))]
             return pooled * layer.head.target_weights.movedim(-1, 1)
-        rows = alive.nonzero()
+        rows = places(alive)
         drops = activations.new_zeros((*activations.shape[:2], *layer.scores.shape[1:]))
         if len(rows):
             ablated = torch.cat([self._ablate(layer, chunk) for chunk in rows.split(self.batch_size)])

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
+from typing_extensions import Unpack
 
+from gradcam_kit.capture import TargetLayers
 from gradcam_kit.errors import CaptureError, OptionError
-from gradcam_kit.methods.base import BaseCAM
+from gradcam_kit.methods.base import BaseCAM, Options
 from gradcam_kit.options import one_of
 from gradcam_kit.types import Attention, Evidence, LayerCapture, LayerChoice
 
@@ -75,8 +77,16 @@ class AttentionRollout(BaseCAM, name="attention-rollout"):
     class_agnostic = True
     cost = "F"
 
-    def __init__(self, *args: Any, heads: HeadFusion = "mean", discard: float = 0.0, **options: Any) -> None:
-        super().__init__(*args, **options)
+    def __init__(
+        self,
+        model: nn.Module,
+        target_layers: TargetLayers | None = None,
+        *,
+        heads: HeadFusion = "mean",
+        discard: float = 0.0,
+        **options: Unpack[Options],
+    ) -> None:
+        super().__init__(model, target_layers, **options)
         self.heads: HeadFusion = one_of("heads", heads, get_args(HeadFusion))
         if not 0 <= discard < 1:
             raise OptionError(f"discard is {discard!r}; expected a share of at least 0 and less than 1")

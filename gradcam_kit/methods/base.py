@@ -2,43 +2,41 @@
 
 from __future__ import annotations
 
-import copy
+import inspect
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, ClassVar, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
+from typing_extensions import TypedDict
 
-from gradcam_kit.capture import (
-    Capture,
-    ClassLogit,
-    ClassTarget,
-    Inputs,
-    Request,
-    TargetLayers,
-    capture,
-    check_model,
-    choose_layers,
-    find_layers,
-    read_inputs,
-    resolve_target,
-)
-from gradcam_kit.errors import (
-    CaptureError,
-    InputError,
-    NonFiniteError,
-    UnknownNameError,
-)
-from gradcam_kit.functional import Fusion, Normalization, finite, fuse, normalize, upsample, weighted_sum
+from gradcam_kit.capture import ClassLogit, ClassTarget, TargetLayers, check_model, find_layers
+from gradcam_kit.errors import CaptureError, ShapeError, UnknownNameError, kind_of
+from gradcam_kit.functional import Fusion, Normalization, fuse, weighted_sum
 from gradcam_kit.methods.explanation import Explanation
 from gradcam_kit.options import one_of, positive_int
-from gradcam_kit.types import Evidence, Images, LayerCapture, LayerChoice, Reshape, Target
+from gradcam_kit.types import Evidence, Images, LayerCapture, LayerChoice, Reshape
+
+if TYPE_CHECKING:
+    from gradcam_kit.methods.sanity import SanityCheck
 
 METHODS: dict[str, type[BaseCAM]] = {}
 """Every method with a name, keyed by it ("grad-cam", ...)."""
+
+
+class LayerOptions(TypedDict, total=False):
+    """The options of `BaseCAM` for one layer, as types of the constructors that hand them on."""
+
+    reshape: Reshape | None
+    normalize: Normalization
+    batch_size: int
+
+
+class Options(LayerOptions, total=False):
+    """All options of `BaseCAM`."""
+
+    fusion: Fusion
 
 
 class BaseCAM:
@@ -74,6 +72,8 @@ class BaseCAM:
     def __init_subclass__(cls, *, name: str = "", **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         cls.name = name
+        if "__init__" in cls.__dict__:
+            _show_options(cls)
         if not name:
             return
         # The same class again is a module or a notebook cell that was run again.
@@ -102,6 +102,8 @@ class BaseCAM:
         self.batch_size = positive_int("batch_size", batch_size)
         # The automatic choice for images of the last size, so that a loop over batches explores the model once.
         self.chosen_layers: dict[tuple[int, ...], dict[str, nn.Module]] = {}
+        # The last size of images for which a whole forward pass has shown that each layer runs once.
+        self.proven_size: tuple[int, ...] | None = None
 
     def __call__(self, images: Images, targets: Any = None, **forward_kwargs: Any) -> Float[Tensor, "n *mt"]:
         """Explain a batch.
@@ -116,11 +118,34 @@ class BaseCAM:
             Float32 in [0, 1], `(n, *t)`, or `(n, m, *t)` for `(n, m)` targets; detached, on the device of the images.
             A map without positive evidence is all zeros.
         """
-        return self.explain(images, targets, **forward_kwargs).heatmaps
+        from gradcam_kit.methods.sharing import explain_all  # which imports this module
+
+        return explain_all([self], images, targets, **forward_kwargs)[0]
 
     def explain(self, images: Images, targets: Any = None, **forward_kwargs: Any) -> Explanation:
         """Explain a batch and return everything that the pass produced. Arguments as in calling."""
+        from gradcam_kit.methods.sharing import explain_many  # which imports this module
+
         return explain_many([self], images, targets, **forward_kwargs)[0]
+
+    def check(self, images: Images, targets: Any = None, *, seed: int = 0, **forward_kwargs: Any) -> SanityCheck:
+        """Whether the maps can explain this model: do they change with its parameters and with the class?
+
+        Explains the images, another class, and the model with random parameters (five to ten times the price of a
+        call). The result prints what it found, and has `passed`, `warnings` and the figures. Arguments as in calling.
+        """
+        from gradcam_kit.methods.sanity import check  # which imports this module
+
+        return check(self, images, targets, seed, forward_kwargs)
+
+    def __repr__(self) -> str:
+        layers = "automatic layer" if self.target_layers is None else f"layers={list(self.target_layers)}"
+        parts = [type(self.model).__name__, layers]
+        for option in inspect.signature(type(self)).parameters.values():
+            value = self.__dict__.get(option.name, option.default)
+            if option.kind is option.KEYWORD_ONLY and value != option.default:
+                parts.append(f"{option.name}={value!r}")
+        return f"{type(self).__name__}({', '.join(parts)})"
 
     def weights(self, layer: LayerCapture) -> Float[Tensor, "n k *w"]:
         """Weights of the channels, `(n, k, 1, ...)`, or of channels and positions, `(n, k, *s)`."""
@@ -128,7 +153,9 @@ class BaseCAM:
 
     def saliency(self, layer: LayerCapture) -> Float[Tensor, "n *s"]:
         """The signed map of one target at the layer's resolution: sum_k w_k A_k unless a method says otherwise."""
-        return weighted_sum(layer.activations, self.weights(layer))
+        weights = self.weights(layer)
+        _check_weights(self, weights, layer.activations)
+        return weighted_sum(layer.activations, weights)
 
     def saliencies(self, layer: LayerCapture) -> Float[Tensor, "n *ms"]:
         """The signed maps of all targets; for methods that can share work between them."""
@@ -162,201 +189,33 @@ def gradients_of(layer: LayerCapture) -> Float[Tensor, "n k *s"]:
     return layer.gradients
 
 
-def explain_all(
-    methods: Sequence[BaseCAM], images: Images, targets: Any = None, **forward_kwargs: Any
-) -> list[Float[Tensor, "n *mt"]]:
-    """Heatmaps of several methods from one capture: as if each was called, at the price of about one.
-
-    Methods on the same model that score classes in the same way share one forward and one backward pass, whatever
-    their layers are.
-
-    Args:
-        methods: CAM objects.
-        images: as in calling one of them.
-        targets: as in calling one of them.
-        forward_kwargs: passed on to the model.
-
-    Returns:
-        One tensor of heatmaps per method, in their order.
-    """
-    return [explanation.heatmaps for explanation in explain_many(methods, images, targets, **forward_kwargs)]
-
-
-@torch.inference_mode(False)
-def explain_many(
-    cams: Sequence[BaseCAM], images: Images, targets: Any = None, **forward_kwargs: Any
-) -> list[Explanation]:
-    """`explain_all` with everything that the passes produced."""
-    groups: dict[Any, list[int]] = {}
-    for position, cam in enumerate(cams):
-        if not isinstance(cam, BaseCAM):
-            raise InputError(
-                f"methods[{position}] is a {type(cam).__name__}; expected CAM objects such as GradCAM(model)"
-            )
-        scored = None if callable(targets) else cam.target_type  # a callable is the same target for all methods
-        groups.setdefault((id(cam.model), scored, cam.reshape), []).append(position)
-    inputs = read_inputs(images, forward_kwargs)
-    results: dict[int, Explanation] = {}
-    for positions in groups.values():
-        explanations = _explain_group([cams[position] for position in positions], inputs, targets)
-        results.update(zip(positions, explanations, strict=True))
-    return [results[position] for position in range(len(cams))]
-
-
-def _explain_group(cams: list[BaseCAM], inputs: Inputs, targets: Any) -> list[Explanation]:
-    """Explain with methods that can share one pass."""
-    target = _read_target(cams[0], targets, inputs.n)
-    if inputs.n == 0:
-        return [_explain_nothing(cam, inputs, target) for cam in cams]
-    with capture_for(cams, inputs, target) as (captured, layers):
-        return [
-            assemble(cam, captured, own, *signed_maps(cam, captured, own))
-            for cam, own in zip(cams, layers, strict=True)
-        ]
-
-
-@contextmanager
-def capture_for(
-    cams: list[BaseCAM], inputs: Inputs, targets: Any, settled: bool = False
-) -> Iterator[tuple[Capture, list[tuple[str, ...]]]]:
-    """One pass that serves all of these methods, and the names of each one's layers.
-
-    Args:
-        cams: methods that can share one pass.
-        inputs: at least one sample.
-        targets: as in calling a method.
-        settled: the target is that of an earlier pass, and takes nothing from this one's output.
-    """
-    first = cams[0]
-    target = _read_target(first, targets, inputs.n)
-    _choose_layers(cams, inputs, target)
-    own = [_layers_of(cam, inputs.size) for cam in cams]
-    needs_at: dict[str, Evidence] = {}
-    for cam, layers in zip(cams, own, strict=True):
-        for name in layers:
-            needs_at[name] = needs_at.get(name, Evidence.NONE) | cam.needs
-    request = Request(
-        layers={name: module for layers in own for name, module in layers.items()},
-        needs_at=needs_at,
-        targets=target,
-        target_type=first.target_type,
-        reshape=first.reshape,
-        settled=settled,
-    )
-    with capture(first.model, inputs, request) as captured:
-        yield captured, [tuple(layers) for layers in own]
-
-
-def _read_target(cam: BaseCAM, targets: Any, n: int) -> Target | None:
-    target = resolve_target(targets, cam.target_type)
-    if isinstance(target, ClassTarget):
-        target.check_samples(n)
-    return target
-
-
-def _choose_layers(cams: list[BaseCAM], inputs: Inputs, target: Target | None) -> None:
-    """Choose the layers of the methods that leave them open and meet this size for the first time; once for all."""
-    found: dict[LayerChoice, dict[str, nn.Module]] = {}
-    for cam in cams:
-        choice = cam.layer_choice
-        if cam.target_layers is not None and not choice.is_fixed:
-            continue
-        # Other targets than classes may depend on other layers, so for them nothing is remembered.
-        known = cam.chosen_layers.get(inputs.size, {}) if target is None or isinstance(target, ClassTarget) else {}
-        modules = dict(cam.model.named_modules(remove_duplicate=False))
-        if not known or any(modules.get(name, module) is not module for name, module in known.items()):
-            if choice not in found:
-                found[choice] = choose_layers(cam.model, inputs, target, cam.target_type, choice)
-            cam.chosen_layers = {inputs.size: found[choice]}
-
-
-def _layers_of(cam: BaseCAM, size: tuple[int, ...]) -> dict[str, nn.Module]:
-    return cam.chosen_layers.get(size, cam.target_layers or {})
-
-
-def signed_maps(cam: BaseCAM, captured: Capture, layers: tuple[str, ...]) -> tuple[dict[str, Tensor], list[Tensor]]:
-    """The saliency of each layer, shallowest first, and the layers' importance where the method weighs them."""
-    saliency, importance = {}, []
-    for name in sorted(layers, key=captured.order.index):
-        layer = captured.layer(name, cam.needs, cam.batch_size)
-        saliency[name] = cam.saliencies(layer)
-        share = cam.importance(layer)
-        if share is not None:
-            importance.append(share)
-        captured.checks.add(~torch.isfinite(finite(saliency[name])), _non_finite(cam, name, saliency[name]))
-    return saliency, importance
-
-
-def assemble(
-    cam: BaseCAM, captured: Capture, layers: tuple[str, ...], saliency: dict[str, Tensor], importance: list[Tensor]
-) -> Explanation:
-    """The explanation of the captured samples by these signed maps, given as `signed_maps` does."""
-    leading = tuple(captured.scores.shape) if captured.scores is not None else (captured.inputs.n,)
-    rows = [maps.flatten(0, len(leading) - 1) for maps in saliency.values()]
-    shares = [share.flatten() for share in importance]
-    size = captured.inputs.size
-    last_stage = copy.copy(cam)  # as it is now, and without the model, which an explanation must not keep alive
-    for name in ("model", "target_layers", "chosen_layers"):
-        del last_stage.__dict__[name]
-    return Explanation(
-        heatmaps=lambda: _heatmaps(last_stage, rows, shares, size).unflatten(0, leading),  # type: ignore[arg-type]
-        saliency={name: saliency[name] for name in layers},
-        targets=captured.classes,
-        scores=captured.scores,
-        output=captured.output,
-        layers=layers,
-        is_empty=_is_empty(rows, shares, cam.fusion, size).unflatten(0, leading),
+def _check_weights(cam: BaseCAM, weights: Any, activations: Tensor) -> None:
+    """Raise ShapeError for weights that neither belong to the channels nor to the channels and positions."""
+    n, k, *positions = activations.shape
+    fits = isinstance(weights, Tensor) and weights.ndim == activations.ndim and tuple(weights.shape[:2]) == (n, k)
+    if fits and all(size in (1, all_of) for size, all_of in zip(weights.shape[2:], positions, strict=True)):
+        return
+    found = f"shape {tuple(weights.shape)}" if isinstance(weights, Tensor) else kind_of(weights)
+    ones = (n, k, *(1 for _ in positions))
+    raise ShapeError(
+        f"{type(cam).__name__}.weights returned {found}; expected {ones}, one weight for each sample and channel "
+        f"(keepdim=True keeps the axes of size 1), or {(n, k, *positions)}, one for each position too"
     )
 
 
-@torch.inference_mode(False)
-@torch.no_grad()
-def _heatmaps(
-    cam: BaseCAM, saliency: list[Float[Tensor, "r ..."]], importance: list[Tensor], size: tuple[int, ...]
-) -> Float[Tensor, "r *t"]:
-    """The last stage: ReLU, normalize and upsample each layer, fuse the layers, normalize."""
-    with torch.autocast(saliency[0].device.type, enabled=False):
-        maps = []
-        for depth, signed in enumerate(saliency):
-            normalized = normalize(signed.clamp(min=0), cam.normalize)
-            maps.append(upsample(cam.scale(normalized, depth, len(saliency)), size))
-        return normalize(cam.fuse(maps, importance), cam.normalize).to(torch.float32)
-
-
-def _is_empty(
-    saliency: list[Float[Tensor, "r ..."]], importance: list[Tensor], fusion: Fusion, size: tuple[int, ...]
-) -> Bool[Tensor, " r"]:
-    """Which rows have no positive evidence: no layer that counts has any, or for a product, they share no position."""
-    if fusion == "product" and not importance:
-        shared = fuse([upsample(normalize(maps.clamp(min=0), "max"), size) for maps in saliency], "product")
-        return shared.flatten(1).amax(1) <= 0
-    empty = torch.stack([maps.flatten(1).amax(1) <= 0 for maps in saliency])
-    return (empty | (torch.stack(importance) <= 0) if importance else empty).all(0)
-
-
-def _non_finite(cam: BaseCAM, layer: str, maps: Tensor) -> Callable[[int], Exception | None]:
-    def error(sample: int) -> Exception | None:
-        if torch.isfinite(maps[sample]).all():
-            return None  # only their sum overflowed
-        return NonFiniteError(
-            f"{type(cam).__name__} gave NaN or infinite values at layer {layer!r} for image {sample} of the batch, "
-            "although activations and gradients are finite; use float32, or choose another layer"
-        )
-
-    return error
-
-
-def _explain_nothing(cam: BaseCAM, inputs: Inputs, target: Target | None) -> Explanation:
-    """The explanation of an empty batch."""
-    classes = getattr(target, "classes", None)
-    leading = tuple(classes.shape) if isinstance(classes, Tensor) else (0,)
-    empty = inputs.images.new_zeros(leading)
-    return Explanation(
-        heatmaps=inputs.images.new_zeros((*leading, *inputs.size), dtype=torch.float32),
-        saliency={},
-        targets=empty.long() if target is None or isinstance(target, ClassTarget) else None,
-        scores=empty,
-        output=None,
-        layers=tuple(cam.target_layers or ()),
-        is_empty=empty.bool(),
-    )
+def _show_options(cls: type[BaseCAM]) -> None:
+    """Put what a constructor hands on into its signature, where `help` and notebooks look for it."""
+    own = inspect.signature(cls.__init__).parameters.values()
+    inherited = inspect.signature(cls.__mro__[1].__init__).parameters.values()  # type: ignore[misc]
+    named = {one.name for one in own}
+    shown = []
+    for one in own:
+        if one.kind is one.VAR_POSITIONAL:
+            shown += [
+                other for other in inherited if other.kind is other.POSITIONAL_OR_KEYWORD and other.name != "self"
+            ]
+        elif one.kind is one.VAR_KEYWORD:
+            shown += [other for other in inherited if other.kind is other.KEYWORD_ONLY and other.name not in named]
+        else:
+            shown.append(one)
+    cls.__init__.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]

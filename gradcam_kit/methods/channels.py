@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from jaxtyping import Float, Int
+import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from gradcam_kit.capture.checks import on_host
 from gradcam_kit.errors import OptionError
-from gradcam_kit.functional import spatial_mean
+from gradcam_kit.functional import normalize, spatial_mean
 from gradcam_kit.methods.base import gradients_of
 from gradcam_kit.types import LayerCapture
 
-Ranking = Literal["std", "gradient"]
+Ranking = Literal["std", "gradient", "first-order"]
 
 
 def check_channels(channels: Any) -> int | float | None:
@@ -31,7 +33,8 @@ def ranked_channels(layer: LayerCapture, channels: int | float, ranking: Ranking
     Args:
         layer: activations, and gradients where the ranking needs them.
         channels: how many.
-        ranking: by standard deviation over space ("std") or by mean gradient ("gradient").
+        ranking: by standard deviation over space ("std"), by mean gradient ("gradient"), or by the first-order change
+            of the score when the channel masks the layer, sum_s M_k(s) sum_j A_j(s) G_j(s) ("first-order").
     """
     total = layer.activations.shape[1]
     count = max(1, round(channels * total)) if isinstance(channels, float) else channels
@@ -39,9 +42,18 @@ def ranked_channels(layer: LayerCapture, channels: int | float, ranking: Ranking
         raise OptionError(f"channels is {count}, but layer {layer.layer!r} has {total}")
     if ranking == "gradient":
         rank = spatial_mean(gradients_of(layer)).flatten(1)
+    elif ranking == "first-order":
+        masks = normalize(layer.activations.flatten(0, 1)).view_as(layer.activations)
+        evidence = (layer.activations * gradients_of(layer)).sum(1)
+        rank = torch.einsum("nk...,n...->nk", masks, evidence)
     else:
         rank = layer.activations.flatten(2).std(2, correction=0)
     return rank.topk(count, dim=1).indices
+
+
+def places(condition: Bool[Tensor, "*a"]) -> Int[Tensor, "m a"]:
+    """Where a condition holds; how many places that are is read on the host."""
+    return on_host(condition).nonzero().to(condition.device, non_blocking=True)
 
 
 def take_channels(activations: Float[Tensor, "n k *s"], channels: Int[Tensor, "n r"]) -> Float[Tensor, "n r *s"]:

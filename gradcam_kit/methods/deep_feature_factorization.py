@@ -9,11 +9,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from gradcam_kit.capture import TargetLayers, read_inputs
+from gradcam_kit.capture import Inputs, TargetLayers, in_fastest_format, read_inputs
 from gradcam_kit.errors import OptionError, ShapeError
 from gradcam_kit.functional import upsample
-from gradcam_kit.methods.base import BaseCAM, capture_for
+from gradcam_kit.methods.base import BaseCAM
 from gradcam_kit.methods.distinct_rows import distinct_rows, unit_rows
+from gradcam_kit.methods.sharing import capture_for
 from gradcam_kit.options import positive_int
 from gradcam_kit.types import Evidence, Images, Reshape
 
@@ -129,9 +130,12 @@ class DeepFeatureFactorization:
             images: `(n, c, *t)`, or a tuple or mapping of inputs for models with several; at least one sample.
             forward_kwargs: passed on to the model.
         """
-        inputs = read_inputs(images, forward_kwargs)
+        inputs = read_inputs(images, forward_kwargs, self._source.model)
         if inputs.n == 0:
             raise ShapeError("the batch has no images; the concepts are found in them, so give at least one")
+        return in_fastest_format(self._source.model, inputs, self._factorize)
+
+    def _factorize(self, inputs: Inputs) -> Factorization:
         with capture_for([self._source], inputs, None) as (captured, ((layer,),)):
             activations = captured.layer(layer, Evidence.NONE, self._source.batch_size).activations
             amounts, concepts = factorize(nonnegative_rows(activations), self.components, self.seed, self.iterations)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
+from typing_extensions import Unpack
 
-from gradcam_kit.methods.base import BaseCAM, gradients_of
+from gradcam_kit.capture import TargetLayers
+from gradcam_kit.methods.base import BaseCAM, Options, gradients_of
 from gradcam_kit.methods.components import first_component
 from gradcam_kit.types import LayerCapture
 
@@ -21,8 +21,15 @@ class EigenGradCAM(BaseCAM, name="eigen-grad-cam"):
 
     cost = "F + B + eigenproblem"
 
-    def __init__(self, *args: Any, center: bool = False, **options: Any) -> None:
-        super().__init__(*args, **options)
+    def __init__(
+        self,
+        model: nn.Module,
+        target_layers: TargetLayers | None = None,
+        *,
+        center: bool = False,
+        **options: Unpack[Options],
+    ) -> None:
+        super().__init__(model, target_layers, **options)
         self.center = center
 
     def saliency(self, layer: LayerCapture) -> Float[Tensor, "n *s"]:

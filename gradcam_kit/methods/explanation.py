@@ -61,6 +61,17 @@ class Explanation:
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "heatmaps": self.heatmaps}
 
+    def __repr__(self) -> str:
+        parts = [f"{' x '.join(map(str, self.is_empty.shape))} maps", f"layers={list(self.layers)}"]
+        if self.targets is not None and self.targets.numel() <= _SHOWN:
+            parts.append(f"targets={self.targets.tolist()}")
+        return f"Explanation({', '.join(parts)}{self._empty_maps()})"
+
+    def _empty_maps(self) -> str:
+        """How many maps are empty, if any is."""
+        empty = int(self.is_empty.sum())
+        return f", {empty} of {self.is_empty.numel()} maps without positive evidence" if empty else ""
+
     def _repr_html_(self) -> str:
         from gradcam_kit.pictures import encode_picture
         from gradcam_kit.render import colorize
@@ -81,7 +92,7 @@ class Explanation:
                 )
         more = f"<p>and {len(maps) - _SHOWN} more</p>" if len(maps) > _SHOWN else ""
         shape = " x ".join(map(str, self.heatmaps.shape))
-        head = f"Explanation {shape}, {escape(', '.join(self.layers))}"
+        head = f"Explanation {shape}, {escape(', '.join(self.layers))}{self._empty_maps()}"
         return f"<p>{head}</p><table><tr>{''.join(cells)}</tr></table>{more}"
 
     def _title(self, i: int, j: int, empty: bool) -> str:

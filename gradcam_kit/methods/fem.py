@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
+from typing_extensions import Unpack
 
+from gradcam_kit.capture import TargetLayers
 from gradcam_kit.functional import spatial_mean
-from gradcam_kit.methods.base import BaseCAM
+from gradcam_kit.methods.base import BaseCAM, Options
 from gradcam_kit.options import non_negative
 from gradcam_kit.types import Evidence, LayerCapture
 
@@ -35,8 +35,15 @@ class FEM(BaseCAM, name="fem"):
     class_agnostic = True
     cost = "F"
 
-    def __init__(self, *args: Any, sigmas: float = 2.0, **options: Any) -> None:
-        super().__init__(*args, **options)
+    def __init__(
+        self,
+        model: nn.Module,
+        target_layers: TargetLayers | None = None,
+        *,
+        sigmas: float = 2.0,
+        **options: Unpack[Options],
+    ) -> None:
+        super().__init__(model, target_layers, **options)
         self.sigmas = non_negative("sigmas", sigmas)
 
     def weights(self, layer: LayerCapture) -> Float[Tensor, "n k *one"]:

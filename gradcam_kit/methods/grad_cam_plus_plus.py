@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
+from typing_extensions import Unpack
 
+from gradcam_kit.capture import TargetLayers
 from gradcam_kit.functional import spatial_sum
-from gradcam_kit.methods.base import BaseCAM, gradients_of
+from gradcam_kit.methods.base import BaseCAM, Options, gradients_of
 from gradcam_kit.options import one_of
 from gradcam_kit.types import LayerCapture
 
@@ -46,8 +48,15 @@ class GradCAMPlusPlus(BaseCAM, name="grad-cam++"):
         variant: "paper" (Equation 19) or "authors" (their released code, which normalizes alpha).
     """
 
-    def __init__(self, *args: Any, variant: Variant = "paper", **options: Any) -> None:
-        super().__init__(*args, **options)
+    def __init__(
+        self,
+        model: nn.Module,
+        target_layers: TargetLayers | None = None,
+        *,
+        variant: Variant = "paper",
+        **options: Unpack[Options],
+    ) -> None:
+        super().__init__(model, target_layers, **options)
         self.variant: Variant = one_of("variant", variant, get_args(Variant))
 
     def weights(self, layer: LayerCapture) -> Float[Tensor, "n k *one"]:

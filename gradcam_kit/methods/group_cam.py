@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import one_hot
+from typing_extensions import Unpack
 
+from gradcam_kit.capture import TargetLayers
 from gradcam_kit.functional import gaussian_blur, normalize, upsample, widen
-from gradcam_kit.methods.base import BaseCAM, gradients_of
+from gradcam_kit.methods.base import BaseCAM, Options, gradients_of
 from gradcam_kit.methods.distinct_rows import distinct_rows, unit_rows
 from gradcam_kit.methods.grad_cam import grad_cam_weights
 from gradcam_kit.options import positive_int
@@ -60,8 +60,16 @@ class GroupCAM(BaseCAM, name="group-cam"):
     needs = Evidence.GRADIENTS | Evidence.RESCORE
     cost = "F + B + (groups + 1) R"
 
-    def __init__(self, *args: Any, groups: int = 32, seed: int = 0, **options: Any) -> None:
-        super().__init__(*args, **options)
+    def __init__(
+        self,
+        model: nn.Module,
+        target_layers: TargetLayers | None = None,
+        *,
+        groups: int = 32,
+        seed: int = 0,
+        **options: Unpack[Options],
+    ) -> None:
+        super().__init__(model, target_layers, **options)
         positive_int("groups", groups)
         self.groups, self.seed = groups, seed
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
+from typing_extensions import Unpack
 
+from gradcam_kit.capture import TargetLayers
 from gradcam_kit.functional import weighted_sum
-from gradcam_kit.methods.base import BaseCAM
+from gradcam_kit.methods.base import BaseCAM, Options
 from gradcam_kit.methods.grad_cam import grad_cam_weights
 from gradcam_kit.methods.perturbations import probe_targets
 from gradcam_kit.options import positive_int
@@ -42,8 +42,15 @@ class IntegratedGradCAM(BaseCAM, name="integrated-grad-cam"):
     needs = Evidence.PROBE
     cost = "F + steps (F + B)"
 
-    def __init__(self, *args: Any, steps: int = 20, **options: Any) -> None:
-        super().__init__(*args, **options)
+    def __init__(
+        self,
+        model: nn.Module,
+        target_layers: TargetLayers | None = None,
+        *,
+        steps: int = 20,
+        **options: Unpack[Options],
+    ) -> None:
+        super().__init__(model, target_layers, **options)
         self.steps = positive_int("steps", steps)
 
     def saliencies(self, layer: LayerCapture) -> Float[Tensor, "n *ms"]:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from operator import mul
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
-from torch import Tensor
+from torch import Tensor, nn
+from typing_extensions import Unpack
 
-from gradcam_kit.methods.score_cam import ScoreCAM
+from gradcam_kit.capture import TargetLayers
+from gradcam_kit.methods.score_cam import ScoreCAM, ScoreOptions
 from gradcam_kit.options import one_of, positive_int
 from gradcam_kit.types import LayerCapture
 
@@ -40,8 +42,16 @@ class ISCAM(ScoreCAM, name="is-cam"):
 
     cost = "F + samples k R"
 
-    def __init__(self, *args: Any, samples: int = 10, ladder: Ladder = "linear", **options: Any) -> None:
-        super().__init__(*args, **options)
+    def __init__(
+        self,
+        model: nn.Module,
+        target_layers: TargetLayers | None = None,
+        *,
+        samples: int = 10,
+        ladder: Ladder = "linear",
+        **options: Unpack[ScoreOptions],
+    ) -> None:
+        super().__init__(model, target_layers, **options)
         positive_int("samples", samples)
         self.samples = samples
         self.ladder: Ladder = one_of("ladder", ladder, get_args(Ladder))

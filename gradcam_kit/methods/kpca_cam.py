@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
+from typing_extensions import Unpack
 
-from gradcam_kit.methods.base import BaseCAM
+from gradcam_kit.capture import TargetLayers
+from gradcam_kit.methods.base import BaseCAM, Options
 from gradcam_kit.methods.components import fix_sign
 from gradcam_kit.options import one_of
 from gradcam_kit.types import Evidence, LayerCapture
@@ -57,8 +59,16 @@ class KPCACAM(BaseCAM, name="kpca-cam"):
     class_agnostic = True
     cost = "F + eigenproblem"
 
-    def __init__(self, *args: Any, kernel: Kernel = "sigmoid", gamma: float | None = None, **options: Any) -> None:
-        super().__init__(*args, **options)
+    def __init__(
+        self,
+        model: nn.Module,
+        target_layers: TargetLayers | None = None,
+        *,
+        kernel: Kernel = "sigmoid",
+        gamma: float | None = None,
+        **options: Unpack[Options],
+    ) -> None:
+        super().__init__(model, target_layers, **options)
         self.kernel: Kernel = one_of("kernel", kernel, get_args(Kernel))
         self.gamma = gamma
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
+from typing_extensions import Unpack
 
+from gradcam_kit.capture import TargetLayers
 from gradcam_kit.errors import OptionError
 from gradcam_kit.functional import Fusion, normalize
-from gradcam_kit.methods.base import BaseCAM, gradients_of
+from gradcam_kit.methods.base import BaseCAM, LayerOptions, gradients_of
 from gradcam_kit.types import LayerCapture
 
 
@@ -24,8 +24,16 @@ class LayerCAM(BaseCAM, name="layer-cam"):
         gamma: of Equation 9.
     """
 
-    def __init__(self, *args: Any, fusion: Fusion = "max", gamma: float = 2.0, **options: Any) -> None:
-        super().__init__(*args, fusion=fusion, **options)
+    def __init__(
+        self,
+        model: nn.Module,
+        target_layers: TargetLayers | None = None,
+        *,
+        fusion: Fusion = "max",
+        gamma: float = 2.0,
+        **options: Unpack[LayerOptions],
+    ) -> None:
+        super().__init__(model, target_layers, fusion=fusion, **options)
         if not gamma > 0:
             raise OptionError(f"gamma is {gamma!r}; expected a positive number")
         self.gamma = gamma

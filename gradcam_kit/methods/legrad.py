@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
+from typing_extensions import Unpack
 
+from gradcam_kit.capture import TargetLayers
 from gradcam_kit.errors import OptionError
 from gradcam_kit.methods.attention_rollout import attention_of
-from gradcam_kit.methods.base import BaseCAM
+from gradcam_kit.methods.base import BaseCAM, Options
 from gradcam_kit.types import Evidence, LayerCapture, LayerChoice
 
 
@@ -38,8 +38,15 @@ class LeGrad(BaseCAM, name="legrad"):
     layer_choice = LayerChoice.ATTENTION
     cost = "F + one B per block"
 
-    def __init__(self, *args: Any, blocks: int | None = None, **options: Any) -> None:
-        super().__init__(*args, **options)
+    def __init__(
+        self,
+        model: nn.Module,
+        target_layers: TargetLayers | None = None,
+        *,
+        blocks: int | None = None,
+        **options: Unpack[Options],
+    ) -> None:
+        super().__init__(model, target_layers, **options)
         if blocks is not None and (isinstance(blocks, bool) or not isinstance(blocks, int) or blocks < 1):
             raise OptionError(f"blocks is {blocks!r}; expected a positive int, or None for all")
         self.blocks = blocks

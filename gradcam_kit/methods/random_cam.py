@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
+from typing_extensions import Unpack
 
-from gradcam_kit.methods.base import BaseCAM
+from gradcam_kit.capture import TargetLayers
+from gradcam_kit.methods.base import BaseCAM, Options
 from gradcam_kit.types import Evidence, LayerCapture
 
 
@@ -23,8 +23,10 @@ class RandomCAM(BaseCAM, name="random-cam"):
     class_agnostic = True
     cost = "F"
 
-    def __init__(self, *args: Any, seed: int = 0, **options: Any) -> None:
-        super().__init__(*args, **options)
+    def __init__(
+        self, model: nn.Module, target_layers: TargetLayers | None = None, *, seed: int = 0, **options: Unpack[Options]
+    ) -> None:
+        super().__init__(model, target_layers, **options)
         self.seed = seed
 
     def weights(self, layer: LayerCapture) -> Float[Tensor, "n k *one"]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
+from typing_extensions import Unpack
 
+from gradcam_kit.capture import TargetLayers
 from gradcam_kit.errors import OptionError
-from gradcam_kit.methods.base import BaseCAM
+from gradcam_kit.methods.base import BaseCAM, Options
 from gradcam_kit.methods.einsum_cam import einsum_cam
 from gradcam_kit.options import one_of
 from gradcam_kit.types import Evidence, LayerCapture
@@ -65,8 +67,16 @@ class ReciproCAM(BaseCAM, name="recipro-cam"):
     needs = Evidence.REPLAY | Evidence.HEAD
     cost = "F + Z S"
 
-    def __init__(self, *args: Any, window: int = 1, mode: Mode = "mask", **options: Any) -> None:
-        super().__init__(*args, **options)
+    def __init__(
+        self,
+        model: nn.Module,
+        target_layers: TargetLayers | None = None,
+        *,
+        window: int = 1,
+        mode: Mode = "mask",
+        **options: Unpack[Options],
+    ) -> None:
+        super().__init__(model, target_layers, **options)
         self.window = check_window(window)
         self.mode: Mode = one_of("mode", mode, get_args(Mode))
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from torch import nn
+from typing_extensions import Unpack
 
+from gradcam_kit.capture import TargetLayers
 from gradcam_kit.functional import Fusion
-from gradcam_kit.methods.grad_cam_plus_plus import GradCAMPlusPlus
+from gradcam_kit.methods.base import LayerOptions
+from gradcam_kit.methods.grad_cam_plus_plus import GradCAMPlusPlus, Variant
 from gradcam_kit.types import LayerChoice
 
 
@@ -18,5 +21,13 @@ class RefineCAM(GradCAMPlusPlus, name="refine-cam"):
 
     layer_choice = LayerChoice.RESOLUTIONS
 
-    def __init__(self, *args: Any, fusion: Fusion = "product", **options: Any) -> None:
-        super().__init__(*args, fusion=fusion, **options)
+    def __init__(
+        self,
+        model: nn.Module,
+        target_layers: TargetLayers | None = None,
+        *,
+        variant: Variant = "paper",
+        fusion: Fusion = "product",
+        **options: Unpack[LayerOptions],
+    ) -> None:
+        super().__init__(model, target_layers, variant=variant, fusion=fusion, **options)

@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
+from typing_extensions import Unpack
 
+from gradcam_kit.capture import TargetLayers
 from gradcam_kit.functional import normalize, upsample
-from gradcam_kit.methods.base import BaseCAM
-from gradcam_kit.methods.channels import Ranking, check_channels, ranked_channels, take_channels
+from gradcam_kit.methods.base import BaseCAM, Options
+from gradcam_kit.methods.channels import Ranking, check_channels, places, ranked_channels, take_channels
 from gradcam_kit.options import one_of
 from gradcam_kit.types import Evidence, LayerCapture, Rows
 
 Weighting = Literal["softmax", "probability", "relu"]
 _BASELINE = -1  # stands for a channel whose mask is zero everywhere
+
+
+class ScoreOptions(Options, total=False):
+    """The options of Score-CAM and those of all methods, as types of the constructors that hand them on."""
+
+    weighting: Weighting
+    channels: int | float | None
+    ranking: Ranking
 
 
 def channel_scores(
@@ -46,9 +56,10 @@ def channel_scores(
     """
     flat = activations.flatten(2)
     constant = flat.amax(2) == flat.amin(2)
-    live = (~constant).nonzero()
+    live = places(~constant)
     empty = torch.ones_like(constant[:, :1]) if baseline else constant.any(1, keepdim=True)
-    rows = torch.cat([live, empty.nonzero() + live.new_tensor([0, _BASELINE])])
+    whose = places(empty[:, 0])
+    rows = torch.cat([live, torch.cat([whose, torch.full_like(whose, _BASELINE)], 1)])
     scores = torch.cat([_score_rows(layer, activations, chunk, rescore, change) for chunk in rows.split(batch_size)])
     targets = scores.shape[1:]
     zero_input = scores.new_zeros((len(flat), *targets)).index_copy(0, rows[len(live) :, 0], scores[len(live) :])
@@ -83,8 +94,9 @@ class ScoreCAM(BaseCAM, name="score-cam"):
             first, which cancels in the softmax and is not computed. "probability" (released code): the class's softmax
             probability, constant channels skipped. "relu": ReLU(score - score of the zero input).
         channels: keep only so many channels of each image (an int), or this share of them (a float in (0, 1]).
-        ranking: which channels are kept: those with the largest standard deviation over space ("std"), or with the
-            largest mean gradient ("gradient", gScoreCAM: Chen et al., ACCV 2022; one backward pass).
+        ranking: which channels are kept: those with the largest standard deviation over space ("std"), with the
+            largest mean gradient ("gradient", gScoreCAM: Chen et al., ACCV 2022; one backward pass), or whose mask on
+            the layer keeps most of the score to first order ("first-order", no paper; one backward pass).
     """
 
     needs: Evidence = Evidence.RESCORE
@@ -92,21 +104,23 @@ class ScoreCAM(BaseCAM, name="score-cam"):
 
     def __init__(
         self,
-        *args: Any,
+        model: nn.Module,
+        target_layers: TargetLayers | None = None,
+        *,
         weighting: Weighting = "softmax",
         channels: int | float | None = None,
         ranking: Ranking = "std",
-        **options: Any,
+        **options: Unpack[Options],
     ) -> None:
-        super().__init__(*args, **options)
+        super().__init__(model, target_layers, **options)
         self.weighting: Weighting = one_of("weighting", weighting, get_args(Weighting))
         self.ranking: Ranking = one_of("ranking", ranking, get_args(Ranking))
         self.channels = check_channels(channels)
-        if channels is not None and ranking == "gradient":
+        if channels is not None and ranking != "std":
             self.needs = Evidence.RESCORE | Evidence.GRADIENTS
 
     def saliencies(self, layer: LayerCapture) -> Float[Tensor, "n *ms"]:
-        """One set of masked passes for all targets; the gradient ranking picks other channels for each."""
+        """One set of masked passes for all targets; a ranking by gradients picks other channels for each."""
         if Evidence.GRADIENTS in self.needs:
             return super().saliencies(layer)
         return self.saliency(layer)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
+from typing_extensions import Unpack
 
-from gradcam_kit.methods.base import BaseCAM, gradients_of
+from gradcam_kit.capture import TargetLayers
+from gradcam_kit.methods.base import BaseCAM, Options, gradients_of
 from gradcam_kit.options import one_of, positive_int
 from gradcam_kit.types import LayerCapture
 
@@ -41,8 +43,16 @@ class SegXResCAM(BaseCAM, name="seg-xres-cam"):
         pool: "mean" or "max". The paper's defaults could not be confirmed.
     """
 
-    def __init__(self, *args: Any, pool_window: int = 2, pool: Pool = "mean", **options: Any) -> None:
-        super().__init__(*args, **options)
+    def __init__(
+        self,
+        model: nn.Module,
+        target_layers: TargetLayers | None = None,
+        *,
+        pool_window: int = 2,
+        pool: Pool = "mean",
+        **options: Unpack[Options],
+    ) -> None:
+        super().__init__(model, target_layers, **options)
         self.pool_window = positive_int("pool_window", pool_window)
         self.pool: Pool = one_of("pool", pool, get_args(Pool))
 

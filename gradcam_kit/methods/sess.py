@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import product
 from math import ceil
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
+from typing_extensions import Unpack
 
+from gradcam_kit.capture import TargetLayers
 from gradcam_kit.errors import OptionError
 from gradcam_kit.functional import gaussian_blur, normalize, upsample, weighted_sum, widen
-from gradcam_kit.methods.base import BaseCAM
+from gradcam_kit.methods.base import BaseCAM, Options
 from gradcam_kit.methods.grad_cam import grad_cam_weights
 from gradcam_kit.methods.perturbations import probe_targets
 from gradcam_kit.options import one_of, positive_int
@@ -82,9 +84,16 @@ class SESS(BaseCAM, name="sess"):
     cost = "F + windows (2 F + B)"
 
     def __init__(
-        self, *args: Any, scales: int = 12, growth: float = 2 / 7, pool: Pool = "mean", **options: Any
+        self,
+        model: nn.Module,
+        target_layers: TargetLayers | None = None,
+        *,
+        scales: int = 12,
+        growth: float = 2 / 7,
+        pool: Pool = "mean",
+        **options: Unpack[Options],
     ) -> None:
-        super().__init__(*args, **options)
+        super().__init__(model, target_layers, **options)
         positive_int("scales", scales)
         if not growth > 0:
             raise OptionError(f"growth is {growth!r}; expected a positive number")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
+from typing_extensions import Unpack
 
+from gradcam_kit.capture import TargetLayers
 from gradcam_kit.functional import spatial_sum
-from gradcam_kit.methods.base import BaseCAM
+from gradcam_kit.methods.base import BaseCAM, Options
 from gradcam_kit.methods.perturbations import gaussian_noise, probe_targets
 from gradcam_kit.options import non_negative, positive_int
 from gradcam_kit.types import Evidence, LayerCapture
@@ -47,8 +47,17 @@ class SmoothGradCAMPlusPlus(BaseCAM, name="smooth-grad-cam++"):
     needs = Evidence.PROBE
     cost = "F + samples (F + B)"
 
-    def __init__(self, *args: Any, samples: int = 4, std: float = 0.3, seed: int = 0, **options: Any) -> None:
-        super().__init__(*args, **options)
+    def __init__(
+        self,
+        model: nn.Module,
+        target_layers: TargetLayers | None = None,
+        *,
+        samples: int = 4,
+        std: float = 0.3,
+        seed: int = 0,
+        **options: Unpack[Options],
+    ) -> None:
+        super().__init__(model, target_layers, **options)
         self.samples = positive_int("samples", samples)
         self.std, self.seed = non_negative("std", std), seed
 

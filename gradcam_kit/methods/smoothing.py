@@ -10,12 +10,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gradcam_kit.capture import Inputs, read_inputs
-from gradcam_kit.errors import InputError, OptionError
-from gradcam_kit.methods.base import BaseCAM, assemble, capture_for, signed_maps
+from gradcam_kit.capture import Inputs, in_fastest_format, read_inputs
+from gradcam_kit.errors import InputError, OptionError, kind_of
+from gradcam_kit.methods.assembly import assemble, signed_maps
+from gradcam_kit.methods.base import BaseCAM
 from gradcam_kit.methods.components import first_component
 from gradcam_kit.methods.explanation import Explanation
 from gradcam_kit.methods.perturbations import check_std, gaussian_noise
+from gradcam_kit.methods.sharing import capture_for
 from gradcam_kit.options import positive_int
 from gradcam_kit.types import Images, LayerCapture
 
@@ -30,7 +32,7 @@ class View(NamedTuple):
 def check_cam(wrapper: str, cam: object) -> BaseCAM:
     """Return the method, or raise InputError for what is none."""
     if not isinstance(cam, BaseCAM):
-        raise InputError(f"{wrapper} got a {type(cam).__name__}; expected a CAM object such as GradCAM(model)")
+        raise InputError(f"{wrapper} got {kind_of(cam)}; expected a CAM object such as GradCAM(model)")
     return cam
 
 
@@ -59,9 +61,12 @@ class _Mean:
         As many views run in one pass as fit into the method's `batch_size`. A callable target without `select` gets
         the output of one view at a time.
         """
-        inputs = read_inputs(images, forward_kwargs)
+        inputs = read_inputs(images, forward_kwargs, self.cam.model)
         if inputs.n == 0:
             return self.cam.explain(images, targets, **forward_kwargs)
+        return in_fastest_format(self.cam.model, inputs, lambda inputs: self._mean(inputs, targets))
+
+    def _mean(self, inputs: Inputs, targets: Any) -> Explanation:
         with capture_for([self.cam], inputs, targets) as (clean, (layers,)):
             pass
         shared = clean.target is None or hasattr(clean.target, "select")

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from typing_extensions import Unpack
 
+from gradcam_kit.capture import TargetLayers
 from gradcam_kit.functional import widen
 from gradcam_kit.methods.perturbations import check_std, gaussian_noise
-from gradcam_kit.methods.score_cam import ScoreCAM
+from gradcam_kit.methods.score_cam import ScoreCAM, ScoreOptions
 from gradcam_kit.options import positive_int
 from gradcam_kit.types import LayerCapture
 
@@ -30,8 +31,17 @@ class SSCAM(ScoreCAM, name="ss-cam"):
 
     cost = "F + samples k R"
 
-    def __init__(self, *args: Any, samples: int = 35, std: float = 2.0, seed: int = 0, **options: Any) -> None:
-        super().__init__(*args, **options)
+    def __init__(
+        self,
+        model: nn.Module,
+        target_layers: TargetLayers | None = None,
+        *,
+        samples: int = 35,
+        std: float = 2.0,
+        seed: int = 0,
+        **options: Unpack[ScoreOptions],
+    ) -> None:
+        super().__init__(model, target_layers, **options)
         positive_int("samples", samples)
         check_std(std)
         self.samples, self.std, self.seed = samples, std, seed

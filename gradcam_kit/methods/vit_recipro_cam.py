@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
+from typing_extensions import Unpack
 
+from gradcam_kit.capture import TargetLayers
 from gradcam_kit.errors import CaptureError
-from gradcam_kit.methods.base import BaseCAM
+from gradcam_kit.methods.base import BaseCAM, Options
 from gradcam_kit.methods.recipro_cam import by_position, check_window, lift, window_weights
 from gradcam_kit.types import Evidence, LayerCapture, LayerChoice
 
@@ -29,8 +29,15 @@ class ViTReciproCAM(BaseCAM, name="vit-recipro-cam"):
     layer_choice = LayerChoice.BLOCK
     cost = "F + Z S"
 
-    def __init__(self, *args: Any, window: int = 3, **options: Any) -> None:
-        super().__init__(*args, **options)
+    def __init__(
+        self,
+        model: nn.Module,
+        target_layers: TargetLayers | None = None,
+        *,
+        window: int = 3,
+        **options: Unpack[Options],
+    ) -> None:
+        super().__init__(model, target_layers, **options)
         self.window = check_window(window)
 
     def saliencies(self, layer: LayerCapture) -> Float[Tensor, "n *ms"]:

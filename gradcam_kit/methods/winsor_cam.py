@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
+from typing_extensions import Unpack
 
+from gradcam_kit.capture import TargetLayers
 from gradcam_kit.errors import OptionError
-from gradcam_kit.methods.base import BaseCAM, gradients_of
+from gradcam_kit.functional import fuse
+from gradcam_kit.methods.base import BaseCAM, Options, gradients_of
 from gradcam_kit.methods.grad_cam import grad_cam_weights
 from gradcam_kit.options import one_of
 from gradcam_kit.types import LayerCapture, LayerChoice
@@ -35,6 +38,8 @@ def winsorize(importance: Float[Tensor, "r layers"], percentile: float) -> Float
 class WinsorCAM(BaseCAM, name="winsor-cam"):
     """Grad-CAM of all convolutional layers, weighted by each layer's importance with outliers capped.
 
+    The paper sums the weighted maps, which is the fusion "mean"; "max" and "product" combine them otherwise.
+
     Args:
         percentile: where the positive importances are capped, in [0, 100].
         importance: of a layer, from its Grad-CAM weights: their "mean", "max" or "l2" norm, clipped at 0.
@@ -43,8 +48,16 @@ class WinsorCAM(BaseCAM, name="winsor-cam"):
     layer_choice = LayerChoice.CONVOLUTIONS
     cost = "F + B to the first convolution"
 
-    def __init__(self, *args: Any, percentile: float = 100.0, importance: Importance = "mean", **options: Any) -> None:
-        super().__init__(*args, **options)
+    def __init__(
+        self,
+        model: nn.Module,
+        target_layers: TargetLayers | None = None,
+        *,
+        percentile: float = 100.0,
+        importance: Importance = "mean",
+        **options: Unpack[Options],
+    ) -> None:
+        super().__init__(model, target_layers, **options)
         if not 0 <= percentile <= 100:
             raise OptionError(f"percentile is {percentile!r}; expected a number from 0 to 100")
         self.percentile = percentile
@@ -67,6 +80,11 @@ class WinsorCAM(BaseCAM, name="winsor-cam"):
     def fuse(
         self, heatmaps: list[Float[Tensor, "r *t"]], importance: list[Float[Tensor, " r"]]
     ) -> Float[Tensor, "r *t"]:
-        """Sum of the maps times their winsorized importance."""
+        """The maps times their winsorized importance, combined: for "mean" their sum."""
         shares = winsorize(torch.stack(importance, 1), self.percentile)
-        return torch.einsum("lr...,rl->r...", torch.stack(heatmaps), shares)
+        if self.fusion == "mean":
+            return torch.einsum("lr...,rl->r...", torch.stack(heatmaps), shares)
+        weighted = [
+            torch.einsum("r...,r->r...", maps, own) for maps, own in zip(heatmaps, shares.unbind(1), strict=True)
+        ]
+        return fuse(weighted, self.fusion)

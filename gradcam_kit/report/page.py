@@ -7,7 +7,9 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from gradcam_kit.errors import MissingExtraError, OptionError
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from gradcam_kit.errors import OptionError
 from gradcam_kit.jobs.store import Store
 from gradcam_kit.render import colormap_table
 from gradcam_kit.report.collect import MOST_PICTURES, Collected, collect
@@ -24,7 +26,6 @@ def write_report(out: str, seconds: float | None = None) -> str:
 
     Raises:
         OptionError: there is no run.
-        MissingExtraError: Jinja2 is not installed.
     """
     store = Store.at(out)
     manifest = store.manifest()
@@ -42,10 +43,6 @@ def write_report(out: str, seconds: float | None = None) -> str:
 
 def render(collected: Collected, manifest: dict[str, Any], seconds: float | None) -> str:
     """The page as text."""
-    try:
-        from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    except ImportError as error:
-        raise MissingExtraError("a report needs Jinja2; run: pip install 'gradcam-kit[report]'") from error
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )

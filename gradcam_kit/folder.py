@@ -1,18 +1,33 @@
-"""A run from Python."""
+"""A run with its report, for the command line and from Python."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from torch import nn
 
-from gradcam_kit.jobs.local import run
-from gradcam_kit.jobs.request import RunRequest
-from gradcam_kit.jobs.results import Run, load_run
+from gradcam_kit.jobs import Run, RunRequest, RunSummary, load_run, run
+from gradcam_kit.jobs.files import folder_at
+from gradcam_kit.report import write_report
+
+
+def run_and_report(request: RunRequest, console: Console | None = None) -> RunSummary:
+    """`run`, and when all shards are complete the page about them, unless it is there and nothing is new.
+
+    Raises:
+        GradCamKitError: the request is wrong; the folder is as it was.
+    """
+    summary = run(request, console)
+    if not request.report or summary.missing or summary.interrupted:
+        return summary
+    if summary.pictures == summary.before and folder_at(summary.out).read("report.html") is not None:
+        return summary
+    return replace(summary, report=write_report(summary.out, None if summary.before else summary.seconds))
 
 
 def explain_folder(
@@ -55,7 +70,7 @@ def explain_folder(
         class_names=names,
         **options,
     )
-    summary = run(request, None if quiet else Console(stderr=True))
+    summary = run_and_report(request, None if quiet else Console(stderr=True))
     if summary.interrupted:
         raise KeyboardInterrupt
     return load_run(summary.out)

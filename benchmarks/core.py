@@ -1,0 +1,125 @@
+"""Weighting, normalization, upsampling and rendering alone, by size, against a copy that moves as many bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Annotated
+
+import torch
+import typer
+from torch import Tensor
+
+from benchmarks.measure import Work, memory_bounded, reason
+from benchmarks.options import Device, Out, Quick, Threads, device_of
+from benchmarks.results import Figure, Results, Row, environment, place_of
+from benchmarks.works import SEED
+from gradcam_kit.functional import normalize, upsample, weighted_sum
+from gradcam_kit.render import colorize, overlays
+
+LAYERS = ((1, 2048, 7), (16, 512, 7), (16, 2048, 7), (16, 1024, 14), (16, 512, 28), (16, 256, 56), (64, 2048, 7))
+"""Images, channels and side of a layer: the last stage of ResNet-18, and the stages of ResNet-50."""
+
+MAPS = ((1, 7, 224), (16, 7, 224), (16, 14, 224), (16, 56, 224), (64, 7, 224), (512, 7, 224), (16, 14, 518))
+"""Maps, their side, and the side of the images; 512 are the masks of Score-CAM for one image of ResNet-18."""
+
+
+def run(
+    device: Device = "auto",
+    seconds: Annotated[float, typer.Option(help="how long each work is repeated")] = 0.4,
+    threads: Threads = 2,
+    out: Out = None,
+    quick: Quick = False,
+) -> None:
+    """The arithmetic alone; `ratio` is time / time of a copy of as many bytes, which is what memory allows."""
+    torch.set_num_threads(threads)
+    device = device_of(device)
+    layers, maps = (((1, 64, 7),), ((1, 7, 56),)) if quick else (LAYERS, MAPS)
+    seconds = 0.001 if quick else seconds
+    with memory_bounded():
+        rows = [row for size in layers for row in _rows(layer_works, size, device, seconds)]
+        rows += [row for size in maps for row in _rows(map_works, size, device, seconds)]
+    settings = environment(device, seed=SEED, seconds=seconds)
+    Results("core", settings, rows).finish(place_of("core", device, out, quick))
+
+
+Works = dict[str, tuple[Work, int]]
+"""By name: the work, and the bytes that it has to read and write at least."""
+
+
+def layer_works(device: str, n: int, k: int, side: int) -> tuple[str, Works]:
+    """What is done at the layer's resolution."""
+    activations, gradients = _noise(device, n, k, side, side), _noise(device, n, k, side, side)
+    by_channel = _noise(device, n, k, 1, 1)
+    maps = _noise(device, n, side, side)
+    works: Works = {
+        "channel weights": (lambda: gradients.mean((2, 3)), _bytes(gradients)),
+        "weighted sum by channel": (lambda: weighted_sum(activations, by_channel), _bytes(activations, maps)),
+        "weighted sum by position": (
+            lambda: weighted_sum(activations, gradients),
+            _bytes(activations, gradients, maps),
+        ),
+        "normalize channels": (
+            lambda: normalize(activations.flatten(0, 1)),
+            _bytes(activations, activations),
+        ),
+    }
+    return f"{n} x {k} x {side} x {side}", works
+
+
+def map_works(device: str, n: int, side: int, size: int) -> tuple[str, Works]:
+    """What is done on the way to the size of the images, and beyond."""
+    maps, heatmaps = _noise(device, n, side, side), _noise(device, n, size, size)
+    pictures = (255 * _noise(device, n, size, size, 3)).to(torch.uint8)
+    works: Works = {
+        "upsample": (lambda: upsample(maps, (size, size)), _bytes(maps, heatmaps)),
+        "normalize heatmaps": (lambda: normalize(heatmaps), _bytes(heatmaps, heatmaps)),
+        "colorize": (lambda: colorize(heatmaps), _bytes(heatmaps, pictures)),
+        "overlays": (lambda: overlays(pictures, maps), _bytes(maps, pictures, pictures)),
+    }
+    return f"{n} x {side} x {side} to {size} x {size}", works
+
+
+def _noise(device: str, *shape: int) -> Tensor:
+    return torch.rand(shape, generator=torch.Generator().manual_seed(SEED)).to(device)
+
+
+def _bytes(*tensors: Tensor) -> int:
+    return sum(tensor.nbytes for tensor in tensors)
+
+
+def _rows(build: Callable[..., tuple[str, Works]], size: tuple[int, ...], device: str, seconds: float) -> Iterator[Row]:
+    try:
+        name, works = build(device, *size)
+    except Exception as error:
+        yield Row({"size": " x ".join(map(str, size)), "device": device}, skipped=reason(error))
+        return
+    for work, (call, moved) in works.items():
+        case: dict[str, str | int] = {"work": work, "size": name, "device": device}
+        try:
+            figures = _compared(call, moved, device, seconds)
+            yield Row(case, figures)
+        except Exception as error:
+            yield Row(case, skipped=reason(error))
+
+
+def _compared(call: Work, moved: int, device: str, seconds: float) -> dict[str, Figure]:
+    """Times of a work and of a copy, halves interleaved: copy, work, copy, work."""
+    from torch.utils.benchmark import Timer  # looks for compilers when it is imported, and reports what it misses
+
+    source = torch.zeros(max(1, moved // 8), device=device)  # a copy reads and writes each of its 4-byte numbers
+    sink = torch.empty_like(source)
+
+    def copy() -> None:
+        sink.copy_(source)
+
+    times: dict[Work, list[float]] = {copy: [], call: []}
+    for work in (copy, call, copy, call):
+        timer = Timer("work()", globals={"work": work}, num_threads=torch.get_num_threads())
+        times[work] += timer.blocked_autorange(min_run_time=seconds / 2).times
+    floor, own = Figure.of(times[copy]), Figure.of(times[call])
+    return {
+        "microseconds": Figure(*(1e6 * value for value in (own.median, own.low, own.high))),
+        "ratio": Figure(own.median / floor.median, own.low / floor.median, own.high / floor.median),
+        "gb_per_s": Figure(*(moved / value / 1e9 for value in (own.median, own.high, own.low))),
+        "copy_gb_per_s": Figure(*(moved / value / 1e9 for value in (floor.median, floor.high, floor.low))),
+    }

@@ -1,0 +1,72 @@
+"""`python -m benchmarks ground-truth`: the table, its JSON, and its figure."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from rich.console import Console
+
+from benchmarks.ground_truth import series, shapes, shortcut, table, tokens, wired
+from benchmarks.ground_truth.scoring import OPTIONS, Found, Plan, Test
+from benchmarks.options import Out, Quick, Threads
+from benchmarks.report import between_markers
+from benchmarks.results import RESULTS, ROOT, as_json, environment
+
+TESTS: tuple[Test, ...] = (*wired.TESTS, *shapes.TESTS, *shortcut.TESTS, *tokens.TESTS, *series.TESTS)
+_QUICK = Plan(("grad-cam", "hires-cam", "eigen-cam", "attention-rollout"), scale=0.1)
+_FIGURE = ROOT / "docs" / "ground-truth.png"
+_MARKERS = [f"<!-- {side}: python -m benchmarks ground-truth -->" for side in ("begin", "end")]
+
+
+def run(
+    quick: Quick = False,
+    only: Annotated[list[str] | None, typer.Option(help="names of tests; default: all")] = None,
+    method: Annotated[list[str] | None, typer.Option(help="names of methods; default: all")] = None,
+    seed: Annotated[int, typer.Option(help="of images, networks and intervals")] = 0,
+    threads: Threads = 1,
+    out: Out = None,
+    figure: Annotated[Path | None, typer.Option(help="where the figure goes, and the table beside it")] = None,
+) -> None:
+    """Where each method finds the right answer, and where it fails, on networks and data whose answer is known."""
+    torch.set_num_threads(threads)
+    plan = replace(_QUICK if quick else Plan(), seed=seed)
+    plan = replace(plan, methods=method) if method else plan
+    chosen = [test for test in TESTS if not only or test.name in only]
+    unknown = set(only or ()) - {test.name for test in TESTS}
+    if unknown:
+        raise typer.BadParameter(f"no test {sorted(unknown)}; known are {[test.name for test in TESTS]}")
+    console = Console()
+    columns: dict[str, Found] = {}
+    seconds: dict[str, float] = {}
+    for test in chosen:
+        start = time.process_time()
+        columns |= test.run(plan)
+        seconds[test.name] = round(time.process_time() - start, 1)
+        console.print(f"{test.name}: {seconds[test.name]} s")
+    cells = table.cells_of(columns, seed)
+    for part in table.on_screen(cells):
+        console.print(part)
+    whole = not (quick or only or method)
+    out, figure = (out or RESULTS / "ground-truth.json", figure or _FIGURE) if whole else (out, figure)
+    if out:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        results = {
+            "command": "ground-truth",
+            "environment": environment("cpu", seed=seed, quick=quick, options=OPTIONS),
+            "cpu_seconds": seconds,
+            "tests": {test.name: {"question": test.question, "score": test.score} for test in chosen},
+            "columns": table.records(columns, cells),
+        }
+        out.write_text(as_json(results))
+    if figure:
+        table.draw(cells, figure)
+        figure.with_suffix(".md").write_text(table.markdown(cells))
+    if whole:
+        readme = ROOT / "README.md"
+        block = table.markdown(cells, table.SHOWN, interval=False)
+        readme.write_text(between_markers(readme.read_text(), block, *_MARKERS))

@@ -1,0 +1,121 @@
+"""Networks whose right answer is known by construction: nothing is trained."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+Gate = Literal["and", "or"]
+SCALE = 8.0
+
+
+class Wired(nn.Module):
+    """Detectors of red, green and blue, mean pooling, and a linear head whose weights are chosen.
+
+    Class 0: red counts for it, green against it, blue not at all. Class 1: green for it. So the contribution of each
+    position to a logit is known exactly, with its sign: weight * activation / positions.
+
+    Args:
+        scale: of the weights.
+    """
+
+    weights = ((1.0, -1.0, 0.0), (-0.5, 1.0, 0.0))
+
+    def __init__(self, scale: float = 1.0) -> None:
+        super().__init__()
+        self.detect = nn.Conv2d(3, 3, 1, bias=False)
+        self.relu = nn.ReLU()
+        self.fc = nn.Linear(3, 2, bias=False)
+        with torch.no_grad():
+            self.detect.weight.copy_(torch.eye(3).view(3, 3, 1, 1))
+            self.fc.weight.copy_(scale * torch.tensor(self.weights))
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.fc(self.relu(self.detect(images)).mean((2, 3)))
+        return logits
+
+
+class Gated(nn.Module):
+    """A gate over "there is red" and "there is green", each a sum of its detector over all positions divided by `area`.
+
+    "and": relu(red + green - 1). "or": min(1, red + green), which is saturated where both are there: then no small
+    change matters, and none of the two alone. Both are times `SCALE`, as large as logits usually
+    are. Blue is detected and unused. The other class has the negative logit.
+    """
+
+    def __init__(self, gate: Gate, area: int) -> None:
+        super().__init__()
+        self.detect = nn.Conv2d(3, 3, 1, bias=False)
+        self.relu = nn.ReLU()
+        self.gate, self.area = gate, area
+        with torch.no_grad():
+            self.detect.weight.copy_(torch.eye(3).view(3, 3, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        present = self.relu(self.detect(images)).sum((2, 3)) / self.area
+        both = present[:, 0] + present[:, 1]
+        output = (both - 1).relu() if self.gate == "and" else both - (both - 1).relu()
+        return SCALE * torch.stack([output, -output], 1)
+
+
+class HalfBlind(nn.Module):
+    """Random weights, and a head that sees the upper half of the last maps alone: what lies below cannot matter."""
+
+    def __init__(self, side: int = 32, channels: int = 8, classes: int = 4) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(3, channels, 3, padding=1), nn.ReLU(), nn.Conv2d(channels, channels, 3, 2, 1), nn.ReLU()
+        )
+        self.rows = side // 4
+        self.fc = nn.Linear(channels * self.rows * side // 2, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.fc(self.body(images)[:, :, : self.rows].flatten(1))
+        return logits
+
+
+def half_blind(seed: int) -> HalfBlind:
+    """One with its own random weights; the global generator is untouched."""
+    generator = torch.Generator().manual_seed(seed)
+    model = HalfBlind()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            fan_in = parameter[0].numel()
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * (2 / max(fan_in, 2)) ** 0.5)
+    return model.eval()
+
+
+class Grid(nn.Module):
+    """A network on a mosaic of 2 x 2 pictures whose every class exists once per cell: logit `cell * classes + class`.
+
+    Rao et al., CVPR 2022, arXiv 2205.10435. A logit of a cell is computed from that cell's positions alone, so evidence
+    in the other cells is wrong. `isolated` (DiFull): each cell is seen by itself. Otherwise (DiPart) the cells meet in
+    the receptive fields, and only the head separates them.
+
+    Args:
+        body: from images to maps.
+        head: from pooled maps to logits.
+        isolated: see above.
+    """
+
+    def __init__(self, body: nn.Module, head: nn.Module, *, isolated: bool) -> None:
+        super().__init__()
+        self.body, self.joint, self.head, self.isolated = body, nn.Identity(), head, isolated
+
+    def forward(self, mosaics: Tensor) -> Tensor:
+        maps = _join(self.body(_split(mosaics))) if self.isolated else self.body(mosaics)
+        pooled = _split(self.joint(maps)).mean((2, 3))
+        logits: Tensor = self.head(pooled).unflatten(0, (len(mosaics), 4)).flatten(1)
+        return logits
+
+
+def _split(maps: Tensor) -> Tensor:
+    """`(n, k, 2h, 2w)` -> `(4n, k, h, w)`, the cells of each in reading order."""
+    return torch.stack([cell for row in maps.chunk(2, 2) for cell in row.chunk(2, 3)], 1).flatten(0, 1)
+
+
+def _join(cells: Tensor) -> Tensor:
+    a, b, c, d = cells.unflatten(0, (-1, 4)).unbind(1)
+    return torch.cat([torch.cat([a, b], 3), torch.cat([c, d], 3)], 2)

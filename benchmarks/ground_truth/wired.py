@@ -1,0 +1,95 @@
+"""Tests on networks that are wired by hand: the truth needs no training and no belief."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import torch
+from torch import Tensor
+
+from benchmarks.ground_truth.networks import SCALE, Gate, Gated, Wired, half_blind
+from benchmarks.ground_truth.scoring import Found, Plan, Subject, Test, score_all, share
+
+SIDE, SQUARE = 32, 6
+RED, GREEN, BLUE = range(3)
+_NETWORKS, _IMAGES = 6, 4
+# A position of the last maps looks 3 pixels beyond its own 2, and linear upsampling spills one position further.
+MARGIN = 5
+
+
+def squares(n: int, colors: tuple[int, ...], seed: int, low: float = 0.5) -> tuple[Tensor, Tensor]:
+    """Images with one square per color that do not overlap, and the masks `(colors, n, h, w)` of each."""
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.zeros(n, 3, SIDE, SIDE)
+    masks = torch.zeros(len(colors), n, SIDE, SIDE, dtype=torch.bool)
+    cells = SIDE // 8  # a square somewhere in a cell of 8 x 8
+    for i in range(n):
+        places = torch.randperm(cells**2, generator=generator)[: len(colors)].tolist()
+        for part, (color, place) in enumerate(zip(colors, places, strict=True)):
+            shift = torch.randint(8 - SQUARE + 1, (2,), generator=generator).tolist()
+            top, left = 8 * (place // cells) + shift[0], 8 * (place % cells) + shift[1]
+            strength = low + (1 - low) * float(torch.rand((), generator=generator))
+            images[i, color, top : top + SQUARE, left : left + SQUARE] = strength
+            masks[part, i, top : top + SQUARE, left : left + SQUARE] = True
+    return images, masks
+
+
+def signs(plan: Plan) -> dict[str, Found]:
+    """Evidence for, against and of no importance; green and blue are as large as red and often brighter."""
+    images, masks = squares(plan.count(24), (RED, GREEN, BLUE), plan.seed)
+    targets = torch.zeros(len(images)).long()
+    # A whole square of a color is worth `SCALE` logits.
+    model = Wired(SCALE * SIDE**2 / SQUARE**2).eval()
+    return {"signs": score_all(Subject(model, "relu", images, targets, masks[0]), plan)}
+
+
+def gates(plan: Plan) -> dict[str, Found]:
+    """Two squares that are needed together, or of which one is enough."""
+    found = {}
+    for gate in get_args(Gate):
+        images, masks = squares(plan.count(24), (RED, GREEN, BLUE), plan.seed + 1, low=0.8)
+
+        def balance(heatmaps: Tensor, where: Tensor, masks: Tensor = masks) -> Tensor:
+            first, second = (share(heatmaps, mask[: len(heatmaps)]) for mask in masks[:2])
+            return 2 * torch.minimum(first, second)
+
+        model = Gated(gate, SQUARE**2).eval()
+        subject = Subject(model, "relu", images, torch.zeros(len(images)).long(), masks[0] | masks[1])
+        found[gate] = score_all(subject, plan, balance)
+    return found
+
+
+def blind(plan: Plan) -> dict[str, Found]:
+    """Six networks with random weights on noise."""
+    generator = torch.Generator().manual_seed(plan.seed)
+    found = Found()
+    for seed in range(plan.count(_NETWORKS)):
+        images = torch.randn(_IMAGES, 3, SIDE, SIDE, generator=generator)
+        seen = torch.zeros(_IMAGES, SIDE, SIDE, dtype=torch.bool)
+        seen[:, : SIDE // 2 + MARGIN] = True
+        model = half_blind(plan.seed + seed)
+        targets = model(images).argmax(1)
+        found.merge(score_all(Subject(model, "body.3", images, targets, seen), plan))
+    return {"blind half": found}
+
+
+TESTS = (
+    Test(
+        "signs",
+        "Hand-wired: evidence for the class, against it, and evidence that the head ignores",
+        "share of the map on the square that counts for the class",
+        signs,
+    ),
+    Test(
+        "gates",
+        "Hand-wired: two squares needed together (and), or one of two enough (or: saturated where both are there)",
+        "twice the smaller of the two squares' shares of the map",
+        gates,
+    ),
+    Test(
+        "blind half",
+        "Random weights and a head that sees the upper half alone",
+        "share of the map in the half that can matter",
+        blind,
+    ),
+)

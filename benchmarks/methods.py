@@ -1,0 +1,214 @@
+"""Every method on many models: time per image, ratio to a plain forward pass, passes, peak memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Annotated
+
+import torch
+import typer
+from torch import Tensor, nn
+
+from benchmarks.measure import Run, Work, interleave, memory_bounded, peak_growth, reason, within
+from benchmarks.options import Device, Limit, Out, Quick, Rounds, Threads, device_of
+from benchmarks.results import Figure, Results, Row, environment, place_of
+from benchmarks.works import MODELS, SEED, build_images, build_model, forward, forward_work
+from gradcam_kit import METHODS, GradCAM, GradCamKitError
+from gradcam_kit.types import LayerChoice
+
+Case = dict[str, str | int]
+
+FORWARD = "plain forward"
+SOME = ("grad-cam", "eigen-cam", "recipro-cam", "refine-cam", "full-grad")
+"""A few of different cost, for what would take too long with all."""
+
+DTYPES = ("float32", "bfloat16", "float16")
+CHUNK = 8
+"""Rows in one forward pass of a perturbation method."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is measured: every combination."""
+
+    models: tuple[str, ...] = ("resnet50",)
+    methods: tuple[str, ...] = tuple(METHODS)
+    batches: tuple[int, ...] = (1,)
+    dtypes: tuple[str, ...] = ("float32",)
+    side: int = 224
+    times: bool = True
+    memory: bool = False
+
+
+DEFAULT: tuple[Plan, ...] = (
+    Plan(models=MODELS),
+    Plan(methods=SOME, batches=(2, 4, 8, 16, 32)),
+    Plan(methods=SOME, batches=(16,), dtypes=("bfloat16",)),
+    Plan(batches=(4,), times=False, memory=True),
+)
+"""All methods on all models for one image; what more images and half precision change, and the memory, on one model."""
+
+QUICK = (Plan(models=("resnet18",), methods=("grad-cam", "score-cam", "attention-rollout"), side=64, memory=True),)
+
+
+def run(
+    model: Annotated[list[str] | None, typer.Option(help="of torchvision; several times for several")] = None,
+    method: Annotated[list[str] | None, typer.Option(help="of gradcam_kit; several times for several")] = None,
+    batch: Annotated[list[int] | None, typer.Option(help="images in a batch; several times for several")] = None,
+    dtype: Annotated[list[str] | None, typer.Option(help=", ".join(DTYPES) + "; several times for several")] = None,
+    memory: Annotated[bool, typer.Option(help="also the peak memory of each chosen case")] = False,
+    device: Device = "auto",
+    rounds: Rounds = 3,
+    limit: Limit = 2.0,
+    threads: Threads = 2,
+    out: Out = None,
+    quick: Quick = False,
+) -> None:
+    """Every method on many models; models, methods, batches or dtypes that are named replace the usual selection."""
+    torch.set_num_threads(threads)
+    device = device_of(device)
+    plans = DEFAULT
+    if model or method or batch or dtype or memory:
+        chosen = Plan(
+            models=tuple(model or ["resnet50"]),
+            methods=tuple(method or METHODS),
+            batches=tuple(batch or [1]),
+            dtypes=tuple(dtype or ["float32"]),
+            memory=memory,
+        )
+        plans = (checked(chosen),)
+    if quick:
+        plans, rounds, limit = QUICK, 1, 0.5
+    with memory_bounded():
+        rows = [row for plan in plans for row in measured(plan, device, rounds, limit)]
+    settings = environment(device, seed=SEED, rounds=rounds, limit=limit, chunk=CHUNK)
+    Results("methods", settings, rows).finish(place_of("methods", device, out, quick))
+
+
+def checked(plan: Plan) -> Plan:
+    """The plan, if all that it names exists.
+
+    Raises:
+        typer.BadParameter: something does not.
+    """
+    from torchvision.models import list_models
+
+    for kind, named, known in (
+        ("model", plan.models, list_models()),
+        ("method", plan.methods, list(METHODS)),
+        ("dtype", plan.dtypes, list(DTYPES)),
+    ):
+        for name in named:
+            if name not in known:
+                raise typer.BadParameter(f"no {kind} {name!r}; known are {', '.join(known)}")
+    return plan
+
+
+def measured(plan: Plan, device: str, rounds: int, limit: float) -> Iterator[Row]:
+    """The rows of a plan."""
+    for model in plan.models:
+        for dtype in plan.dtypes:
+            for batch in plan.batches:
+                case: Case = {"model": model, "batch": batch, "side": plan.side, "dtype": dtype, "device": device}
+                if plan.times:
+                    yield from _times(plan, case, rounds, limit)
+                if plan.memory and dtype == "float32":
+                    yield from _memory(plan, case, limit)
+
+
+def _times(plan: Plan, case: Case, rounds: int, limit: float) -> Iterator[Row]:
+    try:
+        works = _works(plan, case)
+    except Exception as error:  # a model or batch that does not fit must not end the suite
+        yield Row({**case, "method": FORWARD}, skipped=reason(error))
+        return
+    runs = interleave(works, rounds, limit)
+    for method, timed in runs.items():
+        yield _row({**case, "method": method}, timed, runs[FORWARD])
+
+
+def _works(plan: Plan, case: Case) -> dict[str, Work]:
+    device, dtype, batch = str(case["device"]), getattr(torch, str(case["dtype"])), int(case["batch"])
+    network, images = build_model(str(case["model"]), device, dtype), build_images(batch, device, dtype, plan.side)
+    layers = Layers(network, images[:1])
+
+    def work(method: str) -> Work:
+        try:
+            cam = METHODS[method](network, layers.of(method), batch_size=CHUNK)
+        except GradCamKitError as error:
+            return partial(_fail, error)
+        return lambda: cam(images)
+
+    return {FORWARD: forward(network, images), **{method: work(method) for method in plan.methods}}
+
+
+def _fail(error: Exception) -> None:
+    raise error
+
+
+class Layers:
+    """The automatic layers of a model, by name: their choice runs the model and is no part of what is measured."""
+
+    def __init__(self, network: nn.Module, images: Tensor) -> None:
+        self.network, self.images = network, images
+        self.known: dict[LayerChoice, list[str]] = {}
+
+    def of(self, method: str) -> list[str] | None:
+        """What `target_layers=None` stands for; None where the method has no choice."""
+        choice = METHODS[method].layer_choice
+        if choice.is_fixed:
+            return None
+        if choice not in self.known:
+            chooser = GradCAM if choice is GradCAM.layer_choice else METHODS[method]
+            self.known[choice] = list(chooser(self.network).explain(self.images).layers)
+        return self.known[choice]
+
+
+def _row(case: Case, timed: Run, baseline: Run) -> Row:
+    if timed.skipped or baseline.skipped:
+        return Row(case, skipped=timed.skipped or f"no plain forward pass to compare with: {baseline.skipped}")
+    batch = int(case["batch"])
+    figures = {
+        "seconds_per_image": Figure.of(seconds / batch for seconds in timed.times),
+        "ratio": timed.over(baseline),
+        "passes": timed.passes(baseline),
+    }
+    return Row(case, figures)
+
+
+def _memory(plan: Plan, case: Case, limit: float) -> Iterator[Row]:
+    model, device, batch = str(case["model"]), str(case["device"]), int(case["batch"])
+    layers = Layers(build_model(model), build_images(1, side=plan.side))
+    for method in (FORWARD, *plan.methods):
+        own: Case = {**case, "method": method, "what": "memory"}
+        try:
+            if method == FORWARD:
+                growth = peak_growth(device, forward_work, model, batch, device, plan.side)
+            else:
+                settings = (method, layers.of(method), model, batch, device, plan.side, 10 * limit)
+                growth = peak_growth(device, cam_work, *settings)
+            yield Row(own, {"peak_mb": growth})
+        except Exception as error:
+            yield Row(own, skipped=reason(error))
+
+
+def cam_work(
+    method: str,
+    layers: list[str] | None,
+    model: str,
+    batch: int,
+    device: str = "cpu",
+    side: int = 224,
+    limit: float = float("inf"),
+) -> Work:
+    """A method that ends with an error when it takes too long; prepared in the process that runs it."""
+    cam = METHODS[method](build_model(model, device), layers, batch_size=CHUNK)
+    images = build_images(batch, device, side=side)
+
+    def work() -> object:
+        with within(limit):
+            return cam(images)
+
+    return work

@@ -1,0 +1,29 @@
+"""Options that several commands have."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+
+Rounds = Annotated[int, typer.Option(help="how often each work is timed", min=1)]
+Threads = Annotated[int, typer.Option(help="threads of torch", min=1)]
+Limit = Annotated[float, typer.Option(help="seconds that one call may take; a longer one is skipped")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, or auto: cuda where it is")]
+Out = Annotated[Path | None, typer.Option(help="where the JSON goes; without it, benchmarks/results")]
+Quick = Annotated[bool, typer.Option("--quick", help="the least that shows that it works; nothing is stored")]
+
+
+def device_of(device: str) -> str:
+    """The device's name, checked.
+
+    Raises:
+        typer.BadParameter: a device that is unknown or not at hand.
+    """
+    if device not in ("auto", "cpu", "cuda"):
+        raise typer.BadParameter(f"no device {device!r}; expected auto, cpu or cuda")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise typer.BadParameter("no CUDA device is at hand; leave --device out to run on the CPU")
+    return device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"

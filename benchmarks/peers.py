@@ -1,0 +1,221 @@
+"""The same work through other libraries, interleaved with ours, with the largest difference of the maps beside it."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.measure import Run, SkippedError, Work, interleave, memory_bounded, peak_growth, reason
+from benchmarks.options import Device, Limit, Out, Quick, Rounds, Threads, device_of
+from benchmarks.results import Figure, Results, Row, environment, place_of
+from benchmarks.works import SEED, build_images, build_model
+from gradcam_kit import METHODS
+from gradcam_kit.functional import normalize, upsample
+
+OURS = "gradcam_kit"
+GRAD_CAM, TORCH_CAM, CAPTUM = "pytorch-grad-cam", "torch-cam", "captum"
+CHUNK = 16
+"""Rows in one forward pass of a perturbation method, for all libraries."""
+
+_CLASSES = {
+    GRAD_CAM: {
+        "grad-cam": "GradCAM",
+        "grad-cam++": "GradCAMPlusPlus",
+        "hires-cam": "HiResCAM",
+        "xgrad-cam": "XGradCAM",
+        "layer-cam": "LayerCAM",
+        "eigen-cam": "EigenCAM",
+        "score-cam": "ScoreCAM",
+        "ablation-cam": "AblationCAM",
+    },
+    TORCH_CAM: {
+        "grad-cam": "GradCAM",
+        "grad-cam++": "GradCAMpp",
+        "xgrad-cam": "XGradCAM",
+        "layer-cam": "LayerCAM",
+        "score-cam": "ScoreCAM",
+    },
+    CAPTUM: {"grad-cam": "LayerGradCam"},
+}
+
+NOTES = {
+    (GRAD_CAM, "grad-cam++"): "Equation 19 with 1e-6 added to the denominator, which is large beside small gradients",
+    (GRAD_CAM, "eigen-cam"): "centers the activations; the sign of its component is left to the solver",
+    (GRAD_CAM, "score-cam"): "masks upsampled with aligned corners; 1e-8 added to their range",
+    (
+        GRAD_CAM,
+        "ablation-cam",
+    ): "replaces a channel by its minimum - 1e7 where that is not 0; divides by the signed score",
+    (TORCH_CAM, "grad-cam++"): "its division is lost (applied to a copy), which leaves the sum of ReLU(gradient)^3",
+    (TORCH_CAM, "score-cam"): "masks normalized before they are upsampled",
+}
+"""Where a formula is known to differ from the paper's, so that a difference of the maps is expected."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Methods that are compared on one model, batch and layer."""
+
+    model: str
+    batch: int
+    methods: tuple[str, ...]
+    layer: str = "layer4"
+    side: int = 224
+    earlier: str = ""
+    """A layer where formulas that agree at the last one differ; maps are compared there too, without timing."""
+
+
+GROUPS = (
+    Group("resnet50", 16, ("grad-cam", "grad-cam++", "hires-cam", "xgrad-cam", "layer-cam"), earlier="layer3"),
+    Group("resnet18", 16, ("eigen-cam",)),
+    Group("resnet18", 1, ("score-cam", "ablation-cam")),
+)
+MEMORY = (Group("resnet50", 16, ("grad-cam",)), Group("resnet18", 1, ("score-cam",)))
+QUICK = (Group("resnet18", 1, ("grad-cam", "layer-cam"), side=64, earlier="layer3"),)
+
+
+def run(
+    device: Device = "auto",
+    rounds: Rounds = 5,
+    limit: Limit = 60.0,
+    threads: Threads = 2,
+    out: Out = None,
+    quick: Quick = False,
+) -> None:
+    """The same work through pytorch-grad-cam, torch-cam and captum (extra `peers`); one that is missing is skipped."""
+    torch.set_num_threads(threads)
+    device = device_of(device)
+    groups, memory = (QUICK, ()) if quick else (GROUPS, MEMORY)
+    with memory_bounded():
+        rows = [row for group in groups for row in time_rows(group, device, 1 if quick else rounds, limit)]
+        rows += [row for group in memory for row in memory_rows(group, device)]
+    settings = environment(device, seed=SEED, rounds=rounds, limit=limit, chunk=CHUNK)
+    Results("peers", settings, rows).finish(place_of("peers", device, out, quick))
+
+
+def peers_of(method: str) -> list[str]:
+    """The libraries that have a method."""
+    return [library for library, classes in _CLASSES.items() if method in classes]
+
+
+def time_rows(group: Group, device: str, rounds: int, limit: float) -> Iterator[Row]:
+    """Time of ours / time of each peer, and the largest difference of the maps."""
+    model, images = build_model(group.model, device), build_images(group.batch, device, side=group.side)
+    with torch.inference_mode():
+        classes = model(images).argmax(1).tolist()
+    for method in group.methods:
+        works = {library: _work(library, method, model, group.layer, images, classes) for library in _all(method)}
+        runs = interleave(works, rounds, limit)
+        ours = runs[OURS]
+        for library in peers_of(method):
+            theirs = runs[library]
+            case = {**_case(group, method, device), "peer": library}
+            if ours.skipped or theirs.skipped:
+                yield Row(case, skipped=theirs.skipped or ours.skipped)
+                continue
+            figures = {
+                "seconds": ours.seconds,
+                "peer_seconds": theirs.seconds,
+                "ratio": ours.over(theirs),
+                "difference": _largest_difference(ours, theirs, images),
+            }
+            if group.earlier:
+                few = images[:2]
+                pair = {name: _work(name, method, model, group.earlier, few, classes[:2]) for name in (OURS, library)}
+                earlier = interleave(pair, 1, limit)
+                figures["difference_earlier"] = _largest_difference(earlier[OURS], earlier[library], few)
+            yield Row(case, figures, note=NOTES.get((library, method), ""))
+
+
+def memory_rows(group: Group, device: str) -> Iterator[Row]:
+    """Growth of the peak memory of a fresh process, ours and each peer's."""
+    for method in group.methods:
+        for library in _all(method):
+            case = {**_case(group, method, device), "peer": library, "what": "memory"}
+            try:
+                growth = peak_growth(device, peer_work, library, method, group.model, group.layer, group.batch, device)
+                yield Row(case, {"peak_mb": growth})
+            except Exception as error:
+                yield Row(case, skipped=reason(error))
+
+
+def _all(method: str) -> list[str]:
+    return [OURS, *peers_of(method)]
+
+
+def _case(group: Group, method: str, device: str) -> dict[str, str | int]:
+    return {"method": method, "model": group.model, "batch": group.batch, "layer": group.layer, "device": device}
+
+
+def peer_work(library: str, method: str, model: str, layer: str, batch: int, device: str) -> Work:
+    """A method of a library, prepared in the process that runs it."""
+    return _work(library, method, build_model(model, device), layer, build_images(batch, device), [0] * batch)
+
+
+def _work(library: str, method: str, model: nn.Module, layer: str, images: Tensor, classes: list[int]) -> Work:
+    """What a user of the library writes for heatmaps of these classes; hooks exist only while it runs."""
+    build = {OURS: _ours, GRAD_CAM: _pytorch_grad_cam, TORCH_CAM: _torch_cam, CAPTUM: _captum}[library]
+
+    def work() -> Any:
+        return build(method, model, layer, images, classes)
+
+    return work
+
+
+def _ours(method: str, model: nn.Module, layer: str, images: Tensor, classes: list[int]) -> Tensor:
+    return METHODS[method](model, layer, batch_size=CHUNK)(images, classes)
+
+
+def _pytorch_grad_cam(method: str, model: nn.Module, layer: str, images: Tensor, classes: list[int]) -> Any:
+    """Heatmaps at the size of the images, as an array."""
+    library = _peer("pytorch_grad_cam", "grad-cam")
+    targets = [library.utils.model_targets.ClassifierOutputTarget(index) for index in classes]
+    cam = getattr(library, _CLASSES[GRAD_CAM][method])(model=model, target_layers=[model.get_submodule(layer)])
+    cam.batch_size = CHUNK
+    with cam, contextlib.redirect_stderr(io.StringIO()):  # its progress bars
+        return cam(input_tensor=images, targets=targets)
+
+
+def _torch_cam(method: str, model: nn.Module, layer: str, images: Tensor, classes: list[int]) -> Tensor:
+    """Normalized maps at the layer's resolution: less than heatmaps."""
+    library = _peer("torchcam.methods", "torchcam")
+    options = {"batch_size": CHUNK} if method == "score-cam" else {}
+    with getattr(library, _CLASSES[TORCH_CAM][method])(model, layer, **options) as cam:
+        if method == "score-cam":
+            with torch.inference_mode():
+                scores = model(images)
+        else:
+            scores = model(images)
+        maps: Tensor = cam(classes, scores)[0]
+        return maps
+
+
+def _captum(method: str, model: nn.Module, layer: str, images: Tensor, classes: list[int]) -> Tensor:
+    """Maps at the layer's resolution, after ReLU: less than heatmaps."""
+    library = _peer("captum.attr", "captum")
+    cam = getattr(library, _CLASSES[CAPTUM][method])(model, model.get_submodule(layer))
+    target = torch.tensor(classes, device=images.device)
+    maps: Tensor = cam.attribute(images, target=target, relu_attributions=True)
+    return maps[:, 0].detach()
+
+
+def _peer(module: str, package: str) -> Any:
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise SkippedError(f"{package} is not installed: pip install 'gradcam-kit[peers]'") from error
+
+
+def _largest_difference(ours: Run, theirs: Run, images: Tensor) -> Figure:
+    """Of heatmaps in [0, 1]; the peer's maps go through our last stage, which leaves a finished heatmap as it is."""
+    maps = torch.as_tensor(theirs.result).float().to(images.device)
+    heatmaps = normalize(upsample(normalize(maps.clamp(min=0)), images.shape[2:]))
+    largest = float((heatmaps - ours.result).abs().max())
+    return Figure(largest, largest, largest)

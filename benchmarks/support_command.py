@@ -1,0 +1,46 @@
+"""`python -m benchmarks support`: which architectures are explained without any setting, one by one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import support as matrix
+
+
+def run(
+    only: Annotated[str, typer.Option(help="regular expression that the names must match, such as '^timm:vit'")] = "",
+    workers: Annotated[int, typer.Option(help="processes side by side")] = 1,
+    threads: Annotated[int, typer.Option(help="threads of torch in each process")] = 1,
+    seconds: Annotated[float, typer.Option(help="the most time for one architecture")] = 600,
+    parameters: Annotated[float, typer.Option(help="the largest model to try, in million parameters")] = 150,
+    out: Annotated[Path | None, typer.Option(help="JSON whose rows of these architectures are replaced")] = None,
+    new: Annotated[bool, typer.Option("--new", help="only architectures that the JSON does not have yet")] = False,
+    quick: Annotated[bool, typer.Option(help="three architectures, to see that it works")] = False,
+) -> None:
+    """Which architectures are explained without any setting, one by one."""
+    torch.set_num_threads(threads)
+    console = Console()
+    chosen = matrix.chosen_cases(only, quick)
+    if new and out:
+        chosen = [case for case in chosen if case.name not in matrix.load(out)]
+    outcomes = []
+    for one in matrix.run(chosen, workers, seconds, round(parameters * 1e6)):
+        outcomes.append(one)
+        shape = "x".join(map(str, one.shape))
+        line = f"{one.status:8} {one.name}  {one.layer} {shape}  {one.seconds:.1f} s  {one.reason}"
+        console.print(line, markup=False, soft_wrap=True)
+        if out:
+            matrix.save([one], out)  # at once, so that an interrupted run can be taken up with --new
+    groups = matrix.summarize(outcomes)
+    table = Table("architectures", *(statuses := ("ok", "refused", "failed", "left out")))
+    for group, counts in groups.items():
+        table.add_row(group, *(str(counts.get(status, 0)) for status in statuses))
+    console.print(table)
+    if any(one.status == "failed" for one in outcomes):
+        raise typer.Exit(1)

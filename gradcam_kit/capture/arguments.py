@@ -1,0 +1,76 @@
+"""What people may mean by arguments that a model does not take, or on which it fails."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from gradcam_kit.errors import InputError, did_you_mean
+
+_CHANNELS = (1, 3, 4)  # of a picture
+_MEANT = {
+    **dict.fromkeys(
+        ("target", "target_category", "category", "class_idx", "class_index", "class_id", "classes", "label"),
+        "targets=",
+    ),
+    **dict.fromkeys(("input_tensor", "input", "inputs", "image", "x", "img"), "the images as the first argument"),
+    "aug_smooth": "TestTime(cam) or Smooth(cam) in place of cam",
+    "eigen_smooth": "EigenSmooth(cam) in place of cam",
+    **dict.fromkeys(("target_layer", "target_layers", "layer", "layers"), "target_layers= when the CAM is made"),
+    **dict.fromkeys(("normalize", "fusion", "batch_size"), "it when the CAM is made: GradCAM(model, {name}=...)"),
+    **dict.fromkeys(("reshape", "reshape_transform"), "reshape= when the CAM is made"),
+}
+"""What people mean by arguments that a model does not take."""
+
+
+def check_arguments(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    """Raise InputError for arguments that the model's `forward` does not take, and say what may be meant."""
+    try:
+        taken = inspect.signature(model.forward).parameters.values()
+    except (TypeError, ValueError):  # compiled code shows no signature
+        return
+    names = {one.name for one in taken if one.kind not in (one.VAR_KEYWORD, one.VAR_POSITIONAL)}
+    takes_any = any(one.kind is one.VAR_KEYWORD for one in taken)
+    for name in (name for name in kwargs if name not in names):
+        if name in _MEANT:
+            meant = f"; pass {_MEANT[name].format(name=name)}"
+        elif takes_any:
+            continue
+        else:
+            meant = did_you_mean(name, ["targets", *names])
+        raise InputError(
+            f"{type(model).__name__}.forward takes no argument {name!r}{meant}; keyword arguments besides targets= are "
+            "handed to the model"
+        )
+    places = sum(one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD) for one in taken)
+    if len(args) > places and not any(one.kind is one.VAR_POSITIONAL for one in taken):
+        raise InputError(
+            f"a sequence of {len(args)} stands for as many inputs of the model, and {type(model).__name__}.forward "
+            f"takes {places}; {_as_a_batch(args)}"
+        )
+
+
+def _as_a_batch(args: Sequence[Any]) -> str:
+    """How to make one batch of what was given as several inputs."""
+    if not all(isinstance(value, Tensor) for value in args):
+        return "make one tensor (n, c, h, w) of the pictures: torch.stack([transform(picture) for picture in pictures])"
+    if len({value.shape[1:] for value in args}) == 1 and args[0].ndim == 4:
+        return "for one batch of all pass torch.cat(images)"
+    return "for one batch of all pass torch.stack(images)" + (
+        "" if len({value.shape for value in args}) == 1 else ", resized to one size before"
+    )
+
+
+def advice(images: Tensor, args: tuple[Any, ...]) -> str | None:
+    """What may be wrong with images on which a model failed, if they look like it."""
+    first, *others = images.shape
+    if len(others) == 2 and first in _CHANNELS and min(others) > max(_CHANNELS):
+        if sum(isinstance(value, Tensor) and value.ndim == 3 for value in args) > 1:
+            return f"A sequence stands for several inputs of the model: {_as_a_batch(args)}"
+        return "If this is one picture (c, h, w), give it an axis for the batch: images[None]"
+    if len(others) == 3 and others[-1] in _CHANNELS and others[0] not in _CHANNELS:
+        return "If the channels come last (n, h, w, c), move them: images.movedim(-1, 1)"
+    return None

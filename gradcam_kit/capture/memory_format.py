@@ -1,0 +1,48 @@
+"""The order of axes in memory in which a model runs fastest; shapes and results stay the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TypeVar
+from weakref import WeakSet
+
+import torch
+from torch import nn
+
+from gradcam_kit.capture.inputs import Inputs
+
+_refused: WeakSet[nn.Module] = WeakSet()
+_Result = TypeVar("_Result")
+
+
+def in_fastest_format(model: nn.Module, inputs: Inputs, work: Callable[[Inputs], _Result]) -> _Result:
+    """Run `work` with pictures that the model gets in channels-last order where its kernels are fastest with it.
+
+    The copy that the model gets anyway is made in that order. A model that reads its tensors in memory order
+    (`view` behind a convolution) raises; it is asked once, and gets its pictures as they are from then on.
+
+    Args:
+        model: what `work` runs.
+        inputs: the call as the user makes it.
+        work: the whole work, which leaves nothing behind when it raises.
+    """
+    if model in _refused or not _pays(inputs):
+        return work(inputs)
+    try:
+        return work(replace(inputs, memory_format=torch.channels_last))
+    except RuntimeError as error:
+        if "contiguous" not in str(error):
+            raise
+    _refused.add(model)
+    return work(inputs)
+
+
+def _pays(inputs: Inputs) -> bool:
+    """Pictures on a CPU with oneDNN (about 0.7 of the time), and in half precision on CUDA's tensor cores."""
+    images = inputs.images
+    if images.ndim != 4 or not images.is_contiguous():
+        return False
+    if images.device.type == "cpu":
+        return images.dtype != torch.float64 and torch.backends.mkldnn.is_available()
+    return images.device.type == "cuda" and images.dtype in (torch.float16, torch.bfloat16)

@@ -1,0 +1,101 @@
+"""What users pass as classes and numbers, read into tensors that nobody else changes."""
+
+from __future__ import annotations
+
+from collections.abc import Sized
+from dataclasses import fields
+from operator import index as as_index
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from gradcam_kit.errors import InputError, ShapeError, kind_of
+from gradcam_kit.functional import widen
+
+Classes = Any
+"""An int (also NumPy's), or one or m of them for each sample: a sequence, an array or a tensor."""
+
+_MOST_SHOWN = 8
+
+
+def read_classes(classes: Any) -> int | Tensor:
+    """An int for all samples, or a copy of class indices `(n,)` or `(n, m)`, whatever holds them.
+
+    Raises:
+        InputError: something else than integers.
+        ShapeError: rows of different lengths, or more axes.
+    """
+    if getattr(classes, "ndim", 0) == 0 and getattr(classes, "dtype", type(classes)) not in (bool, torch.bool):
+        try:
+            return as_index(classes)  # also NumPy integers and 0-d integer tensors
+        except TypeError:
+            pass
+    try:
+        found = classes if isinstance(classes, Tensor) else torch.as_tensor(np.asarray(classes), device="cpu")
+    except (TypeError, ValueError) as error:
+        raise _no_classes(classes) from error
+    found = found if found.numel() else found.long()
+    if found.is_floating_point() or found.is_complex() or found.dtype == torch.bool:
+        one_hot = "; of one-hot labels or scores pass targets.float().argmax(1)" if found.ndim == 2 else ""
+        raise InputError(f"targets are {found.dtype}; expected integer class indices{one_hot}")
+    if found.ndim not in (1, 2) or found.shape[-1] == 0 < found.ndim - 1:
+        raise ShapeError(f"targets have shape {tuple(found.shape)}; expected (n,) or (n, m) with m of at least 1")
+    return _own(found)
+
+
+def _no_classes(classes: Any) -> InputError | ShapeError:
+    """The error for what no array of numbers can be made of."""
+    expected = "expected None, an int, class indices (n,) or (n, m), or a callable"
+    if not isinstance(classes, list | tuple):
+        return InputError(f"targets is {kind_of(classes)}; {expected}")
+    if any(callable(entry) for entry in classes):
+        return InputError(
+            f"targets is {kind_of(classes)} of callables; one callable explains the whole batch, from the model's "
+            "output to scores (n,), as those of gradcam_kit.targets do. For classes pass their indices: 281, or one "
+            "per image"
+        )
+    if all(isinstance(entry, Sized) and not isinstance(entry, str) for entry in classes):
+        lengths = sorted({len(entry) for entry in classes})
+        return ShapeError(
+            f"targets has rows of {' and '.join(map(str, lengths))} classes; expected as many for each image: (n, m). "
+            "Repeat a class to fill a row up, or call once for the images with each number"
+        )
+    kinds = ", ".join(sorted({type(entry).__name__ for entry in classes}))
+    return InputError(f"targets is {kind_of(classes)} of {kinds}; {expected}")
+
+
+def read_numbers(name: str, value: Any) -> Float[Tensor, "..."]:
+    """A copy of finite numbers, whatever holds them, in at least float32.
+
+    Raises:
+        InputError: something else; the message has `name`.
+    """
+    try:
+        found = value if isinstance(value, Tensor) else torch.as_tensor(np.asarray(value))
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{name} is {kind_of(value)}; expected an array of numbers") from error
+    if found.is_complex() or not torch.isfinite(found).all():
+        raise InputError(f"{name} has complex, NaN or infinite values; expected finite numbers")
+    return widen(_own(found))
+
+
+def _own(tensor: Tensor) -> Tensor:
+    """A copy that nobody else changes; what is made under inference mode cannot enter a graph."""
+    with torch.inference_mode(False):
+        return tensor.detach().clone()
+
+
+def show(target: Any) -> str:
+    """The `repr` of a target: what it was made with, large tensors by their shape."""
+    parts = []
+    for one in fields(target):
+        value = getattr(target, one.name)
+        if not one.repr or value is one.default:
+            continue
+        if isinstance(value, Tensor):
+            value = value.tolist() if value.numel() <= _MOST_SHOWN else f"<{value.dtype} {tuple(value.shape)}>"
+        parts.append(f"{one.name}={value if isinstance(value, str) and value[:1] == '<' else repr(value)}")
+    return f"{type(target).__name__}({', '.join(parts)})"

@@ -1,0 +1,351 @@
+"""Several methods, layers and targets on the same images, side by side: heatmaps, numbers, costs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from gradcam_kit.capture import ClassProbability, Inputs, check_model, read_inputs
+from gradcam_kit.contenders import (
+    Layers,
+    MethodCost,
+    Methods,
+    contenders,
+    control_maps,
+    costs,
+    explained,
+    known_metric,
+    measured,
+    suited,
+)
+from gradcam_kit.errors import InputError, MissingExtraError, ShapeError
+from gradcam_kit.gallery import (
+    COLUMNS,
+    Cell,
+    Panel,
+    as_document,
+    draw_figure,
+    draw_page,
+    draw_sheet,
+    flat_maps,
+    format_value,
+    shown_pictures,
+)
+from gradcam_kit.methods import Explanation
+from gradcam_kit.metrics import Measured, Metric
+from gradcam_kit.pictures import RGB, Picture, encode_picture, rgb_picture, write_picture
+from gradcam_kit.transforms import PictureTransform, as_transform
+from gradcam_kit.types import Images, Reshape
+
+if TYPE_CHECKING:
+    import pandas
+    from matplotlib.figure import Figure
+
+_SHOWN = 16
+_DOCUMENTS = (".html", ".htm", ".csv", ".pdf", ".svg")
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """Heatmaps of the same images by several methods, and what was measured of them. It shows itself in a notebook.
+
+    Attributes:
+        heatmaps: label of a method -> `(n, [m,] *t)` in [0, 1].
+        explanations: label -> all that its pass produced; none for controls, which look at no model.
+        measured: label -> metric -> one number per image and target, those of the first image first.
+        costs: label -> what the method costs by itself for one image; none for controls.
+        targets: class indices `(n, [m])`, or None for a target that is a callable.
+        scores: of what was explained `(n, [m])`: probabilities where there are classes; None where nothing is known.
+        pictures: what is shown beneath the heatmaps.
+        names: of the images.
+        class_names: of the classes, if they are known.
+        left_out: label -> why the method does not suit the model; only after `methods="all"`.
+    """
+
+    heatmaps: Mapping[str, Float[Tensor, "n *mt"]]
+    explanations: Mapping[str, Explanation]
+    measured: Mapping[str, Mapping[str, Measured]]
+    costs: Mapping[str, MethodCost]
+    targets: Int[Tensor, "n *m"] | None
+    scores: Float[Tensor, "n *m"] | None
+    pictures: Sequence[RGB]
+    names: Sequence[str]
+    class_names: Sequence[str] | None = None
+    left_out: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def table(self) -> pandas.DataFrame:
+        """One row per image, target and method: class, score, metrics (NaN where undefined), cost.
+
+        Raises:
+            MissingExtraError: pandas is not installed.
+        """
+        return _frame(self.rows())
+
+    @property
+    def summary(self) -> pandas.DataFrame:
+        """One row per method: means of the metrics over the images that count, how many those are, and the cost.
+
+        Raises:
+            MissingExtraError: pandas is not installed.
+        """
+        return _frame(self.summary_rows()).set_index("method")
+
+    def rows(self) -> list[dict[str, Any]]:
+        """What `table` shows, as plain values."""
+        empty = {label: (maps.flatten(1) <= 0).all(1).tolist() for label, maps in self._folded().items()}
+        values = self._values()
+        found = []
+        for place, (name, target, score) in enumerate(self._explained()):
+            for label in self.heatmaps:
+                explanation = self.explanations.get(label)
+                found.append(
+                    {
+                        "image": name,
+                        "method": label,
+                        "layer": "+".join(explanation.layers) if explanation else "",
+                        "target": target,
+                        "target_name": self._class_name(target),
+                        "score": score,
+                        "is_empty": empty[label][place],
+                        **{metric: column[place] for metric, column in values[label].items()},
+                        **vars(self.costs.get(label, MethodCost())),
+                    }
+                )
+        return found
+
+    def summary_rows(self) -> list[dict[str, Any]]:
+        """What `summary` shows, as plain values."""
+        found = []
+        for label in self.heatmaps:
+            row: dict[str, Any] = {"method": label}
+            for metric, one in self.measured.get(label, {}).items():
+                row |= {metric: float(one.mean), f"{metric} n": int(one.count)}
+            found.append(row | vars(self.costs.get(label, MethodCost())))
+        return found
+
+    def plot(self, *, columns: int = COLUMNS, alpha: float = 0.5) -> Figure:
+        """Draw all as a figure of matplotlib, images below each other, at most `columns` pictures in a row.
+
+        Raises:
+            MissingExtraError: matplotlib is not installed.
+        """
+        return draw_figure(self.panels(), columns, alpha=alpha)
+
+    def save(self, path: str | PathLike[str], *, columns: int = COLUMNS) -> None:
+        """Write a page (.html), the table (.csv), a sheet of pixels (.png, .jpg, ...) or the figure (.pdf, .svg).
+
+        Raises:
+            PictureError: an ending that names no format, or a place that cannot be written to.
+            MissingExtraError: pandas for .csv, or matplotlib for .pdf and .svg, is not installed.
+        """
+        write_comparisons(Path(path), [self], columns)
+
+    def page(self, most: int = _SHOWN) -> str:
+        """The first `most` images as HTML with a slider for the opacity; it needs neither network nor kernel."""
+        labels, n = len(self.heatmaps), len(self.names)
+        head = f"{labels} method{'s' * (labels != 1)} on {n} image{'s' * (n != 1)}"
+        notes = [f"and {n - most} more images"] if n > most else []
+        notes += [f"left out, as it does not suit the model: {label} ({why})" for label, why in self.left_out.items()]
+        return draw_page(self.panels(most), head, {"means and costs": self.summary_rows()}, notes)
+
+    def _repr_html_(self) -> str:
+        return self.page()
+
+    def panels(self, most: int | None = None) -> list[Panel]:
+        """What is drawn: a panel for each of the first `most` images and each of its targets."""
+        maps = {label: flat_maps(one).float().cpu().numpy() for label, one in self._folded(most).items()}
+        values = self._values()
+        panels = []
+        for place, (name, target, score) in enumerate(self._explained(most)):
+            cells = []
+            for label, heatmaps in maps.items():
+                notes = [f"{metric} {format_value(column[place])}" for metric, column in values[label].items()]
+                if not heatmaps[place].any():
+                    notes.insert(0, "no positive evidence")
+                cells.append(Cell(heatmaps[place], label, tuple(notes)))
+            picture = self.pictures[place // self._targets_per_image]
+            panels.append(Panel(picture, name, self._said(target, score), tuple(cells)))
+        return panels
+
+    @property
+    def _targets_per_image(self) -> int:
+        return 1 if self.scores is None or self.scores.ndim == 1 else self.scores.shape[1]
+
+    def _explained(self, most: int | None = None) -> list[tuple[str, int | None, float | None]]:
+        """Name, target and score of everything that was explained, image by image."""
+        names = [name for name in self.names[:most] for _ in range(self._targets_per_image)]
+        targets = [None] * len(names) if self.targets is None else self.targets.flatten().tolist()
+        scores = [None] * len(names) if self.scores is None else self.scores.flatten().tolist()
+        return list(zip(names, targets, scores, strict=False))
+
+    def _folded(self, most: int | None = None) -> dict[str, Float[Tensor, "nm *t"]]:
+        """The heatmaps of the first images, those of several targets below each other."""
+        axes = 1 if self.scores is None else self.scores.ndim
+        return {label: maps[:most].flatten(0, axes - 1) for label, maps in self.heatmaps.items()}
+
+    def _values(self) -> dict[str, dict[str, list[float]]]:
+        """Label -> metric -> numbers."""
+        found = {label: self.measured.get(label, {}) for label in self.heatmaps}
+        return {label: {name: one.values.tolist() for name, one in own.items()} for label, own in found.items()}
+
+    def _class_name(self, target: int | None) -> str | None:
+        names = self.class_names
+        return names[target] if names is not None and target is not None and target < len(names) else None
+
+    def _said(self, target: int | None, score: float | None) -> str:
+        if target is None:
+            return "" if score is None else f"score {score:.3g}"
+        return f"{self._class_name(target) or f'class {target}'}, {score:.0%}"
+
+
+def compare(
+    model: nn.Module,
+    images: Images,
+    methods: Methods = None,
+    target_layers: Layers = None,
+    targets: Any = None,
+    metrics: str | Sequence[str | Metric] = (),
+    *,
+    masks: Bool[Tensor, "n *t"] | None = None,
+    pictures: Sequence[Picture] | None = None,
+    names: Sequence[str] | None = None,
+    class_names: Sequence[str] | None = None,
+    reshape: Reshape | None = None,
+    batch_size: int = 64,
+    seed: int = 0,
+    identities: Int[Tensor, " n"] | None = None,
+    cost: bool = True,
+) -> Comparison:
+    """Explain the same images by several methods, at several layers, from as few passes as possible.
+
+    Args:
+        model: any PyTorch model.
+        images: as in calling a method.
+        methods: names in `METHODS` or `metrics.CONTROLS`, classes, objects that bring their own options and layers, or
+            a mapping from labels to those. None = six well-known ones; "all" = all that need a single pass and suit
+            the model, the others are in `left_out`.
+        target_layers: None = chosen automatically, a module or its name; or a sequence of those, which are compared one
+            by one. A sequence in the sequence stands for layers that are fused; a mapping gives labels.
+        targets: as in calling a method; `(n, m)` explains m classes of each image.
+        metrics: names in `METRICS`, or `Metric` objects, measured for every method.
+        masks: where the objects are, for metrics that ask how well heatmaps find them.
+        pictures: to be shown beneath the heatmaps; None = the images, with the model's own normalization undone
+            (`model.transform`, if it carries one), else each stretched to its range.
+        names: of the images; None = their places in the batch.
+        class_names: None = `model.class_names`, if it carries them.
+        reshape: as in making a method.
+        batch_size: the most masked rows in one forward pass.
+        seed: of the random draws of metrics and controls.
+        identities: a number per image, so that its draws do not depend on its place in the batch.
+        cost: whether each method explains the first image once more, alone, to see what it costs.
+
+    Raises:
+        UnknownNameError: no such method or metric.
+        InputError: no images, or a metric without what it needs.
+        ShapeError: masks, pictures or names whose number differs from that of the images.
+    """
+    inputs = read_inputs(images, {})
+    if inputs.n == 0:
+        raise InputError("there are no images to compare on; expected a batch of at least one")
+    for what, given in {"masks": masks, "pictures": pictures, "names": names}.items():
+        if given is not None and len(given) != inputs.n:
+            raise ShapeError(f"{len(given)} {what} for {inputs.n} images; expected one for each")
+    wanted = [known_metric(metric) for metric in ([metrics] if isinstance(metrics, str) else metrics)]
+    for metric in wanted:
+        if "masks" in metric.needs and masks is None:
+            raise InputError(f"the metric {metric.name!r} needs to know where the objects are; pass masks=(n, *t) bool")
+    found = contenders(model, methods, target_layers, {"reshape": reshape, "batch_size": batch_size})
+    left_out: dict[str, str] = {}
+    if isinstance(methods, str) and methods == "all":
+        found, left_out = suited(found, inputs)
+    explanations = explained(found, inputs, targets)
+    classes, scores = _explained_classes(explanations)
+    settled = targets if classes is None else classes
+    several = scores.shape[1] if scores is not None and scores.ndim == 2 else None
+    controls = control_maps(found, inputs.images, several, seed, identities)
+    heatmaps = {label: explanation.heatmaps for label, explanation in explanations.items()} | controls
+    model = check_model(model)
+    return Comparison(
+        heatmaps={one.label: heatmaps[one.label] for one in found},
+        explanations=explanations,
+        measured=measured(
+            model,
+            inputs.images,
+            heatmaps,
+            found,
+            wanted,
+            targets=settled,
+            masks=masks,
+            seed=seed,
+            identities=identities,
+            batch_size=batch_size,
+        ),
+        costs=costs(found, inputs, settled) if cost else {},
+        targets=classes,
+        scores=scores,
+        pictures=_pictures(model, inputs) if pictures is None else [rgb_picture(picture) for picture in pictures],
+        names=[f"image {i}" for i in range(inputs.n)] if names is None else list(map(str, names)),
+        class_names=getattr(model, "class_names", None) if class_names is None else class_names,
+        left_out=left_out,
+    )
+
+
+def write_comparisons(path: Path, comparisons: Sequence[Comparison], columns: int = COLUMNS) -> None:
+    """Write several comparisons into one file, see `Comparison.save`."""
+    panels = [panel for one in comparisons for panel in one.panels()]
+    match path.suffix.lower():
+        case ".html" | ".htm":
+            pages = "<hr>".join(one.page(len(one.names)) for one in comparisons)
+            path.write_text(as_document(pages, path.stem), encoding="utf-8")
+        case ".csv":
+            _frame([row for one in comparisons for row in one.rows()]).to_csv(path, index=False)
+        case ".pdf" | ".svg":
+            draw_figure(panels, columns).savefig(path)
+        case _:
+            write_picture(path, draw_sheet(panels, columns))
+
+
+def check_ending(path: Path) -> None:
+    """Raise before the work is done if a comparison cannot be written to this path.
+
+    Raises:
+        PictureError: an ending that names no format.
+    """
+    if path.suffix.lower() not in _DOCUMENTS:
+        encode_picture(np.zeros((1, 1, 3), np.uint8), path.suffix)
+
+
+def _explained_classes(explanations: Mapping[str, Explanation]) -> tuple[Tensor | None, Tensor | None]:
+    """Class indices and probabilities; for a target that is a callable no classes and its scores."""
+    for one in explanations.values():
+        if one.targets is not None:
+            return one.targets, ClassProbability(one.targets)(one.output)
+    return None, next((one.scores for one in explanations.values() if one.scores is not None), None)
+
+
+def _pictures(model: nn.Module, inputs: Inputs) -> list[RGB]:
+    """The images with the model's own normalization undone."""
+    transform = getattr(model, "transform", None)
+    transform = None if transform is None else as_transform(transform)
+    if isinstance(transform, PictureTransform):
+        return shown_pictures(inputs.images, transform.mean, transform.std)
+    return shown_pictures(inputs.images)
+
+
+def _frame(rows: list[dict[str, Any]]) -> pandas.DataFrame:
+    try:
+        import pandas
+    except ImportError as error:
+        raise MissingExtraError(
+            'tables need pandas, which is not installed: pip install "gradcam-kit[notebook]"; '
+            "rows() and summary_rows() give the same as plain values"
+        ) from error
+    return pandas.DataFrame(rows)

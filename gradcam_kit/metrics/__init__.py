@@ -1,0 +1,92 @@
+"""How good are the maps? Batched metrics on tensors, one number per image, and a status where there is none."""
+
+from gradcam_kit.metrics.agreement import pearson, spearman, ssim
+from gradcam_kit.metrics.boxes import bounding_boxes, box_accuracy, box_overlaps, max_box_accuracy
+from gradcam_kit.metrics.case import METRICS, Case, Metric
+from gradcam_kit.metrics.complexity import entropy, sparseness
+from gradcam_kit.metrics.controls import CONTROLS
+from gradcam_kit.metrics.curves import deletion, insertion
+from gradcam_kit.metrics.faithfulness import (
+    adcc,
+    adcc_complexity,
+    adcc_of_means,
+    average_drop,
+    average_gain,
+    average_increase,
+    coherency,
+)
+from gradcam_kit.metrics.imputation import impute
+from gradcam_kit.metrics.localization import (
+    box_masks,
+    grid_pointing,
+    iou,
+    mass_accuracy,
+    otsu_threshold,
+    pointing_game,
+    rank_accuracy,
+    top_k_intersection,
+    weighted_ioa,
+)
+from gradcam_kit.metrics.measured import Measured, Status
+from gradcam_kit.metrics.pixels import average_precision, pixel_average_precision, pixel_histograms
+from gradcam_kit.metrics.randomization import (
+    RandomizationCurve,
+    class_sensitivity,
+    hog_correlation,
+    method_agreement,
+    parameter_randomization,
+)
+from gradcam_kit.metrics.road import arcc, road_combined, road_curve, road_lerf, road_morf
+from gradcam_kit.metrics.robustness import infidelity, sensitivity_max
+
+__all__ = [
+    "CONTROLS",
+    "METRICS",
+    "Case",
+    "Measured",
+    "Metric",
+    "RandomizationCurve",
+    "Status",
+    "adcc",
+    "adcc_complexity",
+    "adcc_of_means",
+    "arcc",
+    "average_drop",
+    "average_gain",
+    "average_increase",
+    "average_precision",
+    "bounding_boxes",
+    "box_accuracy",
+    "box_masks",
+    "box_overlaps",
+    "class_sensitivity",
+    "coherency",
+    "deletion",
+    "entropy",
+    "grid_pointing",
+    "hog_correlation",
+    "impute",
+    "infidelity",
+    "insertion",
+    "iou",
+    "mass_accuracy",
+    "max_box_accuracy",
+    "method_agreement",
+    "otsu_threshold",
+    "parameter_randomization",
+    "pearson",
+    "pixel_average_precision",
+    "pixel_histograms",
+    "pointing_game",
+    "rank_accuracy",
+    "road_combined",
+    "road_curve",
+    "road_lerf",
+    "road_morf",
+    "sensitivity_max",
+    "sparseness",
+    "spearman",
+    "ssim",
+    "top_k_intersection",
+    "weighted_ioa",
+]

@@ -1,0 +1,193 @@
+"""Metrics over a whole data set, and over several processes, as torchmetrics' `Metric`: update per batch, then compute.
+
+Needs the extra: pip install "gradcam-kit[metrics]".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from gradcam_kit.errors import InputError, MissingExtraError, UnknownNameError, did_you_mean
+from gradcam_kit.metrics.boxes import THRESHOLDS, bounding_boxes, box_overlaps, max_box_accuracy
+from gradcam_kit.metrics.case import METRICS, Case
+from gradcam_kit.metrics.checks import check_masks
+from gradcam_kit.metrics.localization import empty, pointing_game
+from gradcam_kit.metrics.measured import Measured, Status
+from gradcam_kit.metrics.ordering import unordered
+from gradcam_kit.metrics.pixels import average_precision, pixel_histograms
+from gradcam_kit.options import positive_int
+
+try:
+    import torchmetrics
+except ImportError as error:
+    raise MissingExtraError(
+        'metrics over data sets need torchmetrics; install it with: pip install "gradcam-kit[metrics]"'
+    ) from error
+
+
+class MeanOverImages(torchmetrics.Metric):
+    """The mean of any metric of `METRICS` over the images that count, and how many there are of each status.
+
+    `compute` returns a dict: "mean", "count" (images in the mean), and the number of images per status that is not OK.
+
+    Args:
+        name: key of `METRICS`.
+        options: those of the plain function; torchmetrics' own go into `torchmetrics_options`.
+        torchmetrics_options: `sync_on_compute`, `dist_sync_fn`, ...
+    """
+
+    full_state_update = False
+
+    def __init__(self, name: str, *, torchmetrics_options: dict[str, Any] | None = None, **options: Any) -> None:
+        if name not in METRICS:
+            raise UnknownNameError(f"there is no metric {name!r}{did_you_mean(name, METRICS)}")
+        super().__init__(**(torchmetrics_options or {}))
+        self.metric, self.options = METRICS[name], options
+        self.settings: dict[str, Any] = {}
+        self.add_state("total", torch.zeros((), dtype=torch.double), dist_reduce_fx="sum")
+        self.add_state("counts", torch.zeros(len(Status), dtype=torch.long), dist_reduce_fx="sum")
+
+    @property
+    def higher_is_better(self) -> bool | None:
+        """As the metric says; None where neither is better."""
+        return {"higher": True, "lower": False}.get(self.metric.better)
+
+    def update(self, case: Case | Measured) -> None:
+        """Add a batch: a case to measure, or what the metric returned for it."""
+        found = case if isinstance(case, Measured) else self.metric(case, **self.options)
+        if self.settings and dict(found.settings) != self.settings:
+            different = sorted(key for key, value in found.settings.items() if self.settings.get(key) != value)
+            raise InputError(
+                f"batches were measured with different settings ({', '.join(different)}); a mean over them means "
+                "nothing: use one metric object for each"
+            )
+        self.settings = dict(found.settings)
+        self.total += found.values.double().where(found.ok, 0).sum()
+        self.counts += torch.stack([(found.status == int(status)).sum() for status in Status])
+
+    def compute(self) -> dict[str, Tensor]:
+        """The mean and the counts."""
+        flagged = {status.name.lower(): self.counts[int(status)] for status in Status if status is not Status.OK}
+        count = self.counts[int(Status.OK)]
+        return {"mean": (self.total / count).float(), "count": count, **flagged}
+
+
+class PointingGame(torchmetrics.Metric):
+    """The pointing game as in its paper: hits / (hits + misses) for each class, then the mean of the classes.
+
+    `compute` returns "mean", "classes" (that were seen, and so in the mean) and "per_class" (NaN for the others).
+
+    Args:
+        classes: how many there are.
+        tolerance: in positions, see `pointing_game`.
+        options: torchmetrics' own.
+    """
+
+    full_state_update = False
+    higher_is_better = True
+
+    def __init__(self, classes: int, *, tolerance: float = 0.0, **options: Any) -> None:
+        super().__init__(**options)
+        self.tolerance = tolerance
+        shape = positive_int("classes", classes)
+        self.add_state("hits", torch.zeros(shape, dtype=torch.double), dist_reduce_fx="sum")
+        self.add_state("seen", torch.zeros(shape, dtype=torch.double), dist_reduce_fx="sum")
+
+    def update(self, heatmaps: Float[Tensor, "n *t"], masks: Bool[Tensor, "n *t"], classes: Int[Tensor, " n"]) -> None:
+        """Add a batch; images whose map or mask is flagged do not count."""
+        found = pointing_game(heatmaps, masks, tolerance=self.tolerance)
+        self.hits.index_add_(0, classes, found.values.double().where(found.ok, 0))
+        self.seen.index_add_(0, classes, found.ok.double())
+
+    def compute(self) -> dict[str, Tensor]:
+        """The mean of the classes that were seen."""
+        per_class = self.hits / self.seen
+        return {"mean": per_class.nanmean(), "classes": (self.seen > 0).sum(), "per_class": per_class}
+
+
+class MaxBoxAccuracy(torchmetrics.Metric):
+    """MaxBoxAcc: the share of images whose box is found, at the threshold that suits the data set best.
+
+    `compute` returns "mean" (over `overlaps`), "threshold" (the best one for each overlap) and "count". The threshold
+    is chosen on the images it is judged on; `accuracies()` gives all, to choose it on others.
+
+    Args:
+        overlaps: intersection over union that makes a hit; the second version takes the mean over (0.3, 0.5, 0.7).
+        all_regions: whether all regions of a map are tried (second version), or the largest.
+        thresholds: shares of each map's maximum.
+        options: torchmetrics' own.
+    """
+
+    full_state_update = False
+    higher_is_better = True
+
+    def __init__(
+        self,
+        *,
+        overlaps: Sequence[float] = (0.5,),
+        all_regions: bool = False,
+        thresholds: Sequence[float] = THRESHOLDS,
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        self.overlaps, self.all_regions, self.thresholds = tuple(overlaps), all_regions, tuple(thresholds)
+        shape = (len(self.overlaps), len(self.thresholds))
+        self.add_state("hits", torch.zeros(shape, dtype=torch.double), dist_reduce_fx="sum")
+        self.add_state("count", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
+
+    def update(self, heatmaps: Float[Tensor, "n h w"], masks: Bool[Tensor, "n h w"]) -> None:
+        """Add a batch; the box around each mask is looked for, and flagged images do not count."""
+        check_masks(masks, heatmaps)
+        counted = ~(unordered(heatmaps) | empty(masks))
+        boxes = bounding_boxes(masks)[:, None]
+        found = box_overlaps(heatmaps, boxes, self.thresholds, all_regions=self.all_regions)[counted]
+        for place, overlap in enumerate(self.overlaps):
+            self.hits[place] += max_box_accuracy(found, overlap)[1].nan_to_num() * len(found)
+        self.count += counted.sum()
+
+    def accuracies(self) -> Float[Tensor, "overlaps thresholds"]:
+        """The accuracy at every threshold, on the images of this process."""
+        return self.hits / self.count
+
+    def compute(self) -> dict[str, Tensor]:
+        """The mean of the best accuracies."""
+        best = self.accuracies().max(1)
+        chosen = torch.tensor(self.thresholds, device=best.indices.device)[best.indices]
+        return {"mean": best.values.mean(), "threshold": chosen, "count": self.count}
+
+
+class PixelAveragePrecision(torchmetrics.Metric):
+    """PxAP: the area under the precision-recall curve of all pixels of the data set.
+
+    Args:
+        bins: into which [0, 1] is divided.
+        options: torchmetrics' own.
+    """
+
+    full_state_update = False
+    higher_is_better = True
+
+    def __init__(self, *, bins: int = 1000, **options: Any) -> None:
+        super().__init__(**options)
+        self.bins = bins
+        shape = (2, positive_int("bins", bins))
+        self.add_state("histograms", torch.zeros(shape, dtype=torch.double), dist_reduce_fx="sum")
+
+    def update(
+        self,
+        heatmaps: Float[Tensor, "n *t"],
+        masks: Bool[Tensor, "n *t"],
+        ignored: Bool[Tensor, "n *t"] | None = None,
+    ) -> None:
+        """Add a batch; constant and non-finite maps do not count, and `ignored` pixels neither."""
+        found = pixel_histograms(heatmaps, masks, ignored, bins=self.bins)
+        self.histograms += found[~unordered(heatmaps)].sum(0)
+
+    def compute(self) -> Tensor:
+        """The area in [0, 1]."""
+        return average_precision(self.histograms)

@@ -1,0 +1,129 @@
+"""Box accuracy: Choe et al., CVPR 2020, https://arxiv.org/abs/2001.07437."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from gradcam_kit.errors import OptionError, ShapeError
+from gradcam_kit.metrics.case import metric
+from gradcam_kit.metrics.checks import check_masks, usable
+from gradcam_kit.metrics.localization import empty, localization_flags
+from gradcam_kit.metrics.measured import Measured, measured
+from gradcam_kit.metrics.ordering import unordered
+
+THRESHOLDS = tuple(i / 100 for i in range(100))
+_PAPER = "Box accuracy: Choe et al., CVPR 2020, https://arxiv.org/abs/2001.07437."
+
+
+@metric("box-accuracy", better="higher", paper=_PAPER)
+def box_accuracy(
+    heatmaps: Float[Tensor, "n h w"],
+    masks: Bool[Tensor, "n h w"],
+    *,
+    threshold: float = 0.2,
+    overlap: float = 0.5,
+) -> Measured:
+    """1 where the box around the largest region of the map overlaps that around the mask by at least `overlap`, else 0.
+
+    One threshold for one image. The paper takes the threshold that suits the data set best: `max_box_accuracy`, or
+    `MaxBoxAccuracy` in `gradcam_kit.metrics.accumulation`. `details["iou"]` is the overlap.
+
+    Args:
+        heatmaps: with two position axes.
+        masks: where the object is; its bounding box counts.
+        threshold: a region is where the map is above this share of its maximum.
+        overlap: intersection over union of the boxes that makes a hit.
+    """
+    check_masks(masks, heatmaps)
+    found = box_overlaps(heatmaps, bounding_boxes(masks)[:, None], [threshold])[:, 0]
+    undefined = unordered(heatmaps) | empty(masks)
+    values = (found >= overlap).float().masked_fill(undefined, torch.nan)
+    settings = {"threshold": threshold, "overlap": overlap, "regions": "largest"}
+    return measured(values, localization_flags(heatmaps, masks), settings, {"iou": found})
+
+
+def max_box_accuracy(
+    overlaps: Float[Tensor, "n thresholds"], overlap: float = 0.5
+) -> tuple[Float[Tensor, ""], Float[Tensor, " thresholds"]]:
+    """The accuracy of the data set at its best threshold, and that at every threshold.
+
+    The threshold is chosen on the very images that it is judged on: for a fair number choose it on others.
+    """
+    accuracies = (overlaps >= overlap).double().mean(0)
+    return accuracies.amax(), accuracies
+
+
+def box_overlaps(
+    heatmaps: Float[Tensor, "n h w"],
+    boxes: Float[Tensor, "n b 4"],
+    thresholds: Sequence[float] = THRESHOLDS,
+    *,
+    all_regions: bool = False,
+) -> Float[Tensor, "n thresholds"]:
+    """The best intersection over union between an image's boxes and those around the regions of its map.
+
+    Regions are found by OpenCV on the host: connected positions above the threshold, diagonals included.
+
+    Args:
+        heatmaps: with two position axes.
+        boxes: (x0, y0, x1, y1), x1 and y1 exclusive; boxes without area are fillers.
+        thresholds: shares of each map's maximum, exclusive.
+        all_regions: False = only the region with the largest contour (MaxBoxAcc), True = all of them (V2).
+
+    Raises:
+        ShapeError: maps that have not two position axes, or boxes that are not `(n, b, 4)`.
+        OptionError: thresholds outside of [0, 1).
+    """
+    if heatmaps.ndim != 3 or boxes.ndim != 3 or boxes.shape[::2] != (len(heatmaps), 4):
+        raise ShapeError(
+            f"heatmaps have shape {tuple(heatmaps.shape)} and boxes {tuple(boxes.shape)}; expected (n, h, w), (n, b, 4)"
+        )
+    if not thresholds or min(thresholds) < 0 or max(thresholds) >= 1:
+        raise OptionError(f"thresholds are {tuple(thresholds)}; expected at least one, each in [0, 1)")
+    maps = usable(heatmaps).cpu().numpy()
+    truth = boxes.double().cpu().numpy()
+    found = np.zeros((len(maps), len(thresholds)))
+    for image, (one, own) in enumerate(zip(maps, truth, strict=True)):
+        for place, threshold in enumerate(thresholds):
+            regions = _region_boxes(one > threshold * one.max(initial=0.0), all_regions)
+            found[image, place] = _overlaps(regions, own).max(initial=0.0)
+    return torch.from_numpy(found).to(heatmaps.device, torch.float32)
+
+
+def bounding_boxes(masks: Bool[Tensor, "n h w"]) -> Float[Tensor, "n 4"]:
+    """The box (x0, y0, x1, y1) around each mask, x1 and y1 exclusive; zeros for an empty mask."""
+    corners = []
+    for axis in (1, 2):  # what is left after rows, then columns, are merged
+        line = masks.any(axis).to(torch.uint8)
+        length = line.shape[1]
+        corners.append((line.argmax(1), length - line.flip(1).argmax(1)))
+    (x0, x1), (y0, y1) = corners
+    return (torch.stack([x0, y0, x1, y1], 1) * ~empty(masks)[:, None]).float()
+
+
+def _region_boxes(above: NDArray[np.bool_], all_regions: bool) -> NDArray[np.float64]:
+    """Boxes around connected regions `(r, 4)`."""
+    import cv2
+
+    contours = cv2.findContours(above.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)[0]
+    if contours and not all_regions:
+        contours = [max(contours, key=cv2.contourArea)]
+    boxes = np.array([cv2.boundingRect(contour) for contour in contours], dtype=float).reshape(-1, 4)
+    boxes[:, 2:] += boxes[:, :2]
+    return boxes
+
+
+def _overlaps(boxes: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Intersection over union of every pair; 0 for boxes without area."""
+    low = np.maximum(boxes[:, None, :2], others[None, :, :2])
+    high = np.minimum(boxes[:, None, 2:], others[None, :, 2:])
+    shared = (high - low).clip(0).prod(2)
+    areas = [(some[:, 2:] - some[:, :2]).clip(0).prod(1) for some in (boxes, others)]
+    union = areas[0][:, None] + areas[1][None] - shared
+    return np.where(areas[1][None] > 0, shared / np.where(union > 0, union, 1), 0.0)

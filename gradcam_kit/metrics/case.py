@@ -1,0 +1,135 @@
+"""What metrics look at, and the registry of those that have a name."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from typing import Any, TypeVar
+
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from gradcam_kit.errors import InputError, UnknownNameError
+from gradcam_kit.metrics.checks import check_heatmaps, check_identities, check_masks
+from gradcam_kit.metrics.measured import Measured
+from gradcam_kit.types import Rows
+
+Explain = Callable[[Tensor], Tensor]
+"""From changed images `(n, c, *t)` to the heatmaps `(n, *t)` of the same samples for the same classes."""
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """A batch and its heatmaps; all that a metric may look at.
+
+    Attributes:
+        heatmaps: in [0, 1], at the size of the images.
+        images: as the model gets them.
+        rescore: the probability of each sample's class for changed images, as `capture.rescoring` yields it.
+        predicts: 1 where a changed image is still predicted as its sample's class, else 0; None = `rescore.predicts`.
+        masks: where the object is.
+        explain: the method itself, for metrics that run it again: images -> heatmaps for the same classes.
+        seed: of all random draws.
+        identities: a number per image, so that its draws depend neither on the batch nor on its place in it; None =
+            the place.
+
+    Raises:
+        ShapeError: heatmaps, images, masks or identities that do not fit each other; the message has both shapes.
+        OptionError: heatmaps outside of [0, 1].
+    """
+
+    heatmaps: Float[Tensor, "n *t"]
+    images: Float[Tensor, "n c *t"]
+    rescore: Rows | None = None
+    predicts: Rows | None = None
+    masks: Bool[Tensor, "n *t"] | None = None
+    explain: Explain | None = None
+    seed: int = 0
+    identities: Int[Tensor, " n"] | None = None
+
+    def __post_init__(self) -> None:
+        check_heatmaps(self.heatmaps, self.images)
+        if self.masks is not None:
+            check_masks(self.masks, self.heatmaps)
+        check_identities(self.identities, len(self.heatmaps))
+        if self.predicts is None:
+            object.__setattr__(self, "predicts", getattr(self.rescore, "predicts", None))
+
+
+_FIELDS = {field.name for field in fields(Case)}
+_ALWAYS = {"heatmaps", "images", "seed", "identities"}
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric by its name; calling it measures a case.
+
+    Attributes:
+        name: on the command line.
+        function: its plain function, whose parameters are fields of `Case` and options.
+        better: "higher" or "lower"; "" where neither is.
+        cost: passes per image: F forward, E one run of the method.
+        paper: where it comes from.
+        options: values for some of the function's options.
+    """
+
+    name: str
+    function: Callable[..., Measured]
+    better: str
+    cost: str
+    paper: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def _parameters(self) -> tuple[str, ...]:
+        return tuple(name for name in inspect.signature(self.function).parameters if name in _FIELDS)
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The fields of a case that must be there besides heatmaps and images."""
+        return tuple(name for name in self._parameters if name not in _ALWAYS)
+
+    def __call__(self, case: Case, **options: Any) -> Measured:
+        """Measure.
+
+        Args:
+            case: what to look at.
+            options: those of the plain function.
+
+        Raises:
+            InputError: a field that the metric needs is None.
+        """
+        missing = [name for name in self.needs if getattr(case, name) is None]
+        if missing:
+            raise InputError(
+                f"the metric {self.name!r} needs {' and '.join(missing)}, which the case does not have; "
+                f"pass Case(..., {', '.join(f'{name}=...' for name in missing)})"
+            )
+        given = {name: getattr(case, name) for name in self._parameters}
+        return self.function(**given, **{**self.options, **options})
+
+
+METRICS: dict[str, Metric] = {}
+"""Every metric with a name, keyed by it ("average-drop", ...)."""
+
+_Function = TypeVar("_Function", bound=Callable[..., Measured])
+
+
+def metric(
+    name: str, *, better: str, cost: str = "", paper: str = "", **options: Any
+) -> Callable[[_Function], _Function]:
+    """Register a plain function as the metric `name`; `options` are passed to it on every call."""
+
+    def register(function: _Function) -> _Function:
+        taken = METRICS.get(name)
+        if taken and (taken.function.__module__, taken.function.__qualname__) != (
+            function.__module__,
+            function.__qualname__,
+        ):
+            raise UnknownNameError(f"the metric name {name!r} is taken by {taken.function.__name__}; choose another")
+        METRICS[name] = Metric(name, function, better, cost, paper, options)
+        return function
+
+    return register

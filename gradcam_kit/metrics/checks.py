@@ -1,0 +1,80 @@
+"""What must hold before anything is measured, and which maps cannot be measured at all."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from gradcam_kit.errors import InputError, OptionError, ShapeError
+from gradcam_kit.functional import finite, widen
+from gradcam_kit.metrics.measured import Status
+
+
+def check_heatmaps(heatmaps: Tensor, images: Tensor, *, within: bool = True) -> None:
+    """Raise if there is not one heatmap of the image's size for each image, or a value outside of [0, 1].
+
+    Args:
+        heatmaps: expected `(n, *t)`.
+        images: expected `(n, c, *t)`.
+        within: whether the range matters. NaN is no error: it is flagged.
+    """
+    if not heatmaps.is_floating_point():
+        raise InputError(f"heatmaps are {heatmaps.dtype}; expected floating point values in [0, 1]")
+    expected = (images.shape[0], *images.shape[2:])
+    if tuple(heatmaps.shape) != expected:
+        hint = "; fold the axis of several targets into the batch" if heatmaps.ndim == len(expected) + 1 else ""
+        raise ShapeError(
+            f"heatmaps have shape {tuple(heatmaps.shape)}; images of shape {tuple(images.shape)} need {expected}{hint}"
+        )
+    if within and bool(((heatmaps < 0) | (heatmaps > 1)).any()):
+        low, high = float(heatmaps.amin()), float(heatmaps.amax())
+        raise OptionError(f"heatmaps range from {low:.3g} to {high:.3g}; expected [0, 1] as the methods return them")
+
+
+def check_masks(masks: Tensor, heatmaps: Tensor) -> None:
+    """Raise if the masks are not boolean or have another shape than the heatmaps."""
+    if masks.shape != heatmaps.shape:
+        raise ShapeError(
+            f"masks have shape {tuple(masks.shape)}, heatmaps {tuple(heatmaps.shape)}; expected the same. "
+            "Resize them yourself: which interpolation is right depends on the masks"
+        )
+    if masks.dtype != torch.bool:
+        raise InputError(f"masks are {masks.dtype}; expected bool (masks > 0.5, masks == label, ...)")
+
+
+def check_identities(identities: Tensor | None, n: int) -> None:
+    """Raise if there is not one identity for each image."""
+    if identities is not None and tuple(identities.shape) != (n,):
+        raise ShapeError(f"identities have shape {tuple(identities.shape)}; expected ({n},): one number per image")
+
+
+def check_scores(scores: Tensor, rows: int) -> Tensor:
+    """Return one float score per row, or raise."""
+    if tuple(scores.shape) != (rows,):
+        raise ShapeError(
+            f"rescore returned scores of shape {tuple(scores.shape)} for {rows} rows; expected ({rows},). "
+            "For (n, m) targets repeat the images, so that each has one"
+        )
+    return widen(scores)
+
+
+def broken(maps: Float[Tensor, "n *t"]) -> Bool[Tensor, " n"]:
+    """Maps with values that are not finite."""
+    return ~finite(maps).isfinite()
+
+
+def constant(maps: Float[Tensor, "n *t"]) -> Bool[Tensor, " n"]:
+    """Maps without two different values."""
+    flat = maps.flatten(1)
+    return flat.amax(1) == flat.amin(1)
+
+
+def degenerate(maps: Float[Tensor, "n *t"]) -> dict[Status, Bool[Tensor, " n"]]:
+    """The flag of maps that are constant or not finite."""
+    return {Status.DEGENERATE_MAP: broken(maps) | constant(maps)}
+
+
+def usable(maps: Float[Tensor, "n *t"]) -> Float[Tensor, "n *t"]:
+    """The maps in at least float32, with zeros for those that are not finite, so that a pass for the others works."""
+    return widen(maps).where(~broken(maps).reshape(-1, *(1 for _ in maps.shape[1:])), 0)

@@ -1,0 +1,44 @@
+"""How simple is a map? Entropy and inequality of |L|; the absolute value comes first, on a copy."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from gradcam_kit.metrics.case import metric
+from gradcam_kit.metrics.checks import broken, degenerate, usable
+from gradcam_kit.metrics.measured import Measured, measured
+
+
+@metric(
+    "entropy",
+    better="lower",
+    paper="Complexity: Bhatt et al., IJCAI 2020, https://arxiv.org/abs/2005.00631.",
+)
+def entropy(heatmaps: Float[Tensor, "n *t"]) -> Measured:
+    """The entropy of |L| / sum |L| in nats: 0 for one lit position, log P for an even map; NaN for a map of zeros."""
+    shares = _magnitudes(heatmaps)
+    shares = shares / shares.sum(1, keepdim=True)
+    return measured(-torch.xlogy(shares, shares).sum(1), degenerate(heatmaps))
+
+
+@metric(
+    "sparseness",
+    better="higher",
+    paper="Sparseness: Chalasani et al., ICML 2020, https://arxiv.org/abs/1810.06583.",
+)
+def sparseness(heatmaps: Float[Tensor, "n *t"]) -> Measured:
+    """The Gini index of |L|: 0 for an even map, 1 - 1/P for one lit position; NaN for a map of zeros.
+
+    With values ascending, i from 1: 1 - 2 sum_i (v_i / sum v) (P - i + 1/2) / P.
+    """
+    values = _magnitudes(heatmaps).sort(dim=1).values
+    count = values.shape[1]
+    weights = (torch.arange(count, 0, -1, device=values.device, dtype=values.dtype) - 0.5) / count
+    return measured(1 - 2 * (values @ weights) / values.sum(1), degenerate(heatmaps))
+
+
+def _magnitudes(heatmaps: Tensor) -> Float[Tensor, "n p"]:
+    """|L| in float64, NaN for maps that are not finite."""
+    return usable(heatmaps).flatten(1).double().abs().masked_fill(broken(heatmaps)[:, None], torch.nan)

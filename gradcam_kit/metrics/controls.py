@@ -1,0 +1,79 @@
+"""Maps that know nothing of the model: what every table of metrics must carry, because some metrics can be gamed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from gradcam_kit.functional import normalize, widen
+from gradcam_kit.metrics.draws import identities_of, uniform
+
+Control = Callable[[Tensor, int, Tensor | None], Tensor]
+"""From images, seed and identities (None = places in the batch) to heatmaps in [0, 1]."""
+
+_STREAM = 1
+_WIDTH = 0.25
+
+
+def random_map(
+    images: Float[Tensor, "n c *t"], seed: int = 0, identities: Int[Tensor, " n"] | None = None
+) -> Float[Tensor, "n *t"]:
+    """Every position an own draw of U(0, 1)."""
+    return uniform(tuple(images.shape[2:]), identities_of(identities, images), seed, _STREAM)
+
+
+def ones_map(
+    images: Float[Tensor, "n c *t"], seed: int = 0, identities: Int[Tensor, " n"] | None = None
+) -> Float[Tensor, "n *t"]:
+    """The whole image: what Fake-CAM (Poppi et al., CVPRW 2021) comes down to; flagged, as it is constant."""
+    return images.new_ones((len(images), *images.shape[2:]), dtype=torch.float32)
+
+
+def center_map(
+    images: Float[Tensor, "n c *t"], seed: int = 0, identities: Int[Tensor, " n"] | None = None
+) -> Float[Tensor, "n *t"]:
+    """A Gaussian at the center, its deviation a quarter of each side: where photographers put the object."""
+    heatmap = images.new_ones((), dtype=torch.float32)
+    for size in images.shape[2:]:
+        places = torch.linspace(-1, 1, size, device=images.device) if size > 1 else images.new_zeros(1)
+        heatmap = heatmap[..., None] * torch.exp(-(places.float() ** 2) / (2 * (2 * _WIDTH) ** 2))
+    return heatmap.expand(len(images), *heatmap.shape).contiguous()
+
+
+def edge_map(
+    images: Float[Tensor, "n c *t"], seed: int = 0, identities: Int[Tensor, " n"] | None = None
+) -> Float[Tensor, "n *t"]:
+    """The Sobel magnitude of the channels' mean, min-max scaled: what the eye likes. Borders are repeated."""
+    gray = widen(images).mean(1)
+    axes = range(1, gray.ndim)
+    squares = torch.zeros_like(gray)
+    for along in axes:
+        response = gray
+        for axis in axes:
+            response = _difference(response, axis) if axis == along else _smooth(response, axis)
+        squares = squares + response**2
+    return normalize(squares.sqrt()).float()
+
+
+CONTROLS: dict[str, Control] = {"random": random_map, "ones": ones_map, "center": center_map, "edges": edge_map}
+"""Every control by its name; called with images, seed and identities."""
+
+
+def _neighbors(maps: Tensor, axis: int) -> tuple[Tensor, Tensor]:
+    lines = maps.movedim(axis, -1)
+    before, after = lines[..., :1], lines[..., -1:]
+    padded = torch.cat([before, lines, after], -1)
+    return padded[..., :-2].movedim(-1, axis), padded[..., 2:].movedim(-1, axis)
+
+
+def _difference(maps: Tensor, axis: int) -> Tensor:
+    before, after = _neighbors(maps, axis)
+    return after - before
+
+
+def _smooth(maps: Tensor, axis: int) -> Tensor:
+    before, after = _neighbors(maps, axis)
+    return before + 2 * maps + after

@@ -1,0 +1,102 @@
+"""Deletion and insertion: Petsiuk et al., BMVC 2018 (RISE), https://arxiv.org/abs/1806.07421."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from gradcam_kit.functional import gaussian_blur, widen
+from gradcam_kit.metrics.case import metric
+from gradcam_kit.metrics.checks import check_heatmaps, degenerate, usable
+from gradcam_kit.metrics.measured import Measured, measured
+from gradcam_kit.metrics.ordering import places, split_ties, unordered
+from gradcam_kit.metrics.rows import score_grid, score_settings, spread
+from gradcam_kit.options import non_negative, positive_int
+from gradcam_kit.types import Rows
+
+_PAPER = "{}: Petsiuk et al., BMVC 2018 (RISE), https://arxiv.org/abs/1806.07421."
+
+
+@metric("deletion", better="lower", cost="(steps + 1) F", paper=_PAPER.format("Deletion"))
+def deletion(
+    heatmaps: Float[Tensor, "n *t"],
+    images: Float[Tensor, "n c *t"],
+    rescore: Rows,
+    *,
+    steps: int = 224,
+    baseline: float = 0.0,
+    batch_size: int = 64,
+) -> Measured:
+    """The area under the score while positions are removed, the most relevant first; over the removed fraction.
+
+    The trapezoid rule on the true fractions: a last step that is shorter counts for less. The untouched image and the
+    empty one are part of the curve, which is `details["curve"]`.
+
+    Args:
+        heatmaps: in [0, 1]; only their order matters.
+        images: as the model gets them.
+        rescore: the probability of the explained class.
+        steps: into which all positions are divided, evenly but for the last; the paper's are 224 at 224 x 224.
+        baseline: what replaces a position, in the units of the images: 0 is the mean color where they are normalized.
+        batch_size: the most changed images that exist at once.
+    """
+    check_heatmaps(heatmaps, images)
+    end = torch.full_like(images[:1], baseline).expand_as(images)
+    return _curve(heatmaps, images, end, rescore, steps, batch_size, {"baseline": f"value {baseline:g}"})
+
+
+@metric("insertion", better="higher", cost="(steps + 1) F", paper=_PAPER.format("Insertion"))
+def insertion(
+    heatmaps: Float[Tensor, "n *t"],
+    images: Float[Tensor, "n c *t"],
+    rescore: Rows,
+    *,
+    steps: int = 224,
+    kernel: int = 11,
+    sigma: float = 5.0,
+    batch_size: int = 64,
+) -> Measured:
+    """The area under the score while positions of the blurred image get their own values back, as `deletion`.
+
+    Args:
+        heatmaps: in [0, 1]; only their order matters.
+        images: as the model gets them.
+        rescore: the probability of the explained class.
+        steps: into which all positions are divided, evenly but for the last; the paper's are 224 at 224 x 224.
+        kernel: positions of the Gaussian window of the blur, an odd number.
+        sigma: of the blur, in positions.
+        batch_size: the most changed images that exist at once.
+    """
+    check_heatmaps(heatmaps, images)
+    non_negative("sigma", sigma)
+    with torch.autocast(images.device.type, enabled=False):
+        start = gaussian_blur(widen(images), positive_int("kernel", kernel), sigma).to(images.dtype)
+    baseline = {"baseline": f"Gaussian blur, kernel {kernel}, sigma {sigma:g}"}
+    return _curve(heatmaps, start, images, rescore, steps, batch_size, baseline)
+
+
+def _curve(
+    heatmaps: Tensor, start: Tensor, end: Tensor, rescore: Rows, steps: int, batch_size: int, settings: dict[str, str]
+) -> Measured:
+    """Score the way from one version of the images to the other, in the order of the maps."""
+    total = math.prod(heatmaps.shape[1:])
+    stride = math.ceil(total / positive_int("steps", steps))
+    counts = torch.arange(0, total + stride, stride, device=heatmaps.device).clamp(max=total)
+    maps = usable(heatmaps)
+    place = places(maps)
+
+    def build(index: Tensor, step: Tensor) -> Tensor:
+        changed = place[index] < counts[step].reshape(-1, *(1 for _ in heatmaps.shape[1:]))
+        return torch.where(spread(changed), end[index], start[index])
+
+    curve = score_grid(rescore, start, len(counts), build, batch_size)
+    area = torch.trapezoid(curve, (counts / total).to(curve.dtype), dim=1)
+    return measured(
+        area.masked_fill(unordered(heatmaps), torch.nan),
+        degenerate(heatmaps),
+        {**score_settings(rescore), **settings, "steps": len(counts) - 1, "positions_per_step": stride},
+        {"curve": curve, "ties": split_ties(maps, counts)},
+    )

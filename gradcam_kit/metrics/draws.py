@@ -1,0 +1,66 @@
+"""Random numbers that belong to an image: the same in every batch, at every place, on every device.
+
+A generator would need a loop over the images. Here number j of an image is a hash of (seed, identity, j): the finalizer
+of MurmurHash3 (Appleby, public domain), applied after each part is mixed in. Nothing global is read or written.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+_WORD = 0xFFFFFFFF
+_GOLDEN = 0x9E3779B9
+
+
+def uniform(
+    shape: Sequence[int], identities: Int[Tensor, " n"], seed: int, stream: int | Int[Tensor, " n"] = 0
+) -> Float[Tensor, "n *shape"]:
+    """Draws of U(0, 1), float32, never 0 or 1.
+
+    Args:
+        shape: of the draws of one image.
+        identities: whose draws.
+        seed: any int.
+        stream: another number gives independent draws of the same image; one for all, or one each.
+    """
+    key = _mix(torch.full_like(identities, seed * _GOLDEN & _WORD, dtype=torch.long))
+    key = _mix(key + stream)
+    key = _mix(key ^ (identities.long() & _WORD))
+    key = _mix(key ^ ((identities.long() >> 32) & _WORD))
+    count = math.prod(shape)
+    numbers = torch.arange(1, count + 1, device=identities.device) * _GOLDEN & _WORD
+    words = _mix(_mix(key[:, None] ^ numbers) + key[:, None])
+    # 23 bits and a half: exact in float32, and symmetric around 1/2.
+    return (((words >> 9).float() + 0.5) * 2.0**-23).reshape(len(identities), *shape)
+
+
+def normal(
+    shape: Sequence[int], identities: Int[Tensor, " n"], seed: int, stream: int | Int[Tensor, " n"] = 0
+) -> Float[Tensor, "n *shape"]:
+    """Draws of N(0, 1), float32, by the transform of Box and Muller. Arguments as in `uniform`."""
+    count = math.prod(shape)
+    half = -(-count // 2)
+    radius, angle = uniform((2, half), identities, seed, stream).unbind(1)
+    radius, angle = (-2 * radius.log()).sqrt(), 2 * math.pi * angle
+    pairs = torch.cat([radius * angle.cos(), radius * angle.sin()], dim=1)
+    return pairs[:, :count].reshape(len(identities), *shape)
+
+
+def identities_of(identities: Int[Tensor, " n"] | None, like: Tensor) -> Int[Tensor, " n"]:
+    """The identities on the device of `like`; the places in the batch where none are given."""
+    if identities is None:
+        return torch.arange(len(like), device=like.device)
+    return identities.to(like.device)
+
+
+def _mix(words: Int[Tensor, "*any"]) -> Int[Tensor, "*any"]:
+    """Let every bit of a 32-bit word, held in int64, change every other one."""
+    words = words & _WORD
+    words = (words ^ (words >> 16)) * 0x85EBCA6B & _WORD
+    words = (words ^ (words >> 13)) * 0xC2B2AE35 & _WORD
+    return words ^ (words >> 16)

@@ -1,0 +1,149 @@
+"""Does the score follow the map? The image masked by its map: average drop, increase, gain, coherency, ADCC.
+
+Y is the probability of the class for the image, O for the image times the map, both for the class that was explained.
+The product is taken in the units of the images: where they are normalized, what the map leaves out becomes the mean
+color of the training data, not black.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from gradcam_kit.functional import normalize
+from gradcam_kit.metrics.agreement import pearson
+from gradcam_kit.metrics.case import Explain, metric
+from gradcam_kit.metrics.checks import broken, check_heatmaps, check_scores, degenerate, usable
+from gradcam_kit.metrics.measured import Measured, measured
+from gradcam_kit.metrics.rows import everyone, score_settings, spread
+from gradcam_kit.types import Rows
+
+_MASKING = {"masking": "image * map, in the units of the images"}
+_CLAMP = 1e-7
+
+
+@metric(
+    "average-drop",
+    better="lower",
+    cost="2 F",
+    paper="Average drop: Chattopadhay et al., WACV 2018, https://arxiv.org/abs/1710.11063.",
+)
+def average_drop(heatmaps: Float[Tensor, "n *t"], images: Float[Tensor, "n c *t"], rescore: Rows) -> Measured:
+    """The share of the score that is lost, in percent: 100 max(0, Y - O) / Y, relative to each image's own score.
+
+    The map of ones has the best value, so it means nothing alone: see `CONTROLS`.
+    """
+    before, after = masked_scores(heatmaps, images, rescore)
+    values = 100 * (before - after).clamp(min=0) / before.clamp(min=_CLAMP)
+    return _of_masked(values, heatmaps, rescore, before=before, after=after)
+
+
+@metric(
+    "average-increase",
+    better="higher",
+    cost="2 F",
+    paper="Average increase: Chattopadhay et al., WACV 2018, https://arxiv.org/abs/1710.11063.",
+)
+def average_increase(heatmaps: Float[Tensor, "n *t"], images: Float[Tensor, "n c *t"], rescore: Rows) -> Measured:
+    """Whether the score rises, in percent of the images: 100 where Y < O, else 0."""
+    before, after = masked_scores(heatmaps, images, rescore)
+    values = (100.0 * (before < after)).where(before.isfinite() & after.isfinite(), float("nan"))
+    return _of_masked(values, heatmaps, rescore, before=before, after=after)
+
+
+@metric(
+    "average-gain",
+    better="higher",
+    cost="2 F",
+    paper="Average gain: Zhang et al. 2024 (Opti-CAM), https://arxiv.org/abs/2301.07002.",
+)
+def average_gain(heatmaps: Float[Tensor, "n *t"], images: Float[Tensor, "n c *t"], rescore: Rows) -> Measured:
+    """The share of what was missing that is gained, in percent: 100 max(0, O - Y) / (1 - Y); 0 where Y is 1."""
+    before, after = masked_scores(heatmaps, images, rescore)
+    missing = 1 - before
+    values = 100 * (after - before).clamp(min=0) / missing.where(missing > 0, 1)
+    return _of_masked(values.where(missing != 0, 0), heatmaps, rescore, before=before, after=after)
+
+
+@metric(
+    "coherency",
+    better="higher",
+    cost="E",
+    paper="Coherency: Poppi et al., CVPRW 2021, https://arxiv.org/abs/2104.10252.",
+)
+def coherency(heatmaps: Float[Tensor, "n *t"], images: Float[Tensor, "n c *t"], explain: Explain) -> Measured:
+    """Whether the method finds the same in the masked image: (Pearson(L(L * x), L) + 1) / 2 in [0, 1].
+
+    Where one of the maps is constant there is no correlation: 0, and the status says so.
+    """
+    check_heatmaps(heatmaps, images)
+    again = explain(_masked(heatmaps, images))
+    check_heatmaps(again, images, within=False)
+    flags = degenerate(heatmaps)
+    for flag, holds in degenerate(again).items():
+        flags[flag] = flags[flag] | holds
+    values = ((pearson(heatmaps, again) + 1) / 2).masked_fill(flags[flag], 0)
+    return measured(values.masked_fill(broken(heatmaps), float("nan")), flags, _MASKING)
+
+
+@metric(
+    "adcc-complexity",
+    better="lower",
+    paper="Complexity of ADCC: Poppi et al., CVPRW 2021, https://arxiv.org/abs/2104.10252.",
+)
+def adcc_complexity(heatmaps: Float[Tensor, "n *t"]) -> Measured:
+    """The mean of the min-max map, in [0, 1]: how much of the image is lit. Not the entropy (`complexity.entropy`)."""
+    values = normalize(usable(heatmaps)).flatten(1).mean(1)
+    return measured(values.masked_fill(broken(heatmaps), float("nan")), degenerate(heatmaps))
+
+
+@metric(
+    "adcc",
+    better="higher",
+    cost="2 F + E",
+    paper="ADCC: Poppi et al., CVPRW 2021, https://arxiv.org/abs/2104.10252.",
+)
+def adcc(heatmaps: Float[Tensor, "n *t"], images: Float[Tensor, "n c *t"], rescore: Rows, explain: Explain) -> Measured:
+    """Average drop, coherency and complexity in one: their harmonic mean 3 / (1/Coh + 1/(1 - Com) + 1/(1 - AD)).
+
+    A component of 0 gives 0. The components are among the details; the ADCC of their means is `adcc_of_means`.
+    """
+    drop = average_drop(heatmaps, images, rescore)
+    coherent = coherency(heatmaps, images, explain)
+    simple = adcc_complexity(heatmaps)
+    parts = {"coherency": coherent.values, "complexity": simple.values, "average_drop": drop.values / 100}
+    flags = {flag: coherent.status == int(flag) for flag in degenerate(heatmaps)}
+    return measured(adcc_of_means(**parts), flags, {**drop.settings}, parts)
+
+
+def adcc_of_means(
+    coherency: Float[Tensor, "*n"], complexity: Float[Tensor, "*n"], average_drop: Float[Tensor, "*n"]
+) -> Float[Tensor, "*n"]:
+    """The formula of ADCC on components in [0, 1]; tables of papers apply it to the means over the data set."""
+    return harmonic_mean(coherency, 1 - complexity, 1 - average_drop)
+
+
+def harmonic_mean(*parts: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+    """len(parts) / sum of 1/part; 0 where a part is 0, its limit."""
+    return len(parts) / torch.stack([1 / part for part in parts]).sum(0)
+
+
+def masked_scores(
+    heatmaps: Float[Tensor, "n *t"], images: Float[Tensor, "n c *t"], rescore: Rows
+) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
+    """Y and O: the scores of the images and of the images times their maps."""
+    check_heatmaps(heatmaps, images)
+    index = everyone(images)
+    before = check_scores(rescore(images, index), len(images))
+    after = check_scores(rescore(_masked(heatmaps, images), index), len(images))
+    return before, after
+
+
+def _masked(heatmaps: Tensor, images: Tensor) -> Tensor:
+    return (images * spread(usable(heatmaps))).to(images.dtype)
+
+
+def _of_masked(values: Tensor, heatmaps: Tensor, rescore: Rows, **details: Tensor) -> Measured:
+    values = values.masked_fill(broken(heatmaps), float("nan"))
+    return measured(values, degenerate(heatmaps), {**score_settings(rescore), **_MASKING, "clamp": _CLAMP}, details)

@@ -1,0 +1,212 @@
+"""Does the map lie on the object? Maps against masks; boxes become masks by `box_masks`.
+
+Maps are ordered by a stable descending sort: of equal values the first in row-major order comes first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from gradcam_kit.errors import OptionError, ShapeError
+from gradcam_kit.metrics.case import metric
+from gradcam_kit.metrics.checks import broken, check_masks, degenerate, usable
+from gradcam_kit.metrics.measured import Measured, Status, measured
+from gradcam_kit.metrics.ordering import places, unordered
+from gradcam_kit.options import non_negative, positive_int
+
+_POINTING = "Pointing game: Zhang et al., IJCV 2018, https://arxiv.org/abs/1608.00507."
+_ARRAS = "Arras et al., Information Fusion 2022, https://arxiv.org/abs/2003.07258."
+
+
+@metric("pointing-game", better="higher", paper=_POINTING)
+@metric("pointing-game-15", better="higher", paper=_POINTING + " Tolerance of 15 pixels.", tolerance=15.0)
+def pointing_game(heatmaps: Float[Tensor, "n *t"], masks: Bool[Tensor, "n *t"], *, tolerance: float = 0.0) -> Measured:
+    """1 where the first maximum lies on the object or nearer than `tolerance` to it, else 0.
+
+    The paper's number is the mean of the classes' hit rates: `PointingGame` in `gradcam_kit.metrics.accumulation`.
+
+    Args:
+        heatmaps: maps of any scale.
+        masks: where the object is.
+        tolerance: distance in positions, exclusive: with 15 a maximum 14 pixels from the object is a hit. 0 = on it.
+    """
+    check_masks(masks, heatmaps)
+    non_negative("tolerance", tolerance)
+    maps = usable(heatmaps).flatten(1)
+    peak = maps.argmax(1)  # the first one
+    hit = masks.flatten(1).gather(1, peak[:, None])[:, 0]
+    if tolerance > 0:
+        hit = hit | (_squared_distance(peak, masks) < tolerance**2)
+    ties = (maps == maps.amax(1, keepdim=True)).sum(1) - 1
+    values = hit.float().masked_fill(unordered(heatmaps) | empty(masks), torch.nan)
+    return measured(
+        values, localization_flags(heatmaps, masks), {"tolerance": tolerance}, {"ties": ties, "chance": chance(masks)}
+    )
+
+
+@metric(
+    "energy-pointing-game",
+    better="higher",
+    paper="Energy-based pointing game: Wang et al., CVPRW 2020 (Score-CAM), https://arxiv.org/abs/1910.01279.",
+)
+@metric("mass-accuracy", better="higher", paper="Relevance mass accuracy: " + _ARRAS)
+def mass_accuracy(heatmaps: Float[Tensor, "n *t"], masks: Bool[Tensor, "n *t"]) -> Measured:
+    """The share of the positive map that lies on the object: the energy-based pointing game is the same with a box.
+
+    `details["chance"]`, the share of the image that the object covers, is what a map without knowledge reaches.
+    """
+    check_masks(masks, heatmaps)
+    maps = usable(heatmaps).flatten(1).clamp(min=0).double()
+    values = maps.where(masks.flatten(1), 0).sum(1) / maps.sum(1)
+    values = values.masked_fill(broken(heatmaps) | empty(masks), torch.nan)
+    return measured(values, localization_flags(heatmaps, masks), details={"chance": chance(masks)})
+
+
+@metric("rank-accuracy", better="higher", paper="Relevance rank accuracy: " + _ARRAS)
+def rank_accuracy(heatmaps: Float[Tensor, "n *t"], masks: Bool[Tensor, "n *t"]) -> Measured:
+    """The share of the |m| most relevant positions that lie on the object, which has |m| positions."""
+    check_masks(masks, heatmaps)
+    sizes = masks.flatten(1).sum(1)
+    return _top(heatmaps, masks, sizes, sizes, {})
+
+
+@metric("top-k-intersection", better="higher", paper="Theiner et al. 2021, https://arxiv.org/abs/2104.14995.")
+def top_k_intersection(heatmaps: Float[Tensor, "n *t"], masks: Bool[Tensor, "n *t"], *, k: int = 1000) -> Measured:
+    """The share of the k most relevant positions that lie on the object; at most |m| / k where it is smaller than k."""
+    check_masks(masks, heatmaps)
+    count = torch.full_like(masks.flatten(1).sum(1), min(positive_int("k", k), masks[0].numel() if len(masks) else k))
+    return _top(heatmaps, masks, count, count, {"k": k})
+
+
+@metric("iou", better="higher")
+@metric("iou-otsu", better="higher", threshold="otsu")
+def iou(
+    heatmaps: Float[Tensor, "n *t"], masks: Bool[Tensor, "n *t"], *, threshold: float | Literal["otsu"] = 0.5
+) -> Measured:
+    """Overlap |Q and m| / |Q or m| of the object with Q, where the map is at least the threshold.
+
+    Args:
+        heatmaps: maps of any scale.
+        masks: where the object is.
+        threshold: a share of the map's maximum, or "otsu", which splits the map's histogram best.
+    """
+    check_masks(masks, heatmaps)
+    found, objects = _above(heatmaps, threshold), masks.flatten(1)
+    values = (found & objects).sum(1) / (found | objects).sum(1)
+    undefined = unordered(heatmaps) if threshold == "otsu" else broken(heatmaps)
+    values = values.masked_fill(undefined | empty(masks), torch.nan)
+    return measured(values, localization_flags(heatmaps, masks), {"threshold": threshold})
+
+
+@metric(
+    "weighted-ioa", better="higher", paper="Intersection over attention: M3d-Cam, https://arxiv.org/abs/2007.00453."
+)
+def weighted_ioa(heatmaps: Float[Tensor, "n *t"], masks: Bool[Tensor, "n *t"], *, threshold: float = 0.5) -> Measured:
+    """The share of the map above the threshold that lies on the object: sum of L on Q and m / sum of L on Q."""
+    check_masks(masks, heatmaps)
+    maps = usable(heatmaps).flatten(1).double()
+    maps = maps.where(_above(heatmaps, threshold), 0)
+    values = maps.where(masks.flatten(1), 0).sum(1) / maps.sum(1)
+    values = values.masked_fill(broken(heatmaps) | empty(masks), torch.nan)
+    return measured(values, localization_flags(heatmaps, masks), {"threshold": threshold})
+
+
+def grid_pointing(maps: Float[Tensor, "n *t"], cells: Int[Tensor, " n"], grid: Sequence[int] = (2, 2)) -> Measured:
+    """The share of the positive map in the cell of a mosaic that shows the class; by chance 1 / cells.
+
+    Grid pointing game: Rao et al., CVPR 2022, https://arxiv.org/abs/2205.10435. Compare methods at the same layer only.
+
+    Args:
+        maps: heatmaps, or signed maps upsampled to the mosaic.
+        cells: which cell, counted row by row.
+        grid: cells along each axis, which divide it evenly.
+    """
+    size = maps.shape[1:]
+    if len(grid) != len(size) or any(length % count for length, count in zip(size, grid, strict=True)):
+        raise ShapeError(f"a grid of {tuple(grid)} cells does not divide maps of {tuple(size)}")
+    number = torch.arange(int(torch.tensor(grid).prod()), device=maps.device).reshape(tuple(grid))
+    for axis, (length, count) in enumerate(zip(size, grid, strict=True)):
+        number = number.repeat_interleave(length // count, dim=axis)
+    return mass_accuracy(maps, number == cells.to(maps.device).reshape(-1, *(1 for _ in size)))
+
+
+def box_masks(boxes: Float[Tensor, "n b 4"], size: Sequence[int]) -> Bool[Tensor, "n h w"]:
+    """The union of each image's boxes (x0, y0, x1, y1), x1 and y1 exclusive; a box without area adds nothing."""
+    height, width = size
+    y, x = torch.arange(height, device=boxes.device), torch.arange(width, device=boxes.device)
+    x0, y0, x1, y1 = boxes[..., None].unbind(2)
+    across, down = (x >= x0) & (x < x1), (y >= y0) & (y < y1)
+    return (down[..., :, None] & across[..., None, :]).any(1)
+
+
+def otsu_threshold(heatmaps: Float[Tensor, "n *t"], bins: int = 256) -> Float[Tensor, " n"]:
+    """Otsu's threshold of each map: the center of the bin behind which the split separates the two classes best."""
+    maps = usable(heatmaps).flatten(1).double()
+    low, high = maps.amin(1, keepdim=True), maps.amax(1, keepdim=True)
+    span = (high - low).where(high > low, 1)
+    place = ((maps - low) / span * bins).long().clamp(max=bins - 1)
+    counts = torch.zeros(len(maps), bins, dtype=torch.double, device=maps.device)
+    counts.scatter_add_(1, place, torch.ones_like(maps))
+    centers = low + (torch.arange(bins, device=maps.device) + 0.5) / bins * span
+    weight = counts.cumsum(1)[:, :-1]
+    mass = (counts * centers).cumsum(1)
+    rest, total = counts.sum(1, keepdim=True) - weight, mass[:, -1:]
+    between = weight * rest * (mass[:, :-1] / weight - (total - mass[:, :-1]) / rest) ** 2
+    best = between.nan_to_num(-1.0).argmax(1, keepdim=True)
+    return centers.gather(1, best)[:, 0]
+
+
+def chance(masks: Bool[Tensor, "n *t"]) -> Float[Tensor, " n"]:
+    """The share of the image that the mask covers."""
+    return masks.flatten(1).float().mean(1)
+
+
+def empty(masks: Bool[Tensor, "n *t"]) -> Bool[Tensor, " n"]:
+    """Masks without a position."""
+    return ~masks.flatten(1).any(1)
+
+
+def localization_flags(heatmaps: Float[Tensor, "n *t"], masks: Bool[Tensor, "n *t"]) -> dict[Status, Tensor]:
+    """Without an object there is nothing to find, whatever the map is."""
+    return {Status.EMPTY_GT: empty(masks), **degenerate(heatmaps)}
+
+
+def _above(heatmaps: Tensor, threshold: float | Literal["otsu"]) -> Bool[Tensor, "n p"]:
+    """Where the map is at least the threshold; above it for Otsu's, as its classes are split."""
+    maps = usable(heatmaps).flatten(1)
+    if threshold == "otsu":
+        return maps > otsu_threshold(heatmaps)[:, None]
+    if isinstance(threshold, str) or not 0 < threshold <= 1:
+        raise OptionError(f"threshold is {threshold!r}; expected a share of the maximum in (0, 1], or 'otsu'")
+    highest = maps.amax(1, keepdim=True)
+    return (maps >= threshold * highest) & (highest > 0)
+
+
+def _top(
+    heatmaps: Tensor, masks: Tensor, count: Int[Tensor, " n"], divisor: Int[Tensor, " n"], settings: dict[str, object]
+) -> Measured:
+    """The share of the first `count` positions that lie on the object."""
+    maps = usable(heatmaps)
+    inside = (places(maps).flatten(1) < count[:, None]) & masks.flatten(1)
+    values = (inside.sum(1) / divisor).masked_fill(unordered(heatmaps) | empty(masks), torch.nan)
+    ordered = maps.flatten(1).sort(dim=1, descending=True).values
+    last = ordered.gather(1, (count - 1).clamp(min=0)[:, None])
+    after = ordered.gather(1, count.clamp(max=ordered.shape[1] - 1)[:, None])
+    ties = ((last == after)[:, 0] & (count < ordered.shape[1]) & (count > 0)).long()
+    return measured(values, localization_flags(heatmaps, masks), settings, {"ties": ties, "chance": chance(masks)})
+
+
+def _squared_distance(peak: Int[Tensor, " n"], masks: Bool[Tensor, "n *t"]) -> Float[Tensor, " n"]:
+    """From one position of each image to the nearest one of its object; infinite without an object."""
+    size = masks.shape[1:]
+    square = torch.zeros(masks.shape, device=masks.device)
+    for axis, (place, length) in enumerate(zip(torch.unravel_index(peak, size), size, strict=True), 1):
+        away = torch.arange(length, device=masks.device) - place[:, None]
+        shape = (len(masks), *(length if other == axis else 1 for other in range(1, masks.ndim)))
+        square = square + (away.float() ** 2).reshape(shape)
+    return square.where(masks, torch.inf).flatten(1).amin(1)

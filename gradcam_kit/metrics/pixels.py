@@ -1,0 +1,69 @@
+"""Pixel average precision (PxAP): Choe et al., CVPR 2020, https://arxiv.org/abs/2001.07437."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from gradcam_kit.metrics.case import metric
+from gradcam_kit.metrics.checks import broken, check_heatmaps, check_masks, usable
+from gradcam_kit.metrics.localization import chance, empty, localization_flags
+from gradcam_kit.metrics.measured import Measured, measured
+from gradcam_kit.options import positive_int
+
+_PAPER = "Pixel average precision: Choe et al., CVPR 2020, https://arxiv.org/abs/2001.07437."
+
+
+@metric("pixel-ap", better="higher", paper=_PAPER)
+def pixel_average_precision(
+    heatmaps: Float[Tensor, "n *t"], masks: Bool[Tensor, "n *t"], *, bins: int = 1000
+) -> Measured:
+    """The area under the precision-recall curve of each image's pixels.
+
+    The paper's is that of all pixels of a data set: `PixelAveragePrecision` in `gradcam_kit.metrics.accumulation`.
+
+    Args:
+        heatmaps: in [0, 1].
+        masks: where the object is.
+        bins: into which [0, 1] is divided; values in one bin count as equal.
+    """
+    check_masks(masks, heatmaps)
+    values = average_precision(pixel_histograms(heatmaps, masks, bins=bins))
+    values = values.masked_fill(broken(heatmaps) | empty(masks), torch.nan)
+    return measured(values, localization_flags(heatmaps, masks), {"bins": bins}, {"chance": chance(masks)})
+
+
+def pixel_histograms(
+    heatmaps: Float[Tensor, "n *t"],
+    masks: Bool[Tensor, "n *t"],
+    ignored: Bool[Tensor, "n *t"] | None = None,
+    *,
+    bins: int = 1000,
+) -> Float[Tensor, "n 2 bins"]:
+    """How many pixels on the object and off it have values in each bin of [0, 1]; sums of them are those of a data set.
+
+    Args:
+        heatmaps: in [0, 1].
+        masks: where the object is.
+        ignored: pixels that count neither as object nor as background.
+        bins: their number.
+    """
+    check_heatmaps(heatmaps, masks[:, None])
+    place = (usable(heatmaps).flatten(1) * positive_int("bins", bins)).long().clamp(max=bins - 1)
+    objects = masks.flatten(1)
+    counted = torch.ones_like(objects) if ignored is None else ~ignored.flatten(1)
+    found = torch.zeros(len(heatmaps), 2, bins, dtype=torch.double, device=heatmaps.device)
+    for side, chosen in enumerate((objects & counted, ~objects & counted)):
+        found[:, side].scatter_add_(1, place, chosen.double())
+    return found
+
+
+def average_precision(histograms: Float[Tensor, "*n 2 bins"]) -> Float[Tensor, "*n"]:
+    """Sum over the thresholds, from high to low, of precision times the rise of recall; NaN without an object."""
+    counts = histograms.double().flip(-1).cumsum(-1)
+    hits, others = counts.unbind(-2)
+    recall = hits / hits[..., -1:]
+    precision = hits / (hits + others).clamp(min=1)
+    rise = recall.diff(dim=-1, prepend=torch.zeros_like(recall[..., :1]))
+    return (precision * rise).sum(-1)

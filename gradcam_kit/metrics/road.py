@@ -1,0 +1,204 @@
+"""ROAD, remove and debias: Rong et al., ICML 2022, https://arxiv.org/abs/2202.00449."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from gradcam_kit.errors import OptionError, ShapeError
+from gradcam_kit.functional import widen
+from gradcam_kit.metrics.case import Explain, metric
+from gradcam_kit.metrics.checks import check_heatmaps, degenerate, usable
+from gradcam_kit.metrics.draws import identities_of, normal
+from gradcam_kit.metrics.faithfulness import adcc_complexity, coherency, harmonic_mean
+from gradcam_kit.metrics.imputation import impute
+from gradcam_kit.metrics.measured import Measured, measured
+from gradcam_kit.metrics.ordering import places, split_ties, unordered
+from gradcam_kit.metrics.rows import score_grid, score_settings
+from gradcam_kit.options import non_negative
+from gradcam_kit.types import Rows
+
+PERCENTAGES = (10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 70.0, 80.0, 90.0)
+_PAPER = "ROAD: Rong et al., ICML 2022, https://arxiv.org/abs/2202.00449."
+_STREAM = 2
+
+
+@metric("road-morf", better="lower", cost="9 F", paper=_PAPER)
+def road_morf(
+    heatmaps: Float[Tensor, "n *t"],
+    images: Float[Tensor, "n c *t"],
+    predicts: Rows,
+    seed: int = 0,
+    identities: Int[Tensor, " n"] | None = None,
+    **options: Any,
+) -> Measured:
+    """How often the class is still predicted after the most relevant positions were imputed; mean of percentages.
+
+    Args:
+        heatmaps: in [0, 1]; only their order matters.
+        images: as the model gets them, with two position axes.
+        predicts: 1 where the class is predicted, else 0 (`rescoring(...).predicts`).
+        seed: of the noise on imputed positions.
+        identities: a number per image, to which its noise belongs; None = its place in the batch.
+        options: `percentages`, `noise`, `tolerance` and `batch_size` of `road_curve`.
+    """
+    return _mean_of_curve(heatmaps, images, predicts, seed, identities, {**options, "most_relevant_first": True})
+
+
+@metric("road-lerf", better="higher", cost="9 F", paper=_PAPER)
+def road_lerf(
+    heatmaps: Float[Tensor, "n *t"],
+    images: Float[Tensor, "n c *t"],
+    predicts: Rows,
+    seed: int = 0,
+    identities: Int[Tensor, " n"] | None = None,
+    **options: Any,
+) -> Measured:
+    """How often the class is still predicted after the least relevant positions were imputed. As `road_morf`."""
+    return _mean_of_curve(heatmaps, images, predicts, seed, identities, {**options, "most_relevant_first": False})
+
+
+@metric(
+    "road-combined",
+    better="higher",
+    cost="18 F",
+    paper="ROAD by the score, LeRF and MoRF combined: as in pytorch-grad-cam.",
+)
+def road_combined(
+    heatmaps: Float[Tensor, "n *t"],
+    images: Float[Tensor, "n c *t"],
+    rescore: Rows,
+    seed: int = 0,
+    identities: Int[Tensor, " n"] | None = None,
+    **options: Any,
+) -> Measured:
+    """(LeRF - MoRF) / 2 of the score itself, mean of the percentages; in [-0.5, 0.5]. A variant, not the paper's.
+
+    Args:
+        heatmaps: in [0, 1]; only their order matters.
+        images: as the model gets them, with two position axes.
+        rescore: the probability of the explained class.
+        seed: of the noise on imputed positions.
+        identities: a number per image, to which its noise belongs; None = its place in the batch.
+        options: `percentages`, `noise`, `tolerance` and `batch_size` of `road_curve`.
+    """
+    morf = _mean_of_curve(heatmaps, images, rescore, seed, identities, {**options, "most_relevant_first": True})
+    lerf = _mean_of_curve(heatmaps, images, rescore, seed, identities, {**options, "most_relevant_first": False})
+    settings = {**morf.settings, "order": "least relevant first - most relevant first"}
+    details = {"morf": morf.details["curve"], "lerf": lerf.details["curve"]}
+    return measured((lerf.values - morf.values) / 2, degenerate(heatmaps), settings, details)
+
+
+@metric(
+    "arcc",
+    better="higher",
+    cost="8 F + E",
+    paper="ARCC: Domeniconi et al. 2026, https://arxiv.org/abs/2605.14641.",
+)
+def arcc(
+    heatmaps: Float[Tensor, "n *t"],
+    images: Float[Tensor, "n c *t"],
+    rescore: Rows,
+    explain: Explain,
+    seed: int = 0,
+    identities: Int[Tensor, " n"] | None = None,
+    *,
+    percentages: Sequence[float] = (20.0, 40.0, 60.0, 80.0),
+    **options: Any,
+) -> Measured:
+    """Harmonic mean of coherency, 1 - complexity and clip(2 ROAD combined, 0, 1); arguments as in `road_combined`."""
+    road = road_combined(heatmaps, images, rescore, seed, identities, percentages=percentages, **options)
+    coherent, simple = coherency(heatmaps, images, explain), adcc_complexity(heatmaps)
+    parts = {"coherency": coherent.values, "complexity": simple.values, "road_combined": road.values}
+    values = harmonic_mean(coherent.values, 1 - simple.values, (2 * road.values).clamp(0, 1))
+    flags = {flag: coherent.status == int(flag) for flag in degenerate(heatmaps)}
+    return measured(values, flags, {**coherent.settings, **road.settings}, parts)
+
+
+def road_curve(
+    heatmaps: Float[Tensor, "n *t"],
+    images: Float[Tensor, "n c *t"],
+    rescore: Rows,
+    seed: int = 0,
+    identities: Int[Tensor, " n"] | None = None,
+    *,
+    most_relevant_first: bool = True,
+    percentages: Sequence[float] = PERCENTAGES,
+    noise: float = 0.01,
+    tolerance: float = 1e-4,
+    batch_size: int = 64,
+) -> Float[Tensor, "n percentages"]:
+    """Scores after the removal of p percent of the positions, ceil(p P / 100) of them, imputed from what is left.
+
+    Args:
+        heatmaps: only their order matters; those that have none give what the order of the rows gives.
+        images: as the model gets them, with two position axes.
+        rescore: what is scored.
+        seed: of the noise.
+        identities: to which the noise belongs; None = the places in the batch.
+        most_relevant_first: False removes the end of the order.
+        percentages: each above 0 and below 100.
+        noise: standard deviation of what is added to imputed positions, in the units of the images; an image gets the
+            same draw at every percentage.
+        tolerance: of the imputation, see `impute`.
+        batch_size: the most changed images that exist at once.
+
+    Raises:
+        OptionError: a percentage that removes everything.
+        ShapeError: images that have not two position axes.
+    """
+    check_heatmaps(heatmaps, images)
+    if images.ndim != 4:
+        raise ShapeError(f"ROAD needs images (n, c, h, w); got {tuple(images.shape)}")
+    counts = _counts(percentages, heatmaps)
+    total = math.prod(heatmaps.shape[1:])
+    place = places(usable(heatmaps))
+    drawn = noise * normal(tuple(images.shape[1:]), identities_of(identities, images), seed, _STREAM)
+
+    def build(index: Tensor, step: Tensor) -> Tensor:
+        count = counts[step][:, None, None]
+        removed = place[index] < count if most_relevant_first else place[index] >= total - count
+        imputed = impute(images[index], removed, tolerance=tolerance)
+        return (imputed + drawn[index] * removed[:, None]).to(images.dtype)
+
+    return score_grid(rescore, images, len(counts), build, batch_size)
+
+
+def _counts(percentages: Sequence[float], heatmaps: Tensor) -> Int[Tensor, " percentages"]:
+    total = math.prod(heatmaps.shape[1:])
+    # Rounded first: 0.07 * 100 is a little above 7 in floating point.
+    counts = [math.ceil(round(percent * total / 100, 6)) for percent in percentages]
+    if not counts or min(counts) < 1 or max(counts) >= total:
+        raise OptionError(
+            f"percentages are {tuple(percentages)} of {total} positions; expected at least one, each above 0 and small "
+            "enough that something is left to impute from"
+        )
+    return torch.tensor(counts, device=heatmaps.device)
+
+
+def _mean_of_curve(
+    heatmaps: Tensor,
+    images: Tensor,
+    rescore: Rows,
+    seed: int,
+    identities: Tensor | None,
+    options: Mapping[str, Any],
+) -> Measured:
+    curve = road_curve(heatmaps, images, rescore, seed, identities, **options)
+    percentages = tuple(options.get("percentages", PERCENTAGES))
+    settings = {
+        **score_settings(rescore),
+        "order": "most relevant first" if options["most_relevant_first"] else "least relevant first",
+        "percentages": percentages,
+        "noise": non_negative("noise", options.get("noise", 0.01)),
+        "tolerance": options.get("tolerance", 1e-4),
+        "seed": seed,
+    }
+    values = widen(curve).mean(1).masked_fill(unordered(heatmaps), torch.nan)
+    ties = split_ties(usable(heatmaps), _counts(percentages, heatmaps))
+    return measured(values, degenerate(heatmaps), settings, {"curve": curve, "ties": ties})

@@ -1,0 +1,141 @@
+"""Does the map hold still, and does it say by how much the score moves? Yeh et al., NeurIPS 2019, arXiv 1901.09392."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, get_args
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from gradcam_kit.functional import widen
+from gradcam_kit.metrics.case import Explain, metric
+from gradcam_kit.metrics.checks import broken, check_heatmaps, check_scores, degenerate, usable
+from gradcam_kit.metrics.draws import identities_of, normal, uniform
+from gradcam_kit.metrics.measured import Measured, Status, measured
+from gradcam_kit.metrics.rows import everyone, score_grid, score_settings, spread
+from gradcam_kit.options import non_negative, one_of, positive_int
+from gradcam_kit.types import Rows
+
+Perturbation = Literal["noise", "patches"]
+
+_PAPER = "{}: Yeh et al., NeurIPS 2019, https://arxiv.org/abs/1901.09392."
+_STREAM = 1 << 16
+"""Draw i of an image has stream _STREAM + i, so that more draws keep the earlier ones."""
+
+
+@metric("sensitivity-max", better="lower", cost="samples E", paper=_PAPER.format("Sensitivity-max"))
+def sensitivity_max(
+    heatmaps: Float[Tensor, "n *t"],
+    images: Float[Tensor, "n c *t"],
+    explain: Explain,
+    seed: int = 0,
+    identities: Int[Tensor, " n"] | None = None,
+    *,
+    radius: float = 0.02,
+    samples: int = 10,
+) -> Measured:
+    """The largest relative change of the map under small noise: max ||L(x + d) - L(x)|| / ||L(x)||, d uniform.
+
+    The classes stay those of the unchanged images. A map of zeros has no relative change and is flagged.
+
+    Args:
+        heatmaps: of the unchanged images.
+        images: as the model gets them.
+        explain: the method, called once for each draw with the whole batch.
+        seed: of the noise.
+        identities: a number per image, to which its noise belongs; None = its place in the batch.
+        radius: every value moves by at most this, in the units of the images.
+        samples: draws.
+    """
+    check_heatmaps(heatmaps, images)
+    non_negative("radius", radius)
+    own = identities_of(identities, images)
+    clean = usable(heatmaps).flatten(1)
+    largest = clean.new_zeros(len(clean))
+    for draw in range(positive_int("samples", samples)):
+        moved = radius * (2 * uniform(tuple(images.shape[1:]), own, seed, _STREAM + draw) - 1)
+        again = explain((images + moved).to(images.dtype))
+        check_heatmaps(again, images, within=False)
+        distance = torch.linalg.vector_norm(widen(again).flatten(1) - clean, dim=1)
+        largest = torch.maximum(largest, distance)  # NaN stays
+    norm = torch.linalg.vector_norm(clean, dim=1)
+    flags = {Status.DEGENERATE_MAP: degenerate(heatmaps)[Status.DEGENERATE_MAP] | (norm == 0)}
+    settings = {"radius": radius, "samples": samples, "noise": "uniform", "seed": seed}
+    return measured((largest / norm).masked_fill(broken(heatmaps) | (norm == 0), torch.nan), flags, settings)
+
+
+@metric("infidelity", better="lower", cost="(samples + 1) F", paper=_PAPER.format("Infidelity"))
+def infidelity(
+    heatmaps: Float[Tensor, "n *t"],
+    images: Float[Tensor, "n c *t"],
+    rescore: Rows,
+    seed: int = 0,
+    identities: Int[Tensor, " n"] | None = None,
+    *,
+    perturbation: Perturbation = "patches",
+    samples: int = 64,
+    std: float = 0.2,
+    patch: int = 16,
+    scaled: bool = True,
+    batch_size: int = 64,
+) -> Measured:
+    r"""How far the map is from predicting changes of the score: $E_I[(\beta\, I \cdot \Phi - (y(x) - y(x - I)))^2]$.
+
+    $\Phi$ is the map in every channel. The scale of a class activation map means nothing, so by default it is the best
+    one, $\beta = E[(I \cdot \Phi)\, \Delta y] / E[(I \cdot \Phi)^2]$, and 0 where the map sees no perturbation.
+
+    Args:
+        heatmaps: of the images.
+        images: as the model gets them.
+        rescore: the probability of the explained class.
+        seed: of the perturbations.
+        identities: a number per image, to which its perturbations belong; None = its place in the batch.
+        perturbation: "patches": I is the image itself inside of a random half of the cells of a grid, which x - I sets
+            to 0; "noise": I is Gaussian.
+        samples: perturbations of each image.
+        std: of the noise, in the units of the images.
+        patch: side of a cell, in positions.
+        scaled: False = beta is 1.
+        batch_size: the most changed images that exist at once.
+    """
+    check_heatmaps(heatmaps, images)
+    one_of("perturbation", perturbation, get_args(Perturbation))
+    positive_int("samples", samples)
+    positive_int("patch", patch)
+    non_negative("std", std)
+    own, maps = identities_of(identities, images), spread(usable(heatmaps))
+    products = images.new_zeros(len(images), samples, dtype=maps.dtype)
+
+    def change(index: Tensor, step: Tensor) -> Tensor:
+        if perturbation == "noise":
+            return std * normal(tuple(images.shape[1:]), own[index], seed, _STREAM + step)
+        return images[index] * spread(_cells(tuple(images.shape[2:]), patch, own[index], _STREAM + step, seed))
+
+    def build(index: Tensor, step: Tensor) -> Tensor:
+        moved = change(index, step)
+        products[index, step] = (moved * maps[index]).flatten(1).sum(1)
+        return (images[index] - moved).to(images.dtype)
+
+    after = score_grid(rescore, images, samples, build, batch_size)
+    before = check_scores(rescore(images, everyone(images)), len(images))
+    fall, products = (before[:, None] - after).double(), products.double()
+    scale = torch.ones_like(fall[:, :1])
+    if scaled:
+        power = products.square().mean(1, keepdim=True)
+        scale = ((products * fall).mean(1, keepdim=True) / power).where(power != 0, 0)
+    values = (scale * products - fall).square().mean(1).masked_fill(broken(heatmaps), torch.nan)
+    chosen = {"std": std} if perturbation == "noise" else {"patch": patch}
+    settings = {"perturbation": perturbation, **chosen, "samples": samples, "scaled": scaled, "seed": seed}
+    return measured(values, degenerate(heatmaps), {**score_settings(rescore), **settings}, {"scale": scale[:, 0]})
+
+
+def _cells(
+    size: tuple[int, ...], patch: int, identities: Int[Tensor, " m"], stream: Int[Tensor, " m"], seed: int
+) -> Float[Tensor, "m *t"]:
+    """1 in a random half of the cells of a grid, else 0."""
+    cells = uniform([math.ceil(length / patch) for length in size], identities, seed, stream) < 0.5
+    for axis, length in enumerate(size, 1):
+        cells = cells.repeat_interleave(patch, dim=axis).narrow(axis, 0, length)
+    return cells.float()

@@ -1,0 +1,51 @@
+"""Rows of changed images: made and scored chunk by chunk, so that memory does not grow with the number of steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor
+
+from gradcam_kit.metrics.checks import check_scores
+from gradcam_kit.options import positive_int
+from gradcam_kit.types import Rows
+
+Build = Callable[[Tensor, Tensor], Tensor]
+"""From images `index (m,)` and their changes `step (m,)` to the changed images `(m, c, *t)`."""
+
+
+def score_grid(rescore: Rows, images: Tensor, steps: int, build: Build, batch_size: int) -> Float[Tensor, "n steps"]:
+    """Score `steps` changes of every image.
+
+    Args:
+        rescore: scores of changed images.
+        images: `(n, c, *t)`; only their number and device matter.
+        steps: changes of each image.
+        build: makes the rows of a chunk.
+        batch_size: the most rows that exist at once.
+    """
+    positive_int("batch_size", batch_size)
+    rows = torch.arange(len(images) * steps, device=images.device)
+    scores = []
+    for chunk in rows.split(batch_size):
+        index = chunk // steps
+        scores.append(check_scores(rescore(build(index, chunk % steps), index), len(chunk)))
+    return torch.cat(scores).reshape(len(images), steps) if scores else images.new_zeros(0, steps)
+
+
+def score_settings(rescore: Rows) -> dict[str, Any]:
+    """What is known of the scores: their kind and where the classes come from."""
+    return dict(getattr(rescore, "settings", {"score": "unknown", "classes": "unknown"}))
+
+
+def everyone(images: Tensor) -> Int[Tensor, " n"]:
+    """The index of rows that are the images in their order."""
+    return torch.arange(len(images), device=images.device)
+
+
+def spread(maps: Shaped[Tensor, "n *t"]) -> Shaped[Tensor, "n 1 *t"]:
+    """Maps that broadcast over the channels of images."""
+    return maps.unsqueeze(1)

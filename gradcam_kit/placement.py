@@ -1,0 +1,68 @@
+"""Which part of a picture a heatmap belongs to: boxes in whole pixels, and what of them lies inside of the picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, SupportsFloat
+
+import numpy as np
+from jaxtyping import Shaped
+from torch import Tensor
+
+from gradcam_kit.errors import InputError, OptionError, ShapeError, kind_of
+
+Boxes = Sequence[SupportsFloat] | Sequence[Sequence[SupportsFloat]] | Shaped[np.ndarray, "..."] | Tensor
+"""`(x0, y0, x1, y1)` in the picture's pixels, one for all pictures or one for each."""
+
+
+class Place(NamedTuple):
+    """Where a heatmap goes.
+
+    Attributes:
+        size: height and width of the whole box, which the heatmap is resized to.
+        inside: rows and columns of that which lie inside of the picture.
+        picture: rows and columns of the picture which the box covers.
+    """
+
+    size: tuple[int, int]
+    inside: tuple[slice, slice]
+    picture: tuple[slice, slice]
+
+
+def places(boxes: Boxes, n: int, size: tuple[int, int]) -> list[tuple[Place, list[int]]]:
+    """Where the heatmaps go, and which pictures have theirs at the same place.
+
+    Args:
+        boxes: `(4,)` or `(n, 4)`; rounded to whole pixels, but never to nothing.
+        n: how many pictures.
+        size: their height and width.
+
+    Raises:
+        InputError, ShapeError: no numbers, or another number of them.
+        OptionError: a box without area, or wholly outside of the picture.
+    """
+    try:
+        read = np.asarray(boxes.cpu() if isinstance(boxes, Tensor) else boxes, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"box is {kind_of(boxes)}; expected (x0, y0, x1, y1) in the picture's pixels") from error
+    if read.shape not in ((4,), (n, 4)):
+        raise ShapeError(f"boxes have shape {read.shape}; expected (4,), or ({n}, 4) for {n} pictures")
+    found: dict[tuple[int, ...], list[int]] = {}
+    for index, box in enumerate(np.broadcast_to(read, (n, 4)).tolist()):
+        if not (np.isfinite(box).all() and box[0] < box[2] and box[1] < box[3]):
+            raise OptionError(f"box is {tuple(box)}; expected (x0, y0, x1, y1) with x0 < x1 and y0 < y1")
+        x0, y0, x1, y1 = map(round, box)
+        found.setdefault((x0, y0, max(x1, x0 + 1), max(y1, y0 + 1)), []).append(index)
+    return [(_place(whole, size), which) for whole, which in found.items()]
+
+
+def _place(box: tuple[int, ...], size: tuple[int, int]) -> Place:
+    x0, y0, x1, y1 = box
+    left, top, right, bottom = max(x0, 0), max(y0, 0), min(x1, size[1]), min(y1, size[0])
+    if left >= right or top >= bottom:
+        raise OptionError(f"box {box} lies outside of a picture of {size[1]} x {size[0]} pixels")
+    return Place(
+        (y1 - y0, x1 - x0),
+        (slice(top - y0, bottom - y0), slice(left - x0, right - x0)),
+        (slice(top, bottom), slice(left, right)),
+    )

@@ -1,0 +1,344 @@
+"""The benchmarks run, say why they skip what they skip, and their tables and plots are made of what they stored."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from benchmarks.__main__ import app
+from benchmarks.compare import changes
+from benchmarks.measure import SkippedError, interleave, memory_bounded, peak_growth, reason
+from benchmarks.quality import energy, rank_correlation
+from benchmarks.report import BEGIN, END, between_markers
+from benchmarks.results import Figure, Results, Row, load
+
+LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="peak memory is read from /proc")
+
+
+@pytest.fixture(autouse=True)
+def _threads():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def command(*arguments: str) -> str:
+    done = CliRunner().invoke(app, list(arguments))
+    assert done.exit_code == 0, f"{done.output}\n{done.exception!r}"
+    return done.output
+
+
+def quick(name: str, folder: Path) -> Results:
+    command(name, "--quick", *(() if name == "cuda" else ("--threads", "1")), "--out", str(folder / f"{name}-cpu.json"))
+    return load(folder / f"{name}-cpu.json")
+
+
+def one(rows: list[Row]) -> Row:
+    [row] = rows
+    return row
+
+
+# Measuring
+
+
+def test_works_are_interleaved_after_one_call_each_that_is_not_timed():
+    calls = []
+    runs = interleave({"a": lambda: calls.append("a"), "b": lambda: calls.append("b") or "b's"}, rounds=2)
+    assert calls == ["a", "b", "a", "b", "a", "b"]
+    assert len(runs["a"].times) == len(runs["b"].times) == 2
+    assert runs["b"].result == "b's"
+
+
+def test_passes_are_operations_over_those_of_the_baseline():
+    matrix = torch.ones(8, 8)
+    runs = interleave({"one": lambda: matrix @ matrix, "three": lambda: matrix @ matrix @ matrix @ matrix}, rounds=1)
+    assert runs["one"].flops == 2 * 8**3
+    assert runs["three"].passes(runs["one"]).median == 3
+
+
+def test_ratios_are_taken_round_by_round():
+    runs = interleave({"a": int, "b": int}, rounds=1)
+    runs["a"].times, runs["b"].times = [1.0, 20.0, 3.0], [2.0, 10.0, 3.0]
+    assert runs["a"].over(runs["b"]) == Figure(1.0, 0.5, 2.0)
+
+
+def test_a_work_that_fails_or_takes_too_long_is_skipped_with_the_reason_and_the_others_go_on():
+    def endless():
+        while True:
+            torch.ones(1000).sum()
+
+    def too_large():
+        torch.empty(2**60)
+
+    def broken():
+        raise ValueError("no such thing\nand more")
+
+    runs = interleave({"endless": endless, "too large": too_large, "broken": broken, "good": int}, 1, limit=0.05)
+    assert "more than 0.05 s" in runs["endless"].skipped
+    assert runs["too large"].skipped.startswith("too little memory")
+    assert runs["broken"].skipped == "ValueError: no such thing"
+    assert runs["good"].times
+    assert not runs["good"].skipped
+
+
+def allocating(megabytes: int):
+    return lambda: torch.ones(megabytes, 2**18)
+
+
+def failing():
+    raise SkippedError("not here")
+
+
+@LINUX
+def test_peak_memory_is_that_of_the_work_alone():
+    ballast = torch.ones(128, 2**18)  # what this process holds must not count
+    assert 60 < peak_growth("cpu", allocating, 64).median < 80
+    assert peak_growth("cpu", allocating, 1).median < 16
+    assert ballast.sum() > 0
+
+
+@LINUX
+def test_a_failure_in_the_fresh_process_comes_back():
+    with pytest.raises(SkippedError, match=r"^not here$"):
+        peak_growth("cpu", failing)
+
+
+@LINUX
+def test_an_allocation_beyond_the_memory_at_hand_fails_instead_of_being_promised():
+    import resource
+
+    meminfo = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+    kilobytes = int(meminfo["MemAvailable"].split()[0])
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    with memory_bounded():
+        run = interleave({"large": lambda: torch.empty(int(1.15 * kilobytes), 256)}, 1)["large"]  # never touched
+    assert run.skipped.startswith("too little memory")
+    assert resource.getrlimit(resource.RLIMIT_DATA) == before
+
+
+def test_reasons_are_one_line():
+    assert reason(RuntimeError("[enforce fail] can't allocate memory: 9 bytes\ntrace")).startswith("too little memory")
+    assert reason(SkippedError("because")) == "because"
+
+
+# Quality
+
+
+def test_energy_is_the_share_on_the_object_of_maps_that_are_not_empty():
+    heatmaps = torch.tensor([[[1.0, 1.0], [0.0, 2.0]], [[0.0, 0.0], [0.0, 0.0]]])
+    masks = torch.tensor([[[True, False], [False, True]]] * 2)
+    assert energy(heatmaps, masks).median == 0.75
+
+
+def test_rank_correlation_is_spearmans_with_mean_ranks_for_ties():
+    first = torch.tensor([[[1.0, 2.0], [3.0, 4.0]], [[0.0, 0.0], [1.0, 2.0]]])
+    second = torch.tensor([[[-1.0, -20.0], [-300.0, -4000.0]], [[0.0, 5.0], [6.0, 7.0]]])
+    found = rank_correlation(first, second)
+    # The second: ranks 1.5, 1.5, 3, 4 and 1, 2, 3, 4; deviations -1, -1, .5, 1.5 and -1.5, -.5, .5, 1.5.
+    assert found.low == pytest.approx(-1)
+    assert found.high == pytest.approx(4.5 / np.sqrt(4.5 * 5))
+
+
+# Commands
+
+
+def test_methods(tmp_path):
+    results = quick("methods", tmp_path)
+    plain = one(results.where(method="plain forward", what="memory"))
+    cam = one([row for row in results.where(method="grad-cam") if "what" not in row.case])
+    assert set(cam.figures) == {"seconds_per_image", "ratio", "passes"}
+    assert 1 <= cam.figures["passes"].median < 1.1
+    skipped = [row.skipped for row in results.rows if row.case["method"] == "attention-rollout"]
+    assert all("no attention" in text for text in skipped)
+    assert len(skipped) == 2
+    if sys.platform.startswith("linux"):
+        assert one(results.where(method="grad-cam", what="memory")).figures["peak_mb"].median > 0
+        assert plain.figures["peak_mb"].median > 0
+    seen = results.environment
+    assert seen["seed"] == 0
+    assert {"processor", "cores", "threads", "python", "versions", "commit"} <= set(seen)
+    assert seen["versions"]["torch"] == torch.__version__.partition("+")[0] or seen["versions"]["torch"]
+
+
+@pytest.mark.filterwarnings("ignore")  # of other libraries
+def test_peers(tmp_path):
+    results = quick("peers", tmp_path)
+    assert {row.case["peer"] for row in results.rows} == {"pytorch-grad-cam", "torch-cam", "captum"}
+    for row in results.rows:
+        if row.skipped:
+            assert "pip install" in row.skipped
+            continue
+        assert row.figures["ratio"].median > 0
+        assert row.figures["difference"].median < 1e-3, row
+        assert row.figures["difference_earlier"].median < 1e-3, row
+
+
+def test_a_peer_that_is_not_installed_is_skipped_with_what_to_do(tmp_path, monkeypatch):
+    for module in ("pytorch_grad_cam", "torchcam.methods", "captum.attr"):
+        monkeypatch.setitem(sys.modules, module, None)
+    results = quick("peers", tmp_path)
+    assert results.rows
+    assert all("is not installed: pip install 'gradcam-kit[peers]'" in row.skipped for row in results.rows)
+
+
+def test_core(tmp_path):
+    results = quick("core", tmp_path)
+    works = {row.case["work"] for row in results.rows}
+    assert works >= {"weighted sum by channel", "normalize heatmaps", "upsample", "overlays"}
+    for row in results.rows:
+        assert row.figures["ratio"].median > 0
+        moved = row.figures["gb_per_s"].median * row.figures["microseconds"].median
+        copied = row.figures["copy_gb_per_s"].median * row.figures["microseconds"].median / row.figures["ratio"].median
+        assert moved == pytest.approx(copied, rel=1e-6)  # both move the same bytes
+
+
+def test_quality(tmp_path):
+    results = quick("quality", tmp_path)
+    cam, random = (one(results.where(method=name)).figures["energy"] for name in ("grad-cam", "random-cam"))
+    assert cam.median > random.median
+    curve = results.where(what="score-cam")
+    assert {row.case["rule"] for row in curve} >= {"std", "gradient"}
+    assert all(row.figures["passes"].median < 12 for row in curve)  # 10 of 96 channels, not all
+
+
+def test_ratios(tmp_path):
+    results = quick("ratios", tmp_path)
+    ten = one(results.where(work="ten gradient methods, explain_all"))
+    assert ten.figures["passes"].median < 1.2  # one pass for all
+    assert not [row for row in results.rows if row.skipped]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_the_cases_for_one_are_skipped(tmp_path):
+    [row] = quick("cuda", tmp_path).rows
+    assert row.skipped == "no CUDA device is at hand"
+    assert "no CUDA device" in CliRunner().invoke(app, ["core", "--quick", "--device", "cuda"]).output
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_cuda(tmp_path):
+    results = quick("cuda", tmp_path)
+    assert one(results.where(work="grad-cam without waiting for the device")).figures["share"].median == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("--model", "resnet_18"), ("--method", "gradcam"), ("--dtype", "int8"), ("--device", "tpu")],
+)
+def test_what_does_not_exist_is_refused_with_what_does(arguments):
+    done = CliRunner().invoke(app, ["methods", *arguments])
+    assert done.exit_code == 2
+    assert arguments[1] in done.output
+
+
+# Comparing
+
+
+def stored(file: Path, **medians: float) -> Path:
+    rows = [
+        Row({"work": name}, {"seconds": Figure(value, 0.9 * value, 1.1 * value)}) for name, value in medians.items()
+    ]
+    file.write_text(
+        json.dumps(
+            {"command": "x", "environment": {"processor": file.stem}, "rows": [vars(r) for r in rows]}, default=vars
+        )
+    )
+    return file
+
+
+def test_changes_beyond_the_spread_are_marked(tmp_path):
+    old = stored(tmp_path / "old.json", same=1.0, slower=1.0, faster=1.0, gone=1.0)
+    new = stored(tmp_path / "new.json", same=1.15, slower=1.3, faster=0.5, added=1.0)
+    found = {change.case: change for change in changes(load(old), load(new))}
+    assert {case: change.mark for case, change in found.items()} == {
+        "same": "",
+        "slower": "up",
+        "faster": "down",
+        "gone": "gone",
+        "added": "new",
+    }
+    assert found["slower"].ratio == pytest.approx(1.3)
+    output = command("compare", str(old), str(new))
+    assert "slower" in output
+    assert "processor differs" in output
+    assert "5 figures, 1 within the spread" in output
+
+
+def test_a_figure_without_a_spread_does_not_change_by_a_trifle(tmp_path):
+    one, other = Figure(100, 100, 100), Figure(101, 101, 101)
+    results = [Results("x", {}, [Row({"work": "w"}, {"peak_mb": figure})]) for figure in (one, other)]
+    assert [change.mark for change in changes(*results)] == [""]
+    larger = replace(results[1], rows=[Row({"work": "w"}, {"peak_mb": Figure(110, 110, 110)})])
+    assert [change.mark for change in changes(results[0], larger)] == ["up"]
+
+
+def test_files_of_another_form_are_refused(tmp_path):
+    other = tmp_path / "other.json"
+    other.write_text("{}")
+    done = CliRunner().invoke(app, ["compare", str(other), str(other)])
+    assert done.exit_code == 2
+    assert "does not hold rows" in done.output
+
+
+# Reporting
+
+
+def test_the_report_is_made_of_what_was_stored(tmp_path):
+    folder, docs, readme = tmp_path / "results", tmp_path / "docs", tmp_path / "README.md"
+    folder.mkdir()
+    batches = [
+        Row({"model": "resnet50", "batch": n, "dtype": "float32", "method": name}, {"seconds_per_image": f, "ratio": f})
+        for n in (1, 8)
+        for name, f in (("plain forward", Figure(0.5, 0.5, 0.5)), ("grad-cam", Figure(1.25, 1, 2)))
+    ]
+    energies = [
+        Row({"what": "method", "method": "grad-cam"}, {"ratio": Figure(1.1, 1, 2), "energy": Figure(0.5, 0.4, 0.6)}),
+        Row({"what": "method", "method": "chance"}, {"energy": Figure(0.1, 0.1, 0.1)}),
+    ]
+    ratios = [Row({"model": "m", "work": "GradCAM, layer4"}, {"ratio": Figure(0.987, 0.9, 1.1)})]
+    case = {"method": "grad-cam", "model": "m", "batch": 2}
+    figures = {"ratio": Figure(0.31, 0.3, 0.4), "difference": Figure(2e-7, 2e-7, 2e-7)}
+    peers = [
+        Row({**case, "peer": "captum"}, figures, note="a note"),
+        Row({**case, "peer": "torch-cam"}, skipped="not installed"),
+    ]
+    seen = {"processor": "P", "device": "cpu", "threads": 2, "versions": {"torch": "9"}, "commit": "abc"}
+    for name, rows in {"methods": batches, "quality": energies, "ratios": ratios, "peers": peers}.items():
+        Results(name, seen, rows).finish(folder / f"{name}-cpu.json")
+    (folder / "other.json").write_text("{}")  # results of another form are left to their own page
+    readme.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    arguments = ["report", "--results", str(folder), "--readme", str(readme), "--docs", str(docs)]
+
+    command(*arguments)
+    first = {path.name: path.read_bytes() for path in (readme, *docs.iterdir())}
+    text = readme.read_text()
+    assert text.startswith(f"before\n{BEGIN}")
+    assert text.endswith(f"{END}\nafter\n")
+    assert "old" not in text
+    assert "| m | GradCAM, layer4 | 0.99 |" in text
+    assert "| grad-cam | m, batch 2 |  |  | 0.31 (2e-07) |" in text
+    assert "](docs/cost-quality.svg)" in text
+    assert "](docs/cost-batch.svg)" in text
+    page = (docs / "benchmarks.md").read_text()
+    assert "| grad-cam | 1.25 |" in page
+    assert "a note" in page
+    assert "torch-cam: not installed" in page
+    assert all(b"<svg" in first[name] for name in ("cost-quality.svg", "cost-batch.svg"))
+
+    command(*arguments)
+    assert {path.name: path.read_bytes() for path in (readme, *docs.iterdir())} == first
+
+
+def test_a_readme_without_markers_is_left_alone():
+    with pytest.raises(Exception, match="once each"):
+        between_markers("no markers", "block")
+    with pytest.raises(Exception, match="once each"):
+        between_markers(f"{END} {BEGIN}", "block")

@@ -1,0 +1,194 @@
+"""The networks and data whose right answer is known: the truth holds, and what is claimed of the methods too."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+import torch
+from torch import nn
+from typer.testing import CliRunner
+
+from benchmarks.ground_truth import table, wired
+from benchmarks.ground_truth.networks import Gated, Grid, Wired, half_blind
+from benchmarks.ground_truth.scoring import Cell, Found, Plan, Subject, score_all, share, summarize
+from benchmarks.ground_truth.series import walks
+from benchmarks.ground_truth.shortcut import pictures
+from gradcam_kit import FullGrad, GradCAM, HiResCAM
+from gradcam_kit.errors import CaptureError
+from gradcam_kit.metrics import CONTROLS
+
+PLAN = Plan(("grad-cam", "hires-cam", "layer-cam", "grad-cam++", "score-cam", "eigen-cam", "legrad"), scale=0.5)
+
+
+@pytest.fixture(scope="module")
+def columns() -> dict[str, Found]:
+    return {name: found for test in wired.TESTS for name, found in test.run(PLAN).items()}
+
+
+def mean(found: Found, row: str) -> float:
+    return float(found.scores[row].nanmean())
+
+
+def test_contributions_are_exact_with_their_sign() -> None:
+    images, masks = wired.squares(4, (wired.RED, wired.GREEN, wired.BLUE), 0)
+    maps = GradCAM(Wired().eval(), "relu").explain(images, 0).saliency["relu"]
+    positions = wired.SIDE**2
+    assert torch.allclose(maps, (images[:, 0] - images[:, 1]) / positions)
+    assert (maps[masks[0]] > 0).all()
+    assert (maps[masks[1]] < 0).all()
+    assert (maps[masks[2]] == 0).all()
+
+
+def test_methods_that_know_the_class_find_its_evidence_and_others_do_not(columns: dict[str, Found]) -> None:
+    found = columns["signs"]
+    for row in ("grad-cam", "hires-cam", "layer-cam", "grad-cam++"):
+        assert torch.allclose(found.scores[row], torch.ones(12)), row
+    assert mean(found, "eigen-cam") < 0.6
+    assert mean(found, "score-cam") > 0.9
+
+
+def test_gates_compute_what_they_say() -> None:
+    images, _ = wired.squares(1, (wired.RED, wired.GREEN), 0, low=1.0)
+    red, green = images.clone(), images.clone()
+    red[:, 1], green[:, 0] = 0, 0
+    both = torch.cat([images, red, green, 0 * images])
+    assert torch.allclose(Gated("and", wired.SQUARE**2)(both)[:, 0], torch.tensor([8.0, 0, 0, 0]), atol=1e-5)
+    assert torch.allclose(Gated("or", wired.SQUARE**2)(both)[:, 0], torch.tensor([8.0, 8, 8, 0]), atol=1e-5)
+
+
+def test_where_one_of_two_is_enough_gradients_are_empty(columns: dict[str, Found]) -> None:
+    for row in ("grad-cam", "hires-cam", "layer-cam", "grad-cam++"):
+        assert columns["and"].scores[row].min() > 0.7, row
+        assert torch.isnan(columns["or"].scores[row]).all(), row
+    assert mean(columns["or"], "score-cam") > 0.5
+
+
+def test_what_cannot_matter_is_dark_for_pointwise_gradients_and_not_for_averaged_ones(
+    columns: dict[str, Found],
+) -> None:
+    found = columns["blind half"]
+    for row in ("hires-cam", "layer-cam"):
+        assert torch.allclose(found.scores[row], torch.ones(12)), row
+    chance = mean(found, "ones")
+    for row in ("grad-cam", "grad-cam++", "score-cam", "eigen-cam"):
+        assert mean(found, row) < 0.9, row
+        assert abs(mean(found, row) - chance) < 0.2, row
+
+
+def test_the_lower_half_cannot_matter() -> None:
+    model, images = half_blind(0), torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    changed = images.clone()
+    changed[:, :, wired.SIDE // 2 + wired.MARGIN :] = 5.0
+    assert torch.equal(model(changed), model(images))
+    changed[:, :, wired.SIDE // 2 - 1] = 5.0
+    assert not torch.allclose(model(changed), model(images), atol=1e-3)
+
+
+@pytest.mark.parametrize("isolated", [True, False])
+def test_a_cell_gets_evidence_from_its_own_positions(isolated: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    body = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.ReLU())
+    head = nn.Linear(6, 5)
+    with torch.no_grad():
+        for parameter in (*body.parameters(), *head.parameters()):
+            parameter.copy_(torch.randn(parameter.shape, generator=generator))
+    model, mosaics = Grid(body, head, isolated=isolated), torch.randn(2, 3, 16, 16, generator=generator)
+    changed = mosaics.clone()
+    changed[:, :, 8:, 9:] = 0
+    cells = [(model(one)).unflatten(1, (4, 5)) for one in (mosaics, changed)]
+    assert torch.allclose(cells[0][:, 0], cells[1][:, 0])
+    assert torch.equal(cells[0][:, 1], cells[1][:, 1]) == isolated  # its receptive field ends at the border
+    assert not torch.allclose(cells[0][:, 3], cells[1][:, 3])
+    one = mosaics[:, :, :8, 8:]
+    if isolated:
+        assert torch.allclose(cells[0][:, 1], head(body(one).mean((2, 3))), atol=1e-6)
+    maps = HiResCAM(model, "joint").explain(mosaics, 5 * 1 + 2).saliency["joint"]
+    assert maps[:, :8, 8:].abs().amin(0).max() > 0
+    outside = maps.clone()
+    outside[:, :8, 8:] = 0
+    assert not outside.any()
+    if isolated:
+        with pytest.raises(CaptureError, match="a Conv2d with a bias ran on 8 rows for 2 images"):
+            FullGrad(model)(mosaics, 0)
+
+
+def test_controls_have_the_chance_level() -> None:
+    images = torch.rand(24, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    masks = torch.zeros(24, 32, 32, dtype=torch.bool)
+    for i in range(24):
+        masks[i, i : i + 8, 4:20] = True
+    found = score_all(Subject(Wired().eval(), "relu", images, torch.zeros(24).long(), masks), Plan(()))
+    assert list(found.scores) == list(CONTROLS)
+    assert torch.allclose(found.scores["ones"], masks.flatten(1).float().mean(1))
+    assert mean(found, "random") == pytest.approx(128 / 1024, abs=0.01)
+
+
+def test_methods_that_do_not_apply_say_why(columns: dict[str, Found]) -> None:
+    for name, found in columns.items():
+        assert set(found.scores) | set(found.skipped) == {*PLAN.methods, *CONTROLS}, name
+        assert "attention" in found.skipped["legrad"]
+
+
+def test_several_targets_are_measured_each_with_its_own_mask() -> None:
+    images, masks = wired.squares(3, (wired.RED, wired.GREEN), 0)
+    targets = torch.tensor([[0, 1]] * 3)
+    subject = Subject(Wired().eval(), "relu", images, targets, masks.transpose(0, 1))
+    found = score_all(subject, Plan(("grad-cam",)), share)
+    assert found.scores["grad-cam"].shape == found.scores["ones"].shape == (6,)
+    assert torch.allclose(found.scores["grad-cam"], torch.ones(6))
+
+
+def test_pictures_with_and_without_the_patch_differ_in_it_alone() -> None:
+    plain, patched, labels, masks = pictures(20, 0)
+    assert masks.flatten(1).sum(1).eq(25).all()
+    assert torch.equal((plain != patched).any(1), masks)
+    assert labels.sum() == 10
+
+
+def test_the_pattern_is_where_the_mask_says() -> None:
+    series, labels, masks = walks(20, 0)
+    assert torch.equal(masks.flatten(1).any(1), labels == 1)
+    assert masks.any(2).sum(1).max() == 1
+    assert series.shape == masks.shape
+
+
+def test_intervals_leave_out_what_is_undefined_and_count_it() -> None:
+    values = torch.cat([torch.linspace(0, 1, 40), torch.tensor([math.nan, math.nan])])
+    cell = summarize(values, 0)
+    assert cell == summarize(values, 0)
+    assert (cell.n, cell.empty) == (40, 2)
+    assert cell.mean == pytest.approx(0.5)
+    # The standard error is 0.047.
+    assert 0.38 < cell.low < 0.45
+    assert 0.55 < cell.high < 0.62
+    assert summarize(torch.tensor([math.nan]), 0).n == 0
+
+
+def test_table_orders_methods_and_marks_what_is_missing() -> None:
+    def column(**means: float) -> dict[str, Cell]:
+        return {row: Cell(value, value, value, 0 if math.isnan(value) else 3, 0) for row, value in means.items()}
+
+    cells = {"a": column(good=0.9, bad=0.2, ones=0.1), "b": column(good=0.8, bad=math.nan, ones=0.1),
+             "c": column(good=0.8, seldom=0.9, bad=0.1)}  # fmt: skip
+    assert table.rows_of(cells) == ["good", "bad", "seldom", "ones"]
+    lines = table.markdown(cells).splitlines()
+    assert lines[3] == "| bad | 0.20 [0.20, 0.20] | empty | 0.10 [0.10, 0.10] |"
+    assert lines[4] == "| seldom | – | – | 0.90 [0.90, 0.90] |"
+
+
+def test_command_prints_and_writes(tmp_path) -> None:
+    out = tmp_path / "found.json"
+    app = typer.Typer()
+    app.command()(run)
+    done = CliRunner().invoke(app, ["--quick", "--only", "gates", "--out", str(out)])
+    assert done.exit_code == 0, done.output
+    found = json.loads(out.read_text())
+    assert set(found["columns"]) == {"and", "or"}
+    assert found["columns"]["and"]["scores"]["grad-cam"]["mean"] > 0.9
+    assert "attention" in found["columns"]["and"]["skipped"]["attention-rollout"]
+    assert "empty" in done.output
+    wrong = CliRunner().invoke(app, ["--only", "gate"])
+    assert wrong.exit_code == 2
+    assert "no test" in wrong.output

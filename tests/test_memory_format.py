@@ -1,0 +1,116 @@
+"""Pictures go through the model in channels-last order where that is faster, and as they are where they must."""
+
+import gc
+
+import pytest
+import torch
+from torch import nn
+
+from gradcam_kit import DeepFeatureFactorization, GradCAM, ScoreCAM, Smooth
+from gradcam_kit.capture import memory_format
+
+needs_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="no oneDNN, so no other order")
+
+
+class Net(nn.Module):
+    """Notes the order in memory of what it gets; `by_view` reads the maps in that order."""
+
+    def __init__(self, by_view: bool = False) -> None:
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.ReLU())
+        self.head = nn.Linear(6 * 8 * 8, 4)
+        self.by_view, self.seen = by_view, []
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        self.seen.append(not images.is_contiguous())
+        maps = self.features(images)
+        return self.head(maps.view(len(maps), -1) if self.by_view else maps.flatten(1))
+
+
+def make(by_view: bool = False) -> tuple[Net, torch.Tensor]:
+    torch.manual_seed(0)
+    return Net(by_view).eval(), torch.randn(2, 3, 8, 8)
+
+
+WAYS = {
+    "grad-cam": lambda model: GradCAM(model, "features"),
+    "score-cam": lambda model: ScoreCAM(model, "features"),
+    "automatic layer": lambda model: GradCAM(model),
+    "smooth": lambda model: Smooth(GradCAM(model, "features"), samples=2),
+    "concepts": lambda model: DeepFeatureFactorization(model, "features", components=2),
+}
+
+
+@needs_onednn
+@pytest.mark.parametrize("way", WAYS)
+def test_pictures_arrive_in_channels_last_order(way: str) -> None:
+    model, images = make()
+    WAYS[way](model)(images)
+    assert model.seen
+    assert all(model.seen)
+    assert images.is_contiguous()
+
+
+@needs_onednn
+@pytest.mark.parametrize("way", WAYS)
+def test_a_model_that_reads_memory_order_gets_its_pictures_as_they_are(way: str) -> None:
+    model, images = make(by_view=True)
+    cam = WAYS[way](model)
+    heatmaps = cam(images)
+    assert model.seen[:2] == [True, False]
+    torch.testing.assert_close(heatmaps, WAYS[way](make()[0])(images), atol=1e-5, rtol=1e-5)
+    assert not model.features._forward_hooks
+    assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
+    model.seen.clear()
+    cam(images)
+    assert not any(model.seen)  # it was asked once
+
+
+def test_what_refused_is_not_kept_alive() -> None:
+    before = len(memory_format._refused)
+    model, images = make(by_view=True)
+    GradCAM(model, "features")(images)
+    del model
+    gc.collect()
+    assert len(memory_format._refused) == before
+
+
+@pytest.mark.parametrize("error", [RuntimeError("out of memory"), ValueError("not contiguous")])
+def test_other_errors_are_raised_at_once(error: Exception) -> None:
+    model, images = make()
+
+    def target(output: torch.Tensor) -> torch.Tensor:
+        raise error
+
+    with pytest.raises(type(error), match=str(error)):
+        GradCAM(model, "features")(images, target)
+    assert len(model.seen) == 1
+    assert model not in memory_format._refused
+
+
+@pytest.mark.parametrize("change", [torch.Tensor.double, lambda images: images.to(memory_format=torch.channels_last)])
+def test_double_precision_and_the_users_own_order_stay(change) -> None:
+    model, images = make()
+    images = change(images)
+    GradCAM(model.to(images.dtype), "features")(images)
+    assert model.seen == [not images.is_contiguous()]
+
+
+@needs_onednn
+def test_the_replayed_part_runs_in_the_same_order() -> None:
+    seen = []
+
+    class Tail(nn.Conv2d):
+        def forward(self, maps: torch.Tensor) -> torch.Tensor:
+            seen.append(not maps.is_contiguous())
+            return super().forward(maps)
+
+    from gradcam_kit import AblationCAM
+
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(), Tail(6, 5, 3), nn.ReLU(), nn.Flatten(), nn.Linear(180, 4)
+    ).eval()
+    AblationCAM(model, "1")(torch.randn(2, 3, 8, 8))
+    assert len(seen) > 1
+    assert all(seen)

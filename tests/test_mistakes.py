@@ -1,0 +1,97 @@
+"""Mistakes that people make in a call: the error says what to do instead."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import pytest
+import torch
+from models import build, images, tiny
+from torch import Tensor, nn
+
+from gradcam_kit import GradCAM, Smooth, explain_all
+from gradcam_kit.errors import InputError, ShapeError
+
+BATCH = images(3, size=(16, 16))
+MISTAKES: dict[str, tuple[Any, type[Exception], str]] = {
+    "one picture": (
+        BATCH[0],
+        ShapeError,
+        r"the model failed on these images: (.|\n)*for the batch: images\[None\]",
+    ),
+    "a list of pictures": (
+        list(BATCH),
+        InputError,
+        r"sequence of 3 .*TinyCNN.forward takes 1;.*torch\.stack\(images\)$",
+    ),
+    "a list of one": ([BATCH[0]], ShapeError, r"images\[None\]"),
+    "different sizes": ([BATCH[0], BATCH[1, :, 2:]], InputError, r"torch\.stack\(images\), resized to one size"),
+    "a list of batches": (list(BATCH[:, None]), InputError, r"torch\.cat\(images\)"),
+    "a list of arrays": (list(BATCH.numpy()), InputError, r"sequence of 3 .*torch\.stack\(\[transform"),
+    "one array": ([BATCH[0].numpy()], ShapeError, r"no tensor in the images, but a ndarray;.*torch\.stack"),
+    "channels last": (BATCH.movedim(1, -1), ShapeError, r"images\.movedim\(-1, 1\)"),
+}
+
+
+@pytest.mark.parametrize("layer", ["relu2", None])
+@pytest.mark.parametrize("kind", MISTAKES)
+def test_images_in_the_wrong_form_say_what_to_do(kind: str, layer: str | None) -> None:
+    wrong, error, message = MISTAKES[kind]
+    with pytest.raises(error, match=message):
+        inspect.unwrap(inspect.unwrap(GradCAM.explain))(GradCAM(tiny(), layer), wrong)
+
+
+def test_two_pictures_for_a_model_with_two_inputs_are_told_to_be_stacked() -> None:
+    model = build(lambda m, x, mask=None: m.body(x), body=tiny())
+    model.forward = lambda x, mask=None: model.body(x)
+    with pytest.raises(ShapeError, match=r"A sequence stands for several inputs.*torch\.stack\(images\)"):
+        GradCAM(model, "body.relu2")([BATCH[0], BATCH[1]])
+
+
+def test_other_failures_of_a_model_stay_as_they_are() -> None:
+    def fail(m: Any, x: Tensor) -> Tensor:
+        raise error
+
+    cases = [
+        (RuntimeError("broken"), BATCH),
+        (RuntimeError("broken"), BATCH[..., :4]),  # narrow, and not with the channels last
+        (torch.OutOfMemoryError("full"), BATCH[0]),
+    ]
+    for error, given in cases:
+        with pytest.raises(type(error), match=str(error)) as caught:
+            GradCAM(build(fail, layer=nn.Conv2d(3, 4, 3)), "layer")(given)
+        assert caught.value is error
+
+
+FOREIGN = {
+    "target": "takes no argument 'target'; pass targets=",
+    "class_idx": "pass targets=",
+    "input_tensor": "pass the images as the first argument",
+    "aug_smooth": r"pass TestTime\(cam\)",
+    "eigen_smooth": r"pass EigenSmooth\(cam\)",
+    "normalize": r"when the CAM is made: GradCAM\(model, normalize=\.\.\.\)",
+    "tragets": "did you mean 'targets'",
+    "zzz": "takes no argument 'zzz'; keyword arguments besides targets= are handed to the model",
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_keywords_that_the_model_does_not_take_name_what_is_meant(name: str) -> None:
+    for call in (GradCAM(tiny(), "relu2"), Smooth(GradCAM(tiny(), "relu2"))):
+        with pytest.raises(InputError, match=FOREIGN[name]):
+            call(BATCH, **{name: 1})
+    with pytest.raises(InputError, match=FOREIGN[name]):
+        explain_all([GradCAM(tiny(), "relu2")], BATCH, **{name: 1})
+
+
+def test_keywords_of_a_model_that_takes_any() -> None:
+    """It would swallow a misspelled target, and explain another class than was asked for."""
+    seen = {}
+    model = build(lambda m, x, **more: seen.update(more) or m.body(x), body=tiny())
+    GradCAM(model, "body.relu2")(BATCH, flavor=2)
+    assert seen == {"flavor": 2}
+    with pytest.raises(InputError, match="pass targets="):
+        GradCAM(model, "body.relu2")(BATCH, target=2)
+    GradCAM(model, "body.relu2")({"x": BATCH, "target": 2})
+    assert seen == {"flavor": 2, "target": 2}
