@@ -57,7 +57,7 @@ def run_demo(out: Path) -> DemoResult:
     pictures = np.stack([sample.picture for sample in samples])
     masks = torch.from_numpy(np.stack([sample.mask for sample in samples]))
     explainer = load_explainer(ModelRequest("demo", device="cpu"))
-    images = explainer.images(map(explainer.loaded.transform, pictures))
+    images = torch.stack([explainer.loaded.transform(picture) for picture in pictures])
     noise = torch.rand(masks.shape, generator=torch.Generator().manual_seed(0))
     rows = [
         DemoRow("(random)", _share_on_object(noise, masks)),
