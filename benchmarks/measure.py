@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import re
 import subprocess
 import sys
@@ -23,8 +24,6 @@ from benchmarks.results import Figure
 Work = Callable[[], Any]
 
 _STATUS = Path("/proc/self/status")
-_LONG = 2.0
-"""Seconds from which on a work is timed once: its own spread is small beside its length."""
 
 
 @dataclass
@@ -58,7 +57,9 @@ class Run:
         return Figure(share, share, share)
 
 
-def interleave(works: Mapping[str, Work], rounds: int, limit: float = float("inf")) -> dict[str, Run]:
+def interleave(
+    works: Mapping[str, Work], rounds: int, limit: float = float("inf"), long: float = 2.0
+) -> dict[str, Run]:
     """Run every work once per round, the device synchronized before and after.
 
     The first call of each allocates memory, picks kernels and counts operations; it is not timed. A timer of
@@ -68,11 +69,12 @@ def interleave(works: Mapping[str, Work], rounds: int, limit: float = float("inf
         works: what is compared, by name.
         rounds: how often each is timed.
         limit: the first call of a work may take so many seconds; a longer one is skipped.
+        long: a work of so many seconds is timed once: its own spread is small beside its length.
     """
     runs = {name: _first_call(work, limit) for name, work in works.items()}
     for number in range(rounds):
         for name, run in runs.items():
-            if run.skipped or (number and run.times[0] > _LONG):
+            if run.skipped or (number and run.times[0] > long):
                 continue
             try:
                 run.times.append(_seconds(works[name]))
@@ -152,7 +154,8 @@ def peak_growth(device: str, build: Callable[..., Work], *arguments: Any) -> Fig
     """Megabytes by which one call of a work raises the peak of memory.
 
     On the CPU it is that of a fresh process, read from its own high-water mark; `ru_maxrss` would start at the
-    parent's.
+    parent's. Large blocks are mapped one by one there, so that what was freed counts no more: otherwise the layout of
+    the heap decides, by up to a fifth.
     On a GPU it is the allocator's.
 
     Args:
@@ -173,7 +176,8 @@ def peak_growth(device: str, build: Callable[..., Work], *arguments: Any) -> Fig
     processes.set_forkserver_preload(["torch", "torchvision"])
     receiver, sender = processes.Pipe(duplex=False)
     process = processes.Process(target=_send_peak, args=(sender, torch.get_num_threads(), build, arguments))
-    process.start()
+    with _large_blocks_mapped():
+        process.start()
     sender.close()
     try:
         answer = receiver.recv()
@@ -185,6 +189,19 @@ def peak_growth(device: str, build: Callable[..., Work], *arguments: Any) -> Fig
     if isinstance(answer, str):
         raise SkippedError(answer)
     return Figure(answer, answer, answer)
+
+
+@contextmanager
+def _large_blocks_mapped() -> Iterator[None]:
+    """What glibc reads when a process starts, here the server that the measured ones are forked from."""
+    name, before = "MALLOC_MMAP_THRESHOLD_", os.environ.get("MALLOC_MMAP_THRESHOLD_")
+    os.environ[name] = str(2**16)
+    try:
+        yield
+    finally:
+        os.environ.pop(name)
+        if before is not None:
+            os.environ[name] = before
 
 
 def _send_peak(sender: Connection, threads: int, build: Callable[..., Work], arguments: tuple[Any, ...]) -> None:
