@@ -15,6 +15,7 @@ from benchmarks import (
     quality,
     ratios,
     report,
+    runs,
     support_command,
 )
 
@@ -37,6 +38,7 @@ app.command("report")(report.run)
 app.command("compare")(compare.run)
 app.command("ground-truth")(ground_truth.run)
 app.command("metrics")(metrics.run)
+app.command("runs")(runs.run)
 app.command("support")(support_command.run)
 
 
