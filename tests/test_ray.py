@@ -31,7 +31,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         disk.move_in(folder, patch)
         patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(folder)]))
-        patch.setenv("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+        patch.setenv("RAY_raylet_start_wait_time_s", "300")  # machines that are busy start slowly
+        patch.setenv("RAY_AUTH_MODE", "disabled")
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         yield folder
 
 

@@ -32,6 +32,8 @@ def test_the_python_examples_run_in_order_and_give_what_their_comments_say():
     assert names["odd"].shape == (8, 128, 128)
     assert names["sheet"].shape[2] == 3
     assert names["layer_cam"].shape == (8, 128, 128)
+    assert names["run"].heatmap(0).shape == (128, 128)
+    assert names["stored"].shape == (16, 16)
 
 
 def test_the_folder_command_runs_and_leaves_what_is_promised(tmp_path, monkeypatch):

@@ -88,7 +88,8 @@ def work_on_ray(
         if not ray.is_initialized():
             paths = os.pathsep.join([os.getcwd(), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
             environment = {"env_vars": {"PYTHONPATH": paths}}  # modules of the user's, such as that of the model
-            ray.init(logging_level="ERROR", log_to_driver=False, runtime_env=environment)
+            address = os.environ.get("RAY_ADDRESS", "local")
+            ray.init(address, logging_level="ERROR", log_to_driver=False, runtime_env=environment)
             stack.callback(ray.shutdown)
         begin()
         context = ray.data.DataContext.get_current()
@@ -120,7 +121,8 @@ def _explained(
     cpus = int(ray.cluster_resources().get("CPU", 1))
     items = [item for shard in wave for item in _items(request, shard, pictures)]
     rows = ray.data.from_items([_row(item) for item in items], override_num_blocks=len(items))
-    rows = rows.map_batches(_decode, fn_args=(explainer.loaded.transform,), **_SINGLE)
+    # Reading waits for storage, so a task needs no whole core; with other resources Ray keeps it out of the actors.
+    rows = rows.map_batches(_decode, fn_args=(explainer.loaded.transform,), num_cpus=0.5, **_SINGLE)
     rows = rows.map_batches(
         _Explain,
         fn_constructor_args=(request, layers_of(explainer)),

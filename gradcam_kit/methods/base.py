@@ -131,8 +131,8 @@ class BaseCAM:
     def check(self, images: Images, targets: Any = None, *, seed: int = 0, **forward_kwargs: Any) -> SanityCheck:
         """Whether the maps can explain this model: do they change with its parameters and with the class?
 
-        Explains the images, another class, and the model with random parameters (five to ten times the price of a
-        call). The result prints what it found, and has `passed`, `warnings` and the figures. Arguments as in calling.
+        Explains the images, another class, and the model with random parameters (six times the price of a call). The
+        result prints what it found, and has `passed`, `warnings` and the figures. Arguments as in calling.
         """
         from gradcam_kit.methods.sanity import check  # which imports this module
 
