@@ -116,7 +116,7 @@ class Comparison:
                         "score": score,
                         "is_empty": empty[label][place],
                         **{metric: column[place] for metric, column in values[label].items()},
-                        **vars(self.costs.get(label, MethodCost())),
+                        **self._cost(label),
                     }
                 )
         return found
@@ -128,7 +128,7 @@ class Comparison:
             row: dict[str, Any] = {"method": label}
             for metric, one in self.measured.get(label, {}).items():
                 row |= {metric: float(one.mean), f"{metric} n": int(one.count)}
-            found.append(row | vars(self.costs.get(label, MethodCost())))
+            found.append(row | self._cost(label))
         return found
 
     def plot(self, *, columns: int = COLUMNS, alpha: float = 0.5) -> Figure:
@@ -154,7 +154,12 @@ class Comparison:
         head = f"{labels} method{'s' * (labels != 1)} on {n} image{'s' * (n != 1)}"
         notes = [f"and {n - most} more images"] if n > most else []
         notes += [f"left out, as it does not suit the model: {label} ({why})" for label, why in self.left_out.items()]
-        return draw_page(self.panels(most), head, {"means and costs": self.summary_rows()}, notes)
+        return draw_page(
+            self.panels(most),
+            head,
+            {"means and costs": self.summary_rows() if self.costs or self.measured else []},
+            notes,
+        )
 
     def __repr__(self) -> str:
         return f"Comparison({', '.join(self.heatmaps)}; {len(self.names)} images)"
@@ -198,6 +203,10 @@ class Comparison:
         """Label -> metric -> numbers."""
         found = {label: self.measured.get(label, {}) for label in self.heatmaps}
         return {label: {name: one.values.tolist() for name, one in own.items()} for label, own in found.items()}
+
+    def _cost(self, label: str) -> dict[str, float]:
+        """What a method costs; nothing where no costs were measured."""
+        return vars(self.costs.get(label, MethodCost())) if self.costs else {}
 
     def _class_name(self, target: int | None) -> str | None:
         names = self.class_names
