@@ -270,9 +270,11 @@ def load(file: Path) -> dict[str, Outcome]:
     """The outcomes of a file, by name; none if it does not exist."""
     if not file.exists():
         return {}
-    rows = json.loads(file.read_text())["architectures"]
-    found = (Outcome(**{key: tuple(v) if isinstance(v, list) else v for key, v in row.items()}) for row in rows)
-    return {one.name: one for one in found}
+    found = {}
+    for row in json.loads(file.read_text())["architectures"]:
+        values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in row.items()}
+        found[row["name"]] = Outcome(**values)
+    return found
 
 
 def save(outcomes: Iterable[Outcome], file: Path) -> None:

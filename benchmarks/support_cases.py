@@ -104,7 +104,7 @@ def torchvision_cases() -> Iterator[Case]:
         build = _torchvision(name, **options)
         yield Case(f"torchvision:{name}", "detection", build, small, box)
     for name in models.list_models(module=models.video):
-        size = (16, 224, 224) if "mvit" in name else (8, 64, 64)
+        size = (16, 224, 224) if name.startswith(("mvit", "s3d")) else (8, 64, 64)
         yield Case(f"torchvision:{name}", "video", _torchvision(name), (size,))
 
 

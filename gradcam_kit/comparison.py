@@ -52,7 +52,7 @@ _SHOWN = 16
 _DOCUMENTS = (".html", ".htm", ".csv", ".pdf", ".svg")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Comparison:
     """Heatmaps of the same images by several methods, and what was measured of them. It shows itself in a notebook.
 
@@ -155,6 +155,9 @@ class Comparison:
         notes = [f"and {n - most} more images"] if n > most else []
         notes += [f"left out, as it does not suit the model: {label} ({why})" for label, why in self.left_out.items()]
         return draw_page(self.panels(most), head, {"means and costs": self.summary_rows()}, notes)
+
+    def __repr__(self) -> str:
+        return f"Comparison({', '.join(self.heatmaps)}; {len(self.names)} images)"
 
     def _repr_html_(self) -> str:
         return self.page()

@@ -182,7 +182,7 @@ def _panel(panel: Panel) -> str:
     cards = [_card("", "picture")]
     # Colors are enlarged like the picture by the browser, so the heatmap's own resolution is enough.
     cards += [_card(f'<img alt="" src="{_data(colorize(one.heatmap))}">', one.title, one.notes) for one in panel.cells]
-    note = f" <span class=gk-quiet>{escape(panel.note)}</span>" if panel.note else ""
+    note = f" <span class=gk-quiet>· {escape(panel.note)}</span>" if panel.note else ""
     head = f"<h4>{escape(panel.title)}{note}</h4>"
     return f'<section style="{shared}">{head}<div class=gk-cards>{"".join(cards)}</div></section>'
 
@@ -224,7 +224,7 @@ _STYLE = (
     ".gk-head label{display:inline-flex;gap:.5rem;align-items:center}"
     ".gk-scale i{display:inline-block;width:90px;height:10px;border-radius:2px;vertical-align:middle;"
     f"background:linear-gradient(90deg,{_scale()})}}"
-    ".gk section{margin:0 0 1rem}.gk h4{margin:.3rem 0;font-size:13px}"
+    ".gk section{margin:0 0 1rem}.gk h4{margin:.3rem 0;font-size:13px;font-weight:600}"
     ".gk-cards{display:grid;grid-template-columns:repeat(auto-fill,minmax(132px,1fr));gap:10px;max-width:1400px}"
     ".gk figure{margin:0;min-width:0}"
     ".gk-stack{background:var(--gk-picture) 0 0/100% 100%;aspect-ratio:var(--gk-ratio)}"

@@ -94,7 +94,12 @@ def test_one_layer(name, layer, normalization):
 @pytest.mark.parametrize("name", SEVERAL)
 def test_two_layers(name, normalization, fusion):
     found = explain(name, blocks, ["block2", "block1"], normalize=normalization, fusion=fusion)
-    same(found.heatmaps, heatmaps(name, blocks, ["block1", "block2"], normalization, fusion))
+    wanted = heatmaps(name, blocks, ["block1", "block2"], normalization, fusion)
+    if (name, fusion) == ("winsor-cam", "product"):  # here one layer has no importance, which empties a product
+        assert not wanted.any()
+        assert not found.heatmaps.any()
+    else:
+        same(found.heatmaps, wanted)
     assert list(found.saliency) == list(found.layers) == ["block2", "block1"]
 
 
