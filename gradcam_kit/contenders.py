@@ -224,7 +224,8 @@ def _forward_flops(model: nn.Module, inputs: Inputs) -> int:
     device = inputs.images.device
     with untouched(model, device), Meter(device) as meter:
         Runner.of(model, device)(inputs)
-        return meter.lap().flops
+        flops: int = meter.lap().flops
+        return flops
 
 
 def control_maps(
@@ -290,4 +291,5 @@ def _again(one: Contender, classes: Any, seed: int, identities: Tensor) -> Any:
     """The contender as a callable from changed images to heatmaps for the same classes."""
     if one.cam is not None:
         return partial(one.cam, targets=classes)
-    return partial(one.control, seed=seed, identities=identities)  # type: ignore[arg-type]
+    assert one.control is not None
+    return partial(one.control, seed=seed, identities=identities)

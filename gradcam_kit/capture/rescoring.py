@@ -98,4 +98,4 @@ def rescoring(
         else:
             target = settle(target, output)
         settings = {"score": type(target).__name__, "classes": "predicted" if targets is None else "given"}
-        yield Rescoring(run, inputs, target, output, batch_size, classes, settings)
+        yield Rescoring(run, inputs, target, output, batch_size, classes=classes, settings=settings)

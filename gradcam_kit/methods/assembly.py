@@ -69,7 +69,7 @@ def _checked(cam: BaseCAM, layer: LayerCapture, maps: Any) -> Tensor:
 def _without_model(cam: BaseCAM) -> BaseCAM:
     """The method as it is now; an explanation that holds it does not keep the model alive."""
     own = copy.copy(cam)
-    own.model = weakref.proxy(cam.model)
+    own.model = weakref.proxy(cam.model)  # type: ignore[assignment]
     own.target_layers, own.chosen_layers = None, {}
     for name, value in vars(cam).items():
         if isinstance(value, BaseCAM):
