@@ -37,7 +37,7 @@ class Meter(TorchDispatchMode):
     """
 
     def __init__(self, device: torch.device) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.device = device
         self._flops = self._live = self._peak = 0
         self._start = self._now()

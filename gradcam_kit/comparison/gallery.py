@@ -56,7 +56,9 @@ class Panel:
 
 def draw_sheet(panels: Sequence[Panel], columns: int = COLUMNS) -> RGB:
     """All panels as one picture; a panel with many heatmaps takes several rows."""
-    rows, titles, names = [], [], []
+    rows: list[Sequence[RGB | None]] = []
+    titles: list[list[str]] = []
+    names: list[str] = []
     for panel in panels:
         picture = panel.shown
         drawn = [picture, *(overlay(picture, cell.heatmap) for cell in panel.cells)]
@@ -99,7 +101,7 @@ def draw_figure(panels: Sequence[Panel], columns: int = COLUMNS, *, alpha: float
         _draw(block[0], picture, panel.title, [panel.note])
         for axis, cell in zip(block[1:], panel.cells, strict=False):
             _draw(axis, overlay(picture, cell.heatmap, alpha=alpha), cell.title, cell.notes)
-    return figure  # type: ignore[no-any-return]
+    return figure
 
 
 def draw_page(
