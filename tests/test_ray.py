@@ -16,6 +16,9 @@ import torch
 from gradcam_kit.errors import InputError
 from gradcam_kit.jobs import RunRequest, RunSummary, run
 
+os.environ.setdefault("RAY_raylet_start_wait_time_s", "300")  # machines that are busy start slowly; read at import
+os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 ray = pytest.importorskip("ray")
 pytestmark = [
     pytest.mark.slow,
@@ -23,6 +26,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),  # Ray leaves files open
 ]
 ROOT = Path(__file__).parents[1]
+NODE = {"num_cpus": 3, "object_store_memory": 200_000_000}
 
 
 @pytest.fixture(scope="module")
@@ -31,9 +35,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         disk.move_in(folder, patch)
         patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(folder)]))
-        patch.setenv("RAY_raylet_start_wait_time_s", "300")  # machines that are busy start slowly
-        patch.setenv("RAY_AUTH_MODE", "disabled")
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         yield folder
 
 
@@ -41,7 +42,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def cluster(folder: Path) -> Iterator[object]:
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 3, "object_store_memory": 200_000_000})
+    cluster = Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})
     os.environ["RAY_ADDRESS"] = cluster.address
     yield cluster
     os.environ.pop("RAY_ADDRESS")
@@ -89,7 +90,7 @@ def test_a_node_that_is_killed_changes_nothing(folder: Path, cluster: object) ->
     for i in range(40):
         disk.write_picture(Path(f"pictures/more/{i:02}.png"), np.roll(disk.CAT, i, axis=1))
     explain("undisturbed", "local", model="shop:slow")
-    node = cluster.add_node(num_cpus=3, object_store_memory=200_000_000)  # type: ignore[attr-defined]
+    node = cluster.add_node(**NODE)  # type: ignore[attr-defined]
     killed = threading.Event()
 
     def kill() -> None:

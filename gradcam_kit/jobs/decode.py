@@ -10,7 +10,7 @@ import sys
 import threading
 import warnings
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
@@ -197,7 +197,7 @@ def batches(items: Iterable[_T], size: int) -> Iterator[list[_T]]:
         yield batch
 
 
-def prefetched(items: Iterable[_T], ahead: int = 1) -> Iterator[_T]:
+def prefetched(items: Iterable[_T], ahead: int = 1) -> Generator[_T, None, None]:
     """Let a thread go through an iterable, up to `ahead` items before they are asked for."""
     iterator, end = iter(items), object()
     waiting: deque[Future[Any]] = deque()

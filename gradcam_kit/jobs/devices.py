@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain, islice
 from multiprocessing.process import BaseProcess
@@ -34,7 +34,7 @@ def work_on_devices(
     shards: Iterable[Shard],
     begin: Callable[[], None],
     progress: Progress,
-) -> Iterator[Done]:
+) -> Generator[Done, None, None]:
     """Let a process for each device write shards; `layers` are those of each method, chosen before.
 
     Raises:

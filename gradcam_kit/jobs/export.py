@@ -63,8 +63,8 @@ def on_picture(row: Row) -> np.ndarray:
     scale_x, scale_y = stored.shape[1] / (x1 - x0), stored.shape[0] / (y1 - y0)
     x = (np.arange(width, dtype=np.float32) + 0.5 - x0) * scale_x - 0.5
     y = (np.arange(height, dtype=np.float32) + 0.5 - y0) * scale_y - 0.5
-    grid = np.meshgrid(x.clip(0, stored.shape[1] - 1), y.clip(0, stored.shape[0] - 1))
-    found: np.ndarray = cv2.remap(stored, *grid, cv2.INTER_LINEAR)
+    grid_x, grid_y = np.meshgrid(x.clip(0, stored.shape[1] - 1), y.clip(0, stored.shape[0] - 1))
+    found: np.ndarray = cv2.remap(stored, grid_x, grid_y, cv2.INTER_LINEAR)
     outside_x = (np.arange(width) + 0.5 < x0) | (np.arange(width) + 0.5 > x1)
     outside_y = (np.arange(height) + 0.5 < y0) | (np.arange(height) + 0.5 > y1)
     found[outside_y] = 0

@@ -6,7 +6,7 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -143,7 +143,7 @@ class _Engine:
     begin: Callable[[], None]
     progress: Callable[[int, int], None]
 
-    def work(self, shards: Iterable[Shard], count: int) -> Iterator[Done]:
+    def work(self, shards: Iterable[Shard], count: int) -> Generator[Done, None, None]:
         """Write shards; yields each when it is there."""
         if self.request.engine == "ray":
             from gradcam_kit.jobs.ray_engine import work_on_ray
@@ -162,5 +162,5 @@ class _Engine:
                 self.explainer.model, (name for names in layers_of(self.explainer).values() for name in names)
             )
         pipeline = Pipeline(self.request, self.explainer, self.store, self.plan.pictures, self.begin, self.progress)
-        with closing(pipeline.work(shards)) as finished:  # type: ignore[type-var]
+        with closing(pipeline.work(shards)) as finished:
             yield from finished

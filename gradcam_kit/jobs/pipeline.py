@@ -6,7 +6,7 @@ workers read and resize -> a thread brings batches to the device -> the model ex
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -70,7 +70,7 @@ class Pipeline:
     begin: Callable[[], None] = lambda: None
     progress: Progress = lambda explained, failed: None
 
-    def work(self, shards: Iterable[Shard]) -> Iterator[Done]:
+    def work(self, shards: Iterable[Shard]) -> Generator[Done, None, None]:
         """Write shards, in order; each appears whole or not at all.
 
         Raises:
@@ -90,7 +90,7 @@ class Pipeline:
             writer = ThreadPoolExecutor(1)
             stack.callback(writer.shutdown, cancel_futures=True)
             sent = prefetched(self._sent(reader, self._batches(shards, opened)))
-            stack.callback(sent.close)  # type: ignore[attr-defined]
+            stack.callback(sent.close)
             for batch in sent:
                 found = list(self.explainer.explain(batch))
                 if not verified:

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import os
 import pickle
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -30,7 +29,7 @@ from gradcam_kit.jobs.plan import Plan, Shard
 from gradcam_kit.jobs.request import RunRequest
 from gradcam_kit.jobs.rows import Row
 from gradcam_kit.jobs.setup import layers_of
-from gradcam_kit.jobs.store import Store, counted
+from gradcam_kit.jobs.store import Counts, Store, counted
 from gradcam_kit.transforms import Transform
 
 try:
@@ -72,7 +71,7 @@ def work_on_ray(
     shards: Iterable[Shard],
     begin: Callable[[], None],
     progress: Progress,
-) -> Iterator[Done]:
+) -> Generator[Done, None, None]:
     """Write shards on the cluster of `RAY_ADDRESS`, on one that is connected already, or on a new one of this machine.
 
     Raises:
@@ -82,7 +81,8 @@ def work_on_ray(
     absolute = request.out if is_remote(request.out) else os.path.abspath(request.out)
     checkpoint = None if request.checkpoint is None else Path(request.checkpoint).absolute()
     names = explainer.loaded.class_names
-    request = replace(request, out=absolute, checkpoint=checkpoint, class_names=names, device=None, overwrite=False)
+    device = "cpu" if explainer.device.type == "cpu" and request.device is not None else None
+    request = replace(request, out=absolute, checkpoint=checkpoint, class_names=names, device=device, overwrite=False)
     store = Store.at(absolute)
     with ExitStack() as stack:
         if not ray.is_initialized():
@@ -94,7 +94,6 @@ def work_on_ray(
         begin()
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
-        writer = stack.enter_context(ThreadPoolExecutor(1))
         for wave in batches(shards, _WAVE):
             open_shards = {shard.number: (shard, dict[int, _Item]()) for shard in wave}
             for item in _explained(request, explainer, store, wave, plan.pictures):
@@ -108,7 +107,7 @@ def work_on_ray(
                 progress(len(item.rows), len(failed))
                 if len(parts) == item.batches:
                     del open_shards[item.shard]
-                    yield Done(shard.number, writer.submit(_write, store, shard, parts).result())
+                    yield Done(shard.number, _write(store, shard, parts))
             if open_shards:
                 missing = f"{len(open_shards)} of {len(wave)} shards"
                 raise CaptureError(f"Ray returned without {missing}; the same command goes on from there")
@@ -117,7 +116,7 @@ def work_on_ray(
 def _explained(
     request: RunRequest, explainer: Explainer, store: Store, wave: Sequence[Shard], pictures: int
 ) -> Iterator[_Item]:
-    gpus = int(ray.cluster_resources().get("GPU", 0))
+    gpus = 0 if request.device == "cpu" else int(ray.cluster_resources().get("GPU", 0))
     cpus = int(ray.cluster_resources().get("CPU", 1))
     items = [item for shard in wave for item in _items(request, shard, pictures)]
     rows = ray.data.from_items([_row(item) for item in items], override_num_blocks=len(items))
@@ -190,7 +189,7 @@ def _items(request: RunRequest, shard: Shard, pictures: int) -> Iterator[_Item]:
         yield _Item(shard.number, number, len(parts), entries)
 
 
-def _write(store: Store, shard: Shard, parts: Mapping[int, _Item]) -> Any:
+def _write(store: Store, shard: Shard, parts: Mapping[int, _Item]) -> Counts:
     items = [parts[number] for number in sorted(parts)]
     rows = shard.with_kept([row for item in items for rows in item.rows for row in rows])
     thumbnails = store.read_thumbnails(shard.number) if shard.kept else {}

@@ -180,7 +180,8 @@ def check_same(before: Mapping[str, Any], now: Mapping[str, Any], root: str) -> 
 
 def counted(rows: Iterable[Row], shown: int = SHOWN) -> Counts:
     """Count pictures and failures in rows; the rows of a picture follow each other."""
-    pictures, failed, problems, last, last_failed = 0, 0, [], None, None
+    pictures, failed, last, last_failed = 0, 0, None, None
+    problems: list[str] = []
     for row in rows:
         if row["path"] != last:
             pictures, last = pictures + 1, row["path"]

@@ -16,6 +16,8 @@ function make(tag, options = {}, ...children) {
 }
 const percent = (value) => (value === null || value === undefined ? "" : `${(100 * value).toFixed(value > .9995 ? 0 : 1)}%`);
 
+const counted = (count) => (count === 1 ? "1 picture" : `${count} pictures`);
+
 function paint(values, [height, width], side = SIDE) {
   const canvas = make("canvas", { width: side, height: side });
   const source = bytes(values), context = canvas.getContext("2d"), image = context.createImageData(side, side);
@@ -135,7 +137,7 @@ function tiles(test) {
 function showPairs() {
   const rows = data.pairs.map((pair) => make("div", { className: "row" },
     make("div", { className: "text" }, make("h2", { textContent: `${pair.label} → ${pair.predicted}` }),
-      make("p", { textContent: `${pair.count} pictures labeled ${pair.label} and taken for ${pair.predicted}` }),
+      make("p", { textContent: `${counted(pair.count)} labeled ${pair.label} and taken for ${pair.predicted}` }),
       make("button", { type: "button", textContent: "show them", onclick: () => { state.pair = [pair.label, pair.predicted]; state.view = "gallery"; find(); } })),
     ...means(pair.maps), tiles((one) => one.correct === false && one.label === pair.label && one.class === pair.predicted)));
   byId("pairs").replaceChildren(...(rows.length ? rows : [make("p", { textContent: "No picture with a label that the model knows is predicted wrong." })]));
@@ -143,7 +145,7 @@ function showPairs() {
 
 function showClasses() {
   byId("classes").replaceChildren(...data.classes.map((one) => make("div", { className: "row" },
-    make("div", { className: "text" }, make("h2", { textContent: one.name }), make("p", { textContent: `predicted for ${one.count} pictures` }),
+    make("div", { className: "text" }, make("h2", { textContent: one.name }), make("p", { textContent: `predicted for ${counted(one.count)}` }),
       one.labeled ? make("p", { textContent: `${percent(one.right / one.labeled)} of ${one.labeled} with this label are right` }) : null,
       make("button", { type: "button", textContent: "show them", onclick: () => { byId("class").value = one.name; state.view = "gallery"; find(); } })),
     ...means(one.maps), tiles((picture) => picture.class === one.name))));
