@@ -56,7 +56,9 @@ class Panel:
 
 def draw_sheet(panels: Sequence[Panel], columns: int = COLUMNS) -> RGB:
     """All panels as one picture; a panel with many heatmaps takes several rows."""
-    rows, titles, names = [], [], []
+    rows: list[Sequence[RGB | None]] = []
+    titles: list[list[str]] = []
+    names: list[str] = []
     for panel in panels:
         picture = panel.shown
         drawn = [picture, *(overlay(picture, cell.heatmap) for cell in panel.cells)]
