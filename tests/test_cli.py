@@ -255,9 +255,11 @@ def test_the_process_exits_as_documented_and_shows_no_traceback() -> None:
     some = process("run", "pictures", "--model", "demo", "--out", "out", "--overwrite")
     assert some.returncode == 1
     assert some.stderr.count("failed: ") == 4
-    wrong = process("run", "pictures", "--model", "demo", "--out", "out")
+    again = process("run", "pictures", "--model", "demo", "--out", "out")
+    assert again.returncode == 1  # nothing is left to do, and the failures are told again
+    wrong = process("run", "pictures", "--model", "demo", "--out", "out", "--method", "layer-cam")
     assert (wrong.returncode, wrong.stdout) == (2, "")
-    assert wrong.stderr.splitlines()[-1].startswith("gradcam-kit: 'out' holds a run already")
+    assert "methods" in wrong.stderr.splitlines()[-1]
     assert "Traceback" not in good.stderr + some.stderr + wrong.stderr
 
 
