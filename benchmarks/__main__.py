@@ -4,7 +4,20 @@ from __future__ import annotations
 
 import typer
 
-from benchmarks import compare, core, cuda, ground_truth, methods, peers, quality, ratios, report, support_command
+from benchmarks import (
+    compare,
+    core,
+    cuda,
+    ground_truth,
+    methods,
+    metrics,
+    peers,
+    quality,
+    ratios,
+    report,
+    runs,
+    support_command,
+)
 
 app = typer.Typer(help="Benchmarks that anyone can rerun.", no_args_is_help=True)
 
@@ -24,6 +37,8 @@ app.command("cuda")(cuda.run)
 app.command("report")(report.run)
 app.command("compare")(compare.run)
 app.command("ground-truth")(ground_truth.run)
+app.command("metrics")(metrics.run)
+app.command("runs")(runs.run)
 app.command("support")(support_command.run)
 
 

@@ -65,16 +65,16 @@ def batch_rows(methods: Results) -> list[Row]:
     return [row for row in rows if row.case["method"] in kept]
 
 
-def between_markers(text: str, block: str) -> str:
+def between_markers(text: str, block: str, begin: str = BEGIN, end: str = END) -> str:
     """The text with what stands between the markers replaced.
 
     Raises:
         typer.BadParameter: the markers are not there once each, in order.
     """
-    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
-        raise typer.BadParameter(f"expected the lines {BEGIN} and, behind it, {END} in the README, once each")
-    before, rest = text.split(BEGIN)
-    return f"{before}{BEGIN}\n\n{block.strip()}\n\n{END}{rest.split(END)[1]}"
+    if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
+        raise typer.BadParameter(f"expected the lines {begin} and, behind it, {end} in the README, once each")
+    before, rest = text.split(begin)
+    return f"{before}{begin}\n\n{block.strip()}\n\n{end}{rest.split(end)[1]}"
 
 
 def summary(stored: Mapping[str, Results], pictures: Sequence[str], folder: str) -> str:

@@ -59,12 +59,19 @@ from gradcam_kit.methods import (
 
 if TYPE_CHECKING:
     from gradcam_kit.comparison import compare
+    from gradcam_kit.folder import explain_folder
+    from gradcam_kit.jobs import load_run
     from gradcam_kit.render import overlay
 
 __version__ = "0.1.0"
 
 # Loaded when first used, so that `import gradcam_kit` costs no more than torch.
-_LAZY = {"compare": "gradcam_kit.comparison", "overlay": "gradcam_kit.render"}
+_LAZY = {
+    "compare": "gradcam_kit.comparison",
+    "explain_folder": "gradcam_kit.folder",
+    "load_run": "gradcam_kit.jobs",
+    "overlay": "gradcam_kit.render",
+}
 
 __all__ = [
     "CAM",
@@ -118,6 +125,8 @@ __all__ = [
     "XGradCAM",
     "compare",
     "explain_all",
+    "explain_folder",
+    "load_run",
     "overlay",
     "targets",
 ]

@@ -26,6 +26,9 @@ class _Group(TyperGroup):
         except GradCamKitError as error:
             _say(f"gradcam-kit: {error}")
             raise typer.Exit(2) from None
+        except KeyboardInterrupt:
+            _say("gradcam-kit: interrupted")
+            raise typer.Exit(130) from None
 
 
 app = typer.Typer(
@@ -54,12 +57,20 @@ Layer = Annotated[list[str] | None, typer.Option(help="Target layer; by default 
 @app.command()
 def demo(out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("gradcam-demo")) -> None:
     """Explain eight bundled pictures with every method, and measure which of them find the object."""
-    from gradcam_kit.jobs.demo import run_demo
+    from gradcam_kit.jobs.demo import DemoRow, run_demo
 
-    done = run_demo(out)
+    def finished(row: DemoRow) -> None:
+        _say(f"{row.name}: {row.seconds:.2f} s")
+
+    done = run_demo(out, finished)
     _show(
         ["method", "heatmap on the object", "seconds"],
         [[row.name, f"{row.share:.1%}", "" if row.seconds is None else f"{row.seconds:.2f}"] for row in done.rows],
+    )
+    _say(
+        "Guided methods stand first because they draw edges, and on these pictures most edges are the object's; they "
+        "depend less on the class than the others do.",
+        err=False,
     )
     _say(f"Not for this convolutional model: {', '.join(done.unsuited)}", err=False)
     _say(f"Side by side: {done.sheet}\nOne by one:   {done.overlays}", err=False)
@@ -69,31 +80,54 @@ def demo(out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = P
 @app.command()
 def run(
     source: Annotated[
-        str, typer.Argument(metavar="SOURCE", help="A picture, a folder (with all below it), a glob, or a list file.")
+        str,
+        typer.Argument(
+            metavar="SOURCE",
+            help="A picture, a folder (with all below it), a glob, a list file (.txt, one path on a line), or a table "
+            "(.csv, .parquet) with a column 'path' and perhaps 'label'; also on remote storage, such as s3://...",
+        ),
     ],
     model: Model,
-    out: Annotated[Path, typer.Option(help="Folder of the run.")],
+    out: Annotated[str, typer.Option(help="Folder of the run; the same command again goes on with what is missing.")],
     checkpoint: Checkpoint = None,
     weights: Weights = None,
     method: Method = None,
     layer: Layer = None,
     targets: Targets = "predicted",
     batch_size: BatchSize = 32,
-    workers: Annotated[int, typer.Option(help="Threads that read pictures; 0 = as many as cores.")] = 0,
-    device: Device = None,
+    workers: Annotated[int, typer.Option(help="How many read pictures; 0 = as many as cores.")] = 0,
+    device: Annotated[
+        str | None, typer.Option(help="Such as cpu, cuda:1, mps, or several: cuda:0,cuda:1. All GPUs if there are any.")
+    ] = None,
     dtype: Dtype = "float32",
+    compile: Annotated[  # noqa: A002
+        bool, typer.Option("--compile", help="Compile the model around the target layers (slow start, faster passes).")
+    ] = False,
     overlays: Annotated[str, typer.Option(help="all, none, or the number of pictures that get them.")] = "all",
+    thumbnails: Annotated[
+        int, typer.Option(help="Pictures that are kept small for the report, evenly spread.")
+    ] = 10_000,
     shard_size: Annotated[int, typer.Option(help="Pictures in one file of rows.")] = 1000,
+    shard: Annotated[
+        str | None, typer.Option(metavar="I/N", help="Do only part I of N, counted from 0; all parts share one --out.")
+    ] = None,
+    engine: Annotated[
+        str, typer.Option(help="local, or ray: on a Ray cluster (RAY_ADDRESS) or a new local one.")
+    ] = "local",
     image_size: ImageSize = None,
     mean: Mean = None,
     std: Std = None,
     class_names: ClassNames = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run that is in --out.")] = False,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Try the pictures again that failed before.")
+    ] = False,
     fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first picture that fails.")] = False,
+    report: Annotated[bool, typer.Option(help="Write OUT/report.html at the end.")] = True,
 ) -> None:
-    """Explain every picture of SOURCE: rows with heatmaps in OUT/shards, pictures in OUT/overlays."""
+    """Explain every picture of SOURCE: rows with heatmaps in OUT/shards, pictures in OUT/overlays, OUT/report.html."""
+    from gradcam_kit.folder import run_and_report
     from gradcam_kit.jobs import RunRequest
-    from gradcam_kit.jobs import run as run_job
 
     request = RunRequest(
         model=model,
@@ -113,11 +147,42 @@ def run(
         methods=tuple(method or ["grad-cam"]),
         workers=workers,
         overlays={"all": None, "none": 0}[overlays] if overlays in ("all", "none") else _count("--overlays", overlays),
+        thumbnails=thumbnails,
         shard_size=shard_size,
+        part=(0, 1) if shard is None else RunRequest.parse_part(shard),
+        engine=engine,
         overwrite=overwrite,
+        retry_failed=retry_failed,
         fail_fast=fail_fast,
+        compile=compile,
+        report=report,
+        processes=True,
     )
-    _finish(run_job(request, Console(stderr=True)))
+    _finish(run_and_report(request, Console(stderr=True)))
+
+
+@app.command()
+def report(directory: Annotated[str, typer.Argument(metavar="DIR", help="The folder of a run.")]) -> None:
+    """Write DIR/report.html again, from what is in DIR."""
+    from gradcam_kit.report import write_report
+
+    _say(write_report(directory), err=False)
+
+
+@app.command()
+def export(
+    directory: Annotated[str, typer.Argument(metavar="DIR", help="The folder of a run.")],
+    to: Annotated[str, typer.Option(help="fiftyone, coco, png, npz or csv.")],
+    out: Annotated[Path | None, typer.Option(help="Where it goes; DIR/export/FORMAT if not said.")] = None,
+    method: Method = None,
+    threshold: Annotated[
+        float, typer.Option(help="For boxes (coco): the share of the largest value above which a heatmap counts.")
+    ] = 0.5,
+) -> None:
+    """Write what other programs read: FiftyOne heatmaps, COCO boxes, gray PNGs, arrays, or a table."""
+    from gradcam_kit.jobs.export import export_run
+
+    _say(export_run(directory, to, out, methods=tuple(method or ()), threshold=threshold), err=False)
 
 
 @app.command()
@@ -221,7 +286,16 @@ def _finish(summary: RunSummary) -> None:
     if summary.failed > len(summary.problems):
         _say(f"failed: {summary.failed - len(summary.problems)} more")
     done = summary.pictures - summary.failed
-    _say(f"{done} of {summary.pictures} pictures explained in {summary.seconds:.1f} s: {summary.out}", err=False)
+    before = f" ({summary.before} of them before)" if summary.before else ""
+    _say(
+        f"{done} of {summary.pictures} pictures explained{before} in {summary.seconds:.1f} s: {summary.out}", err=False
+    )
+    if summary.interrupted:
+        _say("interrupted: what is written stays valid, and the same command goes on from there")
+    elif summary.missing:
+        _say(f"{summary.missing} shards are still missing: other parts write them, or the same command goes on")
+    if summary.report is not None:
+        _say(f"Report: {summary.report}", err=False)
     raise typer.Exit(summary.exit_status)
 
 

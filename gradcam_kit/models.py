@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -36,7 +38,7 @@ class LoadedModel(Parts):
         notes = [f"pictures are prepared by {self.transform_source}"]
         if self.weights == "random":
             notes.append(f"{self.spec} has random weights: its heatmaps mean nothing (see --weights, --checkpoint)")
-        if isinstance(self.transform, CallableTransform):
+        if isinstance(self.transform, CallableTransform) and not self.transform.knows_box:
             notes.append("it is unknown what this transform crops: overlays show heatmaps on the whole picture")
         if self.class_names is None:
             notes.append("class names are unknown: targets are shown as numbers (see --class-names)")
@@ -97,6 +99,21 @@ def load_model(
     return replace(loaded, transform=transform, transform_source=f"{loaded.transform_source}, changed by options")
 
 
+def from_module(model: nn.Module, transform: Any = None, class_names: Sequence[str] | None = None) -> LoadedModel:
+    """A copy of a module in eval mode, with the transform and class names that are given or that it carries.
+
+    Raises:
+        GradCamKitError: they are not understood.
+    """
+    parts = _from_module(copy.deepcopy(model), "the transform that the model carries", "its own")
+    if transform is not None:
+        parts = replace(parts, transform=as_transform(transform), transform_source="the given transform")
+    if class_names is not None:
+        parts = replace(parts, class_names=tuple(map(str, class_names)))
+    parts.model.eval()
+    return LoadedModel(**vars(parts), spec=type(model).__name__)
+
+
 def _changed(
     transform: Transform, image_size: int | None, mean: Sequence[float] | None, std: Sequence[float] | None
 ) -> Transform:
@@ -118,32 +135,52 @@ def _demo(_: str, wishes: Wishes) -> Parts:
 
 
 def _from_factory(spec: str, wishes: Wishes) -> Parts:
-    path, _, attribute = spec.partition(":")
-    with _working_directory_on_path():
-        try:
-            module = importlib.import_module(path)
-        except ModuleNotFoundError as error:
-            if error.name is None or not (path == error.name or path.startswith(f"{error.name}.")):
-                raise InputError(f"importing {path!r} failed: {first_line(error)}") from error
-            hint = did_you_mean(path, _LOADERS)
-            raise UnknownNameError(
-                f"{spec!r} names no model: no module {error.name!r}{hint}; expected {SPECS}"
-            ) from error
-        except Exception as error:
-            raise InputError(f"importing {path!r} failed: {type(error).__name__}: {first_line(error)}") from error
-        factory = getattr(module, attribute, None)
-        if not callable(factory):
-            hint = did_you_mean(attribute, vars(module))
-            raise UnknownNameError(f"module {path!r} has no factory {attribute!r}{hint}")
-        try:
+    try:
+        factory = imported(spec, "factory")
+    except ModuleNotFoundError as error:
+        hint = did_you_mean(spec.partition(":")[0], _LOADERS)
+        raise UnknownNameError(f"{spec!r} names no model: no module {error.name!r}{hint}; expected {SPECS}") from error
+    try:
+        with working_directory_on_path():
             model = factory if isinstance(factory, nn.Module) else factory()
-        except GradCamKitError:
-            raise
-        except Exception as error:
-            raise InputError(f"{spec} failed: {type(error).__name__}: {first_line(error)}") from error
+    except GradCamKitError:
+        raise
+    except Exception as error:
+        raise InputError(f"{spec} failed: {type(error).__name__}: {first_line(error)}") from error
     if not isinstance(model, nn.Module):
         raise InputError(f"{spec} returned {kind_of(model)}; a torch.nn.Module was expected")
     return _from_module(model, f"the transform that {spec} carries", "its factory")
+
+
+def imported(spec: str, what: str) -> Any:
+    """Import the callable of `package.module:name`, where modules beside the user are found as `python -m` does.
+
+    Args:
+        spec: module and name.
+        what: what the callable is, for errors.
+
+    Raises:
+        ModuleNotFoundError: no such module.
+        UnknownNameError: no such name in it.
+        InputError: something that is no callable, or a module that fails.
+    """
+    path, _, attribute = spec.partition(":")
+    with working_directory_on_path():
+        try:
+            module = importlib.import_module(path)
+        except ModuleNotFoundError as error:
+            if error.name is not None and (path == error.name or path.startswith(f"{error.name}.")):
+                raise
+            raise InputError(f"importing {path!r} failed: {first_line(error)}") from error
+        except Exception as error:
+            raise InputError(f"importing {path!r} failed: {type(error).__name__}: {first_line(error)}") from error
+    if not hasattr(module, attribute):
+        hint = did_you_mean(attribute, (name for name, value in vars(module).items() if callable(value)))
+        raise UnknownNameError(f"module {path!r} has no {what} {attribute!r}{hint}")
+    found = getattr(module, attribute)
+    if not callable(found):
+        raise InputError(f"{spec} is a {type(found).__name__}, and no {what}; expected something that can be called")
+    return found
 
 
 def _from_module(model: nn.Module, source: str, weights: str) -> Parts:
@@ -175,7 +212,7 @@ def _seeded() -> Iterator[None]:
 
 
 @contextmanager
-def _working_directory_on_path() -> Iterator[None]:
+def working_directory_on_path() -> Iterator[None]:
     """Let modules beside the user be found, as `python -m` does."""
     directory = str(Path.cwd())
     sys.path.insert(0, directory)

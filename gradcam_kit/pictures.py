@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from io import SEEK_END
 from os import PathLike
 from pathlib import Path
+from typing import IO
 
 import cv2
 import numpy as np
 import torch
 from jaxtyping import Float, Shaped, UInt8
-from PIL import Image, ImageFile, ImageOps
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from gradcam_kit.errors import InputError, PictureError, ShapeError, kind_of
@@ -25,6 +27,7 @@ Picture = Array | Image.Image
 RGB = UInt8[np.ndarray, "h w 3"]
 
 _JPEG_QUALITY, _JPEG_SUFFIXES = 92, (".jpg", ".jpeg")
+_LARGEST_UNKNOWN = 2**28  # bytes of a file that PIL does not know and OpenCV may
 _CHANNELS = (3, 1, 4)  # in the order in which an axis is taken for the channels
 
 
@@ -153,12 +156,49 @@ def read_picture(path: str | PathLike[str]) -> RGB:
         PictureError: no such file, not a picture, or cut short.
     """
     try:
-        with _truncation_refused(), Image.open(path) as image:
+        with open(path, "rb") as file:
+            return decode_picture(file)
+    except OSError as error:
+        raise PictureError(f"cannot read the picture {str(path)!r}: {error.strerror or error}") from error
+    except PictureError as error:
+        raise PictureError(f"cannot read the picture {str(path)!r}: {error}") from error
+
+
+def decode_picture(file: IO[bytes]) -> RGB:
+    """`read_picture` for an open file.
+
+    Raises:
+        PictureError: not a picture, or cut short; the message says only the reason, because the file has no name.
+    """
+    try:
+        with _truncation_refused(), Image.open(file) as image:
             ImageOps.exif_transpose(image, in_place=True)
             return rgb_picture(image)
+    except UnidentifiedImageError:
+        return _decoded_by_opencv(file)
+    except PictureError:
+        raise
     except Exception as error:  # decoders of damaged files raise anything
-        reason = str(error) if isinstance(error, PictureError) else f"{type(error).__name__}: {error}"
-        raise PictureError(f"cannot read the picture {str(path)!r}: {reason}") from error
+        raise PictureError(f"{type(error).__name__}: {error}") from error
+
+
+def _decoded_by_opencv(file: IO[bytes]) -> RGB:
+    """What only OpenCV knows, such as Radiance files; brightness above 1 is clipped."""
+    size = file.seek(0, SEEK_END)
+    if size == 0:
+        raise PictureError("the file is empty")
+    pixels = None
+    if size <= _LARGEST_UNKNOWN:
+        file.seek(0)
+        with suppress(cv2.error):
+            pixels = cv2.imdecode(np.frombuffer(file.read(), np.uint8), cv2.IMREAD_ANYDEPTH | cv2.IMREAD_COLOR)
+    if pixels is None:
+        raise PictureError("no picture of a known format")
+    if pixels.dtype == np.uint16:
+        pixels = pixels / np.float32(65535)
+    if pixels.dtype != np.uint8:
+        pixels = pixels.astype(np.float32).clip(0, 1)
+    return rgb_picture(pixels[..., ::-1])
 
 
 @contextmanager

@@ -35,12 +35,27 @@ INTERPOLATIONS = {
 }
 
 
+Prepared = UInt8[np.ndarray, "h w 3"] | Float[Tensor, "3 h w"]
+"""A picture on its way to the model: all but the arithmetic that a whole batch shares is done."""
+
+
 @runtime_checkable
 class Transform(Protocol):
-    """What a run asks of the way from a picture to the model's input."""
+    """What a run asks of the way from a picture to the model's input.
+
+    It has two halves, because the first is work for many processes and the second for the model's device.
+    """
 
     def __call__(self, picture: Picture) -> Float[Tensor, "3 h w"]:
-        """The model's input for one picture."""
+        """The model's input for one picture: both halves."""
+        ...
+
+    def prepare(self, picture: Picture) -> Prepared:
+        """What is done to each picture alone."""
+        ...
+
+    def finish(self, batch: UInt8[Tensor, "n h w 3"] | Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
+        """What is done to a batch of prepared pictures, on the device on which it is."""
         ...
 
     def box(self, height: int, width: int) -> Box:
@@ -82,8 +97,12 @@ class PictureTransform:
 
     def __call__(self, picture: Picture) -> Float[Tensor, "3 h w"]:
         """Normalize the crop; equal to the evaluation transforms of torchvision and timm on a PIL image."""
-        pixels = torch.from_numpy(self._crop(picture)).permute(2, 0, 1).float().div_(255)
-        mean, std = (torch.tensor(values).view(3, 1, 1) for values in (self.mean, self.std))
+        return self.finish(torch.from_numpy(self.prepare(picture))[None])[0]
+
+    def finish(self, batch: UInt8[Tensor, "n h w 3"]) -> Float[Tensor, "n 3 h w"]:
+        """Scale to [0, 1], subtract `mean`, divide by `std`."""
+        pixels = batch.permute(0, 3, 1, 2).float().div_(255)
+        mean, std = (torch.tensor(values, device=batch.device).view(3, 1, 1) for values in (self.mean, self.std))
         return pixels.sub_(mean).div_(std)
 
     def box(self, height: int, width: int) -> Box:
@@ -119,7 +138,7 @@ class PictureTransform:
         ]
         return resized, (offsets[0], offsets[1])
 
-    def _crop(self, picture: Picture) -> Picture:
+    def prepare(self, picture: Picture) -> Picture:
         """Resize, then crop; what lies outside of the picture is black."""
         if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
             raise ShapeError(f"a picture is uint8 (height, width, 3), got {picture.dtype} {picture.shape}")
@@ -135,9 +154,10 @@ class PictureTransform:
 
 @dataclass(frozen=True)
 class CallableTransform:
-    """Any callable from a picture to a tensor `(3, h, w)`; which part it shows is unknown, so it is the whole picture.
+    """Any callable from a picture to a tensor `(3, h, w)`.
 
     The callable gets the picture as uint8 `(height, width, 3)`; one of torchvision gets a PIL image, as it expects.
+    It may have a method `box(height, width)` that says which part of a picture it shows; else that is the whole.
     """
 
     function: Callable[[Any], Tensor]
@@ -151,8 +171,24 @@ class CallableTransform:
             raise ShapeError(f"the model's transform returns {got}; a floating tensor (3, h, w) was expected")
         return image
 
+    def prepare(self, picture: Picture) -> Float[Tensor, "3 h w"]:
+        """All of it: nothing is known that a batch could share."""
+        return self(picture)
+
+    def finish(self, batch: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
+        """Nothing is left to do."""
+        return batch
+
+    @property
+    def knows_box(self) -> bool:
+        """Whether the callable says which part of a picture it shows."""
+        return callable(getattr(self.function, "box", None))
+
     def box(self, height: int, width: int) -> Box:
-        """The whole picture."""
+        """What the callable says, else the whole picture."""
+        if self.knows_box:
+            x0, y0, x1, y1 = map(float, self.function.box(height, width))  # type: ignore[attr-defined]
+            return x0, y0, x1, y1
         return 0.0, 0.0, float(width), float(height)
 
     def describe(self) -> dict[str, Any]:

@@ -14,8 +14,11 @@ from PIL import Image
 from skimage import data
 
 FACTORIES = """
+import os
+import time
 import torch
 from torch import nn
+from gradcam_kit import BaseCAM
 
 class Net(nn.Module):
     def __init__(self, classes=3):
@@ -62,6 +65,38 @@ def poisoned():
         return image / 0 if image.mean() < 0.1 else image
     model.transform = transform
     return model
+
+class Slow(Net):
+    def forward(self, images):
+        time.sleep(0.03)
+        return super().forward(images)
+
+def slow():
+    return Slow()
+
+class Deadly:
+    def __call__(self, picture):
+        if picture.mean() < 1:
+            os._exit(11)
+        return torch.from_numpy(picture[:48, :64].copy()).permute(2, 0, 1) / 255
+
+def deadly():
+    model = Net()
+    model.transform = Deadly()
+    return model
+
+class Small(Net):
+    def forward(self, images):
+        if len(images) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return super().forward(images)
+
+def small():
+    return Small()
+
+class Positive(BaseCAM):
+    def weights(self, layer):
+        return layer.gradients.clamp(min=0).mean((2, 3), keepdim=True)
 
 def any_size():
     model = Net()

@@ -250,7 +250,7 @@ def test_the_demo_finds_the_objects() -> None:
 def test_the_process_exits_as_documented_and_shows_no_traceback() -> None:
     disk.write_pictures(Path("pictures"))
     good = process("run", "pictures", "--model", "demo", "--out", "out", "--overlays", "1")
-    assert (good.returncode, good.stderr.count("\n")) == (0, 1)
+    assert (good.returncode, good.stderr.count("\n")) == (0, 2)  # whose transform, and which layer
     disk.break_pictures(Path("pictures"))
     some = process("run", "pictures", "--model", "demo", "--out", "out", "--overwrite")
     assert some.returncode == 1

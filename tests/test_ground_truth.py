@@ -7,10 +7,11 @@ import math
 
 import pytest
 import torch
+import typer
 from torch import nn
 from typer.testing import CliRunner
 
-from benchmarks.ground_truth import table, wired
+from benchmarks.ground_truth import run, table, wired
 from benchmarks.ground_truth.networks import Gated, Grid, Wired, half_blind
 from benchmarks.ground_truth.scoring import Cell, Found, Plan, Subject, score_all, share, summarize
 from benchmarks.ground_truth.series import walks

@@ -16,7 +16,7 @@ from PIL import Image
 from gradcam_kit.functional import normalize
 from gradcam_kit.jobs import RunRequest, RunSummary, run
 from gradcam_kit.jobs.index import index_pictures
-from gradcam_kit.jobs.store import SCHEMA
+from gradcam_kit.jobs.rows import SCHEMA
 from gradcam_kit.methods import METHODS
 from gradcam_kit.models import load_model
 from gradcam_kit.pictures import read_picture
@@ -30,7 +30,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def explain(source: str = "pictures", model: str = "shop:net", **options: Any) -> RunSummary:
     """A run into the folder `out`."""
-    return run(RunRequest(**{"model": model, "source": source, "out": Path("out"), "workers": 2, **options}))
+    return run(RunRequest(**{"model": model, "source": source, "out": "out", "workers": 2, "report": False, **options}))
 
 
 def direct(path: str, row: dict[str, Any], model: str = "shop:net") -> tuple[np.ndarray, int, float]:
@@ -56,7 +56,7 @@ def test_every_row_equals_a_call_of_the_library() -> None:
     assert [(row["path"], row["method"]) for row in rows] == [
         (key, name) for key in sorted(pictures) for name in methods
     ]
-    paths = {entry.key: entry.path for entry in index_pictures("pictures", Path("out"))}
+    paths = {entry.key: entry.path for entry in index_pictures("pictures", "out")}
     names = ["cat", "cup", "person"]
     for row in rows:
         heatmap, _, score = direct(paths[row["path"]], row)
@@ -68,7 +68,9 @@ def test_every_row_equals_a_call_of_the_library() -> None:
         assert row["target_name"] == names[row["target"]]
         picture = pictures[row["path"]]
         assert row["box"] == list(PictureTransform(size=(48, 64), resize=56).box(*picture.shape[:2]))
-        assert row["label"] == (row["path"].split("/")[-2] if "/" in row["path"] else None)
+        assert row["label"] == (row["path"].split("/")[0] if "/" in row["path"] else None)
+        assert (row["picture_height"], row["picture_width"]) == picture.shape[:2]
+        assert (row["input_height"], row["input_width"]) == (48, 64)
     assert all(row["target"] == int(load_model("shop:net").model(_image(paths[row["path"]])).argmax()) for row in rows)
 
 
@@ -90,7 +92,8 @@ def test_batches_workers_and_shards_do_not_change_the_rows() -> None:
     explain(batch_size=5, workers=3, shard_size=100, overwrite=True)
     for one, other in zip(ones, disk.read_rows(Path("out")), strict=True):
         assert np.abs(one.pop("heatmap") - other.pop("heatmap")).max() < 2e-3
-        assert one.pop("score") == pytest.approx(other.pop("score"), abs=1e-5)
+        for name in ("score", "top_scores"):
+            assert one.pop(name) == pytest.approx(other.pop(name), abs=1e-5)
         assert one == other
 
 
@@ -106,7 +109,8 @@ def test_broken_pictures_have_one_error_row_per_method_and_harm_no_other() -> No
         (key, method) for key in broken for method in ("grad-cam", "hires-cam")
     ]
     for row in failed:
-        assert row["error"].startswith("PictureError: cannot read the picture")
+        assert row["error"].startswith("PictureError: cannot read the picture: ")
+        assert row["error"].count(row["path"]) == 0
         assert "\n" not in row["error"]
         assert [row[name] for name in ("layer", "target", "score", "is_empty", "heatmap", "height", "box")] == [
             None
@@ -171,7 +175,7 @@ def test_the_best_classes_have_a_row_each() -> None:
     explain(targets="top:2", methods=("grad-cam", "layer-cam"))
     rows = disk.read_rows(Path("out"))
     assert len(rows) == 7 * 2 * 2
-    paths = {entry.key: entry.path for entry in index_pictures("pictures", Path("out"))}
+    paths = {entry.key: entry.path for entry in index_pictures("pictures", "out")}
     for first, second in zip(rows[::2], rows[1::2], strict=True):
         assert (first["path"], first["method"]) == (second["path"], second["method"])
         probabilities = load_model("shop:net").model(_image(paths[first["path"]])).softmax(1)[0]
@@ -190,9 +194,10 @@ def test_labels_are_the_folders() -> None:
     rows = {row["path"]: row for row in disk.read_rows(Path("out"))}
     assert (rows["cat/a.png"]["target"], rows["cup/a.png"]["target"]) == (0, 1)
     assert (rows["cat/a.png"]["label"], rows["cat/a.png"]["target_name"]) == ("cat", "cat")
-    assert summary.failed == 2
-    assert rows["cat/deeper/a.png"]["error"].startswith("UnknownNameError: the folder 'deeper' names 0 classes")
-    assert rows["top.png"]["status"] == "error"
+    # The folder inside names no class, so the one around it counts.
+    assert (rows["cat/deeper/a.png"]["label"], rows["cat/deeper/a.png"]["target"]) == ("cat", 0)
+    assert summary.failed == 1
+    assert rows["top.png"]["error"].startswith("UnknownNameError: the picture has no label")
 
 
 def test_class_names_from_a_file() -> None:

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import disk
 import numpy as np
 import pytest
-import torch
 
-from gradcam_kit.errors import (
-    InputError,
-    OptionError,
-    PictureError,
-    UnknownNameError,
-)
-from gradcam_kit.jobs import RunRequest, RunSummary, run
-from gradcam_kit.jobs.decode import Decoded, Failed, decoded
-from gradcam_kit.jobs.index import Entry, index_pictures
+from gradcam_kit.errors import InputError
+from gradcam_kit.jobs import RunRequest, RunSummary, decode, run
+from gradcam_kit.jobs.decode import Decoded, Failed, Reader, batches
+from gradcam_kit.jobs.files import LocalFolder
+from gradcam_kit.jobs.index import Entry, LeftOut, find_pictures, index_pictures
 from gradcam_kit.jobs.overlays import overlay_at
-from gradcam_kit.jobs.store import Store, whole
+from gradcam_kit.jobs.store import Store
 from gradcam_kit.methods import METHODS
 from gradcam_kit.models import load_model
 from gradcam_kit.pictures import read_picture, write_picture
@@ -36,7 +32,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def explain(source: str = "pictures", model: str = "shop:net", **options: Any) -> RunSummary:
     """A run into the folder `out`."""
-    return run(RunRequest(**{"model": model, "source": source, "out": Path("out"), "workers": 2, **options}))
+    return run(RunRequest(**{"model": model, "source": source, "out": "out", "workers": 2, "report": False, **options}))
 
 
 def test_a_folder_is_listed_with_all_below_it_sorted_without_what_is_hidden_or_is_no_picture() -> None:
@@ -48,24 +44,32 @@ def test_a_folder_is_listed_with_all_below_it_sorted_without_what_is_hidden_or_i
     Path("pictures/folder.png").mkdir()
     Path("pictures/cat/around").symlink_to("..", target_is_directory=True)
     os.mkfifo("pictures/pipe.png")
-    found = index_pictures("pictures", Path("out"))
+    found = index_pictures("pictures", "out")
     assert [entry.key for entry in found] == keys
     assert all(os.path.samefile(entry.path, os.path.join(b"pictures", os.fsencode(entry.path))) for entry in found)
-    assert {entry.label for entry in found} == {None, "cat", "deeper", "cup"}
+    assert {entry.folders for entry in found} == {(), ("cat",), ("cat", "deeper"), ("cup",)}
 
 
-def test_the_folder_of_the_run_is_no_input() -> None:
+def test_the_folders_of_runs_are_no_input() -> None:
     disk.write_picture(Path("pictures/a.png"), disk.CAT)
     disk.write_picture(Path("pictures/run/overlays/a.png.grad-cam.jpg"), disk.CAT)
-    assert [entry.key for entry in index_pictures("pictures", Path("pictures/run"))] == ["a.png"]
-    assert [entry.key for entry in index_pictures("pictures/**/*.*", Path("pictures/run"))] == ["a.png"]
-    with pytest.raises(InputError, match="holds no pictures"):
-        index_pictures("pictures", Path("pictures"))
+    disk.write_picture(Path("pictures/sub/old/overlays/a.png.grad-cam.jpg"), disk.CAT)
+    Path("pictures/sub/old/run.json").write_text("{}")
+    Path("pictures/sub/old/shards").mkdir()
+    for source in ("pictures", "pictures/**/*.*"):
+        left_out = LeftOut()
+        assert [entry.key for entry in find_pictures(source, "pictures/run", left_out)] == ["a.png"]
+        assert left_out.runs == ["sub/old"]
+        assert "left out the folders of earlier runs: sub/old" in left_out.lines()
+    with pytest.raises(InputError, match=r"--out is SOURCE itself"):
+        index_pictures("pictures", "pictures/../pictures")
+    disk.write_picture(Path("pictures/overlays/x.jpg"), disk.CAT)  # around SOURCE only what a run writes is left out
+    assert [entry.key for entry in index_pictures("pictures/run", "pictures")] == ["overlays/a.png.grad-cam.jpg"]
 
 
 def test_files_globs_and_lists() -> None:
     disk.write_pictures(Path("pictures"))
-    nowhere = Path("out")
+    nowhere = "out"
     assert index_pictures("pictures/cat/a.png", nowhere) == [Entry("a.png", os.path.abspath("pictures/cat/a.png"))]
     assert [entry.key for entry in index_pictures("pictures/*/a.png", nowhere)] == ["cat/a.png", "cup/a.png"]
     assert [entry.key for entry in index_pictures("pictures/**/a.*", nowhere)] == [
@@ -92,89 +96,89 @@ def test_sources_without_pictures(source: str) -> None:
     Path("empty").mkdir()
     Path("empty.txt").write_text("\n")
     with pytest.raises(InputError, match=f"no file or folder '{source}'|holds no pictures"):
-        index_pictures(source, Path("out"))
+        index_pictures(source, "out")
 
 
-def test_decoding_keeps_the_order_and_turns_failures_into_values() -> None:
+def marked(entries: Iterable[Entry], size: int) -> Iterator[list[tuple[Entry, bool]]]:
+    return batches(((entry, False) for entry in entries), size)
+
+
+@pytest.mark.parametrize("processes", [False, True])
+def test_decoding_keeps_the_order_and_turns_failures_into_values(
+    processes: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decode, "_FEW", 0)
     disk.write_pictures(Path("pictures"))
     broken = disk.break_pictures(Path("pictures"))
-    entries = index_pictures("pictures", Path("out"))
+    entries = index_pictures("pictures", "out")
     transform = PictureTransform(size=(8, 8))
-    found = list(decoded(entries, transform, workers=3, ahead=2))
+    with Reader(transform, 2, len(entries), processes) as reader:
+        found = [one for batch in reader.read(marked(entries, 5), ahead=2) for one in batch]
     assert [one.entry for one in found] == entries
     assert [one.entry.key for one in found if isinstance(one, Failed)] == broken
-    assert all(isinstance(one.error, PictureError) for one in found if isinstance(one, Failed))
+    assert all(one.reason.startswith("PictureError: ") for one in found if isinstance(one, Failed))
     sample = next(one for one in found if one.entry.key == "cup/a.png")
     assert isinstance(sample, Decoded)
-    assert torch.equal(sample.image, transform(disk.COFFEE))
-    assert sample.box == (0.0, 0.0, 150.0, 100.0)
+    assert np.array_equal(sample.image, transform.prepare(disk.COFFEE))
+    assert (sample.box, sample.size) == ((0.0, 0.0, 150.0, 100.0), (100, 150))
+
+
+def test_a_picture_that_kills_its_reader_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decode, "_FEW", 0)
+    for name in "abcd":
+        disk.write_picture(Path(f"pictures/{name}.png"), disk.BLACK if name == "b" else disk.CAT)
+    transform = load_model("shop:deadly").transform
+    with Reader(transform, 1, 4, True) as reader:
+        found = [one for batch in reader.read(marked(index_pictures("pictures", "out"), 4), ahead=1) for one in batch]
+    assert [isinstance(one, Failed) for one in found] == [False, True, False, False]
+    assert found[1] == Failed(found[1].entry, "PictureError: cannot read the picture: the process that read it died")
 
 
 def test_no_more_pictures_are_read_ahead_than_allowed() -> None:
     disk.write_picture(Path("a.png"), disk.CAT)
     taken = []
 
-    def endless() -> Any:
+    def endless() -> Iterator[Entry]:
         while True:
             taken.append(1)
             yield Entry("a.png", "a.png")
 
-    stream = decoded(endless(), PictureTransform(size=(4, 4)), workers=2, ahead=5)
-    for _ in range(10):
-        next(stream)
-    stream.close()
-    assert len(taken) == 15
+    with Reader(PictureTransform(size=(4, 4)), 2, 1) as reader:
+        stream = reader.read(marked(endless(), 3), ahead=2)
+        for _ in range(10):
+            next(stream)
+        stream.close()  # type: ignore[attr-defined]
+    assert len(taken) == 3 * (10 + 2)
 
 
 def test_overlays_never_share_a_file_and_always_fit() -> None:
-    store = Store(Path("out"))
+    store = Store.at("out")
     keys = ["a.jpg", "a.png", "b/a.jpg", "l" * 250 + ".png", "l" * 250 + "2.png", "ü" * 125 + ".jpg"]
-    paths = [store.overlay_path(key, method, rank) for key in keys for method in METHODS for rank in range(2)]
+    paths = [Path(store.overlay_name(key, method, rank)) for key in keys for method in METHODS for rank in range(2)]
     assert len(set(paths)) == len(paths)
     assert max(len(os.fsencode(path.name)) for path in paths) <= 255
-    assert store.overlay_path("b/a.jpg", "grad-cam") == Path("out/overlays/b/a.jpg.grad-cam.jpg")
-    assert store.overlay_path("a.jpg", "grad-cam", 1) == Path("out/overlays/a.jpg.grad-cam.2.jpg")
+    assert store.overlay_name("b/a.jpg", "grad-cam") == "overlays/b/a.jpg.grad-cam.jpg"
+    assert store.overlay_name("a.jpg", "grad-cam", 1) == "overlays/a.jpg.grad-cam.2.jpg"
 
 
-def interrupt(path: Path) -> None:
-    with whole(path) as temporary:
-        temporary.write_text("half of")
-        raise KeyboardInterrupt
+def test_a_file_is_written_whole_or_not_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = LocalFolder("folder")
+    folder.write("result.txt", b"before")
+    Path("folder/.result.txt.killed").write_bytes(b"half of")  # what a process that was killed left
+    file = Path("folder/result.txt").stat().st_ino
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            folder.write("result.txt", b"after")
+    assert Path("folder/result.txt").read_bytes() == b"before"
+    folder.write("result.txt", b"after")
+    assert Path("folder/result.txt").read_bytes() == b"after"
+    assert Path("folder/result.txt").stat().st_ino != file  # renamed, not written over
+    assert [path.name for path in Path("folder").iterdir()] == ["result.txt"]
 
 
-def test_a_file_is_written_whole_or_not_at_all() -> None:
-    path = Path("result.txt")
-    path.write_text("before")
-    with pytest.raises(KeyboardInterrupt):
-        interrupt(path)
-    assert path.read_text() == "before"
-    assert list(Path().glob("*result*")) == [path]
-    file = path.stat().st_ino
-    with whole(path) as temporary:
-        temporary.write_text("after")
-        assert path.read_text() == "before"
-    assert path.read_text() == "after"
-    assert path.stat().st_ino != file  # renamed, not written over
-    assert list(Path().glob("*result*")) == [path]
-
-
-def test_a_run_is_replaced_only_when_asked_and_nothing_else_is_removed() -> None:
-    disk.write_pictures(Path("pictures"))
-    explain(shard_size=2)
-    Path("out/notes.txt").write_text("mine")
-    before = {path: path.stat().st_mtime_ns for path in Path("out").rglob("*")}
-    with pytest.raises(OptionError, match=r"'out' holds a run already; .* --overwrite"):
-        explain()
-    with pytest.raises(UnknownNameError, match="no method 'grad_cam'; did you mean 'grad-cam'"):
-        explain(methods=("grad_cam",), overwrite=True)
-    assert {path: path.stat().st_mtime_ns for path in Path("out").rglob("*")} == before
-    explain("pictures/top.png", methods=("layer-cam",), overwrite=True)
-    left = {str(path.relative_to("out")) for path in Path("out").rglob("*") if path.is_file()}
-    assert left == {"notes.txt", "run.json", "shards/00000.parquet", "overlays/top.png.layer-cam.jpg"}
-    with pytest.raises(OptionError, match=r"'shop.py' is a file"):
-        explain(out=Path("shop.py"))
-    with pytest.raises(OptionError, match=r"'shop.py/run' cannot be written|'shop.py/run/run.json' cannot be"):
-        explain(out=Path("shop.py/run"))
+def interrupted(_: int) -> None:
+    raise KeyboardInterrupt
 
 
 def test_the_heatmap_lies_where_the_model_looked() -> None:
@@ -226,7 +230,9 @@ def test_the_files_are_the_overlays_of_the_library() -> None:
         write_picture("expected.jpg", expected)
         written = read_picture(f"out/overlays/a.png.{method}.jpg").astype(int)
         assert written.shape == disk.COFFEE.shape
-        assert np.abs(written - read_picture("expected.jpg")).mean() < 0.1
+        assert (
+            np.abs(written - read_picture("expected.jpg")).mean() < 0.3
+        )  # of 255 levels, from the rounding to float16
 
 
 @pytest.mark.parametrize(("asked", "expected"), [(None, 7), (0, 0), (2, 2)])
@@ -238,10 +244,13 @@ def test_as_many_overlays_as_asked(asked: int | None, expected: int) -> None:
 
 def test_an_overlay_that_cannot_be_written_fails_its_picture_and_not_the_run() -> None:
     disk.write_picture(Path("pictures/a.png"), disk.CAT)
-    disk.write_picture(Path("pictures/b/b.png"), disk.CAT)
-    disk.write_picture(Path("pictures/b.png.grad-cam.jpg/c.png"), disk.CAT)  # a folder where b.png's overlay should be
     disk.write_picture(Path("pictures/b.png"), disk.CAT)
+    Path("out/overlays/b.png.grad-cam.jpg").mkdir(parents=True)
     summary = explain(workers=1)
-    assert (summary.pictures, summary.failed, summary.exit_status) == (4, 1, 1)
-    assert "b.png.grad-cam.jpg" in summary.problems[0]
-    assert all(row["status"] == "ok" for row in disk.read_rows(Path("out")))
+    assert (summary.pictures, summary.failed, summary.exit_status) == (2, 1, 1)
+    assert summary.problems == ("b.png: the overlay cannot be written: Is a directory",)
+    assert [row["status"] for row in disk.read_rows(Path("out"))] == ["ok", "ok"]
+    assert explain(workers=1).failed == 1  # known from its row
+    Path("out/overlays/b.png.grad-cam.jpg").rmdir()
+    assert explain(workers=1, retry_failed=True).failed == 0
+    assert Path("out/overlays/b.png.grad-cam.jpg").is_file()

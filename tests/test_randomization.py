@@ -135,6 +135,13 @@ def test_nothing_stays(normed: nn.Module, fault: bool) -> None:
         assert [tensor.data_ptr() for tensor in model.state_dict().values()] == pointers
 
 
+def test_draws_do_not_move_the_global_generator_within_the_block_either(normed: nn.Module) -> None:
+    with randomizing(normed, images()) as randomizer:
+        before = torch.get_rng_state()
+        randomizer.randomize()
+        assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_bare_parameters_of_a_transformer_change() -> None:
     model = seeded(TinyViT())
     before = parameters(model)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from evidence import quick, subject
 from models import TinyViT, build, images, seeded, tiny
 from torch import Tensor, nn
 from traces import unchanged
 
-from gradcam_kit import BaseCAM, EigenCAM, GradCAM, GuidedBackprop, LayerCAM
+from gradcam_kit import METHODS, BaseCAM, EigenCAM, EigenSmooth, GradCAM, GuidedBackprop, LayerCAM
 from gradcam_kit.targets import LogitDifference
 
 
@@ -100,6 +101,36 @@ def test_methods_without_layers_and_with_several() -> None:
     assert torch.isfinite(GuidedBackprop(model).check(batch).parameters).all()
     found = LayerCAM(model, ["relu1", "relu2"]).check(batch)
     assert found.layers == ("relu1", "relu2")
+    assert torch.isfinite(found.parameters).all()
+
+
+def test_the_layer_is_not_chosen_again_on_the_random_model() -> None:
+    model = build(
+        lambda m, x: m.fc(m.first(x).relu().mean((2, 3))) + m.off(m.second(x).relu().mean((2, 3))),
+        first=nn.Conv2d(3, 6, 3, padding=1), second=nn.Conv2d(3, 6, 3, stride=2, padding=1),
+        fc=nn.Linear(6, 5), off=nn.Linear(6, 5),
+    )  # fmt: skip
+    with torch.no_grad():
+        model.off.weight.zero_()  # no gradient reaches the second, until its weights are random
+    found = GradCAM(model).check(images(2), lambda logits: logits[:, 1])
+    assert found.layers == ("first",)
+    assert torch.isfinite(found.parameters).all()
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_can_be_checked(name: str) -> None:
+    model, layer = subject(name)
+    batch = images(2, size=(8, 8))
+    with unchanged(model, batch):
+        found = quick(name)(model, layer).check(batch)
+    assert found.method == METHODS[name].__name__
+    assert found.parameters.shape == found.classes.shape == (2,)
+    assert (torch.allclose(found.classes, torch.ones(2).double())) == METHODS[name].class_agnostic
+
+
+def test_methods_around_methods_can_be_checked() -> None:
+    found = EigenSmooth(GradCAM(tiny(), "relu2")).check(images(2))
+    assert found.layers == ("relu2",)
     assert torch.isfinite(found.parameters).all()
 
 

@@ -65,7 +65,7 @@ def run(
         out.write_text(as_json(results))
     if figure:
         table.draw(cells, figure)
-        figure.with_suffix(".md").write_text(table.markdown(cells))
+        figure.with_suffix(".md").write_text(table.page(cells, chosen))
     if whole:
         readme = ROOT / "README.md"
         block = table.markdown(cells, table.SHOWN, interval=False)

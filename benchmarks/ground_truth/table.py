@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.table import Table
 
-from benchmarks.ground_truth.scoring import Cell, Found, summarize
+from benchmarks.ground_truth.scoring import Cell, Found, Test, summarize
 from gradcam_kit.metrics import CONTROLS
 
 Cells = dict[str, dict[str, Cell]]
@@ -38,7 +38,7 @@ def rows_of(cells: Cells) -> list[str]:
 
 
 def text(cell: Cell | None, *, interval: bool = True) -> str:
-    """A cell as text: "–" where a method does not apply, "empty" where all its maps are."""
+    """A cell as text: "–" where a method does not apply, "empty" where all its maps are zero."""
     if cell is None:
         return "–"
     if not cell.n:
@@ -52,7 +52,7 @@ def on_screen(cells: Cells) -> list[Table]:
     tables = []
     for start in range(0, len(columns), 5):
         some = columns[start : start + 5]
-        table = Table("", *some, title="mean [95 % interval]; – does not apply, empty: no positive evidence at all")
+        table = Table("", *some, title="mean [95 % interval]; – does not apply, empty: zero everywhere")
         for row in rows_of(cells):
             table.add_row(row, *(text(cells[column].get(row)) for column in some))
         tables.append(table)
@@ -76,6 +76,18 @@ def markdown(cells: Cells, rows: Sequence[str] = (), *, interval: bool = True) -
             values = [text(cells[column].get(row), interval=interval) for column in columns]
             lines.append(f"| {row} | {' | '.join(values)} |")
     return "\n".join(lines) + "\n"
+
+
+def page(cells: Cells, tests: Sequence[Test]) -> str:
+    """The whole table with intervals, and what each test asks."""
+    asked = "\n".join(f"| {test.name} | {test.question} | {test.score} |" for test in tests)
+    return (
+        "# Where methods are right, and where not\n\n"
+        "Written by `python -m benchmarks ground-truth`. Mean [95 % bootstrap interval over the images]; "
+        "– does not apply, empty: zero everywhere.\n\n"
+        f"![The table as a figure](ground-truth.png)\n\n{markdown(cells)}\n"
+        f"| test | what is known | score |\n|---|---|---|\n{asked}\n"
+    )
 
 
 def records(columns: Mapping[str, Found], cells: Cells) -> dict[str, Any]:
@@ -121,7 +133,7 @@ def draw(cells: Cells, path: Path) -> None:
     axes.tick_params(length=0)
     axes.set_xlabel(
         "Mean scores; 1 is right everywhere. White: the chance level of the column, blue better, red worse.\n"
-        "– does not apply; empty: no positive evidence at all. Below the line: controls that know nothing of a model.",
+        "– does not apply; empty: zero everywhere. Below the line: controls that know nothing of a model.",
         fontsize=8,
     )
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -6,7 +6,7 @@ from gradcam_kit.capture.inputs import Inputs, read_inputs
 from gradcam_kit.capture.layers import TargetLayers, find_layers
 from gradcam_kit.capture.memory_format import in_fastest_format
 from gradcam_kit.capture.passes import Capture, Request, capture
-from gradcam_kit.capture.rescoring import rescoring
+from gradcam_kit.capture.rescoring import IsPrediction, rescoring
 from gradcam_kit.capture.state import check_model
 from gradcam_kit.capture.targets import (
     ClassLogit,
@@ -22,6 +22,7 @@ __all__ = [
     "ClassTarget",
     "FinerTarget",
     "Inputs",
+    "IsPrediction",
     "Request",
     "TargetLayers",
     "capture",

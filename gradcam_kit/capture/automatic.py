@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from gradcam_kit.capture.tokens import Layout, Tokens, infer_layout, is_resized,
 from gradcam_kit.errors import GradCamKitError, LayerNotFoundError, ShapeError
 from gradcam_kit.types import LayerCandidate, LayerChoice, Target
 
+_log = logging.getLogger("gradcam_kit")
 _FEW = 4
 
 
@@ -78,7 +80,10 @@ def layer_candidates(
         few = inputs.with_images(inputs.images[index], index)
         try:
             seen, scored = _explore(model, few, targets and targets.select(index), target_type)
-        except IndexError:  # a target of fewer samples than there are images: the whole batch tells it
+        except Exception as error:  # what belongs to the samples cannot always be told: the whole batch can
+            if inputs.n == len(index) and not isinstance(error, IndexError):
+                raise
+            _log.debug("the layers are looked for with the whole batch: %s", error)
             seen, scored = _explore(model, inputs, targets, target_type)
     else:
         seen, scored = _explore(model, inputs, targets, target_type)
@@ -232,8 +237,9 @@ def _explore(
             scores = score(target, output, inputs.n)
         except GradCamKitError:
             if target is not None:
-                raise
-            return found, False  # methods without a target still need a layer
+                with torch.no_grad():
+                    score(target, output, inputs.n)  # raises, unless all that it lacks are gradients
+            return found, False  # methods without a target, or without gradients, still need a layer
         total = scores.sum()
         inside = [one for one in found if one.tensor.requires_grad]
         dense = any(

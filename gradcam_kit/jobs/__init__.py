@@ -1,6 +1,7 @@
-"""Pictures on disk become heatmaps on disk: index, decoding, shards, the local loop."""
+"""Pictures on disk become heatmaps on disk: plan, decoding, shards, engines, and what reads the result."""
 
 from gradcam_kit.jobs.local import run
 from gradcam_kit.jobs.request import ModelRequest, RunRequest, RunSummary
+from gradcam_kit.jobs.results import Run, load_run
 
-__all__ = ["ModelRequest", "RunRequest", "RunSummary", "run"]
+__all__ = ["ModelRequest", "Run", "RunRequest", "RunSummary", "load_run", "run"]

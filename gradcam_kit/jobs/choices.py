@@ -17,7 +17,7 @@ def candidate_layers(request: ModelRequest) -> list[LayerCandidate]:
         GradCamKitError: the request is wrong.
     """
     explainer = load_explainer(request)
-    images = explainer.images([explainer.loaded.transform(sample_pictures()[0].picture)])
+    images = explainer.loaded.transform(sample_pictures()[0].picture)[None].to(explainer.device)
     return layer_candidates(explainer.model, read_inputs(images, {}), None, ClassLogit)
 
 

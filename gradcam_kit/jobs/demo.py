@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,13 +52,18 @@ class DemoResult:
     unsuited: tuple[str, ...]
 
 
-def run_demo(out: Path) -> DemoResult:
-    """Explain the bundled pictures with every method; write each overlay, and all of them on one sheet."""
+def run_demo(out: Path, finished: Callable[[DemoRow], None] = lambda row: None) -> DemoResult:
+    """Explain the bundled pictures with every method; write each overlay, and all of them on one sheet.
+
+    Args:
+        out: folder for the pictures.
+        finished: told after each method.
+    """
     samples = sample_pictures()
     pictures = np.stack([sample.picture for sample in samples])
     masks = torch.from_numpy(np.stack([sample.mask for sample in samples]))
     explainer = load_explainer(ModelRequest("demo", device="cpu"))
-    images = explainer.images(map(explainer.loaded.transform, pictures))
+    images = torch.stack([explainer.loaded.transform(picture) for picture in pictures])
     noise = torch.rand(masks.shape, generator=torch.Generator().manual_seed(0))
     rows = [
         DemoRow("(random)", _share_on_object(noise, masks)),
@@ -78,6 +84,7 @@ def run_demo(out: Path) -> DemoResult:
         seconds = time.perf_counter() - start
         titles.append(", ".join([name, *(f"{option}={value}" for option, value in options.items())]))
         rows.append(DemoRow(titles[-1], _share_on_object(heatmaps, masks), seconds))
+        finished(rows[-1])
         drawn.append(list(overlays(pictures, heatmaps)))
         for sample, overlay in zip(samples, drawn[-1], strict=True):
             write_picture(folder / f"{sample.path.name}.{name}.jpg", overlay)

@@ -1,35 +1,33 @@
-"""A model on its device with the methods that explain it: batches of pictures in, rows and heatmaps out."""
+"""A model on its device with the methods that explain it: batches of pictures in, rows with heatmaps out."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
 import torch
-from jaxtyping import Float, Float16
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from gradcam_kit.capture import ClassLogit, ClassProbability, choose_layers, read_inputs, resolve_target
+from gradcam_kit.capture import ClassLogit, choose_layers, read_inputs, resolve_target
 from gradcam_kit.capture.targets import read_logits
 from gradcam_kit.errors import (
     ClassIndexError,
     GradCamKitError,
     InputError,
     NonFiniteError,
+    OptionError,
     UnknownNameError,
-    did_you_mean,
 )
-from gradcam_kit.functional import normalize, upsample
-from gradcam_kit.jobs.decode import Decoded, Failed, batches, decoded
+from gradcam_kit.jobs.decode import Decoded, Failed
 from gradcam_kit.jobs.index import Entry
+from gradcam_kit.jobs.labels import Labels
 from gradcam_kit.jobs.request import Targets, one_line
-from gradcam_kit.jobs.store import Row
-from gradcam_kit.methods import METHODS, BaseCAM, Explanation, explain_many
+from gradcam_kit.jobs.rows import Row, explained_rows, failed_rows, method_name
+from gradcam_kit.methods import BaseCAM, explain_many
 from gradcam_kit.models import LoadedModel
-from gradcam_kit.transforms import Box
 from gradcam_kit.types import LayerChoice
 
 
@@ -38,24 +36,42 @@ class Explained:
     """One picture of a run.
 
     Attributes:
-        box: the part that the model saw; None for a picture that never reached it.
         rows: one per method and target; for a failure one per method.
-        explanations: method -> explanation of the batch that the picture was in; empty for a failure.
-        index: of the picture in that batch.
-        error: why there is no explanation.
+        error: what the model or a method failed with; None also for pictures that could not be read.
+        thumbnail: a small JPEG, if one was wanted.
     """
 
     entry: Entry
-    box: Box | None
     rows: list[Row]
-    explanations: Mapping[str, Explanation] = field(default_factory=dict)
-    index: int = 0
     error: Exception | None = None
+    thumbnail: bytes | None = None
 
-    def heatmaps(self) -> dict[str, Float[np.ndarray, "m h w"]]:
-        """Method -> heatmaps of the targets, in [0, 1] at the size of the model's input; made when asked for."""
-        found = {name: explanation.heatmaps[self.index] for name, explanation in self.explanations.items()}
-        return {name: maps.reshape(-1, *maps.shape[-2:]).cpu().numpy() for name, maps in found.items()}
+    @property
+    def reached_model(self) -> bool:
+        """Whether the picture could be read."""
+        return self.error is not None or self.rows[0]["status"] == "ok"
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Pictures that were read, and those of them that could be as a tensor, on its way to the device."""
+
+    items: Sequence[Decoded | Failed]
+    images: Tensor | None = None
+    arrived: torch.cuda.Event | None = None
+
+
+@dataclass
+class Fit:
+    """How many pictures fit into the memory of the device at once, as far as that is known; shared by all batches.
+
+    Attributes:
+        most: None = as many as asked for.
+        say: told when it changes.
+    """
+
+    most: int | None = None
+    say: Callable[[str], None] = lambda _: None
 
 
 @dataclass(frozen=True)
@@ -66,68 +82,101 @@ class Explainer:
     model: nn.Module
     cams: tuple[BaseCAM, ...]
     targets: Targets
+    labels: Labels
     device: torch.device
     dtype: torch.dtype
+    fit: Fit = field(default_factory=Fit)
 
-    def stream(
-        self, entries: Iterable[Entry], workers: int, batch_size: int, verify: bool = True
-    ) -> Iterator[Explained]:
-        """Read and explain pictures, in order.
-
-        Args:
-            entries: what to explain.
-            workers: threads that read.
-            batch_size: pictures in one forward pass.
-            verify: while no picture could be explained, blame the request and not each of the pictures.
-
-        Raises:
-            GradCamKitError: the model or a method cannot take any of the first pictures.
-        """
-        for batch in batches(decoded(entries, self.loaded.transform, workers, ahead=2 * batch_size), batch_size):
-            results = self.explain(batch)
-            if verify:
-                _blame_request(results, self.loaded.spec)
-                verify = all(explained.error is not None for explained in results)
-            yield from results
-
-    def explain(self, batch: Sequence[Decoded | Failed]) -> list[Explained]:
+    def explain(self, batch: Batch) -> Iterator[Explained]:
         """Explain the pictures that could be read, all methods on one pass; results keep the order of the batch.
 
-        When a batch fails, its pictures are explained one by one, so that only the one at fault suffers; so are
-        pictures whose transform keeps their own sizes.
+        A batch that fails is halved until only the pictures at fault fail, or until it fits into the memory of the
+        device. So is one of pictures whose transform keeps their own sizes.
         """
-        labeled = [self._labeled(one) for one in batch]
-        ready = [one for one in labeled if isinstance(one, Decoded)]
-        explained = iter(self._explain_group(ready) if ready else [])
-        return [self._failed(one, one.error) if isinstance(one, Failed) else next(explained) for one in labeled]
+        items = [self._labeled(one) for one in batch.items]
+        ready = [one for one in items if isinstance(one, Decoded)]
+        whole = batch if len(ready) == sum(isinstance(one, Decoded) for one in batch.items) else Batch(items)
+        explained = iter(self._explain_group(ready, whole) if ready else [])
+        for one in items:
+            if isinstance(one, Failed):
+                yield Explained(one.entry, failed_rows(one.entry, self.labels, self.names, one.reason))
+            else:
+                yield next(explained)
 
-    def images(self, batch: Iterable[Float[Tensor, "3 h w"]]) -> Float[Tensor, "n 3 h w"]:
-        """The batch as the model takes it."""
-        return torch.stack(list(batch)).to(self.device, self.dtype, non_blocking=True)
+    @property
+    def names(self) -> list[str]:
+        """The methods, as rows call them."""
+        return [method_name(cam) for cam in self.cams]
+
+    def send(self, items: Sequence[Decoded | Failed], stream: torch.cuda.Stream | None = None) -> Batch:
+        """Start to bring pictures to the device; on a stream of its own, while the model works on others."""
+        images = [one.image for one in items if isinstance(one, Decoded)]
+        if not images or len({tuple(image.shape) for image in images}) > 1:
+            return Batch(items)
+        stacked = torch.stack([image if isinstance(image, Tensor) else torch.from_numpy(image) for image in images])
+        if stream is None:
+            return Batch(items, stacked.to(self.device))
+        with torch.cuda.stream(stream):
+            moved = stacked.pin_memory().to(self.device, non_blocking=True)
+            return Batch(items, moved, stream.record_event())
+
+    def images(self, items: Sequence[Decoded], sent: Batch | None = None) -> Float[Tensor, "n 3 h w"]:
+        """The pictures as the model takes them."""
+        batch = sent if sent is not None and sent.images is not None else self.send(items)
+        if batch.images is None:
+            raise InputError(f"the transform of {self.loaded.spec} gives images of different sizes")
+        if batch.arrived is not None:
+            current = torch.cuda.current_stream(self.device)
+            current.wait_event(batch.arrived)
+            batch.images.record_stream(current)
+        return self.loaded.transform.finish(batch.images).contiguous(memory_format=torch.channels_last)
+
+    @contextmanager
+    def ready(self) -> Iterator[None]:
+        """Settings of the process that make the device fast, restored afterwards."""
+        with ExitStack() as settings:
+            if self.device.type == "cuda":
+                settings.enter_context(torch.cuda.device(self.device))
+                settings.enter_context(torch.backends.cudnn.flags(enabled=True, benchmark=True))
+            yield
 
     def with_methods(
-        self, methods: Iterable[str], layers: Sequence[str], images: Float[Tensor, "n 3 h w"] | None, batch_size: int
+        self,
+        methods: Iterable[type[BaseCAM]],
+        layers: Sequence[str],
+        image: Decoded | None,
+        batch_size: int,
     ) -> Explainer:
-        """The same with methods on the given layers; without any, on those chosen automatically for these images.
+        """The same with methods on the given layers; without any, on those chosen automatically for this image.
 
         One choice for all pictures keeps rows comparable and independent of their batches, and costs no pass per batch.
 
         Raises:
-            GradCamKitError: a layer or method that does not suit the model, or a model that cannot take the images.
+            GradCamKitError: a layer or method that does not suit the model, or a model that cannot take the image.
         """
+        images = None if image is None else self.images([image])
         chosen: dict[LayerChoice, list[str] | None] = {choice: None for choice in LayerChoice if choice.is_fixed}
         cams = []
         for method in methods:
-            choice = METHODS[method].layer_choice
+            choice = method.layer_choice
             if not layers and images is not None and choice not in chosen:
                 chosen[choice] = self._chosen(choice, images)
-            names = list(layers) or chosen.get(choice)
-            cams.append(METHODS[method](self.model, names, batch_size=batch_size))
+            cams.append(method(self.model, list(layers) or chosen.get(choice), batch_size=batch_size))
+        if images is not None:
+            self._check_names(images)
         return replace(self, cams=tuple(cams))
 
     def suits(self, cam: BaseCAM, one: Decoded) -> bool:
         """Whether a method can explain a picture with this model."""
-        return replace(self, cams=(cam,)).explain([one])[0].error is None
+        return all(found.error is None for found in replace(self, cams=(cam,)).explain(Batch([one])))
+
+    def blame(self, error: Exception) -> GradCamKitError:
+        """The error of a request whose pictures all fail."""
+        if isinstance(error, GradCamKitError):
+            return error
+        wrapped = InputError(f"{self.loaded.spec} cannot take these pictures: {type(error).__name__}: {error}")
+        wrapped.__cause__ = error
+        return wrapped
 
     def _chosen(self, choice: LayerChoice, images: Tensor) -> list[str]:
         target = self.targets.number if self.targets.kind == "class" else None
@@ -135,22 +184,66 @@ class Explainer:
             inputs, resolved = read_inputs(images, {}), resolve_target(target, ClassLogit)
             return list(choose_layers(self.model, inputs, resolved, ClassLogit, choice))
         except Exception as error:
-            raise _as_request_error(error, self.loaded.spec) from error
+            raise self.blame(error) from error
 
-    def _explain_group(self, group: list[Decoded]) -> list[Explained]:
+    def _check_names(self, images: Tensor) -> None:
+        """Refuse class names that are not those of the model."""
+        names = self.loaded.class_names
+        if names is None:
+            return
         try:
-            images = self.images(one.image for one in group)
+            with torch.inference_mode():
+                classes = read_logits(self.model(images)).shape[1]
+        except Exception:  # what the model cannot do is said when it is asked to explain
+            return
+        if len(names) != classes:
+            raise OptionError(
+                f"there are {len(names)} class names and {self.loaded.spec} has {classes} outputs; give one name on a "
+                "line for each, in the order of the outputs (--class-names)"
+            )
+
+    def _explain_group(self, group: list[Decoded], sent: Batch | None = None) -> list[Explained]:
+        part = self.fit.most or len(group)
+        if len(group) <= part:
+            try:
+                return self._explained(group, sent)
+            except Exception as error:  # whatever it is, it ends no run
+                if is_out_of_memory(error) and (len(group) > 1 or self._fewer_rows()):
+                    self._shrink(max(1, len(group) // 2))
+                elif len(group) == 1:
+                    reason = one_line(f"{type(error).__name__}: {error}")
+                    rows = failed_rows(group[0].entry, self.labels, self.names, reason)
+                    return [Explained(group[0].entry, rows, error, group[0].thumbnail)]
+            part = max(1, len(group) // 2)  # only here the error is gone, and with it what it kept in memory
+        return [one for start in range(0, len(group), part) for one in self._explain_group(group[start : start + part])]
+
+    def _explained(self, group: list[Decoded], sent: Batch | None) -> list[Explained]:
+        images = self.images(group, sent)
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             explanations = explain_many(self.cams, images, self.classes(images, [one.entry for one in group]))
-            columns = [self._rows(*pair, group) for pair in zip(self.cams, explanations, strict=True)]
-        except Exception as error:  # whatever it is, it ends no run
-            if len(group) > 1:
-                return [explained for one in group for explained in self._explain_group([one])]
-            return [self._failed(group[0], error)]
-        by_name = {cam.name: explanation for cam, explanation in zip(self.cams, explanations, strict=True)}
+        size = int(images.shape[2]), int(images.shape[3])
+        columns = [
+            explained_rows(cam, explanation, group, self.labels, size)
+            for cam, explanation in zip(self.cams, explanations, strict=True)
+        ]
         return [
-            Explained(one.entry, one.box, [row for rows in columns for row in rows[i]], by_name, i)
+            Explained(one.entry, [row for rows in columns for row in rows[i]], None, one.thumbnail)
             for i, one in enumerate(group)
         ]
+
+    def _fewer_rows(self) -> bool:
+        """Halve the masked rows that methods send through the model at once; False if they are single already."""
+        if all(cam.batch_size == 1 for cam in self.cams):
+            return False
+        for cam in self.cams:
+            cam.batch_size = max(1, cam.batch_size // 2)
+        return True
+
+    def _shrink(self, most: int) -> None:
+        self.fit.most = most
+        self.fit.say(f"the memory of {self.device} is too small; going on with batches of {most}")
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def classes(self, images: Tensor, entries: Sequence[Entry]) -> Any:
         """What the methods take as `targets`."""
@@ -159,98 +252,32 @@ class Explainer:
         if self.targets.kind == "class":
             return self.targets.number
         if self.targets.kind == "label":
-            return torch.tensor([self._label_index(entry) for entry in entries])
-        with torch.no_grad():
+            return torch.tensor([self.labels.require(entry) for entry in entries])
+        with torch.inference_mode():
             logits = read_logits(self.model(images))
         if self.targets.number > logits.shape[1]:
             raise ClassIndexError(f"top:{self.targets.number} is asked of a model with {logits.shape[1]} classes")
-        return logits.topk(self.targets.number).indices
+        return logits.topk(self.targets.number).indices.clone()
 
     def _labeled(self, one: Decoded | Failed) -> Decoded | Failed:
-        """The picture, failed if its folder has to name a class and does not."""
+        """The picture, failed if its label has to name a class and does not."""
         if self.targets.kind == "label" and isinstance(one, Decoded):
             try:
-                self._label_index(one.entry)
+                self.labels.require(one.entry)
             except UnknownNameError as error:
-                return Failed(one.entry, error)
+                return Failed.because(one.entry, error)
         return one
 
-    def _label_index(self, entry: Entry) -> int:
-        names, label = self.loaded.class_names or (), entry.label or ""
-        if names.count(label) != 1:
-            hint = did_you_mean(label, names)
-            raise UnknownNameError(f"the folder {label!r} names {names.count(label)} classes{hint}")
-        return names.index(label)
 
-    def _rows(self, cam: BaseCAM, explanation: Explanation, group: Sequence[Decoded]) -> list[list[Row]]:
-        """For each picture the rows of one method, one per target."""
-        maps = _stored(cam, explanation)
-        empty = explanation.is_empty.reshape(len(group), -1).tolist()
-        unknown: list[list[Any]] = [[None] * maps.shape[1]] * len(group)
-        classes, scores = unknown, unknown
-        if explanation.targets is not None:
-            probabilities = ClassProbability(explanation.targets)(explanation.output)
-            classes = explanation.targets.reshape(len(group), -1).tolist()
-            scores = probabilities.reshape(len(group), -1).tolist()
-        return [
-            [
-                {
-                    **_shared(one.entry, cam.name, "ok"),
-                    "layer": "+".join(explanation.layers),
-                    "target": classes[i][j],
-                    "target_name": self._class_name(classes[i][j]),
-                    "score": scores[i][j],
-                    "is_empty": empty[i][j],
-                    "heatmap": maps[i, j].tobytes(),
-                    "height": maps.shape[2],
-                    "width": maps.shape[3],
-                    "box": one.box,
-                }
-                for j in range(maps.shape[1])
-            ]
-            for i, one in enumerate(group)
-        ]
-
-    def _failed(self, one: Decoded | Failed, error: Exception) -> Explained:
-        said = one_line(f"{type(error).__name__}: {error}")
-        rows = [{**_shared(one.entry, cam.name, "error"), "error": said} for cam in self.cams]
-        return Explained(one.entry, one.box if isinstance(one, Decoded) else None, rows, error=error)
-
-    def _class_name(self, index: int | None) -> str | None:
-        names = self.loaded.class_names
-        return names[index] if names is not None and index is not None and index < len(names) else None
-
-
-def _blame_request(batch: Sequence[Explained], spec: str) -> None:
-    """Raise when every picture that reached the model failed there: no picture is at fault then, but the request.
-
-    Raises:
-        GradCamKitError: what the first of them failed with.
-    """
-    errors = [explained.error for explained in batch if explained.box is not None]
+def is_request_error(found: Sequence[Explained]) -> Exception | None:
+    """What to blame the request for: the first error, when every picture that reached the model failed there."""
+    errors = [explained.error for explained in found if explained.reached_model]
     if errors and all(error is not None and not isinstance(error, NonFiniteError) for error in errors):
-        raise _as_request_error(errors[0], spec)  # type: ignore[arg-type]
+        return errors[0]
+    return None
 
 
-def _as_request_error(error: Exception, spec: str) -> GradCamKitError:
-    if isinstance(error, GradCamKitError):
-        return error
-    wrapped = InputError(f"{spec} cannot take these pictures: {type(error).__name__}: {error}")
-    wrapped.__cause__ = error
-    return wrapped
-
-
-def _stored(cam: BaseCAM, explanation: Explanation) -> Float16[np.ndarray, "n m h w"]:
-    """The heatmaps at the layer's resolution; fused ones at that of the finest layer."""
-    leading = explanation.is_empty.ndim
-    if len(explanation.layers) == 1:
-        saliency = explanation.saliency[explanation.layers[0]]
-        maps = normalize(saliency.flatten(0, leading - 1).clamp(min=0), cam.normalize)
-    else:
-        finest = max((maps.shape[leading:] for maps in explanation.saliency.values()), key=math.prod)
-        maps = upsample(explanation.heatmaps.flatten(0, leading - 1), finest)
-    return maps.reshape(len(explanation.is_empty), -1, *maps.shape[1:]).cpu().numpy().astype("<f2")
-
-
-def _shared(entry: Entry, method: str, status: str) -> Row:
-    return {"path": entry.key, "status": status, "method": method, "label": entry.label}
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether the device had too little memory."""
+    said = str(error)
+    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in said or "can't allocate memory" in said

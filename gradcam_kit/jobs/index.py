@@ -1,90 +1,288 @@
-"""From SOURCE to the sorted list of pictures of a run; nothing is opened here."""
+"""From SOURCE to the pictures of a run; they stream by, and none of them is opened here."""
 
 from __future__ import annotations
 
+import csv
 import glob
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+import pyarrow.parquet as pq
+
 from gradcam_kit.errors import InputError
+from gradcam_kit.jobs.files import is_remote, remote
 
 PICTURE_SUFFIXES = (
-    *(".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm"),
-    *(".tga", ".tif", ".tiff", ".webp"),
+    *(".apng", ".avif", ".bmp", ".dds", ".dib", ".gif", ".hdr", ".icns", ".ico", ".j2k", ".jfif", ".jp2", ".jpe"),
+    *(".jpeg", ".jpg", ".mpo", ".pbm", ".pcx", ".pfm", ".pgm", ".png", ".pnm", ".ppm", ".psd", ".qoi", ".ras"),
+    *(".sgi", ".tga", ".tif", ".tiff", ".webp", ".xbm", ".xpm"),
 )
 """What counts as a picture in a folder or a glob; a single file or a line of a list is taken whatever its name."""
 
 LIST_SUFFIXES = (".txt", ".lst", ".list")
+TABLE_SUFFIXES = (".csv", ".parquet")
+KINDS = "a picture, a folder, a glob, a list file (.txt) or a table (.csv, .parquet) with a column 'path'"
 
 
 class Entry(NamedTuple):
-    """One picture: `key` names it in rows and overlays, `path` opens it."""
+    """One picture: `key` names it in rows and overlays, `path` opens it, `label` is its class if a table says so."""
 
     key: str
     path: str
+    label: str | None = None
 
     @property
-    def label(self) -> str | None:
-        """The name of the folder that the picture is in, if that folder is a part of the key."""
-        return PurePosixPath(self.key).parent.name or None
+    def folders(self) -> tuple[str, ...]:
+        """The folders of the key, the outermost first."""
+        return PurePosixPath(self.key).parts[:-1]
 
 
-def index_pictures(source: str | Path, exclude: Path) -> list[Entry]:
-    """List the pictures of a file, a folder (recursive), a glob or a list file, sorted by key.
+@dataclass
+class LeftOut:
+    """What lies below SOURCE and is no input; complete when the pictures have streamed by.
+
+    Attributes:
+        endings: how many files there are of each ending that names no picture.
+        runs: folders of earlier runs.
+        repeated: pictures that were named before.
+    """
+
+    endings: Counter[str] = field(default_factory=Counter)
+    runs: list[str] = field(default_factory=list)
+    repeated: int = 0
+
+    def lines(self) -> list[str]:
+        """The same in words."""
+        said = []
+        if self.endings:
+            counted = ", ".join(
+                f"{count} {ending or 'without ending'}" for ending, count in self.endings.most_common(8)
+            )
+            said.append(f"left out {sum(self.endings.values())} files that are not named like pictures: {counted}")
+        if self.runs:
+            more = f" and {len(self.runs) - 3} more" if len(self.runs) > 3 else ""
+            said.append(f"left out the folders of earlier runs: {', '.join(self.runs[:3])}{more}")
+        if self.repeated:
+            said.append(f"left out {self.repeated} repetitions of pictures that are named more than once")
+        return said
+
+
+def find_pictures(source: str, out: str, left_out: LeftOut) -> Iterator[Entry]:
+    """The pictures of a file, folder (recursive), glob, list file or table, in any order.
 
     Keys are POSIX paths relative to the folder, to the part of the glob before its first wildcard, or to the folder of
-    the list file (to the nearest common folder, if some pictures lie elsewhere). Bytes of a name that are not UTF-8 are
-    written as `\\xff`. Hidden files and folders of a folder, and whatever lies in `exclude`, are left out.
+    the list file or table (to the nearest common folder, if some pictures lie elsewhere). Bytes of a name that are not
+    UTF-8 are written as `\\xff`. Of folders and globs, hidden files and folders are left out, and so are the folders of
+    runs: `out` and those that lie below the source.
 
     Raises:
-        InputError: no such file or folder, or no picture in it.
+        InputError: no such file or folder, or a table without paths.
     """
-    text = os.fspath(source)
-    path = Path(text)
-    if path.is_dir():
-        root, found = text, _walk(text, ())
-    elif path.is_file() and path.suffix.lower() in LIST_SUFFIXES:
-        root, found = os.fspath(path.parent), _listed(path)
-    elif path.is_file():
-        root, found = os.path.dirname(text), iter([text])
-    elif glob.has_magic(text):
-        root, found = _before_wildcard(text), filter(_is_picture, glob.iglob(text, recursive=True))
-    else:
-        raise InputError(f"there is no file or folder {text!r}; SOURCE is a picture, a folder, a glob or a list file")
-    files = [os.path.abspath(file) for file in _outside(found, exclude)]
-    if not files:
-        raise InputError(f"{text!r} holds no pictures; known are files that end in {' '.join(PICTURE_SUFFIXES)}")
-    root = os.path.abspath(root)
-    if not all(file.startswith(os.path.join(root, "")) for file in files):
-        root = os.path.commonpath(os.path.dirname(file) for file in files)
-    return sorted({Entry(_key(os.path.relpath(file, root)), file) for file in files})
-
-
-def _walk(folder: str, ancestors: tuple[tuple[int, int], ...]) -> Iterator[str]:
-    """All pictures below a folder, through symbolic links but never around in a circle."""
-    status = os.stat(folder)
-    identity = (status.st_dev, status.st_ino)
-    if identity in ancestors:
+    if is_remote(source):
+        yield from _remote_pictures(source, out, left_out)
         return
+    path = Path(source)
+    if path.is_dir():
+        if os.path.realpath(source) == os.path.realpath(out):
+            raise InputError(f"--out is SOURCE itself, {source!r}; choose a folder in it or beside it")
+        root, found = source, _Walk(source, out, left_out).pictures()
+    elif path.is_file() and path.suffix.lower() in (*LIST_SUFFIXES, *TABLE_SUFFIXES):
+        yield from _listed(source)
+        return
+    elif path.is_file():
+        root, found = os.path.dirname(source), iter([source])
+    elif glob.has_magic(source):
+        root = _before_wildcard(source)
+        found = _Walk(root, out, left_out).matches(glob.iglob(source, recursive=True))
+    else:
+        raise InputError(f"there is no file or folder {source!r}; SOURCE is {KINDS}")
+    root = os.path.join(os.path.abspath(root), "")
+    for file in map(os.path.abspath, found):
+        yield Entry(_key(file[len(root) :]), file)
+
+
+def index_pictures(source: str, out: str) -> list[Entry]:
+    """All pictures at once, sorted by key, without repetitions; for sources that fit into memory.
+
+    Raises:
+        InputError: no pictures.
+    """
+    found = {entry.key: entry for entry in find_pictures(source, out, LeftOut())}
+    if not found:
+        raise no_pictures(source)
+    return [found[key] for key in sorted(found)]
+
+
+def no_pictures(source: str, left_out: LeftOut | None = None) -> InputError:
+    """The error of a source that holds none."""
+    said = "".join(f"; {line}" for line in (left_out.lines() if left_out else ()))
+    return InputError(f"{source!r} holds no pictures{said}; known are files that end in {' '.join(PICTURE_SUFFIXES)}")
+
+
+def is_run(folder: str) -> bool:
+    """Whether a folder is that of a run."""
+    return os.path.isfile(os.path.join(folder, "run.json")) and os.path.isdir(os.path.join(folder, "shards"))
+
+
+@dataclass
+class _Walk:
+    """Decides what is input below a folder."""
+
+    root: str
+    out: str
+    left_out: LeftOut
+
+    def __post_init__(self) -> None:
+        out, root = os.path.realpath(self.out), os.path.realpath(self.root or ".")
+        # Where pictures lie in the folder of their run, only what the run wrote is no input.
+        around = os.path.commonpath([out, root]) == out
+        self._own = {os.path.join(out, name) for name in ("shards", "overlays", "thumbnails")} if around else {out}
+        self._verdicts: dict[str, bool] = {}
+
+    def pictures(self) -> Iterator[str]:
+        """All below the root, through symbolic links but never around in a circle."""
+        yield from self._below(self.root, ())
+
+    def matches(self, paths: Iterable[str]) -> Iterator[str]:
+        """Those of some paths below the root."""
+        for path in paths:
+            if not os.path.isdir(path) and self._enters_all(os.path.dirname(path)) and self._takes(path):
+                yield path
+
+    def _below(self, folder: str, ancestors: tuple[tuple[int, int], ...]) -> Iterator[str]:
+        status = os.stat(folder)
+        identity = (status.st_dev, status.st_ino)
+        if identity in ancestors or (ancestors and not self._enters(folder)):
+            return
+        folders = []
+        try:
+            with os.scandir(folder) as children:
+                for child in children:
+                    if child.name.startswith("."):
+                        continue
+                    if child.is_dir():
+                        folders.append(child.path)
+                    elif self._takes(child.path):
+                        yield child.path
+        except OSError as error:
+            raise InputError(f"the folder {folder!r} cannot be listed: {error.strerror}") from error
+        for path in folders:
+            yield from self._below(path, (*ancestors, identity))
+
+    def _takes(self, path: str) -> bool:
+        """Whether a path is named like a picture; pipes are none, a broken link is one that will fail."""
+        ending = os.path.splitext(path)[1].lower()
+        if ending in PICTURE_SUFFIXES:
+            return os.path.isfile(path) or os.path.islink(path)
+        self.left_out.endings[_key(ending)] += 1
+        return False
+
+    def _enters(self, folder: str) -> bool:
+        if os.path.realpath(folder) in self._own:
+            return False
+        if is_run(folder):
+            self.left_out.runs.append(_key(os.path.relpath(folder, self.root or ".")))
+            return False
+        return True
+
+    def _enters_all(self, folder: str) -> bool:
+        """Whether a folder and all between it and the root are input."""
+        if os.path.abspath(folder) == os.path.abspath(self.root) or len(folder) <= len(self.root):
+            return True
+        if folder not in self._verdicts:
+            self._verdicts[folder] = self._enters_all(os.path.dirname(folder)) and self._enters(folder)
+        return self._verdicts[folder]
+
+
+def _listed(source: str) -> Iterator[Entry]:
+    """The pictures that a list file or table names; a relative path starts at its folder."""
+    parent = os.path.dirname(os.path.abspath(source))
+    inside = os.path.join(parent, "")
+    common: str | None = None
+    for path, _ in _lines(source, parent):
+        if not path.startswith(inside):
+            folder = os.path.dirname(path)
+            common = os.path.commonpath([common or parent, folder])
+    if common is not None:  # some lie elsewhere, so the common folder is that of the pictures alone
+        common = None
+        for path, _ in _lines(source, parent):
+            folder = os.path.dirname(path)
+            common = folder if common is None or folder == common else os.path.commonpath([common, folder])
+    root = os.path.join(common or parent, "")
+    for path, label in _lines(source, parent):
+        yield Entry(_key(path[len(root) :]), path, label)
+
+
+def _lines(source: str, parent: str) -> Iterator[tuple[str, str | None]]:
+    for path, label in _rows(source):
+        yield (path if is_remote(path) else os.path.abspath(os.path.join(parent, path))), label
+
+
+def _rows(source: str) -> Iterator[tuple[str, str | None]]:
+    """Paths and labels as they are written."""
+    suffix = Path(source).suffix.lower()
+    if suffix == ".parquet":
+        yield from _parquet_rows(source)
+    elif suffix == ".csv":
+        with open(source, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+            table = csv.DictReader(file)
+            _require_path(source, table.fieldnames or ())
+            for row in table:
+                if row["path"]:
+                    yield row["path"], row.get("label") or None
+    else:
+        with open(source, encoding="utf-8-sig", errors="surrogateescape") as file:
+            for line in file:
+                if line.strip():
+                    yield line.strip(), None
+
+
+def _parquet_rows(source: str) -> Iterator[tuple[str, str | None]]:
     try:
-        with os.scandir(folder) as children:
-            visible = [child for child in children if not child.name.startswith(".")]
+        with pq.ParquetFile(source) as table:
+            _require_path(source, table.schema_arrow.names)
+            columns = [name for name in ("path", "label") if name in table.schema_arrow.names]
+            for batch in table.iter_batches(columns=columns):
+                for row in batch.to_pylist():
+                    if row["path"]:
+                        label = row.get("label")
+                        yield str(row["path"]), None if label is None else str(label)
     except OSError as error:
-        raise InputError(f"the folder {folder!r} cannot be listed: {error.strerror}") from error
-    for child in visible:
-        if child.is_dir():
-            yield from _walk(child.path, (*ancestors, identity))
-        elif _is_picture(child.path):
-            yield child.path
+        raise InputError(f"the table {source!r} cannot be read: {error}") from error
 
 
-def _listed(path: Path) -> Iterator[str]:
-    """The pictures named in a list file, one on a line; a relative path starts at the folder of the list."""
-    for line in os.fsdecode(path.read_bytes()).splitlines():
-        if line.strip():
-            yield os.path.join(path.parent, line.strip())
+def _require_path(source: str, columns: Iterable[str]) -> None:
+    columns = list(columns)
+    if "path" not in columns:
+        raise InputError(f"the table {source!r} has no column 'path'; its columns are {', '.join(columns) or 'none'}")
+
+
+def _remote_pictures(source: str, out: str, left_out: LeftOut) -> Iterator[Entry]:
+    """The same for remote storage; lists and tables are files of this machine that name remote pictures."""
+    system, root = remote(source)
+    out = remote(out)[1].rstrip("/") + "/" if is_remote(out) else "\0"
+    if glob.has_magic(source):
+        found: Iterable[str] = system.glob(root)
+        root = _before_wildcard(root)
+    elif system.isdir(root):
+        found = (f"{folder}/{name}" for folder, _, names in system.walk(root) for name in names)
+    elif system.isfile(root):
+        root, found = root.rpartition("/")[0], [root]
+    else:
+        raise InputError(f"there is no file or folder {source!r}; SOURCE is {KINDS}")
+    root = root.rstrip("/") + "/"
+    for path in found:
+        key = path[len(root) :] if path.startswith(root) else path
+        if path.startswith(out) or any(part.startswith(".") for part in key.split("/")):
+            continue
+        if os.path.splitext(path)[1].lower() in PICTURE_SUFFIXES:
+            yield Entry(key, system.unstrip_protocol(path))
+        else:
+            left_out.endings[os.path.splitext(path)[1].lower()] += 1
 
 
 def _before_wildcard(pattern: str) -> str:
@@ -92,22 +290,6 @@ def _before_wildcard(pattern: str) -> str:
     while glob.has_magic(root):
         root = os.path.dirname(root)
     return root
-
-
-def _is_picture(path: str) -> bool:
-    """Whether a path is named like a picture; folders and pipes are none, a broken link is one that will fail."""
-    return path.lower().endswith(PICTURE_SUFFIXES) and (os.path.isfile(path) or os.path.islink(path))
-
-
-def _outside(files: Iterable[str], exclude: Path) -> Iterator[str]:
-    excluded = os.path.realpath(exclude)
-    known: dict[str, bool] = {}
-    for file in files:
-        folder = os.path.dirname(file)
-        if folder not in known:
-            known[folder] = os.path.commonpath([os.path.realpath(folder or "."), excluded]) != excluded
-        if known[folder]:
-            yield file
 
 
 def _key(relative: str) -> str:

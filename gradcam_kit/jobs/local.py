@@ -1,32 +1,46 @@
-"""A run on this machine: pictures are read in threads, explained in batches, and written shard by shard."""
+"""A run: what is missing is planned, given to an engine shard by shard, and counted."""
 
 from __future__ import annotations
 
-import platform
+import signal
+import threading
 import time
-from importlib.metadata import version
-from pathlib import Path
+import warnings
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-from jaxtyping import Float
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-import gradcam_kit
-from gradcam_kit.checkpoints import weights_hash
-from gradcam_kit.jobs.decode import batches
-from gradcam_kit.jobs.explainer import Explained, Explainer
-from gradcam_kit.jobs.index import index_pictures
-from gradcam_kit.jobs.overlays import OverlayWriter
-from gradcam_kit.jobs.request import Problems, RunRequest, RunSummary
-from gradcam_kit.jobs.setup import make_explainer
-from gradcam_kit.jobs.store import Row, Store
-from gradcam_kit.methods import BaseCAM
+from gradcam_kit.jobs.decode import bombs_are_errors
+from gradcam_kit.jobs.devices import work_on_devices
+from gradcam_kit.jobs.explainer import Explainer
+from gradcam_kit.jobs.manifest import make_manifest
+from gradcam_kit.jobs.pipeline import Done, FirstFailureError, Pipeline
+from gradcam_kit.jobs.plan import Plan, Shard, make_plan
+from gradcam_kit.jobs.progress import ProgressBar
+from gradcam_kit.jobs.request import SHOWN, RunRequest, RunSummary
+from gradcam_kit.jobs.setup import compile_around, device_names, layers_of, make_explainer, note
+from gradcam_kit.jobs.store import Counts, Store, check_same
+
+
+@dataclass
+class _Tally:
+    """What is known about the pictures of a run."""
+
+    pictures: int = 0
+    failed: int = 0
+    problems: list[str] = field(default_factory=list)
+
+    def add(self, counts: Counts) -> None:
+        self.pictures += counts.pictures
+        self.failed += counts.failed
+        self.problems = [*self.problems, *counts.problems][:SHOWN]
 
 
 def run(request: RunRequest, console: Console | None = None) -> RunSummary:
-    """Explain all pictures of a source, and leave rows and overlays in a folder.
+    """Explain all pictures of a source that are not explained yet, and leave rows and overlays in a folder.
 
     Args:
         request: what is asked for.
@@ -37,77 +51,116 @@ def run(request: RunRequest, console: Console | None = None) -> RunSummary:
     """
     start = time.monotonic()
     console = console or Console(quiet=True)
-    store = Store(request.out)
-    store.check(request.overwrite)
-    entries = index_pictures(request.source, exclude=request.out)
-    explainer = make_explainer(request, request.methods, entries, console)
-    problems = Problems()
-    with OverlayWriter(request.threads) as overlays, _progress(console) as progress:
-        bar = progress.add_task("explaining", total=len(entries))
-        done, wanted = 0, len(entries) if request.overlays is None else request.overlays
-        for number, shard in enumerate(batches(entries, request.shard_size)):
-            rows: list[Row] = []
-            for explained in explainer.stream(shard, request.threads, request.batch_size, verify=number == 0):
-                if done == 0:  # not before: a request that turns out to be wrong leaves the folder as it was
-                    store.begin(_manifest(request, explainer, len(entries)))
-                rows.extend(explained.rows)
-                if explained.error is not None:
-                    problems.add(explained.entry.key, explained.error)
-                elif explained.box is not None and done < wanted:
-                    overlays.add(explained.entry, explained.box, _overlays(store, explained))
-                done += 1
-                progress.update(bar, completed=done)
-                if problems.count and request.fail_fast:
-                    break
-            if problems.count and request.fail_fast:
-                break  # a shard is written whole or not at all
-            store.write_shard(number, rows)
-    for entry, error in overlays.failures.items():
-        problems.add(entry.key, error)
-    return problems.summary(request.out, done, time.monotonic() - start)
+    store = Store.at(request.out)
+    before = None if request.overwrite else store.manifest()
+    with ExitStack() as stack:
+        stack.enter_context(warnings.catch_warnings())
+        bombs_are_errors()
+        plan = stack.enter_context(closing(make_plan(request.source, request.out, request.shard_size)))
+        for line in plan.left_out.lines():
+            note(console, line)
+        explainer = make_explainer(request, request.methods, plan.entries(), console)
+        explainer.fit.say = lambda text: note(console, text)
+        manifest = make_manifest(request, explainer, plan)
+        if before is not None:
+            check_same(before, manifest, request.out)
+        mine = range(request.part[0], plan.shards, request.part[1])
+        complete = store.complete() if before is not None else set()
+        tally, todo = _planned(request, store, plan, [number for number in mine if number in complete])
+        explained_before = tally.pictures
+        if explained_before:
+            note(console, f"{explained_before} pictures are explained already; going on with the others")
+        todo = sorted([*todo, *(number for number in mine if number not in complete)])
+        interrupted = False
+        if todo:
+            total = sum(min(request.shard_size, plan.pictures - number * request.shard_size) for number in todo)
+            bar = stack.enter_context(ProgressBar(console, total))
+            shards = (_shard(plan, store, number, number in complete) for number in todo)
+            engine = _Engine(request, explainer, store, plan, lambda: store.begin(manifest, request.overwrite), bar.add)
+            try:
+                with stoppable(), closing(engine.work(shards, len(todo))) as finished:
+                    for done in finished:
+                        tally.add(done.counts)
+            except FirstFailureError as first:
+                tally.add(first.counts)
+            except KeyboardInterrupt:
+                interrupted = True
+        missing = plan.shards - len(store.complete())
+    return RunSummary(
+        request.out,
+        tally.pictures,
+        tally.failed,
+        tuple(tally.problems),
+        time.monotonic() - start,
+        explained_before,
+        missing,
+        interrupted,
+    )
 
 
-def _overlays(store: Store, explained: Explained) -> dict[Path, Float[np.ndarray, "h w"]]:
-    """Heatmaps of one picture by the paths of their overlays."""
-    return {
-        store.overlay_path(explained.entry.key, method, rank): heatmap
-        for method, heatmaps in explained.heatmaps().items()
-        for rank, heatmap in enumerate(heatmaps)
-    }
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """Let a request to end, as schedulers send it, count as an interruption from the keyboard."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
-def _manifest(request: RunRequest, explainer: Explainer, pictures: int) -> dict[str, Any]:
-    """All that determines the rows, as plain values."""
-    loaded = explainer.loaded
-    return {
-        "format": 1,
-        "source": request.source,
-        "pictures": pictures,
-        "shard_size": request.shard_size,
-        "model": request.model,
-        "checkpoint": None if request.checkpoint is None else request.checkpoint.name,
-        "weights": loaded.weights,
-        "weights_sha256": weights_hash(loaded.model),
-        "class_names": loaded.class_names,
-        "transform": loaded.transform.describe(),
-        "methods": {cam.name: _parameters(cam) for cam in explainer.cams},
-        "layers": {cam.name: list(cam.target_layers or ()) for cam in explainer.cams},
-        "targets": request.targets,
-        "dtype": request.dtype,
-        "versions": {
-            "gradcam_kit": gradcam_kit.__version__,
-            "python": platform.python_version(),
-            **{library: version(library) for library in ("torch", "torchvision", "numpy", "pillow")},
-        },
-    }
+def _planned(request: RunRequest, store: Store, plan: Plan, complete: list[int]) -> tuple[_Tally, list[int]]:
+    """What is explained already, and the numbers of shards that are to be tried again."""
+    tally, again = _Tally(), []
+    for number in complete:
+        counts = store.counts(number)
+        if request.retry_failed and counts.failed:
+            again.append(number)
+        else:
+            tally.add(counts)
+    return tally, again
 
 
-def _parameters(cam: BaseCAM) -> dict[str, Any]:
-    """The settings of a method but for `batch_size`, which changes the cost and not the map."""
-    plain = {name: value for name, value in vars(cam).items() if isinstance(value, str | int | float | None)}
-    return {name: value for name, value in plain.items() if name != "batch_size"}
+def _shard(plan: Plan, store: Store, number: int, again: bool) -> Shard:
+    shard = plan.shard(number)
+    return shard.again(store.read_shard(number)) if again else shard
 
 
-def _progress(console: Console) -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=console, disable=not console.is_terminal)
+@dataclass(frozen=True)
+class _Engine:
+    """Who does the work."""
+
+    request: RunRequest
+    explainer: Explainer
+    store: Store
+    plan: Plan
+    begin: Callable[[], None]
+    progress: Callable[[int, int], None]
+
+    def work(self, shards: Iterable[Shard], count: int) -> Generator[Done, None, None]:
+        """Write shards; yields each when it is there."""
+        if self.request.engine == "ray":
+            from gradcam_kit.jobs.ray_engine import work_on_ray
+
+            yield from work_on_ray(self.request, self.explainer, self.plan, shards, self.begin, self.progress)
+            return
+        devices = device_names(self.request.device)
+        if len(devices) > 1 and count > 1:
+            layers = layers_of(self.explainer)
+            yield from work_on_devices(
+                self.request, devices, layers, self.plan.pictures, shards, self.begin, self.progress
+            )
+            return
+        if self.request.compile:
+            compile_around(
+                self.explainer.model, (name for names in layers_of(self.explainer).values() for name in names)
+            )
+        pipeline = Pipeline(self.request, self.explainer, self.store, self.plan.pictures, self.begin, self.progress)
+        with closing(pipeline.work(shards)) as finished:
+            yield from finished

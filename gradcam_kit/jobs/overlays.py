@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Mapping
+import errno
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
-from types import TracebackType
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
+from gradcam_kit.functional import Normalization
+from gradcam_kit.jobs.decode import read_entry
 from gradcam_kit.jobs.index import Entry
-from gradcam_kit.pictures import read_picture, write_picture
+from gradcam_kit.jobs.request import one_line
+from gradcam_kit.jobs.rows import Row, enlarged
+from gradcam_kit.jobs.store import Store
+from gradcam_kit.pictures import encode_picture
 from gradcam_kit.render import overlay
 from gradcam_kit.transforms import Box, Picture
+
+_HOPELESS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # no other overlay can be written either
 
 
 def overlay_at(picture: Picture, heatmap: Float[np.ndarray, "h w"], box: Box) -> Picture:
@@ -28,42 +34,58 @@ def overlay_at(picture: Picture, heatmap: Float[np.ndarray, "h w"], box: Box) ->
     return overlay(picture, heatmap, box=box)
 
 
-class OverlayWriter:
-    """Draws and writes overlays in threads while the model runs; at most `2 * workers` pictures wait.
+def overlay_of(row: Mapping[str, Any], picture: Picture, normalization: Normalization = "minmax") -> Picture:
+    """The overlay that a row of a run stands for."""
+    x0, y0, x1, y1 = row["box"]
+    return overlay_at(picture, enlarged(row, normalization).clip(0, 1), (x0, y0, x1, y1))
 
-    Attributes:
-        failures: pictures whose overlays could not be written, and why; complete after the `with` block.
+
+def draw(store: Store, entry: Entry, rows: Sequence[Row], normalization: Mapping[str, Normalization]) -> None:
+    """Write the overlays of one picture; what keeps one from being written is noted in its row.
+
+    Args:
+        store: where they go.
+        entry: the picture.
+        rows: those of the picture.
+        normalization: that of each method.
+
+    Raises:
+        OSError: no overlay can be written, because the disk is full.
     """
+    try:
+        picture = read_entry(entry)  # a second time, because pictures in full size would fill the memory
+        for row in rows:
+            name = store.overlay_name(entry.key, row["method"], row["rank"])
+            store.folder.put(name, encode_picture(overlay_of(row, picture, normalization[row["method"]]), ".jpg"))
+    except Exception as error:  # one overlay ends no run
+        if isinstance(error, OSError) and error.errno in _HOPELESS:
+            raise
+        said = error.strerror or error if isinstance(error, OSError) else error
+        for row in rows:
+            row["error"] = one_line(f"{type(error).__name__}: the overlay cannot be written: {said}")
 
-    def __init__(self, workers: int) -> None:
-        self.failures: dict[Entry, Exception] = {}
+
+class Painter:
+    """Draws overlays in threads while the model runs; at most a few pictures wait. A context manager."""
+
+    def __init__(self, store: Store, workers: int, normalization: Mapping[str, Normalization]) -> None:
+        self._store = store
+        self._normalization = normalization
         self._pool = ThreadPoolExecutor(workers)
-        self._most = 2 * workers
-        self._waiting: deque[tuple[Entry, Future[None]]] = deque()
+        self._most = 4 * workers
+        self._waiting: list[Future[None]] = []
 
-    def add(self, entry: Entry, box: Box, heatmaps: Mapping[Path, Float[np.ndarray, "h w"]]) -> None:
-        """Draw one picture with each heatmap, to the path that is its key."""
-        while len(self._waiting) >= self._most:
-            self._collect()
-        self._waiting.append((entry, self._pool.submit(_write, entry, box, heatmaps)))
+    def add(self, entry: Entry, rows: Sequence[Row]) -> Future[None]:
+        """Draw the overlays of one picture; `rows` are complete when the future is done."""
+        self._waiting = [future for future in self._waiting if not future.done()]
+        if len(self._waiting) >= self._most:
+            self._waiting.pop(0).result()
+        future = self._pool.submit(draw, self._store, entry, rows, self._normalization)
+        self._waiting.append(future)
+        return future
 
-    def __enter__(self) -> OverlayWriter:
+    def __enter__(self) -> Painter:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: BaseException | TracebackType | None) -> None:
-        while self._waiting and kind is None:
-            self._collect()
+    def __exit__(self, *_: object) -> None:
         self._pool.shutdown(cancel_futures=True)
-
-    def _collect(self) -> None:
-        entry, future = self._waiting.popleft()
-        error = future.exception()
-        if isinstance(error, Exception):
-            self.failures[entry] = error
-
-
-def _write(entry: Entry, box: Box, heatmaps: Mapping[Path, Float[np.ndarray, "h w"]]) -> None:
-    picture = read_picture(entry.path)  # a second time, because pictures in full size would fill the memory
-    for path, heatmap in heatmaps.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_picture(path, overlay_at(picture, heatmap, box))

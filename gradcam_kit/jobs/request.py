@@ -5,12 +5,17 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+
+from torch import nn
 
 from gradcam_kit.errors import OptionError, did_you_mean
 
+ENGINES = ("local", "ray")
 PRECISIONS = ("float32", "bfloat16", "float16")
-_SHOWN = 5
+
+SHOWN = 5
+"""Failures that a summary shows."""
 
 TargetKind = Literal["predicted", "label", "class", "top"]
 
@@ -20,22 +25,25 @@ class ModelRequest:
     """Which model, where, and what of it is explained: the options that all commands share.
 
     Attributes:
-        model: a specification, see `gradcam_kit.models.load_model`, as are the attributes up to `std`.
-        class_names: a file with one class name on a line.
+        model: a specification, see `gradcam_kit.models.load_model`, as are the attributes up to `std`; or a module,
+            which is copied.
+        class_names: a file with one class name on a line, or the names.
+        transform: of a module, if it carries none: what its attribute `transform` could be.
         device: None = CUDA if there is any, else the CPU.
         dtype: one of `PRECISIONS`, for model and images; heatmaps are computed in float32 all the same.
         layers: target layers; none = chosen once, for all pictures.
-        targets: `predicted`, `label` (the name of the picture's folder), a class index, or `top:K`.
+        targets: `predicted`, `label` (the class that the picture's folder or table names), a class index, or `top:K`.
         batch_size: the most images in one forward pass, masked ones included.
     """
 
-    model: str
+    model: str | nn.Module
     checkpoint: Path | None = None
     weights: str | None = None
     image_size: int | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
-    class_names: Path | None = None
+    class_names: Path | tuple[str, ...] | None = None
+    transform: Any = None
     device: str | None = None
     dtype: str = "float32"
     layers: tuple[str, ...] = ()
@@ -47,6 +55,8 @@ class ModelRequest:
         if self.dtype not in PRECISIONS:
             raise OptionError(f"the dtype is {self.dtype!r}; expected one of {', '.join(PRECISIONS)}")
         Targets.parse(self.targets)
+        _each_in("--mean", self.mean, 0.0, 1.0)
+        _each_in("--std", self.std, 1e-6, 1.0)
 
 
 @dataclass(frozen=True)
@@ -54,37 +64,71 @@ class RunRequest(ModelRequest):
     """Heatmaps for all pictures of a source.
 
     Attributes:
-        source: a picture, a folder, a glob or a list file.
-        out: the folder of the run.
-        methods: names in `METHODS`.
-        workers: threads that read pictures, and as many that write overlays; 0 = one per core, at most 8.
+        source: a picture, a folder, a glob, a list file or a table; also on remote storage (`s3://...`).
+        out: the folder of the run, likewise.
+        methods: names in `METHODS`, or `package.module:Class`.
+        workers: how many read pictures, and how many threads write overlays; 0 = one per core, at most 8.
         overlays: how many pictures get overlays; None = all.
+        thumbnails: how many pictures, evenly spread, are kept small for the report.
         shard_size: pictures in one file of rows.
+        part: which of how many parts of the shards is done here, counted from 0.
+        engine: `local` or `ray`.
         overwrite: replace a run that `out` holds.
+        retry_failed: try the pictures again that failed before.
         fail_fast: stop at the first picture that fails.
+        compile: compile what runs around the target layers.
+        report: write the report when all shards are complete.
+        processes: let processes read the pictures of large sources; the program that asks must be importable.
     """
 
     source: str = "."
-    out: Path = Path("gradcam-run")
+    out: str = "gradcam-run"
     methods: tuple[str, ...] = ("grad-cam",)
     workers: int = 0
     overlays: int | None = None
+    thumbnails: int = 10_000
     shard_size: int = 1000
+    part: tuple[int, int] = (0, 1)
+    engine: str = "local"
     overwrite: bool = False
+    retry_failed: bool = False
     fail_fast: bool = False
+    compile: bool = False
+    report: bool = True
+    processes: bool = False
 
     @property
     def threads(self) -> int:
         """The number of workers."""
-        return self.workers or min(8, os.cpu_count() or 1)
+        return self.workers or min(8, _cores())
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _at_least("number of workers", self.workers, 0)
         _at_least("shard size", self.shard_size, 1)
         _at_least("number of overlays", self.overlays or 0, 0)
+        _at_least("number of thumbnails", self.thumbnails, 0)
         if not self.methods:
             raise OptionError("no method is asked for; name at least one of those that 'gradcam-kit methods' lists")
+        part, parts = self.part
+        if not 0 <= part < parts:
+            raise OptionError(f"the shard is {part}/{parts}; expected I/N with I from 0 to N - 1, such as 0/4")
+        if self.overwrite and parts > 1:
+            raise OptionError("--overwrite would remove what the other parts write; remove the folder before all parts")
+        if self.engine not in ENGINES:
+            raise OptionError(f"the engine is {self.engine!r}; expected {' or '.join(ENGINES)}")
+
+    @classmethod
+    def parse_part(cls, text: str) -> tuple[int, int]:
+        """Read `I/N`.
+
+        Raises:
+            OptionError: anything else.
+        """
+        part, _, parts = text.partition("/")
+        if not (part.isdecimal() and parts.isdecimal()):
+            raise OptionError(f"the shard is {text!r}; expected I/N with I from 0 to N - 1, such as 0/4")
+        return int(part), int(parts)
 
 
 @dataclass(frozen=True)
@@ -92,21 +136,30 @@ class RunSummary:
     """What became of a run.
 
     Attributes:
+        pictures: those of the shards that are complete.
         failed: pictures with an error row, or without the overlays that were asked for.
         problems: the first few failures, one line each.
         seconds: from the request to the last file.
+        before: pictures that had been explained before.
+        missing: shards that are not complete, other parts' included; -1 if that is not known.
+        interrupted: the run was told to stop before its end.
+        report: the page about the run, if it was written.
     """
 
-    out: Path
+    out: str
     pictures: int
     failed: int
     problems: tuple[str, ...]
     seconds: float
+    before: int = 0
+    missing: int = 0
+    interrupted: bool = False
+    report: str | None = None
 
     @property
     def exit_status(self) -> int:
-        """0 = all done, 1 = some pictures failed."""
-        return int(self.failed > 0)
+        """0 = all done, 1 = some pictures failed, 130 = interrupted."""
+        return 130 if self.interrupted else int(self.failed > 0)
 
 
 @dataclass
@@ -119,12 +172,12 @@ class Problems:
     def add(self, key: str, error: Exception) -> None:
         """Count a picture."""
         self.count += 1
-        if len(self.first) < _SHOWN:
+        if len(self.first) < SHOWN:
             self.first.append(one_line(f"{key}: {error}"))
 
-    def summary(self, out: Path, pictures: int, seconds: float) -> RunSummary:
+    def summary(self, out: str | Path, pictures: int, seconds: float) -> RunSummary:
         """What became of all pictures."""
-        return RunSummary(out, pictures, self.count, tuple(self.first), seconds)
+        return RunSummary(str(out), pictures, self.count, tuple(self.first), seconds)
 
 
 @dataclass(frozen=True)
@@ -155,6 +208,20 @@ class Targets:
 def one_line(text: object) -> str:
     """A text as rows and terminals can hold it: on one line, and encodable whatever bytes a file name had."""
     return " ".join(str(text).split()).encode("utf-8", "backslashreplace").decode()
+
+
+def _cores() -> int:
+    """Cores that this process may use, which on a shared machine are fewer than there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _each_in(option: str, values: tuple[float, ...] | None, least: float, most: float) -> None:
+    if values is not None and (len(values) != 3 or not all(least <= value <= most for value in values)):
+        given = ",".join(f"{value:g}" for value in values)
+        bounds = "in [0, 1]" if least == 0 else "above 0, up to 1"
+        raise OptionError(
+            f"{option} is {given}; expected three numbers {bounds}, one per channel of a picture scaled to [0, 1]"
+        )
 
 
 def _at_least(what: str, value: int, least: int) -> None:

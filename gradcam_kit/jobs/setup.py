@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import torch
 from rich.console import Console
+from torch import nn
 
 from gradcam_kit.capture import check_model
 from gradcam_kit.errors import InputError, OptionError, UnknownNameError, did_you_mean
 from gradcam_kit.jobs.decode import Decoded, decode
 from gradcam_kit.jobs.explainer import Explainer
 from gradcam_kit.jobs.index import Entry
+from gradcam_kit.jobs.labels import Labels
 from gradcam_kit.jobs.request import ModelRequest, Targets
-from gradcam_kit.methods import METHODS
-from gradcam_kit.models import load_model
+from gradcam_kit.jobs.rows import method_name
+from gradcam_kit.methods import METHODS, BaseCAM
+from gradcam_kit.models import from_module, imported, load_model
 from gradcam_kit.types import Evidence
+
+_TRIED = 1000  # pictures that are opened in search of one that can be read
 
 
 def load_explainer(request: ModelRequest, console: Console | None = None) -> Explainer:
@@ -30,23 +36,28 @@ def load_explainer(request: ModelRequest, console: Console | None = None) -> Exp
     Raises:
         GradCamKitError: the request is wrong.
     """
-    device = _usable(request.device)
-    loaded = load_model(
-        request.model,
-        checkpoint=request.checkpoint,
-        weights=request.weights,
-        image_size=request.image_size,
-        mean=request.mean,
-        std=request.std,
-        class_names=None if request.class_names is None else _lines(request.class_names),
-    )
+    device, *_ = [usable_device(name) for name in device_names(request.device)]
+    names = _lines(request.class_names) if isinstance(request.class_names, Path) else request.class_names
+    if isinstance(request.model, nn.Module):
+        loaded = from_module(request.model, request.transform, names)
+    else:
+        loaded = load_model(
+            request.model,
+            checkpoint=request.checkpoint,
+            weights=request.weights,
+            image_size=request.image_size,
+            mean=request.mean,
+            std=request.std,
+            class_names=names,
+        )
     for text in loaded.notes:
         note(console, text)
-    targets = Targets.parse(request.targets)
-    if targets.kind == "label" and loaded.class_names is None:
-        raise OptionError("targets=label needs class names, and the model has none; give a file with --class-names")
+    model = check_model(loaded.model.to(device))
+    if all(parameter.ndim < 5 for parameter in model.parameters()):
+        model.to(memory_format=torch.channels_last)  # the layout in which convolutions are fast
     dtype: torch.dtype = getattr(torch, request.dtype)
-    return Explainer(loaded, check_model(loaded.model.to(device, dtype)), (), targets, device, dtype)
+    targets, labels = Targets.parse(request.targets), Labels(loaded.class_names)
+    return Explainer(loaded, model, (), targets, labels, device, dtype)
 
 
 def make_explainer(
@@ -56,24 +67,24 @@ def make_explainer(
 
     Args:
         request: which model, and what of it.
-        methods: names in `METHODS`; none = all that need a single pass and suit the model.
+        methods: names in `METHODS` or `package.module:Class`; none = all that need a single pass and suit the model.
         entries: the pictures that will be explained.
         console: where notes are shown; None = nowhere.
 
     Raises:
         GradCamKitError: the request is wrong.
     """
-    methods = list(dict.fromkeys(methods))
-    for method in methods:
-        if method not in METHODS:
-            hint = did_you_mean(method, METHODS)
-            raise UnknownNameError(f"there is no method {method!r}{hint}; see: gradcam-kit methods")
+    classes = method_classes(methods)
     explainer = load_explainer(request, console)
-    found = (decode(entry, explainer.loaded.transform) for entry in entries)
+    found = (decode(entry, explainer.loaded.transform) for entry in islice(entries, _TRIED))
     first = next((one for one in found if isinstance(one, Decoded)), None)
-    images = None if first is None else explainer.images([first.image])
-    explainer = explainer.with_methods(methods or _single_pass_methods(), request.layers, images, request.batch_size)
-    if methods or first is None:
+    nameless = explainer.targets.kind == "label" and not explainer.loaded.class_names
+    if nameless and first is not None and explainer.labels.index(first.entry) is None:
+        raise OptionError("targets=label needs class names, and the model has none; give a file with --class-names")
+    explainer = explainer.with_methods(classes or _single_pass_methods(), request.layers, first, request.batch_size)
+    for text in _layer_notes(explainer, request.layers):
+        note(console, text)
+    if classes or first is None:
         return explainer
     fitting = [cam for cam in explainer.cams if explainer.suits(cam, first)]
     left_out = [cam.name for cam in explainer.cams if cam not in fitting]
@@ -82,9 +93,18 @@ def make_explainer(
     return replace(explainer, cams=tuple(fitting) or explainer.cams)
 
 
-def _single_pass_methods() -> list[str]:
-    again = Evidence.RESCORE | Evidence.REPLAY | Evidence.PROBE
-    return [name for name, method in METHODS.items() if not method.needs & again]
+def method_classes(methods: Iterable[str]) -> list[type[BaseCAM]]:
+    """The methods of these names, without repetitions; a name with a colon is a class of the user's.
+
+    Raises:
+        GradCamKitError: no such method.
+    """
+    return list(dict.fromkeys(map(_method_class, methods)))
+
+
+def layers_of(explainer: Explainer) -> dict[str, list[str]]:
+    """The layers of each method; none for a method that does not choose any."""
+    return {method_name(cam): list(cam.target_layers or ()) for cam in explainer.cams}
 
 
 def note(console: Console | None, text: str) -> None:
@@ -93,12 +113,71 @@ def note(console: Console | None, text: str) -> None:
         console.print(f"note: {text}", highlight=False, markup=False, soft_wrap=True)
 
 
-def _usable(device: str | None) -> torch.device:
-    name = device or ("cuda" if torch.cuda.is_available() else "cpu")
+def device_names(asked: str | None) -> list[str]:
+    """The devices of a request: those between commas; all of a machine with several GPUs, if it names none of them."""
+    if asked is not None and asked != "cuda":
+        return [name.strip() for name in asked.split(",")]
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return [f"cuda:{index}" for index in range(count)] if count > 1 else [asked or ("cuda" if count else "cpu")]
+
+
+def usable_device(name: str) -> torch.device:
+    """The device of this name.
+
+    Raises:
+        OptionError: it cannot be used.
+    """
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise OptionError(f"the device {name!r} cannot be used: {str(error).splitlines()[0]}") from error
+
+
+def compile_around(model: nn.Module, layers: Iterable[str]) -> None:
+    """Compile the modules beside the target layers and inside of them; hooks need the layers themselves as they are."""
+    around = {""}
+    for layer in layers:
+        names = layer.split(".")
+        around |= {".".join(names[:depth]) for depth in range(1, len(names) + 1)}
+    for name, module in model.named_modules():
+        if name in around:
+            for child_name, child in module.named_children():
+                inner = f"{name}.{child_name}" if name else child_name
+                if inner not in around and any(True for _ in child.parameters()):
+                    child.compile()
+
+
+def _method_class(name: str) -> type[BaseCAM]:
+    if ":" in name:
+        try:
+            found = imported(name, "method")
+        except ModuleNotFoundError as error:
+            raise UnknownNameError(f"{name!r} names no method: no module {error.name!r}") from error
+        if not (isinstance(found, type) and issubclass(found, BaseCAM)):
+            raise InputError(f"{name} is no method; expected a class derived from gradcam_kit.BaseCAM")
+        return found
+    if name not in METHODS:
+        raise UnknownNameError(
+            f"there is no method {name!r}{did_you_mean(name, METHODS)}; see 'gradcam-kit methods', or name a class of "
+            "yours as package.module:Class"
+        )
+    return METHODS[name]
+
+
+def _layer_notes(explainer: Explainer, asked: Sequence[str]) -> list[str]:
+    if asked:
+        return []
+    chosen: dict[str, list[str]] = {}
+    for name, layers in layers_of(explainer).items():
+        if layers:
+            chosen.setdefault(" + ".join(layers), []).append(name)
+    by = {layer: f" by {', '.join(names)}" if len(chosen) > 1 else "" for layer, names in chosen.items()}
+    return [f"the layer {layer} is explained{said} (see --layer)" for layer, said in by.items()]
+
+
+def _single_pass_methods() -> list[type[BaseCAM]]:
+    again = Evidence.RESCORE | Evidence.REPLAY | Evidence.PROBE
+    return [method for method in METHODS.values() if not method.needs & again]
 
 
 def _lines(path: Path) -> list[str]:

@@ -17,14 +17,13 @@ from torch import Tensor
 
 from gradcam_kit.capture import read_inputs
 from gradcam_kit.comparison import Comparison, check_ending, compare, write_comparisons
-from gradcam_kit.contenders import Contender, contenders, known_metric, suited
+from gradcam_kit.comparison.contenders import Contender, contenders, known_metric, suited
 from gradcam_kit.errors import InputError, OptionError, PictureError
-from gradcam_kit.jobs.decode import batches
+from gradcam_kit.jobs.decode import batches, read_entry
 from gradcam_kit.jobs.explainer import Explainer
 from gradcam_kit.jobs.index import Entry, index_pictures
 from gradcam_kit.jobs.request import ModelRequest, Problems, RunSummary
 from gradcam_kit.jobs.setup import load_explainer, note
-from gradcam_kit.pictures import read_picture
 from gradcam_kit.transforms import Transform
 
 _LARGEST = 448  # pixels; nothing is shown larger
@@ -71,7 +70,7 @@ def draw_sheet(request: SheetRequest, console: Console | None = None) -> RunSumm
     for metric in request.metrics:
         if "masks" in known_metric(metric).needs:
             raise OptionError(f"the metric {metric!r} needs masks of the objects, which pictures alone do not have")
-    found = [entry for source in request.sources for entry in index_pictures(source, exclude=request.out)]
+    found = [entry for source in request.sources for entry in index_pictures(source, str(request.out))]
     entries = list({entry.path: entry for entry in found}.values())
     sheet = _Sheet(request, load_explainer(request, console), _distinct_names(entries), console)
     comparisons = list(sheet.comparisons(entries))
@@ -156,7 +155,7 @@ class _Sheet:
 
 
 def _read(entry: Entry, transform: Transform) -> _Ready:
-    picture = read_picture(entry.path)
+    picture = read_entry(entry)
     x0, y0, x1, y1 = map(round, transform.box(*picture.shape[:2]))
     seen = Image.fromarray(picture).crop((x0, y0, max(x1, x0 + 1), max(y1, y0 + 1)))
     seen.thumbnail((_LARGEST, _LARGEST))

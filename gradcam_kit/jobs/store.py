@@ -1,14 +1,12 @@
-"""What a run leaves in its folder: `run.json`, shards of rows, overlays. Files appear whole or not at all."""
+"""What a run leaves in its folder: `run.json`, shards of rows, overlays, thumbnails."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -16,111 +14,205 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gradcam_kit.errors import OptionError
-
-SCHEMA = pa.schema(
-    [
-        pa.field("path", pa.string(), nullable=False),
-        pa.field("status", pa.string(), nullable=False),
-        pa.field("error", pa.string()),
-        pa.field("method", pa.string(), nullable=False),
-        pa.field("layer", pa.string()),
-        pa.field("target", pa.int32()),
-        pa.field("target_name", pa.string()),
-        pa.field("score", pa.float32()),
-        pa.field("label", pa.string()),
-        pa.field("is_empty", pa.bool_()),
-        pa.field("heatmap", pa.binary()),
-        pa.field("height", pa.int32()),
-        pa.field("width", pa.int32()),
-        pa.field("box", pa.list_(pa.float64(), 4)),
-    ]
-)
-"""One row per picture and method (and target, where several are asked for).
-
-`heatmap` is little-endian float16 `(height, width)` in [0, 1], row by row, over the part `box` of the picture; with
-several layers it has the resolution of the finest, and `layer` joins their names with `+`.
-"""
-
-Row = dict[str, Any]
+from gradcam_kit.jobs.files import Folder, LocalFolder, folder_at
+from gradcam_kit.jobs.request import SHOWN
+from gradcam_kit.jobs.rows import SCHEMA, Row
 
 _LONGEST_NAME = 255  # bytes, on all common file systems
+_PARTS = ("run.json", "report.html", "shards", "overlays", "thumbnails")  # run.json first: without it there is no run
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What is in a shard.
+
+    Attributes:
+        problems: the first few failures, one line each.
+    """
+
+    pictures: int
+    failed: int
+    problems: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Store:
-    """The folder of one run."""
+    """The folder of one run; `extra` are columns beside those of `SCHEMA`."""
 
-    out: Path
+    folder: Folder
+    extra: tuple[pa.Field, ...] = field(default=())
 
-    @property
-    def manifest(self) -> Path:
-        """The file that says what determined the rows."""
-        return self.out / "run.json"
-
-    def check(self, overwrite: bool) -> None:
-        """Refuse a folder that holds a run already; changes nothing.
+    @classmethod
+    def at(cls, out: str) -> Store:
+        """The store of a path.
 
         Raises:
-            OptionError: a run is there and may not be overwritten, or the place is no folder.
+            OptionError: the path is a file.
         """
-        if self.out.exists() and not self.out.is_dir():
-            raise OptionError(f"--out {str(self.out)!r} is a file; a folder is needed")
-        if self._holds_run() and not overwrite:
-            raise OptionError(
-                f"{str(self.out)!r} holds a run already; choose another folder, or replace it: --overwrite"
-            )
+        if Path(out).exists() and not Path(out).is_dir():
+            raise OptionError(f"--out {out!r} is a file; a folder is needed")
+        return cls(folder_at(out))
 
-    def begin(self, manifest: Mapping[str, Any]) -> None:
-        """Remove what an earlier run left (and nothing else), then write the manifest."""
-        with _named(self.out):
-            if self._holds_run():
-                self.manifest.unlink(missing_ok=True)  # first, so that a half removed run is no run
-                for part in ("shards", "overlays"):
-                    if (self.out / part).is_dir():
-                        shutil.rmtree(self.out / part)
-            (self.out / "shards").mkdir(parents=True, exist_ok=True)
-            with whole(self.manifest) as temporary:
-                temporary.write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    def manifest(self) -> dict[str, Any] | None:
+        """What determined the rows that are here; None if there is no run.
 
-    def write_shard(self, number: int, rows: Sequence[Row]) -> Path:
-        """Write the rows of one shard."""
-        path = self.out / "shards" / f"{number:05}.parquet"
-        with _named(path), whole(path) as temporary:
-            pq.write_table(pa.Table.from_pylist(list(rows), schema=SCHEMA), temporary, compression="zstd")
-        return path
+        Raises:
+            OptionError: rows without a manifest, or a manifest that cannot be read.
+        """
+        content = self.folder.read("run.json")
+        if content is None:
+            if any(name.endswith(".parquet") for name in self.folder.names("shards")):
+                raise OptionError(
+                    f"{self.folder.root!r} holds shards without a run.json; choose another folder, or replace them: "
+                    "--overwrite"
+                )
+            return None
+        try:
+            read: dict[str, Any] = json.loads(content)
+        except ValueError as error:
+            raise OptionError(f"{self.folder.root}/run.json is no JSON: {error}; replace it: --overwrite") from error
+        return read
 
-    def overlay_path(self, key: str, method: str, rank: int = 0) -> Path:
+    def begin(self, manifest: Mapping[str, Any], overwrite: bool) -> None:
+        """Make the folder that of this run, which may have been begun before.
+
+        Raises:
+            OptionError: another run is there and may not be overwritten.
+        """
+        with self.named():
+            if overwrite:
+                for name in _PARTS:
+                    self.folder.remove(name)
+            elif (before := self.manifest()) is not None:
+                check_same(before, manifest, self.folder.root)
+                return
+            content = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
+            self.folder.write("run.json", content.encode("utf-8", "backslashreplace"))
+
+    def complete(self) -> set[int]:
+        """The numbers of the shards that are here."""
+        names = (name.removesuffix(".parquet") for name in self.folder.names("shards") if name.endswith(".parquet"))
+        return {int(name) for name in names if name.isdecimal()}
+
+    def write_shard(self, number: int, rows: Sequence[Row], thumbnails: Mapping[str, bytes]) -> Counts:
+        """Write the rows of one shard, and before them the thumbnails of its pictures by their keys."""
+        counts = counted(rows)
+        metadata = {"gradcam_kit.pictures": str(counts.pictures), "gradcam_kit.failed": str(counts.failed)}
+        schema = pa.schema([*SCHEMA, *self.extra], metadata=metadata)
+        with self.named():
+            if thumbnails:
+                small = pa.table({"path": list(thumbnails), "jpeg": pa.array(thumbnails.values(), pa.binary())})
+                self.folder.write(f"thumbnails/{_shard(number)}", _parquet(small))
+            self.folder.write(f"shards/{_shard(number)}", _parquet(pa.Table.from_pylist(list(rows), schema=schema)))
+        return counts
+
+    def read_shard(self, number: int, columns: Sequence[str] | None = None) -> list[Row]:
+        """The rows of a shard."""
+        with self.folder.open(f"shards/{_shard(number)}") as file:
+            rows: list[Row] = pq.read_table(file, columns=columns).to_pylist()
+            return rows
+
+    def read_thumbnails(self, number: int) -> dict[str, bytes]:
+        """The thumbnails of a shard's pictures by their keys."""
+        if _shard(number) not in self.folder.names("thumbnails"):
+            return {}
+        with self.folder.open(f"thumbnails/{_shard(number)}") as file:
+            return {row["path"]: row["jpeg"] for row in pq.read_table(file).to_pylist()}
+
+    def counts(self, number: int) -> Counts:
+        """What is in a shard that was written before."""
+        with self.folder.open(f"shards/{_shard(number)}") as file:
+            metadata = pq.read_metadata(file).metadata or {}
+        pictures, failed = (int(metadata.get(f"gradcam_kit.{name}".encode(), 0)) for name in ("pictures", "failed"))
+        if not failed:
+            return Counts(pictures, failed)
+        return counted(self.read_shard(number, ["path", "status", "error"]))
+
+    def overlay_name(self, key: str, method: str, rank: int = 0) -> str:
         """Where the overlay of a picture lies; `rank` counts the targets of one picture.
 
         The picture's whole name stays; names too long for the file system end in a digest of themselves.
         """
         *folders, name = PurePosixPath(key).parts
         suffix = f".{method}.jpg" if rank == 0 else f".{method}.{rank + 1}.jpg"
-        return self.out.joinpath("overlays", *map(_fitting, folders), _fitting(name, suffix))
+        return "/".join(["overlays", *map(_fitting, folders), _fitting(name, suffix)])
 
-    def _holds_run(self) -> bool:
-        return self.manifest.exists() or any((self.out / "shards").glob("*.parquet"))
+    def place(self, name: str) -> str:
+        """A file of this run as a person finds it."""
+        return (
+            str(Path(self.folder.root, name)) if isinstance(self.folder, LocalFolder) else f"{self.folder.root}/{name}"
+        )
 
-
-@contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """Give a temporary name beside `path` that becomes `path` when the block ends well, and disappears when not."""
-    temporary = path.with_name(f".{os.getpid()}-{path.name}")
-    try:
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    def named(self) -> _Named:
+        """Let errors of the disk say which folder they concern, and what remains."""
+        return _Named(self.folder.root)
 
 
-@contextmanager
-def _named(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise OptionError(f"{str(path)!r} cannot be written: {error.strerror or error}") from error
+class _Named:
+    def __init__(self, root: str) -> None:
+        self._root = root
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, OSError):
+            raise OptionError(
+                f"{error.filename or self._root!r} cannot be written: {error.strerror or error}; what is complete in "
+                f"{self._root!r} stays valid, and the same command goes on from there"
+            ) from error
+
+
+def check_same(before: Mapping[str, Any], now: Mapping[str, Any], root: str) -> None:
+    """Refuse to mix the rows of two different runs.
+
+    Raises:
+        OptionError: the first field that differs.
+    """
+    now = json.loads(json.dumps(now))  # tuples become lists, as in the file
+    for name, old, new in _differences(before, now):
+        if name.split(".")[0] != "about":
+            raise OptionError(
+                f"{root!r} holds a run with another {name}: {_short(old)} there, {_short(new)} now; choose another "
+                "folder, ask for the same, or replace it: --overwrite"
+            )
+
+
+def counted(rows: Iterable[Row], shown: int = SHOWN) -> Counts:
+    """Count pictures and failures in rows; the rows of a picture follow each other."""
+    pictures, failed, last, last_failed = 0, 0, None, None
+    problems: list[str] = []
+    for row in rows:
+        if row["path"] != last:
+            pictures, last = pictures + 1, row["path"]
+        if row.get("error") is not None and row["path"] != last_failed:
+            failed, last_failed = failed + 1, row["path"]
+            if len(problems) < shown:
+                problems.append(f"{row['path']}: {row['error'].partition(': ')[2] or row['error']}")
+    return Counts(pictures, failed, tuple(problems))
+
+
+def _differences(before: Any, now: Any, name: str = "") -> Iterable[tuple[str, Any, Any]]:
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        for key in [*before, *(key for key in now if key not in before)]:
+            yield from _differences(before.get(key), now.get(key), f"{name}.{key}" if name else str(key))
+    elif before != now:
+        yield name, before, now
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 80 else f"{text[:79]}…"
+
+
+def _shard(number: int) -> str:
+    return f"{number:05}.parquet"
+
+
+def _parquet(table: pa.Table) -> bytes:
+    buffer = BytesIO()
+    pq.write_table(table, buffer, compression="zstd")
+    return buffer.getvalue()
 
 
 def _fitting(name: str, suffix: str = "") -> str:

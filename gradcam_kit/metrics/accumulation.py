@@ -42,20 +42,19 @@ class MeanOverImages(torchmetrics.Metric):
     """
 
     full_state_update = False
+    total: Tensor
+    counts: Tensor
 
     def __init__(self, name: str, *, torchmetrics_options: dict[str, Any] | None = None, **options: Any) -> None:
         if name not in METRICS:
             raise UnknownNameError(f"there is no metric {name!r}{did_you_mean(name, METRICS)}")
         super().__init__(**(torchmetrics_options or {}))
         self.metric, self.options = METRICS[name], options
+        # torchmetrics takes it for a constant of the class, and refuses the plain assignment.
+        vars(self)["higher_is_better"] = {"higher": True, "lower": False}.get(self.metric.better)
         self.settings: dict[str, Any] = {}
         self.add_state("total", torch.zeros((), dtype=torch.double), dist_reduce_fx="sum")
         self.add_state("counts", torch.zeros(len(Status), dtype=torch.long), dist_reduce_fx="sum")
-
-    @property
-    def higher_is_better(self) -> bool | None:
-        """As the metric says; None where neither is better."""
-        return {"higher": True, "lower": False}.get(self.metric.better)
 
     def update(self, case: Case | Measured) -> None:
         """Add a batch: a case to measure, or what the metric returned for it."""
@@ -90,6 +89,8 @@ class PointingGame(torchmetrics.Metric):
 
     full_state_update = False
     higher_is_better = True
+    hits: Tensor
+    seen: Tensor
 
     def __init__(self, classes: int, *, tolerance: float = 0.0, **options: Any) -> None:
         super().__init__(**options)
@@ -125,6 +126,8 @@ class MaxBoxAccuracy(torchmetrics.Metric):
 
     full_state_update = False
     higher_is_better = True
+    hits: Tensor
+    count: Tensor
 
     def __init__(
         self,
@@ -171,6 +174,7 @@ class PixelAveragePrecision(torchmetrics.Metric):
 
     full_state_update = False
     higher_is_better = True
+    histograms: Tensor
 
     def __init__(self, *, bins: int = 1000, **options: Any) -> None:
         super().__init__(**options)

@@ -74,7 +74,7 @@ def box_overlaps(
         heatmaps: with two position axes.
         boxes: (x0, y0, x1, y1), x1 and y1 exclusive; boxes without area are fillers.
         thresholds: shares of each map's maximum, exclusive.
-        all_regions: False = only the region with the largest contour (MaxBoxAcc), True = all of them (V2).
+        all_regions: False = only the region with the most positions (MaxBoxAcc), True = all of them (V2).
 
     Raises:
         ShapeError: maps that have not two position axes, or boxes that are not `(n, b, 4)`.
@@ -111,12 +111,11 @@ def _region_boxes(above: NDArray[np.bool_], all_regions: bool) -> NDArray[np.flo
     """Boxes around connected regions `(r, 4)`."""
     import cv2
 
-    contours = cv2.findContours(above.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)[0]
-    if contours and not all_regions:
-        contours = [max(contours, key=cv2.contourArea)]
-    boxes = np.array([cv2.boundingRect(contour) for contour in contours], dtype=float).reshape(-1, 4)
-    boxes[:, 2:] += boxes[:, :2]
-    return boxes
+    # Row 0 is the background; columns are x, y, width, height, positions.
+    found = cv2.connectedComponentsWithStats(above.astype(np.uint8), connectivity=8)[2][1:].astype(float)
+    if len(found) and not all_regions:
+        found = found[found[:, 4].argmax()][None]
+    return np.concatenate([found[:, :2], found[:, :2] + found[:, 2:4]], axis=1)
 
 
 def _overlaps(boxes: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any, TypeVar
 
-from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from gradcam_kit.errors import InputError, UnknownNameError
@@ -25,29 +24,30 @@ class Case:
     """A batch and its heatmaps; all that a metric may look at.
 
     Attributes:
-        heatmaps: in [0, 1], at the size of the images.
-        images: as the model gets them.
+        heatmaps: `(n, *t)` in [0, 1], at the size of the images.
+        images: `(n, c, *t)`, as the model gets them.
         rescore: the probability of each sample's class for changed images, as `capture.rescoring` yields it.
         predicts: 1 where a changed image is still predicted as its sample's class, else 0; None = `rescore.predicts`.
-        masks: where the object is.
+        masks: `(n, *t)` bool, where the object is.
         explain: the method itself, for metrics that run it again: images -> heatmaps for the same classes.
         seed: of all random draws.
-        identities: a number per image, so that its draws depend neither on the batch nor on its place in it; None =
-            the place.
+        identities: `(n,)` int, a number per image, so that its draws depend neither on the batch nor on its place in
+            it; None = the place.
 
     Raises:
         ShapeError: heatmaps, images, masks or identities that do not fit each other; the message has both shapes.
         OptionError: heatmaps outside of [0, 1].
     """
 
-    heatmaps: Float[Tensor, "n *t"]
-    images: Float[Tensor, "n c *t"]
+    # Plain tensors here, so that what does not fit meets the checks below and their words.
+    heatmaps: Tensor
+    images: Tensor
     rescore: Rows | None = None
     predicts: Rows | None = None
-    masks: Bool[Tensor, "n *t"] | None = None
+    masks: Tensor | None = None
     explain: Explain | None = None
     seed: int = 0
-    identities: Int[Tensor, " n"] | None = None
+    identities: Tensor | None = None
 
     def __post_init__(self) -> None:
         check_heatmaps(self.heatmaps, self.images)

@@ -17,7 +17,7 @@ def check_heatmaps(heatmaps: Tensor, images: Tensor, *, within: bool = True) -> 
     Args:
         heatmaps: expected `(n, *t)`.
         images: expected `(n, c, *t)`.
-        within: whether the range matters. NaN is no error: it is flagged.
+        within: whether the range matters. NaN and infinity are no errors: they are flagged.
     """
     if not heatmaps.is_floating_point():
         raise InputError(f"heatmaps are {heatmaps.dtype}; expected floating point values in [0, 1]")
@@ -27,8 +27,9 @@ def check_heatmaps(heatmaps: Tensor, images: Tensor, *, within: bool = True) -> 
         raise ShapeError(
             f"heatmaps have shape {tuple(heatmaps.shape)}; images of shape {tuple(images.shape)} need {expected}{hint}"
         )
-    if within and bool(((heatmaps < 0) | (heatmaps > 1)).any()):
-        low, high = float(heatmaps.amin()), float(heatmaps.amax())
+    outside = ((heatmaps < 0) | (heatmaps > 1)) & heatmaps.isfinite()
+    if within and bool(outside.any()):
+        low, high = (float(extreme) for extreme in heatmaps[heatmaps.isfinite()].aminmax())
         raise OptionError(f"heatmaps range from {low:.3g} to {high:.3g}; expected [0, 1] as the methods return them")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -11,8 +11,17 @@ from torch import Tensor
 from gradcam_kit.functional import normalize, widen
 from gradcam_kit.metrics.draws import identities_of, uniform
 
-Control = Callable[[Tensor, int, Tensor | None], Tensor]
-"""From images, seed and identities (None = places in the batch) to heatmaps in [0, 1]."""
+
+@runtime_checkable
+class Control(Protocol):
+    """A map that knows nothing of the model."""
+
+    def __call__(
+        self, images: Float[Tensor, "n c *t"], seed: int = 0, identities: Int[Tensor, " n"] | None = None
+    ) -> Float[Tensor, "n *t"]:
+        """Heatmaps in [0, 1]; an image's draws belong to the seed and to its identity (None = its place)."""
+        ...
+
 
 _STREAM = 1
 _WIDTH = 0.25

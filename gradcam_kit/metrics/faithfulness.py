@@ -62,8 +62,8 @@ def average_gain(heatmaps: Float[Tensor, "n *t"], images: Float[Tensor, "n c *t"
     """The share of what was missing that is gained, in percent: 100 max(0, O - Y) / (1 - Y); 0 where Y is 1."""
     before, after = masked_scores(heatmaps, images, rescore)
     missing = 1 - before
-    values = 100 * (after - before).clamp(min=0) / missing.where(missing > 0, 1)
-    return _of_masked(values.where(missing != 0, 0), heatmaps, rescore, before=before, after=after)
+    values = 100 * (after - before).clamp(min=0) / missing.where(missing != 0, 1)
+    return _of_masked(values, heatmaps, rescore, before=before, after=after)
 
 
 @metric(

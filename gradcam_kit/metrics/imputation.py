@@ -54,8 +54,9 @@ def impute(
     values = widen(images)
     with torch.autocast(images.device.type, enabled=False), torch.no_grad():
         mask = _planes(removed[:, None].expand(images.shape)).to(values.dtype)
+        stencils = _Stencils(mask)
         known = _planes(values) * (1 - mask)
-        solution = known + _solve(_levels(mask), _neighbors(known) * mask, tolerance)
+        solution = known.add_(_solve(_levels(mask, stencils), stencils.neighbors(known) * mask, tolerance))
     return solution.reshape(images.shape).contiguous()
 
 
@@ -66,6 +67,7 @@ class _Level:
     mask: Float[Tensor, "1 p h w"]
     weight: Float[Tensor, "1 1 h w"]
     scaled: Float[Tensor, "1 p h w"]
+    stencils: _Stencils
 
 
 def _planes(images: Tensor) -> Tensor:
@@ -75,12 +77,12 @@ def _planes(images: Tensor) -> Tensor:
     return planes.contiguous(memory_format=layout)
 
 
-def _levels(mask: Float[Tensor, "1 p h w"]) -> list[_Level]:
+def _levels(mask: Float[Tensor, "1 p h w"], stencils: _Stencils) -> list[_Level]:
     """The grid itself and coarser ones, each of half the size."""
     levels = []
     while True:
-        weight = _neighbors(torch.ones_like(mask[:, :1]))
-        levels.append(_Level(mask, weight, mask / weight))
+        weight = stencils.neighbors(torch.ones_like(mask))[:, :1].contiguous()
+        levels.append(_Level(mask, weight, mask / weight, stencils))
         if min(mask.shape[2:]) <= _COARSEST:
             return levels
         mask = (avg_pool2d(_even(mask, 1.0), 2) > 1 - 1e-3).to(mask.dtype)
@@ -101,9 +103,10 @@ def _solve(levels: list[_Level], right: Float[Tensor, "1 p h w"], tolerance: flo
         # Elsewhere than on a CPU it is asked in every few steps only, because the answer has to be waited for.
         if step % pause == 0 and not bool(running.any()):
             break
-        changed = _neighbors(direction).neg_().addcmul_(fine.weight, direction).mul_(fine.mask)
-        length = (product / _dot(direction, changed)).where(running, 0)
-        solution.addcmul_(length, direction)
+        # The negative of A times the direction, which is 0 elsewhere than on the mask.
+        changed = fine.stencils.neighbors(direction).addcmul_(fine.weight, direction, value=-1).mul_(fine.mask)
+        length = (product / _dot(direction, changed)).where(running, 0)  # negative too
+        solution.addcmul_(length, direction, value=-1)
         residual.addcmul_(length, changed, value=-1)
         preconditioned = _cycle(levels, residual)
         before, product = product, _dot(residual, preconditioned)
@@ -120,31 +123,35 @@ def _cycle(levels: list[_Level], residual: Float[Tensor, "1 p h w"]) -> Float[Te
     correction = level.scaled * residual
     if coarser:
         # After a sweep from zero the residual is the masked sum over neighbors.
-        left = _neighbors(correction).mul_(level.mask)
-        correction.addcmul_(level.mask, _prolong(_cycle(coarser, _restrict(left)), left))
-    return _neighbors(correction).add_(residual).mul_(level.scaled)
+        left = level.stencils.neighbors(correction).mul_(level.mask)
+        correction.addcmul_(level.mask, level.stencils.prolong(_cycle(coarser, level.stencils.restrict(left)), left))
+    return level.stencils.neighbors(correction).add_(residual).mul_(level.scaled)
 
 
-def _neighbors(planes: Float[Tensor, "1 p h w"]) -> Float[Tensor, "1 p h w"]:
-    """The weighted sum over the 8 neighbors inside of the image."""
-    kernel = planes.new_tensor(_NEIGHBORS)
-    return conv2d(planes, kernel.expand(planes.shape[1], 1, 3, 3), padding=1, groups=planes.shape[1])
+class _Stencils:
+    """The convolutions of all levels, for one number of planes."""
 
+    def __init__(self, planes: Float[Tensor, "1 p h w"]) -> None:
+        self.count = planes.shape[1]
+        linear = planes.new_tensor(_LINEAR)
+        self.kernel = self._for_each(planes.new_tensor(_NEIGHBORS))
+        self.linear = self._for_each(torch.outer(linear, linear))
 
-def _restrict(planes: Float[Tensor, "1 p h w"]) -> Float[Tensor, "1 p a b"]:
-    """The adjoint of `_prolong`."""
-    return conv2d(_even(planes, 0.0), _linear(planes), stride=2, padding=1, groups=planes.shape[1])
+    def neighbors(self, planes: Float[Tensor, "1 p h w"]) -> Float[Tensor, "1 p h w"]:
+        """The weighted sum over the 8 neighbors inside of the image."""
+        return conv2d(planes, self.kernel, padding=1, groups=self.count)
 
+    def restrict(self, planes: Float[Tensor, "1 p h w"]) -> Float[Tensor, "1 p a b"]:
+        """The adjoint of `prolong`."""
+        return conv2d(_even(planes, 0.0), self.linear, stride=2, padding=1, groups=self.count)
 
-def _prolong(planes: Float[Tensor, "1 p a b"], like: Float[Tensor, "1 p h w"]) -> Float[Tensor, "1 p h w"]:
-    """Linear interpolation to the finer grid."""
-    finer = conv_transpose2d(planes, _linear(planes), stride=2, padding=1, groups=planes.shape[1])
-    return finer[..., : like.shape[2], : like.shape[3]]
+    def prolong(self, planes: Float[Tensor, "1 p a b"], like: Float[Tensor, "1 p h w"]) -> Float[Tensor, "1 p h w"]:
+        """Linear interpolation to the finer grid."""
+        finer = conv_transpose2d(planes, self.linear, stride=2, padding=1, groups=self.count)
+        return finer[..., : like.shape[2], : like.shape[3]]
 
-
-def _linear(planes: Tensor) -> Tensor:
-    weights = planes.new_tensor(_LINEAR)
-    return torch.outer(weights, weights).expand(planes.shape[1], 1, -1, -1)
+    def _for_each(self, kernel: Tensor) -> Tensor:
+        return kernel.expand(self.count, 1, -1, -1).contiguous()
 
 
 def _even(planes: Tensor, beyond: float) -> Tensor:

@@ -72,6 +72,6 @@ def measured(
     """Give every image its status: the first flag that holds, else NAN where the value is not finite, else OK."""
     values = widen(values.detach()).float()
     status = torch.where(values.isfinite(), int(Status.OK), int(Status.NAN))
-    for flag, holds in reversed(flags.items()):
+    for flag, holds in reversed(list(flags.items())):
         status = status.masked_fill(holds, int(flag))
     return Measured(values, status, dict(settings), {name: detail.detach() for name, detail in details.items()})

@@ -28,12 +28,14 @@ def score_grid(rescore: Rows, images: Tensor, steps: int, build: Build, batch_si
         batch_size: the most rows that exist at once.
     """
     positive_int("batch_size", batch_size)
+    if len(images) == 0:
+        return images.new_zeros(0, steps, dtype=torch.float32)
     rows = torch.arange(len(images) * steps, device=images.device)
     scores = []
     for chunk in rows.split(batch_size):
         index = chunk // steps
         scores.append(check_scores(rescore(build(index, chunk % steps), index), len(chunk)))
-    return torch.cat(scores).reshape(len(images), steps) if scores else images.new_zeros(0, steps)
+    return torch.cat(scores).reshape(len(images), steps)
 
 
 def score_settings(rescore: Rows) -> dict[str, Any]:

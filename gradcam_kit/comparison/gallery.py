@@ -56,7 +56,9 @@ class Panel:
 
 def draw_sheet(panels: Sequence[Panel], columns: int = COLUMNS) -> RGB:
     """All panels as one picture; a panel with many heatmaps takes several rows."""
-    rows, titles, names = [], [], []
+    rows: list[Sequence[RGB | None]] = []
+    titles: list[list[str]] = []
+    names: list[str] = []
     for panel in panels:
         picture = panel.shown
         drawn = [picture, *(overlay(picture, cell.heatmap) for cell in panel.cells)]
@@ -67,9 +69,9 @@ def draw_sheet(panels: Sequence[Panel], columns: int = COLUMNS) -> RGB:
             titles.append(labels[start : start + step])
             names.append("" if start else panel.title)
     width = max(map(len, rows))
-    rows = [[*row, *[None] * (width - len(row))] for row in rows]
+    filled = [[*row, *([None] * (width - len(row)))] for row in rows]
     titles = [[*row, *[""] * (width - len(row))] for row in titles]
-    return contact_sheet(rows, titles=titles, row_titles=names)
+    return contact_sheet(filled, titles=titles, row_titles=names)
 
 
 def draw_figure(panels: Sequence[Panel], columns: int = COLUMNS, *, alpha: float = 0.5) -> Figure:
@@ -99,7 +101,7 @@ def draw_figure(panels: Sequence[Panel], columns: int = COLUMNS, *, alpha: float
         _draw(block[0], picture, panel.title, [panel.note])
         for axis, cell in zip(block[1:], panel.cells, strict=False):
             _draw(axis, overlay(picture, cell.heatmap, alpha=alpha), cell.title, cell.notes)
-    return figure  # type: ignore[no-any-return]
+    return figure
 
 
 def draw_page(
@@ -182,7 +184,7 @@ def _panel(panel: Panel) -> str:
     cards = [_card("", "picture")]
     # Colors are enlarged like the picture by the browser, so the heatmap's own resolution is enough.
     cards += [_card(f'<img alt="" src="{_data(colorize(one.heatmap))}">', one.title, one.notes) for one in panel.cells]
-    note = f" <span class=gk-quiet>{escape(panel.note)}</span>" if panel.note else ""
+    note = f" <span class=gk-quiet>· {escape(panel.note)}</span>" if panel.note else ""
     head = f"<h4>{escape(panel.title)}{note}</h4>"
     return f'<section style="{shared}">{head}<div class=gk-cards>{"".join(cards)}</div></section>'
 
@@ -224,7 +226,7 @@ _STYLE = (
     ".gk-head label{display:inline-flex;gap:.5rem;align-items:center}"
     ".gk-scale i{display:inline-block;width:90px;height:10px;border-radius:2px;vertical-align:middle;"
     f"background:linear-gradient(90deg,{_scale()})}}"
-    ".gk section{margin:0 0 1rem}.gk h4{margin:.3rem 0;font-size:13px}"
+    ".gk section{margin:0 0 1rem}.gk h4{margin:.3rem 0;font-size:13px;font-weight:600}"
     ".gk-cards{display:grid;grid-template-columns:repeat(auto-fill,minmax(132px,1fr));gap:10px;max-width:1400px}"
     ".gk figure{margin:0;min-width:0}"
     ".gk-stack{background:var(--gk-picture) 0 0/100% 100%;aspect-ratio:var(--gk-ratio)}"

@@ -1,0 +1,205 @@
+"""A run beside bare loops: pictures per second, memory and time as a folder grows, planning a million paths."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import typer
+from PIL import Image
+from torchvision import models
+
+from benchmarks.measure import reason
+from benchmarks.options import Out, Quick, Rounds, Threads
+from benchmarks.results import Figure, Results, Row, environment, place_of
+from gradcam_kit.jobs import RunRequest
+from gradcam_kit.jobs.explainer import Explainer
+from gradcam_kit.jobs.pipeline import Pipeline
+from gradcam_kit.jobs.plan import make_plan
+from gradcam_kit.jobs.setup import make_explainer
+from gradcam_kit.jobs.store import Store
+from gradcam_kit.pictures import read_picture, write_picture
+from gradcam_kit.transforms import IMAGENET
+
+SIZES = ((480, 640), (768, 1024), (1024, 768), (333, 500), (224, 224), (1080, 1920))
+BATCH = 32
+BARE = "decode and forward pass, no heatmaps"
+
+
+def run(
+    pictures: Annotated[int, typer.Option(help="JPEGs of mixed sizes", min=1)] = 2000,
+    growth: Annotated[int, typer.Option(help="pictures of the small run; the large one has ten times as many")] = 2000,
+    paths: Annotated[int, typer.Option(help="paths that are planned")] = 1_000_000,
+    rounds: Rounds = 3,
+    threads: Threads = 2,
+    out: Out = None,
+    quick: Quick = False,
+) -> None:
+    """What a dataset run costs beside bare loops, with ResNet-50; memory and time as it grows; planning."""
+    if quick:
+        pictures, growth, paths, rounds = 4, 20, 1000, 1
+    torch.set_num_threads(threads)
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        draw(root / "pictures", pictures)
+        rows = [*loop_rows(root, rounds), *growth_rows(root, growth), planning_row(root, paths)]
+    settings = environment("cpu", pictures=pictures, growth=growth, paths=paths, rounds=rounds, batch=BATCH)
+    Results("runs", settings, rows).finish(place_of("runs", "cpu", out, quick))
+
+
+def draw(folder: Path, count: int) -> None:
+    """JPEGs with structure, of mixed sizes."""
+    generator = np.random.default_rng(0)
+    folder.mkdir()
+    for i in range(count):
+        height, width = SIZES[i % len(SIZES)]
+        small = generator.integers(0, 255, (12, 16, 3), dtype=np.uint8)
+        picture = Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
+        picture.save(folder / f"{i:06}.jpg", quality=90)
+
+
+def loop_rows(root: Path, rounds: int) -> Iterator[Row]:
+    """The works, interleaved; ratios are to the bare loop of the same round."""
+    request = RunRequest("torchvision:resnet50", source=str(root / "pictures"), layers=("layer4",), processes=True)
+    plan = make_plan(request.source, "", 1000)
+    explainer = make_explainer(request, request.methods, plan.entries())
+    files = [entry.path for entry in plan.entries()]
+    works: dict[str, Callable[[], None]] = {
+        BARE: lambda: bare(explainer, files),
+        "decode only": lambda: decode_only(files),
+        "run, no overlays": lambda: ours(request, explainer, root / "out", 0),
+        "run, all overlays": lambda: ours(request, explainer, root / "out", None),
+        "loop with pytorch-grad-cam and its overlay": lambda: theirs(files, root / "theirs"),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in works}
+    skipped: dict[str, str] = {}
+    for _ in range(rounds):
+        for name, work in works.items():
+            start = time.perf_counter()
+            try:
+                work()
+            except ImportError as error:
+                skipped[name] = reason(error)
+            seconds[name].append(time.perf_counter() - start)
+    plan.close()
+    for name, times in seconds.items():
+        figures = {
+            "pictures_per_second": Figure.of(len(files) / each for each in times),
+            "ratio": Figure.of(mine / bare_ for mine, bare_ in zip(times, seconds[BARE], strict=True)),
+        }
+        yield Row({"work": name}, {} if name in skipped else figures, skipped.get(name, ""))
+
+
+def bare(explainer: Explainer, files: Sequence[str]) -> None:
+    """Read in one thread, predict in batches."""
+    for start in range(0, len(files), BATCH):
+        images = torch.stack([IMAGENET(read_picture(path)) for path in files[start : start + BATCH]])
+        with torch.inference_mode():
+            explainer.model(images)
+
+
+def decode_only(files: Sequence[str]) -> None:
+    """Read and prepare, no model."""
+    for path in files:
+        IMAGENET(read_picture(path))
+
+
+def ours(request: RunRequest, explainer: Explainer, out: Path, overlays: int | None) -> None:
+    """All that a run does after the model is loaded."""
+    asked = RunRequest(**{**vars(request), "out": str(out), "overlays": overlays})
+    shutil.rmtree(out, ignore_errors=True)
+    plan = make_plan(asked.source, asked.out, asked.shard_size)
+    pipeline = Pipeline(asked, explainer, Store.at(asked.out), plan.pictures)
+    list(pipeline.work(map(plan.shard, range(plan.shards))))
+    plan.close()
+
+
+def theirs(files: Sequence[str], out: Path) -> None:
+    """One picture after the other, as the examples of pytorch-grad-cam do it."""
+    from pytorch_grad_cam import GradCAM
+    from pytorch_grad_cam.utils.image import show_cam_on_image
+
+    torch.manual_seed(0)
+    model = models.resnet50().eval()
+    out.mkdir(exist_ok=True)
+    with GradCAM(model=model, target_layers=[model.layer4[-1]]) as cam:
+        for path in files:
+            picture = read_picture(path)
+            heatmap = cam(input_tensor=IMAGENET(picture)[None], targets=None)[0]
+            height, width = picture.shape[:2]
+            large = np.asarray(Image.fromarray(heatmap).resize((width, height), Image.Resampling.BILINEAR))
+            drawn = show_cam_on_image(picture.astype(np.float32) / 255, large, use_rgb=True)
+            write_picture(out / f"{Path(path).stem}.jpg", drawn)
+
+
+def growth_rows(root: Path, count: int) -> Iterator[Row]:
+    """The bundled model on a folder and on ten times as many, each in a process of its own."""
+    measured: list[Mapping[str, float]] = []
+    for factor in (1, 10):
+        folder = root / f"times{factor}"
+        folder.mkdir()
+        originals = [write_small(root, i) for i in range(20)] if factor == 1 else sorted((root / "small").iterdir())
+        for i in range(count * factor):
+            (folder / f"{i:08}.jpg").hardlink_to(originals[i % len(originals)])
+        arguments = [str(folder), "--model", "demo", "--out", str(root / f"run{factor}"), "--overlays", "none"]
+        measured.append(in_process("run", [*arguments, "--no-report", "--thumbnails", "0", "--shard-size", "500"]))
+        figures = {name: Figure.of([value]) for name, value in measured[-1].items()}
+        if factor == 10:
+            per_picture = measured[1]["seconds"] / measured[0]["seconds"] / 10
+            figures["memory_growth"] = Figure.of([measured[1]["peak_mb"] / measured[0]["peak_mb"]])
+            figures["time_per_picture_growth"] = Figure.of([per_picture])
+        yield Row({"work": "run of the bundled model", "pictures": count * factor}, figures)
+
+
+def write_small(root: Path, index: int) -> Path:
+    """One of the pictures that the growing folders link to."""
+    path = root / "small" / f"{index}.jpg"
+    path.parent.mkdir(exist_ok=True)
+    pixels = np.random.default_rng(index).integers(0, 255, (8, 8, 3), dtype=np.uint8)
+    Image.fromarray(pixels).resize((160, 128), Image.Resampling.BICUBIC).save(path)
+    return path
+
+
+def planning_row(root: Path, paths: int) -> Row:
+    """A list file with many paths, none of which is opened."""
+    listed = root / "many.txt"
+    with listed.open("w") as file:
+        file.writelines(f"pictures/{i * 7919 % paths:09}.jpg\n" for i in range(paths))
+    measured = in_process("plan", [str(listed)])
+    figures = {name: Figure.of([value]) for name, value in measured.items()}
+    return Row({"work": "planning", "pictures": paths}, figures)
+
+
+def in_process(what: str, arguments: Sequence[str]) -> dict[str, float]:
+    """Seconds of a work and the peak memory of its process, without the start of the interpreter."""
+    code = f"from benchmarks.runs import child; child({what!r}, {list(arguments)!r})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    seconds, peak = map(float, done.stdout.splitlines()[-1].split())
+    return {"seconds": seconds, "peak_mb": peak}
+
+
+def child(what: str, arguments: list[str]) -> None:
+    """The work of `in_process`."""
+    from typer.testing import CliRunner
+
+    from gradcam_kit.cli import app
+
+    start = time.perf_counter()
+    if what == "plan":
+        make_plan(arguments[0], "", 1000).close()
+    else:
+        result: Any = CliRunner().invoke(app, ["run", *arguments, "--workers", "2"])
+        assert result.exit_code == 0, result.output
+    seconds = time.perf_counter() - start
+    status = Path("/proc/self/status").read_text()
+    peak = re.search(r"VmHWM:\s+(\d+)", status)
+    print(seconds, int(peak[1]) / 1024 if peak else float("nan"))

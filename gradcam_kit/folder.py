@@ -1,0 +1,76 @@
+"""A run with its report, for the command line and from Python."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from torch import nn
+
+from gradcam_kit.jobs import Run, RunRequest, RunSummary, load_run, run
+from gradcam_kit.jobs.files import folder_at
+from gradcam_kit.report import write_report
+
+
+def run_and_report(request: RunRequest, console: Console | None = None) -> RunSummary:
+    """`run`, and when all shards are complete the page about them, unless it is there and nothing is new.
+
+    Raises:
+        GradCamKitError: the request is wrong; the folder is as it was.
+    """
+    summary = run(request, console)
+    if not request.report or summary.missing or summary.interrupted:
+        return summary
+    if summary.pictures == summary.before and folder_at(summary.out).read("report.html") is not None:
+        return summary
+    return replace(summary, report=write_report(summary.out, None if summary.before else summary.seconds))
+
+
+def explain_folder(
+    source: str | Path,
+    model: str | nn.Module,
+    out: str | Path,
+    *,
+    methods: Sequence[str] = ("grad-cam",),
+    layers: str | Sequence[str] = (),
+    class_names: Path | Sequence[str] | None = None,
+    quiet: bool = False,
+    **options: Any,
+) -> Run:
+    """Do what `gradcam-kit run` does; the same call again finishes what is missing.
+
+    Args:
+        source: a picture, a folder, a glob, a list file or a table; also on remote storage.
+        model: a specification such as `torchvision:resnet50`, or any module, which is copied.
+        out: the folder of the run.
+        methods: names in `METHODS`, or `package.module:Class`.
+        layers: target layers; none = chosen once, for all pictures.
+        class_names: a file with one name on a line, or the names.
+        quiet: show neither notes nor progress.
+        options: the other attributes of `RunRequest`, such as `transform`, `targets`, `batch_size` or `overlays`.
+
+    Returns:
+        The rows, read as far as they are asked for; failures are rows too.
+
+    Raises:
+        GradCamKitError: the request is wrong; the folder is as it was.
+        KeyboardInterrupt: the run was interrupted; what is written stays valid.
+    """
+    names = class_names if class_names is None or isinstance(class_names, Path) else tuple(class_names)
+    request = RunRequest(
+        model=model,
+        source=os.fspath(source),
+        out=os.fspath(out),
+        methods=tuple(methods),
+        layers=(layers,) if isinstance(layers, str) else tuple(layers),
+        class_names=names,
+        **options,
+    )
+    summary = run_and_report(request, None if quiet else Console(stderr=True))
+    if summary.interrupted:
+        raise KeyboardInterrupt
+    return load_run(summary.out)

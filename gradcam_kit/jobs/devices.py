@@ -1,0 +1,126 @@
+"""Several devices of one machine: a process for each, which takes shards from a queue."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import chain, islice
+from multiprocessing.process import BaseProcess
+from queue import Empty
+from typing import TYPE_CHECKING, Any
+
+from gradcam_kit.errors import CaptureError
+from gradcam_kit.jobs.decode import ahead_of, belong_to_parent
+from gradcam_kit.jobs.explainer import Explainer
+from gradcam_kit.jobs.pipeline import Done, Pipeline, Progress
+from gradcam_kit.jobs.plan import Shard
+from gradcam_kit.jobs.request import RunRequest
+from gradcam_kit.jobs.rows import method_name
+from gradcam_kit.jobs.setup import compile_around, load_explainer, method_classes
+from gradcam_kit.jobs.store import Store
+
+if TYPE_CHECKING:
+    from multiprocessing.queues import Queue
+
+
+def work_on_devices(
+    request: RunRequest,
+    devices: Sequence[str],
+    layers: Mapping[str, list[str]],
+    pictures: int,
+    shards: Iterable[Shard],
+    begin: Callable[[], None],
+    progress: Progress,
+) -> Generator[Done, None, None]:
+    """Let a process for each device write shards; `layers` are those of each method, chosen before.
+
+    Raises:
+        GradCamKitError: the model or a method can take none of the first pictures, or a process died.
+    """
+    context = multiprocessing.get_context("spawn")
+    tasks: Queue[Shard | None] = context.Queue()
+    answers: Queue[Done | tuple[int, int] | Exception] = context.Queue()
+    threads = max(1, request.threads // len(devices))
+    processes = []
+    begin()
+    try:
+        for device in devices:
+            own = replace(request, device=device, workers=threads, overwrite=False)
+            arguments = (own, layers, pictures, os.getcwd(), tasks, answers)
+            processes.append(context.Process(target=_serve, args=arguments))
+            processes[-1].start()
+        # Each process reads some batches ahead, which may be as many shards; with fewer all could wait for more.
+        at_once = len(devices) * (ahead_of(request.batch_size, threads) + 3)
+        waiting: Iterator[Shard | None] = chain(shards, [None] * len(devices))
+        running = 0
+        for shard in islice(waiting, at_once):
+            tasks.put(shard)
+            running += shard is not None
+        while running:
+            answer = _next_answer(answers, processes)
+            if isinstance(answer, Exception):
+                raise answer
+            if isinstance(answer, tuple):
+                progress(*answer)
+                continue
+            for shard in islice(waiting, 1):
+                tasks.put(shard)
+                running += shard is not None
+            running -= 1
+            yield answer
+        for shard in waiting:
+            tasks.put(shard)
+        for process in processes:
+            process.join()
+    finally:
+        for process in processes:
+            process.terminate()
+        tasks.cancel_join_thread()
+
+
+def _next_answer(answers: Any, processes: Sequence[BaseProcess]) -> Any:
+    while True:
+        try:
+            return answers.get(timeout=0.5)
+        except Empty:  # noqa: PERF203
+            dead = [process.exitcode for process in processes if not process.is_alive()]
+            if dead:
+                raise CaptureError(
+                    f"the process of a device died (exit status {dead[0]}); the same command goes on from there"
+                ) from None
+
+
+def _serve(
+    request: RunRequest, layers: Mapping[str, list[str]], pictures: int, folder: str, tasks: Any, answers: Any
+) -> None:
+    """What the process of a device does."""
+    belong_to_parent(folder)
+    try:
+        explainer = with_layers(request, layers)
+        explainer.fit.say = lambda text: print(f"note: {text}", file=sys.stderr)
+
+        def told(explained: int, failed: int) -> None:
+            answers.put((explained, failed))
+
+        pipeline = Pipeline(request, explainer, Store.at(request.out), pictures, progress=told)
+        for done in pipeline.work(iter(tasks.get, None)):
+            answers.put(done)
+    except Exception as error:
+        answers.put(error)
+
+
+def with_layers(request: RunRequest, layers: Mapping[str, list[str]]) -> Explainer:
+    """The explainer of a request whose layers were chosen elsewhere."""
+    explainer = load_explainer(request)
+    cams = []
+    for method in method_classes(request.methods):
+        [cam] = explainer.with_methods([method], (), None, request.batch_size).cams
+        names = layers[method_name(cam)]
+        cams.append(method(explainer.model, names or None, batch_size=request.batch_size))
+    explainer = replace(explainer, cams=tuple(cams))
+    if request.compile:
+        compile_around(explainer.model, (name for names in layers.values() for name in names))
+    return explainer

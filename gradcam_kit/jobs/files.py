@@ -1,0 +1,189 @@
+"""Folders on this machine and on remote storage (`s3://...`), and files in them that appear whole or not at all."""
+
+from __future__ import annotations
+
+import glob
+import os
+import shutil
+import stat
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import fsspec
+
+from gradcam_kit.errors import InputError, PictureError
+
+
+def is_remote(path: str | os.PathLike[str]) -> bool:
+    """Whether a path names remote storage."""
+    return "://" in os.fspath(path)
+
+
+def remote(path: str) -> tuple[Any, str]:
+    """The file system of a remote path, and the path on it.
+
+    Raises:
+        InputError: a kind of storage that is not known, or whose library is not installed.
+    """
+    try:
+        found: tuple[Any, str] = fsspec.core.url_to_fs(path)
+    except (ImportError, ValueError) as error:
+        raise InputError(f"{path!r} cannot be used: {error}") from error
+    return found
+
+
+@contextmanager
+def opened(path: str) -> Iterator[IO[bytes]]:
+    """Open a file of this machine or of remote storage for reading.
+
+    Raises:
+        PictureError: it is no regular file, so that reading it might never end.
+    """
+    if is_remote(path):
+        with fsspec.open(path, "rb") as file:
+            yield file
+        return
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise PictureError("not a regular file")
+    with open(path, "rb") as file:
+        yield file
+
+
+class LocalFolder:
+    """A folder of this machine, or of a file system that it mounts; names in it are relative, with `/`."""
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+
+    def path(self, name: str) -> Path:
+        """Where a file lies."""
+        return Path(self.root, name)
+
+    def read(self, name: str) -> bytes | None:
+        """The content of a file; None if there is none."""
+        try:
+            return self.path(name).read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write a file that others may read at any time: whole or not at all, and safe when this returns.
+
+        It is written beside its place, brought to the disk and renamed; what a process that was killed left is removed.
+        """
+        path = self.path(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}")
+        try:
+            with temporary.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            try:
+                temporary.replace(path)
+            except FileNotFoundError:
+                if not path.exists():  # else another process has just written the same, and swept
+                    raise
+        finally:
+            temporary.unlink(missing_ok=True)
+        for left in glob.glob(f"{glob.escape(os.path.join(path.parent, '.' + path.name))}.*"):
+            Path(left).unlink(missing_ok=True)
+        if os.name == "posix":
+            folder = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+
+    def put(self, name: str, content: bytes) -> None:
+        """Write a file that nobody reads before a later `write` says that it is there."""
+        path = self.path(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+
+    def names(self, folder: str) -> list[str]:
+        """The names in a folder, sorted, without hidden ones; none if there is no such folder."""
+        try:
+            return sorted(name for name in os.listdir(self.path(folder)) if not name.startswith("."))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+    def remove(self, name: str) -> None:
+        """Remove a file or a folder with all that is in it, if it is there."""
+        path = self.path(name)
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+    def remove_if_empty(self) -> None:
+        """Remove this folder and empty folders in it, if there is nothing else."""
+        for folder, _, _ in list(os.walk(self.root, topdown=False)):
+            try:
+                os.rmdir(folder)
+            except OSError:  # noqa: PERF203
+                return
+
+    def open(self, name: str) -> IO[bytes]:
+        """A file for random access."""
+        return self.path(name).open("rb")
+
+
+class RemoteFolder:
+    """A folder of remote storage, through fsspec; its stores show a file when all of it has arrived."""
+
+    def __init__(self, root: str) -> None:
+        self.root = root.rstrip("/")
+        self._system, self._base = remote(self.root)
+
+    def path(self, name: str) -> str:
+        """Where a file lies on its file system."""
+        return f"{self._base}/{name}"
+
+    def read(self, name: str) -> bytes | None:
+        """The content of a file; None if there is none."""
+        try:
+            content: bytes = self._system.cat_file(self.path(name))
+        except FileNotFoundError:
+            return None
+        return content
+
+    def write(self, name: str, content: bytes) -> None:
+        """Send a file as one object."""
+        self._system.makedirs(self.path(name).rpartition("/")[0], exist_ok=True)
+        self._system.pipe_file(self.path(name), content)
+
+    put = write
+
+    def names(self, folder: str) -> list[str]:
+        """The names in a folder, sorted, without hidden ones; none if there is no such folder."""
+        self._system.invalidate_cache()
+        try:
+            paths = self._system.ls(self.path(folder), detail=False)
+        except FileNotFoundError:
+            return []
+        return sorted(name for path in paths if not (name := path.rpartition("/")[2]).startswith("."))
+
+    def remove(self, name: str) -> None:
+        """Remove a file or a folder with all that is in it, if it is there."""
+        if self._system.exists(self.path(name)):
+            self._system.rm(self.path(name), recursive=True)
+
+    def remove_if_empty(self) -> None:
+        """Nothing: remote stores have no empty folders."""
+
+    def open(self, name: str) -> IO[bytes]:
+        """A file for random access."""
+        file: IO[bytes] = self._system.open(self.path(name), "rb")
+        return file
+
+
+Folder = LocalFolder | RemoteFolder
+
+
+def folder_at(path: str | os.PathLike[str]) -> Folder:
+    """The folder of a path, which need not exist."""
+    return RemoteFolder(os.fspath(path)) if is_remote(path) else LocalFolder(os.fspath(path))

@@ -1,0 +1,61 @@
+"""`run.json`: all that determines the rows of a run, as plain values."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import version
+from typing import Any
+
+import gradcam_kit
+from gradcam_kit.checkpoints import weights_hash
+from gradcam_kit.jobs.explainer import Explainer
+from gradcam_kit.jobs.index import Entry
+from gradcam_kit.jobs.plan import Plan
+from gradcam_kit.jobs.request import RunRequest
+from gradcam_kit.jobs.rows import method_name
+from gradcam_kit.jobs.setup import layers_of
+from gradcam_kit.methods import BaseCAM
+
+
+def make_manifest(request: RunRequest, explainer: Explainer, plan: Plan) -> dict[str, Any]:
+    """What a run with other values may not be mixed with; `about` is only told.
+
+    The digest of the index stands for the source, which may be called by another name the next time.
+    """
+    loaded = explainer.loaded
+    return {
+        "format": 2,
+        "about": {"source": request.source, "root": _root(next(plan.entries()))},
+        "pictures": plan.pictures,
+        "index_sha256": plan.digest,
+        "shard_size": request.shard_size,
+        "overlays": request.overlays,
+        "thumbnails": request.thumbnails,
+        "model": loaded.spec,
+        "checkpoint": None if request.checkpoint is None else request.checkpoint.name,
+        "weights": loaded.weights,
+        "weights_sha256": weights_hash(loaded.model),
+        "class_names": loaded.class_names,
+        "transform": loaded.transform.describe(),
+        "methods": {method_name(cam): _parameters(cam) for cam in explainer.cams},
+        "layers": layers_of(explainer),
+        "targets": request.targets,
+        "dtype": request.dtype,
+        "compile": request.compile,
+        "versions": {
+            "gradcam_kit": gradcam_kit.__version__,
+            "python": platform.python_version(),
+            **{library: version(library) for library in ("torch", "torchvision", "numpy", "pillow")},
+        },
+    }
+
+
+def _root(entry: Entry) -> str:
+    """The folder to which keys are relative."""
+    return entry.path.rsplit("/", len(entry.folders) + 1)[0] or "/"
+
+
+def _parameters(cam: BaseCAM) -> dict[str, Any]:
+    """The settings of a method but for `batch_size`, which changes the cost and not the map."""
+    plain = {name: value for name, value in vars(cam).items() if isinstance(value, str | int | float | None)}
+    return {name: value for name, value in plain.items() if name != "batch_size"}

@@ -1,0 +1,221 @@
+"""A run on a Ray cluster: tasks read pictures, actors hold the model, tasks draw, and shards are written here.
+
+The stages are those of the local pipeline, and so are batches, rows and shards. The index is that of the plan: Ray
+lists no files.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gradcam_kit.errors import CaptureError, GradCamKitError, MissingExtraError
+from gradcam_kit.functional import Normalization
+from gradcam_kit.jobs.decode import Decoded, Failed, batches, bombs_are_errors, decode
+from gradcam_kit.jobs.devices import with_layers
+from gradcam_kit.jobs.explainer import Batch, Explainer, is_request_error
+from gradcam_kit.jobs.files import is_remote
+from gradcam_kit.jobs.index import Entry
+from gradcam_kit.jobs.overlays import draw
+from gradcam_kit.jobs.pipeline import Done, FirstFailureError, Progress, has_thumbnail, normalizations
+from gradcam_kit.jobs.plan import Plan, Shard
+from gradcam_kit.jobs.request import RunRequest
+from gradcam_kit.jobs.rows import Row
+from gradcam_kit.jobs.setup import layers_of
+from gradcam_kit.jobs.store import Counts, Store, counted
+from gradcam_kit.transforms import Transform
+
+try:
+    import ray
+    import ray.data
+except ImportError as error:
+    raise MissingExtraError("--engine ray needs Ray; run: pip install 'gradcam-kit[ray]'") from error
+
+_WAVE = 256  # shards given to Ray at once; bounds what the driver holds
+_PROBED = 8  # pictures that show whether the request is sound
+_CPUS_PER_ACTOR = 4  # on clusters without GPUs
+
+Table = dict[str, np.ndarray]
+"""A batch of Ray Data; all of ours have one row."""
+
+
+@dataclass(frozen=True)
+class _Item:
+    """One batch of a shard on its way through the cluster.
+
+    Attributes:
+        batch: its number in the shard, of `batches`.
+        entries: the pictures; whether each gets a thumbnail, and whether overlays.
+    """
+
+    shard: int
+    batch: int
+    batches: int
+    entries: Sequence[tuple[Entry, bool, bool]]
+    decoded: list[Decoded | Failed] = field(default_factory=list)
+    rows: list[list[Row]] = field(default_factory=list)
+    thumbnails: dict[str, bytes] = field(default_factory=dict)
+
+
+def work_on_ray(
+    request: RunRequest,
+    explainer: Explainer,
+    plan: Plan,
+    shards: Iterable[Shard],
+    begin: Callable[[], None],
+    progress: Progress,
+) -> Generator[Done, None, None]:
+    """Write shards on the cluster of `RAY_ADDRESS`, on one that is connected already, or on a new one of this machine.
+
+    Raises:
+        GradCamKitError: the model or a method can take none of the first pictures, or the cluster gave up.
+    """
+    _probe(explainer, plan)
+    absolute = request.out if is_remote(request.out) else os.path.abspath(request.out)
+    checkpoint = None if request.checkpoint is None else Path(request.checkpoint).absolute()
+    names = explainer.loaded.class_names
+    device = "cpu" if explainer.device.type == "cpu" and request.device is not None else None
+    request = replace(request, out=absolute, checkpoint=checkpoint, class_names=names, device=device, overwrite=False)
+    store = Store.at(absolute)
+    with ExitStack() as stack:
+        if not ray.is_initialized():
+            paths = os.pathsep.join([os.getcwd(), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+            environment = {"env_vars": {"PYTHONPATH": paths}}  # modules of the user's, such as that of the model
+            address = os.environ.get("RAY_ADDRESS", "local")
+            ray.init(address, logging_level="ERROR", log_to_driver=False, runtime_env=environment)
+            stack.callback(ray.shutdown)
+        begin()
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = False
+        for wave in batches(shards, _WAVE):
+            open_shards = {shard.number: (shard, dict[int, _Item]()) for shard in wave}
+            for item in _explained(request, explainer, store, wave, plan.pictures):
+                shard, parts = open_shards[item.shard]
+                if item.batch in parts:
+                    continue  # what a node did that died, done again
+                parts[item.batch] = item
+                failed = [rows for rows in item.rows if rows[0]["status"] != "ok"]
+                if request.fail_fast and failed:
+                    raise FirstFailureError(counted(failed[0]))
+                progress(len(item.rows), len(failed))
+                if len(parts) == item.batches:
+                    del open_shards[item.shard]
+                    yield Done(shard.number, _write(store, shard, parts))
+            if open_shards:
+                missing = f"{len(open_shards)} of {len(wave)} shards"
+                raise CaptureError(f"Ray returned without {missing}; the same command goes on from there")
+
+
+def _explained(
+    request: RunRequest, explainer: Explainer, store: Store, wave: Sequence[Shard], pictures: int
+) -> Iterator[_Item]:
+    gpus = 0 if request.device == "cpu" else int(ray.cluster_resources().get("GPU", 0))
+    cpus = int(ray.cluster_resources().get("CPU", 1))
+    items = [item for shard in wave for item in _items(request, shard, pictures)]
+    rows = ray.data.from_items([_row(item) for item in items], override_num_blocks=len(items))
+    # Reading waits for storage, so a task needs no whole core; with other resources Ray keeps it out of the actors.
+    rows = rows.map_batches(_decode, fn_args=(explainer.loaded.transform,), num_cpus=0.5, **_SINGLE)
+    rows = rows.map_batches(
+        _Explain,
+        fn_constructor_args=(request, layers_of(explainer)),
+        concurrency=(1, gpus or max(1, cpus // _CPUS_PER_ACTOR)),
+        **({"num_gpus": 1} if gpus else {"num_cpus": 1}),
+        **_SINGLE,
+    )
+    if request.overlays != 0:
+        rows = rows.map_batches(_draw, fn_args=(store.folder.root, normalizations(explainer)), **_SINGLE)
+    try:
+        for table in rows.iter_batches(batch_size=1, batch_format="numpy", prefetch_batches=1):
+            yield _item(table)
+    except ray.exceptions.RayError as error:
+        cause = getattr(error, "cause", None) or error.__cause__
+        if isinstance(cause, GradCamKitError):
+            raise cause from error
+        said = str(error).strip().splitlines()[-1]
+        raise CaptureError(
+            f"Ray gave up: {said}; what is complete stays valid, and the same command goes on"
+        ) from error
+
+
+_SINGLE: dict[str, Any] = {"batch_size": 1, "batch_format": "numpy", "zero_copy_batch": False}
+
+
+def _decode(table: Table, transform: Transform) -> Table:
+    bombs_are_errors()
+    item = _item(table)
+    return _table(replace(item, decoded=[decode(entry, transform, small) for entry, small, _ in item.entries]))
+
+
+class _Explain:
+    """The model on its device, in a process of its own."""
+
+    def __init__(self, request: RunRequest, layers: Mapping[str, list[str]]) -> None:
+        self.explainer = with_layers(request, layers)
+
+    def __call__(self, table: Table) -> Table:
+        item = _item(table)
+        with self.explainer.ready():
+            found = list(self.explainer.explain(Batch(item.decoded)))
+        small = {one.entry.key: one.thumbnail for one in found if one.thumbnail is not None}
+        return _table(replace(item, decoded=[], rows=[one.rows for one in found], thumbnails=small))
+
+
+def _draw(table: Table, root: str, normalization: Mapping[str, Normalization]) -> Table:
+    item, store = _item(table), Store.at(root)
+    for (entry, _, wanted), rows in zip(item.entries, item.rows, strict=True):
+        if wanted and rows[0]["status"] == "ok":
+            draw(store, entry, rows, normalization)
+    return _table(item)
+
+
+def _items(request: RunRequest, shard: Shard, pictures: int) -> Iterator[_Item]:
+    marked = [
+        (
+            entry,
+            has_thumbnail(position, pictures, request.thumbnails),
+            request.overlays is None or position < request.overlays,
+        )
+        for entry, position in zip(shard.entries, shard.positions, strict=True)
+    ]
+    parts = list(batches(marked, request.batch_size))
+    for number, entries in enumerate(parts):
+        yield _Item(shard.number, number, len(parts), entries)
+
+
+def _write(store: Store, shard: Shard, parts: Mapping[int, _Item]) -> Counts:
+    items = [parts[number] for number in sorted(parts)]
+    rows = shard.with_kept([row for item in items for rows in item.rows for row in rows])
+    thumbnails = store.read_thumbnails(shard.number) if shard.kept else {}
+    for item in items:
+        thumbnails.update(item.thumbnails)
+    return store.write_shard(shard.number, rows, thumbnails)
+
+
+def _probe(explainer: Explainer, plan: Plan) -> None:
+    """Blame the request, and not every picture on the cluster, for what no picture can survive."""
+    entries = plan.shard(0).entries[:_PROBED]
+    found = list(explainer.explain(Batch([decode(entry, explainer.loaded.transform) for entry in entries])))
+    if error := is_request_error(found):
+        raise explainer.blame(error)
+
+
+def _row(item: _Item) -> dict[str, Any]:
+    return {"item": pickle.dumps(item)}
+
+
+def _table(item: _Item) -> Table:
+    packed = np.empty(1, object)
+    packed[0] = pickle.dumps(item)
+    return {"item": packed}
+
+
+def _item(table: Table) -> _Item:
+    item: _Item = pickle.loads(bytes(table["item"][0]))  # ours, from another process of the same run
+    return item

@@ -1,0 +1,164 @@
+"""The rows of a run as a table that is read as far as it is asked for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from jaxtyping import Float, UInt8
+
+from gradcam_kit.errors import InputError, MissingExtraError, OptionError, PictureError
+from gradcam_kit.functional import Normalization
+from gradcam_kit.jobs.decode import read_entry
+from gradcam_kit.jobs.files import is_remote
+from gradcam_kit.jobs.index import Entry
+from gradcam_kit.jobs.overlays import overlay_of
+from gradcam_kit.jobs.rows import SCHEMA, Row, enlarged, heatmap_of
+from gradcam_kit.jobs.store import Store
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass
+class Run:
+    """A run that is on disk; `len(run)` rows, each read when it is asked for.
+
+    Attributes:
+        manifest: the content of `run.json`.
+    """
+
+    store: Store = field(repr=False)
+    manifest: dict[str, Any] = field(repr=False)
+    _numbers: list[int] = field(init=False, repr=False)
+    _ends: list[int] = field(init=False, repr=False)
+    _cached: tuple[int, list[Row]] = field(init=False, repr=False, default=(-1, []))
+
+    def __post_init__(self) -> None:
+        self._numbers = sorted(self.store.complete())
+        self._ends = list(accumulate(map(self._length, self._numbers)))
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def __getitem__(self, index: int) -> Row:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"row {index} of a run with {len(self)} rows")
+        index %= len(self)
+        place = next(place for place, end in enumerate(self._ends) if index < end)
+        if self._cached[0] != place:
+            self._cached = place, self.store.read_shard(self._numbers[place])
+        return self._cached[1][index - (self._ends[place - 1] if place else 0)]
+
+    def __iter__(self) -> Iterator[Row]:
+        for number in self._numbers:
+            yield from self.store.read_shard(number)
+
+    @property
+    def methods(self) -> list[str]:
+        """The methods of the run."""
+        return list(self.manifest["methods"])
+
+    def table(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """All rows as an Arrow table; name the columns that are needed, the heatmaps are most of the bytes."""
+        tables = []
+        for number in self._numbers:
+            with self.store.folder.open(f"shards/{number:05}.parquet") as file:
+                tables.append(pq.read_table(file, columns=None if columns is None else list(columns)))
+        return pa.concat_tables(tables) if tables else SCHEMA.empty_table()
+
+    def to_pandas(self, columns: Sequence[str] | None = None) -> pd.DataFrame:
+        """All rows as a DataFrame, without the heatmaps unless they are asked for.
+
+        Raises:
+            MissingExtraError: pandas is not installed.
+        """
+        try:
+            import pandas  # noqa: F401
+        except ImportError as error:
+            raise MissingExtraError("a DataFrame needs pandas; run: pip install pandas") from error
+        frame: pd.DataFrame = self.table(columns or [name for name in SCHEMA.names if name != "heatmap"]).to_pandas()
+        return frame
+
+    def heatmap(self, index: int) -> Float[np.ndarray, "h w"]:
+        """The heatmap of a row in [0, 1], at the size of the model's input, over the part `box` of the picture.
+
+        Raises:
+            PictureError: the row is a failure.
+        """
+        row = self._explained(index)
+        return enlarged(row, self._normalization(row))
+
+    def stored_heatmap(self, index: int) -> Float[np.ndarray, "h w"]:
+        """The heatmap of a row as it is stored, at the layer's resolution.
+
+        Raises:
+            PictureError: the row is a failure.
+        """
+        return heatmap_of(self._explained(index)).astype(np.float32)
+
+    def picture(self, index: int) -> UInt8[np.ndarray, "h w 3"]:
+        """The picture of a row, read from where it was when the run was made.
+
+        Raises:
+            PictureError: it is not there any more.
+        """
+        return read_entry(Entry(self[index]["path"], self.path_of(self[index]["path"])))
+
+    def overlay(self, index: int) -> UInt8[np.ndarray, "h w 3"]:
+        """The picture of a row with its heatmap, in the picture's own size.
+
+        Raises:
+            PictureError: the row is a failure, or the picture is not there any more.
+        """
+        row = self._explained(index)
+        return overlay_of(row, self.picture(index), self._normalization(row))
+
+    def _explained(self, index: int) -> Row:
+        row = self[index]
+        if row["status"] != "ok":
+            raise PictureError(f"row {index} ({row['path']}) has no heatmap: {row['error']}")
+        return row
+
+    def _normalization(self, row: Row) -> Normalization:
+        known: Normalization = self.manifest["methods"][row["method"]]["normalize"]
+        return known
+
+    def path_of(self, key: str) -> str:
+        """Where the picture of a key was when the run was made."""
+        root = self.manifest["about"]["root"]
+        return f"{root}/{key}" if is_remote(root) else os.path.join(root, _name(key))
+
+    def _length(self, number: int) -> int:
+        with self.store.folder.open(f"shards/{number:05}.parquet") as file:
+            rows: int = pq.read_metadata(file).num_rows
+            return rows
+
+
+def load_run(directory: str | Path) -> Run:
+    """Open the folder of a run.
+
+    Raises:
+        OptionError: there is no run.
+    """
+    store = Store.at(os.fspath(directory))
+    manifest = store.manifest()
+    if manifest is None:
+        raise OptionError(f"{os.fspath(directory)!r} holds no run; make one: gradcam-kit run SOURCE --out DIR")
+    if manifest.get("format") != 2:
+        raise InputError(f"the run in {os.fspath(directory)!r} has the format {manifest.get('format')}; expected 2")
+    return Run(store, manifest)
+
+
+def _name(key: str) -> str:
+    """The name of a file from its key, in which bytes that are not UTF-8 are written as `\\xff`."""
+    if "\\x" not in key:
+        return key
+    return os.fsdecode(key.encode("utf-8").decode("unicode_escape").encode("latin-1"))

@@ -1,0 +1,177 @@
+"""Every metric equals a slow transcription of its definition."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import reference_metrics as ref
+import reference_metrics_localization as loc
+import torch
+from metric_cases import CLASSES, FEW, SIZE, measure, standard_case
+from models import tiny
+from skimage.filters import threshold_otsu
+
+from gradcam_kit import GradCAM
+from gradcam_kit.capture import ClassProbability, IsPrediction
+from gradcam_kit.functional import gaussian_blur
+from gradcam_kit.metrics import METRICS, Case, box_overlaps, road, robustness
+from gradcam_kit.metrics.draws import normal, uniform
+
+PERCENTAGES = (10, 20, 30, 40, 50, 60, 70, 80, 90)
+
+
+class Sample:
+    """One image of the case in float64, with the model as plain functions."""
+
+    def __init__(self, case: Case, i: int) -> None:
+        self.heatmap, self.image = case.heatmaps[i].double().numpy(), case.images[i].double().numpy()
+        self.mask = case.masks[i].numpy()
+        self.identity, self.seed, self.target = case.identities[i : i + 1], case.seed, CLASSES[i : i + 1]
+        self.model = tiny().double()
+
+    def score(self, image: Any) -> float:
+        return self._by(ClassProbability, image)
+
+    def predicts(self, image: Any) -> float:
+        return self._by(IsPrediction, image)
+
+    def _by(self, target: type, image: Any) -> float:
+        with torch.no_grad():
+            return target(self.target)(self.model(torch.from_numpy(np.asarray(image))[None])).item()
+
+    def explain(self, image: Any) -> Any:
+        found = GradCAM(self.model, "relu1")(torch.from_numpy(image)[None], self.target)
+        return found[0].double().numpy()
+
+    def curve(self, order: bool, score: Callable[[Any], float], percentages: Any = PERCENTAGES) -> float:
+        noise = 0.01 * normal((3, *SIZE), self.identity, self.seed, road._STREAM)[0].double().numpy()
+        return float(np.mean(ref.road(self.heatmap, self.image, score, noise, percentages, order)))
+
+    def combined(self, percentages: Any = PERCENTAGES) -> float:
+        return (self.curve(False, self.score, percentages) - self.curve(True, self.score, percentages)) / 2
+
+
+def deletion(s: Sample) -> float:
+    return ref.walk(s.heatmap, s.image, np.zeros_like(s.image), s.score, FEW["deletion"]["steps"])[0]
+
+
+def insertion(s: Sample) -> float:
+    blurred = gaussian_blur(torch.from_numpy(s.image)[None], 11, 5.0)[0].numpy()
+    return ref.walk(s.heatmap, blurred, s.image, s.score, FEW["insertion"]["steps"])[0]
+
+
+def arcc(s: Sample) -> float:
+    combined = min(max(2 * s.combined((20, 40, 60, 80)), 0), 1)
+    parts = [ref.coherency(s.heatmap, s.image, s.explain), 1 - ref.adcc_complexity(s.heatmap), combined]
+    return 0.0 if 0 in parts else 3 / sum(1 / part for part in parts)
+
+
+def sensitivity(s: Sample) -> float:
+    draws = [uniform((3, *SIZE), s.identity, s.seed, robustness._STREAM + i)[0].double().numpy() for i in range(10)]
+    return ref.sensitivity_max(s.heatmap, [s.image + 0.02 * (2 * draw - 1) for draw in draws], s.explain)
+
+
+def infidelity(s: Sample) -> float:
+    """Cells of 4 x 4, which are set to 0 where a draw is below a half."""
+    moves = []
+    for i in range(FEW["infidelity"]["samples"]):
+        cells = uniform((4, 4), s.identity, s.seed, robustness._STREAM + i)[0].numpy() < 0.5
+        moves.append(s.image * np.kron(cells, np.ones((4, 4)))[: SIZE[0], : SIZE[1]])
+    return ref.infidelity(s.heatmap, s.image, s.score, moves, scaled=True)
+
+
+def box_accuracy(s: Sample) -> float:
+    found = loc.regions(s.heatmap > 0.2 * s.heatmap.max())
+    object_box = loc.box(list(zip(*(axis.tolist() for axis in np.nonzero(s.mask)), strict=True)))
+    return float(loc.box_iou(loc.box(max(found, key=len)), object_box) >= 0.5)
+
+
+ORACLES: dict[str, Callable[[Sample], float]] = {
+    "average-drop": lambda s: ref.average_drop(s.heatmap, s.image, s.score),
+    "average-increase": lambda s: ref.average_increase(s.heatmap, s.image, s.score),
+    "average-gain": lambda s: ref.average_gain(s.heatmap, s.image, s.score),
+    "coherency": lambda s: ref.coherency(s.heatmap, s.image, s.explain),
+    "adcc-complexity": lambda s: ref.adcc_complexity(s.heatmap),
+    "adcc": lambda s: ref.adcc(s.heatmap, s.image, s.score, s.explain),
+    "deletion": deletion,
+    "insertion": insertion,
+    "road-morf": lambda s: s.curve(True, s.predicts),
+    "road-lerf": lambda s: s.curve(False, s.predicts),
+    "road-combined": Sample.combined,
+    "arcc": arcc,
+    "pointing-game": lambda s: loc.pointing_game(s.heatmap, s.mask),
+    "pointing-game-15": lambda s: loc.pointing_game(s.heatmap, s.mask, 15),
+    "energy-pointing-game": lambda s: loc.mass_accuracy(s.heatmap, s.mask),
+    "mass-accuracy": lambda s: loc.mass_accuracy(s.heatmap, s.mask),
+    "rank-accuracy": lambda s: loc.rank_accuracy(s.heatmap, s.mask),
+    "top-k-intersection": lambda s: loc.share_of_top(s.heatmap, s.mask, 1000),
+    "iou": lambda s: loc.iou(s.heatmap >= 0.5 * s.heatmap.max(), s.mask),
+    "iou-otsu": lambda s: loc.iou(s.heatmap > threshold_otsu(s.heatmap), s.mask),
+    "weighted-ioa": lambda s: loc.weighted_ioa(s.heatmap, s.mask, 0.5),
+    "box-accuracy": box_accuracy,
+    "pixel-ap": lambda s: loc.average_precision(s.heatmap, s.mask, 1000),
+    "sensitivity-max": sensitivity,
+    "infidelity": infidelity,
+    "entropy": lambda s: ref.entropy(s.heatmap),
+    "sparseness": lambda s: ref.sparseness(s.heatmap),
+}
+
+
+def test_every_metric_has_an_oracle() -> None:
+    assert set(METRICS) == set(ORACLES)
+
+
+@pytest.mark.parametrize("name", ORACLES)
+def test_the_metric_is_its_definition(name: str) -> None:
+    with standard_case() as case:
+        found = measure(METRICS[name], case)
+        expected = [ORACLES[name](Sample(case, i)) for i in range(3)]
+    assert found.ok.all()
+    np.testing.assert_allclose(found.values.numpy(), expected, rtol=2e-3, atol=2e-5)
+
+
+def test_the_oracles_tell_images_apart() -> None:
+    """A test over values that are all alike would prove little."""
+    with standard_case() as case:
+        spread = {name: float(measure(metric, case).values.std()) for name, metric in METRICS.items()}
+    alike = {name for name, deviation in spread.items() if deviation < 1e-6}
+    assert alike <= {"average-increase", "average-gain", "box-accuracy", "road-morf", "road-lerf", "pointing-game-15"}
+
+
+@pytest.mark.parametrize("k", [1, 5, 30])
+def test_top_k(k: int) -> None:
+    with standard_case() as case:
+        found = METRICS["top-k-intersection"](case, k=k)
+        expected = [loc.share_of_top(s.heatmap, s.mask, k) for s in (Sample(case, i) for i in range(3))]
+    np.testing.assert_allclose(found.values.numpy(), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("scaled", [True, False])
+def test_infidelity_with_noise(scaled: bool) -> None:
+    with standard_case() as case:
+        found = METRICS["infidelity"](case, samples=5, perturbation="noise", std=0.3, scaled=scaled)
+        for i in range(3):
+            s = Sample(case, i)
+            moves = [
+                0.3 * normal((3, *SIZE), s.identity, s.seed, robustness._STREAM + draw)[0].double().numpy()
+                for draw in range(5)
+            ]
+            expected = ref.infidelity(s.heatmap, s.image, s.score, moves, scaled)
+            assert float(found.values[i]) == pytest.approx(expected, rel=1e-3, abs=1e-7)
+
+
+def test_all_regions_of_the_boxes() -> None:
+    maps = torch.zeros(1, 12, 12)
+    maps[0, 1:4, 1:9], maps[0, 6:10, 6:10], maps[0, 10, 10] = 0.9, 1.0, 0.5
+    boxes = torch.tensor([[[1.0, 1.0, 9.0, 4.0], [0.0, 0.0, 0.0, 0.0]]])
+    thresholds = [0.3, 0.6, 0.95]
+    for all_regions in (False, True):
+        found = box_overlaps(maps, boxes, thresholds, all_regions=all_regions)[0]
+        for place, threshold in enumerate(thresholds):
+            regions = sorted(loc.regions(maps[0].numpy() > threshold), key=len)
+            regions = regions if all_regions else regions[-1:]
+            expected = max(loc.box_iou(loc.box(region), (1, 1, 9, 4)) for region in regions)
+            assert float(found[place]) == pytest.approx(expected)

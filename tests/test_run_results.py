@@ -1,0 +1,170 @@
+"""What reads a run: from Python, and in the formats of other programs."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import disk
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from gradcam_kit import GradCAM, explain_folder, load_run
+from gradcam_kit.errors import GradCamKitError, OptionError, PictureError, UnknownNameError
+from gradcam_kit.jobs.export import boxes_of, export_run, on_picture
+from gradcam_kit.jobs.overlays import overlay_at
+from gradcam_kit.models import load_model
+from gradcam_kit.pictures import read_picture
+
+METHODS = ("grad-cam", "layer-cam")
+
+
+@pytest.fixture(autouse=True)
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk.move_in(tmp_path, monkeypatch)
+
+
+def make_run():
+    disk.write_pictures(Path("pictures"))
+    Path("pictures/text.jpg").write_text("no picture")
+    return explain_folder(
+        "pictures", "shop:net", "out", methods=METHODS, shard_size=3, report=False, quiet=True, workers=1
+    )
+
+
+def test_a_run_is_a_table_of_rows_with_heatmaps_and_overlays() -> None:
+    run = make_run()
+    rows = list(run)
+    assert len(run) == len(rows) == 16
+    assert [run[i] for i in (0, 7, 15, -1)] == [rows[i] for i in (0, 7, 15, 15)]
+    with pytest.raises(IndexError):
+        run[16]
+    loaded = load_model("shop:net")
+    for i in (0, 8):
+        picture = read_picture(Path("pictures", rows[i]["path"]))
+        heatmap = GradCAM(loaded.model)(loaded.transform(picture)[None])[0].numpy()
+        assert run[i]["method"] == "grad-cam"
+        assert np.abs(run.heatmap(i) - heatmap).max() < 2e-3
+        assert run.stored_heatmap(i).shape == (7, 9)
+        expected = overlay_at(picture, heatmap, loaded.transform.box(*picture.shape[:2])).astype(int)
+        assert np.abs(run.overlay(i) - expected).mean() < 0.3
+    odd = next(i for i, row in enumerate(rows) if row["path"] == "cup/caf\\xe9.png")
+    assert run.picture(odd).shape == disk.COFFEE.shape
+    broken = next(i for i, row in enumerate(rows) if row["path"] == "text.jpg")
+    with pytest.raises(PictureError, match=r"text.jpg\) has no heatmap: PictureError: cannot read the picture"):
+        run.heatmap(broken)
+    frame = run.to_pandas()
+    assert list(frame["path"]) == [row["path"] for row in rows]
+    assert "heatmap" not in frame
+    assert run.table(["score"]).num_rows == 16
+    assert [row["path"] for row in load_run("out")] == [row["path"] for row in rows]
+    with pytest.raises(OptionError, match="'nothing' holds no run"):
+        load_run("nothing")
+
+
+def test_a_module_of_ones_own_is_explained_and_left_as_it_was() -> None:
+    disk.write_pictures(Path("pictures"))
+    torch.manual_seed(0)
+    model = load_model("shop:net").model.train()
+    transform, names = model.transform, model.class_names
+    del model.transform, model.class_names
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    options = {"transform": transform, "report": False, "quiet": True, "overlays": 0}
+    run = explain_folder("pictures", model, "out", class_names=names, layers="stage2", **options)
+    assert model.training
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert (run.manifest["model"], run[0]["layer"]) == ("Net", "stage2")
+    assert run[0]["target_name"] in names
+    with torch.no_grad():
+        model.fc.bias += 1
+    with pytest.raises(OptionError, match="another weights_sha256"):
+        explain_folder("pictures", model, "out", class_names=names, layers="stage2", **options)
+
+
+def test_a_heatmap_on_the_whole_picture_is_zero_where_nothing_was_seen() -> None:
+    row = {
+        "heatmap": np.ones((2, 2), "<f2").tobytes(),
+        "height": 2,
+        "width": 2,
+        "picture_height": 6,
+        "picture_width": 10,
+        "box": [2.0, 0.0, 8.0, 6.0],
+    }
+    expected = np.zeros((6, 10))
+    expected[:, 2:8] = 1
+    assert np.array_equal(on_picture(row), expected)
+    row["heatmap"] = np.array([[0, 1], [0, 1]], "<f2").tobytes()
+    # Centers of the two columns at x = 3.5 and 6.5; between them linear.
+    assert on_picture(row)[3, 2:8] == pytest.approx([0, 0, 1 / 3, 2 / 3, 1, 1], abs=0.04)
+
+
+def test_boxes_surround_what_is_connected() -> None:
+    heatmap = np.zeros((10, 12), np.float32)
+    heatmap[1:3, 2:6] = 0.6
+    heatmap[3, 6] = 0.7  # touches the corner
+    heatmap[7:9, 9:11] = 1
+    heatmap[0, 11] = 0.3
+    assert boxes_of(heatmap, 0.5) == [([9, 7, 2, 2], 1.0), ([2, 1, 5, 3], pytest.approx(0.7))]
+    assert boxes_of(np.zeros((3, 3), np.float32), 0.5) == []
+
+
+def test_exports_say_what_the_rows_say() -> None:
+    run = make_run()
+    rows = [row for row in run if row["status"] == "ok"]
+    export_run("out", "csv")
+    with open("out/export/csv/rows.csv", newline="") as file:
+        table = list(csv.DictReader(file))
+    assert [(row["path"], row["method"]) for row in table] == [(row["path"], row["method"]) for row in rows]
+    assert float(table[0]["score"]) == pytest.approx(rows[0]["score"])
+    x0, _, x1, _ = rows[0]["box"]
+    assert x0 <= float(table[0]["hottest_x"]) <= x1
+
+    assert export_run("out", "png", Path("gray"), methods=("grad-cam",)) == "gray"
+    with Image.open("gray/top.png.grad-cam.png") as gray:
+        assert (gray.mode, gray.size) == ("L", disk.PERSON.shape[1::-1])
+        top = next(row for row in rows if row["path"] == "top.png")
+        assert np.abs(np.asarray(gray) / 255 - on_picture(top)).max() < 0.003
+    assert len([path for path in Path("gray").rglob("*") if path.is_file()]) == 7
+
+    export_run("out", "npz", Path("arrays"))
+    with np.load("arrays/top.png.layer-cam.npz") as arrays:
+        assert arrays["heatmap"].shape == (7, 9)
+        assert arrays["box"].tolist() == top["box"]
+
+    export_run("out", "coco", Path("coco"), threshold=0.6)
+    coco = json.loads(Path("coco/grad-cam.json").read_text())
+    assert [image["file_name"] for image in coco["images"]] == [row["path"] for row in rows[::2]]
+    for box in coco["annotations"]:
+        image = coco["images"][box["image_id"] - 1]
+        x, y, width, height = box["bbox"]
+        assert 0 <= x < x + width <= image["width"]
+        assert 0 <= y < y + height <= image["height"]
+    assert {box["category_id"] for box in coco["annotations"]} <= {one["id"] for one in coco["categories"]}
+
+    export_run("out", "fiftyone", Path("fiftyone"))
+    samples = json.loads(Path("fiftyone/samples.json").read_text())["samples"]
+    assert len(samples) == 7
+    assert {"grad_cam", "layer_cam", "prediction"} <= set(samples[0])
+    assert Path(samples[0]["filepath"]).exists()
+    assert Path(samples[0]["grad_cam"]["map_path"]).exists()
+
+
+@pytest.mark.parametrize(
+    ("directory", "to", "options", "says"),
+    [
+        ("out", "cocoa", {}, "no format 'cocoa'; did you mean 'coco'"),
+        ("pictures", "csv", {}, "'pictures' holds no run"),
+        ("out", "csv", {"methods": ("gradcam",)}, "the run has no method 'gradcam'; did you mean 'grad-cam'"),
+        ("out", "coco", {"threshold": 0.0}, "the threshold is 0.0"),
+    ],
+)
+def test_wrong_exports(directory: str, to: str, options: dict[str, Any], says: str) -> None:
+    make_run()
+    with pytest.raises(GradCamKitError) as caught:
+        export_run(directory, to, **options)
+    assert says in str(caught.value)
+    assert isinstance(caught.value, UnknownNameError | OptionError)

@@ -1,0 +1,364 @@
+"""Runs that stop and go on: whatever happens in between, the result is that of an undisturbed run."""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import disk
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+
+from gradcam_kit.errors import InputError, OptionError, UnknownNameError
+from gradcam_kit.jobs import RunRequest, RunSummary, run
+from gradcam_kit.jobs import plan as plans
+from gradcam_kit.jobs.files import LocalFolder
+from gradcam_kit.jobs.index import LeftOut, find_pictures, index_pictures
+from gradcam_kit.jobs.pipeline import has_thumbnail
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk.move_in(tmp_path, monkeypatch)
+
+
+def explain(source: str = "pictures", out: str = "out", console: Console | None = None, **options: Any) -> RunSummary:
+    defaults = {"model": "shop:net", "workers": 2, "shard_size": 2, "report": False}
+    return run(RunRequest(**{**defaults, "source": source, "out": out, **options}), console)
+
+
+def content(out: str) -> dict[str, bytes]:
+    """All files of a run, by name."""
+    root = Path(out)
+    return {path.relative_to(root).as_posix(): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
+
+
+def notes() -> Console:
+    return Console(record=True, file=io.StringIO(), width=500)
+
+
+def test_a_shard_that_is_gone_is_written_again_and_nothing_else() -> None:
+    disk.write_pictures(Path("pictures"))
+    explain()
+    before, times = content("out"), {path: path.stat().st_mtime_ns for path in Path("out/shards").iterdir()}
+    Path("out/shards/00001.parquet").unlink()
+    summary = explain()
+    assert (summary.pictures, summary.before, summary.failed, summary.missing) == (7, 5, 0, 0)
+    assert content("out") == before
+    changed = [path.name for path, time in times.items() if path.stat().st_mtime_ns != time]
+    assert changed == ["00001.parquet"]
+
+
+def test_the_parts_of_a_run_make_the_whole() -> None:
+    disk.write_pictures(Path("pictures"))
+    explain(out="whole")
+    for part in (2, 0, 1):
+        summary = explain(part=(part, 3), workers=1)
+        assert (summary.pictures, summary.missing) == {2: (2, 3), 0: (3, 1), 1: (2, 0)}[part]
+    assert content("out") == content("whole")
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"methods": ("hires-cam",)}, "another methods.grad-cam"),
+        ({"targets": "1"}, 'another targets: "predicted" there, "1" now'),
+        ({"shard_size": 3}, "another shard_size: 2 there, 3 now"),
+        ({"dtype": "bfloat16"}, 'another dtype: "float32" there, "bfloat16" now'),
+        ({"layers": ("stage1",)}, 'another layers.grad-cam: ["stage2"] there, ["stage1"] now'),
+        ({"overlays": 0}, "another overlays: null there, 0 now"),
+        ({"model": "shop:nameless"}, "another model"),
+        ({"mean": (0.5, 0.5, 0.5)}, "another transform.mean"),
+    ],
+)
+def test_other_options_are_refused_by_name(options: dict[str, Any], says: str) -> None:
+    disk.write_picture(Path("pictures/a.png"), disk.CAT)
+    explain()
+    before = content("out")
+    with pytest.raises(OptionError) as caught:
+        explain(**options)
+    assert says in str(caught.value)
+    assert content("out") == before
+    assert explain(batch_size=7, workers=1).before == 1  # what changes no row may change
+
+
+def test_other_pictures_are_refused_and_overwritten_when_asked() -> None:
+    disk.write_picture(Path("pictures/a.png"), disk.CAT)
+    explain()
+    disk.write_picture(Path("pictures/b.png"), disk.CAT)
+    with pytest.raises(OptionError, match=r"another pictures: 1 there, 2 now"):
+        explain()
+    Path("pictures/a.png").rename("pictures/c.png")
+    Path("pictures/b.png").unlink()
+    with pytest.raises(OptionError, match=r"another index_sha256"):
+        explain()
+    Path("out/mine.txt").write_text("mine")
+    explain(overwrite=True, methods=("layer-cam",))
+    assert sorted(content("out")) == [
+        *("mine.txt", "overlays/c.png.layer-cam.jpg", "run.json", "shards/00000.parquet", "thumbnails/00000.parquet")
+    ]
+    Path("out/run.json").unlink()
+    with pytest.raises(OptionError, match=r"holds shards without a run.json"):
+        explain()
+    with pytest.raises(OptionError, match="the other parts"):
+        explain(overwrite=True, part=(0, 2))
+
+
+def test_a_wrong_request_keeps_the_run_that_it_would_overwrite() -> None:
+    disk.write_picture(Path("pictures/a.png"), disk.CAT)
+    explain()
+    before = content("out")
+    with pytest.raises(UnknownNameError, match="no method 'grad_cam'; did you mean 'grad-cam'"):
+        explain(methods=("grad_cam",), overwrite=True)
+    with pytest.raises(InputError, match="cannot take these pictures"):
+        explain(model="shop:never", layers=("stage2",), overwrite=True)
+    assert content("out") == before
+
+
+def test_only_what_failed_is_tried_again() -> None:
+    disk.write_pictures(Path("pictures"))
+    explain(out="whole", overlays=4)
+    hidden = Path("pictures/cat/a.png").read_bytes()
+    Path("pictures/cat/a.png").write_bytes(hidden[:100])
+    assert explain(overlays=4).failed == 1
+    times = {path.name: path.stat().st_mtime_ns for path in Path("out/shards").iterdir()}
+    assert (explain(overlays=4).failed, explain(overlays=4).before) == (1, 7)
+    Path("pictures/cat/a.png").write_bytes(hidden)
+    summary = explain(retry_failed=True, overlays=4)
+    assert (summary.failed, summary.before, summary.pictures) == (0, 5, 7)
+    changed = {path.name for path in Path("out/shards").iterdir() if path.stat().st_mtime_ns != times[path.name]}
+    assert changed == {"00000.parquet"}
+    ours, theirs = disk.read_rows(Path("out")), disk.read_rows(Path("whole"))
+    assert [row["path"] for row in ours] == [row["path"] for row in theirs]
+    assert all(np.abs(a["heatmap"] - b["heatmap"]).max() < 2e-3 for a, b in zip(ours, theirs, strict=True))
+    assert sorted(content("out")) == sorted(content("whole"))
+
+
+def test_too_little_memory_halves_the_batch_and_says_so_once() -> None:
+    disk.write_pictures(Path("pictures"))
+    said = notes()
+    assert explain(model="shop:small", shard_size=10, batch_size=7, console=said).failed == 0
+    text = said.export_text()
+    assert text.count("too small") == 1
+    assert "going on with batches of 3" in text
+    explain(out="other", shard_size=10)
+    for ours, theirs in zip(disk.read_rows(Path("out")), disk.read_rows(Path("other")), strict=True):
+        assert np.abs(ours["heatmap"] - theirs["heatmap"]).max() < 2e-3
+
+
+def test_a_full_disk_leaves_what_is_complete(monkeypatch: pytest.MonkeyPatch) -> None:
+    disk.write_pictures(Path("pictures"))
+    explain(out="whole", overlays=0)
+    write = LocalFolder.write
+
+    def full(self: LocalFolder, name: str, content: bytes) -> None:
+        if name.startswith("shards/00002"):
+            raise OSError(errno.ENOSPC, "No space left on device", f"{self.root}/{name}")
+        write(self, name, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalFolder, "write", full)
+        with pytest.raises(OptionError, match=r"'out/shards/00002.parquet' cannot be written: No space left on device"):
+            explain(overlays=0)
+    assert {"00000.parquet", "00001.parquet"} <= set(os.listdir("out/shards")) <= set(os.listdir("whole/shards"))
+    assert not Path("out/shards/00002.parquet").exists()
+    assert explain(overlays=0).before >= 4
+    assert content("out") == content("whole")
+
+
+def test_a_disk_that_is_full_for_overlays_stops_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    disk.write_pictures(Path("pictures"))
+
+    def full(self: LocalFolder, name: str, content: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(LocalFolder, "put", full)
+    with pytest.raises(OptionError, match=r"'out' cannot be written: No space left on device"):
+        explain()
+    assert not Path("out/shards").exists()
+
+
+def test_tables_give_paths_and_labels() -> None:
+    disk.write_pictures(Path("pictures"))
+    Path("pictures/list.csv").write_text(
+        "label,path,more\ncup,top.png,1\n0,cat/a.png,2\nmouse,cup/a.png,3\n,gone.png,\n"
+    )
+    explain("pictures/list.csv", methods=("layer-cam",))
+    rows = {row["path"]: row for row in disk.read_rows(Path("out"))}
+    assert {key: row["label"] for key, row in rows.items()} == {
+        "top.png": "cup",
+        "cat/a.png": "0",
+        "cup/a.png": "mouse",
+        "gone.png": None,
+    }
+    assert rows["top.png"]["correct"] == (rows["top.png"]["predicted_name"] == "cup")
+    assert rows["cat/a.png"]["correct"] == (rows["cat/a.png"]["predicted"] == 0)
+    assert rows["cup/a.png"]["correct"] is None
+    assert rows["gone.png"]["error"] == "PictureError: cannot read the picture: No such file or directory"
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.table({"path": ["top.png", "top.png"], "label": [1, 2]}), "pictures/list.parquet")
+    left_out = LeftOut()
+    assert [(entry.key, entry.label) for entry in find_pictures("pictures/list.parquet", "out", left_out)] == [
+        ("top.png", "1"),
+        ("top.png", "2"),
+    ]
+    said = notes()
+    assert explain("pictures/list.parquet", out="second", console=said).pictures == 1
+    assert "left out 1 repetitions" in said.export_text()
+    Path("bad.csv").write_text("file\na.png\n")
+    with pytest.raises(InputError, match=r"the table 'bad.csv' has no column 'path'; its columns are file"):
+        explain("bad.csv", out="third")
+
+
+def test_files_that_are_not_named_like_pictures_are_counted() -> None:
+    disk.write_picture(Path("pictures/a.png"), disk.CAT)
+    for name in ("b.heic", "c.heic", "d.dcm", "README"):
+        Path("pictures", name).write_text("?")
+    said = notes()
+    explain(console=said)
+    [line] = [line for line in said.export_text().splitlines() if "left out" in line]
+    assert line.startswith("note: left out 4 files that are not named like pictures: 2 .heic, 1 ")
+    assert "1 .dcm" in line
+    assert "1 without ending" in line
+    Path("pictures/a.png").unlink()
+    with pytest.raises(InputError, match=r"holds no pictures; left out 4 files"):
+        explain()
+
+
+def test_the_plan_is_sorted_in_pieces_as_in_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [f"{random.Random(i).random()}\n{i}.png" for i in range(50)]
+    Path("pictures").mkdir()
+    for name in names:
+        Path("pictures", name).touch()
+    monkeypatch.setattr(plans, "_SORTED_AT_ONCE", 7)
+    plan = plans.make_plan("pictures", "out", 8)
+    assert (plan.pictures, plan.shards) == (50, 7)
+    assert [entry.key for entry in plan.entries()] == sorted(names)
+    assert list(plan.shard(6).positions) == [48, 49]
+    assert plan.shard(3).entries == index_pictures("pictures", "out")[24:32]
+    plan.close()
+
+
+@pytest.mark.parametrize(("pictures", "wanted"), [(1, 0), (5, 9), (1000, 10), (10, 3)])
+def test_thumbnails_are_spread_evenly(pictures: int, wanted: int) -> None:
+    marked = [has_thumbnail(position, pictures, wanted) for position in range(pictures)]
+    assert sum(marked) == min(wanted, pictures)
+    gaps = np.diff([-1, *np.flatnonzero(marked)])
+    assert wanted == 0 or gaps.max() - gaps.min() <= 1
+
+
+def test_methods_of_ones_own() -> None:
+    disk.write_picture(Path("pictures/a.png"), disk.CAT)
+    explain(methods=("shop:Positive", "grad-cam"))
+    assert [row["method"] for row in disk.read_rows(Path("out"))] == ["Positive", "grad-cam"]
+    for method, says in [
+        ("shop:Negative", "module 'shop' has no method 'Negative'; did you mean"),
+        ("shop:Net", "shop:Net is no method; expected a class derived from gradcam_kit.BaseCAM"),
+        ("nowhere:X", "'nowhere:X' names no method: no module 'nowhere'"),
+    ]:
+        with pytest.raises((UnknownNameError, InputError)) as caught:
+            explain(methods=(method,), out="other")
+        assert says in str(caught.value)
+
+
+def test_several_devices_write_what_one_does() -> None:
+    disk.write_pictures(Path("pictures"))
+    disk.break_pictures(Path("pictures"))
+    explain(out="one", workers=1)
+    assert explain(device="cpu,cpu").failed == 4
+    assert content("out") == content("one")
+
+
+def test_compiled_modules_give_the_same_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    disk.write_pictures(Path("pictures"))
+    compiled = []
+
+    def compile_eagerly(self: torch.nn.Module) -> None:
+        compiled.append(type(self).__name__)
+        self._compiled_call_impl = torch.compile(self._call_impl, backend="eager")
+
+    monkeypatch.setattr(torch.nn.Module, "compile", compile_eagerly)
+    explain(out="plain")
+    explain(compile=True)
+    assert compiled == ["Conv2d", "Linear"]  # not stage2, which is explained
+    for ours, theirs in zip(disk.read_rows(Path("out")), disk.read_rows(Path("plain")), strict=True):
+        assert np.abs(ours["heatmap"] - theirs["heatmap"]).max() < 2e-3
+
+
+def start(*arguments: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "gradcam_kit", "run", "pictures", "--model", "shop:slow", "--out", "out"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [*command, *arguments], env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+
+
+def wait_for(condition: Any) -> None:
+    end = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.01)
+
+
+def many_pictures() -> None:
+    for i in range(24):
+        disk.write_picture(Path(f"pictures/{i % 3}/{i:02}.png"), np.roll(disk.CAT, 3 * i, axis=1))
+    disk.break_pictures(Path("pictures"))
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_it_ends_as_if_undisturbed() -> None:
+    many_pictures()
+    options = ("--shard-size", "3", "--batch-size", "2", "--workers", "2", "--no-report")
+    explain(model="shop:slow", out="whole", shard_size=3, batch_size=2)
+    draw = random.Random(0)
+    kills = 0
+    for _ in range(4):
+        process = start(*options)
+        shards = len(list(Path("out").glob("shards/*.parquet")))
+        wait_for(
+            lambda p=process, n=shards: p.poll() is not None or len(list(Path("out").glob("shards/*.parquet"))) > n
+        )
+        time.sleep(draw.random() * 0.2)
+        kills += process.poll() is None
+        process.kill()
+        process.communicate()
+    assert kills >= 2
+    last = start(*options)
+    said, _ = last.communicate(timeout=300)
+    assert last.returncode == 1  # some pictures are broken
+    assert "24 of 28 pictures explained (" in said
+    assert content("out") == content("whole")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_says_how_to_go_on(number: int) -> None:
+    many_pictures()
+    options = ("--shard-size", "4", "--batch-size", "2", "--no-report", "--overlays", "none")
+    process = start(*options)
+    wait_for(lambda: process.poll() is not None or list(Path("out").glob("shards/*.parquet")))
+    process.send_signal(number)
+    said, problems = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "the same command goes on from there" in problems
+    assert "Traceback" not in said + problems
+    names = sorted(path.name for path in Path("out/shards").iterdir())
+    assert 1 <= len(names) < 7
+    assert names == [f"{i:05}.parquet" for i in range(len(names))]
+    assert json.loads(Path("out/run.json").read_text())["pictures"] == 28
