@@ -129,7 +129,7 @@ class Explainer:
             current = torch.cuda.current_stream(self.device)
             current.wait_event(batch.arrived)
             batch.images.record_stream(current)
-        return self.loaded.transform.finish(batch.images).contiguous(memory_format=torch.channels_last)
+        return self.loaded.transform.finish(batch.images).contiguous()
 
     @contextmanager
     def ready(self) -> Iterator[None]:

@@ -53,8 +53,6 @@ def load_explainer(request: ModelRequest, console: Console | None = None) -> Exp
     for text in loaded.notes:
         note(console, text)
     model = check_model(loaded.model.to(device))
-    if all(parameter.ndim < 5 for parameter in model.parameters()):
-        model.to(memory_format=torch.channels_last)  # the layout in which convolutions are fast
     dtype: torch.dtype = getattr(torch, request.dtype)
     targets, labels = Targets.parse(request.targets), Labels(loaded.class_names)
     return Explainer(loaded, model, (), targets, labels, device, dtype)
