@@ -36,6 +36,8 @@ class Net(nn.Module):
 def net():
     return Net()
 
+value = (1, 2)
+
 def one_logit():
     return Net(classes=1)
 

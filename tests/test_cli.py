@@ -97,6 +97,28 @@ def test_some_pictures_that_fail_make_status_1_and_are_named() -> None:
         (["run", "pictures", "--model", "shop:net", "--out", "out", "--checkpoint", "x.pt"], "no checkpoint file x.pt"),
         (["run", "pictures", "--model", "shop:net", "--out", "out", "--dtype", "int8"], "the dtype is 'int8'"),
         (["run", "pictures", "--model", "shop:net", "--out", "shop.py"], "'shop.py' is a file"),
+        (["run", "pictures", "--model", "shop:net", "--out", "pictures"], "--out is SOURCE itself"),
+        (
+            ["run", "pictures", "--model", "shop:net", "--out", "out", "--mean", "3,0,0"],
+            "--mean is 3,0,0; expected three",
+        ),
+        (
+            ["run", "pictures", "--model", "shop:net", "--out", "out", "--std", "0,1,1"],
+            "--std is 0,1,1; expected three",
+        ),
+        (["run", "pictures", "--model", "shop:value", "--out", "out"], "shop:value is a tuple, and no factory"),
+        (
+            ["run", "pictures", "--model", "shop:net", "--out", "out", "--class-names", "two.txt"],
+            "2 class names and shop",
+        ),
+        (
+            ["run", "pictures", "--model", "shop:net", "--out", "out", "--shard", "2/2"],
+            "the shard is 2/2; expected I/N",
+        ),
+        (["run", "pictures", "--model", "shop:net", "--out", "out", "--shard", "x"], "the shard is 'x'; expected I/N"),
+        (["run", "pictures", "--model", "shop:net", "--out", "out", "--engine", "dask"], "the engine is 'dask'"),
+        (["report", "nothing"], "'nothing' holds no run"),
+        (["export", "nothing", "--to", "csv"], "'nothing' holds no run"),
         (["compare", "nothing", "--model", "shop:net", "--out", "s.png"], "no file or folder 'nothing'"),
         (["compare", "pictures", "--model", "shop:net", "--out", "s.what"], "no format for the suffix '.what'"),
         (["compare", "pictures", "--model", "shop:net", "--out", "s.png", "--method", "gradcam"], "mean 'grad-cam'"),
@@ -112,6 +134,7 @@ def test_some_pictures_that_fail_make_status_1_and_are_named() -> None:
 )
 def test_a_wrong_request_is_one_line_and_status_2(arguments: list[str], says: str) -> None:
     disk.write_picture(Path("pictures/a.png"), disk.CAT)
+    Path("two.txt").write_text("one\ntwo\n")
     status, said, problem = cli(*arguments)
     assert (status, said) == (2, "")
     last = problem.splitlines()[-1]
@@ -250,14 +273,18 @@ def test_the_demo_finds_the_objects() -> None:
 def test_the_process_exits_as_documented_and_shows_no_traceback() -> None:
     disk.write_pictures(Path("pictures"))
     good = process("run", "pictures", "--model", "demo", "--out", "out", "--overlays", "1")
-    assert (good.returncode, good.stderr.count("\n")) == (0, 1)
+    assert (good.returncode, good.stderr.count("\n")) == (0, 2)
+    assert "note: the layer layer4 is explained" in good.stderr
     disk.break_pictures(Path("pictures"))
     some = process("run", "pictures", "--model", "demo", "--out", "out", "--overwrite")
     assert some.returncode == 1
     assert some.stderr.count("failed: ") == 4
-    wrong = process("run", "pictures", "--model", "demo", "--out", "out")
+    again = process("run", "pictures", "--model", "demo", "--out", "out")
+    assert again.returncode == 1
+    assert "(" + str(len(disk.read_rows(Path("out")))) + " of them before)" in again.stdout
+    wrong = process("run", "pictures", "--model", "demo", "--out", "out", "--targets", "1")
     assert (wrong.returncode, wrong.stdout) == (2, "")
-    assert wrong.stderr.splitlines()[-1].startswith("gradcam-kit: 'out' holds a run already")
+    assert wrong.stderr.splitlines()[-1].startswith("gradcam-kit: 'out' holds a run with another targets")
     assert "Traceback" not in good.stderr + some.stderr + wrong.stderr
 
 
