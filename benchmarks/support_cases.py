@@ -188,7 +188,6 @@ def transformers_cases() -> Iterator[Case]:
         "PvtV2ForImageClassification": ("PvtV2Config", stages),
         "PoolFormerForImageClassification": ("PoolFormerConfig", {}),
         "SwiftFormerForImageClassification": ("SwiftFormerConfig", {}),
-        "CvtForImageClassification": ("CvtConfig", {"depth": [1, 1, 2], "drop_path_rate": [0.0, 0.0, 0.0]}),
         "LevitForImageClassification": ("LevitConfig", {"image_size": 224}),
         "MobileViTForImageClassification": ("MobileViTConfig", {}),
         "MobileViTV2ForImageClassification": ("MobileViTV2Config", {}),
@@ -206,7 +205,6 @@ def transformers_cases() -> Iterator[Case]:
         "SegformerForSemanticSegmentation": ("SegformerConfig", {}),
         "MobileViTForSemanticSegmentation": ("MobileViTConfig", {}),
         "BeitForSemanticSegmentation": ("BeitConfig", {**plain, "num_hidden_layers": 12, "out_indices": [3, 5, 7, 11]}),
-        "UperNetForSemanticSegmentation": ("UperNetConfig", {}),
         "DPTForSemanticSegmentation": (
             "DPTConfig",
             {**plain, "num_hidden_layers": 12, "neck_hidden_sizes": [16, 24, 32, 48], "fusion_hidden_size": 32},
@@ -225,13 +223,7 @@ def transformers_cases() -> Iterator[Case]:
 
 def _transformers(transformers: Any, name: str, config: str, options: dict[str, Any]) -> Callable[[], nn.Module]:
     def build() -> nn.Module:
-        if config == "UperNetConfig":
-            backbone = transformers.ConvNextConfig(depths=[1, 1, 2, 1], out_features=[f"stage{i}" for i in range(1, 5)])
-            settings = transformers.UperNetConfig(
-                backbone_config=backbone, hidden_size=32, auxiliary_in_channels=384, pool_scales=[1, 2, 3, 6]
-            )
-        else:
-            settings = getattr(transformers, config)(**options)
+        settings = getattr(transformers, config)(**options)
         model: nn.Module = getattr(transformers, name)(settings)
         return model
 

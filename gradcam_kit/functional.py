@@ -42,8 +42,8 @@ def weighted_sum(activations: Float[Tensor, "n k *s"], weights: Float[Tensor, "n
     """
     if all(size == 1 for size in weights.shape[2:]):
         # Ten times as fast as the einsum that it stands for.
-        summed: Tensor = torch.bmm(weights.flatten(1)[:, None], activations.flatten(2))[:, 0]
-        return summed.unflatten(1, activations.shape[2:])
+        summed = torch.bmm(weights.flatten(1)[:, None], activations.flatten(2))
+        return summed.view(len(summed), *activations.shape[2:])
     return (weights * activations).sum(dim=1)
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
@@ -37,7 +37,7 @@ class Meter(TorchDispatchMode):
     """
 
     def __init__(self, device: torch.device) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.device = device
         self._flops = self._live = self._peak = 0
         self._start = self._now()
@@ -83,4 +83,5 @@ class Meter(TorchDispatchMode):
 
 
 def _is_plain(leaf: object) -> bool:
-    return isinstance(leaf, Tensor) and leaf.layout == torch.strided
+    """Whether a tensor has memory of its own kind: subclasses may have none, and asking for it would be an error."""
+    return type(leaf) in (Tensor, nn.Parameter) and leaf.layout == torch.strided  # type: ignore[attr-defined]

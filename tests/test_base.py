@@ -184,3 +184,27 @@ def test_an_explanation_says_how_many_maps_are_empty() -> None:
     )
     assert "6 of 6 maps without positive evidence" in empty._repr_html_()
     assert "of 3 maps without" not in found._repr_html_() or found.is_empty.any()
+
+
+@pytest.mark.parametrize("order", ["model first", "default first"])
+def test_any_constructor_that_python_takes(order: str) -> None:
+    if order == "model first":
+
+        class Own(BaseCAM):
+            def __init__(self, model: nn.Module, *args: Any, **options: Any) -> None:
+                super().__init__(model, *args, **options)
+    else:
+
+        class Own(BaseCAM):  # type: ignore[no-redef]
+            def __init__(self, model: Any = None, *args: Any, **options: Any) -> None:
+                super().__init__(model, *args, **options)
+
+    assert Own(tiny(), "relu2").target_layers is not None
+
+
+def test_methods_of_any_iterable_and_maps_changed_before_heatmaps_are_read() -> None:
+    cams = {"one": GradCAM(tiny(), "relu2")}
+    (heatmaps,) = explain_all(cams.values(), INPUT)
+    explained = cams["one"].explain(INPUT)
+    explained.saliency["relu2"].zero_()
+    assert torch.equal(explained.heatmaps, heatmaps)

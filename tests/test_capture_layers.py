@@ -265,3 +265,25 @@ def test_the_automatic_layer_is_reached_from_every_image() -> None:
     explanation = GradCAM(model).explain(mixed, EmbeddingSimilarity(torch.ones(5)))
     assert explanation.layers == ("shared",)
     assert explanation.saliency["shared"].flatten(1).any(1).all()
+
+
+def test_queries_that_fit_a_grid_are_no_positions() -> None:
+    class Decoder(nn.Module):
+        """Sixteen queries of a picture whose map has 3 x 3 positions."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.queries, self.norm = nn.Parameter(torch.zeros(16, 6)), nn.LayerNorm(6)
+
+        def forward(self, maps: Tensor) -> Tensor:
+            tokens = maps.flatten(2).mT
+            found = (self.queries @ tokens.mT).softmax(-1) @ tokens
+            return self.norm(found + self.queries)
+
+    model = build(
+        lambda m, x: m.fc(m.decoder(m.backbone(x)).amax(1)),
+        backbone=nn.Conv2d(3, 6, 5, stride=5),
+        decoder=Decoder(),
+        fc=nn.Linear(6, 5),
+    )
+    assert GradCAM(model).explain(INPUT).layers == ("backbone",)

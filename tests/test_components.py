@@ -95,3 +95,10 @@ def test_no_sign_depends_on_a_metric():
         handle.remove()
         assert len(calls) == 1
         assert "metrics" not in inspect.getsource(inspect.getmodule(METHODS[name]))
+
+
+@pytest.mark.parametrize("channels", [4, 512])
+def test_equal_positions_give_equal_values(channels):
+    maps = torch.rand(2, channels, 1, 1, generator=torch.Generator().manual_seed(0)).expand(-1, -1, 14, 14)
+    component = first_component(maps)
+    assert (component.flatten(1).amax(1) - component.flatten(1).amin(1)).max() <= 1e-6 * component.abs().max()

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from gradcam_kit import METHODS, GradCAM, ScoreCAM, explain_all
 from gradcam_kit.capture import read_inputs
-from gradcam_kit.errors import ClassIndexError, InputError, NonFiniteError, ShapeError
+from gradcam_kit.errors import CaptureError, ClassIndexError, InputError, NonFiniteError, ShapeError
 from gradcam_kit.targets import ClassLogit
 
 INPUT = images(3, size=(8, 8))
@@ -230,3 +230,39 @@ def test_error_of_a_class_names_value_and_number_of_classes() -> None:
             ClassIndexError, match=r"class (5|-1|7) for a model with 5 output\(s\); classes go from 0 to 4"
         ):
             GradCAM(seeded(TinyCNN()), "relu2")(INPUT, wrong)
+
+
+def test_an_input_that_only_seems_to_belong_to_the_samples_is_an_error_and_no_wrong_map():
+    torch.manual_seed(0)
+    model = build(lambda m, x, w: m.conv(x).relu().mean((2, 3)) @ w.T, conv=nn.Conv2d(3, 4, 3))
+    prompts, pictures = torch.randn(2, 4), images(3)
+    for name in ("score-cam", "ablation-cam", "smooth-grad-cam++"):
+        cam = METHODS[name](model, "conv")
+        assert cam(pictures, 0, w=prompts).shape == (3, 16, 16)
+        with pytest.raises(CaptureError, match="'w' of the model's inputs have 2 entries"):
+            cam(pictures[:2], 0, w=prompts)
+    assert GradCAM(model, "conv")(pictures[:2], 0, w=prompts).any()
+
+
+def test_lists_with_an_entry_per_sample_are_fine_with_an_automatic_layer():
+    def forward(m, x, names):
+        assert len(names) == len(x)
+        return m.fc(m.conv(x).relu().mean((2, 3)))
+
+    model = build(forward, conv=nn.Conv2d(3, 4, 3), fc=nn.Linear(4, 2))
+    assert GradCAM(model)(images(2), names=["a", "b"]).shape == (2, 16, 16)
+
+
+@pytest.mark.parametrize("keyword", ["label", "normalize", "x"])
+def test_keywords_that_a_model_may_mean_are_handed_to_it(keyword):
+    seen = {}
+
+    def forward(m, images, **rest):
+        seen.update(rest)
+        return m.fc(m.conv(images).relu().mean((2, 3)))
+
+    model = build(forward, conv=nn.Conv2d(3, 4, 3), fc=nn.Linear(4, 2))
+    GradCAM(model, "conv")(images(2), **{keyword: 3})
+    assert seen == {keyword: 3}
+    with pytest.raises(InputError, match="targets="):
+        GradCAM(model, "conv")(images(2), target=3)

@@ -20,7 +20,8 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
 
 
-def test_the_python_examples_run_in_order_and_give_what_their_comments_say():
+def test_the_python_examples_run_in_order_and_give_what_their_comments_say(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
     for block in blocks("python"):
         exec(compile(block, "README.md", "exec"), names)
@@ -31,6 +32,8 @@ def test_the_python_examples_run_in_order_and_give_what_their_comments_say():
     assert names["seen"] == (0, 0, 128, 128)
     assert names["odd"].shape == (8, 128, 128)
     assert names["sheet"].shape[2] == 3
+    assert names["comparison"].heatmaps["grad-cam layer3"].shape == (8, 128, 128)
+    assert (tmp_path / "comparison.html").exists()
     assert names["layer_cam"].shape == (8, 128, 128)
     assert names["run"].heatmap(0).shape == (128, 128)
     assert names["stored"].shape == (16, 16)

@@ -239,8 +239,8 @@ def test_passes_shrink_where_memory_ends(method, caplog):
     crowded, roomy = Crowded(2), Crowded(1000)
     one, another = (METHODS[method](model, "inner.block1", batch_size=5)(images, 1) for model in (crowded, roomy))
     torch.testing.assert_close(one, another, atol=1e-5, rtol=1e-5)
-    assert max(crowded.sizes) > 2
-    assert "pass batch_size=2" in caplog.text
+    assert sum(size > 2 for size in crowded.sizes) == 1  # found out once
+    assert caplog.text.count("pass batch_size=2") == 1
 
 
 def test_one_row_that_does_not_fit_is_an_error():

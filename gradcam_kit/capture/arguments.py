@@ -24,18 +24,22 @@ _MEANT = {
     **dict.fromkeys(("reshape", "reshape_transform"), "reshape= when the CAM is made"),
 }
 """What people mean by arguments that a model does not take."""
+_OF_OTHERS = {"target", "target_category", "class_idx", "input_tensor", "aug_smooth", "eigen_smooth"}
+"""What no model means, and one that takes any keyword would silently pass over."""
 
 
 def check_arguments(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
     """Raise InputError for arguments that the model's `forward` does not take, and say what may be meant."""
+    if model._forward_pre_hooks_with_kwargs:
+        return  # they may take what `forward` does not
     try:
-        taken = inspect.signature(model.forward).parameters.values()
+        taken = inspect.signature(model.forward, follow_wrapped=False).parameters.values()
     except (TypeError, ValueError):  # compiled code shows no signature
         return
     names = {one.name for one in taken if one.kind not in (one.VAR_KEYWORD, one.VAR_POSITIONAL)}
     takes_any = any(one.kind is one.VAR_KEYWORD for one in taken)
     for name in (name for name in kwargs if name not in names):
-        if name in _MEANT:
+        if name in _MEANT and (not takes_any or name in _OF_OTHERS):
             meant = f"; pass {_MEANT[name].format(name=name)}"
         elif takes_any:
             continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,10 +19,11 @@ from gradcam_kit.capture.inputs import Inputs, Runner
 from gradcam_kit.capture.layers import find_layers
 from gradcam_kit.capture.state import is_scripted, untouched, version
 from gradcam_kit.capture.targets import ClassTarget, predicted_classes, score
-from gradcam_kit.capture.tokens import Layout, Tokens, infer_layout, recurrent_layout
+from gradcam_kit.capture.tokens import Layout, Tokens, infer_layout, is_resized, recurrent_layout
 from gradcam_kit.errors import GradCamKitError, LayerNotFoundError, ShapeError
 from gradcam_kit.types import LayerCandidate, LayerChoice, Target
 
+_log = logging.getLogger("gradcam_kit")
 _FEW = 4
 
 
@@ -78,7 +80,10 @@ def layer_candidates(
         few = inputs.with_images(inputs.images[index], index)
         try:
             seen, scored = _explore(model, few, targets and targets.select(index), target_type)
-        except IndexError:  # a target of fewer samples than there are images: the whole batch tells it
+        except Exception as error:  # what belongs to the samples cannot always be told: the whole batch can
+            if inputs.n == len(index) and not isinstance(error, IndexError):
+                raise
+            _log.debug("the layers are looked for with the whole batch: %s", error)
             seen, scored = _explore(model, inputs, targets, target_type)
     else:
         seen, scored = _explore(model, inputs, targets, target_type)
@@ -226,14 +231,15 @@ def _explore(
                 handle.remove()
         found = [one for one in seen.values() if one.calls == 1]
         tokens = {(one.tensor.shape[1], one.shape[0]) for one in found if isinstance(one.layout, Tokens)}
-        found = [one for one in found if not one.is_split_into_heads(tokens)]
+        found = _from_the_image([one for one in found if not one.is_split_into_heads(tokens)])
         try:
             target = target if target is not None else target_type(predicted_classes(output))
             scores = score(target, output, inputs.n)
         except GradCamKitError:
             if target is not None:
-                raise
-            return found, False  # methods without a target still need a layer
+                with torch.no_grad():
+                    score(target, output, inputs.n)  # raises, unless all that it lacks are gradients
+            return found, False  # methods without a target, or without gradients, still need a layer
         total = scores.sum()
         inside = [one for one in found if one.tensor.requires_grad]
         dense = any(
@@ -255,6 +261,23 @@ def _explore(
                 if any(one.reached for one in inside):
                     break
         return found, True
+
+
+def _from_the_image(seen: list[_Seen]) -> list[_Seen]:
+    """All but tokens that are none of an image, such as the queries of a detector, whose number happens to fit a grid.
+
+    A grid of tokens is that of an earlier layer, or was pooled or enlarged from the layer before by a whole number.
+    """
+    kept: list[_Seen] = []
+    known: set[tuple[int, ...]] = set()
+    for one in seen:
+        grid = one.shape[1:]
+        is_new = isinstance(one.layout, Tokens) and len(grid) > 1 and bool(known) and grid not in known
+        if is_new and not is_resized(kept[-1].shape[1:], grid):
+            continue
+        known.add(grid)
+        kept.append(one)
+    return kept
 
 
 def _reaches(gradients: Float[Tensor, "n k *s"]) -> bool:

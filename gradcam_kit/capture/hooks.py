@@ -26,10 +26,6 @@ ATTENTION = "<attention>"
 NOT_MODULES = (INPUT, ATTENTION)
 
 
-class LayersDoneError(BaseException):
-    """Leaves the model's forward behind the last target layer; no Exception, so that models do not catch it."""
-
-
 @dataclass
 class LayerRecord:
     """What one layer returned: the tensors that its maps come from, as leaves or nodes of the graph."""
@@ -75,9 +71,8 @@ class Recorder:
         size: tuple[int, ...],
         reshape: Reshape | None,
         graph: bool,
-        stop: bool = False,
     ) -> None:
-        self.model, self.n, self.size, self.reshape, self.graph, self.stop = model, n, size, reshape, graph, stop
+        self.model, self.n, self.size, self.reshape, self.graph = model, n, size, reshape, graph
         self.records = {name: LayerRecord(name, module, split_level(model, name)[1]) for name, module in layers.items()}
         self.thread = threading.get_ident()
         self.recomputing = False
@@ -140,8 +135,6 @@ class Recorder:
             leaves, passed_on = self._cut(record, output, chosen)
             record.leaves, record.chosen = leaves, chosen
             record.versions = [version(leaf) for leaf in record.captured]
-            if self.stop and all(other.calls for other in self.records.values()):
-                raise LayersDoneError
             return passed_on
 
         return hook

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from gradcam_kit.capture.arguments import advice, check_arguments
 from gradcam_kit.errors import InputError, ShapeError, kind_of
@@ -63,6 +63,16 @@ class Inputs:
         args = tuple(images if place == self.slot else tree_map(row, value) for place, value in enumerate(self.args))
         kwargs = {key: images if key == self.slot else tree_map(row, value) for key, value in self.kwargs.items()}
         return replace(self, args=args, kwargs=kwargs)
+
+    def per_sample(self) -> list[str]:
+        """The other inputs that are taken for one entry per sample, because their first axis has as many."""
+        named = [*((f"argument {i}", value) for i, value in enumerate(self.args) if i != self.slot)]
+        named += [(repr(key), value) for key, value in self.kwargs.items() if key != self.slot]
+        return [
+            name
+            for name, value in named
+            if any(isinstance(leaf, Tensor) and leaf.ndim and leaf.shape[0] == self.n for leaf in tree_leaves(value))
+        ]
 
     def first(self) -> Inputs:
         """The call for the first sample alone."""

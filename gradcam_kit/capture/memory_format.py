@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TypeVar
@@ -11,7 +12,10 @@ import torch
 from torch import nn
 
 from gradcam_kit.capture.inputs import Inputs
+from gradcam_kit.errors import GradCamKitError
 
+_log = logging.getLogger("gradcam_kit")
+_SMALLEST = 96 * 96
 _refused: WeakSet[nn.Module] = WeakSet()
 _Result = TypeVar("_Result")
 
@@ -19,8 +23,8 @@ _Result = TypeVar("_Result")
 def in_fastest_format(model: nn.Module, inputs: Inputs, work: Callable[[Inputs], _Result]) -> _Result:
     """Run `work` with pictures that the model gets in channels-last order where its kernels are fastest with it.
 
-    The copy that the model gets anyway is made in that order. A model that reads its tensors in memory order
-    (`view` behind a convolution) raises; it is asked once, and gets its pictures as they are from then on.
+    The copy that the model gets anyway is made in that order. A model that fails on it and not without it (`view`
+    behind a convolution reads the order in memory) is remembered, and gets its pictures as they are from then on.
 
     Args:
         model: what `work` runs.
@@ -31,17 +35,24 @@ def in_fastest_format(model: nn.Module, inputs: Inputs, work: Callable[[Inputs],
         return work(inputs)
     try:
         return work(replace(inputs, memory_format=torch.channels_last))
-    except RuntimeError as error:
-        if "contiguous" not in str(error):
-            raise
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        if isinstance(error, GradCamKitError) and error.__cause__ is None:
+            raise  # it says what is wrong with the call
+        _log.debug("%s is tried without channels-last pictures: %s", type(model).__name__, error)
+    result = work(inputs)
     _refused.add(model)
-    return work(inputs)
+    return result
 
 
 def _pays(inputs: Inputs) -> bool:
-    """Pictures on a CPU with oneDNN (about 0.7 of the time), and in half precision on CUDA's tensor cores."""
+    """Pictures on a CPU with oneDNN (about 0.7 of the time), and in half precision on CUDA's tensor cores.
+
+    Small pictures gain nothing that is worth another order of rounding.
+    """
     images = inputs.images
-    if images.ndim != 4 or not images.is_contiguous():
+    if images.ndim != 4 or not images.is_contiguous() or images.shape[2] * images.shape[3] < _SMALLEST:
         return False
     if images.device.type == "cpu":
         return images.dtype != torch.float64 and torch.backends.mkldnn.is_available()

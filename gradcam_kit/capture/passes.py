@@ -19,11 +19,11 @@ from gradcam_kit.capture.backward import guided_gradients, layer_curvature, laye
 from gradcam_kit.capture.biases import BiasRecorder
 from gradcam_kit.capture.checks import Checks
 from gradcam_kit.capture.head import find_head, weight_gradients
-from gradcam_kit.capture.hooks import INPUT, NOT_MODULES, LayerRecord, LayersDoneError, Recorder
+from gradcam_kit.capture.hooks import INPUT, NOT_MODULES, LayerRecord, Recorder
 from gradcam_kit.capture.inputs import Inputs, Runner
 from gradcam_kit.capture.probe import Prober
 from gradcam_kit.capture.replay import Prefix, PrefixRecorder, Replayer
-from gradcam_kit.capture.scoring import Rescorer
+from gradcam_kit.capture.scoring import Rescorer, RowState
 from gradcam_kit.capture.state import untouched
 from gradcam_kit.capture.targets import ClassProbability, ClassTarget, predicted_classes, read_logits, score, settle
 from gradcam_kit.capture.tokens import Tokens
@@ -47,8 +47,6 @@ class Request:
     reshape: Reshape | None = None
     settled: bool = False
     """The targets are those of an earlier pass, which settled them."""
-    stop: bool = False
-    """Nobody asked for what comes behind the layers, so the model's forward ends there."""
 
     @property
     def needs(self) -> Evidence:
@@ -79,6 +77,7 @@ class Capture:
     bias_gradients: tuple[Tensor, ...] | None = None
     guided_gradients: Tensor | None = None
     attention: Attention | None = None
+    rows: RowState = field(default_factory=RowState)
     _heads: dict[str, Head | None] = field(default_factory=dict)
 
     @property
@@ -91,7 +90,7 @@ class Capture:
         record = self.records[name]
         activations = widen(record.maps([tensor.detach() for tensor in record.captured]))
         target = self.target if self.target is not None else _no_scores
-        rescorer = Rescorer(self.run, self.inputs, target, self.output, batch_size)
+        rescorer = Rescorer(self.run, self.inputs, target, self.output, batch_size, self.rows)
         replayer = Replayer(rescorer, record, self.prefixes.get(name), self.scores)
         head = self._head(name, activations) if Evidence.HEAD in needs else None
         fallback = Evidence.WEIGHT_GRADIENTS in needs and head is None
@@ -140,7 +139,7 @@ def capture(model: nn.Module, inputs: Inputs, request: Request) -> Iterator[Capt
         checks = Checks()
         _check_images(inputs.images, checks)
         layers = {**request.layers, **({INPUT: model} if Evidence.GUIDED in request.needs else {})}
-        recorder = Recorder(model, layers, inputs.n, inputs.size, request.reshape, graph, request.stop)
+        recorder = Recorder(model, layers, inputs.n, inputs.size, request.reshape, graph)
         biases = BiasRecorder(model) if Evidence.BIASES in request.needs else None
         real = {name: module for name, module in layers.items() if name not in NOT_MODULES}
         attention = AttentionRecorder(model, inputs, request.needs) if Evidence.ATTENTION in request.needs else None
@@ -153,10 +152,7 @@ def capture(model: nn.Module, inputs: Inputs, request: Request) -> Iterator[Capt
             if Evidence.CURVATURE in request.needs:
                 stack.enter_context(sdpa_kernel(SDPBackend.MATH))  # fused attention has no second derivative
             stack.enter_context(torch.set_grad_enabled(graph))
-            try:
-                output = run(recorder.observe_input(inputs))
-            except LayersDoneError:
-                output = None
+            output = run(recorder.observe_input(inputs))
             recorder.check()
             if attention:
                 recorder.records.update(attention.records())
@@ -293,7 +289,8 @@ def _no_patch_gradient(name: str, _sample: int) -> CaptureError:
 
 
 def _detach(output: Any) -> Any:
-    return map_output(lambda leaf: leaf.detach(), output)
+    # Contiguous, as it would be if the images had not been laid out in another order.
+    return map_output(lambda leaf: leaf.detach().contiguous(), output)
 
 
 def _no_scores(output: Any) -> Tensor:

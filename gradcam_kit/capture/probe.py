@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gradcam_kit.capture.backward import layer_gradients
 from gradcam_kit.capture.hooks import LayerRecord, Recorder
-from gradcam_kit.capture.scoring import Rescorer, in_chunks
+from gradcam_kit.capture.scoring import Rescorer
 from gradcam_kit.capture.state import untouched
 from gradcam_kit.types import Reshape
 
@@ -41,6 +41,8 @@ class Prober:
             return record.maps([tensor.detach() for tensor in record.captured]), found
 
         with untouched(model, images.device):
-            activations, gradients = zip(*in_chunks(len(rows), self.rescorer.batch_size, work), strict=True)
+            with torch.no_grad():
+                self.rescorer.check()
+            activations, gradients = zip(*self.rescorer.in_chunks(len(rows), work), strict=True)
         widened = torch.promote_types(images.dtype, torch.float32)
         return torch.cat(activations).to(widened), torch.cat(gradients).to(widened)

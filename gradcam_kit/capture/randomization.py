@@ -214,6 +214,7 @@ def _host_copies(module: nn.Module) -> Iterator[dict[str, tuple[Tensor, int, Ten
         store for part in module.modules() for store in (part._parameters, part._buffers, vars(part))
     ]
     entries = [(store, {key: held for key, held in store.items() if isinstance(held, Tensor)}) for store in stores]
+    names = [set(store) for store in stores]
     own: dict[str, tuple[Tensor, int, Tensor]] = {}
     try:
         for store, before in entries:
@@ -227,7 +228,9 @@ def _host_copies(module: nn.Module) -> Iterator[dict[str, tuple[Tensor, int, Ten
                     own[key] = copy, copy._version, copy.detach().clone()
         yield own
     finally:
-        for store, before in entries:
+        for (store, before), known in zip(entries, names, strict=True):
+            for added in [key for key in store if key not in known]:
+                del store[added]
             store.update(before)
 
 

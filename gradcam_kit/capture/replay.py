@@ -23,13 +23,12 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflat
 
 from gradcam_kit.capture.checks import on_host
 from gradcam_kit.capture.hooks import LayerRecord
-from gradcam_kit.capture.scoring import Rescorer, in_chunks
+from gradcam_kit.capture.scoring import TOLERANCE, Rescorer
 from gradcam_kit.capture.state import is_scripted, untouched, version
 from gradcam_kit.errors import CaptureError
 from gradcam_kit.functional import widen
 
 _log = logging.getLogger("gradcam_kit")
-_TOLERANCE = {torch.float16: 2e-2, torch.bfloat16: 5e-2}
 
 
 class LazyRows(torch.Tensor):
@@ -37,23 +36,25 @@ class LazyRows(torch.Tensor):
 
     source: Tensor
     rows: Tensor
+    order: torch.memory_format
     taken: Tensor | None
 
     @staticmethod
-    def __new__(cls, source: Tensor, index: Tensor) -> LazyRows:
-        """Rows `index` of `source`."""
-        like = torch.empty((len(index), *source.shape[1:]), device="meta").contiguous(memory_format=_format(source))
+    def __new__(cls, source: Tensor, index: Tensor, order: torch.memory_format | None = None) -> LazyRows:
+        """Rows `index` of `source`, in its order in memory or in another one."""
+        order = order or _format(source)
+        like = torch.empty((len(index), *source.shape[1:]), device="meta").contiguous(memory_format=order)
         rows: LazyRows = torch.Tensor._make_wrapper_subclass(
             cls, like.shape, strides=like.stride(), dtype=source.dtype, device=source.device
         )
-        rows.source, rows.rows, rows.taken = source, index, None
+        rows.source, rows.rows, rows.order, rows.taken = source, index, order, None
         return rows
 
     def read(self) -> Tensor:
         """The rows themselves."""
         if self.taken is None:
             taken = self.source[self.rows]  # on the CPU 70 times as fast as index_select
-            self.taken = taken.contiguous(memory_format=_format(self.source))
+            self.taken = taken.contiguous(memory_format=self.order)
         return self.taken
 
     @classmethod
@@ -62,7 +63,9 @@ class LazyRows(torch.Tensor):
     ) -> Any:
         """Compute with the rows; a copy of rows that nobody has read is as lazy as they are."""
         if func is torch.ops.aten.clone.default and args[0].taken is None:
-            return LazyRows(args[0].source, args[0].rows)
+            asked = (kwargs or {}).get("memory_format")
+            same = asked is None or asked is torch.preserve_format
+            return LazyRows(args[0].source, args[0].rows, args[0].order if same else asked)
         args, kwargs = tree_map(lambda leaf: leaf.read() if isinstance(leaf, LazyRows) else leaf, (args, kwargs or {}))
         return func(*args, **kwargs)
 
@@ -192,9 +195,10 @@ class Replayer:
                     f"the input of layer {self.record.name!r} cannot be replaced on its other branches; choose the "
                     "input normalization of a transformer block, whose input is the output of the block before it"
                 )
-            scores = in_chunks(
+            if not self.isolated:
+                self.rescorer.check()
+            scores = self.rescorer.in_chunks(
                 len(rows),
-                self.rescorer.batch_size,
                 lambda chunk: self._score(rows[chunk], index[chunk], None if residual is None else residual[chunk]),
             )
         return widen(torch.cat(scores)) if scores else images.new_zeros(0)
@@ -247,15 +251,17 @@ class Replayer:
         n, most = len(self.scores), self.rescorer.batch_size
         # Not n rows, because kept outputs may hide something with one entry per sample: a list, an object, a size.
         count = n + 1 if n < most else min(max(n - 1, 1), most)
-        index = torch.arange(count, device=self.scores.device) % n
+        index = (torch.arange(count, device=self.scores.device) + 1) % n  # and in another order
         record, self.isolated = self.record, True
         try:
             replayed = self._score(record.maps([tensor.detach()[index] for tensor in record.captured]), index)
+        except torch.OutOfMemoryError:
+            raise
         except Exception as error:  # whatever keeps the suffix from running alone, the whole model can run
             _log.debug("layer %r cannot be isolated (%s: %s)", record.name, type(error).__name__, error)
             return False
         expected = self.scores[index]
-        tolerance = _TOLERANCE.get(record.captured[0].dtype, 1e-4) * expected.abs().amax().clamp(min=1e-30)
+        tolerance = TOLERANCE.get(record.captured[0].dtype, 1e-4) * expected.abs().amax().clamp(min=1e-30)
         same = bool(on_host(((widen(replayed) - expected).abs() <= tolerance).all()))
         if not same:
             _log.debug("layer %r cannot be isolated: its suffix alone gives other scores", record.name)

@@ -81,7 +81,8 @@ def rescoring(
         batch_size: the most rows in one forward pass.
         forward_kwargs: passed on to the model.
     """
-    model, inputs = check_model(model), read_inputs(images, forward_kwargs)
+    model = check_model(model)
+    inputs = read_inputs(images, forward_kwargs, model)
     positive_int("batch_size", batch_size)
     target = resolve_target(targets, ClassProbability if probability else ClassLogit)
     run = Runner.of(model, inputs.images.device)
@@ -97,4 +98,4 @@ def rescoring(
         else:
             target = settle(target, output)
         settings = {"score": type(target).__name__, "classes": "predicted" if targets is None else "given"}
-        yield Rescoring(run, inputs, target, output, batch_size, classes, settings)
+        yield Rescoring(run, inputs, target, output, batch_size, classes=classes, settings=settings)

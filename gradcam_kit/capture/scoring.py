@@ -4,22 +4,36 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from gradcam_kit.capture.checks import on_host
 from gradcam_kit.capture.inputs import Inputs, Runner
 from gradcam_kit.capture.state import untouched
 from gradcam_kit.capture.targets import score
 from gradcam_kit.capture.trees import map_output
+from gradcam_kit.errors import CaptureError, GradCamKitError
 from gradcam_kit.functional import widen
 from gradcam_kit.types import Target
 
 _log = logging.getLogger("gradcam_kit")
 _Result = TypeVar("_Result")
+TOLERANCE = {torch.float16: 2e-2, torch.bfloat16: 5e-2}
+"""Relative differences that are rounding; 1e-4 in other precisions."""
+
+
+@dataclass
+class RowState:
+    """What the passes over changed rows have shown, for all that follow in the same call."""
+
+    most: int | None = None
+    """The most rows that fit into the device's memory, once they did not."""
+    is_checked: bool = False
+    """That repeated samples score as the samples do."""
 
 
 @dataclass(frozen=True)
@@ -31,15 +45,46 @@ class Rescorer:
     target: Target
     output: Any
     batch_size: int
+    state: RowState = field(default_factory=RowState)
 
     def __call__(self, rows: Float[Tensor, "m c *t"], index: Int[Tensor, " m"]) -> Float[Tensor, "m *targets"]:
         """Score the rows, `batch_size` in one pass."""
         images = self.inputs.images
         with untouched(self.run.model, images.device), torch.no_grad():
-            scores = in_chunks(
-                len(rows), self.batch_size, lambda chunk: self.score_pass(rows[chunk].to(images.dtype), index[chunk])
+            self.check()
+            scores = self.in_chunks(
+                len(rows), lambda chunk: self.score_pass(rows[chunk].to(images.dtype), index[chunk])
             )
         return widen(torch.cat(scores)) if scores else images.new_zeros(0)
+
+    def check(self) -> None:
+        """Find out whether other inputs with n entries belong to the samples; with images alone there are none.
+
+        Raises:
+            CaptureError: they do not, so that rows of them would be wrong.
+        """
+        if self.state.is_checked:
+            return
+        self.state.is_checked = True
+        doubtful = self.inputs.per_sample()
+        if not doubtful:
+            return
+        n = self.inputs.n
+        # Another order and another number: in their own, even what does not belong to the samples fits them.
+        index = (torch.arange(n + 1, device=self.inputs.images.device) + 1) % n
+        with self.run.context():
+            expected = widen(score(self.target, self.output, n))[index]
+        try:
+            found = widen(self.score_pass(self.inputs.images[index], index))
+            tolerance = TOLERANCE.get(self.inputs.images.dtype, 1e-4) * expected.abs().amax().clamp(min=1e-30)
+            same = found.shape == expected.shape and bool(on_host(((found - expected).abs() <= tolerance).all()))
+        except GradCamKitError:
+            same = False
+        if not same:
+            raise CaptureError(
+                f"{', '.join(doubtful)} of the model's inputs have {n} entries, as many as there are images, but do "
+                "not belong to them one by one; give another number of images in a batch"
+            )
 
     def score_pass(self, rows: Tensor, index: Tensor) -> Tensor:
         """Scores `(m, *targets)` from one forward pass."""
@@ -49,6 +94,22 @@ class Rescorer:
                 return score(self.target.select(index), output, len(index))
             return self._score_by_sample(output, index)
 
+    def in_chunks(self, rows: int, work: Callable[[slice], _Result]) -> list[_Result]:
+        """The results of the passes over all rows, `batch_size` at a time, or fewer where the device's memory ends."""
+        results, start = [], 0
+        while start < rows:
+            size = min(self.state.most or self.batch_size, rows - start)
+            try:
+                results.append(work(slice(start, start + size)))
+            except torch.OutOfMemoryError:
+                if size == 1:
+                    raise
+                self.state.most = size // 2
+                _log.warning("out of memory: %d rows in a pass from here on; pass batch_size=%d", size // 2, size // 2)
+                continue
+            start += size
+        return results
+
     def _score_by_sample(self, output: Any, index: Tensor) -> Tensor:
         """Show each row to the target at the place of its sample, in an output that is otherwise the clean one."""
         scores: list[Tensor] = []
@@ -57,22 +118,6 @@ class Rescorer:
             merged = _with_row(self.output, output, row, whose, (self.inputs.n, len(index)))
             scores.append(score(self.target, merged, self.inputs.n)[whose])
         return torch.cat(scores)
-
-
-def in_chunks(rows: int, batch_size: int, work: Callable[[slice], _Result]) -> list[_Result]:
-    """The results of the passes over all rows, `batch_size` at a time, or fewer where the device's memory ends."""
-    results, start = [], 0
-    while start < rows:
-        try:
-            results.append(work(slice(start, start + batch_size)))
-        except torch.OutOfMemoryError:
-            if batch_size == 1:
-                raise
-            batch_size = batch_size // 2
-            _log.warning("out of memory: %d rows in a pass from here on; pass batch_size=%d", batch_size, batch_size)
-            continue
-        start += batch_size
-    return results
 
 
 def _with_row(clean: Any, changed: Any, row: int, whose: Tensor, sizes: tuple[int, int]) -> Any:

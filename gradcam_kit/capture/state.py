@@ -169,14 +169,17 @@ def _recurrent_layers(modules: list[nn.Module]) -> Iterator[None]:
     layers = [module for module in modules if isinstance(module, nn.RNNBase) and _is_on_cuda(module)]
     cudnn = torch.backends.cudnn
     before: list[bool] = []
+    thread = threading.get_ident()
 
     def enter(module: nn.Module, args: Any) -> None:
-        before.append(cudnn.enabled)
-        if torch.is_grad_enabled():
-            cudnn.enabled = False
+        if threading.get_ident() == thread:
+            before.append(cudnn.enabled)
+            if torch.is_grad_enabled():
+                cudnn.enabled = False
 
     def leave(module: nn.Module, args: Any, output: Any) -> None:
-        cudnn.enabled = before.pop()
+        if threading.get_ident() == thread and before:
+            cudnn.enabled = before.pop()
 
     handles = []
     try:
@@ -187,6 +190,8 @@ def _recurrent_layers(modules: list[nn.Module]) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
+        if before:  # interrupted inside of a layer
+            cudnn.enabled = before[0]
 
 
 def _is_on_cuda(module: nn.Module) -> bool:

@@ -88,7 +88,7 @@ class ClassTarget:
         """The target of the rows that belong to samples `index`."""
         if not isinstance(self.classes, Tensor):
             return self
-        return replace(self, classes=self.classes.to(index.device)[index])
+        return replace(self, classes=self.classes.to(index.device, non_blocking=True)[index])
 
     def on_host(self: _T) -> _T:
         """The same target with its class indices on the host, where they are checked."""

@@ -166,6 +166,14 @@ def _fits(grid: Sequence[int], size: Sequence[int]) -> bool:
     return max(lows) < min(highs)
 
 
+def is_resized(before: Sequence[int], after: Sequence[int]) -> bool:
+    """Whether a whole number leads from one grid to the other along every axis, up to padding."""
+    return all(
+        new % old == 0 or any(new in (old // stride, -(-old // stride)) for stride in range(1, old + 1))
+        for old, new in zip(before, after, strict=True)
+    )
+
+
 def token_layout(tokens: int, size: Sequence[int], model: nn.Module, layer: str) -> Tokens:
     """Decide which of a layer's tokens stand before the positions, and on which grid these are.
 

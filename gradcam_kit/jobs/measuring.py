@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from gradcam_kit.contenders import Contender, known_metric, measured
+from gradcam_kit.comparison.contenders import Contender, known_metric, measured
 from gradcam_kit.errors import OptionError
 from gradcam_kit.functional import normalize, upsample
 from gradcam_kit.jobs.request import one_line

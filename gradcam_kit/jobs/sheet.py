@@ -17,7 +17,7 @@ from torch import Tensor
 
 from gradcam_kit.capture import read_inputs
 from gradcam_kit.comparison import Comparison, check_ending, compare, write_comparisons
-from gradcam_kit.contenders import Contender, contenders, known_metric, suited
+from gradcam_kit.comparison.contenders import Contender, contenders, known_metric, suited
 from gradcam_kit.errors import InputError, OptionError, PictureError
 from gradcam_kit.jobs.decode import batches, read_entry
 from gradcam_kit.jobs.explainer import Explainer

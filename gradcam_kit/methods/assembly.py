@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -65,17 +66,27 @@ def _checked(cam: BaseCAM, layer: LayerCapture, maps: Any) -> Tensor:
     )
 
 
+def _without_model(cam: BaseCAM) -> BaseCAM:
+    """The method as it is now; an explanation that holds it does not keep the model alive."""
+    own = copy.copy(cam)
+    own.model = weakref.proxy(cam.model)  # type: ignore[assignment]
+    own.target_layers, own.chosen_layers = None, {}
+    for name, value in vars(cam).items():
+        if isinstance(value, BaseCAM):
+            setattr(own, name, _without_model(value))
+    return own
+
+
 def assemble(
     cam: BaseCAM, captured: Capture, layers: tuple[str, ...], saliency: dict[str, Tensor], importance: list[Tensor]
 ) -> Explanation:
     """The explanation of the captured samples by these signed maps, given as `signed_maps` does."""
     leading = tuple(captured.scores.shape) if captured.scores is not None else (captured.inputs.n,)
-    rows = [maps.flatten(0, len(leading) - 1) for maps in saliency.values()]
+    # Copies, because heatmaps may be computed after their reader has changed the signed maps in place.
+    rows = [maps.flatten(0, len(leading) - 1).clone() for maps in saliency.values()]
     shares = [share.flatten() for share in importance]
     size = captured.inputs.size
-    last_stage = copy.copy(cam)  # as it is now, and without the model, which an explanation must not keep alive
-    for name in ("model", "target_layers", "chosen_layers", "proven_size"):
-        del last_stage.__dict__[name]
+    last_stage = _without_model(cam)
     return Explanation(
         heatmaps=lambda: _heatmaps(last_stage, rows, shares, size).unflatten(0, leading),  # type: ignore[arg-type]
         saliency={name: saliency[name] for name in layers},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 import torch
@@ -102,8 +103,6 @@ class BaseCAM:
         self.batch_size = positive_int("batch_size", batch_size)
         # The automatic choice for images of the last size, so that a loop over batches explores the model once.
         self.chosen_layers: dict[tuple[int, ...], dict[str, nn.Module]] = {}
-        # The last size of images for which a whole forward pass has shown that each layer runs once.
-        self.proven_size: tuple[int, ...] | None = None
 
     def __call__(self, images: Images, targets: Any = None, **forward_kwargs: Any) -> Float[Tensor, "n *mt"]:
         """Explain a batch.
@@ -118,9 +117,7 @@ class BaseCAM:
             Float32 in [0, 1], `(n, *t)`, or `(n, m, *t)` for `(n, m)` targets; detached, on the device of the images.
             A map without positive evidence is all zeros.
         """
-        from gradcam_kit.methods.sharing import explain_all  # which imports this module
-
-        return explain_all([self], images, targets, **forward_kwargs)[0]
+        return self.explain(images, targets, **forward_kwargs).heatmaps
 
     def explain(self, images: Images, targets: Any = None, **forward_kwargs: Any) -> Explanation:
         """Explain a batch and return everything that the pass produced. Arguments as in calling."""
@@ -206,16 +203,18 @@ def _check_weights(cam: BaseCAM, weights: Any, activations: Tensor) -> None:
 def _show_options(cls: type[BaseCAM]) -> None:
     """Put what a constructor hands on into its signature, where `help` and notebooks look for it."""
     own = inspect.signature(cls.__init__).parameters.values()
+    if not any(one.kind in (one.VAR_POSITIONAL, one.VAR_KEYWORD) for one in own):
+        return
     inherited = inspect.signature(cls.__mro__[1].__init__).parameters.values()  # type: ignore[misc]
     named = {one.name for one in own}
     shown = []
     for one in own:
         if one.kind is one.VAR_POSITIONAL:
-            shown += [
-                other for other in inherited if other.kind is other.POSITIONAL_OR_KEYWORD and other.name != "self"
-            ]
+            handed_on = [other for other in inherited if other.kind is other.POSITIONAL_OR_KEYWORD]
+            shown += [other for other in handed_on[1:] if other.name not in named]
         elif one.kind is one.VAR_KEYWORD:
             shown += [other for other in inherited if other.kind is other.KEYWORD_ONLY and other.name not in named]
         else:
             shown.append(one)
-    cls.__init__.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]
+    with suppress(ValueError):  # an order that no signature can have is shown as it is written
+        cls.__init__.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]

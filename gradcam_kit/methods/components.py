@@ -32,8 +32,10 @@ def first_component(maps: Float[Tensor, "n k *s"], center: bool = False) -> Floa
     scale = rows.abs().amax(dim=(1, 2), keepdim=True)
     rows = rows / scale.where(scale > 0, 1)
     if rows.shape[1] <= rows.shape[2]:
-        values, vectors = torch.linalg.eigh(rows @ rows.mT)
-        component = vectors[..., -1] * values[:, -1:].clamp(min=0).sqrt()
+        direction = rows.mT @ torch.linalg.eigh(rows @ rows.mT).eigenvectors[..., -1:]
+        length = direction.norm(dim=1, keepdim=True)
+        # By the rows themselves, so that equal positions get equal values whatever the solver's rounding.
+        component = (rows @ (direction / length.where(length > 0, 1)))[..., 0]
     else:
         component = (rows @ torch.linalg.eigh(rows.mT @ rows).eigenvectors[..., -1:])[..., 0]
     projected: Tensor = (fix_sign(component) * scale[:, 0]).unflatten(1, maps.shape[2:])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache, partial
 from typing import Any
@@ -31,7 +31,7 @@ from gradcam_kit.types import Evidence, Images, Target
 
 
 def explain_all(
-    methods: Sequence[BaseCAM], images: Images, targets: Any = None, **forward_kwargs: Any
+    methods: Iterable[BaseCAM], images: Images, targets: Any = None, **forward_kwargs: Any
 ) -> list[Float[Tensor, "n *mt"]]:
     """Heatmaps of several methods from one capture: as if each was called, at the price of about one.
 
@@ -47,21 +47,19 @@ def explain_all(
     Returns:
         One tensor of heatmaps per method, in their order.
     """
-    explanations = _explain(methods, images, targets, forward_kwargs, maps_only=True)
-    return [explanation.heatmaps for explanation in explanations]
+    return [explanation.heatmaps for explanation in _explain(methods, images, targets, forward_kwargs)]
 
 
 def explain_many(
-    cams: Sequence[BaseCAM], images: Images, targets: Any = None, **forward_kwargs: Any
+    cams: Iterable[BaseCAM], images: Images, targets: Any = None, **forward_kwargs: Any
 ) -> list[Explanation]:
     """`explain_all` with everything that the passes produced."""
     return _explain(cams, images, targets, forward_kwargs)
 
 
 @torch.inference_mode(False)
-def _explain(
-    cams: Sequence[Any], images: Images, targets: Any, forward_kwargs: dict[str, Any], maps_only: bool = False
-) -> list[Explanation]:
+def _explain(cams: Iterable[Any], images: Images, targets: Any, forward_kwargs: dict[str, Any]) -> list[Explanation]:
+    cams = list(cams)
     for position, cam in enumerate(cams):
         if not isinstance(cam, BaseCAM):
             raise InputError(f"methods[{position}] is {kind_of(cam)}; expected CAM objects such as GradCAM(model)")
@@ -73,37 +71,26 @@ def _explain(
     results: dict[int, Explanation] = {}
     for positions in groups.values():
         group = [cams[position] for position in positions]
-        explanations = in_fastest_format(
-            group[0].model, inputs, partial(_explain_group, group, targets=targets, maps_only=maps_only)
-        )
+        explanations = in_fastest_format(group[0].model, inputs, partial(_explain_group, group, targets=targets))
         results.update(zip(positions, explanations, strict=True))
     return [results[position] for position in range(len(cams))]
 
 
-def _explain_group(cams: list[BaseCAM], inputs: Inputs, targets: Any, maps_only: bool = False) -> list[Explanation]:
+def _explain_group(cams: list[BaseCAM], inputs: Inputs, targets: Any) -> list[Explanation]:
     """Explain with methods that can share one pass; the model's part behind the layers only runs if it matters."""
     target = _read_target(cams[0], targets, inputs.n)
     if inputs.n == 0:
         return [_explain_nothing(cam, inputs, target) for cam in cams]
-    stop = maps_only and target is None and all(_needs_layers_alone(cam, inputs.size) for cam in cams)
-    with capture_for(cams, inputs, target, stop=stop) as (captured, layers):
-        explanations = [
+    with capture_for(cams, inputs, target) as (captured, layers):
+        return [
             assemble(cam, captured, own, *signed_maps(cam, captured, own))
             for cam, own in zip(cams, layers, strict=True)
         ]
-    for cam in cams:
-        cam.proven_size = inputs.size
-    return explanations
-
-
-def _needs_layers_alone(cam: BaseCAM, size: tuple[int, ...]) -> bool:
-    """Whether the model's output changes nothing in the maps, and no layer is known to run again later."""
-    return cam.class_agnostic and cam.needs is Evidence.NONE and cam.proven_size == size
 
 
 @contextmanager
 def capture_for(
-    cams: list[BaseCAM], inputs: Inputs, targets: Any, settled: bool = False, stop: bool = False
+    cams: list[BaseCAM], inputs: Inputs, targets: Any, settled: bool = False
 ) -> Iterator[tuple[Capture, list[tuple[str, ...]]]]:
     """One pass that serves all of these methods, and the names of each one's layers.
 
@@ -112,12 +99,10 @@ def capture_for(
         inputs: at least one sample.
         targets: as in calling a method.
         settled: the target is that of an earlier pass, and takes nothing from this one's output.
-        stop: leave the model behind the last layer; there are no scores and no output then.
     """
     first = cams[0]
     target = _read_target(first, targets, inputs.n)
-    _choose_layers(cams, inputs, target)
-    own = [_layers_of(cam, inputs.size) for cam in cams]
+    own = _layers_of(cams, inputs, target)
     needs_at: dict[str, Evidence] = {}
     for cam, layers in zip(cams, own, strict=True):
         for name in layers:
@@ -129,7 +114,6 @@ def capture_for(
         target_type=first.target_type,
         reshape=first.reshape,
         settled=settled,
-        stop=stop,
     )
     with capture(first.model, inputs, request) as captured:
         yield captured, [tuple(layers) for layers in own]
@@ -142,17 +126,22 @@ def _read_target(cam: BaseCAM, targets: Any, n: int) -> Target | None:
     return target
 
 
-def _choose_layers(cams: list[BaseCAM], inputs: Inputs, target: Target | None) -> None:
-    """Choose the layers of the methods that leave them open and meet this size for the first time; once for all."""
+def _layers_of(cams: list[BaseCAM], inputs: Inputs, target: Target | None) -> list[dict[str, nn.Module]]:
+    """The layers of each method, chosen where it leaves them open and meets this size for the first time."""
     # One exploring pass serves every kind of choice.
     candidates = cache(partial(layer_candidates, cams[0].model, inputs, target, cams[0].target_type))
+    own: list[dict[str, nn.Module]] = []
     for cam in cams:
         if cam.target_layers is not None and not cam.layer_choice.is_fixed:
+            own.append(cam.target_layers)
             continue
         # Other targets than classes may depend on other layers, so for them nothing is remembered.
         known = cam.chosen_layers.get(inputs.size, {}) if target is None or isinstance(target, ClassTarget) else {}
         if not known or not all(_is_there(cam.model, name, module) for name, module in known.items()):
-            cam.chosen_layers = {inputs.size: choose_among(candidates, cam.model, inputs.size, cam.layer_choice)}
+            known = choose_among(candidates, cam.model, inputs.size, cam.layer_choice)
+            cam.chosen_layers = {inputs.size: known}  # replaced as a whole: other threads may read it meanwhile
+        own.append(known)
+    return own
 
 
 def _is_there(model: nn.Module, name: str, module: nn.Module) -> bool:
@@ -161,10 +150,6 @@ def _is_there(model: nn.Module, name: str, module: nn.Module) -> bool:
         return model.get_submodule(name) is module
     except AttributeError:
         return True
-
-
-def _layers_of(cam: BaseCAM, size: tuple[int, ...]) -> dict[str, nn.Module]:
-    return cam.chosen_layers.get(size, cam.target_layers or {})
 
 
 def _explain_nothing(cam: BaseCAM, inputs: Inputs, target: Target | None) -> Explanation:

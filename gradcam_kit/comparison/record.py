@@ -1,4 +1,4 @@
-"""Several methods, layers and targets on the same images, side by side: heatmaps, numbers, costs."""
+"""What a comparison found, and every way to show it."""
 
 from __future__ import annotations
 
@@ -9,24 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from jaxtyping import Float, Int
+from torch import Tensor
 
-from gradcam_kit.capture import ClassProbability, Inputs, check_model, read_inputs
-from gradcam_kit.contenders import (
-    Layers,
-    MethodCost,
-    Methods,
-    contenders,
-    control_maps,
-    costs,
-    explained,
-    known_metric,
-    measured,
-    suited,
-)
-from gradcam_kit.errors import InputError, MissingExtraError, ShapeError
-from gradcam_kit.gallery import (
+from gradcam_kit.comparison.contenders import MethodCost
+from gradcam_kit.comparison.gallery import (
     COLUMNS,
     Cell,
     Panel,
@@ -36,13 +23,11 @@ from gradcam_kit.gallery import (
     draw_sheet,
     flat_maps,
     format_value,
-    shown_pictures,
 )
+from gradcam_kit.errors import MissingExtraError
 from gradcam_kit.methods import Explanation
-from gradcam_kit.metrics import Measured, Metric
-from gradcam_kit.pictures import RGB, Picture, encode_picture, rgb_picture, write_picture
-from gradcam_kit.transforms import PictureTransform, as_transform
-from gradcam_kit.types import Images, Reshape
+from gradcam_kit.metrics import Measured
+from gradcam_kit.pictures import RGB, encode_picture, write_picture
 
 if TYPE_CHECKING:
     import pandas
@@ -116,7 +101,7 @@ class Comparison:
                         "score": score,
                         "is_empty": empty[label][place],
                         **{metric: column[place] for metric, column in values[label].items()},
-                        **vars(self.costs.get(label, MethodCost())),
+                        **self._cost(label),
                     }
                 )
         return found
@@ -128,7 +113,7 @@ class Comparison:
             row: dict[str, Any] = {"method": label}
             for metric, one in self.measured.get(label, {}).items():
                 row |= {metric: float(one.mean), f"{metric} n": int(one.count)}
-            found.append(row | vars(self.costs.get(label, MethodCost())))
+            found.append(row | self._cost(label))
         return found
 
     def plot(self, *, columns: int = COLUMNS, alpha: float = 0.5) -> Figure:
@@ -154,7 +139,12 @@ class Comparison:
         head = f"{labels} method{'s' * (labels != 1)} on {n} image{'s' * (n != 1)}"
         notes = [f"and {n - most} more images"] if n > most else []
         notes += [f"left out, as it does not suit the model: {label} ({why})" for label, why in self.left_out.items()]
-        return draw_page(self.panels(most), head, {"means and costs": self.summary_rows()}, notes)
+        return draw_page(
+            self.panels(most),
+            head,
+            {"means and costs": self.summary_rows() if self.costs or self.measured else []},
+            notes,
+        )
 
     def __repr__(self) -> str:
         return f"Comparison({', '.join(self.heatmaps)}; {len(self.names)} images)"
@@ -199,6 +189,10 @@ class Comparison:
         found = {label: self.measured.get(label, {}) for label in self.heatmaps}
         return {label: {name: one.values.tolist() for name, one in own.items()} for label, own in found.items()}
 
+    def _cost(self, label: str) -> dict[str, float]:
+        """What a method costs; nothing where no costs were measured."""
+        return vars(self.costs.get(label, MethodCost())) if self.costs else {}
+
     def _class_name(self, target: int | None) -> str | None:
         names = self.class_names
         return names[target] if names is not None and target is not None and target < len(names) else None
@@ -207,98 +201,6 @@ class Comparison:
         if target is None:
             return "" if score is None else f"score {score:.3g}"
         return f"{self._class_name(target) or f'class {target}'}, {score:.0%}"
-
-
-def compare(
-    model: nn.Module,
-    images: Images,
-    methods: Methods = None,
-    target_layers: Layers = None,
-    targets: Any = None,
-    metrics: str | Sequence[str | Metric] = (),
-    *,
-    masks: Bool[Tensor, "n *t"] | None = None,
-    pictures: Sequence[Picture] | None = None,
-    names: Sequence[str] | None = None,
-    class_names: Sequence[str] | None = None,
-    reshape: Reshape | None = None,
-    batch_size: int = 64,
-    seed: int = 0,
-    identities: Int[Tensor, " n"] | None = None,
-    cost: bool = True,
-) -> Comparison:
-    """Explain the same images by several methods, at several layers, from as few passes as possible.
-
-    Args:
-        model: any PyTorch model.
-        images: as in calling a method.
-        methods: names in `METHODS` or `metrics.CONTROLS`, classes, objects that bring their own options and layers, or
-            a mapping from labels to those. None = six well-known ones; "all" = all that need a single pass and suit
-            the model, the others are in `left_out`.
-        target_layers: None = chosen automatically, a module or its name; or a sequence of those, which are compared one
-            by one. A sequence in the sequence stands for layers that are fused; a mapping gives labels.
-        targets: as in calling a method; `(n, m)` explains m classes of each image.
-        metrics: names in `METRICS`, or `Metric` objects, measured for every method.
-        masks: where the objects are, for metrics that ask how well heatmaps find them.
-        pictures: to be shown beneath the heatmaps; None = the images, with the model's own normalization undone
-            (`model.transform`, if it carries one), else each stretched to its range.
-        names: of the images; None = their places in the batch.
-        class_names: None = `model.class_names`, if it carries them.
-        reshape: as in making a method.
-        batch_size: the most masked rows in one forward pass.
-        seed: of the random draws of metrics and controls.
-        identities: a number per image, so that its draws do not depend on its place in the batch.
-        cost: whether each method explains the first image once more, alone, to see what it costs.
-
-    Raises:
-        UnknownNameError: no such method or metric.
-        InputError: no images, or a metric without what it needs.
-        ShapeError: masks, pictures or names whose number differs from that of the images.
-    """
-    inputs = read_inputs(images, {})
-    if inputs.n == 0:
-        raise InputError("there are no images to compare on; expected a batch of at least one")
-    for what, given in {"masks": masks, "pictures": pictures, "names": names}.items():
-        if given is not None and len(given) != inputs.n:
-            raise ShapeError(f"{len(given)} {what} for {inputs.n} images; expected one for each")
-    wanted = [known_metric(metric) for metric in ([metrics] if isinstance(metrics, str) else metrics)]
-    for metric in wanted:
-        if "masks" in metric.needs and masks is None:
-            raise InputError(f"the metric {metric.name!r} needs to know where the objects are; pass masks=(n, *t) bool")
-    found = contenders(model, methods, target_layers, {"reshape": reshape, "batch_size": batch_size})
-    left_out: dict[str, str] = {}
-    if isinstance(methods, str) and methods == "all":
-        found, left_out = suited(found, inputs)
-    explanations = explained(found, inputs, targets)
-    classes, scores = _explained_classes(explanations)
-    settled = targets if classes is None else classes
-    several = scores.shape[1] if scores is not None and scores.ndim == 2 else None
-    controls = control_maps(found, inputs.images, several, seed, identities)
-    heatmaps = {label: explanation.heatmaps for label, explanation in explanations.items()} | controls
-    model = check_model(model)
-    return Comparison(
-        heatmaps={one.label: heatmaps[one.label] for one in found},
-        explanations=explanations,
-        measured=measured(
-            model,
-            inputs.images,
-            heatmaps,
-            found,
-            wanted,
-            targets=settled,
-            masks=masks,
-            seed=seed,
-            identities=identities,
-            batch_size=batch_size,
-        ),
-        costs=costs(found, inputs, settled) if cost else {},
-        targets=classes,
-        scores=scores,
-        pictures=_pictures(model, inputs) if pictures is None else [rgb_picture(picture) for picture in pictures],
-        names=[f"image {i}" for i in range(inputs.n)] if names is None else list(map(str, names)),
-        class_names=getattr(model, "class_names", None) if class_names is None else class_names,
-        left_out=left_out,
-    )
 
 
 def write_comparisons(path: Path, comparisons: Sequence[Comparison], columns: int = COLUMNS) -> None:
@@ -324,23 +226,6 @@ def check_ending(path: Path) -> None:
     """
     if path.suffix.lower() not in _DOCUMENTS:
         encode_picture(np.zeros((1, 1, 3), np.uint8), path.suffix)
-
-
-def _explained_classes(explanations: Mapping[str, Explanation]) -> tuple[Tensor | None, Tensor | None]:
-    """Class indices and probabilities; for a target that is a callable no classes and its scores."""
-    for one in explanations.values():
-        if one.targets is not None:
-            return one.targets, ClassProbability(one.targets)(one.output)
-    return None, next((one.scores for one in explanations.values() if one.scores is not None), None)
-
-
-def _pictures(model: nn.Module, inputs: Inputs) -> list[RGB]:
-    """The images with the model's own normalization undone."""
-    transform = getattr(model, "transform", None)
-    transform = None if transform is None else as_transform(transform)
-    if isinstance(transform, PictureTransform):
-        return shown_pictures(inputs.images, transform.mean, transform.std)
-    return shown_pictures(inputs.images)
 
 
 def _frame(rows: list[dict[str, Any]]) -> pandas.DataFrame:

@@ -56,7 +56,9 @@ class Panel:
 
 def draw_sheet(panels: Sequence[Panel], columns: int = COLUMNS) -> RGB:
     """All panels as one picture; a panel with many heatmaps takes several rows."""
-    rows, titles, names = [], [], []
+    rows: list[Sequence[RGB | None]] = []
+    titles: list[list[str]] = []
+    names: list[str] = []
     for panel in panels:
         picture = panel.shown
         drawn = [picture, *(overlay(picture, cell.heatmap) for cell in panel.cells)]
@@ -67,9 +69,9 @@ def draw_sheet(panels: Sequence[Panel], columns: int = COLUMNS) -> RGB:
             titles.append(labels[start : start + step])
             names.append("" if start else panel.title)
     width = max(map(len, rows))
-    rows = [[*row, *[None] * (width - len(row))] for row in rows]
+    filled = [[*row, *([None] * (width - len(row)))] for row in rows]
     titles = [[*row, *[""] * (width - len(row))] for row in titles]
-    return contact_sheet(rows, titles=titles, row_titles=names)
+    return contact_sheet(filled, titles=titles, row_titles=names)
 
 
 def draw_figure(panels: Sequence[Panel], columns: int = COLUMNS, *, alpha: float = 0.5) -> Figure:
@@ -99,7 +101,7 @@ def draw_figure(panels: Sequence[Panel], columns: int = COLUMNS, *, alpha: float
         _draw(block[0], picture, panel.title, [panel.note])
         for axis, cell in zip(block[1:], panel.cells, strict=False):
             _draw(axis, overlay(picture, cell.heatmap, alpha=alpha), cell.title, cell.notes)
-    return figure  # type: ignore[no-any-return]
+    return figure
 
 
 def draw_page(

@@ -18,6 +18,7 @@ from gradcam_kit.errors import InputError, UnknownNameError, did_you_mean
 from gradcam_kit.meter import Meter
 from gradcam_kit.methods import METHODS, BaseCAM, Explanation, explain_many
 from gradcam_kit.metrics import CONTROLS, METRICS, Case, Measured, Metric
+from gradcam_kit.metrics.case import Explain
 from gradcam_kit.metrics.controls import Control
 from gradcam_kit.types import Evidence
 
@@ -222,9 +223,10 @@ def costs(found: Sequence[Contender], inputs: Inputs, targets: Any) -> dict[str,
 def _forward_flops(model: nn.Module, inputs: Inputs) -> int:
     """Arithmetic of a forward pass."""
     device = inputs.images.device
-    with untouched(model, device), Meter(device) as meter:
+    meter = Meter(device)
+    with untouched(model, device), meter:
         Runner.of(model, device)(inputs)
-        return meter.lap().flops
+    return meter.lap().flops
 
 
 def control_maps(
@@ -286,8 +288,8 @@ def measured(
     return results
 
 
-def _again(one: Contender, classes: Any, seed: int, identities: Tensor) -> Any:
+def _again(one: Contender, classes: Any, seed: int, identities: Tensor) -> Explain | None:
     """The contender as a callable from changed images to heatmaps for the same classes."""
     if one.cam is not None:
         return partial(one.cam, targets=classes)
-    return partial(one.control, seed=seed, identities=identities)  # type: ignore[arg-type]
+    return None if one.control is None else partial(one.control, seed=seed, identities=identities)

@@ -1,0 +1,139 @@
+"""`compare`: explain, measure, and put side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jaxtyping import Bool, Int
+from torch import Tensor, nn
+
+from gradcam_kit.capture import ClassProbability, Inputs, check_model, read_inputs
+from gradcam_kit.comparison.contenders import (
+    Layers,
+    Methods,
+    contenders,
+    control_maps,
+    costs,
+    explained,
+    known_metric,
+    measured,
+    suited,
+)
+from gradcam_kit.comparison.gallery import shown_pictures
+from gradcam_kit.comparison.record import Comparison
+from gradcam_kit.errors import InputError, ShapeError
+from gradcam_kit.methods import Explanation
+from gradcam_kit.metrics import Metric
+from gradcam_kit.pictures import RGB, Picture, rgb_picture
+from gradcam_kit.transforms import PictureTransform, as_transform
+from gradcam_kit.types import Images, Reshape
+
+
+def compare(
+    model: nn.Module,
+    images: Images,
+    methods: Methods = None,
+    target_layers: Layers = None,
+    targets: Any = None,
+    metrics: str | Sequence[str | Metric] = (),
+    *,
+    masks: Bool[Tensor, "n *t"] | None = None,
+    pictures: Sequence[Picture] | None = None,
+    names: Sequence[str] | None = None,
+    class_names: Sequence[str] | None = None,
+    reshape: Reshape | None = None,
+    batch_size: int = 64,
+    seed: int = 0,
+    identities: Int[Tensor, " n"] | None = None,
+    cost: bool = True,
+) -> Comparison:
+    """Explain the same images by several methods, at several layers, from as few passes as possible.
+
+    Args:
+        model: any PyTorch model.
+        images: as in calling a method.
+        methods: names in `METHODS` or `metrics.CONTROLS`, classes, objects that bring their own options and layers, or
+            a mapping from labels to those. None = six well-known ones; "all" = all that need a single pass and suit
+            the model, the others are in `left_out`.
+        target_layers: None = chosen automatically, a module or its name; or a sequence of those, which are compared one
+            by one. A sequence in the sequence stands for layers that are fused; a mapping gives labels.
+        targets: as in calling a method; `(n, m)` explains m classes of each image.
+        metrics: names in `METRICS`, or `Metric` objects, measured for every method.
+        masks: where the objects are, for metrics that ask how well heatmaps find them.
+        pictures: to be shown beneath the heatmaps; None = the images, with the model's own normalization undone
+            (`model.transform`, if it carries one), else each stretched to its range.
+        names: of the images; None = their places in the batch.
+        class_names: None = `model.class_names`, if it carries them.
+        reshape: as in making a method.
+        batch_size: the most masked rows in one forward pass.
+        seed: of the random draws of metrics and controls.
+        identities: a number per image, so that its draws do not depend on its place in the batch.
+        cost: whether each method explains the first image once more, alone, to see what it costs.
+
+    Raises:
+        UnknownNameError: no such method or metric.
+        InputError: no images, or a metric without what it needs.
+        ShapeError: masks, pictures or names whose number differs from that of the images.
+    """
+    inputs = read_inputs(images, {})
+    if inputs.n == 0:
+        raise InputError("there are no images to compare on; expected a batch of at least one")
+    for what, given in {"masks": masks, "pictures": pictures, "names": names}.items():
+        if given is not None and len(given) != inputs.n:
+            raise ShapeError(f"{len(given)} {what} for {inputs.n} images; expected one for each")
+    wanted = [known_metric(metric) for metric in ([metrics] if isinstance(metrics, str) else metrics)]
+    for metric in wanted:
+        if "masks" in metric.needs and masks is None:
+            raise InputError(f"the metric {metric.name!r} needs to know where the objects are; pass masks=(n, *t) bool")
+    found = contenders(model, methods, target_layers, {"reshape": reshape, "batch_size": batch_size})
+    left_out: dict[str, str] = {}
+    if isinstance(methods, str) and methods == "all":
+        found, left_out = suited(found, inputs)
+    explanations = explained(found, inputs, targets)
+    classes, scores = _explained_classes(explanations)
+    settled = targets if classes is None else classes
+    several = scores.shape[1] if scores is not None and scores.ndim == 2 else None
+    controls = control_maps(found, inputs.images, several, seed, identities)
+    heatmaps = {label: explanation.heatmaps for label, explanation in explanations.items()} | controls
+    model = check_model(model)
+    return Comparison(
+        heatmaps={one.label: heatmaps[one.label] for one in found},
+        explanations=explanations,
+        measured=measured(
+            model,
+            inputs.images,
+            heatmaps,
+            found,
+            wanted,
+            targets=settled,
+            masks=masks,
+            seed=seed,
+            identities=identities,
+            batch_size=batch_size,
+        ),
+        costs=costs(found, inputs, settled) if cost else {},
+        targets=classes,
+        scores=scores,
+        pictures=_pictures(model, inputs) if pictures is None else [rgb_picture(picture) for picture in pictures],
+        names=[f"image {i}" for i in range(inputs.n)] if names is None else list(map(str, names)),
+        class_names=getattr(model, "class_names", None) if class_names is None else class_names,
+        left_out=left_out,
+    )
+
+
+def _explained_classes(explanations: Mapping[str, Explanation]) -> tuple[Tensor | None, Tensor | None]:
+    """Class indices and probabilities; for a target that is a callable no classes and its scores."""
+    for one in explanations.values():
+        if one.targets is not None:
+            return one.targets, ClassProbability(one.targets)(one.output)
+    return None, next((one.scores for one in explanations.values() if one.scores is not None), None)
+
+
+def _pictures(model: nn.Module, inputs: Inputs) -> list[RGB]:
+    """The images with the model's own normalization undone."""
+    transform = getattr(model, "transform", None)
+    transform = None if transform is None else as_transform(transform)
+    if isinstance(transform, PictureTransform):
+        return shown_pictures(inputs.images, transform.mean, transform.std)
+    return shown_pictures(inputs.images)
