@@ -71,12 +71,13 @@ def test_the_columns_are_what_the_library_measures() -> None:
     write_samples()
     run_demo("out", *asking("average-drop"))
     found, loaded = load_run("out"), load_model("demo")
-    places = [i for i, row in enumerate(found) if row["rank"] == 1]
+    places = range(len(found))
     images = torch.stack([loaded.transform(found.picture(i)) for i in places])
     maps = torch.from_numpy(np.stack([found.heatmap(i) for i in places]))
     classes = torch.tensor([found[i]["target"] for i in places])
     with rescoring(loaded.model, images, classes) as rescore:
         expected = METRICS["average-drop"](Case(maps, images, rescore))
+    assert ((expected.values > 0.1) & (expected.values < 99)).any()  # some are at neither end, where all maps are alike
     np.testing.assert_allclose([found[i]["average_drop"] for i in places], expected.values, rtol=1e-3, atol=1e-3)
 
 
