@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 from io import SEEK_END
 from os import PathLike
 from pathlib import Path
-from typing import IO
+from typing import Any
 
 import cv2
 import numpy as np
@@ -164,8 +164,8 @@ def read_picture(path: str | PathLike[str]) -> RGB:
         raise PictureError(f"cannot read the picture {str(path)!r}: {error}") from error
 
 
-def decode_picture(file: IO[bytes]) -> RGB:
-    """`read_picture` for an open file.
+def decode_picture(file: Any) -> RGB:
+    """`read_picture` for an open binary file, or whatever can be read and sought like one.
 
     Raises:
         PictureError: not a picture, or cut short; the message says only the reason, because the file has no name.
@@ -182,7 +182,7 @@ def decode_picture(file: IO[bytes]) -> RGB:
         raise PictureError(f"{type(error).__name__}: {error}") from error
 
 
-def _decoded_by_opencv(file: IO[bytes]) -> RGB:
+def _decoded_by_opencv(file: Any) -> RGB:
     """What only OpenCV knows, such as Radiance files; brightness above 1 is clipped."""
     size = file.seek(0, SEEK_END)
     if size == 0:

@@ -21,7 +21,7 @@ import torch
 from rich.console import Console
 
 from gradcam_kit.errors import InputError, OptionError, UnknownNameError
-from gradcam_kit.jobs import RunRequest, RunSummary, run
+from gradcam_kit.jobs import RunRequest, RunSummary, load_run, run
 from gradcam_kit.jobs import plan as plans
 from gradcam_kit.jobs.files import LocalFolder
 from gradcam_kit.jobs.index import LeftOut, find_pictures, index_pictures
@@ -362,3 +362,20 @@ def test_an_interrupted_run_says_how_to_go_on(number: int) -> None:
     assert 1 <= len(names) < 7
     assert names == [f"{i:05}.parquet" for i in range(len(names))]
     assert json.loads(Path("out/run.json").read_text())["pictures"] == 28
+
+
+def test_pictures_and_results_may_lie_on_remote_storage() -> None:
+    import fsspec
+
+    disk.write_pictures(Path("pictures"))
+    system = fsspec.filesystem("memory")
+    for key in ("cat/a.png", "top.png", "notes.txt"):
+        system.pipe_file(f"/store/pictures/{key}", Path("pictures", key).read_bytes() if "png" in key else b"?")
+    summary = explain("memory://store/pictures", out="memory://store/run")
+    assert (summary.pictures, summary.problems, summary.missing) == (2, (), 0)
+    assert explain("memory://store/pictures", out="memory://store/run").before == 2
+    run_ = load_run("memory://store/run")
+    assert [row["path"] for row in run_] == ["cat/a.png", "top.png"]
+    assert run_.overlay(1).shape == disk.PERSON.shape
+    assert system.exists("/store/run/overlays/top.png.grad-cam.jpg")
+    system.rm("/store", recursive=True)

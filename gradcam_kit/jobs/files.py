@@ -175,10 +175,9 @@ class RemoteFolder:
     def remove_if_empty(self) -> None:
         """Nothing: remote stores have no empty folders."""
 
-    def open(self, name: str) -> IO[bytes]:
+    def open(self, name: str) -> Any:
         """A file for random access."""
-        file: IO[bytes] = self._system.open(self.path(name), "rb")
-        return file
+        return self._system.open(self.path(name), "rb")
 
 
 Folder = LocalFolder | RemoteFolder
