@@ -50,6 +50,8 @@ Device = Annotated[str | None, typer.Option(help="Such as cpu, cuda:1 or mps; CU
 Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16.")]
 Targets = Annotated[str, typer.Option(help="predicted, label (the picture's folder), a class index, or top:K.")]
 BatchSize = Annotated[int, typer.Option(help="The most images in one forward pass.")]
+Workers = Annotated[int, typer.Option(help="How many read pictures; 0 = as many as cores.")]
+Metrics = Annotated[list[str] | None, typer.Option(help="Such as average-drop or insertion. Can be repeated.")]
 Method = Annotated[list[str] | None, typer.Option(help="See 'gradcam-kit methods'. Can be repeated.")]
 Layer = Annotated[list[str] | None, typer.Option(help="Target layer; by default one is chosen. Can be repeated.")]
 
@@ -93,9 +95,10 @@ def run(
     weights: Weights = None,
     method: Method = None,
     layer: Layer = None,
+    metric: Metrics = None,
     targets: Targets = "predicted",
     batch_size: BatchSize = 32,
-    workers: Annotated[int, typer.Option(help="How many read pictures; 0 = as many as cores.")] = 0,
+    workers: Workers = 0,
     device: Annotated[
         str | None, typer.Option(help="Such as cpu, cuda:1, mps, or several: cuda:0,cuda:1. All GPUs if there are any.")
     ] = None,
@@ -145,6 +148,7 @@ def run(
         source=source,
         out=out,
         methods=tuple(method or ["grad-cam"]),
+        metrics=tuple(metric or ()),
         workers=workers,
         overlays={"all": None, "none": 0}[overlays] if overlays in ("all", "none") else _count("--overlays", overlays),
         thumbnails=thumbnails,
@@ -167,6 +171,51 @@ def report(directory: Annotated[str, typer.Argument(metavar="DIR", help="The fol
     from gradcam_kit.report import write_report
 
     _say(write_report(directory), err=False)
+
+
+@app.command()
+def evaluate(
+    directory: Annotated[str, typer.Argument(metavar="DIR", help="The folder of a run.")],
+    metric: Metrics = None,
+    checkpoint: Annotated[Path | None, typer.Option(help="Where the weights of the run are now, if moved.")] = None,
+    batch_size: BatchSize = 32,
+    workers: Workers = 0,
+    device: Device = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what was measured before.")] = False,
+) -> None:
+    """Measure the heatmaps of a run: rows in DIR/metrics, and the mean of each method."""
+    from gradcam_kit.jobs import EvaluateRequest
+    from gradcam_kit.jobs import evaluate as measure_run
+
+    request = EvaluateRequest(
+        directory,
+        metrics=tuple(metric or ()),
+        checkpoint=checkpoint,
+        batch_size=batch_size,
+        workers=workers,
+        device=device,
+        overwrite=overwrite,
+        processes=True,
+    )
+    done = measure_run(request, Console(stderr=True))
+    _show(
+        ["method", "metric", "better", "mean", "count", "not counted"],
+        [
+            [
+                *(line["method"], line["metric"], line["better"]),
+                "" if line["mean"] is None else f"{line['mean']:.4g}",
+                str(line["count"]),
+                ", ".join(f"{count} {status}" for status, count in line["others"].items()),
+            ]
+            for line in done.means
+        ],
+    )
+    _say_problems(done.problems, done.failed)
+    before = f" ({done.before} of them before)" if done.before else ""
+    _say(
+        f"{done.pictures - done.failed} of {done.pictures} pictures measured{before} in {done.seconds:.1f} s", err=False
+    )
+    raise typer.Exit(done.exit_status)
 
 
 @app.command()
@@ -199,9 +248,7 @@ def compare(
         list[str] | None,
         typer.Option(help="Layer to compare at; A+B fuses two. By default one is chosen. Can be repeated."),
     ] = None,
-    metric: Annotated[
-        list[str] | None, typer.Option(help="Such as average-drop or insertion. Can be repeated.")
-    ] = None,
+    metric: Metrics = None,
     targets: Targets = "predicted",
     batch_size: BatchSize = 32,
     device: Device = None,
@@ -281,10 +328,7 @@ def main() -> None:
 
 def _finish(summary: RunSummary) -> None:
     """Say what became of the pictures, and leave with the exit status."""
-    for problem in summary.problems:
-        _say(f"failed: {problem}")
-    if summary.failed > len(summary.problems):
-        _say(f"failed: {summary.failed - len(summary.problems)} more")
+    _say_problems(summary.problems, summary.failed)
     done = summary.pictures - summary.failed
     before = f" ({summary.before} of them before)" if summary.before else ""
     _say(
@@ -297,6 +341,13 @@ def _finish(summary: RunSummary) -> None:
     if summary.report is not None:
         _say(f"Report: {summary.report}", err=False)
     raise typer.Exit(summary.exit_status)
+
+
+def _say_problems(problems: Sequence[str], failed: int) -> None:
+    for problem in problems:
+        _say(f"failed: {problem}")
+    if failed > len(problems):
+        _say(f"failed: {failed - len(problems)} more")
 
 
 def _show(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

@@ -112,7 +112,7 @@ def test_the_manifest_says_what_determined_the_rows() -> None:
     assert list(manifest["methods"]) == ["layer-cam", "grad-cam"]
     assert (manifest["pictures"], manifest["shard_size"], manifest["targets"]) == (7, 5, "predicted")
     assert manifest["versions"]["torch"] == torch.__version__.partition("+")[0]
-    assert manifest["about"] == {"source": "pictures", "root": str(Path("pictures").absolute())}
+    assert (manifest["about"]["source"], manifest["about"]["root"]) == ("pictures", str(Path("pictures").absolute()))
     first = manifest["weights_sha256"]
     torch.save(load_model("shop:net").model.double().state_dict(), "other.pt")
     explain(checkpoint=Path("other.pt"), overwrite=True, batch_size=1)

@@ -1,7 +1,18 @@
 """Pictures on disk become heatmaps on disk: plan, decoding, shards, engines, and what reads the result."""
 
+from gradcam_kit.jobs.evaluation import EvaluateRequest, Evaluation, evaluate
 from gradcam_kit.jobs.local import run
 from gradcam_kit.jobs.request import ModelRequest, RunRequest, RunSummary
 from gradcam_kit.jobs.results import Run, load_run
 
-__all__ = ["ModelRequest", "Run", "RunRequest", "RunSummary", "load_run", "run"]
+__all__ = [
+    "EvaluateRequest",
+    "Evaluation",
+    "ModelRequest",
+    "Run",
+    "RunRequest",
+    "RunSummary",
+    "evaluate",
+    "load_run",
+    "run",
+]

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from gradcam_kit.errors import CaptureError
 from gradcam_kit.jobs.decode import ahead_of, belong_to_parent
 from gradcam_kit.jobs.explainer import Explainer
+from gradcam_kit.jobs.measuring import chosen_metrics, metric_fields
 from gradcam_kit.jobs.pipeline import Done, Pipeline, Progress
 from gradcam_kit.jobs.plan import Shard
 from gradcam_kit.jobs.request import RunRequest
@@ -105,7 +106,8 @@ def _serve(
         def told(explained: int, failed: int) -> None:
             answers.put((explained, failed))
 
-        pipeline = Pipeline(request, explainer, Store.at(request.out), pictures, progress=told)
+        store = Store.at(request.out, metric_fields(request.metrics))
+        pipeline = Pipeline(request, explainer, store, pictures, progress=told)
         for done in pipeline.work(iter(tasks.get, None)):
             answers.put(done)
     except Exception as error:
@@ -120,7 +122,7 @@ def with_layers(request: RunRequest, layers: Mapping[str, list[str]]) -> Explain
         [cam] = explainer.with_methods([method], (), None, request.batch_size).cams
         names = layers[method_name(cam)]
         cams.append(method(explainer.model, names or None, batch_size=request.batch_size))
-    explainer = replace(explainer, cams=tuple(cams))
+    explainer = replace(explainer, cams=tuple(cams), metrics=chosen_metrics(request.metrics))
     if request.compile:
         compile_around(explainer.model, (name for names in layers.values() for name in names))
     return explainer

@@ -24,9 +24,11 @@ from gradcam_kit.errors import (
 from gradcam_kit.jobs.decode import Decoded, Failed
 from gradcam_kit.jobs.index import Entry
 from gradcam_kit.jobs.labels import Labels
+from gradcam_kit.jobs.measuring import mark_unmeasured, measure
 from gradcam_kit.jobs.request import Targets, one_line
 from gradcam_kit.jobs.rows import Row, explained_rows, failed_rows, method_name
 from gradcam_kit.methods import BaseCAM, explain_many
+from gradcam_kit.metrics import Metric
 from gradcam_kit.models import LoadedModel
 from gradcam_kit.types import LayerChoice
 
@@ -76,7 +78,7 @@ class Fit:
 
 @dataclass(frozen=True)
 class Explainer:
-    """Everything that is loaded once."""
+    """Everything that is loaded once; `metrics` are measured for every heatmap."""
 
     loaded: LoadedModel
     model: nn.Module
@@ -86,6 +88,7 @@ class Explainer:
     device: torch.device
     dtype: torch.dtype
     fit: Fit = field(default_factory=Fit)
+    metrics: tuple[Metric, ...] = ()
 
     def explain(self, batch: Batch) -> Iterator[Explained]:
         """Explain the pictures that could be read, all methods on one pass; results keep the order of the batch.
@@ -99,7 +102,7 @@ class Explainer:
         explained = iter(self._explain_group(ready, whole) if ready else [])
         for one in items:
             if isinstance(one, Failed):
-                yield Explained(one.entry, failed_rows(one.entry, self.labels, self.names, one.reason))
+                yield Explained(one.entry, self._failed(one.entry, one.reason))
             else:
                 yield next(explained)
 
@@ -212,24 +215,37 @@ class Explainer:
                     self._shrink(max(1, len(group) // 2))
                 elif len(group) == 1:
                     reason = one_line(f"{type(error).__name__}: {error}")
-                    rows = failed_rows(group[0].entry, self.labels, self.names, reason)
-                    return [Explained(group[0].entry, rows, error, group[0].thumbnail)]
+                    return [Explained(group[0].entry, self._failed(group[0].entry, reason), error, group[0].thumbnail)]
             part = max(1, len(group) // 2)  # only here the error is gone, and with it what it kept in memory
         return [one for start in range(0, len(group), part) for one in self._explain_group(group[start : start + part])]
 
     def _explained(self, group: list[Decoded], sent: Batch | None) -> list[Explained]:
         images = self.images(group, sent)
-        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+        with self.precision():
             explanations = explain_many(self.cams, images, self.classes(images, [one.entry for one in group]))
         size = int(images.shape[2]), int(images.shape[3])
         columns = [
             explained_rows(cam, explanation, group, self.labels, size)
             for cam, explanation in zip(self.cams, explanations, strict=True)
         ]
-        return [
-            Explained(one.entry, [row for rows in columns for row in rows[i]], None, one.thumbnail)
-            for i, one in enumerate(group)
-        ]
+        found = [[row for rows in columns for row in rows[i]] for i in range(len(group))]
+        if self.metrics:
+            self.measure(images, found)
+        return [Explained(one.entry, rows, None, one.thumbnail) for one, rows in zip(group, found, strict=True)]
+
+    def measure(self, images: Tensor, found: Sequence[Sequence[Row]]) -> None:
+        """Add the columns of the metrics to the rows of each image, from the heatmaps in them."""
+        with self.precision():
+            measure(self.model, self.cams, self.metrics, images, found)
+
+    def precision(self) -> torch.autocast:
+        """The precision of the model's passes."""
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+
+    def _failed(self, entry: Entry, reason: str) -> list[Row]:
+        rows = failed_rows(entry, self.labels, self.names, reason)
+        mark_unmeasured(rows, self.metrics)
+        return rows
 
     def _fewer_rows(self) -> bool:
         """Halve the masked rows that methods send through the model at once; False if they are single already."""

@@ -140,7 +140,9 @@ class _Walk:
         out, root = os.path.realpath(self.out), os.path.realpath(self.root or ".")
         # Where pictures lie in the folder of their run, only what the run wrote is no input.
         around = os.path.commonpath([out, root]) == out
-        self._own = {os.path.join(out, name) for name in ("shards", "overlays", "thumbnails")} if around else {out}
+        self._own = (
+            {os.path.join(out, name) for name in ("shards", "overlays", "thumbnails", "metrics")} if around else {out}
+        )
         self._verdicts: dict[str, bool] = {}
 
     def pictures(self) -> Iterator[str]:

@@ -8,7 +8,7 @@ import time
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rich.console import Console
@@ -17,6 +17,7 @@ from gradcam_kit.jobs.decode import bombs_are_errors
 from gradcam_kit.jobs.devices import work_on_devices
 from gradcam_kit.jobs.explainer import Explainer
 from gradcam_kit.jobs.manifest import make_manifest
+from gradcam_kit.jobs.measuring import chosen_metrics, metric_fields
 from gradcam_kit.jobs.pipeline import Done, FirstFailureError, Pipeline
 from gradcam_kit.jobs.plan import Plan, Shard, make_plan
 from gradcam_kit.jobs.progress import ProgressBar
@@ -51,7 +52,8 @@ def run(request: RunRequest, console: Console | None = None) -> RunSummary:
     """
     start = time.monotonic()
     console = console or Console(quiet=True)
-    store = Store.at(request.out)
+    metrics = chosen_metrics(request.metrics)
+    store = Store.at(request.out, metric_fields(request.metrics))
     before = None if request.overwrite else store.manifest()
     with ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())
@@ -59,7 +61,7 @@ def run(request: RunRequest, console: Console | None = None) -> RunSummary:
         plan = stack.enter_context(closing(make_plan(request.source, request.out, request.shard_size)))
         for line in plan.left_out.lines():
             note(console, line)
-        explainer = make_explainer(request, request.methods, plan.entries(), console)
+        explainer = replace(make_explainer(request, request.methods, plan.entries(), console), metrics=metrics)
         explainer.fit.say = lambda text: note(console, text)
         manifest = make_manifest(request, explainer, plan)
         if before is not None:

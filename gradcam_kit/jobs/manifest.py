@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import gradcam_kit
@@ -13,7 +14,7 @@ from gradcam_kit.jobs.index import Entry
 from gradcam_kit.jobs.plan import Plan
 from gradcam_kit.jobs.request import RunRequest
 from gradcam_kit.jobs.rows import method_name
-from gradcam_kit.jobs.setup import layers_of
+from gradcam_kit.jobs.setup import layers_of, metric_settings
 from gradcam_kit.methods import BaseCAM
 
 
@@ -25,7 +26,7 @@ def make_manifest(request: RunRequest, explainer: Explainer, plan: Plan) -> dict
     loaded = explainer.loaded
     return {
         "format": 2,
-        "about": {"source": request.source, "root": _root(next(plan.entries()))},
+        "about": {"source": request.source, "root": _root(next(plan.entries())), "request": _asked(request, explainer)},
         "pictures": plan.pictures,
         "index_sha256": plan.digest,
         "shard_size": request.shard_size,
@@ -39,6 +40,7 @@ def make_manifest(request: RunRequest, explainer: Explainer, plan: Plan) -> dict
         "transform": loaded.transform.describe(),
         "methods": {method_name(cam): _parameters(cam) for cam in explainer.cams},
         "layers": layers_of(explainer),
+        **({"metrics": metric_settings(explainer, plan.entries())} if explainer.metrics else {}),
         "targets": request.targets,
         "dtype": request.dtype,
         "compile": request.compile,
@@ -47,6 +49,20 @@ def make_manifest(request: RunRequest, explainer: Explainer, plan: Plan) -> dict
             "python": platform.python_version(),
             **{library: version(library) for library in ("torch", "torchvision", "numpy", "pillow")},
         },
+    }
+
+
+def _asked(request: RunRequest, explainer: Explainer) -> dict[str, Any]:
+    """What makes the same model and methods again; the model is None if it was no specification."""
+    return {
+        "model": request.model if isinstance(request.model, str) else None,
+        "checkpoint": None if request.checkpoint is None else str(Path(request.checkpoint).absolute()),
+        "weights": request.weights,
+        "image_size": request.image_size,
+        "mean": request.mean,
+        "std": request.std,
+        "class_names": None if request.class_names is None else explainer.loaded.class_names,
+        "methods": request.methods,
     }
 
 

@@ -10,7 +10,7 @@ from rich.text import Text
 class ProgressBar:
     """Pictures done, pictures per second, failures and the time left; a context manager."""
 
-    def __init__(self, console: Console, total: int) -> None:
+    def __init__(self, console: Console, total: int, doing: str = "explaining") -> None:
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -20,7 +20,7 @@ class ProgressBar:
             console=console,
             disable=not console.is_terminal,
         )
-        self._task = self._progress.add_task("explaining", total=total, failed=0)
+        self._task = self._progress.add_task(doing, total=total, failed=0)
 
     def add(self, pictures: int, failed: int) -> None:
         """Count pictures."""

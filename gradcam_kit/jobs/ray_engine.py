@@ -23,6 +23,7 @@ from gradcam_kit.jobs.devices import with_layers
 from gradcam_kit.jobs.explainer import Batch, Explainer, is_request_error
 from gradcam_kit.jobs.files import is_remote
 from gradcam_kit.jobs.index import Entry
+from gradcam_kit.jobs.measuring import metric_fields
 from gradcam_kit.jobs.overlays import draw
 from gradcam_kit.jobs.pipeline import Done, FirstFailureError, Progress, has_thumbnail, normalizations
 from gradcam_kit.jobs.plan import Plan, Shard
@@ -83,7 +84,7 @@ def work_on_ray(
     names = explainer.loaded.class_names
     device = "cpu" if explainer.device.type == "cpu" and request.device is not None else None
     request = replace(request, out=absolute, checkpoint=checkpoint, class_names=names, device=device, overwrite=False)
-    store = Store.at(absolute)
+    store = Store.at(absolute, metric_fields(request.metrics))
     with ExitStack() as stack:
         if not ray.is_initialized():
             paths = os.pathsep.join([os.getcwd(), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)

@@ -67,6 +67,7 @@ class RunRequest(ModelRequest):
         source: a picture, a folder, a glob, a list file or a table; also on remote storage (`s3://...`).
         out: the folder of the run, likewise.
         methods: names in `METHODS`, or `package.module:Class`.
+        metrics: names in `metrics.METRICS`, measured for every heatmap.
         workers: how many read pictures, and how many threads write overlays; 0 = one per core, at most 8.
         overlays: how many pictures get overlays; None = all.
         thumbnails: how many pictures, evenly spread, are kept small for the report.
@@ -84,6 +85,7 @@ class RunRequest(ModelRequest):
     source: str = "."
     out: str = "gradcam-run"
     methods: tuple[str, ...] = ("grad-cam",)
+    metrics: tuple[str, ...] = ()
     workers: int = 0
     overlays: int | None = None
     thumbnails: int = 10_000

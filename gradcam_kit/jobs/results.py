@@ -19,6 +19,7 @@ from gradcam_kit.functional import Normalization
 from gradcam_kit.jobs.decode import read_entry
 from gradcam_kit.jobs.files import is_remote
 from gradcam_kit.jobs.index import Entry
+from gradcam_kit.jobs.measuring import metric_fields
 from gradcam_kit.jobs.overlays import overlay_of
 from gradcam_kit.jobs.rows import SCHEMA, Row, enlarged, heatmap_of
 from gradcam_kit.jobs.store import Store
@@ -84,7 +85,8 @@ class Run:
             import pandas  # noqa: F401
         except ImportError as error:
             raise MissingExtraError("a DataFrame needs pandas; run: pip install pandas") from error
-        frame: pd.DataFrame = self.table(columns or [name for name in SCHEMA.names if name != "heatmap"]).to_pandas()
+        fields = [*SCHEMA, *metric_fields(self.manifest.get("metrics", {}))]
+        frame: pd.DataFrame = self.table(columns or [one.name for one in fields if one.name != "heatmap"]).to_pandas()
         return frame
 
     def heatmap(self, index: int) -> Float[np.ndarray, "h w"]:

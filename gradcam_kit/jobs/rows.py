@@ -55,7 +55,8 @@ SCHEMA = pa.schema(
 `heatmap` is little-endian float16 `(height, width)` in [0, 1], row by row, over the part `box` of the picture; with
 several layers it has the resolution of the finest, and `layer` joins their names with `+`. `correct` says whether
 `predicted` is the class that `label` names, and is null where it names none. `top_*` are the five best classes. A row
-with the status "error" has no heatmap; one with the status "ok" and an `error` has no overlay, and says why.
+with the status "error" has no heatmap; one with the status "ok" and an `error` lacks its overlay or its metrics, and
+says why.
 """
 
 Row = dict[str, Any]

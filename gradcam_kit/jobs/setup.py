@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -14,9 +15,10 @@ from torch import nn
 from gradcam_kit.capture import check_model
 from gradcam_kit.errors import InputError, OptionError, UnknownNameError, did_you_mean
 from gradcam_kit.jobs.decode import Decoded, decode
-from gradcam_kit.jobs.explainer import Explainer
+from gradcam_kit.jobs.explainer import Batch, Explainer
 from gradcam_kit.jobs.index import Entry
 from gradcam_kit.jobs.labels import Labels
+from gradcam_kit.jobs.measuring import results_of
 from gradcam_kit.jobs.request import ModelRequest, Targets
 from gradcam_kit.jobs.rows import method_name
 from gradcam_kit.methods import METHODS, BaseCAM
@@ -24,6 +26,7 @@ from gradcam_kit.models import from_module, imported, load_model
 from gradcam_kit.types import Evidence
 
 _TRIED = 1000  # pictures that are opened in search of one that can be read
+_EXPLAINED = 8  # pictures that are explained in search of one that can be measured
 
 
 def load_explainer(request: ModelRequest, console: Console | None = None) -> Explainer:
@@ -89,6 +92,33 @@ def make_explainer(
     if left_out and fitting:
         note(console, f"left out, because they do not suit the model or layer: {', '.join(left_out)}")
     return replace(explainer, cams=tuple(fitting) or explainer.cams)
+
+
+def metric_settings(explainer: Explainer, entries: Iterable[Entry]) -> dict[str, dict[str, Any]]:
+    """All that changes the numbers of each metric, as the first picture that can be explained tells.
+
+    Raises:
+        GradCamKitError: a metric that cannot be computed for it.
+    """
+    if not explainer.metrics:
+        return {}
+    silent = replace(explainer, metrics=())
+    ready = (
+        one
+        for entry in islice(entries, _TRIED)
+        if isinstance(one := decode(entry, explainer.loaded.transform), Decoded)
+    )
+    for one in islice(ready, _EXPLAINED):
+        [found] = silent.explain(Batch([one]))
+        if found.error is None:
+            try:
+                with explainer.precision():
+                    images, cams = explainer.images([one]), explainer.cams[:1]
+                    [results] = results_of(explainer.model, cams, explainer.metrics, images, [found.rows]).values()
+            except Exception as error:
+                raise explainer.blame(error) from error
+            return {name: dict(result.settings) for name, result in results.items()}
+    return {metric.name: {} for metric in explainer.metrics}  # what keeps all pictures from it, their rows say
 
 
 def method_classes(methods: Iterable[str]) -> list[type[BaseCAM]]:

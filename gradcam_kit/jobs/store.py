@@ -18,8 +18,16 @@ from gradcam_kit.jobs.files import Folder, LocalFolder, folder_at
 from gradcam_kit.jobs.request import SHOWN
 from gradcam_kit.jobs.rows import SCHEMA, Row
 
+_SETTINGS = b"gradcam_kit.metrics"
 _LONGEST_NAME = 255  # bytes, on all common file systems
-_PARTS = ("run.json", "report.html", "shards", "overlays", "thumbnails")  # run.json first: without it there is no run
+_PARTS = (
+    "run.json",
+    "report.html",
+    "shards",
+    "overlays",
+    "thumbnails",
+    "metrics",
+)  # run.json first: without it there is no run
 
 
 @dataclass(frozen=True)
@@ -43,7 +51,7 @@ class Store:
     extra: tuple[pa.Field, ...] = field(default=())
 
     @classmethod
-    def at(cls, out: str) -> Store:
+    def at(cls, out: str, extra: tuple[pa.Field, ...] = ()) -> Store:
         """The store of a path.
 
         Raises:
@@ -51,7 +59,7 @@ class Store:
         """
         if Path(out).exists() and not Path(out).is_dir():
             raise OptionError(f"--out {out!r} is a file; a folder is needed")
-        return cls(folder_at(out))
+        return cls(folder_at(out), extra)
 
     def manifest(self) -> dict[str, Any] | None:
         """What determined the rows that are here; None if there is no run.
@@ -103,8 +111,23 @@ class Store:
             if thumbnails:
                 small = pa.table({"path": list(thumbnails), "jpeg": pa.array(thumbnails.values(), pa.binary())})
                 self.folder.write(f"thumbnails/{_shard(number)}", _parquet(small))
+            self.folder.remove(f"metrics/{_shard(number)}")  # measured of the rows that were here before
             self.folder.write(f"shards/{_shard(number)}", _parquet(pa.Table.from_pylist(list(rows), schema=schema)))
         return counts
+
+    def write_metrics(self, number: int, rows: Sequence[Row], fields: Iterable[pa.Field], settings: Any) -> None:
+        """Write what was measured later of the rows of one shard, with the settings of each metric."""
+        schema = pa.schema(fields, metadata={_SETTINGS: json.dumps(settings).encode()})
+        with self.named():
+            self.folder.write(f"metrics/{_shard(number)}", _parquet(pa.Table.from_pylist(list(rows), schema=schema)))
+
+    def read_metrics(self, number: int) -> tuple[list[Row], dict[str, Any]]:
+        """What was measured later of the rows of a shard, and the settings of each metric; nothing if nothing was."""
+        content = self.folder.read(f"metrics/{_shard(number)}")
+        if content is None:
+            return [], {}
+        table = pq.read_table(BytesIO(content))
+        return table.to_pylist(), json.loads(table.schema.metadata[_SETTINGS])
 
     def read_shard(self, number: int, columns: Sequence[str] | None = None) -> list[Row]:
         """The rows of a shard."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 from jaxtyping import Float
 
+from gradcam_kit.jobs.measuring import MetricMeans
 from gradcam_kit.jobs.pipeline import has_thumbnail
 from gradcam_kit.jobs.rows import Row, heatmap_of
 from gradcam_kit.jobs.store import Store
@@ -104,11 +105,12 @@ class Collected:
     classes: list[dict[str, Any]]
     pairs: list[dict[str, Any]]
     thumbnails: dict[str, bytes]
+    measured: list[dict[str, Any]]
 
 
-def collect(store: Store) -> Collected:
-    """Read the rows of all shards once."""
-    figures, means = Figures(), Means()
+def collect(store: Store, metrics: Sequence[str] = ()) -> Collected:
+    """Read the rows of all shards once, and what was measured of them: `metrics` by the run, others later."""
+    figures, means, measured = Figures(), Means(), MetricMeans()
     methods: dict[str, None] = {}
     numbers = sorted(store.complete())
     total = sum(store.counts(number).pictures for number in numbers)
@@ -117,7 +119,11 @@ def collect(store: Store) -> Collected:
     position = 0
     for number in numbers:
         thumbnails = store.read_thumbnails(number)
-        for rows in by_picture(store.read_shard(number)):
+        all_rows = store.read_shard(number)
+        measured.add(all_rows, metrics)
+        later, settings = store.read_metrics(number)
+        measured.add(later, [name for name in settings if name not in metrics])
+        for rows in by_picture(all_rows):
             methods.update(dict.fromkeys(row["method"] for row in rows))
             figures.add(rows)
             means.add(rows)
@@ -151,7 +157,7 @@ def collect(store: Store) -> Collected:
         }
         for (label, name), count in figures.pairs.most_common(_PAIRS)
     ]
-    return Collected(figures, names, pictures, classes, pairs, files)
+    return Collected(figures, names, pictures, classes, pairs, files, measured.lines())
 
 
 def by_picture(rows: list[Row]) -> list[list[Row]]:

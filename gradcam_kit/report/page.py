@@ -31,7 +31,7 @@ def write_report(out: str, seconds: float | None = None) -> str:
     manifest = store.manifest()
     if manifest is None or not store.complete():
         raise OptionError(f"{out!r} holds no run with complete shards; make one: gradcam-kit run SOURCE --out {out}")
-    collected = collect(store)
+    collected = collect(store, list(manifest.get("metrics", ())))
     page = render(collected, manifest, seconds)
     with store.named():
         store.folder.remove("report")
@@ -59,6 +59,7 @@ def render(collected: Collected, manifest: dict[str, Any], seconds: float | None
         figures=figures,
         manifest=manifest,
         methods=collected.methods,
+        measured=collected.measured,
         layers={name: " + ".join(layers) for name, layers in manifest["layers"].items()},
         shown=len(collected.pictures),
         most=MOST_PICTURES,

@@ -1,0 +1,180 @@
+"""Metrics of stored heatmaps: the same numbers whether a run writes them at once or `evaluate` does later."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from gradcam_kit.comparison.contenders import Contender, known_metric, measured
+from gradcam_kit.errors import OptionError
+from gradcam_kit.functional import normalize, upsample
+from gradcam_kit.jobs.request import one_line
+from gradcam_kit.jobs.rows import Row, heatmap_of, method_name
+from gradcam_kit.methods import BaseCAM
+from gradcam_kit.metrics import METRICS, Measured, Metric, Status
+
+_SEED = 0
+
+
+def chosen_metrics(names: Iterable[str]) -> tuple[Metric, ...]:
+    """The metrics of these names, without repetitions.
+
+    Raises:
+        UnknownNameError: no such metric.
+        OptionError: a metric that needs to know where the objects are.
+    """
+    metrics = tuple(known_metric(name) for name in dict.fromkeys(names))
+    for metric in metrics:
+        if "masks" in metric.needs:
+            working = ", ".join(name for name, one in METRICS.items() if "masks" not in one.needs)
+            raise OptionError(
+                f"the metric {metric.name!r} needs masks of the objects, which pictures alone do not have; those that "
+                f"work here are {working}"
+            )
+    return metrics
+
+
+def columns_of(metric: str) -> tuple[str, str]:
+    """The columns of a metric: its number, and its status in words."""
+    column = metric.replace("-", "_")
+    return column, f"{column}_status"
+
+
+def metric_fields(metrics: Iterable[str]) -> tuple[pa.Field, ...]:
+    """The fields of the columns; numbers are null where they are undefined."""
+    fields = [zip(columns_of(name), (pa.float32(), pa.string()), strict=True) for name in dict.fromkeys(metrics)]
+    return tuple(pa.field(column, kind) for own in fields for column, kind in own)
+
+
+def mark_unmeasured(rows: Iterable[Row], metrics: Iterable[Metric]) -> None:
+    """Note in rows that nothing could be computed for them."""
+    names = [columns_of(metric.name) for metric in metrics]
+    for row in rows:
+        for number, status in names:
+            row |= {number: None, status: Status.ERROR.name.lower()}
+
+
+def measure(
+    model: nn.Module,
+    cams: Sequence[BaseCAM],
+    metrics: Sequence[Metric],
+    images: Float[Tensor, "n c h w"],
+    found: Sequence[Sequence[Row]],
+) -> None:
+    """Add the columns of metrics to the rows of pictures; what keeps a picture from being measured is its `error`.
+
+    Args:
+        model: what made the heatmaps.
+        cams: the methods, for their normalization and for metrics that run them again.
+        metrics: what to measure.
+        images: as the model gets them.
+        found: of each image the rows, one per method and target.
+    """
+    try:
+        results = results_of(model, cams, metrics, images, found)
+    except Exception as error:  # one picture ends no run
+        if len(found) == 1:
+            mark_unmeasured(found[0], metrics)
+            for row in found[0]:
+                row["error"] = one_line(f"{type(error).__name__}: the metrics cannot be computed: {error}")
+            return
+    else:
+        _write(results, found)
+        return
+    half = len(found) // 2  # only here the error is gone, and with it what it kept in memory
+    for part in (slice(half), slice(half, None)):
+        measure(model, cams, metrics, images[part], found[part])
+
+
+def results_of(
+    model: nn.Module,
+    cams: Sequence[BaseCAM],
+    metrics: Sequence[Metric],
+    images: Float[Tensor, "n c h w"],
+    found: Sequence[Sequence[Row]],
+) -> dict[str, dict[str, Measured]]:
+    """Method -> metric -> one number per image and target; arguments as in `measure`."""
+    methods = [method_name(cam) for cam in cams]
+    rows = {method: _rows_of(method, found) for method in methods}
+    classes = [row["target"] for row in rows[methods[0]]]
+    shape = (len(found), -1) if len(classes) > len(found) else (len(found),)
+    heatmaps = {}
+    for method, cam in zip(methods, cams, strict=True):
+        stored = np.stack([heatmap_of(row) for row in rows[method]]).astype(np.float32)
+        maps = normalize(upsample(torch.from_numpy(stored).to(images.device), images.shape[2:]), cam.normalize)
+        heatmaps[method] = maps.reshape(*shape, *maps.shape[1:])
+    return measured(
+        model,
+        images,
+        heatmaps,
+        [Contender(method, method, cam) for method, cam in zip(methods, cams, strict=True)],
+        metrics,
+        targets=None if None in classes else torch.tensor(classes, device=images.device).reshape(shape),
+        masks=None,
+        seed=_SEED,
+        identities=torch.tensor([_identity(one[0]["path"]) for one in found]),
+        batch_size=min(cam.batch_size for cam in cams),
+    )
+
+
+@dataclass
+class MetricMeans:
+    """Means over rows, added up shard by shard."""
+
+    sums: defaultdict[tuple[str, str], float] = field(default_factory=lambda: defaultdict(float))
+    statuses: defaultdict[tuple[str, str], Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
+
+    def add(self, rows: Iterable[Row], metrics: Sequence[str]) -> None:
+        """Count the rows that have these metrics."""
+        for row in rows:
+            for metric in metrics:
+                number, status = columns_of(metric)
+                if row.get(status) is None:
+                    continue
+                self.statuses[row["method"], metric][row[status]] += 1
+                if row[status] == "ok":
+                    self.sums[row["method"], metric] += row[number]
+
+    def lines(self) -> list[dict[str, Any]]:
+        """One per method and metric: the mean over the rows that are ok, how many those are, and what the others are.
+
+        The mean is None where no row is ok.
+        """
+        found = []
+        for (method, metric), statuses in self.statuses.items():
+            ok = statuses["ok"]
+            others = {status: count for status, count in statuses.items() if status != "ok"}
+            mean = self.sums[method, metric] / ok if ok else None
+            better = METRICS[metric].better if metric in METRICS else ""
+            line = {"method": method, "metric": metric, "better": better, "mean": mean, "count": ok, "others": others}
+            found.append(line)
+        return found
+
+
+def _rows_of(method: str, found: Sequence[Sequence[Row]]) -> list[Row]:
+    return [row for rows in found for row in rows if row["method"] == method]
+
+
+def _write(results: dict[str, dict[str, Measured]], found: Sequence[Sequence[Row]]) -> None:
+    for method, by_metric in results.items():
+        rows = _rows_of(method, found)
+        for metric, one in by_metric.items():
+            number, status = columns_of(metric)
+            values = one.values.float()
+            finite = values.isfinite().tolist()
+            for row, value, defined, code in zip(rows, values.tolist(), finite, one.status.tolist(), strict=True):
+                row |= {number: value if defined else None, status: Status(code).name.lower()}
+
+
+def _identity(key: str) -> int:
+    """A number that belongs to a picture wherever it stands, for its random draws."""
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big", signed=True)

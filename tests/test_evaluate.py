@@ -1,0 +1,197 @@
+"""Metrics of runs, at once and later: the same numbers, in rows that stay those of the run."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import disk
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+from test_cli import cli
+
+from gradcam_kit.capture import rescoring
+from gradcam_kit.demo import sample_pictures
+from gradcam_kit.errors import OptionError
+from gradcam_kit.jobs import EvaluateRequest, RunRequest, evaluate, load_run, run
+from gradcam_kit.metrics import METRICS, Case
+from gradcam_kit.models import load_model
+
+MEASURED = ("average-drop", "infidelity", "coherency")
+
+
+@pytest.fixture(autouse=True)
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk.move_in(tmp_path, monkeypatch)
+
+
+def write_samples(count: int = 3) -> None:
+    Path("pictures").mkdir()
+    for i, sample in enumerate(sample_pictures()[:count]):
+        Image.fromarray(sample.picture).save(f"pictures/{i}.png")
+
+
+def run_demo(out: str, *more: str) -> tuple[int, str, str]:
+    options = ("--workers", "1", "--shard-size", "2", "--overlays", "none", "--targets", "top:2", "--no-report")
+    return cli("run", "pictures", "--model", "demo", "--out", out, *options, *more)
+
+
+def asking(*names: str) -> list[str]:
+    return [word for name in names for word in ("--metric", name)]
+
+
+def rows_of(folder: str) -> list[dict[str, Any]]:
+    return [row for path in sorted(Path(folder).iterdir()) for row in pq.read_table(path).to_pylist()]
+
+
+def test_measured_at_once_or_later_the_numbers_are_the_same() -> None:
+    write_samples()
+    both = ("--method", "grad-cam", "--method", "layer-cam")
+    assert run_demo("once", *both, *asking(*MEASURED))[0] == 0
+    assert run_demo("later", *both)[0] == 0
+    status, said, _ = cli("evaluate", "later", *asking(*MEASURED), "--batch-size", "1")
+    assert (status, "3 of 3 pictures measured in" in said) == (0, True)
+    once, later = rows_of("once/shards"), rows_of("later/metrics")
+    key = ("path", "method", "rank", "target", "status")
+    assert [[row[name] for name in key] for row in once] == [[row[name] for name in key] for row in later]
+    assert len(once) == 3 * 2 * 2
+    for name in ("average_drop", "infidelity", "coherency"):
+        assert {row[f"{name}_status"] for row in (*once, *later)} == {"ok"}
+        np.testing.assert_allclose([row[name] for row in once], [row[name] for row in later], rtol=1e-3, atol=1e-5)
+        assert len({row[name] for row in once}) > 4  # not one number for all
+    assert list(load_run("once").to_pandas()["average_drop"]) == [row["average_drop"] for row in once]
+
+
+def test_the_columns_are_what_the_library_measures() -> None:
+    write_samples()
+    run_demo("out", *asking("average-drop"))
+    found, loaded = load_run("out"), load_model("demo")
+    places = range(len(found))
+    images = torch.stack([loaded.transform(found.picture(i)) for i in places])
+    maps = torch.from_numpy(np.stack([found.heatmap(i) for i in places]))
+    classes = torch.tensor([found[i]["target"] for i in places])
+    with rescoring(loaded.model, images, classes) as rescore:
+        expected = METRICS["average-drop"](Case(maps, images, rescore))
+    assert ((expected.values > 0.1) & (expected.values < 99)).any()  # some are at neither end, where all maps are alike
+    np.testing.assert_allclose([found[i]["average_drop"] for i in places], expected.values, rtol=1e-3, atol=1e-3)
+
+
+def test_the_table_has_means_counts_and_statuses() -> None:
+    write_samples()
+    Image.fromarray(disk.BLACK).save("pictures/black.png")
+    run_demo("out", "--method", "grad-cam", "--targets", "3")
+    shards = {path: path.read_bytes() for path in Path("out/shards").iterdir()}
+    status, said, _ = cli("evaluate", "out")
+    assert status == 0
+    assert {path: path.read_bytes() for path in Path("out/shards").iterdir()} == shards
+    rows = rows_of("out/metrics")
+    counted = [row["average_drop"] for row in rows if row["average_drop_status"] == "ok"]
+    flat = sum(row["average_drop_status"] == "degenerate_map" for row in rows)
+    assert len(counted) + flat == 4
+    [line] = [line for line in said.splitlines() if "average-drop" in line]
+    cells = [cell.strip() for cell in re.split("[│|]", line)[1:-1]]
+    others = f"{flat} degenerate_map" if flat else ""
+    assert cells == ["grad-cam", "average-drop", "lower", f"{np.mean(counted):.4g}", str(len(counted)), others]
+    cli("report", "out")
+    assert "adcc-complexity" in Path("out/report.html").read_text()
+
+
+def test_only_what_is_missing_is_measured() -> None:
+    write_samples()
+    run_demo("out", *asking("average-drop"))
+    assert cli("evaluate", "out", *asking("average-drop"))[1].count("(3 of them before)") == 1  # by the run
+    cli("evaluate", "out", *asking("sparseness"))
+    files = {path: path.stat().st_mtime_ns for path in sorted(Path("out/metrics").iterdir())}
+    assert [path.name for path in files] == ["00000.parquet", "00001.parquet"]
+    before = rows_of("out/metrics")
+    Path("out/metrics/00001.parquet").unlink()
+    assert "(2 of them before)" in cli("evaluate", "out", *asking("sparseness"))[1]
+    assert rows_of("out/metrics") == before
+    assert [path.stat().st_mtime_ns == time for path, time in files.items()] == [True, False]
+    cli("evaluate", "out", *asking("entropy"))
+    assert [{**row, "entropy": None, "entropy_status": None} for row in rows_of("out/metrics")] == [
+        {**row, "entropy": None, "entropy_status": None} for row in before
+    ]
+    run_demo("out", "--overwrite")
+    assert not Path("out/metrics").exists()
+
+
+def test_pictures_that_vanished_or_changed_become_rows_that_say_so() -> None:
+    write_samples()
+    Path("pictures/broken.png").write_text("no picture")
+    assert run_demo("out", *asking("sparseness"))[0] == 1
+    broken = next(row for row in rows_of("out/shards") if row["path"] == "broken.png")
+    assert (broken["sparseness"], broken["sparseness_status"]) == (None, "error")
+    Path("pictures/0.png").unlink()
+    Image.fromarray(disk.CAT).save("pictures/1.png")
+    status, said, problems = cli("evaluate", "out", *asking("average-drop"))
+    assert (status, "1 of 4 pictures measured" in said, "failed: 0.png" in problems) == (1, True, True)
+    rows = {row["path"]: row for row in rows_of("out/metrics")}
+    assert {path: row["status"] for path, row in rows.items()} == {
+        "0.png": "error", "1.png": "error", "2.png": "ok", "broken.png": "error"
+    }  # fmt: skip
+    assert "No such file" in rows["0.png"]["error"]
+    assert f"is {disk.CAT.shape[1]} x {disk.CAT.shape[0]} now" in rows["1.png"]["error"]
+    assert rows["0.png"]["average_drop_status"] == "error"
+    assert rows["2.png"]["average_drop"] is not None
+
+
+def test_metrics_are_part_of_what_a_run_is() -> None:
+    write_samples(2)
+    run_demo("out", *asking("infidelity"))
+    settings = json.loads(Path("out/run.json").read_text())["metrics"]["infidelity"]
+    assert (settings["samples"], settings["seed"], settings["score"]) == (64, 0, "ClassProbability")
+    status, _, problem = run_demo("out")
+    assert (status, "another metrics" in problem) == (2, True)
+
+
+@pytest.mark.parametrize("command", [("run", "pictures", "--model", "demo", "--out", "new"), ("evaluate", "out")])
+def test_metrics_that_need_masks_are_refused(command: tuple[str, ...]) -> None:
+    write_samples(1)
+    run_demo("out")
+    status, _, problem = cli(*command, *asking("pointing-game"))
+    assert (status, "needs masks" in problem, "average-drop, " in problem) == (2, True, True)
+    status, _, problem = cli(*command, *asking("average-dorp"))
+    assert (status, "'average-drop'" in problem) == (2, True)
+    assert not Path("new").exists()
+
+
+def test_another_model_is_refused() -> None:
+    write_samples(1)
+    options = {"source": "pictures", "overlays": 0, "report": False}
+    model = load_model("demo").model
+    run(RunRequest(model=model, out="module", transform=load_model("demo").transform, **options))
+    with pytest.raises(OptionError, match="was made from a module"):
+        evaluate(EvaluateRequest("module"))
+    again = EvaluateRequest("module", metrics=("entropy",), model=model, transform=load_model("demo").transform)
+    assert evaluate(again).means[0]["count"] == 1
+    torch.save(load_model("demo").model.state_dict(), "weights.pt")
+    cli("run", "pictures", "--model", "demo", "--checkpoint", "weights.pt", "--out", "out", "--overlays", "none")
+    torch.save({name: value * 1.1 for name, value in torch.load("weights.pt").items()}, "weights.pt")
+    status, _, problem = cli("evaluate", "out")
+    assert (status, "another weights_sha256" in problem) == (2, True)
+    torch.save(load_model("demo").model.state_dict(), "moved.pt")
+    assert cli("evaluate", "out", "--checkpoint", "moved.pt")[0] == 0
+
+
+def test_a_metric_that_fails_costs_no_heatmap(monkeypatch: pytest.MonkeyPatch) -> None:
+    write_samples()
+    whole, calls = METRICS["entropy"].function, []
+
+    def failing(heatmaps: torch.Tensor) -> Any:
+        calls.append(len(heatmaps))
+        if len(calls) > 1:  # the first call asks for the settings
+            raise RuntimeError("no luck")
+        return whole(heatmaps)
+
+    monkeypatch.setitem(METRICS, "entropy", type(METRICS["entropy"])("entropy", failing, "", "", ""))
+    status, _, problems = run_demo("out", *asking("entropy"))
+    assert (status, "the metrics cannot be computed: no luck" in problems) == (1, True)
+    assert {(row["status"], row["entropy_status"], row["height"]) for row in rows_of("out/shards")} == {
+        ("ok", "error", 16)
+    }
