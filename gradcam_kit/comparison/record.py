@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -26,7 +27,7 @@ from gradcam_kit.comparison.gallery import (
 )
 from gradcam_kit.errors import MissingExtraError
 from gradcam_kit.methods import Explanation
-from gradcam_kit.metrics import Measured
+from gradcam_kit.metrics import Measured, Status
 from gradcam_kit.pictures import RGB, encode_picture, write_picture
 
 if TYPE_CHECKING:
@@ -101,6 +102,7 @@ class Comparison:
                         "score": score,
                         "is_empty": empty[label][place],
                         **{metric: column[place] for metric, column in values[label].items()},
+                        **self._statuses(label, place),
                         **self._cost(label),
                     }
                 )
@@ -185,9 +187,17 @@ class Comparison:
         return {label: maps[:most].flatten(0, axes - 1) for label, maps in self.heatmaps.items()}
 
     def _values(self) -> dict[str, dict[str, list[float]]]:
-        """Label -> metric -> numbers."""
+        """Label -> metric -> numbers, NaN where the status is not OK: a constant map must not win by its constancy."""
         found = {label: self.measured.get(label, {}) for label in self.heatmaps}
-        return {label: {name: one.values.tolist() for name, one in own.items()} for label, own in found.items()}
+        return {
+            label: {name: one.values.where(one.ok, torch.nan).tolist() for name, one in own.items()}
+            for label, own in found.items()
+        }
+
+    def _statuses(self, label: str, place: int) -> dict[str, str]:
+        """Why a number is there or not, by metric."""
+        own = self.measured.get(label, {})
+        return {f"{name} status": Status(int(one.status[place])).name.lower() for name, one in own.items()}
 
     def _cost(self, label: str) -> dict[str, float]:
         """What a method costs; nothing where no costs were measured."""

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from zlib import crc32
 
 import numpy as np
 import torch
@@ -146,6 +147,8 @@ class _Sheet:
                 pictures=[one.seen for one in group],
                 names=[self.names[one.entry] for one in group],
                 class_names=self.explainer.loaded.class_names,
+                # By name, so that random draws depend neither on the batch nor on the other pictures.
+                identities=torch.tensor([crc32(self.names[one.entry].encode()) for one in group]),
                 batch_size=self.request.batch_size,
             )
 
