@@ -358,3 +358,10 @@ def test_a_number_without_meaning_is_no_number_in_the_table() -> None:
     assert set(ones["average-drop status"]) == {"degenerate_map"}
     others = table[table["method"] == "grad-cam"]
     assert (others["average-drop"].notna() == (others["average-drop status"] == "ok")).all()
+
+
+def test_names_of_classes_and_endings_are_told() -> None:
+    with pytest.raises(UnknownNameError, match="did you mean 'grad-cam'"):
+        compare(tiny(), draw_images(1), ["GradCAM"], "relu2")
+    with pytest.raises(PictureError, match=r"\.html, \.htm, \.csv"):
+        compare(tiny(), draw_images(1), ["grad-cam"], "relu2").save("comparison.foo")

@@ -25,7 +25,7 @@ from gradcam_kit.comparison.gallery import (
     flat_maps,
     format_value,
 )
-from gradcam_kit.errors import MissingExtraError
+from gradcam_kit.errors import MissingExtraError, PictureError
 from gradcam_kit.methods import Explanation
 from gradcam_kit.metrics import Measured, Status
 from gradcam_kit.pictures import RGB, encode_picture, write_picture
@@ -214,7 +214,9 @@ class Comparison:
 
 
 def write_comparisons(path: Path, comparisons: Sequence[Comparison], columns: int = COLUMNS) -> None:
-    """Write several comparisons into one file, see `Comparison.save`."""
+    """Write several comparisons into one file, see `Comparison.save`; its folder is made where it is missing."""
+    check_ending(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     panels = [panel for one in comparisons for panel in one.panels()]
     match path.suffix.lower():
         case ".html" | ".htm":
@@ -235,7 +237,10 @@ def check_ending(path: Path) -> None:
         PictureError: an ending that names no format.
     """
     if path.suffix.lower() not in _DOCUMENTS:
-        encode_picture(np.zeros((1, 1, 3), np.uint8), path.suffix)
+        try:
+            encode_picture(np.zeros((1, 1, 3), np.uint8), path.suffix)
+        except PictureError as error:
+            raise PictureError(f"{error}; or for a comparison {', '.join(_DOCUMENTS)}") from error
 
 
 def _frame(rows: list[dict[str, Any]]) -> pandas.DataFrame:
