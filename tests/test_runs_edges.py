@@ -1,0 +1,54 @@
+"""Rare circumstances of runs: odd names, single bad pictures, damaged files, workers that end."""
+
+from __future__ import annotations
+
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from queue import Queue
+from threading import Timer
+from typing import Any
+
+import disk
+import pytest
+
+from gradcam_kit.errors import CaptureError
+from gradcam_kit.jobs import RunRequest, RunSummary, run
+from gradcam_kit.jobs.devices import _next_answer
+
+
+@pytest.fixture(autouse=True)
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk.move_in(tmp_path, monkeypatch)
+
+
+def explain(source: str = "pictures", **options: Any) -> RunSummary:
+    defaults = {"model": "shop:net", "out": "out", "workers": 1, "shard_size": 2, "report": False}
+    return run(RunRequest(**{**defaults, "source": source, **options}))
+
+
+class _Ended(BaseProcess):
+    """A process with a given exit status; None = still alive."""
+
+    def __init__(self, status: int | None) -> None:
+        self.status = status
+
+    @property
+    def exitcode(self) -> int | None:
+        return self.status
+
+    def is_alive(self) -> bool:
+        return self.status is None
+
+
+def test_a_device_that_has_nothing_left_to_do_is_not_dead() -> None:
+    answers: Queue[str] = Queue()
+    late = Timer(0.8, answers.put, ["done"])
+    late.start()
+    assert _next_answer(answers, [_Ended(0), _Ended(None)]) == "done"
+    late.join()
+
+
+@pytest.mark.parametrize("statuses", [(0, 0), (None, -9)])
+def test_answers_that_can_never_come_are_not_waited_for(statuses: tuple[int | None, ...]) -> None:
+    with pytest.raises(CaptureError, match="died"):
+        _next_answer(Queue(), [_Ended(status) for status in statuses])
