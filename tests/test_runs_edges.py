@@ -11,7 +11,7 @@ from typing import Any
 import disk
 import pytest
 
-from gradcam_kit.errors import CaptureError
+from gradcam_kit.errors import CaptureError, ClassIndexError
 from gradcam_kit.jobs import RunRequest, RunSummary, run
 from gradcam_kit.jobs.devices import _next_answer
 
@@ -52,3 +52,12 @@ def test_a_device_that_has_nothing_left_to_do_is_not_dead() -> None:
 def test_answers_that_can_never_come_are_not_waited_for(statuses: tuple[int | None, ...]) -> None:
     with pytest.raises(CaptureError, match="died"):
         _next_answer(Queue(), [_Ended(status) for status in statuses])
+
+
+def test_a_wrong_request_on_several_devices_keeps_the_run_that_it_would_overwrite() -> None:
+    disk.write_pictures(Path("pictures"))
+    explain()
+    before = {path: path.read_bytes() for path in Path("out").rglob("*") if path.is_file()}
+    with pytest.raises(ClassIndexError, match="99"):
+        explain(device="cpu,cpu", targets="99", overwrite=True)
+    assert {path: path.read_bytes() for path in Path("out").rglob("*") if path.is_file()} == before

@@ -39,7 +39,7 @@ def work_on_devices(
     """Let a process for each device write shards; `layers` are those of each method, chosen before.
 
     Raises:
-        GradCamKitError: the model or a method can take none of the first pictures, or a process died.
+        GradCamKitError: a process died.
     """
     context = multiprocessing.get_context("spawn")
     tasks: Queue[Shard | None] = context.Queue()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -15,7 +15,7 @@ from torch import nn
 from gradcam_kit.capture import check_model
 from gradcam_kit.errors import InputError, OptionError, UnknownNameError, did_you_mean
 from gradcam_kit.jobs.decode import Decoded, decode
-from gradcam_kit.jobs.explainer import Batch, Explainer
+from gradcam_kit.jobs.explainer import Batch, Explained, Explainer, is_request_error
 from gradcam_kit.jobs.index import Entry
 from gradcam_kit.jobs.labels import Labels
 from gradcam_kit.jobs.measuring import results_of
@@ -25,7 +25,7 @@ from gradcam_kit.methods import METHODS, BaseCAM
 from gradcam_kit.models import from_module, imported, load_model
 from gradcam_kit.types import Evidence
 
-_TRIED = 1000  # pictures that are opened in search of one that can be read
+TRIED = 1000  # pictures that are opened in search of one that can be read
 _EXPLAINED = 8  # pictures that are explained in search of one that can be measured
 
 
@@ -77,7 +77,7 @@ def make_explainer(
     """
     classes = method_classes(methods)
     explainer = load_explainer(request, console)
-    found = (decode(entry, explainer.loaded.transform) for entry in islice(entries, _TRIED))
+    found = (decode(entry, explainer.loaded.transform) for entry in islice(entries, TRIED))
     first = next((one for one in found if isinstance(one, Decoded)), None)
     nameless = explainer.targets.kind == "label" and not explainer.loaded.class_names
     if nameless and first is not None and explainer.labels.index(first.entry) is None:
@@ -94,6 +94,21 @@ def make_explainer(
     return replace(explainer, cams=tuple(fitting) or explainer.cams)
 
 
+def verify(explainer: Explainer, entries: Iterable[Entry]) -> None:
+    """Blame the request, and not every picture, for what no picture can survive.
+
+    Raises:
+        GradCamKitError: the model or a method can take none of the first pictures that can be read.
+    """
+    found: list[Explained] = []
+    for one in islice(_readable(explainer, entries), _EXPLAINED):
+        found += explainer.explain(Batch([one]))
+        if not is_request_error(found):
+            return
+    if error := is_request_error(found):
+        raise explainer.blame(error)
+
+
 def metric_settings(explainer: Explainer, entries: Iterable[Entry]) -> dict[str, dict[str, Any]]:
     """All that changes the numbers of each metric, as the first picture that can be explained tells.
 
@@ -103,12 +118,7 @@ def metric_settings(explainer: Explainer, entries: Iterable[Entry]) -> dict[str,
     if not explainer.metrics:
         return {}
     silent = replace(explainer, metrics=())
-    ready = (
-        one
-        for entry in islice(entries, _TRIED)
-        if isinstance(one := decode(entry, explainer.loaded.transform), Decoded)
-    )
-    for one in islice(ready, _EXPLAINED):
+    for one in islice(_readable(explainer, entries), _EXPLAINED):
         [found] = silent.explain(Batch([one]))
         if found.error is None:
             try:
@@ -173,6 +183,11 @@ def compile_around(model: nn.Module, layers: Iterable[str]) -> None:
                 inner = f"{name}.{child_name}" if name else child_name
                 if inner not in around and any(True for _ in child.parameters()):
                     child.compile()
+
+
+def _readable(explainer: Explainer, entries: Iterable[Entry]) -> Iterator[Decoded]:
+    found = (decode(entry, explainer.loaded.transform) for entry in islice(entries, TRIED))
+    return (one for one in found if isinstance(one, Decoded))
 
 
 def _method_class(name: str) -> type[BaseCAM]:
