@@ -61,3 +61,21 @@ def test_a_wrong_request_on_several_devices_keeps_the_run_that_it_would_overwrit
     with pytest.raises(ClassIndexError, match="99"):
         explain(device="cpu,cpu", targets="99", overwrite=True)
     assert {path: path.read_bytes() for path in Path("out").rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("options", [{"batch_size": 1}, {"layers": ("stage2",), "batch_size": 1}])
+def test_a_first_picture_that_the_model_cannot_take_is_no_wrong_request(options: dict[str, Any]) -> None:
+    disk.write_picture(Path("pictures/a.png"), disk.BLACK)
+    disk.write_picture(Path("pictures/b.png"), disk.CAT)
+    summary = explain(model="shop:picky", **options)
+    assert (summary.pictures, summary.failed) == (2, 1)
+
+
+def test_a_picture_that_fails_again_does_not_end_the_run() -> None:
+    disk.write_picture(Path("pictures/a.png"), disk.CAT)
+    disk.write_picture(Path("pictures/b.png"), disk.BLACK)
+    options = {"model": "shop:picky", "layers": ("stage2",), "shard_size": 1}
+    assert explain(**options).failed == 1
+    assert explain(**options, retry_failed=True).failed == 1
+    Path("out/shards/00001.parquet").unlink()
+    assert explain(**options).failed == 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from rich.console import Console
 from torch import nn
 
 from gradcam_kit.capture import check_model
-from gradcam_kit.errors import InputError, OptionError, UnknownNameError, did_you_mean
+from gradcam_kit.errors import GradCamKitError, InputError, OptionError, UnknownNameError, did_you_mean
 from gradcam_kit.jobs.decode import Decoded, decode
 from gradcam_kit.jobs.explainer import Batch, Explained, Explainer, is_request_error
 from gradcam_kit.jobs.index import Entry
@@ -64,7 +64,7 @@ def load_explainer(request: ModelRequest, console: Console | None = None) -> Exp
 def make_explainer(
     request: ModelRequest, methods: Iterable[str], entries: Iterable[Entry], console: Console | None = None
 ) -> Explainer:
-    """Load the model and set up the methods; the first picture that can be read decides on automatic layers.
+    """Load the model and set up the methods; the first picture that the model can take decides on automatic layers.
 
     Args:
         request: which model, and what of it.
@@ -77,17 +77,28 @@ def make_explainer(
     """
     classes = method_classes(methods)
     explainer = load_explainer(request, console)
-    found = (decode(entry, explainer.loaded.transform) for entry in islice(entries, TRIED))
-    first = next((one for one in found if isinstance(one, Decoded)), None)
+    readable = islice(_readable(explainer, entries), _EXPLAINED)
+    first = next(readable, None)
     nameless = explainer.targets.kind == "label" and not explainer.loaded.class_names
     if nameless and first is not None and explainer.labels.index(first.entry) is None:
         raise OptionError("targets=label needs class names, and the model has none; give a file with --class-names")
-    explainer = explainer.with_methods(classes or _single_pass_methods(), request.layers, first, request.batch_size)
+    candidates, blamed = chain([first], readable), None
+    for one in candidates:
+        try:
+            asked = classes or _single_pass_methods()
+            explainer = explainer.with_methods(asked, request.layers, one, request.batch_size)
+            break
+        except GradCamKitError as error:  # perhaps only this picture's fault
+            blamed = blamed or error
+    else:
+        assert blamed is not None
+        raise blamed
     for text in _layer_notes(explainer, request.layers):
         note(console, text)
-    if classes or first is None:
+    if classes or one is None:
         return explainer
-    fitting = [cam for cam in explainer.cams if explainer.suits(cam, first)]
+    tried = ([cam for cam in explainer.cams if explainer.suits(cam, picture)] for picture in chain([one], candidates))
+    fitting = next((cams for cams in tried if cams), [])
     left_out = [cam.name for cam in explainer.cams if cam not in fitting]
     if left_out and fitting:
         note(console, f"left out, because they do not suit the model or layer: {', '.join(left_out)}")
