@@ -39,7 +39,7 @@ def work_on_devices(
     """Let a process for each device write shards; `layers` are those of each method, chosen before.
 
     Raises:
-        GradCamKitError: the model or a method can take none of the first pictures, or a process died.
+        GradCamKitError: a process died.
     """
     context = multiprocessing.get_context("spawn")
     tasks: Queue[Shard | None] = context.Queue()
@@ -84,13 +84,15 @@ def work_on_devices(
 
 def _next_answer(answers: Any, processes: Sequence[BaseProcess]) -> Any:
     while True:
+        ended = not any(process.is_alive() for process in processes)  # before looking: their last answers are there
         try:
             return answers.get(timeout=0.5)
-        except Empty:  # noqa: PERF203
-            dead = [process.exitcode for process in processes if not process.is_alive()]
-            if dead:
+        except Empty:
+            dead = [process.exitcode for process in processes if process.exitcode not in (None, 0)]
+            if dead or ended:
                 raise CaptureError(
-                    f"the process of a device died (exit status {dead[0]}); the same command goes on from there"
+                    f"the process of a device died (exit status {dead[0] if dead else 0}); the same command goes on "
+                    "from there"
                 ) from None
 
 

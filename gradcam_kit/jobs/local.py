@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Any
 
 from rich.console import Console
@@ -22,7 +23,7 @@ from gradcam_kit.jobs.pipeline import Done, FirstFailureError, Pipeline
 from gradcam_kit.jobs.plan import Plan, Shard, make_plan
 from gradcam_kit.jobs.progress import ProgressBar
 from gradcam_kit.jobs.request import SHOWN, RunRequest, RunSummary
-from gradcam_kit.jobs.setup import compile_around, device_names, layers_of, make_explainer, note
+from gradcam_kit.jobs.setup import TRIED, compile_around, device_names, layers_of, make_explainer, note, verify
 from gradcam_kit.jobs.store import Counts, Store, check_same
 
 
@@ -78,7 +79,13 @@ def run(request: RunRequest, console: Console | None = None) -> RunSummary:
             total = sum(min(request.shard_size, plan.pictures - number * request.shard_size) for number in todo)
             bar = stack.enter_context(ProgressBar(console, total))
             shards = (_shard(plan, store, number, number in complete) for number in todo)
-            engine = _Engine(request, explainer, store, plan, lambda: store.begin(manifest, request.overwrite), bar.add)
+            first = [] if before is not None else list(islice(plan.entries(), TRIED))  # what worked once is no mistake
+            engine = _Engine(
+                *(request, explainer, store, plan),
+                verify=lambda: verify(explainer, first),
+                begin=lambda: store.begin(manifest, request.overwrite),
+                progress=bar.add,
+            )
             try:
                 with stoppable(), closing(engine.work(shards, len(todo))) as finished:
                     for done in finished:
@@ -142,6 +149,7 @@ class _Engine:
     explainer: Explainer
     store: Store
     plan: Plan
+    verify: Callable[[], None]
     begin: Callable[[], None]
     progress: Callable[[int, int], None]
 
@@ -150,10 +158,12 @@ class _Engine:
         if self.request.engine == "ray":
             from gradcam_kit.jobs.ray_engine import work_on_ray
 
+            self.verify()
             yield from work_on_ray(self.request, self.explainer, self.plan, shards, self.begin, self.progress)
             return
         devices = device_names(self.request.device)
         if len(devices) > 1 and count > 1:
+            self.verify()
             layers = layers_of(self.explainer)
             yield from work_on_devices(
                 self.request, devices, layers, self.plan.pictures, shards, self.begin, self.progress
@@ -163,6 +173,11 @@ class _Engine:
             compile_around(
                 self.explainer.model, (name for names in layers_of(self.explainer).values() for name in names)
             )
-        pipeline = Pipeline(self.request, self.explainer, self.store, self.plan.pictures, self.begin, self.progress)
+        pipeline = Pipeline(
+            *(self.request, self.explainer, self.store, self.plan.pictures),
+            verify=self.verify,
+            begin=self.begin,
+            progress=self.progress,
+        )
         with closing(pipeline.work(shards)) as finished:
             yield from finished

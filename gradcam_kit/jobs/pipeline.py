@@ -15,7 +15,7 @@ import torch
 
 from gradcam_kit.functional import Normalization
 from gradcam_kit.jobs.decode import Reader, ahead_of, batches, prefetched
-from gradcam_kit.jobs.explainer import Batch, Explained, Explainer, is_request_error
+from gradcam_kit.jobs.explainer import Batch, Explained, Explainer
 from gradcam_kit.jobs.index import Entry
 from gradcam_kit.jobs.overlays import Painter
 from gradcam_kit.jobs.plan import Shard
@@ -59,7 +59,8 @@ class Pipeline:
 
     Attributes:
         pictures: in the whole plan; they decide which have thumbnails.
-        begin: called once, before anything is written and after the first picture was explained.
+        verify: called if the first batch has no picture that was explained; raises if that is the request's fault.
+        begin: called once, before anything is written and after the first batch.
         progress: told after each batch.
     """
 
@@ -67,6 +68,7 @@ class Pipeline:
     explainer: Explainer
     store: Store
     pictures: int
+    verify: Callable[[], None] = lambda: None
     begin: Callable[[], None] = lambda: None
     progress: Progress = lambda explained, failed: None
 
@@ -79,7 +81,7 @@ class Pipeline:
         """
         opened: deque[_Open] = deque()
         written: deque[tuple[_Open, Future[Counts]]] = deque()
-        verified = False
+        begun = False
         with ExitStack() as stack:
             stack.enter_context(self.explainer.ready())
             threads = self.request.threads
@@ -93,14 +95,14 @@ class Pipeline:
             stack.callback(sent.close)
             for batch in sent:
                 found = list(self.explainer.explain(batch))
-                if not verified:
-                    if error := is_request_error(found):
-                        raise self.explainer.blame(error)
+                failed = [explained for explained in found if explained.rows[0]["status"] != "ok"]
+                if not begun:
+                    if len(failed) == len(found):
+                        self.verify()
                     self.begin()
-                    verified = any(explained.reached_model for explained in found)
+                    begun = True
                 current = opened[0]
                 self._collect(current, found, painter)
-                failed = [explained for explained in found if explained.rows[0]["status"] != "ok"]
                 if self.request.fail_fast and failed:
                     raise FirstFailureError(counted(failed[0].rows))
                 self.progress(len(found), len(failed))

@@ -20,7 +20,7 @@ from gradcam_kit.errors import CaptureError, GradCamKitError, MissingExtraError
 from gradcam_kit.functional import Normalization
 from gradcam_kit.jobs.decode import Decoded, Failed, batches, bombs_are_errors, decode
 from gradcam_kit.jobs.devices import with_layers
-from gradcam_kit.jobs.explainer import Batch, Explainer, is_request_error
+from gradcam_kit.jobs.explainer import Batch, Explainer
 from gradcam_kit.jobs.files import is_remote
 from gradcam_kit.jobs.index import Entry
 from gradcam_kit.jobs.measuring import metric_fields
@@ -40,7 +40,6 @@ except ImportError as error:
     raise MissingExtraError("--engine ray needs Ray; run: pip install 'gradcam-kit[ray]'") from error
 
 _WAVE = 256  # shards given to Ray at once; bounds what the driver holds
-_PROBED = 8  # pictures that show whether the request is sound
 _CPUS_PER_ACTOR = 4  # on clusters without GPUs
 
 Table = dict[str, np.ndarray]
@@ -76,9 +75,8 @@ def work_on_ray(
     """Write shards on the cluster of `RAY_ADDRESS`, on one that is connected already, or on a new one of this machine.
 
     Raises:
-        GradCamKitError: the model or a method can take none of the first pictures, or the cluster gave up.
+        GradCamKitError: the cluster gave up.
     """
-    _probe(explainer, plan)
     absolute = request.out if is_remote(request.out) else os.path.abspath(request.out)
     checkpoint = None if request.checkpoint is None else Path(request.checkpoint).absolute()
     names = explainer.loaded.class_names
@@ -197,14 +195,6 @@ def _write(store: Store, shard: Shard, parts: Mapping[int, _Item]) -> Counts:
     for item in items:
         thumbnails.update(item.thumbnails)
     return store.write_shard(shard.number, rows, thumbnails)
-
-
-def _probe(explainer: Explainer, plan: Plan) -> None:
-    """Blame the request, and not every picture on the cluster, for what no picture can survive."""
-    entries = plan.shard(0).entries[:_PROBED]
-    found = list(explainer.explain(Batch([decode(entry, explainer.loaded.transform) for entry in entries])))
-    if error := is_request_error(found):
-        raise explainer.blame(error)
 
 
 def _row(item: _Item) -> dict[str, Any]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,9 @@ from rich.console import Console
 from torch import nn
 
 from gradcam_kit.capture import check_model
-from gradcam_kit.errors import InputError, OptionError, UnknownNameError, did_you_mean
+from gradcam_kit.errors import GradCamKitError, InputError, OptionError, UnknownNameError, did_you_mean
 from gradcam_kit.jobs.decode import Decoded, decode
-from gradcam_kit.jobs.explainer import Batch, Explainer
+from gradcam_kit.jobs.explainer import Batch, Explained, Explainer, is_request_error
 from gradcam_kit.jobs.index import Entry
 from gradcam_kit.jobs.labels import Labels
 from gradcam_kit.jobs.measuring import results_of
@@ -25,7 +25,7 @@ from gradcam_kit.methods import METHODS, BaseCAM
 from gradcam_kit.models import from_module, imported, load_model
 from gradcam_kit.types import Evidence
 
-_TRIED = 1000  # pictures that are opened in search of one that can be read
+TRIED = 1000  # pictures that are opened in search of one that can be read
 _EXPLAINED = 8  # pictures that are explained in search of one that can be measured
 
 
@@ -64,7 +64,7 @@ def load_explainer(request: ModelRequest, console: Console | None = None) -> Exp
 def make_explainer(
     request: ModelRequest, methods: Iterable[str], entries: Iterable[Entry], console: Console | None = None
 ) -> Explainer:
-    """Load the model and set up the methods; the first picture that can be read decides on automatic layers.
+    """Load the model and set up the methods; the first picture that the model can take decides on automatic layers.
 
     Args:
         request: which model, and what of it.
@@ -77,21 +77,47 @@ def make_explainer(
     """
     classes = method_classes(methods)
     explainer = load_explainer(request, console)
-    found = (decode(entry, explainer.loaded.transform) for entry in islice(entries, _TRIED))
-    first = next((one for one in found if isinstance(one, Decoded)), None)
+    readable = islice(_readable(explainer, entries), _EXPLAINED)
+    first = next(readable, None)
     nameless = explainer.targets.kind == "label" and not explainer.loaded.class_names
     if nameless and first is not None and explainer.labels.index(first.entry) is None:
         raise OptionError("targets=label needs class names, and the model has none; give a file with --class-names")
-    explainer = explainer.with_methods(classes or _single_pass_methods(), request.layers, first, request.batch_size)
+    candidates, blamed = chain([first], readable), None
+    for one in candidates:
+        try:
+            asked = classes or _single_pass_methods()
+            explainer = explainer.with_methods(asked, request.layers, one, request.batch_size)
+            break
+        except GradCamKitError as error:  # perhaps only this picture's fault
+            blamed = blamed or error
+    else:
+        assert blamed is not None
+        raise blamed
     for text in _layer_notes(explainer, request.layers):
         note(console, text)
-    if classes or first is None:
+    if classes or one is None:
         return explainer
-    fitting = [cam for cam in explainer.cams if explainer.suits(cam, first)]
+    tried = ([cam for cam in explainer.cams if explainer.suits(cam, picture)] for picture in chain([one], candidates))
+    fitting = next((cams for cams in tried if cams), [])
     left_out = [cam.name for cam in explainer.cams if cam not in fitting]
     if left_out and fitting:
         note(console, f"left out, because they do not suit the model or layer: {', '.join(left_out)}")
     return replace(explainer, cams=tuple(fitting) or explainer.cams)
+
+
+def verify(explainer: Explainer, entries: Iterable[Entry]) -> None:
+    """Blame the request, and not every picture, for what no picture can survive.
+
+    Raises:
+        GradCamKitError: the model or a method can take none of the first pictures that can be read.
+    """
+    found: list[Explained] = []
+    for one in islice(_readable(explainer, entries), _EXPLAINED):
+        found += explainer.explain(Batch([one]))
+        if not is_request_error(found):
+            return
+    if error := is_request_error(found):
+        raise explainer.blame(error)
 
 
 def metric_settings(explainer: Explainer, entries: Iterable[Entry]) -> dict[str, dict[str, Any]]:
@@ -103,12 +129,7 @@ def metric_settings(explainer: Explainer, entries: Iterable[Entry]) -> dict[str,
     if not explainer.metrics:
         return {}
     silent = replace(explainer, metrics=())
-    ready = (
-        one
-        for entry in islice(entries, _TRIED)
-        if isinstance(one := decode(entry, explainer.loaded.transform), Decoded)
-    )
-    for one in islice(ready, _EXPLAINED):
+    for one in islice(_readable(explainer, entries), _EXPLAINED):
         [found] = silent.explain(Batch([one]))
         if found.error is None:
             try:
@@ -173,6 +194,11 @@ def compile_around(model: nn.Module, layers: Iterable[str]) -> None:
                 inner = f"{name}.{child_name}" if name else child_name
                 if inner not in around and any(True for _ in child.parameters()):
                     child.compile()
+
+
+def _readable(explainer: Explainer, entries: Iterable[Entry]) -> Iterator[Decoded]:
+    found = (decode(entry, explainer.loaded.transform) for entry in islice(entries, TRIED))
+    return (one for one in found if isinstance(one, Decoded))
 
 
 def _method_class(name: str) -> type[BaseCAM]:

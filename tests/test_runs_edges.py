@@ -1,0 +1,81 @@
+"""Rare circumstances of runs: odd names, single bad pictures, damaged files, workers that end."""
+
+from __future__ import annotations
+
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from queue import Queue
+from threading import Timer
+from typing import Any
+
+import disk
+import pytest
+
+from gradcam_kit.errors import CaptureError, ClassIndexError
+from gradcam_kit.jobs import RunRequest, RunSummary, run
+from gradcam_kit.jobs.devices import _next_answer
+
+
+@pytest.fixture(autouse=True)
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk.move_in(tmp_path, monkeypatch)
+
+
+def explain(source: str = "pictures", **options: Any) -> RunSummary:
+    defaults = {"model": "shop:net", "out": "out", "workers": 1, "shard_size": 2, "report": False}
+    return run(RunRequest(**{**defaults, "source": source, **options}))
+
+
+class _Ended(BaseProcess):
+    """A process with a given exit status; None = still alive."""
+
+    def __init__(self, status: int | None) -> None:
+        self.status = status
+
+    @property
+    def exitcode(self) -> int | None:
+        return self.status
+
+    def is_alive(self) -> bool:
+        return self.status is None
+
+
+def test_a_device_that_has_nothing_left_to_do_is_not_dead() -> None:
+    answers: Queue[str] = Queue()
+    late = Timer(0.8, answers.put, ["done"])
+    late.start()
+    assert _next_answer(answers, [_Ended(0), _Ended(None)]) == "done"
+    late.join()
+
+
+@pytest.mark.parametrize("statuses", [(0, 0), (None, -9)])
+def test_answers_that_can_never_come_are_not_waited_for(statuses: tuple[int | None, ...]) -> None:
+    with pytest.raises(CaptureError, match="died"):
+        _next_answer(Queue(), [_Ended(status) for status in statuses])
+
+
+def test_a_wrong_request_on_several_devices_keeps_the_run_that_it_would_overwrite() -> None:
+    disk.write_pictures(Path("pictures"))
+    explain()
+    before = {path: path.read_bytes() for path in Path("out").rglob("*") if path.is_file()}
+    with pytest.raises(ClassIndexError, match="99"):
+        explain(device="cpu,cpu", targets="99", overwrite=True)
+    assert {path: path.read_bytes() for path in Path("out").rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("options", [{"batch_size": 1}, {"layers": ("stage2",), "batch_size": 1}])
+def test_a_first_picture_that_the_model_cannot_take_is_no_wrong_request(options: dict[str, Any]) -> None:
+    disk.write_picture(Path("pictures/a.png"), disk.BLACK)
+    disk.write_picture(Path("pictures/b.png"), disk.CAT)
+    summary = explain(model="shop:picky", **options)
+    assert (summary.pictures, summary.failed) == (2, 1)
+
+
+def test_a_picture_that_fails_again_does_not_end_the_run() -> None:
+    disk.write_picture(Path("pictures/a.png"), disk.CAT)
+    disk.write_picture(Path("pictures/b.png"), disk.BLACK)
+    options = {"model": "shop:picky", "layers": ("stage2",), "shard_size": 1}
+    assert explain(**options).failed == 1
+    assert explain(**options, retry_failed=True).failed == 1
+    Path("out/shards/00001.parquet").unlink()
+    assert explain(**options).failed == 1
