@@ -8,7 +8,7 @@ from models import build
 from torch import nn
 
 from gradcam_kit import DeepFeatureFactorization, GradCAM, ScoreCAM, Smooth
-from gradcam_kit.capture import memory_format
+from gradcam_kit.capture import memory_format, rescoring
 from gradcam_kit.errors import TargetError
 
 needs_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="no oneDNN, so no other order")
@@ -106,6 +106,18 @@ def test_whatever_a_model_says_about_the_order(problem: str) -> None:
     model = build(forward, conv=nn.Conv2d(2, 6, 3, padding=1))
     images = torch.randn(2, 2, 16, 4) if problem == "last axis of 4" else torch.randn(2, 2, 8, 8)
     assert GradCAM(model, "conv")(images).shape == (2, *images.shape[2:])
+
+
+@needs_onednn
+@pytest.mark.parametrize("by_view", [False, True])
+def test_changed_images_are_scored_in_that_order_too(by_view: bool) -> None:
+    model, images = make(by_view)
+    with rescoring(model, images) as rescore:
+        found = rescore(images, torch.arange(2))
+    assert model.seen == ([True, False, False] if by_view else [True, True])
+    with torch.no_grad():
+        expected = model(images).softmax(1).amax(1)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
 @needs_onednn

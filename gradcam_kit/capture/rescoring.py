@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from gradcam_kit.capture.inputs import Runner, read_inputs
+from gradcam_kit.capture.memory_format import in_fastest_format
 from gradcam_kit.capture.scoring import Rescorer
 from gradcam_kit.capture.state import check_model, untouched
 from gradcam_kit.capture.targets import (
@@ -87,7 +88,7 @@ def rescoring(
     target = resolve_target(targets, ClassProbability if probability else ClassLogit)
     run = Runner.of(model, inputs.images.device)
     with untouched(model, inputs.images.device):
-        output = run(inputs.with_images(inputs.images))
+        inputs, output = in_fastest_format(model, inputs, lambda own: (own, run(own.with_images(own.images))))
         if target is None:
             target = (ClassProbability if probability else ClassLogit)(predicted_classes(output))
         classes = None
