@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from queue import Queue
@@ -12,8 +13,9 @@ import disk
 import pytest
 
 from gradcam_kit.errors import CaptureError, ClassIndexError
-from gradcam_kit.jobs import RunRequest, RunSummary, run
+from gradcam_kit.jobs import RunRequest, RunSummary, load_run, run
 from gradcam_kit.jobs.devices import _next_answer
+from gradcam_kit.jobs.index import index_pictures
 
 
 @pytest.fixture(autouse=True)
@@ -79,3 +81,17 @@ def test_a_picture_that_fails_again_does_not_end_the_run() -> None:
     assert explain(**options, retry_failed=True).failed == 1
     Path("out/shards/00001.parquet").unlink()
     assert explain(**options).failed == 1
+
+
+def test_no_two_names_share_a_key_and_each_comes_back() -> None:
+    names = [b"\\xff.png", b"\xff.png", b"\\xzz.png", b"\\\xff.png", b"\\x5cxff.png", b"a\\b.png"]
+    os.mkdir("pictures")
+    for name in names:
+        disk.write_picture(Path("pictures/c.png"), disk.CAT)
+        os.rename("pictures/c.png", os.path.join(b"pictures", name))
+    entries = index_pictures("pictures", "out")
+    assert len({entry.key for entry in entries}) == len(names)
+    assert explain().pictures == len(names)
+    found = load_run("out")
+    assert {entry.path: found.path_of(entry.key) for entry in entries} == {entry.path: entry.path for entry in entries}
+    assert len(list(Path("out/overlays").iterdir())) == len(names)

@@ -295,4 +295,10 @@ def _before_wildcard(pattern: str) -> str:
 
 
 def _key(relative: str) -> str:
-    return os.fsencode(relative.replace(os.sep, "/")).decode("utf-8", "backslashreplace")
+    name = os.fsencode(relative.replace(os.sep, "/"))
+    try:
+        if "\\x" not in (key := name.decode()):
+            return key
+    except UnicodeDecodeError:
+        pass
+    return name.replace(b"\\", b"\\x5c").decode("utf-8", "backslashreplace")  # so no two names share a key
