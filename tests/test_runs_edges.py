@@ -15,7 +15,9 @@ import pytest
 from gradcam_kit.errors import CaptureError, ClassIndexError
 from gradcam_kit.jobs import RunRequest, RunSummary, load_run, run
 from gradcam_kit.jobs.devices import _next_answer
+from gradcam_kit.jobs.files import LocalFolder
 from gradcam_kit.jobs.index import index_pictures
+from gradcam_kit.jobs.store import Store
 
 
 @pytest.fixture(autouse=True)
@@ -95,3 +97,15 @@ def test_no_two_names_share_a_key_and_each_comes_back() -> None:
     found = load_run("out")
     assert {entry.path: found.path_of(entry.key) for entry in entries} == {entry.path: entry.path for entry in entries}
     assert len(list(Path("out/overlays").iterdir())) == len(names)
+
+
+def test_overlays_stay_in_the_folder_of_their_run() -> None:
+    keys = ["../../a.png", "/etc/a.png", "./a.png", "b//a.png", "b/../a.png", "b/./a.png", "a.png", "b/a.png", ".."]
+    store = Store.at("out")
+    names = [store.overlay_name(key, "grad-cam") for key in keys]
+    assert len({os.path.realpath(store.place(name)) for name in names}) == len(keys)
+    root = os.path.realpath("out/overlays")
+    assert all(os.path.realpath(store.place(name)).startswith(root + "/") for name in names)
+    for name in ("../a", "a/../../b", "/a"):
+        with pytest.raises(AssertionError, match="leads out"):
+            LocalFolder("out").path(name)
