@@ -98,9 +98,17 @@ class Store:
             self.folder.write("run.json", content.encode("utf-8", "backslashreplace"))
 
     def complete(self) -> set[int]:
-        """The numbers of the shards that are here."""
+        """The numbers of the shards that are here and whole; what a disk has damaged is none."""
         names = (name.removesuffix(".parquet") for name in self.folder.names("shards") if name.endswith(".parquet"))
-        return {int(name) for name in names if name.isdecimal()}
+        return {int(name) for name in names if name.isdecimal() and self._is_whole(int(name))}
+
+    def _is_whole(self, number: int) -> bool:
+        try:
+            with self.folder.open(f"shards/{_shard(number)}") as file:
+                pq.read_metadata(file)
+        except (OSError, pa.ArrowException):
+            return False
+        return True
 
     def write_shard(self, number: int, rows: Sequence[Row], thumbnails: Mapping[str, bytes]) -> Counts:
         """Write the rows of one shard, and before them the thumbnails of its pictures by their keys."""
