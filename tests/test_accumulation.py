@@ -13,7 +13,7 @@ from metric_cases import FEW, SIZE, masks, measure, standard_case, with_maps
 from torchmetrics import MetricCollection
 
 from gradcam_kit.errors import InputError, UnknownNameError
-from gradcam_kit.metrics import METRICS, average_precision, box_overlaps, pixel_histograms
+from gradcam_kit.metrics import METRICS, Measured, average_precision, box_overlaps, pixel_histograms
 from gradcam_kit.metrics.accumulation import MaxBoxAccuracy, MeanOverImages, PixelAveragePrecision, PointingGame
 from gradcam_kit.metrics.boxes import bounding_boxes
 
@@ -156,3 +156,15 @@ def test_the_extra_is_named_when_it_is_missing() -> None:
     code = "import sys; sys.modules['torchmetrics'] = None; import gradcam_kit.metrics.accumulation"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[1])
     assert 'pip install "gradcam-kit[metrics]"' in result.stderr.splitlines()[-1]
+
+
+def test_after_a_reset_other_settings_may_come():
+    values = torch.tensor([0.25, 0.75])
+    status = torch.zeros(2, dtype=torch.long)
+    mean = MeanOverImages("deletion")
+    mean.update(Measured(values, status, {"steps": 8}, {}))
+    mean.reset()
+    mean.update(Measured(values, status, {"steps": 16}, {}))
+    assert mean.compute()["mean"] == 0.5
+    with pytest.raises(InputError, match="steps"):
+        mean.update(Measured(values, status, {"steps": 8}, {}))

@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from models import images as draw_images
+from models import tiny
 from PIL import Image
 from torch import nn
 
@@ -346,3 +348,20 @@ def test_every_metric_that_needs_no_mask_can_be_asked_for(model, batch):
     names = [name for name, metric in METRICS.items() if "masks" not in metric.needs]
     found = compare(model, batch.images[:1], ["grad-cam"], metrics=names[:4], cost=False)
     assert set(names[:4]) <= set(found.table.columns)
+
+
+def test_a_number_without_meaning_is_no_number_in_the_table() -> None:
+    model, images = tiny(), draw_images(2)
+    table = compare(model, images, ["grad-cam", "ones"], "relu2", metrics=["average-drop"]).table
+    ones = table[table["method"] == "ones"]
+    assert ones["average-drop"].isna().all()
+    assert set(ones["average-drop status"]) == {"degenerate_map"}
+    others = table[table["method"] == "grad-cam"]
+    assert (others["average-drop"].notna() == (others["average-drop status"] == "ok")).all()
+
+
+def test_names_of_classes_and_endings_are_told() -> None:
+    with pytest.raises(UnknownNameError, match="did you mean 'grad-cam'"):
+        compare(tiny(), draw_images(1), ["GradCAM"], "relu2")
+    with pytest.raises(PictureError, match=r"\.html, \.htm, \.csv"):
+        compare(tiny(), draw_images(1), ["grad-cam"], "relu2").save("comparison.foo")

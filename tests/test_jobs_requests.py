@@ -148,3 +148,17 @@ def test_a_sheet_has_a_row_per_picture_and_target_and_a_column_per_method() -> N
     assert sizes[2][1] > 1.8 * sizes[0][1]
     with pytest.raises(PictureError, match=r"no picture could be explained: text.jpg"):
         draw_sheet(SheetRequest("shop:net", sources=("pictures/text.jpg",), out=Path("sheets/t.png")))
+
+
+def test_a_sheet_takes_a_method_of_the_users() -> None:
+    disk.write_picture(Path("pictures/a.png"), disk.CAT)
+    summary = draw_sheet(
+        SheetRequest(
+            "demo",
+            sources=("pictures",),
+            out=Path("own.csv"),
+            methods=("grad-cam", "gradcam_kit.methods.layer_cam:LayerCAM"),
+        )
+    )
+    assert summary.failed == 0
+    assert "layer-cam" in Path("own.csv").read_text()

@@ -14,7 +14,7 @@ from metric_cases import CLASSES, FEW, SIZE, measure, standard_case
 from models import tiny
 from skimage.filters import threshold_otsu
 
-from gradcam_kit import GradCAM
+from gradcam_kit import GradCAM, metrics
 from gradcam_kit.capture import ClassProbability, IsPrediction
 from gradcam_kit.functional import gaussian_blur
 from gradcam_kit.metrics import METRICS, Case, box_overlaps, road, robustness
@@ -175,3 +175,13 @@ def test_all_regions_of_the_boxes() -> None:
             regions = regions if all_regions else regions[-1:]
             expected = max(loc.box_iou(loc.box(region), (1, 1, 9, 4)) for region in regions)
             assert float(found[place]) == pytest.approx(expected)
+
+
+def test_a_map_without_anything_positive_is_degenerate():
+    maps = -torch.rand(2, 4, 4, generator=torch.Generator().manual_seed(0))
+    maps[1, 0, 0] = 1
+    masks = torch.zeros(2, 4, 4, dtype=torch.bool)
+    masks[:, 0] = True
+    found = metrics.mass_accuracy(maps, masks)
+    assert found.status.tolist() == [int(metrics.Status.DEGENERATE_MAP), int(metrics.Status.OK)]
+    assert found.values[1] == 1

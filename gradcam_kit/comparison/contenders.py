@@ -171,7 +171,11 @@ def _class_of(method: Any) -> type[BaseCAM]:
         )
     if method not in METHODS:
         known = [*METHODS, *CONTROLS]
-        hint = did_you_mean(method, known) or f"; known are {', '.join(known)}"
+        classes = {kind.__name__.lower(): name for name, kind in METHODS.items()}
+        called = classes.get(method.lower())
+        hint = (
+            f"; did you mean {called!r}" if called else did_you_mean(method, known) or f"; known are {', '.join(known)}"
+        )
         raise UnknownNameError(f"there is no method {method!r}{hint}")
     return METHODS[method]
 

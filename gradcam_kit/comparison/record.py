@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -24,9 +25,9 @@ from gradcam_kit.comparison.gallery import (
     flat_maps,
     format_value,
 )
-from gradcam_kit.errors import MissingExtraError
+from gradcam_kit.errors import MissingExtraError, PictureError
 from gradcam_kit.methods import Explanation
-from gradcam_kit.metrics import Measured
+from gradcam_kit.metrics import Measured, Status
 from gradcam_kit.pictures import RGB, encode_picture, write_picture
 
 if TYPE_CHECKING:
@@ -101,6 +102,7 @@ class Comparison:
                         "score": score,
                         "is_empty": empty[label][place],
                         **{metric: column[place] for metric, column in values[label].items()},
+                        **self._statuses(label, place),
                         **self._cost(label),
                     }
                 )
@@ -185,9 +187,17 @@ class Comparison:
         return {label: maps[:most].flatten(0, axes - 1) for label, maps in self.heatmaps.items()}
 
     def _values(self) -> dict[str, dict[str, list[float]]]:
-        """Label -> metric -> numbers."""
+        """Label -> metric -> numbers, NaN where the status is not OK: a constant map must not win by its constancy."""
         found = {label: self.measured.get(label, {}) for label in self.heatmaps}
-        return {label: {name: one.values.tolist() for name, one in own.items()} for label, own in found.items()}
+        return {
+            label: {name: one.values.where(one.ok, torch.nan).tolist() for name, one in own.items()}
+            for label, own in found.items()
+        }
+
+    def _statuses(self, label: str, place: int) -> dict[str, str]:
+        """Why a number is there or not, by metric."""
+        own = self.measured.get(label, {})
+        return {f"{name} status": Status(int(one.status[place])).name.lower() for name, one in own.items()}
 
     def _cost(self, label: str) -> dict[str, float]:
         """What a method costs; nothing where no costs were measured."""
@@ -204,7 +214,9 @@ class Comparison:
 
 
 def write_comparisons(path: Path, comparisons: Sequence[Comparison], columns: int = COLUMNS) -> None:
-    """Write several comparisons into one file, see `Comparison.save`."""
+    """Write several comparisons into one file, see `Comparison.save`; its folder is made where it is missing."""
+    check_ending(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     panels = [panel for one in comparisons for panel in one.panels()]
     match path.suffix.lower():
         case ".html" | ".htm":
@@ -225,7 +237,10 @@ def check_ending(path: Path) -> None:
         PictureError: an ending that names no format.
     """
     if path.suffix.lower() not in _DOCUMENTS:
-        encode_picture(np.zeros((1, 1, 3), np.uint8), path.suffix)
+        try:
+            encode_picture(np.zeros((1, 1, 3), np.uint8), path.suffix)
+        except PictureError as error:
+            raise PictureError(f"{error}; or for a comparison {', '.join(_DOCUMENTS)}") from error
 
 
 def _frame(rows: list[dict[str, Any]]) -> pandas.DataFrame:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from zlib import crc32
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ from gradcam_kit.jobs.decode import batches, read_entry
 from gradcam_kit.jobs.explainer import Explainer
 from gradcam_kit.jobs.index import Entry, index_pictures
 from gradcam_kit.jobs.request import ModelRequest, Problems, RunSummary
-from gradcam_kit.jobs.setup import load_explainer, note
+from gradcam_kit.jobs.setup import load_explainer, method_classes, note
 from gradcam_kit.transforms import Transform
 
 _LARGEST = 448  # pixels; nothing is shown larger
@@ -114,7 +115,9 @@ class _Sheet:
         """
         layers = [name.split("+") if "+" in name else name for name in self.request.layers]
         options = {"batch_size": self.request.batch_size}
-        found = contenders(self.explainer.model, self.request.methods or "all", layers or None, options)
+        # A name with a colon is a class of the user's.
+        methods = [method_classes([name])[0] if ":" in name else name for name in self.request.methods]
+        found = contenders(self.explainer.model, methods or "all", layers or None, options)
         fitting, left_out = suited(found, read_inputs(self._images([one]), {}))
         if not fitting or (left_out and self.request.methods):
             method, (problem, *_) = next(iter(left_out)), left_out.values()
@@ -146,6 +149,8 @@ class _Sheet:
                 pictures=[one.seen for one in group],
                 names=[self.names[one.entry] for one in group],
                 class_names=self.explainer.loaded.class_names,
+                # By name, so that random draws depend neither on the batch nor on the other pictures.
+                identities=torch.tensor([crc32(self.names[one.entry].encode()) for one in group]),
                 batch_size=self.request.batch_size,
             )
 

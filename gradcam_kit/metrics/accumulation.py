@@ -69,6 +69,11 @@ class MeanOverImages(torchmetrics.Metric):
         self.total += found.values.double().where(found.ok, 0).sum()
         self.counts += torch.stack([(found.status == int(status)).sum() for status in Status])
 
+    def reset(self) -> None:
+        """Forget all batches, and with which settings they were measured."""
+        super().reset()
+        self.settings = {}
+
     def compute(self) -> dict[str, Tensor]:
         """The mean and the counts."""
         flagged = {status.name.lower(): self.counts[int(status)] for status in Status if status is not Status.OK}

@@ -20,6 +20,7 @@ from gradcam_kit.metrics.ordering import places, unordered
 from gradcam_kit.options import non_negative, positive_int
 
 _POINTING = "Pointing game: Zhang et al., IJCV 2018, https://arxiv.org/abs/1608.00507."
+_NOTHING = 1e-7  # as the sum of a map
 _ARRAS = "Arras et al., Information Fusion 2022, https://arxiv.org/abs/2003.07258."
 
 
@@ -63,8 +64,11 @@ def mass_accuracy(heatmaps: Float[Tensor, "n *t"], masks: Bool[Tensor, "n *t"]) 
     check_masks(masks, heatmaps)
     maps = usable(heatmaps).flatten(1).clamp(min=0).double()
     values = maps.where(masks.flatten(1), 0).sum(1) / maps.sum(1)
-    values = values.masked_fill(broken(heatmaps) | empty(masks), torch.nan)
-    return measured(values, localization_flags(heatmaps, masks), details={"chance": chance(masks)})
+    nothing = maps.sum(1) <= _NOTHING
+    values = values.masked_fill(broken(heatmaps) | empty(masks) | nothing, torch.nan)
+    flags = localization_flags(heatmaps, masks)
+    flags[Status.DEGENERATE_MAP] = flags[Status.DEGENERATE_MAP] | nothing
+    return measured(values, flags, details={"chance": chance(masks)})
 
 
 @metric("rank-accuracy", better="higher", paper="Relevance rank accuracy: " + _ARRAS)

@@ -196,6 +196,7 @@ def _mean_of_curve(
         "order": "most relevant first" if options["most_relevant_first"] else "least relevant first",
         "percentages": percentages,
         "noise": non_negative("noise", options.get("noise", 0.01)),
+        "noise_units": "those of the images as the model gets them",
         "tolerance": options.get("tolerance", 1e-4),
         "seed": seed,
     }
