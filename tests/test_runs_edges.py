@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from queue import Queue
@@ -11,9 +12,12 @@ from typing import Any
 import disk
 import pytest
 
-from gradcam_kit.errors import CaptureError, ClassIndexError
-from gradcam_kit.jobs import RunRequest, RunSummary, run
+from gradcam_kit.errors import CaptureError, ClassIndexError, InputError
+from gradcam_kit.jobs import RunRequest, RunSummary, load_run, run
 from gradcam_kit.jobs.devices import _next_answer
+from gradcam_kit.jobs.files import LocalFolder
+from gradcam_kit.jobs.index import LeftOut, find_pictures, index_pictures
+from gradcam_kit.jobs.store import Store
 
 
 @pytest.fixture(autouse=True)
@@ -79,3 +83,70 @@ def test_a_picture_that_fails_again_does_not_end_the_run() -> None:
     assert explain(**options, retry_failed=True).failed == 1
     Path("out/shards/00001.parquet").unlink()
     assert explain(**options).failed == 1
+
+
+def test_no_two_names_share_a_key_and_each_comes_back() -> None:
+    names = [b"\\xff.png", b"\xff.png", b"\\xzz.png", b"\\\xff.png", b"\\x5cxff.png", b"a\\b.png"]
+    os.mkdir("pictures")
+    for name in names:
+        disk.write_picture(Path("pictures/c.png"), disk.CAT)
+        os.rename("pictures/c.png", os.path.join(b"pictures", name))
+    entries = index_pictures("pictures", "out")
+    assert len({entry.key for entry in entries}) == len(names)
+    assert explain().pictures == len(names)
+    found = load_run("out")
+    assert {entry.path: found.path_of(entry.key) for entry in entries} == {entry.path: entry.path for entry in entries}
+    assert len(list(Path("out/overlays").iterdir())) == len(names)
+
+
+def test_overlays_stay_in_the_folder_of_their_run() -> None:
+    keys = ["../../a.png", "/etc/a.png", "./a.png", "b//a.png", "b/../a.png", "b/./a.png", "a.png", "b/a.png", ".."]
+    store = Store.at("out")
+    names = [store.overlay_name(key, "grad-cam") for key in keys]
+    assert len({os.path.realpath(store.place(name)) for name in names}) == len(keys)
+    root = os.path.realpath("out/overlays")
+    assert all(os.path.realpath(store.place(name)).startswith(root + "/") for name in names)
+    for name in ("../a", "a/../../b", "/a"):
+        with pytest.raises(AssertionError, match="leads out"):
+            LocalFolder("out").path(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("a.parquet", "no table", "cannot be read"),
+        ("a.csv", "path\n" + "x" * 200_000, "cannot be read: line"),
+        ("a.txt", "s3://one/a.png\nb.png\n", "no folder or bucket in common"),
+        ("a.txt", "s3://one/a.png\ns3://two/a.png\n", "no folder or bucket in common"),
+        ("a.txt", "s3://one/a.png\ngs://one/a.png\n", "no folder or bucket in common"),
+    ],
+)
+def test_lists_that_cannot_be_used_are_errors_of_the_request(name: str, content: str, says: str) -> None:
+    Path(name).write_text(content)
+    with pytest.raises(InputError, match=says):
+        index_pictures(name, "out")
+
+
+def test_lists_of_remote_pictures_and_rows_without_a_path() -> None:
+    Path("a.csv").write_text("path,label\ns3://one/in/x/a.png,cat\n,cup\ns3://one/in/b.png,cup\n")
+    left_out = LeftOut()
+    found = {entry.key: entry.path for entry in find_pictures("a.csv", "out", left_out)}
+    assert found == {"x/a.png": "s3://one/in/x/a.png", "b.png": "s3://one/in/b.png"}
+    assert left_out.lines() == ["left out 1 rows of the table that have no path"]
+
+
+def test_a_link_to_itself_is_left_out() -> None:
+    disk.write_picture(Path("pictures/a.png"), disk.CAT)
+    os.symlink("loop.png", "pictures/loop.png")
+    assert [entry.key for entry in index_pictures("pictures", "out")] == ["a.png"]
+
+
+def test_damaged_shards_are_written_again() -> None:
+    disk.write_pictures(Path("pictures"))
+    explain()
+    shards = [Path("out/shards/00000.parquet"), Path("out/shards/00001.parquet")]
+    before = [shard.read_bytes() for shard in shards]
+    shards[0].write_bytes(b"")
+    shards[1].write_bytes(before[1][:-20])
+    assert explain().missing == 0
+    assert [shard.read_bytes() for shard in shards] == before

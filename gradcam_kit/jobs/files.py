@@ -60,6 +60,7 @@ class LocalFolder:
 
     def path(self, name: str) -> Path:
         """Where a file lies."""
+        assert not name.startswith("/") | (".." in name.split("/")), f"{name!r} leads out of {self.root!r}"
         return Path(self.root, name)
 
     def read(self, name: str) -> bytes | None:

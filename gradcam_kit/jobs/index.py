@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import csv
+import errno
 import glob
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-import pyarrow.parquet as pq
-
 from gradcam_kit.errors import InputError
 from gradcam_kit.jobs.files import is_remote, remote
+from gradcam_kit.jobs.tables import listed_rows
 
 PICTURE_SUFFIXES = (
     *(".apng", ".avif", ".bmp", ".dds", ".dib", ".gif", ".hdr", ".icns", ".ico", ".j2k", ".jfif", ".jp2", ".jpe"),
@@ -49,11 +49,13 @@ class LeftOut:
         endings: how many files there are of each ending that names no picture.
         runs: folders of earlier runs.
         repeated: pictures that were named before.
+        nameless: rows of a table that name no picture.
     """
 
     endings: Counter[str] = field(default_factory=Counter)
     runs: list[str] = field(default_factory=list)
     repeated: int = 0
+    nameless: int = 0
 
     def lines(self) -> list[str]:
         """The same in words."""
@@ -68,6 +70,8 @@ class LeftOut:
             said.append(f"left out the folders of earlier runs: {', '.join(self.runs[:3])}{more}")
         if self.repeated:
             said.append(f"left out {self.repeated} repetitions of pictures that are named more than once")
+        if self.nameless:
+            said.append(f"left out {self.nameless} rows of the table that have no path")
         return said
 
 
@@ -91,7 +95,7 @@ def find_pictures(source: str, out: str, left_out: LeftOut) -> Iterator[Entry]:
             raise InputError(f"--out is SOURCE itself, {source!r}; choose a folder in it or beside it")
         root, found = source, _Walk(source, out, left_out).pictures()
     elif path.is_file() and path.suffix.lower() in (*LIST_SUFFIXES, *TABLE_SUFFIXES):
-        yield from _listed(source)
+        yield from _listed(source, left_out)
         return
     elif path.is_file():
         root, found = os.path.dirname(source), iter([source])
@@ -166,6 +170,8 @@ class _Walk:
                 for child in children:
                     if child.name.startswith("."):
                         continue
+                    if _leads_nowhere(child):
+                        continue
                     if child.is_dir():
                         folders.append(child.path)
                     elif self._takes(child.path):
@@ -200,67 +206,35 @@ class _Walk:
         return self._verdicts[folder]
 
 
-def _listed(source: str) -> Iterator[Entry]:
-    """The pictures that a list file or table names; a relative path starts at its folder."""
-    parent = os.path.dirname(os.path.abspath(source))
-    inside = os.path.join(parent, "")
-    common: str | None = None
-    for path, _ in _lines(source, parent):
-        if not path.startswith(inside):
-            folder = os.path.dirname(path)
-            common = os.path.commonpath([common or parent, folder])
-    if common is not None:  # some lie elsewhere, so the common folder is that of the pictures alone
-        common = None
-        for path, _ in _lines(source, parent):
-            folder = os.path.dirname(path)
-            common = folder if common is None or folder == common else os.path.commonpath([common, folder])
-    root = os.path.join(common or parent, "")
-    for path, label in _lines(source, parent):
-        yield Entry(_key(path[len(root) :]), path, label)
+def _listed(source: str, left_out: LeftOut) -> Iterator[Entry]:
+    """The pictures that a list file or table names; a relative path starts at its folder.
+
+    Raises:
+        InputError: pictures in different storages, so that no folder is common to them.
+    """
+    root = os.path.dirname(os.path.abspath(source)).rstrip("/")
+    parent = root or "/"
+    if any(not path.startswith(root + "/") for path, _ in _lines(source, parent, LeftOut())):
+        common: list[str] | None = None  # some lie elsewhere, so the common folder is that of the pictures alone
+        for path, _ in _lines(source, parent, LeftOut()):
+            folder = path.split("/")[:-1]
+            pairs = zip(folder if common is None else common, folder, strict=False)
+            common = [ours for ours, _ in takewhile(lambda pair: pair[0] == pair[1], pairs)]
+            if (is_remote(path) and len(common) < 3) or not common:
+                raise InputError(
+                    f"the pictures that {source!r} names have no folder or bucket in common; use a list each"
+                )
+        root = "/".join(common or [])
+    for path, label in _lines(source, parent, left_out):
+        yield Entry(_key(path[len(root) + 1 :]), path, label)
 
 
-def _lines(source: str, parent: str) -> Iterator[tuple[str, str | None]]:
-    for path, label in _rows(source):
-        yield (path if is_remote(path) else os.path.abspath(os.path.join(parent, path))), label
-
-
-def _rows(source: str) -> Iterator[tuple[str, str | None]]:
-    """Paths and labels as they are written."""
-    suffix = Path(source).suffix.lower()
-    if suffix == ".parquet":
-        yield from _parquet_rows(source)
-    elif suffix == ".csv":
-        with open(source, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-            table = csv.DictReader(file)
-            _require_path(source, table.fieldnames or ())
-            for row in table:
-                if row["path"]:
-                    yield row["path"], row.get("label") or None
-    else:
-        with open(source, encoding="utf-8-sig", errors="surrogateescape") as file:
-            for line in file:
-                if line.strip():
-                    yield line.strip(), None
-
-
-def _parquet_rows(source: str) -> Iterator[tuple[str, str | None]]:
-    try:
-        with pq.ParquetFile(source) as table:
-            _require_path(source, table.schema_arrow.names)
-            columns = [name for name in ("path", "label") if name in table.schema_arrow.names]
-            for batch in table.iter_batches(columns=columns):
-                for row in batch.to_pylist():
-                    if row["path"]:
-                        label = row.get("label")
-                        yield str(row["path"]), None if label is None else str(label)
-    except OSError as error:
-        raise InputError(f"the table {source!r} cannot be read: {error}") from error
-
-
-def _require_path(source: str, columns: Iterable[str]) -> None:
-    columns = list(columns)
-    if "path" not in columns:
-        raise InputError(f"the table {source!r} has no column 'path'; its columns are {', '.join(columns) or 'none'}")
+def _lines(source: str, parent: str, left_out: LeftOut) -> Iterator[tuple[str, str | None]]:
+    for path, label in listed_rows(source):
+        if path:
+            yield (path if is_remote(path) else os.path.abspath(os.path.join(parent, path))), label
+        else:
+            left_out.nameless += 1
 
 
 def _remote_pictures(source: str, out: str, left_out: LeftOut) -> Iterator[Entry]:
@@ -287,6 +261,15 @@ def _remote_pictures(source: str, out: str, left_out: LeftOut) -> Iterator[Entry
             left_out.endings[os.path.splitext(path)[1].lower()] += 1
 
 
+def _leads_nowhere(child: os.DirEntry[str]) -> bool:
+    """Whether it is a symbolic link around in a circle."""
+    try:
+        child.is_dir()
+    except OSError as error:
+        return error.errno == errno.ELOOP
+    return False
+
+
 def _before_wildcard(pattern: str) -> str:
     root = pattern
     while glob.has_magic(root):
@@ -295,4 +278,10 @@ def _before_wildcard(pattern: str) -> str:
 
 
 def _key(relative: str) -> str:
-    return os.fsencode(relative.replace(os.sep, "/")).decode("utf-8", "backslashreplace")
+    name = os.fsencode(relative.replace(os.sep, "/"))
+    try:
+        if "\\x" not in (key := name.decode()):
+            return key
+    except UnicodeDecodeError:
+        pass
+    return name.replace(b"\\", b"\\x5c").decode("utf-8", "backslashreplace")  # so no two names share a key

@@ -105,10 +105,10 @@ def _written(lines: IO[bytes], source: str, out: str, shard_size: int) -> Plan:
     left_out = LeftOut()
     digest, offsets, position, pictures, last = hashlib.sha256(), array("Q"), 0, 0, None
     for entry in _sorted(find_pictures(source, out, left_out)):
-        if entry.key == last:
+        if entry[:2] == last:
             left_out.repeated += 1
             continue
-        last = entry.key
+        last = entry[:2]
         if pictures % shard_size == 0:
             offsets.append(position)
         line = _line(entry)
@@ -141,8 +141,8 @@ def _path(row: Mapping[str, Any]) -> Any:
     return row["path"]
 
 
-def _order(entry: Entry) -> str:
-    return entry.key
+def _order(entry: Entry) -> tuple[str, str]:
+    return entry.key, entry.path
 
 
 def _line(entry: Entry) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -163,4 +164,4 @@ def _name(key: str) -> str:
     """The name of a file from its key, in which bytes that are not UTF-8 are written as `\\xff`."""
     if "\\x" not in key:
         return key
-    return os.fsdecode(key.encode("utf-8").decode("unicode_escape").encode("latin-1"))
+    return os.fsdecode(re.sub(rb"\\x([0-9a-f]{2})", lambda found: bytes.fromhex(found[1].decode()), key.encode()))

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -98,9 +98,17 @@ class Store:
             self.folder.write("run.json", content.encode("utf-8", "backslashreplace"))
 
     def complete(self) -> set[int]:
-        """The numbers of the shards that are here."""
+        """The numbers of the shards that are here and whole; what a disk has damaged is none."""
         names = (name.removesuffix(".parquet") for name in self.folder.names("shards") if name.endswith(".parquet"))
-        return {int(name) for name in names if name.isdecimal()}
+        return {int(name) for name in names if name.isdecimal() and self._is_whole(int(name))}
+
+    def _is_whole(self, number: int) -> bool:
+        try:
+            with self.folder.open(f"shards/{_shard(number)}") as file:
+                pq.read_metadata(file)
+        except (OSError, pa.ArrowException):
+            return False
+        return True
 
     def write_shard(self, number: int, rows: Sequence[Row], thumbnails: Mapping[str, bytes]) -> Counts:
         """Write the rows of one shard, and before them the thumbnails of its pictures by their keys."""
@@ -156,9 +164,9 @@ class Store:
 
         The picture's whole name stays; names too long for the file system end in a digest of themselves.
         """
-        *folders, name = PurePosixPath(key).parts
+        *folders, name = key.split("/")
         suffix = f".{method}.jpg" if rank == 0 else f".{method}.{rank + 1}.jpg"
-        return "/".join(["overlays", *map(_fitting, folders), _fitting(name, suffix)])
+        return "/".join(["overlays", *map(_inside, folders), _fitting(name, suffix)])
 
     def place(self, name: str) -> str:
         """A file of this run as a person finds it."""
@@ -236,6 +244,11 @@ def _parquet(table: pa.Table) -> bytes:
     buffer = BytesIO()
     pq.write_table(table, buffer, compression="zstd")
     return buffer.getvalue()
+
+
+def _inside(part: str) -> str:
+    """A folder's name that leads to a folder of this run, also for a key that leads upwards."""
+    return f"-{hashlib.sha256(part.encode()).hexdigest()[:12]}" if part in {"", ".", ".."} else _fitting(part)
 
 
 def _fitting(name: str, suffix: str = "") -> str:
