@@ -97,7 +97,11 @@ def make_explainer(
         note(console, text)
     if classes or one is None:
         return explainer
-    tried = ([cam for cam in explainer.cams if explainer.suits(cam, picture)] for picture in chain([one], candidates))
+    tried = (
+        [cam for cam in explainer.cams if explainer.suits(cam, picture)]
+        for picture in chain([one], candidates)
+        if picture
+    )
     fitting = next((cams for cams in tried if cams), [])
     left_out = [cam.name for cam in explainer.cams if cam not in fitting]
     if left_out and fitting:
