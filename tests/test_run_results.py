@@ -118,10 +118,16 @@ def test_exports_say_what_the_rows_say() -> None:
     export_run("out", "csv")
     with open("out/export/csv/rows.csv", newline="") as file:
         table = list(csv.DictReader(file))
-    assert [(row["path"], row["method"]) for row in table] == [(row["path"], row["method"]) for row in rows]
-    assert float(table[0]["score"]) == pytest.approx(rows[0]["score"])
+    assert [(row["path"], row["method"], row["status"]) for row in table] == [
+        (row["path"], row["method"], row["status"]) for row in run
+    ]
+    failed = [row for row in table if row["status"] == "error"]
+    assert failed
+    assert all(row["error"] and not row["hottest_x"] for row in failed)
+    first = next(row for row in table if row["status"] == "ok")
+    assert float(first["score"]) == pytest.approx(rows[0]["score"])
     x0, _, x1, _ = rows[0]["box"]
-    assert x0 <= float(table[0]["hottest_x"]) <= x1
+    assert x0 <= float(first["hottest_x"]) <= x1
 
     assert export_run("out", "png", Path("gray"), methods=("grad-cam",)) == "gray"
     with Image.open("gray/top.png.grad-cam.png") as gray:

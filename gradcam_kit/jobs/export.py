@@ -23,7 +23,7 @@ from gradcam_kit.jobs.store import Store
 def export_run(
     directory: str, to: str, out: Path | None = None, *, methods: Sequence[str] = (), threshold: float = 0.5
 ) -> str:
-    """Write the heatmaps of a run in another format; pictures that failed are left out.
+    """Write the heatmaps of a run in another format; pictures that failed are in the table ("csv") alone.
 
     Args:
         directory: the folder of the run.
@@ -48,7 +48,7 @@ def export_run(
             hint = did_you_mean(method, run.methods)
             raise UnknownNameError(f"the run has no method {method!r}{hint}; it has {', '.join(run.methods)}")
     target = LocalFolder(str(out or Path(directory, "export", to)))
-    rows = (row for row in run if row["status"] == "ok" and row["method"] in (methods or run.methods))
+    rows = (row for row in run if (row["status"] == "ok" or to == "csv") and row["method"] in (methods or run.methods))
     with run.store.named():
         FORMATS[to](run, rows, target, threshold)
     return target.root
@@ -161,18 +161,23 @@ def _to_npz(run: Run, rows: Iterator[Row], target: LocalFolder, threshold: float
 
 
 def _to_csv(run: Run, rows: Iterator[Row], target: LocalFolder, threshold: float) -> None:
-    """A table without the heatmaps, but with the place of their largest value in the picture."""
+    """A table of all rows, failures too, without the heatmaps but with the place of their largest value."""
     buffer = StringIO(newline="")
     columns = ["path", "method", "layer", "target", "target_name", "score", "label", "predicted", "predicted_name"]
     writer = csv.writer(buffer)
-    writer.writerow([*columns, "correct", "is_empty", "x0", "y0", "x1", "y1", "hottest_x", "hottest_y"])
+    writer.writerow(
+        [*columns, "correct", "is_empty", "x0", "y0", "x1", "y1", "hottest_x", "hottest_y", "status", "error"]
+    )
     for row in rows:
+        cells = [_no_formula(row[name]) for name in columns]
+        if row["status"] != "ok":
+            writer.writerow([*cells, *[""] * 8, row["status"], _no_formula(row["error"])])
+            continue
         stored, (x0, y0, x1, y1) = heatmap_of(row), row["box"]
         y, x = np.unravel_index(int(stored.argmax()), stored.shape)
         hottest = x0 + (x + 0.5) * (x1 - x0) / stored.shape[1], y0 + (y + 0.5) * (y1 - y0) / stored.shape[0]
         place = ["", ""] if row["is_empty"] else [round(float(value), 1) for value in hottest]
-        cells = [_no_formula(row[name]) for name in columns]
-        writer.writerow([*cells, row["correct"], row["is_empty"], *row["box"], *place])
+        writer.writerow([*cells, row["correct"], row["is_empty"], *row["box"], *place, row["status"], ""])
     target.write("rows.csv", buffer.getvalue().encode("utf-8", "backslashreplace"))
 
 
