@@ -16,7 +16,6 @@ from gradcam_kit.jobs import RunRequest, RunSummary, decode, run
 from gradcam_kit.jobs.decode import Decoded, Failed, Reader, batches
 from gradcam_kit.jobs.files import LocalFolder
 from gradcam_kit.jobs.index import Entry, LeftOut, find_pictures, index_pictures
-from gradcam_kit.jobs.overlays import overlay_at
 from gradcam_kit.jobs.store import Store
 from gradcam_kit.methods import METHODS
 from gradcam_kit.models import load_model
@@ -184,12 +183,12 @@ def interrupted(_: int) -> None:
 def test_the_heatmap_lies_where_the_model_looked() -> None:
     picture = np.full((400, 600, 3), 100, np.uint8)
     box = PictureTransform(size=(224, 224), resize=256).box(400, 600)
-    drawn = overlay_at(picture, np.ones((7, 7), np.float32), box)
+    drawn = overlay(picture, np.ones((7, 7), np.float32), box=box)
     inside = np.zeros((400, 600), bool)
     inside[25:375, 125:475] = True
     assert (drawn[inside] == overlay(picture[:1, :1], np.ones((1, 1), np.float32))[0, 0]).all()
     assert (drawn[~inside] == 60).all()
-    rounded = overlay_at(picture, np.ones((7, 7), np.float32), (124.6, 25.4, 475.4, 374.6))
+    rounded = overlay(picture, np.ones((7, 7), np.float32), box=(124.6, 25.4, 475.4, 374.6))
     assert (rounded == drawn).all()
 
 
@@ -200,7 +199,7 @@ def test_the_hottest_point_comes_back_to_its_place() -> None:
     picture[150:166, 230:246] = 255
     heatmap = transform(picture)[0]
     heatmap = (heatmap - heatmap.min()) / (heatmap.max() - heatmap.min())
-    drawn = overlay_at(picture, heatmap.numpy(), transform.box(240, 420)).astype(int)
+    drawn = overlay(picture, heatmap.numpy(), box=transform.box(240, 420)).astype(int)
     rows, columns = np.nonzero(drawn[..., 0] > drawn[..., 2] + 40)  # more red than blue
     assert abs(rows.mean() - 157.5) < 2
     assert abs(columns.mean() - 237.5) < 2
@@ -211,12 +210,12 @@ def test_padding_is_cut_off() -> None:
     heatmap = np.zeros((4, 4), np.float32)
     heatmap[0] = 1
     picture = np.zeros((60, 120, 3), np.uint8)
-    drawn = overlay_at(picture, heatmap, (0.0, -30.0, 120.0, 90.0))
+    drawn = overlay(picture, heatmap, box=(0.0, -30.0, 120.0, 90.0))
     assert drawn.shape == picture.shape
     heatmap[1:3] = 1
-    full = overlay_at(picture, heatmap, (0.0, -30.0, 120.0, 90.0))
+    full = overlay(picture, heatmap, box=(0.0, -30.0, 120.0, 90.0))
     assert (full[20:40, :, 0] > drawn[20:40, :, 0]).all()
-    assert (overlay_at(picture, np.ones((4, 4), np.float32), (0.0, -30.0, 120.0, 90.0)) == full[0, 0]).all()
+    assert (overlay(picture, np.ones((4, 4), np.float32), box=(0.0, -30.0, 120.0, 90.0)) == full[0, 0]).all()
 
 
 def test_the_files_are_the_overlays_of_the_library() -> None:
@@ -226,7 +225,7 @@ def test_the_files_are_the_overlays_of_the_library() -> None:
     assert isinstance(loaded.transform, PictureTransform)
     for method in ("grad-cam", "layer-cam"):
         heatmap = METHODS[method](loaded.model)(loaded.transform(disk.COFFEE)[None])[0].numpy()
-        expected = overlay_at(disk.COFFEE, heatmap, loaded.transform.box(100, 150))
+        expected = overlay(disk.COFFEE, heatmap, box=loaded.transform.box(100, 150))
         write_picture("expected.jpg", expected)
         written = read_picture(f"out/overlays/a.png.{method}.jpg").astype(int)
         assert written.shape == disk.COFFEE.shape

@@ -16,9 +16,9 @@ from PIL import Image
 from gradcam_kit import GradCAM, explain_folder, load_run
 from gradcam_kit.errors import GradCamKitError, OptionError, PictureError, UnknownNameError
 from gradcam_kit.jobs.export import boxes_of, export_run, on_picture
-from gradcam_kit.jobs.overlays import overlay_at
 from gradcam_kit.models import load_model
 from gradcam_kit.pictures import read_picture
+from gradcam_kit.render import overlay
 
 METHODS = ("grad-cam", "layer-cam")
 
@@ -50,7 +50,7 @@ def test_a_run_is_a_table_of_rows_with_heatmaps_and_overlays() -> None:
         assert run[i]["method"] == "grad-cam"
         assert np.abs(run.heatmap(i) - heatmap).max() < 2e-3
         assert run.stored_heatmap(i).shape == (7, 9)
-        expected = overlay_at(picture, heatmap, loaded.transform.box(*picture.shape[:2])).astype(int)
+        expected = overlay(picture, heatmap, box=loaded.transform.box(*picture.shape[:2])).astype(int)
         assert np.abs(run.overlay(i) - expected).mean() < 0.3
     odd = next(i for i, row in enumerate(rows) if row["path"] == "cup/caf\\xe9.png")
     assert run.picture(odd).shape == disk.COFFEE.shape

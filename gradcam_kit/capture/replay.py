@@ -21,9 +21,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
-from gradcam_kit.capture.checks import on_host
 from gradcam_kit.capture.hooks import LayerRecord
-from gradcam_kit.capture.scoring import TOLERANCE, Rescorer
+from gradcam_kit.capture.scoring import Rescorer, same_scores
 from gradcam_kit.capture.state import is_scripted, untouched, version
 from gradcam_kit.errors import CaptureError
 from gradcam_kit.functional import widen
@@ -261,8 +260,7 @@ class Replayer:
             _log.debug("layer %r cannot be isolated (%s: %s)", record.name, type(error).__name__, error)
             return False
         expected = self.scores[index]
-        tolerance = TOLERANCE.get(record.captured[0].dtype, 1e-4) * expected.abs().amax().clamp(min=1e-30)
-        same = bool(on_host(((widen(replayed) - expected).abs() <= tolerance).all()))
+        same = same_scores(widen(replayed), expected, record.captured[0].dtype)
         if not same:
             _log.debug("layer %r cannot be isolated: its suffix alone gives other scores", record.name)
         return same

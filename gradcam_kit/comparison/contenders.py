@@ -16,11 +16,10 @@ from gradcam_kit.capture.inputs import Runner
 from gradcam_kit.capture.state import untouched
 from gradcam_kit.errors import InputError, UnknownNameError, did_you_mean
 from gradcam_kit.meter import Meter
-from gradcam_kit.methods import METHODS, BaseCAM, Explanation, explain_many
+from gradcam_kit.methods import METHODS, BaseCAM, Explanation, explain_many, single_pass_methods
 from gradcam_kit.metrics import CONTROLS, METRICS, Case, Measured, Metric
 from gradcam_kit.metrics.case import Explain
 from gradcam_kit.metrics.controls import Control
-from gradcam_kit.types import Evidence
 
 MethodLike = str | type[BaseCAM] | BaseCAM
 """A name in `METHODS` or `CONTROLS`, a class, or an object that brings its model and layers."""
@@ -29,7 +28,6 @@ Methods = MethodLike | Sequence[MethodLike] | Mapping[str, MethodLike] | None
 Layers = TargetLayers | Mapping[str, TargetLayers] | Sequence[Any] | None
 
 USUAL = ("grad-cam", "grad-cam++", "hires-cam", "layer-cam", "xgrad-cam", "eigen-cam")
-_AGAIN = Evidence.RESCORE | Evidence.REPLAY | Evidence.PROBE
 
 
 @dataclass(frozen=True)
@@ -85,11 +83,6 @@ def contenders(
     if not found:
         raise InputError("there is no method to compare; name at least one, such as methods=['grad-cam']")
     return list(_distinct(found))
-
-
-def single_pass_methods() -> list[str]:
-    """The methods that need no passes but the one that all can share."""
-    return [name for name, method in METHODS.items() if not method.needs & _AGAIN]
 
 
 def known_metric(name: str | Metric) -> Metric:

@@ -120,14 +120,6 @@ class LocalFolder:
         else:
             path.unlink(missing_ok=True)
 
-    def remove_if_empty(self) -> None:
-        """Remove this folder and empty folders in it, if there is nothing else."""
-        for folder, _, _ in list(os.walk(self.root, topdown=False)):
-            try:
-                os.rmdir(folder)
-            except OSError:  # noqa: PERF203
-                return
-
     def open(self, name: str) -> IO[bytes]:
         """A file for random access."""
         return self.path(name).open("rb")
@@ -172,9 +164,6 @@ class RemoteFolder:
         """Remove a file or a folder with all that is in it, if it is there."""
         if self._system.exists(self.path(name)):
             self._system.rm(self.path(name), recursive=True)
-
-    def remove_if_empty(self) -> None:
-        """Nothing: remote stores have no empty folders."""
 
     def open(self, name: str) -> Any:
         """A file for random access."""

@@ -7,9 +7,6 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-import numpy as np
-from jaxtyping import Float
-
 from gradcam_kit.functional import Normalization
 from gradcam_kit.jobs.decode import read_entry
 from gradcam_kit.jobs.index import Entry
@@ -18,26 +15,15 @@ from gradcam_kit.jobs.rows import Row, enlarged
 from gradcam_kit.jobs.store import Store
 from gradcam_kit.pictures import encode_picture
 from gradcam_kit.render import overlay
-from gradcam_kit.transforms import Box, Picture
+from gradcam_kit.transforms import Picture
 
 _HOPELESS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # no other overlay can be written either
-
-
-def overlay_at(picture: Picture, heatmap: Float[np.ndarray, "h w"], box: Box) -> Picture:
-    """Lay a heatmap on the part `box` of a picture, rounded to whole pixels, and dim the rest.
-
-    Args:
-        picture: as a person sees it.
-        heatmap: over the box, in [0, 1], of any resolution.
-        box: in the picture's pixels; what reaches beyond the picture is padding, and is cut off.
-    """
-    return overlay(picture, heatmap, box=box)
 
 
 def overlay_of(row: Mapping[str, Any], picture: Picture, normalization: Normalization = "minmax") -> Picture:
     """The overlay that a row of a run stands for."""
     x0, y0, x1, y1 = row["box"]
-    return overlay_at(picture, enlarged(row, normalization).clip(0, 1), (x0, y0, x1, y1))
+    return overlay(picture, enlarged(row, normalization).clip(0, 1), box=(x0, y0, x1, y1))
 
 
 def draw(store: Store, entry: Entry, rows: Sequence[Row], normalization: Mapping[str, Normalization]) -> None:

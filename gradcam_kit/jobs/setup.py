@@ -21,9 +21,8 @@ from gradcam_kit.jobs.labels import Labels
 from gradcam_kit.jobs.measuring import results_of
 from gradcam_kit.jobs.request import ModelRequest, Targets
 from gradcam_kit.jobs.rows import method_name
-from gradcam_kit.methods import METHODS, BaseCAM
+from gradcam_kit.methods import METHODS, BaseCAM, single_pass_methods
 from gradcam_kit.models import from_module, imported, load_model
-from gradcam_kit.types import Evidence
 
 TRIED = 1000  # pictures that are opened in search of one that can be read
 _EXPLAINED = 8  # pictures that are explained in search of one that can be measured
@@ -85,7 +84,7 @@ def make_explainer(
     candidates, blamed = chain([first], readable), None
     for one in candidates:
         try:
-            asked = classes or _single_pass_methods()
+            asked = classes or [METHODS[name] for name in single_pass_methods()]
             explainer = explainer.with_methods(asked, request.layers, one, request.batch_size)
             break
         except GradCamKitError as error:  # perhaps only this picture's fault
@@ -231,11 +230,6 @@ def _layer_notes(explainer: Explainer, asked: Sequence[str]) -> list[str]:
             chosen.setdefault(" + ".join(layers), []).append(name)
     by = {layer: f" by {', '.join(names)}" if len(chosen) > 1 else "" for layer, names in chosen.items()}
     return [f"the layer {layer} is explained{said} (see --layer)" for layer, said in by.items()]
-
-
-def _single_pass_methods() -> list[type[BaseCAM]]:
-    again = Evidence.RESCORE | Evidence.REPLAY | Evidence.PROBE
-    return [method for method in METHODS.values() if not method.needs & again]
 
 
 def _lines(path: Path) -> list[str]:

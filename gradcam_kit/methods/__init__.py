@@ -37,7 +37,7 @@ from gradcam_kit.methods.seg_eigen_cam import SegEigenCAM
 from gradcam_kit.methods.seg_xres_cam import SegXResCAM
 from gradcam_kit.methods.sess import SESS
 from gradcam_kit.methods.shapley_cam import ShapleyCAM
-from gradcam_kit.methods.sharing import explain_all, explain_many
+from gradcam_kit.methods.sharing import explain_all, explain_many, single_pass_methods
 from gradcam_kit.methods.smooth_grad_cam_plus_plus import SmoothGradCAMPlusPlus
 from gradcam_kit.methods.smoothing import EigenSmooth, Smooth, TestTime
 from gradcam_kit.methods.ss_cam import SSCAM
@@ -94,4 +94,5 @@ __all__ = [
     "XGradCAM",
     "explain_all",
     "explain_many",
+    "single_pass_methods",
 ]

@@ -25,9 +25,15 @@ from gradcam_kit.capture import (
 )
 from gradcam_kit.errors import InputError, kind_of
 from gradcam_kit.methods.assembly import assemble, signed_maps
-from gradcam_kit.methods.base import BaseCAM
+from gradcam_kit.methods.base import METHODS, BaseCAM
 from gradcam_kit.methods.explanation import Explanation
 from gradcam_kit.types import Evidence, Images, Target
+
+
+def single_pass_methods() -> list[str]:
+    """The methods of `METHODS` that need no passes but the one that all can share."""
+    again = Evidence.RESCORE | Evidence.REPLAY | Evidence.PROBE
+    return [name for name, method in METHODS.items() if not method.needs & again]
 
 
 def explain_all(
