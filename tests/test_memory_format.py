@@ -7,7 +7,7 @@ import torch
 from models import build
 from torch import nn
 
-from gradcam_kit import DeepFeatureFactorization, GradCAM, ScoreCAM, Smooth
+from gradcam_kit import METHODS, DeepFeatureFactorization, GradCAM, ScoreCAM, Smooth
 from gradcam_kit.capture import memory_format, rescoring
 from gradcam_kit.errors import TargetError
 
@@ -168,3 +168,72 @@ def test_the_replayed_part_runs_in_the_same_order() -> None:
     AblationCAM(model, "1")(torch.randn(2, 3, 8, 8))
     assert len(seen) > 1
     assert all(seen)
+
+
+def watch_weights(conv: nn.Conv2d) -> list[bool]:
+    """Notes in each pass whether the convolution has its own weight."""
+    own, seen = conv.weight, []
+    conv.register_forward_pre_hook(lambda module, args: seen.append(module.weight is own))
+    return seen
+
+
+@needs_onednn
+@pytest.mark.parametrize("name", ["score-cam", "group-cam", "smooth-grad-cam++"])
+def test_weights_have_the_order_of_the_pictures_in_many_passes(name: str) -> None:
+    model, images = make()
+    conv = model.features[0]
+    weight, version, strides = conv.weight, conv.weight._version, conv.weight.stride()
+    seen, ordered = watch_weights(conv), []
+    conv.register_forward_pre_hook(
+        lambda module, args: ordered.append(module.weight.is_contiguous(memory_format=torch.channels_last))
+    )
+    METHODS[name](model, "features")(images)
+    assert ordered == [not own for own in seen]
+    assert seen[0]
+    assert len(seen) > 1
+    assert not any(seen[1:])
+    assert conv.weight is weight
+    assert (weight._version, weight.stride(), weight.requires_grad) == (version, strides, True)
+
+
+@needs_onednn
+def test_weights_come_back_after_an_error() -> None:
+    model, images = make()
+    weight = model.features[0].weight
+
+    def fail() -> None:
+        with rescoring(model, images):
+            assert model.features[0].weight is not weight
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert model.features[0].weight is weight
+
+
+@needs_onednn
+def test_convolutions_that_share_a_weight_share_its_copy_and_subclasses_keep_theirs() -> None:
+    class Flat(nn.Conv2d):
+        def forward(self, maps: torch.Tensor) -> torch.Tensor:
+            return torch.nn.functional.conv2d(maps, self.weight.view(-1).view(self.weight.shape), self.bias)
+
+    model, images = make()
+    first = model.features[0]
+    second, flat = nn.Conv2d(3, 6, 3), Flat(6, 6, 3)
+    second.weight = first.weight
+    model.second, own = second, flat.weight
+    model.features.append(flat)
+    model.head = nn.Linear(6 * 6 * 6, 4)
+    with rescoring(model, images) as rescore:
+        assert first.weight is second.weight
+        assert first.weight.is_contiguous(memory_format=torch.channels_last)
+        assert flat.weight is own
+        assert rescore(images, torch.arange(2)).shape == (2,)
+
+
+@needs_onednn
+def test_a_single_pass_copies_no_weights() -> None:
+    model, images = make()
+    seen = watch_weights(model.features[0])
+    GradCAM(model, "features")(images)
+    assert seen == [True]

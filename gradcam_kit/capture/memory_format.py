@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TypeVar
 from weakref import WeakSet
@@ -44,6 +45,35 @@ def in_fastest_format(model: nn.Module, inputs: Inputs, work: Callable[[Inputs],
     result = work(inputs)
     _refused.add(model)
     return result
+
+
+@contextmanager
+def weights_in(model: nn.Module, memory_format: torch.memory_format) -> Iterator[None]:
+    """Let copies of the convolutions' weights stand in for them in the order of the pictures, for many passes.
+
+    In another order than the pictures, the kernels would copy them in each pass. Plain convolutions alone: a subclass
+    may read the order in memory. The weights themselves come back.
+    """
+    if memory_format != torch.channels_last:
+        yield
+        return
+    stores = [module._parameters for module in model.modules() if type(module) is nn.Conv2d]
+    replaced = [
+        (store, weight)
+        for store in stores
+        if (weight := store.get("weight")) is not None and not weight.is_contiguous(memory_format=memory_format)
+    ]
+    copies: dict[int, nn.Parameter] = {}  # one for a weight that several modules share
+    try:
+        for store, weight in replaced:
+            if id(weight) not in copies:
+                ordered = weight.detach().contiguous(memory_format=memory_format)
+                copies[id(weight)] = nn.Parameter(ordered, requires_grad=False)
+            store["weight"] = copies[id(weight)]
+        yield
+    finally:
+        for store, weight in replaced:
+            store["weight"] = weight
 
 
 def _pays(inputs: Inputs) -> bool:

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from gradcam_kit.capture.inputs import Runner, read_inputs
-from gradcam_kit.capture.memory_format import in_fastest_format
+from gradcam_kit.capture.memory_format import in_fastest_format, weights_in
 from gradcam_kit.capture.scoring import Rescorer
 from gradcam_kit.capture.state import check_model, untouched
 from gradcam_kit.capture.targets import (
@@ -99,4 +99,5 @@ def rescoring(
         else:
             target = settle(target, output)
         settings = {"score": type(target).__name__, "classes": "predicted" if targets is None else "given"}
-        yield Rescoring(run, inputs, target, output, batch_size, classes=classes, settings=settings)
+        with weights_in(model, inputs.memory_format):
+            yield Rescoring(run, inputs, target, output, batch_size, classes=classes, settings=settings)
