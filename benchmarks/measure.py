@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.benchmark import timer
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.results import Figure
@@ -62,8 +63,8 @@ def interleave(
 ) -> dict[str, Run]:
     """Run every work once per round, the device synchronized before and after.
 
-    The first call of each allocates memory, picks kernels and counts operations; it is not timed. A timer of
-    `torch.utils.benchmark` would finish with one work before it turns to the next.
+    The first call of each allocates memory, picks kernels and counts operations; it is not timed. The clock is that of
+    `torch.utils.benchmark`; its `Timer` would finish with one work before it turns to the next.
 
     Args:
         works: what is compared, by name.
@@ -93,16 +94,9 @@ def _first_call(work: Work, limit: float) -> Run:
 
 
 def _seconds(work: Work) -> float:
-    _synchronize()
-    start = time.perf_counter()
+    start = timer()  # waits for the device
     work()
-    _synchronize()
-    return time.perf_counter() - start
-
-
-def _synchronize() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+    return timer() - start
 
 
 class SkippedError(Exception):

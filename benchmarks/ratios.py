@@ -102,6 +102,7 @@ def score_cam_rows(rounds: int) -> list[Row]:
     model, images = build_model("resnet18"), build_images(1)
     cam = gradcam_kit.ScoreCAM(model, LAYER, batch_size=32)
     tenth = gradcam_kit.ScoreCAM(model, LAYER, batch_size=32, channels=0.1)
+    half = gradcam_kit.ScoreCAM(model, LAYER, batch_size=32, dtype=torch.bfloat16)
     rows = images.expand(32, -1, -1, -1).contiguous()
     chunk = forward(model, rows)
     activations = _features(model, images).flatten(2)
@@ -116,6 +117,7 @@ def score_cam_rows(rounds: int) -> list[Row]:
         name: forwards,
         f"ScoreCAM of {live} live channels": lambda: cam(images),
         "ScoreCAM of a tenth of the channels": lambda: tenth(images),
+        "ScoreCAM, masked passes in bfloat16": lambda: half(images),
     }
     runs = interleave(works, rounds)
     return [row("resnet18", work, run, runs[name]) for work, run in runs.items()]

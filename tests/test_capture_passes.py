@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from gradcam_kit import METHODS, EinsumCAM, GradCAM, LayerCAM, ScoreCAM, XGradCAM, explain_all
+from gradcam_kit.capture import scoring
 from gradcam_kit.errors import InputError
 from gradcam_kit.methods import sharing
 from gradcam_kit.types import Evidence, LayerChoice
@@ -210,6 +211,21 @@ def test_score_cam_runs_one_pass_and_one_for_each_chunk(batch_size: int) -> None
     with counted(model.stage1) as passes:
         ScoreCAM(model, "stage2", batch_size=batch_size)(INPUT)
     assert sum(passes[1:]) == 3 * (2 + 1)
+
+
+@pytest.mark.parametrize(("for_each_thread", "most"), [(9, 18), (4, 8), (0, 2)])
+def test_on_a_cpu_a_pass_has_no_more_rows_than_the_caches_hold(
+    for_each_thread: int, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny()
+    expected = ScoreCAM(model, "stage2")(INPUT)
+    monkeypatch.setattr(scoring, "_NEAR", for_each_thread * INPUT[:1].nbytes)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    with counted(model.stage1) as passes:
+        found = ScoreCAM(model, "stage2", batch_size=64)(INPUT)
+    assert max(passes[1:]) == most
+    assert sum(passes[1:]) == 3 * 6
+    assert close(found, expected, 1e-5)
 
 
 def test_memory_of_score_cam_grows_with_batch_size_and_not_with_channels() -> None:

@@ -246,3 +246,37 @@ def test_passes_shrink_where_memory_ends(method, caplog):
 def test_one_row_that_does_not_fit_is_an_error():
     with pytest.raises(torch.OutOfMemoryError):
         ScoreCAM(Crowded(0), "inner.block1")(draw_images(1).double(), 1)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("options", [{}, {"weighting": "relu"}, {"weighting": "probability"}])
+def test_half_precision_is_that_of_the_masked_passes_alone(dtype, options):
+    model, images = blocks().float(), draw_images(2)
+    seen = []
+    model.block1.register_forward_hook(lambda module, args, output: seen.append(output.dtype))
+    expected = ScoreCAM(model, "block1", **options).explain(images, CLASSES)
+    assert set(seen) == {torch.float32}
+    seen.clear()
+    found = ScoreCAM(model, "block1", dtype=dtype, **options).explain(images, CLASSES)
+    assert seen[0] == torch.float32
+    assert set(seen[1:]) == {dtype}
+    torch.testing.assert_close(found.scores, expected.scores)
+    assert found.heatmaps.dtype == found.saliency["block1"].dtype == torch.float32
+    assert 0 < (found.saliency["block1"] - expected.saliency["block1"]).abs().max() < 0.05
+    assert not torch.is_autocast_enabled("cpu")
+
+
+@pytest.mark.parametrize("name", ["ss-cam", "is-cam"])
+def test_methods_that_build_on_it_run_in_half_precision_too(name):
+    model, images = blocks().float(), draw_images(2)
+    seen = []
+    model.block1.register_forward_hook(lambda module, args, output: seen.append(output.dtype))
+    METHODS[name](model, "block1", dtype=torch.bfloat16, samples=2, weighting="relu")(images, CLASSES)
+    assert seen[0] == torch.float32
+    assert set(seen[1:]) == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.int8])
+def test_other_precisions_are_refused(dtype):
+    with pytest.raises(OptionError, match=r"dtype is .*; expected None, torch\.bfloat16 or torch\.float16"):
+        ScoreCAM(blocks(), "block1", dtype=dtype)

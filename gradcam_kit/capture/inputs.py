@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -165,8 +165,16 @@ class Runner:
             raise ShapeError(f"the model failed on these images: {error}\n{hint}") from error
 
     def context(self) -> AbstractContextManager[Any]:
-        """The autocast state in which the model runs."""
+        """The autocast state in which the model runs: that of the call, or one that a method asks for around a pass."""
+        if torch.is_autocast_enabled(self.device_type):
+            return nullcontext()
         return torch.autocast(self.device_type, dtype=self.autocast_dtype, enabled=self.autocast)
+
+    def precision(self, images: Tensor) -> torch.dtype:
+        """The precision in which the model now computes."""
+        if torch.is_autocast_enabled(self.device_type):
+            return torch.get_autocast_dtype(self.device_type)
+        return self.autocast_dtype if self.autocast else images.dtype
 
     def arithmetic(self) -> AbstractContextManager[Any]:
         """The autocast state in which a method computes: none, all in float32."""

@@ -197,7 +197,7 @@ class Replayer:
             if not self.isolated:
                 self.rescorer.check()
             scores = self.rescorer.in_chunks(
-                len(rows),
+                rows,
                 lambda chunk: self._score(rows[chunk], index[chunk], None if residual is None else residual[chunk]),
             )
         return widen(torch.cat(scores)) if scores else images.new_zeros(0)

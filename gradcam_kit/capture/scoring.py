@@ -22,6 +22,8 @@ from gradcam_kit.types import Target
 
 _log = logging.getLogger("gradcam_kit")
 _Result = TypeVar("_Result")
+_NEAR = 5 * 2**19
+"""Bytes of rows for each thread of a CPU: what more of them makes leaves the caches before it is used."""
 _TOLERANCE = {torch.float16: 2e-2, torch.bfloat16: 5e-2}
 """Relative differences that are rounding; 1e-4 in other precisions."""
 
@@ -58,9 +60,7 @@ class Rescorer:
         images = self.inputs.images
         with untouched(self.run.model, images.device), torch.no_grad():
             self.check()
-            scores = self.in_chunks(
-                len(rows), lambda chunk: self.score_pass(rows[chunk].to(images.dtype), index[chunk])
-            )
+            scores = self.in_chunks(rows, lambda chunk: self.score_pass(rows[chunk].to(images.dtype), index[chunk]))
         return widen(torch.cat(scores)) if scores else images.new_zeros(0)
 
     def check(self) -> None:
@@ -82,7 +82,8 @@ class Rescorer:
             expected = widen(score(self.target, self.output, n))[index]
         try:
             found = widen(self.score_pass(self.inputs.images[index], index))
-            same = found.shape == expected.shape and same_scores(found, expected, self.inputs.images.dtype)
+            precision = self.run.precision(self.inputs.images)
+            same = found.shape == expected.shape and same_scores(found, expected, precision)
         except GradCamKitError:
             same = False
         if not same:
@@ -99,11 +100,18 @@ class Rescorer:
                 return score(self.target.select(index), output, len(index))
             return self._score_by_sample(output, index)
 
-    def in_chunks(self, rows: int, work: Callable[[slice], _Result]) -> list[_Result]:
-        """The results of the passes over all rows, `batch_size` at a time, or fewer where the device's memory ends."""
+    def in_chunks(self, rows: Tensor, work: Callable[[slice], _Result]) -> list[_Result]:
+        """The results of the passes over all rows: `batch_size` at a time, or fewer.
+
+        Fewer where the device's memory ends, and on a CPU where fewer are faster.
+        """
         results, start = [], 0
-        while start < rows:
-            size = min(self.state.most or self.batch_size, rows - start)
+        fastest = self.batch_size
+        if rows.device.type == "cpu" and rows.numel():
+            threads = torch.get_num_threads()
+            fastest = max(threads, threads * _NEAR // rows[:1].nbytes)
+        while start < len(rows):
+            size = min(self.state.most or self.batch_size, fastest, len(rows) - start)
             try:
                 results.append(work(slice(start, start + size)))
             except torch.OutOfMemoryError:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from gradcam_kit.capture import TargetLayers
+from gradcam_kit.errors import OptionError
 from gradcam_kit.functional import normalize, upsample
 from gradcam_kit.methods.base import BaseCAM, Options
 from gradcam_kit.methods.channels import Ranking, check_channels, places, ranked_channels, take_channels
@@ -18,6 +19,7 @@ from gradcam_kit.options import one_of
 from gradcam_kit.types import Evidence, LayerCapture, Rows
 
 Weighting = Literal["softmax", "probability", "relu"]
+_HALF = (torch.bfloat16, torch.float16)
 _BASELINE = -1  # stands for a channel whose mask is zero everywhere
 
 
@@ -27,6 +29,7 @@ class ScoreOptions(Options, total=False):
     weighting: Weighting
     channels: int | float | None
     ranking: Ranking
+    dtype: torch.dtype | None
 
 
 def channel_scores(
@@ -68,6 +71,16 @@ def channel_scores(
     return by_channel, constant, zero_input
 
 
+def in_half(rescore: Rows, dtype: torch.dtype) -> Rows:
+    """The same scores from a model that runs under autocast."""
+
+    def score(rows: Tensor, index: Tensor) -> Tensor:
+        with torch.autocast(rows.device.type, dtype):
+            return rescore(rows, index)
+
+    return score
+
+
 def _score_rows(
     layer: LayerCapture,
     activations: Tensor,
@@ -97,6 +110,8 @@ class ScoreCAM(BaseCAM, name="score-cam"):
         ranking: which channels are kept: those with the largest standard deviation over space ("std"), with the
             largest mean gradient ("gradient", gScoreCAM: Chen et al., ACCV 2022; one backward pass), or whose mask on
             the layer keeps most of the score to first order ("first-order", no paper; one backward pass).
+        dtype: torch.bfloat16 or torch.float16 runs the masked passes under autocast in half precision, for speed; None
+            (default) in that of the model. The unchanged image, what is explained and all arithmetic keep theirs.
     """
 
     needs: Evidence = Evidence.RESCORE
@@ -110,9 +125,13 @@ class ScoreCAM(BaseCAM, name="score-cam"):
         weighting: Weighting = "softmax",
         channels: int | float | None = None,
         ranking: Ranking = "std",
+        dtype: torch.dtype | None = None,
         **options: Unpack[Options],
     ) -> None:
         super().__init__(model, target_layers, **options)
+        if dtype is not None and dtype not in _HALF:
+            raise OptionError(f"dtype is {dtype!r}; expected None, {' or '.join(map(str, _HALF))}")
+        self.dtype = dtype
         self.weighting: Weighting = one_of("weighting", weighting, get_args(Weighting))
         self.ranking: Ranking = one_of("ranking", ranking, get_args(Ranking))
         self.channels = check_channels(channels)
@@ -141,13 +160,12 @@ class ScoreCAM(BaseCAM, name="score-cam"):
 
     def score(self, layer: LayerCapture, activations: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Scores of the channels, which are constant, and the score of the zero input; the mean over `mask_changes`."""
-        rescore = layer.rescore_probability if self.weighting == "probability" else layer.rescore
         results = [
             channel_scores(
                 layer,
                 activations,
                 self.batch_size,
-                rescore=rescore,
+                rescore=self.rows(layer),
                 baseline=self.weighting == "relu",
                 change=change,
             )
@@ -155,6 +173,11 @@ class ScoreCAM(BaseCAM, name="score-cam"):
         ]
         scores, constants, zero_inputs = zip(*results, strict=True)
         return torch.stack(scores).mean(0), constants[0], torch.stack(zero_inputs).mean(0)
+
+    def rows(self, layer: LayerCapture) -> Rows:
+        """What scores masked images."""
+        rescore = layer.rescore_probability if self.weighting == "probability" else layer.rescore
+        return rescore if self.dtype is None else in_half(rescore, self.dtype)
 
     def mask_changes(self, layer: LayerCapture) -> Sequence[Callable[[Tensor], Tensor] | None]:
         """What is done to the masks before they are applied, once for each pass over the channels."""

@@ -56,5 +56,5 @@ class SSCAM(ScoreCAM, name="ss-cam"):
         scores, constant, zero_input = super().score(layer, activations)
         if self.weighting == "relu":
             everyone = torch.arange(len(activations), device=activations.device)
-            zero_input = layer.rescore(torch.zeros_like(layer.images), everyone)
+            zero_input = self.rows(layer)(torch.zeros_like(layer.images), everyone)
         return scores, constant, zero_input
