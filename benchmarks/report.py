@@ -10,7 +10,6 @@ from typing import Annotated
 
 import typer
 
-from benchmarks.methods import FORWARD
 from benchmarks.peers import CAPTUM, GRAD_CAM, TORCH_CAM
 from benchmarks.results import RESULTS, ROOT, Figure, Results, Row, load, names_in
 
@@ -77,11 +76,14 @@ def between_markers(text: str, block: str, begin: str = BEGIN, end: str = END) -
     return f"{before}{begin}\n\n{block.strip()}\n\n{end}{rest.split(end)[1]}"
 
 
+_BASELINE = Figure(1, 1, 1)  # the ratio of what others are compared with
+
+
 def summary(stored: Mapping[str, Results], pictures: Sequence[str], folder: str) -> str:
     """What README shows: costs beside a forward pass, other libraries, two plots."""
     parts = []
     if ratios := stored.get("ratios-cpu"):
-        rows = [row for row in ratios.rows if "ratio" in row.figures and not str(row.case["work"]).startswith(FORWARD)]
+        rows = [row for row in ratios.rows if row.figures.get("ratio", _BASELINE) != _BASELINE]
         cells = [[*map(str, row.case.values()), f"{row.figures['ratio'].median:.2f}"] for row in rows]
         parts += [
             f"Time / that of a plain `inference_mode` forward pass of the same batch ({_conditions(ratios)}):",
