@@ -159,6 +159,11 @@ class RunSummary:
     report: str | None = None
 
     @property
+    def explained(self) -> int:
+        """Pictures without a failure."""
+        return self.pictures - self.failed
+
+    @property
     def exit_status(self) -> int:
         """0 = all done, 1 = some pictures failed, 130 = interrupted."""
         return 130 if self.interrupted else int(self.failed > 0)
