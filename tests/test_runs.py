@@ -10,7 +10,9 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ from gradcam_kit.jobs import plan as plans
 from gradcam_kit.jobs.files import LocalFolder
 from gradcam_kit.jobs.index import LeftOut, find_pictures, index_pictures
 from gradcam_kit.jobs.pipeline import has_thumbnail
+from gradcam_kit.jobs.store import Store
 
 ROOT = Path(__file__).parents[1]
 
@@ -69,6 +72,30 @@ def test_the_parts_of_a_run_make_the_whole() -> None:
         summary = explain(part=(part, 3), workers=1)
         assert (summary.pictures, summary.missing) == {2: (2, 3), 0: (3, 1), 1: (2, 0)}[part]
     assert content("out") == content("whole")
+
+
+@pytest.mark.parametrize("out", ["out", "memory://two/out"])
+def test_of_two_parts_that_begin_at_once_only_those_that_ask_the_same_go_on(out: str) -> None:
+    for i in range(40):
+        start = threading.Barrier(3)
+
+        def begin(targets: str, i: int = i, start: threading.Barrier = start) -> str:
+            start.wait()
+            try:
+                Store.at(f"{out}/{i}").begin({"targets": targets, "padding": "x" * 10_000}, False)
+            except OptionError as error:
+                return str(error)
+            return targets
+
+        with ThreadPoolExecutor(3) as threads:
+            said = list(threads.map(begin, ["1", "2", "2"]))
+        manifest = Store.at(f"{out}/{i}").manifest()
+        assert manifest is not None
+        refused = [text for text in said if text != manifest["targets"]]
+        assert said.count(manifest["targets"]) == {"1": 1, "2": 2}[manifest["targets"]]
+        assert all("another targets" in text for text in refused)
+    if out == "out":
+        assert all(os.listdir(f"{out}/{i}") == ["run.json"] for i in range(40))
 
 
 @pytest.mark.parametrize(

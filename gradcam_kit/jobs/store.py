@@ -91,11 +91,11 @@ class Store:
             if overwrite:
                 for name in _PARTS:
                     self.folder.remove(name)
-            elif (before := self.manifest()) is not None:
-                check_same(before, manifest, self.folder.root)
-                return
             content = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
-            self.folder.write("run.json", content.encode("utf-8", "backslashreplace"))
+            while not self.folder.create("run.json", content.encode("utf-8", "backslashreplace")):
+                if (before := self.manifest()) is not None:  # else it has been removed since
+                    check_same(before, manifest, self.folder.root)
+                    return
 
     def complete(self) -> set[int]:
         """The numbers of the shards that are here and whole; what a disk has damaged is none."""
