@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from rich.console import Console
 from gradcam_kit.errors import InputError, OptionError, UnknownNameError
 from gradcam_kit.jobs import RunRequest, RunSummary, load_run, run
 from gradcam_kit.jobs import plan as plans
+from gradcam_kit.jobs.explainer import Batch, Explained, Explainer
 from gradcam_kit.jobs.files import LocalFolder
 from gradcam_kit.jobs.index import LeftOut, find_pictures, index_pictures
 from gradcam_kit.jobs.pipeline import has_thumbnail
@@ -373,6 +375,33 @@ def test_killed_at_random_moments_it_ends_as_if_undisturbed() -> None:
     assert content("out") == content("whole")
 
 
+@pytest.mark.parametrize("retry", [False, True])
+def test_an_interrupted_run_counts_what_it_has_written(retry: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk.write_pictures(Path("pictures"))
+    broken = disk.break_pictures(Path("pictures"))
+    if retry:
+        explain(batch_size=1)
+        Path("out/shards/00005.parquet").unlink()
+    calls = []
+
+    def explained(self: Explainer, batch: Batch) -> Iterator[Explained]:
+        calls.append(batch)
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        return whole(self, batch)
+
+    whole = Explainer.explain
+    with monkeypatch.context() as patch:
+        patch.setattr(Explainer, "explain", explained)
+        summary = explain(batch_size=1, retry_failed=retry)
+    there = disk.read_rows(Path("out"))
+    assert 4 <= len(there) < 11
+    assert (summary.interrupted, summary.pictures, summary.left) == (True, len(there), 11 - len(there))
+    assert summary.failed == len({row["path"] for row in there} & set(broken))
+    assert summary.missing == 6 - len(list(Path("out/shards").iterdir()))
+    assert explain().left == 0
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_says_how_to_go_on(number: int) -> None:
@@ -385,6 +414,10 @@ def test_an_interrupted_run_says_how_to_go_on(number: int) -> None:
     assert process.returncode == 130
     assert "the same command goes on from there" in problems
     assert "Traceback" not in said + problems
+    rows = disk.read_rows(Path("out"))
+    explained = sum(row["status"] == "ok" for row in rows)
+    assert f"{explained} of 28 pictures explained in" in said
+    assert f"interrupted: {28 - len(rows)} pictures are left" in problems
     names = sorted(path.name for path in Path("out/shards").iterdir())
     assert 1 <= len(names) < 7
     assert names == [f"{i:05}.parquet" for i in range(len(names))]

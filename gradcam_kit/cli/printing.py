@@ -40,12 +40,14 @@ def finish(summary: RunSummary) -> None:
     _say_problems(summary.problems, summary.failed)
     before = f" ({summary.before} of them before)" if summary.before else ""
     say(
-        f"{summary.explained} of {summary.pictures} pictures explained{before} in {summary.seconds:.1f} s: "
-        f"{summary.out}",
+        f"{summary.explained} of {summary.asked} pictures explained{before} in {summary.seconds:.1f} s: {summary.out}",
         err=False,
     )
     if summary.interrupted:
-        say("interrupted: what is written stays valid, and the same command goes on from there")
+        say(
+            f"interrupted: {summary.left} pictures are left; what is written stays valid, and the same command goes on "
+            "from there"
+        )
     elif summary.missing:
         say(f"{summary.missing} shards are still missing: other parts write them, or the same command goes on")
     if summary.report is not None:
