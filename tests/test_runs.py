@@ -28,9 +28,10 @@ from gradcam_kit.jobs import RunRequest, RunSummary, load_run, run
 from gradcam_kit.jobs import plan as plans
 from gradcam_kit.jobs.explainer import Batch, Explained, Explainer
 from gradcam_kit.jobs.files import LocalFolder
-from gradcam_kit.jobs.index import LeftOut, find_pictures, index_pictures
+from gradcam_kit.jobs.index import find_pictures, index_pictures
 from gradcam_kit.jobs.pipeline import has_thumbnail
 from gradcam_kit.jobs.store import Store
+from gradcam_kit.jobs.walk import LeftOut
 
 ROOT = Path(__file__).parents[1]
 
