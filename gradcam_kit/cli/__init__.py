@@ -39,7 +39,7 @@ class _Group(TyperGroup):
         try:
             return super().invoke(ctx)
         except GradCamKitError as error:
-            say(f"gradcam-kit: {error}")
+            say("gradcam-kit: " + " ".join(str(error).split()))  # one line, whatever a user's code says
             raise typer.Exit(2) from None
         except KeyboardInterrupt:
             say("gradcam-kit: interrupted")

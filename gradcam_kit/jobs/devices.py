@@ -13,6 +13,7 @@ from queue import Empty
 from typing import TYPE_CHECKING, Any
 
 from gradcam_kit.errors import CaptureError
+from gradcam_kit.jobs.blame import make_method
 from gradcam_kit.jobs.decode import ahead_of, belong_to_parent
 from gradcam_kit.jobs.explainer import Explainer
 from gradcam_kit.jobs.measuring import chosen_metrics, metric_fields
@@ -123,7 +124,7 @@ def with_layers(request: RunRequest, layers: Mapping[str, list[str]]) -> Explain
     for method in method_classes(request.methods):
         [cam] = explainer.with_methods([method], (), None, request.batch_size).cams
         names = layers[method_name(cam)]
-        cams.append(method(explainer.model, names or None, batch_size=request.batch_size))
+        cams.append(make_method(method, explainer.model, names or None, request.batch_size))
     explainer = replace(explainer, cams=tuple(cams), metrics=chosen_metrics(request.metrics))
     if request.compile:
         compile_around(explainer.model, (name for names in layers.values() for name in names))
