@@ -68,6 +68,11 @@ def poisoned():
     model.transform = transform
     return model
 
+def crooked():
+    model = Net()
+    model.transform = lambda picture: picture.as_tensor()
+    return model
+
 class Slow(Net):
     def forward(self, images):
         time.sleep(0.03)

@@ -132,6 +132,10 @@ def test_some_pictures_that_fail_make_status_1_and_are_named() -> None:
             ["run", "pictures", "--model", "shop:net", "--out", "out", "--method", "shop:Greedy"],
             "shop:Greedy(model, layers, batch_size=32) fails: TypeError:",
         ),
+        (
+            ["run", "pictures", "--model", "shop:crooked", "--out", "out"],
+            "the transform of shop:crooked fails with every picture: AttributeError: 'numpy.ndarray' object has no",
+        ),
         (["report", "nothing"], "'nothing' holds no run"),
         (["export", "nothing", "--to", "csv"], "'nothing' holds no run"),
         (["compare", "nothing", "--model", "shop:net", "--out", "s.png"], "no file or folder 'nothing'"),

@@ -4,14 +4,9 @@ from __future__ import annotations
 
 import errno
 import io
-import json
 import os
 import random
-import signal
-import subprocess
-import sys
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -330,73 +325,6 @@ def test_compiled_modules_give_the_same_rows(monkeypatch: pytest.MonkeyPatch) ->
         assert np.abs(ours["heatmap"] - theirs["heatmap"]).max() < 2e-3
 
 
-def start(*arguments: str, killed_at: int | None = None) -> subprocess.Popen[str]:
-    """The command in a process of its own; `killed_at` counts its changes of the folder `out`."""
-    program = ["-m", "gradcam_kit"] if killed_at is None else ["-c", KILLED, str(killed_at)]
-    command = [sys.executable, *program, "run", "pictures", "--model", "shop:slow", "--out", "out"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [*command, *arguments], env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-
-
-def wait_for(condition: Any) -> None:
-    end = time.monotonic() + 120
-    while not condition():
-        assert time.monotonic() < end, "waited too long"
-        time.sleep(0.01)
-
-
-def many_pictures() -> None:
-    for i in range(24):
-        disk.write_picture(Path(f"pictures/{i % 3}/{i:02}.png"), np.roll(disk.CAT, 3 * i, axis=1))
-    disk.break_pictures(Path("pictures"))
-
-
-KILLED = """
-import os, signal, sys
-from gradcam_kit.cli import main
-
-left = int(sys.argv.pop(1))
-
-def watch(event, arguments):
-    global left
-    opens = event == "open" and "w" in str(arguments[1])
-    if (opens or event in ("os.rename", "os.link", "os.remove", "os.mkdir")) and str(arguments[0]).startswith("out"):
-        left -= 1
-        if left == 0:
-            if opens:
-                os.write(os.open(arguments[0], os.O_WRONLY | os.O_CREAT | os.O_TRUNC), b"half of what was to be writ")
-            os.kill(os.getpid(), signal.SIGKILL)
-
-sys.addaudithook(watch)
-main()
-"""
-
-
-@pytest.mark.slow
-def test_killed_at_random_moments_it_ends_as_if_undisturbed() -> None:
-    many_pictures()
-    options = ("--shard-size", "3", "--batch-size", "2", "--workers", "2", "--no-report")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as the processes have it, because sums may depend on it
-    explain(model="shop:slow", out="whole", shard_size=3, batch_size=2)
-    torch.set_num_threads(threads)
-    draw = random.Random(0)
-    # Moments are changes of the folder, of which a run makes more than 120 (28 overlays, 10 shards, 10 thumbnails).
-    moments = [1, 2, *(draw.randint(20, 60) for _ in range(20))]
-    for kills, moment in enumerate(moments):  # noqa: B007
-        process = start(*options, killed_at=moment)
-        said, problems = process.communicate(timeout=300)
-        if process.returncode != -signal.SIGKILL:
-            break
-    assert kills >= 4
-    assert "Traceback" not in problems
-    assert process.returncode == 1  # some pictures are broken
-    assert "24 of 28 pictures explained (" in said
-    assert content("out") == content("whole")
-
-
 @pytest.mark.parametrize("retry", [False, True])
 def test_an_interrupted_run_counts_what_it_has_written(retry: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     disk.write_pictures(Path("pictures"))
@@ -422,28 +350,6 @@ def test_an_interrupted_run_counts_what_it_has_written(retry: bool, monkeypatch:
     assert summary.failed == len({row["path"] for row in there} & set(broken))
     assert summary.missing == 6 - len(list(Path("out/shards").iterdir()))
     assert explain().left == 0
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_run_says_how_to_go_on(number: int) -> None:
-    many_pictures()
-    options = ("--shard-size", "4", "--batch-size", "2", "--no-report", "--overlays", "none")
-    process = start(*options)
-    wait_for(lambda: process.poll() is not None or list(Path("out").glob("shards/*.parquet")))
-    process.send_signal(number)
-    said, problems = process.communicate(timeout=120)
-    assert process.returncode == 130
-    assert "the same command goes on from there" in problems
-    assert "Traceback" not in said + problems
-    rows = disk.read_rows(Path("out"))
-    explained = sum(row["status"] == "ok" for row in rows)
-    assert f"{explained} of 28 pictures explained in" in said
-    assert f"interrupted: {28 - len(rows)} pictures are left" in problems
-    names = sorted(path.name for path in Path("out/shards").iterdir())
-    assert 1 <= len(names) < 7
-    assert names == [f"{i:05}.parquet" for i in range(len(names))]
-    assert json.loads(Path("out/run.json").read_text())["pictures"] == 28
 
 
 def test_pictures_and_results_may_lie_on_remote_storage() -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from gradcam_kit.errors import CaptureError
 from gradcam_kit.jobs.blame import make_method
-from gradcam_kit.jobs.decode import ahead_of, belong_to_parent
+from gradcam_kit.jobs.decode import ahead_of, belong_to_parent, interruptions_blocked
 from gradcam_kit.jobs.explainer import Explainer
 from gradcam_kit.jobs.measuring import chosen_metrics, metric_fields
 from gradcam_kit.jobs.pipeline import Done, Pipeline, Progress
@@ -53,7 +53,8 @@ def work_on_devices(
             own = replace(request, device=device, workers=threads, overwrite=False)
             arguments = (own, layers, pictures, os.getcwd(), tasks, answers)
             processes.append(context.Process(target=_serve, args=arguments))
-            processes[-1].start()
+            with interruptions_blocked():
+                processes[-1].start()
         # Each process reads some batches ahead, which may be as many shards; with fewer all could wait for more.
         at_once = len(devices) * (ahead_of(request.batch_size, threads) + 3)
         waiting: Iterator[Shard | None] = chain(shards, [None] * len(devices))

@@ -15,7 +15,7 @@ from torch import nn
 from gradcam_kit.capture import check_model
 from gradcam_kit.errors import GradCamKitError, InputError, OptionError, UnknownNameError, did_you_mean
 from gradcam_kit.jobs.blame import blamed, request_error
-from gradcam_kit.jobs.decode import Decoded, decode
+from gradcam_kit.jobs.decode import Decoded, Failed, decode
 from gradcam_kit.jobs.explainer import Batch, Explained, Explainer
 from gradcam_kit.jobs.index import Entry
 from gradcam_kit.jobs.labels import Labels
@@ -201,8 +201,24 @@ def compile_around(model: nn.Module, layers: Iterable[str]) -> None:
 
 
 def _readable(explainer: Explainer, entries: Iterable[Entry]) -> Iterator[Decoded]:
-    found = (decode(entry, explainer.loaded.transform) for entry in islice(entries, TRIED))
-    return (one for one in found if isinstance(one, Decoded))
+    """Those of the first pictures that can be prepared for the model.
+
+    Raises:
+        InputError: the model's transform fails with all that can be read.
+    """
+    broken: list[Failed] = []
+    is_good = False
+    for entry in islice(entries, TRIED):
+        one = decode(entry, explainer.loaded.transform)
+        if isinstance(one, Decoded):
+            is_good = True
+            yield one
+        elif one.by_transform and not is_good:
+            broken.append(one)
+            if len(broken) == _EXPLAINED:
+                break
+    if broken and not is_good:
+        raise InputError(f"the transform of {explainer.loaded.spec} fails with every picture: {broken[0].reason}")
 
 
 def _method_class(name: str) -> type[BaseCAM]:
