@@ -46,6 +46,10 @@ class CaptureError(GradCamKitError, RuntimeError):
     """A layer whose activations or gradients could not be taken."""
 
 
+class MethodError(GradCamKitError, RuntimeError):
+    """A CAM method that fails on a picture that the model takes."""
+
+
 class CheckpointError(GradCamKitError, ValueError):
     """A checkpoint file that cannot be read safely or does not fit the model."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from io import SEEK_END
@@ -13,7 +14,7 @@ import cv2
 import numpy as np
 import torch
 from jaxtyping import Float, Shaped, UInt8
-from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, TiffImagePlugin, UnidentifiedImageError
 from torch import Tensor
 
 from gradcam_kit.errors import InputError, PictureError, ShapeError, kind_of
@@ -172,6 +173,8 @@ def decode_picture(file: Any) -> RGB:
     """
     try:
         with _truncation_refused(), Image.open(file) as image:
+            if image.format == "EPS":
+                raise PictureError("PostScript is a program, and is not run")
             ImageOps.exif_transpose(image, in_place=True)
             return rgb_picture(image)
     except UnidentifiedImageError:
@@ -187,7 +190,9 @@ def _decoded_by_opencv(file: Any) -> RGB:
     size = file.seek(0, SEEK_END)
     if size == 0:
         raise PictureError("the file is empty")
-    pixels = None
+    pixels, most = None, 2 * (Image.MAX_IMAGE_PIXELS or _LARGEST_UNKNOWN)
+    if (claimed := _claimed_pixels(file)) > most:
+        raise PictureError(f"it claims to have {claimed} pixels, and more than {most} are not read")
     if size <= _LARGEST_UNKNOWN:
         file.seek(0)
         with suppress(cv2.error):
@@ -199,6 +204,23 @@ def _decoded_by_opencv(file: Any) -> RGB:
     if pixels.dtype != np.uint8:
         pixels = pixels.astype(np.float32).clip(0, 1)
     return rgb_picture(pixels[..., ::-1])
+
+
+def _claimed_pixels(file: Any) -> int:
+    """How many pixels the head of a file promises that PIL does not know; 0 if it is not understood.
+
+    OpenCV would make room for up to a billion of them.
+    """
+    file.seek(0)
+    head = file.read(4096)
+    if radiance := re.search(rb"^#\?.*?\n[-+][XY] (\d{1,9}) [-+][XY] (\d{1,9})\n", head, re.DOTALL):
+        return int(radiance[1]) * int(radiance[2])
+    with suppress(Exception):  # whatever a damaged directory makes it raise
+        tags = TiffImagePlugin.ImageFileDirectory_v2(head[: 16 if head[2:3] == b"+" else 8])
+        file.seek(tags.next)
+        tags.load(file)
+        return int(tags[256]) * int(tags[257])
+    return 0
 
 
 @contextmanager

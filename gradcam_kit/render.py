@@ -141,11 +141,16 @@ def overlays(
     height, width = rgb.shape[1:3]
     if boxes is None:
         return _blend(rgb, _looked_up(colors, upsample(levels, (height, width))), share).cpu().numpy()
-    canvas = (rgb * _UNSEEN).round_().to(torch.uint8)
-    for place, which in places(boxes, len(rgb), (height, width)):
+    canvas = torch.empty(rgb.shape, dtype=torch.uint8, device=rgb.device)
+    for place, alike in places(boxes, len(rgb), (height, width)):
+        which = slice(None) if len(alike) == len(rgb) else alike  # a slice copies nothing
         placed = upsample(levels[which], place.size)[:, place.inside[0], place.inside[1]]
         rows, columns = place.picture
         canvas[which, rows, columns] = _blend(rgb[which, rows, columns], _looked_up(colors, placed), share)
+        above, below = slice(rows.start), slice(rows.stop, None)
+        left, right = slice(columns.start), slice(columns.stop, None)
+        for unseen in ((which, above), (which, below), (which, rows, left), (which, rows, right)):
+            canvas[unseen] = (rgb[unseen] * _UNSEEN).round_().to(torch.uint8)
     return canvas.cpu().numpy()
 
 

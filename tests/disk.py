@@ -68,6 +68,11 @@ def poisoned():
     model.transform = transform
     return model
 
+def crooked():
+    model = Net()
+    model.transform = lambda picture: picture.as_tensor()
+    return model
+
 class Slow(Net):
     def forward(self, images):
         time.sleep(0.03)
@@ -99,6 +104,20 @@ def small():
 class Positive(BaseCAM):
     def weights(self, layer):
         return layer.gradients.clamp(min=0).mean((2, 3), keepdim=True)
+
+class Faulty(BaseCAM):
+    def weights(self, layer):
+        return layer.gradient.mean((2, 3), keepdim=True)
+
+class Moody(Positive):
+    def weights(self, layer):
+        if layer.activations.flatten(1).mean(1).min() < 0.05:
+            raise ValueError("not in\\nthe mood")
+        return super().weights(layer)
+
+class Greedy(Positive):
+    def __init__(self, model, target_layers=None, *, share, **options):
+        super().__init__(model, target_layers, **options)
 
 def any_size():
     model = Net()

@@ -117,6 +117,25 @@ def test_some_pictures_that_fail_make_status_1_and_are_named() -> None:
         ),
         (["run", "pictures", "--model", "shop:net", "--out", "out", "--shard", "x"], "the shard is 'x'; expected I/N"),
         (["run", "pictures", "--model", "shop:net", "--out", "out", "--engine", "dask"], "the engine is 'dask'"),
+        (
+            ["run", "pictures", "--model", "shop:net", "--out", "out", "--method", "shop:Faulty"],
+            "the method Faulty fails where the model alone does not: AttributeError: 'LayerCapture' object has no",
+        ),
+        (
+            [
+                *("run", "pictures", "--model", "shop:net", "--out", "out", "--method", "grad-cam"),
+                *("--method", "shop:Faulty", "--layer", "stage1"),
+            ],
+            "the method Faulty fails",
+        ),
+        (
+            ["run", "pictures", "--model", "shop:net", "--out", "out", "--method", "shop:Greedy"],
+            "shop:Greedy(model, layers, batch_size=32) fails: TypeError:",
+        ),
+        (
+            ["run", "pictures", "--model", "shop:crooked", "--out", "out"],
+            "the transform of shop:crooked fails with every picture: AttributeError: 'numpy.ndarray' object has no",
+        ),
         (["report", "nothing"], "'nothing' holds no run"),
         (["export", "nothing", "--to", "csv"], "'nothing' holds no run"),
         (["compare", "nothing", "--model", "shop:net", "--out", "s.png"], "no file or folder 'nothing'"),

@@ -136,6 +136,16 @@ def test_a_picture_that_breaks_the_model_fails_alone(batch_size: int) -> None:
     assert all(row["status"] == "ok" for row in rows if row["path"] != "c.png")
 
 
+def test_a_method_that_breaks_is_told_from_a_picture_that_breaks_the_model() -> None:
+    disk.write_picture(Path("pictures/a.png"), disk.CAT)
+    disk.write_picture(Path("pictures/c.png"), disk.BLACK)
+    summary = explain(methods=("grad-cam", "shop:Moody"))
+    said = "the method Moody fails where the model alone does not: ValueError: not in the mood"
+    assert summary.problems == (f"c.png: {said}",)
+    rows = disk.read_rows(Path("out"))
+    assert [row["error"] for row in rows] == [None, None, *[f"MethodError: {said}"] * 2]
+
+
 def test_values_that_are_not_finite_are_an_error_of_their_picture() -> None:
     disk.write_picture(Path("pictures/a.png"), disk.BLACK)
     disk.write_picture(Path("pictures/b.png"), disk.CAT)

@@ -15,8 +15,9 @@ from gradcam_kit.errors import InputError
 from gradcam_kit.jobs import RunRequest, RunSummary, decode, run
 from gradcam_kit.jobs.decode import Decoded, Failed, Reader, batches
 from gradcam_kit.jobs.files import LocalFolder
-from gradcam_kit.jobs.index import Entry, LeftOut, find_pictures, index_pictures
+from gradcam_kit.jobs.index import Entry, find_pictures, index_pictures
 from gradcam_kit.jobs.store import Store
+from gradcam_kit.jobs.walk import LeftOut
 from gradcam_kit.methods import METHODS
 from gradcam_kit.models import load_model
 from gradcam_kit.pictures import read_picture, write_picture

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import errno
 import io
-import json
 import os
 import random
-import signal
-import subprocess
-import sys
-import time
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +21,12 @@ from rich.console import Console
 from gradcam_kit.errors import InputError, OptionError, UnknownNameError
 from gradcam_kit.jobs import RunRequest, RunSummary, load_run, run
 from gradcam_kit.jobs import plan as plans
+from gradcam_kit.jobs.explainer import Batch, Explained, Explainer
 from gradcam_kit.jobs.files import LocalFolder
-from gradcam_kit.jobs.index import LeftOut, find_pictures, index_pictures
+from gradcam_kit.jobs.index import find_pictures, index_pictures
 from gradcam_kit.jobs.pipeline import has_thumbnail
+from gradcam_kit.jobs.store import Store
+from gradcam_kit.jobs.walk import LeftOut
 
 ROOT = Path(__file__).parents[1]
 
@@ -69,6 +70,30 @@ def test_the_parts_of_a_run_make_the_whole() -> None:
         summary = explain(part=(part, 3), workers=1)
         assert (summary.pictures, summary.missing) == {2: (2, 3), 0: (3, 1), 1: (2, 0)}[part]
     assert content("out") == content("whole")
+
+
+@pytest.mark.parametrize("out", ["out", "memory://two/out"])
+def test_of_two_parts_that_begin_at_once_only_those_that_ask_the_same_go_on(out: str) -> None:
+    for i in range(40):
+        start = threading.Barrier(3)
+
+        def begin(targets: str, i: int = i, start: threading.Barrier = start) -> str:
+            start.wait()
+            try:
+                Store.at(f"{out}/{i}").begin({"targets": targets, "padding": "x" * 10_000}, False)
+            except OptionError as error:
+                return str(error)
+            return targets
+
+        with ThreadPoolExecutor(3) as threads:
+            said = list(threads.map(begin, ["1", "2", "2"]))
+        manifest = Store.at(f"{out}/{i}").manifest()
+        assert manifest is not None
+        refused = [text for text in said if text != manifest["targets"]]
+        assert said.count(manifest["targets"]) == {"1": 1, "2": 2}[manifest["targets"]]
+        assert all("another targets" in text for text in refused)
+    if out == "out":
+        assert all(os.listdir(f"{out}/{i}") == ["run.json"] for i in range(40))
 
 
 @pytest.mark.parametrize(
@@ -300,68 +325,31 @@ def test_compiled_modules_give_the_same_rows(monkeypatch: pytest.MonkeyPatch) ->
         assert np.abs(ours["heatmap"] - theirs["heatmap"]).max() < 2e-3
 
 
-def start(*arguments: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "gradcam_kit", "run", "pictures", "--model", "shop:slow", "--out", "out"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [*command, *arguments], env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+@pytest.mark.parametrize("retry", [False, True])
+def test_an_interrupted_run_counts_what_it_has_written(retry: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk.write_pictures(Path("pictures"))
+    broken = disk.break_pictures(Path("pictures"))
+    if retry:
+        explain(batch_size=1)
+        Path("out/shards/00005.parquet").unlink()
+    calls = []
 
+    def explained(self: Explainer, batch: Batch) -> Iterator[Explained]:
+        calls.append(batch)
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        return whole(self, batch)
 
-def wait_for(condition: Any) -> None:
-    end = time.monotonic() + 120
-    while not condition():
-        assert time.monotonic() < end, "waited too long"
-        time.sleep(0.01)
-
-
-def many_pictures() -> None:
-    for i in range(24):
-        disk.write_picture(Path(f"pictures/{i % 3}/{i:02}.png"), np.roll(disk.CAT, 3 * i, axis=1))
-    disk.break_pictures(Path("pictures"))
-
-
-@pytest.mark.slow
-def test_killed_at_random_moments_it_ends_as_if_undisturbed() -> None:
-    many_pictures()
-    options = ("--shard-size", "3", "--batch-size", "2", "--workers", "2", "--no-report")
-    explain(model="shop:slow", out="whole", shard_size=3, batch_size=2)
-    draw = random.Random(0)
-    kills = 0
-    for _ in range(4):
-        process = start(*options)
-        shards = len(list(Path("out").glob("shards/*.parquet")))
-        wait_for(
-            lambda p=process, n=shards: p.poll() is not None or len(list(Path("out").glob("shards/*.parquet"))) > n
-        )
-        time.sleep(draw.random() * 0.2)
-        kills += process.poll() is None
-        process.kill()
-        process.communicate()
-    assert kills >= 2
-    last = start(*options)
-    said, _ = last.communicate(timeout=300)
-    assert last.returncode == 1  # some pictures are broken
-    assert "24 of 28 pictures explained (" in said
-    assert content("out") == content("whole")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_run_says_how_to_go_on(number: int) -> None:
-    many_pictures()
-    options = ("--shard-size", "4", "--batch-size", "2", "--no-report", "--overlays", "none")
-    process = start(*options)
-    wait_for(lambda: process.poll() is not None or list(Path("out").glob("shards/*.parquet")))
-    process.send_signal(number)
-    said, problems = process.communicate(timeout=120)
-    assert process.returncode == 130
-    assert "the same command goes on from there" in problems
-    assert "Traceback" not in said + problems
-    names = sorted(path.name for path in Path("out/shards").iterdir())
-    assert 1 <= len(names) < 7
-    assert names == [f"{i:05}.parquet" for i in range(len(names))]
-    assert json.loads(Path("out/run.json").read_text())["pictures"] == 28
+    whole = Explainer.explain
+    with monkeypatch.context() as patch:
+        patch.setattr(Explainer, "explain", explained)
+        summary = explain(batch_size=1, retry_failed=retry)
+    there = disk.read_rows(Path("out"))
+    assert 4 <= len(there) < 11
+    assert (summary.interrupted, summary.pictures, summary.left) == (True, len(there), 11 - len(there))
+    assert summary.failed == len({row["path"] for row in there} & set(broken))
+    assert summary.missing == 6 - len(list(Path("out/shards").iterdir()))
+    assert explain().left == 0
 
 
 def test_pictures_and_results_may_lie_on_remote_storage() -> None:

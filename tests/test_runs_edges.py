@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -16,8 +17,9 @@ from gradcam_kit.errors import CaptureError, ClassIndexError, InputError
 from gradcam_kit.jobs import RunRequest, RunSummary, load_run, run
 from gradcam_kit.jobs.devices import _next_answer
 from gradcam_kit.jobs.files import LocalFolder
-from gradcam_kit.jobs.index import LeftOut, find_pictures, index_pictures
+from gradcam_kit.jobs.index import find_pictures, index_pictures
 from gradcam_kit.jobs.store import Store
+from gradcam_kit.jobs.walk import LeftOut
 
 
 @pytest.fixture(autouse=True)
@@ -109,6 +111,50 @@ def test_overlays_stay_in_the_folder_of_their_run() -> None:
     for name in ("../a", "a/../../b", "/a"):
         with pytest.raises(AssertionError, match="leads out"):
             LocalFolder("out").path(name)
+
+
+PATTERNS = [
+    *("pictures/**", "pictures/**/*", "pictures/**/*.png", "pictures/**/a.*", "pictures/**/**/a.png", "pictures/*.png"),
+    *("pictures/*/*", "pictures/c*/**/a.p?g", "pictures/cat/*", "pictures/[!c]*/*", "pictures/**/deeper/*", "*/*.png"),
+    *(
+        "pictures/*/",
+        "**/a.png",
+        "nothing/**/a.png",
+        "pictures/top.png/*",
+        "pictures/.hid*/*.png",
+        "./pictures/*/a.png",
+    ),
+]
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_a_glob_names_what_it_names_elsewhere(pattern: str) -> None:
+    disk.write_pictures(Path("pictures"))
+    disk.write_picture(Path("pictures/.hidden/x.png"), disk.CAT)
+    disk.write_picture(Path("pictures/dog.png/cat/deeper/a.png"), disk.CAT)
+    found = [entry.path for entry in find_pictures(pattern, "out", LeftOut())]
+    files = (os.path.abspath(path) for path in glob.glob(pattern, recursive=True) if os.path.isfile(path))
+    assert sorted(found) == sorted(path for path in set(files) if path.lower().endswith(".png"))
+
+
+@pytest.mark.parametrize("pattern", ["pictures", "pictures/**/*.png", "pictures/**/**/*", "pictures/*/*/*/*.png"])
+def test_links_around_in_a_circle_are_not_followed(pattern: str) -> None:
+    disk.write_picture(Path("pictures/one/two/three/a.png"), disk.CAT)
+    os.symlink("..", "pictures/one/up")
+    os.symlink("../..", "pictures/one/two/up")
+    os.symlink(os.path.abspath("pictures"), "pictures/one/two/three/top")
+    os.symlink("one", "pictures/other")  # another name of a folder, and no circle
+    keys = [entry.key for entry in find_pictures(pattern, "out", LeftOut())]
+    assert sorted(keys) == ["one/two/three/a.png", "other/two/three/a.png"]
+
+
+def test_a_path_that_goes_up_behind_a_link_is_that_of_the_file_system() -> None:
+    disk.write_picture(Path("far/away/a.png"), disk.CAT)
+    Path("far/away/inside").mkdir()
+    os.symlink("far/away/inside", "near")
+    for source in ("near/..", "near/../a.png", "near/../*.png"):
+        [entry] = index_pictures(source, "out")
+        assert (entry.key, entry.path) == ("a.png", os.path.realpath("far/away/a.png"))
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,8 @@ from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from io import BytesIO
 from itertools import islice
 from multiprocessing.connection import wait
@@ -59,10 +59,16 @@ class Decoded:
 
 @dataclass(frozen=True)
 class Failed:
-    """A picture that cannot be explained, and why: the type of the error and its message."""
+    """A picture that cannot be explained.
+
+    Attributes:
+        reason: the type of the error and its message.
+        by_transform: the picture could be read, and the model's transform failed in a way that is not the picture's.
+    """
 
     entry: Entry
     reason: str
+    by_transform: bool = False
 
     @classmethod
     def because(cls, entry: Entry, error: Exception) -> Failed:
@@ -86,13 +92,16 @@ def read_entry(entry: Entry) -> Picture:
 
 def decode(entry: Entry, transform: Transform, thumbnail: bool = False) -> Decoded | Failed:
     """Read one picture; whatever goes wrong is returned, not raised."""
+    is_read = False
     try:
         picture = read_entry(entry)
         size = picture.shape[0], picture.shape[1]
         small = _thumbnail(picture) if thumbnail else None
+        is_read = True
         return Decoded(entry, transform.prepare(picture), transform.box(*size), size, small)
     except Exception as error:  # one picture never ends a run
-        return Failed.because(entry, error)
+        failed = Failed.because(entry, error)
+        return replace(failed, by_transform=is_read and not isinstance(error, PictureError))
 
 
 class Reader:
@@ -152,7 +161,8 @@ class Reader:
         try:
             if self._packed is None:
                 return self._pool.submit(_decode_all, chunk, self._transform)
-            return self._pool.submit(_decode_all, chunk)
+            with interruptions_blocked():
+                return self._pool.submit(_decode_all, chunk)
         except BrokenProcessPool as error:
             broken: Future[list[Decoded | Failed]] = Future()
             broken.set_exception(error)
@@ -177,7 +187,9 @@ class Reader:
         for one in chunk:
             pool = self._start(1)
             try:
-                yield from pool.submit(_decode_all, [one]).result()
+                with interruptions_blocked():
+                    future = pool.submit(_decode_all, [one])
+                yield from future.result()
             except BrokenProcessPool:
                 reason = "cannot read the picture: the process that read it died"
                 yield Failed.because(one[0], PictureError(reason))
@@ -221,6 +233,22 @@ def prefetched(items: Iterable[_T], ahead: int = 1) -> Generator[_T, None, None]
 def bombs_are_errors() -> None:
     """Let PIL refuse pictures above its limit (179 megapixels) and say nothing about those above half of it."""
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+
+
+@contextmanager
+def interruptions_blocked() -> Iterator[None]:
+    """Keep an interruption from the processes that are started meanwhile, until `belong_to_parent` settles them.
+
+    A terminal sends it to all processes, and those that are still importing would show a traceback.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def belong_to_parent(folder: str) -> None:

@@ -13,7 +13,8 @@ from queue import Empty
 from typing import TYPE_CHECKING, Any
 
 from gradcam_kit.errors import CaptureError
-from gradcam_kit.jobs.decode import ahead_of, belong_to_parent
+from gradcam_kit.jobs.blame import make_method
+from gradcam_kit.jobs.decode import ahead_of, belong_to_parent, interruptions_blocked
 from gradcam_kit.jobs.explainer import Explainer
 from gradcam_kit.jobs.measuring import chosen_metrics, metric_fields
 from gradcam_kit.jobs.pipeline import Done, Pipeline, Progress
@@ -52,7 +53,8 @@ def work_on_devices(
             own = replace(request, device=device, workers=threads, overwrite=False)
             arguments = (own, layers, pictures, os.getcwd(), tasks, answers)
             processes.append(context.Process(target=_serve, args=arguments))
-            processes[-1].start()
+            with interruptions_blocked():
+                processes[-1].start()
         # Each process reads some batches ahead, which may be as many shards; with fewer all could wait for more.
         at_once = len(devices) * (ahead_of(request.batch_size, threads) + 3)
         waiting: Iterator[Shard | None] = chain(shards, [None] * len(devices))
@@ -123,7 +125,7 @@ def with_layers(request: RunRequest, layers: Mapping[str, list[str]]) -> Explain
     for method in method_classes(request.methods):
         [cam] = explainer.with_methods([method], (), None, request.batch_size).cams
         names = layers[method_name(cam)]
-        cams.append(method(explainer.model, names or None, batch_size=request.batch_size))
+        cams.append(make_method(method, explainer.model, names or None, request.batch_size))
     explainer = replace(explainer, cams=tuple(cams), metrics=chosen_metrics(request.metrics))
     if request.compile:
         compile_around(explainer.model, (name for names in layers.values() for name in names))

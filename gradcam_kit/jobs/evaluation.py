@@ -97,6 +97,11 @@ class Evaluation:
         """0 = all measured, 1 = some pictures failed."""
         return int(self.failed > 0)
 
+    @property
+    def measured(self) -> int:
+        """Pictures without a failure."""
+        return self.pictures - self.failed
+
     def add(self, counts: Counts) -> None:
         """Count the pictures of a shard."""
         self.pictures += counts.pictures

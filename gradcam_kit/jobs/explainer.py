@@ -13,14 +13,8 @@ from torch import Tensor, nn
 
 from gradcam_kit.capture import ClassLogit, choose_layers, read_inputs, resolve_target
 from gradcam_kit.capture.targets import read_logits
-from gradcam_kit.errors import (
-    ClassIndexError,
-    GradCamKitError,
-    InputError,
-    NonFiniteError,
-    OptionError,
-    UnknownNameError,
-)
+from gradcam_kit.errors import ClassIndexError, InputError, OptionError, UnknownNameError
+from gradcam_kit.jobs.blame import at_fault, blamed, is_out_of_memory, make_method
 from gradcam_kit.jobs.decode import Decoded, Failed
 from gradcam_kit.jobs.index import Entry
 from gradcam_kit.jobs.labels import Labels
@@ -164,7 +158,7 @@ class Explainer:
             choice = method.layer_choice
             if not layers and images is not None and choice not in chosen:
                 chosen[choice] = self._chosen(choice, images)
-            cams.append(method(self.model, list(layers) or chosen.get(choice), batch_size=batch_size))
+            cams.append(make_method(method, self.model, list(layers) or chosen.get(choice), batch_size))
         if images is not None:
             self._check_names(images)
         return replace(self, cams=tuple(cams))
@@ -173,21 +167,13 @@ class Explainer:
         """Whether a method can explain a picture with this model."""
         return all(found.error is None for found in replace(self, cams=(cam,)).explain(Batch([one])))
 
-    def blame(self, error: Exception) -> GradCamKitError:
-        """The error of a request whose pictures all fail."""
-        if isinstance(error, GradCamKitError):
-            return error
-        wrapped = InputError(f"{self.loaded.spec} cannot take these pictures: {type(error).__name__}: {error}")
-        wrapped.__cause__ = error
-        return wrapped
-
     def _chosen(self, choice: LayerChoice, images: Tensor) -> list[str]:
         target = self.targets.number if self.targets.kind == "class" else None
         try:
             inputs, resolved = read_inputs(images, {}), resolve_target(target, ClassLogit)
             return list(choose_layers(self.model, inputs, resolved, ClassLogit, choice))
         except Exception as error:
-            raise self.blame(error) from error
+            raise blamed(self, error) from error
 
     def _check_names(self, images: Tensor) -> None:
         """Refuse class names that are not those of the model."""
@@ -214,10 +200,18 @@ class Explainer:
                 if is_out_of_memory(error) and (len(group) > 1 or self._fewer_rows()):
                     self._shrink(max(1, len(group) // 2))
                 elif len(group) == 1:
-                    reason = one_line(f"{type(error).__name__}: {error}")
-                    return [Explained(group[0].entry, self._failed(group[0].entry, reason), error, group[0].thumbnail)]
+                    return [self._given_up(group[0], at_fault(self, group[0], error))]
             part = max(1, len(group) // 2)  # only here the error is gone, and with it what it kept in memory
         return [one for start in range(0, len(group), part) for one in self._explain_group(group[start : start + part])]
+
+    def takes(self, one: Decoded) -> bool:
+        """Whether the model takes a picture, be it that no method can explain it."""
+        try:
+            with torch.inference_mode(), self.precision():
+                self.model(self.images([one]))
+        except Exception:
+            return False
+        return True
 
     def _explained(self, group: list[Decoded], sent: Batch | None) -> list[Explained]:
         images = self.images(group, sent)
@@ -241,6 +235,10 @@ class Explainer:
     def precision(self) -> torch.autocast:
         """The precision of the model's passes."""
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+
+    def _given_up(self, one: Decoded, error: Exception) -> Explained:
+        reason = one_line(f"{type(error).__name__}: {error}")
+        return Explained(one.entry, self._failed(one.entry, reason), error, one.thumbnail)
 
     def _failed(self, entry: Entry, reason: str) -> list[Row]:
         rows = failed_rows(entry, self.labels, self.names, reason)
@@ -283,17 +281,3 @@ class Explainer:
             except UnknownNameError as error:
                 return Failed.because(one.entry, error)
         return one
-
-
-def is_request_error(found: Sequence[Explained]) -> Exception | None:
-    """What to blame the request for: the first error, when every picture that reached the model failed there."""
-    errors = [explained.error for explained in found if explained.reached_model]
-    if errors and all(error is not None and not isinstance(error, NonFiniteError) for error in errors):
-        return errors[0]
-    return None
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether the device had too little memory."""
-    said = str(error)
-    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in said or "can't allocate memory" in said

@@ -76,28 +76,26 @@ class LocalFolder:
         It is written beside its place, brought to the disk and renamed; what a process that was killed left is removed.
         """
         path = self.path(name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}")
-        try:
-            with temporary.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
+        with _beside(path, content) as temporary:
             try:
                 temporary.replace(path)
             except FileNotFoundError:
                 if not path.exists():  # else another process has just written the same, and swept
                     raise
-        finally:
-            temporary.unlink(missing_ok=True)
-        for left in glob.glob(f"{glob.escape(os.path.join(path.parent, '.' + path.name))}.*"):
-            Path(left).unlink(missing_ok=True)
-        if os.name == "posix":
-            folder = os.open(path.parent, os.O_RDONLY)
+
+    def create(self, name: str, content: bytes) -> bool:
+        """`write` unless the file is there; False if it is, also if another process was faster by a moment."""
+        path = self.path(name)
+        with _beside(path, content) as temporary:
             try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+                os.link(temporary, path)
+            except FileExistsError:
+                return False
+            except OSError:  # no hard links on this file system, or swept by the process that was faster
+                if path.exists():
+                    return False
+                temporary.replace(path)
+        return True
 
     def put(self, name: str, content: bytes) -> None:
         """Write a file that nobody reads before a later `write` says that it is there."""
@@ -151,6 +149,24 @@ class RemoteFolder:
 
     put = write
 
+    def create(self, name: str, content: bytes) -> bool:
+        """Send a file unless it is there; False if it is, also if another process was faster.
+
+        Storages that cannot refuse to replace are asked afterwards whose file it is.
+        """
+        path = self.path(name)
+        self._system.invalidate_cache()
+        if self._system.exists(path):
+            return False
+        self._system.makedirs(path.rpartition("/")[0], exist_ok=True)
+        try:
+            self._system.pipe_file(path, content, mode="create")
+        except FileExistsError:
+            return False
+        except (TypeError, NotImplementedError):  # it does not know of modes
+            self._system.pipe_file(path, content)
+        return self.read(name) == content
+
     def names(self, folder: str) -> list[str]:
         """The names in a folder, sorted, without hidden ones; none if there is no such folder."""
         self._system.invalidate_cache()
@@ -168,6 +184,29 @@ class RemoteFolder:
     def open(self, name: str) -> Any:
         """A file for random access."""
         return self._system.open(self.path(name), "rb")
+
+
+@contextmanager
+def _beside(path: Path, content: bytes) -> Iterator[Path]:
+    """A file with this content on the disk, in the folder of `path`, for the time that it takes to give it its name."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        yield temporary
+    finally:
+        temporary.unlink(missing_ok=True)
+    for left in glob.glob(f"{glob.escape(os.path.join(path.parent, '.' + path.name))}.*"):
+        Path(left).unlink(missing_ok=True)
+    if os.name == "posix":
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
 
 
 Folder = LocalFolder | RemoteFolder

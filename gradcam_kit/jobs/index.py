@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-import errno
 import glob
 import os
-from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from itertools import takewhile
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import NamedTuple
 
 from gradcam_kit.errors import InputError
 from gradcam_kit.jobs.files import is_remote, remote
 from gradcam_kit.jobs.tables import listed_rows
-
-PICTURE_SUFFIXES = (
-    *(".apng", ".avif", ".bmp", ".dds", ".dib", ".gif", ".hdr", ".icns", ".ico", ".j2k", ".jfif", ".jp2", ".jpe"),
-    *(".jpeg", ".jpg", ".mpo", ".pbm", ".pcx", ".pfm", ".pgm", ".png", ".pnm", ".ppm", ".psd", ".qoi", ".ras"),
-    *(".sgi", ".tga", ".tif", ".tiff", ".webp", ".xbm", ".xpm"),
-)
-"""What counts as a picture in a folder or a glob; a single file or a line of a list is taken whatever its name."""
+from gradcam_kit.jobs.walk import PICTURE_SUFFIXES, LeftOut, Walk, key_of
 
 LIST_SUFFIXES = (".txt", ".lst", ".list")
 TABLE_SUFFIXES = (".csv", ".parquet")
@@ -41,47 +32,13 @@ class Entry(NamedTuple):
         return PurePosixPath(self.key).parts[:-1]
 
 
-@dataclass
-class LeftOut:
-    """What lies below SOURCE and is no input; complete when the pictures have streamed by.
-
-    Attributes:
-        endings: how many files there are of each ending that names no picture.
-        runs: folders of earlier runs.
-        repeated: pictures that were named before.
-        nameless: rows of a table that name no picture.
-    """
-
-    endings: Counter[str] = field(default_factory=Counter)
-    runs: list[str] = field(default_factory=list)
-    repeated: int = 0
-    nameless: int = 0
-
-    def lines(self) -> list[str]:
-        """The same in words."""
-        said = []
-        if self.endings:
-            counted = ", ".join(
-                f"{count} {ending or 'without ending'}" for ending, count in self.endings.most_common(8)
-            )
-            said.append(f"left out {sum(self.endings.values())} files that are not named like pictures: {counted}")
-        if self.runs:
-            more = f" and {len(self.runs) - 3} more" if len(self.runs) > 3 else ""
-            said.append(f"left out the folders of earlier runs: {', '.join(self.runs[:3])}{more}")
-        if self.repeated:
-            said.append(f"left out {self.repeated} repetitions of pictures that are named more than once")
-        if self.nameless:
-            said.append(f"left out {self.nameless} rows of the table that have no path")
-        return said
-
-
 def find_pictures(source: str, out: str, left_out: LeftOut) -> Iterator[Entry]:
     """The pictures of a file, folder (recursive), glob, list file or table, in any order.
 
     Keys are POSIX paths relative to the folder, to the part of the glob before its first wildcard, or to the folder of
     the list file or table (to the nearest common folder, if some pictures lie elsewhere). Bytes of a name that are not
     UTF-8 are written as `\\xff`. Of folders and globs, hidden files and folders are left out, and so are the folders of
-    runs: `out` and those that lie below the source.
+    runs: `out` and those that lie below the source; symbolic links are followed, but never around in a circle.
 
     Raises:
         InputError: no such file or folder, or a table without paths.
@@ -89,24 +46,26 @@ def find_pictures(source: str, out: str, left_out: LeftOut) -> Iterator[Entry]:
     if is_remote(source):
         yield from _remote_pictures(source, out, left_out)
         return
-    path = Path(source)
-    if path.is_dir():
+    if os.path.isdir(source):
         if os.path.realpath(source) == os.path.realpath(out):
             raise InputError(f"--out is SOURCE itself, {source!r}; choose a folder in it or beside it")
-        root, found = source, _Walk(source, out, left_out).pictures()
-    elif path.is_file() and path.suffix.lower() in (*LIST_SUFFIXES, *TABLE_SUFFIXES):
+        root = _absolute(source)
+        found = Walk(root, out, left_out).matches(["**"])
+    elif os.path.isfile(source) and source.lower().endswith((*LIST_SUFFIXES, *TABLE_SUFFIXES)):
         yield from _listed(source, left_out)
         return
-    elif path.is_file():
-        root, found = os.path.dirname(source), iter([source])
+    elif os.path.isfile(source):
+        root = _absolute(os.path.dirname(source))
+        found = iter([os.path.join(root, os.path.basename(source))])
     elif glob.has_magic(source):
-        root = _before_wildcard(source)
-        found = _Walk(root, out, left_out).matches(glob.iglob(source, recursive=True))
+        before = _before_wildcard(source)
+        root = _absolute(before)
+        found = Walk(root, out, left_out).matches(source[len(before) :].lstrip("/").split("/"))
     else:
         raise InputError(f"there is no file or folder {source!r}; SOURCE is {KINDS}")
-    root = os.path.join(os.path.abspath(root), "")
-    for file in map(os.path.abspath, found):
-        yield Entry(_key(file[len(root) :]), file)
+    start = len(os.path.join(root, ""))
+    for file in found:
+        yield Entry(key_of(file[start:]), file)
 
 
 def index_pictures(source: str, out: str) -> list[Entry]:
@@ -125,85 +84,6 @@ def no_pictures(source: str, left_out: LeftOut | None = None) -> InputError:
     """The error of a source that holds none."""
     said = "".join(f"; {line}" for line in (left_out.lines() if left_out else ()))
     return InputError(f"{source!r} holds no pictures{said}; known are files that end in {' '.join(PICTURE_SUFFIXES)}")
-
-
-def is_run(folder: str) -> bool:
-    """Whether a folder is that of a run."""
-    return os.path.isfile(os.path.join(folder, "run.json")) and os.path.isdir(os.path.join(folder, "shards"))
-
-
-@dataclass
-class _Walk:
-    """Decides what is input below a folder."""
-
-    root: str
-    out: str
-    left_out: LeftOut
-
-    def __post_init__(self) -> None:
-        out, root = os.path.realpath(self.out), os.path.realpath(self.root or ".")
-        # Where pictures lie in the folder of their run, only what the run wrote is no input.
-        around = os.path.commonpath([out, root]) == out
-        self._own = (
-            {os.path.join(out, name) for name in ("shards", "overlays", "thumbnails", "metrics")} if around else {out}
-        )
-        self._verdicts: dict[str, bool] = {}
-
-    def pictures(self) -> Iterator[str]:
-        """All below the root, through symbolic links but never around in a circle."""
-        yield from self._below(self.root, ())
-
-    def matches(self, paths: Iterable[str]) -> Iterator[str]:
-        """Those of some paths below the root."""
-        for path in paths:
-            if not os.path.isdir(path) and self._enters_all(os.path.dirname(path)) and self._takes(path):
-                yield path
-
-    def _below(self, folder: str, ancestors: tuple[tuple[int, int], ...]) -> Iterator[str]:
-        status = os.stat(folder)
-        identity = (status.st_dev, status.st_ino)
-        if identity in ancestors or (ancestors and not self._enters(folder)):
-            return
-        folders = []
-        try:
-            with os.scandir(folder) as children:
-                for child in children:
-                    if child.name.startswith("."):
-                        continue
-                    if _leads_nowhere(child):
-                        continue
-                    if child.is_dir():
-                        folders.append(child.path)
-                    elif self._takes(child.path):
-                        yield child.path
-        except OSError as error:
-            raise InputError(f"the folder {folder!r} cannot be listed: {error.strerror}") from error
-        for path in folders:
-            yield from self._below(path, (*ancestors, identity))
-
-    def _takes(self, path: str) -> bool:
-        """Whether a path is named like a picture; pipes are none, a broken link is one that will fail."""
-        ending = os.path.splitext(path)[1].lower()
-        if ending in PICTURE_SUFFIXES:
-            return os.path.isfile(path) or os.path.islink(path)
-        self.left_out.endings[_key(ending)] += 1
-        return False
-
-    def _enters(self, folder: str) -> bool:
-        if os.path.realpath(folder) in self._own:
-            return False
-        if is_run(folder):
-            self.left_out.runs.append(_key(os.path.relpath(folder, self.root or ".")))
-            return False
-        return True
-
-    def _enters_all(self, folder: str) -> bool:
-        """Whether a folder and all between it and the root are input."""
-        if os.path.abspath(folder) == os.path.abspath(self.root) or len(folder) <= len(self.root):
-            return True
-        if folder not in self._verdicts:
-            self._verdicts[folder] = self._enters_all(os.path.dirname(folder)) and self._enters(folder)
-        return self._verdicts[folder]
 
 
 def _listed(source: str, left_out: LeftOut) -> Iterator[Entry]:
@@ -226,7 +106,7 @@ def _listed(source: str, left_out: LeftOut) -> Iterator[Entry]:
                 )
         root = "/".join(common or [])
     for path, label in _lines(source, parent, left_out):
-        yield Entry(_key(path[len(root) + 1 :]), path, label)
+        yield Entry(key_of(path[len(root) + 1 :]), path, label)
 
 
 def _lines(source: str, parent: str, left_out: LeftOut) -> Iterator[tuple[str, str | None]]:
@@ -261,13 +141,9 @@ def _remote_pictures(source: str, out: str, left_out: LeftOut) -> Iterator[Entry
             left_out.endings[os.path.splitext(path)[1].lower()] += 1
 
 
-def _leads_nowhere(child: os.DirEntry[str]) -> bool:
-    """Whether it is a symbolic link around in a circle."""
-    try:
-        child.is_dir()
-    except OSError as error:
-        return error.errno == errno.ELOOP
-    return False
+def _absolute(folder: str) -> str:
+    """From the root; what `..` leads to behind a symbolic link only the file system knows."""
+    return os.path.realpath(folder) if ".." in folder.split("/") else os.path.abspath(folder)
 
 
 def _before_wildcard(pattern: str) -> str:
@@ -275,13 +151,3 @@ def _before_wildcard(pattern: str) -> str:
     while glob.has_magic(root):
         root = os.path.dirname(root)
     return root
-
-
-def _key(relative: str) -> str:
-    name = os.fsencode(relative.replace(os.sep, "/"))
-    try:
-        if "\\x" not in (key := name.decode()):
-            return key
-    except UnicodeDecodeError:
-        pass
-    return name.replace(b"\\", b"\\x5c").decode("utf-8", "backslashreplace")  # so no two names share a key

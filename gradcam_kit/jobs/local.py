@@ -6,7 +6,7 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Container, Generator, Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -68,17 +68,18 @@ def run(request: RunRequest, console: Console | None = None) -> RunSummary:
         if before is not None:
             check_same(before, manifest, request.out)
         mine = range(request.part[0], plan.shards, request.part[1])
-        complete = store.complete() if before is not None else set()
-        tally, todo = _planned(request, store, plan, [number for number in mine if number in complete])
+        known = store.complete() if before is not None else {}
+        tally, again = _planned(request, store, {number: known[number] for number in mine if number in known})
         explained_before = tally.pictures
         if explained_before:
             note(console, f"{explained_before} pictures are explained already; going on with the others")
-        todo = sorted([*todo, *(number for number in mine if number not in complete)])
+        todo = [number for number in mine if number in again or number not in known]
+        written: set[int] = set()
         interrupted = False
         if todo:
-            total = sum(min(request.shard_size, plan.pictures - number * request.shard_size) for number in todo)
+            total = sum(known[n].failed if n in again else _pictures(plan, [n]) for n in todo)
             bar = stack.enter_context(ProgressBar(console, total))
-            shards = (_shard(plan, store, number, number in complete) for number in todo)
+            shards = (_shard(plan, store, number, number in again) for number in todo)
             first = [] if before is not None else list(islice(plan.entries(), TRIED))  # what worked once is no mistake
             engine = _Engine(
                 *(request, explainer, store, plan),
@@ -90,21 +91,24 @@ def run(request: RunRequest, console: Console | None = None) -> RunSummary:
                 with stoppable(), closing(engine.work(shards, len(todo))) as finished:
                     for done in finished:
                         tally.add(done.counts)
-            except FirstFailureError as first:
-                tally.add(first.counts)
+                        written.add(done.number)
+            except FirstFailureError as failure:
+                tally = _found(store, mine)
+                tally.add(failure.counts)
             except KeyboardInterrupt:
-                interrupted = True
-        missing = plan.shards - len(store.complete())
-    return RunSummary(
-        request.out,
-        tally.pictures,
-        tally.failed,
-        tuple(tally.problems),
-        time.monotonic() - start,
-        explained_before,
-        missing,
-        interrupted,
-    )
+                tally, interrupted = _found(store, mine), True
+        there = {*known, *written}
+        return RunSummary(
+            request.out,
+            tally.pictures,
+            tally.failed,
+            tuple(tally.problems),
+            time.monotonic() - start,
+            explained_before,
+            plan.shards - len(there) - len(store.complete(but=there)),
+            _pictures(plan, mine) - tally.pictures,
+            interrupted,
+        )
 
 
 @contextmanager
@@ -124,16 +128,31 @@ def stoppable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _planned(request: RunRequest, store: Store, plan: Plan, complete: list[int]) -> tuple[_Tally, list[int]]:
+def _planned(request: RunRequest, store: Store, known: Mapping[int, Counts]) -> tuple[_Tally, set[int]]:
     """What is explained already, and the numbers of shards that are to be tried again."""
-    tally, again = _Tally(), []
-    for number in complete:
-        counts = store.counts(number)
-        if request.retry_failed and counts.failed:
-            again.append(number)
+    tally, again = _Tally(), set()
+    for number, counts in known.items():
+        if counts.failed and request.retry_failed:
+            again.add(number)
+        elif counts.failed and len(tally.problems) < SHOWN:
+            tally.add(store.counts(number))
         else:
             tally.add(counts)
     return tally, again
+
+
+def _found(store: Store, numbers: Container[int]) -> _Tally:
+    """What is in the shards of these numbers that are there, also those that nobody was told of before the end."""
+    tally = _Tally()
+    for number in sorted(store.complete()):
+        if number in numbers:
+            tally.add(store.counts(number))
+    return tally
+
+
+def _pictures(plan: Plan, numbers: Iterable[int]) -> int:
+    """How many pictures are in some shards of a plan."""
+    return sum(min(plan.shard_size, plan.pictures - number * plan.shard_size) for number in numbers)
 
 
 def _shard(plan: Plan, store: Store, number: int, again: bool) -> Shard:

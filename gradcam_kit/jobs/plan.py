@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from itertools import groupby, islice
 from typing import IO, Any
 
-from gradcam_kit.jobs.index import Entry, LeftOut, find_pictures, no_pictures
+from gradcam_kit.jobs.index import Entry, find_pictures, no_pictures
+from gradcam_kit.jobs.walk import LeftOut
 
 _SORTED_AT_ONCE = 200_000  # entries, about 60 MB
 

@@ -143,7 +143,8 @@ class RunSummary:
         problems: the first few failures, one line each.
         seconds: from the request to the last file.
         before: pictures that had been explained before.
-        missing: shards that are not complete, other parts' included; -1 if that is not known.
+        missing: shards that are not complete, other parts' included.
+        left: pictures of this part whose shards are not complete.
         interrupted: the run was told to stop before its end.
         report: the page about the run, if it was written.
     """
@@ -155,8 +156,19 @@ class RunSummary:
     seconds: float
     before: int = 0
     missing: int = 0
+    left: int = 0
     interrupted: bool = False
     report: str | None = None
+
+    @property
+    def explained(self) -> int:
+        """Pictures without a failure."""
+        return self.pictures - self.failed
+
+    @property
+    def asked(self) -> int:
+        """Pictures that were to be explained, left ones included."""
+        return self.pictures + self.left
 
     @property
     def exit_status(self) -> int:

@@ -14,8 +14,9 @@ from torch import nn
 
 from gradcam_kit.capture import check_model
 from gradcam_kit.errors import GradCamKitError, InputError, OptionError, UnknownNameError, did_you_mean
-from gradcam_kit.jobs.decode import Decoded, decode
-from gradcam_kit.jobs.explainer import Batch, Explained, Explainer, is_request_error
+from gradcam_kit.jobs.blame import blamed, request_error
+from gradcam_kit.jobs.decode import Decoded, Failed, decode
+from gradcam_kit.jobs.explainer import Batch, Explained, Explainer
 from gradcam_kit.jobs.index import Entry
 from gradcam_kit.jobs.labels import Labels
 from gradcam_kit.jobs.measuring import results_of
@@ -117,10 +118,10 @@ def verify(explainer: Explainer, entries: Iterable[Entry]) -> None:
     found: list[Explained] = []
     for one in islice(_readable(explainer, entries), _EXPLAINED):
         found += explainer.explain(Batch([one]))
-        if not is_request_error(found):
+        if not request_error(found):
             return
-    if error := is_request_error(found):
-        raise explainer.blame(error)
+    if error := request_error(found):
+        raise blamed(explainer, error)
 
 
 def metric_settings(explainer: Explainer, entries: Iterable[Entry]) -> dict[str, dict[str, Any]]:
@@ -140,7 +141,7 @@ def metric_settings(explainer: Explainer, entries: Iterable[Entry]) -> dict[str,
                     images, cams = explainer.images([one]), explainer.cams[:1]
                     [results] = results_of(explainer.model, cams, explainer.metrics, images, [found.rows]).values()
             except Exception as error:
-                raise explainer.blame(error) from error
+                raise blamed(explainer, error) from error
             return {name: dict(result.settings) for name, result in results.items()}
     return {metric.name: {} for metric in explainer.metrics}  # what keeps all pictures from it, their rows say
 
@@ -200,8 +201,24 @@ def compile_around(model: nn.Module, layers: Iterable[str]) -> None:
 
 
 def _readable(explainer: Explainer, entries: Iterable[Entry]) -> Iterator[Decoded]:
-    found = (decode(entry, explainer.loaded.transform) for entry in islice(entries, TRIED))
-    return (one for one in found if isinstance(one, Decoded))
+    """Those of the first pictures that can be prepared for the model.
+
+    Raises:
+        InputError: the model's transform fails with all that can be read.
+    """
+    broken: list[Failed] = []
+    is_good = False
+    for entry in islice(entries, TRIED):
+        one = decode(entry, explainer.loaded.transform)
+        if isinstance(one, Decoded):
+            is_good = True
+            yield one
+        elif one.by_transform and not is_good:
+            broken.append(one)
+            if len(broken) == _EXPLAINED:
+                break
+    if broken and not is_good:
+        raise InputError(f"the transform of {explainer.loaded.spec} fails with every picture: {broken[0].reason}")
 
 
 def _method_class(name: str) -> type[BaseCAM]:

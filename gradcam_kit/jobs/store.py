@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -20,6 +21,7 @@ from gradcam_kit.jobs.rows import SCHEMA, Row
 
 _SETTINGS = b"gradcam_kit.metrics"
 _LONGEST_NAME = 255  # bytes, on all common file systems
+_AT_ONCE = 16  # shards that are looked at
 _PARTS = (
     "run.json",
     "report.html",
@@ -91,24 +93,32 @@ class Store:
             if overwrite:
                 for name in _PARTS:
                     self.folder.remove(name)
-            elif (before := self.manifest()) is not None:
-                check_same(before, manifest, self.folder.root)
-                return
             content = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
-            self.folder.write("run.json", content.encode("utf-8", "backslashreplace"))
+            while not self.folder.create("run.json", content.encode("utf-8", "backslashreplace")):
+                if (before := self.manifest()) is not None:  # else it has been removed since
+                    check_same(before, manifest, self.folder.root)
+                    return
 
-    def complete(self) -> set[int]:
-        """The numbers of the shards that are here and whole; what a disk has damaged is none."""
+    def complete(self, but: Container[int] = ()) -> dict[int, Counts]:
+        """The shards that are here and whole, by number, without problems; what a disk has damaged is none.
+
+        Args:
+            but: numbers that are not looked at.
+        """
         names = (name.removesuffix(".parquet") for name in self.folder.names("shards") if name.endswith(".parquet"))
-        return {int(name) for name in names if name.isdecimal() and self._is_whole(int(name))}
+        numbers = [number for name in names if name.isdecimal() and (number := int(name)) not in but]
+        with ThreadPoolExecutor(_AT_ONCE) as threads:  # remote storage answers slowly, but many questions at once
+            found = zip(numbers, threads.map(self._totals, numbers), strict=True)
+            return {number: counts for number, counts in found if counts is not None}
 
-    def _is_whole(self, number: int) -> bool:
+    def _totals(self, number: int) -> Counts | None:
         try:
             with self.folder.open(f"shards/{_shard(number)}") as file:
-                pq.read_metadata(file)
+                metadata = pq.read_metadata(file).metadata or {}
         except (OSError, pa.ArrowException):
-            return False
-        return True
+            return None
+        pictures, failed = (int(metadata.get(f"gradcam_kit.{name}".encode(), 0)) for name in ("pictures", "failed"))
+        return Counts(pictures, failed)
 
     def write_shard(self, number: int, rows: Sequence[Row], thumbnails: Mapping[str, bytes]) -> Counts:
         """Write the rows of one shard, and before them the thumbnails of its pictures by their keys."""
@@ -152,12 +162,8 @@ class Store:
 
     def counts(self, number: int) -> Counts:
         """What is in a shard that was written before."""
-        with self.folder.open(f"shards/{_shard(number)}") as file:
-            metadata = pq.read_metadata(file).metadata or {}
-        pictures, failed = (int(metadata.get(f"gradcam_kit.{name}".encode(), 0)) for name in ("pictures", "failed"))
-        if not failed:
-            return Counts(pictures, failed)
-        return counted(self.read_shard(number, ["path", "status", "error"]))
+        counts = self._totals(number)
+        return counted(self.read_shard(number, ["path", "status", "error"])) if not counts or counts.failed else counts
 
     def overlay_name(self, key: str, method: str, rank: int = 0) -> str:
         """Where the overlay of a picture lies; `rank` counts the targets of one picture.

@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 from typer.core import TyperGroup
 
-from gradcam_kit.errors import GradCamKitError, OptionError
-
-if TYPE_CHECKING:
-    from gradcam_kit.jobs import RunSummary
+from gradcam_kit.cli.options import (
+    BatchSize,
+    Checkpoint,
+    ClassNames,
+    Device,
+    Dtype,
+    ImageSize,
+    Layer,
+    Mean,
+    Method,
+    Metrics,
+    Model,
+    Std,
+    Targets,
+    Weights,
+    Workers,
+    numbers,
+    overlay_count,
+)
+from gradcam_kit.cli.printing import finish, finish_demo, finish_evaluation, mark, say, show
+from gradcam_kit.errors import GradCamKitError
 
 
 class _Group(TyperGroup):
@@ -24,10 +39,10 @@ class _Group(TyperGroup):
         try:
             return super().invoke(ctx)
         except GradCamKitError as error:
-            _say(f"gradcam-kit: {error}")
+            say("gradcam-kit: " + " ".join(str(error).split()))  # one line, whatever a user's code says
             raise typer.Exit(2) from None
         except KeyboardInterrupt:
-            _say("gradcam-kit: interrupted")
+            say("gradcam-kit: interrupted")
             raise typer.Exit(130) from None
 
 
@@ -39,22 +54,6 @@ app = typer.Typer(
     epilog="Exit status: 0 all done, 1 some pictures failed, 2 the request was wrong.",
 )
 
-Model = Annotated[str, typer.Option(help="demo, torchvision:NAME, timm:NAME, hf:NAME or package.module:factory.")]
-Checkpoint = Annotated[Path | None, typer.Option(help="Weights: safetensors, or a PyTorch file of tensors.")]
-Weights = Annotated[str | None, typer.Option(help="Pretrained weights by name, such as DEFAULT or IMAGENET1K_V2.")]
-ImageSize = Annotated[int | None, typer.Option(help="Side of the model's input, in pixels.")]
-Mean = Annotated[str | None, typer.Option(help="Mean per channel in [0, 1], such as 0.485,0.456,0.406.")]
-Std = Annotated[str | None, typer.Option(help="Standard deviation per channel in [0, 1].")]
-ClassNames = Annotated[Path | None, typer.Option(help="A file with one class name on a line.")]
-Device = Annotated[str | None, typer.Option(help="Such as cpu, cuda:1 or mps; CUDA if there is any.")]
-Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16.")]
-Targets = Annotated[str, typer.Option(help="predicted, label (the picture's folder), a class index, or top:K.")]
-BatchSize = Annotated[int, typer.Option(help="The most images in one forward pass.")]
-Workers = Annotated[int, typer.Option(help="How many read pictures; 0 = as many as cores.")]
-Metrics = Annotated[list[str] | None, typer.Option(help="Such as average-drop or insertion. Can be repeated.")]
-Method = Annotated[list[str] | None, typer.Option(help="See 'gradcam-kit methods'. Can be repeated.")]
-Layer = Annotated[list[str] | None, typer.Option(help="Target layer; by default one is chosen. Can be repeated.")]
-
 
 @app.command()
 def demo(out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("gradcam-demo")) -> None:
@@ -62,21 +61,9 @@ def demo(out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = P
     from gradcam_kit.jobs.demo import DemoRow, run_demo
 
     def finished(row: DemoRow) -> None:
-        _say(f"{row.name}: {row.seconds:.2f} s")
+        say(f"{row.name}: {row.seconds:.2f} s")
 
-    done = run_demo(out, finished)
-    _show(
-        ["method", "heatmap on the object", "seconds"],
-        [[row.name, f"{row.share:.1%}", "" if row.seconds is None else f"{row.seconds:.2f}"] for row in done.rows],
-    )
-    _say(
-        "Guided methods stand first because they draw edges, and on these pictures most edges are the object's; they "
-        "depend less on the class than the others do.",
-        err=False,
-    )
-    _say(f"Not for this convolutional model: {', '.join(done.unsuited)}", err=False)
-    _say(f"Side by side: {done.sheet}\nOne by one:   {done.overlays}", err=False)
-    _say("Next: gradcam-kit run PICTURES --model torchvision:resnet50 --weights DEFAULT --out DIR", err=False)
+    finish_demo(run_demo(out, finished))
 
 
 @app.command()
@@ -137,8 +124,8 @@ def run(
         checkpoint=checkpoint,
         weights=weights,
         image_size=image_size,
-        mean=_numbers("--mean", mean),
-        std=_numbers("--std", std),
+        mean=numbers("--mean", mean),
+        std=numbers("--std", std),
         class_names=class_names,
         device=device,
         dtype=dtype,
@@ -150,7 +137,7 @@ def run(
         methods=tuple(method or ["grad-cam"]),
         metrics=tuple(metric or ()),
         workers=workers,
-        overlays={"all": None, "none": 0}[overlays] if overlays in ("all", "none") else _count("--overlays", overlays),
+        overlays=overlay_count(overlays),
         thumbnails=thumbnails,
         shard_size=shard_size,
         part=(0, 1) if shard is None else RunRequest.parse_part(shard),
@@ -162,7 +149,7 @@ def run(
         report=report,
         processes=True,
     )
-    _finish(run_and_report(request, Console(stderr=True)))
+    finish(run_and_report(request, Console(stderr=True)))
 
 
 @app.command()
@@ -170,7 +157,7 @@ def report(directory: Annotated[str, typer.Argument(metavar="DIR", help="The fol
     """Write DIR/report.html again, from what is in DIR."""
     from gradcam_kit.report import write_report
 
-    _say(write_report(directory), err=False)
+    say(write_report(directory), err=False)
 
 
 @app.command()
@@ -197,25 +184,7 @@ def evaluate(
         overwrite=overwrite,
         processes=True,
     )
-    done = measure_run(request, Console(stderr=True))
-    _show(
-        ["method", "metric", "better", "mean", "count", "not counted"],
-        [
-            [
-                *(line["method"], line["metric"], line["better"]),
-                "" if line["mean"] is None else f"{line['mean']:.4g}",
-                str(line["count"]),
-                ", ".join(f"{count} {status}" for status, count in line["others"].items()),
-            ]
-            for line in done.means
-        ],
-    )
-    _say_problems(done.problems, done.failed)
-    before = f" ({done.before} of them before)" if done.before else ""
-    _say(
-        f"{done.pictures - done.failed} of {done.pictures} pictures measured{before} in {done.seconds:.1f} s", err=False
-    )
-    raise typer.Exit(done.exit_status)
+    finish_evaluation(measure_run(request, Console(stderr=True)))
 
 
 @app.command()
@@ -231,7 +200,7 @@ def export(
     """Write what other programs read: FiftyOne heatmaps, COCO boxes, gray PNGs, arrays, or a table."""
     from gradcam_kit.jobs.export import export_run
 
-    _say(export_run(directory, to, out, methods=tuple(method or ()), threshold=threshold), err=False)
+    say(export_run(directory, to, out, methods=tuple(method or ()), threshold=threshold), err=False)
 
 
 @app.command()
@@ -267,8 +236,8 @@ def compare(
         checkpoint=checkpoint,
         weights=weights,
         image_size=image_size,
-        mean=_numbers("--mean", mean),
-        std=_numbers("--std", std),
+        mean=numbers("--mean", mean),
+        std=numbers("--std", std),
         class_names=class_names,
         device=device,
         dtype=dtype,
@@ -281,7 +250,7 @@ def compare(
         metrics=tuple(metric or ()),
         overwrite=overwrite,
     )
-    _finish(draw_sheet(request, Console(stderr=True)))
+    finish(draw_sheet(request, Console(stderr=True)))
 
 
 @app.command()
@@ -298,16 +267,13 @@ def layers(
 
     request = ModelRequest(model, checkpoint=checkpoint, weights=weights, image_size=image_size, device=device)
     found = candidate_layers(request)
-    _show(
+    show(
         ["layer", "shape", "layout", "gradients", "chosen"],
-        [
-            [one.name, " x ".join(map(str, one.shape)), one.layout, _mark(one.reached), _mark(one.chosen)]
-            for one in found
-        ],
+        [[one.name, " x ".join(map(str, one.shape)), one.layout, mark(one.reached), mark(one.chosen)] for one in found],
     )
     for one in found:
         if one.chosen:
-            _say(f"{one.name} is chosen: {one.reason}", err=False)
+            say(f"{one.name} is chosen: {one.reason}", err=False)
 
 
 @app.command()
@@ -315,8 +281,8 @@ def methods() -> None:
     """List every method: what it needs, what it costs, its paper."""
     from gradcam_kit.jobs.choices import described_methods
 
-    _show(["method", "needs", "cost", "paper"], described_methods())
-    _say(
+    show(["method", "needs", "cost", "paper"], described_methods())
+    say(
         "F = forward pass, B = backward pass from the score to the layer, R = forward pass of one masked row", err=False
     )
 
@@ -324,60 +290,3 @@ def methods() -> None:
 def main() -> None:
     """Run the command line."""
     app()
-
-
-def _finish(summary: RunSummary) -> None:
-    """Say what became of the pictures, and leave with the exit status."""
-    _say_problems(summary.problems, summary.failed)
-    done = summary.pictures - summary.failed
-    before = f" ({summary.before} of them before)" if summary.before else ""
-    _say(
-        f"{done} of {summary.pictures} pictures explained{before} in {summary.seconds:.1f} s: {summary.out}", err=False
-    )
-    if summary.interrupted:
-        _say("interrupted: what is written stays valid, and the same command goes on from there")
-    elif summary.missing:
-        _say(f"{summary.missing} shards are still missing: other parts write them, or the same command goes on")
-    if summary.report is not None:
-        _say(f"Report: {summary.report}", err=False)
-    raise typer.Exit(summary.exit_status)
-
-
-def _say_problems(problems: Sequence[str], failed: int) -> None:
-    for problem in problems:
-        _say(f"failed: {problem}")
-    if failed > len(problems):
-        _say(f"failed: {failed - len(problems)} more")
-
-
-def _show(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    table = Table(*columns)
-    for row in rows:
-        table.add_row(*row)
-    console = Console()
-    if not console.is_terminal:
-        console.width = 240  # nothing that is piped or saved should be broken into lines
-    console.print(table)
-
-
-def _mark(holds: bool) -> str:
-    return "yes" if holds else ""
-
-
-def _say(text: str, err: bool = True) -> None:
-    """Write a line that any terminal can show."""
-    typer.echo(text.encode("utf-8", "backslashreplace").decode(), err=err)
-
-
-def _numbers(option: str, text: str | None) -> tuple[float, ...] | None:
-    try:
-        return None if text is None else tuple(map(float, text.split(",")))
-    except ValueError:
-        raise OptionError(f"{option} is {text!r}; expected numbers such as 0.485,0.456,0.406") from None
-
-
-def _count(option: str, text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise OptionError(f"{option} is {text!r}; expected all, none or a number of pictures") from None

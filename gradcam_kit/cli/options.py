@@ -1,0 +1,52 @@
+"""The options that several commands share, and how their texts are read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gradcam_kit.errors import OptionError
+
+Model = Annotated[str, typer.Option(help="demo, torchvision:NAME, timm:NAME, hf:NAME or package.module:factory.")]
+Checkpoint = Annotated[Path | None, typer.Option(help="Weights: safetensors, or a PyTorch file of tensors.")]
+Weights = Annotated[str | None, typer.Option(help="Pretrained weights by name, such as DEFAULT or IMAGENET1K_V2.")]
+ImageSize = Annotated[int | None, typer.Option(help="Side of the model's input, in pixels.")]
+Mean = Annotated[str | None, typer.Option(help="Mean per channel in [0, 1], such as 0.485,0.456,0.406.")]
+Std = Annotated[str | None, typer.Option(help="Standard deviation per channel in [0, 1].")]
+ClassNames = Annotated[Path | None, typer.Option(help="A file with one class name on a line.")]
+Device = Annotated[str | None, typer.Option(help="Such as cpu, cuda:1 or mps; CUDA if there is any.")]
+Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16.")]
+Targets = Annotated[str, typer.Option(help="predicted, label (the picture's folder), a class index, or top:K.")]
+BatchSize = Annotated[int, typer.Option(help="The most images in one forward pass.")]
+Workers = Annotated[int, typer.Option(help="How many read pictures; 0 = as many as cores.")]
+Metrics = Annotated[list[str] | None, typer.Option(help="Such as average-drop or insertion. Can be repeated.")]
+Method = Annotated[list[str] | None, typer.Option(help="See 'gradcam-kit methods'. Can be repeated.")]
+Layer = Annotated[list[str] | None, typer.Option(help="Target layer; by default one is chosen. Can be repeated.")]
+
+
+def numbers(option: str, text: str | None) -> tuple[float, ...] | None:
+    """Read numbers between commas.
+
+    Raises:
+        OptionError: anything else.
+    """
+    try:
+        return None if text is None else tuple(map(float, text.split(",")))
+    except ValueError:
+        raise OptionError(f"{option} is {text!r}; expected numbers such as 0.485,0.456,0.406") from None
+
+
+def overlay_count(text: str) -> int | None:
+    """Read how many pictures get overlays; None = all.
+
+    Raises:
+        OptionError: anything else.
+    """
+    if text in ("all", "none"):
+        return None if text == "all" else 0
+    try:
+        return int(text)
+    except ValueError:
+        raise OptionError(f"--overlays is {text!r}; expected all, none or a number of pictures") from None

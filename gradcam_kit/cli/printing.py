@@ -1,0 +1,98 @@
+"""What a person reads on the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from gradcam_kit.jobs import Evaluation, RunSummary
+    from gradcam_kit.jobs.demo import DemoResult
+
+
+def say(text: str, err: bool = True) -> None:
+    """Write a line that any terminal can show."""
+    typer.echo(text.encode("utf-8", "backslashreplace").decode(), err=err)
+
+
+def show(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Write a table."""
+    table = Table(*columns)
+    for row in rows:
+        table.add_row(*row)
+    console = Console()
+    if not console.is_terminal:
+        console.width = 240  # nothing that is piped or saved should be broken into lines
+    console.print(table)
+
+
+def mark(holds: bool) -> str:
+    """A cell of a table."""
+    return "yes" if holds else ""
+
+
+def finish(summary: RunSummary) -> None:
+    """Say what became of the pictures, and leave with the exit status."""
+    _say_problems(summary.problems, summary.failed)
+    before = f" ({summary.before} of them before)" if summary.before else ""
+    say(
+        f"{summary.explained} of {summary.asked} pictures explained{before} in {summary.seconds:.1f} s: {summary.out}",
+        err=False,
+    )
+    if summary.interrupted:
+        say(
+            f"interrupted: {summary.left} pictures are left; what is written stays valid, and the same command goes on "
+            "from there"
+        )
+    elif summary.missing:
+        say(f"{summary.missing} shards are still missing: other parts write them, or the same command goes on")
+    if summary.report is not None:
+        say(f"Report: {summary.report}", err=False)
+    raise typer.Exit(summary.exit_status)
+
+
+def finish_demo(done: DemoResult) -> None:
+    """Show which methods find the objects, and where the pictures are."""
+    show(
+        ["method", "heatmap on the object", "seconds"],
+        [[row.name, f"{row.share:.1%}", "" if row.seconds is None else f"{row.seconds:.2f}"] for row in done.rows],
+    )
+    say(
+        "Guided methods stand first because they draw edges, and on these pictures most edges are the object's; they "
+        "depend less on the class than the others do.",
+        err=False,
+    )
+    say(f"Not for this convolutional model: {', '.join(done.unsuited)}", err=False)
+    say(f"Side by side: {done.sheet}\nOne by one:   {done.overlays}", err=False)
+    say("Next: gradcam-kit run PICTURES --model torchvision:resnet50 --weights DEFAULT --out DIR", err=False)
+
+
+def finish_evaluation(done: Evaluation) -> None:
+    """Show the mean of each method and metric, and leave with the exit status."""
+    show(
+        ["method", "metric", "better", "mean", "count", "not counted"],
+        [
+            [
+                *(line["method"], line["metric"], line["better"]),
+                "" if line["mean"] is None else f"{line['mean']:.4g}",
+                str(line["count"]),
+                ", ".join(f"{count} {status}" for status, count in line["others"].items()),
+            ]
+            for line in done.means
+        ],
+    )
+    _say_problems(done.problems, done.failed)
+    before = f" ({done.before} of them before)" if done.before else ""
+    say(f"{done.measured} of {done.pictures} pictures measured{before} in {done.seconds:.1f} s", err=False)
+    raise typer.Exit(done.exit_status)
+
+
+def _say_problems(problems: Sequence[str], failed: int) -> None:
+    for problem in problems:
+        say(f"failed: {problem}")
+    if failed > len(problems):
+        say(f"failed: {failed - len(problems)} more")

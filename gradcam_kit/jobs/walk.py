@@ -1,0 +1,165 @@
+"""The pictures below a folder: all, or those that a glob names."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+
+from gradcam_kit.errors import InputError
+
+PICTURE_SUFFIXES = (
+    *(".apng", ".avif", ".bmp", ".dds", ".dib", ".gif", ".hdr", ".icns", ".ico", ".j2k", ".jfif", ".jp2", ".jpe"),
+    *(".jpeg", ".jpg", ".mpo", ".pbm", ".pcx", ".pfm", ".pgm", ".png", ".pnm", ".ppm", ".psd", ".qoi", ".ras"),
+    *(".sgi", ".tga", ".tif", ".tiff", ".webp", ".xbm", ".xpm"),
+)
+"""What counts as a picture in a folder or a glob; a single file or a line of a list is taken whatever its name."""
+
+
+@dataclass
+class LeftOut:
+    """What lies below SOURCE and is no input; complete when the pictures have streamed by.
+
+    Attributes:
+        endings: how many files there are of each ending that names no picture.
+        runs: folders of earlier runs.
+        repeated: pictures that were named before.
+        nameless: rows of a table that name no picture.
+    """
+
+    endings: Counter[str] = field(default_factory=Counter)
+    runs: list[str] = field(default_factory=list)
+    repeated: int = 0
+    nameless: int = 0
+
+    def lines(self) -> list[str]:
+        """The same in words."""
+        said = []
+        if self.endings:
+            counted = ", ".join(
+                f"{count} {ending or 'without ending'}" for ending, count in self.endings.most_common(8)
+            )
+            said.append(f"left out {sum(self.endings.values())} files that are not named like pictures: {counted}")
+        if self.runs:
+            more = f" and {len(self.runs) - 3} more" if len(self.runs) > 3 else ""
+            said.append(f"left out the folders of earlier runs: {', '.join(self.runs[:3])}{more}")
+        if self.repeated:
+            said.append(f"left out {self.repeated} repetitions of pictures that are named more than once")
+        if self.nameless:
+            said.append(f"left out {self.nameless} rows of the table that have no path")
+        return said
+
+
+def is_run(folder: str) -> bool:
+    """Whether a folder is that of a run."""
+    return os.path.isfile(os.path.join(folder, "run.json")) and os.path.isdir(os.path.join(folder, "shards"))
+
+
+@dataclass
+class Walk:
+    """Decides what is input below a folder."""
+
+    root: str
+    out: str
+    left_out: LeftOut
+
+    def __post_init__(self) -> None:
+        out, root = os.path.realpath(self.out), os.path.realpath(self.root)
+        # Where pictures lie in the folder of their run, only what the run wrote is no input.
+        around = os.path.commonpath([out, root]) == out
+        self._own = (
+            {os.path.join(out, name) for name in ("shards", "overlays", "thumbnails", "metrics")} if around else {out}
+        )
+
+    def matches(self, pattern: Sequence[str]) -> Iterator[str]:
+        """The pictures whose path below the root a pattern matches, through symbolic links but never in a circle.
+
+        Args:
+            pattern: one glob for each folder on the way and for the file; `**` stands for any number of folders.
+
+        Raises:
+            InputError: a folder that cannot be listed.
+        """
+        waiting = [(self.root, _also_empty(pattern, {0}), frozenset[tuple[int, int]]())]
+        while waiting:
+            folder, positions, above = waiting.pop()
+            try:
+                status = os.stat(folder)
+                identity = (status.st_dev, status.st_ino)
+                if identity in above or (above and not self._enters(folder)):
+                    continue
+                with os.scandir(folder) as children:
+                    for child in children:
+                        reached = _reached(pattern, positions, child.name)
+                        if not reached or _leads_nowhere(child):
+                            continue
+                        if child.is_dir():
+                            if min(reached) < len(pattern):
+                                waiting.append((child.path, reached, above | {identity}))
+                        elif len(pattern) in reached and self._takes(child):
+                            yield child.path
+            except (FileNotFoundError, NotADirectoryError):  # vanished, or a pattern that leads nowhere
+                continue
+            except OSError as error:
+                raise InputError(f"the folder {folder!r} cannot be listed: {error.strerror}") from error
+
+    def _takes(self, child: os.DirEntry[str]) -> bool:
+        """Whether it is named like a picture; pipes are none, a broken link is one that will fail."""
+        ending = os.path.splitext(child.name)[1].lower()
+        if ending in PICTURE_SUFFIXES:
+            return child.is_file() or child.is_symlink()
+        self.left_out.endings[key_of(ending)] += 1
+        return False
+
+    def _enters(self, folder: str) -> bool:
+        if os.path.realpath(folder) in self._own:
+            return False
+        if is_run(folder):
+            self.left_out.runs.append(key_of(os.path.relpath(folder, self.root)))
+            return False
+        return True
+
+
+def key_of(relative: str) -> str:
+    """A relative path as rows call it: POSIX, and text whatever bytes it is made of."""
+    name = os.fsencode(relative.replace(os.sep, "/"))
+    try:
+        if "\\x" not in (key := name.decode()):
+            return key
+    except UnicodeDecodeError:
+        pass
+    return name.replace(b"\\", b"\\x5c").decode("utf-8", "backslashreplace")  # so no two names share a key
+
+
+def _reached(pattern: Sequence[str], positions: Iterable[int], name: str) -> frozenset[int]:
+    """Where in the pattern a name leads from some positions; several, where `**` leaves open what it stands for."""
+    hidden = name.startswith(".")
+    found = set()
+    for position in positions:
+        part = pattern[position] if position < len(pattern) else ""
+        if part == "**" and not hidden:
+            found.add(position)
+        elif fnmatchcase(name, part) and (not hidden or part.startswith(".")):
+            found.add(position + 1)
+    return _also_empty(pattern, found)
+
+
+def _also_empty(pattern: Sequence[str], positions: Iterable[int]) -> frozenset[int]:
+    """With the positions behind those `**` that may stand for no folder."""
+    found = set(positions)
+    for position, part in enumerate(pattern):
+        if part == "**" and position in found:
+            found.add(position + 1)
+    return frozenset(found)
+
+
+def _leads_nowhere(child: os.DirEntry[str]) -> bool:
+    """Whether it is a symbolic link around in a circle."""
+    try:
+        child.is_dir()
+    except OSError as error:
+        return error.errno == errno.ELOOP
+    return False
