@@ -34,6 +34,14 @@ def same_scores(found: Tensor, expected: Tensor, precision: torch.dtype) -> bool
     return bool(on_host(((found - expected).abs() <= tolerance).all()))
 
 
+def rows_at_once(most: int, row_bytes: int, device: torch.device) -> int:
+    """How many rows of so many bytes go through a model in one pass: `most`, or on a CPU fewer if that is faster."""
+    if device.type != "cpu":
+        return most
+    threads = torch.get_num_threads()
+    return min(most, max(threads, threads * _NEAR // max(1, row_bytes)))
+
+
 @dataclass
 class RowState:
     """What the passes over changed rows have shown, for all that follow in the same call."""
@@ -101,17 +109,11 @@ class Rescorer:
             return self._score_by_sample(output, index)
 
     def in_chunks(self, rows: Tensor, work: Callable[[slice], _Result]) -> list[_Result]:
-        """The results of the passes over all rows: `batch_size` at a time, or fewer.
-
-        Fewer where the device's memory ends, and on a CPU where fewer are faster.
-        """
+        """The results of the passes over all rows: `batch_size` at a time, or fewer where the device's memory ends."""
         results, start = [], 0
-        fastest = self.batch_size
-        if rows.device.type == "cpu" and rows.numel():
-            threads = torch.get_num_threads()
-            fastest = max(threads, threads * _NEAR // rows[:1].nbytes)
+        fastest = rows_at_once(self.batch_size, rows[:1].nbytes, rows.device)
         while start < len(rows):
-            size = min(self.state.most or self.batch_size, fastest, len(rows) - start)
+            size = min(self.state.most or fastest, fastest, len(rows) - start)
             try:
                 results.append(work(slice(start, start + size)))
             except torch.OutOfMemoryError:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from math import prod
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from gradcam_kit.capture import ClassLogit, choose_layers, read_inputs, resolve_target
+from gradcam_kit.capture import ClassLogit, choose_layers, read_inputs, resolve_target, rows_at_once
 from gradcam_kit.capture.targets import read_logits
 from gradcam_kit.errors import ClassIndexError, InputError, OptionError, UnknownNameError
 from gradcam_kit.jobs.blame import at_fault, blamed, is_out_of_memory, make_method
@@ -192,7 +193,8 @@ class Explainer:
             )
 
     def _explain_group(self, group: list[Decoded], sent: Batch | None = None) -> list[Explained]:
-        part = self.fit.most or len(group)
+        image_bytes = 4 * prod(group[0].image.shape)  # in float32
+        part = rows_at_once(self.fit.most or len(group), image_bytes, self.device)
         if len(group) <= part:
             try:
                 return self._explained(group, sent)
