@@ -185,7 +185,7 @@ class AttentionRecorder:
         leaves, spec = tree_flatten(tensor)
         return LayerRecord(name, self.model, calls=1, leaves=leaves, chosen=[0], spec=spec, layout=Heads(self.n))
 
-    def block_gradients(self, rescorer: Rescorer, scores: Tensor) -> tuple[Tensor, ...]:
+    def block_gradients(self, rescorer: Rescorer, scores: Tensor, checks: Checks) -> tuple[Tensor, ...]:
         """Per block, d (score of the tokens that leave it) / d attention, `(n, [m,] heads, queries, keys)`.
 
         A block's tokens are scored as if they left the last block: by the part of the model behind it.
@@ -203,7 +203,7 @@ class AttentionRecorder:
         record = LayerRecord(
             last.name, last.module, leaves=last.leaves, chosen=[last.place], spec=last.spec, layout=ChannelsFirst()
         )
-        replayer = Replayer(rescorer, record, Prefix.of(last.calls, ()), widen(scores.detach()))
+        replayer = Replayer(rescorer, record, Prefix.of(last.calls, ()), widen(scores.detach()), checks)
         found = []
         for one, block in zip(self.seen, blocks, strict=True):
             own = scores if block is last else replayer.with_graph(block.tokens)

@@ -91,7 +91,7 @@ class Capture:
         activations = widen(record.maps([tensor.detach() for tensor in record.captured]))
         target = self.target if self.target is not None else _no_scores
         rescorer = Rescorer(self.run, self.inputs, target, self.output, batch_size, self.rows)
-        replayer = Replayer(rescorer, record, self.prefixes.get(name), self.scores)
+        replayer = Replayer(rescorer, record, self.prefixes.get(name), self.scores, self.checks)
         head = self._head(name, activations) if Evidence.HEAD in needs else None
         fallback = Evidence.WEIGHT_GRADIENTS in needs and head is None
         return LayerCapture(
@@ -111,13 +111,13 @@ class Capture:
             images=self.inputs.images,
             probe=Prober(rescorer, record, self.reshape),
             head=head,
-            weight_gradients=weight_gradients(record, activations.shape[1]) if fallback else None,
+            weight_gradients=weight_gradients(record, activations.shape[1], self.checks) if fallback else None,
             attention=self.attention if Evidence.ATTENTION in needs else None,
         )
 
     def _head(self, name: str, activations: Tensor) -> Head | None:
         if name not in self._heads:
-            self._heads[name] = find_head(self.run, activations, self.output, self.target)
+            self._heads[name] = find_head(self.run, name, activations, self.output, self.target, self.checks)
         return self._heads[name]
 
 
@@ -136,7 +136,7 @@ def capture(model: nn.Module, inputs: Inputs, request: Request) -> Iterator[Capt
     graph = bool(request.needs & Evidence.DERIVATIVES)
     run = Runner.of(model, inputs.images.device)
     with untouched(model, inputs.images.device):
-        checks = Checks()
+        checks = Checks(model)
         _check_images(inputs.images, checks)
         layers = {**request.layers, **({INPUT: model} if Evidence.GUIDED in request.needs else {})}
         recorder = Recorder(model, layers, inputs.n, inputs.size, request.reshape, graph)
@@ -163,7 +163,7 @@ def capture(model: nn.Module, inputs: Inputs, request: Request) -> Iterator[Capt
                 derivatives = _derive(request, recorder, biases, attention, scores, inputs)
                 if attention and target is not None and Evidence.BLOCK_GRADIENTS in request.needs:
                     rescorer = Rescorer(run, inputs, target, _detach(output), inputs.n)
-                    block_gradients = attention.block_gradients(rescorer, scores)
+                    block_gradients = attention.block_gradients(rescorer, scores, checks)
         with run.arithmetic():
             captured = Capture(
                 run=run,

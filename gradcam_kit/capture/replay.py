@@ -21,6 +21,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
+from gradcam_kit.capture.checks import Checks
 from gradcam_kit.capture.hooks import LayerRecord
 from gradcam_kit.capture.scoring import Rescorer, same_scores
 from gradcam_kit.capture.state import is_scripted, untouched, version
@@ -160,13 +161,14 @@ class Replayer:
     """`replay`: scores as if the layer had produced these activations.
 
     The first use compares the suffix alone with the scores of the pass; where they differ, or the suffix cannot run
-    alone, the whole model runs with the layer's output replaced.
+    alone, the whole model runs with the layer's output replaced. `checks` reads whether they do.
     """
 
     rescorer: Rescorer
     record: LayerRecord
     prefix: Prefix | None
     scores: Tensor | None
+    checks: Checks
     isolated: bool | None = None
 
     def __call__(
@@ -261,9 +263,10 @@ class Replayer:
             return False
         expected = self.scores[index]
         same = same_scores(widen(replayed), expected, record.captured[0].dtype)
-        if not same:
+        holds = self.checks.holds((record.name, "isolated"), same)
+        if not holds:
             _log.debug("layer %r cannot be isolated: its suffix alone gives other scores", record.name)
-        return same
+        return holds
 
     def _output(self, native: Tensor, output: Any) -> Any:
         leaves, spec = tree_flatten(output)
