@@ -41,16 +41,16 @@ def find_head(
     except GradCamKitError:
         return None
     pooled = activations.flatten(2).mean(2)
-    exact = logits.to(pooled.dtype)
+    exact = logits.to(pooled)
     for name, module in run.model.named_modules():
         weight = getattr(module, "weight", None)
         if not isinstance(weight, Tensor) or weight.ndim < 2 or weight.numel() != logits.shape[1] * pooled.shape[1]:
             continue
         if tuple(weight.shape[:2]) != (logits.shape[1], pooled.shape[1]):
             continue
-        matrix = weight.detach().flatten(1).to(pooled.dtype)
+        matrix = weight.detach().flatten(1).to(pooled)
         offset = getattr(module, "bias", None)
-        offset = offset.detach().to(pooled.dtype) if isinstance(offset, Tensor) else None
+        offset = offset.detach().to(pooled) if isinstance(offset, Tensor) else None
         if not checks.holds((layer, name, "head"), _reproduces(pooled, matrix, offset, exact, logits.dtype)):
             continue
         target_weights = _target_weights(run, matrix, output, target)
@@ -96,7 +96,7 @@ def _target_weights(
     if target is None:
         return weight.new_zeros(n, channels)
     if type(target) is ClassLogit:
-        return weight[target.indices(read_logits(output))]
+        return weight[target.indices(read_logits(output)).to(weight.device)]
     with torch.enable_grad(), run.context():
         leaf = logits.detach().requires_grad_()
         # The target gets the model's output as it is, with the logits as the start of a graph.
@@ -105,11 +105,11 @@ def _target_weights(
             return None
         columns = scores.reshape(n, -1).sum(0)
         gradients = [torch.autograd.grad(column, leaf, retain_graph=True)[0] for column in columns]
-    stacked = torch.stack(gradients, 1).reshape(n, -1, classes).to(weight.dtype) @ weight
+    stacked = torch.stack(gradients, 1).reshape(n, -1, classes).to(weight) @ weight
     return stacked.reshape(*scores.shape, channels)
 
 
-def weight_gradients(record: LayerRecord, channels: int, checks: Checks) -> Float[Tensor, "n k"]:
+def weight_gradients(record: LayerRecord, maps: Float[Tensor, "n k *s"], checks: Checks) -> Float[Tensor, "n k"]:
     """Per sample, d sum(layer output) / d weight, averaged over all axes of the weight but the output channel.
 
     The weight is that of the last submodule inside the layer that owns one. It is shared by the batch, so each
@@ -119,6 +119,7 @@ def weight_gradients(record: LayerRecord, channels: int, checks: Checks) -> Floa
     Raises:
         CaptureError: the layer owns no weight with one entry per channel.
     """
+    channels = maps.shape[1]
     name, module = _last_weight(record, channels)
     axis = 1 if getattr(module, "transposed", False) else 0
     weight = module.weight.detach()
@@ -139,7 +140,7 @@ def weight_gradients(record: LayerRecord, channels: int, checks: Checks) -> Floa
     with torch.enable_grad():
         gradients = vmap(grad(total), in_dims=(None, *(0 for _ in rows)))(weight, *rows)
     per_channel = gradients.movedim(axis + 1, 1).flatten(2).mean(2) if weight.ndim > 1 else gradients
-    per_channel = widen(per_channel)
+    per_channel = widen(per_channel).to(maps.device)
     if channels > 1:
         spread = (per_channel - per_channel.mean(1, keepdim=True)).abs().amax()
         checks.add((spread <= _EQUAL_WEIGHTS * per_channel.abs().amax())[None], lambda _: _equal_weights(record.name))

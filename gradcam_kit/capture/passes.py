@@ -27,7 +27,7 @@ from gradcam_kit.capture.scoring import Rescorer, RowState
 from gradcam_kit.capture.state import untouched
 from gradcam_kit.capture.targets import ClassProbability, ClassTarget, predicted_classes, read_logits, score, settle
 from gradcam_kit.capture.tokens import Tokens
-from gradcam_kit.capture.trees import map_output
+from gradcam_kit.capture.trees import brought, map_output
 from gradcam_kit.errors import CaptureError, GradCamKitError, NonFiniteError
 from gradcam_kit.functional import finite, widen
 from gradcam_kit.types import Attention, Evidence, Head, LayerCapture, Reshape, Target
@@ -88,7 +88,8 @@ class Capture:
     def layer(self, name: str, needs: Evidence, batch_size: int) -> LayerCapture:
         """What a method with these needs may see of one layer."""
         record = self.records[name]
-        activations = widen(record.maps([tensor.detach() for tensor in record.captured]))
+        activations = record.maps([tensor.detach() for tensor in record.captured])
+        activations = brought(widen(activations), self.inputs.images.device)
         target = self.target if self.target is not None else _no_scores
         rescorer = Rescorer(self.run, self.inputs, target, self.output, batch_size, self.rows)
         replayer = Replayer(rescorer, record, self.prefixes.get(name), self.scores, self.checks)
@@ -111,7 +112,7 @@ class Capture:
             images=self.inputs.images,
             probe=Prober(rescorer, record, self.reshape),
             head=head,
-            weight_gradients=weight_gradients(record, activations.shape[1], self.checks) if fallback else None,
+            weight_gradients=weight_gradients(record, activations, self.checks) if fallback else None,
             attention=self.attention if Evidence.ATTENTION in needs else None,
         )
 
@@ -169,16 +170,17 @@ def capture(model: nn.Module, inputs: Inputs, request: Request) -> Iterator[Capt
                 run=run,
                 inputs=inputs,
                 target=target,
-                scores=None if scores is None else widen(scores.detach()),
-                classes=classes,
+                scores=None if scores is None else brought(widen(scores.detach()), inputs.images.device),
+                classes=brought(classes, inputs.images.device),
                 output=_detach(output),
                 records=recorder.records,
                 prefixes=prefix.prefixes if prefix else {},
                 reshape=request.reshape,
                 checks=checks,
-                attention=attention.evidence(derivatives.get("gradients", {}), block_gradients, checks)
-                if attention
-                else None,
+                attention=brought(
+                    attention and attention.evidence(derivatives.get("gradients", {}), block_gradients, checks),
+                    inputs.images.device,
+                ),
                 **derivatives,
             )
             _check_layers(captured)
@@ -213,7 +215,8 @@ def _derive(
         found["bias_gradients"] = biases.products(scores, inputs)
     if Evidence.GUIDED in request.needs:
         found["guided_gradients"] = guided_gradients(scores, recorder.records[INPUT].captured[0])
-    return {name: tree_map(widen, value) for name, value in found.items()}
+    here: dict[str, Any] = brought(tree_map(widen, found), inputs.images.device)
+    return here
 
 
 def _score(

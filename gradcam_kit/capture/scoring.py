@@ -15,7 +15,7 @@ from gradcam_kit.capture.checks import on_host
 from gradcam_kit.capture.inputs import Inputs, Runner
 from gradcam_kit.capture.state import untouched
 from gradcam_kit.capture.targets import score
-from gradcam_kit.capture.trees import map_output
+from gradcam_kit.capture.trees import brought, device_of, map_output
 from gradcam_kit.errors import CaptureError, GradCamKitError
 from gradcam_kit.functional import widen
 from gradcam_kit.types import Target
@@ -79,7 +79,7 @@ class Rescorer:
         # Another order and another number: in their own, even what does not belong to the samples fits them.
         index = (torch.arange(n + 1, device=self.inputs.images.device) + 1) % n
         with self.run.context():
-            expected = widen(score(self.target, self.output, n))[index]
+            expected = self._here(widen(score(self.target, self.output, n)))[index]
         try:
             found = widen(self.score_pass(self.inputs.images[index], index))
             same = found.shape == expected.shape and bool(
@@ -96,10 +96,17 @@ class Rescorer:
     def score_pass(self, rows: Tensor, index: Tensor) -> Tensor:
         """Scores `(m, *targets)` from one forward pass."""
         output = self.run(self.inputs.with_images(rows, index))
+        there = brought(index, device_of(output, index.device))
         with self.run.context():
             if hasattr(self.target, "select"):
-                return score(self.target.select(index), output, len(index))
-            return self._score_by_sample(output, index)
+                scores = score(self.target.select(there), output, len(index))
+            else:
+                scores = self._score_by_sample(output, there)
+        return self._here(scores)
+
+    def _here(self, scores: Tensor) -> Tensor:
+        found: Tensor = brought(scores, self.inputs.images.device)
+        return found
 
     def in_chunks(self, rows: int, work: Callable[[slice], _Result]) -> list[_Result]:
         """The results of the passes over all rows, `batch_size` at a time, or fewer where the device's memory ends."""
