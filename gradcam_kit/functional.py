@@ -96,7 +96,7 @@ def gaussian_blur(images: Float[Tensor, "n c *t"], kernel: int, sigma: float) ->
         sigma: of the Gaussian, in cells.
     """
     for axis in range(2, images.ndim):
-        matrix = _blur_matrix(images.shape[axis], kernel, sigma).to(images)
+        matrix = _blur_matrix(images.shape[axis], kernel, sigma).to(images.device, images.dtype, non_blocking=True)
         images = (images.movedim(axis, -1) @ matrix.mT).movedim(-1, axis)
     return images.contiguous()
 

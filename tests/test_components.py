@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from gradcam_kit import METHODS
-from gradcam_kit.methods.components import first_component, fix_sign
+from gradcam_kit.methods.components import by_squaring, first_component, fix_sign
 from gradcam_kit.methods.kpca_cam import kernel_component
 
 
@@ -102,3 +102,45 @@ def test_equal_positions_give_equal_values(channels):
     maps = torch.rand(2, channels, 1, 1, generator=torch.Generator().manual_seed(0)).expand(-1, -1, 14, 14)
     component = first_component(maps)
     assert (component.flatten(1).amax(1) - component.flatten(1).amin(1)).max() <= 1e-6 * component.abs().max()
+
+
+def symmetric(values: Tensor, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """A matrix with these eigenvalues, and the eigenvectors."""
+    shape = (len(values), len(values))
+    draw = torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    vectors = torch.linalg.qr(draw).Q
+    matrix = (vectors * values) @ vectors.mT
+    return (matrix + matrix.mT) / 2, vectors
+
+
+@pytest.mark.parametrize("size", [2, 7, 49, 196])
+@pytest.mark.parametrize("share", [0.5, 1e-2, 1e-4, 1e-6, 1e-8, 1e-10])
+def test_squaring_tells_eigenvalues_apart_as_exactly_as_lapack(size, share):
+    values = 0.5 * torch.rand(size, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    values[0], values[1] = 1, 1 - share
+    matrix, vectors = symmetric(values)
+    for scale in (1e-30, 1.0, 1e20):
+        (largest,), (vector,) = by_squaring(scale * matrix[None])
+        assert float((vector * (vector @ vectors[:, 0]).sign() - vectors[:, 0]).norm()) < 2e-14 / share
+        assert float(largest / scale) == pytest.approx(1, abs=1e-13)
+
+
+def test_squaring_of_matrices_that_are_not_definite():
+    negative = torch.full((30,), -1.0, dtype=torch.float64)
+    negative[4], negative[5] = 0.01, 0.009
+    matrix, vectors = symmetric(negative)
+    (largest,), (vector,) = by_squaring(matrix[None])
+    assert float(largest) == pytest.approx(0.01, rel=1e-9)
+    assert float((vector @ vectors[:, 4]).abs()) == pytest.approx(1, abs=1e-12)
+    values, vectors = by_squaring(torch.stack([torch.zeros(3, 3), torch.eye(3)]))
+    assert values.tolist() == [0, 1]
+    assert torch.isfinite(vectors).all()
+    assert float(vectors[1].norm()) == pytest.approx(1)
+
+
+def test_squaring_of_equal_eigenvalues_stays_in_their_space():
+    values = torch.tensor([2.0, 2, 2, 1, 0.5, 0.1], dtype=torch.float64)
+    matrix, vectors = symmetric(values)
+    (largest,), (vector,) = by_squaring(matrix[None])
+    assert float(largest) == pytest.approx(2)
+    assert float((vector @ vectors[:, :3]).norm()) == pytest.approx(1, abs=1e-12)

@@ -1,4 +1,4 @@
-"""What holds on the CPU holds on a GPU, and no call waits for the device more than once."""
+"""What holds on the CPU holds on a GPU, and calls wait for it where `test_waits.py` says, at their end alone."""
 
 from __future__ import annotations
 
@@ -6,19 +6,15 @@ import copy
 
 import pytest
 import torch
+from comparisons import FEWER, home, is_for_transformers, layers_of
 from models import build, images, tiny
 from torch import nn
+from waits import waits_of
 
 from gradcam_kit import METHODS, GradCAM, explain_all, overlay
+from gradcam_kit.methods.components import principal
 
 pytestmark = [pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
-
-# CUDA's eigenvalue solver reports to the host whether it converged.
-SYNCHRONIZING = ("eigen-cam", "eigen-grad-cam", "kpca-cam", "seg-eigen-cam")
-WITHOUT = (
-    *("ablation-cam", "cam", "einsum-cam", "fem", "grad-cam", "grad-cam++", "hires-cam", "lafam", "layer-cam"),
-    *("recipro-cam", "score-cam", "xgrad-cam"),
-)
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -33,18 +29,35 @@ def test_the_map_is_that_of_the_cpu(name):
     torch.testing.assert_close(found.cpu(), expected, rtol=1e-3, atol=2e-3)
 
 
-@pytest.mark.parametrize("name", WITHOUT)
-def test_no_host_synchronization_inside_a_call(name):
-    assert name not in SYNCHRONIZING
-    model, x = tiny().cuda(), images().cuda()
-    cam = METHODS[name](model, "relu2")
-    cam(x, targets=1)
+@pytest.mark.parametrize("targets", [None, [0, 1, 2], [[0, 1], [2, 3], [4, 0]]], ids=["predicted", "n", "nm"])
+@pytest.mark.parametrize(("name", "layer"), [(name, layer) for name in METHODS for layer in layers_of(name)])
+def test_a_call_waits_at_its_end_alone(name, layer, targets, monkeypatch):
+    model, x = home(name), images(3, size=(16, 16) if is_for_transformers(name) else (16, 14)).double()
+    expected = METHODS[name](model, layer, **FEWER.get(name, {}))(x, targets)
+    cam = METHODS[name](copy.deepcopy(model).cuda(), layer, **FEWER.get(name, {}))
+    x = x.cuda()
+    cam(x, targets)  # what it finds out about the model
+    waits: list[torch.cuda.Event] = []
+    synchronize = torch.cuda.Event.synchronize
+    # The mode does not see this way of waiting, which is the one that is chosen.
+    monkeypatch.setattr(torch.cuda.Event, "synchronize", lambda event: waits.append(event) or synchronize(event))
     torch.cuda.set_sync_debug_mode("error")
     try:
-        cam(x, targets=1)
-        cam(x)
+        found = cam(x, targets)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+    assert len(waits) == len(waits_of(name, layer))
+    torch.testing.assert_close(found.cpu(), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("share", [0.5, 1e-4, 1e-8])
+def test_squaring_on_the_device_finds_the_component(share):
+    values = torch.linspace(0.1, 0.5, 49, dtype=torch.float64)
+    values[0], values[1] = 1, 1 - share
+    draw = torch.randn(49, 49, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    vectors = torch.linalg.qr(draw).Q
+    _, (found,) = principal(((vectors * values) @ vectors.mT)[None].cuda())
+    assert float((found.cpu() @ vectors[:, 0]).abs()) > 1 - (1e-13 / share) ** 2 - 1e-14
 
 
 def test_random_states_of_the_device_are_restored():

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import disk
@@ -15,6 +17,7 @@ from PIL import Image
 
 from gradcam_kit.functional import normalize
 from gradcam_kit.jobs import RunRequest, RunSummary, run
+from gradcam_kit.jobs.explainer import Explainer
 from gradcam_kit.jobs.index import index_pictures
 from gradcam_kit.jobs.rows import SCHEMA
 from gradcam_kit.methods import METHODS
@@ -251,3 +254,14 @@ def test_half_precision_is_close(dtype: str) -> None:
     assert np.abs(row["heatmap"] - heatmap).max() < 0.1
     assert row["score"] == pytest.approx(score, abs=0.02)
     assert json.loads(Path("out/run.json").read_text())["dtype"] == dtype
+
+
+def test_settings_of_cudnn_are_the_users_but_for_its_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device", nullcontext)
+    for setting, value in (("allow_tf32", False), ("deterministic", True), ("benchmark", False)):
+        monkeypatch.setattr(torch.backends.cudnn, setting, value)
+    with Explainer.ready(SimpleNamespace(device=torch.device("cuda"))):  # type: ignore[arg-type]
+        assert torch.backends.cudnn.benchmark
+        assert torch.backends.cudnn.deterministic
+        assert not torch.backends.cudnn.allow_tf32
+    assert not torch.backends.cudnn.benchmark

@@ -25,6 +25,7 @@ from gradcam_kit.capture.replay import Prefix, Replayer
 from gradcam_kit.capture.scoring import Rescorer
 from gradcam_kit.capture.state import is_scripted
 from gradcam_kit.capture.tokens import ChannelsFirst, Tokens, has_class_token
+from gradcam_kit.capture.trees import brought
 from gradcam_kit.errors import CaptureError
 from gradcam_kit.functional import widen
 from gradcam_kit.types import Attention, Evidence, Projections
@@ -185,7 +186,7 @@ class AttentionRecorder:
         leaves, spec = tree_flatten(tensor)
         return LayerRecord(name, self.model, calls=1, leaves=leaves, chosen=[0], spec=spec, layout=Heads(self.n))
 
-    def block_gradients(self, rescorer: Rescorer, scores: Tensor) -> tuple[Tensor, ...]:
+    def block_gradients(self, rescorer: Rescorer, scores: Tensor, checks: Checks) -> tuple[Tensor, ...]:
         """Per block, d (score of the tokens that leave it) / d attention, `(n, [m,] heads, queries, keys)`.
 
         A block's tokens are scored as if they left the last block: by the part of the model behind it.
@@ -203,7 +204,8 @@ class AttentionRecorder:
         record = LayerRecord(
             last.name, last.module, leaves=last.leaves, chosen=[last.place], spec=last.spec, layout=ChannelsFirst()
         )
-        replayer = Replayer(rescorer, record, Prefix.of(last.calls, ()), widen(scores.detach()))
+        expected = brought(widen(scores.detach()), self.inputs.images.device)
+        replayer = Replayer(rescorer, record, Prefix.of(last.calls, ()), expected, checks)
         found = []
         for one, block in zip(self.seen, blocks, strict=True):
             own = scores if block is last else replayer.with_graph(block.tokens)

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
+from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import wraps
+from typing import ParamSpec, TypeVar
+from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Bool
-from torch import Tensor
+from torch import Tensor, nn
+
+from gradcam_kit.errors import GradCamKitError
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+_answers: WeakKeyDictionary[nn.Module, dict[Hashable, bool]] = WeakKeyDictionary()
+"""What was found out about a model."""
+_expects_nothing: ContextVar[bool] = ContextVar("_expects_nothing", default=False)
 
 
 def on_host(tensor: Tensor) -> Tensor:
@@ -22,10 +34,32 @@ def on_host(tensor: Tensor) -> Tensor:
     return host
 
 
+class _MisjudgedError(GradCamKitError):
+    """What was found out about a model in an earlier call, and was expected again, was otherwise in this one."""
+
+
+def once_more_if_misjudged(work: Callable[_P, _T]) -> Callable[_P, _T]:
+    """Do the whole work again, expecting nothing, when something in it was not as it was expected to be."""
+
+    @wraps(work)
+    def judged(*args: _P.args, **kwargs: _P.kwargs) -> _T:
+        try:
+            return work(*args, **kwargs)
+        except _MisjudgedError:
+            token = _expects_nothing.set(True)
+            try:
+                return work(*args, **kwargs)
+            finally:
+                _expects_nothing.reset(token)
+
+    return judged
+
+
 @dataclass
 class Checks:
     """Collects conditions that are read once; a call without errors waits for the device only there."""
 
+    model: nn.Module
     pending: list[tuple[Bool[Tensor, " n"], Callable[[int], Exception | None]]] = field(default_factory=list)
 
     def add(self, bad: Bool[Tensor, " n"], error: Callable[[int], Exception | None]) -> None:
@@ -33,13 +67,29 @@ class Checks:
         if bad.numel():
             self.pending.append((bad, error))
 
+    def holds(self, question: Hashable, condition: Bool[Tensor, ""]) -> bool:
+        """Whether something is true of the model's structure, as these very samples show.
+
+        The first call waits for the answer. On a device later ones expect the same, and read whether it is with all
+        other conditions; where it is not, the work starts again.
+        """
+        known = _answers.setdefault(self.model, {})
+        if condition.device.type == "cpu" or question not in known or _expects_nothing.get():
+            known[question] = bool(on_host(condition))
+            return known[question]
+        expected = known[question]
+        self.add((condition != expected)[None], lambda _: _MisjudgedError(f"{question} is not {expected} any more"))
+        return expected
+
     def raise_first(self) -> None:
         """Raise the error of the first condition that holds, in the order in which they were added."""
         pending, self.pending = self.pending, []
         if not pending:
             return
-        device = pending[0][0].device
-        # A model may be spread over several devices; their conditions meet on the first one.
+        # A model may be spread over several devices; their conditions meet on one of them, and never on the host, where
+        # copies that are not waited for would be read too early.
+        devices = [condition.device for condition, _ in pending]
+        device = next((one for one in devices if one.type != "cpu"), devices[0])
         bad = torch.cat([condition.to(device, non_blocking=True) for condition, _ in pending])
         host = on_host(bad)
         if not host.any():

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from gradcam_kit.capture.targets import ClassLogit, ClassTarget, read_logits, resolve_target, settle
-from gradcam_kit.capture.values import Classes, read_classes, show
+from gradcam_kit.capture.values import Classes, changed, read_classes, show
 from gradcam_kit.errors import InputError, OptionError, ShapeError, TargetError, kind_of
 from gradcam_kit.functional import widen
 from gradcam_kit.options import positive_int
@@ -62,7 +62,7 @@ class LogitDifference(ClassTarget):
     def select(self, index: Int[Tensor, " m"]) -> LogitDifference:
         """The target of the rows that belong to samples `index`."""
         chosen = {
-            name: classes.to(index.device)[index]
+            name: classes.to(index.device, non_blocking=True)[index]
             for name, classes in (("classes", self.classes), ("against", self.against))
             if isinstance(classes, Tensor)
         }
@@ -230,8 +230,8 @@ class Negative:
 
     def settle(self, output: Any) -> Negative:
         """The negative of the settled target."""
-        return Negative(settle(self.target, output))
+        return changed(self, target=settle(self.target, output))
 
     def select(self, index: Int[Tensor, " m"]) -> Negative:
         """The target of the rows that belong to samples `index`."""
-        return Negative(self.target.select(index))
+        return changed(self, target=self.target.select(index))

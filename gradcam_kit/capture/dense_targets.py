@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from gradcam_kit.capture.targets import ClassLogit, find_logits
-from gradcam_kit.capture.values import Classes, read_classes, read_numbers, show
+from gradcam_kit.capture.values import Classes, read_numbers, show
 from gradcam_kit.errors import ShapeError
 from gradcam_kit.functional import widen
 
@@ -42,7 +42,7 @@ class SegmentationTarget:
     rows: Int[Tensor, " m"] | None = field(default=None, repr=False, kw_only=True)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "classes", read_classes(self.classes))
+        object.__setattr__(self, "classes", ClassLogit(self.classes).on_host().classes)
         if self.mask is not None:
             object.__setattr__(self, "mask", read_numbers("mask", self.mask))
 
@@ -73,7 +73,7 @@ class SegmentationTarget:
         return replace(self, rows=index if self.rows is None else self.rows[index])
 
     def _rows_of(self, per_sample: Tensor) -> Tensor:
-        return per_sample if self.rows is None else per_sample[self.rows.to(per_sample.device)]
+        return per_sample if self.rows is None else per_sample.to(self.rows.device, non_blocking=True)[self.rows]
 
     def _region(self, logits: Float[Tensor, "n classes *p"]) -> Float[Tensor, "r 1 positions"]:
         """The weights of the output's positions, for each sample or one for all."""
@@ -86,7 +86,7 @@ class SegmentationTarget:
                 f"the mask has shape {tuple(self.mask.shape)}; expected ({axes}) for all images or ({n}, {axes}): the "
                 f"model's output has shape {tuple(logits.shape)}"
             )
-        return interpolate(mask[:, None].to(logits.device), size=size, mode="area").flatten(2)
+        return interpolate(mask[:, None].to(logits.device, non_blocking=True), size=size, mode="area").flatten(2)
 
 
 def _read_dense(output: Any) -> Float[Tensor, "n classes *p"]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from gradcam_kit.capture.targets import ClassLogit
-from gradcam_kit.capture.values import Classes, read_classes, read_numbers, show
+from gradcam_kit.capture.values import Classes, changed, read_numbers, show
 from gradcam_kit.errors import OptionError, ShapeError, TargetError, kind_of
 from gradcam_kit.functional import widen
 
@@ -59,7 +59,7 @@ class DetectionTarget:
         if not 0 < self.iou <= 1:
             raise OptionError(f"iou is {self.iou!r}; expected a number in (0, 1]")
         object.__setattr__(self, "boxes", boxes)
-        labels = None if self.labels is None else read_classes(self.labels)
+        labels = None if self.labels is None else ClassLogit(self.labels).on_host().classes
         if isinstance(labels, Tensor) and labels.ndim != 1:
             raise ShapeError(f"labels have shape {tuple(labels.shape)}; expected (n,), one for each box")
         object.__setattr__(self, "labels", labels)
@@ -73,13 +73,15 @@ class DetectionTarget:
     def settle(self, output: Any) -> DetectionTarget:
         """The same boxes with the labels that they have in this output; in others none is required."""
         scores, labels = self._match(output)
-        return replace(self, boxes=self.boxes.expand(len(scores), 4), labels=labels, required=False)
+        return changed(self, boxes=self.boxes.expand(len(scores), 4), labels=labels, required=False)
 
     def select(self, index: Int[Tensor, " m"]) -> DetectionTarget:
         """The target of the rows that belong to samples `index`."""
-        boxes = self.boxes if self.boxes.ndim == 1 else self.boxes[index.to(self.boxes.device)]
-        labels = self.labels.to(index.device)[index] if isinstance(self.labels, Tensor) else self.labels
-        return replace(self, boxes=boxes, labels=labels)
+        boxes = self.boxes if self.boxes.ndim == 1 else self.boxes.to(index.device, non_blocking=True)[index]
+        labels = self.labels
+        if isinstance(labels, Tensor):
+            labels = labels.to(index.device, non_blocking=True)[index]
+        return changed(self, boxes=boxes, labels=labels)
 
     def _match(self, output: Any) -> tuple[Float[Tensor, " n"], Any]:
         """The score of each sample's box, and the labels: those of the detections, or as given where they have none."""
@@ -135,7 +137,7 @@ def _best(detections: Mapping[str, Tensor], box: Float[Tensor, "4"], label: Any)
     labels = detections.get("labels", torch.full_like(scores, _NO_LABEL, dtype=torch.long))
     if not len(scores):
         return scores.new_full((), -1), scores.sum(), labels.new_full((), _NO_LABEL)
-    overlaps = _overlaps(box.to(scores.device), widen(detections["boxes"].detach()))
+    overlaps = _overlaps(box.to(scores.device, non_blocking=True), widen(detections["boxes"].detach()))
     if label is not None and "labels" in detections:
         overlaps = overlaps.where(labels == label, -1)
     most = overlaps.amax()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from jaxtyping import Float, Int
@@ -12,7 +12,7 @@ from torch.nn.functional import cosine_similarity
 from torch.utils._pytree import tree_leaves
 
 from gradcam_kit.capture.targets import find_logits
-from gradcam_kit.capture.values import read_numbers, show
+from gradcam_kit.capture.values import changed, read_numbers, show
 from gradcam_kit.errors import ShapeError, TargetError
 from gradcam_kit.functional import widen
 
@@ -55,13 +55,14 @@ class EmbeddingSimilarity:
                 f"{len(self.reference)} references for {len(embeddings)} images; give one per image, or (d,) for all"
             )
         embeddings = widen(embeddings)
-        return cosine_similarity(_scaled(embeddings), _scaled(self.reference.to(embeddings)), dim=-1)
+        reference = self.reference.to(embeddings.device, embeddings.dtype, non_blocking=True)
+        return cosine_similarity(_scaled(embeddings), _scaled(reference), dim=-1)
 
     def select(self, index: Int[Tensor, " m"]) -> EmbeddingSimilarity:
         """The target of the rows that belong to samples `index`."""
         if self.reference.ndim == 1:
             return self
-        return replace(self, reference=self.reference[index.to(self.reference.device)])
+        return changed(self, reference=self.reference.to(index.device, non_blocking=True)[index])
 
 
 def _scaled(embeddings: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d"]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.func import functional_call, grad, vmap
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from gradcam_kit.capture.checks import on_host
+from gradcam_kit.capture.checks import Checks
 from gradcam_kit.capture.hooks import LayerRecord
 from gradcam_kit.capture.inputs import Runner
 from gradcam_kit.capture.targets import ClassLogit, find_logits, read_logits, score
@@ -25,7 +25,9 @@ _MOST_ROUNDING = 1e-2
 _EQUAL_WEIGHTS = 1e-6
 
 
-def find_head(run: Runner, activations: Float[Tensor, "n k *s"], output: Any, target: Target | None) -> Head | None:
+def find_head(
+    run: Runner, layer: str, activations: Float[Tensor, "n k *s"], output: Any, target: Target | None, checks: Checks
+) -> Head | None:
     """Find a linear layer or 1x1 convolution that makes the logits from the mean-pooled activations.
 
     A candidate counts only if it reproduces every logit of every sample of this batch. The tolerance is relative to
@@ -39,24 +41,26 @@ def find_head(run: Runner, activations: Float[Tensor, "n k *s"], output: Any, ta
     except GradCamKitError:
         return None
     pooled = activations.flatten(2).mean(2)
-    exact = logits.to(pooled.dtype)
-    for module in run.model.modules():
+    exact = logits.to(pooled)
+    for name, module in run.model.named_modules():
         weight = getattr(module, "weight", None)
         if not isinstance(weight, Tensor) or weight.ndim < 2 or weight.numel() != logits.shape[1] * pooled.shape[1]:
             continue
         if tuple(weight.shape[:2]) != (logits.shape[1], pooled.shape[1]):
             continue
-        matrix = weight.detach().flatten(1).to(pooled.dtype)
+        matrix = weight.detach().flatten(1).to(pooled)
         offset = getattr(module, "bias", None)
-        offset = offset.detach().to(pooled.dtype) if isinstance(offset, Tensor) else None
-        if not _reproduces(pooled, matrix, offset, exact, logits.dtype):
+        offset = offset.detach().to(pooled) if isinstance(offset, Tensor) else None
+        if not checks.holds((layer, name, "head"), _reproduces(pooled, matrix, offset, exact, logits.dtype)):
             continue
         target_weights = _target_weights(run, matrix, output, target)
         if target_weights is None:
             return None
         # Behind a log-softmax a head is reproduced up to a constant, but that constant changes with the activations.
-        is_linear = _reproduces(pooled, matrix, offset, exact, logits.dtype, up_to_constant=False)
-        return Head(matrix, offset, target_weights, is_linear and type(target) is ClassLogit)
+        is_linear = type(target) is ClassLogit and checks.holds(
+            (layer, name, "linear"), _reproduces(pooled, matrix, offset, exact, logits.dtype, up_to_constant=False)
+        )
+        return Head(matrix, offset, target_weights, is_linear)
     return None
 
 
@@ -67,7 +71,7 @@ def _reproduces(
     logits: Tensor,
     precision: torch.dtype,
     up_to_constant: bool = True,
-) -> bool:
+) -> Bool[Tensor, ""]:
     evidence = logits if bias is None else logits - bias
     difference = pooled @ weight.T - evidence
     if logits.shape[1] > 1 and up_to_constant:
@@ -77,7 +81,7 @@ def _reproduces(
     size = evidence.abs().amax()
     # A bias far above the evidence rounds it away: that much difference, up to a percent, proves nothing.
     rounding = (torch.finfo(precision).eps * logits.abs().amax()).minimum(_MOST_ROUNDING * size)
-    return bool(on_host(difference.abs().amax() <= rounding.maximum(_TOLERANCE.get(precision, 1e-4) * size)))
+    return difference.abs().amax() <= rounding.maximum(_TOLERANCE.get(precision, 1e-4) * size)
 
 
 def _target_weights(
@@ -92,7 +96,7 @@ def _target_weights(
     if target is None:
         return weight.new_zeros(n, channels)
     if type(target) is ClassLogit:
-        return weight[target.indices(read_logits(output))]
+        return weight[target.indices(read_logits(output)).to(weight.device)]
     with torch.enable_grad(), run.context():
         leaf = logits.detach().requires_grad_()
         # The target gets the model's output as it is, with the logits as the start of a graph.
@@ -101,19 +105,21 @@ def _target_weights(
             return None
         columns = scores.reshape(n, -1).sum(0)
         gradients = [torch.autograd.grad(column, leaf, retain_graph=True)[0] for column in columns]
-    stacked = torch.stack(gradients, 1).reshape(n, -1, classes).to(weight.dtype) @ weight
+    stacked = torch.stack(gradients, 1).reshape(n, -1, classes).to(weight) @ weight
     return stacked.reshape(*scores.shape, channels)
 
 
-def weight_gradients(record: LayerRecord, channels: int) -> Float[Tensor, "n k"]:
+def weight_gradients(record: LayerRecord, maps: Float[Tensor, "n k *s"], checks: Checks) -> Float[Tensor, "n k"]:
     """Per sample, d sum(layer output) / d weight, averaged over all axes of the weight but the output channel.
 
     The weight is that of the last submodule inside the layer that owns one. It is shared by the batch, so each
-    sample gets a derivative of its own: a functional call on the captured input, mapped over the samples.
+    sample gets a derivative of its own: a functional call on the captured input, mapped over the samples. That all
+    channels get the same weight is an error of the checks.
 
     Raises:
-        CaptureError: the layer owns no weight with one entry per channel, or all channels get the same weight.
+        CaptureError: the layer owns no weight with one entry per channel.
     """
+    channels = maps.shape[1]
     name, module = _last_weight(record, channels)
     axis = 1 if getattr(module, "transposed", False) else 0
     weight = module.weight.detach()
@@ -134,14 +140,18 @@ def weight_gradients(record: LayerRecord, channels: int) -> Float[Tensor, "n k"]
     with torch.enable_grad():
         gradients = vmap(grad(total), in_dims=(None, *(0 for _ in rows)))(weight, *rows)
     per_channel = gradients.movedim(axis + 1, 1).flatten(2).mean(2) if weight.ndim > 1 else gradients
-    per_channel = widen(per_channel)
-    spread = (per_channel - per_channel.mean(1, keepdim=True)).abs().amax()
-    if channels > 1 and bool(on_host(spread <= _EQUAL_WEIGHTS * per_channel.abs().amax())):
-        raise CaptureError(
-            f"layer {record.name!r} is linear in its weight, so all its channels get the same weight and the map would "
-            "be their plain sum; choose a layer that ends after its nonlinearity"
-        )
+    per_channel = widen(per_channel).to(maps.device)
+    if channels > 1:
+        spread = (per_channel - per_channel.mean(1, keepdim=True)).abs().amax()
+        checks.add((spread <= _EQUAL_WEIGHTS * per_channel.abs().amax())[None], lambda _: _equal_weights(record.name))
     return per_channel
+
+
+def _equal_weights(layer: str) -> CaptureError:
+    return CaptureError(
+        f"layer {layer!r} is linear in its weight, so all its channels get the same weight and the map would be their "
+        "plain sum; choose a layer that ends after its nonlinearity"
+    )
 
 
 def _last_weight(record: LayerRecord, channels: int) -> tuple[str, Any]:

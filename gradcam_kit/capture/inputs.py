@@ -57,7 +57,7 @@ class Inputs:
                 return value
             if index is None or value.ndim == 0 or value.shape[0] != self.n:
                 return value.clone()
-            return value[index]
+            return value[index.to(value.device)]
 
         images = images.clone(memory_format=self.memory_format)
         args = tuple(images if place == self.slot else tree_map(row, value) for place, value in enumerate(self.args))

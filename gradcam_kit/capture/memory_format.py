@@ -12,6 +12,7 @@ from weakref import WeakSet
 import torch
 from torch import nn
 
+from gradcam_kit.capture.checks import once_more_if_misjudged
 from gradcam_kit.capture.inputs import Inputs
 from gradcam_kit.errors import GradCamKitError
 
@@ -21,6 +22,7 @@ _refused: WeakSet[nn.Module] = WeakSet()
 _Result = TypeVar("_Result")
 
 
+@once_more_if_misjudged
 def in_fastest_format(model: nn.Module, inputs: Inputs, work: Callable[[Inputs], _Result]) -> _Result:
     """Run `work` with pictures that the model gets in channels-last order where its kernels are fastest with it.
 

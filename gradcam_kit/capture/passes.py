@@ -28,7 +28,7 @@ from gradcam_kit.capture.scoring import Rescorer, RowState
 from gradcam_kit.capture.state import untouched
 from gradcam_kit.capture.targets import ClassProbability, ClassTarget, predicted_classes, read_logits, score, settle
 from gradcam_kit.capture.tokens import Tokens
-from gradcam_kit.capture.trees import map_output
+from gradcam_kit.capture.trees import brought, map_output
 from gradcam_kit.errors import CaptureError, GradCamKitError, NonFiniteError
 from gradcam_kit.functional import finite, widen
 from gradcam_kit.types import Attention, Evidence, Head, LayerCapture, Reshape, Target
@@ -89,10 +89,11 @@ class Capture:
     def layer(self, name: str, needs: Evidence, batch_size: int) -> LayerCapture:
         """What a method with these needs may see of one layer."""
         record = self.records[name]
-        activations = widen(record.maps([tensor.detach() for tensor in record.captured]))
+        activations = record.maps([tensor.detach() for tensor in record.captured])
+        activations = brought(widen(activations), self.inputs.images.device)
         target = self.target if self.target is not None else _no_scores
         rescorer = Rescorer(self.run, self.inputs, target, self.output, batch_size, self.rows)
-        replayer = Replayer(rescorer, record, self.prefixes.get(name), self.scores)
+        replayer = Replayer(rescorer, record, self.prefixes.get(name), self.scores, self.checks)
         head = self._head(name, activations) if Evidence.HEAD in needs else None
         fallback = Evidence.WEIGHT_GRADIENTS in needs and head is None
         return LayerCapture(
@@ -112,13 +113,13 @@ class Capture:
             images=self.inputs.images,
             probe=Prober(rescorer, record, self.reshape),
             head=head,
-            weight_gradients=weight_gradients(record, activations.shape[1]) if fallback else None,
+            weight_gradients=weight_gradients(record, activations, self.checks) if fallback else None,
             attention=self.attention if Evidence.ATTENTION in needs else None,
         )
 
     def _head(self, name: str, activations: Tensor) -> Head | None:
         if name not in self._heads:
-            self._heads[name] = find_head(self.run, activations, self.output, self.target)
+            self._heads[name] = find_head(self.run, name, activations, self.output, self.target, self.checks)
         return self._heads[name]
 
 
@@ -137,7 +138,7 @@ def capture(model: nn.Module, inputs: Inputs, request: Request) -> Iterator[Capt
     graph = bool(request.needs & Evidence.DERIVATIVES)
     run = Runner.of(model, inputs.images.device)
     with untouched(model, inputs.images.device):
-        checks = Checks()
+        checks = Checks(model)
         _check_images(inputs.images, checks)
         layers = {**request.layers, **({INPUT: model} if Evidence.GUIDED in request.needs else {})}
         recorder = Recorder(model, layers, inputs.n, inputs.size, request.reshape, graph)
@@ -164,23 +165,24 @@ def capture(model: nn.Module, inputs: Inputs, request: Request) -> Iterator[Capt
                 derivatives = _derive(request, recorder, biases, attention, scores, inputs)
                 if attention and target is not None and Evidence.BLOCK_GRADIENTS in request.needs:
                     rescorer = Rescorer(run, inputs, target, _detach(output), inputs.n)
-                    block_gradients = attention.block_gradients(rescorer, scores)
+                    block_gradients = attention.block_gradients(rescorer, scores, checks)
         many = request.needs & (Evidence.RESCORE | Evidence.PROBE | Evidence.REPLAY)
         with run.arithmetic(), weights_in(model, inputs.memory_format if many else torch.preserve_format):
             captured = Capture(
                 run=run,
                 inputs=inputs,
                 target=target,
-                scores=None if scores is None else widen(scores.detach()),
-                classes=classes,
+                scores=None if scores is None else brought(widen(scores.detach()), inputs.images.device),
+                classes=brought(classes, inputs.images.device),
                 output=_detach(output),
                 records=recorder.records,
                 prefixes=prefix.prefixes if prefix else {},
                 reshape=request.reshape,
                 checks=checks,
-                attention=attention.evidence(derivatives.get("gradients", {}), block_gradients, checks)
-                if attention
-                else None,
+                attention=brought(
+                    attention and attention.evidence(derivatives.get("gradients", {}), block_gradients, checks),
+                    inputs.images.device,
+                ),
                 **derivatives,
             )
             _check_layers(captured)
@@ -215,7 +217,8 @@ def _derive(
         found["bias_gradients"] = biases.products(scores, inputs)
     if Evidence.GUIDED in request.needs:
         found["guided_gradients"] = guided_gradients(scores, recorder.records[INPUT].captured[0])
-    return {name: tree_map(widen, value) for name, value in found.items()}
+    here: dict[str, Any] = brought(tree_map(widen, found), inputs.images.device)
+    return here
 
 
 def _score(

@@ -12,6 +12,7 @@ from gradcam_kit.capture.backward import layer_gradients
 from gradcam_kit.capture.hooks import LayerRecord, Recorder
 from gradcam_kit.capture.scoring import Rescorer
 from gradcam_kit.capture.state import untouched
+from gradcam_kit.capture.trees import brought
 from gradcam_kit.types import Reshape
 
 
@@ -38,7 +39,10 @@ class Prober:
                 recorder.check()
                 found = layer_gradients(recorder, [self.record.name], scores)[self.record.name]
             record = recorder.records[self.record.name]
-            return record.maps([tensor.detach() for tensor in record.captured]), found
+            here: tuple[Tensor, Tensor] = brought(
+                (record.maps([tensor.detach() for tensor in record.captured]), found), images.device
+            )
+            return here
 
         with untouched(model, images.device):
             with torch.no_grad():

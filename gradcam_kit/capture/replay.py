@@ -21,9 +21,11 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
+from gradcam_kit.capture.checks import Checks
 from gradcam_kit.capture.hooks import LayerRecord
 from gradcam_kit.capture.scoring import Rescorer, same_scores
 from gradcam_kit.capture.state import is_scripted, untouched, version
+from gradcam_kit.capture.trees import brought
 from gradcam_kit.errors import CaptureError
 from gradcam_kit.functional import widen
 
@@ -52,7 +54,7 @@ class LazyRows(torch.Tensor):
     def read(self) -> Tensor:
         """The rows themselves."""
         if self.taken is None:
-            taken = self.source[self.rows]  # on the CPU 70 times as fast as index_select
+            taken = self.source[self.rows.to(self.source.device)]  # on the CPU 70 times as fast as index_select
             self.taken = taken.contiguous(memory_format=self.order)
         return self.taken
 
@@ -160,13 +162,14 @@ class Replayer:
     """`replay`: scores as if the layer had produced these activations.
 
     The first use compares the suffix alone with the scores of the pass; where they differ, or the suffix cannot run
-    alone, the whole model runs with the layer's output replaced.
+    alone, the whole model runs with the layer's output replaced. `checks` reads whether they do.
     """
 
     rescorer: Rescorer
     record: LayerRecord
     prefix: Prefix | None
     scores: Tensor | None
+    checks: Checks
     isolated: bool | None = None
 
     def __call__(
@@ -217,13 +220,14 @@ class Replayer:
         source = self.prefix.residual if self.prefix else None
         if source is None or source.shape != self.record.captured[0].shape:
             return None
-        return widen(self.record.maps([source]))
+        found: Tensor = brought(widen(self.record.maps([source])), self.rescorer.inputs.images.device)
+        return found
 
     def _score(self, rows: Tensor, index: Tensor, residual: Tensor | None = None) -> Tensor:
         record = self.record
         assert record.layout is not None
         original = record.captured[0].detach()
-        native = record.layout.to_native(rows.to(original.dtype), LazyRows(original, index))
+        native = record.layout.to_native(rows.to(original.device, original.dtype), LazyRows(original, index))
         if native.untyped_storage().data_ptr() == original.untyped_storage().data_ptr():
             native = native.clone()  # in-place operations behind the layer must not reach the record
         if self.isolated:
@@ -253,7 +257,7 @@ class Replayer:
         index = (torch.arange(count, device=self.scores.device) + 1) % n  # and in another order
         record, self.isolated = self.record, True
         try:
-            replayed = self._score(record.maps([tensor.detach()[index] for tensor in record.captured]), index)
+            replayed = self._score(record.maps([own.detach()[index.to(own.device)] for own in record.captured]), index)
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # whatever keeps the suffix from running alone, the whole model can run
@@ -261,9 +265,10 @@ class Replayer:
             return False
         expected = self.scores[index]
         same = same_scores(widen(replayed), expected, record.captured[0].dtype)
-        if not same:
+        holds = self.checks.holds((record.name, "isolated"), same)
+        if not holds:
             _log.debug("layer %r cannot be isolated: its suffix alone gives other scores", record.name)
-        return same
+        return holds
 
     def _output(self, native: Tensor, output: Any) -> Any:
         leaves, spec = tree_flatten(output)
@@ -288,7 +293,8 @@ class Replayer:
             if residual is not None and self.prefix.source is not None and call == self.prefix.source[0]:
                 assert self.record.layout is not None
                 place = self.prefix.source[1]
-                leaves[place] = self.record.layout.to_native(residual.to(leaves[place].dtype), leaves[place])
+                own = leaves[place]
+                leaves[place] = self.record.layout.to_native(residual.to(own.device, own.dtype), own)
             pending.setdefault(module, deque()).append(tree_unflatten(leaves, spec))
         layer_output = tree_unflatten([rows(leaf) for leaf in self.record.leaves], self.record.spec)
         pending.setdefault(self.record.module, deque()).append(self._output(native, layer_output))

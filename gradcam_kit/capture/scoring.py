@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from gradcam_kit.capture.checks import on_host
 from gradcam_kit.capture.inputs import Inputs, Runner
 from gradcam_kit.capture.state import untouched
 from gradcam_kit.capture.targets import score
-from gradcam_kit.capture.trees import map_output
+from gradcam_kit.capture.trees import brought, device_of, map_output
 from gradcam_kit.errors import CaptureError, GradCamKitError
 from gradcam_kit.functional import widen
 from gradcam_kit.types import Target
@@ -28,10 +28,10 @@ _TOLERANCE = {torch.float16: 2e-2, torch.bfloat16: 5e-2}
 """Relative differences that are rounding; 1e-4 in other precisions."""
 
 
-def same_scores(found: Tensor, expected: Tensor, precision: torch.dtype) -> bool:
-    """Whether scores differ by rounding alone, in a model of this precision; waits for them."""
+def same_scores(found: Tensor, expected: Tensor, precision: torch.dtype) -> Bool[Tensor, ""]:
+    """Whether scores differ by rounding alone, in a model of this precision."""
     tolerance = _TOLERANCE.get(precision, 1e-4) * expected.abs().amax().clamp(min=1e-30)
-    return bool(on_host(((found - expected).abs() <= tolerance).all()))
+    return ((found - expected).abs() <= tolerance).all()
 
 
 def rows_at_once(most: int, row_bytes: int, device: torch.device) -> int:
@@ -87,11 +87,11 @@ class Rescorer:
         # Another order and another number: in their own, even what does not belong to the samples fits them.
         index = (torch.arange(n + 1, device=self.inputs.images.device) + 1) % n
         with self.run.context():
-            expected = widen(score(self.target, self.output, n))[index]
+            expected = self._here(widen(score(self.target, self.output, n)))[index]
         try:
             found = widen(self.score_pass(self.inputs.images[index], index))
             precision = self.run.precision(self.inputs.images)
-            same = found.shape == expected.shape and same_scores(found, expected, precision)
+            same = found.shape == expected.shape and bool(on_host(same_scores(found, expected, precision)))
         except GradCamKitError:
             same = False
         if not same:
@@ -103,10 +103,17 @@ class Rescorer:
     def score_pass(self, rows: Tensor, index: Tensor) -> Tensor:
         """Scores `(m, *targets)` from one forward pass."""
         output = self.run(self.inputs.with_images(rows, index))
+        there = brought(index, device_of(output, index.device))
         with self.run.context():
             if hasattr(self.target, "select"):
-                return score(self.target.select(index), output, len(index))
-            return self._score_by_sample(output, index)
+                scores = score(self.target.select(there), output, len(index))
+            else:
+                scores = self._score_by_sample(output, there)
+        return self._here(scores)
+
+    def _here(self, scores: Tensor) -> Tensor:
+        found: Tensor = brought(scores, self.inputs.images.device)
+        return found
 
     def in_chunks(self, rows: Tensor, work: Callable[[slice], _Result]) -> list[_Result]:
         """The results of the passes over all rows: `batch_size` at a time, or fewer where the device's memory ends."""

@@ -64,7 +64,7 @@ def untouched(model: nn.Module, device: torch.device) -> Iterator[None]:
     with (
         _lock,
         _uncompiled(modules),
-        _random_state(device),
+        _random_states({device, *(tensor.device for tensor in _stored(modules))}),
         _normal_tensors(modules),
         _buffers(modules),
         _modes_and_flags(modules),
@@ -82,12 +82,7 @@ def untouched(model: nn.Module, device: torch.device) -> Iterator[None]:
 @contextmanager
 def _modes_and_flags(modules: list[nn.Module]) -> Iterator[None]:
     modes = [(module, module.training) for module in modules]
-    trainable = [
-        tensor
-        for module in modules
-        for tensor in (*module._parameters.values(), *module._buffers.values())
-        if tensor is not None and tensor.requires_grad and tensor.is_leaf
-    ]
+    trainable = [tensor for tensor in _stored(modules) if tensor.requires_grad and tensor.is_leaf]
     try:
         for module, training in modes:
             if training:
@@ -151,16 +146,26 @@ def version(tensor: Tensor | None) -> int:
     return -1 if tensor is None or tensor.is_inference() else tensor._version
 
 
+def _stored(modules: list[nn.Module]) -> Iterator[Tensor]:
+    """All parameters and buffers."""
+    for module in modules:
+        for tensor in (*module._parameters.values(), *module._buffers.values()):
+            if tensor is not None:
+                yield tensor
+
+
 @contextmanager
-def _random_state(device: torch.device) -> Iterator[None]:
-    module = None if device.type in ("cpu", "meta") else torch.get_device_module(device)
-    host, other = torch.get_rng_state(), module.get_rng_state(device) if module else None
+def _random_states(devices: set[torch.device]) -> Iterator[None]:
+    """Those of the host, and of every device that has a part in the work."""
+    modules = {device: torch.get_device_module(device) for device in devices if device.type not in ("cpu", "meta")}
+    host = torch.get_rng_state()
+    others = {device: module.get_rng_state(device) for device, module in modules.items()}
     try:
         yield
     finally:
         torch.set_rng_state(host)
-        if module:
-            module.set_rng_state(other, device)
+        for device, module in modules.items():
+            module.set_rng_state(others[device], device)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 
@@ -41,3 +42,16 @@ def map_output(
             object.__setattr__(changed, key, found)
         return changed
     return output
+
+
+def brought(value: Any, device: torch.device) -> Any:
+    """The same with all tensors on this device: a model may be spread over several."""
+    # Nobody would wait for a copy to the host, so it has to be waited for here.
+    return map_output(lambda tensor: tensor.to(device, non_blocking=device.type != "cpu"), value)
+
+
+def device_of(output: Any, otherwise: torch.device) -> torch.device:
+    """Where a model's output lies; `otherwise` if it has no tensor."""
+    found: list[torch.device] = []
+    map_output(lambda tensor: found.append(tensor.device), output)
+    return found[0] if found else otherwise

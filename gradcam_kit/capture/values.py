@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sized
 from dataclasses import fields
 from operator import index as as_index
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from gradcam_kit.functional import widen
 Classes = Any
 """An int (also NumPy's), or one or m of them for each sample: a sequence, an array or a tensor."""
 
+_T = TypeVar("_T")
 _MOST_SHOWN = 8
 
 
@@ -86,6 +88,14 @@ def _own(tensor: Tensor) -> Tensor:
     """A copy that nobody else changes; what is made under inference mode cannot enter a graph."""
     with torch.inference_mode(False):
         return tensor.detach().clone()
+
+
+def changed(target: _T, /, **values: Any) -> _T:
+    """The same target with other values made from its own: checking them again would wait for the device."""
+    own = copy.copy(target)
+    for name, value in values.items():
+        object.__setattr__(own, name, value)
+    return own
 
 
 def show(target: Any) -> str:

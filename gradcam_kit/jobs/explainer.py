@@ -135,7 +135,9 @@ class Explainer:
         with ExitStack() as settings:
             if self.device.type == "cuda":
                 settings.enter_context(torch.cuda.device(self.device))
-                settings.enter_context(torch.backends.cudnn.flags(enabled=True, benchmark=True))
+                # Not by `flags`, which turns on what it is not told to turn off, such as TF32.
+                settings.callback(setattr, torch.backends.cudnn, "benchmark", torch.backends.cudnn.benchmark)
+                torch.backends.cudnn.benchmark = True
             yield
 
     def with_methods(

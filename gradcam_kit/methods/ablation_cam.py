@@ -60,7 +60,7 @@ class AblationCAM(BaseCAM, name="ablation-cam"):
         if layer.head is not None and layer.head.is_linear:
             pooled = (spatial_mean(activations).flatten(1) * alive)[(..., *(None for _ in layer.scores.shape[1:]))]
             return pooled * layer.head.target_weights.movedim(-1, 1)
-        rows = places(alive)
+        (rows,) = places(alive)
         drops = activations.new_zeros((*activations.shape[:2], *layer.scores.shape[1:]))
         if len(rows):
             ablated = torch.cat([self._ablate(layer, chunk) for chunk in rows.split(self.batch_size)])

@@ -51,9 +51,14 @@ def ranked_channels(layer: LayerCapture, channels: int | float, ranking: Ranking
     return rank.topk(count, dim=1).indices
 
 
-def places(condition: Bool[Tensor, "*a"]) -> Int[Tensor, "m a"]:
-    """Where a condition holds; how many places that are is read on the host."""
-    return on_host(condition).nonzero().to(condition.device, non_blocking=True)
+def places(*conditions: Bool[Tensor, "..."]) -> list[Int[Tensor, "m axes"]]:
+    """Where conditions on one device hold; how many places that are is read on the host, once for all of them."""
+    host = on_host(torch.cat([condition.flatten() for condition in conditions]))
+    parts = host.split([condition.numel() for condition in conditions])
+    return [
+        part.view(condition.shape).nonzero().to(condition.device, non_blocking=True)
+        for part, condition in zip(parts, conditions, strict=True)
+    ]
 
 
 def take_channels(activations: Float[Tensor, "n k *s"], channels: Int[Tensor, "n r"]) -> Float[Tensor, "n r *s"]:

@@ -11,7 +11,7 @@ from typing_extensions import Unpack
 
 from gradcam_kit.capture import TargetLayers
 from gradcam_kit.methods.base import BaseCAM, Options
-from gradcam_kit.methods.components import fix_sign
+from gradcam_kit.methods.components import fix_sign, principal
 from gradcam_kit.options import one_of
 from gradcam_kit.types import Evidence, LayerCapture
 
@@ -38,11 +38,11 @@ def kernel_component(
         norms = products.diagonal(dim1=1, dim2=2)
         products = (-gamma * (norms[:, :, None] + norms[:, None] - 2 * products).clamp(min=0)).exp()
     centered = products - products.mean(1, keepdim=True) - products.mean(2, keepdim=True)
-    values, vectors = torch.linalg.eigh(centered + products.mean((1, 2), keepdim=True))
+    values, vectors = principal(centered + products.mean((1, 2), keepdim=True))
     # Equal positions leave a matrix of rounding errors, which is no component.
     rounding = 4 * rows.shape[1] * torch.finfo(rows.dtype).eps * products.abs().amax((1, 2))
-    largest = values[:, -1].where(values[:, -1] > rounding, 0)
-    component = fix_sign(vectors[..., -1]) * largest[:, None].sqrt()
+    largest = values.where(values > rounding, 0)
+    component = fix_sign(vectors) * largest[:, None].sqrt()
     maps: Tensor = component.unflatten(1, activations.shape[2:])
     return maps
 

@@ -59,9 +59,7 @@ def channel_scores(
     """
     flat = activations.flatten(2)
     constant = flat.amax(2) == flat.amin(2)
-    live = places(~constant)
-    empty = torch.ones_like(constant[:, :1]) if baseline else constant.any(1, keepdim=True)
-    whose = places(empty[:, 0])
+    live, whose = places(~constant, torch.ones_like(constant[:, 0]) if baseline else constant.any(1))
     rows = torch.cat([live, torch.cat([whose, torch.full_like(whose, _BASELINE)], 1)])
     scores = torch.cat([_score_rows(layer, activations, chunk, rescore, change) for chunk in rows.split(batch_size)])
     targets = scores.shape[1:]

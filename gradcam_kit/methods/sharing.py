@@ -107,7 +107,7 @@ def capture_for(
         settled: the target is that of an earlier pass, and takes nothing from this one's output.
     """
     first = cams[0]
-    target = _read_target(first, targets, inputs.n)
+    target = targets if settled else _read_target(first, targets, inputs.n)
     own = _layers_of(cams, inputs, target)
     needs_at: dict[str, Evidence] = {}
     for cam, layers in zip(cams, own, strict=True):
