@@ -18,6 +18,7 @@ import pytest
 import torch
 from rich.console import Console
 
+from gradcam_kit.capture import scoring
 from gradcam_kit.errors import InputError, OptionError, UnknownNameError
 from gradcam_kit.jobs import RunRequest, RunSummary, load_run, run
 from gradcam_kit.jobs import plan as plans
@@ -182,6 +183,15 @@ def test_too_little_memory_halves_the_batch_and_says_so_once() -> None:
     explain(out="other", shard_size=10)
     for ours, theirs in zip(disk.read_rows(Path("out")), disk.read_rows(Path("other")), strict=True):
         assert np.abs(ours["heatmap"] - theirs["heatmap"]).max() < 2e-3
+
+
+def test_on_a_cpu_no_pass_has_more_pictures_than_are_fastest(monkeypatch: pytest.MonkeyPatch) -> None:
+    disk.write_pictures(Path("pictures"))
+    monkeypatch.setattr(scoring, "_NEAR", 0)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    said = notes()
+    assert explain(model="shop:small", batch_size=7, console=said).failed == 0  # it takes three
+    assert "too small" not in said.export_text()
 
 
 def test_a_full_disk_leaves_what_is_complete(monkeypatch: pytest.MonkeyPatch) -> None:
