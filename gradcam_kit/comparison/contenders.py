@@ -273,7 +273,7 @@ def measured(
     rows = repeat(images)
     shown = None if masks is None else repeat(masks.to(images.device))
     whose = repeat(torch.arange(len(images)) if identities is None else identities).to(images.device)
-    asks_model = any({"rescore", "predicts"} & set(metric.needs) for metric in metrics)
+    asks_model = any({"rescore", "predicts"} & set(metric.uses) for metric in metrics)
     results: dict[str, dict[str, Measured]] = {}
     scoring = rescoring(model, rows, classes, batch_size=batch_size) if asks_model else nullcontext()
     with scoring as rescore:
