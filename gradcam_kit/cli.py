@@ -210,6 +210,8 @@ def evaluate(
             for line in done.means
         ],
     )
+    for note in done.notes:
+        _say(note, err=False)
     _say_problems(done.problems, done.failed)
     before = f" ({done.before} of them before)" if done.before else ""
     _say(

@@ -78,6 +78,7 @@ class Evaluation:
 
     Attributes:
         means: one line per method and metric, see `MetricMeans.lines`.
+        notes: of each metric which way is better, and all settings that its numbers depend on.
         pictures: all of the run.
         failed: pictures that could not be measured, be it because the run could not explain them.
         problems: the first few of them, one line each.
@@ -86,6 +87,7 @@ class Evaluation:
 
     out: str
     means: list[dict[str, Any]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     pictures: int = 0
     failed: int = 0
     problems: list[str] = field(default_factory=list)
@@ -145,7 +147,8 @@ def evaluate(request: EvaluateRequest, console: Console | None = None) -> Evalua
                     bar.add(counts.pictures, counts.failed)
                 done.add(counts)
                 means.add(shard.rows, names)
-    done.means, done.seconds = means.lines(), time.monotonic() - start
+    done.means, done.notes = means.lines(), [metric.describe(settings[metric.name]) for metric in metrics]
+    done.seconds = time.monotonic() - start
     return done
 
 
