@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any
 
 import torch
@@ -82,7 +83,7 @@ def peer_rows(count: int, rounds: int, side: int) -> Iterator[Row]:
     ):
         theirs = f"{peer}: {name}"
         try:
-            works: dict[str, Work] = {f"{name}, {count} images": lambda ours=ours: ours(batch), theirs: build(batch)}
+            works: dict[str, Work] = {f"{name}, {count} images": partial(ours, batch), theirs: build(batch)}
         except SkippedError as error:
             yield Row({"model": MODEL, "work": theirs}, skipped=reason(error))
             continue

@@ -147,6 +147,7 @@ def test_metrics_are_part_of_what_a_run_is() -> None:
     run_demo("out", *asking("infidelity"))
     settings = json.loads(Path("out/run.json").read_text())["metrics"]["infidelity"]
     assert (settings["samples"], settings["seed"], settings["score"]) == (64, 0, "ClassProbability")
+    assert settings["classes"] == "top 2"
     status, _, problem = run_demo("out")
     assert (status, "another metrics" in problem) == (2, True)
 

@@ -245,6 +245,7 @@ def measured(
     metrics: Sequence[Metric],
     *,
     targets: Any,
+    policy: str,
     masks: Tensor | None,
     seed: int,
     identities: Tensor | None,
@@ -259,6 +260,7 @@ def measured(
         found: the contenders, for metrics that run a method again.
         metrics: what to measure.
         targets: what was explained: class indices `(n, [m])`, or a callable.
+        policy: where they come from, in words.
         masks: `(n, *t)` or None.
         seed: of random draws.
         identities: a number per image; None = its place.
@@ -277,6 +279,8 @@ def measured(
     results: dict[str, dict[str, Measured]] = {}
     scoring = rescoring(model, rows, classes, batch_size=batch_size) if asks_model else nullcontext()
     with scoring as rescore:
+        if rescore is not None:
+            rescore = replace(rescore, settings={**rescore.settings, "classes": policy})
         for one in found:
             maps = heatmaps[one.label].flatten(0, 1) if several else heatmaps[one.label]
             explain = _again(one, classes, seed, whose)

@@ -23,7 +23,7 @@ from gradcam_kit.jobs.explainer import Explainer
 from gradcam_kit.jobs.index import Entry
 from gradcam_kit.jobs.measuring import MetricMeans, chosen_metrics, columns_of, mark_unmeasured, metric_fields
 from gradcam_kit.jobs.progress import ProgressBar
-from gradcam_kit.jobs.request import SHOWN, RunRequest
+from gradcam_kit.jobs.request import SHOWN, RunRequest, Targets
 from gradcam_kit.jobs.results import Run, load_run
 from gradcam_kit.jobs.rows import Row
 from gradcam_kit.jobs.setup import metric_settings, note
@@ -131,7 +131,8 @@ def evaluate(request: EvaluateRequest, console: Console | None = None) -> Evalua
         explainer.fit.say = lambda text: note(console, text)
         _check_model(explainer, run, request)
         first = (row for number in numbers for row in run.store.read_shard(number, ["path", "status"]))
-        settings = metric_settings(explainer, (_entry(run, row["path"]) for row in first if row["status"] == "ok"))
+        entries = (_entry(run, row["path"]) for row in first if row["status"] == "ok")
+        settings = metric_settings(explainer, entries, Targets.parse(run.manifest["targets"]))
         means, done = MetricMeans(), Evaluation(request.directory)
         total = sum(run.store.counts(number).pictures for number in numbers)
         reader = Reader(explainer.loaded.transform, own.threads, total, request.processes)

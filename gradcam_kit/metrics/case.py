@@ -91,8 +91,8 @@ class Metric:
     name: str
     function: Callable[..., Measured]
     better: str
-    cost: str
-    paper: str
+    cost: str = ""
+    paper: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
