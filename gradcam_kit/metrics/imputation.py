@@ -67,9 +67,9 @@ def imputed(
     """`impute` for those who know that something is left of every image; in any order in memory."""
     values = widen(images)
     with torch.autocast(images.device.type, enabled=False):
-        mask = _planes(removed[:, None].expand(images.shape).to(values.dtype))
-        stencils = _Stencils(mask)
-        known = _planes(values) * (1 - mask)
+        mask = _planes(removed[:, None].expand(images.shape)).to(values.dtype)
+        stencils, planes = _Stencils(mask), _planes(values)
+        known = torch.addcmul(planes, planes, mask, value=-1)
         right = stencils.neighbors(known).mul_(mask)
         solution = _solve(_levels(mask, stencils), right, tolerance)
     return solution.add_(known).reshape(images.shape)
@@ -108,7 +108,7 @@ def _levels(mask: Float[Tensor, "1 p h w"], stencils: _Stencils) -> list[_Level]
         height, width = mask.shape[2:]
         weight = _Stencils(mask[:, :1]).neighbors(torch.ones_like(mask[:, :1]))
         borders = torch.outer(_border(height, mask), _border(width, mask))
-        levels.append(_Level(weight, mask / weight, mask * borders, _SWEEPS if levels else 1, stencils))
+        levels.append(_Level(weight, mask * weight.reciprocal(), mask * borders, _SWEEPS if levels else 1, stencils))
         if min(height, width) <= _COARSEST:
             return levels
         mask = (avg_pool2d(_even(mask, 1.0), 2) > 1 - 1e-3).to(mask.dtype)
