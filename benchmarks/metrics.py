@@ -1,27 +1,31 @@
-"""What metrics cost beside plain forward passes of as many images, and ROAD beside that of another library."""
+"""What metrics cost beside plain forward passes of as many images, and the same work by other libraries."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated
+from dataclasses import dataclass
+from functools import partial
+from typing import Annotated, Any
 
 import torch
 import typer
 from torch import Tensor, nn
 
-from benchmarks.measure import Work, interleave, memory_bounded, reason
+from benchmarks.measure import SkippedError, Work, interleave, memory_bounded, reason
 from benchmarks.options import Out, Quick, Rounds, Threads
+from benchmarks.peers import installed
 from benchmarks.ratios import row
 from benchmarks.results import Results, Row, environment, place_of
 from benchmarks.works import SEED, build_images, build_model
 from gradcam_kit import GradCAM
 from gradcam_kit.capture import rescoring
-from gradcam_kit.metrics import deletion, insertion, road_combined
+from gradcam_kit.metrics import deletion, insertion, road_combined, road_curve
 
 MODEL, LAYER = "resnet18", "layer4"
 PERCENTAGES = (20.0, 40.0, 60.0, 80.0)
 CHUNK = 16
 """Rows in one forward pass."""
+_FLIPS = 12
 
 
 def run(
@@ -67,30 +71,77 @@ def forward_rows(count: int, steps: int, rounds: int, side: int) -> Iterator[Row
 
 
 def peer_rows(count: int, rounds: int, side: int) -> Iterator[Row]:
-    """The same ROAD by pytorch-grad-cam, which solves one image after the other on the host."""
-    name = "pytorch-grad-cam: ROAD, both orders"
-    try:
-        from pytorch_grad_cam.metrics.road import ROADCombined
-        from pytorch_grad_cam.utils.model_targets import ClassifierOutputSoftmaxTarget
-    except ImportError as error:
-        yield Row({"model": MODEL, "work": name}, skipped=reason(error))
-        return
+    """The same work by other libraries, beside ours; they go from image to image or from step to step on the host."""
     model, images, heatmaps = _explained(count, side)
     with torch.inference_mode():
         classes = model(images).argmax(1)
-    targets = [ClassifierOutputSoftmaxTarget(int(one)) for one in classes]
-    theirs = ROADCombined(percentiles=[int(percent) for percent in PERCENTAGES])
+    batch = _Batch(model, images, heatmaps, classes)
+    for peer, name, ours, build in (
+        ("pytorch-grad-cam", "ROAD, both orders", _road, _grad_cam_road),
+        ("Quantus", "ROAD, most relevant first", _road_curve, _quantus_road),
+        ("Quantus", f"pixel flipping, {_FLIPS} steps", _deletion, _quantus_flipping),
+    ):
+        theirs = f"{peer}: {name}"
+        try:
+            works: dict[str, Work] = {f"{name}, {count} images": partial(ours, batch), theirs: build(batch)}
+        except SkippedError as error:
+            yield Row({"model": MODEL, "work": theirs}, skipped=reason(error))
+            continue
+        runs = interleave(works, rounds)
+        own, *_ = runs.values()
+        yield from (row(MODEL, one, timed, own) for one, timed in runs.items())
 
-    def road() -> object:
-        with rescoring(model, images, classes, batch_size=CHUNK) as rescore:
-            return road_combined(heatmaps, images, rescore, percentages=PERCENTAGES, batch_size=CHUNK)
 
-    works: dict[str, Work] = {
-        f"ROAD of {count} images": road,
-        name: lambda: theirs(images, heatmaps.numpy(), targets, model),
-    }
-    runs = interleave(works, rounds)
-    yield from (row(MODEL, one, timed, runs[f"ROAD of {count} images"]) for one, timed in runs.items())
+@dataclass(frozen=True)
+class _Batch:
+    model: nn.Module
+    images: Tensor
+    heatmaps: Tensor
+    classes: Tensor
+
+    @property
+    def arrays(self) -> dict[str, Any]:
+        """As Quantus takes them."""
+        x, y, a = (one.numpy() for one in (self.images, self.classes, self.heatmaps[:, None]))
+        return {"model": self.model, "x_batch": x, "y_batch": y, "a_batch": a, "batch_size": CHUNK, "device": "cpu"}
+
+
+def _road(batch: _Batch) -> object:
+    with rescoring(batch.model, batch.images, batch.classes, batch_size=CHUNK) as rescore:
+        return road_combined(batch.heatmaps, batch.images, rescore, percentages=PERCENTAGES, batch_size=CHUNK)
+
+
+def _road_curve(batch: _Batch) -> object:
+    with rescoring(batch.model, batch.images, batch.classes, batch_size=CHUNK) as rescore:
+        return road_curve(batch.heatmaps, batch.images, rescore, percentages=PERCENTAGES, batch_size=CHUNK)
+
+
+def _deletion(batch: _Batch) -> object:
+    with rescoring(batch.model, batch.images, batch.classes, batch_size=CHUNK) as rescore:
+        return deletion(batch.heatmaps, batch.images, rescore, steps=_FLIPS, batch_size=CHUNK)
+
+
+def _grad_cam_road(batch: _Batch) -> Work:
+    road = installed("pytorch_grad_cam.metrics.road", "grad-cam")
+    targets = installed("pytorch_grad_cam.utils.model_targets", "grad-cam")
+    targets = [targets.ClassifierOutputSoftmaxTarget(int(one)) for one in batch.classes]
+    metric = road.ROADCombined(percentiles=[int(percent) for percent in PERCENTAGES])
+    return lambda: metric(batch.images, batch.heatmaps.numpy(), targets, batch.model)
+
+
+def _quantus_road(batch: _Batch) -> Work:
+    percentages = [int(percent) for percent in PERCENTAGES]
+    metric = installed("quantus").ROAD(percentages=percentages, noise=0.01, disable_warnings=True)
+    return lambda: metric(**batch.arrays)
+
+
+def _quantus_flipping(batch: _Batch) -> Work:
+    """It removes values of single channels, a quarter of the positions' number at a time: 12 steps for 3 channels."""
+    features = batch.heatmaps[0].numel() * batch.images.shape[1] // _FLIPS
+    metric = installed("quantus").PixelFlipping(
+        features_in_step=features, perturb_baseline="black", disable_warnings=True
+    )
+    return lambda: metric(**batch.arrays)
 
 
 def _explained(count: int, side: int) -> tuple[nn.Module, Tensor, Tensor]:

@@ -185,7 +185,7 @@ def _ours(method: str, model: nn.Module, layer: str, images: Tensor, classes: li
 
 def _pytorch_grad_cam(method: str, model: nn.Module, layer: str, images: Tensor, classes: list[int]) -> Any:
     """Heatmaps at the size of the images, as an array."""
-    library = _peer("pytorch_grad_cam", "grad-cam")
+    library = installed("pytorch_grad_cam", "grad-cam")
     targets = [library.utils.model_targets.ClassifierOutputTarget(index) for index in classes]
     cam = getattr(library, _CLASSES[GRAD_CAM][method])(model=model, target_layers=[model.get_submodule(layer)])
     cam.batch_size = CHUNK
@@ -195,7 +195,7 @@ def _pytorch_grad_cam(method: str, model: nn.Module, layer: str, images: Tensor,
 
 def _torch_cam(method: str, model: nn.Module, layer: str, images: Tensor, classes: list[int]) -> Tensor:
     """Normalized maps at the layer's resolution: less than heatmaps."""
-    library = _peer("torchcam.methods", "torchcam")
+    library = installed("torchcam.methods", "torchcam")
     options = {"batch_size": CHUNK} if method == "score-cam" else {}
     with getattr(library, _CLASSES[TORCH_CAM][method])(model, layer, **options) as cam:
         if method == "score-cam":
@@ -209,18 +209,19 @@ def _torch_cam(method: str, model: nn.Module, layer: str, images: Tensor, classe
 
 def _captum(method: str, model: nn.Module, layer: str, images: Tensor, classes: list[int]) -> Tensor:
     """Maps at the layer's resolution, after ReLU: less than heatmaps."""
-    library = _peer("captum.attr", "captum")
+    library = installed("captum.attr", "captum")
     cam = getattr(library, _CLASSES[CAPTUM][method])(model, model.get_submodule(layer))
     target = torch.tensor(classes, device=images.device)
     maps: Tensor = cam.attribute(images, target=target, relu_attributions=True)
     return maps[:, 0].detach()
 
 
-def _peer(module: str, package: str) -> Any:
+def installed(module: str, package: str | None = None) -> Any:
+    """A module of another library."""
     try:
         return import_module(module)
     except ImportError as error:
-        raise SkippedError(f"{package} is not installed: pip install 'gradcam-kit[peers]'") from error
+        raise SkippedError(f"{package or module} is not installed: pip install 'gradcam-kit[peers]'") from error
 
 
 def _largest_difference(ours: Run, theirs: Run, images: Tensor) -> Figure:

@@ -19,7 +19,7 @@ from rich.table import Table
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 
-_PACKAGES = ("torch", "torchvision", "numpy", "opencv-python", "grad-cam", "torchcam", "captum")
+_PACKAGES = ("torch", "torchvision", "numpy", "opencv-python", "grad-cam", "torchcam", "captum", "quantus")
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,15 @@ from metric_cases import FEW, SIZE, masks, measure, standard_case, with_maps
 from torchmetrics import MetricCollection
 
 from gradcam_kit.errors import InputError, UnknownNameError
-from gradcam_kit.metrics import METRICS, Measured, average_precision, box_overlaps, pixel_histograms
+from gradcam_kit.metrics import (
+    METRICS,
+    Measured,
+    Metric,
+    average_precision,
+    box_overlaps,
+    grid_pointing,
+    pixel_histograms,
+)
 from gradcam_kit.metrics.accumulation import MaxBoxAccuracy, MeanOverImages, PixelAveragePrecision, PointingGame
 from gradcam_kit.metrics.boxes import bounding_boxes
 
@@ -55,6 +63,17 @@ def test_flagged_images_are_counted_and_not_averaged() -> None:
     metric.reset()
     metric.update(METRICS["mass-accuracy"](with_maps(case, torch.zeros_like(heatmaps))))
     assert metric.compute()["mean"].isnan()
+
+
+def test_any_function_that_measures_can_be_accumulated() -> None:
+    maps, cells = random_maps(4)[:, :12], torch.tensor([0, 1, 2, 3])
+    maps[3] = 0.5
+    metric = MeanOverImages(Metric("grid-pointing", grid_pointing, "higher"))
+    for part in (slice(0, 1), slice(1, 4)):
+        metric.update(grid_pointing(maps[part], cells[part]))
+    found = metric.compute()
+    torch.testing.assert_close(found["mean"], grid_pointing(maps, cells).mean)
+    assert (int(found["count"]), int(found["degenerate_map"]), metric.higher_is_better) == (3, 1, True)
 
 
 def test_different_settings_do_not_mix() -> None:

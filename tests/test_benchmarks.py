@@ -188,6 +188,22 @@ def test_a_peer_that_is_not_installed_is_skipped_with_what_to_do(tmp_path, monke
     assert all("is not installed: pip install 'gradcam-kit[peers]'" in row.skipped for row in results.rows)
 
 
+@pytest.mark.filterwarnings("ignore")  # of other libraries
+@pytest.mark.parametrize("hidden", [(), ("quantus", "pytorch_grad_cam.metrics.road")])
+def test_metrics_and_those_of_other_libraries(tmp_path, monkeypatch, hidden):
+    for module in hidden:
+        monkeypatch.setitem(sys.modules, module, None)
+    results = quick("metrics", tmp_path)
+    assert {row.case["work"] for row in results.rows} >= {"deletion + insertion", "ROAD, both orders"}
+    theirs = [row for row in results.rows if row.case["work"].startswith(("Quantus", "pytorch-grad-cam"))]
+    assert len(theirs) == 3
+    for row in results.rows:
+        assert row.skipped or row.figures["ratio"].median > 0
+        assert not row.skipped or row in theirs
+    if hidden:
+        assert all("is not installed: pip install 'gradcam-kit[peers]'" in row.skipped for row in theirs)
+
+
 def test_core(tmp_path):
     results = quick("core", tmp_path)
     works = {row.case["work"] for row in results.rows}

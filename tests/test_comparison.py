@@ -365,3 +365,14 @@ def test_names_of_classes_and_endings_are_told() -> None:
         compare(tiny(), draw_images(1), ["GradCAM"], "relu2")
     with pytest.raises(PictureError, match=r"\.html, \.htm, \.csv"):
         compare(tiny(), draw_images(1), ["grad-cam"], "relu2").save("comparison.foo")
+
+
+def test_means_come_with_their_direction_and_all_they_depend_on(model, batch):
+    found = compare(model, batch.images, ["grad-cam", "random"], metrics=["average-drop", "deletion"], cost=False)
+    drop, deletion = found.notes
+    assert drop.startswith("average-drop: lower is better, score ClassProbability, classes predicted")
+    chosen = compare(model, batch.images, "grad-cam", targets=1, metrics="average-drop", cost=False)
+    assert "classes given" in chosen.notes[0]
+    assert "baseline value 0" in deletion
+    assert "steps 222" in deletion  # of 74 positions each
+    assert drop in found.page()

@@ -93,7 +93,8 @@ def test_the_table_has_means_counts_and_statuses() -> None:
     counted = [row["average_drop"] for row in rows if row["average_drop_status"] == "ok"]
     flat = sum(row["average_drop_status"] == "degenerate_map" for row in rows)
     assert len(counted) + flat == 4
-    [line] = [line for line in said.splitlines() if "average-drop" in line]
+    line, note = (line for line in said.splitlines() if "average-drop" in line)
+    assert note.startswith("average-drop: lower is better, score ClassProbability, classes given, masking image * map")
     cells = [cell.strip() for cell in re.split("[│|]", line)[1:-1]]
     others = f"{flat} degenerate_map" if flat else ""
     assert cells == ["grad-cam", "average-drop", "lower", f"{np.mean(counted):.4g}", str(len(counted)), others]
@@ -146,6 +147,7 @@ def test_metrics_are_part_of_what_a_run_is() -> None:
     run_demo("out", *asking("infidelity"))
     settings = json.loads(Path("out/run.json").read_text())["metrics"]["infidelity"]
     assert (settings["samples"], settings["seed"], settings["score"]) == (64, 0, "ClassProbability")
+    assert settings["classes"] == "top 2"
     status, _, problem = run_demo("out")
     assert (status, "another metrics" in problem) == (2, True)
 

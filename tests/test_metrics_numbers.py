@@ -12,6 +12,8 @@ from torch import Tensor
 from gradcam_kit.errors import OptionError, ShapeError
 from gradcam_kit.metrics import (
     CONTROLS,
+    METRICS,
+    Case,
     Status,
     adcc,
     adcc_complexity,
@@ -25,7 +27,10 @@ from gradcam_kit.metrics import (
     infidelity,
     insertion,
     mass_accuracy,
+    road_combined,
     road_curve,
+    road_lerf,
+    road_morf,
     sensitivity_max,
     sparseness,
 )
@@ -188,5 +193,77 @@ def test_percentages_of_road() -> None:
     for percentages in ((100.0,), (0.0,), (), (94.0,)):
         with pytest.raises(OptionError, match="percentages"):
             road_curve(heatmap, image, changed, percentages=percentages)
+    with pytest.raises(OptionError, match="noise"):
+        road_curve(heatmap, image, changed, noise=-1.0)
     with pytest.raises(ShapeError, match="ROAD needs images"):
         road_curve(heatmap[:, 0], image[:, :, 0], changed)
+
+
+def test_ties_of_road_are_those_at_the_cuts_of_each_order() -> None:
+    image = torch.arange(16.0).reshape(1, 1, 4, 4)
+    heatmap = torch.linspace(1, 0.1, 16)
+    heatmap[11:14] = heatmap[11]  # the last cut of four positions from the end goes through them
+    options = {"percentages": (25.0,), "noise": 0.0}
+    for metric, ties in ((road_morf, 0), (road_lerf, 1), (road_combined, 1)):
+        found = metric(heatmap.reshape(1, 4, 4), image, mean_over_eight, **options)
+        assert found.details["ties"].tolist() == [ties]
+
+
+def test_both_orders_of_road_share_their_passes() -> None:
+    image, calls = torch.arange(16.0).reshape(1, 1, 4, 4), []
+
+    def rescore(rows: Tensor, index: Tensor) -> Tensor:
+        calls.append(len(rows))
+        return mean_over_eight(rows, index)
+
+    heatmap = torch.linspace(1, 0, 16).reshape(1, 4, 4)
+    found = road_combined(heatmap, image, rescore, percentages=(25.0, 50.0))
+    assert calls == [4]
+    for order in (True, False):
+        curve = road_curve(heatmap, image, mean_over_eight, percentages=(25.0, 50.0), most_relevant_first=order)
+        torch.testing.assert_close(found.details["morf" if order else "lerf"], curve)
+
+
+def test_sensitivity_counts_predictions_that_changed() -> None:
+    images = torch.cat([IMAGE, IMAGE + 100])
+
+    def predicts(rows: Tensor, index: Tensor) -> Tensor:
+        return (rows.flatten(1).mean(1) > 4).float()  # the first image lies on the border
+
+    def explain(changed: Tensor) -> Tensor:
+        return MAP.expand(2, -1, -1)
+
+    found = sensitivity_max(explain(images), images, explain, predicts=predicts, radius=0.5, samples=12)
+    changed = found.details["predictions_changed"].tolist()
+    assert 0 < changed[0] < 12
+    assert changed[1] == 0
+    assert "predictions_changed" not in sensitivity_max(explain(images), images, explain).details
+
+
+def test_what_metrics_share_is_computed_once() -> None:
+    calls = []
+
+    def rescore(rows: Tensor, index: Tensor) -> Tensor:
+        calls.append("score")
+        return mean_over_eight(rows, index)
+
+    def explain(images: Tensor) -> Tensor:
+        calls.append("explain")
+        return MAP
+
+    case = Case(MAP, IMAGE, rescore, explain=explain)
+    for name in ("average-drop", "average-increase", "average-gain", "coherency", "adcc"):
+        shared = METRICS[name](case)
+        alone = METRICS[name](Case(MAP, IMAGE, mean_over_eight, explain=lambda images: MAP))
+        torch.testing.assert_close(shared.values, alone.values)
+    assert calls == ["score", "score", "explain"]
+
+
+def test_a_number_is_described_with_all_that_it_depends_on() -> None:
+    found = METRICS["road-combined"](
+        Case(MAP, IMAGE, mean_over_eight), percentages=(25.0, 50.0), noise=0.0, batch_size=4
+    )
+    said = METRICS["road-combined"].describe(found.settings)
+    assert said.startswith(
+        "road-combined: higher is better, score unknown, classes unknown, percentages 25 50, noise 0"
+    )

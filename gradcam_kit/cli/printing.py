@@ -85,6 +85,8 @@ def finish_evaluation(done: Evaluation) -> None:
             for line in done.means
         ],
     )
+    for note in done.notes:
+        say(note, err=False)
     _say_problems(done.problems, done.failed)
     before = f" ({done.before} of them before)" if done.before else ""
     say(f"{done.measured} of {done.pictures} pictures measured{before} in {done.seconds:.1f} s", err=False)

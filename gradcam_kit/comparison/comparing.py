@@ -107,6 +107,7 @@ def compare(
             found,
             wanted,
             targets=settled,
+            policy="predicted" if targets is None else "given",
             masks=masks,
             seed=seed,
             identities=identities,

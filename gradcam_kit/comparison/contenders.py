@@ -245,6 +245,7 @@ def measured(
     metrics: Sequence[Metric],
     *,
     targets: Any,
+    policy: str,
     masks: Tensor | None,
     seed: int,
     identities: Tensor | None,
@@ -259,6 +260,7 @@ def measured(
         found: the contenders, for metrics that run a method again.
         metrics: what to measure.
         targets: what was explained: class indices `(n, [m])`, or a callable.
+        policy: where they come from, in words.
         masks: `(n, *t)` or None.
         seed: of random draws.
         identities: a number per image; None = its place.
@@ -273,10 +275,12 @@ def measured(
     rows = repeat(images)
     shown = None if masks is None else repeat(masks.to(images.device))
     whose = repeat(torch.arange(len(images)) if identities is None else identities).to(images.device)
-    asks_model = any({"rescore", "predicts"} & set(metric.needs) for metric in metrics)
+    asks_model = any({"rescore", "predicts"} & set(metric.uses) for metric in metrics)
     results: dict[str, dict[str, Measured]] = {}
     scoring = rescoring(model, rows, classes, batch_size=batch_size) if asks_model else nullcontext()
     with scoring as rescore:
+        if rescore is not None:
+            rescore = replace(rescore, settings={**rescore.settings, "classes": policy})
         for one in found:
             maps = heatmaps[one.label].flatten(0, 1) if several else heatmaps[one.label]
             explain = _again(one, classes, seed, whose)

@@ -27,7 +27,7 @@ from gradcam_kit.comparison.gallery import (
 )
 from gradcam_kit.errors import MissingExtraError, PictureError
 from gradcam_kit.methods import Explanation
-from gradcam_kit.metrics import Measured, Status
+from gradcam_kit.metrics import METRICS, Measured, Status
 from gradcam_kit.pictures import RGB, encode_picture, write_picture
 
 if TYPE_CHECKING:
@@ -118,6 +118,12 @@ class Comparison:
             found.append(row | self._cost(label))
         return found
 
+    @property
+    def notes(self) -> list[str]:
+        """Of each metric which way is better, and all settings that its numbers depend on."""
+        found = {name: one.settings for own in self.measured.values() for name, one in own.items()}
+        return [METRICS[name].describe(settings) for name, settings in found.items() if name in METRICS]
+
     def plot(self, *, columns: int = COLUMNS, alpha: float = 0.5) -> Figure:
         """Draw all as a figure of matplotlib, images below each other, at most `columns` pictures in a row.
 
@@ -141,6 +147,7 @@ class Comparison:
         head = f"{labels} method{'s' * (labels != 1)} on {n} image{'s' * (n != 1)}"
         notes = [f"and {n - most} more images"] if n > most else []
         notes += [f"left out, as it does not suit the model: {label} ({why})" for label, why in self.left_out.items()]
+        notes += self.notes
         return draw_page(
             self.panels(most),
             head,

@@ -23,7 +23,7 @@ from gradcam_kit.jobs.explainer import Explainer
 from gradcam_kit.jobs.index import Entry
 from gradcam_kit.jobs.measuring import MetricMeans, chosen_metrics, columns_of, mark_unmeasured, metric_fields
 from gradcam_kit.jobs.progress import ProgressBar
-from gradcam_kit.jobs.request import SHOWN, RunRequest
+from gradcam_kit.jobs.request import SHOWN, RunRequest, Targets
 from gradcam_kit.jobs.results import Run, load_run
 from gradcam_kit.jobs.rows import Row
 from gradcam_kit.jobs.setup import metric_settings, note
@@ -78,6 +78,7 @@ class Evaluation:
 
     Attributes:
         means: one line per method and metric, see `MetricMeans.lines`.
+        notes: of each metric which way is better, and all settings that its numbers depend on.
         pictures: all of the run.
         failed: pictures that could not be measured, be it because the run could not explain them.
         problems: the first few of them, one line each.
@@ -86,6 +87,7 @@ class Evaluation:
 
     out: str
     means: list[dict[str, Any]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     pictures: int = 0
     failed: int = 0
     problems: list[str] = field(default_factory=list)
@@ -134,7 +136,8 @@ def evaluate(request: EvaluateRequest, console: Console | None = None) -> Evalua
         explainer.fit.say = lambda text: note(console, text)
         _check_model(explainer, run, request)
         first = (row for number in numbers for row in run.store.read_shard(number, ["path", "status"]))
-        settings = metric_settings(explainer, (_entry(run, row["path"]) for row in first if row["status"] == "ok"))
+        entries = (_entry(run, row["path"]) for row in first if row["status"] == "ok")
+        settings = metric_settings(explainer, entries, Targets.parse(run.manifest["targets"]))
         means, done = MetricMeans(), Evaluation(request.directory)
         total = sum(run.store.counts(number).pictures for number in numbers)
         reader = Reader(explainer.loaded.transform, own.threads, total, request.processes)
@@ -150,7 +153,8 @@ def evaluate(request: EvaluateRequest, console: Console | None = None) -> Evalua
                     bar.add(counts.pictures, counts.failed)
                 done.add(counts)
                 means.add(shard.rows, names)
-    done.means, done.seconds = means.lines(), time.monotonic() - start
+    done.means, done.notes = means.lines(), [metric.describe(settings[metric.name]) for metric in metrics]
+    done.seconds = time.monotonic() - start
     return done
 
 

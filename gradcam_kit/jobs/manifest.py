@@ -40,7 +40,7 @@ def make_manifest(request: RunRequest, explainer: Explainer, plan: Plan) -> dict
         "transform": loaded.transform.describe(),
         "methods": {method_name(cam): _parameters(cam) for cam in explainer.cams},
         "layers": layers_of(explainer),
-        **({"metrics": metric_settings(explainer, plan.entries())} if explainer.metrics else {}),
+        **({"metrics": metric_settings(explainer, plan.entries(), explainer.targets)} if explainer.metrics else {}),
         "targets": request.targets,
         "dtype": request.dtype,
         "compile": request.compile,

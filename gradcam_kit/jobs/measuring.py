@@ -101,8 +101,12 @@ def results_of(
     metrics: Sequence[Metric],
     images: Float[Tensor, "n c h w"],
     found: Sequence[Sequence[Row]],
+    policy: str = "given",
 ) -> dict[str, dict[str, Measured]]:
-    """Method -> metric -> one number per image and target; arguments as in `measure`."""
+    """Method -> metric -> one number per image and target; arguments as in `measure`.
+
+    `policy` is where the classes come from, in words: one of the settings.
+    """
     methods = [method_name(cam) for cam in cams]
     rows = {method: _rows_of(method, found) for method in methods}
     classes = [row["target"] for row in rows[methods[0]]]
@@ -119,6 +123,7 @@ def results_of(
         [Contender(method, method, cam) for method, cam in zip(methods, cams, strict=True)],
         metrics,
         targets=None if None in classes else torch.tensor(classes, device=images.device).reshape(shape),
+        policy=policy,
         masks=None,
         seed=_SEED,
         identities=torch.tensor([_identity(one[0]["path"]) for one in found]),

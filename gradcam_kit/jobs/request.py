@@ -201,6 +201,11 @@ class Targets:
     kind: TargetKind
     number: int = 0
 
+    @property
+    def policy(self) -> str:
+        """Where the classes come from, as it stands beside numbers that depend on it."""
+        return {"class": "given", "top": f"top {self.number}"}.get(self.kind, self.kind)
+
     @classmethod
     def parse(cls, text: str) -> Targets:
         """Read `predicted`, `label`, an integer or `top:K`.

@@ -124,8 +124,13 @@ def verify(explainer: Explainer, entries: Iterable[Entry]) -> None:
         raise blamed(explainer, error)
 
 
-def metric_settings(explainer: Explainer, entries: Iterable[Entry]) -> dict[str, dict[str, Any]]:
+def metric_settings(explainer: Explainer, entries: Iterable[Entry], targets: Targets) -> dict[str, dict[str, Any]]:
     """All that changes the numbers of each metric, as the first picture that can be explained tells.
+
+    Args:
+        explainer: with metrics.
+        entries: the pictures.
+        targets: those of the run.
 
     Raises:
         GradCamKitError: a metric that cannot be computed for it.
@@ -139,7 +144,9 @@ def metric_settings(explainer: Explainer, entries: Iterable[Entry]) -> dict[str,
             try:
                 with explainer.precision():
                     images, cams = explainer.images([one]), explainer.cams[:1]
-                    [results] = results_of(explainer.model, cams, explainer.metrics, images, [found.rows]).values()
+                    [results] = results_of(
+                        explainer.model, cams, explainer.metrics, images, [found.rows], targets.policy
+                    ).values()
             except Exception as error:
                 raise blamed(explainer, error) from error
             return {name: dict(result.settings) for name, result in results.items()}

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from gradcam_kit.errors import InputError, MissingExtraError, UnknownNameError, did_you_mean
 from gradcam_kit.metrics.boxes import THRESHOLDS, bounding_boxes, box_overlaps, max_box_accuracy
-from gradcam_kit.metrics.case import METRICS, Case
+from gradcam_kit.metrics.case import METRICS, Case, Metric
 from gradcam_kit.metrics.checks import check_masks
 from gradcam_kit.metrics.localization import empty, pointing_game
 from gradcam_kit.metrics.measured import Measured, Status
@@ -31,12 +31,14 @@ except ImportError as error:
 
 
 class MeanOverImages(torchmetrics.Metric):
-    """The mean of any metric of `METRICS` over the images that count, and how many there are of each status.
+    """The mean of any metric over the images that count, and how many there are of each status.
 
     `compute` returns a dict: "mean", "count" (images in the mean), and the number of images per status that is not OK.
+    `higher_is_better` and `settings` say how to read it.
 
     Args:
-        name: key of `METRICS`.
+        name: key of `METRICS`, or a metric made of any function that returns one number per image, such as
+            `Metric("grid-pointing", grid_pointing, "higher")`, whose results are given to `update`.
         options: those of the plain function; torchmetrics' own go into `torchmetrics_options`.
         torchmetrics_options: `sync_on_compute`, `dist_sync_fn`, ...
     """
@@ -45,11 +47,13 @@ class MeanOverImages(torchmetrics.Metric):
     total: Tensor
     counts: Tensor
 
-    def __init__(self, name: str, *, torchmetrics_options: dict[str, Any] | None = None, **options: Any) -> None:
-        if name not in METRICS:
+    def __init__(
+        self, name: str | Metric, *, torchmetrics_options: dict[str, Any] | None = None, **options: Any
+    ) -> None:
+        if isinstance(name, str) and name not in METRICS:
             raise UnknownNameError(f"there is no metric {name!r}{did_you_mean(name, METRICS)}")
         super().__init__(**(torchmetrics_options or {}))
-        self.metric, self.options = METRICS[name], options
+        self.metric, self.options = METRICS[name] if isinstance(name, str) else name, options
         # torchmetrics takes it for a constant of the class, and refuses the plain assignment.
         vars(self)["higher_is_better"] = {"higher": True, "lower": False}.get(self.metric.better)
         self.settings: dict[str, Any] = {}
@@ -195,7 +199,7 @@ class PixelAveragePrecision(torchmetrics.Metric):
     ) -> None:
         """Add a batch; constant and non-finite maps do not count, and `ignored` pixels neither."""
         found = pixel_histograms(heatmaps, masks, ignored, bins=self.bins)
-        self.histograms += found[~unordered(heatmaps)].sum(0)
+        self.histograms += (found * ~unordered(heatmaps)[:, None, None]).sum(0)
 
     def compute(self) -> Tensor:
         """The area in [0, 1]."""

@@ -13,6 +13,7 @@ from torch import Tensor
 from gradcam_kit.errors import InputError, UnknownNameError
 from gradcam_kit.metrics.checks import check_heatmaps, check_identities, check_masks
 from gradcam_kit.metrics.measured import Measured
+from gradcam_kit.metrics.rows import masked, masked_scores
 from gradcam_kit.types import Rows
 
 Explain = Callable[[Tensor], Tensor]
@@ -57,9 +58,21 @@ class Case:
         if self.predicts is None:
             object.__setattr__(self, "predicts", getattr(self.rescore, "predicts", None))
 
+    @cached_property
+    def masked_scores(self) -> tuple[Tensor, Tensor]:
+        """Scores of the images and of the images times their maps, computed once for all metrics."""
+        assert self.rescore is not None
+        return masked_scores(self.heatmaps, self.images, self.rescore)
+
+    @cached_property
+    def masked_heatmaps(self) -> Tensor:
+        """Heatmaps of the images times their maps, computed once for all metrics."""
+        assert self.explain is not None
+        return self.explain(masked(self.heatmaps, self.images))
+
 
 _FIELDS = {field.name for field in fields(Case)}
-_ALWAYS = {"heatmaps", "images", "seed", "identities"}
+_SHARED = {name for name, value in vars(Case).items() if isinstance(value, cached_property)}
 
 
 @dataclass(frozen=True)
@@ -78,18 +91,29 @@ class Metric:
     name: str
     function: Callable[..., Measured]
     better: str
-    cost: str
-    paper: str
+    cost: str = ""
+    paper: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
-    def _parameters(self) -> tuple[str, ...]:
-        return tuple(name for name in inspect.signature(self.function).parameters if name in _FIELDS)
+    def uses(self) -> tuple[str, ...]:
+        """What it takes of a case."""
+        return tuple(name for name in inspect.signature(self.function).parameters if name in _FIELDS | _SHARED)
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """The fields of a case that must be there besides heatmaps and images."""
-        return tuple(name for name in self._parameters if name not in _ALWAYS)
+        """The fields of a case that must be there besides heatmaps and images: those without a default."""
+        parameters = inspect.signature(self.function).parameters
+        return tuple(
+            name
+            for name in self.uses
+            if name not in ("heatmaps", "images") and parameters[name].default is inspect.Parameter.empty
+        )
+
+    def describe(self, settings: Mapping[str, Any]) -> str:
+        """A line for those who read its numbers: which way is better, and all that they depend on."""
+        said = [f"{self.better} is better"] * bool(self.better)
+        return f"{self.name}: " + ", ".join(said + [f"{name} {_plain(value)}" for name, value in settings.items()])
 
     def __call__(self, case: Case, **options: Any) -> Measured:
         """Measure.
@@ -107,8 +131,15 @@ class Metric:
                 f"the metric {self.name!r} needs {' and '.join(missing)}, which the case does not have; "
                 f"pass Case(..., {', '.join(f'{name}=...' for name in missing)})"
             )
-        given = {name: getattr(case, name) for name in self._parameters}
+        given = {name: getattr(case, name) for name in self.uses}
         return self.function(**given, **{**self.options, **options})
+
+
+def _plain(value: Any) -> str:
+    """A setting in words."""
+    if isinstance(value, str):
+        return value
+    return " ".join(f"{one:g}" for one in value) if isinstance(value, (tuple, list)) else str(value)
 
 
 METRICS: dict[str, Metric] = {}

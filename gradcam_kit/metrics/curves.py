@@ -12,7 +12,7 @@ from gradcam_kit.functional import gaussian_blur, widen
 from gradcam_kit.metrics.case import metric
 from gradcam_kit.metrics.checks import check_heatmaps, degenerate, usable
 from gradcam_kit.metrics.measured import Measured, measured
-from gradcam_kit.metrics.ordering import places, split_ties, unordered
+from gradcam_kit.metrics.ordering import Order, unordered
 from gradcam_kit.metrics.rows import score_grid, score_settings, spread
 from gradcam_kit.options import non_negative, positive_int
 from gradcam_kit.types import Rows
@@ -84,19 +84,18 @@ def _curve(
     """Score the way from one version of the images to the other, in the order of the maps."""
     total = math.prod(heatmaps.shape[1:])
     stride = math.ceil(total / positive_int("steps", steps))
-    counts = torch.arange(0, total + stride, stride, device=heatmaps.device).clamp(max=total)
-    maps = usable(heatmaps)
-    place = places(maps)
+    cuts = [min(count, total) for count in range(0, total + stride, stride)]
+    counts, order = torch.tensor(cuts, device=heatmaps.device), Order.of(usable(heatmaps))
 
     def build(index: Tensor, step: Tensor) -> Tensor:
-        changed = place[index] < counts[step].reshape(-1, *(1 for _ in heatmaps.shape[1:]))
+        changed = order.place[index] < counts[step].reshape(-1, *(1 for _ in heatmaps.shape[1:]))
         return torch.where(spread(changed), end[index], start[index])
 
-    curve = score_grid(rescore, start, len(counts), build, batch_size)
+    curve = score_grid(rescore, start, len(cuts), build, batch_size)
     area = torch.trapezoid(curve, (counts / total).to(curve.dtype), dim=1)
     return measured(
         area.masked_fill(unordered(heatmaps), torch.nan),
         degenerate(heatmaps),
-        {**score_settings(rescore), **settings, "steps": len(counts) - 1, "positions_per_step": stride},
-        {"curve": curve, "ties": split_ties(maps, counts)},
+        {**score_settings(rescore), **settings, "steps": len(cuts) - 1, "positions_per_step": stride},
+        {"curve": curve, "ties": order.split_ties(cuts)},
     )

@@ -2,7 +2,8 @@
 
 Y is the probability of the class for the image, O for the image times the map, both for the class that was explained.
 The product is taken in the units of the images: where they are normalized, what the map leaves out becomes the mean
-color of the training data, not black.
+color of the training data, not black. What several metrics need, Y and O (`masked_scores`) and the heatmaps of the
+masked images (`masked_heatmaps`), is computed once by a `Case`; where it is not given, a metric computes its own.
 """
 
 from __future__ import annotations
@@ -12,12 +13,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gradcam_kit.functional import normalize
+from gradcam_kit.metrics import rows
 from gradcam_kit.metrics.agreement import pearson
 from gradcam_kit.metrics.case import Explain, metric
-from gradcam_kit.metrics.checks import broken, check_heatmaps, check_scores, degenerate, usable
+from gradcam_kit.metrics.checks import broken, check_heatmaps, degenerate, usable
 from gradcam_kit.metrics.measured import Measured, measured
-from gradcam_kit.metrics.rows import everyone, score_settings, spread
+from gradcam_kit.metrics.rows import score_settings
 from gradcam_kit.types import Rows
+
+Scores = tuple[Tensor, Tensor]
 
 _MASKING = {"masking": "image * map, in the units of the images"}
 _CLAMP = 1e-7
@@ -29,12 +33,18 @@ _CLAMP = 1e-7
     cost="2 F",
     paper="Average drop: Chattopadhay et al., WACV 2018, https://arxiv.org/abs/1710.11063.",
 )
-def average_drop(heatmaps: Float[Tensor, "n *t"], images: Float[Tensor, "n c *t"], rescore: Rows) -> Measured:
+def average_drop(
+    heatmaps: Float[Tensor, "n *t"],
+    images: Float[Tensor, "n c *t"],
+    rescore: Rows,
+    *,
+    masked_scores: Scores | None = None,
+) -> Measured:
     """The share of the score that is lost, in percent: 100 max(0, Y - O) / Y, relative to each image's own score.
 
     The map of ones has the best value, so it means nothing alone: see `CONTROLS`.
     """
-    before, after = masked_scores(heatmaps, images, rescore)
+    before, after = masked_scores or rows.masked_scores(heatmaps, images, rescore)
     values = 100 * (before - after).clamp(min=0) / before.clamp(min=_CLAMP)
     return _of_masked(values, heatmaps, rescore, before=before, after=after)
 
@@ -45,9 +55,15 @@ def average_drop(heatmaps: Float[Tensor, "n *t"], images: Float[Tensor, "n c *t"
     cost="2 F",
     paper="Average increase: Chattopadhay et al., WACV 2018, https://arxiv.org/abs/1710.11063.",
 )
-def average_increase(heatmaps: Float[Tensor, "n *t"], images: Float[Tensor, "n c *t"], rescore: Rows) -> Measured:
+def average_increase(
+    heatmaps: Float[Tensor, "n *t"],
+    images: Float[Tensor, "n c *t"],
+    rescore: Rows,
+    *,
+    masked_scores: Scores | None = None,
+) -> Measured:
     """Whether the score rises, in percent of the images: 100 where Y < O, else 0."""
-    before, after = masked_scores(heatmaps, images, rescore)
+    before, after = masked_scores or rows.masked_scores(heatmaps, images, rescore)
     values = (100.0 * (before < after)).where(before.isfinite() & after.isfinite(), float("nan"))
     return _of_masked(values, heatmaps, rescore, before=before, after=after)
 
@@ -58,9 +74,15 @@ def average_increase(heatmaps: Float[Tensor, "n *t"], images: Float[Tensor, "n c
     cost="2 F",
     paper="Average gain: Zhang et al. 2024 (Opti-CAM), https://arxiv.org/abs/2301.07002.",
 )
-def average_gain(heatmaps: Float[Tensor, "n *t"], images: Float[Tensor, "n c *t"], rescore: Rows) -> Measured:
+def average_gain(
+    heatmaps: Float[Tensor, "n *t"],
+    images: Float[Tensor, "n c *t"],
+    rescore: Rows,
+    *,
+    masked_scores: Scores | None = None,
+) -> Measured:
     """The share of what was missing that is gained, in percent: 100 max(0, O - Y) / (1 - Y); 0 where Y is 1."""
-    before, after = masked_scores(heatmaps, images, rescore)
+    before, after = masked_scores or rows.masked_scores(heatmaps, images, rescore)
     missing = 1 - before
     values = 100 * (after - before).clamp(min=0) / missing.where(missing != 0, 1)
     return _of_masked(values, heatmaps, rescore, before=before, after=after)
@@ -72,13 +94,18 @@ def average_gain(heatmaps: Float[Tensor, "n *t"], images: Float[Tensor, "n c *t"
     cost="E",
     paper="Coherency: Poppi et al., CVPRW 2021, https://arxiv.org/abs/2104.10252.",
 )
-def coherency(heatmaps: Float[Tensor, "n *t"], images: Float[Tensor, "n c *t"], explain: Explain) -> Measured:
+def coherency(
+    heatmaps: Float[Tensor, "n *t"],
+    images: Float[Tensor, "n c *t"],
+    explain: Explain,
+    *,
+    masked_heatmaps: Float[Tensor, "n *t"] | None = None,
+) -> Measured:
     """Whether the method finds the same in the masked image: (Pearson(L(L * x), L) + 1) / 2 in [0, 1].
 
     Where one of the maps is constant there is no correlation: 0, and the status says so.
     """
-    check_heatmaps(heatmaps, images)
-    again = explain(_masked(heatmaps, images))
+    again = explain(rows.masked(heatmaps, images)) if masked_heatmaps is None else masked_heatmaps
     check_heatmaps(again, images, within=False)
     flags = degenerate(heatmaps)
     for flag, holds in degenerate(again).items():
@@ -104,13 +131,21 @@ def adcc_complexity(heatmaps: Float[Tensor, "n *t"]) -> Measured:
     cost="2 F + E",
     paper="ADCC: Poppi et al., CVPRW 2021, https://arxiv.org/abs/2104.10252.",
 )
-def adcc(heatmaps: Float[Tensor, "n *t"], images: Float[Tensor, "n c *t"], rescore: Rows, explain: Explain) -> Measured:
+def adcc(
+    heatmaps: Float[Tensor, "n *t"],
+    images: Float[Tensor, "n c *t"],
+    rescore: Rows,
+    explain: Explain,
+    *,
+    masked_scores: Scores | None = None,
+    masked_heatmaps: Float[Tensor, "n *t"] | None = None,
+) -> Measured:
     """Average drop, coherency and complexity in one: their harmonic mean 3 / (1/Coh + 1/(1 - Com) + 1/(1 - AD)).
 
     A component of 0 gives 0. The components are among the details; the ADCC of their means is `adcc_of_means`.
     """
-    drop = average_drop(heatmaps, images, rescore)
-    coherent = coherency(heatmaps, images, explain)
+    drop = average_drop(heatmaps, images, rescore, masked_scores=masked_scores)
+    coherent = coherency(heatmaps, images, explain, masked_heatmaps=masked_heatmaps)
     simple = adcc_complexity(heatmaps)
     parts = {"coherency": coherent.values, "complexity": simple.values, "average_drop": drop.values / 100}
     flags = {flag: coherent.status == int(flag) for flag in degenerate(heatmaps)}
@@ -127,21 +162,6 @@ def adcc_of_means(
 def harmonic_mean(*parts: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
     """len(parts) / sum of 1/part; 0 where a part is 0, its limit."""
     return len(parts) / torch.stack([1 / part for part in parts]).sum(0)
-
-
-def masked_scores(
-    heatmaps: Float[Tensor, "n *t"], images: Float[Tensor, "n c *t"], rescore: Rows
-) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
-    """Y and O: the scores of the images and of the images times their maps."""
-    check_heatmaps(heatmaps, images)
-    index = everyone(images)
-    before = check_scores(rescore(images, index), len(images))
-    after = check_scores(rescore(_masked(heatmaps, images), index), len(images))
-    return before, after
-
-
-def _masked(heatmaps: Tensor, images: Tensor) -> Tensor:
-    return (images * spread(usable(heatmaps))).to(images.dtype)
 
 
 def _of_masked(values: Tensor, heatmaps: Tensor, rescore: Rows, **details: Tensor) -> Measured:

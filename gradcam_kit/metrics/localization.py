@@ -16,7 +16,7 @@ from gradcam_kit.errors import OptionError, ShapeError
 from gradcam_kit.metrics.case import metric
 from gradcam_kit.metrics.checks import broken, check_masks, degenerate, usable
 from gradcam_kit.metrics.measured import Measured, Status, measured
-from gradcam_kit.metrics.ordering import places, unordered
+from gradcam_kit.metrics.ordering import Order, unordered
 from gradcam_kit.options import non_negative, positive_int
 
 _POINTING = "Pointing game: Zhang et al., IJCV 2018, https://arxiv.org/abs/1608.00507."
@@ -195,13 +195,13 @@ def _top(
     heatmaps: Tensor, masks: Tensor, count: Int[Tensor, " n"], divisor: Int[Tensor, " n"], settings: dict[str, object]
 ) -> Measured:
     """The share of the first `count` positions that lie on the object."""
-    maps = usable(heatmaps)
-    inside = (places(maps).flatten(1) < count[:, None]) & masks.flatten(1)
+    order = Order.of(usable(heatmaps))
+    inside = (order.place.flatten(1) < count[:, None]) & masks.flatten(1)
     values = (inside.sum(1) / divisor).masked_fill(unordered(heatmaps) | empty(masks), torch.nan)
-    ordered = maps.flatten(1).sort(dim=1, descending=True).values
-    last = ordered.gather(1, (count - 1).clamp(min=0)[:, None])
-    after = ordered.gather(1, count.clamp(max=ordered.shape[1] - 1)[:, None])
-    ties = ((last == after)[:, 0] & (count < ordered.shape[1]) & (count > 0)).long()
+    positions = order.values.shape[1]
+    last = order.values.gather(1, (count - 1).clamp(min=0)[:, None])
+    after = order.values.gather(1, count.clamp(max=positions - 1)[:, None])
+    ties = ((last == after)[:, 0] & (count < positions) & (count > 0)).long()
     return measured(values, localization_flags(heatmaps, masks), settings, {"ties": ties, "chance": chance(masks)})
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -9,19 +12,31 @@ from torch import Tensor
 from gradcam_kit.metrics.checks import broken, constant
 
 
-def places(maps: Float[Tensor, "n *t"]) -> Int[Tensor, "n *t"]:
-    """The place of every position in the order of its map: 0 for the most relevant one."""
-    order = maps.flatten(1).argsort(dim=1, descending=True, stable=True)
-    counting = torch.arange(order.shape[1], device=maps.device, dtype=torch.int32).expand(order.shape)
-    found = torch.empty_like(order, dtype=torch.int32).scatter_(1, order, counting)
-    return found.reshape(maps.shape)
+@dataclass(frozen=True, eq=False)
+class Order:
+    """The positions of maps in their order, from one sort.
 
+    Attributes:
+        place: the place of every position: 0 for the most relevant one.
+        values: of the maps, descending.
+    """
 
-def split_ties(maps: Float[Tensor, "n *t"], counts: Int[Tensor, " cuts"]) -> Int[Tensor, " n"]:
-    """How many cuts behind the first `counts` positions fall between equal values, where the order is arbitrary."""
-    ordered = maps.flatten(1).sort(dim=1, descending=True, stable=True).values
-    inner = counts[(counts > 0) & (counts < ordered.shape[1])]
-    return (ordered[:, inner - 1] == ordered[:, inner]).sum(1)
+    place: Int[Tensor, "n *t"]
+    values: Float[Tensor, "n p"]
+
+    @classmethod
+    def of(cls, maps: Float[Tensor, "n *t"]) -> Order:
+        """Sort maps without NaN."""
+        values, order = maps.flatten(1).sort(dim=1, descending=True, stable=True)
+        counting = torch.arange(order.shape[1], device=maps.device, dtype=torch.int32).expand(order.shape)
+        place = torch.empty_like(order, dtype=torch.int32).scatter_(1, order, counting)
+        return cls(place.reshape(maps.shape), values)
+
+    def split_ties(self, counts: Iterable[int]) -> Int[Tensor, " n"]:
+        """How many cuts behind the first `counts` positions fall between equal values, where the order is arbitrary."""
+        inner = [count for count in counts if 0 < count < self.values.shape[1]]
+        before = [count - 1 for count in inner]
+        return (self.values[:, before] == self.values[:, inner]).sum(1)
 
 
 def unordered(maps: Float[Tensor, "n *t"]) -> Bool[Tensor, " n"]:

@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from gradcam_kit.capture.randomization import randomizing
 from gradcam_kit.functional import normalize, upsample
 from gradcam_kit.metrics.agreement import check_pair, pearson, ranks, spearman, ssim
+from gradcam_kit.metrics.checks import degenerate
+from gradcam_kit.metrics.measured import Measured, measured
 from gradcam_kit.options import one_of
 from gradcam_kit.types import Images
 
@@ -121,12 +123,13 @@ def parameter_randomization(
     )
 
 
-def class_sensitivity(a: Float[Tensor, "n *s"], b: Float[Tensor, "n *s"]) -> Float[Tensor, " n"]:
+def class_sensitivity(a: Float[Tensor, "n *s"], b: Float[Tensor, "n *s"]) -> Measured:
     """Rank correlation of the signed maps of two classes of the same images; near 1 means class-agnostic.
 
-    After Williamson et al. 2025, arXiv 2506.07327. NaN where a map is constant.
+    After Williamson et al. 2025, arXiv 2506.07327. Flagged where a map is constant or not finite.
     """
-    return spearman(a, b)
+    flags = {flag: holds | degenerate(b)[flag] for flag, holds in degenerate(a).items()}
+    return measured(spearman(a, b), flags, {"correlation": "of ranks, signed"})
 
 
 def method_agreement(maps: Mapping[str, Float[Tensor, "n *s"]]) -> Float[Tensor, "methods methods n"]:

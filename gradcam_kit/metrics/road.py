@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,9 +17,9 @@ from gradcam_kit.metrics.case import Explain, metric
 from gradcam_kit.metrics.checks import check_heatmaps, degenerate, usable
 from gradcam_kit.metrics.draws import identities_of, normal
 from gradcam_kit.metrics.faithfulness import adcc_complexity, coherency, harmonic_mean
-from gradcam_kit.metrics.imputation import impute
+from gradcam_kit.metrics.imputation import TOLERANCE, imputed
 from gradcam_kit.metrics.measured import Measured, measured
-from gradcam_kit.metrics.ordering import places, split_ties, unordered
+from gradcam_kit.metrics.ordering import Order, unordered
 from gradcam_kit.metrics.rows import score_grid, score_settings
 from gradcam_kit.options import non_negative
 from gradcam_kit.types import Rows
@@ -47,7 +48,7 @@ def road_morf(
         identities: a number per image, to which its noise belongs; None = its place in the batch.
         options: `percentages`, `noise`, `tolerance` and `batch_size` of `road_curve`.
     """
-    return _mean_of_curve(heatmaps, images, predicts, seed, identities, {**options, "most_relevant_first": True})
+    return _of_curve("most relevant first", heatmaps, images, predicts, seed, identities, options)
 
 
 @metric("road-lerf", better="higher", cost="9 F", paper=_PAPER)
@@ -60,7 +61,7 @@ def road_lerf(
     **options: Any,
 ) -> Measured:
     """How often the class is still predicted after the least relevant positions were imputed. As `road_morf`."""
-    return _mean_of_curve(heatmaps, images, predicts, seed, identities, {**options, "most_relevant_first": False})
+    return _of_curve("least relevant first", heatmaps, images, predicts, seed, identities, options)
 
 
 @metric(
@@ -87,11 +88,11 @@ def road_combined(
         identities: a number per image, to which its noise belongs; None = its place in the batch.
         options: `percentages`, `noise`, `tolerance` and `batch_size` of `road_curve`.
     """
-    morf = _mean_of_curve(heatmaps, images, rescore, seed, identities, {**options, "most_relevant_first": True})
-    lerf = _mean_of_curve(heatmaps, images, rescore, seed, identities, {**options, "most_relevant_first": False})
-    settings = {**morf.settings, "order": "least relevant first - most relevant first"}
-    details = {"morf": morf.details["curve"], "lerf": lerf.details["curve"]}
-    return measured((lerf.values - morf.values) / 2, degenerate(heatmaps), settings, details)
+    found = _curves(heatmaps, images, rescore, seed, identities, (True, False), **options)
+    (morf, lerf), ties = found.scores.unbind(1), found.ties.sum(1)
+    values = ((lerf - morf).mean(1) / 2).masked_fill(unordered(heatmaps), torch.nan)
+    settings = {**found.settings, "order": "least relevant first - most relevant first"}
+    return measured(values, degenerate(heatmaps), settings, {"morf": morf, "lerf": lerf, "ties": ties})
 
 
 @metric(
@@ -108,12 +109,14 @@ def arcc(
     seed: int = 0,
     identities: Int[Tensor, " n"] | None = None,
     *,
+    masked_heatmaps: Float[Tensor, "n *t"] | None = None,
     percentages: Sequence[float] = (20.0, 40.0, 60.0, 80.0),
     **options: Any,
 ) -> Measured:
     """Harmonic mean of coherency, 1 - complexity and clip(2 ROAD combined, 0, 1); arguments as in `road_combined`."""
     road = road_combined(heatmaps, images, rescore, seed, identities, percentages=percentages, **options)
-    coherent, simple = coherency(heatmaps, images, explain), adcc_complexity(heatmaps)
+    coherent = coherency(heatmaps, images, explain, masked_heatmaps=masked_heatmaps)
+    simple = adcc_complexity(heatmaps)
     parts = {"coherency": coherent.values, "complexity": simple.values, "road_combined": road.values}
     values = harmonic_mean(coherent.values, 1 - simple.values, (2 * road.values).clamp(0, 1))
     flags = {flag: coherent.status == int(flag) for flag in degenerate(heatmaps)}
@@ -130,7 +133,7 @@ def road_curve(
     most_relevant_first: bool = True,
     percentages: Sequence[float] = PERCENTAGES,
     noise: float = 0.01,
-    tolerance: float = 1e-4,
+    tolerance: float = TOLERANCE,
     batch_size: int = 64,
 ) -> Float[Tensor, "n percentages"]:
     """Scores after the removal of p percent of the positions, ceil(p P / 100) of them, imputed from what is left.
@@ -152,25 +155,76 @@ def road_curve(
         OptionError: a percentage that removes everything.
         ShapeError: images that have not two position axes.
     """
+    return _curves(
+        heatmaps,
+        images,
+        rescore,
+        seed,
+        identities,
+        (most_relevant_first,),
+        percentages=percentages,
+        noise=noise,
+        tolerance=tolerance,
+        batch_size=batch_size,
+    ).scores[:, 0]
+
+
+@dataclass(frozen=True)
+class _Curves:
+    """Scores in several orders, the cuts of each that fall between equal values, and all that changes the numbers."""
+
+    scores: Float[Tensor, "n orders percentages"]
+    ties: Int[Tensor, "n orders"]
+    settings: dict[str, Any]
+
+
+def _curves(
+    heatmaps: Tensor,
+    images: Tensor,
+    rescore: Rows,
+    seed: int,
+    identities: Tensor | None,
+    orders: Sequence[bool],
+    *,
+    percentages: Sequence[float] = PERCENTAGES,
+    noise: float = 0.01,
+    tolerance: float = TOLERANCE,
+    batch_size: int = 64,
+) -> _Curves:
+    """All orders (True = most relevant first) from one sort and one draw, imputed and scored together."""
     check_heatmaps(heatmaps, images)
     if images.ndim != 4:
         raise ShapeError(f"ROAD needs images (n, c, h, w); got {tuple(images.shape)}")
-    counts = _counts(percentages, heatmaps)
+    non_negative("noise", noise)
     total = math.prod(heatmaps.shape[1:])
-    place = places(usable(heatmaps))
+    counts = _counts(percentages, total)
+    order = Order.of(usable(heatmaps))
     drawn = noise * normal(tuple(images.shape[1:]), identities_of(identities, images), seed, _STREAM)
+    # Positions from `first` to `last` in the order are removed.
+    spans = [(0, count) if most else (total - count, total) for most in orders for count in counts]
+    first, last = torch.tensor(spans, device=heatmaps.device).unbind(1)
 
     def build(index: Tensor, step: Tensor) -> Tensor:
-        count = counts[step][:, None, None]
-        removed = place[index] < count if most_relevant_first else place[index] >= total - count
-        imputed = impute(images[index], removed, tolerance=tolerance)
-        return (imputed + drawn[index] * removed[:, None]).to(images.dtype)
+        place = order.place[index]
+        removed = (place >= first[step][:, None, None]) & (place < last[step][:, None, None])
+        filled = imputed(images[index], removed, tolerance)
+        return torch.addcmul(filled, drawn[index], removed[:, None].to(filled.dtype)).to(images.dtype)
 
-    return score_grid(rescore, images, len(counts), build, batch_size)
+    scores = score_grid(rescore, images, len(spans), build, batch_size)
+    cuts = [[count if most else total - count for count in counts] for most in orders]
+    settings = {
+        **score_settings(rescore),
+        "percentages": tuple(percentages),
+        "noise": noise,
+        "noise_units": "those of the images as the model gets them",
+        "tolerance": tolerance,
+        "seed": seed,
+    }
+    ties = torch.stack([order.split_ties(own) for own in cuts], 1)
+    return _Curves(widen(scores).unflatten(1, (len(orders), len(counts))), ties, settings)
 
 
-def _counts(percentages: Sequence[float], heatmaps: Tensor) -> Int[Tensor, " percentages"]:
-    total = math.prod(heatmaps.shape[1:])
+def _counts(percentages: Sequence[float], total: int) -> list[int]:
     # Rounded first: 0.07 * 100 is a little above 7 in floating point.
     counts = [math.ceil(round(percent * total / 100, 6)) for percent in percentages]
     if not counts or min(counts) < 1 or max(counts) >= total:
@@ -178,10 +232,11 @@ def _counts(percentages: Sequence[float], heatmaps: Tensor) -> Int[Tensor, " per
             f"percentages are {tuple(percentages)} of {total} positions; expected at least one, each above 0 and small "
             "enough that something is left to impute from"
         )
-    return torch.tensor(counts, device=heatmaps.device)
+    return counts
 
 
-def _mean_of_curve(
+def _of_curve(
+    which: str,
     heatmaps: Tensor,
     images: Tensor,
     rescore: Rows,
@@ -189,17 +244,9 @@ def _mean_of_curve(
     identities: Tensor | None,
     options: Mapping[str, Any],
 ) -> Measured:
-    curve = road_curve(heatmaps, images, rescore, seed, identities, **options)
-    percentages = tuple(options.get("percentages", PERCENTAGES))
-    settings = {
-        **score_settings(rescore),
-        "order": "most relevant first" if options["most_relevant_first"] else "least relevant first",
-        "percentages": percentages,
-        "noise": non_negative("noise", options.get("noise", 0.01)),
-        "noise_units": "those of the images as the model gets them",
-        "tolerance": options.get("tolerance", 1e-4),
-        "seed": seed,
-    }
-    values = widen(curve).mean(1).masked_fill(unordered(heatmaps), torch.nan)
-    ties = split_ties(usable(heatmaps), _counts(percentages, heatmaps))
-    return measured(values, degenerate(heatmaps), settings, {"curve": curve, "ties": ties})
+    """The mean of one curve."""
+    found = _curves(heatmaps, images, rescore, seed, identities, (which == "most relevant first",), **options)
+    curve = found.scores[:, 0]
+    values = curve.mean(1).masked_fill(unordered(heatmaps), torch.nan)
+    settings = {**found.settings, "order": which}
+    return measured(values, degenerate(heatmaps), settings, {"curve": curve, "ties": found.ties[:, 0]})

@@ -25,20 +25,23 @@ _STREAM = 1 << 16
 """Draw i of an image has stream _STREAM + i, so that more draws keep the earlier ones."""
 
 
-@metric("sensitivity-max", better="lower", cost="samples E", paper=_PAPER.format("Sensitivity-max"))
+@metric("sensitivity-max", better="lower", cost="samples (E + F)", paper=_PAPER.format("Sensitivity-max"))
 def sensitivity_max(
     heatmaps: Float[Tensor, "n *t"],
     images: Float[Tensor, "n c *t"],
     explain: Explain,
     seed: int = 0,
     identities: Int[Tensor, " n"] | None = None,
+    predicts: Rows | None = None,
     *,
     radius: float = 0.02,
     samples: int = 10,
 ) -> Measured:
     """The largest relative change of the map under small noise: max ||L(x + d) - L(x)|| / ||L(x)||, d uniform.
 
-    The classes stay those of the unchanged images. A map of zeros has no relative change and is flagged.
+    The classes stay those of the unchanged images. A map of zeros has no relative change and is flagged. Where the
+    noise changes the prediction, the map may change with good reason: `details["predictions_changed"]` counts the draws
+    after which the class is no longer predicted, or is and was not before.
 
     Args:
         heatmaps: of the unchanged images.
@@ -46,6 +49,8 @@ def sensitivity_max(
         explain: the method, called once for each draw with the whole batch.
         seed: of the noise.
         identities: a number per image, to which its noise belongs; None = its place in the batch.
+        predicts: 1 where the class is predicted, else 0 (`rescoring(...).predicts`); None = changed predictions are
+            not counted.
         radius: every value moves by at most this, in the units of the images.
         samples: draws.
     """
@@ -54,16 +59,22 @@ def sensitivity_max(
     own = identities_of(identities, images)
     clean = usable(heatmaps).flatten(1)
     largest = clean.new_zeros(len(clean))
+    index, flipped = everyone(images), torch.zeros(len(clean), dtype=torch.long, device=images.device)
+    before = None if predicts is None else check_scores(predicts(images, index), len(images))
     for draw in range(positive_int("samples", samples)):
         moved = radius * (2 * uniform(tuple(images.shape[1:]), own, seed, _STREAM + draw) - 1)
-        again = explain((images + moved).to(images.dtype))
+        noisy = (images + moved).to(images.dtype)
+        again = explain(noisy)
         check_heatmaps(again, images, within=False)
         distance = torch.linalg.vector_norm(widen(again).flatten(1) - clean, dim=1)
         largest = torch.maximum(largest, distance)  # NaN stays
+        if predicts is not None:
+            flipped = flipped + (check_scores(predicts(noisy, index), len(images)) != before)
     norm = torch.linalg.vector_norm(clean, dim=1)
     flags = {Status.DEGENERATE_MAP: degenerate(heatmaps)[Status.DEGENERATE_MAP] | (norm == 0)}
     settings = {"radius": radius, "samples": samples, "noise": "uniform", "seed": seed}
-    return measured((largest / norm).masked_fill(broken(heatmaps) | (norm == 0), torch.nan), flags, settings)
+    details = {} if predicts is None else {"predictions_changed": flipped}
+    return measured((largest / norm).masked_fill(broken(heatmaps) | (norm == 0), torch.nan), flags, settings, details)
 
 
 @metric("infidelity", better="lower", cost="(samples + 1) F", paper=_PAPER.format("Infidelity"))

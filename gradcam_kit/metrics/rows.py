@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-from gradcam_kit.metrics.checks import check_scores
+from gradcam_kit.metrics.checks import check_heatmaps, check_scores, usable
 from gradcam_kit.options import positive_int
 from gradcam_kit.types import Rows
 
@@ -51,3 +51,18 @@ def everyone(images: Tensor) -> Int[Tensor, " n"]:
 def spread(maps: Shaped[Tensor, "n *t"]) -> Shaped[Tensor, "n 1 *t"]:
     """Maps that broadcast over the channels of images."""
     return maps.unsqueeze(1)
+
+
+def masked(heatmaps: Float[Tensor, "n *t"], images: Float[Tensor, "n c *t"]) -> Float[Tensor, "n c *t"]:
+    """The images times their maps."""
+    check_heatmaps(heatmaps, images)
+    return (images * spread(usable(heatmaps))).to(images.dtype)
+
+
+def masked_scores(
+    heatmaps: Float[Tensor, "n *t"], images: Float[Tensor, "n c *t"], rescore: Rows
+) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
+    """Y and O: the scores of the images and of the images times their maps."""
+    changed, index = masked(heatmaps, images), everyone(images)
+    before = check_scores(rescore(images, index), len(images))
+    return before, check_scores(rescore(changed, index), len(images))
