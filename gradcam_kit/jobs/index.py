@@ -25,6 +25,7 @@ PICTURE_SUFFIXES = (
 
 LIST_SUFFIXES = (".txt", ".lst", ".list")
 TABLE_SUFFIXES = (".csv", ".parquet")
+OWN_FOLDERS = ("shards", "overlays", "thumbnails", "metrics", "report", "export")  # of a run, in its folder
 KINDS = "a picture, a folder, a glob, a list file (.txt) or a table (.csv, .parquet) with a column 'path'"
 
 
@@ -144,9 +145,7 @@ class _Walk:
         out, root = os.path.realpath(self.out), os.path.realpath(self.root or ".")
         # Where pictures lie in the folder of their run, only what the run wrote is no input.
         around = os.path.commonpath([out, root]) == out
-        self._own = (
-            {os.path.join(out, name) for name in ("shards", "overlays", "thumbnails", "metrics")} if around else {out}
-        )
+        self._own = {os.path.join(out, name) for name in OWN_FOLDERS} if around else {out}
         self._verdicts: dict[str, bool] = {}
 
     def pictures(self) -> Iterator[str]:

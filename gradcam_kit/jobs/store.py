@@ -23,6 +23,7 @@ _LONGEST_NAME = 255  # bytes, on all common file systems
 _PARTS = (
     "run.json",
     "report.html",
+    "report",
     "shards",
     "overlays",
     "thumbnails",
