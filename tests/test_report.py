@@ -10,11 +10,13 @@ import disk
 import numpy as np
 import pytest
 from browsing import CONTRAST, IS_BLANK, Page
+from PIL import Image
 
 from gradcam_kit.folder import run_and_report
 from gradcam_kit.jobs import RunRequest
 from gradcam_kit.jobs.store import Store
 from gradcam_kit.report import write_report
+from notebooks.screenshot import photograph
 
 playwright = pytest.importorskip("playwright.sync_api")
 CHROMIUM = shutil.which("chromium")
@@ -319,3 +321,13 @@ def test_it_fits_and_can_be_read(browser: playwright.Browser, made: Path, width:
         page.locator("#gallery").evaluate("grid => getComputedStyle(grid).gridTemplateColumns.split(' ').length") >= 2
     )
     context.close()
+
+
+def test_the_picture_in_readme_shows_a_report(made: Path, tmp_path: Path) -> None:
+    assert CHROMIUM
+    photograph(made / "report.html", tmp_path / "report.jpg", CHROMIUM)
+    with (
+        Image.open(tmp_path / "report.jpg") as photo,
+        Image.open(Path(__file__).parents[1] / "docs/report.jpg") as known,
+    ):
+        assert (photo.format, photo.size) == ("JPEG", known.size)
