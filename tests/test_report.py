@@ -243,9 +243,10 @@ def test_heatmaps_are_painted_when_they_come_near_the_screen(seen: Page) -> None
 def test_every_control_has_a_name(seen: Page) -> None:
     seen.page.locator("#gallery .card").first.click()
     nameless = seen.page.evaluate(
-        """[...document.querySelectorAll("input, select, button")]
-        .filter((one) => !(one.labels?.[0]?.innerText || one.getAttribute("aria-label") || one.innerText || "").trim())
-        .filter((one) => one.offsetParent).map((one) => one.outerHTML)"""
+        """[...document.querySelectorAll("input, select, button")].filter((one) => {
+          const text = one.matches("button") ? one.innerText : one.labels[0]?.innerText;
+          return one.offsetParent && !(one.getAttribute("aria-label") || text || "").trim();
+        }).map((one) => one.outerHTML)"""
     )
     assert nameless == []
 
