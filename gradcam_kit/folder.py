@@ -27,7 +27,7 @@ def run_and_report(request: RunRequest, console: Console | None = None) -> RunSu
         return summary
     if summary.pictures == summary.before and folder_at(summary.out).read("report.html") is not None:
         return summary
-    return replace(summary, report=write_report(summary.out, None if summary.before else summary.seconds))
+    return replace(summary, report=write_report(summary.out, summary.pictures - summary.before, summary.seconds))
 
 
 def explain_folder(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import disk
+import fsspec
 import numpy as np
 import pytest
 import torch
@@ -41,8 +42,17 @@ def test_a_run_is_a_table_of_rows_with_heatmaps_and_overlays() -> None:
     rows = list(run)
     assert len(run) == len(rows) == 16
     assert [run[i] for i in (0, 7, 15, -1)] == [rows[i] for i in (0, 7, 15, 15)]
-    with pytest.raises(IndexError):
-        run[16]
+    assert [row["path"] for row in run[2:5]] == [row["path"] for row in rows[2:5]]
+    assert run[-3:] == rows[-3:]
+    assert run[::-5] == rows[::-5]
+    assert run[16:] == []
+    assert run[np.int64(9)] == rows[9]
+    for index in (16, -17):
+        with pytest.raises(IndexError, match=f"there is no row {index}: the run has 16 rows"):
+            run[index]
+    with pytest.raises(TypeError):
+        run["path"]
+    assert repr(run) == "Run('out': 16 rows of 8 pictures, shop:net, grad-cam, layer-cam)"
     loaded = load_model("shop:net")
     for i in (0, 8):
         picture = read_picture(Path("pictures", rows[i]["path"]))
@@ -61,6 +71,12 @@ def test_a_run_is_a_table_of_rows_with_heatmaps_and_overlays() -> None:
     assert list(frame["path"]) == [row["path"] for row in rows]
     assert "heatmap" not in frame
     assert run.table(["score"]).num_rows == 16
+    assert "heatmap" in run.table().column_names
+    chosen = frame[(frame.method == "layer-cam") & (frame.path == "top.png")].index[0]
+    assert (run[chosen]["method"], run[chosen]["path"]) == ("layer-cam", "top.png")
+    assert run.overlay(chosen).shape == disk.PERSON.shape
+    with pytest.raises(UnknownNameError, match="no column 'scores'; did you mean 'score'"):
+        run.to_pandas(["path", "scores"])
     assert [row["path"] for row in load_run("out")] == [row["path"] for row in rows]
     with pytest.raises(OptionError, match="'nothing' holds no run"):
         load_run("nothing")
@@ -109,6 +125,10 @@ def test_boxes_surround_what_is_connected() -> None:
     heatmap[7:9, 9:11] = 1
     heatmap[0, 11] = 0.3
     assert boxes_of(heatmap, 0.5) == [([9, 7, 2, 2], 1.0), ([2, 1, 5, 3], pytest.approx(0.7))]
+    bent = np.zeros((6, 6), np.float32)
+    bent[:, 0] = bent[5] = 0.6
+    bent[1, 4] = 1  # inside the other box, and not of its region
+    assert boxes_of(bent, 0.5) == [([4, 1, 1, 1], 1.0), ([0, 0, 6, 6], pytest.approx(0.6))]
     assert boxes_of(np.zeros((3, 3), np.float32), 0.5) == []
 
 
@@ -151,12 +171,72 @@ def test_exports_say_what_the_rows_say() -> None:
         assert 0 <= y < y + height <= image["height"]
     assert {box["category_id"] for box in coco["annotations"]} <= {one["id"] for one in coco["categories"]}
 
+    names = {one["id"]: one["name"] for one in coco["categories"]}
+    assert all(names[row["target"] + 1] == row["target_name"] for row in rows)
+    first = coco["annotations"][0]
+    x, y, width, height = first["bbox"]
+    assert first["segmentation"] == [[x, y, x + width, y, x + width, y + height, x, y + height]]
+    assert (first["area"], first["score"]) == (width * height, pytest.approx(rows[0]["score"]))
+
     export_run("out", "fiftyone", Path("fiftyone"))
     samples = json.loads(Path("fiftyone/samples.json").read_text())["samples"]
     assert len(samples) == 7
     assert {"grad_cam", "layer_cam", "prediction"} <= set(samples[0])
     assert Path(samples[0]["filepath"]).exists()
-    assert Path(samples[0]["grad_cam"]["map_path"]).exists()
+    for sample in samples:
+        assert sample["filepath"].encode()  # a lone surrogate would be refused by the database of FiftyOne
+        for field in ("grad_cam", "layer_cam"):
+            assert sample[field]["_cls"] == "Heatmap"
+            assert sample[field]["range"] == [0, 255]
+            assert Path(sample[field]["map_path"]).is_absolute()
+            with Image.open(sample[field]["map_path"]) as gray:
+                assert gray.mode == "L"
+
+
+def test_several_targets_metrics_and_formulas_in_a_table() -> None:
+    disk.write_picture(Path("pictures/cat/=1+1.png"), disk.CAT)
+    disk.write_picture(Path("pictures/-2.png"), disk.CAT)
+    options = {"targets": "top:2", "metrics": ("average-drop",), "report": False, "quiet": True, "workers": 1}
+    run = explain_folder("pictures", "shop:net", "out", methods=METHODS, **options)
+    with open(Path(export_run("out", "csv"), "rows.csv"), newline="") as file:
+        table = list(csv.DictReader(file))
+    assert [row["rank"] for row in table] == ["0", "1"] * 4
+    assert {row["path"] for row in table} == {"'-2.png", "cat/=1+1.png"}
+    for row, known in zip(table, run, strict=True):
+        assert row["target_name"] == known["target_name"]
+        assert float(row["average_drop"]) == pytest.approx(known["average_drop"])
+        assert row["average_drop_status"] == "ok"
+    arrays = sorted(str(path.relative_to("npz")) for path in Path(export_run("out", "npz", "npz")).rglob("*.npz"))
+    assert arrays[:4] == [f"-2.png.{name}.npz" for name in ("grad-cam.2", "grad-cam", "layer-cam.2", "layer-cam")]
+    samples = json.loads(Path(export_run("out", "fiftyone"), "samples.json").read_text())["samples"]
+    assert {"grad_cam", "grad_cam_2", "layer_cam", "layer_cam_2"} <= set(samples[0])
+
+
+def test_maps_that_are_not_normalized_stay_within_what_a_gray_picture_has() -> None:
+    run = make_run()
+    rows = [{**row, "heatmap": np.full((7, 9), 1.01, "<f2").tobytes()} for row in run if row["status"] == "ok"]
+    run.store.write_shard(0, rows, {})
+    for number in (1, 2):
+        Path(f"out/shards/0000{number}.parquet").unlink()
+    with Image.open(Path(export_run("out", "png"), "top.png.grad-cam.png")) as gray:
+        assert np.asarray(gray).max() == 255
+
+
+def test_nothing_to_export_is_said() -> None:
+    disk.break_pictures(Path("pictures"))
+    explain_folder("pictures", "shop:net", "out", report=False, quiet=True, workers=1)
+    with pytest.raises(OptionError, match="nothing to export: none of the 4 rows of 'out' has a heatmap; csv has"):
+        export_run("out", "coco")
+    assert Path(export_run("out", "csv"), "rows.csv").read_text().count("PictureError") == 4
+
+
+def test_exports_go_to_remote_storage() -> None:
+    make_run()
+    place = "memory://exports/fiftyone"
+    assert export_run("out", "fiftyone", place, methods=("grad-cam",)) == place
+    sample = json.loads(fsspec.filesystem("memory").cat_file("/exports/fiftyone/samples.json"))["samples"][-1]
+    assert sample["grad_cam"]["map_path"] == f"{place}/heatmaps/top.png.grad-cam.png"
+    assert fsspec.filesystem("memory").exists("/exports/fiftyone/heatmaps/top.png.grad-cam.png")
 
 
 @pytest.mark.parametrize(

@@ -191,7 +191,7 @@ def evaluate(
 def export(
     directory: Annotated[str, typer.Argument(metavar="DIR", help="The folder of a run.")],
     to: Annotated[str, typer.Option(help="fiftyone, coco, png, npz or csv.")],
-    out: Annotated[Path | None, typer.Option(help="Where it goes; DIR/export/FORMAT if not said.")] = None,
+    out: Annotated[str | None, typer.Option(help="Where it goes; DIR/export/FORMAT if not said.")] = None,
     method: Method = None,
     threshold: Annotated[
         float, typer.Option(help="For boxes (coco): the share of the largest value above which a heatmap counts.")

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from io import BytesIO, StringIO
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -14,21 +17,27 @@ import numpy as np
 from skimage.measure import label, regionprops
 
 from gradcam_kit.errors import OptionError, UnknownNameError, did_you_mean
-from gradcam_kit.jobs.files import LocalFolder
+from gradcam_kit.jobs.files import Folder, LocalFolder, folder_at
+from gradcam_kit.jobs.measuring import metric_fields
 from gradcam_kit.jobs.results import Run, load_run
 from gradcam_kit.jobs.rows import Row, heatmap_of
 from gradcam_kit.jobs.store import Store
 
 
 def export_run(
-    directory: str, to: str, out: Path | None = None, *, methods: Sequence[str] = (), threshold: float = 0.5
+    directory: str | Path,
+    to: str,
+    out: str | Path | None = None,
+    *,
+    methods: Sequence[str] = (),
+    threshold: float = 0.5,
 ) -> str:
     """Write the heatmaps of a run in another format; pictures that failed are in the table ("csv") alone.
 
     Args:
         directory: the folder of the run.
         to: a name in `FORMATS`.
-        out: where the files go; None = `export/FORMAT` in the folder of the run.
+        out: where the files go, also on remote storage; None = `export/FORMAT` in the folder of the run.
         methods: those that are wanted; none = all.
         threshold: for boxes, the share of the largest value from which on a heatmap counts.
 
@@ -36,7 +45,7 @@ def export_run(
         The folder with what was written.
 
     Raises:
-        GradCamKitError: there is no run, or no such format or method.
+        GradCamKitError: there is no run, no such format or method, or nothing to write because all pictures failed.
     """
     if to not in FORMATS:
         raise UnknownNameError(f"there is no format {to!r}{did_you_mean(to, FORMATS)}; known are {', '.join(FORMATS)}")
@@ -47,10 +56,17 @@ def export_run(
         if method not in run.methods:
             hint = did_you_mean(method, run.methods)
             raise UnknownNameError(f"the run has no method {method!r}{hint}; it has {', '.join(run.methods)}")
-    target = LocalFolder(str(out or Path(directory, "export", to)))
+    root = os.fspath(directory if out is None else out)
+    target = folder_at(root if out is not None else f"{root.rstrip('/')}/export/{to}")
     rows = (row for row in run if (row["status"] == "ok" or to == "csv") and row["method"] in (methods or run.methods))
+    first = next(rows, None)
+    if first is None:
+        raise OptionError(
+            f"there is nothing to export: none of the {len(run)} rows of {os.fspath(directory)!r} has a heatmap; "
+            "csv has the failures too"
+        )
     with run.store.named():
-        FORMATS[to](run, rows, target, threshold)
+        FORMATS[to](run, chain([first], rows), target, threshold)
     return target.root
 
 
@@ -84,68 +100,75 @@ def boxes_of(heatmap: np.ndarray, threshold: float) -> list[tuple[list[float], f
     for region in regions:
         top, left, bottom, right = region.bbox
         box = [float(left), float(top), float(right - left), float(bottom - top)]
-        found.append((box, float(heatmap[top:bottom, left:right].max())))
+        found.append((box, float(region.intensity_max)))
     return sorted(found, key=lambda one: -one[1])
 
 
-def _to_fiftyone(run: Run, rows: Iterator[Row], target: LocalFolder, threshold: float) -> None:
-    """`samples.json` with what `fiftyone.Sample.from_dict` reads, with maps that are gray pictures."""
+def _to_fiftyone(run: Run, rows: Iterator[Row], target: Folder, threshold: float) -> None:
+    """`samples.json` with what `fiftyone.Sample.from_dict` reads, and gray pictures that its heatmaps name."""
     samples: dict[str, dict[str, Any]] = {}
     for row in rows:
-        sample = samples.setdefault(row["path"], {"filepath": run.path_of(row["path"]), "tags": []})
+        place = os.fsencode(run.path_of(row["path"])).decode(errors="backslashreplace")  # its database takes only UTF-8
+        sample = samples.setdefault(row["path"], {"filepath": place, "tags": []})
         if row["label"] is not None:
             sample["ground_truth"] = {"_cls": "Classification", "label": row["label"]}
         if row["predicted_name"] is not None:
             score = row["top_scores"][0]
             sample["prediction"] = {"_cls": "Classification", "label": row["predicted_name"], "confidence": score}
-        place = target.path(f"heatmaps/{_put_gray(run.store, row, target, 'heatmaps/')}")
-        sample[_field(row)] = {"_cls": "Heatmap", "map_path": str(place.absolute()), "range": [0, 255]}
+        name = f"heatmaps/{_put_gray(run.store, row, target, 'heatmaps/')}"
+        map_path = os.path.abspath(target.path(name)) if isinstance(target, LocalFolder) else f"{target.root}/{name}"
+        sample[_field(row)] = {"_cls": "Heatmap", "map_path": map_path, "range": [0, 255]}
     target.write("samples.json", json.dumps({"samples": list(samples.values())}).encode())
 
 
-def _to_coco(run: Run, rows: Iterator[Row], target: LocalFolder, threshold: float) -> None:
-    """One file per method: pictures, classes, and boxes with the score of the class and the heat in the box."""
+def _to_coco(run: Run, rows: Iterator[Row], target: Folder, threshold: float) -> None:
+    """One file per method: pictures, classes (counted from 1), and boxes with the score of the class and their heat."""
     found: dict[str, dict[str, Any]] = {}
+    categories: dict[str, dict[int, str]] = defaultdict(dict)
     for row in rows:
-        coco = found.setdefault(row["method"], {"images": [], "categories": [], "annotations": []})
+        coco = found.setdefault(row["method"], {"images": [], "annotations": []})
         if not coco["images"] or coco["images"][-1]["file_name"] != row["path"]:
             size = {"width": row["picture_width"], "height": row["picture_height"]}
             coco["images"].append({"id": len(coco["images"]) + 1, "file_name": row["path"], **size})
         category = 0 if row["target"] is None else row["target"] + 1
-        if category not in (known["id"] for known in coco["categories"]):
-            coco["categories"].append({"id": category, "name": row["target_name"] or str(row["target"])})
-        for box, heat in boxes_of(on_picture(row), threshold):
+        name = "heatmap" if row["target"] is None else row["target_name"] or str(row["target"])
+        categories[row["method"]][category] = name
+        for (x, y, width, height), heat in boxes_of(on_picture(row), threshold):
             coco["annotations"].append(
                 {
                     "id": len(coco["annotations"]) + 1,
                     "image_id": coco["images"][-1]["id"],
                     "category_id": category,
-                    "bbox": box,
-                    "area": box[2] * box[3],
+                    "bbox": [x, y, width, height],
+                    "segmentation": [[x, y, x + width, y, x + width, y + height, x, y + height]],
+                    "area": width * height,
                     "iscrowd": 0,
                     "score": row["score"],
                     "heat": heat,
+                    **({} if row["score"] is None else {"score": row["score"]}),
                 }
             )
     for method, coco in found.items():
-        target.write(f"{method}.json", json.dumps(coco).encode())
+        named = [{"id": category, "name": name} for category, name in sorted(categories[method].items())]
+        info = {"description": f"Boxes around what {method} marks, from {threshold} of the largest value on"}
+        target.write(f"{method}.json", json.dumps({"info": info, **coco, "categories": named}).encode())
 
 
-def _to_png(run: Run, rows: Iterator[Row], target: LocalFolder, threshold: float) -> None:
-    """Gray pictures in the size of the originals, 255 where a heatmap is 1."""
+def _to_png(run: Run, rows: Iterator[Row], target: Folder, threshold: float) -> None:
+    """Gray pictures in the size of the originals: 255 where a heatmap is 1 (or more, if it is not normalized)."""
     for row in rows:
         _put_gray(run.store, row, target)
 
 
-def _put_gray(store: Store, row: Row, target: LocalFolder, folder: str = "") -> str:
-    done, content = cv2.imencode(".png", (on_picture(row) * 255).round().astype(np.uint8))
+def _put_gray(store: Store, row: Row, target: Folder, folder: str = "") -> str:
+    done, content = cv2.imencode(".png", (on_picture(row).clip(0, 1) * 255).round().astype(np.uint8))
     assert done
     name = _file(store, row, ".png")
     target.put(folder + name, content.tobytes())
     return name
 
 
-def _to_npz(run: Run, rows: Iterator[Row], target: LocalFolder, threshold: float) -> None:
+def _to_npz(run: Run, rows: Iterator[Row], target: Folder, threshold: float) -> None:
     """One file per picture, method and target: `heatmap` at the layer's resolution, `box`, `target`, `score`."""
     for row in rows:
         buffer = BytesIO()
@@ -160,28 +183,34 @@ def _to_npz(run: Run, rows: Iterator[Row], target: LocalFolder, threshold: float
         target.put(_file(run.store, row, ".npz"), buffer.getvalue())
 
 
-def _to_csv(run: Run, rows: Iterator[Row], target: LocalFolder, threshold: float) -> None:
+def _to_csv(run: Run, rows: Iterator[Row], target: Folder, threshold: float) -> None:
     """A table of all rows, failures too, without the heatmaps but with the place of their largest value."""
+    columns = ["path", "method", "layer", "rank", "target", "target_name", "score", "label", "predicted"]
+    columns += [
+        "predicted_name",
+        "correct",
+        "is_empty",
+        *(one.name for one in metric_fields(run.manifest.get("metrics", {}))),
+    ]
     buffer = StringIO(newline="")
-    columns = ["path", "method", "layer", "target", "target_name", "score", "label", "predicted", "predicted_name"]
     writer = csv.writer(buffer)
-    writer.writerow(
-        [*columns, "correct", "is_empty", "x0", "y0", "x1", "y1", "hottest_x", "hottest_y", "status", "error"]
-    )
+    writer.writerow([*columns, "x0", "y0", "x1", "y1", "hottest_x", "hottest_y", "status", "error"])
     for row in rows:
-        cells = [_no_formula(row[name]) for name in columns]
-        if row["status"] != "ok":
-            writer.writerow([*cells, *[""] * 8, row["status"], _no_formula(row["error"])])
-            continue
-        stored, (x0, y0, x1, y1) = heatmap_of(row), row["box"]
-        y, x = np.unravel_index(int(stored.argmax()), stored.shape)
-        hottest = x0 + (x + 0.5) * (x1 - x0) / stored.shape[1], y0 + (y + 0.5) * (y1 - y0) / stored.shape[0]
-        place = ["", ""] if row["is_empty"] else [round(float(value), 1) for value in hottest]
-        writer.writerow([*cells, row["correct"], row["is_empty"], *row["box"], *place, row["status"], ""])
+        places = ["", ""] if row["status"] != "ok" or row["is_empty"] else _hottest(row)
+        cells = [*(row[name] for name in columns), *(row["box"] or [""] * 4), *places, row["status"], row["error"]]
+        writer.writerow(map(_no_formula, cells))
     target.write("rows.csv", buffer.getvalue().encode("utf-8", "backslashreplace"))
 
 
-FORMATS: dict[str, Callable[[Run, Iterator[Row], LocalFolder, float], None]] = {
+def _hottest(row: Row) -> list[float]:
+    """Where the largest value of a heatmap is, in the picture's pixels."""
+    stored, (x0, y0, x1, y1) = heatmap_of(row), row["box"]
+    y, x = np.unravel_index(int(stored.argmax()), stored.shape)
+    found = x0 + (x + 0.5) * (x1 - x0) / stored.shape[1], y0 + (y + 0.5) * (y1 - y0) / stored.shape[0]
+    return [round(float(value), 1) for value in found]
+
+
+FORMATS: dict[str, Callable[[Run, Iterator[Row], Folder, float], None]] = {
     "fiftyone": _to_fiftyone,
     "coco": _to_coco,
     "png": _to_png,

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import operator
 import os
 import re
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, SupportsIndex, overload
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Float, UInt8
 
-from gradcam_kit.errors import InputError, MissingExtraError, OptionError, PictureError
+from gradcam_kit.errors import InputError, MissingExtraError, OptionError, PictureError, UnknownNameError, did_you_mean
 from gradcam_kit.functional import Normalization
 from gradcam_kit.jobs.decode import read_entry
 from gradcam_kit.jobs.files import is_remote
@@ -29,19 +31,22 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-@dataclass
+@dataclass(repr=False)
 class Run:
-    """A run that is on disk; `len(run)` rows, each read when it is asked for.
+    """A run that is on disk: a sequence of rows, one per picture and method, of which a shard is in memory at a time.
+
+    `run[i]` and `run[-1]` are rows, `run[a:b]` is a list of rows. The index of a row is also that of `to_pandas()`,
+    so what is chosen there can be looked at here: `run.overlay(frame[frame.correct.eq(False)].index[0])`.
 
     Attributes:
         manifest: the content of `run.json`.
     """
 
-    store: Store = field(repr=False)
-    manifest: dict[str, Any] = field(repr=False)
-    _numbers: list[int] = field(init=False, repr=False)
-    _ends: list[int] = field(init=False, repr=False)
-    _cached: tuple[int, list[Row]] = field(init=False, repr=False, default=(-1, []))
+    store: Store
+    manifest: dict[str, Any]
+    _numbers: list[int] = field(init=False)
+    _ends: list[int] = field(init=False)
+    _cached: tuple[int, list[Row]] = field(init=False, default=(-1, []))
 
     def __post_init__(self) -> None:
         self._numbers = sorted(self.store.complete())
@@ -50,14 +55,29 @@ class Run:
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
 
-    def __getitem__(self, index: int) -> Row:
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"row {index} of a run with {len(self)} rows")
-        index %= len(self)
-        place = next(place for place, end in enumerate(self._ends) if index < end)
+    def __repr__(self) -> str:
+        done, planned = sum(self.store.counts(number).pictures for number in self._numbers), self.manifest["pictures"]
+        pictures = f"{done} pictures" if done == planned else f"{done} of {planned} pictures (not finished)"
+        methods = ", ".join(self.methods)
+        return f"Run({self.store.folder.root!r}: {len(self)} rows of {pictures}, {self.manifest['model']}, {methods})"
+
+    @overload
+    def __getitem__(self, index: SupportsIndex) -> Row: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Row]: ...
+
+    def __getitem__(self, index: SupportsIndex | slice) -> Row | list[Row]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        wanted = operator.index(index)
+        if not -len(self) <= wanted < len(self):
+            raise IndexError(f"there is no row {wanted}: the run has {len(self)} rows")
+        wanted %= len(self)
+        place = bisect_right(self._ends, wanted)
         if self._cached[0] != place:
             self._cached = place, self.store.read_shard(self._numbers[place])
-        return self._cached[1][index - (self._ends[place - 1] if place else 0)]
+        return self._cached[1][wanted - (self._ends[place - 1] if place else 0)]
 
     def __iter__(self) -> Iterator[Row]:
         for number in self._numbers:
@@ -69,28 +89,38 @@ class Run:
         return list(self.manifest["methods"])
 
     def table(self, columns: Sequence[str] | None = None) -> pa.Table:
-        """All rows as an Arrow table; name the columns that are needed, the heatmaps are most of the bytes."""
+        """All rows as an Arrow table; name the columns that are needed, the heatmaps are most of the bytes.
+
+        Raises:
+            UnknownNameError: no such column.
+        """
+        fields = self._fields()
+        for name in columns or ():
+            if name not in fields.names:
+                hint = did_you_mean(name, fields.names)
+                raise UnknownNameError(f"the run has no column {name!r}{hint}; it has {', '.join(fields.names)}")
         tables = []
         for number in self._numbers:
             with self.store.folder.open(f"shards/{number:05}.parquet") as file:
                 tables.append(pq.read_table(file, columns=None if columns is None else list(columns)))
-        return pa.concat_tables(tables) if tables else SCHEMA.empty_table()
+        return pa.concat_tables(tables) if tables else fields.empty_table()
 
     def to_pandas(self, columns: Sequence[str] | None = None) -> pd.DataFrame:
         """All rows as a DataFrame, without the heatmaps unless they are asked for.
 
         Raises:
             MissingExtraError: pandas is not installed.
+            UnknownNameError: no such column.
         """
         try:
             import pandas  # noqa: F401
         except ImportError as error:
             raise MissingExtraError("a DataFrame needs pandas; run: pip install pandas") from error
-        fields = [*SCHEMA, *metric_fields(self.manifest.get("metrics", {}))]
-        frame: pd.DataFrame = self.table(columns or [one.name for one in fields if one.name != "heatmap"]).to_pandas()
+        wanted = columns or [name for name in self._fields().names if name != "heatmap"]
+        frame: pd.DataFrame = self.table(wanted).to_pandas()
         return frame
 
-    def heatmap(self, index: int) -> Float[np.ndarray, "h w"]:
+    def heatmap(self, index: SupportsIndex) -> Float[np.ndarray, "h w"]:
         """The heatmap of a row in [0, 1], at the size of the model's input, over the part `box` of the picture.
 
         Raises:
@@ -99,7 +129,7 @@ class Run:
         row = self._explained(index)
         return enlarged(row, self._normalization(row))
 
-    def stored_heatmap(self, index: int) -> Float[np.ndarray, "h w"]:
+    def stored_heatmap(self, index: SupportsIndex) -> Float[np.ndarray, "h w"]:
         """The heatmap of a row as it is stored, at the layer's resolution.
 
         Raises:
@@ -107,7 +137,7 @@ class Run:
         """
         return heatmap_of(self._explained(index)).astype(np.float32)
 
-    def picture(self, index: int) -> UInt8[np.ndarray, "h w 3"]:
+    def picture(self, index: SupportsIndex) -> UInt8[np.ndarray, "h w 3"]:
         """The picture of a row, read from where it was when the run was made.
 
         Raises:
@@ -115,7 +145,7 @@ class Run:
         """
         return read_entry(Entry(self[index]["path"], self.path_of(self[index]["path"])))
 
-    def overlay(self, index: int) -> UInt8[np.ndarray, "h w 3"]:
+    def overlay(self, index: SupportsIndex) -> UInt8[np.ndarray, "h w 3"]:
         """The picture of a row with its heatmap, in the picture's own size.
 
         Raises:
@@ -124,7 +154,7 @@ class Run:
         row = self._explained(index)
         return overlay_of(row, self.picture(index), self._normalization(row))
 
-    def _explained(self, index: int) -> Row:
+    def _explained(self, index: SupportsIndex) -> Row:
         row = self[index]
         if row["status"] != "ok":
             raise PictureError(f"row {index} ({row['path']}) has no heatmap: {row['error']}")
@@ -138,6 +168,9 @@ class Run:
         """Where the picture of a key was when the run was made."""
         root = self.manifest["about"]["root"]
         return f"{root}/{key}" if is_remote(root) else os.path.join(root, _name(key))
+
+    def _fields(self) -> pa.Schema:
+        return pa.schema([*SCHEMA, *metric_fields(self.manifest.get("metrics", {}))])
 
     def _length(self, number: int) -> int:
         with self.store.folder.open(f"shards/{number:05}.parquet") as file:

@@ -25,6 +25,7 @@ _AT_ONCE = 16  # shards that are looked at
 _PARTS = (
     "run.json",
     "report.html",
+    "report",
     "shards",
     "overlays",
     "thumbnails",

@@ -18,6 +18,8 @@ PICTURE_SUFFIXES = (
 )
 """What counts as a picture in a folder or a glob; a single file or a line of a list is taken whatever its name."""
 
+OWN_FOLDERS = ("shards", "overlays", "thumbnails", "metrics", "report", "export")  # of a run, in its folder
+
 
 @dataclass
 class LeftOut:
@@ -70,9 +72,7 @@ class Walk:
         out, root = os.path.realpath(self.out), os.path.realpath(self.root)
         # Where pictures lie in the folder of their run, only what the run wrote is no input.
         around = os.path.commonpath([out, root]) == out
-        self._own = (
-            {os.path.join(out, name) for name in ("shards", "overlays", "thumbnails", "metrics")} if around else {out}
-        )
+        self._own = {os.path.join(out, name) for name in OWN_FOLDERS} if around else {out}
 
     def matches(self, pattern: Sequence[str]) -> Iterator[str]:
         """The pictures whose path below the root a pattern matches, through symbolic links but never in a circle.

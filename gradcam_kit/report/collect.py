@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import base64
+import math
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,14 +21,24 @@ from gradcam_kit.jobs.store import Store
 MOST_PICTURES = 10_000
 """Pictures that the page shows; of more, a sample that is spread evenly. The figures are those of all."""
 
+MOST_FAILURES = 10_000
+"""Failures that the page shows beside that sample."""
+
+ENTRIES = 200
+"""Classes, and pairs of label and prediction, that the page shows: the most frequent."""
+
 _INLINE = 300  # pictures whose thumbnails are in the page itself, so that it can be sent to somebody
-_FINEST, _MEAN = 32, 16  # sides of a heatmap on the page, and of the mean of many
-_PAIRS = 200
+_FINEST, _COARSEST, _MEAN = 32, 7, 16  # sides of a heatmap on the page, and of the mean of many
+_BYTES = 16_000_000  # for the heatmaps of all pictures on the page
+_REASON = 100  # letters
+
+Keep = Callable[[str, bytes], None]
+"""Told the name and the content of a file that belongs beside the page."""
 
 
 @dataclass
 class Figures:
-    """Counts over all pictures of a run."""
+    """Counts over all pictures of a run; labels are named as the model names them."""
 
     pictures: int = 0
     failed: int = 0
@@ -45,24 +56,25 @@ class Figures:
         """Share of the pictures whose label names a class that are predicted right."""
         return self.right / self.judged if self.judged else None
 
-    def add(self, rows: list[Row]) -> None:
+    def add(self, rows: list[Row], label: str | None) -> None:
         """Count one picture."""
         first = rows[0]
         self.pictures += 1
-        self.failed += first["error"] is not None
+        if first["error"] is not None:
+            self.failed += 1
+            self.reasons[_reason(first["error"])] += 1
         if first["status"] != "ok":
-            self.reasons[first["error"].partition(":")[0]] += 1
             return
         self.empty += any(row["is_empty"] for row in rows)
         name = class_of(first)
         self.predicted[name] += 1
-        if first["correct"] is not None:
+        if first["correct"] is not None and label is not None:
             self.judged += 1
             self.right += first["correct"]
-            self.labels[first["label"]] += 1
-            self.right_of[first["label"]] += first["correct"]
+            self.labels[label] += 1
+            self.right_of[label] += first["correct"]
             if not first["correct"]:
-                self.pairs[first["label"], name] += 1
+                self.pairs[label, name] += 1
 
 
 @dataclass
@@ -72,92 +84,154 @@ class Means:
     sums: dict[tuple[str, ...], Float[np.ndarray, "h w"]] = field(default_factory=dict)
     counts: Counter[tuple[str, ...]] = field(default_factory=Counter)
 
-    def add(self, rows: list[Row]) -> None:
-        """Add one picture to the means of its class, and of its pair of label and prediction."""
+    def add(self, rows: list[Row], label: str | None) -> None:
+        """Add one picture to the means of its predicted class, and of its pair of label and prediction."""
         if rows[0]["status"] != "ok":
             return
         for row in rows:
             if row["rank"]:
                 continue
             keys: list[tuple[str, ...]] = [(row["method"], class_of(row))]
-            if row["correct"] is False:
-                keys.append((row["method"], row["label"], class_of(row)))
+            if row["correct"] is False and label is not None:
+                keys.append((row["method"], label, class_of(row)))
             small = _resized(heatmap_of(row), (_MEAN, _MEAN))
             for key in keys:
                 self.sums[key] = self.sums[key] + small if key in self.sums else small
                 self.counts[key] += 1
 
+    def mean(self, *key: str) -> Float[np.ndarray, "h w"] | None:
+        """The mean of a method and a class, or of a method, a label and a class; None where there is no picture."""
+        return self.sums[key] / self.counts[key] if key in self.sums else None
+
     def packed(self, *key: str) -> str | None:
         """A mean as the page reads it; its largest value becomes the hottest color."""
-        if key not in self.sums:
-            return None
-        mean = self.sums[key] / self.counts[key]
-        return _packed(mean / max(float(mean.max()), 1e-9))
+        mean = self.mean(*key)
+        return None if mean is None else _packed(mean / max(float(mean.max()), 1e-9))
 
 
 @dataclass
 class Collected:
-    """All that the page shows; `thumbnails` are files beside it, for runs too large to hold them in the page."""
+    """All that the page shows."""
 
     figures: Figures
     methods: list[str]
     pictures: list[dict[str, Any]]
     classes: list[dict[str, Any]]
     pairs: list[dict[str, Any]]
-    thumbnails: dict[str, bytes]
     measured: list[dict[str, Any]]
+    sampled: bool = False
+    hidden_failures: int = 0
 
 
-def collect(store: Store, metrics: Sequence[str] = ()) -> Collected:
-    """Read the rows of all shards once, and what was measured of them: `metrics` by the run, others later."""
+@dataclass
+class _Page:
+    """The pictures of the page, as they come."""
+
+    store: Store
+    manifest: Mapping[str, Any]
+    keep: Keep
+    side: int = _FINEST
+    pictures: list[dict[str, Any]] = field(default_factory=list)
+    failures: int = 0
+    hidden: int = 0
+
+    def __post_init__(self) -> None:
+        self.total: int = self.manifest["pictures"]
+
+    def add(self, position: int, rows: list[Row], label: str | None, thumbnail: bytes | None) -> None:
+        """Show a picture if it belongs to the sample, or failed."""
+        if not has_thumbnail(position, self.total, MOST_PICTURES):
+            if rows[0]["error"] is None:
+                return
+            if self.failures >= MOST_FAILURES:
+                self.hidden += 1
+                return
+            self.failures += 1
+        picture = self._picture(rows, label)
+        overlays = self.manifest["overlays"]
+        if rows[0]["error"] is None and (overlays is None or position < overlays):
+            for row, shown in zip(rows, picture["maps"], strict=True):
+                shown["overlay"] = self.store.overlay_name(row["path"], row["method"], row["rank"])
+        if thumbnail is not None and self.total <= _INLINE:
+            picture["thumb"] = f"data:image/jpeg;base64,{base64.b64encode(thumbnail).decode()}"
+        elif thumbnail is not None:
+            picture["thumb"] = f"report/{position // 1000:05}/{position}.jpg"  # the same whenever the page is written
+            self.keep(picture["thumb"], thumbnail)
+        self.pictures.append(picture)
+
+    def _picture(self, rows: list[Row], label: str | None) -> dict[str, Any]:
+        first = rows[0]
+        shown = {"path": first["path"], "label": label, "error": first["error"], "maps": []}
+        if first["status"] != "ok":
+            return shown
+        tops = zip(first["top_targets"], first["top_names"], first["top_scores"], strict=True)
+        return {
+            **shown,
+            "class": class_of(first),
+            "correct": first["correct"],
+            "score": round(first["top_scores"][0], 4) if first["top_scores"] else None,
+            "top": [[name if name is not None else str(index), round(score, 4)] for index, name, score in tops],
+            "size": [first["picture_width"], first["picture_height"]],
+            "box": [round(value, 1) for value in first["box"]],
+            "maps": [_map(row, self.side) for row in rows],
+        }
+
+
+def collect(store: Store, manifest: Mapping[str, Any], keep: Keep) -> Collected:
+    """Read the rows of all shards once, and what was measured of them, by the run or later.
+
+    Args:
+        store: where the shards are.
+        manifest: the content of `run.json`.
+        keep: gets the thumbnails, if they are too many to be in the page.
+    """
     figures, means, measured = Figures(), Means(), MetricMeans()
+    metrics, names = list(manifest.get("metrics", ())), manifest["class_names"]
     methods: dict[str, None] = {}
-    numbers = sorted(store.complete())
-    total = sum(store.counts(number).pictures for number in numbers)
-    pictures: list[dict[str, Any]] = []
-    files: dict[str, bytes] = {}
-    position = 0
-    for number in numbers:
+    page = _Page(store, manifest, keep)
+    for number in sorted(store.complete()):
         thumbnails = store.read_thumbnails(number)
         all_rows = store.read_shard(number)
         measured.add(all_rows, metrics)
         later, settings = store.read_metrics(number)
         measured.add(later, [name for name in settings if name not in metrics])
-        for rows in by_picture(all_rows):
+        groups = by_picture(all_rows)
+        page.side = min(page.side, _side(min(page.total, MOST_PICTURES) * max(map(len, groups), default=1)))
+        for position, rows in enumerate(groups, number * manifest["shard_size"]):
             methods.update(dict.fromkeys(row["method"] for row in rows))
-            figures.add(rows)
-            means.add(rows)
-            if has_thumbnail(position, total, MOST_PICTURES):
-                picture = _picture(rows)
-                jpeg = thumbnails.get(rows[0]["path"])
-                if jpeg is not None and total <= _INLINE:
-                    picture["thumb"] = f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
-                elif jpeg is not None:
-                    picture["thumb"] = f"report/{number:05}/{len(pictures)}.jpg"
-                    files[picture["thumb"]] = jpeg
-                pictures.append(picture)
-            position += 1
-    names = list(methods)
-    classes = [
-        {
-            "name": name,
-            "count": count,
-            "labeled": figures.labels[name],
-            "right": figures.right_of[name],
-            "maps": {method: means.packed(method, name) for method in names},
-        }
-        for name, count in figures.predicted.most_common(_PAIRS)
-    ]
-    pairs = [
-        {
-            "label": label,
-            "predicted": name,
-            "count": count,
-            "maps": {method: means.packed(method, label, name) for method in names},
-        }
-        for (label, name), count in figures.pairs.most_common(_PAIRS)
-    ]
-    return Collected(figures, names, pictures, classes, pairs, files, measured.lines())
+            label = label_of(rows[0], names)
+            figures.add(rows, label)
+            means.add(rows, label)
+            page.add(position, rows, label, thumbnails.get(rows[0]["path"]))
+    known = [name for name, _ in figures.predicted.most_common()]
+    known += [name for name, _ in figures.labels.most_common() if name not in figures.predicted]
+    return Collected(
+        figures,
+        list(methods),
+        page.pictures,
+        [
+            {
+                "name": name,
+                "count": figures.predicted[name],
+                "labeled": figures.labels[name],
+                "right": figures.right_of[name],
+                "maps": {method: means.packed(method, name) for method in methods},
+            }
+            for name in known[:ENTRIES]
+        ],
+        [
+            {
+                "label": label,
+                "predicted": name,
+                "count": count,
+                "maps": {method: means.packed(method, label, name) for method in methods},
+            }
+            for (label, name), count in figures.pairs.most_common(ENTRIES)
+        ],
+        measured.lines(),
+        sampled=page.total > MOST_PICTURES,
+        hidden_failures=page.hidden,
+    )
 
 
 def by_picture(rows: list[Row]) -> list[list[Row]]:
@@ -175,32 +249,30 @@ def class_of(row: Mapping[str, Any]) -> str:
     return "unknown" if row["predicted"] is None else str(row["predicted"])
 
 
-def _picture(rows: list[Row]) -> dict[str, Any]:
-    first = rows[0]
-    if first["status"] != "ok":
-        return {"path": first["path"], "label": first["label"], "error": first["error"], "maps": []}
-    tops = zip(first["top_targets"], first["top_names"], first["top_scores"], strict=True)
-    return {
-        "path": first["path"],
-        "label": first["label"],
-        "error": first["error"],
-        "class": class_of(first),
-        "correct": first["correct"],
-        "score": round(first["top_scores"][0], 4) if first["top_scores"] else None,
-        "top": [[name if name is not None else str(index), round(score, 4)] for index, name, score in tops],
-        "size": [first["picture_width"], first["picture_height"]],
-        "box": [round(value, 1) for value in first["box"]],
-        "maps": [_map(row) for row in rows],
-    }
+def label_of(row: Mapping[str, Any], names: Sequence[str] | None) -> str | None:
+    """The label as a person reads it: the class that it names by its number, else what it says."""
+    label: str | None = row["label"]
+    if label is None or row["correct"] is None or names is None or not label.isdecimal() or label in names:
+        return label
+    return names[int(label)] if int(label) < len(names) else label
 
 
-def _map(row: Row) -> dict[str, Any]:
+def _reason(error: str) -> str:
+    """An error without what differs from picture to picture, as far as that can be told."""
+    return ": ".join(error.split(": ")[:3])[:_REASON]
+
+
+def _side(maps: int) -> int:
+    """How fine the heatmaps of a page may be if it has that many."""
+    return max(_COARSEST, min(_FINEST, math.isqrt(_BYTES * 3 // 4 // max(maps, 1))))
+
+
+def _map(row: Row, finest: int) -> dict[str, Any]:
     stored = heatmap_of(row)
-    size = min(stored.shape[0], _FINEST), min(stored.shape[1], _FINEST)
+    size = min(stored.shape[0], finest), min(stored.shape[1], finest)
     target = row["target_name"] if row["target_name"] is not None else row["target"]
     return {
         "method": row["method"],
-        "layer": row["layer"],
         "target": None if target is None else str(target),
         "score": None if row["score"] is None else round(row["score"], 4),
         "empty": row["is_empty"],

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import json
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -12,17 +14,20 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from gradcam_kit.errors import OptionError
 from gradcam_kit.jobs.store import Store
 from gradcam_kit.render import colormap_table
-from gradcam_kit.report.collect import MOST_PICTURES, Collected, collect
+from gradcam_kit.report.collect import Collected, Keep, collect
 
 _TEMPLATES = Path(__file__).parent / "templates"
+_COLORMAPS = "jet", "viridis", "bone"  # the colors of the overlays, colors for everybody, and gray
+_SPEED = "report/speed.json"
 
 
-def write_report(out: str, seconds: float | None = None) -> str:
+def write_report(out: str, pictures: int = 0, seconds: float = 0.0) -> str:
     """Write `report.html` of a run, and beside it thumbnails if there are many; returns where the page is.
 
     Args:
         out: the folder of the run.
-        seconds: how long the run took, if that is known.
+        pictures: how many were explained since the page was written last.
+        seconds: how long that took.
 
     Raises:
         OptionError: there is no run.
@@ -31,38 +36,69 @@ def write_report(out: str, seconds: float | None = None) -> str:
     manifest = store.manifest()
     if manifest is None or not store.complete():
         raise OptionError(f"{out!r} holds no run with complete shards; make one: gradcam-kit run SOURCE --out {out}")
-    collected = collect(store, list(manifest.get("metrics", ())))
-    page = render(collected, manifest, seconds)
     with store.named():
-        store.folder.remove("report")
-        for name, jpeg in collected.thumbnails.items():
-            store.folder.put(name, jpeg)
+        collected = collect(store, manifest, _keeper(store))
+        speed = _speed(store, pictures, seconds)
+        page = render(collected, manifest, speed)
         store.folder.write("report.html", page.encode("utf-8", "backslashreplace"))
     return store.place("report.html")
 
 
-def render(collected: Collected, manifest: dict[str, Any], seconds: float | None) -> str:
-    """The page as text."""
+def render(collected: Collected, manifest: dict[str, Any], speed: float | None) -> str:
+    """The page as text; `speed` in pictures per second."""
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    figures = collected.figures
     data = {
         "methods": collected.methods,
+        "layers": {name: " + ".join(layers) for name, layers in manifest["layers"].items()},
         "pictures": collected.pictures,
         "classes": collected.classes,
         "pairs": collected.pairs,
-        "colors": base64.b64encode(colormap_table("jet").tobytes()).decode(),
+        "counts": {
+            "classes": len(collected.figures.predicted | collected.figures.labels),
+            "pairs": len(collected.figures.pairs),
+        },
+        "colors": [[name, base64.b64encode(colormap_table(name).tobytes()).decode()] for name in _COLORMAPS],
     }
     return environment.get_template("report.html").render(
         data=data,
-        figures=figures,
+        figures=collected.figures,
         manifest=manifest,
-        methods=collected.methods,
-        measured=collected.measured,
-        layers={name: " + ".join(layers) for name, layers in manifest["layers"].items()},
-        shown=len(collected.pictures),
-        most=MOST_PICTURES,
-        seconds=seconds,
+        collected=collected,
+        explained=_explained(manifest["targets"], manifest["class_names"]),
+        speed=speed,
         made=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
     )
+
+
+def _keeper(store: Store) -> Keep:
+    """Puts files beside the page; what an earlier page left in a folder goes when the first new one comes."""
+    begun: set[str] = set()
+
+    def keep(name: str, content: bytes) -> None:
+        folder = name.rpartition("/")[0]
+        if folder not in begun:
+            store.folder.remove(folder)
+            begun.add(folder)
+        store.folder.put(name, content)
+
+    return keep
+
+
+def _explained(targets: str, names: Sequence[str] | None) -> str:
+    """What the heatmaps show, in words."""
+    if targets in ("predicted", "label"):
+        return {"predicted": "the predicted class", "label": "the class of the label"}[targets]
+    if targets.startswith("top:"):
+        return f"the {targets[4:]} most probable classes"
+    return names[int(targets)] if names and 0 <= int(targets) < len(names) else f"class {targets}"
+
+
+def _speed(store: Store, pictures: int, seconds: float) -> float | None:
+    """Pictures per second over all that is known of the run, which is noted for the next time."""
+    known = json.loads(store.folder.read(_SPEED) or "[0, 0]")
+    if pictures and seconds:
+        known = [known[0] + pictures, known[1] + seconds]
+        store.folder.write(_SPEED, json.dumps(known).encode())
+    return known[0] / known[1] if known[1] else None

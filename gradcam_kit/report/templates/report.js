@@ -1,80 +1,106 @@
 "use strict";
 const data = JSON.parse(document.getElementById("data").textContent);
 const byId = (id) => document.getElementById(id);
-const PAGE = 60, SIDE = 96, ALL = "\u0000all";
+const PAGE = 60, SIDE = 96, TILES = 8, ALL = "\u0000all";
 const bytes = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
-const colors = bytes(data.colors);
-const state = { view: "gallery", page: 0, found: [], open: -1, pair: null };
+const state = { view: "gallery", page: 0, found: [], list: [], open: -1, opacity: 50 };
+const classNames = [...new Set(data.pictures.flatMap((one) => one.class ?? []))].sort();
+const labelNames = [...new Set(data.pictures.flatMap((one) => one.label ?? []))].sort();
+const mapsOfMethod = Math.max(1, (data.pictures.find((one) => one.maps.length)?.maps.length ?? 0) / data.methods.length);
+const isJudged = data.pictures.some((one) => typeof one.correct === "boolean");
 
 // Every text goes through here: names of files and classes are never read as HTML.
 function make(tag, options = {}, ...children) {
-  const { style, ...rest } = options;
+  const { style, role, label, ...rest } = options;
   const element = Object.assign(document.createElement(tag), rest);
+  if (role) element.setAttribute("role", role);
+  if (label) element.setAttribute("aria-label", label);
   for (const [name, value] of Object.entries(style || {})) element.style.setProperty(name, value);
   element.append(...children.filter((child) => child !== null && child !== undefined));
   return element;
 }
+const button = (text, onclick) => make("button", { type: "button", textContent: text, onclick });
+const name = (text) => make("bdi", { textContent: text });  // a name that is written from right to left turns nothing else
 const percent = (value) => (value === null || value === undefined ? "" : `${(100 * value).toFixed(value > .9995 ? 0 : 1)}%`);
+const number = (value) => value.toLocaleString("en");
+const counted = (count) => (count === 1 ? "1 picture" : `${number(count)} pictures`);
 
-const counted = (count) => (count === 1 ? "1 picture" : `${count} pictures`);
-
-function paint(values, [height, width], side = SIDE) {
-  const canvas = make("canvas", { width: side, height: side });
-  const source = bytes(values), context = canvas.getContext("2d"), image = context.createImageData(side, side);
-  const at = (position, size) => Math.min(Math.max((position + .5) * size / side - .5, 0), size - 1);
-  for (let y = 0; y < side; y++) {
-    const fy = at(y, height), y0 = Math.floor(fy), y1 = Math.min(y0 + 1, height - 1), v = fy - y0;
-    for (let x = 0; x < side; x++) {
-      const fx = at(x, width), x0 = Math.floor(fx), x1 = Math.min(x0 + 1, width - 1), u = fx - x0;
-      const top = source[y0 * width + x0] * (1 - u) + source[y0 * width + x1] * u;
-      const bottom = source[y1 * width + x0] * (1 - u) + source[y1 * width + x1] * u;
-      const level = Math.round(top * (1 - v) + bottom * v), to = 4 * (y * side + x);
-      image.data.set([colors[3 * level], colors[3 * level + 1], colors[3 * level + 2], 255], to);
-    }
+// Canvases are painted when they come near the screen.
+const unpainted = new WeakMap();
+const watcher = new IntersectionObserver((entries) => {
+  for (const { target, isIntersecting } of entries) {
+    if (!isIntersecting) continue;
+    watcher.unobserve(target);
+    paint(target, ...unpainted.get(target));
   }
-  context.putImageData(image, 0, 0);
+}, { rootMargin: "300px" });
+
+function canvasOf(values, size, side = SIDE, options = {}) {
+  const canvas = make("canvas", { width: side, height: side, ...options });
+  unpainted.set(canvas, [values, size, side]);
+  watcher.observe(canvas);
   return canvas;
 }
 
-function frame(picture, map) {
-  const [width, height] = picture.size, [x0, y0, x1, y1] = picture.box;
-  const box = make("div", { className: "frame", style: { "aspect-ratio": `${width} / ${height}` } });
-  if (picture.thumb) box.append(make("img", { src: picture.thumb, loading: "lazy", alt: picture.path }));
-  if (!map) return box;
-  const all = x0 <= 0 && y0 <= 0 && x1 >= width && y1 >= height;
-  const place = { left: `${100 * x0 / width}%`, top: `${100 * y0 / height}%`, width: `${100 * (x1 - x0) / width}%`, height: `${100 * (y1 - y0) / height}%` };
-  box.append(make("div", { className: all ? "seen all" : "seen", style: place }, paint(map.values, map.size)));
-  if (map.empty) box.append(make("span", { className: "none", textContent: "no positive evidence" }));
-  return box;
+let palette = null;
+function paint(canvas, values, [height, width], side) {
+  const source = bytes(values), context = canvas.getContext("2d"), image = context.createImageData(side, side);
+  const pixels = new Uint32Array(image.data.buffer), places = (size) => Array.from({ length: side }, (_, position) => {
+    const exact = Math.min(Math.max((position + .5) * size / side - .5, 0), size - 1), first = Math.floor(exact);
+    return [first, Math.min(first + 1, size - 1), exact - first];
+  });
+  const across = places(width);
+  places(height).forEach(([y0, y1, v], y) => across.forEach(([x0, x1, u], x) => {
+    const top = source[y0 * width + x0] * (1 - u) + source[y0 * width + x1] * u;
+    const bottom = source[y1 * width + x0] * (1 - u) + source[y1 * width + x1] * u;
+    pixels[y * side + x] = palette[Math.round(top * (1 - v) + bottom * v)];
+  }));
+  context.putImageData(image, 0, 0);
+}
+
+function setColors() {
+  const colors = bytes(new Map(data.colors).get(byId("colors").value)), rgba = new Uint8Array(1024).fill(255);
+  for (let level = 0; level < 256; level++) rgba.set(colors.subarray(3 * level, 3 * level + 3), 4 * level);
+  palette = new Uint32Array(rgba.buffer);
+}
+
+function stage(picture, map, width, alt) {
+  const [w, h] = picture.size, [x0, y0, x1, y1] = picture.box;
+  const box = make("div", { className: "frame", style: { "aspect-ratio": `${w} / ${h}`, width } });
+  if (picture.thumb) box.append(make("img", { src: picture.thumb, loading: "lazy", alt }));
+  const parts = make("div", { className: "stage" }, box);
+  if (!map) return parts;
+  const all = x0 <= 0 && y0 <= 0 && x1 >= w && y1 >= h;
+  const place = { left: `${100 * x0 / w}%`, top: `${100 * y0 / h}%`, width: `${100 * (x1 - x0) / w}%`, height: `${100 * (y1 - y0) / h}%` };
+  const described = alt ? { role: "img", label: `heatmap of ${map.method}` } : {};
+  box.append(make("div", { className: all ? "seen all" : "seen", style: place }, canvasOf(map.values, map.size, SIDE, described)));
+  if (map.empty) parts.append(make("span", { className: "none", textContent: "no positive evidence" }));
+  return parts;
 }
 
 function verdict(picture) {
-  const known = picture.correct !== null && picture.correct !== undefined;
-  const mark = known ? (picture.correct ? "✓ " : "✗ ") : "";
-  const text = `${mark}${picture.class} ${percent(picture.score)}`;
-  return make("p", { className: known ? (picture.correct ? "right" : "wrong") : "", textContent: text });
+  const mark = picture.correct === true ? "✓ " : picture.correct === false ? "✗ " : "";
+  const className = picture.correct === true ? "right" : picture.correct === false ? "wrong" : "";
+  return make("p", { className }, mark, name(picture.class), ` ${percent(picture.score)}`);
 }
 
-function mapsOf(picture) {
-  const chosen = byId("method").value;
-  return picture.maps.filter((map) => chosen === ALL || map.method === chosen);
-}
+const chosenMethods = () => (byId("method").value === ALL ? data.methods : [byId("method").value]);
 
 function card(index, small = false) {
-  const picture = data.pictures[index];
-  const element = make("button", { type: "button", className: "card" });
+  const picture = data.pictures[index], methods = chosenMethods();
+  const element = make("button", { type: "button", className: "card", title: picture.path });
   element.dataset.index = index;
   if (picture.maps.length) {
-    const maps = small ? mapsOf(picture).slice(0, 1) : mapsOf(picture);
-    const views = maps.map((map) => make("div", { className: "view" }, frame(picture, map),
-      maps.length > 1 ? make("span", { textContent: caption(picture, map) }) : null));
-    element.append(make("div", { className: "views" }, ...views));
+    const maps = picture.maps.filter((map) => methods.includes(map.method)).slice(0, small ? 1 : undefined);
+    const width = `${100 * Math.min(1, picture.size[0] / picture.size[1])}%`;
+    element.append(make("div", { className: "views" }, ...maps.map((map) => make("div", { className: "view" }, stage(picture, map, width, ""),
+      maps.length > 1 ? make("span", { textContent: caption(picture, map) }) : null))));
   } else {
-    element.append(make("div", { className: "broken", textContent: picture.error }));
+    element.append(make("div", { className: "stage" }, make("div", { className: "broken", textContent: picture.error })));
   }
-  if (small) { element.title = picture.path; return element; }
+  if (small) { element.setAttribute("aria-label", `${picture.path}, ${picture.class} ${percent(picture.score)}`); return element; }
   if (picture.maps.length) element.append(verdict(picture));
-  if (picture.correct === false) element.append(make("p", { textContent: `labeled ${picture.label}` }));
+  if (picture.correct === false) element.append(make("p", {}, "labeled ", name(picture.label)));
   if (picture.error && picture.maps.length) element.append(make("p", { className: "error", textContent: picture.error }));
   element.append(make("p", { className: "path", textContent: picture.path }));
   return element;
@@ -85,127 +111,187 @@ function caption(picture, map) {
   return map.method + other;
 }
 
-function matches(picture) {
-  const wanted = byId("status").value, name = byId("class").value, words = byId("search").value.trim().toLowerCase();
-  const failed = Boolean(picture.error), score = picture.score;
-  if (wanted === "failed" ? !failed : wanted === "right" ? picture.correct !== true : wanted === "wrong" ? picture.correct !== false
-    : wanted === "empty" ? !picture.maps.some((map) => map.empty) : false) return false;
-  if (name && picture.class !== name && picture.label !== name) return false;
-  if (state.pair && !(picture.correct === false && picture.label === state.pair[0] && picture.class === state.pair[1])) return false;
-  const least = Number(byId("least").value) / 100, most = Number(byId("most").value) / 100;
-  if ((least > 0 || most < 1) && !(score >= least && score <= most)) return false;
-  return !words || [picture.path, picture.class, picture.label].some((text) => text && text.toLowerCase().includes(words));
-}
-
+let texts = null;
 function find() {
-  state.found = data.pictures.map((_, index) => index).filter((index) => matches(data.pictures[index]));
-  const score = (index) => data.pictures[index].score ?? -1, wrong = (index) => (data.pictures[index].correct === false ? 1 : 0);
-  const orders = { low: (a, b) => score(a) - score(b), high: (a, b) => score(b) - score(a), wrong: (a, b) => wrong(b) - wrong(a) || score(b) - score(a) };
-  const order = orders[byId("sort").value];
-  if (order) state.found.sort(order);
+  const status = byId("status").value, predicted = byId("predicted").value, label = byId("label").value, words = byId("search").value.trim().toLowerCase();
+  const least = Number(byId("least").value) / 100, most = Number(byId("most").value) / 100;
+  const tests = { right: (one) => one.correct === true, wrong: (one) => one.correct === false, failed: (one) => Boolean(one.error), empty: (one) => one.maps.some((map) => map.empty) };
+  if (words) texts ??= data.pictures.map((one) => [one.path, one.class, one.label].filter(Boolean).join("\n").toLowerCase());
+  const isFound = (one, index) => (!tests[status] || tests[status](one)) && (!predicted || one.class === predicted) && (!label || one.label === label)
+    && (least <= 0 && most >= 1 || one.score >= least && one.score <= most) && (!words || texts[index].includes(words));
+  state.found = [...data.pictures.keys()].filter((index) => isFound(data.pictures[index], index));
+  const score = (index) => data.pictures[index].score ?? -1, isWrong = (index) => Number(data.pictures[index].correct === false);
+  const orders = { low: (a, b) => score(a) - score(b), high: (a, b) => score(b) - score(a), wrong: (a, b) => isWrong(b) - isWrong(a) || score(b) - score(a) };
+  if (orders[byId("sort").value]) state.found.sort(orders[byId("sort").value]);
+  byId("clear").hidden = !(words || predicted || label || status !== "all" || least > 0 || most < 1);
   state.page = 0;
   show();
 }
 
+// Set filters, those that are not named to their first value, and show what they leave.
+function filter(wanted = {}) {
+  const plain = { search: "", status: "all", predicted: "", label: "", least: 0, most: 100 };
+  for (const [id, value] of Object.entries({ ...plain, ...wanted })) byId(id).value = value;
+  showNumbers();
+  state.view = "gallery";
+  find();
+}
+
 function show() {
   for (const view of ["gallery", "pairs", "classes"]) byId(view).hidden = view !== state.view;
-  for (const button of document.querySelectorAll("nav button")) button.setAttribute("aria-pressed", String(button.dataset.view === state.view));
-  byId("pager").hidden = byId("count").hidden = state.view !== "gallery";
-  if (state.view !== "gallery") { (state.view === "pairs" ? showPairs : showClasses)(); return; }
+  for (const one of document.querySelectorAll("nav button")) one.setAttribute("aria-pressed", String(one.dataset.view === state.view));
+  byId("pager").hidden = byId("count").hidden = byId("filters").hidden = state.view !== "gallery";
+  if (state.view !== "gallery") { byId(state.view).replaceChildren(...(state.view === "pairs" ? pairRows : classRows)()); return; }
   const pages = Math.max(1, Math.ceil(state.found.length / PAGE)), start = state.page * PAGE;
-  const side = byId("method").value === ALL ? Math.min(4, Math.max(1, ...data.pictures.slice(0, 50).map((one) => one.maps.length))) : 1;
-  byId("gallery").style.setProperty("--side", side === 1 ? 1 : .65 * side);
+  const views = Math.min(4, chosenMethods().length * mapsOfMethod);
+  byId("gallery").style.setProperty("--side", views === 1 ? 1 : .65 * views);
   byId("gallery").replaceChildren(...state.found.slice(start, start + PAGE).map((index) => card(index)));
-  byId("count").replaceChildren(`${state.found.length} of ${data.pictures.length} pictures`);
-  if (state.pair) byId("count").append(` labeled ${state.pair[0]} and taken for ${state.pair[1]} `,
-    make("button", { type: "button", id: "unpair", textContent: "show all", onclick: () => { state.pair = null; find(); } }));
-  byId("page").textContent = `${state.page + 1} / ${pages}`;
+  byId("found").textContent = state.found.length ? `${number(state.found.length)} of ${counted(data.pictures.length)}` : `None of ${counted(data.pictures.length)} matches.`;
+  byId("page").value = state.page + 1;
+  byId("page").max = pages;
+  byId("pages").textContent = number(pages);
+  byId("pager").hidden = pages === 1;
   byId("previous").disabled = state.page === 0;
   byId("next").disabled = state.page + 1 >= pages;
 }
 
-function means(maps) {
-  const chosen = byId("method").value, names = data.methods.filter((name) => (chosen === ALL || name === chosen) && maps[name]);
-  return names.map((name) => make("div", { className: "mean" }, paint(maps[name], [16, 16], 112), make("span", { textContent: `mean, ${name}` })));
+function mean(maps, text) {
+  return chosenMethods().filter((method) => maps?.[method]).map((method) => make("div", { className: "mean" },
+    canvasOf(maps[method], [16, 16], SIDE, { role: "img", label: `mean heatmap, ${text}` }), make("span", { textContent: chosenMethods().length > 1 ? `${text}, ${method}` : text })));
 }
 
-function tiles(test) {
-  const indices = data.pictures.map((_, index) => index).filter((index) => test(data.pictures[index])).slice(0, 8);
-  return make("div", { className: "tiles" }, ...indices.map((index) => card(index, true)));
+// The pictures of each class and of each pair: the first few, and how many there are on this page.
+const groups = new Map();
+for (const [index, one] of data.pictures.entries()) {
+  const keys = one.maps.length ? [one.class, ...(one.correct === false ? [JSON.stringify([one.label, one.class])] : [])] : [];
+  for (const key of keys) {
+    const group = groups.get(key) ?? { first: [], count: 0 };
+    groups.set(key, group);
+    group.count += 1;
+    if (group.first.length < TILES) group.first.push(index);
+  }
 }
 
-function showPairs() {
-  const rows = data.pairs.map((pair) => make("div", { className: "row" },
-    make("div", { className: "text" }, make("h2", { textContent: `${pair.label} → ${pair.predicted}` }),
-      make("p", { textContent: `${counted(pair.count)} labeled ${pair.label} and taken for ${pair.predicted}` }),
-      make("button", { type: "button", textContent: "show them", onclick: () => { state.pair = [pair.label, pair.predicted]; state.view = "gallery"; find(); } })),
-    ...means(pair.maps), tiles((one) => one.correct === false && one.label === pair.label && one.class === pair.predicted)));
-  byId("pairs").replaceChildren(...(rows.length ? rows : [make("p", { textContent: "No picture with a label that the model knows is predicted wrong." })]));
+function row(title, key, count, texts, means, wanted) {
+  const group = groups.get(key) ?? { first: [], count: 0 }, here = group.count < count ? ` (${number(group.count)} on this page)` : "";
+  const text = make("div", { className: "text" }, make("h2", {}, ...title), ...texts.map((one) => make("p", {}, one)), group.count ? button(`show them${here}`, () => filter(wanted)) : null);
+  return make("div", { className: "row" }, text, make("div", { className: "means" }, ...means), make("div", { className: "tiles" }, ...group.first.map((index) => card(index, true))));
 }
 
-function showClasses() {
-  byId("classes").replaceChildren(...data.classes.map((one) => make("div", { className: "row" },
-    make("div", { className: "text" }, make("h2", { textContent: one.name }), make("p", { textContent: `predicted for ${counted(one.count)}` }),
-      one.labeled ? make("p", { textContent: `${percent(one.right / one.labeled)} of ${one.labeled} with this label are right` }) : null,
-      make("button", { type: "button", textContent: "show them", onclick: () => { byId("class").value = one.name; state.view = "gallery"; find(); } })),
-    ...means(one.maps), tiles((picture) => picture.class === one.name))));
+function cut(rows, total, what) {
+  if (total > rows.length) rows.push(make("p", { className: "notes", textContent: `These are the ${rows.length} most frequent of ${number(total)} ${what}.` }));
+  return rows;
+}
+
+function pairRows() {
+  if (!data.pairs.length) return [make("p", { textContent: "No picture is taken for another class than that of its label." })];
+  const maps = new Map(data.classes.map((one) => [one.name, one.maps]));
+  return cut(data.pairs.map((pair) => row([name(pair.label), " → ", name(pair.predicted)], JSON.stringify([pair.label, pair.predicted]), pair.count,
+    [`${counted(pair.count)} labeled ${pair.label} and taken for ${pair.predicted}`],
+    [...mean(pair.maps, "mean of these"), ...mean(maps.get(pair.label), `all taken for ${pair.label}`), ...mean(maps.get(pair.predicted), `all taken for ${pair.predicted}`)],
+    { status: "wrong", label: pair.label, predicted: pair.predicted })), data.counts.pairs, "confusions");
+}
+
+function classRows() {
+  return cut(data.classes.map((one) => row([name(one.name)], one.name, one.count,
+    [`predicted for ${counted(one.count)}`, ...(one.labeled ? [`${percent(one.right / one.labeled)} of ${number(one.labeled)} with this label are right`] : [])],
+    mean(one.maps, "mean"), { predicted: one.name })), data.counts.classes, "classes");
 }
 
 function open(index) {
-  const picture = data.pictures[index], dialog = byId("detail");
+  const picture = data.pictures[index], [w, h] = picture.size ?? [1, 1], dialog = byId("detail");
+  const place = state.list.indexOf(index), width = `min(100%, 62vh * ${w / h})`, parts = [];
   state.open = index;
-  const close = make("button", { type: "button", className: "close", textContent: "close", onclick: () => dialog.close() });
-  const parts = [close, make("h2", { textContent: picture.path })];
+  byId("detail-place").textContent = `${number(place + 1)} of ${number(state.list.length)}`;
+  byId("before").disabled = place <= 0;
+  byId("after").disabled = place + 1 >= state.list.length;
+  byId("detail-path").textContent = picture.path;
   if (picture.error) parts.push(make("p", { className: "error", textContent: picture.error }));
+  if (picture.maps.length) parts.push(verdict(picture));
+  if (picture.label !== null) parts.push(make("p", {}, "labeled ", name(picture.label)));
   if (picture.maps.length) {
-    parts.push(verdict(picture));
-    if (picture.label !== null) parts.push(make("p", { textContent: `label: ${picture.label}` }));
-    const views = picture.maps.map((map) => make("div", { className: "view" }, frame(picture, map),
-      make("span", { textContent: `${map.method}, ${map.layer}${map.target === null ? "" : `, for ${map.target} ${percent(map.score)}`}` })));
-    parts.push(make("div", { className: "views" }, make("div", { className: "view" }, frame(picture, null), make("span", { textContent: `${picture.size[0]} × ${picture.size[1]}` })), ...views));
-    const rows = picture.top.map(([name, score]) => make("tr", {}, make("td", { textContent: name }), make("td", { textContent: percent(score) }),
-      make("td", { className: "bar" }, make("i", { style: { width: `${100 * score}%` } }))));
-    parts.push(make("table", {}, make("tbody", {}, ...rows)));
+    const views = picture.maps.map((map) => make("div", { className: "view" }, stage(picture, map, width, picture.path),
+      make("span", { textContent: `${map.method}, ${data.layers[map.method] ?? ""}${map.target === null ? "" : `, for ${map.target} ${percent(map.score)}`}` }),
+      map.overlay ? make("a", { href: map.overlay.split("/").map(encodeURIComponent).join("/"), target: "_blank", rel: "noreferrer", textContent: "in full size" }) : null));
+    const plain = make("div", { className: "view" }, stage(picture, null, width, picture.path), make("span", { textContent: `${w} × ${h}${picture.thumb ? "" : ", without a thumbnail"}` }));
+    parts.push(make("div", { className: "views" }, plain, ...views));
+    const rows = picture.top.map(([text, score]) => make("tr", {}, make("td", {}, name(text)), make("td", { textContent: percent(score) }),
+      make("td", { className: "bars" }, make("i", { style: { width: `${100 * score}%` } }))));
+    parts.push(make("table", { label: "most probable classes" }, make("tbody", {}, ...rows)));
   }
-  dialog.replaceChildren(...parts);
+  byId("detail-body").replaceChildren(...parts);
   if (!dialog.open) dialog.showModal();
+  dialog.scrollTop = 0;
 }
 
 function step(by) {
   if (byId("detail").open) {
-    const next = state.found.indexOf(state.open) + by;
-    if (next >= 0 && next < state.found.length) open(state.found[next]);
-  } else if (state.view === "gallery") {
-    const pages = Math.ceil(state.found.length / PAGE), page = state.page + by;
-    if (page >= 0 && page < pages) { state.page = page; show(); scrollTo(0, 0); }
-  }
+    const next = state.list[state.list.indexOf(state.open) + by];
+    if (next !== undefined) open(next);
+  } else if (state.view === "gallery") turnTo(state.page + by);
 }
 
-function setOpacity() {
-  document.documentElement.style.setProperty("--opacity", byId("opacity").value / 100);
-  byId("opacity-value").textContent = `${byId("opacity").value}%`;
+function turnTo(page) {
+  if (!(page >= 0 && page < Math.ceil(state.found.length / PAGE))) return;
+  state.page = page;
+  show();
+  byId("count").scrollIntoView();
 }
 
-for (const name of data.methods) byId("method").append(make("option", { value: name, textContent: name }));
-if (data.methods.length > 1) byId("method").append(make("option", { value: ALL, textContent: "side by side" }));
-const names = new Set(data.pictures.flatMap((one) => [one.class, one.label]).filter((name) => name));
-for (const name of [...names].sort()) byId("class").append(make("option", { value: name, textContent: name }));
-for (const id of ["search", "status", "class", "sort", "least", "most"]) byId(id).addEventListener("input", find);
-for (const id of ["least", "most"]) byId(id).addEventListener("input", () => { byId(`${id}-value`).textContent = `${byId(id).value}%`; });
+function setOpacity(value) {
+  if (value > 0) state.opacity = value;
+  document.documentElement.style.setProperty("--opacity", value / 100);
+  for (const slider of document.querySelectorAll(".opacity")) slider.value = value;
+  byId("opacity-value").textContent = `${value}%`;
+}
+
+function showNumbers() {
+  for (const id of ["least", "most"]) byId(`${id}-value`).textContent = `${byId(id).value}%`;
+}
+
+const option = (text, value = text) => make("option", { value, textContent: text });
+byId("method").append(...data.methods.map((text) => option(text)), ...(data.methods.length > 1 ? [option("side by side", ALL)] : []));
+byId("colors").append(...data.colors.map(([text]) => option(text)));
+byId("predicted").append(...classNames.map((text) => option(text)));
+byId("label").append(...labelNames.map((text) => option(text)));
+byId("label").parentElement.hidden = !labelNames.length;
+if (!isJudged) for (const one of document.querySelectorAll(".judged")) one.remove();
+for (const id of ["search", "status", "predicted", "label", "sort", "least", "most"]) byId(id).addEventListener("input", () => { showNumbers(); find(); });
 byId("method").addEventListener("input", show);
-byId("opacity").addEventListener("input", setOpacity);
-byId("previous").addEventListener("click", () => step(-1));
-byId("next").addEventListener("click", () => step(1));
-for (const button of document.querySelectorAll("nav button")) button.addEventListener("click", () => { state.view = button.dataset.view; show(); });
-document.addEventListener("click", (event) => { const found = event.target.closest(".card"); if (found) open(Number(found.dataset.index)); });
+byId("colors").addEventListener("input", () => { setColors(); show(); });
+for (const slider of document.querySelectorAll(".opacity")) slider.addEventListener("input", () => setOpacity(Number(slider.value)));
+byId("page").addEventListener("change", () => { turnTo(Math.round(byId("page").value) - 1); byId("page").value = state.page + 1; });
+for (const [id, by] of [["previous", -1], ["next", 1], ["before", -1], ["after", 1]]) byId(id).addEventListener("click", () => step(by));
+for (const one of document.querySelectorAll("nav button")) one.addEventListener("click", () => { state.view = one.dataset.view; show(); });
+for (const one of document.querySelectorAll("[data-show]")) one.addEventListener("click", () => filter({ status: one.dataset.show }));
+byId("clear").addEventListener("click", () => filter());
+byId("close").addEventListener("click", () => byId("detail").close());
+document.addEventListener("click", (event) => {
+  const chosen = event.target.closest(".card"), tiles = event.target.closest(".tiles");
+  if (event.target === byId("detail") && !isInside(event)) byId("detail").close();
+  if (!chosen) return;
+  state.list = tiles ? [...tiles.children].map((one) => Number(one.dataset.index)) : state.found;
+  open(Number(chosen.dataset.index));
+});
+function isInside({ clientX: x, clientY: y }) {
+  const place = byId("detail").getBoundingClientRect();
+  return x >= place.left && x <= place.right && y >= place.top && y <= place.bottom;
+}
 document.addEventListener("keydown", (event) => {
-  const typing = event.target.matches("input, select") && event.key !== "Escape";
-  if (typing || event.ctrlKey || event.metaKey || event.altKey) return;
-  if (event.key === "/") { event.preventDefault(); byId("search").focus(); }
+  const isTyping = event.target.matches("input, select") && event.key !== "Escape";
+  if (isTyping || event.ctrlKey || event.metaKey || event.altKey) return;
+  const isOpen = byId("detail").open;
+  if (event.key === "/" && !isOpen) { event.preventDefault(); if (state.view !== "gallery") { state.view = "gallery"; show(); } byId("filters").open = true; byId("search").focus(); }
   else if (event.key === "ArrowRight") step(1);
   else if (event.key === "ArrowLeft") step(-1);
   else if (event.key === "Escape" && event.target.matches("input")) event.target.blur();
-  else if (event.key === "h") { byId("opacity").value = Number(byId("opacity").value) ? 0 : 50; setOpacity(); }
+  else if (event.key === "h") setOpacity(document.documentElement.style.getPropertyValue("--opacity") > 0 ? 0 : state.opacity);
 });
-setOpacity();
+const narrow = matchMedia("(max-width: 640px)");
+const fold = () => { byId("filters").open = !narrow.matches; };
+narrow.addEventListener("change", fold);
+fold();
+setColors();
+setOpacity(state.opacity);
+showNumbers();
 find();
