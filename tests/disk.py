@@ -68,6 +68,13 @@ def poisoned():
     model.transform = transform
     return model
 
+class Dense(Net):
+    def forward(self, images):
+        return self.stage2(self.stage1(images).relu()).relu()
+
+def dense():
+    return Dense()
+
 def crooked():
     model = Net()
     model.transform = lambda picture: picture.as_tensor()

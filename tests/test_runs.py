@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import json
 import os
 import random
 import threading
@@ -24,7 +25,7 @@ from gradcam_kit.jobs import RunRequest, RunSummary, load_run, run
 from gradcam_kit.jobs import plan as plans
 from gradcam_kit.jobs.explainer import Batch, Explained, Explainer
 from gradcam_kit.jobs.files import LocalFolder
-from gradcam_kit.jobs.index import find_pictures, index_pictures
+from gradcam_kit.jobs.index import Entry, find_pictures, index_pictures
 from gradcam_kit.jobs.pipeline import has_thumbnail
 from gradcam_kit.jobs.store import Store
 from gradcam_kit.jobs.walk import LeftOut
@@ -287,6 +288,9 @@ def test_the_plan_is_sorted_in_pieces_as_in_one(monkeypatch: pytest.MonkeyPatch)
     assert list(plan.shard(6).positions) == [48, 49]
     assert plan.shard(3).entries == index_pictures("pictures", "out")[24:32]
     plan.close()
+    for entry in (Entry('"\n\\\x00', "caf\udce9\u2028", None), Entry("", "/", "\U0001f600 \t")):
+        line = plans._line(entry)
+        assert (line, plans._read(line)) == (json.dumps(entry).encode() + b"\n", entry)
 
 
 @pytest.mark.parametrize(("pictures", "wanted"), [(1, 0), (5, 9), (1000, 10), (10, 3)])

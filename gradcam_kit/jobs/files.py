@@ -163,7 +163,7 @@ class RemoteFolder:
             self._system.pipe_file(path, content, mode="create")
         except FileExistsError:
             return False
-        except (TypeError, NotImplementedError):  # it does not know of modes
+        except (TypeError, ValueError, NotImplementedError):  # it does not know of modes
             self._system.pipe_file(path, content)
         return self.read(name) == content
 

@@ -112,7 +112,7 @@ def _listed(source: str, left_out: LeftOut) -> Iterator[Entry]:
 def _lines(source: str, parent: str, left_out: LeftOut) -> Iterator[tuple[str, str | None]]:
     for path, label in listed_rows(source):
         if path:
-            yield (path if is_remote(path) else os.path.abspath(os.path.join(parent, path))), label
+            yield (path if is_remote(path) else os.path.normpath(os.path.join(parent, path))), label
         else:
             left_out.nameless += 1
 
