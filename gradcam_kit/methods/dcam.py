@@ -108,7 +108,8 @@ class DCAM:
             raise ShapeError(f"the series have shape {tuple(series.shape)}; expected (n, dimensions, times), n > 0")
         n, dimensions, times = series.shape
         generator = torch.Generator().manual_seed(self.seed)
-        orders = torch.rand(self.permutations, dimensions, generator=generator).argsort(1).to(series.device)
+        orders = torch.rand(self.permutations, dimensions, generator=generator).argsort(1)
+        orders = orders.to(series.device, non_blocking=True)
         own = torch.arange(dimensions, device=series.device)[None]
         classes = self._cam.explain(cube(series, own).flatten(0, 1), targets).targets
         if classes is None or classes.ndim != 1:
