@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image
+from playwright.sync_api import Browser, sync_playwright
 
 from gradcam_kit import explain_folder
 from gradcam_kit.demo import CLASS_NAMES, HELD_OUT, draw
@@ -33,18 +34,14 @@ def write_pictures(folder: Path) -> None:
     (folder / "heart" / "broken.png").write_text("no picture")
 
 
-def photograph(report: Path, out: Path, chromium: str) -> None:
+def photograph(browser: Browser, report: Path, out: Path) -> None:
     """Write what the upper part of a report shows, the confident mistakes first, as a JPEG."""
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": _WIDTH, "height": _HEIGHT}, color_scheme="light")
-        page.goto(report.absolute().as_uri())
-        page.locator("#sort").select_option("wrong")
-        page.wait_for_timeout(1000)  # until all is painted
-        page.screenshot(path=out, type="jpeg", quality=_QUALITY)
-        browser.close()
+    page = browser.new_page(viewport={"width": _WIDTH, "height": _HEIGHT}, color_scheme="light")
+    page.goto(report.absolute().as_uri())
+    page.locator("#sort").select_option("wrong")
+    page.wait_for_timeout(1000)  # until all is painted
+    page.screenshot(path=out, type="jpeg", quality=_QUALITY)
+    page.close()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -61,7 +58,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         try:
             write_pictures(Path("pictures"))
             explain_folder("pictures", "demo", "run", methods=["grad-cam", "layer-cam"], quiet=True)
-            photograph(Path("run/report.html"), out, options.chromium)
+            with sync_playwright() as driver:
+                browser = driver.chromium.launch(executable_path=options.chromium, args=["--no-sandbox"])
+                photograph(browser, Path("run/report.html"), out)
         finally:
             os.chdir(before)
 

@@ -16,7 +16,6 @@ from gradcam_kit.folder import run_and_report
 from gradcam_kit.jobs import RunRequest
 from gradcam_kit.jobs.store import Store
 from gradcam_kit.report import write_report
-from notebooks.screenshot import photograph
 
 playwright = pytest.importorskip("playwright.sync_api")
 CHROMIUM = shutil.which("chromium")
@@ -324,9 +323,10 @@ def test_it_fits_and_can_be_read(browser: playwright.Browser, made: Path, width:
     context.close()
 
 
-def test_the_picture_in_readme_shows_a_report(made: Path, tmp_path: Path) -> None:
-    assert CHROMIUM
-    photograph(made / "report.html", tmp_path / "report.jpg", CHROMIUM)
+def test_the_picture_in_readme_shows_a_report(browser: playwright.Browser, made: Path, tmp_path: Path) -> None:
+    from notebooks.screenshot import photograph
+
+    photograph(browser, made / "report.html", tmp_path / "report.jpg")
     with (
         Image.open(tmp_path / "report.jpg") as photo,
         Image.open(Path(__file__).parents[1] / "docs/report.jpg") as known,
