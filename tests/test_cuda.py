@@ -77,6 +77,19 @@ def test_half_precision_models(dtype):
     assert (found.cpu() - expected).abs().mean() < 0.05
 
 
+@pytest.mark.parametrize("way", ["model", "autocast"])
+def test_pictures_are_channels_last_in_half_precision(way):
+    model, x, orders = tiny().cuda(), images(2, size=(96, 96)).cuda(), []
+    model.register_forward_pre_hook(lambda module, args: orders.append(not args[0].is_contiguous()))
+    GradCAM(model, "relu2")(x)
+    if way == "model":
+        GradCAM(model.bfloat16(), "relu2")(x.bfloat16())
+    else:
+        with torch.autocast("cuda", torch.bfloat16):
+            GradCAM(model, "relu2")(x)
+    assert orders == [False, True]
+
+
 def test_sharing_and_overlays():
     model, x = tiny().cuda(), images().cuda()
     cams = [METHODS[name](model, "relu2") for name in ("grad-cam", "grad-cam++", "layer-cam")]

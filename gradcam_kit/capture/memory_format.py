@@ -88,4 +88,7 @@ def _pays(inputs: Inputs) -> bool:
         return False
     if images.device.type == "cpu":
         return images.dtype != torch.float64 and torch.backends.mkldnn.is_available()
-    return images.device.type == "cuda" and images.dtype in (torch.float16, torch.bfloat16)
+    if images.device.type != "cuda":
+        return False
+    precision = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else images.dtype
+    return precision in (torch.float16, torch.bfloat16)
