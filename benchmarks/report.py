@@ -80,11 +80,11 @@ _BASELINE = Figure(1, 1, 1)  # the ratio of what others are compared with
 
 
 def summary(stored: Mapping[str, Results], pictures: Sequence[str], folder: str) -> str:
-    """What README shows: costs beside a forward pass, other libraries, two plots."""
+    """What README shows: costs beside a forward pass, other libraries, runs, metrics, two plots."""
     parts = []
     if ratios := stored.get("ratios-cpu"):
         rows = [row for row in ratios.rows if row.figures.get("ratio", _BASELINE) != _BASELINE]
-        cells = [[*map(str, row.case.values()), f"{row.figures['ratio'].median:.2f}"] for row in rows]
+        cells = [[*map(str, row.case.values()), _ratio(row)] for row in rows]
         parts += [
             f"Time / that of a plain `inference_mode` forward pass of the same batch ({_conditions(ratios)}):",
             markdown([*rows[0].case, "ratio"], cells),
@@ -95,8 +95,30 @@ def summary(stored: Mapping[str, Results], pictures: Sequence[str], folder: str)
             f"which are in [0, 1] ({_conditions(peers)}); where formulas differ, the page of all figures says how:",
             peer_table(peers),
         ]
+    if runs := stored.get("runs-cpu"):
+        rows = [row for row in runs.rows if "pictures_per_second" in row.figures]
+        speeds = [row.figures["pictures_per_second"].median for row in rows]
+        cells = [[str(row.case["work"]), f"{each:.1f}", _ratio(row)] for row, each in zip(rows, speeds, strict=True)]
+        parts += [
+            f"A folder of {runs.environment['pictures']} JPEGs of mixed sizes, ResNet-50; time / that of a bare loop "
+            f"({_conditions(runs)}):",
+            markdown(["work", "pictures/s", "ratio"], cells),
+        ]
+    if metrics := stored.get("metrics-cpu"):
+        rows = [row for row in metrics.rows if row.figures.get("ratio", _BASELINE) != _BASELINE]
+        parts += [
+            "Metrics; time / that of the plain forward passes of as many images, or of ours where another library is "
+            f"named ({_conditions(metrics)}):",
+            markdown(
+                ["work", "ratio"], [[str(row.case["work"]), f"{row.figures['ratio'].median:.2f}"] for row in rows]
+            ),
+        ]
     parts += [f"![{_TITLES[name]}]({folder}/{name})" for name in pictures]
     return "\n\n".join([*parts, f"[All figures]({folder}/{PAGE}), with their spread."])
+
+
+def _ratio(row: Row) -> str:
+    return f"{row.figures['ratio'].median:.2f}"
 
 
 def peer_table(peers: Results) -> str:
@@ -167,7 +189,7 @@ def _text(figure: Figure | None) -> str:
 def _conditions(results: Results) -> str:
     seen = results.environment
     hardware = seen["processor"] if seen["device"] == "cpu" else seen["device"]
-    images = f"{seen['batch']} images of 224², " if "batch" in seen else ""
+    images = f"{seen['batch']} images of 224², " if results.command == "ratios" else ""
     return f"{images}{hardware}, {seen['threads']} threads, torch {seen['versions']['torch']}"
 
 
