@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict, namedtuple
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, MutableMapping
 from itertools import product
 from typing import Any
 
@@ -23,6 +23,32 @@ INPUT = images(3, size=(8, 8))
 # Outputs
 
 Pair = namedtuple("Pair", "logits extra")
+
+
+class Around(MutableMapping[str, Any]):
+    """Keeps its entries in a dictionary of its own, and takes tensors alone."""
+
+    def __init__(self, **entries: Tensor) -> None:
+        self.entries = entries
+
+    def __getitem__(self, key: str) -> Tensor:
+        return self.entries[key]
+
+    def __setitem__(self, key: str, value: Tensor) -> None:
+        if not isinstance(value, Tensor):
+            raise TypeError(f"{key} is {value!r}")
+        self.entries[key] = value
+
+    def __delitem__(self, key: str) -> None:
+        del self.entries[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.entries)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+
 OUTPUTS: dict[str, Callable[[Tensor], Any]] = {
     "tuple": lambda z: (z, "name", 3),
     "list": lambda z: [torch.arange(3), z],
@@ -30,6 +56,7 @@ OUTPUTS: dict[str, Callable[[Tensor], Any]] = {
     "dict with logits": lambda z: {"loss": z.sum(), "logits": z},
     "OrderedDict": lambda z: OrderedDict(prediction=z),
     "named tuple with logits": lambda z: Pair(z, z.mean()),
+    "mapping": lambda z: Around(prediction=z),
     "ModelOutput": lambda z: ImageClassifierOutput(logits=z),
     "ModelOutput with loss": lambda z: ImageClassifierOutput(loss=z.mean(), logits=z, hidden_states=(z, z)),
 }

@@ -130,3 +130,15 @@ def test_under_autocast_and_in_half_precision() -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         torch.testing.assert_close(impute(x, mask), expected)
     assert impute(x.bfloat16(), mask).dtype == torch.float32
+
+
+def test_an_imputation_that_does_not_converge_says_so(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    picture, mask = images(1, 1, (SIDE, SIDE)), removed(blobs(), 0.5)
+    exact = impute(picture, mask, tolerance=1e-6)
+    assert not caplog.records
+    monkeypatch.setattr(imputation, "_MOST_STEPS", 4)
+    rough = impute(picture, mask, tolerance=1e-6)
+    assert [record.getMessage() for record in caplog.records] == ["the imputation of ROAD did not converge in 4 steps"]
+    assert 1e-6 < (rough - exact).abs().max() < 0.1

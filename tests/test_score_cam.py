@@ -280,3 +280,8 @@ def test_methods_that_build_on_it_run_in_half_precision_too(name):
 def test_other_precisions_are_refused(dtype):
     with pytest.raises(OptionError, match=r"dtype is .*; expected None, torch\.bfloat16 or torch\.float16"):
         ScoreCAM(blocks(), "block1", dtype=dtype)
+
+
+def test_double_precision_is_not_halved_in_silence():
+    with pytest.raises(OptionError, match=r"the images are torch\.float64, which autocast leaves as they are"):
+        saliency(blocks(), dtype=torch.bfloat16)

@@ -93,6 +93,19 @@ def test_targets_do_not_wait(kind, name):
 
 
 @pytest.mark.parametrize("name", ["grad-cam", "score-cam"])
+def test_the_mask_of_a_segmentation_target_is_looked_at_once(name):
+    mask = torch.rand((3, 16, 14), generator=torch.Generator().manual_seed(0))
+    model = build(lambda m, x: m.b(m.a(x).relu()), a=nn.Conv2d(3, 4, 3, padding=1), b=nn.Conv2d(4, 5, 1)).double()
+
+    def explain(model, x):
+        own = mask if x.device.type == "cpu" else on_device(mask)
+        return METHODS[name](model, "a", batch_size=2)(x, SegmentationTarget(own, CLASSES))
+
+    waits = waits_of_second(explain, model, pictures())
+    assert [wait for wait in waits if wait not in waits_of(name, "a")] == ["values.read_numbers: _local_scalar_dense"]
+
+
+@pytest.mark.parametrize("name", ["grad-cam", "score-cam"])
 @pytest.mark.parametrize("shape", [(16, 14), (3, 16, 14), None])
 def test_segmentation_targets_do_not_wait(shape, name):
     mask = None if shape is None else torch.rand(shape, generator=torch.Generator().manual_seed(0))

@@ -7,7 +7,7 @@ from gradcam_kit.capture.layers import TargetLayers, find_layers
 from gradcam_kit.capture.memory_format import in_fastest_format
 from gradcam_kit.capture.passes import Capture, Request, capture
 from gradcam_kit.capture.rescoring import IsPrediction, rescoring
-from gradcam_kit.capture.scoring import rows_at_once
+from gradcam_kit.capture.scoring import in_half_precision, rows_at_once
 from gradcam_kit.capture.state import check_model
 from gradcam_kit.capture.targets import (
     ClassLogit,
@@ -32,6 +32,7 @@ __all__ = [
     "choose_layers",
     "find_layers",
     "in_fastest_format",
+    "in_half_precision",
     "layer_candidates",
     "read_inputs",
     "rescoring",

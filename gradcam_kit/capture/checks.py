@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
+from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import wraps
@@ -43,14 +44,13 @@ def once_more_if_misjudged(work: Callable[_P, _T]) -> Callable[_P, _T]:
 
     @wraps(work)
     def judged(*args: _P.args, **kwargs: _P.kwargs) -> _T:
+        with suppress(_MisjudgedError):
+            return work(*args, **kwargs)
+        token = _expects_nothing.set(True)  # only here the error is gone, and with it what it kept in memory
         try:
             return work(*args, **kwargs)
-        except _MisjudgedError:
-            token = _expects_nothing.set(True)
-            try:
-                return work(*args, **kwargs)
-            finally:
-                _expects_nothing.reset(token)
+        finally:
+            _expects_nothing.reset(token)
 
     return judged
 

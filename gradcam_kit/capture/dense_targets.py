@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from jaxtyping import Float, Int
@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from gradcam_kit.capture.targets import ClassLogit, find_logits
-from gradcam_kit.capture.values import Classes, read_numbers, show
+from gradcam_kit.capture.values import Classes, changed, read_numbers, show
 from gradcam_kit.errors import ShapeError
 from gradcam_kit.functional import widen
 
@@ -65,12 +65,12 @@ class SegmentationTarget:
 
     def settle(self, output: Any) -> SegmentationTarget:
         """The same region for changed images: where the class is predicted in this output."""
-        return self if self.mask is not None else replace(self, predicted=_predicted(_read_dense(output)))
+        return self if self.mask is not None else changed(self, predicted=_predicted(_read_dense(output)))
 
     def select(self, index: Int[Tensor, " m"]) -> SegmentationTarget:
         """The target of the rows that belong to samples `index`."""
         # Whether the mask has an axis for the samples is only known with the output, so the rows are taken then.
-        return replace(self, rows=index if self.rows is None else self.rows[index])
+        return changed(self, rows=index if self.rows is None else self.rows[index])
 
     def _rows_of(self, per_sample: Tensor) -> Tensor:
         return per_sample if self.rows is None else per_sample.to(self.rows.device, non_blocking=True)[self.rows]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -165,15 +165,11 @@ class Runner:
             raise ShapeError(f"the model failed on these images: {error}\n{hint}") from error
 
     def context(self) -> AbstractContextManager[Any]:
-        """The autocast state in which the model runs: that of the call, or one that a method asks for around a pass."""
-        if torch.is_autocast_enabled(self.device_type):
-            return nullcontext()
+        """The autocast state in which the model runs."""
         return torch.autocast(self.device_type, dtype=self.autocast_dtype, enabled=self.autocast)
 
     def precision(self, images: Tensor) -> torch.dtype:
-        """The precision in which the model now computes."""
-        if torch.is_autocast_enabled(self.device_type):
-            return torch.get_autocast_dtype(self.device_type)
+        """The precision in which the model computes with such images."""
         return self.autocast_dtype if self.autocast else images.dtype
 
     def arithmetic(self) -> AbstractContextManager[Any]:

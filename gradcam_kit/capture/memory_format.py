@@ -5,15 +5,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 from weakref import WeakSet
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from gradcam_kit.capture.checks import once_more_if_misjudged
 from gradcam_kit.capture.inputs import Inputs
+from gradcam_kit.capture.state import version
 from gradcam_kit.errors import GradCamKitError
 
 _log = logging.getLogger("gradcam_kit")
@@ -49,33 +50,38 @@ def in_fastest_format(model: nn.Module, inputs: Inputs, work: Callable[[Inputs],
     return result
 
 
-@contextmanager
-def weights_in(model: nn.Module, memory_format: torch.memory_format) -> Iterator[None]:
-    """Let copies of the convolutions' weights stand in for them in the order of the pictures, for many passes.
+@dataclass
+class OrderedWeights:
+    """Copies of convolutions' weights in channels-last order, for the passes after the first of a call.
 
     In another order than the pictures, the kernels would copy them in each pass. Plain convolutions alone: a subclass
-    may read the order in memory. The weights themselves come back.
+    may read the order in memory.
     """
-    if memory_format != torch.channels_last:
-        yield
-        return
-    stores = [module._parameters for module in model.modules() if type(module) is nn.Conv2d]
-    replaced = [
-        (store, weight)
-        for store in stores
-        if (weight := store.get("weight")) is not None and not weight.is_contiguous(memory_format=memory_format)
-    ]
-    copies: dict[int, nn.Parameter] = {}  # one for a weight that several modules share
-    try:
-        for store, weight in replaced:
-            if id(weight) not in copies:
-                ordered = weight.detach().contiguous(memory_format=memory_format)
-                copies[id(weight)] = nn.Parameter(ordered, requires_grad=False)
-            store["weight"] = copies[id(weight)]
-        yield
-    finally:
-        for store, weight in replaced:
-            store["weight"] = weight
+
+    copies: dict[int, tuple[Tensor, int, nn.Parameter]] = field(default_factory=dict)
+    """By weight, which is kept so that its id stays its own: itself, its version, and its copy."""
+
+    @contextmanager
+    def standing_in(self, model: nn.Module) -> Iterator[None]:
+        """Let the copies take the places of the weights, which come back after the pass, also after an error."""
+        replaced: list[tuple[dict[str, nn.Parameter | None], nn.Parameter]] = []
+        try:
+            for module in model.modules():
+                weight = module._parameters.get("weight") if type(module) is nn.Conv2d else None
+                if weight is not None and not weight.is_contiguous(memory_format=torch.channels_last):
+                    replaced.append((module._parameters, weight))
+                    module._parameters["weight"] = self._copy(weight)
+            yield
+        finally:
+            for store, weight in replaced:
+                store["weight"] = weight
+
+    def _copy(self, weight: Tensor) -> nn.Parameter:
+        _, before, copy = self.copies.get(id(weight), (weight, None, None))
+        if copy is None or before != version(weight):
+            copy = nn.Parameter(weight.detach().contiguous(memory_format=torch.channels_last), requires_grad=False)
+            self.copies[id(weight)] = weight, version(weight), copy
+        return copy
 
 
 def _pays(inputs: Inputs) -> bool:

@@ -21,7 +21,6 @@ from gradcam_kit.capture.checks import Checks
 from gradcam_kit.capture.head import find_head, weight_gradients
 from gradcam_kit.capture.hooks import INPUT, NOT_MODULES, LayerRecord, Recorder
 from gradcam_kit.capture.inputs import Inputs, Runner
-from gradcam_kit.capture.memory_format import weights_in
 from gradcam_kit.capture.probe import Prober
 from gradcam_kit.capture.replay import Prefix, PrefixRecorder, Replayer
 from gradcam_kit.capture.scoring import Rescorer, RowState
@@ -166,8 +165,7 @@ def capture(model: nn.Module, inputs: Inputs, request: Request) -> Iterator[Capt
                 if attention and target is not None and Evidence.BLOCK_GRADIENTS in request.needs:
                     rescorer = Rescorer(run, inputs, target, _detach(output), inputs.n)
                     block_gradients = attention.block_gradients(rescorer, scores, checks)
-        many = request.needs & (Evidence.RESCORE | Evidence.PROBE | Evidence.REPLAY)
-        with run.arithmetic(), weights_in(model, inputs.memory_format if many else torch.preserve_format):
+        with run.arithmetic():
             captured = Capture(
                 run=run,
                 inputs=inputs,

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from gradcam_kit.capture.inputs import Runner, read_inputs
-from gradcam_kit.capture.memory_format import in_fastest_format, weights_in
+from gradcam_kit.capture.memory_format import in_fastest_format
 from gradcam_kit.capture.scoring import Rescorer
 from gradcam_kit.capture.state import check_model, untouched
 from gradcam_kit.capture.targets import (
@@ -79,7 +79,7 @@ def rescoring(
         targets: as in calling a method. None = the predicted class of each image, found by one forward pass; it stays
             the same for all rows.
         probability: score classes by their softmax probability; False = by the target itself, or by the logit.
-        batch_size: the most rows in one forward pass.
+        batch_size: the most rows in one forward pass; on a CPU fewer where that is faster.
         forward_kwargs: passed on to the model.
     """
     model = check_model(model)
@@ -99,5 +99,4 @@ def rescoring(
         else:
             target = settle(target, output)
         settings = {"score": type(target).__name__, "classes": "predicted" if targets is None else "given"}
-        with weights_in(model, inputs.memory_format):
-            yield Rescoring(run, inputs, target, output, batch_size, classes=classes, settings=settings)
+        yield Rescoring(run, inputs, target, output, batch_size, classes=classes, settings=settings)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import torch
@@ -13,12 +13,13 @@ from torch import Tensor
 
 from gradcam_kit.capture.checks import on_host
 from gradcam_kit.capture.inputs import Inputs, Runner
+from gradcam_kit.capture.memory_format import OrderedWeights
 from gradcam_kit.capture.state import untouched
 from gradcam_kit.capture.targets import score
 from gradcam_kit.capture.trees import brought, device_of, map_output
-from gradcam_kit.errors import CaptureError, GradCamKitError
+from gradcam_kit.errors import CaptureError, GradCamKitError, OptionError
 from gradcam_kit.functional import widen
-from gradcam_kit.types import Target
+from gradcam_kit.types import Rows, Target
 
 _log = logging.getLogger("gradcam_kit")
 _Result = TypeVar("_Result")
@@ -50,6 +51,9 @@ class RowState:
     """The most rows that fit into the device's memory, once they did not."""
     is_checked: bool = False
     """That repeated samples score as the samples do."""
+    passes: int = 0
+    weights: OrderedWeights | None = field(default_factory=OrderedWeights)
+    """None once the model could not run with them."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +126,7 @@ class Rescorer:
         while start < len(rows):
             size = min(self.state.most or fastest, fastest, len(rows) - start)
             try:
-                results.append(work(slice(start, start + size)))
+                results.append(self._pass(work, slice(start, start + size)))
             except torch.OutOfMemoryError:
                 if size == 1:
                     raise
@@ -132,6 +136,20 @@ class Rescorer:
             start += size
         return results
 
+    def _pass(self, work: Callable[[slice], _Result], chunk: slice) -> _Result:
+        """One pass; copies of the weights pay from the second on."""
+        self.state.passes += 1
+        if self.state.passes > 1 and self.state.weights and self.inputs.memory_format == torch.channels_last:
+            try:
+                with self.state.weights.standing_in(self.run.model):
+                    return work(chunk)
+            except torch.OutOfMemoryError:
+                raise
+            except Exception as error:  # if they are not its cause, it comes again
+                _log.debug("passes go on with the model's own weights: %s", error)
+                self.state.weights = None
+        return work(chunk)
+
     def _score_by_sample(self, output: Any, index: Tensor) -> Tensor:
         """Show each row to the target at the place of its sample, in an output that is otherwise the clean one."""
         scores: list[Tensor] = []
@@ -140,6 +158,21 @@ class Rescorer:
             merged = _with_row(self.output, output, row, whose, (self.inputs.n, len(index)))
             scores.append(score(self.target, merged, self.inputs.n)[whose])
         return torch.cat(scores)
+
+
+def in_half_precision(rows: Rows, dtype: torch.dtype) -> Rows:
+    """The same scores from passes under autocast.
+
+    Raises:
+        OptionError: the images are in double precision, which autocast leaves alone.
+    """
+    assert isinstance(rows, Rescorer)
+    if rows.inputs.images.dtype == torch.float64:
+        raise OptionError(
+            f"dtype is {dtype}, and the images are {torch.float64}, which autocast leaves as they are; give the model "
+            "and the images in float32, or leave dtype out"
+        )
+    return replace(rows, run=replace(rows.run, autocast=True, autocast_dtype=dtype))
 
 
 def _with_row(clean: Any, changed: Any, row: int, whose: Tensor, sizes: tuple[int, int]) -> Any:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from itertools import chain
 from typing import Any
 
 import torch
@@ -23,9 +24,9 @@ def map_output(
     if isinstance(output, Tensor):
         return function(output, *others)
     if isinstance(output, Mapping) and type(output) is not dict:
-        changed = copy.copy(output)
+        changed = _copied(output)
         for key, value in output.items():
-            changed[key] = map_output(function, value, *(other[key] for other in others), is_leaf=is_leaf)  # type: ignore[index]
+            changed[key] = map_output(function, value, *(other[key] for other in others), is_leaf=is_leaf)
         return changed
     if isinstance(output, dict):
         return {
@@ -44,6 +45,15 @@ def map_output(
     return output
 
 
+def _copied(mapping: Mapping[Any, Any]) -> Any:
+    """A copy that shares no container with its original: a class may keep its entries in an attribute."""
+    changed = copy.copy(mapping)
+    for name, value in getattr(changed, "__dict__", {}).items():
+        if isinstance(value, dict | list):
+            object.__setattr__(changed, name, copy.copy(value))
+    return changed
+
+
 def brought(value: Any, device: torch.device) -> Any:
     """The same with all tensors on this device: a model may be spread over several."""
     # Nobody would wait for a copy to the host, so it has to be waited for here.
@@ -52,6 +62,15 @@ def brought(value: Any, device: torch.device) -> Any:
 
 def device_of(output: Any, otherwise: torch.device) -> torch.device:
     """Where a model's output lies; `otherwise` if it has no tensor."""
-    found: list[torch.device] = []
-    map_output(lambda tensor: found.append(tensor.device), output)
-    return found[0] if found else otherwise
+    return next((tensor.device for tensor in _tensors(output)), otherwise)
+
+
+def _tensors(output: Any) -> Iterator[Tensor]:
+    if isinstance(output, Tensor):
+        yield output
+    elif isinstance(output, Mapping):
+        yield from chain.from_iterable(map(_tensors, output.values()))
+    elif isinstance(output, tuple | list):
+        yield from chain.from_iterable(map(_tensors, output))
+    elif hasattr(output, "__dict__") and not callable(output):
+        yield from chain.from_iterable(map(_tensors, vars(output).values()))

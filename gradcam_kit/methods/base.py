@@ -53,7 +53,8 @@ class BaseCAM:
         reshape: from the layer's output to `(n, k, *s)`; None = inferred (maps, channels-last maps, tokens).
         fusion: how the maps of several layers are combined: "mean", "max" or "product".
         normalize: "minmax", "max" (zero stays zero) or "none", per image and target.
-        batch_size: the most masked rows in one forward pass of a method that needs them.
+        batch_size: the most masked rows in one forward pass of a method that needs them. On a CPU a pass over large
+            images has fewer where that is faster; the maps are the same up to rounding.
     """
 
     name: ClassVar[str] = ""

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
-from gradcam_kit.capture import TargetLayers
+from gradcam_kit.capture import TargetLayers, in_half_precision
 from gradcam_kit.errors import OptionError
 from gradcam_kit.functional import normalize, upsample
 from gradcam_kit.methods.base import BaseCAM, Options
@@ -67,16 +67,6 @@ def channel_scores(
     by_channel = zero_input[:, None].expand(*constant.shape, *targets).clone()
     by_channel[live[:, 0], live[:, 1]] = scores[: len(live)]
     return by_channel, constant, zero_input
-
-
-def in_half(rescore: Rows, dtype: torch.dtype) -> Rows:
-    """The same scores from a model that runs under autocast."""
-
-    def score(rows: Tensor, index: Tensor) -> Tensor:
-        with torch.autocast(rows.device.type, dtype):
-            return rescore(rows, index)
-
-    return score
 
 
 def _score_rows(
@@ -175,7 +165,7 @@ class ScoreCAM(BaseCAM, name="score-cam"):
     def rows(self, layer: LayerCapture) -> Rows:
         """What scores masked images."""
         rescore = layer.rescore_probability if self.weighting == "probability" else layer.rescore
-        return rescore if self.dtype is None else in_half(rescore, self.dtype)
+        return rescore if self.dtype is None else in_half_precision(rescore, self.dtype)
 
     def mask_changes(self, layer: LayerCapture) -> Sequence[Callable[[Tensor], Tensor] | None]:
         """What is done to the masks before they are applied, once for each pass over the channels."""

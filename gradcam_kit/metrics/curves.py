@@ -85,7 +85,8 @@ def _curve(
     total = math.prod(heatmaps.shape[1:])
     stride = math.ceil(total / positive_int("steps", steps))
     cuts = [min(count, total) for count in range(0, total + stride, stride)]
-    counts, order = torch.tensor(cuts, device=heatmaps.device), Order.of(usable(heatmaps))
+    counts = (torch.arange(len(cuts), device=heatmaps.device) * stride).clamp(max=total)
+    order = Order.of(usable(heatmaps))
 
     def build(index: Tensor, step: Tensor) -> Tensor:
         changed = order.place[index] < counts[step].reshape(-1, *(1 for _ in heatmaps.shape[1:]))

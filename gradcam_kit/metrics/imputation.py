@@ -11,6 +11,7 @@ or seven. At this size the time goes into memory, not into arithmetic: works are
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 import torch
@@ -35,6 +36,7 @@ _COARSEST = 4
 _SWEEPS = 2  # on each coarser grid, where they cost little and save steps on the fine one
 _CHECKED = 3
 _MOST_STEPS = 500
+_log = logging.getLogger("gradcam_kit")
 
 
 def impute(
@@ -146,7 +148,11 @@ def _solve(levels: list[_Level], right: Float[Tensor, "1 p h w"], tolerance: flo
         before, product = product, dot(residual, preconditioned)
         running = product > goal
         # Elsewhere than on a CPU it is asked in every few steps only, because the answer has to be waited for.
-        if step % pause == 0 and not bool(running.any()):
+        is_last = step == _MOST_STEPS - 1
+        if (is_last or step % pause == 0) and not bool(running.any()):
+            break
+        if is_last:
+            _log.warning("the imputation of ROAD did not converge in %d steps", _MOST_STEPS)
             break
         direction = preconditioned.addcmul_((product / before).where(running, 0), direction)
     return solution.add_(preconditioned)  # a good guess of what is still missing, which is there anyway

@@ -34,9 +34,9 @@ class Order:
 
     def split_ties(self, counts: Iterable[int]) -> Int[Tensor, " n"]:
         """How many cuts behind the first `counts` positions fall between equal values, where the order is arbitrary."""
-        inner = [count for count in counts if 0 < count < self.values.shape[1]]
-        before = [count - 1 for count in inner]
-        return (self.values[:, before] == self.values[:, inner]).sum(1)
+        inner = torch.tensor([count for count in counts if 0 < count < self.values.shape[1]], dtype=torch.long)
+        inner = inner.to(self.values.device, non_blocking=True)
+        return (self.values[:, inner - 1] == self.values[:, inner]).sum(1)
 
 
 def unordered(maps: Float[Tensor, "n *t"]) -> Bool[Tensor, " n"]:

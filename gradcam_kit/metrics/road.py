@@ -202,7 +202,7 @@ def _curves(
     drawn = noise * normal(tuple(images.shape[1:]), identities_of(identities, images), seed, _STREAM)
     # Positions from `first` to `last` in the order are removed.
     spans = [(0, count) if most else (total - count, total) for most in orders for count in counts]
-    first, last = torch.tensor(spans, device=heatmaps.device).unbind(1)
+    first, last = torch.tensor(spans).to(heatmaps.device, non_blocking=True).unbind(1)
 
     def build(index: Tensor, step: Tensor) -> Tensor:
         place = order.place[index]
