@@ -51,6 +51,8 @@ def places(boxes: Boxes, n: int, size: tuple[int, int]) -> list[tuple[Place, lis
     for index, box in enumerate(np.broadcast_to(read, (n, 4)).tolist()):
         if not (np.isfinite(box).all() and box[0] < box[2] and box[1] < box[3]):
             raise OptionError(f"box is {tuple(box)}; expected (x0, y0, x1, y1) with x0 < x1 and y0 < y1")
+        if max(box) <= 1 < min(size):
+            raise OptionError(f"box is {tuple(box)}; expected pixels of a picture of {size[0]} x {size[1]}, not shares")
         x0, y0, x1, y1 = map(round, box)
         found.setdefault((x0, y0, max(x1, x0 + 1), max(y1, y0 + 1)), []).append(index)
     return [(_place(whole, size), which) for whole, which in found.items()]

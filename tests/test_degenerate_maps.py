@@ -6,9 +6,10 @@ import pytest
 import torch
 from comparisons import FEWER, is_for_transformers
 from models import images as draw_images
+from models import tiny
 from torch import Tensor, nn
 
-from gradcam_kit import METHODS
+from gradcam_kit import METHODS, GradCAM
 
 EACH_FOR_CNNS = pytest.mark.parametrize("name", [name for name in METHODS if not is_for_transformers(name)])
 
@@ -97,3 +98,11 @@ def test_negative_evidence_is_no_evidence(name):
         assert signed(found).amax() < 0
         assert not found.heatmaps.any()
         assert found.is_empty.all()
+
+
+def test_a_call_says_that_all_of_its_maps_are_empty(caplog: pytest.LogCaptureFixture) -> None:
+    cam, x = GradCAM(tiny(), "relu2"), draw_images(3)
+    cam(x)
+    assert not caplog.records
+    assert not cam(x, lambda logits: 0 * logits[:, 0]).any()
+    assert "GradCAM found no positive evidence at relu2 in any image" in caplog.text

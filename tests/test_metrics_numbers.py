@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from inspect import unwrap
 
 import pytest
 import torch
 from metric_cases import IMAGE, MAP, RIGHT, value
 from torch import Tensor
 
-from gradcam_kit.errors import OptionError, ShapeError
+from gradcam_kit.errors import InputError, OptionError, ShapeError
 from gradcam_kit.metrics import (
     CONTROLS,
     METRICS,
@@ -21,6 +22,7 @@ from gradcam_kit.metrics import (
     average_drop,
     average_gain,
     average_increase,
+    checks,
     coherency,
     deletion,
     entropy,
@@ -267,3 +269,9 @@ def test_a_number_is_described_with_all_that_it_depends_on() -> None:
     assert said.startswith(
         "road-combined: higher is better, score unknown, classes unknown, percentages 25 50, noise 0"
     )
+
+
+@pytest.mark.parametrize(("name", "check"), [("heatmaps", checks.check_heatmaps), ("masks", checks.check_masks)])
+def test_arrays_are_no_tensors(name, check):
+    with pytest.raises(InputError, match=rf"{name} is a ndarray; expected a tensor, such as torch.as_tensor"):
+        unwrap(check)(torch.rand(2, 4, 4).numpy(), torch.rand(2, 3, 4, 4))  # unwrapped: as it is outside of the tests

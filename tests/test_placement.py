@@ -75,3 +75,8 @@ def test_boxes_that_cannot_be_are_named(box, error, message):
 def test_a_box_that_is_no_numbers_is_named():
     with pytest.raises(InputError, match="box is a str"):
         unwrap(places)("left half", 1, (4, 4))
+
+
+def test_shares_are_no_box() -> None:
+    with pytest.raises(OptionError, match=r"expected pixels of a picture of 20 x 30, not shares"):
+        places((0, 0, 0.5, 1), 1, (20, 30))

@@ -138,3 +138,12 @@ def test_one_output_has_no_other_class() -> None:
     found = GradCAM(tiny(classes=1), "relu2").check(images(2))
     assert torch.isnan(found.classes).all()
     assert "not defined" in repr(found)
+
+
+def test_a_head_of_zeros_is_named_as_the_cause() -> None:
+    model = tiny()
+    nn.init.zeros_(model.fc.weight)
+    nn.init.zeros_(model.fc.bias)
+    found = GradCAM(model, "relu2").check(images(3))
+    assert found.warnings[0].startswith("all classes have the same score, whatever the image")
+    assert found.is_unreached.all()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, ClassVar, get_args
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 METHODS: dict[str, type[BaseCAM]] = {}
 """Every method with a name, keyed by it ("grad-cam", ...)."""
+
+_log = logging.getLogger("gradcam_kit")
 
 
 class LayerOptions(TypedDict, total=False):
@@ -116,9 +119,19 @@ class BaseCAM:
 
         Returns:
             Float32 in [0, 1], `(n, *t)`, or `(n, m, *t)` for `(n, m)` targets; detached, on the device of the images.
-            A map without positive evidence is all zeros.
+            A map without positive evidence is all zeros; where all are, the logger `gradcam_kit` says so (on a CPU:
+            elsewhere it would have to wait).
         """
-        return self.explain(images, targets, **forward_kwargs).heatmaps
+        explanation = self.explain(images, targets, **forward_kwargs)
+        empty = explanation.is_empty
+        if empty.device.type == "cpu" and bool(empty.all()):
+            _log.warning(
+                "%s found no positive evidence at %s in any image, so all heatmaps are zeros. A head of zeros, as "
+                "before training, gives none; what speaks against a class is a target of its own",
+                type(self).__name__,
+                ", ".join(explanation.layers),
+            )
+        return explanation.heatmaps
 
     def explain(self, images: Images, targets: Any = None, **forward_kwargs: Any) -> Explanation:
         """Explain a batch and return everything that the pass produced. Arguments as in calling."""

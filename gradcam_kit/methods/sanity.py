@@ -176,6 +176,8 @@ def _warnings(original: Explanation, parameters: Tensor, classes: Tensor, unreac
     found = []
     if problem:
         found.append(f"no gradient to positions: {problem}")
+    elif unreached.all() and _scores_nothing(original):
+        found.append("all classes have the same score, whatever the image, as with a head that was never trained")
     elif unreached.any():
         found.append(
             f"no gradient reaches the positions of {layers} for {int(unreached.sum())} of {n} images: there the score "
@@ -198,6 +200,13 @@ def _warnings(original: Explanation, parameters: Tensor, classes: Tensor, unreac
             "this class"
         )
     return found
+
+
+def _scores_nothing(original: Explanation) -> bool:
+    if original.targets is None or original.output is None:
+        return False
+    logits = read_logits(original.output)
+    return logits.shape[1] > 1 and bool((logits == logits[:1, :1]).all())
 
 
 def _correlation(values: Tensor) -> str:

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from gradcam_kit.errors import InputError, OptionError, ShapeError
+from gradcam_kit.errors import InputError, OptionError, ShapeError, kind_of
 from gradcam_kit.functional import finite, widen
 from gradcam_kit.metrics.measured import Status
 
@@ -19,6 +19,7 @@ def check_heatmaps(heatmaps: Tensor, images: Tensor, *, within: bool = True) -> 
         images: expected `(n, c, *t)`.
         within: whether the range matters. NaN and infinity are no errors: they are flagged.
     """
+    _check_tensor("heatmaps", heatmaps)
     if not heatmaps.is_floating_point():
         raise InputError(f"heatmaps are {heatmaps.dtype}; expected floating point values in [0, 1]")
     expected = (images.shape[0], *images.shape[2:])
@@ -33,8 +34,14 @@ def check_heatmaps(heatmaps: Tensor, images: Tensor, *, within: bool = True) -> 
         raise OptionError(f"heatmaps range from {low:.3g} to {high:.3g}; expected [0, 1] as the methods return them")
 
 
+def _check_tensor(name: str, value: object) -> None:
+    if not isinstance(value, Tensor):
+        raise InputError(f"{name} is {kind_of(value)}; expected a tensor, such as torch.as_tensor({name})")
+
+
 def check_masks(masks: Tensor, heatmaps: Tensor) -> None:
     """Raise if the masks are not boolean or have another shape than the heatmaps."""
+    _check_tensor("masks", masks)
     if masks.shape != heatmaps.shape:
         raise ShapeError(
             f"masks have shape {tuple(masks.shape)}, heatmaps {tuple(heatmaps.shape)}; expected the same. "
