@@ -16,8 +16,8 @@ from typing import Any
 import disk
 import pytest
 
-from gradcam_kit.errors import CaptureError, ClassIndexError, InputError
-from gradcam_kit.jobs import RunRequest, RunSummary, load_run, run
+from gradcam_kit.errors import CaptureError, ClassIndexError, InputError, OptionError
+from gradcam_kit.jobs import RunRequest, RunSummary, load_run, run, store
 from gradcam_kit.jobs.devices import _next_answer
 from gradcam_kit.jobs.files import LocalFolder
 from gradcam_kit.jobs.index import find_pictures, index_pictures
@@ -229,3 +229,23 @@ def test_damaged_shards_are_written_again() -> None:
     shards[1].write_bytes(before[1][:-20])
     assert explain().missing == 0
     assert [shard.read_bytes() for shard in shards] == before
+
+
+def test_a_manifest_that_leads_nowhere_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "_PAUSE", 0)
+    disk.write_picture(Path("pictures/a.png"), disk.CAT)
+    os.mkdir("out")
+    os.symlink("nowhere.json", "out/run.json")
+    with pytest.raises(OptionError, match=r"out/run\.json can be neither written nor read"):
+        explain()
+    assert explain(overwrite=True).failed == 0
+    assert not Path("out/run.json").is_symlink()
+
+
+def test_a_manifest_that_is_being_written_is_waited_for() -> None:
+    os.mkdir("out")
+    Path("out/run.json").write_text('{"pict')
+    rest = Timer(0.2, Path("out/run.json").write_text, ['{"pictures": 7}'])
+    rest.start()
+    assert Store.at("out").manifest() == {"pictures": 7}
+    rest.join()
