@@ -17,13 +17,13 @@ from gradcam_kit.report import write_report
 
 
 def run_and_report(request: RunRequest, console: Console | None = None) -> RunSummary:
-    """`run`, and when all shards are complete the page about them, unless it is there and nothing is new.
+    """`run`, and when all is done the page about it, unless it is there and nothing is new.
 
     Raises:
         GradCamKitError: the request is wrong; the folder is as it was.
     """
     summary = run(request, console)
-    if not request.report or summary.missing or summary.interrupted:
+    if not request.report or summary.missing or summary.left or summary.interrupted:
         return summary
     if summary.pictures == summary.before and folder_at(summary.out).read("report.html") is not None:
         return summary

@@ -15,6 +15,11 @@ from playwright.sync_api import Browser, sync_playwright
 from gradcam_kit import explain_folder
 from gradcam_kit.demo import CLASS_NAMES, HELD_OUT, draw
 
+_PAINTED = """() => [...document.querySelectorAll("#gallery img, #gallery canvas")].every((one) => {
+  if (one.getBoundingClientRect().top > innerHeight) return true;
+  if (one.tagName === "IMG") return one.complete;
+  return one.getContext("2d").getImageData(0, 0, 1, 1).data[3] > 0;  // what is painted is opaque
+}) && document.querySelector("#gallery canvas") !== null"""
 _WIDTH, _HEIGHT, _QUALITY = 1180, 760, 88
 
 
@@ -39,7 +44,7 @@ def photograph(browser: Browser, report: Path, out: Path) -> None:
     page = browser.new_page(viewport={"width": _WIDTH, "height": _HEIGHT}, color_scheme="light")
     page.goto(report.absolute().as_uri())
     page.locator("#sort").select_option("wrong")
-    page.wait_for_timeout(1000)  # until all is painted
+    page.wait_for_function(_PAINTED)
     page.screenshot(path=out, type="jpeg", quality=_QUALITY)
     page.close()
 

@@ -18,7 +18,7 @@ import os
 import time
 import torch
 from torch import nn
-from gradcam_kit import BaseCAM
+from gradcam_kit import BaseCAM, ScoreCAM
 
 class Net(nn.Module):
     def __init__(self, classes=3):
@@ -80,6 +80,18 @@ def crooked():
     model.transform = lambda picture: picture.as_tensor()
     return model
 
+class Keeping(Net):
+    grid = None
+
+    def forward(self, images):
+        maps = self.stage2(self.stage1(images).relu())
+        if self.grid is None:
+            self.grid = torch.linspace(0.5, 1, maps.shape[-1])
+        return self.fc((maps * self.grid).mean((2, 3)))
+
+def keeping():
+    return Keeping()
+
 class Slow(Net):
     def forward(self, images):
         time.sleep(0.03)
@@ -111,6 +123,12 @@ def small():
 class Positive(BaseCAM):
     def weights(self, layer):
         return layer.gradients.clamp(min=0).mean((2, 3), keepdim=True)
+
+precision = None
+
+class Rounded(ScoreCAM):
+    def __init__(self, model, target_layers=None, **options):
+        super().__init__(model, target_layers, dtype=precision, **options)
 
 class Faulty(BaseCAM):
     def weights(self, layer):

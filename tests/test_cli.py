@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 from gradcam_kit.cli import app
 from gradcam_kit.demo import sample_pictures
 from gradcam_kit.functional import normalize
+from gradcam_kit.jobs import RunSummary
 from gradcam_kit.methods import METHODS
 from gradcam_kit.models import load_model
 from gradcam_kit.pictures import read_picture
@@ -305,6 +306,11 @@ def test_the_process_exits_as_documented_and_shows_no_traceback() -> None:
     assert (wrong.returncode, wrong.stdout) == (2, "")
     assert wrong.stderr.splitlines()[-1].startswith("gradcam-kit: 'out' holds a run with another targets")
     assert "Traceback" not in good.stderr + some.stderr + wrong.stderr
+
+
+def test_help_names_every_exit_status() -> None:
+    statuses = {RunSummary("out", 1, failed, (), 0.0, interrupted=late).exit_status for failed, late in ((0, False), (1, False), (0, True))}
+    assert {*statuses, 2} == {int(number) for number in re.findall(r"\d+", app.info.epilog or "")}
 
 
 def test_help_loads_neither_models_nor_renderers() -> None:

@@ -17,9 +17,11 @@ from PIL import Image
 
 from gradcam_kit.functional import normalize
 from gradcam_kit.jobs import RunRequest, RunSummary, run
-from gradcam_kit.jobs.explainer import Explainer
+from gradcam_kit.jobs.decode import Decoded, decode
+from gradcam_kit.jobs.explainer import Batch, Explainer
 from gradcam_kit.jobs.index import index_pictures
 from gradcam_kit.jobs.rows import SCHEMA
+from gradcam_kit.jobs.setup import load_explainer, method_classes
 from gradcam_kit.methods import METHODS
 from gradcam_kit.models import load_model
 from gradcam_kit.pictures import read_picture
@@ -137,6 +139,22 @@ def test_a_picture_that_breaks_the_model_fails_alone(batch_size: int) -> None:
     rows = disk.read_rows(Path("out"))
     assert [row["error"] for row in rows if row["path"] == "c.png"] == ["RuntimeError: too dark for me"] * 2
     assert all(row["status"] == "ok" for row in rows if row["path"] != "c.png")
+
+
+@pytest.mark.parametrize("first", ["names", "classes", "takes"])
+def test_a_model_may_keep_what_it_computed_when_no_gradients_were_needed(first: str) -> None:
+    disk.write_picture(Path("pictures/a.png"), disk.CAT)
+    request = RunRequest("shop:keeping", source="pictures", out="out", targets="top:2", layers=("stage2",), workers=1)
+    explainer = load_explainer(request)
+    [one] = [decode(entry, explainer.loaded.transform) for entry in index_pictures("pictures", "out")]
+    assert isinstance(one, Decoded)
+    image = one if first == "names" else None
+    explainer = explainer.with_methods(method_classes(request.methods), request.layers, image, 8)
+    if first == "takes":
+        assert explainer.takes(one)
+    assert (explainer.model.grid is None) == (first == "classes")
+    [explained] = explainer.explain(Batch([one]))
+    assert [row["status"] for row in explained.rows] == ["ok", "ok"]
 
 
 def test_a_method_that_breaks_is_told_from_a_picture_that_breaks_the_model() -> None:

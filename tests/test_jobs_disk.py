@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import subprocess
+import sys
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import disk
@@ -12,7 +17,7 @@ import numpy as np
 import pytest
 
 from gradcam_kit.errors import InputError
-from gradcam_kit.jobs import RunRequest, RunSummary, decode, run
+from gradcam_kit.jobs import RunRequest, RunSummary, decode, files, run
 from gradcam_kit.jobs.decode import Decoded, Failed, Reader, batches
 from gradcam_kit.jobs.files import LocalFolder
 from gradcam_kit.jobs.index import Entry, find_pictures, index_pictures
@@ -164,7 +169,12 @@ def test_overlays_never_share_a_file_and_always_fit() -> None:
 def test_a_file_is_written_whole_or_not_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
     folder = LocalFolder("folder")
     folder.write("result.txt", b"before")
-    Path("folder/.result.txt.killed").write_bytes(b"half of")  # what a process that was killed left
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    left = [f"{files._HOST}-{dead.pid}-0", "elsewhere-1-0", "elsewhere-2-0", f"{files._HOST}-{os.getpid()}-0"]
+    for name in left:  # what processes left that were killed, and what others are writing
+        Path(f"folder/.result.txt.{name}").write_bytes(b"half of")
+    os.utime(f"folder/.result.txt.{left[1]}", (0, 0))
     file = Path("folder/result.txt").stat().st_ino
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", interrupted)
@@ -174,7 +184,31 @@ def test_a_file_is_written_whole_or_not_at_all(monkeypatch: pytest.MonkeyPatch) 
     folder.write("result.txt", b"after")
     assert Path("folder/result.txt").read_bytes() == b"after"
     assert Path("folder/result.txt").stat().st_ino != file  # renamed, not written over
-    assert [path.name for path in Path("folder").iterdir()] == ["result.txt"]
+    assert set(os.listdir("folder")) == {"result.txt", *(f".result.txt.{name}" for name in left[2:])}
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_only_one_of_many_creates_a_file(links: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_links(*_: Any) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    if not links:
+        monkeypatch.setattr(os, "link", no_links)
+    folder = LocalFolder("folder")
+    for i in range(50):
+        start = Barrier(4)
+
+        def create(content: bytes, name: str = f"{i}.txt", start: Barrier = start) -> bool:
+            start.wait()
+            return folder.create(name, content)
+
+        with ThreadPoolExecutor(4) as threads:
+            created = list(threads.map(create, [b"0", b"1", b"2", b"3"]))
+        assert [bytes(str(winner), "ascii") for winner in range(4) if created[winner]] == [folder.read(f"{i}.txt")]
+    assert len(os.listdir("folder")) == 50
+    os.symlink("nowhere", "folder/taken")
+    assert not folder.create("taken", b"")
+    assert not Path("folder/nowhere").exists()
 
 
 def interrupted(_: int) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from gradcam_kit.errors import (
     OptionError,
     PictureError,
 )
+from gradcam_kit.folder import run_and_report
 from gradcam_kit.jobs import RunRequest, RunSummary, run
 from gradcam_kit.jobs.request import Targets
 from gradcam_kit.jobs.sheet import SheetRequest, draw_sheet
@@ -98,6 +101,27 @@ def test_fail_fast_stops_and_leaves_no_half_shard() -> None:
     rows = disk.read_rows(Path("out"))
     assert len(rows) % 3 == 0
     assert all(row["status"] == "ok" for row in rows)
+
+
+def test_trying_again_until_the_first_failure_counts_every_picture_once() -> None:
+    for name in "bcd":
+        disk.write_picture(Path(f"pictures/{name}.png"), disk.CAT)
+    for name in "ae":
+        Path(f"pictures/{name}.png").write_text("no picture")
+    request = RunRequest("shop:net", source="pictures", out="out", workers=1, shard_size=1, batch_size=1)
+    assert run_and_report(request).report is not None
+    summary = run_and_report(replace(request, retry_failed=True, fail_fast=True))
+    assert (summary.pictures, summary.failed, summary.left, summary.before) == (4, 1, 1, 3)
+    assert [problem.partition(":")[0] for problem in summary.problems] == ["a.png"]
+    assert (summary.exit_status, summary.report) == (1, None)
+
+
+def test_a_method_in_another_precision_is_another_method() -> None:
+    disk.write_picture(Path("pictures/a.png"), disk.CAT)
+    explain(methods=("shop:Rounded",))
+    sys.modules["shop"].precision = torch.bfloat16  # type: ignore[attr-defined]
+    with pytest.raises(OptionError, match=r'another methods\.Rounded\.dtype: null there, "torch\.bfloat16" now'):
+        explain(methods=("shop:Rounded",))
 
 
 def test_the_manifest_says_what_determined_the_rows() -> None:

@@ -203,6 +203,17 @@ def test_speed_is_that_of_all_the_work() -> None:
     assert "per second" not in Path(write_report("out")).read_text()
 
 
+@pytest.mark.parametrize("content", ["", "[1", "[1]", "7", '{"a": 1, "b": 2}', "[null, 1]", "\\xff", "[1, 2, 3]"])
+def test_a_speed_that_cannot_be_read_is_none(content: str) -> None:
+    disk.write_pictures(Path("pictures"))
+    run(RunRequest("shop:net", source="pictures", out="out", workers=1, overlays=0))
+    Path("out/report").mkdir(exist_ok=True)
+    Path("out/report/speed.json").write_text(content)
+    assert "per second" not in Path(write_report("out")).read_text()
+    write_report("out", 6, 2.0)
+    assert "pictures per second</dt><dd>3</dd>" in Path(write_report("out")).read_text()
+
+
 def test_a_run_that_is_not_finished_says_so() -> None:
     disk.write_pictures(Path("pictures"))
     request = RunRequest("shop:net", source="pictures", out="out", workers=1, overlays=0, shard_size=2)

@@ -17,6 +17,7 @@ from PIL import Image
 from gradcam_kit import GradCAM, explain_folder, load_run
 from gradcam_kit.errors import GradCamKitError, OptionError, PictureError, UnknownNameError
 from gradcam_kit.jobs.export import boxes_of, export_run, on_picture
+from gradcam_kit.jobs.store import Store
 from gradcam_kit.models import load_model
 from gradcam_kit.pictures import read_picture
 from gradcam_kit.render import overlay
@@ -228,6 +229,29 @@ def test_nothing_to_export_is_said() -> None:
     with pytest.raises(OptionError, match="nothing to export: none of the 4 rows of 'out' has a heatmap; csv has"):
         export_run("out", "coco")
     assert Path(export_run("out", "csv"), "rows.csv").read_text().count("PictureError") == 4
+
+
+def test_a_table_of_no_rows_is_none() -> None:
+    make_run()
+    for shard in Path("out/shards").iterdir():
+        shard.unlink()
+    for to in ("csv", "png"):
+        with pytest.raises(OptionError, match=r"nothing to export: 'out' has no rows yet; .* goes on with it$"):
+            export_run("out", to)
+
+
+def test_what_has_no_score_has_none_in_other_formats() -> None:
+    run = make_run()
+    rows = [{**row, "target": None, "score": None} for row in run.store.read_shard(2)]
+    run.store.write_shard(2, rows, {})
+    boxes = json.loads(Path(export_run("out", "coco"), "grad-cam.json").read_text())["annotations"]
+    assert {box["category_id"] == 0: "score" in box for box in boxes} == {True: False, False: True}
+
+
+def test_a_run_is_described_without_reading_its_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make_run()
+    monkeypatch.setattr(Store, "read_shard", None)
+    assert repr(run) == "Run('out': 16 rows of 8 pictures, shop:net, grad-cam, layer-cam)"
 
 
 def test_exports_go_to_remote_storage() -> None:

@@ -21,7 +21,7 @@ from rich.console import Console
 
 from gradcam_kit.capture import scoring
 from gradcam_kit.errors import InputError, OptionError, UnknownNameError
-from gradcam_kit.jobs import RunRequest, RunSummary, load_run, run
+from gradcam_kit.jobs import RunRequest, RunSummary, load_run, local, run
 from gradcam_kit.jobs import plan as plans
 from gradcam_kit.jobs.explainer import Batch, Explained, Explainer
 from gradcam_kit.jobs.files import LocalFolder
@@ -364,6 +364,21 @@ def test_an_interrupted_run_counts_what_it_has_written(retry: bool, monkeypatch:
     assert summary.failed == len({row["path"] for row in there} & set(broken))
     assert summary.missing == 6 - len(list(Path("out/shards").iterdir()))
     assert explain().left == 0
+
+
+def test_what_an_end_finds_is_read_only_as_far_as_it_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in "abcdef":
+        Path("pictures").mkdir(exist_ok=True)
+        Path(f"pictures/{name}.png").write_text("no picture")
+    explain(shard_size=1)
+    opened: list[str] = []
+    whole = LocalFolder.open
+    monkeypatch.setattr(LocalFolder, "open", lambda self, name: opened.append(name) or whole(self, name))
+    monkeypatch.setattr(local, "SHOWN", 2)
+    tally = local._found(Store.at("out"), range(6))
+    assert (tally.pictures, tally.failed, len(tally.problems)) == (6, 6, 2)
+    assert sorted(opened[:6]) == [f"shards/{i:05}.parquet" for i in range(6)]
+    assert opened[6:] == ["shards/00000.parquet", "shards/00001.parquet"]
 
 
 def test_pictures_and_results_may_lie_on_remote_storage() -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import os
+from collections.abc import Callable
+from functools import partial, partialmethod
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from queue import Queue
@@ -13,13 +16,13 @@ from typing import Any
 import disk
 import pytest
 
-from gradcam_kit.errors import CaptureError, ClassIndexError, InputError
-from gradcam_kit.jobs import RunRequest, RunSummary, load_run, run
+from gradcam_kit.errors import CaptureError, ClassIndexError, InputError, OptionError
+from gradcam_kit.jobs import RunRequest, RunSummary, load_run, run, store
 from gradcam_kit.jobs.devices import _next_answer
 from gradcam_kit.jobs.files import LocalFolder
 from gradcam_kit.jobs.index import find_pictures, index_pictures
 from gradcam_kit.jobs.store import Store
-from gradcam_kit.jobs.walk import LeftOut
+from gradcam_kit.jobs.walk import LeftOut, key_of
 
 
 @pytest.fixture(autouse=True)
@@ -103,11 +106,11 @@ def test_no_two_names_share_a_key_and_each_comes_back() -> None:
 
 def test_overlays_stay_in_the_folder_of_their_run() -> None:
     keys = ["../../a.png", "/etc/a.png", "./a.png", "b//a.png", "b/../a.png", "b/./a.png", "a.png", "b/a.png", ".."]
-    store = Store.at("out")
-    names = [store.overlay_name(key, "grad-cam") for key in keys]
-    assert len({os.path.realpath(store.place(name)) for name in names}) == len(keys)
+    out = Store.at("out")
+    names = [out.overlay_name(key, "grad-cam") for key in keys]
+    assert len({os.path.realpath(out.place(name)) for name in names}) == len(keys)
     root = os.path.realpath("out/overlays")
-    assert all(os.path.realpath(store.place(name)).startswith(root + "/") for name in names)
+    assert all(os.path.realpath(out.place(name)).startswith(root + "/") for name in names)
     for name in ("../a", "a/../../b", "/a"):
         with pytest.raises(AssertionError, match="leads out"):
             LocalFolder("out").path(name)
@@ -115,6 +118,9 @@ def test_overlays_stay_in_the_folder_of_their_run() -> None:
 
 PATTERNS = [
     *("pictures/**", "pictures/**/*", "pictures/**/*.png", "pictures/**/a.*", "pictures/**/**/a.png", "pictures/*.png"),
+    *("pictures/*/../cat/*.png", "pictures/*//a.png", "pictures/*/./a.png", "pictures/*/deeper/../../cup/*.png"),
+    *("pictures/**/../*.png", "pictures/*/../../*/*.png", "pictures/dog*/cat/../../*/a.png", "pictures/*/.", "*/*/.."),
+    *("pictures/*/link/a.png", "pictures/*/link/../*.png", "pictures/*/deeper//./a.png", "pictures/*/nothing/../*.png"),
     *("pictures/*/*", "pictures/c*/**/a.p?g", "pictures/cat/*", "pictures/[!c]*/*", "pictures/**/deeper/*", "*/*.png"),
     *(
         "pictures/*/",
@@ -132,9 +138,36 @@ def test_a_glob_names_what_it_names_elsewhere(pattern: str) -> None:
     disk.write_pictures(Path("pictures"))
     disk.write_picture(Path("pictures/.hidden/x.png"), disk.CAT)
     disk.write_picture(Path("pictures/dog.png/cat/deeper/a.png"), disk.CAT)
-    found = [entry.path for entry in find_pictures(pattern, "out", LeftOut())]
-    files = (os.path.abspath(path) for path in glob.glob(pattern, recursive=True) if os.path.isfile(path))
-    assert sorted(found) == sorted(path for path in set(files) if path.lower().endswith(".png"))
+    disk.write_picture(Path("far/away/a.png"), disk.CAT)
+    disk.write_picture(Path("far/b.png"), disk.CAT)
+    if "link" in pattern:
+        os.symlink(os.path.abspath("far/away"), "pictures/cup/link")
+    entries = list(find_pictures(pattern, "out", LeftOut()))
+    found = {os.path.realpath(entry.path) for entry in entries}
+    files = {os.path.realpath(path) for path in glob.glob(pattern, recursive=True) if os.path.isfile(path)}
+    assert found == {path for path in files if path.lower().endswith(".png")}
+    assert len(entries) == len(found)
+    root = os.path.abspath(pattern.partition("*")[0].partition("[")[0].rpartition("/")[0])
+    assert all(key_of(os.path.relpath(one.path, root)) == one.key for one in entries if ".." not in one.key)
+
+
+@pytest.mark.parametrize("pattern", ["home/*/pics/*.png", "home/*/*/*.png", "home/**/*.png", "home"])
+def test_a_folder_that_may_not_be_read_is_left_out(pattern: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in "abc":
+        disk.write_picture(Path(f"home/{name}/pics/{name}.png"), disk.CAT)
+
+    def refused(whole: Callable[[Any], Any], path: Any) -> Any:  # by code, because an administrator may read all
+        if "home/b" in os.fspath(path):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), os.fspath(path))
+        return whole(path)
+
+    monkeypatch.setattr(os, "scandir", partial(refused, os.scandir))
+    monkeypatch.setattr(Path, "lstat", partialmethod(lambda self, whole: refused(whole, self), Path.lstat))
+    left_out = LeftOut()
+    assert sorted(entry.key[0] for entry in find_pictures(pattern, "out", left_out)) == ["a", "c"]
+    assert left_out.lines() == ["left out folders that may not be read: b"]
+    with pytest.raises(InputError, match="home/b' cannot be listed: Permission denied"):
+        list(find_pictures("home/b", "out", LeftOut()))
 
 
 @pytest.mark.parametrize("pattern", ["pictures", "pictures/**/*.png", "pictures/**/**/*", "pictures/*/*/*/*.png"])
@@ -196,3 +229,23 @@ def test_damaged_shards_are_written_again() -> None:
     shards[1].write_bytes(before[1][:-20])
     assert explain().missing == 0
     assert [shard.read_bytes() for shard in shards] == before
+
+
+def test_a_manifest_that_leads_nowhere_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "_PAUSE", 0)
+    disk.write_picture(Path("pictures/a.png"), disk.CAT)
+    os.mkdir("out")
+    os.symlink("nowhere.json", "out/run.json")
+    with pytest.raises(OptionError, match=r"out/run\.json can be neither written nor read"):
+        explain()
+    assert explain(overwrite=True).failed == 0
+    assert not Path("out/run.json").is_symlink()
+
+
+def test_a_manifest_that_is_being_written_is_waited_for() -> None:
+    os.mkdir("out")
+    Path("out/run.json").write_text('{"pict')
+    rest = Timer(0.2, Path("out/run.json").write_text, ['{"pictures": 7}'])
+    rest.start()
+    assert Store.at("out").manifest() == {"pictures": 7}
+    rest.join()

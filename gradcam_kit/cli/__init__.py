@@ -51,7 +51,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     help="Where did the model look? Class activation maps for PyTorch, from one picture to a data set.",
-    epilog="Exit status: 0 all done, 1 some pictures failed, 2 the request was wrong.",
+    epilog="Exit status: 0 all done, 1 some pictures failed, 2 the request was wrong, 130 interrupted.",
 )
 
 

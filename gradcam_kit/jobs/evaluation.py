@@ -126,7 +126,8 @@ def evaluate(request: EvaluateRequest, console: Console | None = None) -> Evalua
     names = tuple(dict.fromkeys(request.metrics or DEFAULT_METRICS))
     metrics = chosen_metrics(names)
     run = load_run(request.directory)
-    numbers = sorted(run.store.complete())
+    there = run.store.complete()
+    numbers = sorted(there)
     if not numbers:
         raise OptionError(f"the run in {request.directory!r} has no complete shard yet; let the same command go on")
     own, layers = _request_of(run, request), run.manifest["layers"]
@@ -139,7 +140,7 @@ def evaluate(request: EvaluateRequest, console: Console | None = None) -> Evalua
         entries = (_entry(run, row["path"]) for row in first if row["status"] == "ok")
         settings = metric_settings(explainer, entries, Targets.parse(run.manifest["targets"]))
         means, done = MetricMeans(), Evaluation(request.directory)
-        total = sum(run.store.counts(number).pictures for number in numbers)
+        total = sum(counts.pictures for counts in there.values())
         reader = Reader(explainer.loaded.transform, own.threads, total, request.processes)
         with reader, explainer.ready(), ProgressBar(console, total, "measuring") as bar:
             for number in numbers:

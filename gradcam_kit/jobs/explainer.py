@@ -73,7 +73,11 @@ class Fit:
 
 @dataclass(frozen=True)
 class Explainer:
-    """Everything that is loaded once; `metrics` are measured for every heatmap."""
+    """Everything that is loaded once; `metrics` are measured for every heatmap.
+
+    Passes that need no gradients run under `no_grad`: what a model keeps from one under `inference_mode`, such as a
+    grid of positions, could enter no graph later.
+    """
 
     loaded: LoadedModel
     model: nn.Module
@@ -184,7 +188,7 @@ class Explainer:
         if names is None:
             return
         try:
-            with torch.inference_mode():
+            with torch.no_grad():
                 classes = read_logits(self.model(images)).shape[1]
         except Exception:  # what the model cannot do is said when it is asked to explain
             return
@@ -211,7 +215,7 @@ class Explainer:
     def takes(self, one: Decoded) -> bool:
         """Whether the model takes a picture, be it that no method can explain it."""
         try:
-            with torch.inference_mode(), self.precision():
+            with torch.no_grad(), self.precision():
                 self.model(self.images([one]))
         except Exception:
             return False
@@ -271,11 +275,11 @@ class Explainer:
             return self.targets.number
         if self.targets.kind == "label":
             return torch.tensor([self.labels.require(entry) for entry in entries])
-        with torch.inference_mode():
+        with torch.no_grad():
             logits = read_logits(self.model(images))
         if self.targets.number > logits.shape[1]:
             raise ClassIndexError(f"top:{self.targets.number} is asked of a model with {logits.shape[1]} classes")
-        return logits.topk(self.targets.number).indices.clone()
+        return logits.topk(self.targets.number).indices
 
     def _labeled(self, one: Decoded | Failed) -> Decoded | Failed:
         """The picture, failed if its label has to name a class and does not."""

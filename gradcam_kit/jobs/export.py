@@ -61,10 +61,10 @@ def export_run(
     rows = (row for row in run if (row["status"] == "ok" or to == "csv") and row["method"] in (methods or run.methods))
     first = next(rows, None)
     if first is None:
-        raise OptionError(
-            f"there is nothing to export: none of the {len(run)} rows of {os.fspath(directory)!r} has a heatmap; "
-            "csv has the failures too"
-        )
+        why = f"none of the {len(run)} rows of {os.fspath(directory)!r} has a heatmap; csv has the failures too"
+        if to == "csv" or not len(run):
+            why = f"{os.fspath(directory)!r} has no rows yet; the command that began the run goes on with it"
+        raise OptionError(f"there is nothing to export: {why}")
     with run.store.named():
         FORMATS[to](run, chain([first], rows), target, threshold)
     return target.root
@@ -143,7 +143,6 @@ def _to_coco(run: Run, rows: Iterator[Row], target: Folder, threshold: float) ->
                     "segmentation": [[x, y, x + width, y, x + width, y + height, x, y + height]],
                     "area": width * height,
                     "iscrowd": 0,
-                    "score": row["score"],
                     "heat": heat,
                     **({} if row["score"] is None else {"score": row["score"]}),
                 }

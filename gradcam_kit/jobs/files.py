@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import glob
+import hashlib
 import os
+import platform
 import shutil
 import stat
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +18,9 @@ from typing import IO, Any
 import fsspec
 
 from gradcam_kit.errors import InputError, PictureError
+
+_HOST = hashlib.sha256(platform.node().encode()).hexdigest()[:8]
+_OLD = 600  # seconds; no file takes as long to be written
 
 
 def is_remote(path: str | os.PathLike[str]) -> bool:
@@ -73,7 +79,8 @@ class LocalFolder:
     def write(self, name: str, content: bytes) -> None:
         """Write a file that others may read at any time: whole or not at all, and safe when this returns.
 
-        It is written beside its place, brought to the disk and renamed; what a process that was killed left is removed.
+        It is written beside its place, brought to the disk and renamed. What a process that was killed left is removed,
+        if it was one of this machine or some minutes ago.
         """
         path = self.path(name)
         with _beside(path, content) as temporary:
@@ -84,17 +91,18 @@ class LocalFolder:
                     raise
 
     def create(self, name: str, content: bytes) -> bool:
-        """`write` unless the file is there; False if it is, also if another process was faster by a moment."""
+        """`write` unless the file is there; False if it is, also if another process was faster by a moment.
+
+        Where there are no hard links, a reader may meet a part of it for a moment.
+        """
         path = self.path(name)
         with _beside(path, content) as temporary:
             try:
                 os.link(temporary, path)
             except FileExistsError:
                 return False
-            except OSError:  # no hard links on this file system, or swept by the process that was faster
-                if path.exists():
-                    return False
-                temporary.replace(path)
+            except OSError:  # no hard links on this file system
+                return _written_exclusively(path, content)
         return True
 
     def put(self, name: str, content: bytes) -> None:
@@ -152,7 +160,8 @@ class RemoteFolder:
     def create(self, name: str, content: bytes) -> bool:
         """Send a file unless it is there; False if it is, also if another process was faster.
 
-        Storages that cannot refuse to replace are asked afterwards whose file it is.
+        The latter is best effort: storages that cannot refuse to replace are asked afterwards whose file it is, and of
+        two processes each may be told that it is its own, if one sends after the other has asked.
         """
         path = self.path(name)
         self._system.invalidate_cache()
@@ -186,11 +195,28 @@ class RemoteFolder:
         return self._system.open(self.path(name), "rb")
 
 
+def _written_exclusively(path: Path, content: bytes) -> bool:
+    """Write a file under its name, unless that is taken, also by a link that leads nowhere."""
+    try:
+        number = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+    except FileExistsError:
+        return False
+    try:
+        with open(number, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+    return True
+
+
 @contextmanager
 def _beside(path: Path, content: bytes) -> Iterator[Path]:
     """A file with this content on the disk, in the folder of `path`, for the time that it takes to give it its name."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}")
+    temporary = path.with_name(f".{path.name}.{_HOST}-{os.getpid()}-{uuid.uuid4().hex[:12]}")
     try:
         with temporary.open("wb") as file:
             file.write(content)
@@ -200,13 +226,28 @@ def _beside(path: Path, content: bytes) -> Iterator[Path]:
     finally:
         temporary.unlink(missing_ok=True)
     for left in glob.glob(f"{glob.escape(os.path.join(path.parent, '.' + path.name))}.*"):
-        Path(left).unlink(missing_ok=True)
+        if _is_left_over(Path(left)):
+            Path(left).unlink(missing_ok=True)
     if os.name == "posix":
         folder = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def _is_left_over(temporary: Path) -> bool:
+    """Whether nobody will give a temporary file its name: it is old, or its process was of this machine and is dead."""
+    host, _, rest = temporary.name.rpartition(".")[2].partition("-")
+    process = rest.partition("-")[0]
+    try:
+        if os.name == "posix" and host == _HOST and process.isdecimal():
+            os.kill(int(process), 0)  # only asks
+        return time.time() - temporary.stat().st_mtime > _OLD
+    except ProcessLookupError:
+        return True
+    except OSError:  # another user's process, or the file is gone
+        return False
 
 
 Folder = LocalFolder | RemoteFolder

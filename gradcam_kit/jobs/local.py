@@ -40,6 +40,10 @@ class _Tally:
         self.failed += counts.failed
         self.problems = [*self.problems, *counts.problems][:SHOWN]
 
+    def add_shard(self, store: Store, number: int, counts: Counts) -> None:
+        """Add a shard that is there; its failures are read only as long as they would be shown."""
+        self.add(store.counts(number) if counts.failed and len(self.problems) < SHOWN else counts)
+
 
 def run(request: RunRequest, console: Console | None = None) -> RunSummary:
     """Explain all pictures of a source that are not explained yet, and leave rows and overlays in a folder.
@@ -93,7 +97,7 @@ def run(request: RunRequest, console: Console | None = None) -> RunSummary:
                         tally.add(done.counts)
                         written.add(done.number)
             except FirstFailureError as failure:
-                tally = _found(store, mine)
+                tally = _found(store, [n for n in mine if n not in again or n in written])  # others are not tried yet
                 tally.add(failure.counts)
             except KeyboardInterrupt:
                 tally, interrupted = _found(store, mine), True
@@ -134,19 +138,17 @@ def _planned(request: RunRequest, store: Store, known: Mapping[int, Counts]) -> 
     for number, counts in known.items():
         if counts.failed and request.retry_failed:
             again.add(number)
-        elif counts.failed and len(tally.problems) < SHOWN:
-            tally.add(store.counts(number))
         else:
-            tally.add(counts)
+            tally.add_shard(store, number, counts)
     return tally, again
 
 
 def _found(store: Store, numbers: Container[int]) -> _Tally:
     """What is in the shards of these numbers that are there, also those that nobody was told of before the end."""
     tally = _Tally()
-    for number in sorted(store.complete()):
+    for number, counts in sorted(store.complete().items()):
         if number in numbers:
-            tally.add(store.counts(number))
+            tally.add_shard(store, number, counts)
     return tally
 
 

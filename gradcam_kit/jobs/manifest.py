@@ -7,6 +7,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
+
 import gradcam_kit
 from gradcam_kit.checkpoints import weights_hash
 from gradcam_kit.jobs.explainer import Explainer
@@ -73,5 +75,9 @@ def _root(entry: Entry) -> str:
 
 def _parameters(cam: BaseCAM) -> dict[str, Any]:
     """The settings of a method but for `batch_size`, which changes the cost and not the map."""
-    plain = {name: value for name, value in vars(cam).items() if isinstance(value, str | int | float | None)}
-    return {name: value for name, value in plain.items() if name != "batch_size"}
+    plain = {name: str(value) if isinstance(value, torch.dtype) else value for name, value in vars(cam).items()}
+    return {
+        name: value
+        for name, value in plain.items()
+        if name != "batch_size" and isinstance(value, str | int | float | None)
+    }

@@ -144,7 +144,7 @@ class RunSummary:
         seconds: from the request to the last file.
         before: pictures that had been explained before.
         missing: shards that are not complete, other parts' included.
-        left: pictures of this part whose shards are not complete.
+        left: pictures of this part whose shards are not complete, or that were not tried again when the run stopped.
         interrupted: the run was told to stop before its end.
         report: the page about the run, if it was written.
     """

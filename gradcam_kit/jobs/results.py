@@ -46,17 +46,20 @@ class Run:
     manifest: dict[str, Any]
     _numbers: list[int] = field(init=False)
     _ends: list[int] = field(init=False)
+    _pictures: int = field(init=False)
     _cached: tuple[int, list[Row]] = field(init=False, default=(-1, []))
 
     def __post_init__(self) -> None:
-        self._numbers = sorted(self.store.complete())
+        there = self.store.complete()
+        self._numbers = sorted(there)
+        self._pictures = sum(counts.pictures for counts in there.values())
         self._ends = list(accumulate(map(self._length, self._numbers)))
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
 
     def __repr__(self) -> str:
-        done, planned = sum(self.store.counts(number).pictures for number in self._numbers), self.manifest["pictures"]
+        done, planned = self._pictures, self.manifest["pictures"]
         pictures = f"{done} pictures" if done == planned else f"{done} of {planned} pictures (not finished)"
         methods = ", ".join(self.methods)
         return f"Run({self.store.folder.root!r}: {len(self)} rows of {pictures}, {self.manifest['model']}, {methods})"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Container, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from gradcam_kit.jobs.rows import SCHEMA, Row
 _SETTINGS = b"gradcam_kit.metrics"
 _LONGEST_NAME = 255  # bytes, on all common file systems
 _AT_ONCE = 16  # shards that are looked at
+_TRIES, _PAUSE = 10, 0.1  # to read a manifest that another process writes; seconds
 _PARTS = (
     "run.json",
     "report.html",
@@ -70,35 +72,47 @@ class Store:
         Raises:
             OptionError: rows without a manifest, or a manifest that cannot be read.
         """
-        content = self.folder.read("run.json")
-        if content is None:
-            if any(name.endswith(".parquet") for name in self.folder.names("shards")):
-                raise OptionError(
-                    f"{self.folder.root!r} holds shards without a run.json; choose another folder, or replace them: "
-                    "--overwrite"
-                )
-            return None
-        try:
-            read: dict[str, Any] = json.loads(content)
-        except ValueError as error:
-            raise OptionError(f"{self.folder.root}/run.json is no JSON: {error}; replace it: --overwrite") from error
-        return read
+        for tried in range(1, _TRIES + 1):
+            content = self.folder.read("run.json")
+            if content is None:
+                break
+            try:
+                read: dict[str, Any] = json.loads(content)
+                return read
+            except ValueError as error:
+                if tried == _TRIES:
+                    problem = f"{self.folder.root}/run.json is no JSON: {error}; replace it: --overwrite"
+                    raise OptionError(problem) from error
+            time.sleep(_PAUSE)  # another process may be writing it
+        if any(name.endswith(".parquet") for name in self.folder.names("shards")):
+            raise OptionError(
+                f"{self.folder.root!r} holds shards without a run.json; choose another folder, or replace them: "
+                "--overwrite"
+            )
+        return None
 
     def begin(self, manifest: Mapping[str, Any], overwrite: bool) -> None:
         """Make the folder that of this run, which may have been begun before.
 
         Raises:
-            OptionError: another run is there and may not be overwritten.
+            OptionError: another run is there and may not be overwritten, or a `run.json` that cannot be read.
         """
         with self.named():
             if overwrite:
                 for name in _PARTS:
                     self.folder.remove(name)
             content = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
-            while not self.folder.create("run.json", content.encode("utf-8", "backslashreplace")):
-                if (before := self.manifest()) is not None:  # else it has been removed since
+            for _ in range(_TRIES):
+                if self.folder.create("run.json", content.encode("utf-8", "backslashreplace")):
+                    return
+                if (before := self.manifest()) is not None:
                     check_same(before, manifest, self.folder.root)
                     return
+                time.sleep(_PAUSE)  # it has been removed since
+        raise OptionError(
+            f"{self.folder.root}/run.json can be neither written nor read, as if it were a symbolic link that leads "
+            "nowhere; remove it, choose another folder, or replace it: --overwrite"
+        )
 
     def complete(self, but: Container[int] = ()) -> dict[int, Counts]:
         """The shards that are here and whole, by number, without problems; what a disk has damaged is none.
@@ -162,9 +176,8 @@ class Store:
             return {row["path"]: row["jpeg"] for row in pq.read_table(file).to_pylist()}
 
     def counts(self, number: int) -> Counts:
-        """What is in a shard that was written before."""
-        counts = self._totals(number)
-        return counted(self.read_shard(number, ["path", "status", "error"])) if not counts or counts.failed else counts
+        """What is in a shard, with its problems, for which its rows are read."""
+        return counted(self.read_shard(number, ["path", "error"]))
 
     def overlay_name(self, key: str, method: str, rank: int = 0) -> str:
         """Where the overlay of a picture lies; `rank` counts the targets of one picture.

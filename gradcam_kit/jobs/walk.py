@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import glob
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from pathlib import Path
 
 from gradcam_kit.errors import InputError
 
@@ -17,6 +19,8 @@ PICTURE_SUFFIXES = (
     *(".sgi", ".tga", ".tif", ".tiff", ".webp", ".xbm", ".xpm"),
 )
 """What counts as a picture in a folder or a glob; a single file or a line of a list is taken whatever its name."""
+
+_Child = os.DirEntry[str] | Path
 
 OWN_FOLDERS = ("shards", "overlays", "thumbnails", "metrics", "report", "export")  # of a run, in its folder
 
@@ -28,12 +32,14 @@ class LeftOut:
     Attributes:
         endings: how many files there are of each ending that names no picture.
         runs: folders of earlier runs.
+        closed: folders that may not be read.
         repeated: pictures that were named before.
         nameless: rows of a table that name no picture.
     """
 
     endings: Counter[str] = field(default_factory=Counter)
     runs: list[str] = field(default_factory=list)
+    closed: list[str] = field(default_factory=list)
     repeated: int = 0
     nameless: int = 0
 
@@ -46,13 +52,18 @@ class LeftOut:
             )
             said.append(f"left out {sum(self.endings.values())} files that are not named like pictures: {counted}")
         if self.runs:
-            more = f" and {len(self.runs) - 3} more" if len(self.runs) > 3 else ""
-            said.append(f"left out the folders of earlier runs: {', '.join(self.runs[:3])}{more}")
+            said.append(f"left out the folders of earlier runs: {_first(self.runs)}")
+        if self.closed:
+            said.append(f"left out folders that may not be read: {_first(self.closed)}")
         if self.repeated:
             said.append(f"left out {self.repeated} repetitions of pictures that are named more than once")
         if self.nameless:
             said.append(f"left out {self.nameless} rows of the table that have no path")
         return said
+
+
+def _first(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def is_run(folder: str) -> bool:
@@ -78,39 +89,56 @@ class Walk:
         """The pictures whose path below the root a pattern matches, through symbolic links but never in a circle.
 
         Args:
-            pattern: one glob for each folder on the way and for the file; `**` stands for any number of folders.
+            pattern: one glob for each folder on the way and for the file; `**` stands for any number of folders, and
+                `..` leads up.
 
         Raises:
-            InputError: a folder that cannot be listed.
+            InputError: a folder that cannot be listed; one below the root that may not be read is left out.
         """
+        pattern = [*(part for part in pattern[:-1] if part not in ("", ".")), *pattern[-1:]]
         waiting = [(self.root, _also_empty(pattern, {0}), frozenset[tuple[int, int]]())]
+        risen = set()  # where `..` has led, because many folders have the same above them
         while waiting:
             folder, positions, above = waiting.pop()
+            parts = {position: pattern[position] for position in positions if position < len(pattern)}
+            for position in [position for position, part in parts.items() if part == ".."]:
+                del parts[position]
+                state = self._parent(folder), _also_empty(pattern, {position + 1})
+                if state not in risen:
+                    risen.add(state)
+                    waiting.append((*state, frozenset()))
             try:
                 status = os.stat(folder)
                 identity = (status.st_dev, status.st_ino)
-                if identity in above or (above and not self._enters(folder)):
+                if not parts or identity in above or (folder != self.root and not self._enters(folder)):
                     continue
-                with os.scandir(folder) as children:
-                    for child in children:
-                        reached = _reached(pattern, positions, child.name)
-                        if not reached or _leads_nowhere(child):
-                            continue
-                        if child.is_dir():
-                            if min(reached) < len(pattern):
-                                waiting.append((child.path, reached, above | {identity}))
-                        elif len(pattern) in reached and self._takes(child):
-                            yield child.path
+                for child in _children(folder, set(parts.values())):
+                    reached = _reached(pattern, parts, child.name)
+                    if not reached or _leads_nowhere(child):
+                        continue
+                    if _is_folder(child):
+                        if min(reached) < len(pattern):
+                            waiting.append((os.fspath(child), reached, above | {identity}))
+                    elif len(pattern) in reached and self._takes(child):
+                        yield os.fspath(child)
             except (FileNotFoundError, NotADirectoryError):  # vanished, or a pattern that leads nowhere
                 continue
             except OSError as error:
-                raise InputError(f"the folder {folder!r} cannot be listed: {error.strerror}") from error
+                if folder == self.root or not isinstance(error, PermissionError):
+                    raise InputError(f"the folder {folder!r} cannot be listed: {error.strerror}") from error
+                self.left_out.closed.append(key_of(os.path.relpath(folder, self.root)))
 
-    def _takes(self, child: os.DirEntry[str]) -> bool:
+    def _parent(self, folder: str) -> str:
+        """The folder above; by its plain name where that is known to be the same."""
+        if folder == self.root or folder.endswith(os.sep + "..") or os.path.islink(folder):
+            return os.path.join(folder, "..")
+        return os.path.dirname(folder)
+
+    def _takes(self, child: _Child) -> bool:
         """Whether it is named like a picture; pipes are none, a broken link is one that will fail."""
         ending = os.path.splitext(child.name)[1].lower()
         if ending in PICTURE_SUFFIXES:
-            return child.is_file() or child.is_symlink()
+            return child.is_symlink() or child.is_file()
         self.left_out.endings[key_of(ending)] += 1
         return False
 
@@ -156,10 +184,33 @@ def _also_empty(pattern: Sequence[str], positions: Iterable[int]) -> frozenset[i
     return frozenset(found)
 
 
-def _leads_nowhere(child: os.DirEntry[str]) -> bool:
+def _children(folder: str, parts: Collection[str]) -> Iterator[_Child]:
+    """What may match parts of a pattern; a folder is not listed for names without wildcards."""
+    if any(map(glob.has_magic, parts)):
+        with os.scandir(folder) as children:
+            yield from children
+        return
+    for path in (Path(folder, part) for part in parts):
+        try:
+            path.lstat()
+        except FileNotFoundError:
+            continue
+        yield path
+
+
+def _is_folder(child: _Child) -> bool:
+    """Whether it is a folder, or a link to one that can be reached."""
+    try:
+        return child.is_dir()
+    except PermissionError:
+        return False
+
+
+def _leads_nowhere(child: _Child) -> bool:
     """Whether it is a symbolic link around in a circle."""
     try:
-        child.is_dir()
+        if child.is_symlink():
+            child.stat()
     except OSError as error:
         return error.errno == errno.ELOOP
     return False

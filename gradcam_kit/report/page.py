@@ -97,8 +97,11 @@ def _explained(targets: str, names: Sequence[str] | None) -> str:
 
 def _speed(store: Store, pictures: int, seconds: float) -> float | None:
     """Pictures per second over all that is known of the run, which is noted for the next time."""
-    known = json.loads(store.folder.read(_SPEED) or "[0, 0]")
+    try:
+        before, took = map(float, json.loads(store.folder.read(_SPEED) or "[0, 0]"))
+    except (OSError, TypeError, ValueError):  # damaged, or of another shape: as if there were none
+        before, took = 0.0, 0.0
     if pictures and seconds:
-        known = [known[0] + pictures, known[1] + seconds]
-        store.folder.write(_SPEED, json.dumps(known).encode())
-    return known[0] / known[1] if known[1] else None
+        before, took = before + pictures, took + seconds
+        store.folder.write(_SPEED, json.dumps([before, took]).encode())
+    return before / took if took > 0 else None
