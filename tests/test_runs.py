@@ -101,7 +101,7 @@ def test_of_two_parts_that_begin_at_once_only_those_that_ask_the_same_go_on(out:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"methods": ("hires-cam",)}, "another methods.grad-cam"),
+        ({"methods": ("hires-cam",)}, 'another methods: "grad-cam" there, "hires-cam" now'),
         ({"targets": "1"}, 'another targets: "predicted" there, "1" now'),
         ({"shard_size": 3}, "another shard_size: 2 there, 3 now"),
         ({"dtype": "bfloat16"}, 'another dtype: "float32" there, "bfloat16" now'),

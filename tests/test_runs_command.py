@@ -65,7 +65,7 @@ def test_lists_and_files_that_have_vanished(name: str, text: str) -> None:
         assert labels["one/a.png"][1] is not None
         status, _, problem = command(f"pictures/{name}", "--targets", "label", out="labeled")
         assert status == 1
-        assert "the label 'unheard-of' names 0 classes" in disk.read_rows(Path("labeled"))[0]["error"]
+        assert "the label 'unheard-of' is no class of the model" in disk.read_rows(Path("labeled"))[0]["error"]
 
 
 def test_it_stops_at_the_first_failure_goes_on_and_tries_again() -> None:

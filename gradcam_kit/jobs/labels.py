@@ -58,5 +58,6 @@ class Labels:
             if label is None:
                 raise UnknownNameError("the picture has no label: no column 'label' and no folder names its class")
             count = self._counts[label]
-            raise UnknownNameError(f"the label {label!r} names {count} classes{did_you_mean(label, self._counts)}")
+            named = f"names {count} classes" if count else "is no class of the model"
+            raise UnknownNameError(f"the label {label!r} {named}{did_you_mean(label, self._counts)}")
         return index

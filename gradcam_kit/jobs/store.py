@@ -245,6 +245,8 @@ def counted(rows: Iterable[Row], shown: int = SHOWN) -> Counts:
 
 def _differences(before: Any, now: Any, name: str = "") -> Iterable[tuple[str, Any, Any]]:
     if isinstance(before, Mapping) and isinstance(now, Mapping):
+        if name and before.keys() != now.keys():
+            yield name, ", ".join(before), ", ".join(now)
         for key in [*before, *(key for key in now if key not in before)]:
             yield from _differences(before.get(key), now.get(key), f"{name}.{key}" if name else str(key))
     elif before != now:
