@@ -309,8 +309,10 @@ def test_the_process_exits_as_documented_and_shows_no_traceback() -> None:
 
 
 def test_help_names_every_exit_status() -> None:
-    statuses = {RunSummary("out", 1, failed, (), 0.0, interrupted=late).exit_status for failed, late in ((0, False), (1, False), (0, True))}
-    assert {*statuses, 2} == {int(number) for number in re.findall(r"\d+", app.info.epilog or "")}
+    cases = (0, False), (1, False), (0, True)
+    ends = [RunSummary("out", 1, failed, (), 0.0, interrupted=stopped) for failed, stopped in cases]
+    known = {2, *(summary.exit_status for summary in ends)}
+    assert {int(number) for number in re.findall(r"\d+", app.info.epilog or "")} == known
 
 
 def test_help_loads_neither_models_nor_renderers() -> None:

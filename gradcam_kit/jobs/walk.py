@@ -7,6 +7,7 @@ import glob
 import os
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -112,15 +113,16 @@ class Walk:
                 identity = (status.st_dev, status.st_ino)
                 if not parts or identity in above or (folder != self.root and not self._enters(folder)):
                     continue
-                for child in _children(folder, set(parts.values())):
-                    reached = _reached(pattern, parts, child.name)
-                    if not reached or _leads_nowhere(child):
-                        continue
-                    if _is_folder(child):
-                        if min(reached) < len(pattern):
-                            waiting.append((os.fspath(child), reached, above | {identity}))
-                    elif len(pattern) in reached and self._takes(child):
-                        yield os.fspath(child)
+                with _children(folder, set(parts.values())) as children:
+                    for child in children:
+                        reached = _reached(pattern, parts, child.name)
+                        if not reached or (child.is_symlink() and _leads_nowhere(child)):
+                            continue
+                        if _is_folder(child):
+                            if min(reached) < len(pattern):
+                                waiting.append((os.fspath(child), reached, above | {identity}))
+                        elif len(pattern) in reached and self._takes(child):
+                            yield os.fspath(child)
             except (FileNotFoundError, NotADirectoryError):  # vanished, or a pattern that leads nowhere
                 continue
             except OSError as error:
@@ -184,12 +186,12 @@ def _also_empty(pattern: Sequence[str], positions: Iterable[int]) -> frozenset[i
     return frozenset(found)
 
 
-def _children(folder: str, parts: Collection[str]) -> Iterator[_Child]:
+def _children(folder: str, parts: Collection[str]) -> AbstractContextManager[Iterable[_Child]]:
     """What may match parts of a pattern; a folder is not listed for names without wildcards."""
-    if any(map(glob.has_magic, parts)):
-        with os.scandir(folder) as children:
-            yield from children
-        return
+    return os.scandir(folder) if any(map(glob.has_magic, parts)) else nullcontext(_named(folder, parts))
+
+
+def _named(folder: str, parts: Collection[str]) -> Iterator[_Child]:
     for path in (Path(folder, part) for part in parts):
         try:
             path.lstat()
@@ -207,10 +209,9 @@ def _is_folder(child: _Child) -> bool:
 
 
 def _leads_nowhere(child: _Child) -> bool:
-    """Whether it is a symbolic link around in a circle."""
+    """Whether a symbolic link leads around in a circle."""
     try:
-        if child.is_symlink():
-            child.stat()
+        child.stat()
     except OSError as error:
         return error.errno == errno.ELOOP
     return False
