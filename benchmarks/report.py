@@ -189,7 +189,7 @@ def _text(figure: Figure | None) -> str:
 def _conditions(results: Results) -> str:
     seen = results.environment
     hardware = seen["processor"] if seen["device"] == "cpu" else seen["device"]
-    images = f"{seen['batch']} images of 224², " if results.command == "ratios" else ""
+    images = f"{seen['batch']} images of 224², " if results.command == "ratios" and "batch" in seen else ""
     return f"{images}{hardware}, {seen['threads']} threads, torch {seen['versions']['torch']}"
 
 

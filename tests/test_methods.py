@@ -30,6 +30,10 @@ OBJECTIVES = {
 }
 
 
+CANCELING = {("group-cam", "mobilenet middle"): 1e-5}
+"""Differences of probabilities that agree in their first ten digits: the rest of float64 depends on the processor."""
+
+
 def named(pairs):
     return pytest.mark.parametrize(("name", "case"), pairs, ids=[f"{name}-{case.name}" for name, case in pairs])
 
@@ -52,7 +56,7 @@ def test_every_method_has_an_oracle():
 def test_saliency_equals_the_paper(name, case):
     saliency, explanation = explain(name, case)
     assert saliency.dtype == torch.float64
-    assert_same(saliency, stack(case, ORACLES[name]))
+    assert_same(saliency, stack(case, ORACLES[name]), CANCELING.get((name, case.name), 1e-9))
     assert torch.equal(explanation.targets, case.targets)
     if METHODS[name].target_type is ClassLogit:
         assert_same(explanation.scores, stack(case, lambda sample: sample.score))

@@ -359,7 +359,7 @@ def test_an_interrupted_run_counts_what_it_has_written(retry: bool, monkeypatch:
         patch.setattr(Explainer, "explain", explained)
         summary = explain(batch_size=1, retry_failed=retry)
     there = disk.read_rows(Path("out"))
-    assert 4 <= len(there) < 11
+    assert 2 <= len(there) < 11  # a shard for certain; the second may still wait to be written
     assert (summary.interrupted, summary.pictures, summary.left) == (True, len(there), 11 - len(there))
     assert summary.failed == len({row["path"] for row in there} & set(broken))
     assert summary.missing == 6 - len(list(Path("out/shards").iterdir()))
