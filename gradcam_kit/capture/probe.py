@@ -47,6 +47,8 @@ class Prober:
         with untouched(model, images.device):
             with torch.no_grad():
                 self.rescorer.check()
-            activations, gradients = zip(*self.rescorer.in_chunks(rows, work), strict=True)
+            activations, gradients = zip(
+                *self.rescorer.in_chunks(len(rows), self.rescorer.at_once(rows), work), strict=True
+            )
         widened = torch.promote_types(images.dtype, torch.float32)
         return torch.cat(activations).to(widened), torch.cat(gradients).to(widened)

@@ -157,7 +157,8 @@ class Replayer:
             if not self.isolated:
                 self.rescorer.check()
             scores = self.rescorer.in_chunks(
-                rows,
+                len(rows),
+                self.rescorer.batch_size,  # behind the layer, weights are what is read most
                 lambda chunk: self._score(rows[chunk], index[chunk], None if residual is None else residual[chunk]),
             )
         return widen(torch.cat(scores)) if scores else images.new_zeros(0)

@@ -72,7 +72,11 @@ class Rescorer:
         images = self.inputs.images
         with untouched(self.run.model, images.device), torch.no_grad():
             self.check()
-            scores = self.in_chunks(rows, lambda chunk: self.score_pass(rows[chunk].to(images.dtype), index[chunk]))
+            scores = self.in_chunks(
+                len(rows),
+                self.at_once(rows),
+                lambda chunk: self.score_pass(rows[chunk].to(images.dtype), index[chunk]),
+            )
         return widen(torch.cat(scores)) if scores else images.new_zeros(0)
 
     def check(self) -> None:
@@ -119,12 +123,15 @@ class Rescorer:
         found: Tensor = brought(scores, self.inputs.images.device)
         return found
 
-    def in_chunks(self, rows: Tensor, work: Callable[[slice], _Result]) -> list[_Result]:
-        """The results of the passes over all rows: `batch_size` at a time, or fewer where the device's memory ends."""
+    def at_once(self, rows: Tensor) -> int:
+        """How many of such rows go through the whole model in one pass."""
+        return rows_at_once(self.batch_size, rows[:1].nbytes, rows.device)
+
+    def in_chunks(self, rows: int, most: int, work: Callable[[slice], _Result]) -> list[_Result]:
+        """The results of the passes over all rows: `most` at a time, or fewer where the device's memory ends."""
         results, start = [], 0
-        fastest = rows_at_once(self.batch_size, rows[:1].nbytes, rows.device)
-        while start < len(rows):
-            size = min(self.state.most or fastest, fastest, len(rows) - start)
+        while start < rows:
+            size = min(self.state.most or most, most, rows - start)
             try:
                 results.append(self._pass(work, slice(start, start + size)))
             except torch.OutOfMemoryError:
