@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from pathlib import Path
@@ -12,6 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from skimage import data
+
+from gradcam_kit.jobs.files import LocalFolder
 
 FACTORIES = """
 import os
@@ -201,3 +204,15 @@ def read_rows(out: Path) -> list[dict[str, Any]]:
         if row["heatmap"] is not None:
             row["heatmap"] = np.frombuffer(row["heatmap"], "<f2").reshape(row["height"], row["width"])
     return rows
+
+
+def fill_up(patch: pytest.MonkeyPatch) -> None:
+    """Let the disk be full when the third shard is written."""
+    write = LocalFolder.write
+
+    def full(self: LocalFolder, name: str, content: bytes) -> None:
+        if name.startswith("shards/00002"):
+            raise OSError(errno.ENOSPC, "No space left on device", f"{self.root}/{name}")
+        write(self, name, content)
+
+    patch.setattr(LocalFolder, "write", full)

@@ -198,15 +198,8 @@ def test_on_a_cpu_no_pass_has_more_pictures_than_are_fastest(monkeypatch: pytest
 def test_a_full_disk_leaves_what_is_complete(monkeypatch: pytest.MonkeyPatch) -> None:
     disk.write_pictures(Path("pictures"))
     explain(out="whole", overlays=0)
-    write = LocalFolder.write
-
-    def full(self: LocalFolder, name: str, content: bytes) -> None:
-        if name.startswith("shards/00002"):
-            raise OSError(errno.ENOSPC, "No space left on device", f"{self.root}/{name}")
-        write(self, name, content)
-
     with monkeypatch.context() as patch:
-        patch.setattr(LocalFolder, "write", full)
+        disk.fill_up(patch)
         with pytest.raises(OptionError, match=r"'out/shards/00002.parquet' cannot be written: No space left on device"):
             explain(overlays=0)
     assert {"00000.parquet", "00001.parquet"} <= set(os.listdir("out/shards")) <= set(os.listdir("whole/shards"))

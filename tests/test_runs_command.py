@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import pickle
 from pathlib import Path
@@ -12,7 +11,6 @@ import pytest
 from typer.testing import CliRunner
 
 from gradcam_kit.cli import app
-from gradcam_kit.jobs.files import LocalFolder
 
 
 @pytest.fixture(autouse=True)
@@ -91,15 +89,8 @@ def test_it_stops_at_the_first_failure_goes_on_and_tries_again() -> None:
 
 def test_a_full_disk_is_one_line_and_the_same_command_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     disk.write_pictures(Path("pictures"))
-    write = LocalFolder.write
-
-    def full(self: LocalFolder, name: str, content: bytes) -> None:
-        if name.startswith("shards/00002"):
-            raise OSError(errno.ENOSPC, "No space left on device", f"{self.root}/{name}")
-        write(self, name, content)
-
     with monkeypatch.context() as patch:
-        patch.setattr(LocalFolder, "write", full)
+        disk.fill_up(patch)
         status, said, problem = command("pictures", "--shard-size", "2")
     assert (status, said) == (2, "")
     assert problem == (
