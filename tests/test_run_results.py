@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from PIL import Image
 from gradcam_kit import GradCAM, explain_folder, load_run
 from gradcam_kit.errors import GradCamKitError, OptionError, PictureError, UnknownNameError
 from gradcam_kit.jobs.export import boxes_of, export_run, on_picture
-from gradcam_kit.jobs.store import Store
+from gradcam_kit.jobs.store import Store, read_parquet
 from gradcam_kit.models import load_model
 from gradcam_kit.pictures import read_picture
 from gradcam_kit.render import overlay
@@ -36,6 +38,22 @@ def make_run():
     return explain_folder(
         "pictures", "shop:net", "out", methods=METHODS, shard_size=3, report=False, quiet=True, workers=1
     )
+
+
+def test_only_the_calling_thread_reads_a_table() -> None:
+    """A foreign thread that lets go of the file while the interpreter ends would abort the process."""
+    make_run()
+    readers = set()
+
+    class Watched(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            readers.add(threading.get_ident())
+            return super().read(size)
+
+    with Watched(Path("out/shards/00001.parquet").read_bytes()) as file:
+        table = read_parquet(file, ["path", "method"])
+    assert (table.num_rows, table.column_names) == (6, ["path", "method"])
+    assert readers == {threading.get_ident()}
 
 
 def test_a_run_is_a_table_of_rows_with_heatmaps_and_overlays() -> None:

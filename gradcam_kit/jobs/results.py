@@ -25,7 +25,7 @@ from gradcam_kit.jobs.index import Entry
 from gradcam_kit.jobs.measuring import metric_fields
 from gradcam_kit.jobs.overlays import overlay_of
 from gradcam_kit.jobs.rows import SCHEMA, Row, enlarged, heatmap_of
-from gradcam_kit.jobs.store import Store
+from gradcam_kit.jobs.store import Store, read_parquet
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -105,7 +105,7 @@ class Run:
         tables = []
         for number in self._numbers:
             with self.store.folder.open(f"shards/{number:05}.parquet") as file:
-                tables.append(pq.read_table(file, columns=None if columns is None else list(columns)))
+                tables.append(read_parquet(file, columns))
         return pa.concat_tables(tables) if tables else fields.empty_table()
 
     def to_pandas(self, columns: Sequence[str] | None = None) -> pd.DataFrame:

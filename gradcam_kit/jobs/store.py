@@ -159,13 +159,13 @@ class Store:
         content = self.folder.read(f"metrics/{_shard(number)}")
         if content is None:
             return [], {}
-        table = pq.read_table(BytesIO(content))
+        table = read_parquet(BytesIO(content))
         return table.to_pylist(), json.loads(table.schema.metadata[_SETTINGS])
 
     def read_shard(self, number: int, columns: Sequence[str] | None = None) -> list[Row]:
         """The rows of a shard."""
         with self.folder.open(f"shards/{_shard(number)}") as file:
-            rows: list[Row] = pq.read_table(file, columns=columns).to_pylist()
+            rows: list[Row] = read_parquet(file, columns).to_pylist()
             return rows
 
     def read_thumbnails(self, number: int) -> dict[str, bytes]:
@@ -173,7 +173,7 @@ class Store:
         if _shard(number) not in self.folder.names("thumbnails"):
             return {}
         with self.folder.open(f"thumbnails/{_shard(number)}") as file:
-            return {row["path"]: row["jpeg"] for row in pq.read_table(file).to_pylist()}
+            return {row["path"]: row["jpeg"] for row in read_parquet(file).to_pylist()}
 
     def counts(self, number: int) -> Counts:
         """What is in a shard, with its problems, for which its rows are read."""
@@ -241,6 +241,16 @@ def counted(rows: Iterable[Row], shown: int = SHOWN) -> Counts:
             if len(problems) < shown:
                 problems.append(f"{row['path']}: {row['error'].partition(': ')[2] or row['error']}")
     return Counts(pictures, failed, tuple(problems))
+
+
+def read_parquet(file: Any, columns: Sequence[str] | None = None) -> pa.Table:
+    """The rows of a Parquet file that is open for reading, all columns or some.
+
+    Only this thread reads: a thread of Arrow's that still holds a Python file when the interpreter ends aborts the
+    process or hangs (apache/arrow#50482), with all results written and an exit status that says otherwise.
+    """
+    with pq.ParquetFile(file, pre_buffer=False) as table:
+        return table.read(columns=columns, use_threads=False)
 
 
 def _differences(before: Any, now: Any, name: str = "") -> Iterable[tuple[str, Any, Any]]:
