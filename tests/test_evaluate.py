@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -120,6 +121,25 @@ def test_only_what_is_missing_is_measured() -> None:
     ]
     run_demo("out", "--overwrite")
     assert not Path("out/metrics").exists()
+
+
+def test_what_is_made_of_a_part_of_a_run_says_so() -> None:
+    write_samples()
+    run_demo("out", "--shard", "0/2")
+    for command in (("evaluate", *asking("sparseness")), ("report",), ("export", "--to", "csv")):
+        status, _, notes = cli(command[0], "out", *command[1:])
+        assert (status, notes.count("not finished, 1 of 3 pictures are left")) == (0, 1)
+    run_demo("out")
+    assert "not finished" not in cli("report", "out")[2]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such names")
+def test_a_failure_is_one_line_whatever_its_picture_is_called() -> None:
+    write_samples()
+    Path("pictures/a\nfailed: all\x1b[2J.png").write_text("no picture")
+    problems = run_demo("out")[2]
+    assert problems.count("failed: a\\nfailed: all\\x1b[2J.png: cannot read the picture") == 1
+    assert problems.count("\nfailed: ") == 1
 
 
 def test_pictures_that_vanished_or_changed_become_rows_that_say_so() -> None:

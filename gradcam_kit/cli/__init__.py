@@ -28,7 +28,7 @@ from gradcam_kit.cli.options import (
     numbers,
     overlay_count,
 )
-from gradcam_kit.cli.printing import finish, finish_demo, finish_evaluation, mark, say, show
+from gradcam_kit.cli.printing import finish, finish_demo, finish_evaluation, mark, note_unfinished, say, show
 from gradcam_kit.errors import GradCamKitError
 
 
@@ -158,6 +158,7 @@ def report(directory: Annotated[str, typer.Argument(metavar="DIR", help="The fol
     from gradcam_kit.report import write_report
 
     say(write_report(directory), err=False)
+    note_unfinished(directory)
 
 
 @app.command()
@@ -184,7 +185,9 @@ def evaluate(
         overwrite=overwrite,
         processes=True,
     )
-    finish_evaluation(measure_run(request, Console(stderr=True)))
+    done = measure_run(request, Console(stderr=True))
+    note_unfinished(directory)
+    finish_evaluation(done)
 
 
 @app.command()
@@ -201,6 +204,7 @@ def export(
     from gradcam_kit.jobs.export import export_run
 
     say(export_run(directory, to, out, methods=tuple(method or ()), threshold=threshold), err=False)
+    note_unfinished(directory)
 
 
 @app.command()

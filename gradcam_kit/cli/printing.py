@@ -55,6 +55,16 @@ def finish(summary: RunSummary) -> None:
     raise typer.Exit(summary.exit_status)
 
 
+def note_unfinished(directory: str) -> None:
+    """Say how much of a run is not in what was made of it."""
+    from gradcam_kit.jobs import load_run
+
+    run = load_run(directory)
+    if run.left:
+        all_of_it = run.manifest["pictures"]
+        say(f"note: the run is not finished, {run.left} of {all_of_it} pictures are left; its own command goes on")
+
+
 def finish_demo(done: DemoResult) -> None:
     """Show which methods find the objects, and where the pictures are."""
     show(
@@ -95,6 +105,7 @@ def finish_evaluation(done: Evaluation) -> None:
 
 def _say_problems(problems: Sequence[str], failed: int) -> None:
     for problem in problems:
-        say(f"failed: {problem}")
+        line = "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in problem)
+        say(f"failed: {line}")  # on one line, and without what a terminal obeys, whatever a file is called
     if failed > len(problems):
         say(f"failed: {failed - len(problems)} more")

@@ -59,8 +59,8 @@ class Run:
         return self._ends[-1] if self._ends else 0
 
     def __repr__(self) -> str:
-        done, planned = self._pictures, self.manifest["pictures"]
-        pictures = f"{done} pictures" if done == planned else f"{done} of {planned} pictures (not finished)"
+        planned = self.manifest["pictures"]
+        pictures = f"{self._pictures} of {planned} pictures (not finished)" if self.left else f"{planned} pictures"
         methods = ", ".join(self.methods)
         return f"Run({self.store.folder.root!r}: {len(self)} rows of {pictures}, {self.manifest['model']}, {methods})"
 
@@ -85,6 +85,11 @@ class Run:
     def __iter__(self) -> Iterator[Row]:
         for number in self._numbers:
             yield from self.store.read_shard(number)
+
+    @property
+    def left(self) -> int:
+        """How many pictures of the source have no rows yet."""
+        return int(self.manifest["pictures"]) - self._pictures
 
     @property
     def methods(self) -> list[str]:
