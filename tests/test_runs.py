@@ -316,18 +316,24 @@ def test_several_devices_write_what_one_does() -> None:
     assert content("out") == content("one")
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # the compiler looks at each
 def test_compiled_modules_give_the_same_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     disk.write_pictures(Path("pictures"))
-    compiled = []
+    compiled, graphs = [], []
+
+    def backend(graph: torch.fx.GraphModule, inputs: Any) -> Any:
+        graphs.append(graph)
+        return graph.forward
 
     def compile_eagerly(self: torch.nn.Module) -> None:
         compiled.append(type(self).__name__)
-        self._compiled_call_impl = torch.compile(self._call_impl, backend="eager")
+        self._compiled_call_impl = torch.compile(self._call_impl, backend=backend)
 
     monkeypatch.setattr(torch.nn.Module, "compile", compile_eagerly)
     explain(out="plain")
     explain(compile=True)
     assert compiled == ["Conv2d", "Linear"]  # not stage2, which is explained
+    assert len(graphs) >= 2
     for ours, theirs in zip(disk.read_rows(Path("out")), disk.read_rows(Path("plain")), strict=True):
         assert np.abs(ours["heatmap"] - theirs["heatmap"]).max() < 2e-3
 

@@ -2,6 +2,7 @@
 
 from gradcam_kit.capture.automatic import choose_among, choose_layers, layer_candidates
 from gradcam_kit.capture.class_targets import FinerTarget
+from gradcam_kit.capture.compiled import compile_around
 from gradcam_kit.capture.inputs import Inputs, read_inputs
 from gradcam_kit.capture.layers import TargetLayers, find_layers
 from gradcam_kit.capture.memory_format import in_fastest_format
@@ -30,6 +31,7 @@ __all__ = [
     "check_model",
     "choose_among",
     "choose_layers",
+    "compile_around",
     "find_layers",
     "in_fastest_format",
     "in_half_precision",

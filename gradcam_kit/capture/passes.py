@@ -18,6 +18,7 @@ from gradcam_kit.capture.attention import AttentionRecorder
 from gradcam_kit.capture.backward import guided_gradients, layer_curvature, layer_gradients
 from gradcam_kit.capture.biases import BiasRecorder
 from gradcam_kit.capture.checks import Checks
+from gradcam_kit.capture.compiled import parts_compiled
 from gradcam_kit.capture.head import find_head, weight_gradients
 from gradcam_kit.capture.hooks import INPUT, NOT_MODULES, LayerRecord, Recorder
 from gradcam_kit.capture.inputs import Inputs, Runner
@@ -34,6 +35,9 @@ from gradcam_kit.types import Attention, Evidence, Head, LayerCapture, Reshape, 
 
 _WITHOUT_SCORES = Evidence.ATTENTION | Evidence.HEAD | Evidence.WEIGHT_GRADIENTS
 """What can be had of a model whose output is not understood."""
+
+_OF_OPERATIONS = Evidence.CURVATURE | Evidence.GUIDED
+"""What needs the graph of the single operations, which compiled code does not leave."""
 
 
 @dataclass(frozen=True)
@@ -152,6 +156,8 @@ def capture(model: nn.Module, inputs: Inputs, request: Request) -> Iterator[Capt
                     stack.enter_context(further.attached())
             if Evidence.CURVATURE in request.needs:
                 stack.enter_context(sdpa_kernel(SDPBackend.MATH))  # fused attention has no second derivative
+            if not (biases or prefix or attention or request.needs & _OF_OPERATIONS):
+                stack.enter_context(parts_compiled(model, real))
             stack.enter_context(torch.set_grad_enabled(graph))
             output = run(recorder.observe_input(inputs))
             recorder.check()

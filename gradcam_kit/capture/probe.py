@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from gradcam_kit.capture.backward import layer_gradients
+from gradcam_kit.capture.compiled import parts_compiled
 from gradcam_kit.capture.hooks import LayerRecord, Recorder
 from gradcam_kit.capture.scoring import Rescorer
 from gradcam_kit.capture.state import untouched
@@ -44,7 +45,7 @@ class Prober:
             )
             return here
 
-        with untouched(model, images.device):
+        with untouched(model, images.device), parts_compiled(model, [self.record.name]):
             with torch.no_grad():
                 self.rescorer.check()
             activations, gradients = zip(

@@ -12,6 +12,7 @@ from multiprocessing.process import BaseProcess
 from queue import Empty
 from typing import TYPE_CHECKING, Any
 
+from gradcam_kit.capture import compile_around
 from gradcam_kit.errors import CaptureError
 from gradcam_kit.jobs.blame import make_method
 from gradcam_kit.jobs.decode import ahead_of, belong_to_parent, interruptions_blocked
@@ -21,7 +22,7 @@ from gradcam_kit.jobs.pipeline import Done, Pipeline, Progress
 from gradcam_kit.jobs.plan import Shard
 from gradcam_kit.jobs.request import RunRequest
 from gradcam_kit.jobs.rows import method_name
-from gradcam_kit.jobs.setup import compile_around, load_explainer, method_classes
+from gradcam_kit.jobs.setup import load_explainer, method_classes
 from gradcam_kit.jobs.store import Store
 
 if TYPE_CHECKING:

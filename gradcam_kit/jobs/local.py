@@ -14,6 +14,7 @@ from typing import Any
 
 from rich.console import Console
 
+from gradcam_kit.capture import compile_around
 from gradcam_kit.jobs.decode import bombs_are_errors
 from gradcam_kit.jobs.devices import work_on_devices
 from gradcam_kit.jobs.explainer import Explainer
@@ -23,7 +24,7 @@ from gradcam_kit.jobs.pipeline import Done, FirstFailureError, Pipeline
 from gradcam_kit.jobs.plan import Plan, Shard, make_plan
 from gradcam_kit.jobs.progress import ProgressBar
 from gradcam_kit.jobs.request import SHOWN, RunRequest, RunSummary
-from gradcam_kit.jobs.setup import TRIED, compile_around, device_names, layers_of, make_explainer, note, verify
+from gradcam_kit.jobs.setup import TRIED, device_names, layers_of, make_explainer, note, verify
 from gradcam_kit.jobs.store import Counts, Store, check_same
 
 

@@ -193,20 +193,6 @@ def usable_device(name: str) -> torch.device:
         raise OptionError(f"the device {name!r} cannot be used: {str(error).splitlines()[0]}") from error
 
 
-def compile_around(model: nn.Module, layers: Iterable[str]) -> None:
-    """Compile the modules beside the target layers and inside of them; hooks need the layers themselves as they are."""
-    around = {""}
-    for layer in layers:
-        names = layer.split(".")
-        around |= {".".join(names[:depth]) for depth in range(1, len(names) + 1)}
-    for name, module in model.named_modules():
-        if name in around:
-            for child_name, child in module.named_children():
-                inner = f"{name}.{child_name}" if name else child_name
-                if inner not in around and any(True for _ in child.parameters()):
-                    child.compile()
-
-
 def _readable(explainer: Explainer, entries: Iterable[Entry]) -> Iterator[Decoded]:
     """Those of the first pictures that can be prepared for the model.
 
