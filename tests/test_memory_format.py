@@ -7,7 +7,7 @@ import torch
 from models import build
 from torch import nn
 
-from gradcam_kit import METHODS, DeepFeatureFactorization, GradCAM, ScoreCAM, Smooth
+from gradcam_kit import DeepFeatureFactorization, GradCAM, ScoreCAM, Smooth
 from gradcam_kit.capture import memory_format, rescoring
 from gradcam_kit.errors import TargetError
 
@@ -168,99 +168,3 @@ def test_the_replayed_part_runs_in_the_same_order() -> None:
     AblationCAM(model, "1")(torch.randn(2, 3, 8, 8))
     assert len(seen) > 1
     assert all(seen)
-
-
-def watch_weights(conv: nn.Conv2d) -> list[bool]:
-    """Notes in each pass whether the convolution has its own weight."""
-    own, seen = conv.weight, []
-    conv.register_forward_pre_hook(lambda module, args: seen.append(module.weight is own))
-    return seen
-
-
-@needs_onednn
-@pytest.mark.parametrize("name", ["score-cam", "sess", "smooth-grad-cam++"])
-def test_weights_have_the_order_of_the_pictures_in_many_passes(name: str) -> None:
-    model, images = make()
-    conv = model.features[0]
-    weight, version, strides = conv.weight, conv.weight._version, conv.weight.stride()
-    seen, ordered = watch_weights(conv), []
-    conv.register_forward_pre_hook(
-        lambda module, args: ordered.append(module.weight.is_contiguous(memory_format=torch.channels_last))
-    )
-    METHODS[name](model, "features", batch_size=2)(images)
-    assert ordered == [not own for own in seen]
-    assert seen[:2] == [True, True]  # a second pass may be the last one, so a copy would not pay
-    assert len(seen) > 2
-    assert not any(seen[2:])
-    assert conv.weight is weight
-    assert (weight._version, weight.stride(), weight.requires_grad) == (version, strides, True)
-
-
-def test_a_pass_or_two_copy_no_weights() -> None:
-    model, images = make()
-    seen = watch_weights(model.features[0])
-    GradCAM(model, "features")(images)
-    ScoreCAM(model, "features")(images)
-    assert seen == [True, True, True]
-
-
-@needs_onednn
-def test_weights_come_back_after_an_error() -> None:
-    model, images = make()
-    weight, again = model.features[0].weight, []
-
-    def fail(module: nn.Module, args: tuple[torch.Tensor]) -> None:
-        if module.weight is not weight:
-            again.append(1)
-            raise KeyboardInterrupt
-
-    model.features[0].register_forward_pre_hook(fail)
-    with rescoring(model, images, batch_size=1) as rescore, pytest.raises(KeyboardInterrupt):
-        rescore(images, torch.arange(2))
-    assert again == [1]
-    assert model.features[0].weight is weight
-
-
-@needs_onednn
-def test_a_model_that_reads_its_weights_in_their_order_keeps_them() -> None:
-    def forward(m: nn.Module, x: torch.Tensor) -> torch.Tensor:
-        return m.conv(x).relu().mean((2, 3)) + m.conv.weight.view(4, -1).sum(1)
-
-    torch.manual_seed(0)
-    model, images = build(forward, conv=nn.Conv2d(3, 4, 3)), torch.randn(2, 3, 8, 8)
-    seen = watch_weights(model.conv)
-    with rescoring(model, images, batch_size=1, probability=False) as rescore:
-        found = rescore(images, torch.arange(2))
-    assert seen == [True, True, False, True]
-    with torch.no_grad():
-        torch.testing.assert_close(found, model(images).amax(1), atol=1e-5, rtol=1e-5)
-
-
-@needs_onednn
-def test_weights_that_change_between_passes_count() -> None:
-    model, images = make()
-    other = Net()
-    with rescoring(model, images, [0, 1], batch_size=1) as rescore:
-        rescore(images, torch.arange(2))
-        with torch.no_grad():
-            model.features[0].weight.mul_(-2)
-        changed = rescore(images, torch.arange(2))
-        torch.testing.assert_close(changed, model(images).softmax(1)[[0, 1], [0, 1]], atol=1e-5, rtol=1e-5)
-        model.load_state_dict(other.state_dict())
-        rescore(images, torch.arange(2))
-    assert all(torch.equal(mine, theirs) for mine, theirs in zip(model.parameters(), other.parameters(), strict=True))
-
-
-@needs_onednn
-def test_convolutions_that_share_a_weight_share_its_copy_and_subclasses_keep_theirs() -> None:
-    class Flat(nn.Conv2d):
-        def forward(self, maps: torch.Tensor) -> torch.Tensor:
-            return torch.nn.functional.conv2d(maps, self.weight.view(-1).view(self.weight.shape), self.bias)
-
-    model = nn.Sequential(nn.Conv2d(3, 3, 3), nn.Conv2d(3, 3, 3), Flat(3, 3, 3))
-    model[1].weight = model[0].weight
-    own = model[2].weight
-    with memory_format.OrderedWeights().standing_in(model):
-        assert model[0].weight is model[1].weight
-        assert model[0].weight.is_contiguous(memory_format=torch.channels_last)
-        assert model[2].weight is own

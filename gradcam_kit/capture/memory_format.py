@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TypeVar
 from weakref import WeakSet
 
@@ -51,37 +52,76 @@ def in_fastest_format(model: nn.Module, inputs: Inputs, work: Callable[[Inputs],
 
 
 @dataclass
-class OrderedWeights:
-    """Copies of convolutions' weights in channels-last order, for the passes after the first of a call.
+class PackedWeights:
+    """Convolutions' weights as their kernels read them, for the passes after the first of a call.
 
-    In another order than the pictures, the kernels would copy them in each pass. Plain convolutions alone: a subclass
-    may read the order in memory.
+    From the parameters themselves, the kernels would make such a copy in each pass: in the order of the pictures, in
+    the precision of autocast, and on a CPU in oneDNN's blocks. The parameters stay; only `_conv_forward` of plain
+    convolutions, which gets them as arguments, is another one while a pass runs.
     """
 
-    copies: dict[int, tuple[Tensor, int, nn.Parameter]] = field(default_factory=dict)
-    """By weight, which is kept so that its id stays its own: itself, its version, and its copy."""
+    packed: dict[tuple[nn.Conv2d, torch.dtype, bool], tuple[Tensor, int, Tensor]] = field(default_factory=dict)
+    """By convolution, precision and whether in blocks: the weight, its version, and its copy."""
 
     @contextmanager
     def standing_in(self, model: nn.Module) -> Iterator[None]:
-        """Let the copies take the places of the weights, which come back after the pass, also after an error."""
-        replaced: list[tuple[dict[str, nn.Parameter | None], nn.Parameter]] = []
+        """Let convolutions run with the copies, until the pass ends, also in an error."""
+        replaced: list[nn.Conv2d] = []
         try:
             for module in model.modules():
-                weight = module._parameters.get("weight") if type(module) is nn.Conv2d else None
-                if weight is not None and not weight.is_contiguous(memory_format=torch.channels_last):
-                    replaced.append((module._parameters, weight))
-                    module._parameters["weight"] = self._copy(weight)
+                if type(module) is nn.Conv2d and "_conv_forward" not in module.__dict__:
+                    module.__dict__["_conv_forward"] = partial(self._forward, module)
+                    replaced.append(module)
             yield
         finally:
-            for store, weight in replaced:
-                store["weight"] = weight
+            for conv in replaced:
+                conv.__dict__.pop("_conv_forward", None)
 
-    def _copy(self, weight: Tensor) -> nn.Parameter:
-        _, before, copy = self.copies.get(id(weight), (weight, None, None))
-        if copy is None or before != version(weight):
-            copy = nn.Parameter(weight.detach().contiguous(memory_format=torch.channels_last), requires_grad=False)
-            self.copies[id(weight)] = weight, version(weight), copy
+    def _forward(self, conv: nn.Conv2d, maps: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        kind = maps.device.type
+        autocast = torch.is_autocast_enabled(kind) and weight.dtype != torch.float64
+        precision = torch.get_autocast_dtype(kind) if autocast else weight.dtype
+        if not _can_pack(conv, maps, weight) or not (autocast or maps.dtype == precision):
+            return _forward(conv, maps, weight, bias)
+        blocks = kind == "cpu" and _has_blocks(conv, precision) and not (torch.is_grad_enabled() and maps.requires_grad)
+        copy = self._copy(conv, weight, precision, blocks, maps.shape)
+        if not blocks:
+            return _forward(conv, maps, copy, bias)
+        bias = None if bias is None else bias.to(precision)
+        shape = (conv.padding, conv.stride, conv.dilation, conv.groups)
+        found: Tensor = torch.ops.mkldnn._convolution_pointwise(maps.to(precision), copy, bias, *shape, "none", [], "")
+        return found
+
+    def _copy(self, conv: nn.Conv2d, weight: Tensor, precision: torch.dtype, blocks: bool, size: torch.Size) -> Tensor:
+        key = conv, precision, blocks
+        own, before, copy = self.packed.get(key, (None, -1, None))
+        if copy is None or own is not weight or before != version(weight):
+            copy = weight.detach().to(precision, memory_format=torch.channels_last)
+            if blocks:
+                shape = (conv.padding, conv.stride, conv.dilation, conv.groups)
+                copy = torch.ops.mkldnn._reorder_convolution_weight(copy, *shape, size)
+            self.packed[key] = weight, version(weight), copy
         return copy
+
+
+def _forward(conv: nn.Conv2d, maps: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    found: Tensor = nn.Conv2d._conv_forward(conv, maps, weight, bias)
+    return found
+
+
+def _can_pack(conv: nn.Conv2d, maps: Tensor, weight: Tensor) -> bool:
+    """Whether nothing of this convolution is the user's own, and its pictures lie in channels-last order."""
+    if weight is not conv._parameters.get("weight") or type(weight) is not nn.Parameter or type(maps) is not Tensor:
+        return False
+    there = maps.device == weight.device and maps.is_floating_point() and maps.ndim == 4
+    return there and not weight.requires_grad and maps.is_contiguous(memory_format=torch.channels_last)
+
+
+def _has_blocks(conv: nn.Conv2d, precision: torch.dtype) -> bool:
+    known = precision in (torch.float32, torch.bfloat16, torch.float16)
+    return (
+        bool(torch.backends.mkldnn.enabled) and known and conv.padding_mode == "zeros" and type(conv.padding) is tuple
+    )
 
 
 def _pays(inputs: Inputs) -> bool:

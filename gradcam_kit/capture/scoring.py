@@ -12,8 +12,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from gradcam_kit.capture.checks import on_host
+from gradcam_kit.capture.compiled import is_compiled_around, parts_compiled
 from gradcam_kit.capture.inputs import Inputs, Runner
-from gradcam_kit.capture.memory_format import OrderedWeights
+from gradcam_kit.capture.memory_format import PackedWeights
 from gradcam_kit.capture.state import untouched
 from gradcam_kit.capture.targets import score
 from gradcam_kit.capture.trees import brought, device_of, map_output
@@ -52,7 +53,7 @@ class RowState:
     is_checked: bool = False
     """That repeated samples score as the samples do."""
     passes: int = 0
-    weights: OrderedWeights | None = field(default_factory=OrderedWeights)
+    weights: PackedWeights | None = field(default_factory=PackedWeights)
     """None once the model could not run with them."""
 
 
@@ -70,7 +71,8 @@ class Rescorer:
     def __call__(self, rows: Float[Tensor, "m c *t"], index: Int[Tensor, " m"]) -> Float[Tensor, "m *targets"]:
         """Score the rows, `batch_size` in one pass."""
         images = self.inputs.images
-        with untouched(self.run.model, images.device), torch.no_grad():
+        model = self.run.model
+        with untouched(model, images.device), parts_compiled(model), torch.no_grad():
             self.check()
             scores = self.in_chunks(
                 len(rows),
@@ -146,7 +148,8 @@ class Rescorer:
     def _pass(self, work: Callable[[slice], _Result], chunk: slice) -> _Result:
         """One pass; copies of the weights pay from the second on."""
         self.state.passes += 1
-        if self.state.passes > 1 and self.state.weights and self.inputs.memory_format == torch.channels_last:
+        ordered = self.inputs.memory_format == torch.channels_last and not is_compiled_around(self.run.model)
+        if self.state.passes > 1 and self.state.weights and ordered:
             try:
                 with self.state.weights.standing_in(self.run.model):
                     return work(chunk)
