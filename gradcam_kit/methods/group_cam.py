@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot
 from typing_extensions import Unpack
 
-from gradcam_kit.capture import TargetLayers
+from gradcam_kit.capture import TargetLayers, rows_at_once
 from gradcam_kit.functional import gaussian_blur, normalize, upsample, widen
 from gradcam_kit.methods.base import BaseCAM, Options, gradients_of
 from gradcam_kit.methods.distinct_rows import distinct_rows, unit_rows
@@ -87,7 +87,8 @@ class GroupCAM(BaseCAM, name="group-cam"):
         blurred = gaussian_blur(images, _KERNEL, _SIGMA)
         before = layer.rescore_probability(blurred, torch.arange(n, device=maps.device))
         after = []
-        for chunk in torch.arange(n * groups, device=maps.device).split(self.batch_size):
+        together = rows_at_once(self.batch_size, images[:1].nbytes, images.device)
+        for chunk in torch.arange(n * groups, device=maps.device).split(together):
             whose = chunk // groups
             masks = normalize(upsample(flat[chunk], images.shape[2:]))[:, None]
             after.append(layer.rescore_probability(blurred[whose].lerp(images[whose], masks), whose))

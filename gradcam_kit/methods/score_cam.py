@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
-from gradcam_kit.capture import TargetLayers, in_half_precision
+from gradcam_kit.capture import TargetLayers, in_half_precision, rows_at_once
 from gradcam_kit.errors import OptionError
 from gradcam_kit.functional import normalize, upsample
 from gradcam_kit.methods.base import BaseCAM, Options
@@ -43,13 +43,13 @@ def channel_scores(
 ) -> tuple[Float[Tensor, "n k *m"], Bool[Tensor, "n k"], Float[Tensor, "n *m"]]:
     """Score the images masked by each channel: s_k = y(x * M_k), M_k = the upsampled channel, min-max normalized.
 
-    Masks are built, applied and scored `batch_size` at a time. A constant channel has mask 0, so all constant channels
-    of an image share one score, which is computed once.
+    Masks are built, applied and scored as many at a time as go through the model in one pass. A constant channel has
+    mask 0, so all constant channels of an image share one score, which is computed once.
 
     Args:
         layer: gives the images.
         activations: the channels to score.
-        batch_size: rows in one forward pass.
+        batch_size: the most rows in one forward pass.
         rescore: scores the masked images.
         baseline: score the zero input of every image, also of those without a constant channel.
         change: applied to the masks `(m, *t)` of a chunk.
@@ -61,7 +61,8 @@ def channel_scores(
     constant = flat.amax(2) == flat.amin(2)
     live, whose = places(~constant, torch.ones_like(constant[:, 0]) if baseline else constant.any(1))
     rows = torch.cat([live, torch.cat([whose, torch.full_like(whose, _BASELINE)], 1)])
-    scores = torch.cat([_score_rows(layer, activations, chunk, rescore, change) for chunk in rows.split(batch_size)])
+    chunks = rows.split(rows_at_once(batch_size, layer.images[:1].nbytes, layer.images.device))
+    scores = torch.cat([_score_rows(layer, activations, chunk, rescore, change) for chunk in chunks])
     targets = scores.shape[1:]
     zero_input = scores.new_zeros((len(flat), *targets)).index_copy(0, rows[len(live) :, 0], scores[len(live) :])
     by_channel = zero_input[:, None].expand(*constant.shape, *targets).clone()
