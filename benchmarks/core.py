@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import chain
 from typing import Annotated
 
 import torch
 import typer
 from torch import Tensor
 
-from benchmarks.measure import Work, memory_bounded, reason
+from benchmarks.measure import Work
 from benchmarks.options import Device, Out, Quick, Threads, device_of
-from benchmarks.results import Figure, Results, Row, environment, place_of
+from benchmarks.results import Figure, Row
+from benchmarks.suite import attempt, record
 from benchmarks.works import SEED
 from gradcam_kit.functional import normalize, upsample, weighted_sum
 from gradcam_kit.render import colorize, overlays
@@ -31,19 +34,19 @@ def run(
     quick: Quick = False,
 ) -> None:
     """The arithmetic alone; `ratio` is time / time of a copy of as many bytes, which is what memory allows."""
-    torch.set_num_threads(threads)
     device = device_of(device)
     layers, maps = (((1, 64, 7),), ((1, 7, 56),)) if quick else (LAYERS, MAPS)
     seconds = 0.001 if quick else seconds
-    with memory_bounded():
-        rows = [row for size in layers for row in _rows(layer_works, size, device, seconds)]
-        rows += [row for size in maps for row in _rows(map_works, size, device, seconds)]
-    settings = environment(device, seed=SEED, seconds=seconds)
-    Results("core", settings, rows).finish(place_of("core", device, out, quick))
+    rows = chain(_rows(layer_works, layers, device, seconds), _rows(map_works, maps, device, seconds))
+    record("core", device, rows, threads=threads, out=out, quick=quick, seed=SEED, seconds=seconds)
 
 
+Case = dict[str, str | int]
 Works = dict[str, tuple[Work, int]]
 """By name: the work, and the bytes that it has to read and write at least."""
+
+Build = Callable[..., tuple[str, Works]]
+"""Of a device and a size: its name, and what is measured at it."""
 
 
 def layer_works(device: str, n: int, k: int, side: int) -> tuple[str, Works]:
@@ -87,19 +90,21 @@ def _bytes(*tensors: Tensor) -> int:
     return sum(tensor.nbytes for tensor in tensors)
 
 
-def _rows(build: Callable[..., tuple[str, Works]], size: tuple[int, ...], device: str, seconds: float) -> Iterator[Row]:
-    try:
-        name, works = build(device, *size)
-    except Exception as error:
-        yield Row({"size": " x ".join(map(str, size)), "device": device}, skipped=reason(error))
-        return
+def _rows(build: Build, sizes: Sequence[tuple[int, ...]], device: str, seconds: float) -> Iterator[Row]:
+    for size in sizes:
+        case: Case = {"size": " x ".join(map(str, size)), "device": device}
+        yield from attempt(case, partial(_of_size, build, size, device, seconds))
+
+
+def _of_size(build: Build, size: tuple[int, ...], device: str, seconds: float) -> Iterator[Row]:
+    name, works = build(device, *size)
     for work, (call, moved) in works.items():
-        case: dict[str, str | int] = {"work": work, "size": name, "device": device}
-        try:
-            figures = _compared(call, moved, device, seconds)
-            yield Row(case, figures)
-        except Exception as error:
-            yield Row(case, skipped=reason(error))
+        case: Case = {"work": work, "size": name, "device": device}
+        yield from attempt(case, partial(_row, case, call, moved, seconds))
+
+
+def _row(case: Case, call: Work, moved: int, seconds: float) -> list[Row]:
+    return [Row(case, _compared(call, moved, str(case["device"]), seconds), beside="a copy of as many bytes")]
 
 
 def _compared(call: Work, moved: int, device: str, seconds: float) -> dict[str, Figure]:

@@ -59,7 +59,7 @@ class Run:
 
 
 def interleave(
-    works: Mapping[str, Work], rounds: int, limit: float = float("inf"), long: float = 2.0
+    works: Mapping[str, Work], rounds: int, limit: float = float("inf"), long: float = float("inf")
 ) -> dict[str, Run]:
     """Run every work once per round, the device synchronized before and after.
 
@@ -70,7 +70,7 @@ def interleave(
         works: what is compared, by name.
         rounds: how often each is timed.
         limit: the first call of a work may take so many seconds; a longer one is skipped.
-        long: a work of so many seconds is timed once: its own spread is small beside its length.
+        long: a work of so many seconds is timed once, for want of time; whoever asks for this has to say so.
     """
     runs = {name: _first_call(work, limit) for name, work in works.items()}
     for number in range(rounds):
@@ -164,8 +164,7 @@ def peak_growth(device: str, build: Callable[..., Work], *arguments: Any) -> Fig
     """
     if device == "cuda":
         return _peak_on_device(build(*arguments))
-    if not _STATUS.exists():
-        raise OSError("peak memory is read from /proc, which this system lacks")
+    peak_mb()  # an error here says more than one in the fresh process
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload(["torch", "torchvision"])
     receiver, sender = processes.Pipe(duplex=False)
@@ -203,9 +202,9 @@ def _send_peak(sender: Connection, threads: int, build: Callable[..., Work], arg
         torch.set_num_threads(threads)
         work = build(*arguments)
         Path("/proc/self/clear_refs").write_text("5")  # what building took at its peak is no part of the work
-        before = _status("VmHWM")
+        before = peak_mb()
         kept = work()
-        sender.send((_status("VmHWM") - before) / 1024)
+        sender.send(peak_mb() - before)
         del kept
     except Exception as error:
         sender.send(reason(error))
@@ -220,6 +219,17 @@ def _peak_on_device(work: Work) -> Figure:
     growth = (torch.cuda.max_memory_allocated() - before) / 2**20
     del kept
     return Figure(growth, growth, growth)
+
+
+def peak_mb() -> float:
+    """The most memory that this process has had so far.
+
+    Raises:
+        OSError: no /proc on this system.
+    """
+    if not _STATUS.exists():
+        raise OSError("peak memory is read from /proc, which this system lacks")
+    return _status("VmHWM") / 1024
 
 
 def _status(entry: str) -> int:

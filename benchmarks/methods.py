@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Annotated
 
@@ -11,16 +11,17 @@ import torch
 import typer
 from torch import Tensor, nn
 
-from benchmarks.measure import Run, Work, interleave, memory_bounded, peak_growth, reason, within
-from benchmarks.options import Device, Limit, Out, Quick, Rounds, Threads, device_of
-from benchmarks.results import Figure, Results, Row, environment, place_of
+from benchmarks.measure import Run, Work, interleave, peak_growth, within
+from benchmarks.options import Device, Out, Quick, Rounds, Threads, device_of
+from benchmarks.results import Figure, Row
+from benchmarks.suite import attempt, record
 from benchmarks.works import MODELS, SEED, build_images, build_model, forward, forward_work
 from gradcam_kit import METHODS, GradCAM, GradCamKitError
 from gradcam_kit.types import LayerChoice
 
 Case = dict[str, str | int]
 
-FORWARD = "plain forward"
+FORWARD, ONCE = "plain forward", "timed once"
 SOME = ("grad-cam", "eigen-cam", "refine-cam", "full-grad")
 """A few of different cost, for what would take too long with all."""
 
@@ -28,10 +29,13 @@ DTYPES = ("float32", "bfloat16", "float16")
 CHUNK = 8
 """Rows in one forward pass of a perturbation method."""
 
+LIMIT = 3.0
+"""Seconds that one call may take; a longer one is skipped, or timed once where a plan has a higher limit."""
+
 
 @dataclass(frozen=True)
 class Plan:
-    """What is measured: every combination."""
+    """What is measured: every combination. A limit of its own stands unless the command line names one."""
 
     models: tuple[str, ...] = ("resnet50",)
     methods: tuple[str, ...] = tuple(METHODS)
@@ -40,17 +44,23 @@ class Plan:
     side: int = 224
     times: bool = True
     memory: bool = False
+    limit: float = LIMIT
 
+
+_LIMITS = {"mobilenet_v3_large": 200.0, "resnet18": 30.0, "efficientnet_b0": 30.0}
+"""Where Score-CAM, and on the fastest model its two averages, end within minutes."""
 
 DEFAULT: tuple[Plan, ...] = (
-    Plan(models=MODELS),
+    *(Plan(models=(model,), limit=_LIMITS.get(model, LIMIT)) for model in MODELS),
     Plan(methods=SOME, batches=(2, 4, 8, 16)),
     Plan(methods=SOME, batches=(16,), dtypes=("bfloat16",)),
     Plan(batches=(4,), times=False, memory=True),
 )
 """All methods on all models for one image; what more images and half precision change, and the memory, on one model."""
 
-QUICK = (Plan(models=("resnet18",), methods=("grad-cam", "score-cam", "attention-rollout"), side=64, memory=True),)
+QUICK = (
+    Plan(models=("resnet18",), methods=("grad-cam", "score-cam", "attention-rollout"), side=64, memory=True, limit=0.5),
+)
 
 
 def run(
@@ -61,13 +71,15 @@ def run(
     memory: Annotated[bool, typer.Option(help="also the peak memory of each chosen case")] = False,
     device: Device = "auto",
     rounds: Rounds = 3,
-    limit: Limit = 1.5,
+    limit: Annotated[
+        float | None,
+        typer.Option(help=f"seconds that one call may take; else {LIMIT:g}, and more on small models"),
+    ] = None,
     threads: Threads = 2,
     out: Out = None,
     quick: Quick = False,
 ) -> None:
     """Every method on many models; models, methods, batches or dtypes that are named replace the usual selection."""
-    torch.set_num_threads(threads)
     device = device_of(device)
     plans = DEFAULT
     if model or method or batch or dtype or memory:
@@ -80,11 +92,13 @@ def run(
         )
         plans = (checked(chosen),)
     if quick:
-        plans, rounds, limit = QUICK, 1, 0.5
-    with memory_bounded():
-        rows = [row for plan in plans for row in measured(plan, device, rounds, limit)]
-    settings = environment(device, seed=SEED, rounds=rounds, limit=limit, chunk=CHUNK)
-    Results("methods", settings, rows).finish(place_of("methods", device, out, quick))
+        plans, rounds = QUICK, 1
+    if limit is not None:
+        plans = tuple(replace(plan, limit=limit) for plan in plans)
+    limits = {model: plan.limit for plan in reversed(plans) for model in plan.models}
+    rows = (row for plan in plans for row in measured(plan, device, rounds))
+    settings = {"seed": SEED, "rounds": rounds, "limit": limits, "chunk": CHUNK}
+    record("methods", device, rows, threads=threads, out=out, quick=quick, **settings)
 
 
 def checked(plan: Plan) -> Plan:
@@ -106,27 +120,23 @@ def checked(plan: Plan) -> Plan:
     return plan
 
 
-def measured(plan: Plan, device: str, rounds: int, limit: float) -> Iterator[Row]:
+def measured(plan: Plan, device: str, rounds: int) -> Iterator[Row]:
     """The rows of a plan."""
     for model in plan.models:
         for dtype in plan.dtypes:
             for batch in plan.batches:
                 case: Case = {"model": model, "batch": batch, "side": plan.side, "dtype": dtype, "device": device}
                 if plan.times:
-                    yield from _times(plan, case, rounds, limit)
-                if plan.memory and dtype == "float32":
-                    yield from _memory(plan, case, limit)
+                    yield from attempt({**case, "method": FORWARD}, partial(_times, plan, case, rounds))
+                if plan.memory:
+                    own: Case = {**case, "method": FORWARD, "what": "memory"}
+                    yield from attempt(own, partial(_memory, plan, case))
 
 
-def _times(plan: Plan, case: Case, rounds: int, limit: float) -> Iterator[Row]:
-    try:
-        works = _works(plan, case)
-    except Exception as error:  # a model or batch that does not fit must not end the suite
-        yield Row({**case, "method": FORWARD}, skipped=reason(error))
-        return
-    runs = interleave(works, rounds, limit, long=0.5)
+def _times(plan: Plan, case: Case, rounds: int) -> Iterator[Row]:
+    runs = interleave(_works(plan, case), rounds, plan.limit, long=LIMIT)
     for method, timed in runs.items():
-        yield _row({**case, "method": method}, timed, runs[FORWARD])
+        yield _row({**case, "method": method}, timed, runs[FORWARD], rounds)
 
 
 def _works(plan: Plan, case: Case) -> dict[str, Work]:
@@ -166,7 +176,7 @@ class Layers:
         return self.known[choice]
 
 
-def _row(case: Case, timed: Run, baseline: Run) -> Row:
+def _row(case: Case, timed: Run, baseline: Run, rounds: int) -> Row:
     if timed.skipped or baseline.skipped:
         return Row(case, skipped=timed.skipped or f"no plain forward pass to compare with: {baseline.skipped}")
     batch = int(case["batch"])
@@ -175,23 +185,24 @@ def _row(case: Case, timed: Run, baseline: Run) -> Row:
         "ratio": timed.over(baseline),
         "passes": timed.passes(baseline),
     }
-    return Row(case, figures)
+    return Row(case, figures, beside=FORWARD, note="" if len(timed.times) == rounds else ONCE)
 
 
-def _memory(plan: Plan, case: Case, limit: float) -> Iterator[Row]:
-    model, device, batch = str(case["model"]), str(case["device"]), int(case["batch"])
-    layers = Layers(build_model(model), build_images(1, side=plan.side))
+def _memory(plan: Plan, case: Case) -> Iterator[Row]:
+    layers = Layers(build_model(str(case["model"])), build_images(1, side=plan.side))
     for method in (FORWARD, *plan.methods):
         own: Case = {**case, "method": method, "what": "memory"}
-        try:
-            if method == FORWARD:
-                growth = peak_growth(device, forward_work, model, batch, device, plan.side)
-            else:
-                settings = (method, layers.of(method), model, batch, device, plan.side, 4 * limit)
-                growth = peak_growth(device, cam_work, *settings)
-            yield Row(own, {"peak_mb": growth})
-        except Exception as error:
-            yield Row(own, skipped=reason(error))
+        yield from attempt(own, partial(_memory_row, own, layers, 4 * plan.limit))
+
+
+def _memory_row(case: Case, layers: Layers, limit: float) -> list[Row]:
+    method, device = str(case["method"]), str(case["device"])
+    settings = tuple(case[name] for name in ("model", "batch", "device", "side", "dtype"))
+    if method == FORWARD:
+        growth = peak_growth(device, forward_work, *settings)
+    else:
+        growth = peak_growth(device, cam_work, method, layers.of(method), *settings, limit)
+    return [Row(case, {"peak_mb": growth})]
 
 
 def cam_work(
@@ -201,11 +212,13 @@ def cam_work(
     batch: int,
     device: str = "cpu",
     side: int = 224,
+    dtype: str = "float32",
     limit: float = float("inf"),
 ) -> Work:
     """A method that ends with an error when it takes too long; prepared in the process that runs it."""
-    cam = METHODS[method](build_model(model, device), layers, batch_size=CHUNK)
-    images = build_images(batch, device, side=side)
+    precision = getattr(torch, dtype)
+    cam = METHODS[method](build_model(model, device, precision), layers, batch_size=CHUNK)
+    images = build_images(batch, device, precision, side)
 
     def work() -> object:
         with within(limit):

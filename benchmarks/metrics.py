@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import Annotated, Any
 
 import torch
 import typer
 from torch import Tensor, nn
 
-from benchmarks.measure import SkippedError, Work, interleave, memory_bounded, reason
+from benchmarks.measure import Work, interleave
 from benchmarks.options import Out, Quick, Rounds, Threads
 from benchmarks.peers import installed
-from benchmarks.ratios import row
-from benchmarks.results import Results, Row, environment, place_of
+from benchmarks.ratios import rows_beside
+from benchmarks.results import Row
+from benchmarks.suite import attempt, record
 from benchmarks.works import SEED, build_images, build_model
 from gradcam_kit import GradCAM
-from gradcam_kit.capture import rescoring
+from gradcam_kit.capture.rescoring import Rescoring, rescoring
 from gradcam_kit.metrics import deletion, insertion, road_combined, road_curve
 
 MODEL, LAYER = "resnet18", "layer4"
@@ -29,67 +31,65 @@ _FLIPS = 12
 
 
 def run(
-    images: Annotated[int, typer.Option(help="images in the batch", min=1)] = 8,
+    images: Annotated[int, typer.Option(help="images in the batch", min=1)] = 64,
     steps: Annotated[int, typer.Option(help="steps of deletion and insertion", min=1)] = 16,
     rounds: Rounds = 3,
-    threads: Threads = 1,
+    threads: Threads = 2,
     out: Out = None,
     quick: Quick = False,
 ) -> None:
     """Deletion, insertion and ROAD, against the plain forward pass of as many images."""
-    torch.set_num_threads(threads)
     side = 224
     if quick:
         images, steps, rounds, side = 1, 2, 1, 64
-    with memory_bounded():
-        rows = [*forward_rows(images, steps, rounds, side), *peer_rows(min(images, 2), rounds, side)]
-    settings = environment("cpu", seed=SEED, images=images, steps=steps, rounds=rounds, side=side, chunk=CHUNK)
-    Results("metrics", settings, rows).finish(place_of("metrics", "cpu", out, quick))
+    rows = chain(forward_rows(images, steps, rounds, side), peer_rows(min(images, 2), rounds, side))
+    settings = {"seed": SEED, "images": images, "steps": steps, "rounds": rounds, "side": side, "chunk": CHUNK}
+    record("metrics", "cpu", rows, threads=threads, out=out, quick=quick, **settings)
 
 
 def forward_rows(count: int, steps: int, rounds: int, side: int) -> Iterator[Row]:
     """Both curves, and ROAD in both orders, on heatmaps of Grad-CAM."""
-    model, images, heatmaps = _explained(count, side)
-    with rescoring(model, images, batch_size=CHUNK) as rescore:
+    for name, rows, work in (
+        ("deletion + insertion", 2 * count * (steps + 1), partial(_curves, steps=steps)),
+        ("ROAD, both orders", 2 * count * len(PERCENTAGES), _both_orders),
+    ):
+        measured = partial(_forward_rows, name, rows, work, count, rounds, side)
+        yield from attempt({"model": MODEL, "work": name}, measured)
 
-        def curves() -> object:
-            return (
-                deletion(heatmaps, images, rescore, steps=steps, batch_size=CHUNK),
-                insertion(heatmaps, images, rescore, steps=steps, batch_size=CHUNK),
-            )
 
-        def road() -> object:
-            return road_combined(heatmaps, images, rescore, percentages=PERCENTAGES, batch_size=CHUNK)
-
-        for name, rows, work in (
-            ("deletion + insertion", 2 * count * (steps + 1), curves),
-            ("ROAD, both orders", 2 * count * len(PERCENTAGES), road),
-        ):
-            plain = f"forward pass of {rows} images"
-            runs = interleave({plain: _forwards(model, images, rows), name: work}, rounds)
-            yield from (row(MODEL, one, timed, runs[plain]) for one, timed in runs.items())
+def _forward_rows(
+    name: str, rows: int, work: Callable[..., object], count: int, rounds: int, side: int
+) -> Iterator[Row]:
+    batch, plain = _explained(count, side), f"forward pass of {rows} images"
+    with rescoring(batch.model, batch.images, batch.classes, batch_size=CHUNK) as rescore:
+        works: dict[str, Work] = {plain: _forwards(batch, rows), name: partial(work, batch, rescore)}
+        yield from rows_beside(MODEL, interleave(works, rounds), plain)
 
 
 def peer_rows(count: int, rounds: int, side: int) -> Iterator[Row]:
     """The same work by other libraries, beside ours; they go from image to image or from step to step on the host."""
-    model, images, heatmaps = _explained(count, side)
-    with torch.inference_mode():
-        classes = model(images).argmax(1)
-    batch = _Batch(model, images, heatmaps, classes)
     for peer, name, ours, build in (
         ("pytorch-grad-cam", "ROAD, both orders", _road, _grad_cam_road),
         ("Quantus", "ROAD, most relevant first", _road_curve, _quantus_road),
         ("Quantus", f"pixel flipping, {_FLIPS} steps", _deletion, _quantus_flipping),
     ):
-        theirs = f"{peer}: {name}"
-        try:
-            works: dict[str, Work] = {f"{name}, {count} images": partial(ours, batch), theirs: build(batch)}
-        except SkippedError as error:
-            yield Row({"model": MODEL, "work": theirs}, skipped=reason(error))
-            continue
-        runs = interleave(works, rounds)
-        own, *_ = runs.values()
-        yield from (row(MODEL, one, timed, own) for one, timed in runs.items())
+        own, theirs = f"{name}, {count} images", f"{peer}: {name}"
+        measured = partial(_peer_rows, own, ours, theirs, build, count, rounds, side)
+        yield from attempt({"model": MODEL, "work": theirs}, measured)
+
+
+def _peer_rows(
+    own: str,
+    ours: Callable[[_Batch], object],
+    theirs: str,
+    build: Callable[[_Batch], Work],
+    count: int,
+    rounds: int,
+    side: int,
+) -> Iterator[Row]:
+    batch = _explained(count, side)
+    works: dict[str, Work] = {own: partial(ours, batch), theirs: build(batch)}
+    yield from rows_beside(MODEL, interleave(works, rounds), own)
 
 
 @dataclass(frozen=True)
@@ -106,9 +106,20 @@ class _Batch:
         return {"model": self.model, "x_batch": x, "y_batch": y, "a_batch": a, "batch_size": CHUNK, "device": "cpu"}
 
 
+def _curves(batch: _Batch, rescore: Rescoring, steps: int) -> object:
+    return (
+        deletion(batch.heatmaps, batch.images, rescore, steps=steps, batch_size=CHUNK),
+        insertion(batch.heatmaps, batch.images, rescore, steps=steps, batch_size=CHUNK),
+    )
+
+
+def _both_orders(batch: _Batch, rescore: Rescoring) -> object:
+    return road_combined(batch.heatmaps, batch.images, rescore, percentages=PERCENTAGES, batch_size=CHUNK)
+
+
 def _road(batch: _Batch) -> object:
     with rescoring(batch.model, batch.images, batch.classes, batch_size=CHUNK) as rescore:
-        return road_combined(batch.heatmaps, batch.images, rescore, percentages=PERCENTAGES, batch_size=CHUNK)
+        return _both_orders(batch, rescore)
 
 
 def _road_curve(batch: _Batch) -> object:
@@ -144,17 +155,19 @@ def _quantus_flipping(batch: _Batch) -> Work:
     return lambda: metric(**batch.arrays)
 
 
-def _explained(count: int, side: int) -> tuple[nn.Module, Tensor, Tensor]:
+def _explained(count: int, side: int) -> _Batch:
     model, images = build_model(MODEL), build_images(count, side=side)
-    return model, images, GradCAM(model, LAYER)(images)
+    with torch.inference_mode():
+        classes = model(images).argmax(1)
+    return _Batch(model, images, GradCAM(model, LAYER)(images), classes)
 
 
-def _forwards(model: nn.Module, images: Tensor, rows: int) -> Work:
-    chunk = images.repeat(-(-CHUNK // len(images)), 1, 1, 1)[:CHUNK].contiguous()
+def _forwards(batch: _Batch, rows: int) -> Work:
+    chunk = batch.images.repeat(-(-CHUNK // len(batch.images)), 1, 1, 1)[:CHUNK].contiguous()
 
     def work() -> None:
         with torch.inference_mode():
             for start in range(0, rows, CHUNK):
-                model(chunk[: rows - start])
+                batch.model(chunk[: rows - start])
 
     return work

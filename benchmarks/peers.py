@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from benchmarks.measure import Run, SkippedError, Work, interleave, memory_bounded, peak_growth, reason
+from benchmarks.measure import Run, SkippedError, Work, interleave, peak_growth
 from benchmarks.options import Device, Limit, Out, Quick, Rounds, Threads, device_of
-from benchmarks.results import Figure, Results, Row, environment, place_of
+from benchmarks.results import Figure, Row
+from benchmarks.suite import attempt, record
 from benchmarks.works import SEED, build_images, build_model
 from gradcam_kit import METHODS
 from gradcam_kit.functional import normalize, upsample
+
+Case = dict[str, str | int]
 
 OURS = "gradcam_kit"
 GRAD_CAM, TORCH_CAM, CAPTUM = "pytorch-grad-cam", "torch-cam", "captum"
@@ -90,14 +95,12 @@ def run(
     quick: Quick = False,
 ) -> None:
     """The same work through pytorch-grad-cam, torch-cam and captum (extra `peers`); one that is missing is skipped."""
-    torch.set_num_threads(threads)
     device = device_of(device)
-    groups, memory = (QUICK, ()) if quick else (GROUPS, MEMORY)
-    with memory_bounded():
-        rows = [row for group in groups for row in time_rows(group, device, 1 if quick else rounds, limit)]
-        rows += [row for group in memory for row in memory_rows(group, device)]
-    settings = environment(device, seed=SEED, rounds=rounds, limit=limit, chunk=CHUNK)
-    Results("peers", settings, rows).finish(place_of("peers", device, out, quick))
+    groups, memory, rounds = (QUICK, (), 1) if quick else (GROUPS, MEMORY, rounds)
+    times = (row for group in groups for row in time_rows(group, device, rounds, limit))
+    rows = chain(times, (row for group in memory for row in memory_rows(group, device)))
+    settings = {"seed": SEED, "rounds": rounds, "limit": limit, "chunk": CHUNK}
+    record("peers", device, rows, threads=threads, out=out, quick=quick, **settings)
 
 
 def peers_of(method: str) -> list[str]:
@@ -107,29 +110,36 @@ def peers_of(method: str) -> list[str]:
 
 def time_rows(group: Group, device: str, rounds: int, limit: float) -> Iterator[Row]:
     """Time of ours / time of each peer, and the largest difference of the maps."""
+    for method in group.methods:
+        measured = partial(_compared, group, method, device, rounds, limit)
+        yield from attempt({**_case(group, method, device), "peer": "all"}, measured)
+
+
+def _compared(group: Group, method: str, device: str, rounds: int, limit: float) -> Iterator[Row]:
     model, images = build_model(group.model, device), build_images(group.batch, device, side=group.side)
     with torch.inference_mode():
         classes = model(images).argmax(1).tolist()
-    for method in group.methods:
-        works = {library: _work(library, method, model, group.layer, images, classes) for library in _all(method)}
-        runs = interleave(works, rounds, limit)
-        ours = runs[OURS]
-        for library in peers_of(method):
-            theirs = runs[library]
-            case = {**_case(group, method, device), "peer": library}
-            if ours.skipped or theirs.skipped:
-                yield Row(case, skipped=theirs.skipped or ours.skipped)
-                continue
-            figures = {
-                "seconds": ours.seconds,
-                "peer_seconds": theirs.seconds,
-                "ratio": ours.over(theirs),
-                "difference": _largest_difference(ours, theirs, images),
-            }
-            earlier = _difference_earlier(group, library, method, device, classes[:2])
-            if earlier:
-                figures["difference_earlier"] = earlier
-            yield Row(case, figures, note=NOTES.get((library, method), ""))
+    works = {library: _work(library, method, model, group.layer, images, classes) for library in _all(method)}
+    runs = interleave(works, rounds, limit)
+    for library in peers_of(method):
+        case = {**_case(group, method, device), "peer": library}
+        yield from attempt(case, partial(_beside, group, case, runs, images, classes[:2]))
+
+
+def _beside(group: Group, case: Case, runs: Mapping[str, Run], images: Tensor, classes: list[int]) -> list[Row]:
+    library, method = str(case["peer"]), str(case["method"])
+    ours, theirs = runs[OURS], runs[library]
+    if skipped := theirs.skipped or ours.skipped:
+        return [Row(case, skipped=skipped)]
+    figures = {
+        "seconds": ours.seconds,
+        "peer_seconds": theirs.seconds,
+        "ratio": ours.over(theirs),
+        "difference": _largest_difference(ours, theirs, images),
+    }
+    if earlier := _difference_earlier(group, library, method, str(case["device"]), classes):
+        figures["difference_earlier"] = earlier
+    return [Row(case, figures, beside=library, note=NOTES.get((library, method), ""))]
 
 
 def _difference_earlier(group: Group, library: str, method: str, device: str, classes: list[int]) -> Figure | None:
@@ -149,18 +159,20 @@ def memory_rows(group: Group, device: str) -> Iterator[Row]:
     for method in group.methods:
         for library in _all(method):
             case = {**_case(group, method, device), "peer": library, "what": "memory"}
-            try:
-                growth = peak_growth(device, peer_work, library, method, group.model, group.layer, group.batch, device)
-                yield Row(case, {"peak_mb": growth})
-            except Exception as error:
-                yield Row(case, skipped=reason(error))
+            yield from attempt(case, partial(_memory_row, group, case))
+
+
+def _memory_row(group: Group, case: Case) -> list[Row]:
+    library, method, device = (str(case[name]) for name in ("peer", "method", "device"))
+    growth = peak_growth(device, peer_work, library, method, group.model, group.layer, group.batch, device)
+    return [Row(case, {"peak_mb": growth})]
 
 
 def _all(method: str) -> list[str]:
     return [OURS, *peers_of(method)]
 
 
-def _case(group: Group, method: str, device: str) -> dict[str, str | int]:
+def _case(group: Group, method: str, device: str) -> Case:
     return {"method": method, "model": group.model, "batch": group.batch, "layer": group.layer, "device": device}
 
 

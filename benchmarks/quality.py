@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Annotated, Any, get_args
 
 import numpy as np
-import torch
 import typer
 from scipy.stats import rankdata
 from torch import Tensor, nn
 
-from benchmarks.measure import Work, interleave, memory_bounded
+from benchmarks.measure import Run, Work, interleave
 from benchmarks.methods import FORWARD
-from benchmarks.options import Limit, Out, Quick, Rounds, Threads
-from benchmarks.results import Figure, Results, Row, environment, place_of
+from benchmarks.options import Device, Limit, Out, Quick, Rounds, Threads, device_of
+from benchmarks.results import Figure, Row
+from benchmarks.suite import attempt, record
 from benchmarks.works import forward
 from gradcam_kit import METHODS, ScoreCAM
 from gradcam_kit.demo import HELD_OUT, Batch, collate, draw, load_demo_model
 from gradcam_kit.methods.channels import Ranking
 from gradcam_kit.types import LayerChoice
 
+Case = dict[str, str | int]
+
 LAYER, EARLIER = "layer4", "layer3"
 SHARES: Sequence[float] = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
 CHANCE = "chance"
+EXACT = "Score-CAM with all channels"
 FIRST_SEED = HELD_OUT + 1000
 """Pictures beyond the bundled ones that no training has seen."""
 
@@ -32,6 +36,7 @@ CHUNK = 32
 
 
 def run(
+    device: Device = "auto",
     images: Annotated[int, typer.Option(help="pictures that are drawn", min=1)] = 32,
     rounds: Rounds = 3,
     limit: Limit = 30.0,
@@ -40,19 +45,33 @@ def run(
     quick: Quick = False,
 ) -> None:
     """How much of each method's heatmaps lies on the object, beside its time; Score-CAM with some of the channels."""
-    torch.set_num_threads(threads)
+    device = device_of(device)
     methods, shares, layers = list(METHODS), SHARES, [LAYER, EARLIER]
     if quick:
         images, rounds = 2, 1
         methods, shares, layers = ["grad-cam", "random-cam", "attention-rollout"], SHARES[2:3], [LAYER]
-    model = load_demo_model()
-    batch = collate([draw(seed) for seed in range(FIRST_SEED, FIRST_SEED + images)])
-    with memory_bounded():
-        rows = list(method_rows(model, batch, methods, rounds, limit))
-        for layer in layers:
-            rows += channel_rows(model, batch.images, layer, shares, rounds, limit)
-    settings = environment("cpu", seed=FIRST_SEED, images=images, rounds=rounds, limit=limit, model="demo")
-    Results("quality", settings, rows).finish(place_of("quality", "cpu", out, quick))
+    rows = _rows(device, images, methods, shares, layers, rounds, limit)
+    settings = {"seed": FIRST_SEED, "images": images, "rounds": rounds, "limit": limit, "model": "demo"}
+    record("quality", device, rows, threads=threads, out=out, quick=quick, **settings)
+
+
+def _rows(
+    device: str,
+    images: int,
+    methods: Sequence[str],
+    shares: Sequence[float],
+    layers: Sequence[str],
+    rounds: int,
+    limit: float,
+) -> Iterator[Row]:
+    model = load_demo_model().to(device)
+    drawn = collate([draw(seed) for seed in range(FIRST_SEED, FIRST_SEED + images)])
+    batch = Batch(*(part.to(device) for part in drawn))
+    case: Case = {"what": "method", "method": "all"}
+    yield from attempt(case, partial(method_rows, model, batch, methods, rounds, limit))
+    for layer in layers:
+        case = {"what": "score-cam", "layer": layer, "rule": "all"}
+        yield from attempt(case, partial(channel_rows, model, batch.images, layer, shares, rounds, limit))
 
 
 def method_rows(model: nn.Module, batch: Batch, methods: Sequence[str], rounds: int, limit: float) -> Iterator[Row]:
@@ -65,26 +84,32 @@ def method_rows(model: nn.Module, batch: Batch, methods: Sequence[str], rounds: 
     works = {FORWARD: forward(model, batch.images), **{name: work(name) for name in methods}}
     runs = interleave(works, rounds, limit)
     for name in methods:
-        timed = runs[name]
-        case: dict[str, str | int] = {"what": "method", "method": name}
-        if timed.skipped:
-            yield Row(case, skipped=timed.skipped)
-            continue
-        figures = {
-            "seconds_per_image": Figure.of(seconds / len(batch.images) for seconds in timed.times),
-            "ratio": timed.over(runs[FORWARD]),
-            "passes": timed.passes(runs[FORWARD]),
-            "energy": energy(timed.result, batch.masks),
-        }
-        yield Row(case, figures)
+        case: Case = {"what": "method", "method": name}
+        yield from attempt(case, partial(_method_row, case, runs[name], runs[FORWARD], batch))
     chance = Figure.of(batch.masks.float().mean((1, 2)).tolist())
     yield Row({"what": "method", "method": CHANCE}, {"energy": chance}, note="the object's share of the picture")
 
 
-def energy(heatmaps: Tensor, masks: Tensor) -> Figure:
-    """Share of each heatmap that lies on the object, over the images whose map is not empty."""
+def _method_row(case: Case, timed: Run, baseline: Run, batch: Batch) -> list[Row]:
+    if skipped := timed.skipped or baseline.skipped:
+        return [Row(case, skipped=skipped)]
+    shares = energies(timed.result, batch.masks)
+    empty = len(batch.images) - len(shares)
+    figures = {
+        "seconds_per_image": Figure.of(seconds / len(batch.images) for seconds in timed.times),
+        "ratio": timed.over(baseline),
+        "passes": timed.passes(baseline),
+        **({"energy": Figure.of(shares)} if shares else {}),
+    }
+    note = f"{empty} of {len(batch.images)} heatmaps are empty, and have no share on the object" if empty else ""
+    return [Row(case, figures, beside=FORWARD, note=note)]
+
+
+def energies(heatmaps: Tensor, masks: Tensor) -> list[float]:
+    """Share of each heatmap that lies on the object, of the images whose map is not empty."""
     inside, whole = (heatmaps * masks).sum((1, 2)), heatmaps.sum((1, 2))
-    return Figure.of((inside / whole)[whole > 0].tolist())
+    shares: list[float] = (inside / whole)[whole > 0].tolist()
+    return shares
 
 
 def channel_rows(
@@ -98,27 +123,33 @@ def channel_rows(
 
     chosen = {(rule, share): work(channels=share, ranking=rule) for rule in get_args(Ranking) for share in shares}
     named = {f"{rule} {share}": one for (rule, share), one in chosen.items()}
-    runs = interleave({FORWARD: forward(model, images), "exact": work(), **named}, rounds, limit)
-    exact = runs["exact"]
+    runs = interleave({FORWARD: forward(model, images), EXACT: work(), **named}, rounds, limit)
     for rule, share in chosen:
-        timed = runs[f"{rule} {share}"]
-        case: dict[str, str | int] = {"what": "score-cam", "layer": layer, "rule": rule, "channels": str(share)}
-        if timed.skipped or exact.skipped:
-            yield Row(case, skipped=timed.skipped or exact.skipped)
-            continue
-        figures = {
-            "seconds_per_image": Figure.of(seconds / len(images) for seconds in timed.times),
-            "ratio": timed.over(exact),
-            "passes": timed.passes(runs[FORWARD]),
-            "correlation": rank_correlation(timed.result, exact.result),
-        }
-        yield Row(case, figures)
+        case: Case = {"what": "score-cam", "layer": layer, "rule": rule, "channels": str(share)}
+        yield from attempt(case, partial(_channel_row, case, runs[f"{rule} {share}"], runs, len(images)))
 
 
-def rank_correlation(maps: Tensor, others: Tensor) -> Figure:
-    """Spearman's correlation of each map with the other of its image, over the images where both maps vary."""
+def _channel_row(case: Case, timed: Run, runs: Mapping[str, Run], count: int) -> list[Row]:
+    exact, plain = runs[EXACT], runs[FORWARD]
+    if skipped := timed.skipped or exact.skipped or plain.skipped:
+        return [Row(case, skipped=skipped)]
+    correlations = rank_correlations(timed.result, exact.result)
+    same = count - len(correlations)
+    figures = {
+        "seconds_per_image": Figure.of(seconds / count for seconds in timed.times),
+        "ratio": timed.over(exact),
+        "passes": timed.passes(plain),
+        **({"correlation": Figure.of(correlations)} if correlations else {}),
+    }
+    note = f"{same} of {count} images have a map that does not vary, and no correlation" if same else ""
+    return [Row(case, figures, beside=EXACT, note=note)]
+
+
+def rank_correlations(maps: Tensor, others: Tensor) -> list[float]:
+    """Spearman's correlation of each map with the other of its image, of the images where both maps vary."""
     ranks = [rankdata(one.flatten(1).numpy(force=True), axis=1) for one in (maps, others)]
     first, second = (one - one.mean(1, keepdims=True) for one in ranks)
     norms = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
     varies = norms > 0
-    return Figure.of(((first * second).sum(1)[varies] / norms[varies]).tolist())
+    correlations: list[float] = ((first * second).sum(1)[varies] / norms[varies]).tolist()
+    return correlations

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator, Mapping
+from functools import partial
+from itertools import chain
+from typing import Annotated, Any
 
 import torch
+import typer
 from torch import Tensor, nn
 
 import gradcam_kit
-from benchmarks.measure import Run, Work, import_seconds, interleave, memory_bounded, peak_growth
-from benchmarks.methods import cam_work
-from benchmarks.options import Out, Quick, Rounds, Threads
-from benchmarks.results import Figure, Results, Row, environment, place_of
+from benchmarks.measure import Run, Work, import_seconds, interleave, peak_growth
+from benchmarks.methods import FORWARD, cam_work
+from benchmarks.options import Device, Out, Quick, Rounds, Threads, device_of
+from benchmarks.results import Figure, Row
+from benchmarks.suite import attempt, record
 from benchmarks.works import SEED, build_images, build_model, forward, forward_work
 from gradcam_kit import METHODS, BaseCAM
 
@@ -29,35 +34,47 @@ GRADIENT_METHODS = (
 )
 """Ten that one pass serves."""
 
-FORWARD, CHANNELS_LAST = "plain forward", "plain forward, channels-last input"
 MODEL, LAYER = "resnet50", "layer4"
 
 
-def run(rounds: Rounds = 7, batch: int = 16, threads: Threads = 2, out: Out = None, quick: Quick = False) -> None:
+def run(
+    device: Device = "auto",
+    rounds: Rounds = 7,
+    batch: Annotated[int, typer.Option(help="images in a batch", min=1)] = 16,
+    threads: Threads = 2,
+    out: Out = None,
+    quick: Quick = False,
+) -> None:
     """What a heatmap costs beside a plain forward pass."""
-    torch.set_num_threads(threads)
-    side = 224
+    device, side = device_of(device), 224
     if quick:
         rounds, batch, side = 1, 1, 64
-    with memory_bounded():
-        rows = gradient_rows(batch, rounds, side)
-        if not quick:
-            rows += [*replay_rows(rounds), *score_cam_rows(min(rounds, 3)), *memory_rows(batch), *import_rows()]
-    settings = environment("cpu", seed=SEED, batch=batch, rounds=rounds)
-    Results("ratios", settings, rows).finish(place_of("ratios", "cpu", out, quick))
+    rows = attempt({"model": MODEL, "work": "all"}, partial(gradient_rows, device, batch, rounds, side))
+    if not quick:
+        replay = attempt({"model": MODEL, "work": "layer3"}, partial(replay_rows, device, rounds))
+        score = attempt({"model": "resnet18", "work": "ScoreCAM"}, partial(score_cam_rows, device, rounds))
+        rows = chain(rows, replay, score, memory_rows(device, batch), import_rows())
+    settings = {"seed": SEED, "batch": batch, "rounds": rounds}
+    record("ratios", device, rows, threads=threads, out=out, quick=quick, **settings)
 
 
-def gradient_rows(batch: int, rounds: int, side: int) -> list[Row]:
+def forward_of(count: int, side: int) -> str:
+    """What a plain forward pass is called in results."""
+    return f"{FORWARD} of {count} images of {side}²"
+
+
+def gradient_rows(device: str, batch: int, rounds: int, side: int) -> Iterator[Row]:
     """Gradient methods, EinsumCAM, EigenCAM, Ablation-CAM and Recipro-CAM on ResNet-50, against its forward pass."""
-    model, images = build_model(MODEL), build_images(batch, side=side)
+    model, images = build_model(MODEL, device), build_images(batch, device, side=side)
     every_class = torch.arange(1000).expand(batch, -1)
     last = images.contiguous(memory_format=torch.channels_last)
     cams = shared(model)
     deep, eigen = gradcam_kit.GradCAM(model, "layer3"), gradcam_kit.EigenCAM(model, LAYER)
     einsum, recipro = gradcam_kit.EinsumCAM(model, LAYER), gradcam_kit.ReciproCAM(model, LAYER)
     ablation = gradcam_kit.AblationCAM(model, LAYER)
+    plain = forward_of(batch, side)
     works: dict[str, Work] = {
-        FORWARD: forward(model, images),
+        plain: forward(model, images),
         "GradCAM, layer4": lambda: cams[0](images),
         "GradCAM, layer3": lambda: deep(images),
         "five gradient methods, explain_all": lambda: gradcam_kit.explain_all(cams[:5], images),
@@ -67,13 +84,13 @@ def gradient_rows(batch: int, rounds: int, side: int) -> list[Row]:
         "EigenCAM": lambda: eigen(images),
         "AblationCAM, layer4": lambda: ablation(images),
         "ReciproCAM, layer4": lambda: recipro(images),
-        CHANNELS_LAST: forward(model, last),
+        f"{plain}, channels-last": forward(model, last),
         "GradCAM, layer4, channels-last input": lambda: cams[0](last),
     }
     runs = interleave(works, rounds)
-    rows = [row(MODEL, name, run, runs[FORWARD]) for name, run in runs.items()]
-    ten, one = runs["ten gradient methods, explain_all"], runs["GradCAM, layer4"]
-    return [*rows, row(MODEL, "ten gradient methods / GradCAM", ten, one)]
+    yield from rows_beside(MODEL, runs, plain)
+    one = "GradCAM, layer4"
+    yield row(MODEL, "ten gradient methods / GradCAM", runs["ten gradient methods, explain_all"], runs[one], one)
 
 
 def shared(model: nn.Module) -> list[BaseCAM]:
@@ -81,25 +98,24 @@ def shared(model: nn.Module) -> list[BaseCAM]:
     return [METHODS[name](model, LAYER) for name in GRADIENT_METHODS]
 
 
-def replay_rows(rounds: int) -> list[Row]:
+def replay_rows(device: str, rounds: int) -> Iterator[Row]:
     """Recipro-CAM and Ablation-CAM in the middle of ResNet-50 against one whole pass per masked row."""
     side, count = 128, 64  # the layer has 8 x 8 positions
-    model, image = build_model(MODEL), build_images(1, side=side)
+    model, image = build_model(MODEL, device), build_images(1, device, side=side)
     recipro = gradcam_kit.ReciproCAM(model, "layer3", batch_size=count)
     ablation = gradcam_kit.AblationCAM(model, "layer3", channels=count, batch_size=count)
-    whole = f"plain forward of {count} images"
+    whole = forward_of(count, side)
     works: dict[str, Work] = {
         whole: forward(model, image.expand(count, -1, -1, -1).contiguous()),
         f"ReciproCAM, layer3, {count} positions": lambda: recipro(image),
         f"AblationCAM, layer3, {count} channels": lambda: ablation(image),
     }
-    runs = interleave(works, rounds)
-    return [row(MODEL, name, run, runs[whole]) for name, run in runs.items()]
+    yield from rows_beside(MODEL, interleave(works, rounds), whole)
 
 
-def score_cam_rows(rounds: int) -> list[Row]:
+def score_cam_rows(device: str, rounds: int) -> Iterator[Row]:
     """Score-CAM on one image of ResNet-18 against one forward pass per live channel, in the same batches."""
-    model, images = build_model("resnet18"), build_images(1)
+    model, images = build_model("resnet18", device), build_images(1, device)
     cam = gradcam_kit.ScoreCAM(model, LAYER, batch_size=32)
     tenth = gradcam_kit.ScoreCAM(model, LAYER, batch_size=32, channels=0.1)
     half = gradcam_kit.ScoreCAM(model, LAYER, batch_size=32, dtype=torch.bfloat16)
@@ -112,15 +128,14 @@ def score_cam_rows(rounds: int) -> list[Row]:
         for _ in range(-(-live // len(rows))):
             chunk()
 
-    name = f"plain forward of {live} images"
+    plain = forward_of(live, images.shape[-1])
     works: dict[str, Work] = {
-        name: forwards,
+        plain: forwards,
         f"ScoreCAM of {live} live channels": lambda: cam(images),
         "ScoreCAM of a tenth of the channels": lambda: tenth(images),
         "ScoreCAM, masked passes in bfloat16": lambda: half(images),
     }
-    runs = interleave(works, rounds)
-    return [row("resnet18", work, run, runs[name]) for work, run in runs.items()]
+    yield from rows_beside("resnet18", interleave(works, rounds), plain)
 
 
 def _features(model: nn.Module, images: Tensor) -> Tensor:
@@ -132,41 +147,51 @@ def _features(model: nn.Module, images: Tensor) -> Tensor:
     return images
 
 
-def row(model: str, work: str, run: Run, baseline: Run) -> Row:
-    """Time of a work, and its ratios to a baseline."""
+def rows_beside(model: str, runs: Mapping[str, Run], baseline: str) -> Iterator[Row]:
+    """A row for every run, each beside the one of this name, which is among them."""
+    for work, run in runs.items():
+        yield row(model, work, run, runs[baseline], "" if work == baseline else baseline)
+
+
+def row(model: str, work: str, run: Run, baseline: Run, beside: str) -> Row:
+    """Time of a work, and its ratios to a baseline, which is called `beside`; empty if it is the work itself."""
     case = {"model": model, "work": work}
     if run.skipped or baseline.skipped:
         return Row(case, skipped=run.skipped or f"nothing to compare with: {baseline.skipped}")
-    return Row(case, {"seconds": run.seconds, "ratio": run.over(baseline), "passes": run.passes(baseline)})
+    figures = {"seconds": run.seconds, "ratio": run.over(baseline), "passes": run.passes(baseline)}
+    return Row(case, figures, beside=beside)
 
 
-def memory_rows(batch: int) -> list[Row]:
+def memory_rows(device: str, batch: int) -> Iterator[Row]:
     """Growth of the peak memory; of several processes, because the allocator's luck differs between them."""
     works: dict[tuple[str, str], tuple[Any, ...]] = {
-        (MODEL, FORWARD): (forward_work, MODEL, batch),
-        (MODEL, "GradCAM"): (cam_work, "grad-cam", [LAYER], MODEL, batch),
-        ("resnet18", "ScoreCAM, 64 channels, 16 at a time"): (score_cam_work, 64),
-        ("resnet18", "ScoreCAM, 512 channels, 16 at a time"): (score_cam_work, 512),
+        (MODEL, FORWARD): (forward_work, MODEL, batch, device),
+        (MODEL, "GradCAM"): (cam_work, "grad-cam", [LAYER], MODEL, batch, device),
+        ("resnet18", "ScoreCAM, 64 channels, 16 at a time"): (score_cam_work, 64, device),
+        ("resnet18", "ScoreCAM, 512 channels, 16 at a time"): (score_cam_work, 512, device),
     }
-    return [
-        Row(
-            {"model": model, "work": f"memory of {work}"},
-            {"peak_mb": Figure.of(peak_growth("cpu", *build).median for _ in range(5))},
-        )
-        for (model, work), build in works.items()
-    ]
+    for (model, work), build in works.items():
+        case = {"model": model, "work": f"memory of {work}"}
+        yield from attempt(case, partial(_memory_row, case, device, *build))
 
 
-def score_cam_work(channels: int) -> Work:
+def _memory_row(case: Mapping[str, str], device: str, *build: Any) -> list[Row]:
+    return [Row(case, {"peak_mb": Figure.of(peak_growth(device, *build).median for _ in range(5))})]
+
+
+def score_cam_work(channels: int, device: str) -> Work:
     """Score-CAM on one image, for a fresh process."""
-    cam = gradcam_kit.ScoreCAM(build_model("resnet18"), LAYER, channels=channels, batch_size=16)
-    images = build_images(1)
+    cam = gradcam_kit.ScoreCAM(build_model("resnet18", device), LAYER, channels=channels, batch_size=16)
+    images = build_images(1, device)
     return lambda: cam(images)
 
 
-def import_rows() -> list[Row]:
+def import_rows() -> Iterator[Row]:
     """Seconds of imports in fresh processes."""
-    return [
-        Row({"model": "", "work": f"import {module}"}, {"seconds": import_seconds(module, 3)})
-        for module in ("torch", "gradcam_kit")
-    ]
+    for module in ("torch", "gradcam_kit"):
+        case = {"model": "", "work": f"import {module}"}
+        yield from attempt(case, partial(_import_row, case, module))
+
+
+def _import_row(case: Mapping[str, str], module: str) -> list[Row]:
+    return [Row(case, {"seconds": import_seconds(module, 3)})]

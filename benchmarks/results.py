@@ -50,12 +50,14 @@ class Row:
         case: what was measured; tells the row from all others of the file.
         figures: name -> figure. `seconds` of one call, `ratio` to the baseline that the command names, `passes`:
             floating point operations / those of a plain forward pass, `peak_mb`: growth of the peak memory, ...
+        beside: what `ratio` is measured beside; empty where there is none.
         skipped: why there are no figures; empty where there are.
         note: what a reader has to know of the figures.
     """
 
     case: Mapping[str, str | int]
     figures: Mapping[str, Figure] = field(default_factory=dict)
+    beside: str = ""
     skipped: str = ""
     note: str = ""
 
@@ -79,21 +81,27 @@ class Results:
 
     def finish(self, out: Path | None) -> None:
         """Print the rows and, if wanted, write them."""
-        _console().print(self.table())
+        console().print(self.table())
         if out:
-            out.parent.mkdir(parents=True, exist_ok=True)
-            out.write_text(json.dumps(asdict(self), indent=1) + "\n")
-            _console().print(f"written to {out}")
+            self.save(out)
+            console().print(f"written to {out}")
+
+    def save(self, out: Path) -> None:
+        """Write the rows; a reader meets the file as it was or as it is, whenever this is interrupted."""
+        out.parent.mkdir(parents=True, exist_ok=True)
+        beside = out.with_name(f"{out.name}.new")
+        beside.write_text(json.dumps(asdict(self), indent=1) + "\n")
+        beside.replace(out)
 
     def table(self) -> Table:
         """All rows, a column for each figure that any of them has."""
         cases = names_in(row.case for row in self.rows)
         figures = names_in(row.figures for row in self.rows)
-        table = Table(*cases, *figures, "remark")
+        table = Table(*cases, *figures, "beside", "remark")
         for row in self.rows:
             cells = [str(row.case.get(name, "")) for name in cases]
             values = [str(row.figures[name]) if name in row.figures else "" for name in figures]
-            table.add_row(*cells, *values, f"skipped: {row.skipped}" if row.skipped else row.note)
+            table.add_row(*cells, *values, row.beside, f"skipped: {row.skipped}" if row.skipped else row.note)
         return table
 
 
@@ -116,11 +124,6 @@ def load(path: Path) -> Results:
 def file_of(command: str, device: str) -> Path:
     """Where the results of a command are stored."""
     return RESULTS / f"{command}-{device}.json"
-
-
-def place_of(command: str, device: str, out: Path | None, quick: bool) -> Path | None:
-    """Where a run writes: where it was told; else a full run into the stored results, and a quick one nowhere."""
-    return out or (None if quick else file_of(command, device))
 
 
 def environment(device: str, **settings: Any) -> dict[str, Any]:
@@ -154,8 +157,9 @@ def names_in(mappings: Iterable[Mapping[str, object]]) -> list[str]:
     return list(dict.fromkeys(name for mapping in mappings for name in mapping))
 
 
-def _console() -> Console:
-    return Console(width=None if Console().is_terminal else 180)
+def console() -> Console:
+    """Where tables are printed, brackets as they are: rich would take the extra of a package for markup."""
+    return Console(width=None if Console().is_terminal else 180, markup=False)
 
 
 def _version(package: str) -> str | None:

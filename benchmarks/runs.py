@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,9 +19,11 @@ import typer
 from PIL import Image
 from torchvision import models
 
-from benchmarks.measure import reason
+from benchmarks.measure import SkippedError, peak_mb, reason
 from benchmarks.options import Out, Quick, Rounds, Threads
-from benchmarks.results import Figure, Results, Row, environment, place_of
+from benchmarks.results import Figure, Row
+from benchmarks.suite import attempt, record
+from benchmarks.works import SEED
 from gradcam_kit.jobs import RunRequest
 from gradcam_kit.jobs.explainer import Explainer
 from gradcam_kit.jobs.pipeline import Pipeline
@@ -33,7 +36,7 @@ from gradcam_kit.transforms import IMAGENET
 SIZES = ((480, 640), (768, 1024), (1024, 768), (333, 500), (224, 224), (1080, 1920))
 BATCH = 32
 GROWTH = (1, 10, 50)
-BARE = "decode and forward pass, no heatmaps"
+BARE, GROWING, PLANNING = "decode and forward pass, no heatmaps", "run of the bundled model", "planning"
 
 
 def run(
@@ -48,18 +51,20 @@ def run(
     """What a dataset run costs beside bare loops, with ResNet-50; memory and time as it grows; planning."""
     if quick:
         pictures, growth, paths, rounds = 4, 20, 1000, 1
-    torch.set_num_threads(threads)
+    settings = {"seed": SEED, "pictures": pictures, "growth": growth, "paths": paths, "rounds": rounds, "batch": BATCH}
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        draw(root / "pictures", pictures)
-        rows = [*loop_rows(root, rounds), *growth_rows(root, growth), planning_row(root, paths)]
-    settings = environment("cpu", pictures=pictures, growth=growth, paths=paths, rounds=rounds, batch=BATCH)
-    Results("runs", settings, rows).finish(place_of("runs", "cpu", out, quick))
+        rows = chain(
+            attempt({"work": BARE}, partial(loop_rows, root, pictures, rounds)),
+            attempt({"work": GROWING, "pictures": growth}, partial(growth_rows, root, growth)),
+            attempt({"work": PLANNING, "pictures": paths}, partial(planning_row, root, paths)),
+        )
+        record("runs", "cpu", rows, threads=threads, out=out, quick=quick, **settings)
 
 
 def draw(folder: Path, count: int) -> None:
     """JPEGs with structure, of mixed sizes."""
-    generator = np.random.default_rng(0)
+    generator = np.random.default_rng(SEED)
     folder.mkdir()
     for i in range(count):
         height, width = SIZES[i % len(SIZES)]
@@ -68,8 +73,9 @@ def draw(folder: Path, count: int) -> None:
         picture.save(folder / f"{i:06}.jpg", quality=90)
 
 
-def loop_rows(root: Path, rounds: int) -> Iterator[Row]:
+def loop_rows(root: Path, pictures: int, rounds: int) -> Iterator[Row]:
     """The works, interleaved; ratios are to the bare loop of the same round."""
+    draw(root / "pictures", pictures)
     request = RunRequest("torchvision:resnet50", source=str(root / "pictures"), layers=("layer4",), processes=True)
     plan = make_plan(request.source, "", 1000)
     explainer = make_explainer(request, request.methods, plan.entries())
@@ -88,16 +94,19 @@ def loop_rows(root: Path, rounds: int) -> Iterator[Row]:
             start = time.perf_counter()
             try:
                 work()
-            except ImportError as error:
+            except Exception as error:  # the others go on
                 skipped[name] = reason(error)
             seconds[name].append(time.perf_counter() - start)
     plan.close()
     for name, times in seconds.items():
+        if cause := skipped.get(name) or skipped.get(BARE):
+            yield Row({"work": name}, skipped=cause)
+            continue
         figures = {
             "pictures_per_second": Figure.of(len(files) / each for each in times),
             "ratio": Figure.of(mine / bare_ for mine, bare_ in zip(times, seconds[BARE], strict=True)),
         }
-        yield Row({"work": name}, {} if name in skipped else figures, skipped.get(name, ""))
+        yield Row({"work": name}, figures, beside="" if name == BARE else BARE)
 
 
 def bare(explainer: Explainer, files: Sequence[str]) -> None:
@@ -158,7 +167,7 @@ def growth_rows(root: Path, count: int) -> Iterator[Row]:
             per_picture = measured[-1]["seconds"] / measured[0]["seconds"] / factor
             figures["memory_growth"] = Figure.of([measured[-1]["peak_mb"] / measured[0]["peak_mb"]])
             figures["time_per_picture_growth"] = Figure.of([per_picture])
-        yield Row({"work": "run of the bundled model", "pictures": count * factor}, figures)
+        yield Row({"work": GROWING, "pictures": count * factor}, figures)
 
 
 def write_small(root: Path, index: int) -> Path:
@@ -170,20 +179,22 @@ def write_small(root: Path, index: int) -> Path:
     return path
 
 
-def planning_row(root: Path, paths: int) -> Row:
+def planning_row(root: Path, paths: int) -> list[Row]:
     """A list file with many paths, none of which is opened."""
     listed = root / "many.txt"
     with listed.open("w") as file:
         file.writelines(f"pictures/{i * 7919 % paths:09}.jpg\n" for i in range(paths))
     measured = in_process("plan", [str(listed)])
     figures = {name: Figure.of([value]) for name, value in measured.items()}
-    return Row({"work": "planning", "pictures": paths}, figures)
+    return [Row({"work": PLANNING, "pictures": paths}, figures)]
 
 
 def in_process(what: str, arguments: Sequence[str]) -> dict[str, float]:
     """Seconds of a work and the peak memory of its process, without the start of the interpreter."""
     code = f"from benchmarks.runs import child; child({what!r}, {list(arguments)!r})"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    if done.returncode:
+        raise SkippedError((done.stderr.strip() or f"ended with status {done.returncode}").splitlines()[-1])
     seconds, peak = map(float, done.stdout.splitlines()[-1].split())
     return {"seconds": seconds, "peak_mb": peak}
 
@@ -201,6 +212,4 @@ def child(what: str, arguments: list[str]) -> None:
         result: Any = CliRunner().invoke(app, ["run", *arguments, "--workers", "2"])
         assert result.exit_code == 0, result.output
     seconds = time.perf_counter() - start
-    status = Path("/proc/self/status").read_text()
-    peak = re.search(r"VmHWM:\s+(\d+)", status)
-    print(seconds, int(peak[1]) / 1024 if peak else float("nan"))
+    print(seconds, peak_mb())

@@ -47,6 +47,7 @@ def forward(model: nn.Module, images: Tensor) -> Work:
     return work
 
 
-def forward_work(name: str, batch: int, device: str = "cpu", side: int = 224) -> Work:
+def forward_work(name: str, batch: int, device: str = "cpu", side: int = 224, dtype: str = "float32") -> Work:
     """A plain forward pass, prepared in the process that runs it."""
-    return forward(build_model(name, device), build_images(batch, device, side=side))
+    precision = getattr(torch, dtype)
+    return forward(build_model(name, device, precision), build_images(batch, device, precision, side))
