@@ -17,6 +17,15 @@ from gradcam_kit.methods.components import principal
 pytestmark = [pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
 
+@pytest.fixture(autouse=True)
+def _full_float32():
+    """TensorFloat-32 keeps 10 bits of the mantissa; that is no deviation of ours."""
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    yield
+    torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_the_map_is_that_of_the_cpu(name):
     model, x = tiny(), images()
