@@ -2,20 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from benchmarks.results import Figure, Results, load
+from benchmarks.results import Figure, Results, console, load
 
 _HARDWARE = ("processor", "cores", "device", "threads")
+_UNLIKE = ("commit", "memory_gb", "system")
+"""What may differ without a word: the commit is what is compared, and the others matter little."""
+
 _SAME = 0.02
 """Changes below this share are none, also of figures that were measured once and have no spread."""
+
+_LESS, _MORE = ("faster", "slower"), ("slower", "faster")
+_WORDS = {
+    "seconds": _LESS,
+    "seconds_per_image": _LESS,
+    "microseconds": _LESS,
+    "ratio": _LESS,
+    "pictures_per_second": _MORE,
+    "gb_per_s": _MORE,
+    "time_per_picture_growth": _LESS,
+    "passes": ("fewer passes", "more passes"),
+    "peak_mb": ("less memory", "more memory"),
+    "memory_growth": ("less memory", "more memory"),
+    "energy": ("worse", "better"),
+    "correlation": ("worse", "better"),
+    "share": ("worse", "better"),
+    "difference": ("better", "worse"),
+    "difference_earlier": ("better", "worse"),
+}
+"""What it means when the figure went down, and when it went up; of all others, that it did."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +64,8 @@ class Change:
             return "gone" if self.new is None else "new"
         if abs(self.ratio - 1) < _SAME:
             return ""
-        return "up" if self.new.low > self.old.high else "down" if self.new.high < self.old.low else ""
+        down, up = _WORDS.get(self.figure, ("down", "up"))
+        return up if self.new.low > self.old.high else down if self.new.high < self.old.low else ""
 
 
 def run(
@@ -49,17 +73,15 @@ def run(
     new: Annotated[Path, typer.Argument(help="results of the same command", exists=True, dir_okay=False)],
     everything: Annotated[bool, typer.Option("--all", help="also what stayed within the spread")] = False,
 ) -> None:
-    """What changed between two files of results; a change is marked where the quartiles do not overlap."""
+    """What changed between two files of results, and which way, where the quartiles do not overlap."""
     try:
         first, second = load(old), load(new)
     except ValueError as error:
         raise typer.BadParameter(f"{error}; expected what a command such as `methods` stored") from error
     if first.command != second.command:
         raise typer.BadParameter(f"{old} is of `{first.command}`, {new} of `{second.command}`; expected one command")
-    console = Console()
-    for name in different_hardware(first, second):
-        values = first.environment.get(name), second.environment.get(name)
-        console.print(f"[bold]{name} differs:[/] {values[0]} and {values[1]}; times cannot be compared, ratios may be")
+    for warning in differences(first, second):
+        console().print(warning)
     found = list(changes(first, second))
     shown = found if everything else [change for change in found if change.mark]
     table = Table("case", "figure", "old", "new", "new / old", "beyond the spread")
@@ -67,14 +89,24 @@ def run(
         both = change.old is not None and change.new is not None
         ratio = f"{change.ratio:.2f}" if both else ""
         table.add_row(change.case, change.figure, str(change.old or ""), str(change.new or ""), ratio, change.mark)
-    console.print(table)
-    within = sum(not change.mark for change in found)
-    console.print(f"{len(found)} figures, {within} within the spread")
+    console().print(table)
+    counts = Counter(change.mark or "within the spread" for change in found)
+    console().print(f"{len(found)} figures: {', '.join(f'{count} {mark}' for mark, count in counts.items())}")
 
 
-def different_hardware(old: Results, new: Results) -> list[str]:
-    """What times depend on and differs."""
-    return [name for name in _HARDWARE if old.environment.get(name) != new.environment.get(name)]
+def differences(old: Results, new: Results) -> Iterator[str]:
+    """A warning for everything that figures depend on and that differs."""
+    before, after = _settings(old.environment), _settings(new.environment)
+    for name in dict.fromkeys([*before, *after]):
+        values = before.get(name), after.get(name)
+        if values[0] != values[1] and name not in _UNLIKE:
+            effect = "times cannot be compared, ratios may be" if name in _HARDWARE else "figures may differ for that"
+            yield f"{name} differs: {values[0]} and {values[1]}; {effect}"
+
+
+def _settings(environment: Mapping[str, Any]) -> dict[str, Any]:
+    """Everything by name, the version of a package under the package's."""
+    return {**{name: value for name, value in environment.items() if name != "versions"}, **environment["versions"]}
 
 
 def changes(old: Results, new: Results) -> Iterator[Change]:

@@ -179,13 +179,14 @@ class Layers:
 def _row(case: Case, timed: Run, baseline: Run, rounds: int) -> Row:
     if timed.skipped or baseline.skipped:
         return Row(case, skipped=timed.skipped or f"no plain forward pass to compare with: {baseline.skipped}")
-    batch = int(case["batch"])
+    batch, beside = int(case["batch"]), "" if case["method"] == FORWARD else FORWARD
     figures = {
         "seconds_per_image": Figure.of(seconds / batch for seconds in timed.times),
         "ratio": timed.over(baseline),
         "passes": timed.passes(baseline),
     }
-    return Row(case, figures, beside=FORWARD, note="" if len(timed.times) == rounds else ONCE)
+    often = min(len(timed.times), len(baseline.times)) == rounds
+    return Row(case, figures, beside=beside, note="" if often else ONCE)
 
 
 def _memory(plan: Plan, case: Case) -> Iterator[Row]:

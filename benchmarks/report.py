@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from benchmarks.cuda import ALONE
 from benchmarks.peers import CAPTUM, GRAD_CAM, TORCH_CAM
-from benchmarks.results import RESULTS, ROOT, Figure, Results, Row, load, names_in
+from benchmarks.results import RESULTS, ROOT, Figure, Results, Row, digits, load, names_in
 
 BEGIN, END = "<!-- begin: python -m benchmarks report -->", "<!-- end: python -m benchmarks report -->"
-QUALITY_PLOT, BATCH_PLOT, PAGE = "cost-quality.svg", "cost-batch.svg", "benchmarks.md"
+PAGE = "benchmarks.md"
+_DEVICES = ("cpu", "cuda")
 _PEERS = (GRAD_CAM, TORCH_CAM, CAPTUM)
-_TITLES = {
-    QUALITY_PLOT: "How much of the heatmaps of every method lies on the object (median and quartiles), and its time",
-    BATCH_PLOT: "Time per image by batch size",
-}
 
 
 def run(
@@ -39,21 +38,40 @@ def run(
     (docs / PAGE).write_text(page(stored))
     block = summary(stored, pictures, os.path.relpath(docs, readme.parent))
     readme.write_text(between_markers(readme.read_text(), block))
-    typer.echo(f"written: {readme}, {', '.join(str(docs / name) for name in (PAGE, *pictures))}")
+    typer.echo(f"written: {readme}, {', '.join(str(docs / name) for name in (PAGE, *(one.file for one in pictures)))}")
 
 
-def draw(stored: Mapping[str, Results], docs: Path) -> list[str]:
-    """The plots for which there are results; their names."""
+@dataclass(frozen=True)
+class Picture:
+    """A plot in docs/, with what README says of it."""
+
+    file: str
+    title: str
+    conditions: str
+
+
+def draw(stored: Mapping[str, Results], docs: Path) -> list[Picture]:
+    """The plots for which there are results."""
     from benchmarks.plots import draw_batches, draw_quality
 
     pictures = []
-    if "quality-cpu" in stored:
-        draw_quality(stored["quality-cpu"].where(what="method"), docs / QUALITY_PLOT)
-        pictures.append(QUALITY_PLOT)
-    if "methods-cpu" in stored and (rows := batch_rows(stored["methods-cpu"])):
-        draw_batches(rows, docs / BATCH_PLOT)
-        pictures.append(BATCH_PLOT)
+    for device in _DEVICES:
+        end = "" if device == "cpu" else f"-{device}"
+        if (quality := stored.get(f"quality-{device}")) and (rows := quality_rows(quality)):
+            title = "How much of the heatmaps of every method lies on the object (median and quartiles), and its time"
+            pictures.append(Picture(f"cost-quality{end}.svg", title, _conditions(quality)))
+            draw_quality(rows, docs / pictures[-1].file)
+        if (methods := stored.get(f"methods-{device}")) and (rows := batch_rows(methods)):
+            title = "Time per image by batch size"
+            pictures.append(Picture(f"cost-batch{end}.svg", title, _conditions(methods)))
+            draw_batches(rows, docs / pictures[-1].file)
     return pictures
+
+
+def quality_rows(quality: Results) -> list[Row]:
+    """Methods whose time and quality are known, and chance; none without such a method."""
+    rows = [row for row in quality.where(what="method") if "energy" in row.figures]
+    return rows if any("ratio" in row.figures for row in rows) else []
 
 
 def batch_rows(methods: Results) -> list[Row]:
@@ -76,49 +94,50 @@ def between_markers(text: str, block: str, begin: str = BEGIN, end: str = END) -
     return f"{before}{begin}\n\n{block.strip()}\n\n{end}{rest.split(end)[1]}"
 
 
-_BASELINE = Figure(1, 1, 1)  # the ratio of what others are compared with
-
-
-def summary(stored: Mapping[str, Results], pictures: Sequence[str], folder: str) -> str:
-    """What README shows: costs beside a forward pass, other libraries, runs, metrics, two plots."""
+def summary(stored: Mapping[str, Results], pictures: Sequence[Picture], folder: str) -> str:
+    """What README shows: costs, other libraries, runs and metrics of every device, and the plots."""
     parts = []
-    if ratios := stored.get("ratios-cpu"):
-        rows = [row for row in ratios.rows if row.figures.get("ratio", _BASELINE) != _BASELINE]
-        cells = [[*map(str, row.case.values()), _ratio(row)] for row in rows]
-        parts += [
-            f"Time / that of a plain `inference_mode` forward pass of the same batch ({_conditions(ratios)}):",
-            markdown([*rows[0].case, "ratio"], cells),
-        ]
-    if peers := stored.get("peers-cpu"):
-        parts += [
-            "Time / that of another library for the same work, and in brackets the largest difference of the heatmaps, "
-            f"which are in [0, 1] ({_conditions(peers)}); where formulas differ, the page of all figures says how:",
-            peer_table(peers),
-        ]
-    if runs := stored.get("runs-cpu"):
-        rows = [row for row in runs.rows if "pictures_per_second" in row.figures]
-        speeds = [row.figures["pictures_per_second"].median for row in rows]
-        cells = [[str(row.case["work"]), f"{each:.1f}", _ratio(row)] for row, each in zip(rows, speeds, strict=True)]
-        parts += [
-            f"A folder of {runs.environment['pictures']} JPEGs of mixed sizes, ResNet-50; time / that of a bare loop "
-            f"({_conditions(runs)}):",
-            markdown(["work", "pictures/s", "ratio"], cells),
-        ]
-    if metrics := stored.get("metrics-cpu"):
-        rows = [row for row in metrics.rows if row.figures.get("ratio", _BASELINE) != _BASELINE]
-        parts += [
-            "Metrics; time / that of the plain forward passes of as many images, or of ours where another library is "
-            f"named ({_conditions(metrics)}):",
-            markdown(
-                ["work", "ratio"], [[str(row.case["work"]), f"{row.figures['ratio'].median:.2f}"] for row in rows]
-            ),
-        ]
-    parts += [f"![{_TITLES[name]}]({folder}/{name})" for name in pictures]
+    for command, (caption, table) in _SECTIONS.items():
+        for device in _DEVICES:
+            if results := stored.get(f"{command}-{device}"):
+                said = caption.format(**results.environment)
+                parts += [f"{said} ({_conditions(results)}):", table(results)]
+    for one in pictures:
+        parts += [f"{one.title} ({one.conditions}):", f"![{one.title}]({folder}/{one.file})"]
     return "\n\n".join([*parts, f"[All figures]({folder}/{PAGE}), with their spread."])
 
 
+def cost_table(results: Results) -> str:
+    """Every work with its speed and its ratio to the one that it ran beside; that one has the ratio 1."""
+    rows = [row for row in results.rows if "ratio" in row.figures]
+    cases = names_in(row.case for row in rows)
+    speed = "pictures_per_second" if results.command == "runs" else "seconds"
+    cells = [
+        [
+            *(str(row.case[name]) for name in cases),
+            digits(row.figures[speed].median),
+            row.beside,
+            _ratio(row),
+        ]
+        for row in rows
+    ]
+    skipped = [f"Skipped: {row.key} ({row.skipped})." for row in results.rows if row.skipped]
+    return "\n\n".join([markdown([*cases, speed.replace("_", " "), "beside", "ratio"], cells), *skipped])
+
+
 def _ratio(row: Row) -> str:
-    return f"{row.figures['ratio'].median:.2f}"
+    ratio = row.figures["ratio"].median
+    return f"{ratio:.2f}" if ratio >= 0.1 else f"{ratio:.2g}"
+
+
+def device_table(results: Results) -> str:
+    """The costs, and which methods wait for the device before their end."""
+    costs = [row for row in results.rows if not str(row.case["work"]).endswith(ALONE)]
+    shares = [row for row in results.rows if "share" in row.figures]
+    waiting = [str(row.case["work"]).partition(" ")[0] for row in shares if row.figures["share"].median < 1]
+    said = f"Calls of {len(shares) - len(waiting)} of {len(shares)} methods wait for the device at their end alone"
+    others = f"; not those of {', '.join(waiting)}" if waiting else ""
+    return f"{cost_table(replace(results, rows=costs))}\n\n{said}{others}."
 
 
 def peer_table(peers: Results) -> str:
@@ -127,10 +146,25 @@ def peer_table(peers: Results) -> str:
     for row in peers.rows:
         if "ratio" in row.figures:
             key = str(row.case["method"]), f"{row.case['model']}, batch {row.case['batch']}"
-            ratio, difference = row.figures["ratio"].median, row.figures["difference"].median
-            by_method.setdefault(key, {})[str(row.case["peer"])] = f"{ratio:.2f} ({difference:.0e})"
+            difference = row.figures["difference"].median
+            by_method.setdefault(key, {})[str(row.case["peer"])] = f"{_ratio(row)} ({difference:.0e})"
     cells = [[*key, *(beside.get(peer, "") for peer in _PEERS)] for key, beside in by_method.items()]
     return markdown(["method", "model", *_PEERS], cells)
+
+
+_BESIDE = "ratio: time / that of the work named beside, the two in turns"
+_SECTIONS: Mapping[str, tuple[str, Callable[[Results], str]]] = {
+    "ratios": (f"What heatmaps cost; plain forward passes are in `inference_mode`; {_BESIDE}", cost_table),
+    "cuda": (f"What heatmaps cost on a GPU; {_BESIDE}", device_table),
+    "peers": (
+        "Time / that of another library for the same work, the two in turns, and in brackets the largest difference of "
+        "the heatmaps, which are in [0, 1]; where formulas differ, the page of all figures says how",
+        peer_table,
+    ),
+    "runs": (f"A folder of {{pictures}} JPEGs of mixed sizes, ResNet-50; {_BESIDE}", cost_table),
+    "metrics": (f"Metrics of {{images}} images, and of 2 beside other libraries; {_BESIDE}", cost_table),
+}
+"""By command, in the README's order: what is said of its results, from their settings, and their table."""
 
 
 def page(stored: Mapping[str, Results]) -> str:
@@ -140,7 +174,7 @@ def page(stored: Mapping[str, Results]) -> str:
         parts += [f"## {name}", f"{_conditions(results)}, commit {str(results.environment.get('commit'))[:12]}."]
         rows = results.rows
         if results.command == "methods":
-            parts += ["Time / that of a plain forward pass, one image:", matrix(results)]
+            parts += ["Time / that of a plain forward pass, one image; a star: timed once.", matrix(results)]
             rows = [row for row in rows if not _in_matrix(row)]
         measured = [row for row in rows if row.figures]
         if measured:
@@ -157,7 +191,7 @@ def matrix(methods: Results) -> str:
     models = list(dict.fromkeys(str(row.case["model"]) for row in rows))
     by_method: dict[str, dict[str, str]] = {}
     for row in rows:
-        cell = f"{row.figures['ratio'].median:.2f}" if row.figures else "-"
+        cell = f"{_ratio(row)}{'*' if row.note else ''}" if row.figures else "-"
         by_method.setdefault(str(row.case["method"]), {})[str(row.case["model"])] = cell
     return markdown(
         ["method", *models], [[name, *(own.get(model, "") for model in models)] for name, own in by_method.items()]
@@ -165,21 +199,21 @@ def matrix(methods: Results) -> str:
 
 
 def _in_matrix(row: Row) -> bool:
-    return row.case["batch"] == 1 and row.case["dtype"] == "float32" and "what" not in row.case
+    return row.case.get("batch") == 1 and row.case["dtype"] == "float32" and "what" not in row.case
 
 
 def _all(rows: Sequence[Row]) -> str:
     cases, figures = names_in(row.case for row in rows), names_in(row.figures for row in rows)
-    notes = ["note"] if any(row.note for row in rows) else []
+    remarks = [name for name in ("beside", "note") if any(getattr(row, name) for row in rows)]
     cells = [
         [
             *(str(row.case.get(name, "")) for name in cases),
             *(_text(row.figures.get(name)) for name in figures),
-            *([row.note] if notes else []),
+            *(getattr(row, name) for name in remarks),
         ]
         for row in rows
     ]
-    return markdown([*cases, *figures, *notes], cells)
+    return markdown([*cases, *figures, *remarks], cells)
 
 
 def _text(figure: Figure | None) -> str:
@@ -189,8 +223,7 @@ def _text(figure: Figure | None) -> str:
 def _conditions(results: Results) -> str:
     seen = results.environment
     hardware = seen["processor"] if seen["device"] == "cpu" else seen["device"]
-    images = f"{seen['batch']} images of 224², " if results.command == "ratios" and "batch" in seen else ""
-    return f"{images}{hardware}, {seen['threads']} threads, torch {seen['versions']['torch']}"
+    return f"{hardware}, {seen['threads']} threads, torch {seen['versions']['torch']}"
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

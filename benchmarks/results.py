@@ -38,8 +38,8 @@ class Figure:
         return cls(statistics.median(ordered), ordered[quarter], ordered[-1 - quarter])
 
     def __str__(self) -> str:
-        spread = "" if self.low == self.high else f" ({_digits(self.low)} to {_digits(self.high)})"
-        return f"{_digits(self.median)}{spread}"
+        spread = "" if self.low == self.high else f" ({digits(self.low)} to {digits(self.high)})"
+        return f"{digits(self.median)}{spread}"
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,8 @@ def environment(device: str, **settings: Any) -> dict[str, Any]:
     }
 
 
-def _digits(value: float) -> str:
+def digits(value: float) -> str:
+    """Three digits that count, and more of what is large."""
     return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,13 +13,16 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from benchmarks import measure, methods, peers, ratios, results
 from benchmarks.__main__ import app
-from benchmarks.compare import changes
-from benchmarks.measure import SkippedError, interleave, memory_bounded, peak_growth, reason
+from benchmarks.compare import changes, differences
 from benchmarks.cuda import ALONE
-from benchmarks.quality import energies, rank_correlations
-from benchmarks.report import BEGIN, END, between_markers
+from benchmarks.measure import SkippedError, interleave, memory_bounded, peak_growth, reason
+from benchmarks.quality import energies, method_rows, rank_correlations
+from benchmarks.report import BEGIN, END, between_markers, quality_rows
 from benchmarks.results import Figure, Results, Row, load
+from benchmarks.suite import attempt, partial_of, record
+from gradcam_kit.demo import collate, draw, load_demo_model
 
 LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="peak memory is read from /proc")
 
@@ -52,7 +56,7 @@ def one(rows: list[Row]) -> Row:
 def test_works_are_interleaved_after_one_call_each_that_is_not_timed():
     calls = []
     runs = interleave({"a": lambda: calls.append("a"), "b": lambda: calls.append("b") or "b's"}, rounds=2)
-    assert calls == ["a", "b", "a", "b", "a", "b"]
+    assert calls == ["a", "b", "a", "b", "a", "b"]  # also what takes long, unless that is asked for
     assert len(runs["a"].times) == len(runs["b"].times) == 2
     assert runs["b"].result == "b's"
 
@@ -129,6 +133,72 @@ def test_reasons_are_one_line():
     assert reason(SkippedError("because")) == "because"
 
 
+# The suite
+
+
+def rows_of(fails: BaseException) -> Iterator[Row]:
+    def failing() -> Iterator[Row]:
+        yield Row({"work": "first"}, {"seconds": Figure(1, 1, 1)})
+        raise fails
+
+    yield from attempt({"work": "second"}, failing)
+    yield Row({"work": "third"}, {"seconds": Figure(3, 3, 3)})
+
+
+@pytest.mark.parametrize("error", [ValueError("no"), OSError("no"), torch.OutOfMemoryError("no")])
+def test_a_case_that_fails_is_skipped_with_the_reason_and_the_suite_goes_on(tmp_path, error):
+    place = tmp_path / "x.json"
+    record("x", "cpu", rows_of(error), out=place, seed=0)
+    first, second, third = load(place).rows
+    assert first.figures
+    assert third.figures
+    assert second.case == {"work": "second"}
+    assert second.skipped == reason(error)
+    assert "no" in second.skipped
+    assert list(tmp_path.iterdir()) == [place]
+
+
+def test_what_is_measured_before_an_interruption_is_kept_beside_earlier_results(tmp_path, capsys):
+    place = tmp_path / "x.json"
+    place.write_text("earlier")
+    with pytest.raises(KeyboardInterrupt):
+        record("x", "cpu", rows_of(KeyboardInterrupt()), out=place)
+    assert place.read_text() == "earlier"
+    assert [row.case["work"] for row in load(partial_of(place)).rows] == ["first"]
+    assert sorted(tmp_path.iterdir()) == [place, partial_of(place)]
+    printed = capsys.readouterr().out
+    assert "first" in printed
+    assert "not complete" in printed
+
+
+def test_remarks_are_printed_as_they_are(capsys):
+    Results("x", {}, [Row({"work": "w"}, skipped="pip install 'gradcam-kit[peers]'")]).finish(None)
+    assert "'gradcam-kit[peers]'" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("build", [ratios.memory_rows, lambda device, batch: peers.memory_rows(peers.QUICK[0], device)])
+def test_without_proc_the_memory_is_skipped_with_the_reason(monkeypatch, tmp_path, build):
+    monkeypatch.setattr(measure, "_STATUS", tmp_path / "none")
+    rows = list(build("cpu", 1))
+    assert len(rows) >= 4
+    assert all("from /proc, which this system lacks" in row.skipped for row in rows)
+
+
+@LINUX
+def test_the_memory_is_that_of_the_asked_precision():
+    plan = methods.Plan(("resnet18",), ("grad-cam",), dtypes=("bfloat16",), side=64, times=False, memory=True)
+    rows = list(methods.measured(plan, "cpu", 1))
+    assert [row.case["method"] for row in rows] == ["plain forward", "grad-cam"]
+    assert all(row.case["dtype"] == "bfloat16" and row.figures["peak_mb"].median > 0 for row in rows)
+
+
+def test_what_is_timed_once_says_so(monkeypatch):
+    plan = methods.Plan(("resnet18",), ("grad-cam",), side=32)
+    assert {row.note for row in methods.measured(plan, "cpu", 2)} == {""}
+    monkeypatch.setattr(methods, "LIMIT", 0)
+    assert {row.note for row in methods.measured(plan, "cpu", 2)} == {"timed once"}
+
+
 # Quality
 
 
@@ -136,6 +206,17 @@ def test_energy_is_the_share_on_the_object_of_maps_that_are_not_empty():
     heatmaps = torch.tensor([[[1.0, 1.0], [0.0, 2.0]], [[0.0, 0.0], [0.0, 0.0]]])
     masks = torch.tensor([[[True, False], [False, True]]] * 2)
     assert energies(heatmaps, masks) == [0.75]
+
+
+def test_heatmaps_that_are_all_empty_have_no_energy_and_say_so():
+    model, batch = load_demo_model(), collate([draw(0), draw(1)])
+    torch.nn.init.zeros_(model.fc.weight)
+    rows = list(method_rows(model, batch, ["grad-cam", "random-cam"], 1, 60))
+    cam, random, chance = rows
+    assert set(cam.figures) == {"seconds_per_image", "ratio", "passes"}
+    assert cam.note == "2 of 2 heatmaps are empty, and have no share on the object"
+    assert quality_rows(Results("quality", {}, rows)) == [random, chance]
+    assert quality_rows(Results("quality", {}, [cam, chance])) == []
 
 
 def test_rank_correlation_is_spearmans_with_mean_ranks_for_ties():
@@ -232,8 +313,14 @@ def test_ratios(tmp_path):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_without_a_gpu_the_cases_for_one_are_skipped(tmp_path):
-    [row] = quick("cuda", tmp_path).rows
+@pytest.mark.parametrize("name", ["cuda", "methods", "peers", "core", "quality", "ratios"])
+def test_without_a_gpu_the_cases_for_one_are_skipped(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(results, "RESULTS", tmp_path)
+    device = () if name == "cuda" else ("--device", "cuda")
+    assert "skipped: no CUDA device is at hand" in command(name, *device)
+    assert not list(tmp_path.iterdir())  # stored results stay
+    command(name, "--quick", *device, "--out", str(tmp_path / "out.json"))
+    [row] = load(tmp_path / "out.json").rows
     assert row.skipped == "no CUDA device is at hand"
 
 
@@ -263,7 +350,12 @@ def stored(file: Path, **medians: float) -> Path:
     ]
     file.write_text(
         json.dumps(
-            {"command": "x", "environment": {"processor": file.stem}, "rows": [vars(r) for r in rows]}, default=vars
+            {
+                "command": "x",
+                "environment": {"processor": file.stem, "rounds": 3, "commit": file.stem, "versions": {"torch": "9"}},
+                "rows": [vars(r) for r in rows],
+            },
+            default=vars,
         )
     )
     return file
@@ -275,8 +367,8 @@ def test_changes_beyond_the_spread_are_marked(tmp_path):
     found = {change.case: change for change in changes(load(old), load(new))}
     assert {case: change.mark for case, change in found.items()} == {
         "same": "",
-        "slower": "up",
-        "faster": "down",
+        "slower": "slower",
+        "faster": "faster",
         "gone": "gone",
         "added": "new",
     }
@@ -284,7 +376,32 @@ def test_changes_beyond_the_spread_are_marked(tmp_path):
     output = command("compare", str(old), str(new))
     assert "slower" in output
     assert "processor differs" in output
-    assert "5 figures, 1 within the spread" in output
+    assert "5 figures: 1 within the spread, 1 slower, 1 faster, 1 gone, 1 new" in output
+
+
+def test_which_way_is_better_depends_on_the_figure():
+    marks = {}
+    for name in ("ratio", "pictures_per_second", "peak_mb", "energy", "something"):
+        both = [Results("x", {}, [Row({"work": "w"}, {name: Figure(v, v, v)})]) for v in (1.0, 2.0)]
+        marks[name] = [one.mark for one in (*changes(*both), *changes(*reversed(both)))]
+    assert marks == {
+        "ratio": ["slower", "faster"],
+        "pictures_per_second": ["faster", "slower"],
+        "peak_mb": ["more memory", "less memory"],
+        "energy": ["better", "worse"],
+        "something": ["up", "down"],
+    }
+
+
+def test_settings_that_differ_are_named(tmp_path):
+    seen = {"processor": "P", "batch": 16, "rounds": 3, "commit": "a", "versions": {"torch": "8", "numpy": "2"}}
+    other = {**seen, "batch": 1, "limit": 2, "commit": "b", "versions": {"torch": "9", "numpy": "2"}}
+    found = list(differences(Results("x", seen, []), Results("x", other, [])))
+    assert [one.partition(";")[0] for one in found] == [
+        "batch differs: 16 and 1",
+        "torch differs: 8 and 9",
+        "limit differs: None and 2",
+    ]
 
 
 def test_a_figure_without_a_spread_does_not_change_by_a_trifle(tmp_path):
@@ -292,7 +409,7 @@ def test_a_figure_without_a_spread_does_not_change_by_a_trifle(tmp_path):
     results = [Results("x", {}, [Row({"work": "w"}, {"peak_mb": figure})]) for figure in (one, other)]
     assert [change.mark for change in changes(*results)] == [""]
     larger = replace(results[1], rows=[Row({"work": "w"}, {"peak_mb": Figure(110, 110, 110)})])
-    assert [change.mark for change in changes(results[0], larger)] == ["up"]
+    assert [change.mark for change in changes(results[0], larger)] == ["more memory"]
 
 
 def test_files_of_another_form_are_refused(tmp_path):
@@ -318,7 +435,12 @@ def test_the_report_is_made_of_what_was_stored(tmp_path):
         Row({"what": "method", "method": "grad-cam"}, {"ratio": Figure(1.1, 1, 2), "energy": Figure(0.5, 0.4, 0.6)}),
         Row({"what": "method", "method": "chance"}, {"energy": Figure(0.1, 0.1, 0.1)}),
     ]
-    ratios = [Row({"model": "m", "work": "GradCAM, layer4"}, {"ratio": Figure(0.987, 0.9, 1.1)})]
+    costs = {"seconds": Figure(2, 1, 3), "ratio": Figure(0.987, 0.9, 1.1)}
+    ratios = [
+        Row({"model": "m", "work": "GradCAM, layer4"}, costs, beside="plain forward of 3 images"),
+        Row({"model": "m", "work": "memory of GradCAM"}, {"peak_mb": Figure(1, 1, 1)}),
+        Row({"model": "m", "work": "ScoreCAM"}, skipped="no time"),
+    ]
     case = {"method": "grad-cam", "model": "m", "batch": 2}
     figures = {"ratio": Figure(0.31, 0.3, 0.4), "difference": Figure(2e-7, 2e-7, 2e-7)}
     peers = [
@@ -338,7 +460,9 @@ def test_the_report_is_made_of_what_was_stored(tmp_path):
     assert text.startswith(f"before\n{BEGIN}")
     assert text.endswith(f"{END}\nafter\n")
     assert "old" not in text
-    assert "| m | GradCAM, layer4 | 0.99 |" in text
+    assert "| m | GradCAM, layer4 | 2 | plain forward of 3 images | 0.99 |" in text
+    assert "Skipped: m, ScoreCAM (no time)." in text
+    assert "memory of GradCAM" not in text
     assert "| grad-cam | m, batch 2 |  |  | 0.31 (2e-07) |" in text
     assert "](docs/cost-quality.svg)" in text
     assert "](docs/cost-batch.svg)" in text
@@ -350,6 +474,31 @@ def test_the_report_is_made_of_what_was_stored(tmp_path):
 
     command(*arguments)
     assert {path.name: path.read_bytes() for path in (readme, *docs.iterdir())} == first
+
+
+def test_the_report_shows_every_device_that_has_results(tmp_path):
+    folder, docs, readme = tmp_path / "results", tmp_path / "docs", tmp_path / "README.md"
+    seconds, one, half = {"seconds": Figure(2, 2, 2)}, Figure(1, 1, 1), Figure(0.5, 0.5, 0.5)
+    cost = [Row({"model": "m", "work": "GradCAM"}, {**seconds, "ratio": half}, beside="plain forward")]
+    waits = [Row({"work": f"{name} {ALONE}"}, {"share": share}) for name, share in (("a-cam", one), ("b-cam", half))]
+    case = {"model": "resnet50", "dtype": "float32", "method": "grad-cam"}
+    batches = [Row({**case, "batch": n}, {"seconds_per_image": one, "ratio": one}) for n in (1, 8)]
+    energies = [Row({"what": "method", "method": "grad-cam"}, {"ratio": one, "energy": half})]
+    rows = {"ratios": cost, "cuda": [*cost, *waits], "methods": batches, "quality": energies}
+    for device in ("cpu", "cuda"):
+        seen = {"processor": "P", "device": "cpu" if device == "cpu" else "G", "threads": 2, "versions": {"torch": "9"}}
+        for name in rows if device == "cuda" else ("ratios", "quality"):
+            Results(name, {**seen, "commit": "abc"}, rows[name]).save(folder / f"{name}-{device}.json")
+    readme.write_text(f"{BEGIN}\n{END}\n")
+    command("report", "--results", str(folder), "--readme", str(readme), "--docs", str(docs))
+    text = readme.read_text()
+    assert text.count("| m | GradCAM | 2 | plain forward | 0.50 |") == 3
+    assert text.count("(P, 2 threads, torch 9):") == 2
+    assert text.count("(G, 2 threads, torch 9):") == 4
+    assert "Calls of 1 of 2 methods wait for the device at their end alone; not those of b-cam." in text
+    plots = {path.name for path in docs.glob("*.svg")}
+    assert plots == {"cost-quality.svg", "cost-quality-cuda.svg", "cost-batch-cuda.svg"}
+    assert all(f"](docs/{name})" in text for name in plots)
 
 
 def test_a_readme_without_markers_is_left_alone():
