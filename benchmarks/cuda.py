@@ -31,7 +31,8 @@ ALONE = "without waiting for the device before its end"
 def run(rounds: Rounds = 7, out: Out = None, quick: Quick = False) -> None:
     """Large batches, Score-CAM in bfloat16, and which methods wait for the device; without a GPU all is skipped."""
     batch, side, rounds = (2, 64, 1) if quick else (BATCH, 224, rounds)
-    rows = chain(batch_rows(batch, side, rounds), score_cam_rows(side, rounds), waiting_rows(side))
+    waiting = attempt({"model": "resnet18", "work": f"all {ALONE}"}, partial(waiting_rows, side))
+    rows = chain(batch_rows(batch, side, rounds), score_cam_rows(side, rounds), waiting)
     record("cuda", "cuda", rows, out=out, quick=quick, seed=SEED, rounds=rounds)
 
 

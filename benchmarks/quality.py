@@ -50,7 +50,7 @@ def run(
     if quick:
         images, rounds = 2, 1
         methods, shares, layers = ["grad-cam", "random-cam", "attention-rollout"], SHARES[2:3], [LAYER]
-    rows = _rows(device, images, methods, shares, layers, rounds, limit)
+    rows = attempt({"what": "all"}, partial(_rows, device, images, methods, shares, layers, rounds, limit))
     settings = {"seed": FIRST_SEED, "images": images, "rounds": rounds, "limit": limit, "model": "demo"}
     record("quality", device, rows, threads=threads, out=out, quick=quick, **settings)
 
