@@ -7,6 +7,8 @@ from functools import partial
 from itertools import chain
 from typing import Annotated
 
+import cv2
+import numpy as np
 import torch
 import typer
 from torch import Tensor
@@ -79,7 +81,16 @@ def map_works(device: str, n: int, side: int, size: int) -> tuple[str, Works]:
         "colorize": (lambda: colorize(heatmaps), _bytes(heatmaps, pictures)),
         "overlays": (lambda: overlays(pictures, maps), _bytes(maps, pictures, pictures)),
     }
+    if device == "cpu":
+        works["overlays by plain OpenCV"] = (lambda: _plain(pictures, maps), _bytes(maps, pictures, pictures))
     return f"{n} x {side} x {side} to {size} x {size}", works
+
+
+def _plain(pictures: Tensor, maps: Tensor) -> None:
+    """What one writes by hand for each picture."""
+    for picture, heatmap in zip(pictures.numpy(), maps.numpy(), strict=True):
+        levels = (255 * cv2.resize(heatmap, picture.shape[1::-1])).astype(np.uint8)
+        cv2.addWeighted(picture, 0.5, cv2.applyColorMap(levels, cv2.COLORMAP_JET), 0.5, 0)
 
 
 def _noise(device: str, *shape: int) -> Tensor:

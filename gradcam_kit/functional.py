@@ -19,6 +19,8 @@ Normalization = Literal["minmax", "max", "none"]
 
 # Differences below this share of a map's largest value are rounding noise of float32 sums, not structure.
 _FLAT = 1e-6
+_FROM_PINNED = frozenset({"cuda"})
+"""Devices that copy from pinned memory while the host goes on."""
 _MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
 
@@ -96,7 +98,7 @@ def gaussian_blur(images: Float[Tensor, "n c *t"], kernel: int, sigma: float) ->
         sigma: of the Gaussian, in cells.
     """
     for axis in range(2, images.ndim):
-        matrix = _blur_matrix(images.shape[axis], kernel, sigma).to(images.device, images.dtype, non_blocking=True)
+        matrix = on_device(_blur_matrix(images.shape[axis], kernel, sigma), images.device, images.dtype)
         images = (images.movedim(axis, -1) @ matrix.mT).movedim(-1, axis)
     return images.contiguous()
 
@@ -109,6 +111,20 @@ def _blur_matrix(length: int, kernel: int, sigma: float) -> Float[Tensor, "lengt
     source = (torch.arange(length)[:, None] + offsets) % period
     source = torch.minimum(source, period - source)
     return weights.new_zeros(length, length).scatter_add(1, source, weights.expand(length, -1))
+
+
+def on_device(tensor: Tensor, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
+    """Values without a graph on a device, where the host goes on while they are copied; on the host it waits for them.
+
+    CUDA copies in the background only from pinned memory, and only what keeps its precision: otherwise the host would
+    wait until the values are there.
+    """
+    if device.type == "cpu":
+        return tensor.to(device, dtype)
+    if device.type in _FROM_PINNED and tensor.device.type == "cpu":
+        # Memory in which an entry stands for several, as `expand` leaves it, cannot be written.
+        tensor = tensor.to(dtype).contiguous().pin_memory()
+    return tensor.to(device, dtype, non_blocking=True)
 
 
 def finite(tensor: Float[Tensor, "n *s"]) -> Float[Tensor, " n"]:

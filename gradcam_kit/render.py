@@ -11,14 +11,13 @@ from typing import Any, SupportsFloat
 
 import cv2
 import numpy as np
-import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
-from torch import Tensor
 
 from gradcam_kit.errors import OptionError, ShapeError, UnknownNameError, did_you_mean
-from gradcam_kit.functional import upsample
-from gradcam_kit.pictures import RGB, Array, Picture, batch_of_one, levels_of, rgb_picture, rgb_pictures, tensor_of
+from gradcam_kit.functional import on_device
+from gradcam_kit.painting import blended_on_device, blended_on_host, colored, exact_share
+from gradcam_kit.pictures import RGB, Array, Picture, as_rgb, batch_of_one, channels_last, rgb_picture, tensor_of
 from gradcam_kit.placement import Boxes, places
 
 _PREFIX = "COLORMAP_"
@@ -29,7 +28,6 @@ COLORMAPS: tuple[str, ...] = tuple(name[len(_PREFIX) :].lower() for name in dir(
 Row = Iterable[Picture | None]
 """Pictures of one row of a contact sheet; None leaves a cell empty."""
 
-_UNSEEN = 0.6  # brightness of what the model did not see
 _INK, _GRAY, _WHITE = (24, 24, 24), (90, 90, 90), (255, 255, 255)
 _SPELLED = str.maketrans({"→": "->", "←": "<-", "×": "x", "−": "-", "–": "-", "—": "-", "≤": "<=", "≥": ">="})
 
@@ -61,8 +59,7 @@ def colorize(heatmaps: Array, colormap: str = "jet") -> UInt8[np.ndarray, "*n h 
     Raises:
         UnknownNameError, InputError, PictureError: see `overlay`.
     """
-    levels = levels_of(tensor_of(heatmaps, "a heatmap"), "a heatmap")
-    return _looked_up(_table(colormap, levels), levels).cpu().numpy()
+    return colored(tensor_of(heatmaps, "a heatmap"), colormap_table(colormap))
 
 
 def overlay(
@@ -85,7 +82,8 @@ def overlay(
             `transform.box(height, width)` and the rows of a run have. What was not seen is dimmed; what reaches beyond
             the picture is padding, and cut off. None = the whole picture, which is wrong behind a center crop.
         colormap: one of `COLORMAPS`.
-        alpha: share of the colors, in [0, 1]: 0 gives the picture, 1 the colors.
+        alpha: share of the colors, in [0, 1]: 0 gives the picture, 1 the colors. Whole 2^-15ths count, with which the
+            blend is exact.
 
     Raises:
         ShapeError: several pictures or heatmaps (`overlays` takes them), no axis of 1, 3 or 4 channels, or a box that
@@ -129,42 +127,18 @@ def overlays(
     share = float(alpha)
     if not 0 <= share <= 1:
         raise OptionError(f"alpha is {alpha}; expected the share of the colors, from 0 (the picture) to 1 (the colors)")
-    levels = levels_of(tensor_of(heatmaps, "heatmaps"), "a heatmap")
-    if levels.ndim != 3 or 0 in levels.shape[1:]:
-        raise ShapeError(
-            f"expected heatmaps of shape (n, h, w), got {tuple(levels.shape)}; index or flatten other axes"
-        )
-    rgb = rgb_pictures(pictures).to(levels.device)
-    if len(rgb) != len(levels):
-        raise ShapeError(f"{len(rgb)} pictures and {len(levels)} heatmaps; expected one heatmap for each picture")
-    colors = _table(colormap, levels).float() * share
-    height, width = rgb.shape[1:3]
-    if boxes is None:
-        return _blend(rgb, _looked_up(colors, upsample(levels, (height, width))), share).cpu().numpy()
-    canvas = torch.empty(rgb.shape, dtype=torch.uint8, device=rgb.device)
-    for place, alike in places(boxes, len(rgb), (height, width)):
-        which = slice(None) if len(alike) == len(rgb) else alike  # a slice copies nothing
-        placed = upsample(levels[which], place.size)[:, place.inside[0], place.inside[1]]
-        rows, columns = place.picture
-        canvas[which, rows, columns] = _blend(rgb[which, rows, columns], _looked_up(colors, placed), share)
-        above, below = slice(rows.start), slice(rows.stop, None)
-        left, right = slice(columns.start), slice(columns.stop, None)
-        for unseen in ((which, above), (which, below), (which, rows, left), (which, rows, right)):
-            canvas[unseen] = (rgb[unseen] * _UNSEEN).round_().to(torch.uint8)
-    return canvas.cpu().numpy()
-
-
-def _blend(rgb: Tensor, colors: Tensor, share: float) -> Tensor:
-    # Products and sum are separate operations: a fused one would round differently on some devices.
-    return colors.add_(rgb.float().mul_(1 - share)).round_().to(torch.uint8)
-
-
-def _table(colormap: str, like: Tensor) -> UInt8[Tensor, "256 3"]:
-    return torch.tensor(colormap_table(colormap), device=like.device)
-
-
-def _looked_up(table: Tensor, levels: Float[Tensor, "*s"]) -> Tensor:
-    return table.index_select(0, levels.round().int().flatten()).view(*levels.shape, 3)
+    maps = tensor_of(heatmaps, "heatmaps")
+    if maps.ndim != 3 or 0 in maps.shape[1:]:
+        raise ShapeError(f"expected heatmaps of shape (n, h, w), got {tuple(maps.shape)}; index or flatten other axes")
+    values = channels_last(tensor_of(pictures, "pictures"))
+    if len(values) != len(maps):
+        raise ShapeError(f"{len(values)} pictures and {len(maps)} heatmaps; expected one heatmap for each picture")
+    if values.device != maps.device:
+        values = on_device(as_rgb(values), maps.device)
+    n, height, width, _ = values.shape
+    where = places((0, 0, width, height) if boxes is None else boxes, n, (height, width))
+    blended = blended_on_host if maps.device.type == "cpu" else blended_on_device
+    return blended(values, maps, where, colormap_table(colormap), exact_share(share))
 
 
 def contact_sheet(

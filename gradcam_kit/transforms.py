@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from gradcam_kit.errors import InputError, OptionError, PictureError, ShapeError, UnknownNameError, did_you_mean
+from gradcam_kit.functional import on_device
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -102,7 +103,7 @@ class PictureTransform:
     def finish(self, batch: UInt8[Tensor, "n h w 3"]) -> Float[Tensor, "n 3 h w"]:
         """Scale to [0, 1], subtract `mean`, divide by `std`."""
         pixels = batch.permute(0, 3, 1, 2).float().div_(255)
-        mean, std = (torch.tensor(values, device=batch.device).view(3, 1, 1) for values in (self.mean, self.std))
+        mean, std = on_device(torch.tensor([self.mean, self.std]), batch.device)[..., None, None]
         return pixels.sub_(mean).div_(std)
 
     def box(self, height: int, width: int) -> Box:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 from pixels import BLACK, RED, WHITE, assert_same, noise, plain
+from waits import device, on_device
 
 from gradcam_kit.errors import (
     GradCamKitError,
@@ -141,6 +142,26 @@ def test_pitfall_83_levels_are_rounded_after_the_resize_and_not_before():
     assert_same(overlay(plain(BLACK, 1, 4), heatmap, alpha=1), colormap_table("jet")[[0, 0, 1, 2]][None])
 
 
+@pytest.mark.parametrize("alpha", [0.1, 0.3, 1 / 3, 0.5, 0.9999])
+def test_every_level_on_every_color_is_blended_exactly(alpha):
+    # In float64 nothing but the result is rounded, to even where it is halfway.
+    levels = np.arange(256, dtype=np.uint8)
+    picture, heatmap = levels[:, None, None].repeat(256, 1).repeat(3, 2), levels[None].repeat(256, 0)
+    share = round(alpha * 2**15) / 2**15
+    exact = share * colormap_table("jet")[heatmap].astype(float) + (1 - share) * picture
+    assert_same(overlay(picture, heatmap, alpha=alpha), exact.round().astype(np.uint8))
+    assert_same(overlay(picture[:, :5], heatmap[:, :5], alpha=alpha), exact[:, :5].round().astype(np.uint8))
+
+
+def test_large_pictures_are_painted_whole():
+    picture, heatmap = noise(700, 300, 3), noise(700, 300, seed=1)  # several bands, the last one shorter
+    table = colormap_table("jet")[heatmap]
+    assert_same(colorize(heatmap), table)
+    assert_same(overlay(picture, heatmap), ((table.astype(float) + picture) / 2).round().astype(np.uint8))
+    wide = overlay(noise(2, 2**16 + 1, 3), np.zeros((1, 1)), alpha=1)  # a row is more than a band
+    assert_same(wide, plain(JET_COLDEST, 2, 2**16 + 1))
+
+
 # Many at once.
 
 
@@ -168,6 +189,35 @@ def test_batch_of_nothing_is_nothing():
 
 def test_batch_of_three_gray_pictures_is_no_single_color_picture():
     assert overlays(torch.rand(3, 8, 6), torch.rand(3, 2, 2)).shape == (3, 8, 6, 3)
+
+
+COPIED = ["painting.blended_on_device: a copy to the host"]
+CHECKED = ["pictures.levels_of: a copy to the host"]
+
+
+@pytest.mark.parametrize("alpha", [0, 0.3, 0.5, 1])
+@pytest.mark.parametrize("boxes", [None, (3, -2, 20, 40), [(0, 0, 9, 9), (1, 2, 8, 30), (0, 0, 9, 9), (5, 5, 30, 36)]])
+def test_a_device_gives_the_bytes_of_the_host_and_copies_them_once(alpha, boxes):
+    pictures, levels = torch.from_numpy(noise(4, 33, 21, 3)), torch.from_numpy(noise(4, 1, 1, seed=1))
+    expected = overlays(pictures, levels, boxes=boxes, alpha=alpha)
+    with device() as found:
+        assert_same(overlays(on_device(pictures), on_device(levels), boxes=boxes, alpha=alpha), expected)
+        assert found.waits == COPIED
+        found.waits.clear()
+        there = overlays(pictures.numpy(), on_device(levels / 255), boxes=boxes, alpha=alpha)  # pictures of the host
+        assert found.waits == [*CHECKED, *COPIED]
+    assert_same(there, expected)
+    assert_same(overlays(pictures, levels.expand(4, 7, 6), boxes=boxes, alpha=alpha), expected)
+
+
+def test_a_device_resizes_as_the_host_does_up_to_rounding():
+    pictures, heatmaps = torch.from_numpy(noise(4, 224, 224, 3)), torch.rand(4, 7, 7)
+    with device():
+        there = overlays(on_device(pictures), on_device(heatmaps), alpha=1, colormap="jet")
+    here = overlays(pictures, heatmaps, alpha=1, colormap="jet")
+    difference = np.abs(there.astype(int) - here)
+    assert difference.max() <= 4  # that of neighboring colors
+    assert (difference.any(3)).mean() < 1e-3
 
 
 @pytest.mark.cuda

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 from waits import END, ROWS, device, on_device, on_host, waits_of
 
-from gradcam_kit import METHODS, EigenSmooth, GradCAM, LayerCAM, explain_all
+from gradcam_kit import METHODS, EigenSmooth, GradCAM, LayerCAM, explain_all, functional
 from gradcam_kit.capture.checks import Checks, once_more_if_misjudged
 from gradcam_kit.errors import CaptureError, ClassIndexError, NonFiniteError
 from gradcam_kit.methods.channels import places
@@ -119,8 +119,8 @@ def test_segmentation_targets_do_not_wait(shape, name):
 
 def test_boxes_that_nothing_overlaps_are_looked_for_before_the_rows():
     def detections(m, x):
-        boxes = torch.tensor([[0.0, 0, 8, 8], [4, 4, 12, 12]], dtype=x.dtype)
-        boxes = boxes.to(x.device, non_blocking=True)
+        corner = 4 * torch.arange(2, dtype=x.dtype, device=x.device)
+        boxes = torch.stack([corner, corner, corner + 8, corner + 8], 1)
         return [{"boxes": boxes, "scores": own} for own in m.fc(m.layer(x).relu().mean((2, 3))).sigmoid()]
 
     model = build(detections, layer=nn.Conv2d(3, 4, 3, padding=1), fc=nn.Linear(4, 2)).double()
@@ -262,6 +262,9 @@ def test_the_device_of_these_tests_sees_what_waits():
         torch.equal(x, x)
         torch.linalg.eigh(x.diag())
         torch.zeros(2).to("meta")
+        torch.zeros(2).to("meta", non_blocking=True)
+        torch.zeros(2).pin_memory().to("meta")
+        torch.zeros(2).pin_memory().to("meta", torch.half, non_blocking=True)
         x[torch.tensor([0])]
         assert [wait.partition(": ")[2] for wait in found.waits] == [
             *(
@@ -272,14 +275,14 @@ def test_the_device_of_these_tests_sees_what_waits():
                 "nonzero",
                 "equal",
             ),
-            *("_linalg_eigh", "a copy from the host without non_blocking", "index by indices on the host"),
+            *("_linalg_eigh", *["a copy from the host that is waited for"] * 4, "index by indices on the host"),
         ]
         found.waits.clear()
         (some,) = places(x > 0)
         assert on_host(some).tolist() == [[0], [2]]
         assert found.waits == [ROWS]
         found.waits.clear()
-        y = torch.arange(3, device="meta") + torch.zeros(3).to("meta", non_blocking=True) + 1.0
+        y = torch.arange(3, device="meta") + functional.on_device(torch.zeros(1).expand(3), x.device) + 1.0
         y[0] = 5
         assert on_host(y).tolist() == [5, 2, 3]
         assert not found.waits

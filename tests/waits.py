@@ -20,6 +20,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
 from torch.utils._pytree import tree_leaves, tree_map
 
+from gradcam_kit import functional
+
 DEVICE = torch.device("meta")
 END = "checks.raise_first: a copy to the host"
 """The one wait of every call, when all of its work is queued: whether anything was wrong is read there."""
@@ -77,14 +79,30 @@ class Device(TorchDispatchMode):
 
 @contextmanager
 def device() -> Iterator[Device]:
-    """The device, for the duration of the block; where autocast is asked for, it is that of the host."""
+    """The device, for the duration of the block; where autocast is asked for, it is that of the host.
+
+    Memory can be pinned only where there is a real device, so that is played too: pinned tensors are marked, and this
+    device is one that copies from them while the host goes on.
+    """
 
     def of_host(function: Any) -> Any:
         return lambda *kind, **options: function(*("cpu" if one == DEVICE.type else one for one in kind), **options)
 
     names = ("autocast", "get_autocast_dtype", "is_autocast_enabled")
-    with patch.multiple(torch, **{name: of_host(getattr(torch, name)) for name in names}), Device() as found:
+    with (
+        patch.multiple(torch, **{name: of_host(getattr(torch, name)) for name in names}),
+        patch.object(Tensor, "pin_memory", _pinned),
+        patch.object(functional, "_FROM_PINNED", {DEVICE.type}),
+        Device() as found,
+    ):
         yield found
+
+
+def _pinned(tensor: Tensor) -> Tensor:
+    assert tensor.is_contiguous(), "memory in which an entry may stand for several cannot be pinned"
+    copied = tensor.clone()
+    copied.was_pinned = True  # type: ignore[attr-defined]
+    return copied
 
 
 def on_device(value: Any) -> Any:
@@ -139,7 +157,8 @@ def _reason(
             return None
         blocks = not (kwargs.get("non_blocking") or True in args[2:])
         if target:
-            return "a copy from the host without non_blocking" if blocks and source.ndim else None
+            unread = blocks or source.dtype != kwargs.get("dtype", source.dtype) or not hasattr(source, "was_pinned")
+            return "a copy from the host that is waited for" if unread and source.ndim else None
         return "a copy to the host" if blocks else "a copy to the host that is read before it is there"
     if not there:
         return None

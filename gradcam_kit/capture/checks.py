@@ -15,6 +15,7 @@ from jaxtyping import Bool
 from torch import Tensor, nn
 
 from gradcam_kit.errors import GradCamKitError
+from gradcam_kit.functional import on_device
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -90,7 +91,7 @@ class Checks:
         # copies that are not waited for would be read too early.
         devices = [condition.device for condition, _ in pending]
         device = next((one for one in devices if one.type != "cpu"), devices[0])
-        bad = torch.cat([condition.to(device, non_blocking=True) for condition, _ in pending])
+        bad = torch.cat([on_device(condition, device) for condition, _ in pending])
         host = on_host(bad)
         if not host.any():
             return

@@ -12,7 +12,7 @@ from torch import Tensor
 from gradcam_kit.capture.targets import ClassLogit, ClassTarget, read_logits, resolve_target, settle
 from gradcam_kit.capture.values import Classes, changed, read_classes, show
 from gradcam_kit.errors import InputError, OptionError, ShapeError, TargetError, kind_of
-from gradcam_kit.functional import widen
+from gradcam_kit.functional import on_device, widen
 from gradcam_kit.options import positive_int
 
 Weighting = Literal["softmax", "mean"]
@@ -62,7 +62,7 @@ class LogitDifference(ClassTarget):
     def select(self, index: Int[Tensor, " m"]) -> LogitDifference:
         """The target of the rows that belong to samples `index`."""
         chosen = {
-            name: classes.to(index.device, non_blocking=True)[index]
+            name: on_device(classes, index.device)[index]
             for name, classes in (("classes", self.classes), ("against", self.against))
             if isinstance(classes, Tensor)
         }

@@ -13,7 +13,7 @@ from torch.nn.functional import interpolate
 from gradcam_kit.capture.targets import ClassLogit, find_logits
 from gradcam_kit.capture.values import Classes, changed, read_numbers, show
 from gradcam_kit.errors import ShapeError
-from gradcam_kit.functional import widen
+from gradcam_kit.functional import on_device, widen
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +73,7 @@ class SegmentationTarget:
         return changed(self, rows=index if self.rows is None else self.rows[index])
 
     def _rows_of(self, per_sample: Tensor) -> Tensor:
-        return per_sample if self.rows is None else per_sample.to(self.rows.device, non_blocking=True)[self.rows]
+        return per_sample if self.rows is None else on_device(per_sample, self.rows.device)[self.rows]
 
     def _region(self, logits: Float[Tensor, "n classes *p"]) -> Float[Tensor, "r 1 positions"]:
         """The weights of the output's positions, for each sample or one for all."""
@@ -86,7 +86,7 @@ class SegmentationTarget:
                 f"the mask has shape {tuple(self.mask.shape)}; expected ({axes}) for all images or ({n}, {axes}): the "
                 f"model's output has shape {tuple(logits.shape)}"
             )
-        return interpolate(mask[:, None].to(logits.device, non_blocking=True), size=size, mode="area").flatten(2)
+        return interpolate(on_device(mask[:, None], logits.device), size=size, mode="area").flatten(2)
 
 
 def _read_dense(output: Any) -> Float[Tensor, "n classes *p"]:

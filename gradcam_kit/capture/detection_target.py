@@ -13,7 +13,7 @@ from torch import Tensor
 from gradcam_kit.capture.targets import ClassLogit
 from gradcam_kit.capture.values import Classes, changed, read_numbers, show
 from gradcam_kit.errors import OptionError, ShapeError, TargetError, kind_of
-from gradcam_kit.functional import widen
+from gradcam_kit.functional import on_device, widen
 
 _NO_LABEL = -1  # of a box that nothing overlaps: no detection has it
 
@@ -77,10 +77,10 @@ class DetectionTarget:
 
     def select(self, index: Int[Tensor, " m"]) -> DetectionTarget:
         """The target of the rows that belong to samples `index`."""
-        boxes = self.boxes if self.boxes.ndim == 1 else self.boxes.to(index.device, non_blocking=True)[index]
+        boxes = self.boxes if self.boxes.ndim == 1 else on_device(self.boxes, index.device)[index]
         labels = self.labels
         if isinstance(labels, Tensor):
-            labels = labels.to(index.device, non_blocking=True)[index]
+            labels = on_device(labels, index.device)[index]
         return changed(self, boxes=boxes, labels=labels)
 
     def _match(self, output: Any) -> tuple[Float[Tensor, " n"], Any]:
@@ -137,7 +137,7 @@ def _best(detections: Mapping[str, Tensor], box: Float[Tensor, "4"], label: Any)
     labels = detections.get("labels", torch.full_like(scores, _NO_LABEL, dtype=torch.long))
     if not len(scores):
         return scores.new_full((), -1), scores.sum(), labels.new_full((), _NO_LABEL)
-    overlaps = _overlaps(box.to(scores.device, non_blocking=True), widen(detections["boxes"].detach()))
+    overlaps = _overlaps(on_device(box, scores.device), widen(detections["boxes"].detach()))
     if label is not None and "labels" in detections:
         overlaps = overlaps.where(labels == label, -1)
     most = overlaps.amax()

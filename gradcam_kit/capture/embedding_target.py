@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 from gradcam_kit.capture.targets import find_logits
 from gradcam_kit.capture.values import changed, read_numbers, show
 from gradcam_kit.errors import ShapeError, TargetError
-from gradcam_kit.functional import widen
+from gradcam_kit.functional import on_device, widen
 
 _NAMES = ("image_embeds", "image_features", "pooler_output")
 
@@ -55,14 +55,14 @@ class EmbeddingSimilarity:
                 f"{len(self.reference)} references for {len(embeddings)} images; give one per image, or (d,) for all"
             )
         embeddings = widen(embeddings)
-        reference = self.reference.to(embeddings.device, embeddings.dtype, non_blocking=True)
+        reference = on_device(self.reference, embeddings.device, embeddings.dtype)
         return cosine_similarity(_scaled(embeddings), _scaled(reference), dim=-1)
 
     def select(self, index: Int[Tensor, " m"]) -> EmbeddingSimilarity:
         """The target of the rows that belong to samples `index`."""
         if self.reference.ndim == 1:
             return self
-        return changed(self, reference=self.reference.to(index.device, non_blocking=True)[index])
+        return changed(self, reference=on_device(self.reference, index.device)[index])
 
 
 def _scaled(embeddings: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d"]:

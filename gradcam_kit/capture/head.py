@@ -16,7 +16,7 @@ from gradcam_kit.capture.inputs import Runner
 from gradcam_kit.capture.targets import ClassLogit, find_logits, read_logits, score
 from gradcam_kit.capture.trees import map_output
 from gradcam_kit.errors import CaptureError, GradCamKitError
-from gradcam_kit.functional import widen
+from gradcam_kit.functional import on_device, widen
 from gradcam_kit.types import Head, Target
 
 _TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 2e-2}
@@ -96,7 +96,7 @@ def _target_weights(
     if target is None:
         return weight.new_zeros(n, channels)
     if type(target) is ClassLogit:
-        return weight[target.indices(read_logits(output)).to(weight.device)]
+        return weight[on_device(target.indices(read_logits(output)), weight.device)]
     with torch.enable_grad(), run.context():
         leaf = logits.detach().requires_grad_()
         # The target gets the model's output as it is, with the logits as the start of a graph.

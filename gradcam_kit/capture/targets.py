@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 from gradcam_kit.capture.values import Classes, read_classes, show
 from gradcam_kit.errors import ClassIndexError, InputError, ShapeError, TargetError, kind_of
+from gradcam_kit.functional import on_device
 from gradcam_kit.types import Target
 
 _T = TypeVar("_T", bound="ClassTarget")
@@ -88,7 +89,7 @@ class ClassTarget:
         """The target of the rows that belong to samples `index`."""
         if not isinstance(self.classes, Tensor):
             return self
-        return replace(self, classes=self.classes.to(index.device, non_blocking=True)[index])
+        return replace(self, classes=on_device(self.classes, index.device)[index])
 
     def on_host(self: _T) -> _T:
         """The same target with its class indices on the host, where they are checked."""
@@ -122,7 +123,7 @@ class ClassTarget:
         if self.classes.device.type == "cpu" and self.classes.numel():
             _check_range(int(self.classes.min()), int(self.classes.max()), count)
             _check_not_one_hot(self.classes, count)
-        return self.classes.to(logits.device, torch.long, non_blocking=True)
+        return on_device(self.classes, logits.device, torch.long)
 
 
 def _check_range(low: int, high: int, count: int) -> None:

@@ -15,11 +15,13 @@ from gradcam_kit.capture import Inputs, TargetLayers, rescoring
 from gradcam_kit.capture.inputs import Runner
 from gradcam_kit.capture.state import untouched
 from gradcam_kit.errors import InputError, UnknownNameError, did_you_mean
+from gradcam_kit.functional import on_device
 from gradcam_kit.meter import Meter
 from gradcam_kit.methods import METHODS, BaseCAM, Explanation, explain_many, single_pass_methods
 from gradcam_kit.metrics import CONTROLS, METRICS, Case, Measured, Metric
 from gradcam_kit.metrics.case import Explain
 from gradcam_kit.metrics.controls import Control
+from gradcam_kit.metrics.draws import identities_of
 
 MethodLike = str | type[BaseCAM] | BaseCAM
 """A name in `METHODS` or `CONTROLS`, a class, or an object that brings its model and layers."""
@@ -273,8 +275,8 @@ def measured(
     repeat = partial(torch.repeat_interleave, repeats=count, dim=0)
     classes = targets.flatten() if isinstance(targets, Tensor) else targets
     rows = repeat(images)
-    shown = None if masks is None else repeat(masks.to(images.device))
-    whose = repeat(torch.arange(len(images)) if identities is None else identities).to(images.device)
+    shown = None if masks is None else repeat(on_device(masks, images.device))
+    whose = repeat(identities_of(identities, images))
     asks_model = any({"rescore", "predicts"} & set(metric.uses) for metric in metrics)
     results: dict[str, dict[str, Measured]] = {}
     scoring = rescoring(model, rows, classes, batch_size=batch_size) if asks_model else nullcontext()

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from gradcam_kit.capture import ClassLogit, choose_layers, read_inputs, resolve_target, rows_at_once
 from gradcam_kit.capture.targets import read_logits
 from gradcam_kit.errors import ClassIndexError, InputError, OptionError, UnknownNameError
+from gradcam_kit.functional import on_device
 from gradcam_kit.jobs.blame import at_fault, blamed, is_out_of_memory, make_method
 from gradcam_kit.jobs.decode import Decoded, Failed
 from gradcam_kit.jobs.index import Entry
@@ -117,10 +118,9 @@ class Explainer:
             return Batch(items)
         stacked = torch.stack([image if isinstance(image, Tensor) else torch.from_numpy(image) for image in images])
         if stream is None:
-            return Batch(items, stacked.to(self.device))
+            return Batch(items, on_device(stacked, self.device))
         with torch.cuda.stream(stream):
-            moved = stacked.pin_memory().to(self.device, non_blocking=True)
-            return Batch(items, moved, stream.record_event())
+            return Batch(items, on_device(stacked, self.device), stream.record_event())
 
     def images(self, items: Sequence[Decoded], sent: Batch | None = None) -> Float[Tensor, "n 3 h w"]:
         """The pictures as the model takes them."""

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from gradcam_kit.comparison.contenders import Contender, known_metric, measured
 from gradcam_kit.errors import OptionError
-from gradcam_kit.functional import normalize, upsample
+from gradcam_kit.functional import normalize, on_device, upsample
 from gradcam_kit.jobs.request import one_line
 from gradcam_kit.jobs.rows import Row, heatmap_of, method_name
 from gradcam_kit.methods import BaseCAM
@@ -114,7 +114,7 @@ def results_of(
     heatmaps = {}
     for method, cam in zip(methods, cams, strict=True):
         stored = np.stack([heatmap_of(row) for row in rows[method]]).astype(np.float32)
-        maps = normalize(upsample(torch.from_numpy(stored).to(images.device), images.shape[2:]), cam.normalize)
+        maps = normalize(upsample(on_device(torch.from_numpy(stored), images.device), images.shape[2:]), cam.normalize)
         heatmaps[method] = maps.reshape(*shape, *maps.shape[1:])
     return measured(
         model,
@@ -122,7 +122,7 @@ def results_of(
         heatmaps,
         [Contender(method, method, cam) for method, cam in zip(methods, cams, strict=True)],
         metrics,
-        targets=None if None in classes else torch.tensor(classes, device=images.device).reshape(shape),
+        targets=None if None in classes else on_device(torch.tensor(classes), images.device).reshape(shape),
         policy=policy,
         masks=None,
         seed=_SEED,

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from gradcam_kit.capture import ClassLogit, TargetLayers
 from gradcam_kit.capture.targets import predicted_classes
 from gradcam_kit.errors import OptionError, ShapeError, TargetError
-from gradcam_kit.functional import normalize, upsample
+from gradcam_kit.functional import normalize, on_device, upsample
 from gradcam_kit.methods.grad_cam import GradCAM
 from gradcam_kit.options import positive_int
 
@@ -109,7 +109,7 @@ class DCAM:
         n, dimensions, times = series.shape
         generator = torch.Generator().manual_seed(self.seed)
         orders = torch.rand(self.permutations, dimensions, generator=generator).argsort(1)
-        orders = orders.to(series.device, non_blocking=True)
+        orders = on_device(orders, series.device)
         own = torch.arange(dimensions, device=series.device)[None]
         classes = self._cam.explain(cube(series, own).flatten(0, 1), targets).targets
         if classes is None or classes.ndim != 1:

@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from gradcam_kit.functional import on_device
+
 
 def unit_rows(rows: Float[Tensor, "*n r z"]) -> Float[Tensor, "*n r z"]:
     """Scale each row to length 1, whatever its order of magnitude; rows of zeros stay."""
@@ -25,7 +27,7 @@ def distinct_rows(rows: Float[Tensor, "n r z"], count: int, start: Float[Tensor,
         start: the first row is the one most like this. Made on the host, so that every device gets the same.
     """
     has_direction = (rows != 0).any(2)
-    nearness = -(rows @ start.to(rows.device, rows.dtype, non_blocking=True))
+    nearness = -(rows @ on_device(start, rows.device, rows.dtype))
     chosen: list[Tensor] = []
     for _ in range(count):
         chosen.append(nearness.where(has_direction, torch.inf).argmin(1))

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from gradcam_kit.capture import TargetLayers
+from gradcam_kit.functional import on_device
 from gradcam_kit.methods.base import BaseCAM, Options
 from gradcam_kit.types import Evidence, LayerCapture
 
@@ -34,5 +35,5 @@ class RandomCAM(BaseCAM, name="random-cam"):
         n, k, *positions = layer.activations.shape
         generator = torch.Generator("cpu").manual_seed(self.seed)
         drawn = 2 * torch.rand(k, generator=generator, dtype=torch.float32, device="cpu") - 1
-        drawn = drawn.to(layer.activations.device, layer.activations.dtype, non_blocking=True)
+        drawn = on_device(drawn, layer.activations.device, layer.activations.dtype)
         return drawn.view(1, k, *(1 for _ in positions)).expand(n, -1, *(1 for _ in positions))

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from gradcam_kit.errors import InputError, MissingExtraError, UnknownNameError, did_you_mean
+from gradcam_kit.functional import on_device
 from gradcam_kit.metrics.boxes import THRESHOLDS, bounding_boxes, box_overlaps, max_box_accuracy
 from gradcam_kit.metrics.case import METRICS, Case, Metric
 from gradcam_kit.metrics.checks import check_masks
@@ -169,7 +170,7 @@ class MaxBoxAccuracy(torchmetrics.Metric):
     def compute(self) -> dict[str, Tensor]:
         """The mean of the best accuracies."""
         best = self.accuracies().max(1)
-        chosen = torch.tensor(self.thresholds, device=best.indices.device)[best.indices]
+        chosen = on_device(torch.tensor(self.thresholds), best.indices.device)[best.indices]
         return {"mean": best.values.mean(), "threshold": chosen, "count": self.count}
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gradcam_kit.errors import OptionError, ShapeError
+from gradcam_kit.functional import on_device
 from gradcam_kit.metrics.case import metric
 from gradcam_kit.metrics.checks import check_masks, usable
 from gradcam_kit.metrics.localization import empty, localization_flags
@@ -93,7 +94,7 @@ def box_overlaps(
         for place, threshold in enumerate(thresholds):
             regions = _region_boxes(one > threshold * one.max(initial=0.0), all_regions)
             found[image, place] = _overlaps(regions, own).max(initial=0.0)
-    return torch.from_numpy(found).to(heatmaps.device, torch.float32)
+    return on_device(torch.from_numpy(found), heatmaps.device, torch.float32)
 
 
 def bounding_boxes(masks: Bool[Tensor, "n h w"]) -> Float[Tensor, "n 4"]:

@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from gradcam_kit.functional import on_device
+
 _WORD = 0xFFFFFFFF
 _GOLDEN = 0x9E3779B9
 
@@ -55,7 +57,7 @@ def identities_of(identities: Int[Tensor, " n"] | None, like: Tensor) -> Int[Ten
     """The identities on the device of `like`; the places in the batch where none are given."""
     if identities is None:
         return torch.arange(len(like), device=like.device)
-    return identities.to(like.device)
+    return on_device(identities, like.device)
 
 
 def _mix(words: Int[Tensor, "*any"]) -> Int[Tensor, "*any"]:

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from gradcam_kit.errors import OptionError, ShapeError
+from gradcam_kit.functional import on_device
 from gradcam_kit.metrics.case import metric
 from gradcam_kit.metrics.checks import broken, check_masks, degenerate, usable
 from gradcam_kit.metrics.measured import Measured, Status, measured
@@ -136,7 +137,7 @@ def grid_pointing(maps: Float[Tensor, "n *t"], cells: Int[Tensor, " n"], grid: S
     number = torch.arange(int(torch.tensor(grid).prod()), device=maps.device).reshape(tuple(grid))
     for axis, (length, count) in enumerate(zip(size, grid, strict=True)):
         number = number.repeat_interleave(length // count, dim=axis)
-    return mass_accuracy(maps, number == cells.to(maps.device).reshape(-1, *(1 for _ in size)))
+    return mass_accuracy(maps, number == on_device(cells, maps.device).reshape(-1, *(1 for _ in size)))
 
 
 def box_masks(boxes: Float[Tensor, "n b 4"], size: Sequence[int]) -> Bool[Tensor, "n h w"]:

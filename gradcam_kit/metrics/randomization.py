@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from gradcam_kit.capture.randomization import randomizing
-from gradcam_kit.functional import normalize, upsample
+from gradcam_kit.functional import normalize, on_device, upsample
 from gradcam_kit.metrics.agreement import check_pair, pearson, ranks, spearman, ssim
 from gradcam_kit.metrics.checks import degenerate
 from gradcam_kit.metrics.measured import Measured, measured
@@ -42,7 +42,7 @@ def hog_correlation(a: Float[Tensor, "n *t"], b: Float[Tensor, "n *t"]) -> Float
 
     pairs = zip(*(normalize(maps.double()).cpu().numpy() for maps in (a, b)), strict=True)
     found = [[hog(picture, pixels_per_cell=(cell, cell)) for picture in pair] for pair in pairs]
-    features = torch.from_numpy(np.array(found)).to(a.device).reshape(len(a), 2, -1)
+    features = on_device(torch.from_numpy(np.array(found)), a.device).reshape(len(a), 2, -1)
     return pearson(features[:, 0], features[:, 1])
 
 

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from gradcam_kit.errors import OptionError, ShapeError
-from gradcam_kit.functional import widen
+from gradcam_kit.functional import on_device, widen
 from gradcam_kit.metrics.case import Explain, metric
 from gradcam_kit.metrics.checks import check_heatmaps, degenerate, usable
 from gradcam_kit.metrics.draws import identities_of, normal
@@ -202,7 +202,7 @@ def _curves(
     drawn = noise * normal(tuple(images.shape[1:]), identities_of(identities, images), seed, _STREAM)
     # Positions from `first` to `last` in the order are removed.
     spans = [(0, count) if most else (total - count, total) for most in orders for count in counts]
-    first, last = torch.tensor(spans).to(heatmaps.device, non_blocking=True).unbind(1)
+    first, last = on_device(torch.tensor(spans), heatmaps.device).unbind(1)
 
     def build(index: Tensor, step: Tensor) -> Tensor:
         place = order.place[index]
