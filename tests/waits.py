@@ -40,9 +40,9 @@ _WAITING = {
 def waits_of(name: str, layer: str) -> list[str]:
     """Where a method waits in a call with the options in `FEWER` at a layer of `home`, once the model is known.
 
-    Ablation-CAM has no rows behind mean pooling and a linear head; the others look again in each of two rounds.
+    Ablation-CAM has no rows behind mean pooling and a linear head.
     """
-    rows = {"score-cam": 1, "is-cam": 2, "ss-cam": 2, "ablation-cam": layer != "block2"}
+    rows = {"score-cam": 1, "is-cam": 1, "ss-cam": 1, "ablation-cam": layer != "block2"}
     return [ROWS] * rows.get(name, 0) + [END]
 
 

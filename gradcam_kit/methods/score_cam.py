@@ -39,7 +39,7 @@ def channel_scores(
     *,
     rescore: Rows,
     baseline: bool = False,
-    change: Callable[[Tensor], Tensor] | None = None,
+    changes: Sequence[Callable[[Tensor], Tensor] | None] = (None,),
 ) -> tuple[Float[Tensor, "n k *m"], Bool[Tensor, "n k"], Float[Tensor, "n *m"]]:
     """Score the images masked by each channel: s_k = y(x * M_k), M_k = the upsampled channel, min-max normalized.
 
@@ -52,17 +52,19 @@ def channel_scores(
         batch_size: the most rows in one forward pass.
         rescore: scores the masked images.
         baseline: score the zero input of every image, also of those without a constant channel.
-        change: applied to the masks `(m, *t)` of a chunk.
+        changes: each is applied to the masks `(m, *t)` of all chunks; None = they stay.
 
     Returns:
-        Scores, which channels are constant, and the score of the zero input (zero where it was not needed).
+        Scores, which channels are constant, and the score of the zero input (zero where it was not needed); the means
+        over the changes.
     """
     flat = activations.flatten(2)
     constant = flat.amax(2) == flat.amin(2)
     live, whose = places(~constant, torch.ones_like(constant[:, 0]) if baseline else constant.any(1))
     rows = torch.cat([live, torch.cat([whose, torch.full_like(whose, _BASELINE)], 1)])
     chunks = rows.split(rows_at_once(batch_size, layer.images[:1].nbytes, layer.images.device))
-    scores = torch.cat([_score_rows(layer, activations, chunk, rescore, change) for chunk in chunks])
+    passes = [[_score_rows(layer, activations, chunk, rescore, change) for chunk in chunks] for change in changes]
+    scores = torch.stack([torch.cat(scores) for scores in passes]).mean(0)
     targets = scores.shape[1:]
     zero_input = scores.new_zeros((len(flat), *targets)).index_copy(0, rows[len(live) :, 0], scores[len(live) :])
     by_channel = zero_input[:, None].expand(*constant.shape, *targets).clone()
@@ -149,19 +151,9 @@ class ScoreCAM(BaseCAM, name="score-cam"):
 
     def score(self, layer: LayerCapture, activations: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Scores of the channels, which are constant, and the score of the zero input; the mean over `mask_changes`."""
-        results = [
-            channel_scores(
-                layer,
-                activations,
-                self.batch_size,
-                rescore=self.rows(layer),
-                baseline=self.weighting == "relu",
-                change=change,
-            )
-            for change in self.mask_changes(layer)
-        ]
-        scores, constants, zero_inputs = zip(*results, strict=True)
-        return torch.stack(scores).mean(0), constants[0], torch.stack(zero_inputs).mean(0)
+        baseline, rescore = self.weighting == "relu", self.rows(layer)
+        changes = self.mask_changes(layer)
+        return channel_scores(layer, activations, self.batch_size, rescore=rescore, baseline=baseline, changes=changes)
 
     def rows(self, layer: LayerCapture) -> Rows:
         """What scores masked images."""
