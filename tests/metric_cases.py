@@ -33,8 +33,10 @@ def measure(metric: Metric, case: Case, **options: object) -> Measured:
 
 
 @contextmanager
-def standard_case(n: int = 3, *, batch_size: int = 64, pick: Tensor | None = None) -> Iterator[Case]:
-    """The batch, or the samples `pick` of it."""
+def standard_case(
+    n: int = 3, *, batch_size: int = 64, pick: Tensor | None = None, named: bool = True
+) -> Iterator[Case]:
+    """The batch, or the samples `pick` of it; `named` says whether the images have identities of their own."""
     chosen = torch.arange(n) if pick is None else pick
     x, classes = images(size=SIZE)[chosen], CLASSES[chosen]
     model = tiny()
@@ -47,7 +49,7 @@ def standard_case(n: int = 3, *, batch_size: int = 64, pick: Tensor | None = Non
             masks=masks()[chosen],
             explain=lambda changed: cam(changed, classes),
             seed=5,
-            identities=IDENTITIES[chosen],
+            identities=IDENTITIES[chosen] if named else None,
         )
 
 

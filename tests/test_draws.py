@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
+from models import images
+from waits import device, on_device, on_host
 
-from gradcam_kit.metrics.draws import normal, uniform
+from gradcam_kit.metrics.draws import identities_of, normal, uniform
 
 MANY = torch.arange(64)
 
@@ -47,3 +50,28 @@ def test_they_are_distributed_as_they_say() -> None:
         assert (
             abs(float(torch.corrcoef(torch.stack([numbers[:, 1:].flatten(), numbers[:, :-1].flatten()]))[0, 1])) < 0.01
         )
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_images_say_who_they_are(dtype) -> None:
+    x = images(5, size=(9, 8)).to(dtype)
+    own = identities_of(None, x)
+    assert len(set(own.tolist())) == 5
+    picked = torch.tensor([3, 1])
+    assert torch.equal(identities_of(None, x[picked]), own[picked])
+    assert torch.equal(identities_of(None, x.contiguous(memory_format=torch.channels_last)), own)
+    with device() as found:
+        there = identities_of(None, on_device(x))
+    assert torch.equal(on_host(there), own)
+    assert not found.waits
+
+
+def test_images_that_differ_a_little_are_others() -> None:
+    x = images(1, size=(9, 8))
+    last, swapped = x.clone(), x.clone()
+    last.view(torch.int32)[0, 0, 0, 0] ^= 1
+    swapped[0, 0, 0, 0], swapped[0, 0, 0, 1] = x[0, 0, 0, 1], x[0, 0, 0, 0]
+    others = [identities_of(None, other) for other in (x, last, swapped, x.flip(3), x.mT.reshape(x.shape))]
+    assert len({int(own) for own in others}) == 5
+    draws = uniform((1000,), torch.cat(others), 0)
+    assert torch.corrcoef(draws).fill_diagonal_(0).abs().max() < 0.15

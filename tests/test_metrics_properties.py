@@ -20,17 +20,18 @@ def close(a, b) -> None:
 
 
 @ALL
-def test_a_batch_is_its_images_one_by_one_in_any_order(name):
+@pytest.mark.parametrize("named", [True, False], ids=["named", "nameless"])
+def test_a_batch_is_its_images_one_by_one_in_any_order(name, named):
     metric = METRICS[name]
-    with standard_case() as case:
+    with standard_case(named=named) as case:
         whole = measure(metric, case)
     assert whole.values.shape == whole.status.shape == (3,)
     assert whole.values.dtype == torch.float32
     for i in range(3):
-        with standard_case(pick=torch.tensor([i])) as case:
+        with standard_case(pick=torch.tensor([i]), named=named) as case:
             close(measure(metric, case).values, whole.values[i : i + 1])
     order = torch.tensor([2, 0, 1])
-    with standard_case(pick=order) as case:
+    with standard_case(pick=order, named=named) as case:
         turned = measure(metric, case)
     close(turned.values, whole.values[order])
     for key, detail in whole.details.items():
@@ -189,6 +190,9 @@ def test_sizes_that_do_not_fit():
         Case(heatmaps, x, masks=torch.ones(3, 26, 28, dtype=torch.bool))
     with pytest.raises(ShapeError, match="identities"):
         Case(heatmaps, x, identities=torch.arange(2))
+    for wrong, said in ((torch.rand(3), "float32"), (torch.ones(3) > 0, "bool")):
+        with pytest.raises(InputError, match=f"identities.*{said}"):
+            Case(heatmaps, x, identities=wrong)
     with pytest.raises(ShapeError, match=r"scores of shape \(3, 2\) for 3 rows"):
         METRICS["average-drop"](Case(heatmaps, x, rescore=lambda rows, index: torch.zeros(len(rows), 2)))
 
@@ -210,6 +214,6 @@ def test_controls(name):
     assert 0 <= whole.min() <= whole.max() <= 1
     turned = torch.tensor([2, 0])
     torch.testing.assert_close(CONTROLS[name](x[turned], 3, identities[turned]), whole[turned])
-    assert torch.equal(CONTROLS[name](x, 3, None), CONTROLS[name](x, 3, torch.arange(3)))
+    torch.testing.assert_close(CONTROLS[name](x[turned], 3), CONTROLS[name](x, 3)[turned])
     for dims in ((9,), (4, 5, 6)):
         assert CONTROLS[name](images(size=dims), 0, None).shape == (3, *dims)

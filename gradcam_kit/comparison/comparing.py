@@ -68,7 +68,7 @@ def compare(
         reshape: as in making a method.
         batch_size: the most masked rows in one forward pass.
         seed: of the random draws of metrics and controls.
-        identities: a number per image, so that its draws do not depend on its place in the batch.
+        identities: a number per image, to which its draws belong; None = from the values of the image.
         cost: whether each method explains the first image once more, alone, to see what it costs.
 
     Raises:

@@ -265,7 +265,7 @@ def measured(
         policy: where they come from, in words.
         masks: `(n, *t)` or None.
         seed: of random draws.
-        identities: a number per image; None = its place.
+        identities: a number per image; None = from its values.
         batch_size: the most rows in one forward pass.
     """
     if not metrics:

@@ -32,8 +32,8 @@ class Case:
         masks: `(n, *t)` bool, where the object is.
         explain: the method itself, for metrics that run it again: images -> heatmaps for the same classes.
         seed: of all random draws.
-        identities: `(n,)` int, a number per image, so that its draws depend neither on the batch nor on its place in
-            it; None = the place.
+        identities: `(n,)` int, a number per image, to which its draws belong; None = from its values. Either way
+            neither the rest of the batch nor the place in it matters.
 
     Raises:
         ShapeError: heatmaps, images, masks or identities that do not fit each other; the message has both shapes.

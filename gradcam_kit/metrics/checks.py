@@ -52,8 +52,13 @@ def check_masks(masks: Tensor, heatmaps: Tensor) -> None:
 
 
 def check_identities(identities: Tensor | None, n: int) -> None:
-    """Raise if there is not one identity for each image."""
-    if identities is not None and tuple(identities.shape) != (n,):
+    """Raise if there is not one whole number for each image."""
+    if identities is None:
+        return
+    _check_tensor("identities", identities)
+    if identities.is_floating_point() or identities.dtype == torch.bool:
+        raise InputError(f"identities are {identities.dtype}; expected integers, one number per image")
+    if tuple(identities.shape) != (n,):
         raise ShapeError(f"identities have shape {tuple(identities.shape)}; expected ({n},): one number per image")
 
 

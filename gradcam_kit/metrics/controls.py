@@ -19,7 +19,7 @@ class Control(Protocol):
     def __call__(
         self, images: Float[Tensor, "n c *t"], seed: int = 0, identities: Int[Tensor, " n"] | None = None
     ) -> Float[Tensor, "n *t"]:
-        """Heatmaps in [0, 1]; an image's draws belong to the seed and to its identity (None = its place)."""
+        """Heatmaps in [0, 1]; an image's draws belong to the seed and to its identity (None = from its values)."""
         ...
 
 

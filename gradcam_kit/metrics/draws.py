@@ -14,9 +14,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from gradcam_kit.functional import on_device
+from gradcam_kit.metrics.checks import check_identities
 
 _WORD = 0xFFFFFFFF
 _GOLDEN = 0x9E3779B9
+_BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def uniform(
@@ -53,11 +55,28 @@ def normal(
     return pairs[:, :count].reshape(len(identities), *shape)
 
 
-def identities_of(identities: Int[Tensor, " n"] | None, like: Tensor) -> Int[Tensor, " n"]:
-    """The identities on the device of `like`; the places in the batch where none are given."""
+def identities_of(identities: Int[Tensor, " n"] | None, images: Float[Tensor, "n ..."]) -> Int[Tensor, " n"]:
+    """The identities on the device of the images; where none are given, the images themselves say who they are.
+
+    Raises:
+        InputError: identities that are no integer tensor.
+        ShapeError: not one for each image.
+    """
     if identities is None:
-        return torch.arange(len(like), device=like.device)
-    return on_device(identities, like.device)
+        return _checksums(images)
+    check_identities(identities, len(images))
+    return on_device(identities, images.device)
+
+
+def _checksums(images: Float[Tensor, "n ..."]) -> Int[Tensor, " n"]:
+    """A number that belongs to the values of an image: the sum of their bits times odd numbers, modulo 2^64.
+
+    Integers have no rounding, so neither the batch nor the device matters, and nothing is waited for.
+    """
+    values = images.detach().flatten(1)
+    bits = values.view(_BITS[values.element_size()]) if values.is_floating_point() else values
+    factors = _mix(torch.arange(1, bits.shape[1] + 1, device=bits.device)) << 1 | 1
+    return (bits * factors).sum(1)
 
 
 def _mix(words: Int[Tensor, "*any"]) -> Int[Tensor, "*any"]:

@@ -45,7 +45,7 @@ def road_morf(
         images: as the model gets them, with two position axes.
         predicts: 1 where the class is predicted, else 0 (`rescoring(...).predicts`).
         seed: of the noise on imputed positions.
-        identities: a number per image, to which its noise belongs; None = its place in the batch.
+        identities: a number per image, to which its noise belongs; None = from the values of the image.
         options: `percentages`, `noise`, `tolerance` and `batch_size` of `road_curve`.
     """
     return _of_curve("most relevant first", heatmaps, images, predicts, seed, identities, options)
@@ -85,7 +85,7 @@ def road_combined(
         images: as the model gets them, with two position axes.
         rescore: the probability of the explained class.
         seed: of the noise on imputed positions.
-        identities: a number per image, to which its noise belongs; None = its place in the batch.
+        identities: a number per image, to which its noise belongs; None = from the values of the image.
         options: `percentages`, `noise`, `tolerance` and `batch_size` of `road_curve`.
     """
     found = _curves(heatmaps, images, rescore, seed, identities, (True, False), **options)
@@ -143,7 +143,7 @@ def road_curve(
         images: as the model gets them, with two position axes.
         rescore: what is scored.
         seed: of the noise.
-        identities: to which the noise belongs; None = the places in the batch.
+        identities: to which the noise belongs; None = from the values of the images.
         most_relevant_first: False removes the end of the order.
         percentages: each above 0 and below 100.
         noise: standard deviation of what is added to imputed positions, in the units of the images; an image gets the

@@ -48,7 +48,7 @@ def sensitivity_max(
         images: as the model gets them.
         explain: the method, called once for each draw with the whole batch.
         seed: of the noise.
-        identities: a number per image, to which its noise belongs; None = its place in the batch.
+        identities: a number per image, to which its noise belongs; None = from the values of the image.
         predicts: 1 where the class is predicted, else 0 (`rescoring(...).predicts`); None = changed predictions are
             not counted.
         radius: every value moves by at most this, in the units of the images.
@@ -102,7 +102,7 @@ def infidelity(
         images: as the model gets them.
         rescore: the probability of the explained class.
         seed: of the perturbations.
-        identities: a number per image, to which its perturbations belong; None = its place in the batch.
+        identities: a number per image, to which its perturbations belong; None = from the values of the image.
         perturbation: "patches": I is the image itself inside of a random half of the cells of a grid, which x - I sets
             to 0; "noise": I is Gaussian.
         samples: perturbations of each image.
