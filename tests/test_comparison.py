@@ -7,6 +7,7 @@ import io
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from torch import nn
 
 from gradcam_kit import METHODS, GradCAM, LayerCAM, compare
 from gradcam_kit.demo import HELD_OUT, collate, draw, load_demo_model
-from gradcam_kit.errors import InputError, PictureError, ShapeError, UnknownNameError
+from gradcam_kit.errors import InputError, OptionError, PictureError, ShapeError, UnknownNameError
 from gradcam_kit.metrics import CONTROLS, METRICS
 
 ROOT = Path(__file__).parents[1]
@@ -149,6 +150,39 @@ def test_undefined_metrics_are_nan_and_do_not_count(model, batch):
     found = compare(model, batch.images, ["grad-cam"], metrics="energy-pointing-game", masks=masks)
     assert found.table["energy-pointing-game"].isna().tolist() == [False, True, False]
     assert found.summary.loc["grad-cam", "energy-pointing-game n"] == 2
+
+
+def test_the_summary_has_the_controls_and_the_table_what_was_asked_for(model, batch):
+    asked = {"metrics": ["average-drop", "coherency", "sparseness"], "cost": False, "seed": 3}
+    found = compare(model, batch.images, ["grad-cam", "edges"], **asked)
+    assert list(found.summary.index) == ["grad-cam", "edges", "random", "ones", "center"]
+    assert list(found.heatmaps) == list(found.measured) == ["grad-cam", "edges"]
+    assert list(found.table["method"]) == ["grad-cam", "edges"] * 3
+    assert found.summary.loc["ones", "average-drop n"] == 0  # constant maps have no number
+    as_methods = compare(model, batch.images, ["grad-cam", *CONTROLS], **asked)
+    assert not as_methods.controls
+    for name in CONTROLS:
+        np.testing.assert_allclose(found.summary.loc[name], as_methods.summary.loc[name], rtol=1e-5)
+    assert "center" in found.page()
+    bare = compare(model, batch.images, ["grad-cam"], controls=False, **asked)
+    assert list(bare.summary.index) == ["grad-cam"]
+    assert list(compare(model, batch.images, ["grad-cam"], cost=False).summary.index) == ["grad-cam"]
+
+
+def test_controls_of_several_targets(model, batch):
+    found = compare(model, batch.images, "grad-cam", targets=[[0, 1]] * 3, metrics="average-drop", cost=False)
+    assert {name: len(own["average-drop"].values) for name, own in found.controls.items()} == dict.fromkeys(CONTROLS, 6)
+
+
+def test_two_metrics_of_one_name(model, batch):
+    few, more = (replace(METRICS["deletion"], options={"steps": steps}) for steps in (4, 16))
+    with pytest.raises(OptionError, match=r"two different metrics are named 'deletion'.*name='deletion-2'"):
+        compare(model, batch.images, "grad-cam", metrics=[few, more])
+    both = compare(
+        model, batch.images, "grad-cam", metrics=[few, few, replace(more, name="deletion-16")], controls=False
+    )
+    steps = [own.settings["steps"] for own in both.measured["grad-cam"].values()]
+    assert steps == [4, 16]
 
 
 def test_controls_are_methods_too(model, batch):

@@ -149,8 +149,9 @@ def test_nothing_given_is_changed(name):
 @ALL
 def test_no_images(name):
     with standard_case() as case:
-        empty = Case(case.heatmaps[:0], case.images[:0], case.rescore, masks=case.masks[:0], explain=lambda x: x[:, 0])
-        found = measure(METRICS[name], empty)
+        none = {"heatmaps": case.heatmaps[:0], "images": case.images[:0], "masks": case.masks[:0]}
+        scores = dict.fromkeys(("rescore", "predicts"), lambda rows, index: rows.new_zeros(len(rows)))
+        found = measure(METRICS[name], Case(**none, **scores, explain=lambda x: x[:, 0]))
     assert found.values.shape == (0,)
     assert found.count == 0
     assert found.mean.isnan()

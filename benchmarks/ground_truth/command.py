@@ -16,6 +16,8 @@ from benchmarks.ground_truth.scoring import OPTIONS, Found, Plan, Test
 from benchmarks.options import Out, Quick, Threads
 from benchmarks.report import between_markers
 from benchmarks.results import RESULTS, ROOT, as_json, environment
+from gradcam_kit import METHODS
+from gradcam_kit.errors import did_you_mean
 
 TESTS: tuple[Test, ...] = (*wired.TESTS, *shapes.TESTS, *shortcut.TESTS, *tokens.TESTS, *series.TESTS)
 _QUICK = Plan(("grad-cam", "hires-cam", "eigen-cam", "attention-rollout"), scale=0.1)
@@ -40,6 +42,8 @@ def run(
     unknown = set(only or ()) - {test.name for test in TESTS}
     if unknown:
         raise typer.BadParameter(f"no test {sorted(unknown)}; known are {[test.name for test in TESTS]}")
+    for name in set(method or ()) - set(METHODS):
+        raise typer.BadParameter(f"there is no method {name!r}{did_you_mean(name, METHODS)}")
     console = Console()
     columns: dict[str, Found] = {}
     seconds: dict[str, float] = {}

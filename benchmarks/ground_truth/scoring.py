@@ -96,7 +96,7 @@ def explain_all(subject: Subject, plan: Plan, skipped: dict[str, str]) -> Iterat
         except GradCamKitError as error:
             skipped[name] = str(error).partition(";")[0]
     for name, control in CONTROLS.items():
-        heatmaps = control(subject.images, plan.seed, None)
+        heatmaps = control(subject.images, plan.seed, torch.arange(len(subject.images)))
         if subject.targets.ndim == 2:
             heatmaps = heatmaps[:, None].expand(-1, subject.targets.shape[1], *heatmaps.shape[1:])
         yield name, heatmaps

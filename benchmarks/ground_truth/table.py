@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.table import Table
 
-from benchmarks.ground_truth.scoring import Cell, Found, Test, summarize
+from benchmarks.ground_truth.scoring import OPTIONS, Cell, Found, Test, summarize
 from gradcam_kit.metrics import CONTROLS
 
 Cells = dict[str, dict[str, Cell]]
@@ -59,11 +59,10 @@ def on_screen(cells: Cells) -> list[Table]:
     return tables
 
 
-# What the README shows: families that differ, and two controls.
+# What the README shows: families that differ, and all controls.
 SHOWN = (
     "guided-grad-cam", "hires-cam", "layer-cam", "grad-cam", "xgrad-cam", "grad-cam++", "integrated-grad-cam",
-    "finer-cam", "ablation-cam", "score-cam", "recipro-cam", "refine-cam", "eigen-cam", "random-cam", "random",
-    "center",
+    "finer-cam", "ablation-cam", "score-cam", "recipro-cam", "refine-cam", "eigen-cam", "random-cam", *CONTROLS,
 )  # fmt: skip
 
 
@@ -81,10 +80,15 @@ def markdown(cells: Cells, rows: Sequence[str] = (), *, interval: bool = True) -
 def page(cells: Cells, tests: Sequence[Test]) -> str:
     """The whole table with intervals, and what each test asks."""
     asked = "\n".join(f"| {test.name} | {test.question} | {test.score} |" for test in tests)
+    fewer = "; ".join(
+        f"`{name}` with {', '.join(f'{option} {value}' for option, value in options.items())}"
+        for name, options in OPTIONS.items()
+    )
     return (
         "# Where methods are right, and where not\n\n"
         "Written by `python -m benchmarks ground-truth`. Mean [95 % bootstrap interval over the images]; "
         "– does not apply, empty: zero everywhere.\n\n"
+        f"Slow methods run with less than their defaults: {fewer}.\n\n"
         f"![The table as a figure](ground-truth.png)\n\n{markdown(cells)}\n"
         f"| test | what is known | score |\n|---|---|---|\n{asked}\n"
     )

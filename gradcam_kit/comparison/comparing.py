@@ -13,14 +13,13 @@ from gradcam_kit.comparison.contenders import (
     Layers,
     Methods,
     contenders,
-    control_maps,
     costs,
     explained,
-    known_metric,
-    measured,
     suited,
+    with_controls,
 )
 from gradcam_kit.comparison.gallery import shown_pictures
+from gradcam_kit.comparison.measuring import control_maps, known_metrics, measured
 from gradcam_kit.comparison.record import Comparison
 from gradcam_kit.errors import InputError, ShapeError
 from gradcam_kit.methods import Explanation
@@ -47,6 +46,7 @@ def compare(
     seed: int = 0,
     identities: Int[Tensor, " n"] | None = None,
     cost: bool = True,
+    controls: bool = True,
 ) -> Comparison:
     """Explain the same images by several methods, at several layers, from as few passes as possible.
 
@@ -70,6 +70,8 @@ def compare(
         seed: of the random draws of metrics and controls.
         identities: a number per image, to which its draws belong; None = from the values of the image.
         cost: whether each method explains the first image once more, alone, to see what it costs.
+        controls: whether metrics are measured of all `metrics.CONTROLS` too, for the rows of the summary without which
+            its numbers mean little; each takes as long as the metrics of one more method.
 
     Raises:
         UnknownNameError: no such method or metric.
@@ -82,7 +84,7 @@ def compare(
     for what, given in {"masks": masks, "pictures": pictures, "names": names}.items():
         if given is not None and len(given) != inputs.n:
             raise ShapeError(f"{len(given)} {what} for {inputs.n} images; expected one for each")
-    wanted = [known_metric(metric) for metric in ([metrics] if isinstance(metrics, str) else metrics)]
+    wanted = known_metrics([metrics] if isinstance(metrics, str) else metrics)
     for metric in wanted:
         if "masks" in metric.needs and masks is None:
             raise InputError(f"the metric {metric.name!r} needs to know where the objects are; pass masks=(n, *t) bool")
@@ -94,25 +96,29 @@ def compare(
     classes, scores = _explained_classes(explanations)
     settled = targets if classes is None else classes
     several = scores.shape[1] if scores is not None and scores.ndim == 2 else None
-    controls = control_maps(found, inputs.images, several, seed, identities)
-    heatmaps = {label: explanation.heatmaps for label, explanation in explanations.items()} | controls
+    everyone = with_controls(found) if controls and wanted else found
+    heatmaps = {label: explanation.heatmaps for label, explanation in explanations.items()}
+    heatmaps |= control_maps(everyone, inputs.images, several, seed, identities)
     model = check_model(model)
+    numbers = measured(
+        model,
+        inputs.images,
+        heatmaps,
+        everyone,
+        wanted,
+        targets=settled,
+        policy="predicted" if targets is None else "given",
+        masks=masks,
+        seed=seed,
+        identities=identities,
+        batch_size=batch_size,
+    )
+    labels = [one.label for one in found]
     return Comparison(
-        heatmaps={one.label: heatmaps[one.label] for one in found},
+        heatmaps={label: heatmaps[label] for label in labels},
         explanations=explanations,
-        measured=measured(
-            model,
-            inputs.images,
-            heatmaps,
-            found,
-            wanted,
-            targets=settled,
-            policy="predicted" if targets is None else "given",
-            masks=masks,
-            seed=seed,
-            identities=identities,
-            batch_size=batch_size,
-        ),
+        measured={label: own for label, own in numbers.items() if label in labels},
+        controls={label: own for label, own in numbers.items() if label not in labels},
         costs=costs(found, inputs, settled) if cost else {},
         targets=classes,
         scores=scores,

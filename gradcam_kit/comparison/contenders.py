@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from gradcam_kit.capture import Inputs, TargetLayers, rescoring
+from gradcam_kit.capture import Inputs, TargetLayers
 from gradcam_kit.capture.inputs import Runner
 from gradcam_kit.capture.state import untouched
 from gradcam_kit.errors import InputError, UnknownNameError, did_you_mean
-from gradcam_kit.functional import on_device
 from gradcam_kit.meter import Meter
 from gradcam_kit.methods import METHODS, BaseCAM, Explanation, explain_many, single_pass_methods
-from gradcam_kit.metrics import CONTROLS, METRICS, Case, Measured, Metric
-from gradcam_kit.metrics.case import Explain
+from gradcam_kit.metrics import CONTROLS
 from gradcam_kit.metrics.controls import Control
-from gradcam_kit.metrics.draws import identities_of
 
 MethodLike = str | type[BaseCAM] | BaseCAM
 """A name in `METHODS` or `CONTROLS`, a class, or an object that brings its model and layers."""
@@ -87,18 +82,11 @@ def contenders(
     return list(_distinct(found))
 
 
-def known_metric(name: str | Metric) -> Metric:
-    """The metric of a name.
-
-    Raises:
-        UnknownNameError: not one of `METRICS`.
-    """
-    if isinstance(name, Metric):
-        return name
-    if name not in METRICS:
-        hint = did_you_mean(str(name), METRICS) or f"; known are {', '.join(METRICS)}"
-        raise UnknownNameError(f"there is no metric {name!r}{hint}")
-    return METRICS[name]
+def with_controls(found: Sequence[Contender]) -> list[Contender]:
+    """The contenders, and behind them all controls that are not among them."""
+    there = [one.control for one in found if one.control is not None]
+    others = [Contender(name, name, control=control) for name, control in CONTROLS.items() if control not in there]
+    return list(_distinct([*found, *others]))
 
 
 def suited(found: Sequence[Contender], inputs: Inputs) -> tuple[list[Contender], dict[str, str]]:
@@ -226,73 +214,3 @@ def _forward_flops(model: nn.Module, inputs: Inputs) -> int:
     with untouched(model, device), meter:
         Runner.of(model, device)(inputs)
     return meter.lap().flops
-
-
-def control_maps(
-    found: Sequence[Contender], images: Tensor, targets: int | None, seed: int, identities: Tensor | None
-) -> dict[str, Tensor]:
-    """The heatmaps of all controls, by label; the same for each of `targets` targets, None = no axis for them."""
-    maps = {one.label: one.control(images, seed, identities) for one in found if one.control is not None}
-    if targets is None:
-        return maps
-    return {label: one[:, None].expand(-1, targets, *one.shape[1:]) for label, one in maps.items()}
-
-
-@torch.inference_mode(False)
-def measured(
-    model: nn.Module,
-    images: Tensor,
-    heatmaps: Mapping[str, Tensor],
-    found: Sequence[Contender],
-    metrics: Sequence[Metric],
-    *,
-    targets: Any,
-    policy: str,
-    masks: Tensor | None,
-    seed: int,
-    identities: Tensor | None,
-    batch_size: int,
-) -> dict[str, dict[str, Measured]]:
-    """Label -> metric -> one number per image and target, those of the first image first.
-
-    Args:
-        model: what the images are shown to again.
-        images: `(n, c, *t)`.
-        heatmaps: label -> `(n, [m,] *t)`.
-        found: the contenders, for metrics that run a method again.
-        metrics: what to measure.
-        targets: what was explained: class indices `(n, [m])`, or a callable.
-        policy: where they come from, in words.
-        masks: `(n, *t)` or None.
-        seed: of random draws.
-        identities: a number per image; None = from its values.
-        batch_size: the most rows in one forward pass.
-    """
-    if not metrics:
-        return {}
-    several = isinstance(targets, Tensor) and targets.ndim == 2
-    count = targets.shape[1] if several else 1
-    repeat = partial(torch.repeat_interleave, repeats=count, dim=0)
-    classes = targets.flatten() if isinstance(targets, Tensor) else targets
-    rows = repeat(images)
-    shown = None if masks is None else repeat(on_device(masks, images.device))
-    whose = repeat(identities_of(identities, images))
-    asks_model = any({"rescore", "predicts"} & set(metric.uses) for metric in metrics)
-    results: dict[str, dict[str, Measured]] = {}
-    scoring = rescoring(model, rows, classes, batch_size=batch_size) if asks_model else nullcontext()
-    with scoring as rescore:
-        if rescore is not None:
-            rescore = replace(rescore, settings={**rescore.settings, "classes": policy})
-        for one in found:
-            maps = heatmaps[one.label].flatten(0, 1) if several else heatmaps[one.label]
-            explain = _again(one, classes, seed, whose)
-            case = Case(maps, rows, rescore, masks=shown, explain=explain, seed=seed, identities=whose)
-            results[one.label] = {metric.name: metric(case) for metric in metrics}
-    return results
-
-
-def _again(one: Contender, classes: Any, seed: int, identities: Tensor) -> Explain | None:
-    """The contender as a callable from changed images to heatmaps for the same classes."""
-    if one.cam is not None:
-        return partial(one.cam, targets=classes)
-    return None if one.control is None else partial(one.control, seed=seed, identities=identities)

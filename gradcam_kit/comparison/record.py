@@ -46,6 +46,7 @@ class Comparison:
         heatmaps: label of a method -> `(n, [m,] *t)` in [0, 1].
         explanations: label -> all that its pass produced; none for controls, which look at no model.
         measured: label -> metric -> one number per image and target, those of the first image first.
+        controls: the same of controls that were not asked for, which the summary shows behind the methods.
         costs: label -> what the method costs by itself for one image; none for controls.
         targets: class indices `(n, [m])`, or None for a target that is a callable.
         scores: of what was explained `(n, [m])`: probabilities where there are classes; None where nothing is known.
@@ -65,6 +66,7 @@ class Comparison:
     names: Sequence[str]
     class_names: Sequence[str] | None = None
     left_out: Mapping[str, str] = field(default_factory=dict)
+    controls: Mapping[str, Mapping[str, Measured]] = field(default_factory=dict)
 
     @property
     def table(self) -> pandas.DataFrame:
@@ -77,7 +79,7 @@ class Comparison:
 
     @property
     def summary(self) -> pandas.DataFrame:
-        """One row per method: means of the metrics over the images that count, how many those are, and the cost.
+        """One row per method and control: means of the metrics over the images that count, their number, and the cost.
 
         Raises:
             MissingExtraError: pandas is not installed.
@@ -111,9 +113,9 @@ class Comparison:
     def summary_rows(self) -> list[dict[str, Any]]:
         """What `summary` shows, as plain values."""
         found = []
-        for label in self.heatmaps:
+        for label in [*self.heatmaps, *self.controls]:
             row: dict[str, Any] = {"method": label}
-            for metric, one in self.measured.get(label, {}).items():
+            for metric, one in {**self.measured, **self.controls}.get(label, {}).items():
                 row |= {metric: float(one.mean), f"{metric} n": int(one.count)}
             found.append(row | self._cost(label))
         return found

@@ -14,7 +14,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from gradcam_kit.comparison.contenders import Contender, known_metric, measured
+from gradcam_kit.comparison.contenders import Contender
+from gradcam_kit.comparison.measuring import measured
 from gradcam_kit.errors import OptionError
 from gradcam_kit.functional import normalize, on_device, upsample
 from gradcam_kit.jobs.request import one_line
@@ -32,7 +33,7 @@ def chosen_metrics(names: Iterable[str]) -> tuple[Metric, ...]:
         UnknownNameError: no such metric.
         OptionError: a metric that needs to know where the objects are.
     """
-    metrics = tuple(known_metric(name) for name in dict.fromkeys(names))
+    metrics = tuple(known_metrics(names))
     for metric in metrics:
         if "masks" in metric.needs:
             working = ", ".join(name for name, one in METRICS.items() if "masks" not in one.needs)

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from gradcam_kit.capture import read_inputs
 from gradcam_kit.comparison import Comparison, check_ending, compare, write_comparisons
-from gradcam_kit.comparison.contenders import Contender, contenders, known_metric, suited
+from gradcam_kit.comparison.contenders import Contender, contenders, suited
+from gradcam_kit.comparison.measuring import known_metrics
 from gradcam_kit.errors import InputError, OptionError, PictureError
 from gradcam_kit.jobs.decode import batches, read_entry
 from gradcam_kit.jobs.explainer import Explainer
@@ -68,9 +69,11 @@ def draw_sheet(request: SheetRequest, console: Console | None = None) -> RunSumm
     check_ending(request.out)
     if request.out.exists() and not request.overwrite:
         raise OptionError(f"{str(request.out)!r} is there already; name another file, or add --overwrite")
-    for metric in request.metrics:
-        if "masks" in known_metric(metric).needs:
-            raise OptionError(f"the metric {metric!r} needs masks of the objects, which pictures alone do not have")
+    for metric in known_metrics(request.metrics):
+        if "masks" in metric.needs:
+            raise OptionError(
+                f"the metric {metric.name!r} needs masks of the objects, which pictures alone do not have"
+            )
     found = [entry for source in request.sources for entry in index_pictures(source, str(request.out))]
     entries = list({entry.path: entry for entry in found}.values())
     sheet = _Sheet(request, load_explainer(request, console), _distinct_names(entries), console)

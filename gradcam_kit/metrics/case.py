@@ -5,13 +5,14 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, TypeVar
 
 from torch import Tensor
 
+from gradcam_kit.capture.rescoring import Rescoring
 from gradcam_kit.errors import InputError, UnknownNameError
-from gradcam_kit.metrics.checks import check_heatmaps, check_identities, check_masks
+from gradcam_kit.metrics.checks import check_heatmaps, check_identities, check_masks, check_same_images, range_checked
 from gradcam_kit.metrics.measured import Measured
 from gradcam_kit.metrics.rows import masked, masked_scores
 from gradcam_kit.types import Rows
@@ -27,10 +28,12 @@ class Case:
     Attributes:
         heatmaps: `(n, *t)` in [0, 1], at the size of the images.
         images: `(n, c, *t)`, as the model gets them.
-        rescore: the probability of each sample's class for changed images, as `capture.rescoring` yields it.
+        rescore: the probability of each sample's class for changed images, as `capture.rescoring` yields it for these
+            very images.
         predicts: 1 where a changed image is still predicted as its sample's class, else 0; None = `rescore.predicts`.
         masks: `(n, *t)` bool, where the object is.
-        explain: the method itself, for metrics that run it again: images -> heatmaps for the same classes.
+        explain: the method itself, for metrics that run it again: images -> heatmaps for the same classes. One that
+            would take the prediction of whatever it is shown, such as a bare `cam`, is bound to those of `rescore`.
         seed: of all random draws.
         identities: `(n,)` int, a number per image, to which its draws belong; None = from its values. Either way
             neither the rest of the batch nor the place in it matters.
@@ -38,6 +41,7 @@ class Case:
     Raises:
         ShapeError: heatmaps, images, masks or identities that do not fit each other; the message has both shapes.
         OptionError: heatmaps outside of [0, 1].
+        InputError: `rescore` of other images, or a method whose classes are not fixed.
     """
 
     # Plain tensors here, so that what does not fit meets the checks below and their words.
@@ -55,8 +59,22 @@ class Case:
         if self.masks is not None:
             check_masks(self.masks, self.heatmaps)
         check_identities(self.identities, len(self.heatmaps))
+        if isinstance(self.rescore, Rescoring):
+            check_same_images(self.images, self.rescore.inputs.images)
         if self.predicts is None:
             object.__setattr__(self, "predicts", getattr(self.rescore, "predicts", None))
+        if self.explain is not None and follows_predictions(self.explain):
+            object.__setattr__(self, "explain", self._bound(self.explain))
+
+    def _bound(self, explain: Explain) -> Explain:
+        """The method for the classes of `rescore`, whatever it is shown."""
+        if not isinstance(self.rescore, Rescoring):
+            raise InputError(
+                "explain takes the class that is predicted for each changed image; expected the same classes for all: "
+                "explain=lambda changed: cam(changed, classes), or rescore=... of capture.rescoring, which has them"
+            )
+        known = self.rescore.classes
+        return partial(explain, targets=self.rescore.target if known is None else known)
 
     @cached_property
     def masked_scores(self) -> tuple[Tensor, Tensor]:
@@ -69,6 +87,15 @@ class Case:
         """Heatmaps of the images times their maps, computed once for all metrics."""
         assert self.explain is not None
         return self.explain(masked(self.heatmaps, self.images))
+
+
+def follows_predictions(explain: Callable[..., Any]) -> bool:
+    """Whether a method could be given targets and was not, so that each image would get its own prediction."""
+    try:
+        targets = inspect.signature(explain).parameters.get("targets")
+    except (TypeError, ValueError):  # a callable that does not say what it takes
+        return False
+    return targets is not None and targets.default is None
 
 
 _FIELDS = {field.name for field in fields(Case)}
@@ -132,7 +159,8 @@ class Metric:
                 f"pass Case(..., {', '.join(f'{name}=...' for name in missing)})"
             )
         given = {name: getattr(case, name) for name in self.uses}
-        return self.function(**given, **{**self.options, **options})
+        with range_checked():  # by the case, and once is enough: on a device it has to be waited for
+            return self.function(**given, **{**self.options, **options})
 
 
 def _plain(value: Any) -> str:

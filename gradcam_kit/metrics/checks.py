@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -9,6 +13,19 @@ from torch import Tensor
 from gradcam_kit.errors import InputError, OptionError, ShapeError, kind_of
 from gradcam_kit.functional import finite, widen
 from gradcam_kit.metrics.measured import Status
+
+_is_checked: ContextVar[bool] = ContextVar("_is_checked", default=False)
+_ROUNDING = 1e-6  # of a softmax
+
+
+@contextmanager
+def range_checked() -> Iterator[None]:
+    """Within this block heatmaps are known to lie in [0, 1]."""
+    token = _is_checked.set(True)
+    try:
+        yield
+    finally:
+        _is_checked.reset(token)
 
 
 def check_heatmaps(heatmaps: Tensor, images: Tensor, *, within: bool = True) -> None:
@@ -28,8 +45,10 @@ def check_heatmaps(heatmaps: Tensor, images: Tensor, *, within: bool = True) -> 
         raise ShapeError(
             f"heatmaps have shape {tuple(heatmaps.shape)}; images of shape {tuple(images.shape)} need {expected}{hint}"
         )
+    if not within or _is_checked.get():
+        return
     outside = ((heatmaps < 0) | (heatmaps > 1)) & heatmaps.isfinite()
-    if within and bool(outside.any()):
+    if bool(outside.any()):
         low, high = (float(extreme) for extreme in heatmaps[heatmaps.isfinite()].aminmax())
         raise OptionError(f"heatmaps range from {low:.3g} to {high:.3g}; expected [0, 1] as the methods return them")
 
@@ -60,6 +79,27 @@ def check_identities(identities: Tensor | None, n: int) -> None:
         raise InputError(f"identities are {identities.dtype}; expected integers, one number per image")
     if tuple(identities.shape) != (n,):
         raise ShapeError(f"identities have shape {tuple(identities.shape)}; expected ({n},): one number per image")
+
+
+def check_same_images(images: Tensor, scored: Tensor) -> None:
+    """Raise if the images are others than those whose classes were fixed."""
+    if images is scored:
+        return
+    if images.shape != scored.shape:
+        raise ShapeError(
+            f"rescore was made for images of shape {tuple(scored.shape)}, the images have {tuple(images.shape)}; make "
+            "it for these: rescoring(model, images, classes)"
+        )
+    if not bool(((images == scored) | (images.isnan() & scored.isnan())).all()):
+        raise InputError(
+            "rescore was made for other images, so its classes are not theirs; make it for these: "
+            "rescoring(model, images, classes)"
+        )
+
+
+def improbable(scores: Float[Tensor, "n k"]) -> Bool[Tensor, " n"]:
+    """Images with scores that are no probabilities: shares of them would mean nothing."""
+    return ((scores < -_ROUNDING) | (scores > 1 + _ROUNDING)).any(1)
 
 
 def check_scores(scores: Tensor, rows: int) -> Tensor:

@@ -2,8 +2,9 @@
 
 Y is the probability of the class for the image, O for the image times the map, both for the class that was explained.
 The product is taken in the units of the images: where they are normalized, what the map leaves out becomes the mean
-color of the training data, not black. What several metrics need, Y and O (`masked_scores`) and the heatmaps of the
-masked images (`masked_heatmaps`), is computed once by a `Case`; where it is not given, a metric computes its own.
+color of the training data, not black. Shares of scores outside of [0, 1], which are no probabilities, are undefined.
+What several metrics need, Y and O (`masked_scores`) and the heatmaps of the masked images (`masked_heatmaps`), is
+computed once by a `Case`; where it is not given, a metric computes its own.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from gradcam_kit.functional import normalize
 from gradcam_kit.metrics import rows
 from gradcam_kit.metrics.agreement import pearson
 from gradcam_kit.metrics.case import Explain, metric
-from gradcam_kit.metrics.checks import broken, check_heatmaps, degenerate, usable
+from gradcam_kit.metrics.checks import broken, check_heatmaps, degenerate, improbable, usable
 from gradcam_kit.metrics.measured import Measured, measured
 from gradcam_kit.metrics.rows import score_settings
 from gradcam_kit.types import Rows
@@ -98,12 +99,14 @@ def coherency(
     heatmaps: Float[Tensor, "n *t"],
     images: Float[Tensor, "n c *t"],
     explain: Explain,
+    rescore: Rows | None = None,
     *,
     masked_heatmaps: Float[Tensor, "n *t"] | None = None,
 ) -> Measured:
     """Whether the method finds the same in the masked image: (Pearson(L(L * x), L) + 1) / 2 in [0, 1].
 
-    Where one of the maps is constant there is no correlation: 0, and the status says so.
+    Where one of the maps is constant there is no correlation: 0, and the status says so. `rescore` scores nothing here:
+    it says where the classes come from.
     """
     again = explain(rows.masked(heatmaps, images)) if masked_heatmaps is None else masked_heatmaps
     check_heatmaps(again, images, within=False)
@@ -111,7 +114,8 @@ def coherency(
     for flag, holds in degenerate(again).items():
         flags[flag] = flags[flag] | holds
     values = ((pearson(heatmaps, again) + 1) / 2).masked_fill(flags[flag], 0)
-    return measured(values.masked_fill(broken(heatmaps), float("nan")), flags, _MASKING)
+    settings = {"classes": score_settings(rescore)["classes"], **_MASKING}
+    return measured(values.masked_fill(broken(heatmaps), float("nan")), flags, settings)
 
 
 @metric(
@@ -165,5 +169,7 @@ def harmonic_mean(*parts: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
 
 
 def _of_masked(values: Tensor, heatmaps: Tensor, rescore: Rows, **details: Tensor) -> Measured:
-    values = values.masked_fill(broken(heatmaps), float("nan"))
+    """What is a share of scores, `details`, is defined where they are probabilities."""
+    undefined = broken(heatmaps) | improbable(torch.stack([*details.values()], 1))
+    values = values.masked_fill(undefined, float("nan"))
     return measured(values, degenerate(heatmaps), {**score_settings(rescore), **_MASKING, "clamp": _CLAMP}, details)

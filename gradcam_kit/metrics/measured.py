@@ -26,7 +26,7 @@ class Status(IntEnum):
     EMPTY_GT = 2
     """The mask of the image is empty."""
     NAN = 3
-    """The number is not defined, or a score was not finite."""
+    """The number is not defined, or a score was not finite, or no probability where one is needed."""
     ERROR = 4
     """Nothing could be computed; set by those who run metrics over data sets."""
 

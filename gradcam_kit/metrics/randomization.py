@@ -16,8 +16,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from gradcam_kit.capture.randomization import randomizing
+from gradcam_kit.errors import InputError
 from gradcam_kit.functional import normalize, on_device, upsample
 from gradcam_kit.metrics.agreement import check_pair, pearson, ranks, spearman, ssim
+from gradcam_kit.metrics.case import follows_predictions
 from gradcam_kit.metrics.checks import degenerate
 from gradcam_kit.metrics.measured import Measured, measured
 from gradcam_kit.options import one_of
@@ -99,14 +101,21 @@ def parameter_randomization(
     Args:
         model: the model that `explain` explains; it is as before afterwards.
         explain: from the images to signed maps of fixed classes, e.g.
-            `lambda images: cam.explain(images, classes).saliency["layer4"]`. Classes that are not fixed would follow
-            the prediction of the random model.
+            `lambda images: cam.explain(images, classes).saliency["layer4"]`.
         images: what is explained.
         mode: "cascading" from output to input, or "independent", one layer at a time.
         layers: names of modules, each of them one step; None = every layer that has parameters.
         seed: of the new parameters.
+
+    Raises:
+        InputError: a bare `cam`, whose classes would follow the predictions of the random model.
     """
     one_of("mode", mode, get_args(Mode))
+    if follows_predictions(explain):
+        raise InputError(
+            "explain would take the class that the random model predicts; expected fixed classes and signed maps: "
+            "lambda images: cam.explain(images, classes).saliency[layer]"
+        )
     with randomizing(model, images, seed=seed) as randomizer:
         original = explain(images)
         size = _size(images, original)

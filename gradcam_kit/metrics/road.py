@@ -14,7 +14,7 @@ from torch import Tensor
 from gradcam_kit.errors import OptionError, ShapeError
 from gradcam_kit.functional import on_device, widen
 from gradcam_kit.metrics.case import Explain, metric
-from gradcam_kit.metrics.checks import check_heatmaps, degenerate, usable
+from gradcam_kit.metrics.checks import check_heatmaps, degenerate, improbable, usable
 from gradcam_kit.metrics.draws import identities_of, normal
 from gradcam_kit.metrics.faithfulness import adcc_complexity, coherency, harmonic_mean
 from gradcam_kit.metrics.imputation import TOLERANCE, imputed
@@ -119,6 +119,7 @@ def arcc(
     simple = adcc_complexity(heatmaps)
     parts = {"coherency": coherent.values, "complexity": simple.values, "road_combined": road.values}
     values = harmonic_mean(coherent.values, 1 - simple.values, (2 * road.values).clamp(0, 1))
+    values = values.masked_fill(improbable(torch.cat([road.details["morf"], road.details["lerf"]], 1)), torch.nan)
     flags = {flag: coherent.status == int(flag) for flag in degenerate(heatmaps)}
     return measured(values, flags, {**coherent.settings, **road.settings}, parts)
 

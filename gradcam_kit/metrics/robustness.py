@@ -72,7 +72,13 @@ def sensitivity_max(
             flipped = flipped + (check_scores(predicts(noisy, index), len(images)) != before)
     norm = torch.linalg.vector_norm(clean, dim=1)
     flags = {Status.DEGENERATE_MAP: degenerate(heatmaps)[Status.DEGENERATE_MAP] | (norm == 0)}
-    settings = {"radius": radius, "samples": samples, "noise": "uniform", "seed": seed}
+    settings = {
+        "classes": score_settings(predicts)["classes"],
+        "radius": radius,
+        "samples": samples,
+        "noise": "uniform",
+        "seed": seed,
+    }
     details = {} if predicts is None else {"predictions_changed": flipped}
     return measured((largest / norm).masked_fill(broken(heatmaps) | (norm == 0), torch.nan), flags, settings, details)
 

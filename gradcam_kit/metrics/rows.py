@@ -38,7 +38,7 @@ def score_grid(rescore: Rows, images: Tensor, steps: int, build: Build, batch_si
     return torch.cat(scores).reshape(len(images), steps)
 
 
-def score_settings(rescore: Rows) -> dict[str, Any]:
+def score_settings(rescore: Rows | None) -> dict[str, Any]:
     """What is known of the scores: their kind and where the classes come from."""
     return dict(getattr(rescore, "settings", {"score": "unknown", "classes": "unknown"}))
 
