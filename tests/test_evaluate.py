@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from gradcam_kit.capture import rescoring
 from gradcam_kit.demo import sample_pictures
 from gradcam_kit.errors import OptionError
 from gradcam_kit.jobs import EvaluateRequest, RunRequest, evaluate, load_run, run
-from gradcam_kit.metrics import METRICS, Case
+from gradcam_kit.metrics import CONTROLS, METRICS, Case
 from gradcam_kit.models import load_model
 
 MEASURED = ("average-drop", "infidelity", "coherency")
@@ -57,7 +58,7 @@ def test_measured_at_once_or_later_the_numbers_are_the_same() -> None:
     assert run_demo("later", *both)[0] == 0
     status, said, _ = cli("evaluate", "later", *asking(*MEASURED), "--batch-size", "1")
     assert (status, "3 of 3 pictures measured in" in said) == (0, True)
-    once, later = rows_of("once/shards"), rows_of("later/metrics")
+    once, later = rows_of("once/shards"), [row for row in rows_of("later/metrics") if row["method"] not in CONTROLS]
     key = ("path", "method", "rank", "target", "status")
     assert [[row[name] for name in key] for row in once] == [[row[name] for name in key] for row in later]
     assert len(once) == 3 * 2 * 2
@@ -87,7 +88,7 @@ def test_the_table_has_means_counts_and_statuses() -> None:
     Image.fromarray(disk.BLACK).save("pictures/black.png")
     run_demo("out", "--method", "grad-cam", "--targets", "3")
     shards = {path: path.read_bytes() for path in Path("out/shards").iterdir()}
-    status, said, _ = cli("evaluate", "out")
+    status, said, _ = cli("evaluate", "out", "--no-controls")
     assert status == 0
     assert {path: path.read_bytes() for path in Path("out/shards").iterdir()} == shards
     rows = rows_of("out/metrics")
@@ -99,14 +100,13 @@ def test_the_table_has_means_counts_and_statuses() -> None:
     cells = [cell.strip() for cell in re.split("[│|]", line)[1:-1]]
     others = f"{flat} degenerate_map" if flat else ""
     assert cells == ["grad-cam", "average-drop", "lower", f"{np.mean(counted):.4g}", str(len(counted)), others]
-    cli("report", "out")
-    assert "adcc-complexity" in Path("out/report.html").read_text()
+    assert "adcc-complexity" in report_of("out")
 
 
 def test_only_what_is_missing_is_measured() -> None:
     write_samples()
     run_demo("out", *asking("average-drop"))
-    assert cli("evaluate", "out", *asking("average-drop"))[1].count("(3 of them before)") == 1  # by the run
+    assert cli("evaluate", "out", "--no-controls", *asking("average-drop"))[1].count("(3 of them before)") == 1  # by it
     cli("evaluate", "out", *asking("sparseness"))
     files = {path: path.stat().st_mtime_ns for path in sorted(Path("out/metrics").iterdir())}
     assert [path.name for path in files] == ["00000.parquet", "00001.parquet"]
@@ -121,6 +121,44 @@ def test_only_what_is_missing_is_measured() -> None:
     ]
     run_demo("out", "--overwrite")
     assert not Path("out/metrics").exists()
+
+
+def test_controls_are_measured_on_the_same_pictures() -> None:
+    write_samples()
+    names = ("average-drop", "infidelity", "coherency")
+    run_demo("out", "--method", "grad-cam", *asking("average-drop"))
+    assert cli("evaluate", "out", "--no-controls", *asking(*names))[0] == 0
+    before = rows_of("out/metrics")
+    assert {row["method"] for row in before} == {"grad-cam"}
+    status, said, _ = cli("evaluate", "out", "--batch-size", "2", *asking(*names))
+    assert status == 0
+    rows = rows_of("out/metrics")
+    assert [row for row in rows if row["method"] == "grad-cam"] == before  # nothing of them is measured again
+    assert Counter(row["method"] for row in rows) == dict.fromkeys(("grad-cam", *CONTROLS), 6)
+    lines = [line for line in said.splitlines() if any(f" {name} " in line for name in CONTROLS)]
+    assert len(lines) == len(CONTROLS) * len(names)
+    assert all("6 degenerate_map" in line for line in lines if " ones " in line)
+
+    found, loaded = load_run("out"), load_model("demo")
+    images = torch.stack([loaded.transform(found.picture(i)) for i in range(len(found))])
+    classes = torch.tensor([found[i]["target"] for i in range(len(found))])
+    for name in ("center", "edges"):
+        own = [row for row in rows if row["method"] == name]
+        assert [(row["path"], row["rank"], row["target"]) for row in own] == [
+            (row["path"], row["rank"], row["target"]) for row in found
+        ]
+        with rescoring(loaded.model, images, classes) as rescore:
+            expected = METRICS["average-drop"](Case(CONTROLS[name](images), images, rescore))
+        np.testing.assert_allclose([row["average_drop"] for row in own], expected.values, rtol=1e-3, atol=1e-3)
+    assert "(3 of them before)" in cli("evaluate", "out", *asking(*names))[1]
+    assert rows_of("out/metrics") == rows
+    assert "center" not in cli("evaluate", "out", "--no-controls", *asking(*names))[1]
+    assert "center" in report_of("out")
+
+
+def report_of(folder: str) -> str:
+    cli("report", folder)
+    return Path(f"{folder}/report.html").read_text()
 
 
 def test_what_is_made_of_a_part_of_a_run_says_so() -> None:
@@ -152,7 +190,10 @@ def test_pictures_that_vanished_or_changed_become_rows_that_say_so() -> None:
     Image.fromarray(disk.CAT).save("pictures/1.png")
     status, said, problems = cli("evaluate", "out", *asking("average-drop"))
     assert (status, "1 of 4 pictures measured" in said, "failed: 0.png" in problems) == (1, True, True)
-    rows = {row["path"]: row for row in rows_of("out/metrics")}
+    everything = rows_of("out/metrics")
+    rows = {row["path"]: row for row in everything if row["method"] not in CONTROLS}
+    controls = {(row["path"], row["status"], row["error"]) for row in everything if row["method"] in CONTROLS}
+    assert controls == {(path, row["status"], row["error"]) for path, row in rows.items() if path != "broken.png"}
     assert {path: row["status"] for path, row in rows.items()} == {
         "0.png": "error", "1.png": "error", "2.png": "ok", "broken.png": "error"
     }  # fmt: skip

@@ -170,6 +170,9 @@ def evaluate(
     workers: Workers = 0,
     device: Device = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what was measured before.")] = False,
+    controls: Annotated[
+        bool, typer.Option(help="Measure maps that know nothing of the model too; each takes as long as a method.")
+    ] = True,
 ) -> None:
     """Measure the heatmaps of a run: rows in DIR/metrics, and the mean of each method."""
     from gradcam_kit.jobs import EvaluateRequest
@@ -183,6 +186,7 @@ def evaluate(
         workers=workers,
         device=device,
         overwrite=overwrite,
+        controls=controls,
         processes=True,
     )
     done = measure_run(request, Console(stderr=True))

@@ -235,10 +235,10 @@ class Explainer:
             self.measure(images, found)
         return [Explained(one.entry, rows, None, one.thumbnail) for one, rows in zip(group, found, strict=True)]
 
-    def measure(self, images: Tensor, found: Sequence[Sequence[Row]]) -> None:
-        """Add the columns of the metrics to the rows of each image, from the heatmaps in them."""
+    def measure(self, images: Tensor, found: Sequence[Sequence[Row]], controls: bool = False) -> None:
+        """Add the columns of the metrics to the rows of each image, whose heatmaps are in them or of controls."""
         with self.precision():
-            measure(self.model, self.cams, self.metrics, images, found)
+            measure(self.model, self.cams, self.metrics, images, found, controls)
 
     def precision(self) -> torch.autocast:
         """The precision of the model's passes."""

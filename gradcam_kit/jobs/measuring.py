@@ -14,14 +14,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from gradcam_kit.comparison.contenders import Contender
-from gradcam_kit.comparison.measuring import measured
+from gradcam_kit.comparison.contenders import Contender, with_controls
+from gradcam_kit.comparison.measuring import control_maps, known_metrics, measured
 from gradcam_kit.errors import OptionError
 from gradcam_kit.functional import normalize, on_device, upsample
 from gradcam_kit.jobs.request import one_line
 from gradcam_kit.jobs.rows import Row, heatmap_of, method_name
 from gradcam_kit.methods import BaseCAM
-from gradcam_kit.metrics import METRICS, Measured, Metric, Status
+from gradcam_kit.metrics import CONTROLS, METRICS, Measured, Metric, Status
 
 _SEED = 0
 
@@ -70,6 +70,7 @@ def measure(
     metrics: Sequence[Metric],
     images: Float[Tensor, "n c h w"],
     found: Sequence[Sequence[Row]],
+    controls: bool = False,
 ) -> None:
     """Add the columns of metrics to the rows of pictures; what keeps a picture from being measured is its `error`.
 
@@ -79,9 +80,10 @@ def measure(
         metrics: what to measure.
         images: as the model gets them.
         found: of each image the rows, one per method and target.
+        controls: whether the rows are those of `control_rows`.
     """
     try:
-        results = results_of(model, cams, metrics, images, found)
+        results = results_of(model, cams, metrics, images, found, controls=controls)
     except Exception as error:  # one picture ends no run
         if len(found) == 1:
             mark_unmeasured(found[0], metrics)
@@ -93,7 +95,7 @@ def measure(
         return
     half = len(found) // 2  # only here the error is gone, and with it what it kept in memory
     for part in (slice(half), slice(half, None)):
-        measure(model, cams, metrics, images[part], found[part])
+        measure(model, cams, metrics, images[part], found[part], controls)
 
 
 def results_of(
@@ -103,33 +105,45 @@ def results_of(
     images: Float[Tensor, "n c h w"],
     found: Sequence[Sequence[Row]],
     policy: str = "given",
+    controls: bool = False,
 ) -> dict[str, dict[str, Measured]]:
     """Method -> metric -> one number per image and target; arguments as in `measure`.
 
     `policy` is where the classes come from, in words: one of the settings.
     """
-    methods = [method_name(cam) for cam in cams]
-    rows = {method: _rows_of(method, found) for method in methods}
-    classes = [row["target"] for row in rows[methods[0]]]
-    shape = (len(found), -1) if len(classes) > len(found) else (len(found),)
-    heatmaps = {}
-    for method, cam in zip(methods, cams, strict=True):
-        stored = np.stack([heatmap_of(row) for row in rows[method]]).astype(np.float32)
-        maps = normalize(upsample(on_device(torch.from_numpy(stored), images.device), images.shape[2:]), cam.normalize)
-        heatmaps[method] = maps.reshape(*shape, *maps.shape[1:])
+    ours = [Contender(name, name, cam) for name, cam in zip(map(method_name, cams), cams, strict=True)]
+    contenders = with_controls([]) if controls else ours
+    rows = {one.label: _rows_of(one.label, found) for one in contenders}
+    classes = [row["target"] for row in rows[contenders[0].label]]
+    several = len(classes) // len(found) if len(classes) > len(found) else None
+    shape = (len(found),) if several is None else (len(found), several)
+    identities = torch.tensor([_identity(one[0]["path"]) for one in found])
+    heatmaps = control_maps(contenders, images, several, _SEED, identities)
+    for one in contenders:
+        if one.cam is not None:
+            stored = torch.from_numpy(np.stack([heatmap_of(row) for row in rows[one.label]]).astype(np.float32))
+            maps = normalize(upsample(on_device(stored, images.device), images.shape[2:]), one.cam.normalize)
+            heatmaps[one.label] = maps.reshape(*shape, *maps.shape[1:])
     return measured(
         model,
         images,
         heatmaps,
-        [Contender(method, method, cam) for method, cam in zip(methods, cams, strict=True)],
+        contenders,
         metrics,
         targets=None if None in classes else on_device(torch.tensor(classes), images.device).reshape(shape),
         policy=policy,
         masks=None,
         seed=_SEED,
-        identities=torch.tensor([_identity(one[0]["path"]) for one in found]),
+        identities=identities,
         batch_size=min(cam.batch_size for cam in cams),
     )
+
+
+def control_rows(rows: Sequence[Row]) -> list[Row]:
+    """Rows for the controls of a picture, one per control and target, from those of its methods."""
+    targets = [row for row in rows if row["method"] == rows[0]["method"]]
+    kept = ("path", "rank", "target", "status")
+    return [{**{key: row[key] for key in kept}, "method": name, "error": None} for name in CONTROLS for row in targets]
 
 
 @dataclass

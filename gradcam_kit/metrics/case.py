@@ -66,7 +66,7 @@ class Case:
         if self.explain is not None and follows_predictions(self.explain):
             object.__setattr__(self, "explain", self._bound(self.explain))
 
-    def _bound(self, explain: Explain) -> Explain:
+    def _bound(self, explain: Callable[..., Tensor]) -> Explain:
         """The method for the classes of `rescore`, whatever it is shown."""
         if not isinstance(self.rescore, Rescoring):
             raise InputError(

@@ -17,6 +17,7 @@ from gradcam_kit.jobs.measuring import MetricMeans
 from gradcam_kit.jobs.pipeline import has_thumbnail
 from gradcam_kit.jobs.rows import Row, heatmap_of
 from gradcam_kit.jobs.store import Store
+from gradcam_kit.metrics import CONTROLS
 
 MOST_PICTURES = 10_000
 """Pictures that the page shows; of more, a sample that is spread evenly. The figures are those of all."""
@@ -195,6 +196,7 @@ def collect(store: Store, manifest: Mapping[str, Any], keep: Keep) -> Collected:
         measured.add(all_rows, metrics)
         later, settings = store.read_metrics(number)
         measured.add(later, [name for name in settings if name not in metrics])
+        measured.add([row for row in later if row["method"] in CONTROLS], metrics)
         groups = by_picture(all_rows)
         page.side = min(page.side, _side(min(page.total, MOST_PICTURES) * max(map(len, groups), default=1)))
         for position, rows in enumerate(groups, number * manifest["shard_size"]):

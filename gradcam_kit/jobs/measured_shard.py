@@ -1,0 +1,164 @@
+"""The metrics of one shard: what is there, what is missing, and how it is added; of the methods and of controls."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import Any
+
+import pyarrow as pa
+
+from gradcam_kit.errors import PictureError
+from gradcam_kit.jobs.decode import Decoded, Failed, Reader, ahead_of, batches
+from gradcam_kit.jobs.explainer import Explainer
+from gradcam_kit.jobs.index import Entry
+from gradcam_kit.jobs.measuring import chosen_metrics, columns_of, control_rows, mark_unmeasured, metric_fields
+from gradcam_kit.jobs.progress import ProgressBar
+from gradcam_kit.jobs.request import RunRequest
+from gradcam_kit.jobs.results import Run
+from gradcam_kit.jobs.rows import Row
+from gradcam_kit.jobs.store import Counts, counted
+from gradcam_kit.metrics import CONTROLS
+
+KEYS = (
+    pa.field("path", pa.string(), nullable=False),
+    pa.field("method", pa.string(), nullable=False),
+    pa.field("rank", pa.int32()),
+    pa.field("target", pa.int32()),
+    pa.field("status", pa.string(), nullable=False),
+    pa.field("error", pa.string()),
+)
+"""The first columns of `metrics/NNNNN.parquet`, whose rows are those of the shard with this number, in its order.
+
+Behind them are those of the controls, under their names as methods, where they were measured.
+"""
+
+
+@dataclass
+class MeasuredShard:
+    """What is measured of a shard.
+
+    Attributes:
+        number: of the shard.
+        rows: those of the shard, in its order.
+        controls: rows of the controls for the pictures that were explained, or none.
+        settings: of each metric.
+        missing: metrics that are not measured of the rows yet.
+        missing_controls: the same of the controls.
+    """
+
+    number: int
+    rows: list[Row]
+    controls: list[Row]
+    settings: dict[str, Any]
+    missing: list[str]
+    missing_controls: list[str]
+
+    @classmethod
+    def read(
+        cls, run: Run, number: int, settings: Mapping[str, Any], with_controls: bool, overwrite: bool
+    ) -> MeasuredShard:
+        """What is there of a shard: measured by `evaluate` before, or by the run itself, with the same settings."""
+        wanted = json.loads(json.dumps(settings))
+        stored_rows, stored = ([], {}) if overwrite else run.store.read_metrics(number)
+        missing = [name for name in wanted if stored.get(name) != wanted[name]]
+        earlier = [row for row in stored_rows if row["method"] not in CONTROLS]
+        controls = [row for row in stored_rows if row["method"] in CONTROLS]
+        for row in controls:
+            row |= dict.fromkeys(column for name in missing for column in columns_of(name))
+        lacking = [name for name in wanted if with_controls and not _all_have(name, controls)]
+        if earlier and not missing and not lacking:
+            return cls(number, earlier, controls, stored, [], [])
+        rows = run.store.read_shard(number)
+        kept = {name: one for name, one in stored.items() if name not in missing}
+        if earlier:
+            columns = ["status", "error", *(column for name in kept for column in columns_of(name))]
+            for row, before in zip(rows, earlier, strict=True):
+                row |= {column: before[column] for column in columns}
+        if not overwrite:
+            known = {name: one for name, one in run.manifest.get("metrics", {}).items() if one == wanted.get(name)}
+            missing = [name for name in missing if name not in known]
+            kept |= known
+        for row in rows:
+            if row["status"] == "ok" and not any(row[columns_of(name)[1]] == "error" for name in kept):
+                row["error"] = None  # what the run had to say of its overlay
+        if lacking and not controls:
+            controls = [row for _, own in _by_picture(rows) if own[0]["status"] == "ok" for row in control_rows(own)]
+        return cls(number, rows, controls, {**kept, **wanted}, missing, lacking)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all is measured."""
+        return not (self.missing or self.missing_controls)
+
+    @property
+    def counts(self) -> Counts:
+        """How many pictures there are, and how many failed."""
+        return counted(self.rows)
+
+    def measure(self, run: Run, explainer: Explainer, reader: Reader, request: RunRequest, bar: ProgressBar) -> None:
+        """Add the columns that are missing."""
+        ours = replace(explainer, metrics=chosen_metrics(self.missing))
+        of_controls = replace(explainer, metrics=chosen_metrics(self.missing_controls))
+        pictures, controls = dict(_by_picture(self.rows)), dict(_by_picture(self.controls))
+        ready = {path: rows for path, rows in pictures.items() if rows[0]["status"] == "ok"}
+        lost = [row for row in self.rows if row["status"] != "ok"]
+        mark_unmeasured(lost, ours.metrics)
+        bar.add(len(pictures) - len(ready), len(pictures) - len(ready))
+        marked = batches(((entry_of(run, path), False) for path in ready), request.batch_size)
+        for items in reader.read(marked, ahead_of(request.batch_size, request.threads)):
+            checked = [_unchanged(one, ready[one.entry.key][0]) for one in items]
+            _measure_batch(ours, checked, ready)
+            _measure_batch(of_controls, checked, controls, controls=True)
+            bar.add(len(items), sum(ready[one.entry.key][0]["error"] is not None for one in items))
+
+    def write(self, run: Run) -> None:
+        """Write all that is measured of the shard."""
+        fields = [*KEYS, *metric_fields(self.settings)]
+        run.store.write_metrics(self.number, [*self.rows, *self.controls], fields, self.settings)
+
+
+def _by_picture(rows: Iterable[Row]) -> Iterator[tuple[str, list[Row]]]:
+    return ((path, list(own)) for path, own in groupby(rows, lambda row: str(row["path"])))
+
+
+def _all_have(metric: str, controls: Sequence[Row]) -> bool:
+    return bool(controls) and all(row.get(columns_of(metric)[1]) is not None for row in controls)
+
+
+def _measure_batch(
+    explainer: Explainer, items: Sequence[Decoded | Failed], rows: Mapping[str, list[Row]], controls: bool = False
+) -> None:
+    """Measure the pictures that could be read again, of which there are rows; the others' rows say why not."""
+    if not explainer.metrics:
+        return
+    for group in _alike([one for one in items if isinstance(one, Decoded)]):
+        explainer.measure(explainer.images(group), [rows[one.entry.key] for one in group], controls)
+    for one in items:
+        if isinstance(one, Failed):
+            own = rows[one.entry.key]
+            mark_unmeasured(own, explainer.metrics)
+            for row in own:
+                row.update(status="error", error=one.reason)
+
+
+def _alike(ready: Sequence[Decoded]) -> Iterator[list[Decoded]]:
+    """Pictures whose images have the same size, which follow each other."""
+    for _, group in groupby(ready, lambda one: tuple(one.image.shape)):
+        yield list(group)
+
+
+def _unchanged(one: Decoded | Failed, row: Row) -> Decoded | Failed:
+    """The picture, failed if it is visibly not the one that was explained."""
+    before = row["picture_height"], row["picture_width"]
+    if isinstance(one, Decoded) and one.size != before:
+        now = f"{one.size[1]} x {one.size[0]}"
+        return Failed.because(one.entry, PictureError(f"the picture was {before[1]} x {before[0]} and is {now} now"))
+    return one
+
+
+def entry_of(run: Run, key: str) -> Entry:
+    """The picture of a key, where it was when the run was made."""
+    return Entry(key, run.path_of(key))
