@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from reference_metrics import order
+from scipy.ndimage import binary_fill_holes
 
 Array = Any
 
@@ -68,6 +69,19 @@ def regions(above: Array) -> list[list[tuple[int, int]]]:
                     queue.append(place)
         found.append(queue)
     return found
+
+
+def contour_area(region: list[tuple[int, int]]) -> float:
+    """The area inside of the contour through the outer positions of a region, holes filled.
+
+    The contour goes through the centers of positions, so 2 x 2 of them enclose 1, a triangle of three 1/2.
+    """
+    y, x = np.array(region).T
+    filled = np.zeros((y.max() + 2, x.max() + 2), dtype=bool)
+    filled[y, x] = True
+    corners = binary_fill_holes(filled).astype(int)
+    full = corners[1:, 1:] + corners[1:, :-1] + corners[:-1, 1:] + corners[:-1, :-1]
+    return float((full == 4).sum() + 0.5 * (full == 3).sum())
 
 
 def box(region: list[tuple[int, int]]) -> tuple[int, int, int, int]:

@@ -125,6 +125,40 @@ def test_the_best_threshold_is_that_of_the_data_set() -> None:
     constant = MaxBoxAccuracy()
     constant.update(torch.ones(3, *SIZE), masks())
     assert constant.compute()["count"] == 0
+    assert constant.compute()["degenerate_map"] == 3
+
+
+def test_boxes_are_found_like_masks_and_any_of_an_image_will_do() -> None:
+    maps, thresholds = random_maps(3).sqrt(), (0.2, 0.5, 0.8)
+    of_masks, of_boxes, of_many = (MaxBoxAccuracy(overlaps=(0.1,), thresholds=thresholds) for _ in range(3))
+    boxes = bounding_boxes(masks())[:, None]
+    of_masks.update(maps, masks())
+    of_boxes.update(maps, boxes=boxes)
+    assert torch.equal(of_boxes.accuracies(), of_masks.accuracies())
+    many = torch.cat([torch.zeros(3, 1, 4), boxes.roll(1, 0), boxes], 1)
+    many[2] = 0
+    many[2, 0] = torch.tensor([5.0, 5.0, 5.0, 9.0])  # without area, like the other fillers
+    of_many.update(maps, boxes=many)
+    expected = (box_overlaps(maps, many, thresholds)[:2] >= 0.1).double().mean(0)
+    assert torch.equal(of_many.accuracies()[0], expected)
+    found = of_many.compute()
+    assert (int(found["count"]), int(found["empty_gt"])) == (2, 1)
+    for wrong, said in ({}, "neither masks nor boxes"), ({"masks": masks(), "boxes": boxes}, "both masks and boxes"):
+        with pytest.raises(InputError, match=said):
+            of_many.update(maps, **wrong)
+
+
+def test_numbers_of_a_data_set_say_what_they_leave_out() -> None:
+    maps, objects = random_maps(4), masks()[[0, 1, 2, 0]]
+    maps[0] = 0.5
+    maps[1, 0, 0] = torch.nan
+    objects[2] = False
+    pixels, pointing = PixelAveragePrecision(), PointingGame(2)
+    pixels.update(maps, objects)
+    pointing.update(maps, objects, torch.tensor([0, 1, 0, 1]))
+    for metric, count, empty in (pixels, 2, 0), (pointing, 1, 1):
+        found = metric.compute()
+        assert (int(found["count"]), int(found["degenerate_map"]), int(found["empty_gt"])) == (count, 2, empty)
 
 
 def test_the_pixels_of_a_data_set() -> None:
@@ -133,7 +167,7 @@ def test_the_pixels_of_a_data_set() -> None:
     for i in range(3):
         metric.update(maps[i : i + 1], masks()[i : i + 1])
     expected = average_precision(pixel_histograms(maps, masks(), bins=50).sum(0))
-    torch.testing.assert_close(metric.compute(), expected)
+    torch.testing.assert_close(metric.compute()["average_precision"], expected)
 
 
 WORKER = """
@@ -149,7 +183,7 @@ own = slice(0, 2) if rank == 0 else slice(2, 5)
 mean, pixels = MeanOverImages("mass-accuracy"), PixelAveragePrecision()
 mean.update(Case(maps[own], maps[own][:, None], masks=masks[own]))
 pixels.update(maps[own], masks[own])
-print(float(mean.compute()["mean"]), int(mean.compute()["count"]), float(pixels.compute()))
+print(float(mean.compute()["mean"]), int(mean.compute()["count"]), float(pixels.compute()["average_precision"]))
 dist.destroy_process_group()
 """
 

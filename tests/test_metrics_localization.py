@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from inspect import unwrap
+
 import pytest
 import torch
 from metric_cases import CORNER, MAP, RIGHT, value
 
-from gradcam_kit.errors import OptionError, ShapeError
+from gradcam_kit.errors import InputError, OptionError, ShapeError
 from gradcam_kit.metrics import (
     Status,
     average_precision,
@@ -115,3 +117,16 @@ def test_pixel_average_precision() -> None:
     assert float(total) == pytest.approx((1 / 2 + 2 / 6 + 3 / 8) / 3)
     without = pixel_histograms(*both, torch.cat([RIGHT, RIGHT]))
     assert without.sum(2).tolist() == [[0, 2], [1, 1]]
+
+
+@pytest.mark.parametrize(
+    ("boxes", "error", "said"),
+    [
+        ([[1, 2, 3, 4]], InputError, "boxes is a list; expected a tensor"),
+        (torch.zeros(2, 4), ShapeError, r"boxes have shape \(2, 4\); expected \(n, b, 4\).*boxes\[:, None\]"),
+        (torch.zeros(2, 1, 5), ShapeError, r"boxes have shape \(2, 1, 5\)"),
+    ],
+)
+def test_boxes_of_another_form(boxes, error, said):
+    with pytest.raises(error, match=said):
+        unwrap(box_masks)(boxes, (5, 5))  # unwrapped: as it is outside of the tests

@@ -12,11 +12,12 @@ import reference_metrics_localization as loc
 import torch
 from metric_cases import CLASSES, FEW, SIZE, measure, standard_case
 from models import tiny
+from reference_scores import gaussian_blur
 from skimage.filters import threshold_otsu
+from torch.nn.functional import avg_pool2d
 
 from gradcam_kit import GradCAM, metrics
 from gradcam_kit.capture import ClassProbability, IsPrediction
-from gradcam_kit.functional import gaussian_blur
 from gradcam_kit.metrics import METRICS, Case, box_overlaps, road, robustness
 from gradcam_kit.metrics.draws import normal, uniform
 
@@ -59,7 +60,7 @@ def deletion(s: Sample) -> float:
 
 
 def insertion(s: Sample) -> float:
-    blurred = gaussian_blur(torch.from_numpy(s.image)[None], 11, 5.0)[0].numpy()
+    blurred = gaussian_blur(s.image, 11, 5.0)
     return ref.walk(s.heatmap, blurred, s.image, s.score, FEW["insertion"]["steps"])[0]
 
 
@@ -86,7 +87,7 @@ def infidelity(s: Sample) -> float:
 def box_accuracy(s: Sample) -> float:
     found = loc.regions(s.heatmap > 0.2 * s.heatmap.max())
     object_box = loc.box(list(zip(*(axis.tolist() for axis in np.nonzero(s.mask)), strict=True)))
-    return float(loc.box_iou(loc.box(max(found, key=len)), object_box) >= 0.5)
+    return float(loc.box_iou(loc.box(max(found, key=loc.contour_area)), object_box) >= 0.5)
 
 
 ORACLES: dict[str, Callable[[Sample], float]] = {
@@ -171,10 +172,34 @@ def test_all_regions_of_the_boxes() -> None:
     for all_regions in (False, True):
         found = box_overlaps(maps, boxes, thresholds, all_regions=all_regions)[0]
         for place, threshold in enumerate(thresholds):
-            regions = sorted(loc.regions(maps[0].numpy() > threshold), key=len)
+            regions = sorted(loc.regions(maps[0].numpy() > threshold), key=loc.contour_area)
             regions = regions if all_regions else regions[-1:]
             expected = max(loc.box_iou(loc.box(region), (1, 1, 9, 4)) for region in regions)
             assert float(found[place]) == pytest.approx(expected)
+
+
+def test_the_largest_region_is_that_of_the_largest_contour() -> None:
+    """Shapes at random, a long line beside a small square, and a square inside of a ring."""
+    generator = torch.Generator().manual_seed(0)
+    maps = avg_pool2d(torch.rand(12, 1, 16, 16, generator=generator), 3, 1, 1)[:, 0]
+    maps[0] = 0
+    maps[0, 1, 1:13], maps[0, 6:9, 6:9] = 1.0, 1.0
+    maps[1] = 0
+    maps[1, 2:14, 2:14], maps[1, 4:12, 4:12], maps[1, 6:9, 6:9] = 1.0, 0.0, 1.0
+    differ = 0
+    for one in maps:
+        boxes = torch.rand(1, 1, 4, generator=generator) * 8 + torch.tensor([0.0, 0, 8, 8])
+        for threshold in (0.5, 0.7, 0.75):
+            regions = loc.regions(one.numpy() > threshold * float(one.max()))
+            areas = sorted((loc.contour_area(region) for region in regions), reverse=True)
+            own = [loc.box_iou(loc.box(region), boxes[0, 0].tolist()) for region in regions]
+            everything = box_overlaps(one[None], boxes, [threshold], all_regions=True)
+            assert float(everything) == pytest.approx(max(own), rel=1e-5)
+            if len(areas) == 1 or areas[0] > areas[1]:
+                largest = max(range(len(regions)), key=lambda i: loc.contour_area(regions[i]))
+                assert float(box_overlaps(one[None], boxes, [threshold])) == pytest.approx(own[largest], rel=1e-5)
+                differ += regions[largest] != max(regions, key=len)
+    assert differ
 
 
 def test_a_map_without_anything_positive_is_degenerate():

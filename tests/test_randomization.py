@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from models import RestlessViT, TinyViT, images, seeded, tiny
+from scipy.stats import spearmanr
+from skimage.feature import hog
+from skimage.metrics import structural_similarity
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 from traces import unchanged
@@ -220,6 +224,47 @@ def test_curve_of_a_cam_and_of_a_method_that_sees_nothing_but_the_images() -> No
     assert (curve.similarity["spearman"] < 0.95).all()
     blind = parameter_randomization(model, lambda rows: rows.mean(1), batch)
     assert torch.allclose(blind.similarity["spearman"], torch.ones(3, 2).double())
+
+
+def similar(a: np.ndarray, b: np.ndarray, size: tuple[int, int]) -> dict[str, float]:
+    """The similarities of two signed maps, by the functions of other libraries alone."""
+    shown = []
+    for signed in (a, b):
+        pixels = torch.nn.functional.interpolate(torch.from_numpy(signed)[None, None], size, mode="bilinear")[
+            0, 0
+        ].numpy()
+        shown.append((pixels - pixels.min()) / (pixels.max() - pixels.min()))
+    window = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "data_range": 1.0}
+    _, everywhere = structural_similarity(*shown, full=True, **window)
+    cells = {"pixels_per_cell": (size[0] // 3, size[0] // 3)}
+    return {
+        "spearman": spearmanr(a.ravel(), b.ravel()).statistic,
+        "spearman of absolute values": spearmanr(np.abs(a).ravel(), np.abs(b).ravel()).statistic,
+        "ssim": everywhere[5:-5, 5:-5].mean(),  # of windows that lie inside
+        "pearson of hog": np.corrcoef(*(hog(pixels, **cells) for pixels in shown))[0, 1],
+    }
+
+
+@pytest.mark.parametrize("mode", ["cascading", "independent"])
+def test_the_curve_is_its_definition(mode: str) -> None:
+    """Against the maps that `randomizing` gives, compared pair by pair."""
+    model, batch = tiny(), images(3, size=(20, 20))
+    cam = GradCAM(model, "relu1")
+
+    def explain(rows: Tensor) -> Tensor:
+        return cam.explain(rows, [1, 2, 0]).saliency["relu1"].double()
+
+    found = parameter_randomization(model, explain, batch, mode=mode, seed=4)
+    with randomizing(model, batch, seed=4) as randomizer:
+        original = explain(batch).numpy()
+        assert (original < 0).any(), "the sign has to matter"
+        assert (original > 0).any()
+        steps = randomizer.cascading() if mode == "cascading" else randomizer.independent()
+        for place, _ in enumerate(steps):
+            for i, (a, b) in enumerate(zip(original, explain(batch).numpy(), strict=True)):
+                for name, expected in similar(a, b, (20, 20)).items():
+                    assert float(found.similarity[name][place, i]) == pytest.approx(expected, abs=2e-3), name
+    assert len(found.layers) == place + 1
 
 
 def test_classes_and_methods_are_compared() -> None:

@@ -16,10 +16,9 @@ from gradcam_kit.errors import InputError, MissingExtraError, UnknownNameError, 
 from gradcam_kit.functional import on_device
 from gradcam_kit.metrics.boxes import THRESHOLDS, bounding_boxes, box_overlaps, max_box_accuracy
 from gradcam_kit.metrics.case import METRICS, Case, Metric
-from gradcam_kit.metrics.checks import check_masks
-from gradcam_kit.metrics.localization import empty, pointing_game
-from gradcam_kit.metrics.measured import Measured, Status
-from gradcam_kit.metrics.ordering import unordered
+from gradcam_kit.metrics.checks import check_masks, degenerate
+from gradcam_kit.metrics.localization import pointing_game
+from gradcam_kit.metrics.measured import Measured, Status, measured
 from gradcam_kit.metrics.pixels import average_precision, pixel_histograms
 from gradcam_kit.options import positive_int
 
@@ -29,6 +28,17 @@ except ImportError as error:
     raise MissingExtraError(
         'metrics over data sets need torchmetrics; install it with: pip install "gradcam-kit[metrics]"'
     ) from error
+
+
+def _counts(status: Int[Tensor, " n"]) -> Int[Tensor, " statuses"]:
+    """How many images have each status."""
+    return torch.stack([(status == int(one)).sum() for one in Status])
+
+
+def _told(counts: Int[Tensor, " statuses"]) -> dict[str, Tensor]:
+    """How many images a number stands for, and how many it leaves out for which reason."""
+    flagged = {status.name.lower(): counts[int(status)] for status in Status if status is not Status.OK}
+    return {"count": counts[int(Status.OK)], **flagged}
 
 
 class MeanOverImages(torchmetrics.Metric):
@@ -72,7 +82,7 @@ class MeanOverImages(torchmetrics.Metric):
             )
         self.settings = dict(found.settings)
         self.total += found.values.double().where(found.ok, 0).sum()
-        self.counts += torch.stack([(found.status == int(status)).sum() for status in Status])
+        self.counts += _counts(found.status)
 
     def reset(self) -> None:
         """Forget all batches, and with which settings they were measured."""
@@ -81,15 +91,14 @@ class MeanOverImages(torchmetrics.Metric):
 
     def compute(self) -> dict[str, Tensor]:
         """The mean and the counts."""
-        flagged = {status.name.lower(): self.counts[int(status)] for status in Status if status is not Status.OK}
-        count = self.counts[int(Status.OK)]
-        return {"mean": (self.total / count).float(), "count": count, **flagged}
+        return {"mean": (self.total / self.counts[int(Status.OK)]).float(), **_told(self.counts)}
 
 
 class PointingGame(torchmetrics.Metric):
     """The pointing game as in its paper: hits / (hits + misses) for each class, then the mean of the classes.
 
-    `compute` returns "mean", "classes" (that were seen, and so in the mean) and "per_class" (NaN for the others).
+    `compute` returns "mean", "classes" (that were seen, and so in the mean), "per_class" (NaN for the others), "count"
+    (images that were counted), and the number of images per status that is not OK.
 
     Args:
         classes: how many there are.
@@ -101,6 +110,7 @@ class PointingGame(torchmetrics.Metric):
     higher_is_better = True
     hits: Tensor
     seen: Tensor
+    counts: Tensor
 
     def __init__(self, classes: int, *, tolerance: float = 0.0, **options: Any) -> None:
         super().__init__(**options)
@@ -108,24 +118,28 @@ class PointingGame(torchmetrics.Metric):
         shape = positive_int("classes", classes)
         self.add_state("hits", torch.zeros(shape, dtype=torch.double), dist_reduce_fx="sum")
         self.add_state("seen", torch.zeros(shape, dtype=torch.double), dist_reduce_fx="sum")
+        self.add_state("counts", torch.zeros(len(Status), dtype=torch.long), dist_reduce_fx="sum")
 
     def update(self, heatmaps: Float[Tensor, "n *t"], masks: Bool[Tensor, "n *t"], classes: Int[Tensor, " n"]) -> None:
         """Add a batch; images whose map or mask is flagged do not count."""
         found = pointing_game(heatmaps, masks, tolerance=self.tolerance)
         self.hits.index_add_(0, classes, found.values.double().where(found.ok, 0))
         self.seen.index_add_(0, classes, found.ok.double())
+        self.counts += _counts(found.status)
 
     def compute(self) -> dict[str, Tensor]:
         """The mean of the classes that were seen."""
         per_class = self.hits / self.seen
-        return {"mean": per_class.nanmean(), "classes": (self.seen > 0).sum(), "per_class": per_class}
+        seen = (self.seen > 0).sum()
+        return {"mean": per_class.nanmean(), "classes": seen, "per_class": per_class, **_told(self.counts)}
 
 
 class MaxBoxAccuracy(torchmetrics.Metric):
     """MaxBoxAcc: the share of images whose box is found, at the threshold that suits the data set best.
 
-    `compute` returns "mean" (over `overlaps`), "threshold" (the best one for each overlap) and "count". The threshold
-    is chosen on the images it is judged on; `accuracies()` gives all, to choose it on others.
+    `compute` returns "mean" (over `overlaps`), "threshold" (the best one for each overlap), "count" (images that were
+    counted), and the number of images per status that is not OK. The threshold is chosen on the images it is judged on;
+    `accuracies()` gives all, to choose it on others.
 
     Args:
         overlaps: intersection over union that makes a hit; the second version takes the mean over (0.3, 0.5, 0.7).
@@ -137,7 +151,7 @@ class MaxBoxAccuracy(torchmetrics.Metric):
     full_state_update = False
     higher_is_better = True
     hits: Tensor
-    count: Tensor
+    counts: Tensor
 
     def __init__(
         self,
@@ -151,31 +165,58 @@ class MaxBoxAccuracy(torchmetrics.Metric):
         self.overlaps, self.all_regions, self.thresholds = tuple(overlaps), all_regions, tuple(thresholds)
         shape = (len(self.overlaps), len(self.thresholds))
         self.add_state("hits", torch.zeros(shape, dtype=torch.double), dist_reduce_fx="sum")
-        self.add_state("count", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
+        self.add_state("counts", torch.zeros(len(Status), dtype=torch.long), dist_reduce_fx="sum")
 
-    def update(self, heatmaps: Float[Tensor, "n h w"], masks: Bool[Tensor, "n h w"]) -> None:
-        """Add a batch; the box around each mask is looked for, and flagged images do not count."""
-        check_masks(masks, heatmaps)
-        counted = ~(unordered(heatmaps) | empty(masks))
-        boxes = bounding_boxes(masks)[:, None]
-        found = box_overlaps(heatmaps, boxes, self.thresholds, all_regions=self.all_regions)[counted]
+    def update(
+        self,
+        heatmaps: Float[Tensor, "n h w"],
+        masks: Bool[Tensor, "n h w"] | None = None,
+        *,
+        boxes: Float[Tensor, "n b 4"] | None = None,
+    ) -> None:
+        """Add a batch; flagged images do not count.
+
+        Args:
+            heatmaps: with two position axes.
+            masks: where the objects are, if there are no boxes; the box around each mask is looked for.
+            boxes: (x0, y0, x1, y1) of the objects, x1 and y1 exclusive; any of an image's own will do, and those
+                without area are fillers.
+
+        Raises:
+            InputError: neither masks nor boxes, or both.
+        """
+        if (masks is None) == (boxes is None):
+            raise InputError(
+                f"got {'neither masks nor' if masks is None else 'both masks and'} boxes; pass one of them"
+            )
+        if masks is not None:
+            check_masks(masks, heatmaps)
+            boxes = bounding_boxes(masks)[:, None]
+        assert boxes is not None
+        found = box_overlaps(heatmaps, boxes, self.thresholds, all_regions=self.all_regions)
+        no_box = ~(boxes[..., 2:] > boxes[..., :2]).all(2).any(1)
+        status = measured(found[:, 0], {Status.EMPTY_GT: no_box, **degenerate(heatmaps)}).status
+        found = found[status == int(Status.OK)]
         for place, overlap in enumerate(self.overlaps):
             self.hits[place] += max_box_accuracy(found, overlap)[1].nan_to_num() * len(found)
-        self.count += counted.sum()
+        self.counts += _counts(status)
 
     def accuracies(self) -> Float[Tensor, "overlaps thresholds"]:
         """The accuracy at every threshold, on the images of this process."""
-        return self.hits / self.count
+        return self.hits / self.counts[int(Status.OK)]
 
     def compute(self) -> dict[str, Tensor]:
         """The mean of the best accuracies."""
         best = self.accuracies().max(1)
         chosen = on_device(torch.tensor(self.thresholds), best.indices.device)[best.indices]
-        return {"mean": best.values.mean(), "threshold": chosen, "count": self.count}
+        return {"mean": best.values.mean(), "threshold": chosen, **_told(self.counts)}
 
 
 class PixelAveragePrecision(torchmetrics.Metric):
     """PxAP: the area under the precision-recall curve of all pixels of the data set.
+
+    `compute` returns "average_precision" in [0, 1], "count" (images whose pixels were counted), and the number of
+    images per status that is not OK.
 
     Args:
         bins: into which [0, 1] is divided.
@@ -185,12 +226,14 @@ class PixelAveragePrecision(torchmetrics.Metric):
     full_state_update = False
     higher_is_better = True
     histograms: Tensor
+    counts: Tensor
 
     def __init__(self, *, bins: int = 1000, **options: Any) -> None:
         super().__init__(**options)
         self.bins = bins
         shape = (2, positive_int("bins", bins))
         self.add_state("histograms", torch.zeros(shape, dtype=torch.double), dist_reduce_fx="sum")
+        self.add_state("counts", torch.zeros(len(Status), dtype=torch.long), dist_reduce_fx="sum")
 
     def update(
         self,
@@ -200,8 +243,10 @@ class PixelAveragePrecision(torchmetrics.Metric):
     ) -> None:
         """Add a batch; constant and non-finite maps do not count, and `ignored` pixels neither."""
         found = pixel_histograms(heatmaps, masks, ignored, bins=self.bins)
-        self.histograms += (found * ~unordered(heatmaps)[:, None, None]).sum(0)
+        status = measured(heatmaps.new_zeros(len(heatmaps)), degenerate(heatmaps)).status
+        self.histograms += (found * (status == int(Status.OK))[:, None, None]).sum(0)
+        self.counts += _counts(status)
 
-    def compute(self) -> Tensor:
-        """The area in [0, 1]."""
-        return average_precision(self.histograms)
+    def compute(self) -> dict[str, Tensor]:
+        """The area, and of how many images."""
+        return {"average_precision": average_precision(self.histograms), **_told(self.counts)}

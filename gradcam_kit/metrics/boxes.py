@@ -13,7 +13,7 @@ from torch import Tensor
 from gradcam_kit.errors import OptionError, ShapeError
 from gradcam_kit.functional import on_device
 from gradcam_kit.metrics.case import metric
-from gradcam_kit.metrics.checks import check_masks, usable
+from gradcam_kit.metrics.checks import check_boxes, check_masks, usable
 from gradcam_kit.metrics.localization import empty, localization_flags
 from gradcam_kit.metrics.measured import Measured, measured
 from gradcam_kit.metrics.ordering import unordered
@@ -30,7 +30,7 @@ def box_accuracy(
     threshold: float = 0.2,
     overlap: float = 0.5,
 ) -> Measured:
-    """1 where the box around the largest region of the map overlaps that around the mask by at least `overlap`, else 0.
+    """1 where the box around the map's largest contour overlaps that around the mask by at least `overlap`, else 0.
 
     One threshold for one image. The paper takes the threshold that suits the data set best: `max_box_accuracy`, or
     `MaxBoxAccuracy` in `gradcam_kit.metrics.accumulation`. `details["iou"]` is the overlap.
@@ -45,7 +45,7 @@ def box_accuracy(
     found = box_overlaps(heatmaps, bounding_boxes(masks)[:, None], [threshold])[:, 0]
     undefined = unordered(heatmaps) | empty(masks)
     values = (found >= overlap).float().masked_fill(undefined, torch.nan)
-    settings = {"threshold": threshold, "overlap": overlap, "regions": "largest"}
+    settings = {"threshold": threshold, "overlap": overlap, "regions": "largest contour"}
     return measured(values, localization_flags(heatmaps, masks), settings, {"iou": found})
 
 
@@ -75,13 +75,15 @@ def box_overlaps(
         heatmaps: with two position axes.
         boxes: (x0, y0, x1, y1), x1 and y1 exclusive; boxes without area are fillers.
         thresholds: shares of each map's maximum, exclusive.
-        all_regions: False = only the region with the most positions (MaxBoxAcc), True = all of them (V2).
+        all_regions: False = only the region whose contour, through its outer positions, encloses the largest area
+            (MaxBoxAcc), True = all of them (V2).
 
     Raises:
         ShapeError: maps that have not two position axes, or boxes that are not `(n, b, 4)`.
         OptionError: thresholds outside of [0, 1).
     """
-    if heatmaps.ndim != 3 or boxes.ndim != 3 or boxes.shape[::2] != (len(heatmaps), 4):
+    check_boxes(boxes)
+    if heatmaps.ndim != 3 or len(boxes) != len(heatmaps):
         raise ShapeError(
             f"heatmaps have shape {tuple(heatmaps.shape)} and boxes {tuple(boxes.shape)}; expected (n, h, w), (n, b, 4)"
         )
@@ -112,11 +114,14 @@ def _region_boxes(above: NDArray[np.bool_], all_regions: bool) -> NDArray[np.flo
     """Boxes around connected regions `(r, 4)`."""
     import cv2
 
-    # Row 0 is the background; columns are x, y, width, height, positions.
-    found = cv2.connectedComponentsWithStats(above.astype(np.uint8), connectivity=8)[2][1:].astype(float)
-    if len(found) and not all_regions:
-        found = found[found[:, 4].argmax()][None]
-    return np.concatenate([found[:, :2], found[:, :2] + found[:, 2:4]], axis=1)
+    # In two levels: outer contours, those of regions inside of holes too, have no parent; those of holes have one.
+    contours, levels = cv2.findContours(above.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+    parents = () if levels is None else levels[0][:, 3]
+    outer = [contour for contour, parent in zip(contours, parents, strict=True) if parent < 0]
+    if outer and not all_regions:
+        outer = [max(outer, key=cv2.contourArea)]
+    boxes = np.array([cv2.boundingRect(contour) for contour in outer], dtype=float).reshape(-1, 4)
+    return np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
 
 
 def _overlaps(boxes: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -68,6 +69,16 @@ def check_masks(masks: Tensor, heatmaps: Tensor) -> None:
         )
     if masks.dtype != torch.bool:
         raise InputError(f"masks are {masks.dtype}; expected bool (masks > 0.5, masks == label, ...)")
+
+
+def check_boxes(boxes: Any) -> None:
+    """Raise if boxes are not `(n, b, 4)`."""
+    _check_tensor("boxes", boxes)
+    if boxes.ndim != 3 or boxes.shape[2] != 4:
+        hint = "; one box for each image is boxes[:, None]" if boxes.ndim == 2 else ""
+        raise ShapeError(
+            f"boxes have shape {tuple(boxes.shape)}; expected (n, b, 4): b boxes (x0, y0, x1, y1) of each image{hint}"
+        )
 
 
 def check_identities(identities: Tensor | None, n: int) -> None:

@@ -23,12 +23,6 @@ from gradcam_kit.errors import OptionError, ShapeError
 from gradcam_kit.functional import widen
 
 _DIRECT, _DIAGONAL = 1 / 6, 1 / 12
-_NEIGHBORS = (
-    (_DIAGONAL, _DIRECT, _DIAGONAL),
-    (_DIRECT, 0.0, _DIRECT),
-    (_DIAGONAL, _DIRECT, _DIAGONAL),
-)
-_LINEAR = (0.25, 0.75, 0.75, 0.25)
 TOLERANCE = 5e-4
 """What is left of the preconditioned residual. ROAD adds noise of 0.01, forty times the error of a typical position."""
 
@@ -185,9 +179,13 @@ class _Stencils:
 
     def __init__(self, planes: Float[Tensor, "1 p h w"]) -> None:
         self.count = planes.shape[1]
-        linear = planes.new_tensor(_LINEAR)
-        self.kernel = self._for_each(planes.new_tensor(_NEIGHBORS))
-        self.linear = self._for_each(torch.outer(linear, linear))
+        # Made on the device, which would have to be waited for if they came from the host.
+        away = torch.arange(-1, 2, device=planes.device).abs()
+        away = away[:, None] + away
+        near = (torch.arange(4, device=planes.device) - 1.5).abs() < 1
+        linear = 0.25 + 0.5 * near
+        self.kernel = self._for_each(_DIRECT * (away == 1).double() + _DIAGONAL * (away == 2).double(), planes)
+        self.linear = self._for_each(torch.outer(linear, linear), planes)
 
     def neighbors(self, planes: Float[Tensor, "1 p h w"]) -> Float[Tensor, "1 p h w"]:
         """The weighted sum over the 8 neighbors inside of the image."""
@@ -202,8 +200,8 @@ class _Stencils:
         finer = conv_transpose2d(planes, self.linear, stride=2, padding=1, groups=self.count)
         return finer[..., : like.shape[2], : like.shape[3]]
 
-    def _for_each(self, kernel: Tensor) -> Tensor:
-        return kernel.expand(self.count, 1, -1, -1).contiguous()
+    def _for_each(self, kernel: Tensor, like: Tensor) -> Tensor:
+        return kernel.to(like.dtype).expand(self.count, 1, -1, -1).contiguous()
 
 
 def _even(planes: Tensor, beyond: float) -> Tensor:

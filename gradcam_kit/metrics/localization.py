@@ -5,6 +5,7 @@ Maps are ordered by a stable descending sort: of equal values the first in row-m
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -15,7 +16,7 @@ from torch import Tensor
 from gradcam_kit.errors import OptionError, ShapeError
 from gradcam_kit.functional import on_device
 from gradcam_kit.metrics.case import metric
-from gradcam_kit.metrics.checks import broken, check_masks, degenerate, usable
+from gradcam_kit.metrics.checks import broken, check_boxes, check_masks, degenerate, usable
 from gradcam_kit.metrics.measured import Measured, Status, measured
 from gradcam_kit.metrics.ordering import Order, unordered
 from gradcam_kit.options import non_negative, positive_int
@@ -141,7 +142,13 @@ def grid_pointing(maps: Float[Tensor, "n *t"], cells: Int[Tensor, " n"], grid: S
 
 
 def box_masks(boxes: Float[Tensor, "n b 4"], size: Sequence[int]) -> Bool[Tensor, "n h w"]:
-    """The union of each image's boxes (x0, y0, x1, y1), x1 and y1 exclusive; a box without area adds nothing."""
+    """The union of each image's boxes (x0, y0, x1, y1), x1 and y1 exclusive; a box without area adds nothing.
+
+    Raises:
+        InputError: boxes that are no tensor.
+        ShapeError: boxes that are not `(n, b, 4)`.
+    """
+    check_boxes(boxes)
     height, width = size
     y, x = torch.arange(height, device=boxes.device), torch.arange(width, device=boxes.device)
     x0, y0, x1, y1 = boxes[..., None].unbind(2)
@@ -210,8 +217,10 @@ def _squared_distance(peak: Int[Tensor, " n"], masks: Bool[Tensor, "n *t"]) -> F
     """From one position of each image to the nearest one of its object; infinite without an object."""
     size = masks.shape[1:]
     square = torch.zeros(masks.shape, device=masks.device)
-    for axis, (place, length) in enumerate(zip(torch.unravel_index(peak, size), size, strict=True), 1):
-        away = torch.arange(length, device=masks.device) - place[:, None]
+    stride = math.prod(size)
+    for axis, length in enumerate(size, 1):
+        stride //= length
+        away = torch.arange(length, device=masks.device) - (peak // stride % length)[:, None]
         shape = (len(masks), *(length if other == axis else 1 for other in range(1, masks.ndim)))
         square = square + (away.float() ** 2).reshape(shape)
     return square.where(masks, torch.inf).flatten(1).amin(1)
