@@ -7,12 +7,15 @@ import copy
 import pytest
 import torch
 from comparisons import FEWER, home, is_for_transformers, layers_of
+from metric_cases import CLASSES, measure, standard_case
 from models import build, images, tiny
 from torch import nn
-from waits import waits_of
+from waits import metric_waits, waits_of
 
 from gradcam_kit import METHODS, GradCAM, explain_all, overlay
+from gradcam_kit.capture import rescoring
 from gradcam_kit.methods.components import principal
+from gradcam_kit.metrics import METRICS, Case
 
 pytestmark = [pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
@@ -120,3 +123,30 @@ def test_recurrent_layers_have_gradients_in_eval_mode(layer):
     found = GradCAM(copy.deepcopy(model).cuda(), layer).explain(x.cuda()).saliency[layer]
     assert torch.backends.cudnn.enabled
     torch.testing.assert_close(found.cpu(), expected, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_metrics_are_those_of_the_cpu_and_wait_where_they_have_to(name):
+    with standard_case(named=False) as case:
+        expected = measure(METRICS[name], case)
+    classes, x = CLASSES.tolist(), case.images.cuda()
+    model = tiny().cuda()
+    cam = GradCAM(model, "relu1")
+    with rescoring(model, x, classes) as rescore:
+        for mode in ("default", "default" if metric_waits(name) else "error"):
+            own = Case(
+                case.heatmaps.cuda(),
+                x,
+                rescore,
+                masks=case.masks.cuda(),
+                explain=lambda rows: cam(rows, classes),
+                seed=case.seed,
+            )
+            torch.cuda.set_sync_debug_mode(mode)
+            try:
+                found = measure(METRICS[name], own)
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
+    assert found.values.device.type == "cuda"
+    torch.testing.assert_close(found.values.cpu(), expected.values, rtol=2e-3, atol=1e-4)
+    assert torch.equal(found.status.cpu(), expected.status)

@@ -46,6 +46,14 @@ def waits_of(name: str, layer: str) -> list[str]:
     return [ROWS] * rows.get(name, 0) + [END]
 
 
+def metric_waits(name: str) -> list[str]:
+    """Where a metric waits: for the method that it runs again, for the solver of ROAD to converge, for OpenCV."""
+    runs_again = name in ("coherency", "adcc", "arcc", "sensitivity-max")
+    imputes = name.startswith("road") or name == "arcc"
+    finds_boxes = name == "box-accuracy"
+    return ["checks.raise_first"] * runs_again + ["imputation._solve"] * imputes + ["boxes.box_overlaps"] * finds_boxes
+
+
 class OnDevice(Tensor):
     """A tensor of the device; `held` are its values."""
 

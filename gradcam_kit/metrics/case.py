@@ -158,8 +158,8 @@ class Metric:
                 f"the metric {self.name!r} needs {' and '.join(missing)}, which the case does not have; "
                 f"pass Case(..., {', '.join(f'{name}=...' for name in missing)})"
             )
-        given = {name: getattr(case, name) for name in self.uses}
         with range_checked():  # by the case, and once is enough: on a device it has to be waited for
+            given = {name: getattr(case, name) for name in self.uses}
             return self.function(**given, **{**self.options, **options})
 
 
