@@ -16,6 +16,7 @@ from traces import unchanged
 from gradcam_kit import EigenCAM, GradCAM
 from gradcam_kit.capture.randomization import randomizing
 from gradcam_kit.errors import LayerNotFoundError
+from gradcam_kit.metrics import Status
 from gradcam_kit.metrics.randomization import (
     class_sensitivity,
     hog_correlation,
@@ -222,8 +223,26 @@ def test_curve_of_a_cam_and_of_a_method_that_sees_nothing_but_the_images() -> No
         assert torch.equal(values[0], alone.similarity[name][0])  # the first step of both
         assert torch.allclose(curve.mean()[name], values.mean(1))
     assert (curve.similarity["spearman"] < 0.95).all()
+    assert curve.status.tolist() == [[Status.OK] * 2] * 3
     blind = parameter_randomization(model, lambda rows: rows.mean(1), batch)
     assert torch.allclose(blind.similarity["spearman"], torch.ones(3, 2).double())
+
+
+def test_maps_that_become_constant_have_no_similarity_and_say_so() -> None:
+    model, batch = tiny(), images(2)
+    seen = []
+
+    def explain(rows: Tensor) -> Tensor:
+        seen.append(rows)
+        maps = rows.mean(1)
+        if len(seen) == 3:  # after the second step
+            maps[1] = 0.5
+        return maps
+
+    curve = parameter_randomization(model, explain, batch)
+    assert curve.status.tolist() == [[Status.OK, Status.OK], [Status.OK, Status.DEGENERATE_MAP], [Status.OK, Status.OK]]
+    for values in curve.similarity.values():
+        assert torch.equal(values.isnan(), curve.status != int(Status.OK))
 
 
 def similar(a: np.ndarray, b: np.ndarray, size: tuple[int, int]) -> dict[str, float]:

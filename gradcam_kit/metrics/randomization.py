@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from gradcam_kit.capture.randomization import randomizing
@@ -21,7 +21,7 @@ from gradcam_kit.functional import normalize, on_device, upsample
 from gradcam_kit.metrics.agreement import check_pair, pearson, ranks, spearman, ssim
 from gradcam_kit.metrics.case import follows_predictions
 from gradcam_kit.metrics.checks import degenerate
-from gradcam_kit.metrics.measured import Measured, measured
+from gradcam_kit.metrics.measured import Measured, Status, measured
 from gradcam_kit.options import one_of
 from gradcam_kit.types import Images
 
@@ -68,6 +68,7 @@ class RandomizationCurve:
     Attributes:
         layers: what was randomized at each step, from output to input; the untouched model is no step.
         similarity: measure -> `(layers, n)`, NaN where a map is constant.
+        status: a `Status` for each of them, DEGENERATE_MAP where a map is constant or not finite.
         without_initializer: parameters that got their own values in another order, because their module has no
             initialization.
         kept: those of them that stayed as they were.
@@ -77,6 +78,7 @@ class RandomizationCurve:
 
     layers: tuple[str, ...]
     similarity: Mapping[str, Float[Tensor, "layers n"]]
+    status: Int[Tensor, "layers n"]
     without_initializer: tuple[str, ...]
     kept: tuple[str, ...]
     unused: tuple[str, ...]
@@ -120,11 +122,16 @@ def parameter_randomization(
         original = explain(images)
         size = _size(images, original)
         steps = randomizer.cascading(layers) if mode == "cascading" else randomizer.independent(layers)
-        found = {name: similarities(original, explain(images), size) for name in steps}
+        found, statuses = {}, []
+        for name in steps:
+            maps = explain(images)
+            found[name] = similarities(original, maps, size)
+            statuses.append(measured(maps.new_zeros(len(maps)), _flags(original, maps)).status)
     measures = next(iter(found.values()), {})
     return RandomizationCurve(
         layers=tuple(found),
         similarity={name: torch.stack([step[name] for step in found.values()]) for name in measures},
+        status=torch.stack(statuses) if statuses else torch.zeros(0, len(original), dtype=torch.long),
         without_initializer=randomizer.without_initializer,
         kept=randomizer.kept,
         unused=randomizer.unused,
@@ -137,8 +144,12 @@ def class_sensitivity(a: Float[Tensor, "n *s"], b: Float[Tensor, "n *s"]) -> Mea
 
     After Williamson et al. 2025, arXiv 2506.07327. Flagged where a map is constant or not finite.
     """
-    flags = {flag: holds | degenerate(b)[flag] for flag, holds in degenerate(a).items()}
-    return measured(spearman(a, b), flags, {"correlation": "of ranks, signed"})
+    return measured(spearman(a, b), _flags(a, b), {"correlation": "of ranks, signed"})
+
+
+def _flags(a: Tensor, b: Tensor) -> dict[Status, Tensor]:
+    """Where one of two maps is constant or not finite."""
+    return {flag: holds | degenerate(b)[flag] for flag, holds in degenerate(a).items()}
 
 
 def method_agreement(maps: Mapping[str, Float[Tensor, "n *s"]]) -> Float[Tensor, "methods methods n"]:
