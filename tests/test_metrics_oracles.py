@@ -142,6 +142,19 @@ def test_the_oracles_tell_images_apart() -> None:
     assert alike <= {"average-increase", "average-gain", "box-accuracy", "road-morf", "road-lerf", "pointing-game-15"}
 
 
+def test_insertion_starts_from_the_blurred_image() -> None:
+    seen: list[torch.Tensor] = []
+    with standard_case() as case:
+
+        def rescore(rows: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+            seen.append(rows)
+            return case.rescore(rows, index)
+
+        metrics.insertion(case.heatmaps, case.images, rescore, steps=4, batch_size=100)
+    for image, start in zip(case.images, seen[0][::5], strict=True):
+        np.testing.assert_allclose(start.numpy(), gaussian_blur(image.numpy(), 11, 5.0), atol=1e-5)
+
+
 @pytest.mark.parametrize("k", [1, 5, 30])
 def test_top_k(k: int) -> None:
     with standard_case() as case:
@@ -186,6 +199,8 @@ def test_the_largest_region_is_that_of_the_largest_contour() -> None:
     maps[0, 1, 1:13], maps[0, 6:9, 6:9] = 1.0, 1.0
     maps[1] = 0
     maps[1, 2:14, 2:14], maps[1, 4:12, 4:12], maps[1, 6:9, 6:9] = 1.0, 0.0, 1.0
+    inner = torch.tensor([[[6.0, 6.0, 9.0, 9.0]]])
+    assert float(box_overlaps(maps[1:2], inner, [0.5], all_regions=True)) == 1
     differ = 0
     for one in maps:
         boxes = torch.rand(1, 1, 4, generator=generator) * 8 + torch.tensor([0.0, 0, 8, 8])
