@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
@@ -17,12 +16,13 @@ from torch import nn
 
 from gradcam_kit.checkpoints import weights_hash
 from gradcam_kit.errors import OptionError, PictureError
-from gradcam_kit.jobs.decode import Decoded, Failed, Reader, ahead_of, batches, bombs_are_errors
+from gradcam_kit.jobs.decode import Decoded, Failed, Reader, ahead_of, batches
 from gradcam_kit.jobs.devices import with_layers
 from gradcam_kit.jobs.explainer import Explainer
 from gradcam_kit.jobs.index import Entry
 from gradcam_kit.jobs.measuring import MetricMeans, chosen_metrics, columns_of, mark_unmeasured, metric_fields
 from gradcam_kit.jobs.progress import ProgressBar
+from gradcam_kit.jobs.reading import decoders_quiet
 from gradcam_kit.jobs.request import SHOWN, RunRequest, Targets
 from gradcam_kit.jobs.results import Run, load_run
 from gradcam_kit.jobs.rows import Row
@@ -131,8 +131,7 @@ def evaluate(request: EvaluateRequest, console: Console | None = None) -> Evalua
     if not numbers:
         raise OptionError(f"the run in {request.directory!r} has no complete shard yet; let the same command go on")
     own, layers = _request_of(run, request), run.manifest["layers"]
-    with warnings.catch_warnings():
-        bombs_are_errors()
+    with decoders_quiet():
         explainer = replace(with_layers(own, layers), metrics=metrics)
         explainer.fit.say = lambda text: note(console, text)
         _check_model(explainer, run, request)

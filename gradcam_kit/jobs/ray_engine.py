@@ -18,7 +18,7 @@ import numpy as np
 
 from gradcam_kit.errors import CaptureError, GradCamKitError, MissingExtraError
 from gradcam_kit.functional import Normalization
-from gradcam_kit.jobs.decode import Decoded, Failed, batches, bombs_are_errors, decode
+from gradcam_kit.jobs.decode import Decoded, Failed, batches, decode
 from gradcam_kit.jobs.devices import with_layers
 from gradcam_kit.jobs.explainer import Batch, Explainer
 from gradcam_kit.jobs.files import is_remote
@@ -27,6 +27,7 @@ from gradcam_kit.jobs.measuring import metric_fields
 from gradcam_kit.jobs.overlays import draw
 from gradcam_kit.jobs.pipeline import Done, FirstFailureError, Progress, has_thumbnail, normalizations
 from gradcam_kit.jobs.plan import Plan, Shard
+from gradcam_kit.jobs.reading import silence_decoders
 from gradcam_kit.jobs.request import RunRequest
 from gradcam_kit.jobs.rows import Row
 from gradcam_kit.jobs.setup import layers_of
@@ -147,7 +148,7 @@ _SINGLE: dict[str, Any] = {"batch_size": 1, "batch_format": "numpy", "zero_copy_
 
 
 def _decode(table: Table, transform: Transform) -> Table:
-    bombs_are_errors()
+    silence_decoders()
     item = _item(table)
     return _table(replace(item, decoded=[decode(entry, transform, small) for entry, small, _ in item.entries]))
 
