@@ -124,6 +124,11 @@ class Small(Net):
 def small():
     return Small()
 
+def frail():
+    model = Small()
+    model.transform = Deadly()
+    return model
+
 class Positive(BaseCAM):
     def weights(self, layer):
         return layer.gradients.clamp(min=0).mean((2, 3), keepdim=True)
