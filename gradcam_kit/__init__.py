@@ -3,75 +3,79 @@
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from gradcam_kit import targets
-from gradcam_kit.errors import GradCamKitError, LayerNotFoundError, ShapeError
-from gradcam_kit.methods import (
-    CAM,
-    DCAM,
-    FEM,
-    ISCAM,
-    KPCACAM,
-    METHODS,
-    SESS,
-    SSCAM,
-    AblationCAM,
-    AttentionRollout,
-    BaseCAM,
-    DeepFeatureFactorization,
-    EigenCAM,
-    EigenGradCAM,
-    EigenSmooth,
-    EinsumCAM,
-    ExpectedGradCAM,
-    Explanation,
-    FinerCAM,
-    FullGrad,
-    GenericAttention,
-    GradCAM,
-    GradCAMElementwise,
-    GradCAMPlusPlus,
-    GradECLIP,
-    GroupCAM,
-    GuidedBackprop,
-    GuidedGradCAM,
-    HiResCAM,
-    IntegratedGradCAM,
-    LaFAM,
-    LayerCAM,
-    LeGrad,
-    RandomCAM,
-    ReciproCAM,
-    RefineCAM,
-    ScoreCAM,
-    SegEigenCAM,
-    SegXResCAM,
-    ShapleyCAM,
-    Smooth,
-    SmoothGradCAMPlusPlus,
-    TestTime,
-    ViTReciproCAM,
-    WinsorCAM,
-    XGradCAM,
-    explain_all,
-)
-
 if TYPE_CHECKING:
+    from gradcam_kit import targets
     from gradcam_kit.comparison import compare
+    from gradcam_kit.errors import GradCamKitError, LayerNotFoundError, ShapeError
     from gradcam_kit.folder import explain_folder
     from gradcam_kit.jobs import load_run
+    from gradcam_kit.methods import (
+        CAM,
+        DCAM,
+        FEM,
+        ISCAM,
+        KPCACAM,
+        METHODS,
+        SESS,
+        SSCAM,
+        AblationCAM,
+        AttentionRollout,
+        BaseCAM,
+        DeepFeatureFactorization,
+        EigenCAM,
+        EigenGradCAM,
+        EigenSmooth,
+        EinsumCAM,
+        ExpectedGradCAM,
+        Explanation,
+        FinerCAM,
+        FullGrad,
+        GenericAttention,
+        GradCAM,
+        GradCAMElementwise,
+        GradCAMPlusPlus,
+        GradECLIP,
+        GroupCAM,
+        GuidedBackprop,
+        GuidedGradCAM,
+        HiResCAM,
+        IntegratedGradCAM,
+        LaFAM,
+        LayerCAM,
+        LeGrad,
+        RandomCAM,
+        ReciproCAM,
+        RefineCAM,
+        ScoreCAM,
+        SegEigenCAM,
+        SegXResCAM,
+        ShapleyCAM,
+        Smooth,
+        SmoothGradCAMPlusPlus,
+        TestTime,
+        ViTReciproCAM,
+        WinsorCAM,
+        XGradCAM,
+        explain_all,
+    )
     from gradcam_kit.render import overlay
 
 __version__ = "0.1.0"
 
-# Loaded when first used, so that `import gradcam_kit` costs no more than torch.
-_LAZY = {
+# Everything is loaded when first used: `import gradcam_kit` costs nothing, and what is used no more than it needs.
+_HOMES = {
+    "GradCamKitError": "gradcam_kit.errors",
+    "LayerNotFoundError": "gradcam_kit.errors",
+    "ShapeError": "gradcam_kit.errors",
     "compare": "gradcam_kit.comparison",
     "explain_folder": "gradcam_kit.folder",
     "load_run": "gradcam_kit.jobs",
     "overlay": "gradcam_kit.render",
 }
+_HOME = "gradcam_kit.methods"  # of all others
 
 __all__ = [
     "CAM",
@@ -133,10 +137,12 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in _LAZY:
-        return getattr(import_module(_LAZY[name]), name)
+    if not name.startswith("_") and find_spec(f"gradcam_kit.{name}"):
+        return import_module(f"gradcam_kit.{name}")
+    if name in __all__:
+        return getattr(import_module(_HOMES.get(name, _HOME)), name)
     raise AttributeError(f"module 'gradcam_kit' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_LAZY})
+    return sorted({*globals(), *__all__})

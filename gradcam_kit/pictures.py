@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from io import SEEK_END
 from os import PathLike
@@ -29,6 +29,7 @@ RGB = UInt8[np.ndarray, "h w 3"]
 
 _JPEG_QUALITY, _JPEG_SUFFIXES = 92, (".jpg", ".jpeg")
 _LARGEST_UNKNOWN = 2**28  # bytes of a file that PIL does not know and OpenCV may
+_BAND = 2**22  # pixels that are converted at once
 _CHANNELS = (3, 1, 4)  # in the order in which an axis is taken for the channels
 
 
@@ -156,12 +157,24 @@ def _unpacked(image: Image.Image) -> Shaped[np.ndarray, "h w *c"]:
                 "0 to 65535: scale it to uint8"
             )
         return (values >> 8).astype(np.uint8)  # the high byte, which PIL takes for 16-bit colors too
-    if image.mode in ("P", "PA", "La"):
-        image = image.convert("LA" if image.mode == "La" else "RGBA")
     try:
-        return np.array(image.convert("RGB"))
+        return _converted(image)
     except ValueError as error:
         raise PictureError(f"a picture of mode {image.mode} cannot become RGB: {error}; convert it first") from error
+
+
+def _converted(image: Image.Image) -> RGB:
+    """Turn a PIL image into RGB band by band, because PIL copies several times what it converts and gives."""
+    rgb = np.empty((image.height, image.width, 3), np.uint8)
+    step = _BAND // max(1, image.width) or 1
+    for top in range(0, image.height, step):
+        bottom = min(top + step, image.height)
+        is_whole = bottom - top == image.height
+        band = image if is_whole else image.crop((0, top, image.width, bottom))
+        if band.mode in ("P", "PA", "La"):
+            band = band.convert("LA" if band.mode == "La" else "RGBA")
+        rgb[top:bottom] = np.asarray(band.convert("RGB"))
+    return rgb
 
 
 def read_picture(path: str | PathLike[str]) -> RGB:
@@ -181,8 +194,12 @@ def read_picture(path: str | PathLike[str]) -> RGB:
         raise PictureError(f"cannot read the picture {str(path)!r}: {error}") from error
 
 
-def decode_picture(file: Any) -> RGB:
+def decode_picture(file: Any, admit: Callable[[int], object] | None = None) -> RGB:
     """`read_picture` for an open binary file, or whatever can be read and sought like one.
+
+    Args:
+        file: the file.
+        admit: told the number of pixels, as far as the head of the file tells it, before there is room for them.
 
     Raises:
         PictureError: not a picture, or cut short; the message says only the reason, because the file has no name.
@@ -191,17 +208,19 @@ def decode_picture(file: Any) -> RGB:
         with _truncation_refused(), Image.open(file) as image:
             if image.format == "EPS":
                 raise PictureError("PostScript is a program, and is not run")
+            if admit is not None:
+                admit(image.width * image.height)
             ImageOps.exif_transpose(image, in_place=True)
             return rgb_picture(image)
     except UnidentifiedImageError:
-        return _decoded_by_opencv(file)
+        return _decoded_by_opencv(file, admit)
     except PictureError:
         raise
     except Exception as error:  # decoders of damaged files raise anything
         raise PictureError(f"{type(error).__name__}: {error}") from error
 
 
-def _decoded_by_opencv(file: Any) -> RGB:
+def _decoded_by_opencv(file: Any, admit: Callable[[int], object] | None) -> RGB:
     """What only OpenCV knows, such as Radiance files; brightness above 1 is clipped."""
     size = file.seek(0, SEEK_END)
     if size == 0:
@@ -209,6 +228,8 @@ def _decoded_by_opencv(file: Any) -> RGB:
     pixels, most = None, 2 * (Image.MAX_IMAGE_PIXELS or _LARGEST_UNKNOWN)
     if (claimed := _claimed_pixels(file)) > most:
         raise PictureError(f"it claims to have {claimed} pixels, and more than {most} are not read")
+    if admit is not None:
+        admit(claimed)
     if size <= _LARGEST_UNKNOWN:
         file.seek(0)
         with suppress(cv2.error):

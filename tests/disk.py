@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,11 @@ class Small(Net):
 def small():
     return Small()
 
+def frail():
+    model = Small()
+    model.transform = Deadly()
+    return model
+
 class Positive(BaseCAM):
     def weights(self, layer):
         return layer.gradients.clamp(min=0).mean((2, 3), keepdim=True)
@@ -206,13 +212,19 @@ def read_rows(out: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def fill_up(patch: pytest.MonkeyPatch) -> None:
-    """Let the disk be full when the third shard is written."""
-    write = LocalFolder.write
+def fill_up(patch: pytest.MonkeyPatch, at: str = "shards/00002.parquet") -> None:
+    """Let the disk be full from the moment when a certain file is written, by default the third shard."""
+    is_full = False
 
-    def full(self: LocalFolder, name: str, content: bytes) -> None:
-        if name.startswith("shards/00002"):
-            raise OSError(errno.ENOSPC, "No space left on device", f"{self.root}/{name}")
-        write(self, name, content)
+    def filling(write: Callable[[LocalFolder, str, bytes], None]) -> Callable[[LocalFolder, str, bytes], None]:
+        def written(self: LocalFolder, name: str, content: bytes) -> None:
+            nonlocal is_full
+            is_full = is_full or name == at
+            if is_full:
+                raise OSError(errno.ENOSPC, "No space left on device", f"{self.root}/{name}")
+            write(self, name, content)
 
-    patch.setattr(LocalFolder, "write", full)
+        return written
+
+    for name in ("write", "put"):
+        patch.setattr(LocalFolder, name, filling(getattr(LocalFolder, name)))

@@ -315,6 +315,17 @@ def test_help_names_every_exit_status() -> None:
     assert {int(number) for number in re.findall(r"\d+", app.info.epilog or "")} == known
 
 
+def test_what_is_imported_is_loaded_when_it_is_used() -> None:
+    code = (
+        "import sys, gradcam_kit; print('torch' in sys.modules, gradcam_kit.GradCAM is gradcam_kit.METHODS['grad-cam'],"
+        " all(hasattr(gradcam_kit, name) for name in gradcam_kit.__all__), 'torch' in sys.modules)"
+    )
+    shown = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={"PYTHONPATH": str(ROOT)}, check=True
+    )
+    assert shown.stdout == "False True True True\n"
+
+
 def test_help_loads_neither_models_nor_renderers() -> None:
     code = (
         "import sys, gradcam_kit.cli; from typer.testing import CliRunner;"

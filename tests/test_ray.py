@@ -6,15 +6,17 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from io import StringIO
 from pathlib import Path
 
 import disk
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
 from gradcam_kit.errors import InputError
-from gradcam_kit.jobs import RunRequest, RunSummary, run
+from gradcam_kit.jobs import RunRequest, RunSummary, decode, run
 
 os.environ.setdefault("RAY_raylet_start_wait_time_s", "300")  # machines that are busy start slowly; read at import
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
@@ -49,9 +51,9 @@ def cluster(folder: Path) -> Iterator[object]:
     cluster.shutdown()
 
 
-def explain(out: str, engine: str, **options: object) -> RunSummary:
+def explain(out: str, engine: str, console: Console | None = None, **options: object) -> RunSummary:
     defaults = {"model": "shop:net", "shard_size": 3, "batch_size": 2, "workers": 1, "methods": ("grad-cam",)}
-    return run(RunRequest(**{**defaults, "source": "pictures", "out": out, "engine": engine, **options}))
+    return run(RunRequest(**{**defaults, "source": "pictures", "out": out, "engine": engine, **options}), console)
 
 
 def files(out: str) -> dict[str, bytes]:
@@ -80,6 +82,25 @@ def test_rows_overlays_and_resume_are_those_of_the_local_engine(folder: Path, cl
     with pytest.raises(InputError, match="cannot take these pictures"):
         explain("wrong", "ray", model="shop:never", layers=("stage2",))
     assert not Path("wrong").exists()
+
+
+def test_what_kills_a_reader_or_fills_the_memory_costs_no_more_than_on_one_machine(
+    folder: Path, cluster: object, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for i in range(6):
+        disk.write_picture(Path(f"frail/{i}.png"), disk.BLACK if i == 2 else np.roll(disk.CAT, i, axis=1))
+    monkeypatch.setattr(decode, "_FEW", 0)
+    options = {"source": "frail", "model": "shop:frail", "shard_size": 6, "batch_size": 5, "processes": True}
+    explain("dying-local", "local", **options)
+    said = StringIO()
+    capfd.readouterr()
+    summary = explain("dying", "ray", Console(file=said, width=200), **options)
+    assert (summary.pictures, summary.failed, summary.missing) == (6, 1, 0)
+    assert summary.problems == ("2.png: cannot read the picture: the process that read it died",)
+    assert said.getvalue().count("the memory of cpu is too small; going on with batches of 2") == 1
+    assert capfd.readouterr().err == ""  # of Ray, neither what it does nor what it thinks of it
+    assert "RAY_BACKEND_LOG_LEVEL" not in os.environ
+    same("dying", "dying-local")
 
 
 def test_a_node_that_is_killed_changes_nothing(folder: Path, cluster: object) -> None:

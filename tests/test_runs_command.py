@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import pickle
+import tempfile
+from functools import partial
 from pathlib import Path
 
 import disk
@@ -100,6 +102,40 @@ def test_a_full_disk_is_one_line_and_the_same_command_goes_on(monkeypatch: pytes
     status, said, _ = command("pictures", "--shard-size", "2")
     assert status == 0
     assert "7 of 7 pictures explained (" in said
+
+
+def test_a_disk_that_is_full_before_all_overlays_are_drawn_is_one_line_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    for i in range(20):  # more than wait to be drawn at once
+        disk.write_picture(Path(f"pictures/{i:02}.png"), disk.CAT)
+    with monkeypatch.context() as patch:
+        disk.fill_up(patch, "overlays/13.png.grad-cam.jpg")
+        status, said, problem = command("pictures", "--shard-size", "10")
+    assert (status, said) == (2, "")
+    assert problem == (
+        "gradcam-kit: 'out/overlays/13.png.grad-cam.jpg' cannot be written: No space left on device; what is complete "
+        "in 'out' stays valid, and the same command goes on from there"
+    )
+    assert paths() == [f"{i:02}.png" for i in range(10)]
+    status, said, _ = command("pictures", "--shard-size", "10")
+    assert (status, "20 of 20 pictures explained (10 of them before)" in said) == (0, True)
+
+
+def test_a_place_where_nothing_can_be_written_keeps_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    disk.write_picture(Path("pictures/a.png"), disk.CAT)
+    Path("file").write_text("in the way")
+    status, said, problem = command("pictures", out="file/out")
+    assert (status, said) == (2, "")
+    assert problem.endswith("cannot be written: Not a directory; make room for it, or choose another folder")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no disk that is always full")
+def test_a_full_disk_while_the_run_is_planned_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    disk.write_picture(Path("pictures/a.png"), disk.CAT)
+    monkeypatch.setattr(tempfile, "TemporaryFile", partial(open, "/dev/full", "w+b"))
+    status, said, problem = command("pictures")
+    assert (status, said) == (2, "")
+    assert problem.startswith("gradcam-kit: the plan of the run cannot be written to ")
+    assert not Path("out").exists()
 
 
 def test_a_checkpoint_that_carries_code_is_refused_and_not_run() -> None:

@@ -129,6 +129,26 @@ def test_an_interrupted_run_says_how_to_go_on(number: int) -> None:
     assert json.loads(Path("out/run.json").read_text())["pictures"] == 28
 
 
+@pytest.mark.parametrize("module", ["gradcam_kit.cli.options", "numpy.linalg", "torch.nn", "pyarrow.parquet"])
+def test_an_interruption_while_it_is_still_loading_is_one_line(module: str) -> None:
+    program = f"""
+import os, signal, sys
+from gradcam_kit.__main__ import main
+
+class Interrupting:
+    def find_spec(self, name, path=None, target=None):
+        if name == {module!r}:
+            sys.meta_path.remove(self)
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupting())
+main()
+"""
+    process = start(program=("-c", program))
+    assert process.communicate(timeout=120) == ("", "gradcam-kit: interrupted\n")
+    assert process.returncode == 130
+
+
 INTERRUPTED = """
 import os, signal
 from gradcam_kit.cli import main

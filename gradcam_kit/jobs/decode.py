@@ -8,7 +8,6 @@ import pickle
 import signal
 import sys
 import threading
-import warnings
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
@@ -26,10 +25,9 @@ from PIL import Image
 from torch import Tensor
 
 from gradcam_kit.errors import PictureError
-from gradcam_kit.jobs.files import opened
 from gradcam_kit.jobs.index import Entry
+from gradcam_kit.jobs.reading import picture_of, silence_decoders
 from gradcam_kit.jobs.request import one_line
-from gradcam_kit.pictures import decode_picture
 from gradcam_kit.transforms import Box, Picture, Transform
 
 _T = TypeVar("_T")
@@ -76,29 +74,15 @@ class Failed:
         return cls(entry, one_line(f"{type(error).__name__}: {error}"))
 
 
-def read_entry(entry: Entry) -> Picture:
-    """Read a picture; the error does not repeat its name.
-
-    Raises:
-        PictureError: no such file, not a picture, or cut short.
-    """
-    try:
-        with opened(entry.path) as file:
-            return decode_picture(file)
-    except Exception as error:
-        reason = error.strerror or error if isinstance(error, OSError) else error
-        raise PictureError(f"cannot read the picture: {reason}") from error
-
-
 def decode(entry: Entry, transform: Transform, thumbnail: bool = False) -> Decoded | Failed:
     """Read one picture; whatever goes wrong is returned, not raised."""
     is_read = False
     try:
-        picture = read_entry(entry)
-        size = picture.shape[0], picture.shape[1]
-        small = _thumbnail(picture) if thumbnail else None
-        is_read = True
-        return Decoded(entry, transform.prepare(picture), transform.box(*size), size, small)
+        with picture_of(entry) as picture:
+            size = picture.shape[0], picture.shape[1]
+            small = _thumbnail(picture) if thumbnail else None
+            is_read = True
+            return Decoded(entry, transform.prepare(picture), transform.box(*size), size, small)
     except Exception as error:  # one picture never ends a run
         failed = Failed.because(entry, error)
         return replace(failed, by_transform=is_read and not isinstance(error, PictureError))
@@ -113,14 +97,16 @@ class Reader:
     Args:
         transform: from picture to model input.
         workers: how many.
-        pictures: about how many will be read.
+        pictures: about how many will be read, None = many; for few of them no process is started.
         processes: whether processes may be started.
     """
 
-    def __init__(self, transform: Transform, workers: int, pictures: int, processes: bool = False) -> None:
+    def __init__(
+        self, transform: Transform, workers: int, pictures: int | None = None, processes: bool = False
+    ) -> None:
         self._transform = transform
         self._workers = workers
-        self._packed = _packed(transform) if processes and pictures > _FEW else None
+        self._packed = _packed(transform) if processes and (pictures is None or pictures > _FEW) else None
         self._pool = self._start(workers)
 
     def read(self, batches: Iterable[Sequence[tuple[Entry, bool]]], ahead: int) -> Iterator[list[Decoded | Failed]]:
@@ -230,11 +216,6 @@ def prefetched(items: Iterable[_T], ahead: int = 1) -> Generator[_T, None, None]
                 iterator.close()
 
 
-def bombs_are_errors() -> None:
-    """Let PIL refuse pictures above its limit (179 megapixels) and say nothing about those above half of it."""
-    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-
-
 @contextmanager
 def interruptions_blocked() -> Iterator[None]:
     """Keep an interruption from the processes that are started meanwhile, until `belong_to_parent` settles them.
@@ -259,7 +240,7 @@ def belong_to_parent(folder: str) -> None:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sys.path.insert(0, folder)
-    bombs_are_errors()
+    silence_decoders()
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=lambda: (wait([parent.sentinel]), os._exit(1)), daemon=True).start()

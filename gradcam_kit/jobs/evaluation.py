@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-import warnings
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from torch import nn
 
 from gradcam_kit.checkpoints import weights_hash
 from gradcam_kit.errors import OptionError
-from gradcam_kit.jobs.decode import Reader, bombs_are_errors
+from gradcam_kit.jobs.decode import Reader
 from gradcam_kit.jobs.devices import with_layers
 from gradcam_kit.jobs.explainer import Explainer
 from gradcam_kit.jobs.measured_shard import MeasuredShard, entry_of
@@ -23,6 +22,7 @@ from gradcam_kit.jobs.measuring import (
     chosen_metrics,
 )
 from gradcam_kit.jobs.progress import ProgressBar
+from gradcam_kit.jobs.reading import decoders_quiet
 from gradcam_kit.jobs.request import SHOWN, RunRequest, Targets
 from gradcam_kit.jobs.results import Run, load_run
 from gradcam_kit.jobs.setup import metric_settings, note
@@ -122,8 +122,7 @@ def evaluate(request: EvaluateRequest, console: Console | None = None) -> Evalua
     if not numbers:
         raise OptionError(f"the run in {request.directory!r} has no complete shard yet; let the same command go on")
     own, layers = _request_of(run, request), run.manifest["layers"]
-    with warnings.catch_warnings():
-        bombs_are_errors()
+    with decoders_quiet():
         explainer = replace(with_layers(own, layers), metrics=metrics)
         explainer.fit.say = lambda text: note(console, text)
         _check_model(explainer, run, request)

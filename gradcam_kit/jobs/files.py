@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import hashlib
 import os
@@ -21,6 +22,7 @@ from gradcam_kit.errors import InputError, PictureError
 
 _HOST = hashlib.sha256(platform.node().encode()).hexdigest()[:8]
 _OLD = 600  # seconds; no file takes as long to be written
+_HOPELESS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 def is_remote(path: str | os.PathLike[str]) -> bool:
@@ -39,6 +41,11 @@ def remote(path: str) -> tuple[Any, str]:
     except (ImportError, ValueError) as error:
         raise InputError(f"{path!r} cannot be used: {error}") from error
     return found
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether an error says that no other file can be written there either."""
+    return isinstance(error, OSError) and error.errno in _HOPELESS
 
 
 @contextmanager

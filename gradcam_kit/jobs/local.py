@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import threading
 import time
-import warnings
 from collections.abc import Callable, Container, Generator, Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, replace
@@ -15,7 +14,6 @@ from typing import Any
 from rich.console import Console
 
 from gradcam_kit.capture import compile_around
-from gradcam_kit.jobs.decode import bombs_are_errors
 from gradcam_kit.jobs.devices import work_on_devices
 from gradcam_kit.jobs.explainer import Explainer
 from gradcam_kit.jobs.manifest import make_manifest
@@ -23,6 +21,7 @@ from gradcam_kit.jobs.measuring import chosen_metrics, metric_fields
 from gradcam_kit.jobs.pipeline import Done, FirstFailureError, Pipeline
 from gradcam_kit.jobs.plan import Plan, Shard, make_plan
 from gradcam_kit.jobs.progress import ProgressBar
+from gradcam_kit.jobs.reading import decoders_quiet
 from gradcam_kit.jobs.request import SHOWN, RunRequest, RunSummary
 from gradcam_kit.jobs.setup import TRIED, device_names, layers_of, make_explainer, note, verify
 from gradcam_kit.jobs.store import Counts, Store, check_same
@@ -62,8 +61,7 @@ def run(request: RunRequest, console: Console | None = None) -> RunSummary:
     store = Store.at(request.out, metric_fields(request.metrics))
     before = None if request.overwrite else store.manifest()
     with ExitStack() as stack:
-        stack.enter_context(warnings.catch_warnings())
-        bombs_are_errors()
+        stack.enter_context(decoders_quiet())
         plan = stack.enter_context(closing(make_plan(request.source, request.out, request.shard_size)))
         for line in plan.left_out.lines():
             note(console, line)

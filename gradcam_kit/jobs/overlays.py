@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import errno
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from gradcam_kit.functional import Normalization
-from gradcam_kit.jobs.decode import read_entry
+from gradcam_kit.jobs.files import is_full
 from gradcam_kit.jobs.index import Entry
+from gradcam_kit.jobs.reading import picture_of
 from gradcam_kit.jobs.request import one_line
 from gradcam_kit.jobs.rows import Row, enlarged
 from gradcam_kit.jobs.store import Store
 from gradcam_kit.pictures import encode_picture
 from gradcam_kit.render import overlay
 from gradcam_kit.transforms import Picture
-
-_HOPELESS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # no other overlay can be written either
 
 
 def overlay_of(row: Mapping[str, Any], picture: Picture, normalization: Normalization = "minmax") -> Picture:
@@ -36,19 +34,25 @@ def draw(store: Store, entry: Entry, rows: Sequence[Row], normalization: Mapping
         normalization: that of each method.
 
     Raises:
-        OSError: no overlay can be written, because the disk is full.
+        OptionError: no overlay can be written, because the disk is full.
     """
     try:
-        picture = read_entry(entry)  # a second time, because pictures in full size would fill the memory
-        for row in rows:
-            name = store.overlay_name(entry.key, row["method"], row["rank"])
-            store.folder.put(name, encode_picture(overlay_of(row, picture, normalization[row["method"]]), ".jpg"))
+        with picture_of(entry) as picture:  # a second time, because pictures in full size would fill the memory
+            for row in rows:
+                name = store.overlay_name(entry.key, row["method"], row["rank"])
+                store.folder.put(name, encode_picture(overlay_of(row, picture, normalization[row["method"]]), ".jpg"))
     except Exception as error:  # one overlay ends no run
-        if isinstance(error, OSError) and error.errno in _HOPELESS:
-            raise
-        said = error.strerror or error if isinstance(error, OSError) else error
-        for row in rows:
-            row["error"] = one_line(f"{type(error).__name__}: the overlay cannot be written: {said}")
+        if is_full(error):
+            with store.named():
+                raise
+        mark_undrawn(rows, error)
+
+
+def mark_undrawn(rows: Iterable[Row], error: Exception) -> None:
+    """Note in the rows of a picture what keeps their overlays from being written."""
+    said = error.strerror or error if isinstance(error, OSError) else error
+    for row in rows:
+        row["error"] = one_line(f"{type(error).__name__}: the overlay cannot be written: {said}")
 
 
 class Painter:

@@ -141,9 +141,8 @@ class Pipeline:
                 current.drawing.append(painter.add(explained.entry, explained.rows))
 
     def _write(self, shard: _Open) -> Counts:
-        with self.store.named():
-            for drawing in shard.drawing:
-                drawing.result()
+        for drawing in shard.drawing:
+            drawing.result()
         rows, thumbnails = shard.shard.with_kept(shard.rows), shard.thumbnails
         if shard.shard.kept:
             thumbnails = {**self.store.read_thumbnails(shard.shard.number), **thumbnails}

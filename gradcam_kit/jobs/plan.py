@@ -8,12 +8,14 @@ import json
 import tempfile
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from itertools import groupby, islice
 from json.encoder import encode_basestring_ascii
 from typing import IO, Any
 
+from gradcam_kit.errors import OptionError
+from gradcam_kit.jobs.files import is_full
 from gradcam_kit.jobs.index import Entry, find_pictures, no_pictures
 from gradcam_kit.jobs.walk import LeftOut
 
@@ -95,8 +97,9 @@ def make_plan(source: str, out: str, shard_size: int) -> Plan:
 
     Raises:
         InputError: no pictures, or a source that cannot be read.
+        OptionError: no room for temporary files.
     """
-    with ExitStack() as unfinished:
+    with _room_needed(), ExitStack() as unfinished:
         lines = unfinished.enter_context(tempfile.TemporaryFile())
         plan = _written(lines, source, out, shard_size)
         unfinished.pop_all()  # from here on the plan closes it
@@ -120,6 +123,7 @@ def _written(lines: IO[bytes], source: str, out: str, shard_size: int) -> Plan:
     if not pictures:
         raise no_pictures(source, left_out)
     offsets.append(position)
+    lines.flush()  # now, where a full disk has its name
     return Plan(shard_size, pictures, digest.hexdigest(), left_out, lines, offsets)
 
 
@@ -137,6 +141,20 @@ def _sorted(entries: Iterable[Entry]) -> Iterator[Entry]:
             file.seek(0)
             pieces.append(map(_read, file))
         yield from heapq.merge(*pieces, key=_order)
+
+
+@contextmanager
+def _room_needed() -> Iterator[None]:
+    """Let a disk without room for temporary files be said; planning writes nothing else."""
+    try:
+        yield
+    except OSError as error:
+        if not is_full(error):
+            raise
+        raise OptionError(
+            f"the plan of the run cannot be written to {tempfile.gettempdir()!r}: {error.strerror}; make room for it, "
+            "or let TMPDIR name another folder"
+        ) from error
 
 
 def _path(row: Mapping[str, Any]) -> Any:

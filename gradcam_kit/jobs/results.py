@@ -19,11 +19,11 @@ from jaxtyping import Float, UInt8
 
 from gradcam_kit.errors import InputError, MissingExtraError, OptionError, PictureError, UnknownNameError, did_you_mean
 from gradcam_kit.functional import Normalization
-from gradcam_kit.jobs.decode import read_entry
 from gradcam_kit.jobs.files import is_remote
 from gradcam_kit.jobs.index import Entry
 from gradcam_kit.jobs.measuring import metric_fields
 from gradcam_kit.jobs.overlays import overlay_of
+from gradcam_kit.jobs.reading import read_entry
 from gradcam_kit.jobs.rows import SCHEMA, Row, enlarged, heatmap_of
 from gradcam_kit.jobs.store import Store, read_parquet
 

@@ -21,9 +21,10 @@ from gradcam_kit.comparison import Comparison, check_ending, compare, write_comp
 from gradcam_kit.comparison.contenders import Contender, contenders, suited
 from gradcam_kit.comparison.measuring import known_metrics
 from gradcam_kit.errors import InputError, OptionError, PictureError
-from gradcam_kit.jobs.decode import batches, read_entry
+from gradcam_kit.jobs.decode import batches
 from gradcam_kit.jobs.explainer import Explainer
 from gradcam_kit.jobs.index import Entry, index_pictures
+from gradcam_kit.jobs.reading import read_entry
 from gradcam_kit.jobs.request import ModelRequest, Problems, RunSummary
 from gradcam_kit.jobs.setup import load_explainer, method_classes, note
 from gradcam_kit.transforms import Transform

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -194,23 +195,19 @@ class Store:
             str(Path(self.folder.root, name)) if isinstance(self.folder, LocalFolder) else f"{self.folder.root}/{name}"
         )
 
-    def named(self) -> _Named:
+    @contextmanager
+    def named(self) -> Iterator[None]:
         """Let errors of the disk say which folder they concern, and what remains."""
-        return _Named(self.folder.root)
-
-
-class _Named:
-    def __init__(self, root: str) -> None:
-        self._root = root
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, OSError):
+        try:
+            yield
+        except OSError as error:
+            root, begun = self.folder.root, None
+            with suppress(OSError):
+                begun = self.folder.read("run.json")
+            remedy = f"what is complete in {root!r} stays valid, and the same command goes on from there"
             raise OptionError(
-                f"{error.filename or self._root!r} cannot be written: {error.strerror or error}; what is complete in "
-                f"{self._root!r} stays valid, and the same command goes on from there"
+                f"{error.filename or root!r} cannot be written: {error.strerror or error}; "
+                f"{remedy if begun else 'make room for it, or choose another folder'}"
             ) from error
 
 
