@@ -12,12 +12,11 @@ from rich.console import Console
 from torch import nn
 
 from gradcam_kit.jobs import Run, RunRequest, RunSummary, load_run, run
-from gradcam_kit.jobs.files import folder_at
-from gradcam_kit.report import write_report
+from gradcam_kit.report import is_current, write_report
 
 
 def run_and_report(request: RunRequest, console: Console | None = None) -> RunSummary:
-    """`run`, and when all is done the page about it, unless it is there and nothing is new.
+    """`run`, and when all is done the page about it, unless it is there and nothing has changed.
 
     Raises:
         GradCamKitError: the request is wrong; the folder is as it was.
@@ -25,7 +24,7 @@ def run_and_report(request: RunRequest, console: Console | None = None) -> RunSu
     summary = run(request, console)
     if not request.report or summary.missing or summary.left or summary.interrupted:
         return summary
-    if summary.pictures == summary.before and folder_at(summary.out).read("report.html") is not None:
+    if summary.pictures == summary.before and is_current(summary.out):
         return summary
     return replace(summary, report=write_report(summary.out, summary.pictures - summary.before, summary.seconds))
 
