@@ -29,6 +29,7 @@ RGB = UInt8[np.ndarray, "h w 3"]
 
 _JPEG_QUALITY, _JPEG_SUFFIXES = 92, (".jpg", ".jpeg")
 _LARGEST_UNKNOWN = 2**28  # bytes of a file that PIL does not know and OpenCV may
+_BITS_PER_SAMPLE = 258  # a tag of TIFF
 _CHANNELS = (3, 1, 4)  # in the order in which an axis is taken for the channels
 
 
@@ -147,21 +148,43 @@ def levels_of(values: Tensor, what: str) -> Float[Tensor, "*shape"]:
 def _unpacked(image: Image.Image) -> Shaped[np.ndarray, "h w *c"]:
     """Take the values of a PIL image: RGB for all modes but gray ones of more than 8 bits, which PIL would clip."""
     if image.mode == "F":
-        return np.asarray(image)
+        return _with_white(np.asarray(image))
     if image.mode.startswith("I"):  # PIL gives 16-bit files as I or I;16
-        values = np.asarray(image)
-        if values.min() < 0 or values.max() > 65535:
-            raise PictureError(
-                f"a picture of mode {image.mode} holds values from {values.min()} to {values.max()}; expected 16 bit, "
-                "0 to 65535: scale it to uint8"
-            )
-        return (values >> 8).astype(np.uint8)  # the high byte, which PIL takes for 16-bit colors too
+        values, bits = np.asarray(image), _bits_of(image)
+        if bits > 16 or (not bits and 0 < values.max() < 256) or not 0 <= values.min() <= values.max() < 65536:
+            raise _no_white(values)
+        return (values >> (bits or 16) - 8).astype(np.uint8)  # the high byte, which PIL takes for 16-bit colors too
     if image.mode in ("P", "PA", "La"):
         image = image.convert("LA" if image.mode == "La" else "RGBA")
     try:
         return np.array(image.convert("RGB"))
     except ValueError as error:
         raise PictureError(f"a picture of mode {image.mode} cannot become RGB: {error}; convert it first") from error
+
+
+def _bits_of(image: Image.Image) -> int:
+    """Bits per value of a gray picture of more than 8; 0 if nothing tells them, as of one that was made in memory."""
+    tags = getattr(image, "tag_v2", {})
+    if _BITS_PER_SAMPLE in tags:
+        return int(tags[_BITS_PER_SAMPLE][0])
+    if image.mode != "I" or image.format in ("PNG", "PPM"):
+        return 16
+    return 32 if image.format else 0
+
+
+def _with_white(values: np.ndarray) -> np.ndarray:
+    """Floating point that is from 0 to 1, up to half a level of 255; anything else raises."""
+    if not -0.5 <= values.min() * 255 <= values.max() * 255 <= 255.5:  # false for NaN too
+        raise _no_white(values)
+    return values
+
+
+def _no_white(values: np.ndarray) -> PictureError:
+    """The error of pixels of which nobody knows how bright they are; a guess would give black or white pictures."""
+    return PictureError(
+        f"its {values.dtype} values, from {values.min():g} to {values.max():g}, do not say which of them is white; "
+        "save it with 8 or 16 bits per channel, or as floats from 0 to 1"
+    )
 
 
 def read_picture(path: str | PathLike[str]) -> RGB:
@@ -202,10 +225,12 @@ def decode_picture(file: Any) -> RGB:
 
 
 def _decoded_by_opencv(file: Any) -> RGB:
-    """What only OpenCV knows, such as Radiance files; brightness above 1 is clipped."""
+    """What only OpenCV knows, such as Radiance files, of which brightness above 1 is clipped."""
     size = file.seek(0, SEEK_END)
     if size == 0:
         raise PictureError("the file is empty")
+    file.seek(0)
+    is_tiff = file.read(2) in (b"II", b"MM")
     pixels, most = None, 2 * (Image.MAX_IMAGE_PIXELS or _LARGEST_UNKNOWN)
     if (claimed := _claimed_pixels(file)) > most:
         raise PictureError(f"it claims to have {claimed} pixels, and more than {most} are not read")
@@ -218,7 +243,10 @@ def _decoded_by_opencv(file: Any) -> RGB:
     if pixels.dtype == np.uint16:
         pixels = pixels / np.float32(65535)
     if pixels.dtype != np.uint8:
-        pixels = pixels.astype(np.float32).clip(0, 1)
+        if pixels.dtype.kind != "f":
+            raise _no_white(pixels)
+        pixels = pixels.astype(np.float32)
+        pixels = _with_white(pixels) if is_tiff else pixels.clip(0, 1)
     return rgb_picture(pixels[..., ::-1])
 
 
