@@ -15,11 +15,19 @@ from pathlib import Path
 from gradcam_kit.errors import InputError
 
 PICTURE_SUFFIXES = (
-    *(".apng", ".avif", ".bmp", ".dds", ".dib", ".gif", ".hdr", ".icns", ".ico", ".j2k", ".jfif", ".jp2", ".jpe"),
-    *(".jpeg", ".jpg", ".mpo", ".pbm", ".pcx", ".pfm", ".pgm", ".png", ".pnm", ".ppm", ".psd", ".qoi", ".ras"),
-    *(".sgi", ".tga", ".tif", ".tiff", ".webp", ".xbm", ".xpm"),
+    *(".apng", ".avif", ".avifs", ".blp", ".bmp", ".bw", ".cur", ".dcx", ".dds", ".dib", ".ftc", ".ftu"),
+    *(".gif", ".hdr", ".icb", ".icns", ".ico", ".j2c", ".j2k", ".jfif", ".jp2", ".jpc", ".jpe", ".jpeg"),
+    *(".jpf", ".jpg", ".jpx", ".mpo", ".msp", ".pam", ".pbm", ".pcx", ".pfm", ".pgm", ".pic", ".png"),
+    *(".pnm", ".ppm", ".psd", ".pxr", ".qoi", ".ras", ".rgb", ".rgba", ".sgi", ".sr", ".tga", ".tif"),
+    *(".tiff", ".vda", ".vst", ".webp", ".xbm", ".xpm"),
 )
-"""What counts as a picture in a folder or a glob; a single file or a line of a list is taken whatever its name."""
+"""What counts as a picture in a folder or a glob; a single file or a line of a list is taken whatever its name.
+
+Left out of what PIL or OpenCV know: programs and drawings (.eps, .ps, .emf, .wmf); what they recognize and cannot read
+(.bufr, .grib, .h5, .hdf, .mpg, .mpeg, and .exr in most builds); measurements that do not say what is white (.fit,
+.fits); what is mostly something else by that name (.pcd: points of a scanner); films, brushes and notes (.flc,
+.fli, .gbr, .iim); what goes away (.im).
+"""
 
 _Child = os.DirEntry[str] | Path
 
