@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,6 +20,7 @@ from gradcam_kit.cli import app
 from gradcam_kit.errors import InputError
 from gradcam_kit.jobs import files, load_run
 from gradcam_kit.jobs.index import Entry, index_pictures
+from gradcam_kit.jobs.plan import make_plan
 
 
 @pytest.fixture(autouse=True)
@@ -173,3 +175,14 @@ def test_a_table_with_other_separators_is_refused_and_says_how_to_write_it(separ
     assert done.exit_code == 2
     assert "has no column 'path'" in done.output
     assert "separate them by commas, or by tabs in a .tsv" in " ".join(done.output.split())
+
+
+def test_a_picture_with_two_labels_keeps_the_first_and_the_other_is_said() -> None:
+    rows = ["path,label", "top.png,cup", "top.png,cup", "./top.png,cat", "cat/a.png,cat", "top.png,"]
+    Path("pictures/l.csv").write_text("\n".join(rows))
+    with closing(make_plan("pictures/l.csv", "out", 10)) as plan:
+        assert list(plan.entries())[1].label == "cup"
+    assert plan.left_out.lines() == [
+        "left out 3 repetitions of pictures that are named more than once",
+        "1 of these repetitions have another label, which is lost: top.png is 'cup' and not 'cat'",
+    ]

@@ -43,6 +43,8 @@ class LeftOut:
         runs: folders of earlier runs.
         closed: folders that may not be read.
         repeated: pictures that were named before.
+        relabeled: those of them that had another label then.
+        first_relabeled: the first of these, in words.
         nameless: rows of a table that name no picture.
     """
 
@@ -50,7 +52,16 @@ class LeftOut:
     runs: list[str] = field(default_factory=list)
     closed: list[str] = field(default_factory=list)
     repeated: int = 0
+    relabeled: int = 0
+    first_relabeled: str = ""
     nameless: int = 0
+
+    def repeat(self, key: str, kept: str | None, label: str | None) -> None:
+        """Count a picture that is named once more."""
+        self.repeated += 1
+        if label is not None and label != kept:
+            self.relabeled += 1
+            self.first_relabeled = self.first_relabeled or f"{key} is {kept!r} and not {label!r}"
 
     def lines(self) -> list[str]:
         """The same in words."""
@@ -66,6 +77,10 @@ class LeftOut:
             said.append(f"left out folders that may not be read: {_first(self.closed)}")
         if self.repeated:
             said.append(f"left out {self.repeated} repetitions of pictures that are named more than once")
+        if self.relabeled:
+            said.append(
+                f"{self.relabeled} of these repetitions have another label, which is lost: {self.first_relabeled}"
+            )
         if self.nameless:
             said.append(f"left out {self.nameless} rows of the table that have no path")
         return said
