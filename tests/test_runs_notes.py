@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import disk
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -60,3 +61,21 @@ def test_only_labels_without_a_class_are_counted(names: list[str] | None, labels
     line = Labels(names).unknown(entries)
     assert line is not None
     assert re.search(says, line)
+
+
+@pytest.mark.parametrize(
+    ("model", "pictures", "says"),
+    [
+        ("softmax", 1, "(from 0 to 1, and their sum is 1); methods and confidences expect logits: leave out the last"),
+        ("sigmoid", 4, "(from 0 to 1); methods and confidences expect logits: leave out the last sigmoid"),
+        ("sigmoid", 1, None),  # three numbers say too little
+        ("net", 4, None),
+        ("one_logit", 7, None),
+    ],
+)
+def test_outputs_that_look_like_probabilities_are_said(model: str, pictures: int, says: str | None) -> None:
+    for i in range(pictures):
+        disk.write_picture(Path(f"pictures/{i}.png"), np.roll(disk.CAT, 7 * i, 0))
+    said = notes_of(f"shop:{model}", report=False)
+    assert ("look like probabilities" in said) == (says is not None)
+    assert says is None or f"the outputs of shop:{model} look like probabilities {says}" in said

@@ -53,8 +53,9 @@ class Labels:
         """A line about labels that name no class, without which nothing would tell why pictures are not judged."""
         unknown, labeled, examples = 0, 0, dict[str, None]()
         for _, group in groupby(entries, _place):  # sorted, so those of a class follow each other
-            entry = next(group)
-            count, label, index = 1 + sum(1 for _ in group), self.of(entry), self.index(entry)
+            for count, entry in enumerate(group, 1):  # noqa: B007
+                pass
+            label, index = self.of(entry), self.index(entry)
             if label is None:
                 continue
             labeled += count
