@@ -14,8 +14,10 @@ class LayerNotFoundError(GradCamKitError, LookupError):
     """A target layer that the model does not have, or no layer that suits when it is chosen automatically."""
 
 
-class UnknownNameError(GradCamKitError, LookupError):
-    """A method, model, colormap or option value that does not exist."""
+class UnknownNameError(GradCamKitError, KeyError):
+    """A method, metric, model, colormap or option value that does not exist."""
+
+    __str__ = Exception.__str__  # a KeyError would show its message in quotes
 
 
 class ShapeError(GradCamKitError, ValueError):

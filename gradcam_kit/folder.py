@@ -12,12 +12,11 @@ from rich.console import Console
 from torch import nn
 
 from gradcam_kit.jobs import Run, RunRequest, RunSummary, load_run, run
-from gradcam_kit.jobs.files import folder_at
-from gradcam_kit.report import write_report
+from gradcam_kit.report import is_current, write_report
 
 
 def run_and_report(request: RunRequest, console: Console | None = None) -> RunSummary:
-    """`run`, and when all is done the page about it, unless it is there and nothing is new.
+    """`run`, and when all is done the page about it, unless it is there and nothing has changed.
 
     Raises:
         GradCamKitError: the request is wrong; the folder is as it was.
@@ -25,7 +24,7 @@ def run_and_report(request: RunRequest, console: Console | None = None) -> RunSu
     summary = run(request, console)
     if not request.report or summary.missing or summary.left or summary.interrupted:
         return summary
-    if summary.pictures == summary.before and folder_at(summary.out).read("report.html") is not None:
+    if summary.pictures == summary.before and is_current(summary.out):
         return summary
     return replace(summary, report=write_report(summary.out, summary.pictures - summary.before, summary.seconds))
 
@@ -35,9 +34,11 @@ def explain_folder(
     model: str | nn.Module,
     out: str | Path,
     *,
-    methods: Sequence[str] = ("grad-cam",),
+    methods: str | Sequence[str] = "grad-cam",
     layers: str | Sequence[str] = (),
-    class_names: Path | Sequence[str] | None = None,
+    metrics: str | Sequence[str] = (),
+    targets: str | int = "predicted",
+    class_names: str | Path | Sequence[str] | None = None,
     quiet: bool = False,
     **options: Any,
 ) -> Run:
@@ -47,11 +48,13 @@ def explain_folder(
         source: a picture, a folder, a glob, a list file or a table; also on remote storage.
         model: a specification such as `torchvision:resnet50`, or any module, which is copied.
         out: the folder of the run.
-        methods: names in `METHODS`, or `package.module:Class`.
+        methods: names in `METHODS`, or `package.module:Class`; one or several.
         layers: target layers; none = chosen once, for all pictures.
+        metrics: names in `metrics.METRICS`, measured for every heatmap.
+        targets: "predicted", "label" (the class that the picture's folder or table names), a class index, or "top:K".
         class_names: a file with one name on a line, or the names.
         quiet: show neither notes nor progress.
-        options: the other attributes of `RunRequest`, such as `transform`, `targets`, `batch_size` or `overlays`.
+        options: the other attributes of `RunRequest`, such as `transform`, `batch_size` or `overlays`.
 
     Returns:
         The rows, read as far as they are asked for; failures are rows too.
@@ -60,17 +63,27 @@ def explain_folder(
         GradCamKitError: the request is wrong; the folder is as it was.
         KeyboardInterrupt: the run was interrupted; what is written stays valid.
     """
-    names = class_names if class_names is None or isinstance(class_names, Path) else tuple(class_names)
     request = RunRequest(
         model=model,
         source=os.fspath(source),
         out=os.fspath(out),
-        methods=tuple(methods),
-        layers=(layers,) if isinstance(layers, str) else tuple(layers),
-        class_names=names,
+        methods=_names(methods),
+        layers=_names(layers),
+        metrics=_names(metrics),
+        targets=str(targets),
+        class_names=None if class_names is None else _file_or_names(class_names),
         **options,
     )
     summary = run_and_report(request, None if quiet else Console(stderr=True))
     if summary.interrupted:
         raise KeyboardInterrupt
     return load_run(summary.out)
+
+
+def _names(given: str | Sequence[str]) -> tuple[str, ...]:
+    """Names, of which one alone need not be in a list."""
+    return (given,) if isinstance(given, str) else tuple(given)
+
+
+def _file_or_names(given: str | Path | Sequence[str]) -> Path | tuple[str, ...]:
+    return Path(given) if isinstance(given, str | Path) else tuple(given)

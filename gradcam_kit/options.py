@@ -1,12 +1,26 @@
-"""Checks of options that many classes share."""
+"""Checks of options that many classes share, and names that lead to what is registered under them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from operator import index
-from typing import Any
+from typing import Any, TypeVar
 
-from gradcam_kit.errors import OptionError, did_you_mean
+from gradcam_kit.errors import OptionError, UnknownNameError, did_you_mean
+
+_T = TypeVar("_T")
+
+
+class Registry(dict[str, _T]):
+    """A dict that says what it holds, and which names are near to one that it does not hold."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__()
+        self.what = what
+
+    def __missing__(self, name: object) -> _T:
+        hint = did_you_mean(str(name), self) or f"; known are {', '.join(self)}"
+        raise UnknownNameError(f"there is no {self.what} {name!r}{hint}")
 
 
 def one_of(option: str, value: Any, known: Sequence[str]) -> Any:

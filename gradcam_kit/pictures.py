@@ -1,20 +1,15 @@
-"""Pictures: every layout and kind becomes uint8 RGB in one place; files are read upright and written by suffix."""
+"""Pictures: every layout and kind becomes uint8 RGB in one place; files are written by suffix."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from io import SEEK_END
 from os import PathLike
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 import torch
 from jaxtyping import Float, Shaped, UInt8
-from PIL import Image, ImageFile, ImageOps, TiffImagePlugin, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from gradcam_kit.errors import InputError, PictureError, ShapeError, kind_of
@@ -28,8 +23,8 @@ Picture = Array | Image.Image
 RGB = UInt8[np.ndarray, "h w 3"]
 
 _JPEG_QUALITY, _JPEG_SUFFIXES = 92, (".jpg", ".jpeg")
-_LARGEST_UNKNOWN = 2**28  # bytes of a file that PIL does not know and OpenCV may
 _BAND = 2**22  # pixels that are converted at once
+_BITS_PER_SAMPLE = 258  # a tag of TIFF
 _CHANNELS = (3, 1, 4)  # in the order in which an axis is taken for the channels
 
 
@@ -148,15 +143,12 @@ def levels_of(values: Tensor, what: str) -> Float[Tensor, "*shape"]:
 def _unpacked(image: Image.Image) -> Shaped[np.ndarray, "h w *c"]:
     """Take the values of a PIL image: RGB for all modes but gray ones of more than 8 bits, which PIL would clip."""
     if image.mode == "F":
-        return np.asarray(image)
+        return with_white(np.asarray(image))
     if image.mode.startswith("I"):  # PIL gives 16-bit files as I or I;16
-        values = np.asarray(image)
-        if values.min() < 0 or values.max() > 65535:
-            raise PictureError(
-                f"a picture of mode {image.mode} holds values from {values.min()} to {values.max()}; expected 16 bit, "
-                "0 to 65535: scale it to uint8"
-            )
-        return (values >> 8).astype(np.uint8)  # the high byte, which PIL takes for 16-bit colors too
+        values, bits = np.asarray(image), _bits_of(image)
+        if bits > 16 or (not bits and 0 < values.max() < 256) or not 0 <= values.min() <= values.max() < 65536:
+            raise no_white(values)
+        return (values >> (bits or 16) - 8).astype(np.uint8)  # the high byte, which PIL takes for 16-bit colors too
     try:
         return _converted(image)
     except ValueError as error:
@@ -177,100 +169,29 @@ def _converted(image: Image.Image) -> RGB:
     return rgb
 
 
-def read_picture(path: str | PathLike[str]) -> RGB:
-    """Read a picture file whole, upright (EXIF), as RGB; of several frames the first.
-
-    16 bit is scaled to 8, opacity is dropped, gray, palettes and CMYK become RGB.
-
-    Raises:
-        PictureError: no such file, not a picture, or cut short.
-    """
-    try:
-        with open(path, "rb") as file:
-            return decode_picture(file)
-    except OSError as error:
-        raise PictureError(f"cannot read the picture {str(path)!r}: {error.strerror or error}") from error
-    except PictureError as error:
-        raise PictureError(f"cannot read the picture {str(path)!r}: {error}") from error
+def _bits_of(image: Image.Image) -> int:
+    """Bits per value of a gray picture of more than 8; 0 if nothing tells them, as of one that was made in memory."""
+    tags = getattr(image, "tag_v2", {})
+    if _BITS_PER_SAMPLE in tags:
+        return int(tags[_BITS_PER_SAMPLE][0])
+    if image.mode != "I" or image.format in ("PNG", "PPM"):
+        return 16
+    return 32 if image.format else 0
 
 
-def decode_picture(file: Any, admit: Callable[[int], object] | None = None) -> RGB:
-    """`read_picture` for an open binary file, or whatever can be read and sought like one.
-
-    Args:
-        file: the file.
-        admit: told the number of pixels, as far as the head of the file tells it, before there is room for them.
-
-    Raises:
-        PictureError: not a picture, or cut short; the message says only the reason, because the file has no name.
-    """
-    try:
-        with _truncation_refused(), Image.open(file) as image:
-            if image.format == "EPS":
-                raise PictureError("PostScript is a program, and is not run")
-            if admit is not None:
-                admit(image.width * image.height)
-            ImageOps.exif_transpose(image, in_place=True)
-            return rgb_picture(image)
-    except UnidentifiedImageError:
-        return _decoded_by_opencv(file, admit)
-    except PictureError:
-        raise
-    except Exception as error:  # decoders of damaged files raise anything
-        raise PictureError(f"{type(error).__name__}: {error}") from error
+def with_white(values: np.ndarray) -> np.ndarray:
+    """Floating point that is from 0 to 1, up to half a level of 255; anything else raises."""
+    if not -0.5 <= values.min() * 255 <= values.max() * 255 <= 255.5:  # false for NaN too
+        raise no_white(values)
+    return values
 
 
-def _decoded_by_opencv(file: Any, admit: Callable[[int], object] | None) -> RGB:
-    """What only OpenCV knows, such as Radiance files; brightness above 1 is clipped."""
-    size = file.seek(0, SEEK_END)
-    if size == 0:
-        raise PictureError("the file is empty")
-    pixels, most = None, 2 * (Image.MAX_IMAGE_PIXELS or _LARGEST_UNKNOWN)
-    if (claimed := _claimed_pixels(file)) > most:
-        raise PictureError(f"it claims to have {claimed} pixels, and more than {most} are not read")
-    if admit is not None:
-        admit(claimed)
-    if size <= _LARGEST_UNKNOWN:
-        file.seek(0)
-        with suppress(cv2.error):
-            pixels = cv2.imdecode(np.frombuffer(file.read(), np.uint8), cv2.IMREAD_ANYDEPTH | cv2.IMREAD_COLOR)
-    if pixels is None:
-        raise PictureError("no picture of a known format")
-    if pixels.dtype == np.uint16:
-        pixels = pixels / np.float32(65535)
-    if pixels.dtype != np.uint8:
-        pixels = pixels.astype(np.float32).clip(0, 1)
-    return rgb_picture(pixels[..., ::-1])
-
-
-def _claimed_pixels(file: Any) -> int:
-    """How many pixels the head of a file promises that PIL does not know; 0 if it is not understood.
-
-    OpenCV would make room for up to a billion of them.
-    """
-    file.seek(0)
-    head = file.read(4096)
-    if radiance := re.search(rb"^#\?.*?\n[-+][XY] (\d{1,9}) [-+][XY] (\d{1,9})\n", head, re.DOTALL):
-        return int(radiance[1]) * int(radiance[2])
-    with suppress(Exception):  # whatever a damaged directory makes it raise
-        tags = TiffImagePlugin.ImageFileDirectory_v2(head[: 16 if head[2:3] == b"+" else 8])
-        file.seek(tags.next)
-        tags.load(file)
-        return int(tags[256]) * int(tags[257])
-    return 0
-
-
-@contextmanager
-def _truncation_refused() -> Iterator[None]:
-    """Refuse files cut short, also where other code has told PIL to fill them up with gray."""
-    tolerated = ImageFile.LOAD_TRUNCATED_IMAGES
-    if tolerated:
-        ImageFile.LOAD_TRUNCATED_IMAGES = False
-    try:
-        yield
-    finally:
-        if tolerated:
-            ImageFile.LOAD_TRUNCATED_IMAGES = True
+def no_white(values: np.ndarray) -> PictureError:
+    """The error of pixels of which nobody knows how bright they are; a guess would give black or white pictures."""
+    return PictureError(
+        f"its {values.dtype} values, from {values.min():g} to {values.max():g}, do not say which of them is white; "
+        "save it with 8 or 16 bits per channel, or as floats from 0 to 1"
+    )
 
 
 def encode_picture(picture: Picture, suffix: str) -> bytes:

@@ -17,12 +17,12 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from gradcam_kit.cli import app
+from gradcam_kit.decoding import read_picture
 from gradcam_kit.demo import sample_pictures
 from gradcam_kit.functional import normalize
 from gradcam_kit.jobs import RunSummary
 from gradcam_kit.methods import METHODS
 from gradcam_kit.models import load_model
-from gradcam_kit.pictures import read_picture
 
 ROOT = Path(__file__).parents[1]
 

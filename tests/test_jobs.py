@@ -15,6 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
+from gradcam_kit.decoding import read_picture
 from gradcam_kit.functional import normalize
 from gradcam_kit.jobs import RunRequest, RunSummary, run
 from gradcam_kit.jobs.decode import Decoded, decode
@@ -24,7 +25,6 @@ from gradcam_kit.jobs.rows import SCHEMA
 from gradcam_kit.jobs.setup import load_explainer, method_classes
 from gradcam_kit.methods import METHODS
 from gradcam_kit.models import load_model
-from gradcam_kit.pictures import read_picture
 from gradcam_kit.transforms import PictureTransform
 
 

@@ -16,6 +16,7 @@ import disk
 import numpy as np
 import pytest
 
+from gradcam_kit.decoding import read_picture
 from gradcam_kit.errors import InputError
 from gradcam_kit.jobs import RunRequest, RunSummary, decode, files, run
 from gradcam_kit.jobs.decode import Decoded, Failed, Reader, batches
@@ -25,7 +26,7 @@ from gradcam_kit.jobs.store import Store
 from gradcam_kit.jobs.walk import LeftOut
 from gradcam_kit.methods import METHODS
 from gradcam_kit.models import load_model
-from gradcam_kit.pictures import read_picture, write_picture
+from gradcam_kit.pictures import write_picture
 from gradcam_kit.render import overlay
 from gradcam_kit.transforms import PictureTransform
 

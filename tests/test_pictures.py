@@ -8,11 +8,12 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, TiffImagePlugin
 from pixels import RED, WHITE, assert_same, noise, plain
 
+from gradcam_kit.decoding import read_picture
 from gradcam_kit.errors import PictureError
-from gradcam_kit.pictures import read_picture, rgb_picture, write_picture
+from gradcam_kit.pictures import rgb_picture, write_picture
 from gradcam_kit.render import overlay
 
 # Pitfall 80: layouts and kinds.
@@ -229,6 +230,70 @@ def test_float_file_out_of_range_names_the_file(tmp_path):
     Image.fromarray(np.float32([[0, 300]])).save(tmp_path / "depth.tif")
     with pytest.raises(PictureError, match=r"depth\.tif.*from 0 to 300"):
         read_picture(tmp_path / "depth.tif")
+
+
+def deep_tiff(values: np.ndarray, bits: int, kind: int) -> bytes:
+    """A gray or color TIFF of one strip, with values as they are."""
+    channels = 1 if values.ndim == 2 else 3
+    packed = values.tobytes()
+    if bits == 12:
+        low, high = (values.ravel()[i::2].astype(int) for i in (0, 1))
+        packed = np.stack([low >> 4, (low & 15) << 4 | high >> 8, high & 255], 1).astype(np.uint8).tobytes()
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    known = {
+        256: values.shape[1],
+        257: values.shape[0],
+        258: (bits,) * channels,
+        259: 1,
+        262: 1 if channels == 1 else 2,
+    }
+    for tag, value in {
+        **known,
+        273: 0,
+        277: channels,
+        278: values.shape[0],
+        279: len(packed),
+        339: (kind,) * channels,
+    }.items():
+        tags[tag] = value
+    return b"II*\0\x08\0\0\0" + tags.tobytes(8) + packed
+
+
+RAMP = np.arange(64).reshape(8, 8) * 4
+
+
+@pytest.mark.parametrize(
+    ("bits", "kind", "dtype", "levels"), [(16, 1, "u2", 257), (12, 1, "u2", 16), (16, 2, "i2", 128)]
+)
+def test_the_depth_of_a_gray_file_says_what_is_white(tmp_path, bits, kind, dtype, levels):
+    (tmp_path / "a.tif").write_bytes(deep_tiff((RAMP * levels).astype(f"<{dtype}"), bits, kind))
+    expected = RAMP // 2 if kind == 2 else RAMP  # with a sign the upper half is empty
+    assert_same(read_picture(tmp_path / "a.tif")[..., 0], expected.astype(np.uint8))
+
+
+@pytest.mark.parametrize(
+    "kind", ["int32", "uint32", "int32 color", "float32", "float32 color", "int16 color", "-int16"]
+)
+def test_a_file_that_does_not_say_what_is_white_is_an_error_and_not_black_or_white(tmp_path, kind):
+    values = np.stack([RAMP] * 3, 2) if "color" in kind else RAMP
+    dtype = kind.split()[0].removeprefix("-")
+    values = (-values if kind[0] == "-" else values).astype(dtype)
+    kinds = {"u": 1, "i": 2, "f": 3}
+    (tmp_path / "a.tif").write_bytes(deep_tiff(values, values.itemsize * 8, kinds[dtype[0]]))
+    with pytest.raises(PictureError, match=r"a\.tif.*from (0 to 252|-252 to 0), do not say which.*8 or 16 bits"):
+        read_picture(tmp_path / "a.tif")
+
+
+def test_a_gray_image_in_memory_with_8_bit_values_is_not_taken_for_16_bit():
+    with pytest.raises(PictureError, match="from 0 to 252, do not say"):
+        rgb_picture(Image.fromarray(RAMP.astype(np.int32)))
+    assert_same(rgb_picture(Image.new("I", (4, 2), 0)), plain((0, 0, 0), 2, 4))
+
+
+def test_a_float_file_in_range_keeps_its_levels(tmp_path):
+    for name, values in (("gray", RAMP), ("color", np.stack([RAMP] * 3, 2))):
+        (tmp_path / name).write_bytes(deep_tiff((values / 255).astype(np.float32), 32, 3))
+        assert_same(read_picture(tmp_path / name)[..., 0], RAMP.astype(np.uint8))
 
 
 @pytest.mark.parametrize("name", ["a.xyz", "a", "missing/a.png", "x" * 300 + ".png"])

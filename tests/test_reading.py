@@ -115,7 +115,7 @@ def test_pictures_that_are_converted_band_by_band_are_the_same(mode: str, monkey
 
 
 MEASURED = """
-from gradcam_kit.pictures import read_picture
+from gradcam_kit.decoding import read_picture
 
 def used():  # at most so far, in bytes; what getrusage tells includes the process that started this one
     return 1024 * int(open("/proc/self/status").read().partition("VmHWM:")[2].split()[0])

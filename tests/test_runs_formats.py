@@ -15,6 +15,7 @@ from PIL import Image, TiffImagePlugin
 from typer.testing import CliRunner
 
 from gradcam_kit.cli import app
+from gradcam_kit.jobs.walk import PICTURE_SUFFIXES
 
 HEIGHT, WIDTH = disk.COFFEE.shape[:2]
 
@@ -67,6 +68,27 @@ def test_every_format_gives_the_heatmap_of_its_picture() -> None:
     for name in sized:
         with Image.open(f"out/overlays/{name}.grad-cam.jpg") as drawn:
             assert drawn.size == (WIDTH, HEIGHT)
+
+
+def test_what_the_libraries_read_counts_as_a_picture_or_is_left_out_on_purpose() -> None:
+    Image.init()
+    read = {ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+    left_out = {".bufr", ".emf", ".eps", ".fit", ".fits", ".flc", ".fli", ".gbr", ".grib", ".h5", ".hdf", ".iim", ".im"}
+    assert read - left_out - {".mpeg", ".mpg", ".pcd", ".ps", ".wmf"} <= set(PICTURE_SUFFIXES)
+
+
+@pytest.mark.parametrize("ending", [".avifs", ".bw", ".icb", ".j2c", ".jpc", ".jpf", ".jpx", ".msp", ".rgb", ".vst"])
+def test_rare_endings_of_pil_are_pictures(ending: str) -> None:
+    kind = "1" if ending == ".msp" else "L" if ending == ".bw" else "RGB"
+    Image.fromarray(disk.COFFEE).convert(kind).save(f"pictures/a{ending}")
+    [row] = rows_of(status=0).values()
+    assert (row["picture_height"], row["picture_width"]) == (HEIGHT, WIDTH)
+
+
+@pytest.mark.parametrize("ending", [".pam", ".pic", ".sr"])
+def test_rare_endings_of_opencv_are_pictures(ending: str) -> None:
+    cv2.imwrite(f"pictures/a{ending}", disk.COFFEE)
+    assert list(rows_of(status=0)) == [f"a{ending}"]
 
 
 def test_hostile_files_are_error_rows_and_harm_no_other() -> None:

@@ -73,7 +73,7 @@ def run(
         typer.Argument(
             metavar="SOURCE",
             help="A picture, a folder (with all below it), a glob, a list file (.txt, one path on a line), or a table "
-            "(.csv, .parquet) with a column 'path' and perhaps 'label'; also on remote storage, such as s3://...",
+            "(.csv, .tsv, .parquet) with a column 'path' and perhaps 'label'; also on remote storage, such as s3://...",
         ),
     ],
     model: Model,

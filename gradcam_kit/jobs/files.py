@@ -13,6 +13,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
@@ -31,21 +32,49 @@ def is_remote(path: str | os.PathLike[str]) -> bool:
 
 
 def remote(path: str) -> tuple[Any, str]:
-    """The file system of a remote path, and the path on it.
+    """The file system of a remote path, and the path on it: fsspec's, or Arrow's where a library for that is missing.
 
     Raises:
-        InputError: a kind of storage that is not known, or whose library is not installed.
+        InputError: a kind of storage that is not known, that has no library here, or that cannot be reached.
     """
     try:
         found: tuple[Any, str] = fsspec.core.url_to_fs(path)
-    except (ImportError, ValueError) as error:
-        raise InputError(f"{path!r} cannot be used: {error}") from error
+    except ImportError as error:
+        scheme, _, rest = path.partition("://")
+        authority, _, inner = rest.partition("/")
+        try:
+            system, root = _arrow_system(f"{scheme}://{authority}/")
+        except (OSError, ValueError, NotImplementedError) as failure:
+            said = f"{_first_line(error)}; without that library: {_first_line(failure)}"
+            raise InputError(f"{path!r} cannot be used: {said}") from error
+        return system, f"{root.rstrip('/')}/{inner}".rstrip("/")
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path!r} cannot be used: {_first_line(error)}") from error
     return found
 
 
 def is_full(error: BaseException) -> bool:
     """Whether an error says that no other file can be written there either."""
     return isinstance(error, OSError) and error.errno in _HOPELESS
+
+
+@cache
+def _arrow_system(root: str) -> tuple[Any, str]:
+    """Arrow's file system of a bucket or host, as fsspec's are, and the path of its root; made once for all files."""
+    from fsspec.implementations.arrow import ArrowFSWrapper
+    from pyarrow.fs import FileSystem
+
+    system, path = FileSystem.from_uri(root)
+    return ArrowFSWrapper(system), path
+
+
+def unreachable(path: str, error: Exception) -> InputError:
+    """The error of remote storage that is known and gives no answer."""
+    return InputError(f"{path!r} cannot be reached: {type(error).__name__}: {_first_line(error)}")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
 
 
 @contextmanager
@@ -56,7 +85,8 @@ def opened(path: str) -> Iterator[IO[bytes]]:
         PictureError: it is no regular file, so that reading it might never end.
     """
     if is_remote(path):
-        with fsspec.open(path, "rb") as file:
+        system, inner = remote(path)
+        with system.open(inner, "rb") as file:
             yield file
         return
     if not stat.S_ISREG(os.stat(path).st_mode):
@@ -155,6 +185,8 @@ class RemoteFolder:
             content: bytes = self._system.cat_file(self.path(name))
         except FileNotFoundError:
             return None
+        except Exception as error:  # libraries of storages raise anything
+            raise unreachable(self.root, error) from error
         return content
 
     def write(self, name: str, content: bytes) -> None:

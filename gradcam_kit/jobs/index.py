@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import glob
 import os
+import posixpath
 from collections.abc import Iterable, Iterator
 from itertools import takewhile
 from pathlib import PurePosixPath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from gradcam_kit.errors import InputError
-from gradcam_kit.jobs.files import is_remote, remote
-from gradcam_kit.jobs.tables import listed_rows
+from gradcam_kit.errors import GradCamKitError, InputError
+from gradcam_kit.jobs.files import is_remote, remote, unreachable
+from gradcam_kit.jobs.tables import LIST_SUFFIXES, TABLE_SUFFIXES, listed_rows
 from gradcam_kit.jobs.walk import PICTURE_SUFFIXES, LeftOut, Walk, key_of
 
-LIST_SUFFIXES = (".txt", ".lst", ".list")
-TABLE_SUFFIXES = (".csv", ".parquet")
-KINDS = "a picture, a folder, a glob, a list file (.txt) or a table (.csv, .parquet) with a column 'path'"
+_NAMING = (*LIST_SUFFIXES, *TABLE_SUFFIXES)  # of files that name pictures
+KINDS = "a picture, a folder, a glob, a list file (.txt) or a table (.csv, .tsv, .parquet) with a column 'path'"
 
 
 class Entry(NamedTuple):
@@ -51,7 +51,7 @@ def find_pictures(source: str, out: str, left_out: LeftOut) -> Iterator[Entry]:
             raise InputError(f"--out is SOURCE itself, {source!r}; choose a folder in it or beside it")
         root = _absolute(source)
         found = Walk(root, out, left_out).matches(["**"])
-    elif os.path.isfile(source) and source.lower().endswith((*LIST_SUFFIXES, *TABLE_SUFFIXES)):
+    elif os.path.isfile(source) and source.lower().endswith(_NAMING):
         yield from _listed(source, left_out)
         return
     elif os.path.isfile(source):
@@ -92,8 +92,8 @@ def _listed(source: str, left_out: LeftOut) -> Iterator[Entry]:
     Raises:
         InputError: pictures in different storages, so that no folder is common to them.
     """
-    root = os.path.dirname(os.path.abspath(source)).rstrip("/")
-    parent = root or "/"
+    parent = source.rpartition("/")[0] if is_remote(source) else os.path.dirname(os.path.abspath(source))
+    root = "" if parent == "/" else parent
     if any(not path.startswith(root + "/") for path, _ in _lines(source, parent, LeftOut())):
         common: list[str] | None = None  # some lie elsewhere, so the common folder is that of the pictures alone
         for path, _ in _lines(source, parent, LeftOut()):
@@ -112,33 +112,60 @@ def _listed(source: str, left_out: LeftOut) -> Iterator[Entry]:
 def _lines(source: str, parent: str, left_out: LeftOut) -> Iterator[tuple[str, str | None]]:
     for path, label in listed_rows(source):
         if path:
-            yield (path if is_remote(path) else os.path.normpath(os.path.join(parent, path))), label
+            yield _resolved(parent, path), label
         else:
             left_out.nameless += 1
 
 
+def _resolved(parent: str, path: str) -> str:
+    """A path that a list file names, seen from its folder."""
+    if is_remote(path):
+        return path
+    joined = f"{parent}/{path}"  # the folder itself may be `memory:/`
+    if not is_remote(joined) or os.path.isabs(path):
+        return os.path.normpath(os.path.join(parent, path))
+    scheme, _, inner = joined.partition("://")
+    return f"{scheme}://{posixpath.normpath(inner)}"
+
+
 def _remote_pictures(source: str, out: str, left_out: LeftOut) -> Iterator[Entry]:
-    """The same for remote storage; lists and tables are files of this machine that name remote pictures."""
+    """The same for remote storage."""
     system, root = remote(source)
     out = remote(out)[1].rstrip("/") + "/" if is_remote(out) else "\0"
+    try:
+        if not glob.has_magic(source) and system.isfile(root) and source.lower().endswith(_NAMING):
+            yield from _listed(source, left_out)
+            return
+        address, root, found = _listing(system, source, root)
+        for path in found:
+            key = path.removeprefix(root)
+            if path.startswith(out) or any(part.startswith(".") for part in key.split("/")):
+                continue
+            if os.path.splitext(path)[1].lower() in PICTURE_SUFFIXES:
+                yield Entry(key, address + key)
+            else:
+                left_out.endings[os.path.splitext(path)[1].lower()] += 1
+    except GradCamKitError:
+        raise
+    except Exception as error:  # libraries of storages raise anything
+        raise unreachable(source, error) from error
+
+
+def _listing(system: Any, source: str, root: str) -> tuple[str, str, Iterable[str]]:
+    """The folder of remote pictures, as an address and as a path on its file system, and the paths of files in it."""
+    address = source.rstrip("/")
     if glob.has_magic(source):
         found: Iterable[str] = system.glob(root)
-        root = _before_wildcard(root)
+        while glob.has_magic(address):
+            address, root = address.rpartition("/")[0], root.rpartition("/")[0]
     elif system.isdir(root):
         found = (f"{folder}/{name}" for folder, _, names in system.walk(root) for name in names)
     elif system.isfile(root):
-        root, found = root.rpartition("/")[0], [root]
+        found = [root]
+        address, root = address.rpartition("/")[0], root.rpartition("/")[0]
     else:
         raise InputError(f"there is no file or folder {source!r}; SOURCE is {KINDS}")
-    root = root.rstrip("/") + "/"
-    for path in found:
-        key = path[len(root) :] if path.startswith(root) else path
-        if path.startswith(out) or any(part.startswith(".") for part in key.split("/")):
-            continue
-        if os.path.splitext(path)[1].lower() in PICTURE_SUFFIXES:
-            yield Entry(key, system.unstrip_protocol(path))
-        else:
-            left_out.endings[os.path.splitext(path)[1].lower()] += 1
+    return f"{address}/", f"{root.rstrip('/')}/", found
 
 
 def _absolute(folder: str) -> str:

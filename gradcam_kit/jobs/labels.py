@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 
 from gradcam_kit.errors import UnknownNameError, did_you_mean
 from gradcam_kit.jobs.index import Entry
+
+_EXAMPLES = 3
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,25 @@ class Labels:
         is_number = label.isdecimal() and label.isascii() and len(label) < 10
         return int(label) if is_number and (entry.label is not None or not self.names) else None
 
+    def unknown(self, entries: Iterable[Entry]) -> str | None:
+        """A line about labels that name no class, without which nothing would tell why pictures are not judged."""
+        unknown, labeled, examples = 0, 0, dict[str, None]()
+        for _, group in groupby(entries, _place):  # sorted, so those of a class follow each other
+            for count, entry in enumerate(group, 1):  # noqa: B007
+                pass
+            label, index = self.of(entry), self.index(entry)
+            if label is None:
+                continue
+            labeled += count
+            if index is None or (self.names is not None and index >= len(self.names)):
+                unknown += count
+                if len(examples) < _EXAMPLES:
+                    examples[label] = None
+        if not unknown:
+            return None
+        named = ", ".join(f"{label!r}{did_you_mean(label, self._counts)}" for label in examples)
+        return f"{unknown} of {labeled} labels name no class of the model, and nothing is right or wrong there: {named}"
+
     def require(self, entry: Entry) -> int:
         """`index`, for targets that are labels.
 
@@ -61,3 +83,8 @@ class Labels:
             named = f"names {count} classes" if count else "is no class of the model"
             raise UnknownNameError(f"the label {label!r} {named}{did_you_mean(label, self._counts)}")
         return index
+
+
+def _place(entry: Entry) -> tuple[str | None, str]:
+    """What decides on the label of a picture."""
+    return entry.label, entry.key.rpartition("/")[0]

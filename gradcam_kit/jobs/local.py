@@ -66,6 +66,8 @@ def run(request: RunRequest, console: Console | None = None) -> RunSummary:
         for line in plan.left_out.lines():
             note(console, line)
         explainer = replace(make_explainer(request, request.methods, plan.entries(), console), metrics=metrics)
+        if request.targets != "label" and (unknown := explainer.labels.unknown(plan.entries())) is not None:
+            note(console, unknown)  # as targets they are error rows
         explainer.fit.say = lambda text: note(console, text)
         manifest = make_manifest(request, explainer, plan)
         if before is not None:

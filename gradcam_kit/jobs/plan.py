@@ -108,12 +108,13 @@ def make_plan(source: str, out: str, shard_size: int) -> Plan:
 
 def _written(lines: IO[bytes], source: str, out: str, shard_size: int) -> Plan:
     left_out = LeftOut()
-    digest, offsets, position, pictures, last = hashlib.sha256(), array("Q"), 0, 0, None
+    digest, offsets, position, pictures = hashlib.sha256(), array("Q"), 0, 0
+    last: Entry | None = None
     for entry in _sorted(find_pictures(source, out, left_out)):
-        if entry[:2] == last:
-            left_out.repeated += 1
+        if last is not None and entry[:2] == last[:2]:
+            left_out.repeat(entry.key, last.label, entry.label)
             continue
-        last = entry[:2]
+        last = entry
         if pictures % shard_size == 0:
             offsets.append(position)
         line = _line(entry)

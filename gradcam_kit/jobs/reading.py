@@ -16,10 +16,10 @@ try:
 except ImportError:  # Windows, where large pictures are not counted
     fcntl = None  # type: ignore[assignment]
 
+from gradcam_kit.decoding import decode_picture
 from gradcam_kit.errors import PictureError
 from gradcam_kit.jobs.files import opened
 from gradcam_kit.jobs.index import Entry
-from gradcam_kit.pictures import decode_picture
 from gradcam_kit.transforms import Picture
 
 _LARGE = 2**26  # pixels; more than cameras have

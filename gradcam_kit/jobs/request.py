@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from gradcam_kit.errors import OptionError, did_you_mean
+from gradcam_kit.errors import InputError, OptionError, did_you_mean, kind_of
 
 ENGINES = ("local", "ray")
 PRECISIONS = ("float32", "bfloat16", "float16")
@@ -51,6 +51,11 @@ class ModelRequest:
     batch_size: int = 32
 
     def __post_init__(self) -> None:
+        if not isinstance(self.model, str | nn.Module):
+            raise InputError(
+                f"the model cannot be {kind_of(self.model)}; expected a torch.nn.Module, or a specification such as "
+                "'torchvision:resnet50'"
+            )
         _at_least("batch size", self.batch_size, 1)
         if self.dtype not in PRECISIONS:
             raise OptionError(f"the dtype is {self.dtype!r}; expected one of {', '.join(PRECISIONS)}")
@@ -108,8 +113,12 @@ class RunRequest(ModelRequest):
         super().__post_init__()
         _at_least("number of workers", self.workers, 0)
         _at_least("shard size", self.shard_size, 1)
-        _at_least("number of overlays", self.overlays or 0, 0)
+        if self.overlays is not None:
+            _at_least("number of overlays", self.overlays, 0, "; None = all")
         _at_least("number of thumbnails", self.thumbnails, 0)
+        for name in (*self.methods, *self.metrics):
+            if not isinstance(name, str):
+                raise InputError(f"a run stores the names of its methods and metrics, and {name!r} is none")
         if not self.methods:
             raise OptionError("no method is asked for; name at least one of those that 'gradcam-kit methods' lists")
         part, parts = self.part
@@ -243,6 +252,8 @@ def _each_in(option: str, values: tuple[float, ...] | None, least: float, most: 
         )
 
 
-def _at_least(what: str, value: int, least: int) -> None:
+def _at_least(what: str, value: object, least: int, others: str = "") -> None:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise InputError(f"the {what} is {value!r}; expected a whole number of at least {least}{others}")
     if value < least:
         raise OptionError(f"the {what} is {value}; expected at least {least}")

@@ -13,6 +13,7 @@ from rich.console import Console
 from torch import nn
 
 from gradcam_kit.capture import check_model
+from gradcam_kit.capture.targets import read_logits
 from gradcam_kit.errors import GradCamKitError, InputError, OptionError, UnknownNameError, did_you_mean
 from gradcam_kit.jobs.blame import blamed, request_error
 from gradcam_kit.jobs.decode import Decoded, Failed, decode
@@ -26,6 +27,7 @@ from gradcam_kit.methods import METHODS, BaseCAM, single_pass_methods
 from gradcam_kit.models import from_module, imported, load_model
 
 TRIED = 1000  # pictures that are opened in search of one that can be read
+_VALUES = 8  # between 0 and 1, of which fewer could be logits by chance
 _EXPLAINED = 8  # pictures that are explained in search of one that can be measured
 
 
@@ -96,6 +98,8 @@ def make_explainer(
     for text in _layer_notes(explainer, request.layers):
         note(console, text)
     if classes or one is None:
+        if (doubt := _probabilities(explainer, filter(None, chain([one], candidates)))) is not None:
+            note(console, doubt)
         return explainer
     tried = (
         [cam for cam in explainer.cams if explainer.suits(cam, picture)]
@@ -240,6 +244,28 @@ def _layer_notes(explainer: Explainer, asked: Sequence[str]) -> list[str]:
             chosen.setdefault(" + ".join(layers), []).append(name)
     by = {layer: f" by {', '.join(names)}" if len(chosen) > 1 else "" for layer, names in chosen.items()}
     return [f"the layer {layer} is explained{said} (see --layer)" for layer, said in by.items()]
+
+
+def _probabilities(explainer: Explainer, pictures: Iterable[Decoded]) -> str | None:
+    """A line about outputs that look like probabilities; asks a second picture only if those of the first do."""
+    seen, is_shared = 0, True
+    for one in pictures:
+        try:
+            with torch.no_grad(), explainer.precision():
+                scores = read_logits(explainer.model(explainer.images([one]))).float()
+        except Exception:  # what the model cannot do is said when it is asked to explain
+            return None
+        if not 0 <= scores.min() <= scores.max() <= 1:
+            return None
+        seen += scores.numel()
+        is_shared &= scores.shape[1] > 1 and abs(float(scores.sum()) - 1) < 0.01
+    if not seen or (not is_shared and seen < _VALUES):
+        return None
+    which, last = ("from 0 to 1, and their sum is 1", "softmax") if is_shared else ("from 0 to 1", "sigmoid")
+    return (
+        f"the outputs of {explainer.loaded.spec} look like probabilities ({which}); methods and confidences expect "
+        f"logits: leave out the last {last}"
+    )
 
 
 def _lines(path: Path) -> list[str]:

@@ -128,13 +128,32 @@ class Store:
             return {number: counts for number, counts in found if counts is not None}
 
     def _totals(self, number: int) -> Counts | None:
-        try:
-            with self.folder.open(f"shards/{_shard(number)}") as file:
-                metadata = pq.read_metadata(file).metadata or {}
-        except (OSError, pa.ArrowException):
+        if (footer := self._footer(f"shards/{_shard(number)}")) is None:
             return None
+        metadata = footer.metadata or {}
         pictures, failed = (int(metadata.get(f"gradcam_kit.{name}".encode(), 0)) for name in ("pictures", "failed"))
         return Counts(pictures, failed)
+
+    def digest(self) -> str:
+        """SHA-256 of all rows that are here, and of what was measured of them, as far as the ends of their files tell.
+
+        There stand the counts, sizes and extreme values of all columns.
+        """
+        names = [f"{folder}/{name}" for folder in ("shards", "metrics") for name in self.folder.names(folder)]
+        digest = hashlib.sha256()
+        with ThreadPoolExecutor(_AT_ONCE) as threads:
+            for name, footer in zip(names, threads.map(self._footer, names), strict=True):
+                if footer is not None:
+                    digest.update(repr((name, footer.metadata, footer.to_dict())).encode())
+        return digest.hexdigest()
+
+    def _footer(self, name: str) -> pq.FileMetaData | None:
+        """What stands at the end of a file of rows; None if it is damaged."""
+        try:
+            with self.folder.open(name) as file:
+                return pq.read_metadata(file)
+        except (OSError, pa.ArrowException):
+            return None
 
     def write_shard(self, number: int, rows: Sequence[Row], thumbnails: Mapping[str, bytes]) -> Counts:
         """Write the rows of one shard, and before them the thumbnails of its pictures by their keys."""

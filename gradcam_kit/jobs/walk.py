@@ -15,11 +15,19 @@ from pathlib import Path
 from gradcam_kit.errors import InputError
 
 PICTURE_SUFFIXES = (
-    *(".apng", ".avif", ".bmp", ".dds", ".dib", ".gif", ".hdr", ".icns", ".ico", ".j2k", ".jfif", ".jp2", ".jpe"),
-    *(".jpeg", ".jpg", ".mpo", ".pbm", ".pcx", ".pfm", ".pgm", ".png", ".pnm", ".ppm", ".psd", ".qoi", ".ras"),
-    *(".sgi", ".tga", ".tif", ".tiff", ".webp", ".xbm", ".xpm"),
+    *(".apng", ".avif", ".avifs", ".blp", ".bmp", ".bw", ".cur", ".dcx", ".dds", ".dib", ".ftc", ".ftu"),
+    *(".gif", ".hdr", ".icb", ".icns", ".ico", ".j2c", ".j2k", ".jfif", ".jp2", ".jpc", ".jpe", ".jpeg"),
+    *(".jpf", ".jpg", ".jpx", ".mpo", ".msp", ".pam", ".pbm", ".pcx", ".pfm", ".pgm", ".pic", ".png"),
+    *(".pnm", ".ppm", ".psd", ".pxr", ".qoi", ".ras", ".rgb", ".rgba", ".sgi", ".sr", ".tga", ".tif"),
+    *(".tiff", ".vda", ".vst", ".webp", ".xbm", ".xpm"),
 )
-"""What counts as a picture in a folder or a glob; a single file or a line of a list is taken whatever its name."""
+"""What counts as a picture in a folder or a glob; a single file or a line of a list is taken whatever its name.
+
+Left out of what PIL or OpenCV know: programs and drawings (.eps, .ps, .emf, .wmf); what they recognize and cannot read
+(.bufr, .grib, .h5, .hdf, .mpg, .mpeg, and .exr in most builds); measurements that do not say what is white (.fit,
+.fits); what is mostly something else by that name (.pcd: points of a scanner); films, brushes and notes (.flc,
+.fli, .gbr, .iim); what goes away (.im).
+"""
 
 _Child = os.DirEntry[str] | Path
 
@@ -35,6 +43,8 @@ class LeftOut:
         runs: folders of earlier runs.
         closed: folders that may not be read.
         repeated: pictures that were named before.
+        relabeled: those of them that had another label then.
+        first_relabeled: the first of these, in words.
         nameless: rows of a table that name no picture.
     """
 
@@ -42,7 +52,16 @@ class LeftOut:
     runs: list[str] = field(default_factory=list)
     closed: list[str] = field(default_factory=list)
     repeated: int = 0
+    relabeled: int = 0
+    first_relabeled: str = ""
     nameless: int = 0
+
+    def repeat(self, key: str, kept: str | None, label: str | None) -> None:
+        """Count a picture that is named once more."""
+        self.repeated += 1
+        if label is not None and label != kept:
+            self.relabeled += 1
+            self.first_relabeled = self.first_relabeled or f"{key} is {kept!r} and not {label!r}"
 
     def lines(self) -> list[str]:
         """The same in words."""
@@ -58,6 +77,10 @@ class LeftOut:
             said.append(f"left out folders that may not be read: {_first(self.closed)}")
         if self.repeated:
             said.append(f"left out {self.repeated} repetitions of pictures that are named more than once")
+        if self.relabeled:
+            said.append(
+                f"{self.relabeled} of these repetitions have another label, which is lost: {self.first_relabeled}"
+            )
         if self.nameless:
             said.append(f"left out {self.nameless} rows of the table that have no path")
         return said

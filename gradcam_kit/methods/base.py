@@ -17,13 +17,13 @@ from gradcam_kit.capture import ClassLogit, ClassTarget, TargetLayers, check_mod
 from gradcam_kit.errors import CaptureError, ShapeError, UnknownNameError, kind_of
 from gradcam_kit.functional import Fusion, Normalization, fuse, weighted_sum
 from gradcam_kit.methods.explanation import Explanation
-from gradcam_kit.options import one_of, positive_int
+from gradcam_kit.options import Registry, one_of, positive_int
 from gradcam_kit.types import Evidence, Images, LayerCapture, LayerChoice, Reshape
 
 if TYPE_CHECKING:
     from gradcam_kit.methods.sanity import SanityCheck
 
-METHODS: dict[str, type[BaseCAM]] = {}
+METHODS: dict[str, type[BaseCAM]] = Registry("method")
 """Every method with a name, keyed by it ("grad-cam", ...)."""
 
 _log = logging.getLogger("gradcam_kit")

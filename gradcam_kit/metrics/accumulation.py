@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from gradcam_kit.errors import InputError, MissingExtraError, UnknownNameError, did_you_mean
+from gradcam_kit.errors import InputError, MissingExtraError
 from gradcam_kit.functional import on_device
 from gradcam_kit.metrics.boxes import THRESHOLDS, bounding_boxes, box_overlaps, max_box_accuracy
 from gradcam_kit.metrics.case import METRICS, Case, Metric
@@ -61,10 +61,9 @@ class MeanOverImages(torchmetrics.Metric):
     def __init__(
         self, name: str | Metric, *, torchmetrics_options: dict[str, Any] | None = None, **options: Any
     ) -> None:
-        if isinstance(name, str) and name not in METRICS:
-            raise UnknownNameError(f"there is no metric {name!r}{did_you_mean(name, METRICS)}")
+        metric = METRICS[name] if isinstance(name, str) else name
         super().__init__(**(torchmetrics_options or {}))
-        self.metric, self.options = METRICS[name] if isinstance(name, str) else name, options
+        self.metric, self.options = metric, options
         # torchmetrics takes it for a constant of the class, and refuses the plain assignment.
         vars(self)["higher_is_better"] = {"higher": True, "lower": False}.get(self.metric.better)
         self.settings: dict[str, Any] = {}

@@ -15,6 +15,7 @@ from gradcam_kit.errors import InputError, UnknownNameError
 from gradcam_kit.metrics.checks import check_heatmaps, check_identities, check_masks, check_same_images, range_checked
 from gradcam_kit.metrics.measured import Measured
 from gradcam_kit.metrics.rows import masked, masked_scores
+from gradcam_kit.options import Registry
 from gradcam_kit.types import Rows
 
 Explain = Callable[[Tensor], Tensor]
@@ -170,7 +171,7 @@ def _plain(value: Any) -> str:
     return " ".join(f"{one:g}" for one in value) if isinstance(value, (tuple, list)) else str(value)
 
 
-METRICS: dict[str, Metric] = {}
+METRICS: dict[str, Metric] = Registry("metric")
 """Every metric with a name, keyed by it ("average-drop", ...)."""
 
 _Function = TypeVar("_Function", bound=Callable[..., Measured])

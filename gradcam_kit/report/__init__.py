@@ -1,5 +1,5 @@
 """A run becomes one page that people look at."""
 
-from gradcam_kit.report.page import write_report
+from gradcam_kit.report.page import is_current, write_report
 
-__all__ = ["write_report"]
+__all__ = ["is_current", "write_report"]

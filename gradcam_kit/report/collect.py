@@ -39,13 +39,19 @@ Keep = Callable[[str, bytes], None]
 
 @dataclass
 class Figures:
-    """Counts over all pictures of a run; labels are named as the model names them."""
+    """Counts over all pictures of a run; labels are named as the model names them.
+
+    Attributes:
+        judged: those whose label names a class.
+        unjudged: those whose label names none.
+    """
 
     pictures: int = 0
     failed: int = 0
     empty: int = 0
     right: int = 0
     judged: int = 0
+    unjudged: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
     predicted: Counter[str] = field(default_factory=Counter)
     labels: Counter[str] = field(default_factory=Counter)
@@ -76,6 +82,8 @@ class Figures:
             self.right_of[label] += first["correct"]
             if not first["correct"]:
                 self.pairs[label, name] += 1
+        elif label is not None:
+            self.unjudged += 1
 
 
 @dataclass

@@ -37,15 +37,23 @@ def write_report(out: str, pictures: int = 0, seconds: float = 0.0) -> str:
     if manifest is None or not store.complete():
         raise OptionError(f"{out!r} holds no run with complete shards; make one: gradcam-kit run SOURCE --out {out}")
     with store.named():
+        digest = store.digest()  # first, so that the page of rows that change meanwhile is not taken for a current one
         collected = collect(store, manifest, _keeper(store))
         speed = _speed(store, pictures, seconds)
-        page = render(collected, manifest, speed)
+        page = render(collected, manifest, speed, digest)
         store.folder.write("report.html", page.encode("utf-8", "backslashreplace"))
     return store.place("report.html")
 
 
-def render(collected: Collected, manifest: dict[str, Any], speed: float | None) -> str:
-    """The page as text; `speed` in pictures per second."""
+def is_current(out: str) -> bool:
+    """Whether the page of a run is there and was made of the rows and metrics that are there now."""
+    store = Store.at(out)
+    page = store.folder.read("report.html")
+    return page is not None and store.digest().encode() in page
+
+
+def render(collected: Collected, manifest: dict[str, Any], speed: float | None, digest: str) -> str:
+    """The page as text; `speed` in pictures per second, `digest` of the rows."""
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
@@ -68,6 +76,7 @@ def render(collected: Collected, manifest: dict[str, Any], speed: float | None) 
         collected=collected,
         explained=_explained(manifest["targets"], manifest["class_names"]),
         speed=speed,
+        digest=digest,
         made=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
     )
 
