@@ -17,7 +17,7 @@ from gradcam_kit.jobs import RunRequest, run
 from gradcam_kit.jobs.rows import SCHEMA, Row
 from gradcam_kit.jobs.store import Store
 from gradcam_kit.report import collect as collecting
-from gradcam_kit.report import write_report
+from gradcam_kit.report import maps, write_report
 from gradcam_kit.report.collect import Collected, Means, collect
 
 NAMES = ["cat", "cup", "7"]
@@ -168,11 +168,11 @@ def test_a_page_with_many_heatmaps_has_coarser_ones(monkeypatch: pytest.MonkeyPa
     fine[:16] = 1
     rows = [row_of(str(i), None, 0, fine) for i in range(4)]
     assert {tuple(one["maps"][0]["size"]) for one in collected(rows)[0].pictures} == {(32, 32)}
-    monkeypatch.setattr(collecting, "_BYTES", 540)
+    monkeypatch.setattr(maps, "_BYTES", 540)
     coarse = collected(rows)[0].pictures[0]["maps"][0]
     assert coarse["size"] == [10, 10]
     assert unpacked(coarse["values"]).reshape(10, 10)[[0, 4, 5, 9], 0].tolist() == [255, 255, 0, 0]
-    monkeypatch.setattr(collecting, "_BYTES", 1)
+    monkeypatch.setattr(maps, "_BYTES", 1)
     assert collected(rows)[0].pictures[0]["maps"][0]["size"] == [7, 7]
 
 

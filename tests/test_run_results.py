@@ -20,7 +20,8 @@ from gradcam_kit import GradCAM, explain_folder, load_run
 from gradcam_kit.decoding import read_picture
 from gradcam_kit.errors import GradCamKitError, OptionError, PictureError, UnknownNameError
 from gradcam_kit.jobs.export import boxes_of, export_run, on_picture
-from gradcam_kit.jobs.store import Store, read_parquet
+from gradcam_kit.jobs.parquet import read_parquet
+from gradcam_kit.jobs.store import Store
 from gradcam_kit.models import load_model
 from gradcam_kit.render import overlay
 

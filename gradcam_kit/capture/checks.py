@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
 
-from gradcam_kit.errors import GradCamKitError
-from gradcam_kit.functional import on_device
+from gradcam_kit.errors import GradCamKitError, NonFiniteError
+from gradcam_kit.functional import finite, on_device
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -100,3 +100,28 @@ class Checks:
                 found = error(sample)
                 if found is not None:
                     raise found
+
+
+def check_images(images: Tensor, checks: Checks) -> None:
+    """Have NaN and infinite values of images found."""
+
+    def error(sample: int) -> Exception | None:
+        if torch.isfinite(images[sample]).all():
+            return None  # only their sum overflowed
+        return NonFiniteError(f"image {sample} of the batch has NaN or infinite values; expected finite numbers")
+
+    checks.add(~torch.isfinite(finite(images)), error)
+
+
+def check_activations(name: str, activations: Tensor, checks: Checks) -> None:
+    """Have NaN and infinite values of a layer found."""
+
+    def error(sample: int) -> Exception | None:
+        if torch.isfinite(activations[sample]).all():
+            return None
+        return NonFiniteError(
+            f"the activations of layer {name!r} have NaN or infinite values for image {sample} of the batch; "
+            "look for the first layer that makes them (half precision may overflow: use float32 or bfloat16)"
+        )
+
+    checks.add(~torch.isfinite(finite(activations)), error)

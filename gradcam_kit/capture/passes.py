@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_map
 from gradcam_kit.capture.attention import AttentionRecorder
 from gradcam_kit.capture.backward import guided_gradients, layer_curvature, layer_gradients
 from gradcam_kit.capture.biases import BiasRecorder
-from gradcam_kit.capture.checks import Checks
+from gradcam_kit.capture.checks import Checks, check_activations, check_images
 from gradcam_kit.capture.compiled import parts_compiled
 from gradcam_kit.capture.head import find_head, weight_gradients
 from gradcam_kit.capture.hooks import INPUT, NOT_MODULES, LayerRecord, Recorder
@@ -142,7 +142,7 @@ def capture(model: nn.Module, inputs: Inputs, request: Request) -> Iterator[Capt
     run = Runner.of(model, inputs.images.device)
     with untouched(model, inputs.images.device):
         checks = Checks(model)
-        _check_images(inputs.images, checks)
+        check_images(inputs.images, checks)
         layers = {**request.layers, **({INPUT: model} if Evidence.GUIDED in request.needs else {})}
         recorder = Recorder(model, layers, inputs.n, inputs.size, request.reshape, graph)
         biases = BiasRecorder(model) if Evidence.BIASES in request.needs else None
@@ -248,19 +248,10 @@ def _score(
     return target, classes, scores
 
 
-def _check_images(images: Tensor, checks: Checks) -> None:
-    def error(sample: int) -> Exception | None:
-        if torch.isfinite(images[sample]).all():
-            return None  # only their sum overflowed
-        return NonFiniteError(f"image {sample} of the batch has NaN or infinite values; expected finite numbers")
-
-    checks.add(~torch.isfinite(finite(images)), error)
-
-
 def _check_layers(captured: Capture) -> None:
     for name, record in captured.records.items():
         for tensor in record.captured:
-            _check_activations(name, tensor.detach(), captured.checks)
+            check_activations(name, tensor.detach(), captured.checks)
         gradient = captured.gradients.get(name)
         if gradient is None:
             continue
@@ -276,18 +267,6 @@ def _check_layers(captured: Capture) -> None:
             others = torch.stack([(native[:, : record.layout.prefix] != 0).any() for native in record.gradients])
             missed = others.any() & ~(gradient != 0).any()
             captured.checks.add(missed[None], partial(_no_patch_gradient, name))
-
-
-def _check_activations(name: str, activations: Tensor, checks: Checks) -> None:
-    def error(sample: int) -> Exception | None:
-        if torch.isfinite(activations[sample]).all():
-            return None
-        return NonFiniteError(
-            f"the activations of layer {name!r} have NaN or infinite values for image {sample} of the batch; "
-            "look for the first layer that makes them (half precision may overflow: use float32 or bfloat16)"
-        )
-
-    checks.add(~torch.isfinite(finite(activations)), error)
 
 
 def _no_patch_gradient(name: str, _sample: int) -> CaptureError:

@@ -23,9 +23,10 @@ from gradcam_kit.jobs.files import is_remote
 from gradcam_kit.jobs.index import Entry
 from gradcam_kit.jobs.measuring import metric_fields
 from gradcam_kit.jobs.overlays import overlay_of
+from gradcam_kit.jobs.parquet import read_parquet
 from gradcam_kit.jobs.reading import read_entry
 from gradcam_kit.jobs.rows import SCHEMA, Row, enlarged, heatmap_of
-from gradcam_kit.jobs.store import Store, read_parquet
+from gradcam_kit.jobs.store import Store
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from gradcam_kit.errors import OptionError
 from gradcam_kit.jobs.files import Folder, LocalFolder, folder_at
+from gradcam_kit.jobs.parquet import as_parquet, read_parquet
 from gradcam_kit.jobs.request import SHOWN
 from gradcam_kit.jobs.rows import SCHEMA, Row
 
@@ -163,16 +164,16 @@ class Store:
         with self.named():
             if thumbnails:
                 small = pa.table({"path": list(thumbnails), "jpeg": pa.array(thumbnails.values(), pa.binary())})
-                self.folder.write(f"thumbnails/{_shard(number)}", _parquet(small))
+                self.folder.write(f"thumbnails/{_shard(number)}", as_parquet(small))
             self.folder.remove(f"metrics/{_shard(number)}")  # measured of the rows that were here before
-            self.folder.write(f"shards/{_shard(number)}", _parquet(pa.Table.from_pylist(list(rows), schema=schema)))
+            self.folder.write(f"shards/{_shard(number)}", as_parquet(pa.Table.from_pylist(list(rows), schema=schema)))
         return counts
 
     def write_metrics(self, number: int, rows: Sequence[Row], fields: Iterable[pa.Field], settings: Any) -> None:
         """Write what was measured later of the rows of one shard, with the settings of each metric."""
         schema = pa.schema(fields, metadata={_SETTINGS: json.dumps(settings).encode()})
         with self.named():
-            self.folder.write(f"metrics/{_shard(number)}", _parquet(pa.Table.from_pylist(list(rows), schema=schema)))
+            self.folder.write(f"metrics/{_shard(number)}", as_parquet(pa.Table.from_pylist(list(rows), schema=schema)))
 
     def read_metrics(self, number: int) -> tuple[list[Row], dict[str, Any]]:
         """What was measured later of the rows of a shard, and the settings of each metric; nothing if nothing was."""
@@ -259,16 +260,6 @@ def counted(rows: Iterable[Row], shown: int = SHOWN) -> Counts:
     return Counts(pictures, failed, tuple(problems))
 
 
-def read_parquet(file: Any, columns: Sequence[str] | None = None) -> pa.Table:
-    """The rows of a Parquet file that is open for reading, all columns or some.
-
-    Only this thread reads: a thread of Arrow's that still holds a Python file when the interpreter ends aborts the
-    process or hangs (apache/arrow#50482), with all results written and an exit status that says otherwise.
-    """
-    with pq.ParquetFile(file, pre_buffer=False) as table:
-        return table.read(columns=columns, use_threads=False)
-
-
 def _differences(before: Any, now: Any, name: str = "") -> Iterable[tuple[str, Any, Any]]:
     if isinstance(before, Mapping) and isinstance(now, Mapping):
         if name and before.keys() != now.keys():
@@ -286,12 +277,6 @@ def _short(value: Any) -> str:
 
 def _shard(number: int) -> str:
     return f"{number:05}.parquet"
-
-
-def _parquet(table: pa.Table) -> bytes:
-    buffer = BytesIO()
-    pq.write_table(table, buffer, compression="zstd")
-    return buffer.getvalue()
 
 
 def _inside(part: str) -> str:

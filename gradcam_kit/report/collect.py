@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import base64
-import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import cv2
 import numpy as np
 from jaxtyping import Float
 
@@ -18,6 +16,7 @@ from gradcam_kit.jobs.pipeline import has_thumbnail
 from gradcam_kit.jobs.rows import Row, heatmap_of
 from gradcam_kit.jobs.store import Store
 from gradcam_kit.metrics import CONTROLS
+from gradcam_kit.report.maps import FINEST, packed, resized, shown_map, side_of
 
 MOST_PICTURES = 10_000
 """Pictures that the page shows; of more, a sample that is spread evenly. The figures are those of all."""
@@ -29,8 +28,7 @@ ENTRIES = 200
 """Classes, and pairs of label and prediction, that the page shows: the most frequent."""
 
 _INLINE = 300  # pictures whose thumbnails are in the page itself, so that it can be sent to somebody
-_FINEST, _COARSEST, _MEAN = 32, 7, 16  # sides of a heatmap on the page, and of the mean of many
-_BYTES = 16_000_000  # for the heatmaps of all pictures on the page
+_MEAN = 16  # side of the mean of many heatmaps
 _REASON = 100  # letters
 
 Keep = Callable[[str, bytes], None]
@@ -103,7 +101,7 @@ class Means:
             keys: list[tuple[str, ...]] = [(row["method"], class_of(row))]
             if row["correct"] is False and label is not None:
                 keys.append((row["method"], label, class_of(row)))
-            small = _resized(heatmap_of(row), (_MEAN, _MEAN))
+            small = resized(heatmap_of(row), (_MEAN, _MEAN))
             for key in keys:
                 self.sums[key] = self.sums[key] + small if key in self.sums else small
                 self.counts[key] += 1
@@ -115,7 +113,7 @@ class Means:
     def packed(self, *key: str) -> str | None:
         """A mean as the page reads it; its largest value becomes the hottest color."""
         mean = self.mean(*key)
-        return None if mean is None else _packed(mean / max(float(mean.max()), 1e-9))
+        return None if mean is None else packed(mean / max(float(mean.max()), 1e-9))
 
 
 @dataclass
@@ -139,7 +137,7 @@ class _Page:
     store: Store
     manifest: Mapping[str, Any]
     keep: Keep
-    side: int = _FINEST
+    side: int = FINEST
     pictures: list[dict[str, Any]] = field(default_factory=list)
     failures: int = 0
     hidden: int = 0
@@ -182,7 +180,7 @@ class _Page:
             "top": [[name if name is not None else str(index), round(score, 4)] for index, name, score in tops],
             "size": [first["picture_width"], first["picture_height"]],
             "box": [round(value, 1) for value in first["box"]],
-            "maps": [_map(row, self.side) for row in rows],
+            "maps": [shown_map(row, self.side) for row in rows],
         }
 
 
@@ -206,7 +204,7 @@ def collect(store: Store, manifest: Mapping[str, Any], keep: Keep) -> Collected:
         measured.add(later, [name for name in settings if name not in metrics])
         measured.add([row for row in later if row["method"] in CONTROLS], metrics)
         groups = by_picture(all_rows)
-        page.side = min(page.side, _side(min(page.total, MOST_PICTURES) * max(map(len, groups), default=1)))
+        page.side = min(page.side, side_of(min(page.total, MOST_PICTURES) * max(map(len, groups), default=1)))
         for position, rows in enumerate(groups, number * manifest["shard_size"]):
             methods.update(dict.fromkeys(row["method"] for row in rows))
             label = label_of(rows[0], names)
@@ -270,35 +268,3 @@ def label_of(row: Mapping[str, Any], names: Sequence[str] | None) -> str | None:
 def _reason(error: str) -> str:
     """An error without what differs from picture to picture, as far as that can be told."""
     return ": ".join(error.split(": ")[:3])[:_REASON]
-
-
-def _side(maps: int) -> int:
-    """How fine the heatmaps of a page may be if it has that many."""
-    return max(_COARSEST, min(_FINEST, math.isqrt(_BYTES * 3 // 4 // max(maps, 1))))
-
-
-def _map(row: Row, finest: int) -> dict[str, Any]:
-    stored = heatmap_of(row)
-    size = min(stored.shape[0], finest), min(stored.shape[1], finest)
-    target = row["target_name"] if row["target_name"] is not None else row["target"]
-    return {
-        "method": row["method"],
-        "target": None if target is None else str(target),
-        "score": None if row["score"] is None else round(row["score"], 4),
-        "empty": row["is_empty"],
-        "size": list(size),
-        "values": _packed(_resized(stored, size)),
-    }
-
-
-def _resized(heatmap: np.ndarray, size: tuple[int, int]) -> Float[np.ndarray, "h w"]:
-    values = heatmap.astype(np.float32)
-    if values.shape == size:
-        return values
-    shrinks = values.shape[0] >= size[0] and values.shape[1] >= size[1]
-    smaller: np.ndarray = cv2.resize(values, size[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
-    return smaller
-
-
-def _packed(values: np.ndarray) -> str:
-    return base64.b64encode(np.rint(values.clip(0, 1) * 255).astype(np.uint8).tobytes()).decode()

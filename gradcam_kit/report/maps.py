@@ -1,0 +1,51 @@
+"""Heatmaps as the page about a run carries them: small, and all of them together within bounds."""
+
+from __future__ import annotations
+
+import base64
+import math
+from typing import Any
+
+import cv2
+import numpy as np
+from jaxtyping import Float
+
+from gradcam_kit.jobs.rows import Row, heatmap_of
+
+FINEST, _COARSEST = 32, 7  # sides of a heatmap on the page
+_BYTES = 16_000_000  # for the heatmaps of all pictures on the page
+
+
+def side_of(maps: int) -> int:
+    """How fine the heatmaps of a page may be if it has that many."""
+    return max(_COARSEST, min(FINEST, math.isqrt(_BYTES * 3 // 4 // max(maps, 1))))
+
+
+def shown_map(row: Row, finest: int) -> dict[str, Any]:
+    """What the page knows of a heatmap; no side is longer than `finest`."""
+    stored = heatmap_of(row)
+    size = min(stored.shape[0], finest), min(stored.shape[1], finest)
+    target = row["target_name"] if row["target_name"] is not None else row["target"]
+    return {
+        "method": row["method"],
+        "target": None if target is None else str(target),
+        "score": None if row["score"] is None else round(row["score"], 4),
+        "empty": row["is_empty"],
+        "size": list(size),
+        "values": packed(resized(stored, size)),
+    }
+
+
+def resized(heatmap: np.ndarray, size: tuple[int, int]) -> Float[np.ndarray, "h w"]:
+    """Make a heatmap smaller (or larger), by means over areas where it shrinks."""
+    values = heatmap.astype(np.float32)
+    if values.shape == size:
+        return values
+    shrinks = values.shape[0] >= size[0] and values.shape[1] >= size[1]
+    smaller: np.ndarray = cv2.resize(values, size[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    return smaller
+
+
+def packed(values: np.ndarray) -> str:
+    """Values in [0, 1] as bytes in base64."""
+    return base64.b64encode(np.rint(values.clip(0, 1) * 255).astype(np.uint8).tobytes()).decode()
