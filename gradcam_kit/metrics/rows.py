@@ -9,12 +9,15 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
+from gradcam_kit.capture import rows_at_once
 from gradcam_kit.metrics.checks import check_heatmaps, check_scores, usable
 from gradcam_kit.options import positive_int
 from gradcam_kit.types import Rows
 
 Build = Callable[[Tensor, Tensor], Tensor]
 """From images `index (m,)` and their changes `step (m,)` to the changed images `(m, c, *t)`."""
+
+_PASSES = 4  # of the model, for which rows are made together; on a CPU those of more leave the caches
 
 
 def score_grid(rescore: Rows, images: Tensor, steps: int, build: Build, batch_size: int) -> Float[Tensor, "n steps"]:
@@ -25,14 +28,14 @@ def score_grid(rescore: Rows, images: Tensor, steps: int, build: Build, batch_si
         images: `(n, c, *t)`; only their number and device matter.
         steps: changes of each image.
         build: makes the rows of a chunk.
-        batch_size: the most rows that exist at once.
+        batch_size: the most rows that exist at once; on a CPU fewer where that is faster.
     """
     positive_int("batch_size", batch_size)
     if len(images) == 0:
         return images.new_zeros(0, steps, dtype=torch.float32)
     rows = torch.arange(len(images) * steps, device=images.device)
     scores = []
-    for chunk in rows.split(batch_size):
+    for chunk in rows.split(min(batch_size, _PASSES * rows_at_once(batch_size, images[:1].nbytes, images.device))):
         index = chunk // steps
         scores.append(check_scores(rescore(build(index, chunk % steps), index), len(chunk)))
     return torch.cat(scores).reshape(len(images), steps)
