@@ -137,7 +137,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if not name.startswith("_") and find_spec(f"gradcam_kit.{name}"):
+    if name.isidentifier() and not name.startswith("_") and find_spec(f"gradcam_kit.{name}"):
         return import_module(f"gradcam_kit.{name}")
     if name in __all__:
         return getattr(import_module(_HOMES.get(name, _HOME)), name)

@@ -59,7 +59,7 @@ class Meter(TorchDispatchMode):
         kwargs = kwargs or {}
         known = {leaf.untyped_storage().data_ptr() for leaf in tree_leaves((args, kwargs)) if _is_plain(leaf)}
         result = function(*args, **kwargs)
-        formula: Callable[..., int] | None = flop_registry.get(function.overloadpacket)
+        formula: Callable[..., int] | None = _FORMULAS.get(function.overloadpacket)
         if formula is not None:
             self._flops += formula(*args, **kwargs, out_val=result)
         for leaf in tree_leaves(result):
@@ -80,6 +80,16 @@ class Meter(TorchDispatchMode):
         if self.device.type not in ("cpu", "meta"):
             torch.get_device_module(self.device).synchronize(self.device)
         return time.perf_counter()
+
+
+def _packed_convolution(maps: Tensor, weight: Tensor, *_: Any, out_val: Tensor, **__: Any) -> int:
+    """Two for each weight of each value that comes out."""
+    return 2 * out_val.numel() // out_val.shape[1] * weight.numel()
+
+
+_FORMULAS = dict(flop_registry)
+if hasattr(torch.ops.mkldnn, "_convolution_pointwise"):  # of convolutions that run with packed weights
+    _FORMULAS[torch.ops.mkldnn._convolution_pointwise] = _packed_convolution
 
 
 def _is_plain(leaf: object) -> bool:

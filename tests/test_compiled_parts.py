@@ -96,3 +96,18 @@ def _through(model: torch.nn.Module, names: Iterable[str], x: torch.Tensor) -> t
     for name in names:
         x = model.get_submodule(name)(x)
     return x
+
+
+def test_a_module_with_two_names_that_holds_the_layer_is_not_compiled() -> None:
+    model = seeded(
+        build(
+            lambda m, x: m.fc(m.body(m.first(x)).mean((2, 3))),
+            first=torch.nn.Conv2d(3, 4, 3),
+            body=torch.nn.Sequential(torch.nn.Conv2d(4, 4, 3), torch.nn.ReLU()),
+            fc=torch.nn.Linear(4, 3),
+        )
+    )
+    model.alias = model.body
+    compile_around(model, ["alias.0"], backend=Backend())
+    assert model.body._compiled_call_impl is None
+    assert model.first._compiled_call_impl is not None

@@ -75,3 +75,11 @@ def test_images_that_differ_a_little_are_others() -> None:
     assert len({int(own) for own in others}) == 5
     draws = uniform((1000,), torch.cat(others), 0)
     assert torch.corrcoef(draws).fill_diagonal_(0).abs().max() < 0.15
+
+
+@pytest.mark.parametrize("precision", [torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize("levels", [2, 256])
+def test_images_of_few_levels_are_told_apart(precision: torch.dtype, levels: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, levels, (1000, 3, 8, 8), generator=generator).to(precision) / (levels - 1)
+    assert len(identities_of(None, images).unique()) == 1000

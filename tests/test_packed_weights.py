@@ -1,5 +1,7 @@
 """Passes after the first use convolutions' weights in the order of their kernels; the parameters stay what they are."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from test_memory_format import Net, make, needs_onednn
@@ -7,6 +9,7 @@ from torch import nn
 
 from gradcam_kit import METHODS, GradCAM, ScoreCAM
 from gradcam_kit.capture import memory_format, rescoring
+from gradcam_kit.meter import Meter
 
 
 @pytest.fixture(autouse=True)
@@ -154,7 +157,7 @@ def test_packed_convolutions_give_what_others_give(kind: str, precision: str) ->
     assert len(packed.packed) == plain
     assert all(
         copy.is_mkldnn == (kind not in ("padded alike", "reflecting") and precision != "float64")
-        for _, _, copy in packed.packed.values()
+        for *_, copy in packed.packed.values()
     )
 
 
@@ -177,3 +180,28 @@ def test_what_would_be_refused_is_refused_with_packed_weights_too() -> None:
         for wrong in (maps.double(), maps[:, :2].contiguous(memory_format=torch.channels_last)):
             with pytest.raises(RuntimeError):
                 conv(wrong)
+
+
+@needs_onednn
+def test_weights_whose_memory_is_exchanged_count() -> None:
+    conv = nn.Conv2d(3, 4, 3).requires_grad_(False)
+    maps = torch.randn(2, 3, 8, 8).contiguous(memory_format=torch.channels_last)
+    packed = memory_format.PackedWeights()
+    with packed.standing_in(conv):
+        conv(maps)
+    conv.weight.data = torch.randn_like(conv.weight)
+    with packed.standing_in(conv):
+        torch.testing.assert_close(conv(maps), nn.Conv2d._conv_forward(conv, maps, conv.weight, conv.bias))
+
+
+@needs_onednn
+@pytest.mark.parametrize("kind", ["plain", "strided", "in groups", "one per channel"])
+def test_a_meter_counts_packed_convolutions_as_others(kind: str) -> None:
+    conv = convolution(kind).requires_grad_(False)
+    maps = torch.randn(3, 8, 9, 10).contiguous(memory_format=torch.channels_last)
+    costs = []
+    for packs in (nullcontext(), memory_format.PackedWeights().standing_in(conv)):
+        with torch.no_grad(), packs, Meter(torch.device("cpu")) as meter:
+            conv(maps)
+        costs.append(meter.lap().flops)
+    assert costs[0] == costs[1] > 0

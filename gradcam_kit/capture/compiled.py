@@ -34,17 +34,15 @@ def compile_around(model: nn.Module, layers: Iterable[str], **options: Any) -> N
         options: those of `torch.compile`.
     """
     layers, number = frozenset(layers), 0
-    around = {""}
+    around = {model}
     for layer in layers:
         names = split_level(model, layer)[0].split(".")
-        around |= {".".join(names[:depth]) for depth in range(1, len(names) + 1)}
-    for name, module in model.named_modules():
-        if name in around:
-            for child_name, child in module.named_children():
-                inner = f"{name}.{child_name}" if name else child_name
-                if inner not in around and any(True for _ in child.parameters()):
-                    child.compile(**options)
-                    number += 1
+        around |= {model.get_submodule(".".join(names[:depth])) for depth in range(1, len(names) + 1)}
+    for module in around:
+        for child in module.children():
+            if child not in around and any(True for _ in child.parameters()):
+                child.compile(**options)
+                number += 1
     _parts[model] = _Parts(number, layers)
 
 
@@ -64,7 +62,8 @@ def parts_compiled(model: nn.Module, hooked: Iterable[str] = ()) -> Iterator[Non
     if not is_compiled_around(model, hooked):
         yield
         return
-    limit = torch._dynamo.config.recompile_limit
+    config = torch._dynamo.config
+    name = "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit"  # before torch 2.7
     # All parts count towards one limit, because the compiler meets each in the same function of its own.
-    with torch._dynamo.config.patch(recompile_limit=limit * _parts[model].number), torch.compiler.set_stance("default"):
+    with config.patch({name: getattr(config, name) * _parts[model].number}), torch.compiler.set_stance("default"):
         yield

@@ -60,8 +60,11 @@ class PackedWeights:
     convolutions, which gets them as arguments, is another one while a pass runs.
     """
 
-    packed: dict[tuple[nn.Conv2d, torch.dtype, bool], tuple[Tensor, int, Tensor]] = field(default_factory=dict)
-    """By convolution, precision and whether in blocks: the weight, its version, and its copy."""
+    packed: dict[tuple[nn.Conv2d, torch.dtype, bool], tuple[Tensor, Tensor, int, Tensor]] = field(default_factory=dict)
+    """By convolution, precision and whether in blocks: the weight, its memory, its version, and its copy.
+
+    What a model writes into the memory of a weight past autograd (`weight.data.mul_`) between two passes is not seen.
+    """
 
     @contextmanager
     def standing_in(self, model: nn.Module) -> Iterator[None]:
@@ -70,8 +73,8 @@ class PackedWeights:
         try:
             for module in model.modules():
                 if type(module) is nn.Conv2d and "_conv_forward" not in module.__dict__:
+                    replaced.append(module)  # first, because an interruption may come between the two
                     module.__dict__["_conv_forward"] = partial(self._forward, module)
-                    replaced.append(module)
             yield
         finally:
             for conv in replaced:
@@ -94,13 +97,14 @@ class PackedWeights:
 
     def _copy(self, conv: nn.Conv2d, weight: Tensor, precision: torch.dtype, blocks: bool, size: torch.Size) -> Tensor:
         key = conv, precision, blocks
-        own, before, copy = self.packed.get(key, (None, -1, None))
-        if copy is None or own is not weight or before != version(weight):
+        own, memory, before, copy = self.packed.get(key, (None, weight, -1, None))
+        same = own is weight and memory.data_ptr() == weight.data_ptr() and before == version(weight)
+        if copy is None or not same:
             copy = weight.detach().to(precision, memory_format=torch.channels_last)
             if blocks:
                 shape = (conv.padding, conv.stride, conv.dilation, conv.groups)
                 copy = torch.ops.mkldnn._reorder_convolution_weight(copy, *shape, size)
-            self.packed[key] = weight, version(weight), copy
+            self.packed[key] = weight, weight.detach(), version(weight), copy
         return copy
 
 

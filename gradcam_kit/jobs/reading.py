@@ -72,6 +72,7 @@ def _alone() -> Iterator[None]:
                 lock = os.open(name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
                 held.callback(os.close, lock)
                 fcntl.flock(lock, fcntl.LOCK_EX)
+                held.callback(fcntl.flock, lock, fcntl.LOCK_UN)  # a process that was forked meanwhile has it open too
         held.callback(_give_back)
         yield
 

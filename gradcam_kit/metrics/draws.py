@@ -75,6 +75,8 @@ def _checksums(images: Float[Tensor, "n ..."]) -> Int[Tensor, " n"]:
     """
     values = images.detach().flatten(1)
     bits = values.view(_BITS[values.element_size()]) if values.is_floating_point() else values
+    if bits.element_size() == 8:  # products carry upwards alone, and the low bits of a double may all be zero
+        bits = bits ^ (bits >> 32 & _WORD)
     factors = _mix(torch.arange(1, bits.shape[1] + 1, device=bits.device)) << 1 | 1
     return (bits * factors).sum(1)
 
