@@ -70,8 +70,7 @@ class Rescorer:
 
     def __call__(self, rows: Float[Tensor, "m c *t"], index: Int[Tensor, " m"]) -> Float[Tensor, "m *targets"]:
         """Score the rows, `batch_size` in one pass."""
-        images = self.inputs.images
-        model = self.run.model
+        images, model = self.inputs.images, self.run.model
         with untouched(model, images.device), parts_compiled(model), torch.no_grad():
             self.check()
             scores = self.in_chunks(

@@ -17,10 +17,7 @@ from gradcam_kit.jobs.decode import Reader
 from gradcam_kit.jobs.devices import with_layers
 from gradcam_kit.jobs.explainer import Explainer
 from gradcam_kit.jobs.measured_shard import MeasuredShard, entry_of
-from gradcam_kit.jobs.measuring import (
-    MetricMeans,
-    chosen_metrics,
-)
+from gradcam_kit.jobs.measuring import MetricMeans, chosen_metrics
 from gradcam_kit.jobs.progress import ProgressBar
 from gradcam_kit.jobs.reading import decoders_quiet
 from gradcam_kit.jobs.request import SHOWN, RunRequest, Targets
