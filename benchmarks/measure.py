@@ -21,6 +21,7 @@ from torch.utils.benchmark import timer
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.results import Figure
+from gradcam_kit.meter import PACKED
 
 Work = Callable[[], Any]
 
@@ -86,7 +87,7 @@ def interleave(
 
 def _first_call(work: Work, limit: float) -> Run:
     try:
-        with within(limit), FlopCounterMode(display=False) as counter:
+        with within(limit), FlopCounterMode(display=False, custom_mapping=PACKED) as counter:
             result = work()
         return Run(flops=counter.get_total_flops(), result=result)
     except Exception as error:  # one case that fails must not end the suite

@@ -25,8 +25,8 @@ from gradcam_kit.metrics import deletion, insertion, road_combined, road_curve
 
 MODEL, LAYER = "resnet18", "layer4"
 PERCENTAGES = (20.0, 40.0, 60.0, 80.0)
-CHUNK = 16
-"""Rows in one forward pass."""
+CHUNK = 64
+"""Rows in one call of the model, the default of the metrics; on a CPU they make fewer of it where that is faster."""
 _FLIPS = 12
 
 

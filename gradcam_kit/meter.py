@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import flop_registry
+from torch.utils.flop_counter import flop_registry, shape_wrapper
 
 
 @dataclass(frozen=True)
@@ -82,14 +83,18 @@ class Meter(TorchDispatchMode):
         return time.perf_counter()
 
 
-def _packed_convolution(maps: Tensor, weight: Tensor, *_: Any, out_val: Tensor, **__: Any) -> int:
-    """Two for each weight of each value that comes out."""
-    return 2 * out_val.numel() // out_val.shape[1] * weight.numel()
+def _packed_convolution(
+    maps: Sequence[int], weight: Sequence[int], *_: Any, out_shape: Sequence[int], **__: Any
+) -> int:
+    """From shapes: two for each weight of each value that comes out."""
+    return 2 * math.prod(out_shape) // out_shape[1] * math.prod(weight)
 
 
-_FORMULAS = dict(flop_registry)
-if hasattr(torch.ops.mkldnn, "_convolution_pointwise"):  # of convolutions that run with packed weights
-    _FORMULAS[torch.ops.mkldnn._convolution_pointwise] = _packed_convolution
+PACKED: dict[Any, Callable[..., int]] = {}
+"""What torch does not count: convolutions that run with packed weights; for its counter's `custom_mapping`."""
+if hasattr(torch.ops.mkldnn, "_convolution_pointwise"):
+    PACKED[torch.ops.mkldnn._convolution_pointwise] = _packed_convolution
+_FORMULAS = {**flop_registry, **{operation: shape_wrapper(formula) for operation, formula in PACKED.items()}}
 
 
 def _is_plain(leaf: object) -> bool:

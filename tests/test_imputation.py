@@ -9,6 +9,7 @@ import pytest
 import reference_metrics as ref
 import scipy.sparse
 import scipy.sparse.linalg
+import skimage.data
 import torch
 from models import images
 from torch import Tensor
@@ -83,18 +84,61 @@ def test_all_shapes_and_channels_against_a_dense_solution(size: tuple[int, int],
         np.testing.assert_allclose(impute(x, mask, tolerance=1e-10)[0].numpy(), expected, atol=1e-7)
 
 
-def test_the_coarser_grids_do_their_part(monkeypatch) -> None:
+def kinds(side: tuple[int, int] = (SIDE, SIDE)) -> dict[str, Tensor]:
+    """Masks `(1, h, w)` from smooth to fine."""
+    coffee = torch.from_numpy(skimage.data.coffee()).double().mean(2)
+    photograph = interpolate(coffee[None, None], size=side, mode="bilinear", antialias=True)[0, 0]
+    draws = torch.rand(side, generator=torch.Generator().manual_seed(0))
+    rows, columns = (torch.arange(length) for length in side)
+    return {
+        "a heatmap": removed(interpolate(blobs()[None, None], size=side)[0, 0], 0.5),
+        "the rest of a heatmap": removed(-interpolate(blobs(1)[None, None], size=side)[0, 0], 0.8),
+        "a photograph": removed(-photograph, 0.6),
+        "all but few": removed(draws, 0.99),
+        "a chessboard": ((rows[:, None] + columns) % 2 == 0)[None],
+        "stripes": (rows[:, None] % 4 + 0 * columns != 0)[None],
+    }
+
+
+@pytest.mark.parametrize("kind", kinds())
+def test_few_steps_are_enough(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Plain conjugate gradients take hundreds of steps for a mask like a heatmap."""
-    steps = []
-    cycle = imputation._cycle
+    steps, cycle = [], imputation._cycle
     monkeypatch.setattr(
         imputation, "_cycle", lambda levels, residual: steps.append(len(residual[0, 0])) or cycle(levels, residual)
     )
-    x = images(1, size=(SIDE, SIDE))
-    for mask in (removed(blobs(), 0.5), removed(-blobs(1), 0.8)):
-        steps.clear()
-        impute(x, mask)
-        assert 3 < steps.count(SIDE) < 10
+    impute(images(1, size=(SIDE, SIDE)), kinds()[kind])
+    assert 1 < steps.count(SIDE) < 7
+
+
+@pytest.mark.parametrize("size", [(SIDE, SIDE), (61, 97)])
+@pytest.mark.parametrize("kind", kinds())
+def test_a_cycle_is_what_conjugate_gradients_need(kind: str, size: tuple[int, int]) -> None:
+    """Symmetric and positive; the largest eigenvalue of cycle and system stays below 2, where a second visit of a
+    coarser grid would turn its sign."""
+    mask = kinds(size)[kind][None].double()
+    levels = imputation._levels(mask, 1, imputation.Room())
+    one, other = (images(1, c=1, size=size, seed=seed).double() * mask for seed in range(2))
+
+    def cycle(residual: Tensor) -> Tensor:
+        return imputation._cycle(levels, residual).clone()
+
+    def system(values: Tensor) -> Tensor:
+        return mask * (levels[0].weight * values - levels[0].stencils.neighbors(values))
+
+    assert float((cycle(one) * other).sum()) == pytest.approx(float((one * cycle(other)).sum()), rel=1e-9)
+    assert float((cycle(one) * one).sum()) > 0
+    for _ in range(30):
+        one = cycle(system(one / one.norm()))
+    assert 0.9 < float(one.norm()) < 1.7
+
+
+def test_memory_of_another_chunk_leaves_no_trace() -> None:
+    x, room = images(3, size=(20, 24)), imputation.Room()
+    masks = torch.cat([removed(blobs(s)[:20, :24], 0.5) for s in range(3)])
+    for chunk, dtype in ((slice(0, 2), torch.float32), (slice(1, 3), torch.float64), (slice(2, 3), torch.float64)):
+        found = imputation.imputed(x[chunk].to(dtype), masks[chunk], 1e-6, room)
+        torch.testing.assert_close(found, impute(x[chunk].to(dtype), masks[chunk], tolerance=1e-6))
 
 
 def test_the_middle_of_three_and_of_nine() -> None:

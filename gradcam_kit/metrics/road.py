@@ -17,7 +17,7 @@ from gradcam_kit.metrics.case import Explain, metric
 from gradcam_kit.metrics.checks import check_heatmaps, degenerate, improbable, usable
 from gradcam_kit.metrics.draws import identities_of, normal
 from gradcam_kit.metrics.faithfulness import adcc_complexity, coherency, harmonic_mean
-from gradcam_kit.metrics.imputation import TOLERANCE, imputed
+from gradcam_kit.metrics.imputation import TOLERANCE, Room, imputed
 from gradcam_kit.metrics.measured import Measured, measured
 from gradcam_kit.metrics.ordering import Order, unordered
 from gradcam_kit.metrics.rows import score_grid, score_settings
@@ -204,11 +204,12 @@ def _curves(
     # Positions from `first` to `last` in the order are removed.
     spans = [(0, count) if most else (total - count, total) for most in orders for count in counts]
     first, last = on_device(torch.tensor(spans), heatmaps.device).unbind(1)
+    room = Room()
 
     def build(index: Tensor, step: Tensor) -> Tensor:
         place = order.place[index]
         removed = (place >= first[step][:, None, None]) & (place < last[step][:, None, None])
-        filled = imputed(images[index], removed, tolerance)
+        filled = imputed(images[index], removed, tolerance, room)
         return torch.addcmul(filled, drawn[index], removed[:, None].to(filled.dtype)).to(images.dtype)
 
     scores = score_grid(rescore, images, len(spans), build, batch_size)
