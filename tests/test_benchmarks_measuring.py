@@ -16,6 +16,8 @@ from benchmarks.quality import energies, method_rows, rank_correlations
 from benchmarks.report import quality_rows
 from benchmarks.results import Figure, Results, Row, load
 from benchmarks.suite import attempt, partial_of, record
+from benchmarks.works import build_images, build_model
+from gradcam_kit.capture.rescoring import rescoring
 from gradcam_kit.demo import collate, draw, load_demo_model
 
 LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="peak memory is read from /proc")
@@ -34,6 +36,14 @@ def test_passes_are_operations_over_those_of_the_baseline():
     runs = interleave({"one": lambda: matrix @ matrix, "three": lambda: matrix @ matrix @ matrix @ matrix}, rounds=1)
     assert runs["one"].flops == 2 * 8**3
     assert runs["three"].passes(runs["one"]).median == 3
+
+
+def test_convolutions_that_run_with_packed_weights_are_counted():
+    model, images = build_model("resnet18"), build_images(2, side=64)
+    with rescoring(model, images, torch.zeros(2, dtype=torch.long), batch_size=2) as rescore:
+        plain, rows = torch.cat([images] * 4), torch.arange(8) % 2
+        runs = interleave({"plain": lambda: model(plain), "rows": lambda: rescore(plain, rows)}, rounds=1)
+    assert runs["rows"].flops == runs["plain"].flops
 
 
 def test_ratios_are_taken_round_by_round():

@@ -15,7 +15,7 @@ from traces import unchanged
 
 from gradcam_kit import EigenCAM, GradCAM
 from gradcam_kit.capture.randomization import randomizing
-from gradcam_kit.errors import LayerNotFoundError
+from gradcam_kit.errors import LayerNotFoundError, OptionError
 from gradcam_kit.metrics import Status
 from gradcam_kit.metrics.randomization import (
     class_sensitivity,
@@ -298,7 +298,28 @@ def test_classes_and_methods_are_compared() -> None:
     flat = torch.stack([one[0, 0], torch.ones_like(one[0, 0])])
     assert class_sensitivity(one[:, 0], flat).ok.tolist() == [True, False]
     maps = {name: cam.explain(batch, 0).saliency["relu2"] for name, cam in of.items()}
-    table = method_agreement(maps)
-    assert table.shape == (2, 2, 2)
-    assert torch.allclose(table[0, 1], spearman(*maps.values()))
-    assert torch.allclose(table.diagonal(), torch.ones(2, 2).double())
+    found = method_agreement(maps)
+    assert found.details["pairs"].shape == (2, 2, 2)
+    torch.testing.assert_close(found.details["pairs"][:, 0, 1], spearman(*maps.values()))
+    torch.testing.assert_close(found.values, spearman(*maps.values()).float())
+    assert found.ok.all()
+
+
+def test_agreement_is_the_mean_over_pairs_and_flagged_where_a_map_has_no_ranks() -> None:
+    maps = {name: torch.rand(4, 3, 5, generator=torch.Generator().manual_seed(i)) - 0.5 for i, name in enumerate("abc")}
+    maps["b"][1], maps["c"][2, 0, 0] = 2.0, torch.nan
+    found = method_agreement(maps)
+    assert [Status(int(one)).name for one in found.status] == ["OK", "DEGENERATE_MAP", "DEGENERATE_MAP", "OK"]
+    for i in (0, 3):
+        a, b, c = (one[i].flatten().numpy() for one in maps.values())
+        expected = [spearmanr(*pair).statistic for pair in ((a, b), (a, c), (b, c))]
+        assert float(found.values[i]) == pytest.approx(sum(expected) / 3, abs=1e-6)
+    assert found.details["pairs"][1].isnan().tolist() == [
+        [False, True, False],
+        [True, True, True],
+        [False, True, False],
+    ]
+    assert found.details["pairs"][2].isnan()[2].all()
+    assert found.settings["methods"] == ("a", "b", "c")
+    with pytest.raises(OptionError, match="at least two"):
+        method_agreement({"a": maps["a"]})

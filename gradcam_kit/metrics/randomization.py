@@ -16,9 +16,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from gradcam_kit.capture.randomization import randomizing
-from gradcam_kit.errors import InputError
+from gradcam_kit.errors import InputError, OptionError
 from gradcam_kit.functional import normalize, on_device, upsample
-from gradcam_kit.metrics.agreement import check_pair, pearson, ranks, spearman, ssim
+from gradcam_kit.metrics.agreement import check_pair, pearson, spearman, ssim
 from gradcam_kit.metrics.case import follows_predictions
 from gradcam_kit.metrics.checks import degenerate
 from gradcam_kit.metrics.measured import Measured, Status, measured
@@ -152,10 +152,24 @@ def _flags(a: Tensor, b: Tensor) -> dict[Status, Tensor]:
     return {flag: holds | degenerate(b)[flag] for flag, holds in degenerate(a).items()}
 
 
-def method_agreement(maps: Mapping[str, Float[Tensor, "n *s"]]) -> Float[Tensor, "methods methods n"]:
-    """Rank correlation of the maps of every two methods, in the order of the mapping; NaN where a map is constant."""
-    ranked = [ranks(one.flatten(1)) for one in maps.values()]
-    return torch.stack([torch.stack([pearson(one, other) for other in ranked]) for one in ranked])
+def method_agreement(maps: Mapping[str, Float[Tensor, "n *s"]]) -> Measured:
+    """Rank correlation of the maps of every two methods, signed; an image's number is the mean over all pairs.
+
+    Flagged where a map is constant or not finite. `details["pairs"]` are the correlations, `(n, methods, methods)` in
+    the order of the mapping, NaN beside such a map.
+
+    Raises:
+        OptionError: less than two methods.
+        ShapeError: maps of different shapes.
+    """
+    if len(maps) < 2:
+        raise OptionError(f"methods are {', '.join(maps) or 'none'}; expected at least two to compare")
+    pairs = torch.stack([torch.stack([spearman(a, b) for b in maps.values()], 1) for a in maps.values()], 1)
+    above = torch.ones_like(pairs[0], dtype=torch.bool).triu(1)
+    values = pairs.where(above, 0).sum((1, 2)) / above.sum()
+    flat = torch.stack([degenerate(one)[Status.DEGENERATE_MAP] for one in maps.values()]).any(0)
+    settings = {"correlation": "of ranks, signed", "methods": tuple(maps)}
+    return measured(values, {Status.DEGENERATE_MAP: flat}, settings, {"pairs": pairs})
 
 
 def _size(images: Images, maps: Tensor) -> tuple[int, ...]:
