@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
-from typer.core import TyperGroup
 
 from gradcam_kit.cli.options import (
     BatchSize,
@@ -17,6 +16,7 @@ from gradcam_kit.cli.options import (
     Dtype,
     ImageSize,
     Layer,
+    MaskFolder,
     Mean,
     Method,
     Metrics,
@@ -28,26 +28,10 @@ from gradcam_kit.cli.options import (
     numbers,
     overlay_count,
 )
-from gradcam_kit.cli.printing import finish, finish_demo, finish_evaluation, mark, note_unfinished, say, show
-from gradcam_kit.errors import GradCamKitError
-
-
-class _Group(TyperGroup):
-    """The one place where a wrong request becomes one line and exit status 2."""
-
-    def invoke(self, ctx: Any) -> Any:
-        try:
-            return super().invoke(ctx)
-        except GradCamKitError as error:
-            say("gradcam-kit: " + " ".join(str(error).split()))  # one line, whatever a user's code says
-            raise typer.Exit(2) from None
-        except KeyboardInterrupt:
-            say("gradcam-kit: interrupted")
-            raise typer.Exit(130) from None
-
+from gradcam_kit.cli.printing import Commands, finish, finish_demo, finish_evaluation, mark, note_unfinished, say, show
 
 app = typer.Typer(
-    cls=_Group,
+    cls=Commands,
     no_args_is_help=True,
     add_completion=False,
     help="Where did the model look? Class activation maps for PyTorch, from one picture to a data set.",
@@ -165,6 +149,7 @@ def report(directory: Annotated[str, typer.Argument(metavar="DIR", help="The fol
 def evaluate(
     directory: Annotated[str, typer.Argument(metavar="DIR", help="The folder of a run.")],
     metric: Metrics = None,
+    masks: MaskFolder = None,
     checkpoint: Annotated[Path | None, typer.Option(help="Where the weights of the run are now, if moved.")] = None,
     batch_size: BatchSize = 32,
     workers: Workers = 0,
@@ -181,6 +166,7 @@ def evaluate(
     request = EvaluateRequest(
         directory,
         metrics=tuple(metric or ()),
+        masks=masks,
         checkpoint=checkpoint,
         batch_size=batch_size,
         workers=workers,
@@ -226,6 +212,7 @@ def compare(
         typer.Option(help="Layer to compare at; A+B fuses two. By default one is chosen. Can be repeated."),
     ] = None,
     metric: Metrics = None,
+    masks: MaskFolder = None,
     targets: Targets = "predicted",
     batch_size: BatchSize = 32,
     device: Device = None,
@@ -256,6 +243,7 @@ def compare(
         out=out,
         methods=tuple(method or ()),
         metrics=tuple(metric or ()),
+        masks=masks,
         overwrite=overwrite,
     )
     finish(draw_sheet(request, Console(stderr=True)))

@@ -22,6 +22,12 @@ Targets = Annotated[str, typer.Option(help="predicted, label (the picture's fold
 BatchSize = Annotated[int, typer.Option(help="The most images in one forward pass.")]
 Workers = Annotated[int, typer.Option(help="How many read pictures; 0 = as many as cores.")]
 Metrics = Annotated[list[str] | None, typer.Option(help="Such as average-drop or insertion. Can be repeated.")]
+MaskFolder = Annotated[
+    str | None,
+    typer.Option(
+        "--masks", help="For metrics that ask where the objects are: a folder of pictures, 0 where there is none."
+    ),
+]
 Method = Annotated[list[str] | None, typer.Option(help="See 'gradcam-kit methods'. Can be repeated.")]
 Layer = Annotated[list[str] | None, typer.Option(help="Target layer; by default one is chosen. Can be repeated.")]
 

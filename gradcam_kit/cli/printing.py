@@ -3,15 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
+from typer.core import TyperGroup
+
+from gradcam_kit.errors import GradCamKitError
 
 if TYPE_CHECKING:
     from gradcam_kit.jobs import Evaluation, RunSummary
     from gradcam_kit.jobs.demo import DemoResult
+
+
+class Commands(TyperGroup):
+    """The one place where a wrong request becomes one line and exit status 2."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command."""
+        try:
+            return super().invoke(ctx)
+        except GradCamKitError as error:
+            say("gradcam-kit: " + " ".join(str(error).split()))  # one line, whatever a user's code says
+            raise typer.Exit(2) from None
+        except KeyboardInterrupt:
+            say("gradcam-kit: interrupted")
+            raise typer.Exit(130) from None
 
 
 def say(text: str, err: bool = True) -> None:

@@ -54,6 +54,12 @@ class Decoded:
     size: tuple[int, int]
     thumbnail: bytes | None = None
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width of the model's input."""
+        height, width = self.image.shape[1:] if isinstance(self.image, Tensor) else self.image.shape[:2]
+        return height, width
+
 
 @dataclass(frozen=True)
 class Failed:

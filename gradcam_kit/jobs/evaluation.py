@@ -16,6 +16,7 @@ from gradcam_kit.errors import OptionError
 from gradcam_kit.jobs.decode import Reader
 from gradcam_kit.jobs.devices import with_layers
 from gradcam_kit.jobs.explainer import Explainer
+from gradcam_kit.jobs.masks import Masks
 from gradcam_kit.jobs.measured_shard import MeasuredShard, entry_of
 from gradcam_kit.jobs.measuring import MetricMeans, chosen_metrics
 from gradcam_kit.jobs.progress import ProgressBar
@@ -36,6 +37,7 @@ class EvaluateRequest:
     Attributes:
         directory: the folder of the run.
         metrics: names in `metrics.METRICS`; none = `DEFAULT_METRICS`.
+        masks: a folder that says where the objects are, see `Masks`, for metrics that ask.
         model: that of the run, if it was made from a module; None = as `run.json` says.
         transform: of such a module, if it carries none.
         checkpoint: where the weights are now; None = where they were.
@@ -49,6 +51,7 @@ class EvaluateRequest:
 
     directory: str
     metrics: tuple[str, ...] = ()
+    masks: str | None = None
     model: nn.Module | None = None
     transform: Any = None
     checkpoint: Path | None = None
@@ -112,7 +115,8 @@ def evaluate(request: EvaluateRequest, console: Console | None = None) -> Evalua
     start = time.monotonic()
     console = console or Console(quiet=True)
     names = tuple(dict.fromkeys(request.metrics or DEFAULT_METRICS))
-    metrics = chosen_metrics(names)
+    masks = None if request.masks is None else Masks(request.masks)
+    metrics = chosen_metrics(names, masks)
     run = load_run(request.directory)
     there = run.store.complete()
     numbers = sorted(there)
@@ -121,11 +125,13 @@ def evaluate(request: EvaluateRequest, console: Console | None = None) -> Evalua
     own, layers = _request_of(run, request), run.manifest["layers"]
     with decoders_quiet():
         explainer = replace(with_layers(own, layers), metrics=metrics)
+        if masks is not None:
+            masks.check(explainer.loaded.transform)
         explainer.fit.say = lambda text: note(console, text)
         _check_model(explainer, run, request)
         first = (row for number in numbers for row in run.store.read_shard(number, ["path", "status"]))
         entries = (entry_of(run, row["path"]) for row in first if row["status"] == "ok")
-        settings = metric_settings(explainer, entries, Targets.parse(run.manifest["targets"]))
+        settings = metric_settings(explainer, entries, Targets.parse(run.manifest["targets"]), masks)
         means, done = MetricMeans(), Evaluation(request.directory)
         total = sum(counts.pictures for counts in there.values())
         reader = Reader(explainer.loaded.transform, own.threads, total, request.processes)
@@ -136,7 +142,7 @@ def evaluate(request: EvaluateRequest, console: Console | None = None) -> Evalua
                     done.before += shard.counts.pictures
                     bar.add(shard.counts.pictures, shard.counts.failed)
                 else:
-                    shard.measure(run, explainer, reader, own, bar)
+                    shard.measure(run, explainer, reader, own, bar, masks)
                     shard.write(run)
                 done.add(shard.counts)
                 means.add([*shard.rows, *(shard.controls if request.controls else ())], names)

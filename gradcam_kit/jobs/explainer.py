@@ -9,7 +9,7 @@ from math import prod
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from gradcam_kit.capture import ClassLogit, choose_layers, read_inputs, resolve_target, rows_at_once
@@ -235,10 +235,16 @@ class Explainer:
             self.measure(images, found)
         return [Explained(one.entry, rows, None, one.thumbnail) for one, rows in zip(group, found, strict=True)]
 
-    def measure(self, images: Tensor, found: Sequence[Sequence[Row]], controls: bool = False) -> None:
+    def measure(
+        self,
+        images: Tensor,
+        found: Sequence[Sequence[Row]],
+        controls: bool = False,
+        masks: Bool[Tensor, "n h w"] | None = None,
+    ) -> None:
         """Add the columns of the metrics to the rows of each image, whose heatmaps are in them or of controls."""
         with self.precision():
-            measure(self.model, self.cams, self.metrics, images, found, controls)
+            measure(self.model, self.cams, self.metrics, images, found, controls, masks)
 
     def precision(self) -> torch.autocast:
         """The precision of the model's passes."""

@@ -9,12 +9,22 @@ from itertools import groupby
 from typing import Any
 
 import pyarrow as pa
+import torch
+from torch import Tensor
 
 from gradcam_kit.errors import PictureError
 from gradcam_kit.jobs.decode import Decoded, Failed, Reader, ahead_of, batches
 from gradcam_kit.jobs.explainer import Explainer
 from gradcam_kit.jobs.index import Entry
-from gradcam_kit.jobs.measuring import chosen_metrics, columns_of, control_rows, mark_unmeasured, metric_fields
+from gradcam_kit.jobs.masks import Masks
+from gradcam_kit.jobs.measuring import (
+    chosen_metrics,
+    columns_of,
+    control_rows,
+    mark_unmeasured,
+    metric_fields,
+    needs_masks,
+)
 from gradcam_kit.jobs.progress import ProgressBar
 from gradcam_kit.jobs.request import RunRequest
 from gradcam_kit.jobs.results import Run
@@ -98,10 +108,18 @@ class MeasuredShard:
         """How many pictures there are, and how many failed."""
         return counted(self.rows)
 
-    def measure(self, run: Run, explainer: Explainer, reader: Reader, request: RunRequest, bar: ProgressBar) -> None:
+    def measure(
+        self,
+        run: Run,
+        explainer: Explainer,
+        reader: Reader,
+        request: RunRequest,
+        bar: ProgressBar,
+        masks: Masks | None = None,
+    ) -> None:
         """Add the columns that are missing."""
-        ours = replace(explainer, metrics=chosen_metrics(self.missing))
-        of_controls = replace(explainer, metrics=chosen_metrics(self.missing_controls))
+        ours = replace(explainer, metrics=chosen_metrics(self.missing, masks))
+        of_controls = replace(explainer, metrics=chosen_metrics(self.missing_controls, masks))
         pictures, controls = dict(_by_picture(self.rows)), dict(_by_picture(self.controls))
         ready = {path: rows for path, rows in pictures.items() if rows[0]["status"] == "ok"}
         lost = [row for row in self.rows if row["status"] != "ok"]
@@ -110,8 +128,8 @@ class MeasuredShard:
         marked = batches(((entry_of(run, path), False) for path in ready), request.batch_size)
         for items in reader.read(marked, ahead_of(request.batch_size, request.threads)):
             checked = [_unchanged(one, ready[one.entry.key][0]) for one in items]
-            _measure_batch(ours, checked, ready)
-            _measure_batch(of_controls, checked, controls, controls=True)
+            _measure_batch(ours, checked, ready, masks)
+            _measure_batch(of_controls, checked, controls, masks, controls=True)
             bar.add(len(items), sum(ready[one.entry.key][0]["error"] is not None for one in items))
 
     def write(self, run: Run) -> None:
@@ -129,13 +147,35 @@ def _all_have(metric: str, controls: Sequence[Row]) -> bool:
 
 
 def _measure_batch(
-    explainer: Explainer, items: Sequence[Decoded | Failed], rows: Mapping[str, list[Row]], controls: bool = False
+    explainer: Explainer,
+    items: Sequence[Decoded | Failed],
+    rows: Mapping[str, list[Row]],
+    masks: Masks | None,
+    controls: bool = False,
 ) -> None:
     """Measure the pictures that could be read again, of which there are rows; the others' rows say why not."""
+    of_maps, of_objects = (
+        replace(explainer, metrics=tuple(metric for metric in explainer.metrics if needs_masks(metric) is asked))
+        for asked in (False, True)
+    )
+    readable = [one for one in items if isinstance(one, Decoded)]
+    if of_maps.metrics:
+        for group in _alike(readable):
+            of_maps.measure(of_maps.images(group), [rows[one.entry.key] for one in group], controls)
+    if of_objects.metrics and masks is not None:
+        found = {one.entry.key: _mask_of(one, masks) for one in readable}
+        where = {key: mask for key, mask in found.items() if isinstance(mask, Tensor)}
+        for group in _alike([one for one in readable if one.entry.key in where]):
+            keys = [one.entry.key for one in group]
+            placed = torch.stack([where[key] for key in keys])
+            of_objects.measure(of_objects.images(group), [rows[key] for key in keys], controls, placed)
+        for key, reason in found.items():
+            if isinstance(reason, str):  # the numbers of other metrics stand
+                mark_unmeasured(rows[key], of_objects.metrics)
+                for row in rows[key]:
+                    row["error"] = reason
     if not explainer.metrics:
         return
-    for group in _alike([one for one in items if isinstance(one, Decoded)]):
-        explainer.measure(explainer.images(group), [rows[one.entry.key] for one in group], controls)
     for one in items:
         if isinstance(one, Failed):
             own = rows[one.entry.key]
@@ -144,9 +184,17 @@ def _measure_batch(
                 row.update(status="error", error=one.reason)
 
 
+def _mask_of(one: Decoded, masks: Masks) -> Tensor | str:
+    """The mask of a picture, or why there is none."""
+    try:
+        return torch.from_numpy(masks.of(one.entry.key, one.size, one.box, one.shape))
+    except PictureError as error:
+        return Failed.because(one.entry, error).reason
+
+
 def _alike(ready: Sequence[Decoded]) -> Iterator[list[Decoded]]:
     """Pictures whose images have the same size, which follow each other."""
-    for _, group in groupby(ready, lambda one: tuple(one.image.shape)):
+    for _, group in groupby(ready, lambda one: one.shape):
         yield list(group)
 
 

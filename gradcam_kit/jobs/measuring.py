@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from gradcam_kit.comparison.contenders import Contender, with_controls
 from gradcam_kit.comparison.measuring import control_maps, known_metrics, measured
 from gradcam_kit.errors import OptionError
 from gradcam_kit.functional import normalize, on_device, upsample
+from gradcam_kit.jobs.masks import Masks
 from gradcam_kit.jobs.request import one_line
 from gradcam_kit.jobs.rows import Row, heatmap_of, method_name
 from gradcam_kit.methods import BaseCAM
@@ -26,22 +27,31 @@ from gradcam_kit.metrics import CONTROLS, METRICS, Measured, Metric, Status
 _SEED = 0
 
 
-def chosen_metrics(names: Iterable[str]) -> tuple[Metric, ...]:
+def chosen_metrics(names: Iterable[str], masks: Masks | None = None) -> tuple[Metric, ...]:
     """The metrics of these names, without repetitions.
+
+    Args:
+        names: of metrics.
+        masks: where the objects are.
 
     Raises:
         UnknownNameError: no such metric.
-        OptionError: a metric that needs to know where the objects are.
+        OptionError: a metric that needs to know where the objects are, without masks.
     """
     metrics = tuple(known_metrics(names))
     for metric in metrics:
-        if "masks" in metric.needs:
-            working = ", ".join(name for name, one in METRICS.items() if "masks" not in one.needs)
+        if needs_masks(metric) and masks is None:
+            working = ", ".join(name for name, one in METRICS.items() if not needs_masks(one))
             raise OptionError(
-                f"the metric {metric.name!r} needs masks of the objects, which pictures alone do not have; those that "
-                f"work here are {working}"
+                f"the metric {metric.name!r} needs masks of the objects, which pictures alone do not have: 'evaluate' "
+                f"and 'compare' take them with --masks FOLDER; those that work without are {working}"
             )
     return metrics
+
+
+def needs_masks(metric: Metric) -> bool:
+    """Whether a metric asks where the objects are."""
+    return "masks" in metric.needs
 
 
 def columns_of(metric: str) -> tuple[str, str]:
@@ -71,6 +81,7 @@ def measure(
     images: Float[Tensor, "n c h w"],
     found: Sequence[Sequence[Row]],
     controls: bool = False,
+    masks: Bool[Tensor, "n h w"] | None = None,
 ) -> None:
     """Add the columns of metrics to the rows of pictures; what keeps a picture from being measured is its `error`.
 
@@ -81,9 +92,10 @@ def measure(
         images: as the model gets them.
         found: of each image the rows, one per method and target.
         controls: whether the rows are those of `control_rows`.
+        masks: where the objects are, for metrics that ask.
     """
     try:
-        results = results_of(model, cams, metrics, images, found, controls=controls)
+        results = results_of(model, cams, metrics, images, found, controls=controls, masks=masks)
     except Exception as error:  # one picture ends no run
         if len(found) == 1:
             mark_unmeasured(found[0], metrics)
@@ -95,7 +107,7 @@ def measure(
         return
     half = len(found) // 2  # only here the error is gone, and with it what it kept in memory
     for part in (slice(half), slice(half, None)):
-        measure(model, cams, metrics, images[part], found[part], controls)
+        measure(model, cams, metrics, images[part], found[part], controls, None if masks is None else masks[part])
 
 
 def results_of(
@@ -106,6 +118,7 @@ def results_of(
     found: Sequence[Sequence[Row]],
     policy: str = "given",
     controls: bool = False,
+    masks: Bool[Tensor, "n h w"] | None = None,
 ) -> dict[str, dict[str, Measured]]:
     """Method -> metric -> one number per image and target; arguments as in `measure`.
 
@@ -132,7 +145,7 @@ def results_of(
         metrics,
         targets=None if None in classes else on_device(torch.tensor(classes), images.device).reshape(shape),
         policy=policy,
-        masks=None,
+        masks=masks,
         seed=_SEED,
         identities=identities,
         batch_size=min(cam.batch_size for cam in cams),

@@ -14,13 +14,14 @@ from torch import nn
 
 from gradcam_kit.capture import check_model
 from gradcam_kit.capture.targets import read_logits
-from gradcam_kit.errors import GradCamKitError, InputError, OptionError, UnknownNameError, did_you_mean
+from gradcam_kit.errors import GradCamKitError, InputError, OptionError, PictureError, UnknownNameError, did_you_mean
 from gradcam_kit.jobs.blame import blamed, request_error
 from gradcam_kit.jobs.decode import Decoded, Failed, decode
 from gradcam_kit.jobs.explainer import Batch, Explained, Explainer
 from gradcam_kit.jobs.index import Entry
 from gradcam_kit.jobs.labels import Labels
-from gradcam_kit.jobs.measuring import results_of
+from gradcam_kit.jobs.masks import Masks
+from gradcam_kit.jobs.measuring import needs_masks, results_of
 from gradcam_kit.jobs.request import ModelRequest, Targets
 from gradcam_kit.jobs.rows import method_name
 from gradcam_kit.methods import METHODS, BaseCAM, single_pass_methods
@@ -128,32 +129,46 @@ def verify(explainer: Explainer, entries: Iterable[Entry]) -> None:
         raise blamed(explainer, error)
 
 
-def metric_settings(explainer: Explainer, entries: Iterable[Entry], targets: Targets) -> dict[str, dict[str, Any]]:
+def metric_settings(
+    explainer: Explainer, entries: Iterable[Entry], targets: Targets, masks: Masks | None = None
+) -> dict[str, dict[str, Any]]:
     """All that changes the numbers of each metric, as the first picture that can be explained tells.
 
     Args:
         explainer: with metrics.
         entries: the pictures.
         targets: those of the run.
+        masks: where the objects are, for metrics that ask.
 
     Raises:
         GradCamKitError: a metric that cannot be computed for it.
+        InputError: none of the first pictures has a mask, and a metric asks for it.
     """
     if not explainer.metrics:
         return {}
-    silent = replace(explainer, metrics=())
+    silent, where, lacking = replace(explainer, metrics=()), None, None
+    locating = [metric.name for metric in explainer.metrics if needs_masks(metric)]
     for one in islice(_readable(explainer, entries), _EXPLAINED):
+        if masks is not None and locating:
+            try:
+                where = torch.from_numpy(masks.of(one.entry.key, one.size, one.box, one.shape))[None]
+            except PictureError as error:
+                lacking = error
+                continue
         [found] = silent.explain(Batch([one]))
         if found.error is None:
             try:
                 with explainer.precision():
                     images, cams = explainer.images([one]), explainer.cams[:1]
                     [results] = results_of(
-                        explainer.model, cams, explainer.metrics, images, [found.rows], targets.policy
+                        explainer.model, cams, explainer.metrics, images, [found.rows], targets.policy, masks=where
                     ).values()
             except Exception as error:
                 raise blamed(explainer, error) from error
-            return {name: dict(result.settings) for name, result in results.items()}
+            origin = {name: {"masks": masks.folder} for name in locating} if masks is not None else {}
+            return {name: {**result.settings, **origin.get(name, {})} for name, result in results.items()}
+    if lacking is not None:
+        raise InputError(f"none of the first pictures can be measured: {lacking}")
     return {metric.name: {} for metric in explainer.metrics}  # what keeps all pictures from it, their rows say
 
 

@@ -11,7 +11,7 @@ from zlib import crc32
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 from rich.console import Console
 from torch import Tensor
@@ -19,15 +19,15 @@ from torch import Tensor
 from gradcam_kit.capture import read_inputs
 from gradcam_kit.comparison import Comparison, check_ending, compare, write_comparisons
 from gradcam_kit.comparison.contenders import Contender, contenders, suited
-from gradcam_kit.comparison.measuring import known_metrics
 from gradcam_kit.errors import InputError, OptionError, PictureError
 from gradcam_kit.jobs.decode import batches
 from gradcam_kit.jobs.explainer import Explainer
 from gradcam_kit.jobs.index import Entry, index_pictures
+from gradcam_kit.jobs.masks import Masks
+from gradcam_kit.jobs.measuring import chosen_metrics, needs_masks
 from gradcam_kit.jobs.reading import read_entry
 from gradcam_kit.jobs.request import ModelRequest, Problems, RunSummary
 from gradcam_kit.jobs.setup import load_explainer, method_classes, note
-from gradcam_kit.transforms import Transform
 
 _LARGEST = 448  # pixels; nothing is shown larger
 
@@ -41,6 +41,7 @@ class SheetRequest(ModelRequest):
         out: the file to write; its ending says what: a picture, a page (.html) or a table (.csv).
         methods: names in `METHODS` or `CONTROLS`; none = all that need a single pass and suit the model.
         metrics: names in `METRICS`.
+        masks: a folder that says where the objects are, see `Masks`, for metrics that ask.
         overwrite: replace a file that is there.
     """
 
@@ -48,6 +49,7 @@ class SheetRequest(ModelRequest):
     out: Path = Path("methods.png")
     methods: tuple[str, ...] = ()
     metrics: tuple[str, ...] = ()
+    masks: str | None = None
     overwrite: bool = False
 
 
@@ -58,6 +60,7 @@ class _Ready:
     entry: Entry
     image: Float[Tensor, "3 h w"]
     seen: UInt8[np.ndarray, "height width 3"]
+    mask: Bool[Tensor, "h w"] | None
 
 
 def draw_sheet(request: SheetRequest, console: Console | None = None) -> RunSummary:
@@ -70,14 +73,14 @@ def draw_sheet(request: SheetRequest, console: Console | None = None) -> RunSumm
     check_ending(request.out)
     if request.out.exists() and not request.overwrite:
         raise OptionError(f"{str(request.out)!r} is there already; name another file, or add --overwrite")
-    for metric in known_metrics(request.metrics):
-        if "masks" in metric.needs:
-            raise OptionError(
-                f"the metric {metric.name!r} needs masks of the objects, which pictures alone do not have"
-            )
+    masks = None if request.masks is None else Masks(request.masks)
+    asked = any(map(needs_masks, chosen_metrics(request.metrics, masks)))
     found = [entry for source in request.sources for entry in index_pictures(source, str(request.out))]
     entries = list({entry.path: entry for entry in found}.values())
-    sheet = _Sheet(request, load_explainer(request, console), _distinct_names(entries), console)
+    explainer = load_explainer(request, console)
+    if masks is not None:
+        masks.check(explainer.loaded.transform)
+    sheet = _Sheet(request, explainer, _distinct_names(entries), masks if asked else None, console)
     comparisons = list(sheet.comparisons(entries))
     if not comparisons:
         raise PictureError(f"no picture could be explained: {sheet.problems.first[0]}")
@@ -91,6 +94,7 @@ class _Sheet:
     request: SheetRequest
     explainer: Explainer
     names: dict[Entry, str]
+    masks: Masks | None
     console: Console | None
     problems: Problems = field(default_factory=Problems)
     contenders: list[Contender] = field(default_factory=list)
@@ -106,10 +110,21 @@ class _Sheet:
 
     def _read(self, entry: Entry) -> _Ready | None:
         try:
-            return _read(entry, self.explainer.loaded.transform)
+            return self._prepared(entry)
         except Exception as error:  # one picture never ends the others
             self.problems.add(self.names[entry], error)
             return None
+
+    def _prepared(self, entry: Entry) -> _Ready:
+        picture, transform = read_entry(entry), self.explainer.loaded.transform
+        image, size = transform(picture), picture.shape[:2]
+        box, mask = transform.box(*size), None
+        if self.masks is not None:
+            mask = torch.from_numpy(self.masks.of(self.names[entry], size, box, (image.shape[1], image.shape[2])))
+        x0, y0, x1, y1 = map(round, box)
+        seen = Image.fromarray(picture).crop((x0, y0, max(x1, x0 + 1), max(y1, y0 + 1)))
+        seen.thumbnail((_LARGEST, _LARGEST))
+        return _Ready(entry, image, np.asarray(seen), mask)
 
     def _choose(self, one: _Ready) -> None:
         """Set up the methods, and leave out those that do not suit the model where none was asked for.
@@ -150,6 +165,7 @@ class _Sheet:
                 {one.label: one.cam or one.method for one in self.contenders},
                 targets=self.explainer.classes(images, [one.entry for one in group]),
                 metrics=self.request.metrics,
+                masks=None if self.masks is None else torch.stack([one.mask for one in group if one.mask is not None]),
                 pictures=[one.seen for one in group],
                 names=[self.names[one.entry] for one in group],
                 class_names=self.explainer.loaded.class_names,
@@ -161,14 +177,6 @@ class _Sheet:
     def _images(self, group: Sequence[_Ready]) -> Float[Tensor, "n 3 h w"]:
         weight = next(self.explainer.model.parameters(), torch.empty(0))
         return torch.stack([one.image for one in group]).to(self.explainer.device, weight.dtype)
-
-
-def _read(entry: Entry, transform: Transform) -> _Ready:
-    picture = read_entry(entry)
-    x0, y0, x1, y1 = map(round, transform.box(*picture.shape[:2]))
-    seen = Image.fromarray(picture).crop((x0, y0, max(x1, x0 + 1), max(y1, y0 + 1)))
-    seen.thumbnail((_LARGEST, _LARGEST))
-    return _Ready(entry, transform(picture), np.asarray(seen))
 
 
 def _distinct_names(entries: Sequence[Entry]) -> dict[Entry, str]:

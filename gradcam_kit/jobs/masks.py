@@ -1,0 +1,91 @@
+"""Where the objects are in the pictures of a folder, for metrics that ask how well heatmaps find them."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+import numpy as np
+from jaxtyping import Bool
+from PIL import Image
+
+from gradcam_kit.errors import InputError, OptionError, PictureError
+from gradcam_kit.jobs.files import is_remote, opened
+from gradcam_kit.transforms import Box, Transform
+
+SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif", ".webp")
+"""Of masks; not .jpg, which blurs the edges of what it stores."""
+
+
+@dataclass(frozen=True)
+class Masks:
+    """A folder of masks: pictures of the same size under the same names, `a/1.png` for `a/1.jpg`.
+
+    The object is all that is not 0, be it a gray value, a color or the number of a class or an instance.
+
+    Raises:
+        InputError: there is no such folder.
+    """
+
+    folder: str
+
+    def __post_init__(self) -> None:
+        if not is_remote(self.folder) and not os.path.isdir(self.folder):
+            raise InputError(f"there is no folder {self.folder!r} of masks")
+
+    def check(self, transform: Transform) -> None:
+        """Raise if a transform does not say which part of a picture the model sees.
+
+        Raises:
+            OptionError: as it says.
+        """
+        if not getattr(transform, "knows_box", True):
+            raise OptionError(
+                "the model's transform does not say which part of a picture the model sees, so masks cannot be placed; "
+                "give it a method box(height, width) -> (x0, y0, x1, y1)"
+            )
+
+    def of(self, key: str, size: tuple[int, int], box: Box, shape: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
+        """The mask of a picture where the model sees it; outside of the picture there is no object.
+
+        Args:
+            key: the name of the picture, relative to what all have in common.
+            size: its height and width.
+            box: the part of it that the model sees.
+            shape: height and width of the model's input.
+
+        Raises:
+            PictureError: there is none, it cannot be read, or it has another size than the picture.
+        """
+        mask = self._read(key)
+        if mask.shape != size:
+            (height, width), (own_height, own_width) = size, mask.shape
+            raise PictureError(
+                f"the mask is {own_width} x {own_height}, its picture {width} x {height}; make them equal"
+            )
+        x0, y0, x1, y1 = box
+        rows, columns = _samples(y0, y1, shape[0]), _samples(x0, x1, shape[1])
+        inside = np.outer((rows >= 0) & (rows < size[0]), (columns >= 0) & (columns < size[1]))
+        nearest = np.ix_(rows.clip(0, size[0] - 1), columns.clip(0, size[1] - 1))
+        return np.asarray(mask[nearest] & inside)
+
+    def _read(self, key: str) -> Bool[np.ndarray, "height width"]:
+        stem = PurePosixPath(key).with_suffix("")
+        for suffix in SUFFIXES:
+            try:
+                with opened(f"{self.folder.rstrip('/')}/{stem}{suffix}") as file, Image.open(file) as image:
+                    values = np.asarray(image)
+                    colors = len(image.getbands()) - image.has_transparency_data * (image.mode in ("LA", "PA", "RGBA"))
+            except FileNotFoundError:
+                continue
+            except Exception as error:  # decoders of damaged files raise anything
+                raise PictureError(f"cannot read the mask {stem}{suffix}: {error}") from error
+            return np.asarray(values if values.ndim == 2 else values[..., :colors].any(-1), dtype=bool)
+        raise PictureError(f"there is no mask {stem}{SUFFIXES[0]} in {self.folder!r}, nor one that ends in another way")
+
+
+def _samples(start: float, end: float, count: int) -> np.ndarray:
+    """The pixels at the middles of so many equal parts."""
+    places: np.ndarray = np.floor(start + (np.arange(count) + 0.5) * (end - start) / count).astype(int)
+    return places
