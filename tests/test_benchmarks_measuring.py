@@ -39,7 +39,7 @@ def test_passes_are_operations_over_those_of_the_baseline():
 
 
 def test_convolutions_that_run_with_packed_weights_are_counted():
-    model, images = build_model("resnet18"), build_images(2, side=64)
+    model, images = build_model("resnet18"), build_images(2, side=96)
     with rescoring(model, images, torch.zeros(2, dtype=torch.long), batch_size=2) as rescore:
         plain, rows = torch.cat([images] * 4), torch.arange(8) % 2
         runs = interleave({"plain": lambda: model(plain), "rows": lambda: rescore(plain, rows)}, rounds=1)

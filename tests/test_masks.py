@@ -129,10 +129,12 @@ def test_a_run_is_measured_with_masks() -> None:
     assert len(set(expected.tolist())) > 2
 
     write_masks(3, "more")
-    status, said, _ = cli("evaluate", "out", "--masks", "more", *asked)  # others, so it is measured again
+    status, said, _ = cli(
+        "evaluate", "out", "--no-controls", "--masks", "more", *asked
+    )  # others, so it is measured again
     assert (status, "3 of 3 pictures measured" in said) == (0, True)
     assert "error" not in {row["pointing_game_status"] for row in rows_of("out/metrics")}
-    assert "(3 of them before)" in cli("evaluate", "out", "--masks", "more", *asked)[1]
+    assert "(3 of them before)" in cli("evaluate", "out", "--no-controls", "--masks", "more", *asked)[1]
 
 
 def test_masks_of_other_pictures_are_a_wrong_request() -> None:

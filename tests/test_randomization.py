@@ -321,5 +321,6 @@ def test_agreement_is_the_mean_over_pairs_and_flagged_where_a_map_has_no_ranks()
     ]
     assert found.details["pairs"][2].isnan()[2].all()
     assert found.settings["methods"] == ("a", "b", "c")
+    assert len(method_agreement({name: one[:0] for name, one in maps.items()}).values) == 0
     with pytest.raises(OptionError, match="at least two"):
         method_agreement({"a": maps["a"]})

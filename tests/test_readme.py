@@ -41,7 +41,8 @@ def test_the_python_examples_run_in_order_and_give_what_their_comments_say(tmp_p
 
 def test_the_folder_command_runs_and_leaves_what_is_promised(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "PICTURES").symlink_to(ROOT / "gradcam_kit" / "demo" / "pictures", target_is_directory=True)
+    for name in ("PICTURES", "MASKS"):
+        (tmp_path / name).symlink_to(ROOT / "gradcam_kit" / "demo" / name.lower(), target_is_directory=True)
     commands = [line for block in blocks("bash") for line in block.splitlines() if line.startswith("gradcam-kit")]
     assert commands
     for command in commands:

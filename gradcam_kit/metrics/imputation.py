@@ -5,10 +5,11 @@ of the image are left out. With W the sum over neighbors and D the sum of the we
 (D - W) v = W v_known on the removed positions: symmetric and positive definite as soon as something is known. Conjugate
 gradients solve it without a matrix, one masked 3x3 convolution per step, for all images and channels at once. Where the
 removed positions lie together, as in every heatmap, plain steps would be needed by the hundred, so each is
-preconditioned by one W-cycle over coarser grids, which leaves four or five.
+preconditioned by one W-cycle over coarser grids, which leaves four to six for pictures.
 
-On a coarser grid nothing is known, but a cell is held at zero by each known position that it covers, with the weight of
-all that position's neighbors, 1: D + K - W with K their number.
+On a coarser grid nothing is known. Instead, its system D + K - W has what holds the removed positions: the weights of
+their known neighbors, K = D - W on the finest grid, summed with those of the interpolation from grid to grid. No
+correction is then too large (the eigenvalues of cycle and system lie below 1), whatever the mask looks like.
 
 Images are the channels of all tensors here and channels are the batch, so that an image's channels share a mask. At
 this size the time goes into memory, not into arithmetic: works are done in place where they can be.
@@ -22,7 +23,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from torch.nn.functional import avg_pool2d, conv2d, conv_transpose2d, pad
+from torch.nn.functional import conv2d, conv_transpose2d, pad
 
 from gradcam_kit.errors import OptionError, ShapeError
 from gradcam_kit.functional import widen
@@ -32,7 +33,7 @@ TOLERANCE = 5e-4
 """What is left of the preconditioned residual. ROAD adds noise of 0.01, forty times the error of a typical position."""
 
 _COARSEST = 4
-_TWICE = 16  # grids above this side are visited twice; below, it would cost more than the steps that it saves
+_TWICE = 16  # grids above this side, but for the finest, visit the next one twice; below it would save too little
 _CHECKED = 2
 _MOST_STEPS = 500
 _log = logging.getLogger("gradcam_kit")
@@ -62,7 +63,10 @@ def impute(
 
 
 class Room:
-    """Memory for chunks of images one after another; fresh memory for each would cost a fifth of the time on a CPU."""
+    """Memory for chunks of images one after another; on a CPU fresh memory for each would cost a fifth of the time.
+
+    Elsewhere nothing is kept: there freed memory is fast to get, and the model needs it in between.
+    """
 
     def __init__(self) -> None:
         self._kept: dict[str, Tensor] = {}
@@ -73,7 +77,8 @@ class Room:
         if kept is None or (kept.shape, kept.dtype, kept.device) != (shape, like.dtype, like.device):
             layout = torch.channels_last if like.device.type == "cpu" else torch.contiguous_format
             kept = torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=layout)
-            self._kept[name] = kept
+            if like.device.type == "cpu":
+                self._kept[name] = kept
         return kept
 
 
@@ -85,6 +90,9 @@ def imputed(
 
     What is returned lies in `room`, in any order in memory, until the next call with the same one.
     """
+    if len(images) == 1 and images.is_cuda:  # convolutions of a single group would round to TF32 there
+        twice = images.expand(2, -1, -1, -1), removed.expand(2, -1, -1)
+        return imputed(*twice, tolerance, room)[:1]
     values = widen(images).transpose(0, 1)
     with torch.autocast(images.device.type, enabled=False):
         mask = room("mask", (1, *removed.shape), values).copy_(removed)
@@ -119,29 +127,30 @@ class _Level:
 
 def _levels(mask: Float[Tensor, "1 m h w"], channels: int, room: Room) -> list[_Level]:
     """The grid itself and coarser ones, each of half the size."""
+    stencils = _Stencils(mask)
+    weight, borders = _frame(mask)
+    scaled = torch.mul(mask, weight.reciprocal(), out=room("scaled", mask.shape, mask))
+    moved = torch.mul(mask, borders, out=room("moved", mask.shape, mask))
+    held = (weight - stencils.neighbors(mask)).mul_(mask)
     levels: list[_Level] = []
-    stencils, held = _Stencils(mask), 1 - mask
     while True:
         shape = (channels, *held.shape[1:])
-        weight, moved = _frame(held)
-        if levels:
-            scaled = (held + weight).reciprocal_()
-        else:
-            scaled = torch.mul(mask, weight.reciprocal(), out=room("scaled", mask.shape, mask))
-            moved = torch.mul(mask, moved, out=room("moved", mask.shape, mask))
         visits = 2 if levels and min(shape[2:]) > _TWICE else 1
         first, work = (room(f"{name} {len(levels)}", shape, mask) for name in ("first", "work"))
         levels.append(_Level(weight, scaled, moved, visits, first, work, stencils))
         if min(shape[2:]) <= _COARSEST:
             return levels
-        held = avg_pool2d(_even(held), 2, divisor_override=1)
+        held = stencils.restrict(held)
+        weight, moved = _frame(held)
+        scaled = (held + weight).reciprocal_()
 
 
 def _frame(planes: Float[Tensor, "1 m h w"]) -> tuple[Float[Tensor, "1 1 h w"], Float[Tensor, "1 1 h w"]]:
     """D of a grid, and what its borders multiply an interpolation with."""
     one = torch.ones_like(planes[:, :1])
     height, width = planes.shape[2:]
-    return _Stencils(one).neighbors(one), torch.outer(_border(height, one), _border(width, one))[None, None]
+    weight = _Stencils(one).neighbors(one).clamp_(min=_DIAGONAL)  # a single position has no neighbors
+    return weight, torch.outer(_border(height, one), _border(width, one))[None, None]
 
 
 def _border(length: int, like: Tensor) -> Tensor:
@@ -168,8 +177,8 @@ def _solve(
     preconditioned = _cycle(levels, residual)
     direction = room("direction", residual.shape, residual).copy_(preconditioned)
     product = dot(residual, preconditioned)
-    goal = tolerance**2 * product
-    running = product > goal
+    goal = tolerance**2 * product.abs()
+    running = product.abs() > goal
     for step in range(1, _MOST_STEPS):
         # The negative of A times the direction.
         changed = fine.stencils.neighbors(direction).addcmul_(fine.weight, direction, value=-1)
@@ -179,7 +188,7 @@ def _solve(
         del changed
         preconditioned = _cycle(levels, residual)
         before, product = product, dot(residual, preconditioned)
-        running = product > goal
+        running = product.abs() > goal
         # Elsewhere than on a CPU it is asked in every few steps only, because the answer has to be waited for.
         is_last = step == _MOST_STEPS - 1
         if (is_last or step % pause == 0) and not bool(running.any()):

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from gradcam_kit.capture.randomization import randomizing
 from gradcam_kit.errors import InputError, OptionError
 from gradcam_kit.functional import normalize, on_device, upsample
-from gradcam_kit.metrics.agreement import check_pair, pearson, spearman, ssim
+from gradcam_kit.metrics.agreement import check_pair, pearson, ranks, spearman, ssim
 from gradcam_kit.metrics.case import follows_predictions
-from gradcam_kit.metrics.checks import degenerate
+from gradcam_kit.metrics.checks import degenerate, usable
 from gradcam_kit.metrics.measured import Measured, Status, measured
 from gradcam_kit.options import one_of
 from gradcam_kit.types import Images
@@ -164,12 +164,16 @@ def method_agreement(maps: Mapping[str, Float[Tensor, "n *s"]]) -> Measured:
     """
     if len(maps) < 2:
         raise OptionError(f"methods are {', '.join(maps) or 'none'}; expected at least two to compare")
-    pairs = torch.stack([torch.stack([spearman(a, b) for b in maps.values()], 1) for a in maps.values()], 1)
-    above = torch.ones_like(pairs[0], dtype=torch.bool).triu(1)
+    ranked = [ranks(usable(one).flatten(1)) for one in maps.values()]
+    for one in ranked:
+        check_pair(ranked[0], one)
+    flat = torch.stack([degenerate(one)[Status.DEGENERATE_MAP] for one in maps.values()], 1)
+    pairs = torch.stack([torch.stack([pearson(a, b) for b in ranked], 1) for a in ranked], 1)
+    pairs = pairs.masked_fill(flat[:, None] | flat[:, :, None], torch.nan)
+    above = torch.ones(len(maps), len(maps), dtype=torch.bool, device=pairs.device).triu(1)
     values = pairs.where(above, 0).sum((1, 2)) / above.sum()
-    flat = torch.stack([degenerate(one)[Status.DEGENERATE_MAP] for one in maps.values()]).any(0)
     settings = {"correlation": "of ranks, signed", "methods": tuple(maps)}
-    return measured(values, {Status.DEGENERATE_MAP: flat}, settings, {"pairs": pairs})
+    return measured(values, {Status.DEGENERATE_MAP: flat.any(1)}, settings, {"pairs": pairs})
 
 
 def _size(images: Images, maps: Tensor) -> tuple[int, ...]:
