@@ -15,7 +15,7 @@ from waits import metric_waits, waits_of
 from gradcam_kit import METHODS, GradCAM, explain_all, overlay
 from gradcam_kit.capture import rescoring
 from gradcam_kit.methods.components import principal
-from gradcam_kit.metrics import METRICS, Case
+from gradcam_kit.metrics import METRICS, Case, impute
 
 pytestmark = [pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
@@ -39,6 +39,16 @@ def test_the_map_is_that_of_the_cpu(name):
     found = METHODS[name](copy.deepcopy(model).cuda(), "relu2")(x.cuda())
     assert found.device.type == "cuda"
     torch.testing.assert_close(found.cpu(), expected, rtol=1e-3, atol=2e-3)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_the_imputation_is_exact_where_convolutions_may_round(count, monkeypatch):
+    """As is the default of torch: TensorFloat-32 for convolutions of a single group."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    x = images(count, size=(96, 96))
+    removed = torch.zeros(count, 96, 96, dtype=torch.bool)
+    removed[:, 10:80, 5:90] = True
+    torch.testing.assert_close(impute(x.cuda(), removed.cuda()).cpu(), impute(x, removed), rtol=0, atol=2e-3)
 
 
 @pytest.mark.parametrize("targets", [None, [0, 1, 2], [[0, 1], [2, 3], [4, 0]]], ids=["predicted", "n", "nm"])

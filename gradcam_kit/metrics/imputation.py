@@ -147,10 +147,19 @@ def _levels(mask: Float[Tensor, "1 m h w"], channels: int, room: Room) -> list[_
 
 def _frame(planes: Float[Tensor, "1 m h w"]) -> tuple[Float[Tensor, "1 1 h w"], Float[Tensor, "1 1 h w"]]:
     """D of a grid, and what its borders multiply an interpolation with."""
-    one = torch.ones_like(planes[:, :1])
     height, width = planes.shape[2:]
-    weight = _Stencils(one).neighbors(one).clamp_(min=_DIAGONAL)  # a single position has no neighbors
-    return weight, torch.outer(_border(height, one), _border(width, one))[None, None]
+    above, beside = _adjacent(height, planes)[:, None], _adjacent(width, planes)
+    weight = _DIRECT * (above + beside) + _DIAGONAL * above * beside
+    borders = torch.outer(_border(height, planes), _border(width, planes))
+    return weight.clamp_(min=_DIAGONAL)[None, None], borders[None, None]  # a single position has no neighbors
+
+
+def _adjacent(length: int, like: Tensor) -> Tensor:
+    """How many there are along an axis: 2, at each of its ends one less."""
+    counts = like.new_full((length,), 2)
+    counts[0] -= 1
+    counts[-1] -= 1
+    return counts
 
 
 def _border(length: int, like: Tensor) -> Tensor:
