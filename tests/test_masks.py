@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+import shutil
 from pathlib import Path
 
 import disk
@@ -63,7 +64,9 @@ def test_whatever_is_not_0_is_the_object_and_opacity_is_none() -> None:
     mask[1, 2:5] = 3
     wide = np.stack([mask] * 3, -1)
     palette = Image.fromarray(mask, "P")
-    palette.putpalette([9, 9, 9] * 256)
+    palette.putpalette([0, 0, 0, *[9, 9, 9] * 255])
+    inverted = Image.fromarray(mask, "P")
+    inverted.putpalette([9, 9, 9, 0, 0, 0, 0, 0, 0, 0, 0, 0])
     Path("m/deep").mkdir(parents=True)
     for name, image in {
         "gray.png": Image.fromarray(mask),
@@ -79,6 +82,10 @@ def test_whatever_is_not_0_is_the_object_and_opacity_is_none() -> None:
         found = Masks("m").of(re.sub(r"[.]\w+$", ".jpg", name), (4, 6), (0.0, 0.0, 6.0, 4.0), (4, 6))
         np.testing.assert_array_equal(found, mask > 0, name)
 
+    inverted.save("m/inverted.png")
+    with pytest.raises(PictureError, match="save it as gray"):
+        Masks("m").of("inverted.png", (4, 6), (0.0, 0.0, 6.0, 4.0), (4, 6))
+
 
 def test_a_mask_that_cannot_be_used_says_why() -> None:
     Path("masks").mkdir()
@@ -88,7 +95,7 @@ def test_a_mask_that_cannot_be_used_says_why() -> None:
     for name, says in (
         ("bad.png", "cannot read the mask bad.png"),
         ("small.png", "the mask is 5 x 4, its picture 6 x 4"),
-        ("blurred.jpg", "no mask blurred.png in 'masks'"),
+        ("blurred.jpg", "no mask blurred.png or blurred.tif or .* in 'masks'"),
     ):
         with pytest.raises(PictureError, match=says):
             Masks("masks").of(name, (4, 6), (0.0, 0.0, 6.0, 4.0), (4, 6))
@@ -107,8 +114,9 @@ def test_a_run_is_measured_with_masks() -> None:
     asked = asking("average-drop", "pointing-game", "energy-pointing-game")
     status, said, problems = cli("evaluate", "out", "--masks", "masks", *asked)
     assert (status, "2 of 3 pictures measured" in said) == (1, True)
-    assert "failed: 2.png: there is no mask 2.png in 'masks'" in problems
-    assert "masks masks" in said  # among the settings of a number
+    assert "failed: 2.png: there is no mask 2.png or" in problems
+    assert f"masks {Path('masks').resolve()}" in said  # among the settings of a number
+    assert cli("evaluate", "out", "--no-controls", *asking("average-drop"))[0] == 0  # has them all
     rows = rows_of("out/metrics")
     assert {row["method"] for row in rows} > set(CONTROLS)
     for row in rows:
@@ -128,13 +136,20 @@ def test_a_run_is_measured_with_masks() -> None:
     np.testing.assert_allclose([own[key] for key in keys], expected, rtol=1e-3)
     assert len(set(expected.tolist())) > 2
 
+    shutil.copy("masks/1.png", "masks/2.png")  # of the same size
+    status, said, _ = cli("evaluate", "out", "--masks", "masks", *asked)
+    assert (status, "3 of 3 pictures measured" in said) == (0, True)
+    assert {row["error"] for row in rows_of("out/metrics")} == {None}
     write_masks(3, "more")
     status, said, _ = cli(
         "evaluate", "out", "--no-controls", "--masks", "more", *asked
     )  # others, so it is measured again
     assert (status, "3 of 3 pictures measured" in said) == (0, True)
     assert "error" not in {row["pointing_game_status"] for row in rows_of("out/metrics")}
-    assert "(3 of them before)" in cli("evaluate", "out", "--no-controls", "--masks", "more", *asked)[1]
+    again = ("evaluate", "out", "--no-controls", "--masks", "more")
+    assert "(3 of them before)" in cli(*again, *asked)[1]
+    assert cli(*again, "--overwrite", *asking("pointing-game"))[0] == 0
+    assert all(row["average_drop_status"] for row in rows_of("out/metrics"))  # what was not asked for stays
 
 
 def test_masks_of_other_pictures_are_a_wrong_request() -> None:
@@ -142,7 +157,7 @@ def test_masks_of_other_pictures_are_a_wrong_request() -> None:
     run_demo("out")
     Path("masks").mkdir()
     status, _, problem = cli("evaluate", "out", "--masks", "masks", *asking("pointing-game"))
-    assert (status, re.search("there is no mask [012].png in 'masks'", problem) is not None) == (2, True)
+    assert (status, "none of the first 3 pictures has a mask in 'masks'" in problem) == (2, True)
     assert cli("evaluate", "out", "--masks", "masks", *asking("entropy"))[0] == 0  # which asks for none
 
 

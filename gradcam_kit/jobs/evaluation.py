@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +15,18 @@ from rich.console import Console
 from torch import nn
 
 from gradcam_kit.checkpoints import weights_hash
-from gradcam_kit.errors import OptionError
+from gradcam_kit.errors import InputError, OptionError
 from gradcam_kit.jobs.decode import Reader
 from gradcam_kit.jobs.devices import with_layers
 from gradcam_kit.jobs.explainer import Explainer
 from gradcam_kit.jobs.masks import Masks
 from gradcam_kit.jobs.measured_shard import MeasuredShard, entry_of
-from gradcam_kit.jobs.measuring import MetricMeans, chosen_metrics
+from gradcam_kit.jobs.measuring import MetricMeans, chosen_metrics, needs_masks
 from gradcam_kit.jobs.progress import ProgressBar
 from gradcam_kit.jobs.reading import decoders_quiet
 from gradcam_kit.jobs.request import SHOWN, RunRequest, Targets
 from gradcam_kit.jobs.results import Run, load_run
-from gradcam_kit.jobs.setup import metric_settings, note
+from gradcam_kit.jobs.setup import TRIED, metric_settings, note
 from gradcam_kit.jobs.store import Counts
 
 DEFAULT_METRICS = ("average-drop", "average-increase", "average-gain", "adcc-complexity")
@@ -129,6 +132,8 @@ def evaluate(request: EvaluateRequest, console: Console | None = None) -> Evalua
             masks.check(explainer.loaded.transform)
         explainer.fit.say = lambda text: note(console, text)
         _check_model(explainer, run, request)
+        if masks is not None and any(map(needs_masks, metrics)):
+            _check_names(masks, run, numbers)
         first = (row for number in numbers for row in run.store.read_shard(number, ["path", "status"]))
         entries = (entry_of(run, row["path"]) for row in first if row["status"] == "ok")
         settings = metric_settings(explainer, entries, Targets.parse(run.manifest["targets"]), masks)
@@ -139,12 +144,13 @@ def evaluate(request: EvaluateRequest, console: Console | None = None) -> Evalua
             for number in numbers:
                 shard = MeasuredShard.read(run, number, settings, request.controls, request.overwrite)
                 if shard.is_whole:
-                    done.before += shard.counts.pictures
-                    bar.add(shard.counts.pictures, shard.counts.failed)
+                    counts = shard.counts(names)
+                    done.before += counts.pictures
+                    bar.add(counts.pictures, counts.failed)
                 else:
                     shard.measure(run, explainer, reader, own, bar, masks)
                     shard.write(run)
-                done.add(shard.counts)
+                done.add(shard.counts(names))
                 means.add([*shard.rows, *(shard.controls if request.controls else ())], names)
     done.means, done.notes = means.lines(), [metric.describe(settings[metric.name]) for metric in metrics]
     done.seconds = time.monotonic() - start
@@ -179,6 +185,17 @@ def _request_of(run: Run, request: EvaluateRequest) -> RunRequest:
         batch_size=request.batch_size,
         workers=request.workers,
     )
+
+
+def _check_names(masks: Masks, run: Run, numbers: Sequence[int]) -> None:
+    """Refuse a folder of masks in which none of the first pictures has one."""
+    rows = (row for number in numbers for row in run.store.read_shard(number, ["path"]))
+    keys = list(dict.fromkeys(str(row["path"]) for row in islice(rows, TRIED)))
+    if keys and not any(map(masks.has, keys)):
+        raise InputError(
+            f"none of the first {len(keys)} pictures has a mask in {masks.folder!r}; expected such as "
+            f"{os.path.splitext(keys[0])[0]}.png"
+        )
 
 
 def _check_model(explainer: Explainer, run: Run, request: EvaluateRequest) -> None:

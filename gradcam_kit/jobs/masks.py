@@ -14,15 +14,16 @@ from gradcam_kit.errors import InputError, OptionError, PictureError
 from gradcam_kit.jobs.files import is_remote, opened
 from gradcam_kit.transforms import Box, Transform
 
-SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif", ".webp")
-"""Of masks; not .jpg, which blurs the edges of what it stores."""
+SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif")
+"""Of masks; not .jpg and .webp, which may blur the edges of what they store."""
 
 
 @dataclass(frozen=True)
 class Masks:
     """A folder of masks: pictures of the same size under the same names, `a/1.png` for `a/1.jpg`.
 
-    The object is all that is not 0, be it a gray value, a color or the number of a class or an instance.
+    The object is all that is not 0, be it a gray value, a color or the number of a class or an instance. Where the
+    model's input is smaller than the picture, the nearest pixel counts.
 
     Raises:
         InputError: there is no such folder.
@@ -45,6 +46,15 @@ class Masks:
                 "the model's transform does not say which part of a picture the model sees, so masks cannot be placed; "
                 "give it a method box(height, width) -> (x0, y0, x1, y1)"
             )
+
+    @property
+    def origin(self) -> str:
+        """The folder, wherever one is."""
+        return self.folder if is_remote(self.folder) else os.path.abspath(self.folder)
+
+    def has(self, key: str) -> bool:
+        """Whether there is a mask of a picture, be it one that can be used."""
+        return any(self._opens(name) for name in _names(key))
 
     def of(self, key: str, size: tuple[int, int], box: Box, shape: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
         """The mask of a picture where the model sees it; outside of the picture there is no object.
@@ -71,18 +81,43 @@ class Masks:
         return np.asarray(mask[nearest] & inside)
 
     def _read(self, key: str) -> Bool[np.ndarray, "height width"]:
-        stem = PurePosixPath(key).with_suffix("")
-        for suffix in SUFFIXES:
-            try:
-                with opened(f"{self.folder.rstrip('/')}/{stem}{suffix}") as file, Image.open(file) as image:
-                    values = np.asarray(image)
-                    colors = len(image.getbands()) - image.has_transparency_data * (image.mode in ("LA", "PA", "RGBA"))
-            except FileNotFoundError:
-                continue
-            except Exception as error:  # decoders of damaged files raise anything
-                raise PictureError(f"cannot read the mask {stem}{suffix}: {error}") from error
-            return np.asarray(values if values.ndim == 2 else values[..., :colors].any(-1), dtype=bool)
-        raise PictureError(f"there is no mask {stem}{SUFFIXES[0]} in {self.folder!r}, nor one that ends in another way")
+        name = next(filter(self._opens, _names(key)), None)
+        if name is None:
+            raise PictureError(f"there is no mask {' or '.join(_names(key))} in {self.folder!r}")
+        try:
+            with opened(self._path(name)) as file, Image.open(file) as image:
+                return _object(image)
+        except Exception as error:  # decoders of damaged files raise anything
+            raise PictureError(f"cannot read the mask {name}: {error}") from error
+
+    def _path(self, name: str) -> str:
+        return f"{self.folder.rstrip('/')}/{name}"
+
+    def _opens(self, name: str) -> bool:
+        try:
+            with opened(self._path(name)):
+                return True
+        except FileNotFoundError:
+            return False
+        except (OSError, PictureError):  # it is there, and reading it says what is wrong
+            return True
+
+
+def _names(key: str) -> list[str]:
+    return [f"{PurePosixPath(key).with_suffix('')}{suffix}" for suffix in SUFFIXES]
+
+
+def _object(image: Image.Image) -> Bool[np.ndarray, "height width"]:
+    """What is not 0; opacity does not count."""
+    values = np.asarray(image)
+    if image.mode in ("LA", "PA", "RGBA"):
+        values = values[..., :-1]
+    found = np.asarray(values if values.ndim == 2 else values.any(-1), dtype=bool)
+    if image.mode == "P" and (found != np.asarray(image.convert("RGB")).any(-1)).any():
+        raise PictureError(
+            "its palette has another color than black for 0, or black for another number; save it as gray"
+        )
+    return found
 
 
 def _samples(start: float, end: float, count: int) -> np.ndarray:

@@ -30,7 +30,7 @@ from gradcam_kit.jobs.request import RunRequest
 from gradcam_kit.jobs.results import Run
 from gradcam_kit.jobs.rows import Row
 from gradcam_kit.jobs.store import Counts, counted
-from gradcam_kit.metrics import CONTROLS
+from gradcam_kit.metrics import CONTROLS, METRICS
 
 KEYS = (
     pa.field("path", pa.string(), nullable=False),
@@ -72,12 +72,17 @@ class MeasuredShard:
     ) -> MeasuredShard:
         """What is there of a shard: measured by `evaluate` before, or by the run itself, with the same settings."""
         wanted = json.loads(json.dumps(settings))
-        stored_rows, stored = ([], {}) if overwrite else run.store.read_metrics(number)
-        missing = [name for name in wanted if stored.get(name) != wanted[name]]
+        stored_rows, stored = run.store.read_metrics(number)
         earlier = [row for row in stored_rows if row["method"] not in CONTROLS]
         controls = [row for row in stored_rows if row["method"] in CONTROLS]
+        missing = [
+            name
+            for name in wanted
+            if overwrite or stored.get(name) != wanted[name] or _lacks_masks(name, earlier)  # there may be some now
+        ]
         for row in controls:
             row |= dict.fromkeys(column for name in missing for column in columns_of(name))
+            _clear_error(row, [name for name in stored if name not in missing])
         lacking = [name for name in wanted if with_controls and not _all_have(name, controls)]
         if earlier and not missing and not lacking:
             return cls(number, earlier, controls, stored, [], [])
@@ -92,8 +97,8 @@ class MeasuredShard:
             missing = [name for name in missing if name not in known]
             kept |= known
         for row in rows:
-            if row["status"] == "ok" and not any(row[columns_of(name)[1]] == "error" for name in kept):
-                row["error"] = None  # what the run had to say of its overlay
+            if row["status"] == "ok":
+                _clear_error(row, kept)  # also what the run had to say of its overlay
         if lacking and not controls:
             controls = [row for _, own in _by_picture(rows) if own[0]["status"] == "ok" for row in control_rows(own)]
         return cls(number, rows, controls, {**kept, **wanted}, missing, lacking)
@@ -103,10 +108,13 @@ class MeasuredShard:
         """Whether all is measured."""
         return not (self.missing or self.missing_controls)
 
-    @property
-    def counts(self) -> Counts:
-        """How many pictures there are, and how many failed."""
-        return counted(self.rows)
+    def counts(self, names: Iterable[str]) -> Counts:
+        """How many pictures there are, and how many failed, be it in one of these metrics."""
+        statuses = [columns_of(name)[1] for name in names]
+        return counted(
+            row if row["status"] != "ok" or any(row.get(one) == "error" for one in statuses) else {**row, "error": None}
+            for row in self.rows
+        )
 
     def measure(
         self,
@@ -125,11 +133,14 @@ class MeasuredShard:
         lost = [row for row in self.rows if row["status"] != "ok"]
         mark_unmeasured(lost, ours.metrics)
         bar.add(len(pictures) - len(ready), len(pictures) - len(ready))
+        asks = any(map(needs_masks, (*ours.metrics, *of_controls.metrics)))
         marked = batches(((entry_of(run, path), False) for path in ready), request.batch_size)
         for items in reader.read(marked, ahead_of(request.batch_size, request.threads)):
             checked = [_unchanged(one, ready[one.entry.key][0]) for one in items]
-            _measure_batch(ours, checked, ready, masks)
-            _measure_batch(of_controls, checked, controls, masks, controls=True)
+            readable = [one for one in checked if isinstance(one, Decoded)]
+            where = {one.entry.key: _mask_of(one, masks) for one in readable} if masks is not None and asks else {}
+            _measure_batch(ours, checked, ready, where)
+            _measure_batch(of_controls, checked, controls, where, controls=True)
             bar.add(len(items), sum(ready[one.entry.key][0]["error"] is not None for one in items))
 
     def write(self, run: Run) -> None:
@@ -142,6 +153,18 @@ def _by_picture(rows: Iterable[Row]) -> Iterator[tuple[str, list[Row]]]:
     return ((path, list(own)) for path, own in groupby(rows, lambda row: str(row["path"])))
 
 
+def _lacks_masks(metric: str, rows: Iterable[Row]) -> bool:
+    """Whether a metric asks for masks, and for some pictures that are explained there were none."""
+    status = columns_of(metric)[1]
+    return needs_masks(METRICS[metric]) and any(row["status"] == "ok" and row.get(status) == "error" for row in rows)
+
+
+def _clear_error(row: Row, kept: Iterable[str]) -> None:
+    """Forget an error unless it is that of a metric which is kept."""
+    if not any(row.get(columns_of(name)[1]) == "error" for name in kept):
+        row["error"] = None
+
+
 def _all_have(metric: str, controls: Sequence[Row]) -> bool:
     return bool(controls) and all(row.get(columns_of(metric)[1]) is not None for row in controls)
 
@@ -150,10 +173,13 @@ def _measure_batch(
     explainer: Explainer,
     items: Sequence[Decoded | Failed],
     rows: Mapping[str, list[Row]],
-    masks: Masks | None,
+    masks: Mapping[str, Tensor | str],
     controls: bool = False,
 ) -> None:
-    """Measure the pictures that could be read again, of which there are rows; the others' rows say why not."""
+    """Measure the pictures that could be read again, of which there are rows; the others' rows say why not.
+
+    `masks` are those of the pictures, or why there are none, if a metric asks.
+    """
     of_maps, of_objects = (
         replace(explainer, metrics=tuple(metric for metric in explainer.metrics if needs_masks(metric) is asked))
         for asked in (False, True)
@@ -162,14 +188,13 @@ def _measure_batch(
     if of_maps.metrics:
         for group in _alike(readable):
             of_maps.measure(of_maps.images(group), [rows[one.entry.key] for one in group], controls)
-    if of_objects.metrics and masks is not None:
-        found = {one.entry.key: _mask_of(one, masks) for one in readable}
-        where = {key: mask for key, mask in found.items() if isinstance(mask, Tensor)}
+    if of_objects.metrics:
+        where = {key: mask for key, mask in masks.items() if isinstance(mask, Tensor)}
         for group in _alike([one for one in readable if one.entry.key in where]):
             keys = [one.entry.key for one in group]
             placed = torch.stack([where[key] for key in keys])
             of_objects.measure(of_objects.images(group), [rows[key] for key in keys], controls, placed)
-        for key, reason in found.items():
+        for key, reason in masks.items():
             if isinstance(reason, str):  # the numbers of other metrics stand
                 mark_unmeasured(rows[key], of_objects.metrics)
                 for row in rows[key]:

@@ -14,7 +14,7 @@ from torch import nn
 
 from gradcam_kit.capture import check_model
 from gradcam_kit.capture.targets import read_logits
-from gradcam_kit.errors import GradCamKitError, InputError, OptionError, PictureError, UnknownNameError, did_you_mean
+from gradcam_kit.errors import GradCamKitError, InputError, OptionError, UnknownNameError, did_you_mean
 from gradcam_kit.jobs.blame import blamed, request_error
 from gradcam_kit.jobs.decode import Decoded, Failed, decode
 from gradcam_kit.jobs.explainer import Batch, Explained, Explainer
@@ -142,33 +142,25 @@ def metric_settings(
 
     Raises:
         GradCamKitError: a metric that cannot be computed for it.
-        InputError: none of the first pictures has a mask, and a metric asks for it.
     """
     if not explainer.metrics:
         return {}
-    silent, where, lacking = replace(explainer, metrics=()), None, None
+    silent = replace(explainer, metrics=())
     locating = [metric.name for metric in explainer.metrics if needs_masks(metric)]
     for one in islice(_readable(explainer, entries), _EXPLAINED):
-        if masks is not None and locating:
-            try:
-                where = torch.from_numpy(masks.of(one.entry.key, one.size, one.box, one.shape))[None]
-            except PictureError as error:
-                lacking = error
-                continue
         [found] = silent.explain(Batch([one]))
         if found.error is None:
             try:
                 with explainer.precision():
                     images, cams = explainer.images([one]), explainer.cams[:1]
+                    everywhere = torch.ones(1, *one.shape, dtype=torch.bool)  # no setting depends on the mask
                     [results] = results_of(
-                        explainer.model, cams, explainer.metrics, images, [found.rows], targets.policy, masks=where
+                        explainer.model, cams, explainer.metrics, images, [found.rows], targets.policy, masks=everywhere
                     ).values()
             except Exception as error:
                 raise blamed(explainer, error) from error
-            origin = {name: {"masks": masks.folder} for name in locating} if masks is not None else {}
+            origin = {name: {"masks": masks.origin} for name in locating} if masks is not None else {}
             return {name: {**result.settings, **origin.get(name, {})} for name, result in results.items()}
-    if lacking is not None:
-        raise InputError(f"none of the first pictures can be measured: {lacking}")
     return {metric.name: {} for metric in explainer.metrics}  # what keeps all pictures from it, their rows say
 
 
