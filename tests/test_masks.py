@@ -159,6 +159,10 @@ def test_masks_of_other_pictures_are_a_wrong_request() -> None:
     status, _, problem = cli("evaluate", "out", "--masks", "masks", *asking("pointing-game"))
     assert (status, "none of the first 3 pictures has a mask in 'masks'" in problem) == (2, True)
     assert cli("evaluate", "out", "--masks", "masks", *asking("entropy"))[0] == 0  # which asks for none
+    compare = ("compare", "pictures", "--model", "demo", "--out", "rows.csv")
+    for command in (("evaluate", "out"), compare):
+        status, _, problem = cli(*command, "--masks", "pictures", *asking("pointing-game"))
+        assert (status, "'pictures' is the folder of the pictures" in problem) == (2, True)
 
 
 def test_methods_side_by_side_with_masks() -> None:

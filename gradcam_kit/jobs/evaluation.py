@@ -191,6 +191,7 @@ def _check_names(masks: Masks, run: Run, numbers: Sequence[int]) -> None:
     """Refuse a folder of masks in which none of the first pictures has one."""
     rows = (row for number in numbers for row in run.store.read_shard(number, ["path"]))
     keys = list(dict.fromkeys(str(row["path"]) for row in islice(rows, TRIED)))
+    masks.check_pictures(entry_of(run, key) for key in keys)
     if keys and not any(map(masks.has, keys)):
         raise InputError(
             f"none of the first {len(keys)} pictures has a mask in {masks.folder!r}; expected such as "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -12,6 +13,7 @@ from PIL import Image
 
 from gradcam_kit.errors import InputError, OptionError, PictureError
 from gradcam_kit.jobs.files import is_remote, opened
+from gradcam_kit.jobs.index import Entry
 from gradcam_kit.transforms import Box, Transform
 
 SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif")
@@ -46,6 +48,16 @@ class Masks:
                 "the model's transform does not say which part of a picture the model sees, so masks cannot be placed; "
                 "give it a method box(height, width) -> (x0, y0, x1, y1)"
             )
+
+    def check_pictures(self, entries: Iterable[Entry]) -> None:
+        """Raise if the folder is that of the pictures, which would make each its own mask.
+
+        Raises:
+            InputError: as it says.
+        """
+        for entry in entries:
+            if os.path.abspath(entry.path) == os.path.join(self.origin, entry.key):
+                raise InputError(f"{self.folder!r} is the folder of the pictures; give that of their masks")
 
     @property
     def origin(self) -> str:

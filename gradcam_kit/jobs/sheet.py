@@ -80,6 +80,7 @@ def draw_sheet(request: SheetRequest, console: Console | None = None) -> RunSumm
     explainer = load_explainer(request, console)
     if masks is not None:
         masks.check(explainer.loaded.transform)
+        masks.check_pictures(entries)
     sheet = _Sheet(request, explainer, _distinct_names(entries), masks if asked else None, console)
     comparisons = list(sheet.comparisons(entries))
     if not comparisons:
