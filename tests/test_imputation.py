@@ -118,7 +118,7 @@ def test_few_steps_are_enough(kind: str, monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.parametrize("size", [(SIDE, SIDE), (61, 97), (129, 129)])
 @pytest.mark.parametrize("kind", kinds())
 def test_a_cycle_is_what_conjugate_gradients_need(kind: str, size: tuple[int, int]) -> None:
-    """Symmetric, and the eigenvalues of cycle and system lie between 0 and 1.
+    """Symmetric, and the eigenvalues of cycle and system lie above 0 and at most a little above 1.
 
     Above 2 a second visit of a coarser grid would turn their sign, and what comes out would be anything.
     """

@@ -9,7 +9,7 @@ preconditioned by one W-cycle over coarser grids, which leaves four to six for p
 
 On a coarser grid nothing is known. Instead, its system D + K - W has what holds the removed positions: the weights of
 their known neighbors, K = D - W on the finest grid, summed with those of the interpolation from grid to grid. No
-correction is then too large (the eigenvalues of cycle and system lie below 1), whatever the mask looks like.
+correction is then too large, whatever the mask looks like: the eigenvalues of cycle and system are at most about 1.
 
 Images are the channels of all tensors here and channels are the batch, so that an image's channels share a mask. At
 this size the time goes into memory, not into arithmetic: works are done in place where they can be.
