@@ -93,12 +93,18 @@ class Masks:
         return np.asarray(mask[nearest] & inside)
 
     def _read(self, key: str) -> Bool[np.ndarray, "height width"]:
-        name = next(filter(self._opens, _names(key)), None)
-        if name is None:
-            raise PictureError(f"there is no mask {' or '.join(_names(key))} in {self.folder!r}")
+        for mask in map(self._load, _names(key)):
+            if mask is not None:
+                return mask
+        raise PictureError(f"there is no mask {' or '.join(_names(key))} in {self.folder!r}")
+
+    def _load(self, name: str) -> Bool[np.ndarray, "height width"] | None:
+        """The mask in a file; None if there is no such file."""
         try:
             with opened(self._path(name)) as file, Image.open(file) as image:
                 return _object(image)
+        except FileNotFoundError:
+            return None
         except Exception as error:  # decoders of damaged files raise anything
             raise PictureError(f"cannot read the mask {name}: {error}") from error
 

@@ -97,8 +97,7 @@ class MeasuredShard:
             missing = [name for name in missing if name not in known]
             kept |= known
         for row in rows:
-            if row["status"] == "ok":
-                _clear_error(row, kept)  # also what the run had to say of its overlay
+            _clear_error(row, kept)  # also what the run had to say of its overlay
         if lacking and not controls:
             controls = [row for _, own in _by_picture(rows) if own[0]["status"] == "ok" for row in control_rows(own)]
         return cls(number, rows, controls, {**kept, **wanted}, missing, lacking)
@@ -160,8 +159,8 @@ def _lacks_masks(metric: str, rows: Iterable[Row]) -> bool:
 
 
 def _clear_error(row: Row, kept: Iterable[str]) -> None:
-    """Forget an error unless it is that of a metric which is kept."""
-    if not any(row.get(columns_of(name)[1]) == "error" for name in kept):
+    """Forget an error unless it is the picture's, or that of a metric which is kept."""
+    if row["status"] == "ok" and not any(row.get(columns_of(name)[1]) == "error" for name in kept):
         row["error"] = None
 
 
