@@ -86,7 +86,7 @@ def compare(
             raise ShapeError(f"{len(given)} {what} for {inputs.n} images; expected one for each")
     wanted = known_metrics([metrics] if isinstance(metrics, str) else metrics)
     for metric in wanted:
-        if "masks" in metric.needs and masks is None:
+        if metric.needs_masks and masks is None:
             raise InputError(f"the metric {metric.name!r} needs to know where the objects are; pass masks=(n, *t) bool")
     found = contenders(model, methods, target_layers, {"reshape": reshape, "batch_size": batch_size})
     left_out: dict[str, str] = {}

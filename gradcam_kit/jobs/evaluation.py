@@ -21,7 +21,7 @@ from gradcam_kit.jobs.devices import with_layers
 from gradcam_kit.jobs.explainer import Explainer
 from gradcam_kit.jobs.masks import Masks
 from gradcam_kit.jobs.measured_shard import MeasuredShard, entry_of
-from gradcam_kit.jobs.measuring import MetricMeans, chosen_metrics, needs_masks
+from gradcam_kit.jobs.measuring import MetricMeans, chosen_metrics
 from gradcam_kit.jobs.progress import ProgressBar
 from gradcam_kit.jobs.reading import decoders_quiet
 from gradcam_kit.jobs.request import SHOWN, RunRequest, Targets
@@ -132,7 +132,7 @@ def evaluate(request: EvaluateRequest, console: Console | None = None) -> Evalua
             masks.check(explainer.loaded.transform)
         explainer.fit.say = lambda text: note(console, text)
         _check_model(explainer, run, request)
-        if masks is not None and any(map(needs_masks, metrics)):
+        if masks is not None and any(metric.needs_masks for metric in metrics):
             _check_names(masks, run, numbers)
         first = (row for number in numbers for row in run.store.read_shard(number, ["path", "status"]))
         entries = (entry_of(run, row["path"]) for row in first if row["status"] == "ok")

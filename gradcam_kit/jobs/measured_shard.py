@@ -23,7 +23,6 @@ from gradcam_kit.jobs.measuring import (
     control_rows,
     mark_unmeasured,
     metric_fields,
-    needs_masks,
 )
 from gradcam_kit.jobs.progress import ProgressBar
 from gradcam_kit.jobs.request import RunRequest
@@ -132,7 +131,7 @@ class MeasuredShard:
         lost = [row for row in self.rows if row["status"] != "ok"]
         mark_unmeasured(lost, ours.metrics)
         bar.add(len(pictures) - len(ready), len(pictures) - len(ready))
-        asks = any(map(needs_masks, (*ours.metrics, *of_controls.metrics)))
+        asks = any(metric.needs_masks for metric in (*ours.metrics, *of_controls.metrics))
         marked = batches(((entry_of(run, path), False) for path in ready), request.batch_size)
         for items in reader.read(marked, ahead_of(request.batch_size, request.threads)):
             checked = [_unchanged(one, ready[one.entry.key][0]) for one in items]
@@ -155,7 +154,7 @@ def _by_picture(rows: Iterable[Row]) -> Iterator[tuple[str, list[Row]]]:
 def _lacks_masks(metric: str, rows: Iterable[Row]) -> bool:
     """Whether a metric asks for masks, and for some pictures that are explained there were none."""
     status = columns_of(metric)[1]
-    return needs_masks(METRICS[metric]) and any(row["status"] == "ok" and row.get(status) == "error" for row in rows)
+    return METRICS[metric].needs_masks and any(row["status"] == "ok" and row.get(status) == "error" for row in rows)
 
 
 def _clear_error(row: Row, kept: Iterable[str]) -> None:
@@ -180,7 +179,7 @@ def _measure_batch(
     `masks` are those of the pictures, or why there are none, if a metric asks.
     """
     of_maps, of_objects = (
-        replace(explainer, metrics=tuple(metric for metric in explainer.metrics if needs_masks(metric) is asked))
+        replace(explainer, metrics=tuple(metric for metric in explainer.metrics if metric.needs_masks is asked))
         for asked in (False, True)
     )
     readable = [one for one in items if isinstance(one, Decoded)]

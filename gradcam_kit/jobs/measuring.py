@@ -40,18 +40,13 @@ def chosen_metrics(names: Iterable[str], masks: Masks | None = None) -> tuple[Me
     """
     metrics = tuple(known_metrics(names))
     for metric in metrics:
-        if needs_masks(metric) and masks is None:
-            working = ", ".join(name for name, one in METRICS.items() if not needs_masks(one))
+        if metric.needs_masks and masks is None:
+            working = ", ".join(name for name, one in METRICS.items() if not one.needs_masks)
             raise OptionError(
                 f"the metric {metric.name!r} needs masks of the objects, which pictures alone do not have: 'evaluate' "
                 f"and 'compare' take them with --masks FOLDER; those that work without are {working}"
             )
     return metrics
-
-
-def needs_masks(metric: Metric) -> bool:
-    """Whether a metric asks where the objects are."""
-    return "masks" in metric.needs
 
 
 def columns_of(metric: str) -> tuple[str, str]:

@@ -21,7 +21,7 @@ from gradcam_kit.jobs.explainer import Batch, Explained, Explainer
 from gradcam_kit.jobs.index import Entry
 from gradcam_kit.jobs.labels import Labels
 from gradcam_kit.jobs.masks import Masks
-from gradcam_kit.jobs.measuring import needs_masks, results_of
+from gradcam_kit.jobs.measuring import results_of
 from gradcam_kit.jobs.request import ModelRequest, Targets
 from gradcam_kit.jobs.rows import method_name
 from gradcam_kit.methods import METHODS, BaseCAM, single_pass_methods
@@ -146,7 +146,7 @@ def metric_settings(
     if not explainer.metrics:
         return {}
     silent = replace(explainer, metrics=())
-    locating = [metric.name for metric in explainer.metrics if needs_masks(metric)]
+    locating = [metric.name for metric in explainer.metrics if metric.needs_masks]
     for one in islice(_readable(explainer, entries), _EXPLAINED):
         [found] = silent.explain(Batch([one]))
         if found.error is None:

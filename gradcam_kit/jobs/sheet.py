@@ -24,7 +24,7 @@ from gradcam_kit.jobs.decode import batches
 from gradcam_kit.jobs.explainer import Explainer
 from gradcam_kit.jobs.index import Entry, index_pictures
 from gradcam_kit.jobs.masks import Masks
-from gradcam_kit.jobs.measuring import chosen_metrics, needs_masks
+from gradcam_kit.jobs.measuring import chosen_metrics
 from gradcam_kit.jobs.reading import read_entry
 from gradcam_kit.jobs.request import ModelRequest, Problems, RunSummary
 from gradcam_kit.jobs.setup import load_explainer, method_classes, note
@@ -74,7 +74,7 @@ def draw_sheet(request: SheetRequest, console: Console | None = None) -> RunSumm
     if request.out.exists() and not request.overwrite:
         raise OptionError(f"{str(request.out)!r} is there already; name another file, or add --overwrite")
     masks = None if request.masks is None else Masks(request.masks)
-    asked = any(map(needs_masks, chosen_metrics(request.metrics, masks)))
+    asked = any(metric.needs_masks for metric in chosen_metrics(request.metrics, masks))
     found = [entry for source in request.sources for entry in index_pictures(source, str(request.out))]
     entries = list({entry.path: entry for entry in found}.values())
     explainer = load_explainer(request, console)

@@ -138,6 +138,11 @@ class Metric:
             if name not in ("heatmaps", "images") and parameters[name].default is inspect.Parameter.empty
         )
 
+    @property
+    def needs_masks(self) -> bool:
+        """Whether it asks where the objects are."""
+        return "masks" in self.needs
+
     def describe(self, settings: Mapping[str, Any]) -> str:
         """A line for those who read its numbers: which way is better, and all that they depend on."""
         said = [f"{self.better} is better"] * bool(self.better)
