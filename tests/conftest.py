@@ -1,7 +1,10 @@
 """Shapes and types in all signatures of the package are checked at run time in the tests."""
 
 import os
+import random
 
+import numpy as np
+import pytest
 import torch
 from jaxtyping import install_import_hook
 
@@ -9,3 +12,16 @@ install_import_hook("gradcam_kit", "beartype.beartype")
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)  # workers share the cores; more threads than cores slow all of them down
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--seed", type=int, default=0, help="seeds the global generators in front of every test")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """What a test draws must not depend on the tests that the same worker ran before it."""
+    seed = item.config.getoption("--seed")
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 - other libraries draw from it
+    torch.manual_seed(seed)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from evidence import counted
-from models import images, tiny
+from models import images, seeded, tiny
 from torch import Tensor, nn
 
 from gradcam_kit import (
@@ -139,14 +139,14 @@ def test_a_method_needs_weights_or_saliency() -> None:
 
 
 def test_a_layer_with_one_position_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)).eval()
+    model = seeded(nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)))
     assert not GradCAM(model, "1")(INPUT).any()
     assert "layer '1' has a single position" in caplog.text
     assert "images of 8 x 8; choose a layer in front" in caplog.text
     caplog.clear()
     for layers in ("0", ["0", "1"]):
         assert GradCAM(model, layers)(INPUT).any()
-    one = nn.Sequential(nn.Conv2d(3, 4, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)).eval()
+    one = seeded(nn.Sequential(nn.Conv2d(3, 4, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)))
     assert GradCAM(one, "0")(INPUT[:, :, :1, :1]).shape == (3, 1, 1)  # images of one position have no other place
     assert not caplog.text
 
