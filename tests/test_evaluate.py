@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import re
@@ -11,6 +12,7 @@ from typing import Any
 
 import disk
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -201,6 +203,54 @@ def test_pictures_that_vanished_or_changed_become_rows_that_say_so() -> None:
     assert f"is {disk.CAT.shape[1]} x {disk.CAT.shape[0]} now" in rows["1.png"]["error"]
     assert rows["0.png"]["average_drop_status"] == "error"
     assert rows["2.png"]["average_drop"] is not None
+
+
+def test_rows_of_a_run_have_what_was_measured_later() -> None:
+    write_samples()
+    run_demo("out", "--shard", "0/2", *asking("average-drop"))
+    assert load_run("out").metrics == ["average-drop"]
+    Path("pictures/1.png").write_text("no picture any more")
+    cli("evaluate", "out", *asking("average-drop", "adcc-complexity"))
+    run_demo("out", *asking("average-drop"))
+    assert sorted(path.name for path in Path("out/shards").iterdir()) == ["00000.parquet", "00001.parquet"]
+    stored, found = rows_of("out/shards"), load_run("out")
+    measured = [row for row in rows_of("out/metrics") if row["method"] not in CONTROLS]
+    assert found.metrics == ["average-drop", "adcc-complexity"]
+    assert [row["path"] for row in measured] == ["0.png", "0.png", "1.png", "1.png"]  # the other shard is not measured
+    assert {row["adcc_complexity_status"] for row in measured} == {"ok", "error"}
+    for row, own in zip(found, stored, strict=True):
+        assert {name: row[name] for name in own if name != "error"} == {
+            name: own[name] for name in own if name != "error"
+        }
+    assert [row["adcc_complexity"] for row in found] == [*(row["adcc_complexity"] for row in measured), None, None]
+    assert [row["adcc_complexity_status"] for row in found] == ["ok", "ok", "error", "error", None, None]
+    assert [row["status"] for row in found] == ["ok"] * 6  # the heatmaps are there
+    assert ["cannot read the picture" in (row["error"] or "") for row in found] == [False, False, True, True, False, False]
+    assert list(found.table(["error", "adcc_complexity", "path"]).column_names) == ["error", "adcc_complexity", "path"]
+    assert found.table(["adcc_complexity"]).to_pylist() == [
+        {"adcc_complexity": row["adcc_complexity"]} for row in found
+    ]
+    assert found.to_pandas(["path"]).path.tolist() == [row["path"] for row in stored]
+    assert found.to_pandas().adcc_complexity.notna().tolist() == [True, True, False, False, False, False]
+    assert found[0] == next(iter(found))
+    cli("export", "out", "--to", "csv")
+    with open("out/export/csv/rows.csv", newline="") as file:
+        table = list(csv.DictReader(file))
+    assert [line["adcc_complexity_status"] for line in table] == ["ok", "ok", "error", "error", "", ""]
+    assert float(table[0]["adcc_complexity"]) == pytest.approx(found[0]["adcc_complexity"])
+
+
+def test_what_was_measured_again_stands_for_what_the_run_measured() -> None:
+    """Also in the report: a number of the run that has been measured again is not shown."""
+    write_samples(1)
+    run_demo("out", *asking("average-drop"))
+    cli("evaluate", "out", "--overwrite", "--no-controls", *asking("average-drop"))
+    path = Path("out/metrics/00000.parquet")
+    table = pq.read_table(path)
+    other = pa.array([75.0, 25.0], pa.float32())
+    pq.write_table(table.set_column(table.column_names.index("average_drop"), "average_drop", other), path)
+    assert [row["average_drop"] for row in load_run("out")] == [75.0, 25.0]
+    assert "<td>average-drop</td><td>lower</td><td>50</td><td>2</td>" in report_of("out")
 
 
 def test_metrics_are_part_of_what_a_run_is() -> None:

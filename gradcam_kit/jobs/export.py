@@ -189,7 +189,7 @@ def _to_csv(run: Run, rows: Iterator[Row], target: Folder, threshold: float) -> 
         "predicted_name",
         "correct",
         "is_empty",
-        *(one.name for one in metric_fields(run.manifest.get("metrics", {}))),
+        *(one.name for one in metric_fields(run.metrics)),
     ]
     buffer = StringIO(newline="")
     writer = csv.writer(buffer)

@@ -71,7 +71,8 @@ class MeasuredShard:
     ) -> MeasuredShard:
         """What is there of a shard: measured by `evaluate` before, or by the run itself, with the same settings."""
         wanted = json.loads(json.dumps(settings))
-        stored_rows, stored = run.store.read_metrics(number)
+        table, stored = run.store.read_metrics(number)
+        stored_rows = [] if table is None else table.to_pylist()
         earlier = [row for row in stored_rows if row["method"] not in CONTROLS]
         controls = [row for row in stored_rows if row["method"] in CONTROLS]
         missing = [

@@ -8,12 +8,14 @@ import re
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, SupportsIndex, overload
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from jaxtyping import Float, UInt8
 
@@ -80,12 +82,12 @@ class Run:
         wanted %= len(self)
         place = bisect_right(self._ends, wanted)
         if self._cached[0] != place:
-            self._cached = place, self.store.read_shard(self._numbers[place])
+            self._cached = place, self._shard(self._numbers[place]).to_pylist()
         return self._cached[1][wanted - (self._ends[place - 1] if place else 0)]
 
     def __iter__(self) -> Iterator[Row]:
         for number in self._numbers:
-            yield from self.store.read_shard(number)
+            yield from self._shard(number).to_pylist()
 
     @property
     def left(self) -> int:
@@ -96,6 +98,11 @@ class Run:
     def methods(self) -> list[str]:
         """The methods of the run."""
         return list(self.manifest["methods"])
+
+    @property
+    def metrics(self) -> list[str]:
+        """The metrics that are in the rows, measured by the run or later; rows may lack some of the latter."""
+        return list(dict.fromkeys([*self.manifest.get("metrics", {}), *self._later]))
 
     def table(self, columns: Sequence[str] | None = None) -> pa.Table:
         """All rows as an Arrow table; name the columns that are needed, the heatmaps are most of the bytes.
@@ -108,10 +115,7 @@ class Run:
             if name not in fields.names:
                 hint = did_you_mean(name, fields.names)
                 raise UnknownNameError(f"the run has no column {name!r}{hint}; it has {', '.join(fields.names)}")
-        tables = []
-        for number in self._numbers:
-            with self.store.folder.open(f"shards/{number:05}.parquet") as file:
-                tables.append(read_parquet(file, columns))
+        tables = [self._shard(number, columns) for number in self._numbers]
         return pa.concat_tables(tables) if tables else fields.empty_table()
 
     def to_pandas(self, columns: Sequence[str] | None = None) -> pd.DataFrame:
@@ -179,7 +183,28 @@ class Run:
         return f"{root}/{key}" if is_remote(root) else os.path.join(root, _name(key))
 
     def _fields(self) -> pa.Schema:
-        return pa.schema([*SCHEMA, *metric_fields(self.manifest.get("metrics", {}))])
+        return pa.schema([*SCHEMA, *metric_fields(self.metrics)])
+
+    @cached_property
+    def _later(self) -> list[str]:
+        return self.store.measured_later()
+
+    def _shard(self, number: int, columns: Sequence[str] | None = None) -> pa.Table:
+        """The rows of a shard; what was measured of them later stands for what the run measured."""
+        fields = self._fields() if columns is None else pa.schema(map(self._fields().field, columns))
+        with self.store.folder.open(f"shards/{number:05}.parquet") as file:
+            own = [*SCHEMA.names, *(field.name for field in metric_fields(self.manifest.get("metrics", {})))]
+            table = read_parquet(file, ["path", *(name for name in fields.names if name in own)])
+        found = {name: table[name] for name in table.column_names}
+        wanted = {*fields.names} & {"error", *(field.name for field in metric_fields(self._later))}
+        later = self.store.read_metrics(number)[0] if self._later and wanted else None
+        if later is not None:
+            later = later.slice(0, table.num_rows)  # the controls stand behind
+            measured = {name: later[name] for name in wanted & {*later.column_names}}
+            if "error" in wanted:
+                measured["error"] = pc.coalesce(found["error"], later["error"])
+            found |= measured
+        return pa.table([found.get(one.name, pa.nulls(table.num_rows, one.type)) for one in fields], schema=fields)
 
     def _length(self, number: int) -> int:
         with self.store.folder.open(f"shards/{number:05}.parquet") as file:

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from io import BytesIO
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -175,13 +176,19 @@ class Store:
         with self.named():
             self.folder.write(f"metrics/{_shard(number)}", as_parquet(pa.Table.from_pylist(list(rows), schema=schema)))
 
-    def read_metrics(self, number: int) -> tuple[list[Row], dict[str, Any]]:
+    def read_metrics(self, number: int) -> tuple[pa.Table | None, dict[str, Any]]:
         """What was measured later of the rows of a shard, and the settings of each metric; nothing if nothing was."""
         content = self.folder.read(f"metrics/{_shard(number)}")
         if content is None:
-            return [], {}
+            return None, {}
         table = read_parquet(BytesIO(content))
-        return table.to_pylist(), json.loads(table.schema.metadata[_SETTINGS])
+        return table, json.loads(table.schema.metadata[_SETTINGS])
+
+    def measured_later(self) -> list[str]:
+        """The metrics that were measured later of the rows of some shard."""
+        footers = (self._footer(f"metrics/{name}") for name in self.folder.names("metrics"))
+        settings = (json.loads(footer.metadata[_SETTINGS]) for footer in footers if footer is not None)
+        return list(dict.fromkeys(chain.from_iterable(settings)))
 
     def read_shard(self, number: int, columns: Sequence[str] | None = None) -> list[Row]:
         """The rows of a shard."""

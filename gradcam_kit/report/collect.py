@@ -15,7 +15,6 @@ from gradcam_kit.jobs.measuring import MetricMeans
 from gradcam_kit.jobs.pipeline import has_thumbnail
 from gradcam_kit.jobs.rows import Row, heatmap_of
 from gradcam_kit.jobs.store import Store
-from gradcam_kit.metrics import CONTROLS
 from gradcam_kit.report.maps import FINEST, packed, resized, shown_map, side_of
 
 MOST_PICTURES = 10_000
@@ -199,10 +198,9 @@ def collect(store: Store, manifest: Mapping[str, Any], keep: Keep) -> Collected:
     for number in sorted(store.complete()):
         thumbnails = store.read_thumbnails(number)
         all_rows = store.read_shard(number)
-        measured.add(all_rows, metrics)
         later, settings = store.read_metrics(number)
-        measured.add(later, [name for name in settings if name not in metrics])
-        measured.add([row for row in later if row["method"] in CONTROLS], metrics)
+        measured.add(all_rows, [name for name in metrics if name not in settings])
+        measured.add([] if later is None else later.to_pylist(), list(settings))
         groups = by_picture(all_rows)
         page.side = min(page.side, side_of(min(page.total, MOST_PICTURES) * max(map(len, groups), default=1)))
         for position, rows in enumerate(groups, number * manifest["shard_size"]):
