@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
+from math import isfinite
 from operator import index
 from typing import Any, TypeVar
 
@@ -32,23 +34,41 @@ def one_of(option: str, value: Any, known: Sequence[str]) -> Any:
     return value
 
 
+def whole(option: str, value: Any, kind: str = "an int") -> int:
+    """Return `value` as an int, or raise OptionError."""
+    if not isinstance(value, bool):
+        with suppress(TypeError):
+            return index(value)
+    raise OptionError(f"{option} is {value!r}; expected {kind}")
+
+
 def positive_int(option: str, value: Any) -> int:
     """Return `value` as an int of at least 1, or raise OptionError."""
-    try:
-        number = 0 if isinstance(value, bool) else index(value)
-    except TypeError:
-        number = 0
-    if number < 1:
-        raise OptionError(f"{option} is {value!r}; expected a positive int")
+    kind = "a positive int"
+    if (number := whole(option, value, kind)) < 1:
+        raise OptionError(f"{option} is {value!r}; expected {kind}")
     return number
+
+
+def finite_number(option: str, value: Any, kind: str = "a finite number") -> float:
+    """Return `value` as a finite float, or raise OptionError."""
+    with suppress(TypeError, ValueError):
+        if isfinite(number := float(value)):
+            return number
+    raise OptionError(f"{option} is {value!r}; expected {kind}")
 
 
 def non_negative(option: str, value: Any) -> float:
     """Return `value` as a finite float of at least 0, or raise OptionError."""
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = -1.0
-    if not 0 <= number < float("inf"):
-        raise OptionError(f"{option} is {value!r}; expected a finite number of at least 0")
+    kind = "a finite number of at least 0"
+    if (number := finite_number(option, value, kind)) < 0:
+        raise OptionError(f"{option} is {value!r}; expected {kind}")
+    return number
+
+
+def positive(option: str, value: Any) -> float:
+    """Return `value` as a finite float above 0, or raise OptionError."""
+    kind = "a finite number above 0"
+    if (number := finite_number(option, value, kind)) <= 0:
+        raise OptionError(f"{option} is {value!r}; expected {kind}")
     return number

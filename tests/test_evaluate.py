@@ -225,7 +225,14 @@ def test_rows_of_a_run_have_what_was_measured_later() -> None:
     assert [row["adcc_complexity"] for row in found] == [*(row["adcc_complexity"] for row in measured), None, None]
     assert [row["adcc_complexity_status"] for row in found] == ["ok", "ok", "error", "error", None, None]
     assert [row["status"] for row in found] == ["ok"] * 6  # the heatmaps are there
-    assert ["cannot read the picture" in (row["error"] or "") for row in found] == [False, False, True, True, False, False]
+    assert ["cannot read the picture" in (row["error"] or "") for row in found] == [
+        False,
+        False,
+        True,
+        True,
+        False,
+        False,
+    ]
     assert list(found.table(["error", "adcc_complexity", "path"]).column_names) == ["error", "adcc_complexity", "path"]
     assert found.table(["adcc_complexity"]).to_pylist() == [
         {"adcc_complexity": row["adcc_complexity"]} for row in found

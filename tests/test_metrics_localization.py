@@ -71,6 +71,7 @@ def test_thresholds() -> None:
 
 
 def test_a_map_of_zeros_has_no_mass() -> None:
+    assert value(mass_accuracy(MAP * 1e-12, RIGHT)) == 1.25 / 1.75  # and a faint one has
     found = mass_accuracy(torch.zeros_like(MAP), RIGHT)
     assert found.values.isnan().all()
     assert found.status.tolist() == [Status.DEGENERATE_MAP]
@@ -80,6 +81,7 @@ def test_grid_pointing() -> None:
     mosaic = torch.zeros(1, 4, 6)
     mosaic[0, 0, 0], mosaic[0, 3, 5], mosaic[0, 2, 1] = 1.0, 3.0, -2.0
     assert value(grid_pointing(mosaic, torch.tensor([0]))) == 0.25
+    assert grid_pointing(mosaic * 1e-8, torch.tensor([0])).status.tolist() == [Status.DEGENERATE_MAP]
     assert value(grid_pointing(mosaic, torch.tensor([3]))) == 0.75
     assert value(grid_pointing(mosaic, torch.tensor([5]), (2, 3))) == 0.75
     assert grid_pointing(mosaic, torch.tensor([0])).details["chance"].tolist() == [0.25]

@@ -108,7 +108,7 @@ ORACLES: dict[str, Callable[[Sample], float]] = {
     "energy-pointing-game": lambda s: loc.mass_accuracy(s.heatmap, s.mask),
     "mass-accuracy": lambda s: loc.mass_accuracy(s.heatmap, s.mask),
     "rank-accuracy": lambda s: loc.rank_accuracy(s.heatmap, s.mask),
-    "top-k-intersection": lambda s: loc.share_of_top(s.heatmap, s.mask, 1000),
+    "top-k-intersection": lambda s: loc.share_of_top(s.heatmap, s.mask, s.mask.size // 10),
     "iou": lambda s: loc.iou(s.heatmap >= 0.5 * s.heatmap.max(), s.mask),
     "iou-otsu": lambda s: loc.iou(s.heatmap > threshold_otsu(s.heatmap), s.mask),
     "weighted-ioa": lambda s: loc.weighted_ioa(s.heatmap, s.mask, 0.5),

@@ -41,6 +41,35 @@ def test_the_predicted_class_is_that_of_the_unchanged_image() -> None:
         torch.testing.assert_close(rescore(-x, everyone), changed.gather(1, predicted[:, None])[:, 0])
 
 
+def test_where_logits_are_nan_no_class_is_predicted() -> None:
+    def broken(logits: torch.Tensor) -> torch.Tensor:
+        logits[1, 2] = torch.nan
+        return logits
+
+    for classes in (5, 1):
+        head = broken if classes == 5 else lambda logits: logits[:, :1] * torch.tensor([[1.0], [torch.nan], [1.0]])
+        model, x = conv_model(output=head), images()
+        with rescoring(model, x, [0, 0, 0]) as rescore:
+            assert rescore.predicts(x, torch.arange(3)).isnan().tolist() == [False, True, False]
+
+
+def test_a_second_softmax_is_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    for output, said in (
+        (lambda logits: logits.softmax(1), 1),
+        (lambda logits: logits, 0),
+        (lambda logits: logits.sigmoid(), 0),
+        (lambda logits: logits.softmax(1)[:, :1], 0),
+    ):
+        model, x = conv_model(output=output), images()
+        caplog.clear()
+        for _ in range(2):
+            with rescoring(model, x):
+                pass
+        assert caplog.text.count("look like probabilities (from 0 to 1, and their sum is 1)") == said
+        with rescoring(conv_model(output=output), x, probability=False):
+            assert caplog.text.count("look like") == said
+
+
 def test_kinds_of_scores() -> None:
     model, x, everyone = tiny(), images(), torch.arange(3)
     logits = model(x).detach()

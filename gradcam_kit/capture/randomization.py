@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 from gradcam_kit.capture.inputs import Inputs, Runner, read_inputs
 from gradcam_kit.capture.state import check_model, untouched
-from gradcam_kit.errors import LayerNotFoundError, did_you_mean
+from gradcam_kit.errors import LayerNotFoundError, OptionError, did_you_mean
 from gradcam_kit.types import Images
 
 _RESETS = ("reset_parameters", "_reset_parameters")
@@ -72,6 +72,8 @@ class Randomizer:
         return self._steps(layers, self.restore)
 
     def _steps(self, layers: Sequence[str] | None, between: Callable[[], None]) -> Iterator[str]:
+        if layers is not None:
+            self._check_used(layers)
         layers = self.layers if layers is None else layers
         try:
             for name in sorted(layers, key=self._last_use, reverse=True):
@@ -80,6 +82,12 @@ class Randomizer:
                 yield name
         finally:
             self.restore()
+
+    def _check_used(self, layers: Sequence[str]) -> None:
+        idle = [name for name in layers if self._last_use(name) < 0]
+        if idle or not layers:
+            problem = f"take no part in the pass: {', '.join(idle)}" if idle else "are none"
+            raise OptionError(f"layers {problem}; expected some of {', '.join(self.layers)}, or modules around them")
 
     def _last_use(self, layer: str) -> int:
         inside = set(self._inside(layer))

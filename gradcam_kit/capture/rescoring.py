@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -26,16 +29,21 @@ from gradcam_kit.capture.targets import (
 from gradcam_kit.options import positive_int
 from gradcam_kit.types import Images, Rows
 
+_log = logging.getLogger("gradcam_kit")
+_ROUNDING = 0.01  # of a softmax in half precision
+
 
 @dataclass(frozen=True, eq=False)
 class IsPrediction(ClassTarget):
-    """1 where a class is the predicted one, else 0; of a model with one output, where its logit is positive."""
+    """1 where a class is the predicted one, else 0; of a model with one output, where its logit is positive.
+
+    NaN where a logit is NaN, of which no class is the largest.
+    """
 
     def score(self, logits: Float[Tensor, "n classes"], classes: Int[Tensor, "n m"]) -> Float[Tensor, "n m"]:
         """1[argmax z = c]."""
-        if logits.shape[1] == 1:
-            return (logits > 0).expand_as(classes).float()
-        return (logits.argmax(1, keepdim=True) == classes).float()
+        is_best = logits > 0 if logits.shape[1] == 1 else logits.argmax(1, keepdim=True) == classes
+        return is_best.expand_as(classes).float().masked_fill(logits.isnan().any(1, keepdim=True), torch.nan)
 
 
 @dataclass(frozen=True)
@@ -57,6 +65,24 @@ class Rescoring(Rescorer):
             return None
         settings = {**self.settings, "score": "1 where the class is predicted"}
         return replace(self, target=IsPrediction(self.classes), settings=settings)
+
+
+_doubted: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+
+
+def _doubt(model: nn.Module, logits: Float[Tensor, "n classes"]) -> None:
+    """Warn, once for a model, where its outputs are probabilities already."""
+    if model in _doubted or logits.shape[1] == 1 or not len(logits):
+        return
+    values = logits.float()
+    shared = (values.amin(1) >= 0) & ((values.sum(1) - 1).abs() < _ROUNDING)
+    if bool(shared.all()):
+        _doubted.add(model)
+        _log.warning(
+            "the outputs of %s look like probabilities (from 0 to 1, and their sum is 1), and what is scored is their "
+            "softmax; leave out the model's last softmax, or score the outputs: rescoring(..., probability=False)",
+            type(model).__name__,
+        )
 
 
 @contextmanager
@@ -94,7 +120,10 @@ def rescoring(
         classes = None
         if isinstance(target, ClassTarget):
             target.check_samples(inputs.n)
-            classes = target.indices(read_logits(output))
+            logits = read_logits(output)
+            classes = target.indices(logits)
+            if probability:
+                _doubt(model, logits)
             target = ClassProbability(classes) if probability else settle(target, output)
         else:
             target = settle(target, output)

@@ -14,13 +14,13 @@ from torch import Tensor
 
 from gradcam_kit.errors import InputError, MissingExtraError
 from gradcam_kit.functional import on_device
-from gradcam_kit.metrics.boxes import THRESHOLDS, bounding_boxes, box_overlaps, max_box_accuracy
+from gradcam_kit.metrics.boxes import THRESHOLDS, bounding_boxes, box_overlaps, check_overlap, max_box_accuracy
 from gradcam_kit.metrics.case import METRICS, Case, Metric
-from gradcam_kit.metrics.checks import check_masks, degenerate
+from gradcam_kit.metrics.checks import check_masks, check_numbers, degenerate
 from gradcam_kit.metrics.localization import pointing_game
 from gradcam_kit.metrics.measured import Measured, Status, measured
 from gradcam_kit.metrics.pixels import average_precision, pixel_histograms
-from gradcam_kit.options import positive_int
+from gradcam_kit.options import non_negative, positive_int
 
 try:
     import torchmetrics
@@ -97,7 +97,8 @@ class PointingGame(torchmetrics.Metric):
     """The pointing game as in its paper: hits / (hits + misses) for each class, then the mean of the classes.
 
     `compute` returns "mean", "classes" (that were seen, and so in the mean), "per_class" (NaN for the others), "count"
-    (images that were counted), and the number of images per status that is not OK.
+    (images that were counted), and the number of images per status that is not OK. `settings` say what the numbers
+    depend on, here and in the classes below.
 
     Args:
         classes: how many there are.
@@ -113,15 +114,22 @@ class PointingGame(torchmetrics.Metric):
 
     def __init__(self, classes: int, *, tolerance: float = 0.0, **options: Any) -> None:
         super().__init__(**options)
-        self.tolerance = tolerance
+        self.settings = {"tolerance": non_negative("tolerance", tolerance)}
         shape = positive_int("classes", classes)
         self.add_state("hits", torch.zeros(shape, dtype=torch.double), dist_reduce_fx="sum")
         self.add_state("seen", torch.zeros(shape, dtype=torch.double), dist_reduce_fx="sum")
         self.add_state("counts", torch.zeros(len(Status), dtype=torch.long), dist_reduce_fx="sum")
 
     def update(self, heatmaps: Float[Tensor, "n *t"], masks: Bool[Tensor, "n *t"], classes: Int[Tensor, " n"]) -> None:
-        """Add a batch; images whose map or mask is flagged do not count."""
-        found = pointing_game(heatmaps, masks, tolerance=self.tolerance)
+        """Add a batch; images whose map or mask is flagged do not count.
+
+        Raises:
+            OptionError: a class that there is not; nothing of the batch is added then.
+            ShapeError: not one class for each image.
+        """
+        check_numbers("classes", classes, len(heatmaps), len(self.hits))
+        found = pointing_game(heatmaps, masks, **self.settings)
+        classes = on_device(classes, self.hits.device, torch.long)
         self.hits.index_add_(0, classes, found.values.double().where(found.ok, 0))
         self.seen.index_add_(0, classes, found.ok.double())
         self.counts += _counts(found.status)
@@ -162,6 +170,12 @@ class MaxBoxAccuracy(torchmetrics.Metric):
     ) -> None:
         super().__init__(**options)
         self.overlaps, self.all_regions, self.thresholds = tuple(overlaps), all_regions, tuple(thresholds)
+        self.settings = {
+            "overlaps": tuple(map(check_overlap, overlaps)),
+            "regions": "all" if all_regions else "largest contour",
+            "thresholds": self.thresholds,
+            "threshold_chosen": "on the same images",
+        }
         shape = (len(self.overlaps), len(self.thresholds))
         self.add_state("hits", torch.zeros(shape, dtype=torch.double), dist_reduce_fx="sum")
         self.add_state("counts", torch.zeros(len(Status), dtype=torch.long), dist_reduce_fx="sum")
@@ -179,7 +193,7 @@ class MaxBoxAccuracy(torchmetrics.Metric):
             heatmaps: with two position axes.
             masks: where the objects are, if there are no boxes; the box around each mask is looked for.
             boxes: (x0, y0, x1, y1) of the objects, x1 and y1 exclusive; any of an image's own will do, and those
-                without area are fillers.
+                without area are fillers. An image whose boxes lie outside of it has no object.
 
         Raises:
             InputError: neither masks nor boxes, or both.
@@ -193,7 +207,9 @@ class MaxBoxAccuracy(torchmetrics.Metric):
             boxes = bounding_boxes(masks)[:, None]
         assert boxes is not None
         found = box_overlaps(heatmaps, boxes, self.thresholds, all_regions=self.all_regions)
-        no_box = ~(boxes[..., 2:] > boxes[..., :2]).all(2).any(1)
+        size = boxes.new_tensor(heatmaps.shape[:0:-1])  # width, height
+        inside = (boxes[..., 2:] > boxes[..., :2]) & (boxes[..., 2:] > 0) & (boxes[..., :2] < size)
+        no_box = ~inside.all(2).any(1)
         status = measured(found[:, 0], {Status.EMPTY_GT: no_box, **degenerate(heatmaps)}).status
         found = found[status == int(Status.OK)]
         for place, overlap in enumerate(self.overlaps):
@@ -229,8 +245,8 @@ class PixelAveragePrecision(torchmetrics.Metric):
 
     def __init__(self, *, bins: int = 1000, **options: Any) -> None:
         super().__init__(**options)
-        self.bins = bins
-        shape = (2, positive_int("bins", bins))
+        self.settings = {"bins": positive_int("bins", bins)}
+        shape = (2, bins)
         self.add_state("histograms", torch.zeros(shape, dtype=torch.double), dist_reduce_fx="sum")
         self.add_state("counts", torch.zeros(len(Status), dtype=torch.long), dist_reduce_fx="sum")
 
@@ -241,7 +257,7 @@ class PixelAveragePrecision(torchmetrics.Metric):
         ignored: Bool[Tensor, "n *t"] | None = None,
     ) -> None:
         """Add a batch; constant and non-finite maps do not count, and `ignored` pixels neither."""
-        found = pixel_histograms(heatmaps, masks, ignored, bins=self.bins)
+        found = pixel_histograms(heatmaps, masks, ignored, **self.settings)
         status = measured(heatmaps.new_zeros(len(heatmaps)), degenerate(heatmaps)).status
         self.histograms += (found * (status == int(Status.OK))[:, None, None]).sum(0)
         self.counts += _counts(status)

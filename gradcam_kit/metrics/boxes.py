@@ -10,13 +10,14 @@ from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gradcam_kit.errors import OptionError, ShapeError
+from gradcam_kit.errors import InputError, OptionError, ShapeError
 from gradcam_kit.functional import on_device
 from gradcam_kit.metrics.case import metric
 from gradcam_kit.metrics.checks import check_boxes, check_masks, usable
 from gradcam_kit.metrics.localization import empty, localization_flags
 from gradcam_kit.metrics.measured import Measured, measured
 from gradcam_kit.metrics.ordering import unordered
+from gradcam_kit.options import finite_number
 
 THRESHOLDS = tuple(i / 100 for i in range(100))
 _PAPER = "Box accuracy: Choe et al., CVPR 2020, https://arxiv.org/abs/2001.07437."
@@ -42,6 +43,7 @@ def box_accuracy(
         overlap: intersection over union of the boxes that makes a hit.
     """
     check_masks(masks, heatmaps)
+    check_overlap(overlap)
     found = box_overlaps(heatmaps, bounding_boxes(masks)[:, None], [threshold])[:, 0]
     undefined = unordered(heatmaps) | empty(masks)
     values = (found >= overlap).float().masked_fill(undefined, torch.nan)
@@ -56,8 +58,15 @@ def max_box_accuracy(
 
     The threshold is chosen on the very images that it is judged on: for a fair number choose it on others.
     """
-    accuracies = (overlaps >= overlap).double().mean(0)
+    accuracies = (overlaps >= check_overlap(overlap)).double().mean(0)
     return accuracies.amax(), accuracies
+
+
+def check_overlap(overlap: float) -> float:
+    """Return the overlap that makes a hit, or raise OptionError."""
+    if not 0 < finite_number("overlap", overlap) <= 1:
+        raise OptionError(f"overlap is {overlap}; expected an intersection over union in (0, 1]")
+    return overlap
 
 
 def box_overlaps(
@@ -81,6 +90,7 @@ def box_overlaps(
     Raises:
         ShapeError: maps that have not two position axes, or boxes that are not `(n, b, 4)`.
         OptionError: thresholds outside of [0, 1).
+        InputError: boxes that are NaN.
     """
     check_boxes(boxes)
     if heatmaps.ndim != 3 or len(boxes) != len(heatmaps):
@@ -91,6 +101,8 @@ def box_overlaps(
         raise OptionError(f"thresholds are {tuple(thresholds)}; expected at least one, each in [0, 1)")
     maps = usable(heatmaps).cpu().numpy()
     truth = boxes.double().cpu().numpy()
+    if np.isnan(truth).any():
+        raise InputError("boxes contain NaN; expected x0, y0, x1, y1 in positions, all 0 for a filler")
     found = np.zeros((len(maps), len(thresholds)))
     for image, (one, own) in enumerate(zip(maps, truth, strict=True)):
         for place, threshold in enumerate(thresholds):
@@ -100,7 +112,13 @@ def box_overlaps(
 
 
 def bounding_boxes(masks: Bool[Tensor, "n h w"]) -> Float[Tensor, "n 4"]:
-    """The box (x0, y0, x1, y1) around each mask, x1 and y1 exclusive; zeros for an empty mask."""
+    """The box (x0, y0, x1, y1) around each mask, x1 and y1 exclusive; zeros for an empty mask.
+
+    Raises:
+        ShapeError: masks that have not two position axes.
+    """
+    if masks.ndim != 3:
+        raise ShapeError(f"boxes need masks (n, h, w); got {tuple(masks.shape)}")
     corners = []
     for axis in (1, 2):  # what is left after rows, then columns, are merged
         line = masks.any(axis).to(torch.uint8)

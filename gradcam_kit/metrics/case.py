@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from gradcam_kit.capture.rescoring import Rescoring
-from gradcam_kit.errors import InputError, UnknownNameError
-from gradcam_kit.metrics.checks import check_heatmaps, check_identities, check_masks, check_same_images, range_checked
+from gradcam_kit.errors import InputError, UnknownNameError, kind_of
+from gradcam_kit.metrics.checks import case_checked, check_heatmaps, check_masks, check_numbers, check_same_images
 from gradcam_kit.metrics.measured import Measured
 from gradcam_kit.metrics.rows import masked, masked_scores
 from gradcam_kit.options import Registry
@@ -59,9 +59,11 @@ class Case:
         check_heatmaps(self.heatmaps, self.images)
         if self.masks is not None:
             check_masks(self.masks, self.heatmaps)
-        check_identities(self.identities, len(self.heatmaps))
-        if isinstance(self.rescore, Rescoring):
-            check_same_images(self.images, self.rescore.inputs.images)
+        if self.identities is not None:
+            check_numbers("identities", self.identities, len(self.heatmaps))
+        if self.explain is not None and not callable(self.explain):
+            raise InputError(f"explain is {kind_of(self.explain)}; expected a method: images -> heatmaps")
+        check_same_images(self.images, self.rescore)
         if self.predicts is None:
             object.__setattr__(self, "predicts", getattr(self.rescore, "predicts", None))
         if self.explain is not None and follows_predictions(self.explain):
@@ -164,7 +166,7 @@ class Metric:
                 f"the metric {self.name!r} needs {' and '.join(missing)}, which the case does not have; "
                 f"pass Case(..., {', '.join(f'{name}=...' for name in missing)})"
             )
-        with range_checked():  # by the case, and once is enough: on a device it has to be waited for
+        with case_checked():  # by the case, and once is enough: on a device it has to be waited for
             given = {name: getattr(case, name) for name in self.uses}
             return self.function(**given, **{**self.options, **options})
 

@@ -11,17 +11,19 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from gradcam_kit.capture.rescoring import Rescoring
 from gradcam_kit.errors import InputError, OptionError, ShapeError, kind_of
 from gradcam_kit.functional import finite, widen
 from gradcam_kit.metrics.measured import Status
+from gradcam_kit.types import Rows
 
-_is_checked: ContextVar[bool] = ContextVar("_is_checked", default=False)
+_is_checked: ContextVar[bool] = ContextVar("_is_checked", default=False)  # by a case
 _ROUNDING = 1e-6  # of a softmax
 
 
 @contextmanager
-def range_checked() -> Iterator[None]:
-    """Within this block heatmaps are known to lie in [0, 1]."""
+def case_checked() -> Iterator[None]:
+    """Within this block heatmaps are known to lie in [0, 1], and images to be those of `rescore`."""
     token = _is_checked.set(True)
     try:
         yield
@@ -51,7 +53,7 @@ def check_heatmaps(heatmaps: Tensor, images: Tensor, *, within: bool = True) -> 
     outside = ((heatmaps < 0) | (heatmaps > 1)) & heatmaps.isfinite()
     if bool(outside.any()):
         low, high = (float(extreme) for extreme in heatmaps[heatmaps.isfinite()].aminmax())
-        raise OptionError(f"heatmaps range from {low:.3g} to {high:.3g}; expected [0, 1] as the methods return them")
+        raise OptionError(f"heatmaps range from {low:.8g} to {high:.8g}; expected [0, 1] as the methods return them")
 
 
 def _check_tensor(name: str, value: object) -> None:
@@ -59,16 +61,16 @@ def _check_tensor(name: str, value: object) -> None:
         raise InputError(f"{name} is {kind_of(value)}; expected a tensor, such as torch.as_tensor({name})")
 
 
-def check_masks(masks: Tensor, heatmaps: Tensor) -> None:
+def check_masks(masks: Tensor, heatmaps: Tensor, name: str = "masks") -> None:
     """Raise if the masks are not boolean or have another shape than the heatmaps."""
-    _check_tensor("masks", masks)
+    _check_tensor(name, masks)
     if masks.shape != heatmaps.shape:
         raise ShapeError(
-            f"masks have shape {tuple(masks.shape)}, heatmaps {tuple(heatmaps.shape)}; expected the same. "
+            f"{name} have shape {tuple(masks.shape)}, heatmaps {tuple(heatmaps.shape)}; expected the same. "
             "Resize them yourself: which interpolation is right depends on the masks"
         )
     if masks.dtype != torch.bool:
-        raise InputError(f"masks are {masks.dtype}; expected bool (masks > 0.5, masks == label, ...)")
+        raise InputError(f"{name} are {masks.dtype}; expected bool (masks > 0.5, masks == label, ...)")
 
 
 def check_boxes(boxes: Any) -> None:
@@ -81,19 +83,23 @@ def check_boxes(boxes: Any) -> None:
         )
 
 
-def check_identities(identities: Tensor | None, n: int) -> None:
-    """Raise if there is not one whole number for each image."""
-    if identities is None:
-        return
-    _check_tensor("identities", identities)
-    if identities.is_floating_point() or identities.dtype == torch.bool:
-        raise InputError(f"identities are {identities.dtype}; expected integers, one number per image")
-    if tuple(identities.shape) != (n,):
-        raise ShapeError(f"identities have shape {tuple(identities.shape)}; expected ({n},): one number per image")
+def check_numbers(name: str, numbers: Tensor, n: int, count: int | None = None) -> None:
+    """Raise if there is not one whole number for each image, or one outside of `range(count)`."""
+    _check_tensor(name, numbers)
+    if numbers.is_floating_point() or numbers.dtype == torch.bool:
+        raise InputError(f"{name} are {numbers.dtype}; expected integers, one number per image")
+    if tuple(numbers.shape) != (n,):
+        raise ShapeError(f"{name} have shape {tuple(numbers.shape)}; expected ({n},): one number per image")
+    if count is not None and bool(((numbers < 0) | (numbers >= count)).any()):
+        low, high = (int(extreme) for extreme in numbers.aminmax())
+        raise OptionError(f"{name} go from {low} to {high}; expected numbers from 0 to {count - 1}")
 
 
-def check_same_images(images: Tensor, scored: Tensor) -> None:
+def check_same_images(images: Tensor, rescore: Rows | None) -> None:
     """Raise if the images are others than those whose classes were fixed."""
+    if _is_checked.get() or not isinstance(rescore, Rescoring):
+        return
+    scored = rescore.inputs.images
     if images is scored:
         return
     if images.shape != scored.shape:

@@ -8,13 +8,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from gradcam_kit.errors import OptionError
 from gradcam_kit.functional import gaussian_blur, widen
 from gradcam_kit.metrics.case import metric
 from gradcam_kit.metrics.checks import check_heatmaps, degenerate, usable
 from gradcam_kit.metrics.measured import Measured, measured
 from gradcam_kit.metrics.ordering import Order, unordered
 from gradcam_kit.metrics.rows import score_grid, score_settings, spread
-from gradcam_kit.options import non_negative, positive_int
+from gradcam_kit.options import finite_number, positive, positive_int
 from gradcam_kit.types import Rows
 
 _PAPER = "{}: Petsiuk et al., BMVC 2018 (RISE), https://arxiv.org/abs/1806.07421."
@@ -44,8 +45,8 @@ def deletion(
         batch_size: the most changed images that exist at once.
     """
     check_heatmaps(heatmaps, images)
-    end = torch.full_like(images[:1], baseline).expand_as(images)
-    return _curve(heatmaps, images, end, rescore, steps, batch_size, {"baseline": f"value {baseline:g}"})
+    end = torch.full_like(images[:1], finite_number("baseline", baseline)).expand_as(images)
+    return _curve(heatmaps, images, (images, end), rescore, steps, batch_size, {"baseline": f"value {baseline:g}"})
 
 
 @metric("insertion", better="higher", cost="(steps + 1) F", paper=_PAPER.format("Insertion"))
@@ -71,17 +72,26 @@ def insertion(
         batch_size: the most changed images that exist at once.
     """
     check_heatmaps(heatmaps, images)
-    non_negative("sigma", sigma)
+    positive("sigma", sigma)
+    if positive_int("kernel", kernel) % 2 == 0:
+        raise OptionError(f"kernel is {kernel}; expected an odd number of positions, so that the window has a middle")
     with torch.autocast(images.device.type, enabled=False):
-        start = gaussian_blur(widen(images), positive_int("kernel", kernel), sigma).to(images.dtype)
-    baseline = {"baseline": f"Gaussian blur, kernel {kernel}, sigma {sigma:g}"}
-    return _curve(heatmaps, start, images, rescore, steps, batch_size, baseline)
+        start = gaussian_blur(widen(images), kernel, sigma).to(images.dtype)
+    baseline = {"baseline": f"Gaussian blur, kernel {kernel}, sigma {sigma:g}, mirrored borders"}
+    return _curve(heatmaps, images, (start, images), rescore, steps, batch_size, baseline)
 
 
 def _curve(
-    heatmaps: Tensor, start: Tensor, end: Tensor, rescore: Rows, steps: int, batch_size: int, settings: dict[str, str]
+    heatmaps: Tensor,
+    images: Tensor,
+    versions: tuple[Tensor, Tensor],
+    rescore: Rows,
+    steps: int,
+    batch_size: int,
+    settings: dict[str, str],
 ) -> Measured:
     """Score the way from one version of the images to the other, in the order of the maps."""
+    start, end = versions
     total = math.prod(heatmaps.shape[1:])
     stride = math.ceil(total / positive_int("steps", steps))
     cuts = [min(count, total) for count in range(0, total + stride, stride)]
@@ -92,7 +102,7 @@ def _curve(
         changed = order.place[index] < counts[step].reshape(-1, *(1 for _ in heatmaps.shape[1:]))
         return torch.where(spread(changed), end[index], start[index])
 
-    curve = score_grid(rescore, start, len(cuts), build, batch_size)
+    curve = score_grid(rescore, images, len(cuts), build, batch_size)
     area = torch.trapezoid(curve, (counts / total).to(curve.dtype), dim=1)
     return measured(
         area.masked_fill(unordered(heatmaps), torch.nan),

@@ -14,7 +14,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from gradcam_kit.functional import on_device
-from gradcam_kit.metrics.checks import check_identities
+from gradcam_kit.metrics.checks import check_numbers
+from gradcam_kit.options import whole
 
 _WORD = 0xFFFFFFFF
 _GOLDEN = 0x9E3779B9
@@ -29,10 +30,13 @@ def uniform(
     Args:
         shape: of the draws of one image.
         identities: whose draws.
-        seed: any int.
+        seed: an int of at most 64 bits.
         stream: another number gives independent draws of the same image; one for all, or one each.
     """
+    seed = whole("seed", seed)
     key = _mix(torch.full_like(identities, seed * _GOLDEN & _WORD, dtype=torch.long))
+    if high := seed >> 32 & _WORD:
+        key = _mix(key ^ high)
     key = _mix(key + stream)
     key = _mix(key ^ (identities.long() & _WORD))
     key = _mix(key ^ ((identities.long() >> 32) & _WORD))
@@ -64,7 +68,7 @@ def identities_of(identities: Int[Tensor, " n"] | None, images: Float[Tensor, "n
     """
     if identities is None:
         return _checksums(images)
-    check_identities(identities, len(images))
+    check_numbers("identities", identities, len(images))
     return on_device(identities, images.device)
 
 

@@ -16,13 +16,13 @@ from torch import Tensor
 from gradcam_kit.errors import OptionError, ShapeError
 from gradcam_kit.functional import on_device
 from gradcam_kit.metrics.case import metric
-from gradcam_kit.metrics.checks import broken, check_boxes, check_masks, degenerate, usable
+from gradcam_kit.metrics.checks import broken, check_boxes, check_masks, check_numbers, degenerate, usable
 from gradcam_kit.metrics.measured import Measured, Status, measured
 from gradcam_kit.metrics.ordering import Order, unordered
 from gradcam_kit.options import non_negative, positive_int
 
 _POINTING = "Pointing game: Zhang et al., IJCV 2018, https://arxiv.org/abs/1608.00507."
-_NOTHING = 1e-7  # as the sum of a map
+_NOTHING = 1e-7  # as the sum of a map over a mosaic, as in the paper's code
 _ARRAS = "Arras et al., Information Fusion 2022, https://arxiv.org/abs/2003.07258."
 
 
@@ -64,29 +64,36 @@ def mass_accuracy(heatmaps: Float[Tensor, "n *t"], masks: Bool[Tensor, "n *t"]) 
     `details["chance"]`, the share of the image that the object covers, is what a map without knowledge reaches.
     """
     check_masks(masks, heatmaps)
-    maps = usable(heatmaps).flatten(1).clamp(min=0).double()
-    values = maps.where(masks.flatten(1), 0).sum(1) / maps.sum(1)
-    nothing = maps.sum(1) <= _NOTHING
-    values = values.masked_fill(broken(heatmaps) | empty(masks) | nothing, torch.nan)
-    flags = localization_flags(heatmaps, masks)
-    flags[Status.DEGENERATE_MAP] = flags[Status.DEGENERATE_MAP] | nothing
-    return measured(values, flags, details={"chance": chance(masks)})
+    return _share(heatmaps, masks)
 
 
 @metric("rank-accuracy", better="higher", paper="Relevance rank accuracy: " + _ARRAS)
 def rank_accuracy(heatmaps: Float[Tensor, "n *t"], masks: Bool[Tensor, "n *t"]) -> Measured:
     """The share of the |m| most relevant positions that lie on the object, which has |m| positions."""
     check_masks(masks, heatmaps)
-    sizes = masks.flatten(1).sum(1)
-    return _top(heatmaps, masks, sizes, sizes, {})
+    return _top(heatmaps, masks, masks.flatten(1).sum(1), {})
 
 
 @metric("top-k-intersection", better="higher", paper="Theiner et al. 2021, https://arxiv.org/abs/2104.14995.")
-def top_k_intersection(heatmaps: Float[Tensor, "n *t"], masks: Bool[Tensor, "n *t"], *, k: int = 1000) -> Measured:
-    """The share of the k most relevant positions that lie on the object; at most |m| / k where it is smaller than k."""
+def top_k_intersection(
+    heatmaps: Float[Tensor, "n *t"], masks: Bool[Tensor, "n *t"], *, k: int | None = None
+) -> Measured:
+    """The share of the k most relevant positions that lie on the object; at most |m| / k where it is smaller than k.
+
+    Args:
+        heatmaps: only their order matters.
+        masks: where the object is.
+        k: positions; None = 1000, as in the paper, of maps below 10,000 positions a tenth of them.
+
+    Raises:
+        OptionError: a k above the number of positions, of which any map has the same share.
+    """
     check_masks(masks, heatmaps)
-    count = torch.full_like(masks.flatten(1).sum(1), min(positive_int("k", k), masks[0].numel() if len(masks) else k))
-    return _top(heatmaps, masks, count, count, {"k": k})
+    positions = math.prod(masks.shape[1:])
+    k = positive_int("k", min(1000, max(1, positions // 10)) if k is None else k)
+    if k > max(positions, 1):
+        raise OptionError(f"k is {k} and the maps have {positions} positions; expected at most as many")
+    return _top(heatmaps, masks, torch.full_like(masks.flatten(1).sum(1), k), {"k": k})
 
 
 @metric("iou", better="higher")
@@ -129,16 +136,22 @@ def grid_pointing(maps: Float[Tensor, "n *t"], cells: Int[Tensor, " n"], grid: S
 
     Args:
         maps: heatmaps, or signed maps upsampled to the mosaic.
-        cells: which cell, counted row by row.
+        cells: which cell, counted row by row from 0.
         grid: cells along each axis, which divide it evenly.
+
+    Raises:
+        OptionError: a grid without cells, or a cell that it does not have.
+        ShapeError: a grid that does not divide the maps, or not one cell for each map.
     """
-    size = maps.shape[1:]
-    if len(grid) != len(size) or any(length % count for length, count in zip(size, grid, strict=True)):
-        raise ShapeError(f"a grid of {tuple(grid)} cells does not divide maps of {tuple(size)}")
-    number = torch.arange(int(torch.tensor(grid).prod()), device=maps.device).reshape(tuple(grid))
-    for axis, (length, count) in enumerate(zip(size, grid, strict=True)):
+    size, counts = tuple(maps.shape[1:]), tuple(positive_int("a side of the grid", count) for count in grid)
+    if len(counts) != len(size) or any(length % count for length, count in zip(size, counts, strict=True)):
+        raise ShapeError(f"a grid of {counts} cells does not divide maps of {size}")
+    number = torch.arange(math.prod(counts), device=maps.device).reshape(counts)
+    check_numbers("cells", cells, len(maps), number.numel())
+    for axis, (length, count) in enumerate(zip(size, counts, strict=True)):
         number = number.repeat_interleave(length // count, dim=axis)
-    return mass_accuracy(maps, number == on_device(cells, maps.device).reshape(-1, *(1 for _ in size)))
+    masks = number == on_device(cells, maps.device).reshape(-1, *(1 for _ in size))
+    return _share(maps, masks, {"grid": counts}, _NOTHING)
 
 
 def box_masks(boxes: Float[Tensor, "n b 4"], size: Sequence[int]) -> Bool[Tensor, "n h w"]:
@@ -162,15 +175,15 @@ def otsu_threshold(heatmaps: Float[Tensor, "n *t"], bins: int = 256) -> Float[Te
     low, high = maps.amin(1, keepdim=True), maps.amax(1, keepdim=True)
     span = (high - low).where(high > low, 1)
     place = ((maps - low) / span * bins).long().clamp(max=bins - 1)
-    counts = torch.zeros(len(maps), bins, dtype=torch.double, device=maps.device)
-    counts.scatter_add_(1, place, torch.ones_like(maps))
-    centers = low + (torch.arange(bins, device=maps.device) + 0.5) / bins * span
-    weight = counts.cumsum(1)[:, :-1]
-    mass = (counts * centers).cumsum(1)
+    counts = torch.zeros(len(maps), bins, dtype=torch.long, device=maps.device)
+    counts.scatter_add_(1, place, torch.ones_like(place))
+    # In units of bins, whose sums are integers: the same in any order, and the best split is the same.
+    number = torch.arange(bins, device=maps.device)
+    weight, mass = counts.cumsum(1)[:, :-1].double(), (counts * number).cumsum(1).double()
     rest, total = counts.sum(1, keepdim=True) - weight, mass[:, -1:]
     between = weight * rest * (mass[:, :-1] / weight - (total - mass[:, :-1]) / rest) ** 2
     best = between.nan_to_num(-1.0).argmax(1, keepdim=True)
-    return centers.gather(1, best)[:, 0]
+    return (low + (best + 0.5) / bins * span)[:, 0]
 
 
 def chance(masks: Bool[Tensor, "n *t"]) -> Float[Tensor, " n"]:
@@ -199,13 +212,22 @@ def _above(heatmaps: Tensor, threshold: float | Literal["otsu"]) -> Bool[Tensor,
     return (maps >= threshold * highest) & (highest > 0)
 
 
-def _top(
-    heatmaps: Tensor, masks: Tensor, count: Int[Tensor, " n"], divisor: Int[Tensor, " n"], settings: dict[str, object]
-) -> Measured:
+def _share(heatmaps: Tensor, masks: Tensor, settings: dict[str, object] | None = None, least: float = 0.0) -> Measured:
+    """The share of the positive map that lies on the object; undefined where the map sums to `least` or less."""
+    maps = usable(heatmaps).flatten(1).clamp(min=0).double()
+    nothing = maps.sum(1) <= least
+    values = maps.where(masks.flatten(1), 0).sum(1) / maps.sum(1)
+    values = values.masked_fill(broken(heatmaps) | empty(masks) | nothing, torch.nan)
+    flags = localization_flags(heatmaps, masks)
+    flags[Status.DEGENERATE_MAP] = flags[Status.DEGENERATE_MAP] | nothing
+    return measured(values, flags, settings or {}, {"chance": chance(masks)})
+
+
+def _top(heatmaps: Tensor, masks: Tensor, count: Int[Tensor, " n"], settings: dict[str, object]) -> Measured:
     """The share of the first `count` positions that lie on the object."""
     order = Order.of(usable(heatmaps))
     inside = (order.place.flatten(1) < count[:, None]) & masks.flatten(1)
-    values = (inside.sum(1) / divisor).masked_fill(unordered(heatmaps) | empty(masks), torch.nan)
+    values = (inside.sum(1) / count).masked_fill(unordered(heatmaps) | empty(masks), torch.nan)
     positions = order.values.shape[1]
     last = order.values.gather(1, (count - 1).clamp(min=0)[:, None])
     after = order.values.gather(1, count.clamp(max=positions - 1)[:, None])

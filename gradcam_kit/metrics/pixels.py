@@ -49,7 +49,10 @@ def pixel_histograms(
         ignored: pixels that count neither as object nor as background.
         bins: their number.
     """
-    check_heatmaps(heatmaps, masks[:, None])
+    check_masks(masks, heatmaps)
+    check_heatmaps(heatmaps, heatmaps[:, None])
+    if ignored is not None:
+        check_masks(ignored, heatmaps, "ignored pixels")
     place = (usable(heatmaps).flatten(1) * positive_int("bins", bins)).long().clamp(max=bins - 1)
     objects = masks.flatten(1)
     counted = torch.ones_like(objects) if ignored is None else ~ignored.flatten(1)
@@ -61,7 +64,7 @@ def pixel_histograms(
 
 def average_precision(histograms: Float[Tensor, "*n 2 bins"]) -> Float[Tensor, "*n"]:
     """Sum over the thresholds, from high to low, of precision times the rise of recall; NaN without an object."""
-    counts = histograms.double().flip(-1).cumsum(-1)
+    counts = histograms.long().flip(-1).cumsum(-1).double()  # sums of integers are the same in any order
     hits, others = counts.unbind(-2)
     recall = hits / hits[..., -1:]
     precision = hits / (hits + others).clamp(min=1)

@@ -111,6 +111,7 @@ def parameter_randomization(
 
     Raises:
         InputError: a bare `cam`, whose classes would follow the predictions of the random model.
+        OptionError: no layers, or layers that take no part in the pass.
     """
     one_of("mode", mode, get_args(Mode))
     if follows_predictions(explain):

@@ -21,7 +21,7 @@ from gradcam_kit.metrics.imputation import TOLERANCE, Room, imputed
 from gradcam_kit.metrics.measured import Measured, measured
 from gradcam_kit.metrics.ordering import Order, unordered
 from gradcam_kit.metrics.rows import score_grid, score_settings
-from gradcam_kit.options import non_negative
+from gradcam_kit.options import finite_number, non_negative, positive
 from gradcam_kit.types import Rows
 
 PERCENTAGES = (10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 70.0, 80.0, 90.0)
@@ -197,6 +197,7 @@ def _curves(
     if images.ndim != 4:
         raise ShapeError(f"ROAD needs images (n, c, h, w); got {tuple(images.shape)}")
     non_negative("noise", noise)
+    positive("tolerance", tolerance)
     total = math.prod(heatmaps.shape[1:])
     counts = _counts(percentages, total)
     order = Order.of(usable(heatmaps))
@@ -228,7 +229,7 @@ def _curves(
 
 def _counts(percentages: Sequence[float], total: int) -> list[int]:
     # Rounded first: 0.07 * 100 is a little above 7 in floating point.
-    counts = [math.ceil(round(percent * total / 100, 6)) for percent in percentages]
+    counts = [math.ceil(round(finite_number("a percentage", percent) * total / 100, 6)) for percent in percentages]
     if not counts or min(counts) < 1 or max(counts) >= total:
         raise OptionError(
             f"percentages are {tuple(percentages)} of {total} positions; expected at least one, each above 0 and small "

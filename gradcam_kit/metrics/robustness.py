@@ -9,9 +9,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from gradcam_kit.errors import OptionError
 from gradcam_kit.functional import widen
 from gradcam_kit.metrics.case import Explain, metric
-from gradcam_kit.metrics.checks import broken, check_heatmaps, check_scores, degenerate, usable
+from gradcam_kit.metrics.checks import broken, check_heatmaps, check_same_images, check_scores, degenerate, usable
 from gradcam_kit.metrics.draws import identities_of, normal, uniform
 from gradcam_kit.metrics.measured import Measured, Status, measured
 from gradcam_kit.metrics.rows import everyone, score_grid, score_settings, spread
@@ -60,6 +61,7 @@ def sensitivity_max(
     clean = usable(heatmaps).flatten(1)
     largest = clean.new_zeros(len(clean))
     index, flipped = everyone(images), torch.zeros(len(clean), dtype=torch.long, device=images.device)
+    check_same_images(images, predicts)
     before = None if predicts is None else check_scores(predicts(images, index), len(images))
     for draw in range(positive_int("samples", samples)):
         moved = radius * (2 * uniform(tuple(images.shape[1:]), own, seed, _STREAM + draw) - 1)
@@ -94,7 +96,7 @@ def infidelity(
     perturbation: Perturbation = "patches",
     samples: int = 64,
     std: float = 0.2,
-    patch: int = 16,
+    patch: int | None = None,
     scaled: bool = True,
     batch_size: int = 64,
 ) -> Measured:
@@ -113,31 +115,43 @@ def infidelity(
             to 0; "noise": I is Gaussian.
         samples: perturbations of each image.
         std: of the noise, in the units of the images.
-        patch: side of a cell, in positions.
+        patch: side of a cell, in positions; None = 16, of images below 64 x 64 a quarter of the longer side.
         scaled: False = beta is 1.
         batch_size: the most changed images that exist at once.
+
+    Raises:
+        OptionError: a patch that covers the whole image, which any map predicts.
     """
     check_heatmaps(heatmaps, images)
     one_of("perturbation", perturbation, get_args(Perturbation))
     positive_int("samples", samples)
-    positive_int("patch", patch)
+    patch = positive_int("patch", min(16, max(1, max(images.shape[2:]) // 4)) if patch is None else patch)
     non_negative("std", std)
     own, maps = identities_of(identities, images), spread(usable(heatmaps))
-    products = images.new_zeros(len(images), samples, dtype=maps.dtype)
+    cells = tuple(math.ceil(length / patch) for length in images.shape[2:])
+    if perturbation == "patches" and math.prod(cells) < 2:
+        raise OptionError(
+            f"the patch is {patch} and images have {' x '.join(map(str, images.shape[2:]))} positions: one patch, "
+            "which any map predicts; expected a smaller patch, such as a quarter of a side"
+        )
+    products = images.new_zeros(len(images), samples, dtype=torch.double)
 
     def change(index: Tensor, step: Tensor) -> Tensor:
         if perturbation == "noise":
             return std * normal(tuple(images.shape[1:]), own[index], seed, _STREAM + step)
-        return images[index] * spread(_cells(tuple(images.shape[2:]), patch, own[index], _STREAM + step, seed))
+        kept = uniform(cells, own[index], seed, _STREAM + step) < 0.5
+        for axis, length in enumerate(images.shape[2:], 1):
+            kept = kept.repeat_interleave(patch, dim=axis).narrow(axis, 0, length)
+        return images[index] * spread(kept.to(images.dtype))
 
     def build(index: Tensor, step: Tensor) -> Tensor:
         moved = change(index, step)
-        products[index, step] = (moved * maps[index]).flatten(1).sum(1)
+        products[index, step] = (moved * maps[index]).flatten(1).sum(1).double()
         return (images[index] - moved).to(images.dtype)
 
     after = score_grid(rescore, images, samples, build, batch_size)
     before = check_scores(rescore(images, everyone(images)), len(images))
-    fall, products = (before[:, None] - after).double(), products.double()
+    fall = (before[:, None] - after).double()
     scale = torch.ones_like(fall[:, :1])
     if scaled:
         power = products.square().mean(1, keepdim=True)
@@ -146,13 +160,3 @@ def infidelity(
     chosen = {"std": std} if perturbation == "noise" else {"patch": patch}
     settings = {"perturbation": perturbation, **chosen, "samples": samples, "scaled": scaled, "seed": seed}
     return measured(values, degenerate(heatmaps), {**score_settings(rescore), **settings}, {"scale": scale[:, 0]})
-
-
-def _cells(
-    size: tuple[int, ...], patch: int, identities: Int[Tensor, " m"], stream: Int[Tensor, " m"], seed: int
-) -> Float[Tensor, "m *t"]:
-    """1 in a random half of the cells of a grid, else 0."""
-    cells = uniform([math.ceil(length / patch) for length in size], identities, seed, stream) < 0.5
-    for axis, length in enumerate(size, 1):
-        cells = cells.repeat_interleave(patch, dim=axis).narrow(axis, 0, length)
-    return cells.float()

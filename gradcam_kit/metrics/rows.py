@@ -10,7 +10,7 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from gradcam_kit.capture import rows_at_once
-from gradcam_kit.metrics.checks import check_heatmaps, check_scores, usable
+from gradcam_kit.metrics.checks import check_heatmaps, check_same_images, check_scores, usable
 from gradcam_kit.options import positive_int
 from gradcam_kit.types import Rows
 
@@ -25,12 +25,13 @@ def score_grid(rescore: Rows, images: Tensor, steps: int, build: Build, batch_si
 
     Args:
         rescore: scores of changed images.
-        images: `(n, c, *t)`; only their number and device matter.
+        images: `(n, c, *t)`, those of `rescore`.
         steps: changes of each image.
         build: makes the rows of a chunk.
         batch_size: the most rows that exist at once; on a CPU fewer where that is faster.
     """
     positive_int("batch_size", batch_size)
+    check_same_images(images, rescore)
     if len(images) == 0:
         return images.new_zeros(0, steps, dtype=torch.float32)
     rows = torch.arange(len(images) * steps, device=images.device)
@@ -66,6 +67,7 @@ def masked_scores(
     heatmaps: Float[Tensor, "n *t"], images: Float[Tensor, "n c *t"], rescore: Rows
 ) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
     """Y and O: the scores of the images and of the images times their maps."""
+    check_same_images(images, rescore)
     changed, index = masked(heatmaps, images), everyone(images)
     before = check_scores(rescore(images, index), len(images))
     return before, check_scores(rescore(changed, index), len(images))
