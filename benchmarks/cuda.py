@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
 from functools import partial
 from itertools import chain
@@ -104,8 +105,10 @@ def _waits(work: Work) -> tuple[int, str]:
         waits.append(event)
         synchronize(event)
 
-    torch.cuda.set_sync_debug_mode("error")
     try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the mode is said to be a prototype
+            torch.cuda.set_sync_debug_mode("error")
         with patch.object(torch.cuda.Event, "synchronize", counted):  # which the mode does not see
             work()
     except Exception as error:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+_TOO_LITTLE = ("out of memory", "can't allocate memory", "_STATUS_ALLOC_FAILED")
+"""How a device, a host and the libraries of a device (cuBLAS, cuDNN) say that there is no memory left."""
+
 
 class GradCamKitError(Exception):
     """Base of every error that this package raises on purpose."""
@@ -68,6 +71,12 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return ``"; did you mean 'a' or 'b'?"`` for the names nearest to ``name``, or an empty string."""
     nearest = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
     return f"; did you mean {' or '.join(map(repr, nearest))}?" if nearest else ""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a device or the host had too little memory."""
+    said = str(error)
+    return type(error).__name__ == "OutOfMemoryError" or any(words in said for words in _TOO_LITTLE)
 
 
 def kind_of(value: object) -> str:

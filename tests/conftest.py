@@ -14,6 +14,16 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)  # workers share the cores; more threads than cores slow all of them down
 
 
+if torch.cuda.is_available():
+
+    @pytest.fixture(autouse=True)
+    def _on_the_host(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+        """What chooses a device finds none but for the tests that ask for one: numbers are compared to the last bit."""
+        if request.node.get_closest_marker("cuda") is None:
+            monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # of commands in other processes
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--seed", type=int, default=0, help="seeds the global generators in front of every test")
 

@@ -54,6 +54,8 @@ def compiled_part(model: nn.Module, backend: Backend) -> nn.Module:
 
 
 def compiled_part_in_place(model: nn.Module, backend: Backend) -> nn.Module:
+    # A class of its own, because up to torch 2.11 the compiler skips the calls of torch's own classes.
+    model.stage2.__class__ = type("Own", (nn.Conv2d,), {"forward": lambda self, x: nn.Conv2d.forward(self, x)})
     model.stage2.compile(backend=backend)
     return model
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from comparisons import FEWER, home, is_for_transformers, layers_of
 from metric_cases import CLASSES, measure, standard_case
-from models import build, images, tiny
+from models import Apply, build, images, tiny
 from torch import nn
 from waits import metric_waits, waits_of
 
@@ -63,13 +63,35 @@ def test_a_call_waits_at_its_end_alone(name, layer, targets, monkeypatch):
     synchronize = torch.cuda.Event.synchronize
     # The mode does not see this way of waiting, which is the one that is chosen.
     monkeypatch.setattr(torch.cuda.Event, "synchronize", lambda event: waits.append(event) or synchronize(event))
-    torch.cuda.set_sync_debug_mode("error")
     try:
+        torch.cuda.set_sync_debug_mode("error")
         found = cam(x, targets)
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert len(waits) == len(waits_of(name, layer))
     torch.testing.assert_close(found.cpu(), expected, rtol=0, atol=1e-5)
+
+
+def test_what_rounding_leaves_of_float32_hides_no_head_and_no_suffix(monkeypatch):
+    """As is the default of torch: TensorFloat-32 for convolutions."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    passes = []
+    parts = nn.Conv2d(3, 256, 3, padding=1), nn.ReLU(), nn.Conv2d(256, 512, 3, padding=1), nn.ReLU()
+    model = build(
+        lambda m, x, shift=0: m.head(m.body(m.first(x + shift)).mean((2, 3), keepdim=True)).flatten(1),
+        first=Apply(lambda x: passes.append(len(x)) or x),
+        body=nn.Sequential(*parts),
+        head=nn.Conv2d(512, 10, 1),
+    )
+    x = images(3, size=(32, 32))
+    expected = METHODS["einsum-cam"](model, "body.3")(x)
+    there, x = copy.deepcopy(model).cuda(), x.cuda()
+    torch.testing.assert_close(METHODS["einsum-cam"](there, "body.3")(x).cpu(), expected, rtol=0, atol=2e-2)
+    passes.clear()
+    METHODS["ablation-cam"](there, "body.1", batch_size=64)(x)
+    assert passes == [3]  # the part behind the layer runs alone
+    with rescoring(there, (x, x / 10), 0) as rescore:  # two inputs, which belong to the samples
+        assert rescore(x, torch.arange(3, device="cuda")).isfinite().all()
 
 
 @pytest.mark.parametrize("share", [0.5, 1e-4, 1e-8])
@@ -152,8 +174,8 @@ def test_metrics_are_those_of_the_cpu_and_wait_where_they_have_to(name):
                 explain=lambda rows: cam(rows, classes),
                 seed=case.seed,
             )
-            torch.cuda.set_sync_debug_mode(mode)
             try:
+                torch.cuda.set_sync_debug_mode(mode)
                 found = measure(METRICS[name], own)
             finally:
                 torch.cuda.set_sync_debug_mode("default")

@@ -166,7 +166,7 @@ def _reason(
         blocks = not (kwargs.get("non_blocking") or True in args[2:])
         if target:
             unread = blocks or source.dtype != kwargs.get("dtype", source.dtype) or not hasattr(source, "was_pinned")
-            return "a copy from the host that is waited for" if unread and source.ndim else None
+            return "a copy from the host that is waited for" if unread else None
         return "a copy to the host" if blocks else "a copy to the host that is read before it is there"
     if not there:
         return None
@@ -176,6 +176,8 @@ def _reason(
             return f"{name} by a condition"
         if not all(isinstance(index, OnDevice) for index in indices):
             return f"{name} by indices on the host"
+        if "put" in name and not isinstance(args[2], OnDevice):
+            return f"{name} of a number on the host"
         here = [tensor for tensor in here if not any(tensor is index for index in indices)]
     elif name == "repeat_interleave" and kwargs.get("output_size") is None:
         return "repeat_interleave without output_size"

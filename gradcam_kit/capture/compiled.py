@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -41,9 +41,21 @@ def compile_around(model: nn.Module, layers: Iterable[str], **options: Any) -> N
     for module in around:
         for child in module.children():
             if child not in around and any(True for _ in child.parameters()):
-                child.compile(**options)
+                child._compiled_call_impl = torch.compile(_call_of(child), **options)
                 number += 1
     _parts[model] = _Parts(number, layers)
+
+
+def _call_of(module: nn.Module) -> Callable[..., Any]:
+    """A function of this file around a module's call: up to torch 2.11 the compiler skips those of torch's own files.
+
+    Of a built-in module, which `nn.Module.compile` hands over as it is, nothing would be compiled there.
+    """
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return module._call_impl(*args, **kwargs)
+
+    return call
 
 
 def is_compiled_around(model: nn.Module, hooked: Iterable[str] = ()) -> bool:

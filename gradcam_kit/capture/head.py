@@ -13,13 +13,13 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from gradcam_kit.capture.checks import Checks
 from gradcam_kit.capture.hooks import LayerRecord
 from gradcam_kit.capture.inputs import Runner
+from gradcam_kit.capture.scoring import tolerance_of
 from gradcam_kit.capture.targets import ClassLogit, find_logits, read_logits, score
 from gradcam_kit.capture.trees import map_output
 from gradcam_kit.errors import CaptureError, GradCamKitError
 from gradcam_kit.functional import on_device, widen
 from gradcam_kit.types import Head, Target
 
-_TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 2e-2}
 _MOST_ROUNDING = 1e-2
 # Relative spread below which the weights of all channels are the same number.
 _EQUAL_WEIGHTS = 1e-6
@@ -81,7 +81,7 @@ def _reproduces(
     size = evidence.abs().amax()
     # A bias far above the evidence rounds it away: that much difference, up to a percent, proves nothing.
     rounding = (torch.finfo(precision).eps * logits.abs().amax()).minimum(_MOST_ROUNDING * size)
-    return difference.abs().amax() <= rounding.maximum(_TOLERANCE.get(precision, 1e-4) * size)
+    return difference.abs().amax() <= rounding.maximum(tolerance_of(precision, pooled.device) * size)
 
 
 def _target_weights(

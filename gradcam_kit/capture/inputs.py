@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from gradcam_kit.capture.arguments import advice, check_arguments
-from gradcam_kit.errors import InputError, ShapeError, kind_of
+from gradcam_kit.errors import InputError, ShapeError, is_out_of_memory, kind_of
 from gradcam_kit.types import Images
 
 
@@ -159,7 +159,7 @@ class Runner:
             with self.context():
                 return self.model(*inputs.args, **inputs.kwargs)
         except Exception as error:
-            hint = None if isinstance(error, torch.OutOfMemoryError) else advice(inputs.images, inputs.args)
+            hint = None if is_out_of_memory(error) else advice(inputs.images, inputs.args)
             if hint is None:
                 raise
             raise ShapeError(f"the model failed on these images: {error}\n{hint}") from error

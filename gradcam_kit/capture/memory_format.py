@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from gradcam_kit.capture.checks import once_more_if_misjudged
 from gradcam_kit.capture.inputs import Inputs
 from gradcam_kit.capture.state import version
-from gradcam_kit.errors import GradCamKitError
+from gradcam_kit.errors import GradCamKitError, is_out_of_memory
 
 _log = logging.getLogger("gradcam_kit")
 _SMALLEST = 96 * 96
@@ -40,11 +40,9 @@ def in_fastest_format(model: nn.Module, inputs: Inputs, work: Callable[[Inputs],
         return work(inputs)
     try:
         return work(replace(inputs, memory_format=torch.channels_last))
-    except torch.OutOfMemoryError:
-        raise
     except Exception as error:
-        if isinstance(error, GradCamKitError) and error.__cause__ is None:
-            raise  # it says what is wrong with the call
+        if is_out_of_memory(error) or (isinstance(error, GradCamKitError) and error.__cause__ is None):
+            raise  # the latter says what is wrong with the call
         _log.debug("%s is tried without channels-last pictures: %s", type(model).__name__, error)
     result = work(inputs)
     _refused.add(model)

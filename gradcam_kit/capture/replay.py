@@ -27,7 +27,7 @@ from gradcam_kit.capture.lazy_rows import LazyRows
 from gradcam_kit.capture.scoring import Rescorer, same_scores
 from gradcam_kit.capture.state import is_scripted, untouched, version
 from gradcam_kit.capture.trees import brought
-from gradcam_kit.errors import CaptureError
+from gradcam_kit.errors import CaptureError, is_out_of_memory
 from gradcam_kit.functional import widen
 
 _log = logging.getLogger("gradcam_kit")
@@ -216,9 +216,9 @@ class Replayer:
         record, self.isolated = self.record, True
         try:
             replayed = self._score(record.maps([own.detach()[index.to(own.device)] for own in record.captured]), index)
-        except torch.OutOfMemoryError:
-            raise
         except Exception as error:  # whatever keeps the suffix from running alone, the whole model can run
+            if is_out_of_memory(error):
+                raise
             _log.debug("layer %r cannot be isolated (%s: %s)", record.name, type(error).__name__, error)
             return False
         expected = self.scores[index]

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import torch
 from torch import nn
 
-from gradcam_kit.errors import GradCamKitError, InputError, MethodError, NonFiniteError
+from gradcam_kit.errors import GradCamKitError, InputError, MethodError, NonFiniteError, is_out_of_memory
 from gradcam_kit.jobs.rows import method_name
 from gradcam_kit.methods import BaseCAM
 
@@ -43,12 +42,6 @@ def blamed(explainer: Explainer, error: Exception) -> GradCamKitError:
     wrapped = InputError(f"{explainer.loaded.spec} cannot take these pictures: {type(error).__name__}: {error}")
     wrapped.__cause__ = error
     return wrapped
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether the device had too little memory."""
-    said = str(error)
-    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in said or "can't allocate memory" in said
 
 
 def make_method(method: type[BaseCAM], model: nn.Module, layers: Sequence[str] | None, batch_size: int) -> BaseCAM:

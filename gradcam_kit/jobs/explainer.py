@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from gradcam_kit.capture import ClassLogit, choose_layers, read_inputs, resolve_target, rows_at_once
 from gradcam_kit.capture.targets import read_logits
-from gradcam_kit.errors import ClassIndexError, InputError, OptionError, UnknownNameError
+from gradcam_kit.errors import ClassIndexError, InputError, OptionError, UnknownNameError, is_out_of_memory
 from gradcam_kit.functional import on_device
-from gradcam_kit.jobs.blame import at_fault, blamed, is_out_of_memory, make_method
+from gradcam_kit.jobs.blame import at_fault, blamed, make_method
 from gradcam_kit.jobs.decode import Decoded, Failed
 from gradcam_kit.jobs.index import Entry
 from gradcam_kit.jobs.labels import Labels

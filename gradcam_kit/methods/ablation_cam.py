@@ -70,5 +70,6 @@ class AblationCAM(BaseCAM, name="ablation-cam"):
     def _ablate(self, layer: LayerCapture, rows: Int[Tensor, "m 2"]) -> Float[Tensor, "m *targets"]:
         whose, channel = rows.unbind(1)
         changed = layer.activations[whose]
-        changed[torch.arange(len(rows), device=rows.device), channel] = 0
+        place = channel.reshape(-1, *(1 for _ in changed.shape[1:])).expand(-1, 1, *changed.shape[2:])
+        changed.scatter_(1, place, 0)  # a number assigned by index would be copied from the host, which waits
         return layer.replay(changed, whose)
