@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import inspect
 import io
 import json
 import os
@@ -326,7 +327,7 @@ def test_compiled_modules_give_the_same_rows(monkeypatch: pytest.MonkeyPatch) ->
         return graph.forward
 
     def compile_eagerly(function: Any) -> Any:
-        compiled.append(type(function.__closure__[0].cell_contents).__name__)
+        compiled.append(type(inspect.unwrap(function).__closure__[0].cell_contents).__name__)
         return compile_function(function, backend=backend)
 
     compile_function = torch.compile
