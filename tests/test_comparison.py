@@ -14,15 +14,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from models import TinyCNN, seeded, tiny
 from models import images as draw_images
-from models import tiny
 from PIL import Image
 from torch import nn
 
 from gradcam_kit import METHODS, GradCAM, LayerCAM, compare
+from gradcam_kit.capture import rescoring
 from gradcam_kit.demo import HELD_OUT, collate, draw, load_demo_model
 from gradcam_kit.errors import InputError, OptionError, PictureError, ShapeError, UnknownNameError
-from gradcam_kit.metrics import CONTROLS, METRICS
+from gradcam_kit.metrics import CONTROLS, METRICS, Case
 
 ROOT = Path(__file__).parents[1]
 
@@ -152,13 +153,38 @@ def test_undefined_metrics_are_nan_and_do_not_count(model, batch):
     assert found.summary.loc["grad-cam", "energy-pointing-game n"] == 2
 
 
+def test_methods_of_another_model_are_scored_and_measured_by_their_own(batch):
+    ours, theirs = tiny(), seeded(TinyCNN(), 3)
+    x, everyone = batch.images, torch.arange(len(batch.images))
+    classes = ours(x).argmax(1)
+    assert not torch.equal(theirs(x).argmax(1), classes)
+    methods = {"after": GradCAM(theirs, "relu2"), "before": GradCAM(ours, "relu2")}
+    for order in (methods, dict(reversed(methods.items()))):
+        found = compare(ours, x, order, metrics=["average-drop"], controls=False)
+        assert torch.equal(found.targets, classes)  # those that the model predicts, for all
+        table = found.table.set_index(["method", "image"])
+        for label, model in (("before", ours), ("after", theirs)):
+            expected = model(x).softmax(1)[everyone, classes].tolist()
+            assert table.loc[label, "score"].tolist() == pytest.approx(expected, rel=1e-4)
+            heatmaps = GradCAM(model, "relu2")(x, classes)
+            torch.testing.assert_close(found.heatmaps[label], heatmaps)
+            with rescoring(model, x, classes) as rescore:
+                dropped = METRICS["average-drop"](Case(heatmaps, x, rescore)).values.tolist()
+            assert table.loc[label, "average-drop"].tolist() == pytest.approx(dropped, rel=1e-3)
+        panel = found.panels()[0]
+        said = {cell.title: cell.notes[0] for cell in panel.cells}
+        assert panel.note.endswith(f", {ours(x).softmax(1)[0, classes[0]]:.0%}")
+        assert said["after"].endswith(f", {theirs(x).softmax(1)[0, classes[0]]:.0%}")
+        assert said["before"].startswith("average-drop")
+
+
 def test_the_summary_has_the_controls_and_the_table_what_was_asked_for(model, batch):
     asked = {"metrics": ["average-drop", "coherency", "sparseness"], "cost": False, "seed": 3}
     found = compare(model, batch.images, ["grad-cam", "edges"], **asked)
     assert list(found.summary.index) == ["grad-cam", "edges", "random", "ones", "center"]
     assert list(found.heatmaps) == list(found.measured) == ["grad-cam", "edges"]
     assert list(found.table["method"]) == ["grad-cam", "edges"] * 3
-    assert found.summary.loc["ones", "average-drop n"] == 0  # constant maps have no number
+    assert found.summary.loc["ones", ["average-drop", "average-drop n"]].tolist() == [0, 0]  # constant, so none counts
     as_methods = compare(model, batch.images, ["grad-cam", *CONTROLS], **asked)
     assert not as_methods.controls
     for name in CONTROLS:

@@ -49,6 +49,12 @@ def asking(*names: str) -> list[str]:
     return [word for name in names for word in ("--metric", name)]
 
 
+def table_of(said: str) -> list[list[str]]:
+    """The cells of a table on the terminal, head first."""
+    lines = [line for line in said.splitlines() if line.startswith(("┃", "│", "|"))]
+    return [[cell.strip() for cell in re.split("[┃│|]", line)[1:-1]] for line in lines]
+
+
 def rows_of(folder: str) -> list[dict[str, Any]]:
     return [row for path in sorted(Path(folder).iterdir()) for row in pq.read_table(path).to_pylist()]
 
@@ -97,12 +103,13 @@ def test_the_table_has_means_counts_and_statuses() -> None:
     counted = [row["average_drop"] for row in rows if row["average_drop_status"] == "ok"]
     flat = sum(row["average_drop_status"] == "degenerate_map" for row in rows)
     assert len(counted) + flat == 4
-    line, note = (line for line in said.splitlines() if "average-drop" in line)
-    assert note.startswith("average-drop: lower is better, score ClassProbability, classes given, masking image * map")
-    cells = [cell.strip() for cell in re.split("[│|]", line)[1:-1]]
-    others = f"{flat} degenerate_map" if flat else ""
-    assert cells == ["grad-cam", "average-drop", "lower", f"{np.mean(counted):.4g}", str(len(counted)), others]
-    assert "adcc-complexity" in report_of("out")
+    assert "\naverage-drop: lower is better, score ClassProbability, classes given, masking image * map" in said
+    head, row = table_of(said)
+    assert head[:2] == ["method", "average-drop (count)"]
+    assert row[:2] == ["grad-cam", f"{np.mean(counted):.4g} ({len(counted)})"]
+    page = report_of("out")
+    assert f"{np.mean(counted):.4g} <span" in page
+    assert "<p>average-drop: lower is better, score ClassProbability" in page
 
 
 def test_only_what_is_missing_is_measured() -> None:
@@ -137,9 +144,13 @@ def test_controls_are_measured_on_the_same_pictures() -> None:
     rows = rows_of("out/metrics")
     assert [row for row in rows if row["method"] == "grad-cam"] == before  # nothing of them is measured again
     assert Counter(row["method"] for row in rows) == dict.fromkeys(("grad-cam", *CONTROLS), 6)
-    lines = [line for line in said.splitlines() if any(f" {name} " in line for name in CONTROLS)]
-    assert len(lines) == len(CONTROLS) * len(names)
-    assert all("6 degenerate_map" in line for line in lines if " ones " in line)
+    head, *shown = table_of(said)
+    assert head == ["method", *(f"{name} (count)" for name in names)]
+    assert [line[0] for line in shown] == ["grad-cam", *CONTROLS]
+    [ones] = (line for line in shown if line[0] == "ones")
+    assert ones[1] == "0 (0)"  # what the formula gives; as the map is constant, it counts nowhere
+    assert "not counted in average-drop, infidelity, coherency: 6 degenerate map (ones)" in said
+    assert load_run("out").means() == evaluate(EvaluateRequest("out", names)).means
 
     found, loaded = load_run("out"), load_model("demo")
     images = torch.stack([loaded.transform(found.picture(i)) for i in range(len(found))])
@@ -161,6 +172,41 @@ def test_controls_are_measured_on_the_same_pictures() -> None:
 def report_of(folder: str) -> str:
     cli("report", folder)
     return Path(f"{folder}/report.html").read_text()
+
+
+def test_a_run_that_measures_says_its_means() -> None:
+    write_samples()
+    _, said, _ = run_demo("out", *asking("average-drop", "sparseness"))
+    rows = rows_of("out/shards")
+    head, row = table_of(said)
+    assert head == ["method", "average-drop (count)", "sparseness (count)"]
+    expected = [f"{np.mean([row[name] for row in rows]):.4g} (6)" for name in ("average_drop", "sparseness")]
+    assert row == ["grad-cam", *expected]
+    assert "average-drop: lower is better, score ClassProbability, classes top 2" in said
+    assert table_of(run_demo("out", *asking("average-drop", "sparseness"))[1]) == [head, row]  # also if nothing is left
+    assert not table_of(run_demo("plain")[1])
+
+
+def test_a_sheet_that_measures_says_its_means() -> None:
+    write_samples()
+    options = ("--method", "grad-cam", "--method", "edges", "--batch-size", "2", *asking("average-drop"))
+    _, said, _ = cli("compare", "pictures", "--model", "demo", "--out", "all.png", *options)
+    cli("compare", "pictures", "--model", "demo", "--out", "all.csv", *options)
+    with open("all.csv", newline="") as file:
+        numbers = [float(row["average-drop"]) for row in csv.DictReader(file) if row["method"] == "grad-cam"]
+    head, *shown = table_of(said)
+    assert head == ["method", "average-drop (count)"]
+    assert [line[0] for line in shown] == ["grad-cam", "edges", "random", "ones", "center"]
+    assert shown[0][1] == f"{np.mean(numbers):.4g} (3)"
+    assert "average-drop: lower is better, score ClassProbability" in said
+
+
+def test_every_metric_is_listed() -> None:
+    lines = {line[0]: line[1:] for line in table_of(cli("metrics")[1])[1:]}
+    assert sorted(lines) == list(lines) == sorted(METRICS)
+    assert lines["pointing-game"][:2] == ["higher", "masks"]
+    assert lines["arcc"][:3] == ["higher", "the model, the method", "8 F + E"]
+    assert "arxiv.org" in lines["adcc"][3]
 
 
 def test_what_is_made_of_a_part_of_a_run_says_so() -> None:
@@ -257,7 +303,7 @@ def test_what_was_measured_again_stands_for_what_the_run_measured() -> None:
     other = pa.array([75.0, 25.0], pa.float32())
     pq.write_table(table.set_column(table.column_names.index("average_drop"), "average_drop", other), path)
     assert [row["average_drop"] for row in load_run("out")] == [75.0, 25.0]
-    assert "<td>average-drop</td><td>lower</td><td>50</td><td>2</td>" in report_of("out")
+    assert '<td>50 <span class="better">of 2</span></td>' in report_of("out")
 
 
 def test_metrics_are_part_of_what_a_run_is() -> None:

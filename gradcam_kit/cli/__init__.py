@@ -100,7 +100,7 @@ def run(
     report: Annotated[bool, typer.Option(help="Write OUT/report.html at the end.")] = True,
 ) -> None:
     """Explain every picture of SOURCE: rows with heatmaps in OUT/shards, pictures in OUT/overlays, OUT/report.html."""
-    from gradcam_kit.folder import run_and_report
+    from gradcam_kit.folder import measured, run_and_report
     from gradcam_kit.jobs import RunRequest
 
     request = RunRequest(
@@ -133,7 +133,8 @@ def run(
         report=report,
         processes=True,
     )
-    finish(run_and_report(request, Console(stderr=True)))
+    summary = run_and_report(request, Console(stderr=True))
+    finish(measured(summary) if metric and not summary.interrupted else summary)
 
 
 @app.command()
@@ -281,6 +282,15 @@ def methods() -> None:
     say(
         "F = forward pass, B = backward pass from the score to the layer, R = forward pass of one masked row", err=False
     )
+
+
+@app.command()
+def metrics() -> None:
+    """List every metric: which way is better, what it needs, what it costs, its paper."""
+    from gradcam_kit.jobs.choices import described_metrics
+
+    show(["metric", "better", "needs", "cost", "paper"], described_metrics())
+    say("F = forward pass of the model, E = the method once more; of each heatmap", err=False)
 
 
 def main() -> None:

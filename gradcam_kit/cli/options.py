@@ -21,7 +21,7 @@ Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16.")]
 Targets = Annotated[str, typer.Option(help="predicted, label (the picture's folder), a class index, or top:K.")]
 BatchSize = Annotated[int, typer.Option(help="The most images in one forward pass.")]
 Workers = Annotated[int, typer.Option(help="How many read pictures; 0 = as many as cores.")]
-Metrics = Annotated[list[str] | None, typer.Option(help="Such as average-drop or insertion. Can be repeated.")]
+Metrics = Annotated[list[str] | None, typer.Option(help="See 'gradcam-kit metrics'. Can be repeated.")]
 MaskFolder = Annotated[
     str | None,
     typer.Option(

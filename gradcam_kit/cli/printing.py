@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -55,6 +55,8 @@ def mark(holds: bool) -> str:
 
 def finish(summary: RunSummary) -> None:
     """Say what became of the pictures, and leave with the exit status."""
+    if summary.means:
+        show_means(summary.means, summary.notes)
     _say_problems(summary.problems, summary.failed)
     before = f" ({summary.before} of them before)" if summary.before else ""
     say(
@@ -71,6 +73,26 @@ def finish(summary: RunSummary) -> None:
     if summary.report is not None:
         say(f"Report: {summary.report}", err=False)
     raise typer.Exit(summary.exit_status)
+
+
+def show_means(lines: Sequence[Mapping[str, Any]], notes: Sequence[str]) -> None:
+    """Show the mean of each method and metric with the number of heatmaps in it, and what is to be known of them."""
+    from gradcam_kit.jobs.measuring import by_method, not_counted
+
+    rows = by_method(lines)
+    metrics = list(dict.fromkeys(line["metric"] for line in lines))
+    show(
+        ["method", *(f"{metric} (count)" for metric in metrics)],
+        [[method, *(_mean(own.get(metric)) for metric in metrics)] for method, own in rows.items()],
+    )
+    for note in [*not_counted(lines), *notes]:
+        say(note, err=False)
+
+
+def _mean(line: Mapping[str, Any] | None) -> str:
+    if line is None:
+        return ""
+    return f"{'-' if line['mean'] is None else format(line['mean'], '.4g')} ({line['count']:,})"
 
 
 def note_unfinished(directory: str) -> None:
@@ -101,20 +123,7 @@ def finish_demo(done: DemoResult) -> None:
 
 def finish_evaluation(done: Evaluation) -> None:
     """Show the mean of each method and metric, and leave with the exit status."""
-    show(
-        ["method", "metric", "better", "mean", "count", "not counted"],
-        [
-            [
-                *(line["method"], line["metric"], line["better"]),
-                "" if line["mean"] is None else f"{line['mean']:.4g}",
-                str(line["count"]),
-                ", ".join(f"{count} {status}" for status, count in line["others"].items()),
-            ]
-            for line in done.means
-        ],
-    )
-    for note in done.notes:
-        say(note, err=False)
+    show_means(done.means, done.notes)
     _say_problems(done.problems, done.failed)
     before = f" ({done.before} of them before)" if done.before else ""
     say(f"{done.measured} of {done.pictures} pictures measured{before} in {done.seconds:.1f} s", err=False)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
-from gradcam_kit.capture import ClassProbability, Inputs, check_model, read_inputs
+from gradcam_kit.capture import ClassProbability, Inputs, check_model, read_inputs, rescoring
 from gradcam_kit.comparison.contenders import (
     Layers,
     Methods,
@@ -51,11 +51,12 @@ def compare(
     """Explain the same images by several methods, at several layers, from as few passes as possible.
 
     Args:
-        model: any PyTorch model.
+        model: any PyTorch model; whatever is no object with a model of its own is of this one.
         images: as in calling a method.
         methods: names in `METHODS` or `metrics.CONTROLS`, classes, objects that bring their own options and layers, or
-            a mapping from labels to those. None = six well-known ones; "all" = all that need a single pass and suit
-            the model, the others are in `left_out`.
+            a mapping from labels to those. Objects of another model, such as one before it was trained further, explain
+            the same classes, and are scored and measured by their own model. None = six well-known ones; "all" = all
+            that need a single pass and suit the model, the others are in `left_out`.
         target_layers: None = chosen automatically, a module or its name; or a sequence of those, which are compared one
             by one. A sequence in the sequence stands for layers that are fused; a mapping gives labels.
         targets: as in calling a method; `(n, m)` explains m classes of each image.
@@ -92,14 +93,22 @@ def compare(
     left_out: dict[str, str] = {}
     if isinstance(methods, str) and methods == "all":
         found, left_out = suited(found, inputs)
+    model = check_model(model)
+    others = {one.label for one in found if one.cam is not None and check_model(one.cam.model) is not model}
+    policy = "predicted" if targets is None else "given"
+    if targets is None and others:  # all explain what this model predicts
+        with rescoring(model, images, batch_size=batch_size) as rescore:
+            targets = rescore.classes
     explanations = explained(found, inputs, targets)
-    classes, scores = _explained_classes(explanations)
+    own = {label: _scores(explanation) for label, explanation in explanations.items()}
+    first = sorted(explanations, key=others.__contains__)  # those of the model itself before others
+    classes = next((explanations[label].targets for label in first if explanations[label].targets is not None), None)
+    scores = next((own[label] for label in first if own[label] is not None), None)
     settled = targets if classes is None else classes
     several = scores.shape[1] if scores is not None and scores.ndim == 2 else None
     everyone = with_controls(found) if controls and wanted else found
     heatmaps = {label: explanation.heatmaps for label, explanation in explanations.items()}
     heatmaps |= control_maps(everyone, inputs.images, several, seed, identities)
-    model = check_model(model)
     numbers = measured(
         model,
         inputs.images,
@@ -107,7 +116,7 @@ def compare(
         everyone,
         wanted,
         targets=settled,
-        policy="predicted" if targets is None else "given",
+        policy=policy,
         masks=masks,
         seed=seed,
         identities=identities,
@@ -122,6 +131,7 @@ def compare(
         costs=costs(found, inputs, settled) if cost else {},
         targets=classes,
         scores=scores,
+        other_scores={label: one for label, one in own.items() if label in others and one is not None},
         pictures=_pictures(model, inputs) if pictures is None else [rgb_picture(picture) for picture in pictures],
         names=[f"image {i}" for i in range(inputs.n)] if names is None else list(map(str, names)),
         class_names=getattr(model, "class_names", None) if class_names is None else class_names,
@@ -129,12 +139,11 @@ def compare(
     )
 
 
-def _explained_classes(explanations: Mapping[str, Explanation]) -> tuple[Tensor | None, Tensor | None]:
-    """Class indices and probabilities; for a target that is a callable no classes and its scores."""
-    for one in explanations.values():
-        if one.targets is not None:
-            return one.targets, ClassProbability(one.targets)(one.output)
-    return None, next((one.scores for one in explanations.values() if one.scores is not None), None)
+def _scores(explanation: Explanation) -> Tensor | None:
+    """Probabilities of classes; of a target that is a callable its scores."""
+    if explanation.targets is not None:
+        return ClassProbability(explanation.targets)(explanation.output)
+    return explanation.scores
 
 
 def _pictures(model: nn.Module, inputs: Inputs) -> list[RGB]:

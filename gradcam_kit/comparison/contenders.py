@@ -193,16 +193,18 @@ def costs(found: Sequence[Contender], inputs: Inputs, targets: Any) -> dict[str,
     elif hasattr(targets, "select"):
         targets = targets.select(index)
     images, keywords = _call(first)
-    results, forward = {}, None
+    results: dict[str, MethodCost] = {}
+    forward: dict[nn.Module, int] = {}
     for one in found:
         if one.cam is None:
             continue
-        if forward is None:
-            forward = _forward_flops(one.cam.model, first)
+        if one.cam.model not in forward:
+            forward[one.cam.model] = _forward_flops(one.cam.model, first)
         with Meter(index.device) as meter:
             one.cam(images, targets, **keywords)
             cost = meter.lap()
-        passes = cost.flops / forward if forward else float("nan")
+        whole = forward[one.cam.model]
+        passes = cost.flops / whole if whole else float("nan")
         results[one.label] = MethodCost(cost.seconds, passes, cost.peak_bytes / 1e6)
     return results
 

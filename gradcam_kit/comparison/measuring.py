@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gradcam_kit.capture import rescoring
+from gradcam_kit.capture import check_model, rescoring
+from gradcam_kit.capture.rescoring import Rescoring
 from gradcam_kit.comparison.contenders import Contender
 from gradcam_kit.errors import OptionError
 from gradcam_kit.functional import on_device
@@ -74,7 +75,7 @@ def measured(
     """Label -> metric -> one number per image and target, those of the first image first.
 
     Args:
-        model: what the images are shown to again.
+        model: what the images are shown to again; for a method of another model its own is asked.
         images: `(n, c, *t)`.
         heatmaps: label -> `(n, [m,] *t)`.
         found: the contenders, for metrics that run a method again.
@@ -97,11 +98,14 @@ def measured(
     whose = repeat(identities_of(identities, images))
     asks_model = any({"rescore", "predicts", "explain"} & set(metric.uses) for metric in metrics)
     results: dict[str, dict[str, Measured]] = {}
-    scoring = rescoring(model, rows, classes, batch_size=batch_size) if asks_model else nullcontext()
-    with scoring as rescore:
-        if rescore is not None:
-            rescore = replace(rescore, settings={**rescore.settings, "classes": policy})
+    rescorers: dict[nn.Module, Rescoring] = {}
+    with ExitStack() as stack:
         for one in found:
+            asked = model if one.cam is None else check_model(one.cam.model)
+            if asks_model and asked not in rescorers:
+                scored = stack.enter_context(rescoring(asked, rows, classes, batch_size=batch_size))
+                rescorers[asked] = replace(scored, settings={**scored.settings, "classes": policy})
+            rescore = rescorers.get(asked)
             maps = heatmaps[one.label].flatten(0, 1) if several else heatmaps[one.label]
             explain = _again(one, classes, seed, whose)
             case = Case(maps, rows, rescore, masks=shown, explain=explain, seed=seed, identities=whose)

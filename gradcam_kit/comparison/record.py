@@ -50,6 +50,7 @@ class Comparison:
         costs: label -> what the method costs by itself for one image; none for controls.
         targets: class indices `(n, [m])`, or None for a target that is a callable.
         scores: of what was explained `(n, [m])`: probabilities where there are classes; None where nothing is known.
+        other_scores: label -> the same by the method's own model, where that is another one.
         pictures: what is shown beneath the heatmaps.
         names: of the images.
         class_names: of the classes, if they are known.
@@ -67,6 +68,7 @@ class Comparison:
     class_names: Sequence[str] | None = None
     left_out: Mapping[str, str] = field(default_factory=dict)
     controls: Mapping[str, Mapping[str, Measured]] = field(default_factory=dict)
+    other_scores: Mapping[str, Float[Tensor, "n *m"]] = field(default_factory=dict)
 
     @property
     def table(self) -> pandas.DataFrame:
@@ -90,6 +92,7 @@ class Comparison:
         """What `table` shows, as plain values."""
         empty = {label: (maps.flatten(1) <= 0).all(1).tolist() for label, maps in self._folded().items()}
         values = self._values()
+        other = self._other_scores()
         found = []
         for place, (name, target, score) in enumerate(self._explained()):
             for label in self.heatmaps:
@@ -101,7 +104,7 @@ class Comparison:
                         "layer": "+".join(explanation.layers) if explanation else "",
                         "target": target,
                         "target_name": self._class_name(target),
-                        "score": score,
+                        "score": other[label][place] if label in other else score,
                         "is_empty": empty[label][place],
                         **{metric: column[place] for metric, column in values[label].items()},
                         **self._statuses(label, place),
@@ -116,7 +119,9 @@ class Comparison:
         for label in [*self.heatmaps, *self.controls]:
             row: dict[str, Any] = {"method": label}
             for metric, one in {**self.measured, **self.controls}.get(label, {}).items():
-                row |= {metric: float(one.mean), f"{metric} n": int(one.count)}
+                # A map of ones is constant on purpose: what the formula gives is shown, with a count of 0.
+                shown = one.values.nanmean() if label == "ones" and not one.ok.any() else one.mean
+                row |= {metric: float(shown), f"{metric} n": int(one.count)}
             found.append(row | self._cost(label))
         return found
 
@@ -167,11 +172,14 @@ class Comparison:
         """What is drawn: a panel for each of the first `most` images and each of its targets."""
         maps = {label: flat_maps(one).float().cpu().numpy() for label, one in self._folded(most).items()}
         values = self._values()
+        other = self._other_scores()
         panels = []
         for place, (name, target, score) in enumerate(self._explained(most)):
             cells = []
             for label, heatmaps in maps.items():
                 notes = [f"{metric} {format_value(column[place])}" for metric, column in values[label].items()]
+                if label in other:
+                    notes.insert(0, self._said(target, other[label][place]))
                 if not heatmaps[place].any():
                     notes.insert(0, "no positive evidence")
                 cells.append(Cell(heatmaps[place], label, tuple(notes)))
@@ -189,6 +197,9 @@ class Comparison:
         targets = [None] * len(names) if self.targets is None else self.targets.flatten().tolist()
         scores = [None] * len(names) if self.scores is None else self.scores.flatten().tolist()
         return list(zip(names, targets, scores, strict=False))
+
+    def _other_scores(self) -> dict[str, list[float]]:
+        return {label: scores.flatten().tolist() for label, scores in self.other_scores.items()}
 
     def _folded(self, most: int | None = None) -> dict[str, Float[Tensor, "nm *t"]]:
         """The heatmaps of the first images, those of several targets below each other."""

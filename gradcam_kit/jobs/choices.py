@@ -1,4 +1,4 @@
-"""What there is to choose from: the layers of a model, the methods of this package."""
+"""What there is to choose from: the layers of a model, the methods and metrics of this package."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from gradcam_kit.demo import sample_pictures
 from gradcam_kit.jobs.request import ModelRequest
 from gradcam_kit.jobs.setup import load_explainer
 from gradcam_kit.methods import METHODS
+from gradcam_kit.metrics import METRICS
 from gradcam_kit.types import Evidence, LayerCandidate
 
 
@@ -27,6 +28,17 @@ def described_methods() -> list[tuple[str, str, str, str]]:
         (name, ", ".join(["activations", *_words(method.needs)]), method.cost, method.paper)
         for name, method in METHODS.items()
     ]
+
+
+def described_metrics() -> list[tuple[str, str, str, str, str]]:
+    """Name, which way is better, needs, cost and paper of every metric."""
+    return [
+        (name, metric.better, ", ".join(dict.fromkeys(_NEEDS[one] for one in metric.needs)), metric.cost, metric.paper)
+        for name, metric in sorted(METRICS.items())
+    ]
+
+
+_NEEDS = {"masks": "masks", "rescore": "the model", "predicts": "the model", "explain": "the method"}
 
 
 def _words(needs: Evidence) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -159,6 +159,7 @@ class MetricMeans:
     """Means over rows, added up shard by shard."""
 
     sums: defaultdict[tuple[str, str], float] = field(default_factory=lambda: defaultdict(float))
+    counts: Counter[tuple[str, str]] = field(default_factory=Counter)
     statuses: defaultdict[tuple[str, str], Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
 
     def add(self, rows: Iterable[Row], metrics: Sequence[str]) -> None:
@@ -169,23 +170,55 @@ class MetricMeans:
                 if row.get(status) is None:
                     continue
                 self.statuses[row["method"], metric][row[status]] += 1
-                if row[status] == "ok":
+                if row[status] == "ok" or (row["method"] == "ones" and row[number] is not None):
                     self.sums[row["method"], metric] += row[number]
+                    self.counts[row["method"], metric] += 1
+
+    def add_measured(self, method: str, numbers: Mapping[str, Measured]) -> None:
+        """Count what was measured of a method, by metric."""
+        for metric, one in numbers.items():
+            rows: list[Row] = [{"method": method} for _ in range(len(one.values))]
+            _write({method: {metric: one}}, [rows])
+            self.add(rows, [metric])
 
     def lines(self) -> list[dict[str, Any]]:
         """One per method and metric: the mean over the rows that are ok, how many those are, and what the others are.
 
-        The mean is None where no row is ok.
+        The mean is None where no row is ok. Maps of ones are flagged, because they are constant, and so they are on
+        purpose: their mean is what the formula gives, with a count of 0.
         """
         found = []
         for (method, metric), statuses in self.statuses.items():
             ok = statuses["ok"]
             others = {status: count for status, count in statuses.items() if status != "ok"}
-            mean = self.sums[method, metric] / ok if ok else None
+            count = self.counts[method, metric]
+            mean = self.sums[method, metric] / count if count else None
             better = METRICS[metric].better if metric in METRICS else ""
             line = {"method": method, "metric": metric, "better": better, "mean": mean, "count": ok, "others": others}
             found.append(line)
         return found
+
+
+def by_method(lines: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Mapping[str, Any]]]:
+    """Method -> metric -> line, for a table with a row for each method."""
+    found: dict[str, dict[str, Mapping[str, Any]]] = {}
+    for line in lines:
+        found.setdefault(line["method"], {})[line["metric"]] = line
+    return found
+
+
+def not_counted(lines: Iterable[Mapping[str, Any]]) -> list[str]:
+    """What the means leave out, in words: of which metrics how many rows, with which status, and of which methods."""
+    found: dict[str, dict[str, list[str]]] = {}
+    for line in lines:
+        for status, count in line["others"].items():
+            kinds = found.setdefault(line["metric"], {})
+            kinds.setdefault(f"{count:,} {status.replace('_', ' ')}", []).append(line["method"])
+    said: dict[str, list[str]] = {}
+    for metric, kinds in found.items():
+        words = "; ".join(f"{kind} ({', '.join(methods)})" for kind, methods in kinds.items())
+        said.setdefault(words, []).append(metric)
+    return [f"not counted in {', '.join(metrics)}: {words}" for words, metrics in said.items()]
 
 
 def _rows_of(method: str, found: Sequence[Sequence[Row]]) -> list[Row]:

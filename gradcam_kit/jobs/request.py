@@ -156,6 +156,8 @@ class RunSummary:
         left: pictures of this part whose shards are not complete, or that were not tried again when the run stopped.
         interrupted: the run was told to stop before its end.
         report: the page about the run, if it was written.
+        means: of what was measured, see `MetricMeans.lines`.
+        notes: what the numbers depend on, a line for each metric.
     """
 
     out: str
@@ -168,6 +170,8 @@ class RunSummary:
     left: int = 0
     interrupted: bool = False
     report: str | None = None
+    means: tuple[dict[str, Any], ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def explained(self) -> int:

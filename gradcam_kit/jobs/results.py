@@ -23,7 +23,7 @@ from gradcam_kit.errors import InputError, MissingExtraError, OptionError, Pictu
 from gradcam_kit.functional import Normalization
 from gradcam_kit.jobs.files import is_remote
 from gradcam_kit.jobs.index import Entry
-from gradcam_kit.jobs.measuring import metric_fields
+from gradcam_kit.jobs.measuring import MetricMeans, metric_fields
 from gradcam_kit.jobs.overlays import overlay_of
 from gradcam_kit.jobs.parquet import read_parquet
 from gradcam_kit.jobs.reading import read_entry
@@ -132,6 +132,17 @@ class Run:
         wanted = columns or [name for name in self._fields().names if name != "heatmap"]
         frame: pd.DataFrame = self.table(wanted).to_pandas()
         return frame
+
+    def means(self) -> list[dict[str, Any]]:
+        """The means of all metrics, of the methods and of controls, see `MetricMeans.lines`."""
+        found, columns = MetricMeans(), [field.name for field in metric_fields(self.metrics)]
+        for number in self._numbers:
+            rows = self._shard(number, ["method", *columns])
+            found.add(rows.to_pylist(), self.metrics)
+            later, settings = self.store.read_metrics(number)
+            if later is not None:
+                found.add(later.slice(rows.num_rows).to_pylist(), list(settings))  # the controls
+        return found.lines()
 
     def heatmap(self, index: SupportsIndex) -> Float[np.ndarray, "h w"]:
         """The heatmap of a row in [0, 1], at the size of the model's input, over the part `box` of the picture.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from zlib import crc32
 
@@ -24,7 +24,7 @@ from gradcam_kit.jobs.decode import batches
 from gradcam_kit.jobs.explainer import Explainer
 from gradcam_kit.jobs.index import Entry, index_pictures
 from gradcam_kit.jobs.masks import Masks
-from gradcam_kit.jobs.measuring import chosen_metrics
+from gradcam_kit.jobs.measuring import MetricMeans, chosen_metrics
 from gradcam_kit.jobs.reading import read_entry
 from gradcam_kit.jobs.request import ModelRequest, Problems, RunSummary
 from gradcam_kit.jobs.setup import load_explainer, method_classes, note
@@ -82,12 +82,16 @@ def draw_sheet(request: SheetRequest, console: Console | None = None) -> RunSumm
         masks.check(explainer.loaded.transform)
         masks.check_pictures(entries)
     sheet = _Sheet(request, explainer, _distinct_names(entries), masks if asked else None, console)
-    comparisons = list(sheet.comparisons(entries))
+    comparisons, means = list(sheet.comparisons(entries)), MetricMeans()
     if not comparisons:
         raise PictureError(f"no picture could be explained: {sheet.problems.first[0]}")
     request.out.parent.mkdir(parents=True, exist_ok=True)
     write_comparisons(request.out, comparisons)
-    return sheet.problems.summary(request.out, len(entries), time.monotonic() - start)
+    for one in comparisons:
+        for label, numbers in {**one.measured, **one.controls}.items():
+            means.add_measured(label, numbers)
+    summary = sheet.problems.summary(request.out, len(entries), time.monotonic() - start)
+    return replace(summary, means=tuple(means.lines()), notes=tuple(comparisons[0].notes))
 
 
 @dataclass

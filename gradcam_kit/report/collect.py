@@ -125,6 +125,7 @@ class Collected:
     classes: list[dict[str, Any]]
     pairs: list[dict[str, Any]]
     measured: list[dict[str, Any]]
+    settings: dict[str, Any]
     sampled: bool = False
     hidden_failures: int = 0
 
@@ -192,13 +193,15 @@ def collect(store: Store, manifest: Mapping[str, Any], keep: Keep) -> Collected:
         keep: gets the thumbnails, if they are too many to be in the page.
     """
     figures, means, measured = Figures(), Means(), MetricMeans()
-    metrics, names = list(manifest.get("metrics", ())), manifest["class_names"]
+    metrics, names = dict(manifest.get("metrics", {})), manifest["class_names"]
+    known = dict(metrics)
     methods: dict[str, None] = {}
     page = _Page(store, manifest, keep)
     for number in sorted(store.complete()):
         thumbnails = store.read_thumbnails(number)
         all_rows = store.read_shard(number)
         later, settings = store.read_metrics(number)
+        known |= settings
         measured.add(all_rows, [name for name in metrics if name not in settings])
         measured.add([] if later is None else later.to_pylist(), list(settings))
         groups = by_picture(all_rows)
@@ -209,8 +212,8 @@ def collect(store: Store, manifest: Mapping[str, Any], keep: Keep) -> Collected:
             figures.add(rows, label)
             means.add(rows, label)
             page.add(position, rows, label, thumbnails.get(rows[0]["path"]))
-    known = [name for name, _ in figures.predicted.most_common()]
-    known += [name for name, _ in figures.labels.most_common() if name not in figures.predicted]
+    classes = [name for name, _ in figures.predicted.most_common()]
+    classes += [name for name, _ in figures.labels.most_common() if name not in figures.predicted]
     return Collected(
         figures,
         list(methods),
@@ -223,7 +226,7 @@ def collect(store: Store, manifest: Mapping[str, Any], keep: Keep) -> Collected:
                 "right": figures.right_of[name],
                 "maps": {method: means.packed(method, name) for method in methods},
             }
-            for name in known[:ENTRIES]
+            for name in classes[:ENTRIES]
         ],
         [
             {
@@ -235,6 +238,7 @@ def collect(store: Store, manifest: Mapping[str, Any], keep: Keep) -> Collected:
             for (label, name), count in figures.pairs.most_common(ENTRIES)
         ],
         measured.lines(),
+        known,
         sampled=page.total > MOST_PICTURES,
         hidden_failures=page.hidden,
     )

@@ -12,7 +12,9 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from gradcam_kit.errors import OptionError
+from gradcam_kit.jobs.measuring import by_method, not_counted
 from gradcam_kit.jobs.store import Store
+from gradcam_kit.metrics import METRICS
 from gradcam_kit.render import colormap_table
 from gradcam_kit.report.collect import Collected, Keep, collect
 
@@ -74,6 +76,10 @@ def render(collected: Collected, manifest: dict[str, Any], speed: float | None, 
         figures=collected.figures,
         manifest=manifest,
         collected=collected,
+        metrics={line["metric"]: line["better"] for line in collected.measured},
+        means=by_method(collected.measured),
+        left_out=not_counted(collected.measured),
+        settings=[METRICS[name].describe(one) for name, one in collected.settings.items() if name in METRICS],
         explained=_explained(manifest["targets"], manifest["class_names"]),
         speed=speed,
         digest=digest,
