@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -226,13 +227,21 @@ def read_rows(out: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def fill_up(patch: pytest.MonkeyPatch, at: str = "shards/00002.parquet") -> None:
-    """Let the disk be full from the moment when a certain file is written, by default the third shard."""
+def fill_up(patch: pytest.MonkeyPatch, at: str = "shards/00002.parquet", after: str | None = None) -> None:
+    """Let the disk be full from the moment when a certain file is written, by default the third shard.
+
+    `after` is a file that has to be there by then, which other threads write.
+    """
     is_full = False
 
     def filling(write: Callable[[LocalFolder, str, bytes], None]) -> Callable[[LocalFolder, str, bytes], None]:
         def written(self: LocalFolder, name: str, content: bytes) -> None:
             nonlocal is_full
+            if name == at and after is not None:
+                for _ in range(6000):
+                    if self.path(after).exists():
+                        break
+                    time.sleep(0.01)
             is_full = is_full or name == at
             if is_full:
                 raise OSError(errno.ENOSPC, "No space left on device", f"{self.root}/{name}")

@@ -304,7 +304,7 @@ def test_the_process_exits_as_documented_and_shows_no_traceback() -> None:
     assert "(" + str(len(disk.read_rows(Path("out")))) + " of them before)" in again.stdout
     wrong = process("run", "pictures", "--model", "demo", "--out", "out", "--targets", "1")
     assert (wrong.returncode, wrong.stdout) == (2, "")
-    assert wrong.stderr.splitlines()[-1].startswith("gradcam-kit: 'out' holds a run with another targets")
+    assert wrong.stderr.splitlines()[-1].startswith("gradcam-kit: 'out' holds a run with different targets")
     assert "Traceback" not in good.stderr + some.stderr + wrong.stderr
 
 

@@ -313,7 +313,7 @@ def test_metrics_are_part_of_what_a_run_is() -> None:
     assert (settings["samples"], settings["seed"], settings["score"]) == (64, 0, "ClassProbability")
     assert settings["classes"] == "top 2"
     status, _, problem = run_demo("out")
-    assert (status, "another metrics" in problem) == (2, True)
+    assert (status, "different metrics" in problem) == (2, True)
 
 
 @pytest.mark.parametrize("command", [("run", "pictures", "--model", "demo", "--out", "new"), ("evaluate", "out")])

@@ -31,7 +31,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def write_masks(count: int = 3, folder: str = "masks") -> None:
-    Path(folder).mkdir()
+    Path(folder).mkdir(parents=True)
     for i, sample in enumerate(sample_pictures()[:count]):
         Image.fromarray(sample.mask).save(f"{folder}/{i}.png")
 
@@ -163,6 +163,19 @@ def test_masks_of_other_pictures_are_a_wrong_request() -> None:
     for command in (("evaluate", "out"), compare):
         status, _, problem = cli(*command, "--masks", "pictures", *asking("pointing-game"))
         assert (status, "'pictures' is the folder of the pictures" in problem) == (2, True)
+
+
+def test_pictures_that_are_named_alone_have_the_masks_of_their_folders() -> None:
+    write_samples()
+    write_masks(2, "masks/pictures")
+    options = ("--model", "demo", "--method", "grad-cam", "--masks", "masks", "--overwrite", "--out", "rows.csv")
+    for where in ("pictures/", f"{Path.cwd()}/pictures/"):
+        names = [f"{where}{i}.png" for i in range(3)]
+        _, said, problems = cli("compare", *names, *options, *asking("energy-pointing-game"))
+        assert "2 of 3 pictures explained" in said
+        assert "there is no mask 2.png" in problems
+    Path("masks/0.png").write_text("the nearest one, and damaged")
+    assert "cannot read the mask 0.png" in cli("compare", "pictures/0.png", *options, *asking("iou"))[2]
 
 
 def test_methods_side_by_side_with_masks() -> None:

@@ -94,7 +94,7 @@ def test_of_two_parts_that_begin_at_once_only_those_that_ask_the_same_go_on(out:
         assert manifest is not None
         refused = [text for text in said if text != manifest["targets"]]
         assert said.count(manifest["targets"]) == {"1": 1, "2": 2}[manifest["targets"]]
-        assert all("another targets" in text for text in refused)
+        assert all("different targets" in text for text in refused)
     if out == "out":
         assert all(os.listdir(f"{out}/{i}") == ["run.json"] for i in range(40))
 
@@ -102,14 +102,14 @@ def test_of_two_parts_that_begin_at_once_only_those_that_ask_the_same_go_on(out:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"methods": ("hires-cam",)}, 'another methods: "grad-cam" there, "hires-cam" now'),
-        ({"targets": "1"}, 'another targets: "predicted" there, "1" now'),
-        ({"shard_size": 3}, "another shard_size: 2 there, 3 now"),
-        ({"dtype": "bfloat16"}, 'another dtype: "float32" there, "bfloat16" now'),
-        ({"layers": ("stage1",)}, 'another layers.grad-cam: ["stage2"] there, ["stage1"] now'),
-        ({"overlays": 0}, "another overlays: null there, 0 now"),
-        ({"model": "shop:nameless"}, "another model"),
-        ({"mean": (0.5, 0.5, 0.5)}, "another transform.mean"),
+        ({"methods": ("hires-cam",)}, 'different methods: "grad-cam" there, "hires-cam" now'),
+        ({"targets": "1"}, 'different targets: "predicted" there, "1" now'),
+        ({"shard_size": 3}, "different shard_size: 2 there, 3 now"),
+        ({"dtype": "bfloat16"}, 'different dtype: "float32" there, "bfloat16" now'),
+        ({"layers": ("stage1",)}, 'different layers.grad-cam: ["stage2"] there, ["stage1"] now'),
+        ({"overlays": 0}, "different overlays: null there, 0 now"),
+        ({"model": "shop:nameless"}, "different model"),
+        ({"mean": (0.5, 0.5, 0.5)}, "different transform.mean"),
     ],
 )
 def test_other_options_are_refused_by_name(options: dict[str, Any], says: str) -> None:
@@ -127,11 +127,11 @@ def test_other_pictures_are_refused_and_overwritten_when_asked() -> None:
     disk.write_picture(Path("pictures/a.png"), disk.CAT)
     explain()
     disk.write_picture(Path("pictures/b.png"), disk.CAT)
-    with pytest.raises(OptionError, match=r"another pictures: 1 there, 2 now"):
+    with pytest.raises(OptionError, match=r"different pictures: 1 there, 2 now"):
         explain()
     Path("pictures/a.png").rename("pictures/c.png")
     Path("pictures/b.png").unlink()
-    with pytest.raises(OptionError, match=r"another index_sha256"):
+    with pytest.raises(OptionError, match=r"different index_sha256"):
         explain()
     Path("out/mine.txt").write_text("mine")
     explain(overwrite=True, methods=("layer-cam",))

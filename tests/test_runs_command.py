@@ -84,7 +84,7 @@ def test_it_stops_at_the_first_failure_goes_on_and_tries_again() -> None:
     assert command("pictures", *options)[0] == 1
     assert command("pictures", *options, "--retry-failed")[0] == 0
     status, _, problem = command("pictures", "--shard-size", "3")
-    assert (status, "another shard_size: 2 there, 3 now" in problem) == (2, True)
+    assert (status, "different shard_size: 2 there, 3 now" in problem) == (2, True)
     assert command("pictures", "--shard-size", "3", "--overwrite")[0] == 0
     assert len(list(Path("out/shards").iterdir())) == 2
 
@@ -108,7 +108,7 @@ def test_a_disk_that_is_full_before_all_overlays_are_drawn_is_one_line_too(monke
     for i in range(20):  # more than wait to be drawn at once
         disk.write_picture(Path(f"pictures/{i:02}.png"), disk.CAT)
     with monkeypatch.context() as patch:
-        disk.fill_up(patch, "overlays/13.png.grad-cam.jpg")
+        disk.fill_up(patch, "overlays/13.png.grad-cam.jpg", after="shards/00000.parquet")
         status, said, problem = command("pictures", "--shard-size", "10")
     assert (status, said) == (2, "")
     assert problem == (

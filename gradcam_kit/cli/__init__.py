@@ -247,7 +247,7 @@ def compare(
         masks=masks,
         overwrite=overwrite,
     )
-    finish(draw_sheet(request, Console(stderr=True)))
+    finish(draw_sheet(request, Console(stderr=True)), rest="")
 
 
 @app.command()

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from gradcam_kit.jobs.demo import DemoResult
 
 
+_IN_ROWS = ", which the table of gradcam-kit export DIR --to csv has"
+
+
 class Commands(TyperGroup):
     """The one place where a wrong request becomes one line and exit status 2."""
 
@@ -53,11 +56,16 @@ def mark(holds: bool) -> str:
     return "yes" if holds else ""
 
 
-def finish(summary: RunSummary) -> None:
-    """Say what became of the pictures, and leave with the exit status."""
+def finish(summary: RunSummary, rest: str = _IN_ROWS) -> None:
+    """Say what became of the pictures, and leave with the exit status.
+
+    Args:
+        summary: of a run, or of pictures side by side.
+        rest: said of failures that are not shown.
+    """
     if summary.means:
         show_means(summary.means, summary.notes)
-    _say_problems(summary.problems, summary.failed)
+    _say_problems(summary.problems, summary.failed, rest)
     before = f" ({summary.before} of them before)" if summary.before else ""
     say(
         f"{summary.explained} of {summary.asked} pictures explained{before} in {summary.seconds:.1f} s: {summary.out}",
@@ -130,9 +138,9 @@ def finish_evaluation(done: Evaluation) -> None:
     raise typer.Exit(done.exit_status)
 
 
-def _say_problems(problems: Sequence[str], failed: int) -> None:
+def _say_problems(problems: Sequence[str], failed: int, rest: str = _IN_ROWS) -> None:
     for problem in problems:
         line = "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in problem)
         say(f"failed: {line}")  # on one line, and without what a terminal obeys, whatever a file is called
     if failed > len(problems):
-        say(f"failed: {failed - len(problems)} more")
+        say(f"failed: {failed - len(problems)} more{rest}")

@@ -67,9 +67,8 @@ class Painter:
 
     def add(self, entry: Entry, rows: Sequence[Row]) -> Future[None]:
         """Draw the overlays of one picture; `rows` are complete when the future is done."""
-        self._waiting = [future for future in self._waiting if not future.done()]
-        if len(self._waiting) >= self._most:
-            self._waiting.pop(0).result()
+        while self._waiting and (len(self._waiting) >= self._most or self._waiting[0].done()):
+            self._waiting.pop(0).result()  # in their order, so that the first failure is the one that is told
         future = self._pool.submit(draw, self._store, entry, rows, self._normalization)
         self._waiting.append(future)
         return future

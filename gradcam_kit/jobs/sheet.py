@@ -125,11 +125,21 @@ class _Sheet:
         image, size = transform(picture), picture.shape[:2]
         box, mask = transform.box(*size), None
         if self.masks is not None:
-            mask = torch.from_numpy(self.masks.of(self.names[entry], size, box, (image.shape[1], image.shape[2])))
+            mask = torch.from_numpy(self.masks.of(self._mask_key(entry), size, box, (image.shape[1], image.shape[2])))
         x0, y0, x1, y1 = map(round, box)
         seen = Image.fromarray(picture).crop((x0, y0, max(x1, x0 + 1), max(y1, y0 + 1)))
         seen.thumbnail((_LARGEST, _LARGEST))
         return _Ready(entry, image, np.asarray(seen), mask)
+
+    def _mask_key(self, entry: Entry) -> str:
+        """The name of the picture, or the shortest end of its path under which there is a mask.
+
+        A picture that is named alone has no folder that its name would be relative to.
+        """
+        assert self.masks is not None
+        parts = Path(entry.path).parts
+        ends = (Path(*parts[start:]).as_posix() for start in range(len(parts) - 1, 0, -1))
+        return next(filter(self.masks.has, [self.names[entry], *ends]), self.names[entry])
 
     def _choose(self, one: _Ready) -> None:
         """Set up the methods, and leave out those that do not suit the model where none was asked for.

@@ -248,7 +248,7 @@ def check_same(before: Mapping[str, Any], now: Mapping[str, Any], root: str) -> 
     for name, old, new in _differences(before, now):
         if name.split(".")[0] != "about":
             raise OptionError(
-                f"{root!r} holds a run with another {name}: {_short(old)} there, {_short(new)} now; choose another "
+                f"{root!r} holds a run with different {name}: {_short(old)} there, {_short(new)} now; choose another "
                 "folder, ask for the same, or replace it: --overwrite"
             )
 

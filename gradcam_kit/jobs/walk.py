@@ -70,7 +70,9 @@ class LeftOut:
             counted = ", ".join(
                 f"{count} {ending or 'without ending'}" for ending, count in self.endings.most_common(8)
             )
-            said.append(f"left out {sum(self.endings.values())} files that are not named like pictures: {counted}")
+            count = sum(self.endings.values())
+            files = "file that is" if count == 1 else "files that are"
+            said.append(f"left out {count} {files} not named like pictures: {counted}")
         if self.runs:
             said.append(f"left out the folders of earlier runs: {_first(self.runs)}")
         if self.closed:
