@@ -12,7 +12,14 @@ from torch import Tensor
 
 from gradcam_kit.capture.rescoring import Rescoring
 from gradcam_kit.errors import InputError, UnknownNameError, kind_of
-from gradcam_kit.metrics.checks import case_checked, check_heatmaps, check_masks, check_numbers, check_same_images
+from gradcam_kit.metrics.checks import (
+    case_checked,
+    check_heatmaps,
+    check_masks,
+    check_numbers,
+    check_rows,
+    check_same_images,
+)
 from gradcam_kit.metrics.measured import Measured
 from gradcam_kit.metrics.rows import masked, masked_scores
 from gradcam_kit.options import Registry
@@ -42,7 +49,7 @@ class Case:
     Raises:
         ShapeError: heatmaps, images, masks or identities that do not fit each other; the message has both shapes.
         OptionError: heatmaps outside of [0, 1].
-        InputError: `rescore` of other images, or a method whose classes are not fixed.
+        InputError: a model as `rescore`, `rescore` of other images, or a method whose classes are not fixed.
     """
 
     # Plain tensors here, so that what does not fit meets the checks below and their words.
@@ -64,7 +71,9 @@ class Case:
         if self.explain is not None and not callable(self.explain):
             raise InputError(f"explain is {kind_of(self.explain)}; expected a method: images -> heatmaps")
         check_same_images(self.images, self.rescore)
-        if self.predicts is None:
+        if self.predicts is not None:
+            check_rows("predicts", self.predicts)
+        else:
             object.__setattr__(self, "predicts", getattr(self.rescore, "predicts", None))
         if self.explain is not None and follows_predictions(self.explain):
             object.__setattr__(self, "explain", self._bound(self.explain))

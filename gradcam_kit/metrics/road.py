@@ -14,7 +14,7 @@ from torch import Tensor
 from gradcam_kit.errors import OptionError, ShapeError
 from gradcam_kit.functional import on_device, widen
 from gradcam_kit.metrics.case import Explain, metric
-from gradcam_kit.metrics.checks import check_heatmaps, degenerate, improbable, usable
+from gradcam_kit.metrics.checks import check_heatmaps, check_rows, degenerate, improbable, usable
 from gradcam_kit.metrics.draws import identities_of, normal
 from gradcam_kit.metrics.faithfulness import adcc_complexity, coherency, harmonic_mean
 from gradcam_kit.metrics.imputation import TOLERANCE, Room, imputed
@@ -248,6 +248,7 @@ def _of_curve(
     options: Mapping[str, Any],
 ) -> Measured:
     """The mean of one curve."""
+    check_rows("predicts", rescore)
     found = _curves(heatmaps, images, rescore, seed, identities, (which == "most relevant first",), **options)
     curve = found.scores[:, 0]
     values = curve.mean(1).masked_fill(unordered(heatmaps), torch.nan)
