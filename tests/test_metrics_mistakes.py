@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from metric_cases import CORNER, IMAGE, MAP, RIGHT, SIZE, masks
+from metric_cases import CORNER, IMAGE, MAP, RIGHT, SIZE, masks, standard_case
 from models import images, tiny
 
 from gradcam_kit import GradCAM
 from gradcam_kit.capture import rescoring
-from gradcam_kit.errors import InputError, OptionError, ShapeError
-from gradcam_kit.metrics import METRICS, Case, mass_accuracy, road_morf
+from gradcam_kit.errors import InputError, OptionError, ShapeError, UnknownNameError
+from gradcam_kit.metrics import CONTROLS, METRICS, Case, Metric, grid_pointing, iou, mass_accuracy, road_morf
 from gradcam_kit.metrics.accumulation import MeanOverImages, PointingGame
 from gradcam_kit.metrics.checks import check_heatmaps, check_masks
 
@@ -163,3 +163,53 @@ def test_the_mean_over_images_takes_a_case_and_no_tensors() -> None:
     assert not metric.counts.any()
     metric.update(case)
     assert metric.compute()["count"] == 1
+
+
+UNKNOWN = {
+    "deletion": ("stepps", "no option 'stepps'; its options are steps.*; did you mean 'steps'"),
+    "road-morf": ("percentage", "options are percentages, noise, tolerance, batch_size; did you mean 'percentages'"),
+    "road-combined": ("nois", "did you mean 'noise'"),
+    "arcc": ("batchsize", "its options are percentages, noise, tolerance, batch_size; did you mean 'batch_size'"),
+    "iou": ("seed", r"its options are threshold; pass Case\(\.\.\., seed=\.\.\.\)$"),
+    "entropy": ("zzz", "the metric 'entropy' has no option 'zzz'; it has none$"),
+}
+
+
+@pytest.mark.parametrize("name", UNKNOWN)
+def test_unknown_options_of_a_metric(name: str) -> None:
+    option, said = UNKNOWN[name]
+    with standard_case() as case, pytest.raises(OptionError, match=said):
+        METRICS[name](case, **{option: 4})
+    with pytest.raises(OptionError, match=said):
+        MeanOverImages(name, **{option: 4})
+
+
+def test_unknown_options_of_a_metric_of_ones_own() -> None:
+    with pytest.raises(OptionError, match="no option 'thresh'; its options are threshold; did you mean"):
+        Metric("loose", iou, "higher", options={"thresh": 0.2})(Case(MAP, IMAGE, masks=RIGHT))
+
+    def any_options(heatmaps: torch.Tensor, **options: Any) -> Any:
+        assert options == {"flavor": 2}
+        return METRICS["entropy"].function(heatmaps)
+
+    assert Metric("own", any_options, "")(Case(MAP, IMAGE), flavor=2).ok.all()
+
+
+@pytest.mark.parametrize("name", ["road-morf", "road-lerf", "road-combined", "arcc"])
+def test_options_of_road_are_those_of_its_curve(name: str) -> None:
+    options = {"percentages": (30.0,), "noise": 0.5, "tolerance": 0.01}
+    with standard_case() as case:
+        found = METRICS[name](case, **options, batch_size=2)
+    assert {key: found.settings[key] for key in options} == options
+
+
+def test_unknown_controls() -> None:
+    with pytest.raises(UnknownNameError, match=r"^there is no control 'rand'; did you mean 'random'\?$"):
+        CONTROLS["rand"]
+    assert list(CONTROLS) == ["random", "ones", "center", "edges"]
+
+
+def test_the_mean_over_images_shows_what_it_is_the_mean_of() -> None:
+    assert repr(MeanOverImages("mass-accuracy")) == "MeanOverImages('mass-accuracy')"
+    assert repr(MeanOverImages("iou", threshold=0.2)) == "MeanOverImages('iou', threshold=0.2)"
+    assert repr(MeanOverImages(Metric("cells", grid_pointing, "higher"))) == "MeanOverImages('cells')"

@@ -53,6 +53,10 @@ class MeanOverImages(torchmetrics.Metric):
             `Metric("grid-pointing", grid_pointing, "higher")`, whose results are given to `update`.
         options: those of the plain function; torchmetrics' own go into `torchmetrics_options`.
         torchmetrics_options: `sync_on_compute`, `dist_sync_fn`, ...
+
+    Raises:
+        UnknownNameError: not one of `METRICS`.
+        OptionError: an option that the plain function does not have.
     """
 
     full_state_update = False
@@ -63,6 +67,7 @@ class MeanOverImages(torchmetrics.Metric):
         self, name: str | Metric, *, torchmetrics_options: dict[str, Any] | None = None, **options: Any
     ) -> None:
         metric = METRICS[name] if isinstance(name, str) else name
+        metric.check_options(options)
         super().__init__(**(torchmetrics_options or {}))
         self.metric, self.options = metric, options
         # torchmetrics takes it for a constant of the class, and refuses the plain assignment.
@@ -93,6 +98,10 @@ class MeanOverImages(torchmetrics.Metric):
         self.settings = dict(found.settings)
         self.total += found.values.double().where(found.ok, 0).sum()
         self.counts += _counts(found.status)
+
+    def extra_repr(self) -> str:
+        """The metric and its options, within the `repr`."""
+        return ", ".join([repr(self.metric.name), *(f"{name}={value!r}" for name, value in self.options.items())])
 
     def reset(self) -> None:
         """Forget all batches, and with which settings they were measured."""
