@@ -145,6 +145,12 @@ def test_metrics_are_those_of_the_metric_itself(model, batch):
     np.testing.assert_allclose(found.table.query("method == 'grad-cam'")["coherency"], expected, rtol=1e-4)
 
 
+def test_one_metric_needs_no_list(model, batch):
+    for metric in ("sparseness", METRICS["sparseness"]):
+        found = compare(model, batch.images[:1], "grad-cam", metrics=metric, cost=False, controls=False)
+        assert list(found.measured["grad-cam"]) == ["sparseness"]
+
+
 def test_undefined_metrics_are_nan_and_do_not_count(model, batch):
     masks = batch.masks.clone()
     masks[1] = False

@@ -11,6 +11,7 @@ from models import build, images, tiny
 from torch import Tensor, nn
 
 from gradcam_kit import GradCAM, Smooth, explain_all
+from gradcam_kit.capture import rescoring
 from gradcam_kit.errors import InputError, ShapeError
 
 BATCH = images(3, size=(16, 16))
@@ -62,6 +63,37 @@ def test_other_failures_of_a_model_stay_as_they_are() -> None:
         with pytest.raises(type(error), match=str(error)) as caught:
             GradCAM(build(fail, layer=nn.Conv2d(3, 4, 3)), "layer")(given)
         assert caught.value is error
+
+
+@pytest.mark.parametrize("own", [torch.float64, torch.bfloat16, torch.float16])
+def test_images_in_another_precision_than_the_model_say_what_to_convert(own: torch.dtype) -> None:
+    conv, linear = tiny().to(own), build(lambda m, x: m.fc(x.flatten(1)), fc=nn.Linear(768, 5)).to(own)
+    said = rf"the model failed on these images: (.|\n)*: images\.to\({own}\), or model\.float\(\)$"
+    for layer in ("relu2", None):
+        with pytest.raises(InputError, match=said):
+            GradCAM(conv, layer)(BATCH)
+    for model in (conv, linear):
+        with pytest.raises(InputError, match=said), rescoring(model, BATCH):
+            pass
+    with pytest.raises(InputError, match=r"images\.to\(torch\.float32\), or model\.double\(\)$"):
+        GradCAM(tiny(), "relu2")(BATCH.double())
+    with pytest.raises(InputError, match=r"images\.to\("):  # three samples of a series may look like one picture
+        GradCAM(build(lambda m, x: m.conv(x).mean(2), conv=nn.Conv1d(8, 5, 3)).to(own), "conv")(torch.rand(3, 8, 9))
+
+
+def test_models_that_convert_images_themselves_are_left_alone() -> None:
+    def run(m: Any, x: Tensor) -> Tensor:
+        if broken:
+            raise RuntimeError("the model is broken, and no dtype is to blame")
+        return m.body(x.to(torch.float64))
+
+    model, broken = build(run, body=tiny()).double(), False
+    expected = GradCAM(tiny().double(), "relu2")(BATCH.double())
+    torch.testing.assert_close(GradCAM(model, "body.relu2")(BATCH), expected)
+    broken = True
+    with pytest.raises(RuntimeError, match="no dtype is to blame") as caught:
+        GradCAM(model, "body.relu2")(BATCH)
+    assert type(caught.value) is RuntimeError
 
 
 FOREIGN = {

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from gradcam_kit.errors import InputError, did_you_mean
@@ -26,6 +27,10 @@ _MEANT = {
 """What people mean by arguments that a model does not take."""
 _OF_OTHERS = {"target", "target_category", "class_idx", "input_tensor", "aug_smooth", "eigen_smooth"}
 """What no model means, and one that takes any keyword would silently pass over."""
+
+
+_PRECISIONS = {torch.float16: "half", torch.bfloat16: "bfloat16", torch.float32: "float", torch.float64: "double"}
+"""What PyTorch calls them in its errors, and the method of a module that converts it."""
 
 
 def check_arguments(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
@@ -78,3 +83,19 @@ def advice(images: Tensor, args: tuple[Any, ...]) -> str | None:
     if len(others) == 3 and others[-1] in _CHANNELS and others[0] not in _CHANNELS:
         return "If the channels come last (n, h, w, c), move them: images.movedim(-1, 1)"
     return None
+
+
+def precision_advice(images: Tensor, model: nn.Module, error: Exception) -> str | None:
+    """What to convert, if a model failed because the images have another precision than its parameters.
+
+    Many models convert what they get, so the error itself has to name both precisions.
+    """
+    own = next((one.dtype for one in model.parameters() if one.dtype in _PRECISIONS), None)
+    if own is None or own == images.dtype or images.dtype not in _PRECISIONS:
+        return None
+    if not all(_PRECISIONS[dtype] in str(error).lower() for dtype in (own, images.dtype)):
+        return None
+    return (
+        f"The images are {images.dtype} and the model is {own}; convert one of them: images.to({own}), or "
+        f"model.{_PRECISIONS[images.dtype]}()"
+    )

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from gradcam_kit.capture.arguments import advice, check_arguments
+from gradcam_kit.capture.arguments import advice, check_arguments, precision_advice
 from gradcam_kit.errors import InputError, ShapeError, is_out_of_memory, kind_of
 from gradcam_kit.types import Images
 
@@ -154,15 +154,20 @@ class Runner:
 
         Raises:
             ShapeError: the model fails on images that seem to lack their batch axis, or to have the channels last.
+            InputError: the model fails on images in another precision than its parameters.
         """
         try:
             with self.context():
                 return self.model(*inputs.args, **inputs.kwargs)
         except Exception as error:
-            hint = None if is_out_of_memory(error) else advice(inputs.images, inputs.args)
-            if hint is None:
+            if is_out_of_memory(error):
                 raise
-            raise ShapeError(f"the model failed on these images: {error}\n{hint}") from error
+            said = f"the model failed on these images: {error}\n"
+            if hint := precision_advice(inputs.images, self.model, error):  # of the error, and no guess from a shape
+                raise InputError(said + hint) from error
+            if hint := advice(inputs.images, inputs.args):
+                raise ShapeError(said + hint) from error
+            raise
 
     def context(self) -> AbstractContextManager[Any]:
         """The autocast state in which the model runs."""

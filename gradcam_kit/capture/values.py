@@ -52,7 +52,7 @@ def _no_classes(classes: Any) -> InputError | ShapeError:
     """The error for what no array of numbers can be made of."""
     expected = "expected None, an int, class indices (n,) or (n, m), or a callable"
     if not isinstance(classes, list | tuple):
-        return InputError(f"targets is {kind_of(classes)}; {expected}")
+        return InputError(f"targets is {kind_of(classes)}; {expected}{for_class_names('targets', classes)}")
     if any(callable(entry) for entry in classes):
         return InputError(
             f"targets is {kind_of(classes)} of callables; one callable explains the whole batch, from the model's "
@@ -65,8 +65,24 @@ def _no_classes(classes: Any) -> InputError | ShapeError:
             f"targets has rows of {' and '.join(map(str, lengths))} classes; expected as many for each image: (n, m). "
             "Repeat a class to fill a row up, or call once for the images with each number"
         )
-    kinds = ", ".join(sorted({type(entry).__name__ for entry in classes}))
-    return InputError(f"targets is {kind_of(classes)} of {kinds}; {expected}")
+    return InputError(f"targets is {kinds_in(classes)}; {expected}{for_class_names('targets', classes)}")
+
+
+def kinds_in(value: Any) -> str:
+    """The kind of a value, and of a list the kinds of its entries: "a list of str"."""
+    if not isinstance(value, list | tuple):
+        return kind_of(value)
+    return f"{kind_of(value)} of {', '.join(sorted({type(entry).__name__ for entry in value}))}"
+
+
+def for_class_names(name: str, value: Any) -> str:
+    """What to do with class names where indices are expected; of anything else an empty string."""
+    if isinstance(value, str):
+        return f"; of a class name pass its index: class_names.index({value!r})"
+    entries = value.tolist() if isinstance(value, np.ndarray) else value
+    if not isinstance(entries, list | tuple) or not all(isinstance(entry, str) for entry in entries):
+        return ""
+    return f"; of class names pass their indices: [class_names.index(name) for name in {name}]"
 
 
 def read_numbers(name: str, value: Any) -> Float[Tensor, "..."]:

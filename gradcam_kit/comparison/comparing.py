@@ -35,7 +35,7 @@ def compare(
     methods: Methods = None,
     target_layers: Layers = None,
     targets: Any = None,
-    metrics: str | Sequence[str | Metric] = (),
+    metrics: str | Metric | Sequence[str | Metric] = (),
     *,
     masks: Bool[Tensor, "n *t"] | None = None,
     pictures: Sequence[Picture] | None = None,
@@ -60,7 +60,7 @@ def compare(
         target_layers: None = chosen automatically, a module or its name; or a sequence of those, which are compared one
             by one. A sequence in the sequence stands for layers that are fused; a mapping gives labels.
         targets: as in calling a method; `(n, m)` explains m classes of each image.
-        metrics: names in `METRICS`, or `Metric` objects, measured for every method.
+        metrics: names in `METRICS`, or `Metric` objects, measured for every method; one alone needs no list.
         masks: where the objects are, for metrics that ask how well heatmaps find them.
         pictures: to be shown beneath the heatmaps; None = the images, with the model's own normalization undone
             (`model.transform`, if it carries one), else each stretched to its range.
@@ -85,7 +85,7 @@ def compare(
     for what, given in {"masks": masks, "pictures": pictures, "names": names}.items():
         if given is not None and len(given) != inputs.n:
             raise ShapeError(f"{len(given)} {what} for {inputs.n} images; expected one for each")
-    wanted = known_metrics([metrics] if isinstance(metrics, str) else metrics)
+    wanted = known_metrics([metrics] if isinstance(metrics, str | Metric) else metrics)
     for metric in wanted:
         if metric.needs_masks and masks is None:
             raise InputError(f"the metric {metric.name!r} needs to know where the objects are; pass masks=(n, *t) bool")

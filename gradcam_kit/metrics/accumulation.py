@@ -8,15 +8,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Integer
 from torch import Tensor
 
-from gradcam_kit.errors import InputError, MissingExtraError
+from gradcam_kit.errors import InputError, MissingExtraError, kind_of
 from gradcam_kit.functional import on_device
 from gradcam_kit.metrics.boxes import THRESHOLDS, bounding_boxes, box_overlaps, check_overlap, max_box_accuracy
 from gradcam_kit.metrics.case import METRICS, Case, Metric
-from gradcam_kit.metrics.checks import check_masks, check_numbers, degenerate
+from gradcam_kit.metrics.checks import check_masks, degenerate, read_whole_numbers
 from gradcam_kit.metrics.localization import pointing_game
 from gradcam_kit.metrics.measured import Measured, Status, measured
 from gradcam_kit.metrics.pixels import average_precision, pixel_histograms
@@ -52,6 +53,10 @@ class MeanOverImages(torchmetrics.Metric):
             `Metric("grid-pointing", grid_pointing, "higher")`, whose results are given to `update`.
         options: those of the plain function; torchmetrics' own go into `torchmetrics_options`.
         torchmetrics_options: `sync_on_compute`, `dist_sync_fn`, ...
+
+    Raises:
+        UnknownNameError: not one of `METRICS`.
+        OptionError: an option that the plain function does not have.
     """
 
     full_state_update = False
@@ -62,6 +67,7 @@ class MeanOverImages(torchmetrics.Metric):
         self, name: str | Metric, *, torchmetrics_options: dict[str, Any] | None = None, **options: Any
     ) -> None:
         metric = METRICS[name] if isinstance(name, str) else name
+        metric.check_options(options)
         super().__init__(**(torchmetrics_options or {}))
         self.metric, self.options = metric, options
         # torchmetrics takes it for a constant of the class, and refuses the plain assignment.
@@ -70,8 +76,18 @@ class MeanOverImages(torchmetrics.Metric):
         self.add_state("total", torch.zeros((), dtype=torch.double), dist_reduce_fx="sum")
         self.add_state("counts", torch.zeros(len(Status), dtype=torch.long), dist_reduce_fx="sum")
 
-    def update(self, case: Case | Measured) -> None:
-        """Add a batch: a case to measure, or what the metric returned for it."""
+    def update(self, case: Case | Measured, *others: object) -> None:
+        """Add a batch: a case to measure, or what the metric returned for it.
+
+        Raises:
+            InputError: tensors, as the classes below take them, or a batch measured with other settings.
+        """
+        if others or not isinstance(case, Case | Measured):
+            fields = ", ".join(["heatmaps", "images", *(f"{field}={field}" for field in self.metric.needs)])
+            raise InputError(
+                f"update got {', '.join(map(kind_of, (case, *others)))}; expected one case, with all that the metric "
+                f"{self.metric.name!r} needs: update(Case({fields}))"
+            )
         found = case if isinstance(case, Measured) else self.metric(case, **self.options)
         if self.settings and dict(found.settings) != self.settings:
             different = sorted(key for key, value in found.settings.items() if self.settings.get(key) != value)
@@ -82,6 +98,10 @@ class MeanOverImages(torchmetrics.Metric):
         self.settings = dict(found.settings)
         self.total += found.values.double().where(found.ok, 0).sum()
         self.counts += _counts(found.status)
+
+    def extra_repr(self) -> str:
+        """The metric and its options, within the `repr`."""
+        return ", ".join([repr(self.metric.name), *(f"{name}={value!r}" for name, value in self.options.items())])
 
     def reset(self) -> None:
         """Forget all batches, and with which settings they were measured."""
@@ -120,18 +140,29 @@ class PointingGame(torchmetrics.Metric):
         self.add_state("seen", torch.zeros(shape, dtype=torch.double), dist_reduce_fx="sum")
         self.add_state("counts", torch.zeros(len(Status), dtype=torch.long), dist_reduce_fx="sum")
 
-    def update(self, heatmaps: Float[Tensor, "n *t"], masks: Bool[Tensor, "n *t"], classes: Int[Tensor, " n"]) -> None:
-        """Add a batch; images whose map or mask is flagged do not count.
+    def update(
+        self,
+        heatmaps: Float[Tensor, "n *t"],
+        masks: Bool[Tensor, "n *t"],
+        classes: Integer[Tensor, " n"] | Integer[np.ndarray, " n"] | Sequence[int],
+    ) -> None:
+        """Add a batch; images whose map or mask is flagged do not count. What is refused adds nothing.
+
+        Args:
+            heatmaps: maps of any scale.
+            masks: where the object is.
+            classes: the class index of each image.
 
         Raises:
-            OptionError: a class that there is not; nothing of the batch is added then.
-            ShapeError: not one class for each image.
+            OptionError: a class that there is not.
+            InputError: classes that are no integers.
+            ShapeError: not one class for each image, or masks of another shape than the heatmaps.
         """
-        check_numbers("classes", classes, len(heatmaps), len(self.hits))
         found = pointing_game(heatmaps, masks, **self.settings)
-        classes = on_device(classes, self.hits.device, torch.long)
-        self.hits.index_add_(0, classes, found.values.double().where(found.ok, 0))
-        self.seen.index_add_(0, classes, found.ok.double())
+        indices = read_whole_numbers("classes", classes, len(heatmaps), len(self.hits))
+        indices = on_device(indices, self.hits.device, torch.long)
+        self.hits.index_add_(0, indices, found.values.double().where(found.ok, 0))
+        self.seen.index_add_(0, indices, found.ok.double())
         self.counts += _counts(found.status)
 
     def compute(self) -> dict[str, Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cached_property, partial
 from typing import Any, TypeVar
@@ -11,8 +11,15 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from gradcam_kit.capture.rescoring import Rescoring
-from gradcam_kit.errors import InputError, UnknownNameError, kind_of
-from gradcam_kit.metrics.checks import case_checked, check_heatmaps, check_masks, check_numbers, check_same_images
+from gradcam_kit.errors import InputError, OptionError, UnknownNameError, did_you_mean, kind_of
+from gradcam_kit.metrics.checks import (
+    case_checked,
+    check_heatmaps,
+    check_masks,
+    check_numbers,
+    check_rows,
+    check_same_images,
+)
 from gradcam_kit.metrics.measured import Measured
 from gradcam_kit.metrics.rows import masked, masked_scores
 from gradcam_kit.options import Registry
@@ -42,7 +49,7 @@ class Case:
     Raises:
         ShapeError: heatmaps, images, masks or identities that do not fit each other; the message has both shapes.
         OptionError: heatmaps outside of [0, 1].
-        InputError: `rescore` of other images, or a method whose classes are not fixed.
+        InputError: a model as `rescore`, `rescore` of other images, or a method whose classes are not fixed.
     """
 
     # Plain tensors here, so that what does not fit meets the checks below and their words.
@@ -64,7 +71,9 @@ class Case:
         if self.explain is not None and not callable(self.explain):
             raise InputError(f"explain is {kind_of(self.explain)}; expected a method: images -> heatmaps")
         check_same_images(self.images, self.rescore)
-        if self.predicts is None:
+        if self.predicts is not None:
+            check_rows("predicts", self.predicts)
+        else:
             object.__setattr__(self, "predicts", getattr(self.rescore, "predicts", None))
         if self.explain is not None and follows_predictions(self.explain):
             object.__setattr__(self, "explain", self._bound(self.explain))
@@ -145,6 +154,17 @@ class Metric:
         """Whether it asks where the objects are."""
         return "masks" in self.needs
 
+    def check_options(self, options: Iterable[str]) -> None:
+        """Raise OptionError for the name of an option that its function does not have."""
+        parameters = inspect.signature(self.function).parameters.values()
+        if any(one.kind is one.VAR_KEYWORD for one in parameters):
+            return
+        known = [one.name for one in parameters if one.name not in _FIELDS | _SHARED]
+        for name in (name for name in options if name not in known):
+            said = f"its options are {', '.join(known)}" if known else "it has none"
+            hint = f"; pass Case(..., {name}=...)" if name in _FIELDS else did_you_mean(name, known)
+            raise OptionError(f"the metric {self.name!r} has no option {name!r}; {said}{hint}")
+
     def describe(self, settings: Mapping[str, Any]) -> str:
         """A line for those who read its numbers: which way is better, and all that they depend on."""
         said = [f"{self.better} is better"] * bool(self.better)
@@ -159,7 +179,9 @@ class Metric:
 
         Raises:
             InputError: a field that the metric needs is None.
+            OptionError: an option that the function does not have.
         """
+        self.check_options([*self.options, *options])
         missing = [name for name in self.needs if getattr(case, name) is None]
         if missing:
             raise InputError(

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ContextDecorator, contextmanager
 from contextvars import ContextVar
 from typing import Any
 
+import numpy as np
 import torch
-from jaxtyping import Bool, Float
-from torch import Tensor
+from jaxtyping import Bool, Float, Integer
+from torch import Tensor, nn
 
 from gradcam_kit.capture.rescoring import Rescoring
+from gradcam_kit.capture.values import for_class_names, kinds_in
 from gradcam_kit.errors import InputError, OptionError, ShapeError, kind_of
 from gradcam_kit.functional import finite, widen
 from gradcam_kit.metrics.measured import Status
-from gradcam_kit.types import Rows
 
 _is_checked: ContextVar[bool] = ContextVar("_is_checked", default=False)  # by a case
 _ROUNDING = 1e-6  # of a softmax
@@ -31,7 +32,7 @@ def case_checked() -> Iterator[None]:
         _is_checked.reset(token)
 
 
-def check_heatmaps(heatmaps: Tensor, images: Tensor, *, within: bool = True) -> None:
+def check_heatmaps(heatmaps: Any, images: Tensor, *, within: bool = True) -> None:
     """Raise if there is not one heatmap of the image's size for each image, or a value outside of [0, 1].
 
     Args:
@@ -44,7 +45,10 @@ def check_heatmaps(heatmaps: Tensor, images: Tensor, *, within: bool = True) -> 
         raise InputError(f"heatmaps are {heatmaps.dtype}; expected floating point values in [0, 1]")
     expected = (images.shape[0], *images.shape[2:])
     if tuple(heatmaps.shape) != expected:
-        hint = "; fold the axis of several targets into the batch" if heatmaps.ndim == len(expected) + 1 else ""
+        if one_less := _without_an_axis("heatmaps", heatmaps, expected):
+            hint = f"; pass {one_less}"
+        else:
+            hint = "; fold the axis of several targets into the batch" if heatmaps.ndim == len(expected) + 1 else ""
         raise ShapeError(
             f"heatmaps have shape {tuple(heatmaps.shape)}; images of shape {tuple(images.shape)} need {expected}{hint}"
         )
@@ -58,16 +62,40 @@ def check_heatmaps(heatmaps: Tensor, images: Tensor, *, within: bool = True) -> 
 
 def _check_tensor(name: str, value: object) -> None:
     if not isinstance(value, Tensor):
-        raise InputError(f"{name} is {kind_of(value)}; expected a tensor, such as torch.as_tensor({name})")
+        raise InputError(f"{name} is {kind_of(value)}; expected a tensor, such as {_tensor_from(name, value)}")
 
 
-def check_masks(masks: Tensor, heatmaps: Tensor, name: str = "masks") -> None:
+def _tensor_from(name: str, value: object) -> str:
+    """How to get the tensor from what was given in its place."""
+    if name == "heatmaps" and callable(value):
+        return "cam(images)"
+    if name == "heatmaps" and hasattr(value, "heatmaps"):
+        return "explanation.heatmaps"
+    return f"torch.as_tensor({name})"
+
+
+def _without_an_axis(name: str, given: Tensor, expected: tuple[int, ...]) -> str:
+    """`name[:, 0]`, if all that is wrong with a shape is an axis of length 1 too many; else an empty string."""
+    shape = tuple(given.shape)
+    for place, taken in ((1, "[:, 0]"), (len(shape) - 1, "[..., 0]"), (0, "[0]")):
+        if shape[place : place + 1] == (1,) and shape[:place] + shape[place + 1 :] == expected:
+            return name + taken
+    return ""
+
+
+def check_masks(masks: Any, heatmaps: Any, name: str = "masks") -> None:
     """Raise if the masks are not boolean or have another shape than the heatmaps."""
     _check_tensor(name, masks)
+    _check_tensor("heatmaps", heatmaps)
     if masks.shape != heatmaps.shape:
+        variable = name.partition(" ")[0]  # of "ignored pixels"
+        one_less = _without_an_axis(variable, masks, tuple(heatmaps.shape))
+        one_less = one_less or _without_an_axis("heatmaps", heatmaps, tuple(masks.shape))
+        hint = f": pass {one_less}" if one_less else ""
+        if masks.ndim == heatmaps.ndim and len(masks) == len(heatmaps):
+            hint = ". Resize them yourself: which interpolation is right depends on the masks"
         raise ShapeError(
-            f"{name} have shape {tuple(masks.shape)}, heatmaps {tuple(heatmaps.shape)}; expected the same. "
-            "Resize them yourself: which interpolation is right depends on the masks"
+            f"{name} have shape {tuple(masks.shape)}, heatmaps {tuple(heatmaps.shape)}; expected the same{hint}"
         )
     if masks.dtype != torch.bool:
         raise InputError(f"{name} are {masks.dtype}; expected bool (masks > 0.5, masks == label, ...)")
@@ -83,21 +111,53 @@ def check_boxes(boxes: Any) -> None:
         )
 
 
-def check_numbers(name: str, numbers: Tensor, n: int, count: int | None = None) -> None:
+def check_numbers(name: str, numbers: Any, n: int, count: int | None = None) -> None:
     """Raise if there is not one whole number for each image, or one outside of `range(count)`."""
     _check_tensor(name, numbers)
-    if numbers.is_floating_point() or numbers.dtype == torch.bool:
+    if numbers.is_floating_point() or numbers.is_complex() or numbers.dtype == torch.bool:
         raise InputError(f"{name} are {numbers.dtype}; expected integers, one number per image")
     if tuple(numbers.shape) != (n,):
         raise ShapeError(f"{name} have shape {tuple(numbers.shape)}; expected ({n},): one number per image")
-    if count is not None and bool(((numbers < 0) | (numbers >= count)).any()):
+    if count is None:
+        return
+    numbers = numbers.long()  # unsigned ones cannot be compared in all widths
+    if bool(((numbers < 0) | (numbers >= count)).any()):
         low, high = (int(extreme) for extreme in numbers.aminmax())
         raise OptionError(f"{name} go from {low} to {high}; expected numbers from 0 to {count - 1}")
 
 
-def check_same_images(images: Tensor, rescore: Rows | None) -> None:
+def read_whole_numbers(name: str, numbers: Any, n: int, count: int | None = None) -> Integer[Tensor, " n"]:
+    """One whole number for each image, from whatever holds them; raises as `check_numbers` does."""
+    if isinstance(numbers, Tensor):
+        found = numbers
+    else:
+        try:
+            found = torch.as_tensor(np.array(numbers), device="cpu")
+        except (TypeError, ValueError) as error:
+            hint = for_class_names(name, numbers)
+            raise InputError(f"{name} is {kinds_in(numbers)}; expected integers, one number per image{hint}") from error
+        found = found if found.numel() else found.long()  # an empty list has no kind
+    check_numbers(name, found, n, count)
+    return found
+
+
+def check_rows(name: str, rows: object) -> None:
+    """Raise if what should score changed images is a model, or a `rescoring` block that was not entered."""
+    # Both can be called, but a model would take the index for an input of its own.
+    if isinstance(rows, nn.Module | ContextDecorator) or not callable(rows):
+        raise InputError(
+            f"{name} is {kind_of(rows)}; expected scores of changed images (rows, index) -> (m,), made by "
+            "gradcam_kit.capture: with rescoring(model, images) as rescore"
+            f"{'; then pass rescore.predicts' if name == 'predicts' else ''}"
+        )
+
+
+def check_same_images(images: Tensor, rescore: Any) -> None:
     """Raise if the images are others than those whose classes were fixed."""
-    if _is_checked.get() or not isinstance(rescore, Rescoring):
+    if _is_checked.get() or rescore is None:
+        return
+    check_rows("rescore", rescore)
+    if not isinstance(rescore, Rescoring):
         return
     scored = rescore.inputs.images
     if images is scored:

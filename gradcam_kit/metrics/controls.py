@@ -10,6 +10,7 @@ from torch import Tensor
 
 from gradcam_kit.functional import normalize, widen
 from gradcam_kit.metrics.draws import identities_of, uniform
+from gradcam_kit.options import Registry
 
 
 @runtime_checkable
@@ -67,8 +68,9 @@ def edge_map(
     return normalize(squares.sqrt()).float()
 
 
-CONTROLS: dict[str, Control] = {"random": random_map, "ones": ones_map, "center": center_map, "edges": edge_map}
+CONTROLS: dict[str, Control] = Registry("control")
 """Every control by its name; called with images, seed and identities."""
+CONTROLS.update(random=random_map, ones=ones_map, center=center_map, edges=edge_map)
 
 
 def _neighbors(maps: Tensor, axis: int) -> tuple[Tensor, Tensor]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from gradcam_kit.errors import OptionError, ShapeError
 from gradcam_kit.functional import on_device, widen
 from gradcam_kit.metrics.case import Explain, metric
-from gradcam_kit.metrics.checks import check_heatmaps, degenerate, improbable, usable
+from gradcam_kit.metrics.checks import check_heatmaps, check_rows, degenerate, improbable, usable
 from gradcam_kit.metrics.draws import identities_of, normal
 from gradcam_kit.metrics.faithfulness import adcc_complexity, coherency, harmonic_mean
 from gradcam_kit.metrics.imputation import TOLERANCE, Room, imputed
@@ -25,6 +25,7 @@ from gradcam_kit.options import finite_number, non_negative, positive
 from gradcam_kit.types import Rows
 
 PERCENTAGES = (10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 70.0, 80.0, 90.0)
+NOISE = 0.01
 _PAPER = "ROAD: Rong et al., ICML 2022, https://arxiv.org/abs/2202.00449."
 _STREAM = 2
 
@@ -36,7 +37,11 @@ def road_morf(
     predicts: Rows,
     seed: int = 0,
     identities: Int[Tensor, " n"] | None = None,
-    **options: Any,
+    *,
+    percentages: Sequence[float] = PERCENTAGES,
+    noise: float = NOISE,
+    tolerance: float = TOLERANCE,
+    batch_size: int = 64,
 ) -> Measured:
     """How often the class is still predicted after the most relevant positions were imputed; mean of percentages.
 
@@ -46,8 +51,9 @@ def road_morf(
         predicts: 1 where the class is predicted, else 0 (`rescoring(...).predicts`).
         seed: of the noise on imputed positions.
         identities: a number per image, to which its noise belongs; None = from the values of the image.
-        options: `percentages`, `noise`, `tolerance` and `batch_size` of `road_curve`.
+        percentages: this and the further options as in `road_curve`.
     """
+    options = _options(percentages, noise, tolerance, batch_size)
     return _of_curve("most relevant first", heatmaps, images, predicts, seed, identities, options)
 
 
@@ -58,9 +64,14 @@ def road_lerf(
     predicts: Rows,
     seed: int = 0,
     identities: Int[Tensor, " n"] | None = None,
-    **options: Any,
+    *,
+    percentages: Sequence[float] = PERCENTAGES,
+    noise: float = NOISE,
+    tolerance: float = TOLERANCE,
+    batch_size: int = 64,
 ) -> Measured:
     """How often the class is still predicted after the least relevant positions were imputed. As `road_morf`."""
+    options = _options(percentages, noise, tolerance, batch_size)
     return _of_curve("least relevant first", heatmaps, images, predicts, seed, identities, options)
 
 
@@ -76,7 +87,11 @@ def road_combined(
     rescore: Rows,
     seed: int = 0,
     identities: Int[Tensor, " n"] | None = None,
-    **options: Any,
+    *,
+    percentages: Sequence[float] = PERCENTAGES,
+    noise: float = NOISE,
+    tolerance: float = TOLERANCE,
+    batch_size: int = 64,
 ) -> Measured:
     """(LeRF - MoRF) / 2 of the score itself, mean of the percentages; in [-0.5, 0.5]. A variant, not the paper's.
 
@@ -86,8 +101,9 @@ def road_combined(
         rescore: the probability of the explained class.
         seed: of the noise on imputed positions.
         identities: a number per image, to which its noise belongs; None = from the values of the image.
-        options: `percentages`, `noise`, `tolerance` and `batch_size` of `road_curve`.
+        percentages: this and the further options as in `road_curve`.
     """
+    options = _options(percentages, noise, tolerance, batch_size)
     found = _curves(heatmaps, images, rescore, seed, identities, (True, False), **options)
     (morf, lerf), ties = found.scores.unbind(1), found.ties.sum(1)
     values = ((lerf - morf).mean(1) / 2).masked_fill(unordered(heatmaps), torch.nan)
@@ -111,10 +127,13 @@ def arcc(
     *,
     masked_heatmaps: Float[Tensor, "n *t"] | None = None,
     percentages: Sequence[float] = (20.0, 40.0, 60.0, 80.0),
-    **options: Any,
+    noise: float = NOISE,
+    tolerance: float = TOLERANCE,
+    batch_size: int = 64,
 ) -> Measured:
     """Harmonic mean of coherency, 1 - complexity and clip(2 ROAD combined, 0, 1); arguments as in `road_combined`."""
-    road = road_combined(heatmaps, images, rescore, seed, identities, percentages=percentages, **options)
+    options = _options(percentages, noise, tolerance, batch_size)
+    road = road_combined(heatmaps, images, rescore, seed, identities, **options)
     coherent = coherency(heatmaps, images, explain, masked_heatmaps=masked_heatmaps)
     simple = adcc_complexity(heatmaps)
     parts = {"coherency": coherent.values, "complexity": simple.values, "road_combined": road.values}
@@ -133,7 +152,7 @@ def road_curve(
     *,
     most_relevant_first: bool = True,
     percentages: Sequence[float] = PERCENTAGES,
-    noise: float = 0.01,
+    noise: float = NOISE,
     tolerance: float = TOLERANCE,
     batch_size: int = 64,
 ) -> Float[Tensor, "n percentages"]:
@@ -156,18 +175,13 @@ def road_curve(
         OptionError: a percentage that removes everything.
         ShapeError: images that have not two position axes.
     """
-    return _curves(
-        heatmaps,
-        images,
-        rescore,
-        seed,
-        identities,
-        (most_relevant_first,),
-        percentages=percentages,
-        noise=noise,
-        tolerance=tolerance,
-        batch_size=batch_size,
-    ).scores[:, 0]
+    options = _options(percentages, noise, tolerance, batch_size)
+    return _curves(heatmaps, images, rescore, seed, identities, (most_relevant_first,), **options).scores[:, 0]
+
+
+def _options(percentages: Sequence[float], noise: float, tolerance: float, batch_size: int) -> dict[str, Any]:
+    """What all of ROAD can be told, by name."""
+    return {"percentages": percentages, "noise": noise, "tolerance": tolerance, "batch_size": batch_size}
 
 
 @dataclass(frozen=True)
@@ -187,10 +201,10 @@ def _curves(
     identities: Tensor | None,
     orders: Sequence[bool],
     *,
-    percentages: Sequence[float] = PERCENTAGES,
-    noise: float = 0.01,
-    tolerance: float = TOLERANCE,
-    batch_size: int = 64,
+    percentages: Sequence[float],
+    noise: float,
+    tolerance: float,
+    batch_size: int,
 ) -> _Curves:
     """All orders (True = most relevant first) from one sort and one draw, imputed and scored together."""
     check_heatmaps(heatmaps, images)
@@ -248,6 +262,7 @@ def _of_curve(
     options: Mapping[str, Any],
 ) -> Measured:
     """The mean of one curve."""
+    check_rows("predicts", rescore)
     found = _curves(heatmaps, images, rescore, seed, identities, (which == "most relevant first",), **options)
     curve = found.scores[:, 0]
     values = curve.mean(1).masked_fill(unordered(heatmaps), torch.nan)

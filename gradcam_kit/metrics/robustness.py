@@ -12,7 +12,15 @@ from torch import Tensor
 from gradcam_kit.errors import OptionError
 from gradcam_kit.functional import widen
 from gradcam_kit.metrics.case import Explain, metric
-from gradcam_kit.metrics.checks import broken, check_heatmaps, check_same_images, check_scores, degenerate, usable
+from gradcam_kit.metrics.checks import (
+    broken,
+    check_heatmaps,
+    check_rows,
+    check_same_images,
+    check_scores,
+    degenerate,
+    usable,
+)
 from gradcam_kit.metrics.draws import identities_of, normal, uniform
 from gradcam_kit.metrics.measured import Measured, Status, measured
 from gradcam_kit.metrics.rows import everyone, score_grid, score_settings, spread
@@ -61,6 +69,8 @@ def sensitivity_max(
     clean = usable(heatmaps).flatten(1)
     largest = clean.new_zeros(len(clean))
     index, flipped = everyone(images), torch.zeros(len(clean), dtype=torch.long, device=images.device)
+    if predicts is not None:
+        check_rows("predicts", predicts)
     check_same_images(images, predicts)
     before = None if predicts is None else check_scores(predicts(images, index), len(images))
     for draw in range(positive_int("samples", samples)):
