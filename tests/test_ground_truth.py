@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +13,7 @@ import typer
 from torch import nn
 from typer.testing import CliRunner
 
-from benchmarks.ground_truth import run, table, wired
+from benchmarks.ground_truth import command, run, scoring, table, wired
 from benchmarks.ground_truth.networks import Gated, Grid, Wired, half_blind
 from benchmarks.ground_truth.scoring import Cell, Found, Plan, Subject, score_all, share, summarize
 from benchmarks.ground_truth.series import walks
@@ -177,6 +179,72 @@ def test_table_orders_methods_and_marks_what_is_missing() -> None:
     lines = table.markdown(cells).splitlines()
     assert lines[3] == "| bad | 0.20 [0.20, 0.20] | empty | 0.10 [0.10, 0.10] |"
     assert lines[4] == "| seldom | – | – | 0.90 [0.90, 0.90] |"
+
+
+def test_what_is_not_shown_neither_orders_rows_nor_changes_a_sign() -> None:
+    def cell(value: float) -> Cell:
+        return Cell(value, value, value, 3, 0)
+
+    cells = {"a": {"first": cell(0.501), "second": cell(0.503)}, "b": {"first": cell(-0.001), "second": cell(0.001)}}
+    assert table.rows_of(cells) == ["first", "second"]
+    assert table.markdown(cells, interval=False).splitlines()[2:] == [
+        "| first | 0.50 | 0.00 |",
+        "| second | 0.50 | 0.00 |",
+    ]
+
+
+def test_only_the_gate_whose_maps_are_meant_to_be_empty_is_silent(caplog) -> None:
+    with caplog.at_level(logging.WARNING, "gradcam_kit"):
+        wired.gates(Plan(("grad-cam",), scale=0.1))
+        assert not caplog.records
+        with wired.expecting_empty_maps():
+            logging.getLogger("gradcam_kit").warning("something else")
+        GradCAM(Wired().eval(), "relu")(torch.zeros(2, 3, 8, 8), 0)
+    assert [record.getMessage()[:30] for record in caplog.records] == [
+        "something else",
+        "GradCAM found no positive evid",
+    ]
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch) -> Path:
+    """A folder in place of the checkout, with one quick test."""
+
+    def found(plan: Plan) -> dict[str, Found]:
+        return {"column": Found({"grad-cam": torch.rand(4), "ones": torch.rand(4)})}
+
+    monkeypatch.setattr(command, "TESTS", (scoring.Test("column", "what?", "share", found),))
+    monkeypatch.setattr(command, "ROOT", tmp_path)
+    monkeypatch.setattr(command, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(command, "_FIGURE", tmp_path / "docs" / "ground-truth.png")
+    (tmp_path / "README.md").write_text("\n".join(["before", *command._MARKERS, "after"]))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "written"),
+    [
+        ("", ["README.md", "docs/ground-truth.md", "docs/ground-truth.png", "results/ground-truth.json"]),
+        ("--out {0}/mine/found.json", ["mine/found.json"]),
+        ("--figure {0}/mine/found.png", ["mine/found.md", "mine/found.png"]),
+        ("--quick", []),
+        ("--seed 1", []),
+        ("--method grad-cam", []),
+    ],
+)
+def test_command_rewrites_what_is_stored_only_in_a_whole_run_and_says_so(checkout, arguments, written) -> None:
+    before = (checkout / "README.md").read_text()
+    app = typer.Typer()
+    app.command()(run)
+    done = CliRunner().invoke(app, arguments.format(checkout).split())
+    assert done.exit_code == 0, done.output
+    named = [line.removeprefix("written to ") for line in done.output.splitlines() if line.startswith("written to ")]
+    assert sorted(named) == [str(checkout / path) for path in written]
+    assert all((checkout / path).exists() for path in written)
+    after = (checkout / "README.md").read_text()
+    assert ("| grad-cam |" in after) == (after != before) == ("README.md" in written)
+    left = {str(path.relative_to(checkout)) for path in checkout.rglob("*") if path.is_file()}
+    assert left == {"README.md", *written}
 
 
 def test_command_prints_and_writes(tmp_path) -> None:

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from benchmarks.ground_truth import series, shapes, shortcut, table, tokens, wired
 from benchmarks.ground_truth.scoring import OPTIONS, Found, Plan, Test
-from benchmarks.options import Out, Quick, Threads
+from benchmarks.options import Quick, Threads
 from benchmarks.report import between_markers
 from benchmarks.results import RESULTS, ROOT, as_json, environment
 from gradcam_kit import METHODS
@@ -31,10 +31,21 @@ def run(
     method: Annotated[list[str] | None, typer.Option(help="names of methods; default: all")] = None,
     seed: Annotated[int, typer.Option(help="of images, networks and intervals")] = 0,
     threads: Threads = 1,
-    out: Out = None,
-    figure: Annotated[Path | None, typer.Option(help="where the figure goes, and the table beside it")] = None,
+    out: Annotated[Path | None, typer.Option(help="where the JSON goes instead, and nothing else is rewritten")] = None,
+    figure: Annotated[
+        Path | None, typer.Option(help="where the figure (.png) goes instead, with the table (.md) beside it; likewise")
+    ] = None,
 ) -> None:
-    """Where each method finds the right answer, and where it fails, on networks and data whose answer is known."""
+    """Where each method finds the right answer, and where it fails, on networks and data whose answer is known.
+
+    A whole run rewrites what is stored in this checkout:
+    benchmarks/results/ground-truth.json, docs/ground-truth.md and .png,
+    and the table between the markers in README.md.
+
+    With --out or --figure it writes those alone. With --quick, --only,
+    --method or another --seed nothing is written unless one of the two
+    says where. Each file is named when it is written.
+    """
     torch.set_num_threads(threads)
     plan = replace(_QUICK if quick else Plan(), seed=seed)
     plan = replace(plan, methods=method) if method else plan
@@ -55,10 +66,10 @@ def run(
     cells = table.cells_of(columns, seed)
     for part in table.on_screen(cells):
         console.print(part)
-    whole = not (quick or only or method)
-    out, figure = (out or RESULTS / "ground-truth.json", figure or _FIGURE) if whole else (out, figure)
+    stored = not (quick or only or method or seed or out or figure)
+    if stored:
+        out, figure = RESULTS / "ground-truth.json", _FIGURE
     if out:
-        out.parent.mkdir(parents=True, exist_ok=True)
         results = {
             "command": "ground-truth",
             "environment": environment("cpu", seed=seed, quick=quick, options=OPTIONS),
@@ -66,11 +77,19 @@ def run(
             "tests": {test.name: {"question": test.question, "score": test.score} for test in chosen},
             "columns": table.records(columns, cells),
         }
-        out.write_text(as_json(results))
+        _write(out, as_json(results), console)
     if figure:
         table.draw(cells, figure)
-        figure.with_suffix(".md").write_text(table.page(cells, chosen))
-    if whole:
+        console.print(f"written to {figure}", soft_wrap=True)
+        _write(figure.with_suffix(".md"), table.page(cells, chosen), console)
+    if stored:
         readme = ROOT / "README.md"
         block = table.markdown(cells, table.SHOWN, interval=False)
-        readme.write_text(between_markers(readme.read_text(), block, *_MARKERS))
+        _write(readme, between_markers(readme.read_text(), block, *_MARKERS), console)
+
+
+def _write(path: Path, text: str, console: Console) -> None:
+    """Write a file and say so: whoever runs this shall know what changed, without asking git."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    console.print(f"written to {path}", soft_wrap=True)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import get_args
 
 import torch
@@ -55,8 +58,28 @@ def gates(plan: Plan) -> dict[str, Found]:
 
         model = Gated(gate, SQUARE**2).eval()
         subject = Subject(model, "relu", images, torch.zeros(len(images)).long(), masks[0] | masks[1])
-        found[gate] = score_all(subject, plan, balance)
+        with expecting_empty_maps() if gate == "or" else nullcontext():
+            found[gate] = score_all(subject, plan, balance)
     return found
+
+
+@contextmanager
+def expecting_empty_maps() -> Iterator[None]:
+    """Without the warnings of empty maps.
+
+    A saturated gate has no gradient: that most maps are empty there is what the test is about, and the table says it.
+    Elsewhere an empty map is news.
+    """
+
+    def is_news(record: logging.LogRecord) -> bool:
+        return "no positive evidence" not in record.getMessage()
+
+    log = logging.getLogger("gradcam_kit")
+    log.addFilter(is_news)
+    try:
+        yield
+    finally:
+        log.removeFilter(is_news)
 
 
 def blind(plan: Plan) -> dict[str, Found]:
