@@ -76,7 +76,9 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether a device or the host had too little memory."""
     said = str(error)
-    return type(error).__name__ == "OutOfMemoryError" or any(words in said for words in _TOO_LITTLE)
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return any(words in said for words in _TOO_LITTLE)
 
 
 def kind_of(value: object) -> str:

@@ -12,7 +12,6 @@ from rich.console import Console
 from torch import nn
 
 from gradcam_kit.jobs import Run, RunRequest, RunSummary, load_run, run
-from gradcam_kit.metrics import METRICS
 from gradcam_kit.report import is_current, write_report
 
 
@@ -33,8 +32,7 @@ def run_and_report(request: RunRequest, console: Console | None = None) -> RunSu
 def measured(summary: RunSummary) -> RunSummary:
     """The summary of a run with the means of its metrics."""
     run = load_run(summary.out)
-    notes = [METRICS[name].describe(settings) for name, settings in run.manifest.get("metrics", {}).items()]
-    return replace(summary, means=tuple(run.means()), notes=tuple(notes))
+    return replace(summary, means=tuple(run.means()), notes=tuple(run.notes))
 
 
 def explain_folder(

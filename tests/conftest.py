@@ -14,14 +14,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)  # workers share the cores; more threads than cores slow all of them down
 
 
-if torch.cuda.is_available():
-
-    @pytest.fixture(autouse=True)
-    def _on_the_host(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-        """What chooses a device finds none but for the tests that ask for one: numbers are compared to the last bit."""
-        if request.node.get_closest_marker("cuda") is None:
-            monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # of commands in other processes
+_HAS_CUDA = torch.cuda.is_available()
+_HIDDEN = pytest.StashKey[pytest.MonkeyPatch]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -30,8 +24,22 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """What a test draws must not depend on the tests that the same worker ran before it."""
+    """What a test draws must not depend on the tests that the same worker ran before it.
+
+    What chooses a device finds none but for the tests that ask for one: others compare to the last bit.
+    """
+    if _HAS_CUDA and item.get_closest_marker("cuda") is None:
+        item.stash[_HIDDEN] = hidden = pytest.MonkeyPatch()
+        hidden.setattr(torch.cuda, "is_available", lambda: False)
+        hidden.setenv("CUDA_VISIBLE_DEVICES", "")  # of commands in other processes
     seed = item.config.getoption("--seed")
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002 - other libraries draw from it
     torch.manual_seed(seed)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item) -> None:
+    """The device is there again."""
+    if _HIDDEN in item.stash:
+        item.stash[_HIDDEN].undo()

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from models import TinyCNN, seeded, tiny
+from models import TinyCNN, build, seeded, tiny
 from models import images as draw_images
 from PIL import Image
 from torch import nn
@@ -182,6 +182,54 @@ def test_methods_of_another_model_are_scored_and_measured_by_their_own(batch):
         assert panel.note.endswith(f", {ours(x).softmax(1)[0, classes[0]]:.0%}")
         assert said["after"].endswith(f", {theirs(x).softmax(1)[0, classes[0]]:.0%}")
         assert said["before"].startswith("average-drop")
+
+
+def test_controls_beside_methods_of_another_model_are_about_the_model_itself(batch):
+    ours, theirs, x = tiny(), seeded(TinyCNN(), 3), batch.images
+    for targets, classes in ((None, ours(x).argmax(1)), (1, torch.ones(3, dtype=torch.long))):
+        found = compare(ours, x, [GradCAM(theirs, "relu2"), "edges"], targets=targets, metrics=["deletion"], cost=False)
+        expected = ours(x).softmax(1)[torch.arange(3), classes].tolist()
+        table = found.table.set_index("method")
+        assert table.loc["edges", "score"].tolist() == pytest.approx(expected, rel=1e-4)
+        assert found.scores.tolist() == pytest.approx(expected, rel=1e-4)
+        with rescoring(ours, x, classes) as rescore:
+            deleted = METRICS["deletion"](Case(CONTROLS["edges"](x), x, rescore)).values.tolist()
+        assert table.loc["edges", "deletion"].tolist() == pytest.approx(deleted, rel=1e-3)
+
+
+def test_methods_that_look_at_no_class_are_compared_whatever_the_models_return(batch):
+    def outputs(m, x):
+        maps = m.layer(x)
+        return {"a": maps.relu(), "b": maps}
+
+    models = [build(outputs, layer=nn.Conv2d(3, 4, 3)) for _ in range(3)]
+    cams = {str(place): METHODS["eigen-cam"](one, "layer") for place, one in enumerate(models)}
+    found = compare(models[0], batch.images, cams)
+    torch.testing.assert_close(found.heatmaps["0"], found.heatmaps["2"])
+    assert found.heatmaps["1"].any()
+
+
+@pytest.mark.parametrize("targets", [None, [[0, 1], [2, 3], [4, 0]]], ids=["n", "nm"])
+def test_metrics_give_the_model_all_of_its_inputs(batch, targets):
+    body = tiny()
+    model = build(lambda m, image, shift: m.body(image + shift), body=body)
+    body.load_state_dict(tiny().state_dict())
+    x = batch.images
+    shift = torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
+    asked = {"metrics": ["deletion", "coherency"], "target_layers": "body.relu1", "controls": False, "cost": False}
+    found = compare(model, {"image": x, "shift": shift}, ["grad-cam"], targets=targets, **asked)
+    classes = found.targets.flatten()
+    whose = torch.arange(3).repeat_interleave(len(classes) // 3)
+    case = {
+        "heatmaps": found.heatmaps["grad-cam"].reshape(-1, *x.shape[2:]),
+        "images": x[whose],
+        "explain": lambda rows: GradCAM(model, "body.relu1")({"image": rows, "shift": shift[whose]}, classes),
+    }
+    with rescoring(model, {"image": x[whose], "shift": shift[whose]}, classes) as rescore:
+        expected = {name: METRICS[name](Case(**case, rescore=rescore)).values for name in asked["metrics"]}
+    for name, values in expected.items():
+        assert found.table[name].tolist() == pytest.approx(values.tolist(), rel=1e-3, nan_ok=True)
+    assert len(set(expected["deletion"].tolist())) > 1
 
 
 def test_the_summary_has_the_controls_and_the_table_what_was_asked_for(model, batch):

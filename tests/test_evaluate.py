@@ -185,6 +185,10 @@ def test_a_run_that_measures_says_its_means() -> None:
     assert "average-drop: lower is better, score ClassProbability, classes top 2" in said
     assert table_of(run_demo("out", *asking("average-drop", "sparseness"))[1]) == [head, row]  # also if nothing is left
     assert not table_of(run_demo("plain")[1])
+    cli("evaluate", "out", "--no-controls", *asking("entropy"))
+    _, said, _ = run_demo("out", *asking("average-drop", "sparseness"))
+    assert table_of(said)[0][-1] == "entropy (count)"
+    assert "\nentropy: lower is better" in said
 
 
 def test_a_sheet_that_measures_says_its_means() -> None:
@@ -304,6 +308,61 @@ def test_what_was_measured_again_stands_for_what_the_run_measured() -> None:
     pq.write_table(table.set_column(table.column_names.index("average_drop"), "average_drop", other), path)
     assert [row["average_drop"] for row in load_run("out")] == [75.0, 25.0]
     assert '<td>50 <span class="better">of 2</span></td>' in report_of("out")
+
+
+def test_what_was_measured_of_other_rows_is_not_joined() -> None:
+    write_samples(2)
+    run_demo("out")
+    cli("evaluate", "out", *asking("sparseness"))
+    path = Path("out/metrics/00000.parquet")
+    measured = pq.read_table(path)
+    for changed in (measured.slice(1), measured.slice(0, 3), measured.take([1, 0, 2, 3])):
+        pq.write_table(changed.replace_schema_metadata(measured.schema.metadata), path)
+        found = load_run("out")
+        assert [row["sparseness"] for row in found] == [None] * 4
+        assert found.means() == []
+        assert "<td>" not in report_of("out").partition("<nav")[0]
+    cli("evaluate", "out", *asking("sparseness"))
+    assert pq.read_table(path).equals(measured)
+
+
+@pytest.mark.parametrize("content", [b"", b"no parquet", None], ids=["empty", "damaged", "foreign"])
+def test_a_file_of_metrics_that_cannot_be_read_hides_no_rows(content: bytes | None) -> None:
+    write_samples()
+    run_demo("out")
+    cli("evaluate", "out", *asking("sparseness"))
+    path = Path("out/metrics/00000.parquet")
+    if content is None:
+        pq.write_table(pa.table({"path": ["0.png"]}), path)
+    else:
+        path.write_bytes(content)
+    found = load_run("out")
+    assert [row["sparseness"] is None for row in found] == [True] * 4 + [False] * 2
+    assert found.heatmap(0).shape == (128, 128)
+    assert cli("evaluate", "out", *asking("sparseness"))[0] == 0
+    assert all(row["sparseness"] is not None for row in load_run("out"))
+
+
+def test_errors_of_metrics_go_when_they_are_measured_again_and_others_stay() -> None:
+    write_samples(2)
+    run_demo("out", *asking("average-drop", "entropy"))
+    path = Path("out/shards/00000.parquet")
+    table = pq.read_table(path)
+
+    def with_column(name: str, values: list[Any]) -> None:
+        nonlocal table
+        place = table.column_names.index(name)
+        table = table.set_column(place, table.schema.field(place), pa.array(values, table.schema.field(place).type))
+
+    with_column("error", ["the metrics cannot be computed", "the overlay cannot be written", "both", None])
+    with_column("average_drop_status", ["error", "ok", "error", "ok"])
+    with_column("entropy_status", ["ok", "ok", "error", "ok"])
+    pq.write_table(table, path)
+    cli("evaluate", "out", "--overwrite", "--no-controls", *asking("average-drop"))
+    found = load_run("out").to_pandas(["average_drop_status", "error"])
+    assert found.average_drop_status.tolist() == ["ok"] * 4
+    assert found.error.fillna("").tolist() == ["", "the overlay cannot be written", "both", ""]
+    assert [row["error"] or "" for row in load_run("out")] == found.error.fillna("").tolist()
 
 
 def test_metrics_are_part_of_what_a_run_is() -> None:

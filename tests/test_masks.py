@@ -178,6 +178,18 @@ def test_pictures_that_are_named_alone_have_the_masks_of_their_folders() -> None
     assert "cannot read the mask 0.png" in cli("compare", "pictures/0.png", *options, *asking("iou"))[2]
 
 
+def test_no_picture_gets_the_mask_of_another() -> None:
+    """Whose name is the end of its own: what is missing stays missing."""
+    write_samples()
+    write_masks()
+    Path("pictures/a").mkdir()
+    Path("pictures/0.png").rename("pictures/a/0.png")
+    options = ("--model", "demo", "--method", "grad-cam", "--masks", "masks", "--out", "rows.csv")
+    _, said, problems = cli("compare", "pictures", *options, *asking("energy-pointing-game"))
+    assert "2 of 3 pictures explained" in said
+    assert "there is no mask a/0.png" in problems
+
+
 def test_methods_side_by_side_with_masks() -> None:
     write_samples()
     write_masks(2)

@@ -14,7 +14,7 @@ from torch import nn
 from gradcam_kit import metrics
 from gradcam_kit.errors import InputError, LayerNotFoundError, OptionError, ShapeError
 from gradcam_kit.metrics import METRICS, Case
-from gradcam_kit.metrics.accumulation import MaxBoxAccuracy, PixelAveragePrecision, PointingGame
+from gradcam_kit.metrics.accumulation import MaxBoxAccuracy, MeanOverImages, PixelAveragePrecision, PointingGame
 from gradcam_kit.metrics.draws import uniform
 
 VOLUMES = torch.rand(1, 3, 4, 5, generator=torch.Generator().manual_seed(0))
@@ -97,14 +97,46 @@ def test_defaults_of_small_images() -> None:
     """One patch, or more positions than there are, would give every map the same number."""
     with standard_case() as case:
         found = METRICS["infidelity"](case, samples=8)
-        assert found.settings["patch"] == 3
+        assert found.settings["patch"] == "16, of images below 64 a quarter of the longer side"
+        assert torch.equal(found.values, METRICS["infidelity"](case, samples=8, patch=3).values)
         assert (found.values > 1e-9).all()
-    assert metrics.top_k_intersection(case.heatmaps, masks()).settings["k"] == 18
-    large, objects = torch.rand(1, 100, 100), torch.ones(1, 100, 100, dtype=torch.bool)
-    assert metrics.top_k_intersection(large, objects).settings["k"] == 1000
-    x = images(1, size=(64, 20))
-    patched = metrics.infidelity(torch.rand(1, 64, 20), x, lambda rows, index: rows.flatten(1).mean(1), samples=2)
-    assert patched.settings["patch"] == 16
+    found = metrics.top_k_intersection(case.heatmaps, masks())
+    assert found.settings["k"] == "1000, of maps below 10000 positions a tenth"  # the same for all sizes
+    assert torch.equal(found.values, metrics.top_k_intersection(case.heatmaps, masks(), k=18).values)
+    large, objects = torch.rand(1, 100, 100), torch.rand(1, 100, 100) > 0.5
+    found = metrics.top_k_intersection(large, objects)
+    assert torch.equal(found.values, metrics.top_k_intersection(large, objects, k=1000).values)
+    x, maps = images(1, size=(64, 20)), torch.rand(1, 64, 20)
+
+    def mean(rows: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+        return rows.flatten(1).mean(1)
+
+    patched = metrics.infidelity(maps, x, mean, samples=2)
+    assert torch.equal(patched.values, metrics.infidelity(maps, x, mean, samples=2, patch=16).values)
+
+
+@pytest.mark.parametrize("name", ["infidelity", "top-k-intersection"])
+def test_defaults_that_follow_the_size_are_one_setting(name: str) -> None:
+    over_all = MeanOverImages(name)
+    for side in (20, 30):
+        x, objects = images(2, size=(side, side)), torch.ones(2, side, side, dtype=torch.bool)
+
+        def mean(rows: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+            return rows.flatten(1).mean(1)
+
+        over_all.update(Case(torch.rand(2, side, side), x, mean, masks=objects))
+    assert over_all.compute()["count"] == 4
+
+
+def test_predictions_that_are_not_known_have_not_changed() -> None:
+    x = images(2, size=(8, 8))
+    maps = torch.rand(2, 8, 8)
+
+    def predicts(rows: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+        return torch.tensor([torch.nan, 1.0])[index]
+
+    found = metrics.sensitivity_max(maps, x, lambda rows: maps, predicts=predicts, samples=3)
+    assert found.details["predictions_changed"].tolist() == [0, 0]
 
 
 def test_what_numbers_over_a_data_set_depend_on() -> None:

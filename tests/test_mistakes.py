@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from gradcam_kit import GradCAM, Smooth, explain_all
 from gradcam_kit.capture import rescoring
-from gradcam_kit.errors import InputError, ShapeError
+from gradcam_kit.errors import InputError, ShapeError, is_out_of_memory
 
 BATCH = images(3, size=(16, 16))
 MISTAKES: dict[str, tuple[Any, type[Exception], str]] = {
@@ -79,6 +79,29 @@ def test_images_in_another_precision_than_the_model_say_what_to_convert(own: tor
         GradCAM(tiny(), "relu2")(BATCH.double())
     with pytest.raises(InputError, match=r"images\.to\("):  # three samples of a series may look like one picture
         GradCAM(build(lambda m, x: m.conv(x).mean(2), conv=nn.Conv1d(8, 5, 3)).to(own), "conv")(torch.rand(3, 8, 9))
+
+
+def test_an_error_that_names_one_precision_is_about_something_else() -> None:
+    def fail(m: Any, x: Tensor) -> Tensor:
+        raise RuntimeError("\"foo\" not implemented for 'BFloat16'")
+
+    with pytest.raises(RuntimeError, match='^"foo" not implemented') as caught:
+        GradCAM(build(fail, layer=nn.Conv2d(3, 4, 3)).bfloat16(), "layer")(BATCH)
+    assert not isinstance(caught.value, InputError)
+
+
+@pytest.mark.parametrize(
+    ("error", "holds"),
+    [
+        (torch.OutOfMemoryError(), True),
+        (MemoryError(), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate(handle)"), True),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), True),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+    ],
+)
+def test_what_is_a_lack_of_memory(error: Exception, holds: bool) -> None:
+    assert is_out_of_memory(error) is holds
 
 
 def test_models_that_convert_images_themselves_are_left_alone() -> None:

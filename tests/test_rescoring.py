@@ -9,6 +9,7 @@ import torch
 from models import Restless, conv_model, images, seeded, tiny
 from torch import nn
 from traces import unchanged
+from waits import device, on_device
 
 from gradcam_kit.capture import rescoring
 from gradcam_kit.errors import ClassIndexError, OptionError, ShapeError, TargetError
@@ -68,6 +69,16 @@ def test_a_second_softmax_is_warned_of_once(caplog: pytest.LogCaptureFixture) ->
         assert caplog.text.count("look like probabilities (from 0 to 1, and their sum is 1)") == said
         with rescoring(conv_model(output=output), x, probability=False):
             assert caplog.text.count("look like") == said
+
+
+def test_a_model_is_looked_at_once() -> None:
+    with device() as seen:
+        model, x = on_device(tiny()), on_device(images())
+        for waits in (1, 0):
+            seen.waits.clear()
+            with rescoring(model, x):
+                pass
+            assert len(seen.waits) == waits
 
 
 def test_kinds_of_scores() -> None:

@@ -117,7 +117,7 @@ def test_a_module_of_ones_own_is_explained_and_left_as_it_was() -> None:
     assert run[0]["target_name"] in names
     with torch.no_grad():
         model.fc.bias += 1
-    with pytest.raises(OptionError, match="another weights_sha256"):
+    with pytest.raises(OptionError, match="different weights_sha256"):
         explain_folder("pictures", model, "out", class_names=names, layers="stage2", **options)
 
 

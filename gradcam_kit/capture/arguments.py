@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -93,7 +94,8 @@ def precision_advice(images: Tensor, model: nn.Module, error: Exception) -> str 
     own = next((one.dtype for one in model.parameters() if one.dtype in _PRECISIONS), None)
     if own is None or own == images.dtype or images.dtype not in _PRECISIONS:
         return None
-    if not all(_PRECISIONS[dtype] in str(error).lower() for dtype in (own, images.dtype)):
+    words = re.findall("[a-z0-9]+", str(error).lower().replace("tensor", " "))
+    if not {_PRECISIONS[own], _PRECISIONS[images.dtype]} <= {*words}:
         return None
     return (
         f"The images are {images.dtype} and the model is {own}; convert one of them: images.to({own}), or "

@@ -67,17 +67,17 @@ class Rescoring(Rescorer):
         return replace(self, target=IsPrediction(self.classes), settings=settings)
 
 
-_doubted: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+_looked_at: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
 
 def _doubt(model: nn.Module, logits: Float[Tensor, "n classes"]) -> None:
-    """Warn, once for a model, where its outputs are probabilities already."""
-    if model in _doubted or logits.shape[1] == 1 or not len(logits):
+    """Warn where outputs are probabilities already; a model is looked at once, because a device is waited for."""
+    if model in _looked_at or logits.shape[1] == 1 or not len(logits):
         return
+    _looked_at.add(model)
     values = logits.float()
     shared = (values.amin(1) >= 0) & ((values.sum(1) - 1).abs() < _ROUNDING)
     if bool(shared.all()):
-        _doubted.add(model)
         _log.warning(
             "the outputs of %s look like probabilities (from 0 to 1, and their sum is 1), and what is scored is their "
             "softmax; leave out the model's last softmax, or score the outputs: rescoring(..., probability=False)",

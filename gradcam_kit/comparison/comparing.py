@@ -12,6 +12,7 @@ from gradcam_kit.capture import ClassProbability, Inputs, check_model, read_inpu
 from gradcam_kit.comparison.contenders import (
     Layers,
     Methods,
+    call_of,
     contenders,
     costs,
     explained,
@@ -21,9 +22,10 @@ from gradcam_kit.comparison.contenders import (
 from gradcam_kit.comparison.gallery import shown_pictures
 from gradcam_kit.comparison.measuring import control_maps, known_metrics, measured
 from gradcam_kit.comparison.record import Comparison
-from gradcam_kit.errors import InputError, ShapeError
+from gradcam_kit.errors import InputError, ShapeError, TargetError
 from gradcam_kit.methods import Explanation
 from gradcam_kit.metrics import Metric
+from gradcam_kit.metrics.rows import everyone
 from gradcam_kit.pictures import RGB, Picture, rgb_picture
 from gradcam_kit.transforms import PictureTransform, as_transform
 from gradcam_kit.types import Images, Reshape
@@ -96,24 +98,25 @@ def compare(
     model = check_model(model)
     others = {one.label for one in found if one.cam is not None and check_model(one.cam.model) is not model}
     policy = "predicted" if targets is None else "given"
-    if targets is None and others:  # all explain what this model predicts
-        with rescoring(model, images, batch_size=batch_size) as rescore:
-            targets = rescore.classes
+    foreign = len(others) == sum(one.cam is not None for one in found)
+    by_model: Tensor | None = None
+    if others and (targets is None or foreign):  # all explain what this model predicts, and controls are about it
+        targets, by_model = _asked(model, inputs, targets, batch_size)
     explanations = explained(found, inputs, targets)
     own = {label: _scores(explanation) for label, explanation in explanations.items()}
     first = sorted(explanations, key=others.__contains__)  # those of the model itself before others
     classes = next((explanations[label].targets for label in first if explanations[label].targets is not None), None)
-    scores = next((own[label] for label in first if own[label] is not None), None)
+    scores = by_model if foreign else next((own[label] for label in first if own[label] is not None), None)
     settled = targets if classes is None else classes
     several = scores.shape[1] if scores is not None and scores.ndim == 2 else None
-    everyone = with_controls(found) if controls and wanted else found
+    contestants = with_controls(found) if controls and wanted else found
     heatmaps = {label: explanation.heatmaps for label, explanation in explanations.items()}
-    heatmaps |= control_maps(everyone, inputs.images, several, seed, identities)
+    heatmaps |= control_maps(contestants, inputs.images, several, seed, identities)
     numbers = measured(
         model,
-        inputs.images,
+        inputs,
         heatmaps,
-        everyone,
+        contestants,
         wanted,
         targets=settled,
         policy=policy,
@@ -137,6 +140,17 @@ def compare(
         class_names=getattr(model, "class_names", None) if class_names is None else class_names,
         left_out=left_out,
     )
+
+
+def _asked(model: nn.Module, inputs: Inputs, targets: Any, batch_size: int) -> tuple[Any, Tensor | None]:
+    """The targets, None = the predicted classes, and the model's scores; None where its output is no class scores."""
+    images, keywords = call_of(inputs)
+    try:
+        with rescoring(model, images, targets, batch_size=batch_size, **keywords) as rescore:
+            scores = rescore(inputs.images, everyone(inputs.images))
+            return rescore.classes if targets is None else targets, scores
+    except (ShapeError, TargetError):
+        return targets, None  # methods that look at no class need none, and others say so themselves
 
 
 def _scores(explanation: Explanation) -> Tensor | None:

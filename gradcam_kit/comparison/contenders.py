@@ -100,14 +100,14 @@ def suited(found: Sequence[Contender], inputs: Inputs) -> tuple[list[Contender],
 def _problem(one: Contender, inputs: Inputs) -> str | None:
     try:
         if one.cam is not None:
-            images, keywords = _call(inputs)
+            images, keywords = call_of(inputs)
             one.cam(images, **keywords)
     except Exception as error:  # whatever it is, it suits neither the model nor the layer
         return str(error) or type(error).__name__
     return None
 
 
-def _call(inputs: Inputs) -> tuple[Any, dict[str, Any]]:
+def call_of(inputs: Inputs) -> tuple[Any, dict[str, Any]]:
     """Images and keywords with which a method is called."""
     return (inputs.args, inputs.kwargs) if inputs.args else (inputs.kwargs, {})
 
@@ -174,7 +174,7 @@ def _distinct(found: Sequence[Contender]) -> Iterator[Contender]:
 def explained(found: Sequence[Contender], inputs: Inputs, targets: Any) -> dict[str, Explanation]:
     """Explanations of all that look at the model, by label, from as few passes as possible."""
     cams = {one.label: one.cam for one in found if one.cam is not None}
-    images, keywords = _call(inputs)
+    images, keywords = call_of(inputs)
     explanations = explain_many(list(cams.values()), images, targets, **keywords)
     return dict(zip(cams, explanations, strict=True))
 
@@ -192,7 +192,7 @@ def costs(found: Sequence[Contender], inputs: Inputs, targets: Any) -> dict[str,
         targets = targets[:1]
     elif hasattr(targets, "select"):
         targets = targets.select(index)
-    images, keywords = _call(first)
+    images, keywords = call_of(first)
     results: dict[str, MethodCost] = {}
     forward: dict[nn.Module, int] = {}
     for one in found:

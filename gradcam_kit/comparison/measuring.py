@@ -11,14 +11,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gradcam_kit.capture import check_model, rescoring
+from gradcam_kit.capture import Inputs, check_model, rescoring
 from gradcam_kit.capture.rescoring import Rescoring
-from gradcam_kit.comparison.contenders import Contender
+from gradcam_kit.comparison.contenders import Contender, call_of
 from gradcam_kit.errors import OptionError
 from gradcam_kit.functional import on_device
+from gradcam_kit.methods import BaseCAM
 from gradcam_kit.metrics import METRICS, Case, Measured, Metric
 from gradcam_kit.metrics.case import Explain
 from gradcam_kit.metrics.draws import identities_of
+from gradcam_kit.metrics.rows import everyone
 
 
 def known_metric(name: str | Metric) -> Metric:
@@ -60,7 +62,7 @@ def control_maps(
 @torch.inference_mode(False)
 def measured(
     model: nn.Module,
-    images: Tensor,
+    inputs: Inputs,
     heatmaps: Mapping[str, Tensor],
     found: Sequence[Contender],
     metrics: Sequence[Metric],
@@ -76,7 +78,7 @@ def measured(
 
     Args:
         model: what the images are shown to again; for a method of another model its own is asked.
-        images: `(n, c, *t)`.
+        inputs: the images, and what else the model gets with them.
         heatmaps: label -> `(n, [m,] *t)`.
         found: the contenders, for metrics that run a method again.
         metrics: what to measure.
@@ -92,8 +94,10 @@ def measured(
     several = isinstance(targets, Tensor) and targets.ndim == 2
     count = targets.shape[1] if several else 1
     repeat = partial(torch.repeat_interleave, repeats=count, dim=0)
+    images = inputs.images
     classes = targets.flatten() if isinstance(targets, Tensor) else targets
-    rows = repeat(images)
+    asked_with = inputs.with_images(repeat(images), repeat(everyone(images)))
+    rows, (call, keywords) = asked_with.images, call_of(asked_with)
     shown = None if masks is None else repeat(on_device(masks, images.device))
     whose = repeat(identities_of(identities, images))
     asks_model = any({"rescore", "predicts", "explain"} & set(metric.uses) for metric in metrics)
@@ -103,18 +107,24 @@ def measured(
         for one in found:
             asked = model if one.cam is None else check_model(one.cam.model)
             if asks_model and asked not in rescorers:
-                scored = stack.enter_context(rescoring(asked, rows, classes, batch_size=batch_size))
+                scored = stack.enter_context(rescoring(asked, call, classes, batch_size=batch_size, **keywords))
                 rescorers[asked] = replace(scored, settings={**scored.settings, "classes": policy})
             rescore = rescorers.get(asked)
             maps = heatmaps[one.label].flatten(0, 1) if several else heatmaps[one.label]
-            explain = _again(one, classes, seed, whose)
+            explain = _again(one, asked_with, classes, seed, whose)
             case = Case(maps, rows, rescore, masks=shown, explain=explain, seed=seed, identities=whose)
             results[one.label] = {metric.name: metric(case) for metric in metrics}
     return results
 
 
-def _again(one: Contender, classes: Any, seed: int, identities: Tensor) -> Explain | None:
-    """The contender as a callable from changed images to heatmaps for the same classes."""
+def _again(one: Contender, inputs: Inputs, classes: Any, seed: int, identities: Tensor) -> Explain | None:
+    """The contender as a callable from changed images to heatmaps for the same classes, all else as it is."""
     if one.cam is not None:
-        return partial(one.cam, targets=classes)
+        return partial(_explained, one.cam, inputs, classes)
     return None if one.control is None else partial(one.control, seed=seed, identities=identities)
+
+
+def _explained(cam: BaseCAM, inputs: Inputs, classes: Any, changed: Tensor) -> Tensor:
+    images, keywords = call_of(inputs.with_images(changed))
+    heatmaps: Tensor = cam(images, classes, **keywords)
+    return heatmaps

@@ -120,7 +120,8 @@ class Comparison:
             row: dict[str, Any] = {"method": label}
             for metric, one in {**self.measured, **self.controls}.get(label, {}).items():
                 # A map of ones is constant on purpose: what the formula gives is shown, with a count of 0.
-                shown = one.values.nanmean() if label == "ones" and not one.ok.any() else one.mean
+                by_formula = label not in self.explanations and not one.ok.any()
+                shown = one.values.nanmean() if by_formula else one.mean
                 row |= {metric: float(shown), f"{metric} n": int(one.count)}
             found.append(row | self._cost(label))
         return found

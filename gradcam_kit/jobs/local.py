@@ -15,6 +15,7 @@ from rich.console import Console
 
 from gradcam_kit.capture import compile_around
 from gradcam_kit.jobs.devices import work_on_devices
+from gradcam_kit.jobs.differences import check_same
 from gradcam_kit.jobs.explainer import Explainer
 from gradcam_kit.jobs.manifest import make_manifest
 from gradcam_kit.jobs.measuring import chosen_metrics, metric_fields
@@ -24,7 +25,7 @@ from gradcam_kit.jobs.progress import ProgressBar
 from gradcam_kit.jobs.reading import decoders_quiet
 from gradcam_kit.jobs.request import SHOWN, RunRequest, RunSummary
 from gradcam_kit.jobs.setup import TRIED, device_names, layers_of, make_explainer, note, verify
-from gradcam_kit.jobs.store import Counts, Store, check_same
+from gradcam_kit.jobs.store import Counts, Store
 
 
 @dataclass

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from gradcam_kit.capture import read_inputs
 from gradcam_kit.comparison.contenders import Contender, with_controls
 from gradcam_kit.comparison.measuring import control_maps, known_metrics, measured
 from gradcam_kit.errors import OptionError
@@ -134,7 +135,7 @@ def results_of(
             heatmaps[one.label] = maps.reshape(*shape, *maps.shape[1:])
     return measured(
         model,
-        images,
+        read_inputs(images, {}),
         heatmaps,
         contenders,
         metrics,

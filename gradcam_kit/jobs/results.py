@@ -6,9 +6,9 @@ import operator
 import os
 import re
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, reduce
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, SupportsIndex, overload
@@ -23,12 +23,13 @@ from gradcam_kit.errors import InputError, MissingExtraError, OptionError, Pictu
 from gradcam_kit.functional import Normalization
 from gradcam_kit.jobs.files import is_remote
 from gradcam_kit.jobs.index import Entry
-from gradcam_kit.jobs.measuring import MetricMeans, metric_fields
+from gradcam_kit.jobs.measuring import MetricMeans, columns_of, metric_fields
 from gradcam_kit.jobs.overlays import overlay_of
 from gradcam_kit.jobs.parquet import read_parquet
 from gradcam_kit.jobs.reading import read_entry
 from gradcam_kit.jobs.rows import SCHEMA, Row, enlarged, heatmap_of
 from gradcam_kit.jobs.store import Store
+from gradcam_kit.metrics import METRICS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -102,7 +103,16 @@ class Run:
     @property
     def metrics(self) -> list[str]:
         """The metrics that are in the rows, measured by the run or later; rows may lack some of the latter."""
-        return list(dict.fromkeys([*self.manifest.get("metrics", {}), *self._later]))
+        return list(self._settings)
+
+    @property
+    def notes(self) -> list[str]:
+        """Of each metric which way is better, and all settings that its numbers depend on."""
+        return [METRICS[name].describe(one) for name, one in self._settings.items() if name in METRICS]
+
+    @property
+    def _settings(self) -> dict[str, Any]:
+        return {**self.manifest.get("metrics", {}), **self._later}
 
     def table(self, columns: Sequence[str] | None = None) -> pa.Table:
         """All rows as an Arrow table; name the columns that are needed, the heatmaps are most of the bytes.
@@ -197,30 +207,46 @@ class Run:
         return pa.schema([*SCHEMA, *metric_fields(self.metrics)])
 
     @cached_property
-    def _later(self) -> list[str]:
+    def _later(self) -> dict[str, Any]:
         return self.store.measured_later()
 
     def _shard(self, number: int, columns: Sequence[str] | None = None) -> pa.Table:
         """The rows of a shard; what was measured of them later stands for what the run measured."""
         fields = self._fields() if columns is None else pa.schema(map(self._fields().field, columns))
+        measured = self.manifest.get("metrics", {})
         with self.store.folder.open(f"shards/{number:05}.parquet") as file:
-            own = [*SCHEMA.names, *(field.name for field in metric_fields(self.manifest.get("metrics", {})))]
-            table = read_parquet(file, ["path", *(name for name in fields.names if name in own)])
+            own = [*SCHEMA.names, *(field.name for field in metric_fields(measured))]
+            asked = {*fields.names}
+            if self._later and "error" in asked:  # of which the statuses say what they are about
+                asked |= {"status", *own} - {"heatmap"}
+            table = read_parquet(file, ["path", *(name for name in own if name in asked)])
         found = {name: table[name] for name in table.column_names}
         wanted = {*fields.names} & {"error", *(field.name for field in metric_fields(self._later))}
-        later = self.store.read_metrics(number)[0] if self._later and wanted else None
+        later, settings = self.store.read_metrics(number) if self._later and wanted else (None, {})
         if later is not None:
             later = later.slice(0, table.num_rows)  # the controls stand behind
-            measured = {name: later[name] for name in wanted & {*later.column_names}}
             if "error" in wanted:
-                measured["error"] = pc.coalesce(found["error"], later["error"])
-            found |= measured
+                found["error"] = _joined_errors(table, later, measured, settings)
+            found |= {name: later[name] for name in wanted - {"error"} if name in later.column_names}
         return pa.table([found.get(one.name, pa.nulls(table.num_rows, one.type)) for one in fields], schema=fields)
 
     def _length(self, number: int) -> int:
         with self.store.folder.open(f"shards/{number:05}.parquet") as file:
             rows: int = pq.read_metadata(file).num_rows
             return rows
+
+
+def _joined_errors(own: pa.Table, later: pa.Table, measured: Iterable[str], again: Iterable[str]) -> pa.ChunkedArray:
+    """Why rows lack something: as the run says, but for what it could not measure and was measured again since."""
+
+    def failed(metrics: Iterable[str]) -> pa.ChunkedArray:
+        statuses = [own[columns_of(name)[1]] for name in metrics]
+        none = pa.chunked_array([pa.array([False] * own.num_rows, pa.bool_())])
+        return reduce(pc.or_, (pc.fill_null(pc.equal(status, "error"), False) for status in statuses), none)
+
+    stale = pc.and_not(failed(set(measured) & set(again)), failed(set(measured) - set(again)))
+    stale = pc.and_(stale, pc.equal(own["status"], "ok"))
+    return pc.if_else(stale, later["error"], pc.coalesce(own["error"], later["error"]))
 
 
 def load_run(directory: str | Path) -> Run:

@@ -132,14 +132,16 @@ class _Sheet:
         return _Ready(entry, image, np.asarray(seen), mask)
 
     def _mask_key(self, entry: Entry) -> str:
-        """The name of the picture, or the shortest end of its path under which there is a mask.
+        """The name of the picture, or the shortest end of its path beyond it under which there is a mask.
 
-        A picture that is named alone has no folder that its name would be relative to.
+        A picture that is named alone has no folder that its name would be relative to. Never less than the name, under
+        which there may be the mask of another picture.
         """
         assert self.masks is not None
-        parts = Path(entry.path).parts
-        ends = (Path(*parts[start:]).as_posix() for start in range(len(parts) - 1, 0, -1))
-        return next(filter(self.masks.has, [self.names[entry], *ends]), self.names[entry])
+        name, parts = self.names[entry], Path(entry.path).parts
+        longer = range(len(parts) - len(Path(name).parts) - 1, 0, -1)
+        ends = (Path(*parts[start:]).as_posix() for start in longer)
+        return next(filter(self.masks.has, [name, *ends]), name)
 
     def _choose(self, one: _Ready) -> None:
         """Set up the methods, and leave out those that do not suit the model where none was asked for.

@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from io import BytesIO
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +17,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gradcam_kit.errors import OptionError
+from gradcam_kit.jobs.differences import check_same
 from gradcam_kit.jobs.files import Folder, LocalFolder, folder_at
 from gradcam_kit.jobs.parquet import as_parquet, read_parquet
 from gradcam_kit.jobs.request import SHOWN
 from gradcam_kit.jobs.rows import SCHEMA, Row
 
 _SETTINGS = b"gradcam_kit.metrics"
+_KEYS = ("path", "method", "rank")
 _LONGEST_NAME = 255  # bytes, on all common file systems
 _AT_ONCE = 16  # shards that are looked at
 _TRIES, _PAUSE = 10, 0.1  # to read a manifest that another process writes; seconds
@@ -177,18 +178,29 @@ class Store:
             self.folder.write(f"metrics/{_shard(number)}", as_parquet(pa.Table.from_pylist(list(rows), schema=schema)))
 
     def read_metrics(self, number: int) -> tuple[pa.Table | None, dict[str, Any]]:
-        """What was measured later of the rows of a shard, and the settings of each metric; nothing if nothing was."""
-        content = self.folder.read(f"metrics/{_shard(number)}")
-        if content is None:
-            return None, {}
-        table = read_parquet(BytesIO(content))
-        return table, json.loads(table.schema.metadata[_SETTINGS])
+        """What was measured later of the rows of a shard, and the settings of each metric; nothing if nothing was.
 
-    def measured_later(self) -> list[str]:
-        """The metrics that were measured later of the rows of some shard."""
-        footers = (self._footer(f"metrics/{name}") for name in self.folder.names("metrics"))
-        settings = (json.loads(footer.metadata[_SETTINGS]) for footer in footers if footer is not None)
-        return list(dict.fromkeys(chain.from_iterable(settings)))
+        What a disk has damaged is nothing, and so is what was measured of other rows, while the shard was replaced.
+        """
+        content = self.folder.read(f"metrics/{_shard(number)}")
+        try:
+            table = None if content is None else read_parquet(BytesIO(content))
+        except pa.ArrowException:
+            table = None
+        settings = {} if table is None else _settings(table.schema.metadata)
+        if table is None or not settings:
+            return None, {}
+        with self.folder.open(f"shards/{_shard(number)}") as file:
+            rows = read_parquet(file, _KEYS)
+        own = table.slice(0, rows.num_rows)
+        return (table, settings) if all(own[key].equals(rows[key]) for key in _KEYS) else (None, {})
+
+    def measured_later(self) -> dict[str, Any]:
+        """The metrics that were measured later of the rows of some shard, and the settings of each."""
+        names = [f"metrics/{name}" for name in self.folder.names("metrics")]
+        with ThreadPoolExecutor(_AT_ONCE) as threads:
+            footers = [footer for footer in threads.map(self._footer, names) if footer is not None]
+        return {name: one for footer in footers for name, one in _settings(footer.metadata).items()}
 
     def read_shard(self, number: int, columns: Sequence[str] | None = None) -> list[Row]:
         """The rows of a shard."""
@@ -238,21 +250,6 @@ class Store:
             ) from error
 
 
-def check_same(before: Mapping[str, Any], now: Mapping[str, Any], root: str) -> None:
-    """Refuse to mix the rows of two different runs.
-
-    Raises:
-        OptionError: the first field that differs.
-    """
-    now = json.loads(json.dumps(now))  # tuples become lists, as in the file
-    for name, old, new in _differences(before, now):
-        if name.split(".")[0] != "about":
-            raise OptionError(
-                f"{root!r} holds a run with different {name}: {_short(old)} there, {_short(new)} now; choose another "
-                "folder, ask for the same, or replace it: --overwrite"
-            )
-
-
 def counted(rows: Iterable[Row], shown: int = SHOWN) -> Counts:
     """Count pictures and failures in rows; the rows of a picture follow each other."""
     pictures, failed, last, last_failed = 0, 0, None, None
@@ -267,19 +264,10 @@ def counted(rows: Iterable[Row], shown: int = SHOWN) -> Counts:
     return Counts(pictures, failed, tuple(problems))
 
 
-def _differences(before: Any, now: Any, name: str = "") -> Iterable[tuple[str, Any, Any]]:
-    if isinstance(before, Mapping) and isinstance(now, Mapping):
-        if name and before.keys() != now.keys():
-            yield name, ", ".join(before), ", ".join(now)
-        for key in [*before, *(key for key in now if key not in before)]:
-            yield from _differences(before.get(key), now.get(key), f"{name}.{key}" if name else str(key))
-    elif before != now:
-        yield name, before, now
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 80 else f"{text[:79]}…"
+def _settings(metadata: Mapping[bytes, bytes] | None) -> dict[str, Any]:
+    """Those of each metric in a file of what was measured; nothing if it is none of ours."""
+    found: dict[str, Any] = json.loads((metadata or {}).get(_SETTINGS, b"{}"))
+    return found
 
 
 def _shard(number: int) -> str:

@@ -202,7 +202,7 @@ class MaxBoxAccuracy(torchmetrics.Metric):
         super().__init__(**options)
         self.overlaps, self.all_regions, self.thresholds = tuple(overlaps), all_regions, tuple(thresholds)
         self.settings = {
-            "overlaps": tuple(map(check_overlap, overlaps)),
+            "overlaps": tuple(map(check_overlap, self.overlaps)),
             "regions": "all" if all_regions else "largest contour",
             "thresholds": self.thresholds,
             "threshold_chosen": "on the same images",

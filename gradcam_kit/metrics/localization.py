@@ -90,10 +90,11 @@ def top_k_intersection(
     """
     check_masks(masks, heatmaps)
     positions = math.prod(masks.shape[1:])
+    settings: dict[str, object] = {"k": k or "1000, of maps below 10000 positions a tenth"}
     k = positive_int("k", min(1000, max(1, positions // 10)) if k is None else k)
     if k > max(positions, 1):
         raise OptionError(f"k is {k} and the maps have {positions} positions; expected at most as many")
-    return _top(heatmaps, masks, torch.full_like(masks.flatten(1).sum(1), k), {"k": k})
+    return _top(heatmaps, masks, torch.full_like(masks.flatten(1).sum(1), k), settings)
 
 
 @metric("iou", better="higher")
@@ -150,7 +151,7 @@ def grid_pointing(maps: Float[Tensor, "n *t"], cells: Int[Tensor, " n"], grid: S
     check_numbers("cells", cells, len(maps), number.numel())
     for axis, (length, count) in enumerate(zip(size, counts, strict=True)):
         number = number.repeat_interleave(length // count, dim=axis)
-    masks = number == on_device(cells, maps.device).reshape(-1, *(1 for _ in size))
+    masks = number == on_device(cells, maps.device, torch.long).reshape(-1, *(1 for _ in size))
     return _share(maps, masks, {"grid": counts}, _NOTHING)
 
 

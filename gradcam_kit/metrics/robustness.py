@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Float, Int
@@ -29,6 +29,7 @@ from gradcam_kit.types import Rows
 
 Perturbation = Literal["noise", "patches"]
 
+_PATCHES = "16, of images below 64 a quarter of the longer side"
 _PAPER = "{}: Yeh et al., NeurIPS 2019, https://arxiv.org/abs/1901.09392."
 _STREAM = 1 << 16
 """Draw i of an image has stream _STREAM + i, so that more draws keep the earlier ones."""
@@ -80,8 +81,9 @@ def sensitivity_max(
         check_heatmaps(again, images, within=False)
         distance = torch.linalg.vector_norm(widen(again).flatten(1) - clean, dim=1)
         largest = torch.maximum(largest, distance)  # NaN stays
-        if predicts is not None:
-            flipped = flipped + (check_scores(predicts(noisy, index), len(images)) != before)
+        if predicts is not None and before is not None:
+            after = check_scores(predicts(noisy, index), len(images))
+            flipped = flipped + ((after != before) & after.isfinite() & before.isfinite())
     norm = torch.linalg.vector_norm(clean, dim=1)
     flags = {Status.DEGENERATE_MAP: degenerate(heatmaps)[Status.DEGENERATE_MAP] | (norm == 0)}
     settings = {
@@ -135,6 +137,7 @@ def infidelity(
     check_heatmaps(heatmaps, images)
     one_of("perturbation", perturbation, get_args(Perturbation))
     positive_int("samples", samples)
+    chosen: dict[str, Any] = {"std": std} if perturbation == "noise" else {"patch": patch or _PATCHES}
     patch = positive_int("patch", min(16, max(1, max(images.shape[2:]) // 4)) if patch is None else patch)
     non_negative("std", std)
     own, maps = identities_of(identities, images), spread(usable(heatmaps))
@@ -167,6 +170,5 @@ def infidelity(
         power = products.square().mean(1, keepdim=True)
         scale = ((products * fall).mean(1, keepdim=True) / power).where(power != 0, 0)
     values = (scale * products - fall).square().mean(1).masked_fill(broken(heatmaps), torch.nan)
-    chosen = {"std": std} if perturbation == "noise" else {"patch": patch}
     settings = {"perturbation": perturbation, **chosen, "samples": samples, "scaled": scaled, "seed": seed}
     return measured(values, degenerate(heatmaps), {**score_settings(rescore), **settings}, {"scale": scale[:, 0]})
