@@ -85,7 +85,7 @@ def test_an_error_that_names_one_precision_is_about_something_else() -> None:
     def fail(m: Any, x: Tensor) -> Tensor:
         raise RuntimeError("\"foo\" not implemented for 'BFloat16'")
 
-    with pytest.raises(RuntimeError, match='^"foo" not implemented') as caught:
+    with pytest.raises(RuntimeError, match=r'^"foo" not implemented') as caught:
         GradCAM(build(fail, layer=nn.Conv2d(3, 4, 3)).bfloat16(), "layer")(BATCH)
     assert not isinstance(caught.value, InputError)
 
