@@ -106,7 +106,7 @@ def compare(
     own = {label: _scores(explanation) for label, explanation in explanations.items()}
     first = sorted(explanations, key=others.__contains__)  # those of the model itself before others
     classes = next((explanations[label].targets for label in first if explanations[label].targets is not None), None)
-    scores = by_model if foreign else next((own[label] for label in first if own[label] is not None), None)
+    scores = by_model if by_model is not None else next((own[one] for one in first if own[one] is not None), None)
     settled = targets if classes is None else classes
     several = scores.shape[1] if scores is not None and scores.ndim == 2 else None
     contestants = with_controls(found) if controls and wanted else found
