@@ -21,6 +21,7 @@ from gradcam_kit.capture.targets import (
     ClassLogit,
     ClassProbability,
     ClassTarget,
+    are_shares,
     predicted_classes,
     read_logits,
     resolve_target,
@@ -30,7 +31,6 @@ from gradcam_kit.options import positive_int
 from gradcam_kit.types import Images, Rows
 
 _log = logging.getLogger("gradcam_kit")
-_ROUNDING = 0.01  # of a softmax in half precision
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,9 +75,7 @@ def _doubt(model: nn.Module, logits: Float[Tensor, "n classes"]) -> None:
     if model in _looked_at or logits.shape[1] == 1 or not len(logits):
         return
     _looked_at.add(model)
-    values = logits.float()
-    shared = (values.amin(1) >= 0) & ((values.sum(1) - 1).abs() < _ROUNDING)
-    if bool(shared.all()):
+    if bool(are_shares(logits)):
         _log.warning(
             "the outputs of %s look like probabilities (from 0 to 1, and their sum is 1), and what is scored is their "
             "softmax; leave out the model's last softmax, or score the outputs: rescoring(..., probability=False)",

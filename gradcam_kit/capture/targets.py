@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
@@ -17,6 +17,7 @@ from gradcam_kit.functional import on_device
 from gradcam_kit.types import Target
 
 _T = TypeVar("_T", bound="ClassTarget")
+_ROUNDING = 0.01  # of a softmax in half precision
 
 
 def read_logits(output: Any) -> Float[Tensor, "n classes"]:
@@ -163,6 +164,12 @@ class ClassProbability(ClassTarget):
         """p_c in [0, 1]."""
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         return (logits.sigmoid() if logits.shape[1] == 1 else logits.softmax(1)).gather(1, classes)
+
+
+def are_shares(logits: Float[Tensor, "n classes"]) -> Bool[Tensor, ""]:
+    """Whether scores look like a softmax already: of every sample, none lies below 0 and their sum is 1."""
+    values = logits.float()
+    return ((values.amin(1) >= 0) & ((values.sum(1) - 1).abs() < _ROUNDING)).all()
 
 
 def predicted_classes(output: Any) -> Int[Tensor, " n"]:

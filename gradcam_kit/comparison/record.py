@@ -27,7 +27,8 @@ from gradcam_kit.comparison.gallery import (
 )
 from gradcam_kit.errors import MissingExtraError, PictureError
 from gradcam_kit.methods import Explanation
-from gradcam_kit.metrics import METRICS, Measured, Status
+from gradcam_kit.metrics import Measured, Status
+from gradcam_kit.metrics.case import described
 from gradcam_kit.pictures import RGB, encode_picture, write_picture
 
 if TYPE_CHECKING:
@@ -130,7 +131,7 @@ class Comparison:
     def notes(self) -> list[str]:
         """Of each metric which way is better, and all settings that its numbers depend on."""
         found = {name: one.settings for own in self.measured.values() for name, one in own.items()}
-        return [METRICS[name].describe(settings) for name, settings in found.items() if name in METRICS]
+        return described(found)
 
     def plot(self, *, columns: int = COLUMNS, alpha: float = 0.5) -> Figure:
         """Draw all as a figure of matplotlib, images below each other, at most `columns` pictures in a row.

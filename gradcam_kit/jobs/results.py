@@ -29,7 +29,7 @@ from gradcam_kit.jobs.parquet import read_parquet
 from gradcam_kit.jobs.reading import read_entry
 from gradcam_kit.jobs.rows import SCHEMA, Row, enlarged, heatmap_of
 from gradcam_kit.jobs.store import Store
-from gradcam_kit.metrics import METRICS
+from gradcam_kit.metrics.case import described
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -108,7 +108,7 @@ class Run:
     @property
     def notes(self) -> list[str]:
         """Of each metric which way is better, and all settings that its numbers depend on."""
-        return [METRICS[name].describe(one) for name, one in self._settings.items() if name in METRICS]
+        return described(self._settings)
 
     @property
     def _settings(self) -> dict[str, Any]:
@@ -147,9 +147,9 @@ class Run:
         """The means of all metrics, of the methods and of controls, see `MetricMeans.lines`."""
         found, columns = MetricMeans(), [field.name for field in metric_fields(self.metrics)]
         for number in self._numbers:
-            rows = self._shard(number, ["method", *columns])
+            later, settings = measured = self.store.read_metrics(number)
+            rows = self._shard(number, ["method", *columns], measured)
             found.add(rows.to_pylist(), self.metrics)
-            later, settings = self.store.read_metrics(number)
             if later is not None:
                 found.add(later.slice(rows.num_rows).to_pylist(), list(settings))  # the controls
         return found.lines()
@@ -210,8 +210,16 @@ class Run:
     def _later(self) -> dict[str, Any]:
         return self.store.measured_later()
 
-    def _shard(self, number: int, columns: Sequence[str] | None = None) -> pa.Table:
-        """The rows of a shard; what was measured of them later stands for what the run measured."""
+    def _shard(
+        self,
+        number: int,
+        columns: Sequence[str] | None = None,
+        found_later: tuple[pa.Table | None, dict[str, Any]] | None = None,
+    ) -> pa.Table:
+        """The rows of a shard; what was measured of them later stands for what the run measured.
+
+        `found_later` is what `read_metrics` gives; None = it is asked, where that is needed.
+        """
         fields = self._fields() if columns is None else pa.schema(map(self._fields().field, columns))
         measured = self.manifest.get("metrics", {})
         with self.store.folder.open(f"shards/{number:05}.parquet") as file:
@@ -222,7 +230,9 @@ class Run:
             table = read_parquet(file, ["path", *(name for name in own if name in asked)])
         found = {name: table[name] for name in table.column_names}
         wanted = {*fields.names} & {"error", *(field.name for field in metric_fields(self._later))}
-        later, settings = self.store.read_metrics(number) if self._later and wanted else (None, {})
+        if found_later is None:
+            found_later = self.store.read_metrics(number) if self._later and wanted else (None, {})
+        later, settings = found_later
         if later is not None:
             later = later.slice(0, table.num_rows)  # the controls stand behind
             if "error" in wanted:

@@ -13,7 +13,7 @@ from rich.console import Console
 from torch import nn
 
 from gradcam_kit.capture import check_model
-from gradcam_kit.capture.targets import read_logits
+from gradcam_kit.capture.targets import are_shares, read_logits
 from gradcam_kit.errors import GradCamKitError, InputError, OptionError, UnknownNameError, did_you_mean
 from gradcam_kit.jobs.blame import blamed, request_error
 from gradcam_kit.jobs.decode import Decoded, Failed, decode
@@ -265,7 +265,7 @@ def _probabilities(explainer: Explainer, pictures: Iterable[Decoded]) -> str | N
         if not 0 <= scores.min() <= scores.max() <= 1:
             return None
         seen += scores.numel()
-        is_shared &= scores.shape[1] > 1 and abs(float(scores.sum()) - 1) < 0.01
+        is_shared &= scores.shape[1] > 1 and bool(are_shares(scores))
     if not seen or (not is_shared and seen < _VALUES):
         return None
     which, last = ("from 0 to 1, and their sum is 1", "softmax") if is_shared else ("from 0 to 1", "sigmoid")

@@ -203,6 +203,12 @@ def _plain(value: Any) -> str:
 METRICS: dict[str, Metric] = Registry("metric")
 """Every metric with a name, keyed by it ("average-drop", ...)."""
 
+
+def described(settings: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """A line for each metric of a name that is known, from name -> settings; see `Metric.describe`."""
+    return [METRICS[name].describe(one) for name, one in settings.items() if name in METRICS]
+
+
 _Function = TypeVar("_Function", bound=Callable[..., Measured])
 
 

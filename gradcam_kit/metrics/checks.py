@@ -152,11 +152,11 @@ def check_rows(name: str, rows: object) -> None:
         )
 
 
-def check_same_images(images: Tensor, rescore: Any) -> None:
+def check_same_images(images: Tensor, rescore: Any, name: str = "rescore") -> None:
     """Raise if the images are others than those whose classes were fixed."""
     if _is_checked.get() or rescore is None:
         return
-    check_rows("rescore", rescore)
+    check_rows(name, rescore)
     if not isinstance(rescore, Rescoring):
         return
     scored = rescore.inputs.images

@@ -15,7 +15,6 @@ from gradcam_kit.metrics.case import Explain, metric
 from gradcam_kit.metrics.checks import (
     broken,
     check_heatmaps,
-    check_rows,
     check_same_images,
     check_scores,
     degenerate,
@@ -70,9 +69,7 @@ def sensitivity_max(
     clean = usable(heatmaps).flatten(1)
     largest = clean.new_zeros(len(clean))
     index, flipped = everyone(images), torch.zeros(len(clean), dtype=torch.long, device=images.device)
-    if predicts is not None:
-        check_rows("predicts", predicts)
-    check_same_images(images, predicts)
+    check_same_images(images, predicts, "predicts")
     before = None if predicts is None else check_scores(predicts(images, index), len(images))
     for draw in range(positive_int("samples", samples)):
         moved = radius * (2 * uniform(tuple(images.shape[1:]), own, seed, _STREAM + draw) - 1)

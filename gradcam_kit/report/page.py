@@ -14,7 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from gradcam_kit.errors import OptionError
 from gradcam_kit.jobs.measuring import by_method, not_counted
 from gradcam_kit.jobs.store import Store
-from gradcam_kit.metrics import METRICS
+from gradcam_kit.metrics.case import described
 from gradcam_kit.render import colormap_table
 from gradcam_kit.report.collect import Collected, Keep, collect
 
@@ -79,7 +79,7 @@ def render(collected: Collected, manifest: dict[str, Any], speed: float | None, 
         metrics={line["metric"]: line["better"] for line in collected.measured},
         means=by_method(collected.measured),
         left_out=not_counted(collected.measured),
-        settings=[METRICS[name].describe(one) for name, one in collected.settings.items() if name in METRICS],
+        settings=described(collected.settings),
         explained=_explained(manifest["targets"], manifest["class_names"]),
         speed=speed,
         digest=digest,
