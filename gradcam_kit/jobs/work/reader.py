@@ -75,7 +75,7 @@ class Failed:
     by_transform: bool = False
 
     @classmethod
-    def because(cls, entry: Entry, error: Exception) -> Failed:
+    def because(cls, entry: Entry, error: BaseException) -> Failed:
         """The failure that an error caused; foreign errors could not be sent from process to process."""
         return cls(entry, one_line(f"{type(error).__name__}: {error}"))
 
@@ -89,7 +89,7 @@ def decode(entry: Entry, transform: Transform, thumbnail: bool = False) -> Decod
             small = _thumbnail(picture) if thumbnail else None
             is_read = True
             return Decoded(entry, transform.prepare(picture), transform.box(*size), size, small)
-    except Exception as error:  # one picture never ends a run
+    except (Exception, SystemExit) as error:  # one picture never ends a run, also if a transform would end the program
         failed = Failed.because(entry, error)
         return replace(failed, by_transform=is_read and not isinstance(error, PictureError))
 
