@@ -19,6 +19,9 @@ from gradcam_kit.models.checkpoints import load_checkpoint
 from gradcam_kit.models.zoo import Parts, Wishes, first_line, hugging_face_model, timm_model, torchvision_model
 from gradcam_kit.transforms import IMAGENET, CallableTransform, PictureTransform, Transform, as_transform
 
+_named: set[str] = set()
+"""Modules and names in them that this program has imported because somebody asked for them."""
+
 SPECS = "demo, torchvision:NAME, timm:NAME, hf:NAME or package.module:factory"
 
 
@@ -186,9 +189,21 @@ def imported(spec: str, what: str) -> Any:
         hint = did_you_mean(attribute, (name for name, value in vars(module).items() if callable(value)))
         raise UnknownNameError(f"module {path!r} has no {what} {attribute!r}{hint}")
     found = getattr(module, attribute)
+    _named.add(spec)
     if not callable(found):
         raise InputError(f"{spec} is a {type(found).__name__}, and no {what}; expected something that can be called")
     return found
+
+
+def is_code(spec: str) -> bool:
+    """Whether a specification names a function in a module of Python, and not a model of a library."""
+    kind, _, name = spec.partition(":")
+    return bool(name) and kind not in _LOADERS
+
+
+def was_named(spec: str) -> bool:
+    """Whether this program has been asked for this function or class before, so that its module runs no new code."""
+    return spec in _named and spec.partition(":")[0] in sys.modules
 
 
 def _exited(error: SystemExit) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 
 from gradcam_kit.errors import CheckpointError, kind_of
 from gradcam_kit.models.state_dicts import few
@@ -43,7 +44,7 @@ def _problem(name: str, given: Any, own: Tensor) -> str | None:
     """What keeps a value from being a weight, in words."""
     if not isinstance(given, Tensor):
         return f"{name} is {kind_of(given)} in the file, a tensor in the model"
-    if isinstance(own, torch.nn.parameter.UninitializedTensorMixin):
+    if is_lazy(own):
         return None  # a lazy module takes any shape
     if given.shape != own.shape:
         return f"{name} is {tuple(given.shape)} in the file, {tuple(own.shape)} in the model"
@@ -83,7 +84,7 @@ def _plain(given: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _cast(given: Any, own: Tensor) -> Tensor:
-    if isinstance(own, torch.nn.parameter.UninitializedTensorMixin) or given.is_quantized:
+    if is_lazy(own) or given.is_quantized:
         return given  # type: ignore[no-any-return]
     cast: Tensor = given.to(own.dtype)
     return cast

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from gradcam_kit.errors import CheckpointError
 from gradcam_kit.models.casting import fitted
@@ -95,7 +96,7 @@ def _put_in(model: nn.Module, own: Mapping[str, Any], ready: Mapping[str, Any], 
 
 
 def _is_plain(value: Any) -> bool:
-    return isinstance(value, Tensor) and not isinstance(value, nn.parameter.UninitializedTensorMixin)
+    return isinstance(value, Tensor) and not is_lazy(value)
 
 
 def _refused(path: Path, error: Exception) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 
 from gradcam_kit.errors import CheckpointError
 
@@ -60,7 +61,7 @@ class _Reading:
         """Whether it has all names of a model, with the shapes that the model has."""
         return self.holds(own) and all(
             not isinstance(value, Tensor)
-            or isinstance(value, torch.nn.parameter.UninitializedTensorMixin)
+            or is_lazy(value)
             or getattr(self.values[self.names[name]], "shape", None) == value.shape
             for name, value in own.items()
         )
