@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from io import BytesIO
 from itertools import chain
 from pathlib import Path, PurePosixPath
@@ -18,7 +19,6 @@ from skimage.measure import label, regionprops
 
 from gradcam_kit.errors import InputError, OptionError, UnknownNameError, did_you_mean
 from gradcam_kit.jobs.results import Run, load_run
-from gradcam_kit.jobs.storage.claims import claim
 from gradcam_kit.jobs.storage.folders import Folder, LocalFolder, folder_at
 from gradcam_kit.jobs.storage.rows import Row, heatmap_of
 from gradcam_kit.jobs.storage.store import Store
@@ -26,6 +26,15 @@ from gradcam_kit.jobs.work.measuring import metric_fields
 from gradcam_kit.tables import csv_text
 
 _LARGEST = 2**30  # pixels of a picture
+_HEAD = 2**16  # bytes of a file that tell whether an export wrote it
+_BEGINS = {
+    "csv": re.compile(rb"path,method,layer,rank,target,target_name,score,label,"),
+    "fiftyone": re.compile(rb'{"samples": \[{"filepath": "(.*"_cls": "Heatmap"|[^}]{60000})', re.DOTALL),
+    "coco": re.compile(rb'{"info": {"description": "Boxes around what '),
+    "png": re.compile(rb"\x89PNG\r\n\x1a\n.{4}IHDR.{8}\x08\x00", re.DOTALL),  # 8 bits of gray
+    "npz": re.compile(rb"PK\x03\x04.{26}heatmap\.npy", re.DOTALL),
+}
+"""How the files of each format begin."""
 
 
 def export_run(
@@ -72,8 +81,8 @@ def export_run(
         if to == "csv" or not len(run):
             why = f"{os.fspath(directory)!r} has no rows yet; the command that began the run goes on with it"
         raise OptionError(f"there is nothing to export: {why}")
-    if out is not None:
-        claim(target, "export.json", _names(run, to, methods or run.methods), overwrite)
+    if out is not None and not overwrite:
+        _check_replaceable(target, to, _names(run, to, methods or run.methods))
     with run.store.named():
         FORMATS[to](run, chain([first], rows), target, threshold)
     return target.root
@@ -237,6 +246,28 @@ def _field(row: Row) -> str:
 def _file(store: Store, row: Row, suffix: str) -> str:
     name = store.overlay_name(row["path"], row["method"], row["rank"])
     return str(PurePosixPath(*PurePosixPath(name).parts[1:])).removesuffix(".jpg") + suffix
+
+
+def _check_replaceable(target: Folder, to: str, names: Iterable[str]) -> None:
+    """Refuse to replace files that no export wrote, as the way in which they begin tells.
+
+    Raises:
+        OptionError: names the first of them; nothing is written then.
+    """
+    for name in names:
+        if not target.holds(name):
+            continue
+        try:
+            with target.open(name) as file:
+                head = file.read(_HEAD)
+        except OSError:  # a folder, a link that leads nowhere, or what may not be read
+            head = b""
+        kind = "fiftyone" if name == "samples.json" else "png" if to == "fiftyone" else to
+        if not _BEGINS[kind].match(head):
+            raise OptionError(
+                f"{target.root}/{name} is there already, and no export to {to} wrote it; choose another folder, or "
+                "replace it: --overwrite"
+            )
 
 
 def _names(run: Run, to: str, methods: Sequence[str]) -> Iterator[str]:

@@ -22,7 +22,7 @@ from gradcam_kit.jobs.storage.remote_folder import RemoteFolder
 
 _HOST = hashlib.sha256(platform.node().encode()).hexdigest()[:8]
 _OLD = 600  # seconds; no file takes as long to be written
-_TEMPORARY = re.compile(r"[0-9a-z]+-\d+-[0-9a-f]+")  # how the names of files that are being written end
+_TEMPORARY = re.compile(r"[0-9a-z]{8,}-\d+-[0-9a-f]+")  # how the names of files that are being written end
 _HOPELESS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 

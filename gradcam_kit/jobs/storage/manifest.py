@@ -28,7 +28,7 @@ def check_same(before: Mapping[str, Any], now: Mapping[str, Any], root: str) -> 
             )
 
 
-def check_readable(manifest: Any, place: str) -> None:
+def check_readable(manifest: Mapping[str, Any], place: str) -> None:
     """Refuse a `run.json` that is not that of a run, as nothing in it can be trusted to be what it should be.
 
     Args:
@@ -38,8 +38,6 @@ def check_readable(manifest: Any, place: str) -> None:
     Raises:
         InputError: it is of another format, or the first field that is not as runs write it.
     """
-    if not isinstance(manifest, Mapping):
-        raise InputError(f"{place} holds {_kind(manifest)}; expected the object that a run of gradcam-kit writes")
     if manifest.get("format") != FORMAT:
         raise InputError(f"{place} has the format {_short(manifest.get('format'))}; expected {FORMAT}")
     if "metrics" in manifest and manifest["metrics"] is None:
@@ -65,10 +63,6 @@ def _differences(before: Any, now: Any, name: str = "") -> Iterable[tuple[str, A
 def _short(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 80 else f"{text[:79]}…"
-
-
-def _kind(value: Any) -> str:
-    return {list: "a list", str: "a text", type(None): "null"}.get(type(value), f"{_short(value)}")
 
 
 def _is_count(value: Any, least: int = 0) -> bool:

@@ -41,9 +41,9 @@ class Store(ShardFiles):
         """What determined the rows that are here; None if there is no run.
 
         Raises:
-            OptionError: rows without a manifest, or a manifest that cannot be read.
+            OptionError: rows without a manifest, or a manifest that cannot be read, or is not one.
         """
-        place = f"{self.folder.root}/run.json"
+        place, read = f"{self.folder.root}/run.json", None
         for tried in range(1, _TRIES + 1):
             try:
                 content = self.folder.read("run.json")
@@ -54,13 +54,19 @@ class Store(ShardFiles):
             if len(content) > _LARGEST:
                 raise OptionError(f"{place} has {len(content):,} bytes, and no run writes as many; remove it")
             try:
-                read: dict[str, Any] = json.loads(content)
-                return read
+                read = json.loads(content)
+                break
             except (ValueError, RecursionError) as error:
                 if tried == _TRIES:
                     problem = f"{place} is no JSON: {error}; remove it, or choose another folder"
                     raise OptionError(problem) from error
             time.sleep(_PAUSE)  # another process may be writing it
+        if isinstance(read, dict):
+            return read
+        if read is not None or content is not None:
+            raise OptionError(
+                f"{place} is not that of a run, which is an object of JSON; remove it, or choose another folder"
+            )
         if any(name.endswith(".parquet") for name in self.folder.names("shards")):
             if self.folder.read("run.json") is not None:
                 return self.manifest()  # another part has begun the run meanwhile
