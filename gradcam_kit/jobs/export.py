@@ -13,7 +13,6 @@ from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import cv2
 import numpy as np
 from skimage.measure import label, regionprops
 
@@ -23,6 +22,7 @@ from gradcam_kit.jobs.storage.folders import Folder, LocalFolder, folder_at
 from gradcam_kit.jobs.storage.rows import Row, heatmap_of
 from gradcam_kit.jobs.storage.store import Store
 from gradcam_kit.jobs.work.measuring import metric_fields
+<<<<<<< HEAD
 from gradcam_kit.tables import csv_text
 
 _LARGEST = 2**30  # pixels of a picture
@@ -35,6 +35,9 @@ _BEGINS = {
     "npz": re.compile(rb"PK\x03\x04.{26}heatmap\.npy", re.DOTALL),
 }
 """How the files of each format begin."""
+=======
+from gradcam_kit.pixels.opencv import cv2
+>>>>>>> main
 
 
 def export_run(
