@@ -63,7 +63,7 @@ def test_a_line_of_a_list_chooses_no_composed_storage(kind: str, line: str) -> N
 @pytest.mark.parametrize("line", COMPOSED)
 def test_nothing_else_opens_it_either(line: str) -> None:
     for use in (lambda: opened(line).__enter__(), lambda: folder_at(line), lambda: index_pictures(line, "out")):
-        with pytest.raises(InputError, match="cannot be used: .*expected a path or a plain address"):
+        with pytest.raises(InputError, match=r"cannot be used: .*expected a path or a plain address"):
             use()
 
 

@@ -145,6 +145,18 @@ def test_a_first_run_replaces_nothing_either(name: str) -> None:
     assert everything() == before
 
 
+@pytest.mark.parametrize("part", ["shards", "overlays", "thumbnails"])
+@pytest.mark.parametrize("make", [lambda path: path.write_text("mine"), lambda path: path.symlink_to("nowhere")])
+def test_what_keeps_a_folder_from_being_made_is_said_before_anything_is_written(
+    part: str, make: Callable[[Path], Any]
+) -> None:
+    Path("out").mkdir()
+    make(Path("out", part))
+    with pytest.raises(OptionError, match=f"out/{part} is in the way"):
+        explain()
+    assert os.listdir("out") == [part]
+
+
 def test_a_first_run_goes_where_others_have_files_of_other_names() -> None:
     for name in ("overlays/mine.txt", "report/index.html", "notes.md"):
         Path("out", name).parent.mkdir(parents=True, exist_ok=True)

@@ -136,6 +136,11 @@ class LocalFolder:
         """Whether a name is a symbolic link."""
         return self.path(name).is_symlink()
 
+    def blocks(self, name: str) -> bool:
+        """Whether something of a name keeps a folder from being made: a file, or a link that leads to none."""
+        path = self.path(name)
+        return os.path.lexists(path) and not path.is_dir()
+
     def remove(self, *names: str) -> None:
         """Remove files, as far as they are there, and folders that are empty afterwards."""
         folders = set()

@@ -51,6 +51,12 @@ def check_vacant(folder: Folder, methods: Iterable[str], overwrite: bool) -> Non
     Raises:
         OptionError: names what is in the way.
     """
+    for part in PARTS:
+        if folder.blocks(part):
+            raise OptionError(
+                f"{folder.root}/{part} is in the way: a run needs a folder of this name; choose another folder for the "
+                "run, or move it away"
+            )
     taken = (name for name in (PAGE, *PARTS) if folder.holds(name)) if overwrite else own_files(folder, methods)
     found = next(taken, None)
     if found is None and folder.holds(PAGE):

@@ -84,6 +84,10 @@ class RemoteFolder:
         """Whether a name is a symbolic link, which storages do not have."""
         return False
 
+    def blocks(self, name: str) -> bool:
+        """Whether something of a name keeps a folder from being made, which storages do not know."""
+        return False
+
     def remove(self, *names: str) -> None:
         """Remove files, as far as they are there."""
         paths = list(map(self.path, names))
