@@ -22,7 +22,7 @@ from gradcam_kit.jobs.storage.folders import Folder, LocalFolder, folder_at
 from gradcam_kit.jobs.storage.rows import Row, heatmap_of
 from gradcam_kit.jobs.storage.store import Store
 from gradcam_kit.jobs.work.measuring import metric_fields
-<<<<<<< HEAD
+from gradcam_kit.pixels.opencv import cv2
 from gradcam_kit.tables import csv_text
 
 _LARGEST = 2**30  # pixels of a picture
@@ -35,9 +35,6 @@ _BEGINS = {
     "npz": re.compile(rb"PK\x03\x04.{26}heatmap\.npy", re.DOTALL),
 }
 """How the files of each format begin."""
-=======
-from gradcam_kit.pixels.opencv import cv2
->>>>>>> main
 
 
 def export_run(

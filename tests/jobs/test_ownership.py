@@ -16,7 +16,6 @@ from gradcam_kit.cli import app
 from gradcam_kit.errors import OptionError
 from gradcam_kit.folder import run_and_report
 from gradcam_kit.jobs import RunRequest, run
-from gradcam_kit.jobs.export import export_run
 from gradcam_kit.jobs.storage.folders import LocalFolder
 from gradcam_kit.report import write_report
 
@@ -178,57 +177,6 @@ def test_a_page_of_somebody_else_stays() -> None:
     assert CliRunner().invoke(app, ["report", "out", "--overwrite"]).exit_code == 0
     explain()  # its own page is replaced as ever
     assert "gradcam-kit-rows" in Path("out/report.html").read_text()
-
-
-@pytest.mark.parametrize(
-    ("to", "name"),
-    [
-        ("csv", "rows.csv"),
-        ("fiftyone", "samples.json"),
-        ("fiftyone", "heatmaps/a.png.grad-cam.png"),
-        ("coco", "grad-cam.json"),
-        ("png", "b.png.grad-cam.png"),
-        ("npz", "a.png.grad-cam.npz"),
-    ],
-)
-def test_an_export_replaces_only_exports(to: str, name: str) -> None:
-    explain()
-    export_run("out", to, "there")
-    export_run("out", to, "there")  # its own
-    Path("there", name).write_text("mine")
-    before = everything("there")
-    with pytest.raises(OptionError, match="no export to"):
-        export_run("out", to, "there")
-    assert everything("there") == before
-    export_run("out", to, "there", overwrite=True)
-    assert Path("there", name).read_bytes() != b"mine"
-
-
-def test_the_demo_replaces_only_demos(monkeypatch: pytest.MonkeyPatch) -> None:
-    from gradcam_kit.jobs import demo
-
-    monkeypatch.setattr(demo, "METHODS", {name: demo.METHODS[name] for name in ("eigen-cam",)})
-    Path("shown").mkdir()
-    Path("shown/methods.png").write_text("mine")
-    with pytest.raises(OptionError, match=r"shown/methods\.png is there already"):
-        demo.run_demo(Path("shown"))
-    assert everything("shown") == {"shown/methods.png": b"mine"}
-    demo.run_demo(Path("shown"), overwrite=True)
-    demo.run_demo(Path("shown"))
-    with pytest.raises(OptionError, match="cannot be written"):
-        demo.run_demo(Path("shop.py"))
-
-
-def test_a_comparison_does_not_write_over_what_it_reads() -> None:
-    Path("link.png").symlink_to("pictures/a.png")
-    before = everything()
-    for out in ("pictures/a.png", "link.png"):
-        done = CliRunner().invoke(
-            app,
-            ["compare", "pictures/a.png", "--model", "shop:net", "--method", "eigen-cam", "--out", out, "--overwrite"],
-        )
-        assert (done.exit_code, "is read by this comparison" in done.output) == (2, True)
-    assert everything() == before
 
 
 def test_what_editors_keep_beside_a_file_is_not_taken_for_a_rest_of_ours() -> None:
