@@ -92,7 +92,7 @@ class RemoteFolder:
         """Remove files, as far as they are there."""
         paths = list(map(self.path, names))
         if len(paths) > 1:
-            with suppress(FileNotFoundError):
+            with suppress(FileNotFoundError, NotImplementedError, TypeError):  # Arrow's take no lists
                 self._system.rm(paths)  # at once, as storages answer slowly
                 return
         for path in paths:
