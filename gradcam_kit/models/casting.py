@@ -14,8 +14,8 @@ from gradcam_kit.errors import CheckpointError, kind_of
 from gradcam_kit.models.state_dicts import few
 
 
-def fitted(state: Mapping[str, Any], own: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """The weights for a model, each in the type that the model has.
+def fitted(state: Mapping[str, Any], own: Mapping[str, Any], path: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The weights for a model, each in the type that the model has, and what of them is rounded, in words.
 
     Args:
         state: name -> value from the file, of which the names are those of the model.
@@ -25,7 +25,7 @@ def fitted(state: Mapping[str, Any], own: Mapping[str, Any], path: Path) -> dict
     Raises:
         CheckpointError: values that are not tensors, have another shape, or would change by more than a rounding.
     """
-    wrong, ready = [], {}
+    wrong, rounded, ready = [], [], dict[str, Any]()
     for name, value in own.items():
         if not isinstance(value, Tensor):
             ready[name] = state[name]  # the module's own extra state
@@ -35,9 +35,19 @@ def fitted(state: Mapping[str, Any], own: Mapping[str, Any], path: Path) -> dict
             wrong.append(problem)
         else:
             ready[name] = _cast(state[name], value)
+            if _has_fractions(state[name], value):
+                rounded.append(name)
     if wrong:
         raise CheckpointError(f"{path} does not fit the model: {few(wrong)}")
-    return ready
+    notes = [f"of {path.name}, {few(rounded)} have fractions, which the model's whole numbers lose"] if rounded else []
+    return ready, tuple(notes)
+
+
+def _has_fractions(given: Tensor, own: Tensor) -> bool:
+    """Whether floats of a file become whole numbers in the model that are not the same."""
+    if not given.is_floating_point() or own.is_floating_point() or own.is_complex():
+        return False
+    return bool((given.double() != given.to(own.dtype).double()).any())
 
 
 def _problem(name: str, given: Any, own: Tensor) -> str | None:
@@ -73,6 +83,8 @@ def _lost(name: str, given: Tensor, dtype: torch.dtype) -> str | None:
     back = back.real if back.is_complex() else back
     kept = back.to(wide.dtype) == wide
     if given.is_floating_point():
+        if dtype != torch.bool:
+            kept = back.to(wide.dtype) == wide.trunc()  # fractions are told, see `fitted`
         kept &= wide.isfinite() & (wide.abs() < 2.0**63)
     return None if bool(kept.all()) else f"{kinds}, and {_example(wide, ~kept)} would become another value"
 

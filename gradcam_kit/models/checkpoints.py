@@ -36,7 +36,7 @@ def load_checkpoint(model: nn.Module, path: Path) -> tuple[str, ...]:
     weights) and are left out.
 
     Returns:
-        What was left out, a line for each kind.
+        What was left out or rounded, a line for each kind.
 
     Raises:
         CheckpointError: a file that cannot be read, holds code, or does not fit the model; the message names what.
@@ -44,9 +44,9 @@ def load_checkpoint(model: nn.Module, path: Path) -> tuple[str, ...]:
     content = read_checkpoint(path)
     own = dict(model.state_dict())
     state, notes = chosen_state(content, own, path)
-    ready = fitted(state, own, path)
+    ready, rounded = fitted(state, own, path)
     _put_in(model, own, ready, path)
-    return notes
+    return (*notes, *rounded)
 
 
 def read_checkpoint(path: Path) -> Any:

@@ -119,7 +119,6 @@ def with_(**changes: Any) -> State:
         ({**STATE, "3.weight": torch.zeros(5, 4)}, "3.weight is (5, 4) in the file, (2, 4) in the model"),
         ({**STATE, "0.weight": STATE["0.weight"].to(torch.complex64)}, "its imaginary part would be lost"),
         ({**STATE, "1.num_batches_tracked": torch.tensor(float("nan"))}, "nan would become another value"),
-        ({**STATE, "1.num_batches_tracked": torch.tensor(0.5)}, "0.5 would become another value"),
         ({**STATE, "1.num_batches_tracked": torch.tensor(float("inf"))}, "inf would become another value"),
         ({**STATE, "1.num_batches_tracked": torch.tensor(1e30)}, "would become another value"),
         ({**STATE, "3.bias": torch.tensor([1e300, 0.0], dtype=torch.float64)}, "1e+300 is too large"),
@@ -150,6 +149,12 @@ def test_values_of_another_type_that_stay_what_they_are_are_taken(tmp_path: Path
     model, notes = load({**STATE, name: value}, tmp_path)
     assert torch.equal(model.state_dict()[name].double(), value.detach().double())
     assert notes == ()
+
+
+def test_fractions_that_whole_numbers_lose_are_told(tmp_path: Path) -> None:
+    model, notes = load({**STATE, "1.num_batches_tracked": torch.tensor(7.5)}, tmp_path)
+    assert int(model[1].num_batches_tracked) == 7
+    assert notes == ("of last.ckpt, 1.num_batches_tracked have fractions, which the model's whole numbers lose",)
 
 
 class Stubborn(nn.Module):
