@@ -19,7 +19,7 @@ from typing import IO, Any
 
 import fsspec
 
-from gradcam_kit.errors import InputError, PictureError
+from gradcam_kit.errors import InputError, PictureError, raise_interruption
 
 _HOST = hashlib.sha256(platform.node().encode()).hexdigest()[:8]
 _OLD = 600  # seconds; no file takes as long to be written
@@ -49,6 +49,7 @@ def remote(path: str) -> tuple[Any, str]:
             raise InputError(f"{path!r} cannot be used: {said}") from error
         return system, f"{root.rstrip('/')}/{inner}".rstrip("/")
     except (OSError, ValueError) as error:
+        raise_interruption(error)
         raise InputError(f"{path!r} cannot be used: {_first_line(error)}") from error
     return found
 
@@ -138,7 +139,8 @@ class LocalFolder:
                 os.link(temporary, path)
             except FileExistsError:
                 return False
-            except OSError:  # no hard links on this file system
+            except OSError as error:  # no hard links on this file system
+                raise_interruption(error)
                 return _written_exclusively(path, content)
         return True
 
@@ -186,6 +188,7 @@ class RemoteFolder:
         except FileNotFoundError:
             return None
         except Exception as error:  # libraries of storages raise anything
+            raise_interruption(error)
             raise unreachable(self.root, error) from error
         return content
 

@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gradcam_kit.errors import OptionError
+from gradcam_kit.errors import OptionError, raise_interruption
 from gradcam_kit.jobs.request import SHOWN
 from gradcam_kit.jobs.storage.folders import Folder, LocalFolder, folder_at
 from gradcam_kit.jobs.storage.manifest import check_same
@@ -155,7 +155,8 @@ class Store:
         try:
             with self.folder.open(name) as file:
                 return pq.read_metadata(file)
-        except (OSError, pa.ArrowException):
+        except (OSError, pa.ArrowException) as error:
+            raise_interruption(error)
             return None
 
     def write_shard(self, number: int, rows: Sequence[Row], thumbnails: Mapping[str, bytes]) -> Counts:
@@ -240,6 +241,7 @@ class Store:
         try:
             yield
         except OSError as error:
+            raise_interruption(error)
             root, begun = self.folder.root, None
             with suppress(OSError):
                 begun = self.folder.read("run.json")

@@ -42,6 +42,7 @@ def draw(store: Store, entry: Entry, rows: Sequence[Row], normalization: Mapping
                 name = store.overlay_name(entry.key, row["method"], row["rank"])
                 store.folder.put(name, encode_picture(overlay_of(row, picture, normalization[row["method"]]), ".jpg"))
     except Exception as error:  # one overlay ends no run
+        raise_interruption(error)
         if is_full(error):
             with store.named():
                 raise
