@@ -54,7 +54,9 @@ class _WithoutGraphs(TorchFunctionMode):
 def _compiled_from(function: Any) -> MethodType | None:
     """The bound method that `torch.compile` was given, if a function is what it made of one."""
     inner = getattr(function, "_torchdynamo_orig_callable", None)
-    return inner if isinstance(inner, MethodType) and isinstance(inner.__self__, nn.Module) else None
+    while inner is not None and not isinstance(inner, MethodType):
+        inner = getattr(inner, "__wrapped__", None)  # up to two functions around those of torch's own files
+    return inner if inner is not None and isinstance(inner.__self__, nn.Module) else None
 
 
 def _check_forwards(model: nn.Module) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import traceback
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -237,7 +236,6 @@ class Replayer:
         except Exception as error:  # the code behind a layer may refuse such a call in any way
             if is_out_of_memory(error) or interruption(error) is not None:
                 raise
-            traceback.clear_frames(error.__traceback__)  # they hold activations
             return error
 
     def _output(self, native: Tensor, output: Any) -> Any:

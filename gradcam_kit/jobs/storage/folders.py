@@ -139,8 +139,7 @@ class LocalFolder:
                 os.link(temporary, path)
             except FileExistsError:
                 return False
-            except OSError as error:  # no hard links on this file system
-                raise_interruption(error)
+            except OSError:  # no hard links on this file system
                 return _written_exclusively(path, content)
         return True
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from math import prod
@@ -27,6 +27,7 @@ from gradcam_kit.jobs.request import Targets, one_line
 from gradcam_kit.jobs.sources.index import Entry
 from gradcam_kit.jobs.sources.labels import Labels
 from gradcam_kit.jobs.storage.rows import Row, explained_rows, failed_rows, method_name
+from gradcam_kit.jobs.work.batches import Batch, Fit
 from gradcam_kit.jobs.work.blame import at_fault, blamed, check_again, make_method
 from gradcam_kit.jobs.work.measuring import mark_unmeasured, measure
 from gradcam_kit.jobs.work.reader import Decoded, Failed
@@ -56,28 +57,6 @@ class Explained:
     def reached_model(self) -> bool:
         """Whether the picture could be read."""
         return self.error is not None or self.rows[0]["status"] == "ok"
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Pictures that were read, and those of them that could be as a tensor, on its way to the device."""
-
-    items: Sequence[Decoded | Failed]
-    images: Tensor | None = None
-    arrived: torch.cuda.Event | None = None
-
-
-@dataclass
-class Fit:
-    """How many pictures fit into the memory of the device at once, as far as that is known; shared by all batches.
-
-    Attributes:
-        most: None = as many as asked for.
-        say: told when it changes.
-    """
-
-    most: int | None = None
-    say: Callable[[str], None] = lambda _: None
 
 
 @dataclass(frozen=True)
