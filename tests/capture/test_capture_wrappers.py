@@ -175,7 +175,7 @@ def test_the_search_for_a_layer_meets_reentrant_checkpoints() -> None:
     plain, wrapped = checkpointed(False), checkpointed(True)
     assert GradCAM(plain).explain(INPUT).layers == ("layer",)
     for cam in (GradCAM(wrapped), GradCAM(wrapped, "layer")):
-        with unchanged(wrapped, INPUT), pytest.raises(CaptureError, match="'layer'.*reentrant checkpoint"):
+        with unchanged(wrapped, INPUT), pytest.raises(CaptureError, match=r"'layer'.*reentrant checkpoint"):
             cam(INPUT)
     for method in (EigenCAM, ScoreCAM):
         with unchanged(wrapped, INPUT):
@@ -188,6 +188,7 @@ def test_the_search_for_a_layer_meets_reentrant_checkpoints() -> None:
     assert torch.equal(EigenCAM(inside)(INPUT), EigenCAM(build(lambda m, x: m.body(x), body=TinyCNN()))(INPUT))
 
 
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
 @pytest.mark.parametrize("reentrant", [False, True])
 def test_a_layer_behind_a_checkpoint_is_found(reentrant: bool) -> None:
     model = checkpointed(reentrant, behind=True)

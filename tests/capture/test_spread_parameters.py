@@ -4,20 +4,25 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from torch import nn
+from torch import distributed, nn
 
 from gradcam_kit import CAM, FullGrad, GradCAM
 
-distributed = pytest.importorskip("torch.distributed")
 if not distributed.is_available() or not distributed.is_gloo_available():
     pytest.skip("no process groups", allow_module_level=True)
+
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
+from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_module
+
 IMAGES = torch.linspace(-1, 1, 2 * 3 * 64).reshape(2, 3, 8, 8)
 
 
 @pytest.fixture
 def mesh() -> Iterator[object]:
     distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
-    yield distributed.device_mesh.init_device_mesh("cpu", (1,))
+    yield init_device_mesh("cpu", (1,))
     distributed.destroy_process_group()
 
 
@@ -35,10 +40,9 @@ def make() -> nn.Sequential:
 def test_maps_of_spread_models_are_those_of_whole_ones(way: str, method: type, mesh: object) -> None:
     model = make()
     if way == "fully sharded":
-        distributed.fsdp.fully_shard(model, mesh=mesh)
+        fully_shard(model, mesh=mesh)
     else:
-        parallel = distributed.tensor.parallel
-        parallel.parallelize_module(model, mesh, {"5": parallel.ColwiseParallel()})
-    assert type(model[5].bias) is distributed.tensor.DTensor
+        parallelize_module(model, mesh, {"5": ColwiseParallel()})
+    assert type(model[5].bias) is DTensor
     expected = method(make(), "2")(IMAGES, 1)
     torch.testing.assert_close(method(model, "2")(IMAGES, 1), expected, atol=1e-5, rtol=1e-5)

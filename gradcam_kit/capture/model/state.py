@@ -79,7 +79,7 @@ def untouched(model: nn.Module, device: torch.device, keep_modes: bool = False) 
         _undone_in_forks() as changes,
         _recurrent_layers(modules),
     ):
-        for change in (_normal_tensors(modules), _buffers(modules), _modes_and_flags(modules, keep_modes)):
+        for change in (_normal_tensors(modules), _buffers(modules, keep_modes), _modes_and_flags(modules, keep_modes)):
             changes.enter_context(change)
         changes.enter_context(standing_in(modules))  # behind the flags, of which kept parameters are no exception
         held.add(id(model))
@@ -174,8 +174,11 @@ def _normal_tensors(modules: list[nn.Module]) -> Iterator[None]:
 
 
 @contextmanager
-def _buffers(modules: list[nn.Module]) -> Iterator[None]:
-    """Put back buffers that the model writes although it is in eval mode (call counters, caches)."""
+def _buffers(modules: list[nn.Module], keep_modes: bool) -> Iterator[None]:
+    """Put back buffers that the model writes although it is in eval mode (call counters, caches).
+
+    Batch norms in train mode write their statistics without a trace in the version of the tensor.
+    """
     saved: list[tuple[nn.Module, str, Tensor | None, Tensor | None, int]] = [
         (module, name, buffer, None if buffer is None else buffer.detach().clone(), version(buffer))
         for module in modules
@@ -190,7 +193,8 @@ def _buffers(modules: list[nn.Module]) -> Iterator[None]:
                 del module._buffers[name]
         for module, name, buffer, values, before in saved:
             module._buffers[name] = buffer
-            if buffer is not None and values is not None and version(buffer) != before:
+            is_written = version(buffer) != before or (keep_modes and module.training)
+            if buffer is not None and values is not None and is_written:
                 with torch.no_grad():
                     buffer.copy_(values)
 
