@@ -96,7 +96,7 @@ class BiasRecorder:
         return tuple(found)
 
     def _product(self, bias: Tensor, output: Tensor, gradient: Tensor | None, inputs: Inputs) -> Tensor:
-        product = whole(torch.zeros_like(output) if gradient is None else gradient)
+        product: Tensor = whole(torch.zeros_like(output) if gradient is None else gradient)
         output = whole(output)
         if len(bias) not in output.shape[1:]:
             raise CaptureError(

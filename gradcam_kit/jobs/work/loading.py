@@ -26,8 +26,9 @@ from gradcam_kit.jobs.sources.index import Entry
 from gradcam_kit.jobs.sources.labels import Labels
 from gradcam_kit.jobs.sources.masks import Masks
 from gradcam_kit.jobs.storage.rows import method_name
+from gradcam_kit.jobs.work.batches import Batch
 from gradcam_kit.jobs.work.blame import blamed, request_error
-from gradcam_kit.jobs.work.explainer import Batch, Explained, Explainer
+from gradcam_kit.jobs.work.explainer import Explained, Explainer
 from gradcam_kit.jobs.work.measuring import results_of
 from gradcam_kit.jobs.work.reader import Decoded, Failed, decode
 from gradcam_kit.methods import METHODS, BaseCAM, single_pass_methods

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+from gradcam_kit.errors import raise_interruption
 from gradcam_kit.functional import Normalization
 from gradcam_kit.jobs.request import one_line
 from gradcam_kit.jobs.sources.index import Entry
