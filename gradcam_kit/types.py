@@ -243,7 +243,7 @@ class LayerCandidate:
     """A layer that has positions.
 
     `shape` is `(k, *s)`; `reached` says whether gradients arrive at its positions; `normalizes` that it owns nothing
-    but one number per channel.
+    but one number per channel; `hidden` that it runs inside of a reentrant checkpoint, which hides its gradient.
     """
 
     name: str
@@ -253,3 +253,4 @@ class LayerCandidate:
     normalizes: bool
     chosen: bool
     reason: str
+    hidden: bool = False

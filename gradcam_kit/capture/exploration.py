@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
+from torch.utils.checkpoint import CheckpointFunction
 
+from gradcam_kit.capture.backward import differentiate
 from gradcam_kit.capture.layouts import Layout, Tokens, infer_layout, is_resized, recurrent_layout
 from gradcam_kit.capture.model.inputs import Inputs, Runner
 from gradcam_kit.capture.model.state import is_scripted, untouched, version
@@ -38,6 +42,8 @@ class Seen:
     calls: int = 1
     reached: bool = False
     depends: bool = False
+    hidden: bool = False
+    """It ran inside of a reentrant checkpoint, which leaves no graph to it."""
     is_output: bool = False
 
     @property
@@ -56,7 +62,11 @@ class Seen:
 
 
 def explore(
-    model: nn.Module, inputs: Inputs, target: Target | None, target_type: Callable[[Any], ClassTarget]
+    model: nn.Module,
+    inputs: Inputs,
+    target: Target | None,
+    target_type: Callable[[Any], ClassTarget],
+    keep_modes: bool = False,
 ) -> tuple[list[Seen], bool]:
     """The layers with positions that ran once, in their order, and whether the model's output could be scored."""
     seen: dict[int, Seen] = {}
@@ -99,14 +109,16 @@ def explore(
             origins[id(alias)] = alias, origin
             shape = tuple(layout.to_maps(tensor).shape[1:])
             if max(shape[1:]) > 1:
-                seen[id(module)] = Seen(name, module, alias, origin, version(tensor), layout, shape)
+                own = Seen(name, module, alias, origin, version(tensor), layout, shape)
+                own.hidden = not torch.is_grad_enabled() and _is_in_checkpoint()
+                seen[id(module)] = own
             leaves[places[0]] = alias
             return tree_unflatten(leaves, spec)
 
         return hook
 
     run = Runner.of(model, inputs.images.device)
-    with untouched(model, inputs.images.device), torch.enable_grad():
+    with untouched(model, inputs.images.device, keep_modes), torch.enable_grad():
         observed = [(name, module) for name, module in model.named_modules() if name and not is_scripted(module)]
         handles = [module.register_forward_hook(watch(name)) for name, module in observed]
         try:
@@ -125,7 +137,7 @@ def explore(
                 with torch.no_grad():
                     score(target, output, inputs.n)  # raises, unless all that it lacks are gradients
             return found, False  # methods without a target, or without gradients, still need a layer
-        total = scores.sum()
+        total = scores.reshape(len(scores), -1).sum(1)
         inside = [one for one in found if one.tensor.requires_grad]
         dense = any(
             isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.ndim == inputs.images.ndim
@@ -134,8 +146,8 @@ def explore(
         if total.requires_grad and inside:
             tensors = [one.tensor for one in inside]
             # A head of zeros, as before training, stops every gradient but NaN.
-            for start in (torch.ones_like(total), torch.full_like(total, torch.nan)):
-                gradients = torch.autograd.grad(total, tensors, start, allow_unused=True, retain_graph=True)
+            for start in (1.0, torch.nan):
+                [gradients] = differentiate(start * total, tensors, keep=True)
                 for one, gradient in zip(inside, gradients, strict=True):
                     one.depends = gradient is not None
                     one.reached = gradient is not None and _reaches(one.layout.to_maps(gradient))
@@ -163,6 +175,14 @@ def _from_the_image(seen: list[Seen]) -> list[Seen]:
         known.add(grid)
         kept.append(one)
     return kept
+
+
+def _is_in_checkpoint() -> bool:
+    """Whether a reentrant checkpoint runs what is running, whose inner layers get no gradient."""
+    frame: FrameType | None = sys._getframe()
+    while frame is not None and frame.f_code is not CheckpointFunction.forward.__code__:
+        frame = frame.f_back
+    return frame is not None
 
 
 def _reaches(gradients: Float[Tensor, "n k *s"]) -> bool:

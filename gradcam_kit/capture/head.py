@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from gradcam_kit.capture.deferred_checks import Checks
 from gradcam_kit.capture.model.inputs import Runner
-from gradcam_kit.capture.model.trees import map_output
+from gradcam_kit.capture.model.trees import map_output, whole
 from gradcam_kit.capture.recording import LayerRecord
 from gradcam_kit.capture.rerun.rescore import tolerance_of
 from gradcam_kit.errors import CaptureError, GradCamKitError
@@ -48,8 +48,8 @@ def find_head(
             continue
         if tuple(weight.shape[:2]) != (logits.shape[1], pooled.shape[1]):
             continue
-        matrix = weight.detach().flatten(1).to(pooled)
-        offset = getattr(module, "bias", None)
+        matrix = whole(weight.detach()).flatten(1).to(pooled)
+        offset = whole(getattr(module, "bias", None))
         offset = offset.detach().to(pooled) if isinstance(offset, Tensor) else None
         if not checks.holds((layer, name, "head"), _reproduces(pooled, matrix, offset, exact, logits.dtype)):
             continue

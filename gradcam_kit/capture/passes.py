@@ -28,7 +28,7 @@ from gradcam_kit.capture.recording import INPUT, NOT_MODULES, LayerRecord, Recor
 from gradcam_kit.capture.rerun.probe import Prober
 from gradcam_kit.capture.rerun.replay import Prefix, PrefixRecorder, Replayer
 from gradcam_kit.capture.rerun.rescore import Rescorer, RowState
-from gradcam_kit.errors import CaptureError, GradCamKitError, NonFiniteError
+from gradcam_kit.errors import CaptureError, GradCamKitError, NonFiniteError, raise_interruption
 from gradcam_kit.functional import finite, widen
 from gradcam_kit.targets.classes import ClassProbability, ClassTarget, predicted_classes, read_logits, score, settle
 from gradcam_kit.types import Attention, Evidence, Head, LayerCapture, Reshape, Target
@@ -51,6 +51,8 @@ class Request:
     reshape: Reshape | None = None
     settled: bool = False
     """The targets are those of an earlier pass, which settled them."""
+    keep_modes: bool = False
+    """Modules in train mode stay in it."""
 
     @property
     def needs(self) -> Evidence:
@@ -140,7 +142,7 @@ def capture(model: nn.Module, inputs: Inputs, request: Request) -> Iterator[Capt
     """
     graph = bool(request.needs & Evidence.DERIVATIVES)
     run = Runner.of(model, inputs.images.device)
-    with untouched(model, inputs.images.device):
+    with untouched(model, inputs.images.device, request.keep_modes):
         checks = Checks(model)
         check_images(inputs.images, checks)
         layers = {**request.layers, **({INPUT: model} if Evidence.GUIDED in request.needs else {})}
@@ -196,7 +198,8 @@ def capture(model: nn.Module, inputs: Inputs, request: Request) -> Iterator[Capt
             del output, scores, derivatives
             try:
                 yield captured
-            except Exception:
+            except Exception as error:
+                raise_interruption(error)
                 checks.raise_first()  # on a device that was not waited for, NaN is the cause that should be named
                 raise
             checks.raise_first()

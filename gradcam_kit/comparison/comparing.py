@@ -49,6 +49,7 @@ def compare(
     identities: Int[Tensor, " n"] | None = None,
     cost: bool = True,
     controls: bool = True,
+    keep_modes: bool = False,
 ) -> Comparison:
     """Explain the same images by several methods, at several layers, from as few passes as possible.
 
@@ -75,6 +76,9 @@ def compare(
         cost: whether each method explains the first image once more, alone, to see what it costs.
         controls: whether metrics are measured of all `metrics.CONTROLS` too, for the rows of the summary without which
             its numbers mean little; each takes as long as the metrics of one more method.
+        keep_modes: leave modules that are in train mode in it, such as dropout that is on on purpose, for the methods
+            that are made here and for all scores; objects keep their own. Maps and numbers are then random, and a batch
+            does not equal its images one by one; see `BaseCAM`.
 
     Raises:
         UnknownNameError: no such method or metric.
@@ -91,7 +95,9 @@ def compare(
     for metric in wanted:
         if metric.needs_masks and masks is None:
             raise InputError(f"the metric {metric.name!r} needs to know where the objects are; pass masks=(n, *t) bool")
-    found = contenders(model, methods, target_layers, {"reshape": reshape, "batch_size": batch_size})
+    found = contenders(
+        model, methods, target_layers, {"reshape": reshape, "batch_size": batch_size, "keep_modes": keep_modes}
+    )
     left_out: dict[str, str] = {}
     if isinstance(methods, str) and methods == "all":
         found, left_out = suited(found, inputs)
@@ -101,7 +107,7 @@ def compare(
     foreign = len(others) == sum(one.cam is not None for one in found)
     by_model: Tensor | None = None
     if others and (targets is None or foreign):  # all explain what this model predicts, and controls are about it
-        targets, by_model = _asked(model, inputs, targets, batch_size)
+        targets, by_model = _asked(model, inputs, targets, batch_size, keep_modes)
     explanations = explained(found, inputs, targets)
     own = {label: _scores(explanation) for label, explanation in explanations.items()}
     first = sorted(explanations, key=others.__contains__)  # those of the model itself before others
@@ -124,6 +130,7 @@ def compare(
         seed=seed,
         identities=identities,
         batch_size=batch_size,
+        keep_modes=keep_modes,
     )
     labels = [one.label for one in found]
     return Comparison(
@@ -142,11 +149,13 @@ def compare(
     )
 
 
-def _asked(model: nn.Module, inputs: Inputs, targets: Any, batch_size: int) -> tuple[Any, Tensor | None]:
+def _asked(
+    model: nn.Module, inputs: Inputs, targets: Any, batch_size: int, keep_modes: bool
+) -> tuple[Any, Tensor | None]:
     """The targets, None = the predicted classes, and the model's scores; None where its output is no class scores."""
     images, keywords = call_of(inputs)
     try:
-        with rescoring(model, images, targets, batch_size=batch_size, **keywords) as rescore:
+        with rescoring(model, images, targets, batch_size=batch_size, keep_modes=keep_modes, **keywords) as rescore:
             scores = rescore(inputs.images, everyone(inputs.images))
             return rescore.classes if targets is None else targets, scores
     except (ShapeError, TargetError):

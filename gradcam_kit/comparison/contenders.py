@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,7 +13,14 @@ from torch import Tensor, nn
 from gradcam_kit.capture import Inputs, TargetLayers
 from gradcam_kit.capture.model.inputs import Runner
 from gradcam_kit.capture.model.state import untouched
-from gradcam_kit.errors import InputError, UnknownNameError, did_you_mean
+from gradcam_kit.errors import (
+    GradCamKitError,
+    InputError,
+    UnknownNameError,
+    did_you_mean,
+    is_same_failure,
+    raise_interruption,
+)
 from gradcam_kit.meter import Meter
 from gradcam_kit.methods import METHODS, BaseCAM, Explanation, explain_many, single_pass_methods
 from gradcam_kit.metrics import CONTROLS
@@ -98,12 +106,28 @@ def suited(found: Sequence[Contender], inputs: Inputs) -> tuple[list[Contender],
 
 
 def _problem(one: Contender, inputs: Inputs) -> str | None:
+    """What keeps a method from explaining the first image.
+
+    Raises:
+        Exception: one that does not come again, and so is not about the method.
+    """
+    error = _failure(one, inputs)
+    if error is None:
+        return None
+    if not isinstance(error, GradCamKitError) and not is_same_failure(error, _failure(one, inputs)):
+        raise error
+    return str(error) or type(error).__name__
+
+
+def _failure(one: Contender, inputs: Inputs) -> Exception | None:
     try:
         if one.cam is not None:
             images, keywords = call_of(inputs)
             one.cam(images, **keywords)
     except Exception as error:  # whatever it is, it suits neither the model nor the layer
-        return str(error) or type(error).__name__
+        raise_interruption(error)
+        traceback.clear_frames(error.__traceback__)  # they hold activations
+        return error
     return None
 
 

@@ -73,6 +73,7 @@ def measured(
     seed: int,
     identities: Tensor | None,
     batch_size: int,
+    keep_modes: bool = False,
 ) -> dict[str, dict[str, Measured]]:
     """Label -> metric -> one number per image and target, those of the first image first.
 
@@ -88,6 +89,7 @@ def measured(
         seed: of random draws.
         identities: a number per image; None = from its values.
         batch_size: the most rows in one forward pass.
+        keep_modes: leave modules that are in train mode in it.
     """
     if not metrics:
         return {}
@@ -107,7 +109,9 @@ def measured(
         for one in found:
             asked = model if one.cam is None else check_model(one.cam.model)
             if asks_model and asked not in rescorers:
-                scored = stack.enter_context(rescoring(asked, call, classes, batch_size=batch_size, **keywords))
+                scored = stack.enter_context(
+                    rescoring(asked, call, classes, batch_size=batch_size, keep_modes=keep_modes, **keywords)
+                )
                 rescorers[asked] = replace(scored, settings={**scored.settings, "classes": policy})
             rescore = rescorers.get(asked)
             maps = heatmaps[one.label].flatten(0, 1) if several else heatmaps[one.label]

@@ -19,7 +19,7 @@ from torch import Tensor
 from gradcam_kit.capture import read_inputs
 from gradcam_kit.comparison import Comparison, check_ending, compare, write_comparisons
 from gradcam_kit.comparison.contenders import Contender, contenders, suited
-from gradcam_kit.errors import InputError, OptionError, PictureError
+from gradcam_kit.errors import InputError, OptionError, PictureError, raise_interruption
 from gradcam_kit.jobs.request import ModelRequest, Problems, RunSummary
 from gradcam_kit.jobs.sources.index import Entry, index_pictures
 from gradcam_kit.jobs.sources.masks import Masks
@@ -132,6 +132,7 @@ class _Sheet:
         try:
             return self._prepared(entry)
         except Exception as error:  # one picture never ends the others
+            raise_interruption(error)
             self.problems.add(self.names[entry], error)
             return None
 
@@ -180,13 +181,14 @@ class _Sheet:
     def _compared(self, group: list[_Ready]) -> Iterator[Comparison]:
         """All in one pass; when that fails one by one, so that only the picture at fault is left out."""
         try:
-            yield self._compare(group)
+            found = [self._compare(group)]
         except Exception as error:  # whatever it is, the other pictures can be explained
+            raise_interruption(error)
             if len(group) == 1:
                 self.problems.add(self.names[group[0].entry], error)
                 return
-            for one in group:
-                yield from self._compared([one])
+            found = []
+        yield from found or [two for one in group for two in self._compared([one])]
 
     def _compare(self, group: list[_Ready]) -> Comparison:
         images = self._images(group)

@@ -35,6 +35,7 @@ class LayerOptions(TypedDict, total=False):
     reshape: Reshape | None
     normalize: Normalization
     batch_size: int
+    keep_modes: bool
 
 
 class Options(LayerOptions, total=False):
@@ -58,6 +59,10 @@ class BaseCAM:
         normalize: "minmax", "max" (zero stays zero) or "none", per image and target.
         batch_size: the most masked rows in one forward pass of a method that needs them. On a CPU a pass over large
             images has fewer where that is faster; the maps are the same up to rounding.
+        keep_modes: leave modules that are in train mode in it, for dropout that is on on purpose (MC dropout); by
+            default every module is evaluated in eval mode. Maps are then random: they differ from call to call,
+            `torch.manual_seed` repeats them, and a batch does not equal its images one by one. Batch norms in train
+            mode mix the images of a batch. Flags and buffers are put back in any case.
     """
 
     name: ClassVar[str] = ""
@@ -98,6 +103,7 @@ class BaseCAM:
         fusion: Fusion = "mean",
         normalize: Normalization = "minmax",
         batch_size: int = 64,
+        keep_modes: bool = False,
     ) -> None:
         self.model = check_model(model)
         self.target_layers = None if target_layers is None else find_layers(self.model, target_layers, model)
@@ -105,6 +111,7 @@ class BaseCAM:
         self.fusion: Fusion = one_of("fusion", fusion, get_args(Fusion))
         self.normalize: Normalization = one_of("normalize", normalize, get_args(Normalization))
         self.batch_size = positive_int("batch_size", batch_size)
+        self.keep_modes = bool(keep_modes)
         # The automatic choice for images of the last size, so that a loop over batches explores the model once.
         self.chosen_layers: dict[tuple[int, ...], dict[str, nn.Module]] = {}
 

@@ -162,7 +162,12 @@ class EigenSmooth(BaseCAM):
                 "`weights`, such as GradCAM"
             )
         super().__init__(
-            cam.model, reshape=cam.reshape, fusion=cam.fusion, normalize=cam.normalize, batch_size=cam.batch_size
+            cam.model,
+            reshape=cam.reshape,
+            fusion=cam.fusion,
+            normalize=cam.normalize,
+            batch_size=cam.batch_size,
+            keep_modes=cam.keep_modes,
         )
         self.cam, self.center = cam, center
         self.target_layers, self.chosen_layers, self.layer_choice = (

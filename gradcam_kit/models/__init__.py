@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import importlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +15,7 @@ from torch import nn
 
 from gradcam_kit.errors import GradCamKitError, InputError, OptionError, UnknownNameError, did_you_mean, kind_of
 from gradcam_kit.models.checkpoints import load_checkpoint
+from gradcam_kit.models.copying import copied
 from gradcam_kit.models.zoo import Parts, Wishes, first_line, hugging_face_model, timm_model, torchvision_model
 from gradcam_kit.transforms import IMAGENET, CallableTransform, PictureTransform, Transform, as_transform
 
@@ -110,7 +110,7 @@ def from_module(model: nn.Module, transform: Any = None, class_names: Sequence[s
     Raises:
         GradCamKitError: they are not understood.
     """
-    parts = _from_module(copy.deepcopy(model), "the transform that the model carries", "its own")
+    parts = _from_module(copied(model), "the transform that the model carries", "its own")
     if transform is not None:
         parts = replace(parts, transform=as_transform(transform), transform_source="the given transform")
     if class_names is not None:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageFile, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
-from gradcam_kit.errors import PictureError
+from gradcam_kit.errors import PictureError, raise_interruption
 from gradcam_kit.pixels.opencv import cv2
 from gradcam_kit.pixels.pictures import RGB, no_white, rgb_picture, with_white
 
@@ -31,6 +31,7 @@ def read_picture(path: str | PathLike[str]) -> RGB:
         with open(path, "rb") as file:
             return decode_picture(file)
     except OSError as error:
+        raise_interruption(error)
         raise PictureError(f"cannot read the picture {str(path)!r}: {error.strerror or error}") from error
     except PictureError as error:
         raise PictureError(f"cannot read the picture {str(path)!r}: {error}") from error
@@ -59,6 +60,7 @@ def decode_picture(file: Any, admit: Callable[[int], object] | None = None) -> R
     except PictureError:
         raise
     except Exception as error:  # decoders of damaged files raise anything
+        raise_interruption(error)
         raise PictureError(f"{type(error).__name__}: {error}") from error
 
 

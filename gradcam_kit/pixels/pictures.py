@@ -11,7 +11,7 @@ from jaxtyping import Float, Shaped, UInt8
 from PIL import Image
 from torch import Tensor
 
-from gradcam_kit.errors import InputError, PictureError, ShapeError, kind_of
+from gradcam_kit.errors import InputError, PictureError, ShapeError, kind_of, raise_interruption
 from gradcam_kit.pixels.opencv import cv2
 
 Array = Shaped[np.ndarray, "..."] | Tensor
@@ -222,8 +222,10 @@ def write_picture(path: str | PathLike[str], picture: Picture) -> None:
         # Encoding in memory leaves the path to Python, which takes every name on every system.
         encoded = encode_picture(picture, path.suffix)
     except PictureError as error:
+        raise_interruption(error)
         raise PictureError(f"cannot write {str(path)!r}: {error}") from error
     try:
         path.write_bytes(encoded)
     except OSError as error:
+        raise_interruption(error)
         raise PictureError(f"cannot write {str(path)!r}: {error.strerror}") from error

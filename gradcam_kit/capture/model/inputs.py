@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from gradcam_kit.capture.model.advice import advice, check_arguments, precision_advice
-from gradcam_kit.errors import InputError, ShapeError, is_out_of_memory, kind_of
+from gradcam_kit.capture.model.kept import normal_tensors
+from gradcam_kit.errors import InputError, ShapeError, interruption, is_out_of_memory, kind_of
 from gradcam_kit.types import Images
 
 
@@ -134,6 +135,10 @@ def _plain(value: Any) -> Any:
     return value.clone() if value.is_inference() else value.detach()
 
 
+_OF_A_CALL = (RuntimeError, ValueError, TypeError, LookupError, ArithmeticError, AssertionError, AttributeError)
+"""Errors that images of another shape or precision may cause; all others are the model's own affair."""
+
+
 @dataclass(frozen=True)
 class Runner:
     """Calls the model as the user's context would: under the same autocast, whatever surrounds the arithmetic."""
@@ -157,10 +162,10 @@ class Runner:
             InputError: the model fails on images in another precision than its parameters.
         """
         try:
-            with self.context():
+            with self.context(), normal_tensors(self.model):
                 return self.model(*inputs.args, **inputs.kwargs)
-        except Exception as error:
-            if is_out_of_memory(error):
+        except _OF_A_CALL as error:
+            if is_out_of_memory(error) or interruption(error) is not None:
                 raise
             said = f"the model failed on these images: {error}\n"
             if hint := precision_advice(inputs.images, self.model, error):  # of the error, and no guess from a shape

@@ -27,7 +27,7 @@ from gradcam_kit.capture.model.trees import brought
 from gradcam_kit.capture.recording import LayerRecord
 from gradcam_kit.capture.rerun.lazy_rows import LazyRows
 from gradcam_kit.capture.rerun.rescore import Rescorer, same_scores
-from gradcam_kit.errors import CaptureError, is_out_of_memory
+from gradcam_kit.errors import CaptureError, interruption, is_out_of_memory, is_same_failure
 from gradcam_kit.functional import widen
 
 _log = logging.getLogger("gradcam_kit")
@@ -214,12 +214,12 @@ class Replayer:
         count = n + 1 if n < most else min(max(n - 1, 1), most)
         index = (torch.arange(count, device=self.scores.device) + 1) % n  # and in another order
         record, self.isolated = self.record, True
-        try:
-            replayed = self._score(record.maps([own.detach()[index.to(own.device)] for own in record.captured]), index)
-        except Exception as error:  # whatever keeps the suffix from running alone, the whole model can run
-            if is_out_of_memory(error):
-                raise
-            _log.debug("layer %r cannot be isolated (%s: %s)", record.name, type(error).__name__, error)
+        replayed = self._attempt(index)
+        if isinstance(replayed, Exception):
+            again = self._attempt(index)
+            if not isinstance(again, Exception) or not is_same_failure(replayed, again):
+                raise replayed  # once, so it is not the model that cannot run from here on
+            _log.debug("layer %r cannot be isolated: %s", record.name, again)
             return False
         expected = self.scores[index]
         same = same_scores(widen(replayed), expected, record.captured[0].dtype)
@@ -227,6 +227,16 @@ class Replayer:
         if not holds:
             _log.debug("layer %r cannot be isolated: its suffix alone gives other scores", record.name)
         return holds
+
+    def _attempt(self, index: Tensor) -> Tensor | Exception:
+        """Scores of the layer's own activations by the suffix alone, or what keeps it from running alone."""
+        captured = self.record.captured
+        try:
+            return self._score(self.record.maps([own.detach()[index.to(own.device)] for own in captured]), index)
+        except Exception as error:  # the code behind a layer may refuse such a call in any way
+            if is_out_of_memory(error) or interruption(error) is not None:
+                raise
+            return error
 
     def _output(self, native: Tensor, output: Any) -> Any:
         leaves, spec = tree_flatten(output)

@@ -17,7 +17,7 @@ from gradcam_kit.capture.model.inputs import Inputs, Runner
 from gradcam_kit.capture.model.memory_format import PackedWeights
 from gradcam_kit.capture.model.state import untouched
 from gradcam_kit.capture.model.trees import brought, device_of, map_output
-from gradcam_kit.errors import CaptureError, GradCamKitError, OptionError, is_out_of_memory
+from gradcam_kit.errors import CaptureError, GradCamKitError, OptionError, interruption, is_out_of_memory
 from gradcam_kit.functional import widen
 from gradcam_kit.targets.classes import score
 from gradcam_kit.types import Rows, Target
@@ -62,8 +62,7 @@ class RowState:
     is_checked: bool = False
     """That repeated samples score as the samples do."""
     passes: int = 0
-    weights: PackedWeights | None = field(default_factory=PackedWeights)
-    """None once the model could not run with them."""
+    weights: PackedWeights = field(default_factory=PackedWeights)
 
 
 @dataclass(frozen=True)
@@ -145,7 +144,7 @@ class Rescorer:
             try:
                 results.append(self._pass(work, slice(start, start + size)))
             except Exception as error:
-                if size == 1 or not is_out_of_memory(error):
+                if size == 1 or not is_out_of_memory(error) or interruption(error) is not None:
                     raise
                 self.state.most = size // 2
                 _log.warning("out of memory: %d rows in a pass from here on; pass batch_size=%d", size // 2, size // 2)
@@ -157,15 +156,9 @@ class Rescorer:
         """One pass; copies of the weights pay from the second on."""
         self.state.passes += 1
         ordered = self.inputs.memory_format == torch.channels_last and not is_compiled_around(self.run.model)
-        if self.state.passes > 1 and self.state.weights and ordered:
-            try:
-                with self.state.weights.standing_in(self.run.model):
-                    return work(chunk)
-            except Exception as error:  # if they are not its cause, it comes again
-                if is_out_of_memory(error):
-                    raise
-                _log.debug("passes go on with the model's own weights: %s", error)
-                self.state.weights = None
+        if self.state.passes > 1 and ordered and not self.state.weights.failed:
+            with self.state.weights.standing_in(self.run.model):
+                return work(chunk)
         return work(chunk)
 
     def _score_by_sample(self, output: Any, index: Tensor) -> Tensor:

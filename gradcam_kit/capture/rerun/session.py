@@ -91,6 +91,7 @@ def rescoring(
     *,
     probability: bool = True,
     batch_size: int = 64,
+    keep_modes: bool = False,
     **forward_kwargs: Any,
 ) -> Iterator[Rescoring]:
     """Hold the model in eval mode, and yield `rescore(rows, index)`: scores of changed images, without a graph.
@@ -104,6 +105,8 @@ def rescoring(
             the same for all rows.
         probability: score classes by their softmax probability; False = by the target itself, or by the logit.
         batch_size: the most rows in one forward pass; on a CPU fewer where that is faster.
+        keep_modes: leave modules that are in train mode in it, such as dropout that is on on purpose; scores are then
+            random.
         forward_kwargs: passed on to the model.
     """
     model = check_model(model)
@@ -111,7 +114,7 @@ def rescoring(
     positive_int("batch_size", batch_size)
     target = resolve_target(targets, ClassProbability if probability else ClassLogit)
     run = Runner.of(model, inputs.images.device)
-    with untouched(model, inputs.images.device):
+    with untouched(model, inputs.images.device, keep_modes):
         inputs, output = in_fastest_format(model, inputs, lambda own: (own, run(own.with_images(own.images))))
         if target is None:
             target = (ClassProbability if probability else ClassLogit)(predicted_classes(output))

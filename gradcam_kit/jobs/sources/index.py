@@ -10,7 +10,7 @@ from itertools import takewhile
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
-from gradcam_kit.errors import GradCamKitError, InputError
+from gradcam_kit.errors import GradCamKitError, InputError, raise_interruption
 from gradcam_kit.jobs.sources.tables import LIST_SUFFIXES, TABLE_SUFFIXES, listed_rows
 from gradcam_kit.jobs.sources.walk import PICTURE_SUFFIXES, LeftOut, Walk, key_of
 from gradcam_kit.jobs.storage.addresses import check_address, is_remote, remote, scheme, unreachable
@@ -164,6 +164,7 @@ def _remote_pictures(source: str, out: str, left_out: LeftOut) -> Iterator[Entry
     except GradCamKitError:
         raise
     except Exception as error:  # libraries of storages raise anything
+        raise_interruption(error)
         raise unreachable(source, error) from error
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool
 from PIL import Image
 
-from gradcam_kit.errors import InputError, OptionError, PictureError
+from gradcam_kit.errors import InputError, OptionError, PictureError, raise_interruption
 from gradcam_kit.jobs.sources.index import Entry
 from gradcam_kit.jobs.storage.addresses import is_remote
 from gradcam_kit.jobs.storage.folders import opened
@@ -107,6 +107,7 @@ class Masks:
         except FileNotFoundError:
             return None
         except Exception as error:  # decoders of damaged files raise anything
+            raise_interruption(error)
             raise PictureError(f"cannot read the mask {name}: {error}") from error
 
     def _path(self, name: str) -> str:
@@ -118,7 +119,8 @@ class Masks:
                 return True
         except FileNotFoundError:
             return False
-        except (OSError, PictureError):  # it is there, and reading it says what is wrong
+        except (OSError, PictureError) as error:  # it is there, and reading it says what is wrong
+            raise_interruption(error)
             return True
 
 

@@ -14,7 +14,7 @@ try:
 except ImportError:  # Windows, where large pictures are not counted
     fcntl = None  # type: ignore[assignment]
 
-from gradcam_kit.errors import PictureError
+from gradcam_kit.errors import PictureError, raise_interruption
 from gradcam_kit.jobs.sources.index import Entry
 from gradcam_kit.jobs.storage.folders import opened
 from gradcam_kit.pixels.decoding import decode_picture
@@ -38,6 +38,7 @@ def read_entry(entry: Entry, admit: Callable[[int], object] | None = None) -> Pi
         with opened(entry.path) as file:
             return decode_picture(file, admit)
     except Exception as error:
+        raise_interruption(error)
         reason = error.strerror or error if isinstance(error, OSError) else error
         raise PictureError(f"cannot read the picture: {reason}") from error
 
@@ -66,12 +67,14 @@ def _alone() -> Iterator[None]:
     """
     with ExitStack() as held:
         if fcntl is not None:
-            with suppress(OSError):  # a place for it that cannot be used is no reason to read no pictures
+            try:
                 name = os.path.join(tempfile.gettempdir(), f"gradcam-kit-{os.getuid()}.lock")
                 lock = os.open(name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
                 held.callback(os.close, lock)
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 held.callback(fcntl.flock, lock, fcntl.LOCK_UN)  # a process that was forked meanwhile has it open too
+            except OSError as error:  # without a place for it pictures are read all the same
+                raise_interruption(error)
         held.callback(_give_back)
         yield
 

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gradcam_kit.errors import InputError
+from gradcam_kit.errors import InputError, raise_interruption
 from gradcam_kit.jobs.storage.folders import opened
 
 LIST_SUFFIXES = (".txt", ".lst", ".list")
@@ -41,6 +41,7 @@ def listed_rows(source: str) -> _Rows:
                 else:
                     yield from ((line.strip(), None) for line in text if line.strip())
     except (OSError, pa.ArrowException) as error:
+        raise_interruption(error)
         raise InputError(f"{source!r} cannot be read: {error}") from error
 
 

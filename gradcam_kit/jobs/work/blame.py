@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from gradcam_kit.errors import GradCamKitError, InputError, MethodError, NonFiniteError, is_out_of_memory
+from gradcam_kit.errors import (
+    GradCamKitError,
+    InputError,
+    MethodError,
+    NonFiniteError,
+    is_out_of_memory,
+    raise_interruption,
+)
 from gradcam_kit.jobs.storage.rows import method_name
 from gradcam_kit.methods import BaseCAM
 
@@ -18,13 +25,43 @@ if TYPE_CHECKING:
 
 
 def at_fault(explainer: Explainer, one: Decoded, error: Exception) -> Exception:
-    """The error of a picture that fails alone, as that of the methods if the model alone takes the picture."""
+    """The error of a picture that fails alone, as that of the methods if the model alone takes the picture.
+
+    Raises:
+        Exception: the error itself, if nothing fails again.
+    """
     if isinstance(error, GradCamKitError) or is_out_of_memory(error) or not explainer.takes(one):
         return error
-    cams = explainer.cams
-    failing = [cam for cam in cams if not replace(explainer, metrics=()).suits(cam, one)] if len(cams) > 1 else cams
-    names = " and ".join(map(method_name, failing or cams))
+    failing = [cam for cam in explainer.cams if _fails(explainer, cam, one)]
+    if not failing:
+        raise error  # once, so it is about neither the picture nor a method
+    names = " and ".join(map(method_name, failing))
     return MethodError(f"the method {names} fails where the model alone does not: {type(error).__name__}: {error}")
+
+
+def _fails(explainer: Explainer, cam: BaseCAM, one: Decoded) -> bool:
+    """Whether a method fails on an image, whatever its metrics are."""
+    try:
+        replace(explainer, cams=(cam,), metrics=()).explained([one])
+    except Exception as error:
+        raise_interruption(error)
+        return True
+    return False
+
+
+def check_again(explainer: Explainer, group: list[Decoded], failure: Exception) -> None:
+    """Look at a batch that failed although none of its images fails alone.
+
+    Raises:
+        Exception: the failure, if the batch does not fail again, so that it was about neither images nor their number.
+    """
+    try:
+        explainer.explained(group)
+    except Exception as error:
+        raise_interruption(error)
+        if type(error) is type(failure) or is_out_of_memory(error):
+            return  # a model that takes fewer images at once
+    raise failure
 
 
 def request_error(found: Sequence[Explained]) -> Exception | None:
@@ -55,6 +92,7 @@ def make_method(method: type[BaseCAM], model: nn.Module, layers: Sequence[str] |
     except GradCamKitError:
         raise
     except Exception as error:
+        raise_interruption(error)
         name = f"{method.__module__}:{method.__qualname__}"
         raise MethodError(
             f"{name}(model, layers, batch_size={batch_size}) fails: {type(error).__name__}: {error}; a method of a run "

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import traceback
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from math import prod
@@ -13,13 +14,21 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from gradcam_kit.capture import ClassLogit, choose_layers, read_inputs, resolve_target, rows_at_once
-from gradcam_kit.errors import ClassIndexError, InputError, OptionError, UnknownNameError, is_out_of_memory
+from gradcam_kit.errors import (
+    ClassIndexError,
+    InputError,
+    OptionError,
+    UnknownNameError,
+    is_out_of_memory,
+    raise_interruption,
+)
 from gradcam_kit.functional import on_device
 from gradcam_kit.jobs.request import Targets, one_line
 from gradcam_kit.jobs.sources.index import Entry
 from gradcam_kit.jobs.sources.labels import Labels
 from gradcam_kit.jobs.storage.rows import Row, explained_rows, failed_rows, method_name
-from gradcam_kit.jobs.work.blame import at_fault, blamed, make_method
+from gradcam_kit.jobs.work.batches import Batch, Fit
+from gradcam_kit.jobs.work.blame import at_fault, blamed, check_again, make_method
 from gradcam_kit.jobs.work.measuring import mark_unmeasured, measure
 from gradcam_kit.jobs.work.reader import Decoded, Failed
 from gradcam_kit.methods import BaseCAM, explain_many
@@ -48,28 +57,6 @@ class Explained:
     def reached_model(self) -> bool:
         """Whether the picture could be read."""
         return self.error is not None or self.rows[0]["status"] == "ok"
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Pictures that were read, and those of them that could be as a tensor, on its way to the device."""
-
-    items: Sequence[Decoded | Failed]
-    images: Tensor | None = None
-    arrived: torch.cuda.Event | None = None
-
-
-@dataclass
-class Fit:
-    """How many pictures fit into the memory of the device at once, as far as that is known; shared by all batches.
-
-    Attributes:
-        most: None = as many as asked for.
-        say: told when it changes.
-    """
-
-    most: int | None = None
-    say: Callable[[str], None] = lambda _: None
 
 
 @dataclass(frozen=True)
@@ -180,6 +167,7 @@ class Explainer:
             inputs, resolved = read_inputs(images, {}), resolve_target(target, ClassLogit)
             return list(choose_layers(self.model, inputs, resolved, ClassLogit, choice))
         except Exception as error:
+            raise_interruption(error)
             raise blamed(self, error) from error
 
     def _check_names(self, images: Tensor) -> None:
@@ -190,7 +178,8 @@ class Explainer:
         try:
             with torch.no_grad():
                 classes = read_logits(self.model(images)).shape[1]
-        except Exception:  # what the model cannot do is said when it is asked to explain
+        except Exception as error:  # what the model cannot do is said when it is asked to explain
+            raise_interruption(error)
             return
         if len(names) != classes:
             raise OptionError(
@@ -201,27 +190,39 @@ class Explainer:
     def _explain_group(self, group: list[Decoded], sent: Batch | None = None) -> list[Explained]:
         image_bytes = 4 * prod(group[0].image.shape)  # in float32
         part = rows_at_once(self.fit.most or len(group), image_bytes, self.device)
+        failure: Exception | None = None
         if len(group) <= part:
             try:
-                return self._explained(group, sent)
+                return self.explained(group, sent)
             except Exception as error:  # whatever it is, it ends no run
+                raise_interruption(error)
                 if is_out_of_memory(error) and (len(group) > 1 or self._fewer_rows()):
                     self._shrink(max(1, len(group) // 2))
                 elif len(group) == 1:
                     return [self._given_up(group[0], at_fault(self, group[0], error))]
+                else:
+                    traceback.clear_frames(error.__traceback__)
+                    failure = error
             part = max(1, len(group) // 2)  # only here the error is gone, and with it what it kept in memory
-        return [one for start in range(0, len(group), part) for one in self._explain_group(group[start : start + part])]
+        found = [
+            one for start in range(0, len(group), part) for one in self._explain_group(group[start : start + part])
+        ]
+        if failure is not None and all(one.error is None for one in found):
+            check_again(self, group, failure)
+        return found
 
     def takes(self, one: Decoded) -> bool:
         """Whether the model takes a picture, be it that no method can explain it."""
         try:
             with torch.no_grad(), self.precision():
                 self.model(self.images([one]))
-        except Exception:
+        except Exception as error:
+            raise_interruption(error)
             return False
         return True
 
-    def _explained(self, group: list[Decoded], sent: Batch | None) -> list[Explained]:
+    def explained(self, group: list[Decoded], sent: Batch | None = None) -> list[Explained]:
+        """Explain a batch in one pass, which fails as a whole."""
         images = self.images(group, sent)
         with self.precision():
             explanations = explain_many(self.cams, images, self.classes(images, [one.entry for one in group]))

@@ -13,14 +13,22 @@ from rich.console import Console
 from torch import nn
 
 from gradcam_kit.capture import check_model
-from gradcam_kit.errors import GradCamKitError, InputError, OptionError, UnknownNameError, did_you_mean
+from gradcam_kit.errors import (
+    GradCamKitError,
+    InputError,
+    OptionError,
+    UnknownNameError,
+    did_you_mean,
+    raise_interruption,
+)
 from gradcam_kit.jobs.request import ModelRequest, Targets
 from gradcam_kit.jobs.sources.index import Entry
 from gradcam_kit.jobs.sources.labels import Labels
 from gradcam_kit.jobs.sources.masks import Masks
 from gradcam_kit.jobs.storage.rows import method_name
+from gradcam_kit.jobs.work.batches import Batch
 from gradcam_kit.jobs.work.blame import blamed, request_error
-from gradcam_kit.jobs.work.explainer import Batch, Explained, Explainer
+from gradcam_kit.jobs.work.explainer import Explained, Explainer
 from gradcam_kit.jobs.work.measuring import results_of
 from gradcam_kit.jobs.work.reader import Decoded, Failed, decode
 from gradcam_kit.methods import METHODS, BaseCAM, single_pass_methods
@@ -158,6 +166,7 @@ def metric_settings(
                         explainer.model, cams, explainer.metrics, images, [found.rows], targets.policy, masks=everywhere
                     ).values()
             except Exception as error:
+                raise_interruption(error)
                 raise blamed(explainer, error) from error
             origin = {name: {"masks": masks.origin} for name in locating} if masks is not None else {}
             return {name: {**result.settings, **origin.get(name, {})} for name, result in results.items()}
@@ -260,7 +269,8 @@ def _probabilities(explainer: Explainer, pictures: Iterable[Decoded]) -> str | N
         try:
             with torch.no_grad(), explainer.precision():
                 scores = read_logits(explainer.model(explainer.images([one]))).float()
-        except Exception:  # what the model cannot do is said when it is asked to explain
+        except Exception as error:  # what the model cannot do is said when it is asked to explain
+            raise_interruption(error)
             return None
         if not 0 <= scores.min() <= scores.max() <= 1:
             return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import traceback
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from gradcam_kit.capture import read_inputs
 from gradcam_kit.comparison.contenders import Contender, with_controls
 from gradcam_kit.comparison.measuring import control_maps, known_metrics, measured
-from gradcam_kit.errors import OptionError
+from gradcam_kit.errors import OptionError, is_out_of_memory, raise_interruption
 from gradcam_kit.functional import normalize, on_device, upsample
 from gradcam_kit.jobs.request import one_line
 from gradcam_kit.jobs.sources.masks import Masks
@@ -90,9 +91,13 @@ def measure(
         controls: whether the rows are those of `control_rows`.
         masks: where the objects are, for metrics that ask.
     """
+    before = [row.get("error") for rows in found for row in rows]
     try:
         results = results_of(model, cams, metrics, images, found, controls=controls, masks=masks)
     except Exception as error:  # one picture ends no run
+        raise_interruption(error)
+        traceback.clear_frames(error.__traceback__)
+        failure = error
         if len(found) == 1:
             mark_unmeasured(found[0], metrics)
             for row in found[0]:
@@ -104,6 +109,13 @@ def measure(
     half = len(found) // 2  # only here the error is gone, and with it what it kept in memory
     for part in (slice(half), slice(half, None)):
         measure(model, cams, metrics, images[part], found[part], controls, None if masks is None else masks[part])
+    if before == [row.get("error") for rows in found for row in rows] and not is_out_of_memory(failure):
+        try:
+            results_of(model, cams, metrics, images, found, controls=controls, masks=masks)
+        except Exception as error:
+            raise_interruption(error)
+            return
+        raise failure  # neither the halves nor the whole fail again, so it is about none of the images
 
 
 def results_of(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache, partial
@@ -37,7 +38,12 @@ def single_pass_methods() -> list[str]:
 
 
 def explain_all(
-    methods: Iterable[BaseCAM], images: Images, targets: Any = None, **forward_kwargs: Any
+    methods: Iterable[BaseCAM],
+    images: Images,
+    targets: Any = None,
+    *,
+    keep_modes: bool | None = None,
+    **forward_kwargs: Any,
 ) -> list[Float[Tensor, "n *mt"]]:
     """Heatmaps of several methods from one capture: as if each was called, at the price of about one.
 
@@ -48,12 +54,15 @@ def explain_all(
         methods: CAM objects.
         images: as in calling one of them.
         targets: as in calling one of them.
+        keep_modes: whether modules that are in train mode stay in it, such as dropout that is on on purpose; None = as
+            each method was made. Methods that share a pass then share its random draws, and a batch does not equal its
+            images one by one; see `BaseCAM`.
         forward_kwargs: passed on to the model.
 
     Returns:
         One tensor of heatmaps per method, in their order.
     """
-    return [explanation.heatmaps for explanation in _explain(methods, images, targets, forward_kwargs)]
+    return [explanation.heatmaps for explanation in _explain(methods, images, targets, forward_kwargs, keep_modes)]
 
 
 def explain_many(
@@ -64,22 +73,38 @@ def explain_many(
 
 
 @torch.inference_mode(False)
-def _explain(cams: Iterable[Any], images: Images, targets: Any, forward_kwargs: dict[str, Any]) -> list[Explanation]:
+def _explain(
+    cams: Iterable[Any],
+    images: Images,
+    targets: Any,
+    forward_kwargs: dict[str, Any],
+    keep_modes: bool | None = None,
+) -> list[Explanation]:
     cams = list(cams)
     for position, cam in enumerate(cams):
         if not isinstance(cam, BaseCAM):
             raise InputError(f"methods[{position}] is {kind_of(cam)}; expected CAM objects such as GradCAM(model)")
+    if keep_modes is not None:
+        cams = [_with_modes(cam, keep_modes) for cam in cams]
     inputs = read_inputs(images, forward_kwargs, *(cam.model for cam in cams))
     groups: dict[Any, list[int]] = {}
     for position, cam in enumerate(cams):
         scored = None if callable(targets) else cam.target_type  # a callable is the same target for all methods
-        groups.setdefault((id(cam.model), scored, cam.reshape), []).append(position)
+        groups.setdefault((id(cam.model), scored, cam.reshape, cam.keep_modes), []).append(position)
     results: dict[int, Explanation] = {}
     for positions in groups.values():
         group = [cams[position] for position in positions]
         explanations = in_fastest_format(group[0].model, inputs, partial(_explain_group, group, targets=targets))
         results.update(zip(positions, explanations, strict=True))
     return [results[position] for position in range(len(cams))]
+
+
+def _with_modes(cam: BaseCAM, keep_modes: bool) -> BaseCAM:
+    if cam.keep_modes == keep_modes:
+        return cam
+    changed = copy.copy(cam)
+    changed.keep_modes = keep_modes
+    return changed
 
 
 def _explain_group(cams: list[BaseCAM], inputs: Inputs, targets: Any) -> list[Explanation]:
@@ -120,6 +145,7 @@ def capture_for(
         target_type=first.target_type,
         reshape=first.reshape,
         settled=settled,
+        keep_modes=first.keep_modes,
     )
     with capture(first.model, inputs, request) as captured:
         yield captured, [tuple(layers) for layers in own]
@@ -135,7 +161,8 @@ def _read_target(cam: BaseCAM, targets: Any, n: int) -> Target | None:
 def _layers_of(cams: list[BaseCAM], inputs: Inputs, target: Target | None) -> list[dict[str, nn.Module]]:
     """The layers of each method, chosen where it leaves them open and meets this size for the first time."""
     # One exploring pass serves every kind of choice.
-    candidates = cache(partial(layer_candidates, cams[0].model, inputs, target, cams[0].target_type))
+    first = cams[0]
+    candidates = cache(partial(layer_candidates, first.model, inputs, target, first.target_type, first.keep_modes))
     own: list[dict[str, nn.Module]] = []
     for cam in cams:
         if cam.target_layers is not None and not cam.layer_choice.is_fixed:

@@ -107,7 +107,7 @@ def check(cam: BaseCAM, images: Images, targets: Any, seed: int, forward_kwargs:
     if others is not None:
         classes = _similarity(original, same.explain(images, others, **forward_kwargs))
     draws = []
-    with randomizing(cam.model, images, seed=seed, **forward_kwargs) as randomizer:
+    with randomizing(cam.model, images, seed=seed, keep_modes=cam.keep_modes, **forward_kwargs) as randomizer:
         for draw in range(_DRAWS):
             randomizer.randomize(draw=draw)
             draws.append(_similarity(original, same.explain(images, fixed, **forward_kwargs)))
@@ -138,7 +138,7 @@ def _unreached(
     none = torch.zeros_like(original.is_empty.flatten())
     if cam.layer_choice.is_fixed or original.scores is None:
         return none, ""
-    reach = _Reach(cam.model, list(original.layers), reshape=cam.reshape)
+    reach = _Reach(cam.model, list(original.layers), reshape=cam.reshape, keep_modes=cam.keep_modes)
     try:
         [found] = explain_many([reach], images, targets, **forward_kwargs)
     except GradCamKitError as error:
