@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 from gradcam_kit.errors import ClassIndexError, InputError, ShapeError, TargetError, kind_of
 from gradcam_kit.functional import on_device
-from gradcam_kit.targets.values import Classes, read_classes, show
+from gradcam_kit.targets.values import ALL_CLASSES, Classes, read_classes, show
 from gradcam_kit.types import Target
 
 _T = TypeVar("_T", bound="ClassTarget")
@@ -113,7 +113,7 @@ class ClassTarget:
         Raises:
             ShapeError: another number of targets than samples.
             ClassIndexError: a class that the model does not have.
-            TargetError: one-hot labels, which would count as indices.
+            TargetError: one-hot or multi-hot labels, which would count as indices.
         """
         n, count = logits.shape
         if not isinstance(self.classes, Tensor):
@@ -123,7 +123,7 @@ class ClassTarget:
         # What a user passes lies on the host; what lies elsewhere are predictions, which are in range.
         if self.classes.device.type == "cpu" and self.classes.numel():
             _check_range(int(self.classes.min()), int(self.classes.max()), count)
-            _check_not_one_hot(self.classes, count)
+            _check_not_labels(self.classes, count)
         return on_device(self.classes, logits.device, torch.long)
 
 
@@ -136,17 +136,18 @@ def _check_range(low: int, high: int, count: int) -> None:
     raise ClassIndexError(f"class {low if low < 0 else high} for a model with {count} output(s); {hint}")
 
 
-def _check_not_one_hot(classes: Tensor, count: int) -> None:
-    # With two classes such a row is a sensible request: both, in this order.
-    if classes.ndim == 2 and classes.shape[1] == count > 2 and bool((classes.sort(1).values == _last_one(count)).all()):
-        raise TargetError(
-            f"targets (n, {count}) for a model with {count} classes are one-hot, but (n, m) stands for m class indices "
-            "of each sample; pass targets.argmax(1)"
-        )
-
-
-def _last_one(count: int) -> Int[Tensor, " classes"]:
-    return (torch.arange(count, device="cpu") == count - 1).long()
+def _check_not_labels(classes: Tensor, count: int) -> None:
+    """Raise TargetError for rows of 0 and 1 as wide as the classes: labels, which would be read as indices 0 and 1."""
+    if classes.ndim != 2 or classes.shape[1] != count or count < 2 or not bool((classes <= 1).all()):
+        return
+    single = bool((classes.sum(1) == 1).all())
+    if single and count == 2:
+        return  # a sensible request: both classes, in this order
+    kind, instead = ("one-hot", "targets.argmax(1)") if single else ("multi-hot", ALL_CLASSES.format(count=count))
+    raise TargetError(
+        f"targets (n, {count}) for a model with {count} classes are {kind}, but (n, m) stands for m class indices "
+        f"of each sample; pass {instead}"
+    )
 
 
 class ClassLogit(ClassTarget):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from evidence import ON_CNNS, close, quick, subject
-from models import build, images, tiny
+from models import build, conv_model, images, tiny
 from torch import Tensor, nn
 
 from gradcam_kit import METHODS, EinsumCAM, GradCAM, ScoreCAM
@@ -125,6 +125,7 @@ def test_passed_targets_are_not_kept_or_changed() -> None:
 # Refused
 
 
+MULTI_HOT = torch.tensor([[0, 1, 1, 0, 0], [1, 0, 0, 0, 1], [0, 0, 0, 0, 0]])
 REFUSED: list[tuple[Any, type[Exception], str]] = [
     (True, InputError, "bool"),
     (np.True_, InputError, "bool"),
@@ -148,6 +149,10 @@ REFUSED: list[tuple[Any, type[Exception], str]] = [
     (torch.eye(5)[:3], InputError, r"float32; expected integer.*one-hot.*argmax\(1\)"),
     (torch.eye(5)[:3] > 0, InputError, r"bool; expected integer.*argmax\(1\)"),
     (torch.eye(5)[:3].long(), TargetError, r"\(n, 5\) for a model with 5 classes are one-hot.*argmax\(1\)"),
+    (MULTI_HOT, TargetError, r"\(n, 5\) for a model with 5 classes are multi-hot.*arange\(5\).*heatmaps\[labels"),
+    (MULTI_HOT.numpy().astype("uint8"), TargetError, "are multi-hot"),
+    (torch.zeros(3, 5).int().tolist(), TargetError, "are multi-hot"),
+    (MULTI_HOT > 0, InputError, r"bool; expected integer.*of multi-hot labels torch\.arange\(5\)"),
     (Ellipsis, InputError, "targets is an ellipsis"),
     (torch.zeros(3, 2, 1).long(), ShapeError, r"\(3, 2, 1\); expected \(n,\) or \(n, m\)"),
     (torch.zeros(3, 0).long(), ShapeError, r"\(3, 0\)"),
@@ -161,6 +166,20 @@ REFUSED: list[tuple[Any, type[Exception], str]] = [
     ([[0, -3], [1, 1], [2, 2]], ClassIndexError, "class -3 for a model with 5"),
     (10**12, ClassIndexError, "class 1000000000000"),
 ]  # fmt: skip
+
+
+def test_multi_label_data_is_explained_as_the_refusal_says() -> None:
+    model, labels = tiny(), MULTI_HOT[:2].bool()
+    heatmaps = GradCAM(model, "relu2")(INPUT[:2], torch.arange(5).expand(2, -1))
+    expected = [GradCAM(model, "relu2")(INPUT[i : i + 1], int(j))[0] for i, j in labels.nonzero().tolist()]
+    torch.testing.assert_close(heatmaps[labels], torch.stack(expected))
+
+
+def test_two_classes_may_be_asked_for_in_either_order() -> None:
+    model = conv_model(output=lambda logits: logits[:, :2])
+    assert GradCAM(model, "layer").explain(INPUT[:2], [[0, 1], [1, 0]]).targets.tolist() == [[0, 1], [1, 0]]
+    with pytest.raises(TargetError, match="are multi-hot"):
+        GradCAM(model, "layer")(INPUT[:2], [[1, 1], [0, 1]])
 
 
 @pytest.mark.parametrize("case", REFUSED, ids=lambda case: case[2])
