@@ -71,8 +71,9 @@ def kernel_value(first: Any, second: Any, kernel: str, gamma: float) -> float:
 def kpca_cam(activations: Any, kernel: str = "sigmoid", gamma: float | None = None) -> Array:
     """KPCA-CAM, Karmani et al., MMSP 2024, 2410.00267: `√λ₁ u₁` of the doubly centered kernel matrix; sign fixed.
 
-    The mean row is subtracted first. Unconfirmed: this, γ = 1/k and the offset 1 are the common port's. Ambiguous: λ₁ is the largest, not the largest in
-    magnitude (a sigmoid kernel is not positive definite), and λ₁ ≤ 0 gives the zero map.
+    The mean row is subtracted first. Unconfirmed: this, γ = 1/k and the offset 1 are the common port's.
+    Ambiguous: λ₁ is the largest, not the largest in magnitude (a sigmoid kernel is not positive definite), and
+    λ₁ ≤ 0 gives the zero map.
     """
     rows = position_rows(activations)
     rows = rows - rows.mean(axis=0, keepdims=True)

@@ -234,7 +234,7 @@ def test_layers_are_blamed_where_they_are_to_blame() -> None:
 def test_rows_of_one_and_zeros_are_classes_where_they_can_be() -> None:
     assert GradCAM(tiny(classes=2), "relu2").explain(INPUT, [[0, 1], [1, 0], [0, 1]]).targets[1].tolist() == [1, 0]
     assert GradCAM(tiny(), "relu2")(INPUT, [[0, 0, 1]] * 3).shape == (3, 3, 8, 8)
-    assert GradCAM(tiny(), "relu2")(INPUT, [[0, 0, 0, 1, 1]] * 3).shape == (3, 5, 8, 8)
+    assert GradCAM(tiny(), "relu2")(INPUT, [[0, 2, 0, 1, 1]] * 3).shape == (3, 5, 8, 8)
 
 
 def test_targets_show_what_they_are() -> None:
