@@ -49,9 +49,14 @@ def _accumulate(column: Tensor, tensors: Sequence[Tensor], retain: bool) -> list
 
 
 def nodes(scores: Tensor) -> Iterator[Any]:
-    """Every node of the graph behind `scores`, once."""
+    """Yield every node of the graph behind `scores`, once."""
+    yield from behind(scores.grad_fn)
+
+
+def behind(start: Any) -> Iterator[Any]:
+    """Yield a node of a graph and every node that it was computed from, once."""
     seen: set[Any] = set()
-    pending = [scores.grad_fn]
+    pending = [start]
     while pending:
         node = pending.pop()
         if node is not None and node not in seen:

@@ -104,7 +104,8 @@ def choose_among(
     if choice is LayerChoice.CONVOLUTIONS:
         # A convolution owns one kernel: channels out, channels in, and one axis for each position axis.
         axes = 2 + len(size)
-        weights = {one.name: getattr(model.get_submodule(one.name), "weight", None) for one in candidates}
+        modules = find_layers(model, [one.name for one in candidates], model) if candidates else {}
+        weights = {name: getattr(module, "weight", None) for name, module in modules.items()}
         kernels = (one for one in candidates if getattr(weights[one.name], "ndim", 0) == axes)
         names = [one.name for one in kernels if one.reached]
     if names:
@@ -118,7 +119,7 @@ def choose_among(
 
 _MISSING = {
     LayerChoice.BLOCK: "transformer block, which is a module with two or more normalizations of tokens",
-    LayerChoice.CONVOLUTIONS: "convolution that runs once and that gradients reach",
+    LayerChoice.CONVOLUTIONS: "convolution that gradients reach",
 }
 
 
@@ -127,7 +128,9 @@ def _block_norms(candidates: list[LayerCandidate]) -> list[str]:
     blocks: dict[str, list[str]] = {}
     for one in candidates:
         if one.normalizes and one.layout == Tokens.__name__:
-            blocks.setdefault(one.name.rpartition(".")[0], []).append(one.name)
+            # A block that runs again is another one: its normalizations have the same number behind their name.
+            path, _, call = one.name.partition("#")
+            blocks.setdefault(f"{path.rpartition('.')[0]}#{call}", []).append(one.name)
     firsts = [names[0] for names in blocks.values() if len(names) > 1]
     return firsts[-1:]
 

@@ -52,7 +52,8 @@ class BaseCAM:
     Args:
         model: any PyTorch model; wrappers (DataParallel, compiled) are looked through.
         target_layers: a module, its dotted name, a sequence of those, or None: the last layer that still has positions
-            and on which the score depends, found by running the model on the images.
+            and on which the score depends, found by running the model on the images. Of a module that returns several
+            maps, "fpn:1" is the second map; of one that runs several times in a pass, "act#2" is the second call.
         reshape: from the layer's output to `(n, k, *s)`; None = inferred (maps, channels-last maps, tokens).
         fusion: how the maps of several layers are combined: "mean", "max" or "product".
         normalize: "minmax", "max" (zero stays zero) or "none", per image and target.

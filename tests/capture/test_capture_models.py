@@ -200,7 +200,7 @@ def test_layer_that_runs_twice_is_an_error_with_the_count() -> None:
     for name in LAYERED:
         with pytest.raises(CaptureError, match="'relu' ran 2 times"):
             quick(name)(shared, "relu")(INPUT)
-    assert GradCAM(shared).explain(INPUT).layers == ("layer",)
+    assert GradCAM(shared).explain(INPUT).layers == ("relu#2",)
 
 
 def test_layer_that_does_not_run_is_an_error() -> None:

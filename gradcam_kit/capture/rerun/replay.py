@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 from gradcam_kit.capture.deferred_checks import Checks
+from gradcam_kit.capture.model.layers import split_name
 from gradcam_kit.capture.model.state import is_scripted, untouched, version
 from gradcam_kit.capture.model.trees import brought
 from gradcam_kit.capture.recording import LayerRecord
@@ -77,6 +79,7 @@ class PrefixRecorder:
     model: nn.Module
     layers: Mapping[str, nn.Module]
     thread: int = field(default_factory=threading.get_ident)
+    calls: dict[str, int] = field(default_factory=dict)
     prefixes: dict[str, Prefix] = field(default_factory=dict)
     frames: list[list[tuple[nn.Module, Any]]] = field(default_factory=lambda: [[]])
 
@@ -109,7 +112,10 @@ class PrefixRecorder:
             return
         self.frames.pop()
         for name, layer in self.layers.items():
-            if layer is module and name not in self.prefixes:
+            if layer is not module:
+                continue
+            self.calls[name] = self.calls.get(name, 0) + 1
+            if self.calls[name] == (split_name(self.model, name).call or 1):
                 self.prefixes[name] = Prefix.of([call for frame in self.frames for call in frame], args)
         self.frames[-1].append((module, output))
 
@@ -191,10 +197,12 @@ class Replayer:
         if self.isolated:
             with self._skipped(native, index, residual):
                 return self.rescorer.score_pass(LazyRows(self.rescorer.inputs.images, index), index)
-        thread = threading.get_ident()
+        thread, calls = threading.get_ident(), count(1)
 
         def replace(module: nn.Module, args: Any, output: Any) -> Any:
-            return self._output(native, output) if threading.get_ident() == thread else None
+            if threading.get_ident() != thread or next(calls) != (record.call or 1):
+                return None
+            return self._output(native, output)
 
         handle = record.module.register_forward_hook(replace)
         try:
@@ -211,8 +219,8 @@ class Replayer:
             return False
         n, most = len(self.scores), self.rescorer.batch_size
         # Not n rows, because kept outputs may hide something with one entry per sample: a list, an object, a size.
-        count = n + 1 if n < most else min(max(n - 1, 1), most)
-        index = (torch.arange(count, device=self.scores.device) + 1) % n  # and in another order
+        rows = n + 1 if n < most else min(max(n - 1, 1), most)
+        index = (torch.arange(rows, device=self.scores.device) + 1) % n  # and in another order
         record, self.isolated = self.record, True
         try:
             replayed = self._score(record.maps([own.detach()[index.to(own.device)] for own in record.captured]), index)

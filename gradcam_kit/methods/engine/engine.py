@@ -23,6 +23,7 @@ from gradcam_kit.capture import (
     read_inputs,
     resolve_target,
 )
+from gradcam_kit.capture.model.layers import split_name
 from gradcam_kit.errors import InputError, kind_of
 from gradcam_kit.methods.base import METHODS, BaseCAM
 from gradcam_kit.methods.engine.assembly import assemble, signed_maps
@@ -153,7 +154,7 @@ def _layers_of(cams: list[BaseCAM], inputs: Inputs, target: Target | None) -> li
 def _is_there(model: nn.Module, name: str, module: nn.Module) -> bool:
     """Whether a layer that was chosen earlier is still the model's; what has no name of its own always is."""
     try:
-        return model.get_submodule(name) is module
+        return model.get_submodule(split_name(model, name).path) is module
     except AttributeError:
         return True
 
