@@ -1,5 +1,6 @@
 """The only code that touches a model: hooks, layers, tokens, targets, replay."""
 
+from gradcam_kit.capture.image_axes import heatmap_size
 from gradcam_kit.capture.layer_choice import choose_among, choose_layers, layer_candidates
 from gradcam_kit.capture.model.compiled import compile_around
 from gradcam_kit.capture.model.inputs import Inputs, read_inputs
@@ -33,6 +34,7 @@ __all__ = [
     "choose_layers",
     "compile_around",
     "find_layers",
+    "heatmap_size",
     "in_fastest_format",
     "in_half_precision",
     "layer_candidates",

@@ -43,6 +43,7 @@ class LayerRecord:
     versions: list[int] = field(default_factory=list)
     gradients: list[Tensor] = field(default_factory=list)  # one per target, in the layer's own layout
     arguments: tuple[tuple[Any, ...], dict[str, Any]] | None = None
+    rearrangement: Any = None  # of `capture.rerun.native`: where a custom layout takes its values from
 
     @property
     def captured(self) -> list[Tensor]:
@@ -159,9 +160,12 @@ class Recorder:
             if isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.ndim > 0 and leaf.shape[0] == self.n
         ]
         if self.reshape is not None:
+            # Whatever the output looks like: samples may lie on any axis of it.
             record.layout = Custom(self.reshape)
-            if batched and record.level is None:
-                return batched
+            floating = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+            if floating and record.level is None:
+                return floating
+            batched = batched or floating
         maps = [i for i in batched if leaves[i].ndim >= 3]
         chosen = maps if record.level is None else maps[record.level : record.level + 1]
         if len(chosen) == 1:
@@ -215,13 +219,13 @@ class Recorder:
                     "name of the same memory; choose the module before it"
                 )
             if isinstance(record.layout, Custom):
-                self._check_reshaped(tuple(record.maps([leaf.detach() for leaf in record.captured]).shape))
+                self._check_reshaped(record.name, record.maps([leaf.detach() for leaf in record.captured]))
 
-    def _check_reshaped(self, shape: tuple[int, ...]) -> None:
-        if shape[0] != self.n or len(shape) != 2 + len(self.size):
+    def _check_reshaped(self, layer: str, maps: Tensor) -> None:
+        if maps.shape[0] != self.n or not maps.is_floating_point():
             raise ShapeError(
-                f"reshape returned {shape}; expected ({self.n}, k, {', '.join('hwd'[: len(self.size)])}): one map per "
-                f"channel with {len(self.size)} position axes, as the images have"
+                f"reshape returned {tuple(maps.shape)} of {maps.dtype} for layer {layer!r} and {self.n} images; "
+                f"expected floating maps ({self.n}, k, *positions), with 1, 2 or 3 position axes and the images first"
             )
 
 

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from gradcam_kit.capture import Inputs, TargetLayers, in_fastest_format, read_inputs
+from gradcam_kit.capture import Inputs, TargetLayers, heatmap_size, in_fastest_format, read_inputs
 from gradcam_kit.errors import OptionError, ShapeError
 from gradcam_kit.functional import on_device, upsample
 from gradcam_kit.methods.arithmetic.distinct_rows import distinct_rows, unit_rows
@@ -143,5 +143,6 @@ class DeepFeatureFactorization:
             maps = amounts.unflatten(0, (n, *positions)).movedim(-1, 1)
             highest = amounts.amax(0).view(-1, *(1 for _ in positions))
             shares = maps / highest.where(highest > 0, 1)
-            heatmaps = upsample(shares.flatten(0, 1), inputs.size).unflatten(0, (n, self.components))
+            size = heatmap_size(positions, inputs.images.shape[1:]) if self._source.reshape else inputs.size
+            heatmaps = upsample(shares.flatten(0, 1), size).unflatten(0, (n, self.components))
         return Factorization(heatmaps.to(torch.float32), maps, concepts, layer)

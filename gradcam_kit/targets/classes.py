@@ -102,8 +102,15 @@ class ClassTarget:
         }
         return replace(self, **moved) if moved else self
 
-    def check_samples(self, n: int) -> None:
-        """Raise ShapeError if there are targets for another number of samples."""
+    def check_samples(self, n: int, *, or_bag: bool = False) -> None:
+        """Raise ShapeError if there are targets for another number of samples.
+
+        Args:
+            n: samples.
+            or_bag: let a single target pass: that of a bag, which only the model's output shows.
+        """
+        if or_bag and isinstance(self.classes, Tensor) and self.classes.shape[0] == 1:
+            return
         if isinstance(self.classes, Tensor) and self.classes.shape[0] != n:
             raise ShapeError(f"{self.classes.shape[0]} targets for {n} images; give one per image, or an int for all")
 
@@ -204,7 +211,9 @@ def settle(target: Target, output: Any) -> Target:
 
 
 def score(target: Target, output: Any, n: int) -> Float[Tensor, "n *targets"]:
-    """Call a target and check what it returns.
+    """Call a target and check what it returns: a score for each sample, or for a bag of samples `(1, *targets)`.
+
+    A model that gives one row for several samples scores them together, as multiple instance learning does.
 
     Raises:
         InputError: no tensor.
@@ -216,6 +225,9 @@ def score(target: Target, output: Any, n: int) -> Float[Tensor, "n *targets"]:
         raise InputError(f"the target returned {kind_of(scores)}; expected a tensor of scores ({n},)")
     classes = getattr(target, "classes", None)
     expected = (n, *classes.shape[1:]) if isinstance(classes, Tensor) else (n,)
+    if n > 1 and _has_single_row(output):
+        scores = _of_the_bag(scores, expected)
+        expected = (len(scores), *expected[1:]) if scores.ndim and len(scores) == 1 else expected
     if tuple(scores.shape) != expected:
         raise ShapeError(
             f"the target returned scores of shape {tuple(scores.shape)}; expected {expected}: one score per sample"
@@ -226,6 +238,20 @@ def score(target: Target, output: Any, n: int) -> Float[Tensor, "n *targets"]:
             "output by differentiable operations: no detach(), no_grad, item(), numpy() or argmax in between"
         )
     return scores
+
+
+def _has_single_row(output: Any) -> bool:
+    """Whether something in an output is one row for all samples."""
+    floating = (leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor) and leaf.is_floating_point())
+    return any(leaf.ndim > 0 and leaf.shape[0] == 1 for leaf in floating)
+
+
+def _of_the_bag(scores: Tensor, expected: tuple[int, ...]) -> Tensor:
+    """The one score of a bag, also where a target repeats it for each sample: its gradient counts once."""
+    if scores.ndim == 0:
+        return scores[None]
+    is_repeated = tuple(scores.shape) == expected and scores.stride(0) == 0
+    return scores[:1] if is_repeated else scores
 
 
 def _has_graph(output: Any) -> bool:

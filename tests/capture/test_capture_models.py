@@ -181,7 +181,9 @@ def test_layer_without_positions_is_an_error() -> None:
 def test_reshape_must_return_maps() -> None:
     for reshape, found in (
         (lambda y: y.mean((2, 3)), r"\(3, 6\)"),
-        (lambda y: y.flatten(2), r"\(3, 6, 16\)"),
+        (lambda y: y[:2], r"\(2, 6, 4, 4\)"),
+        (lambda y: y.transpose(0, 1), r"\(6, 3, 4, 4\)"),
+        (lambda y: y > 0, r"\(3, 6, 4, 4\) of torch\.bool"),
         (len, "int"),
     ):
         with pytest.raises(ShapeError, match=f"reshape returned {found}"):

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from gradcam_kit.capture.model.inputs import Runner, read_inputs
 from gradcam_kit.capture.model.memory_format import in_fastest_format
 from gradcam_kit.capture.model.state import check_model, untouched
-from gradcam_kit.capture.rerun.rescore import Rescorer
+from gradcam_kit.capture.rerun.rescore import Rescorer, RowState
 from gradcam_kit.options import positive_int
 from gradcam_kit.targets.classes import (
     ClassLogit,
@@ -26,6 +26,7 @@ from gradcam_kit.targets.classes import (
     predicted_classes,
     read_logits,
     resolve_target,
+    score,
     settle,
 )
 from gradcam_kit.types import Images, Rows
@@ -115,15 +116,19 @@ def rescoring(
         inputs, output = in_fastest_format(model, inputs, lambda own: (own, run(own.with_images(own.images))))
         if target is None:
             target = (ClassProbability if probability else ClassLogit)(predicted_classes(output))
-        classes = None
+        classes, is_bag = None, False
         if isinstance(target, ClassTarget):
-            target.check_samples(inputs.n)
+            target.check_samples(inputs.n, or_bag=True)
             logits = read_logits(output)
+            is_bag = len(logits) == 1 < inputs.n
             classes = target.indices(logits)
             if probability:
                 _doubt(model, logits)
             target = ClassProbability(classes) if probability else settle(target, output)
         else:
             target = settle(target, output)
+            with torch.no_grad():
+                is_bag = len(score(target, output, inputs.n)) == 1 < inputs.n
         settings = {"score": type(target).__name__, "classes": "predicted" if targets is None else "given"}
-        yield Rescoring(run, inputs, target, output, batch_size, classes=classes, settings=settings)
+        state = RowState(is_bag=is_bag)
+        yield Rescoring(run, inputs, target, output, batch_size, state, classes=classes, settings=settings)

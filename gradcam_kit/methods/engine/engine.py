@@ -129,7 +129,7 @@ def capture_for(
 def _read_target(cam: BaseCAM, targets: Any, n: int) -> Target | None:
     target = resolve_target(targets, cam.target_type)
     if isinstance(target, ClassTarget):
-        target.check_samples(n)
+        target.check_samples(n, or_bag=True)
     return target
 
 
