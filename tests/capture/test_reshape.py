@@ -99,18 +99,18 @@ def captured(model: nn.Module, layer: str, images: Tensor, target: int) -> tuple
 def test_maps_are_those_computed_by_hand_and_heatmaps_have_the_axes_of_the_layer(name):
     make, layer, images, reshape = FAMILY[name]
     model = make()
-    activations, gradients = map(reshape, captured(model, layer, images, 1))
+    activations, gradients = map(reshape, captured(model, layer, images, 2))
     axes = tuple(range(2, activations.ndim))
     expected = {
         GradCAM: (gradients.mean(axes, keepdim=True) * activations).sum(1),
         LayerCAM: (gradients.clamp(min=0) * activations).sum(1),
     }
     for method, maps in expected.items():
-        found = method(model, layer, reshape=reshape).explain(images, 1)
+        found = method(model, layer, reshape=reshape).explain(images, 2)
         assert_same(found.saliency[layer], maps.numpy())
         resized = upsample(normalize(maps.clamp(min=0)), SIZES[name])
         assert_close(found.heatmaps, normalize(resized).float())
-        several = method(model, layer, reshape=reshape).explain(images, [[1, 2], [0, 1]])
+        several = method(model, layer, reshape=reshape).explain(images, [[2, 1], [0, 1]])
         assert_close(several.heatmaps[0, 0], found.heatmaps[0])
         assert several.heatmaps.shape == (2, 2, *SIZES[name])
 
