@@ -107,7 +107,9 @@ def measured(
         for one in found:
             asked = model if one.cam is None else check_model(one.cam.model)
             if asks_model and asked not in rescorers:
-                scored = stack.enter_context(rescoring(asked, call, classes, batch_size=batch_size, **keywords))
+                scored = stack.enter_context(
+                    rescoring(asked, call, classes, image_input=inputs.slot, batch_size=batch_size, **keywords)
+                )
                 rescorers[asked] = replace(scored, settings={**scored.settings, "classes": policy})
             rescore = rescorers.get(asked)
             maps = heatmaps[one.label].flatten(0, 1) if several else heatmaps[one.label]

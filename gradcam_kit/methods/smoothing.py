@@ -16,7 +16,7 @@ from gradcam_kit.methods.arithmetic.components import first_component
 from gradcam_kit.methods.arithmetic.perturbations import check_std, gaussian_noise
 from gradcam_kit.methods.base import BaseCAM
 from gradcam_kit.methods.engine.assembly import assemble, signed_maps
-from gradcam_kit.methods.engine.engine import capture_for
+from gradcam_kit.methods.engine.engine import capture_for, with_images_of
 from gradcam_kit.methods.engine.explanation import Explanation
 from gradcam_kit.options import positive_int
 from gradcam_kit.types import Images, LayerCapture
@@ -61,9 +61,10 @@ class _Mean:
         As many views run in one pass as fit into the method's `batch_size`. A callable target without `select` gets
         the output of one view at a time.
         """
-        inputs = read_inputs(images, forward_kwargs, self.cam.model)
+        inputs = read_inputs(images, forward_kwargs, self.cam.model, image_input=self.cam.image_input)
         if inputs.n == 0:
             return self.cam.explain(images, targets, **forward_kwargs)
+        inputs = with_images_of(self.cam, inputs, targets)
         return in_fastest_format(self.cam.model, inputs, lambda inputs: self._mean(inputs, targets))
 
     def _mean(self, inputs: Inputs, targets: Any) -> Explanation:
@@ -167,7 +168,12 @@ class EigenSmooth(BaseCAM):
                 "`weights`, such as GradCAM"
             )
         super().__init__(
-            cam.model, reshape=cam.reshape, fusion=cam.fusion, normalize=cam.normalize, batch_size=cam.batch_size
+            cam.model,
+            reshape=cam.reshape,
+            image_input=cam.image_input,
+            fusion=cam.fusion,
+            normalize=cam.normalize,
+            batch_size=cam.batch_size,
         )
         self.cam, self.center = cam, center
         self.target_layers, self.chosen_layers, self.layer_choice = (

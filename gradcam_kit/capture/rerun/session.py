@@ -91,6 +91,7 @@ def rescoring(
     targets: Any = None,
     *,
     probability: bool = True,
+    image_input: int | str | None = None,
     batch_size: int = 64,
     **forward_kwargs: Any,
 ) -> Iterator[Rescoring]:
@@ -103,12 +104,14 @@ def rescoring(
         images: what is changed, as in calling a method.
         targets: as in calling a method. None = the predicted class of each image, found by one forward pass; it stays
             the same for all rows.
+        image_input: which of several inputs is changed, by position or key; None = the first floating one with 2 or 3
+            position axes, else with a single one.
         probability: score classes by their softmax probability; False = by the target itself, or by the logit.
         batch_size: the most rows in one forward pass; on a CPU fewer where that is faster.
         forward_kwargs: passed on to the model.
     """
     model = check_model(model)
-    inputs = read_inputs(images, forward_kwargs, model)
+    inputs = read_inputs(images, forward_kwargs, model, image_input=image_input)
     positive_int("batch_size", batch_size)
     target = resolve_target(targets, ClassProbability if probability else ClassLogit)
     run = Runner.of(model, inputs.images.device)

@@ -18,6 +18,7 @@ from gradcam_kit.capture import (
     Request,
     capture,
     choose_among,
+    image_input_of,
     in_fastest_format,
     layer_candidates,
     read_inputs,
@@ -71,16 +72,28 @@ def _explain(cams: Iterable[Any], images: Images, targets: Any, forward_kwargs: 
         if not isinstance(cam, BaseCAM):
             raise InputError(f"methods[{position}] is {kind_of(cam)}; expected CAM objects such as GradCAM(model)")
     inputs = read_inputs(images, forward_kwargs, *(cam.model for cam in cams))
+    called = [with_images_of(cam, inputs, targets) for cam in cams]
     groups: dict[Any, list[int]] = {}
     for position, cam in enumerate(cams):
         scored = None if callable(targets) else cam.target_type  # a callable is the same target for all methods
-        groups.setdefault((id(cam.model), scored, cam.reshape), []).append(position)
+        groups.setdefault((id(cam.model), scored, cam.reshape, called[position].slot), []).append(position)
     results: dict[int, Explanation] = {}
     for positions in groups.values():
         group = [cams[position] for position in positions]
-        explanations = in_fastest_format(group[0].model, inputs, partial(_explain_group, group, targets=targets))
+        own = called[positions[0]]
+        explanations = in_fastest_format(group[0].model, own, partial(_explain_group, group, targets=targets))
         results.update(zip(positions, explanations, strict=True))
     return [results[position] for position in range(len(cams))]
+
+
+def with_images_of(cam: BaseCAM, inputs: Inputs, targets: Any) -> Inputs:
+    """Return the call with the images at the input that a method explains: the one it names, or that its layers see."""
+    if cam.image_input is not None:
+        inputs = inputs.asked(cam.image_input)
+    if len(inputs.image_slots) < 2 or inputs.n == 0:
+        return inputs
+    layers = _layers_of([cam], inputs, _read_target(cam, targets, inputs.n))[0]
+    return image_input_of(cam.model, inputs, layers, cam.image_input)
 
 
 def _explain_group(cams: list[BaseCAM], inputs: Inputs, targets: Any) -> list[Explanation]:

@@ -1,0 +1,112 @@
+"""Which of a model's inputs the images are: the one on which the layers depend."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from gradcam_kit.capture.model.inputs import Inputs, Runner, Slot
+from gradcam_kit.capture.model.layers import split_name
+from gradcam_kit.capture.model.state import untouched
+from gradcam_kit.capture.recording import NOT_MODULES
+from gradcam_kit.errors import InputError
+
+_known: WeakKeyDictionary[nn.Module, dict[Hashable, dict[str, frozenset[Slot]]]] = WeakKeyDictionary()
+"""On which inputs the layers of a model depend."""
+
+
+def image_input_of(
+    model: nn.Module, inputs: Inputs, layers: Mapping[str, nn.Module], asked: Slot | None = None
+) -> Inputs:
+    """Return the call with the images at the input on which the layers depend; of several, 4 axes before 3.
+
+    A model with one input that could be images is not run.
+
+    Args:
+        model: runs once, with a graph, for layers that it meets for the first time.
+        inputs: the call.
+        layers: the target layers by name.
+        asked: the input that the user named; None = it is to be found.
+
+    Raises:
+        InputError: layers of different inputs, or of another input than the one that was named.
+    """
+    modules = {name: module for name, module in layers.items() if name not in NOT_MODULES}
+    slots = inputs.image_slots
+    if len(slots) < 2 or not modules:
+        return inputs
+    key = (tuple(modules), tuple((slot, inputs.value(slot).ndim) for slot in slots))
+    known = _known.setdefault(model, {})
+    if key not in known:
+        known[key] = _dependences(model, inputs, modules)
+    found = known[key]
+    shared = [slot for slot in slots if all(slot in own for own in found.values())]
+    described = "; ".join(f"{name!r} on {_listed(own)}" for name, own in found.items())
+    if not shared:
+        raise InputError(
+            f"the layers depend on different inputs ({described}), and maps of different inputs are not fused; "
+            "explain them one by one"
+        )
+    if asked is not None and asked not in shared:
+        raise InputError(f"image_input is {asked!r}, but the layers depend on other inputs: {described}")
+    return inputs if asked is not None else inputs.at(preferred(inputs, shared))
+
+
+def preferred(inputs: Inputs, slots: list[Slot]) -> Slot:
+    """Return the first of these inputs that has more than one position axis, else the first."""
+    return min(slots, key=lambda slot: inputs.value(slot).ndim == 3)
+
+
+def _listed(slots: frozenset[Slot]) -> str:
+    return ", ".join(sorted(f"argument {slot}" if isinstance(slot, int) else repr(slot) for slot in slots))
+
+
+def _dependences(model: nn.Module, inputs: Inputs, layers: Mapping[str, nn.Module]) -> dict[str, frozenset[Slot]]:
+    """The inputs from which gradients come to each layer; all of them for a layer that is cut off (no_grad, detach)."""
+    thread = threading.get_ident()
+    outputs: dict[str, list[Tensor]] = {}
+
+    def keep(name: str) -> Callable[[nn.Module, Any, Any], None]:
+        calls, meant = 0, split_name(model, name).call
+
+        def hook(module: nn.Module, args: Any, output: Any) -> None:
+            nonlocal calls
+            if threading.get_ident() != thread:
+                return
+            calls += 1
+            if meant in (None, calls):
+                # Views of their own, which in-place operations behind the layer do not reach.
+                kept = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor) and leaf.requires_grad]
+                outputs.setdefault(name, []).extend(leaf.float().sum() for leaf in kept if leaf.is_floating_point())
+
+        return hook
+
+    device = inputs.images.device
+    with untouched(model, device), torch.enable_grad():
+        watched = inputs.with_images(inputs.images)
+        leaves = {slot: inputs.value(slot).detach().clone().requires_grad_() for slot in inputs.image_slots}
+        for slot, leaf in leaves.items():
+            # The model may change its input in place, which a leaf refuses.
+            watched = watched.at(slot).replacing(leaf.clone())
+        handles = [module.register_forward_hook(keep(name)) for name, module in layers.items()]
+        try:
+            Runner.of(model, device)(watched)
+        finally:
+            for handle in handles:
+                handle.remove()
+        everything = frozenset(leaves)
+        found = {}
+        for name in layers:
+            total = sum(outputs.get(name, []), torch.zeros((), device=device))
+            gradients = [None] * len(leaves)
+            if total.requires_grad:
+                gradients = torch.autograd.grad(total, list(leaves.values()), retain_graph=True, allow_unused=True)
+            own = frozenset(slot for slot, one in zip(leaves, gradients, strict=True) if one is not None)
+            found[name] = own or everything
+    return found
