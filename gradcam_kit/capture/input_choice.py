@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from gradcam_kit.capture.backward import behind
 from gradcam_kit.capture.model.inputs import Inputs, Runner, Slot
 from gradcam_kit.capture.model.layers import split_name
 from gradcam_kit.capture.model.state import untouched
@@ -41,11 +42,7 @@ def image_input_of(
     slots = inputs.image_slots
     if len(slots) < 2 or not modules:
         return inputs
-    key = (tuple(modules), tuple((slot, inputs.value(slot).ndim) for slot in slots))
-    known = _known.setdefault(model, {})
-    if key not in known:
-        known[key] = _dependences(model, inputs, modules)
-    found = known[key]
+    found = _dependences(model, inputs, modules)
     shared = [slot for slot in slots if all(slot in own for own in found.values())]
     described = "; ".join(f"{name!r} on {_listed(own)}" for name, own in found.items())
     if not shared:
@@ -67,10 +64,28 @@ def _listed(slots: frozenset[Slot]) -> str:
     return ", ".join(sorted(f"argument {slot}" if isinstance(slot, int) else repr(slot) for slot in slots))
 
 
+def sees_images(model: nn.Module, inputs: Inputs, layers: Mapping[str, nn.Module]) -> set[str]:
+    """Return the layers that depend on an input like the images: the one that was named, or any with as many axes."""
+    slots = inputs.image_slots
+    if len(slots) < 2 or not layers:
+        return set(layers)
+    axes = inputs.images.ndim
+    wanted = {inputs.slot} if inputs.is_asked else {slot for slot in slots if inputs.value(slot).ndim == axes}
+    return {name for name, own in _dependences(model, inputs, layers).items() if own & wanted}
+
+
 def _dependences(model: nn.Module, inputs: Inputs, layers: Mapping[str, nn.Module]) -> dict[str, frozenset[Slot]]:
-    """The inputs from which gradients come to each layer; all of them for a layer that is cut off (no_grad, detach)."""
+    """The inputs that each layer is computed from; all of them for a layer that is cut off (no_grad, detach)."""
+    known = _known.setdefault(model, {})
+    key = (tuple(layers), tuple((slot, inputs.value(slot).ndim) for slot in inputs.image_slots))
+    if key not in known:
+        known[key] = _follow(model, inputs, layers)
+    return known[key]
+
+
+def _follow(model: nn.Module, inputs: Inputs, layers: Mapping[str, nn.Module]) -> dict[str, frozenset[Slot]]:
     thread = threading.get_ident()
-    outputs: dict[str, list[Tensor]] = {}
+    nodes: dict[str, list[Any]] = {}
 
     def keep(name: str) -> Callable[[nn.Module, Any, Any], None]:
         calls, meant = 0, split_name(model, name).call
@@ -81,9 +96,8 @@ def _dependences(model: nn.Module, inputs: Inputs, layers: Mapping[str, nn.Modul
                 return
             calls += 1
             if meant in (None, calls):
-                # Views of their own, which in-place operations behind the layer do not reach.
-                kept = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor) and leaf.requires_grad]
-                outputs.setdefault(name, []).extend(leaf.float().sum() for leaf in kept if leaf.is_floating_point())
+                tensors = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
+                nodes.setdefault(name, []).extend(tensor.grad_fn for tensor in tensors)
 
         return hook
 
@@ -100,13 +114,9 @@ def _dependences(model: nn.Module, inputs: Inputs, layers: Mapping[str, nn.Modul
         finally:
             for handle in handles:
                 handle.remove()
-        everything = frozenset(leaves)
-        found = {}
-        for name in layers:
-            total = sum(outputs.get(name, []), torch.zeros((), device=device))
-            gradients = [None] * len(leaves)
-            if total.requires_grad:
-                gradients = torch.autograd.grad(total, list(leaves.values()), retain_graph=True, allow_unused=True)
-            own = frozenset(slot for slot, one in zip(leaves, gradients, strict=True) if one is not None)
-            found[name] = own or everything
+    places = {id(leaf): slot for slot, leaf in leaves.items()}
+    found = {}
+    for name in layers:
+        sources = {id(getattr(node, "variable", None)) for start in nodes.get(name, []) for node in behind(start)}
+        found[name] = frozenset(places[source] for source in sources if source in places) or frozenset(leaves)
     return found

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from gradcam_kit.capture.exploration import Seen, explore
+from gradcam_kit.capture.input_choice import sees_images
 from gradcam_kit.capture.layouts import Tokens
 from gradcam_kit.capture.model.inputs import Inputs
 from gradcam_kit.capture.model.layers import find_layers
@@ -48,6 +49,8 @@ def layer_candidates(
             seen, scored = explore(model, inputs, targets, target_type)
     else:
         seen, scored = explore(model, inputs, targets, target_type)
+    names = sees_images(model, inputs, {one.name: one.module for one in seen})
+    seen = [one for one in seen if one.name in names]
     chosen, reason = _choose(seen, scored)
     return [
         LayerCandidate(

@@ -132,13 +132,12 @@ class BaseCAM:
             elsewhere it would have to wait).
         """
         explanation = self.explain(images, targets, **forward_kwargs)
-        empty = explanation.is_empty
-        if empty.device.type == "cpu" and bool(empty.all()):
+        if explanation.empty_because:
             _log.warning(
-                "%s found no positive evidence at %s in any image, so all heatmaps are zeros. A head of zeros, as "
-                "before training, gives none; what speaks against a class is a target of its own",
+                "%s found no positive evidence at %s in any image, so all heatmaps are zeros: %s",
                 type(self).__name__,
                 ", ".join(explanation.layers),
+                explanation.empty_because,
             )
         return explanation.heatmaps
 

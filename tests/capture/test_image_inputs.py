@@ -79,7 +79,9 @@ def test_the_picture_is_found_behind_a_text():
             assert found.layers == ("image",)
             assert found.heatmaps.shape == (2, 12, 12)
     assert_close(GradCAM(model, "image")(TEXT, 1, image=RGB), found.heatmaps)
-    alone = build(lambda m, image: m.fc(m.image(image).mean((2, 3)) + m.shift), image=model.image, fc=model.fc).double()
+    alone = build(
+        lambda m, image: m.fc(m.image(image).mean((2, 3)) + m.shift), image=stage(3), fc=nn.Linear(6, 5)
+    ).double()
     alone.shift = model.text(TEXT.movedim(1, 2)).mean(2).detach()
     alone.load_state_dict({name: value for name, value in model.state_dict().items() if "text" not in name})
     assert_close(found.heatmaps, GradCAM(alone, "image")(RGB, 1))
@@ -159,3 +161,8 @@ def test_a_model_with_one_input_runs_no_further_pass():
     assert len(passes) == 3
     cam((TEXT, RGB), 1)
     assert len(passes) == 4
+    two = rgb_and_depth()
+    two.fc.register_forward_hook(lambda *_: passes.append(1))
+    depth = GradCAM(two, image_input=1).explain((RGB, DEPTH), 1)
+    assert depth.heatmaps.shape == (2, 20, 20)
+    assert depth.layers == ("joint",)

@@ -31,6 +31,8 @@ class Inputs:
     kwargs: dict[str, Any]
     slot: Slot
     memory_format: torch.memory_format = torch.preserve_format
+    is_asked: bool = False
+    """Whether the caller named the place of the images."""
 
     @property
     def images(self) -> Float[Tensor, "n c *t"]:
@@ -54,7 +56,8 @@ class Inputs:
 
     def asked(self, image_input: Slot) -> Inputs:
         """The same call, with the images at the place that the caller names."""
-        return self.at(_asked(image_input, {**dict(enumerate(self.args)), **self.kwargs}))
+        slot = _asked(image_input, {**dict(enumerate(self.args)), **self.kwargs})
+        return replace(self, slot=slot, is_asked=True)
 
     def replacing(self, images: Tensor) -> Inputs:
         """The same call with this very tensor as the images."""
@@ -140,7 +143,7 @@ def read_inputs(
     args, kwargs = tree_map(_plain, args), tree_map(_plain, kwargs)
     places: list[tuple[Slot, Any]] = [*enumerate(args), *kwargs.items()]
     if image_input is not None:
-        return Inputs(args, kwargs, _asked(image_input, dict(places)))
+        return Inputs(args, kwargs, _asked(image_input, dict(places)), is_asked=True)
     # Text embeddings and signals have one position axis, pictures two: min keeps the first of equals.
     slots = [slot for slot, value in places if _could_be_images(value)]
     if slots:

@@ -16,6 +16,7 @@ from gradcam_kit.capture import Capture, heatmap_size
 from gradcam_kit.errors import NonFiniteError, ShapeError, kind_of
 from gradcam_kit.functional import Fusion, finite, fuse, normalize, upsample
 from gradcam_kit.methods.base import BaseCAM
+from gradcam_kit.methods.engine.emptiness import cause_of_empty
 from gradcam_kit.methods.engine.explanation import Explanation
 from gradcam_kit.types import Evidence, LayerCapture
 
@@ -115,6 +116,7 @@ def assemble(
     shares = [share.flatten() for share in importance]
     size = _size_of_heatmaps(captured, saliency, len(leading))
     last_stage = _without_model(cam)
+    is_empty = _is_empty(rows, shares, cam.fusion, size).unflatten(0, leading)
     return Explanation(
         heatmaps=lambda: _heatmaps(last_stage, rows, shares, size).unflatten(0, leading),  # type: ignore[arg-type]
         saliency={name: saliency[name] for name in layers},
@@ -122,7 +124,8 @@ def assemble(
         scores=captured.scores,
         output=captured.output,
         layers=layers,
-        is_empty=_is_empty(rows, shares, cam.fusion, size).unflatten(0, leading),
+        is_empty=is_empty,
+        empty_because=cause_of_empty(cam, captured, saliency, importance) if _are_all(is_empty) else "",
     )
 
 
@@ -138,6 +141,11 @@ def _heatmaps(
             normalized = normalize(signed.clamp(min=0), cam.normalize)
             maps.append(upsample(cam.scale(normalized, depth, len(saliency)), size))
         return normalize(cam.fuse(maps, importance), cam.normalize).to(torch.float32)
+
+
+def _are_all(empty: Bool[Tensor, "n *m"]) -> bool:
+    """Whether all maps are empty, where nobody has to wait for the answer."""
+    return empty.device.type == "cpu" and bool(empty.numel()) and bool(empty.all())
 
 
 def _is_empty(
