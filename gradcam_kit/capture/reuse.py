@@ -40,11 +40,13 @@ def is_padding(module: nn.Module, args: Any, output: Tensor) -> bool:
     # Enlarging by a factor repeats the values of a small map, and adds at least as many positions as there were.
     if not any(added) or any(not 0 <= more < old for more, old in zip(added, before.shape[2:], strict=True)):
         return False
-    places = [range(more + 1) for more in added]
+    places: list[list[int]] = [list(range(more + 1)) for more in added]
     if prod(map(len, places)) > _MOST_PLACES:
-        places = [sorted({0, more // 2, more - more // 2, more}) for more in added]  # type: ignore[misc]
+        places = [sorted({0, more // 2, more - more // 2, more}) for more in added]
     for place in product(*places):
-        inner = output[(..., *(slice(i, i + old) for i, old in zip(place, before.shape[2:], strict=True)))]
+        inner = output
+        for axis, (start, length) in enumerate(zip(place, before.shape[2:], strict=True), 2):
+            inner = inner.narrow(axis, start, length)
         if torch.equal(inner, before):
             return True
     return False

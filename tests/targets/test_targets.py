@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from evidence import ON_CNNS, close, quick, subject
-from models import build, conv_model, images, tiny
+from models import build, images, tiny
 from torch import Tensor, nn
 
 from gradcam_kit import METHODS, EinsumCAM, GradCAM, ScoreCAM
@@ -166,20 +166,6 @@ REFUSED: list[tuple[Any, type[Exception], str]] = [
     ([[0, -3], [1, 1], [2, 2]], ClassIndexError, "class -3 for a model with 5"),
     (10**12, ClassIndexError, "class 1000000000000"),
 ]  # fmt: skip
-
-
-def test_multi_label_data_is_explained_as_the_refusal_says() -> None:
-    model, labels = tiny(), MULTI_HOT[:2].bool()
-    heatmaps = GradCAM(model, "relu2")(INPUT[:2], torch.arange(5).expand(2, -1))
-    expected = [GradCAM(model, "relu2")(INPUT[i : i + 1], int(j))[0] for i, j in labels.nonzero().tolist()]
-    torch.testing.assert_close(heatmaps[labels], torch.stack(expected))
-
-
-def test_two_classes_may_be_asked_for_in_either_order() -> None:
-    model = conv_model(output=lambda logits: logits[:, :2])
-    assert GradCAM(model, "layer").explain(INPUT[:2], [[0, 1], [1, 0]]).targets.tolist() == [[0, 1], [1, 0]]
-    with pytest.raises(TargetError, match="are multi-hot"):
-        GradCAM(model, "layer")(INPUT[:2], [[1, 1], [0, 1]])
 
 
 @pytest.mark.parametrize("case", REFUSED, ids=lambda case: case[2])

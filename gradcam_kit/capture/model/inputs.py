@@ -56,7 +56,8 @@ class Inputs:
 
     def asked(self, image_input: Slot) -> Inputs:
         """The same call, with the images at the place that the caller names."""
-        slot = _asked(image_input, {**dict(enumerate(self.args)), **self.kwargs})
+        places: dict[Slot, Any] = {**dict(enumerate(self.args))}
+        slot = _asked(image_input, places | {key: value for key, value in self.kwargs.items()})
         return replace(self, slot=slot, is_asked=True)
 
     def replacing(self, images: Tensor) -> Inputs:

@@ -65,7 +65,8 @@ class Rearrangement:
         values = own.flatten(1).scatter(1, self.places.expand(len(own), -1), maps.to(own.device).flatten(1))
         rows = values.view_as(own)
         joined = (rows.transpose(0, 1) if self.interleaved else rows).flatten(0, 1)
-        return joined.movedim(0, self.axis)
+        native: Tensor = joined.movedim(0, self.axis)
+        return native
 
 
 def _by_sample(tensor: Tensor, axis: int, interleaved: bool, n: int) -> Tensor:

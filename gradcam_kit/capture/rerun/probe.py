@@ -41,7 +41,8 @@ class Prober:
             for row, whose in zip(part, index[chunk], strict=True):  # each in a bag of its own
                 bag = self.rescorer.bag_with(row, whose)
                 found.append([own[whose] for own in explain(bag, partial(self.rescorer.bag_pass, bag))])
-            return tuple(map(torch.stack, zip(*found, strict=True)))
+            activations, gradients = zip(*found, strict=True)
+            return torch.stack(activations), torch.stack(gradients)
 
         def explain(part: Tensor, scored: Callable[[], Tensor]) -> tuple[Tensor, Tensor]:
             layers = {self.record.name: self.record.module}
