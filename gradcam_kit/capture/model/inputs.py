@@ -56,8 +56,9 @@ class Inputs:
 
     def asked(self, image_input: Slot) -> Inputs:
         """The same call, with the images at the place that the caller names."""
-        places: dict[Slot, Any] = {**dict(enumerate(self.args))}
-        slot = _asked(image_input, places | {key: value for key, value in self.kwargs.items()})
+        places: dict[Slot, Any] = dict(enumerate(self.args))
+        places.update(self.kwargs)
+        slot = _asked(image_input, places)
         return replace(self, slot=slot, is_asked=True)
 
     def replacing(self, images: Tensor) -> Inputs:

@@ -71,7 +71,7 @@ class Rearrangement:
 
 def _by_sample(tensor: Tensor, axis: int, interleaved: bool, n: int) -> Tensor:
     """`(n, entries, ...)`: the entries of each sample on the axis of the samples, then all other axes."""
-    apart = tensor.movedim(axis, 0).unflatten(0, (-1, n) if interleaved else (n, -1))
+    apart: Tensor = tensor.movedim(axis, 0).unflatten(0, (-1, n) if interleaved else (n, -1))
     return apart.transpose(0, 1) if interleaved else apart
 
 

@@ -106,7 +106,7 @@ class Replayer:
     def _score(self, rows: Tensor, index: Tensor, residual: Tensor | None = None) -> Tensor:
         record = self.record
         if self.rescorer.state.is_bag:
-            return torch.cat([self._score_bag(row, int(whose)) for row, whose in zip(rows, index, strict=True)])
+            return torch.cat([self._score_bag(row, whose) for row, whose in zip(rows, index, strict=True)])
         native = native_rows(record, rows, index, self.rescorer.inputs.n)
         if self.isolated:
             with self._skipped(native, index, residual):
@@ -114,11 +114,11 @@ class Replayer:
         with self._replaced(native):
             return self.rescorer.score_pass(self.rescorer.inputs.images[index], index)
 
-    def _score_bag(self, row: Tensor, whose: int) -> Tensor:
+    def _score_bag(self, row: Tensor, whose: Tensor) -> Tensor:
         """The score of the whole bag with the activations of one image replaced."""
         n = self.rescorer.inputs.n
-        maps = self.record.maps([own.detach() for own in self.record.captured]).clone()
-        maps[whose] = row.to(maps)
+        maps = self.record.maps([own.detach() for own in self.record.captured])
+        maps = maps.index_copy(0, whose.view(1).to(maps.device), row[None].to(maps))
         native = native_rows(self.record, maps, torch.arange(n, device=row.device), n)
         with self._replaced(native):
             return self.rescorer.bag_pass(self.rescorer.inputs.images)

@@ -148,9 +148,8 @@ class Rescorer:
 
     def bag_with(self, row: Float[Tensor, "c *t"], whose: Int[Tensor, ""]) -> Float[Tensor, "n c *t"]:
         """The bag with one image changed, the others as they are."""
-        images = self.inputs.images.clone()
-        images[int(whose)] = row
-        return images
+        images = self.inputs.images
+        return images.index_copy(0, whose.view(1), row[None].to(images.dtype))
 
     def _here(self, scores: Tensor) -> Tensor:
         found: Tensor = brought(scores, self.inputs.images.device)
