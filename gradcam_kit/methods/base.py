@@ -102,10 +102,10 @@ class BaseCAM:
         target_layers: TargetLayers | None = None,
         *,
         reshape: Reshape | None = None,
-        image_input: int | str | None = None,
         fusion: Fusion = "mean",
         normalize: Normalization = "minmax",
         batch_size: int = 64,
+        image_input: int | str | None = None,
     ) -> None:
         self.model = check_model(model)
         self.target_layers = None if target_layers is None else find_layers(self.model, target_layers, model)

@@ -27,7 +27,7 @@ from gradcam_kit.errors import CaptureError, LayerNotFoundError, ShapeError
 from gradcam_kit.types import Evidence, LayerCapture
 
 INPUT = images(3, size=(8, 8))
-COMMON = {"reshape": None, "fusion": "mean", "normalize": "minmax", "batch_size": 64}
+COMMON = {"reshape": None, "fusion": "mean", "normalize": "minmax", "batch_size": 64, "image_input": None}
 
 
 # Options
