@@ -62,9 +62,9 @@ class LayerChoice(Enum):
     LAST = auto()
     """The last layer that still has positions and on which the score depends."""
     CONVOLUTIONS = auto()
-    """Every convolution that runs once and on whose positions the score depends."""
+    """Every convolution on whose positions the score depends; one that runs several times counts for each call."""
     RESOLUTIONS = auto()
-    """The last layer of each of the two deepest resolutions."""
+    """The last layer of each of the two deepest resolutions; a padding makes none."""
     INPUT = auto()
     """The images themselves; target layers are not used."""
     ATTENTION = auto()

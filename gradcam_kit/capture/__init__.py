@@ -1,5 +1,7 @@
 """The only code that touches a model: hooks, layers, tokens, targets, replay."""
 
+from gradcam_kit.capture.image_axes import heatmap_size
+from gradcam_kit.capture.input_choice import image_input_of
 from gradcam_kit.capture.layer_choice import choose_among, choose_layers, layer_candidates
 from gradcam_kit.capture.model.compiled import compile_around
 from gradcam_kit.capture.model.inputs import Inputs, read_inputs
@@ -33,6 +35,8 @@ __all__ = [
     "choose_layers",
     "compile_around",
     "find_layers",
+    "heatmap_size",
+    "image_input_of",
     "in_fastest_format",
     "in_half_precision",
     "layer_candidates",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
@@ -19,6 +20,7 @@ from gradcam_kit.capture.backward import differentiate
 from gradcam_kit.capture.layouts import Layout, Tokens, infer_layout, is_resized, recurrent_layout
 from gradcam_kit.capture.model.inputs import Inputs, Runner
 from gradcam_kit.capture.model.state import is_scripted, untouched, version
+from gradcam_kit.capture.reuse import is_chain, is_padding
 from gradcam_kit.errors import GradCamKitError, ShapeError
 from gradcam_kit.targets.classes import ClassTarget, predicted_classes, score
 from gradcam_kit.types import Target
@@ -39,7 +41,7 @@ class Seen:
     version: int
     layout: Layout
     shape: tuple[int, ...]
-    calls: int = 1
+    node: Any = None  # of the graph, where the output was made
     reached: bool = False
     depends: bool = False
     hidden: bool = False
@@ -68,8 +70,12 @@ def explore(
     target_type: Callable[[Any], ClassTarget],
     keep_modes: bool = False,
 ) -> tuple[list[Seen], bool]:
-    """The layers with positions that ran once, in their order, and whether the model's output could be scored."""
-    seen: dict[int, Seen] = {}
+    """Find the layers with positions, in their order, and whether the model's output could be scored.
+
+    A module that runs several times, one call on what the other made, is a layer for each call ("act#2").
+    """
+    seen: dict[tuple[int, int], Seen] = {}
+    calls: Counter[int] = Counter()
     thread = threading.get_ident()
     origins: dict[int, tuple[Tensor, Tensor]] = {}
 
@@ -77,9 +83,7 @@ def explore(
         def hook(module: nn.Module, args: Any, output: Any) -> Any:
             if threading.get_ident() != thread:
                 return None
-            if id(module) in seen:
-                seen[id(module)].calls += 1
-                return None
+            calls[id(module)] += 1
             leaves, spec = tree_flatten(output)
             layout = recurrent_layout(module, leaves, inputs.n, inputs.size)
             places = [
@@ -95,6 +99,8 @@ def explore(
             if len(places) != 1:
                 return None
             tensor = leaves[places[0]]
+            if is_padding(module, args, tensor):
+                return None
             try:
                 layout = layout or infer_layout(tensor.shape, inputs.size, model, name)
             except ShapeError:
@@ -109,9 +115,10 @@ def explore(
             origins[id(alias)] = alias, origin
             shape = tuple(layout.to_maps(tensor).shape[1:])
             if max(shape[1:]) > 1:
-                own = Seen(name, module, alias, origin, version(tensor), layout, shape)
+                call = id(module), calls[id(module)]
+                own = Seen(name, module, alias, origin, version(tensor), layout, shape, tensor.grad_fn)
                 own.hidden = not torch.is_grad_enabled() and _is_in_checkpoint()
-                seen[id(module)] = own
+                seen[call] = own
             leaves[places[0]] = alias
             return tree_unflatten(leaves, spec)
 
@@ -126,7 +133,7 @@ def explore(
         finally:
             for handle in handles:
                 handle.remove()
-        found = [one for one in seen.values() if one.calls == 1]
+        found = _calls_named(seen, calls)
         tokens = {(one.tensor.shape[1], one.shape[0]) for one in found if isinstance(one.layout, Tokens)}
         found = _from_the_image([one for one in found if not one.is_split_into_heads(tokens)])
         try:
@@ -158,6 +165,17 @@ def explore(
                 if any(one.reached for one in inside):
                     break
         return found, True
+
+
+def _calls_named(seen: Mapping[tuple[int, int], Seen], calls: Mapping[int, int]) -> list[Seen]:
+    """All layers, calls of a module by their number; without modules whose calls do not work on each other's output."""
+    nodes: dict[int, list[Any]] = {}
+    for (module, call), one in seen.items():
+        if calls[module] > 1:
+            one.name = f"{one.name}#{call}"
+            nodes.setdefault(module, []).append(one.node)
+    chains = {module for module, made in nodes.items() if is_chain(made)}
+    return [one for (module, _), one in seen.items() if calls[module] == 1 or module in chains]
 
 
 def _from_the_image(seen: list[Seen]) -> list[Seen]:

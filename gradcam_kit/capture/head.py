@@ -40,6 +40,8 @@ def find_head(
         logits = read_logits(output)
     except GradCamKitError:
         return None
+    if len(logits) != len(activations):
+        return None  # one score for a bag of images
     pooled = activations.flatten(2).mean(2)
     exact = logits.to(pooled)
     for name, module in run.model.named_modules():
@@ -126,6 +128,11 @@ def weight_gradients(record: LayerRecord, maps: Float[Tensor, "n k *s"], checks:
     assert record.arguments is not None
     leaves, spec = tree_flatten(record.arguments)
     samples = record.captured[0].shape[0]
+    if samples != len(maps):
+        raise CaptureError(
+            f"layer {record.name!r} returned {samples} rows for {len(maps)} images, and the model has no linear head "
+            "behind mean pooling; choose a method that uses gradients"
+        )
     batched = [isinstance(leaf, Tensor) and leaf.ndim > 0 and leaf.shape[0] == samples for leaf in leaves]
 
     def total(weight: Tensor, *rows: Tensor) -> Tensor:

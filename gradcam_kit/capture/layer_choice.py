@@ -13,6 +13,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from gradcam_kit.capture.exploration import Seen, explore
+from gradcam_kit.capture.input_choice import sees_images
 from gradcam_kit.capture.layouts import Tokens
 from gradcam_kit.capture.model.inputs import Inputs
 from gradcam_kit.capture.model.layers import find_layers
@@ -51,6 +52,8 @@ def layer_candidates(
         seen, scored = found
     else:
         seen, scored = explore(model, inputs, targets, target_type, keep_modes)
+    names = sees_images(model, inputs, {one.name: one.module for one in seen})
+    seen = [one for one in seen if one.name in names]
     chosen, reason = _choose(seen, scored)
     return [
         LayerCandidate(
@@ -130,7 +133,8 @@ def choose_among(
     if choice is LayerChoice.CONVOLUTIONS:
         # A convolution owns one kernel: channels out, channels in, and one axis for each position axis.
         axes = 2 + len(size)
-        weights = {one.name: getattr(model.get_submodule(one.name), "weight", None) for one in candidates}
+        modules = find_layers(model, [one.name for one in candidates], model) if candidates else {}
+        weights = {name: getattr(module, "weight", None) for name, module in modules.items()}
         kernels = (one for one in candidates if getattr(weights[one.name], "ndim", 0) == axes)
         names = [one.name for one in kernels if one.reached or one.hidden]
     if names:
@@ -144,7 +148,7 @@ def choose_among(
 
 _MISSING = {
     LayerChoice.BLOCK: "transformer block, which is a module with two or more normalizations of tokens",
-    LayerChoice.CONVOLUTIONS: "convolution that runs once and that gradients reach",
+    LayerChoice.CONVOLUTIONS: "convolution that gradients reach",
 }
 
 
@@ -153,7 +157,9 @@ def _block_norms(candidates: list[LayerCandidate]) -> list[str]:
     blocks: dict[str, list[str]] = {}
     for one in candidates:
         if one.normalizes and one.layout == Tokens.__name__:
-            blocks.setdefault(one.name.rpartition(".")[0], []).append(one.name)
+            # A block that runs again is another one: its normalizations have the same number behind their name.
+            path, _, call = one.name.partition("#")
+            blocks.setdefault(f"{path.rpartition('.')[0]}#{call}", []).append(one.name)
     firsts = [names[0] for names in blocks.values() if len(names) > 1]
     return firsts[-1:]
 

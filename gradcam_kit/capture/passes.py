@@ -19,14 +19,15 @@ from gradcam_kit.capture.backward import guided_gradients, layer_curvature, laye
 from gradcam_kit.capture.biases import BiasRecorder
 from gradcam_kit.capture.deferred_checks import Checks, check_activations, check_images
 from gradcam_kit.capture.head import find_head, weight_gradients
-from gradcam_kit.capture.layouts import Tokens
+from gradcam_kit.capture.layouts import Custom, Tokens
 from gradcam_kit.capture.model.compiled import parts_compiled
 from gradcam_kit.capture.model.inputs import Inputs, Runner
 from gradcam_kit.capture.model.state import untouched
 from gradcam_kit.capture.model.trees import brought, map_output
 from gradcam_kit.capture.recording import INPUT, NOT_MODULES, LayerRecord, Recorder
+from gradcam_kit.capture.rerun.prefix import Prefix, PrefixRecorder
 from gradcam_kit.capture.rerun.probe import Prober
-from gradcam_kit.capture.rerun.replay import Prefix, PrefixRecorder, Replayer
+from gradcam_kit.capture.rerun.replay import Replayer
 from gradcam_kit.capture.rerun.rescore import Rescorer, RowState
 from gradcam_kit.errors import CaptureError, GradCamKitError, NonFiniteError, raise_interruption
 from gradcam_kit.functional import finite, widen
@@ -112,7 +113,7 @@ class Capture:
             rescore=rescorer,
             rescore_probability=rescorer
             if self.classes is None
-            else replace(rescorer, target=ClassProbability(self.classes)),
+            else replace(rescorer, target=ClassProbability(self.classes[:1] if self.rows.is_bag else self.classes)),
             replay=replayer,
             residual=replayer.residual(),
             images=self.inputs.images,
@@ -174,12 +175,16 @@ def capture(model: nn.Module, inputs: Inputs, request: Request) -> Iterator[Capt
                     rescorer = Rescorer(run, inputs, target, _detach(output), inputs.n)
                     block_gradients = attention.block_gradients(rescorer, scores, checks)
         with run.arithmetic():
+            is_bag = scores is not None and len(scores) == 1 < inputs.n
             captured = Capture(
                 run=run,
                 inputs=inputs,
                 target=target,
-                scores=None if scores is None else brought(widen(scores.detach()), inputs.images.device),
-                classes=brought(classes, inputs.images.device),
+                scores=None
+                if scores is None
+                else _for_each(brought(widen(scores.detach()), inputs.images.device), inputs.n),
+                classes=None if classes is None else _for_each(brought(classes, inputs.images.device), inputs.n),
+                rows=RowState(is_bag=is_bag),
                 output=_detach(output),
                 records=recorder.records,
                 prefixes=prefix.prefixes if prefix else {},
@@ -253,8 +258,9 @@ def _score(
 
 def _check_layers(captured: Capture) -> None:
     for name, record in captured.records.items():
-        for tensor in record.captured:
-            check_activations(name, tensor.detach(), captured.checks)
+        tensors = [tensor.detach() for tensor in record.captured]
+        for tensor in [record.maps(tensors)] if isinstance(record.layout, Custom) else tensors:
+            check_activations(name, tensor, captured.checks)
         gradient = captured.gradients.get(name)
         if gradient is None:
             continue
@@ -277,6 +283,11 @@ def _no_patch_gradient(name: str, _sample: int) -> CaptureError:
         f"no gradient reaches the patch tokens of layer {name!r}: behind it the score depends on the class token "
         "alone; choose the last block's input normalization, or target_layers=None to have it found"
     )
+
+
+def _for_each(values: Tensor, n: int) -> Tensor:
+    """The score or class of a bag for each of its n images."""
+    return values.expand(n, *values.shape[1:]) if len(values) == 1 < n else values
 
 
 def _detach(output: Any) -> Any:

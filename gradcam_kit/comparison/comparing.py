@@ -18,6 +18,7 @@ from gradcam_kit.comparison.contenders import (
     explained,
     suited,
     with_controls,
+    with_shared_images,
 )
 from gradcam_kit.comparison.gallery import shown_pictures
 from gradcam_kit.comparison.measuring import control_maps, known_metrics, measured
@@ -44,6 +45,7 @@ def compare(
     names: Sequence[str] | None = None,
     class_names: Sequence[str] | None = None,
     reshape: Reshape | None = None,
+    image_input: int | str | None = None,
     batch_size: int = 64,
     seed: int = 0,
     identities: Int[Tensor, " n"] | None = None,
@@ -70,6 +72,7 @@ def compare(
         names: of the images; None = their places in the batch.
         class_names: None = `model.class_names`, if it carries them.
         reshape: as in making a method.
+        image_input: as in making a method. All methods of a comparison explain the same input, which metrics change.
         batch_size: the most masked rows in one forward pass.
         seed: of the random draws of metrics and controls.
         identities: a number per image, to which its draws belong; None = from the values of the image.
@@ -85,7 +88,7 @@ def compare(
         InputError: no images, or a metric without what it needs.
         ShapeError: masks, pictures or names whose number differs from that of the images.
     """
-    inputs = read_inputs(images, {})
+    inputs = read_inputs(images, {}, image_input=image_input)
     if inputs.n == 0:
         raise InputError("there are no images to compare on; expected a batch of at least one")
     for what, given in {"masks": masks, "pictures": pictures, "names": names}.items():
@@ -95,12 +98,17 @@ def compare(
     for metric in wanted:
         if metric.needs_masks and masks is None:
             raise InputError(f"the metric {metric.name!r} needs to know where the objects are; pass masks=(n, *t) bool")
-    found = contenders(
-        model, methods, target_layers, {"reshape": reshape, "batch_size": batch_size, "keep_modes": keep_modes}
-    )
+    options = {
+        "reshape": reshape,
+        "image_input": image_input,
+        "batch_size": batch_size,
+        "keep_modes": keep_modes,
+    }
+    found = contenders(model, methods, target_layers, options)
     left_out: dict[str, str] = {}
     if isinstance(methods, str) and methods == "all":
         found, left_out = suited(found, inputs)
+    inputs = with_shared_images(found, inputs, targets)
     model = check_model(model)
     others = {one.label for one in found if one.cam is not None and check_model(one.cam.model) is not model}
     policy = "predicted" if targets is None else "given"
@@ -155,7 +163,8 @@ def _asked(
     """The targets, None = the predicted classes, and the model's scores; None where its output is no class scores."""
     images, keywords = call_of(inputs)
     try:
-        with rescoring(model, images, targets, batch_size=batch_size, keep_modes=keep_modes, **keywords) as rescore:
+        options: dict[str, Any] = {"image_input": inputs.slot, "batch_size": batch_size, "keep_modes": keep_modes}
+        with rescoring(model, images, targets, **options, **keywords) as rescore:
             scores = rescore(inputs.images, everyone(inputs.images))
             return rescore.classes if targets is None else targets, scores
     except (ShapeError, TargetError):

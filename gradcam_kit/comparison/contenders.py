@@ -23,6 +23,7 @@ from gradcam_kit.errors import (
 )
 from gradcam_kit.meter import Meter
 from gradcam_kit.methods import METHODS, BaseCAM, Explanation, explain_many, single_pass_methods
+from gradcam_kit.methods.engine.engine import with_images_of
 from gradcam_kit.metrics import CONTROLS
 from gradcam_kit.metrics.controls import Control
 
@@ -134,6 +135,20 @@ def _failure(one: Contender, inputs: Inputs) -> Exception | None:
 def call_of(inputs: Inputs) -> tuple[Any, dict[str, Any]]:
     """Images and keywords with which a method is called."""
     return (inputs.args, inputs.kwargs) if inputs.args else (inputs.kwargs, {})
+
+
+def with_shared_images(found: Sequence[Contender], inputs: Inputs, targets: Any) -> Inputs:
+    """Return the call with the images at the input that all methods explain.
+
+    Raises:
+        InputError: methods at layers of different inputs, whose heatmaps and metrics cannot be compared.
+    """
+    called = {one.label: with_images_of(one.cam, inputs, targets) for one in found if one.cam is not None}
+    slots = {own.slot for own in called.values()}
+    if len(slots) > 1:
+        listed = ", ".join(f"{label!r} {own.slot!r}" for label, own in called.items())
+        raise InputError(f"the methods explain different inputs ({listed}); compare those of one input at a time")
+    return next(iter(called.values()), inputs)
 
 
 def _alternatives(layers: Layers) -> list[tuple[str, TargetLayers | None]]:

@@ -110,7 +110,15 @@ def measured(
             asked = model if one.cam is None else check_model(one.cam.model)
             if asks_model and asked not in rescorers:
                 scored = stack.enter_context(
-                    rescoring(asked, call, classes, batch_size=batch_size, keep_modes=keep_modes, **keywords)
+                    rescoring(
+                        asked,
+                        call,
+                        classes,
+                        image_input=inputs.slot,
+                        batch_size=batch_size,
+                        keep_modes=keep_modes,
+                        **keywords,
+                    )
                 )
                 rescorers[asked] = replace(scored, settings={**scored.settings, "classes": policy})
             rescore = rescorers.get(asked)

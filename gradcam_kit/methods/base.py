@@ -33,6 +33,7 @@ class LayerOptions(TypedDict, total=False):
     """The options of `BaseCAM` for one layer, as types of the constructors that hand them on."""
 
     reshape: Reshape | None
+    image_input: int | str | None
     normalize: Normalization
     batch_size: int
     keep_modes: bool
@@ -53,8 +54,14 @@ class BaseCAM:
     Args:
         model: any PyTorch model; wrappers (DataParallel, compiled) are looked through.
         target_layers: a module, its dotted name, a sequence of those, or None: the last layer that still has positions
-            and on which the score depends, found by running the model on the images.
-        reshape: from the layer's output to `(n, k, *s)`; None = inferred (maps, channels-last maps, tokens).
+            and on which the score depends, found by running the model on the images. Of a module that returns several
+            maps, "fpn:1" is the second map; of one that runs several times in a pass, "act#2" is the second call.
+        reshape: from the layer's output to `(n, k, *s)`, called first whatever the output looks like; None = inferred
+            (maps, channels-last maps, tokens). It only rearranges, for any number of samples. Where `*s` are other axes
+            than those of the images, heatmaps have the axes of the layer.
+        image_input: of a model with several inputs, which one the images are: its position in the tuple, or its key in
+            the mapping. Masks are laid over this input, and heatmaps have its size. None = the floating input on which
+            the layers depend, one with 2 or 3 position axes before one with a single one.
         fusion: how the maps of several layers are combined: "mean", "max" or "product".
         normalize: "minmax", "max" (zero stays zero) or "none", per image and target.
         batch_size: the most masked rows in one forward pass of a method that needs them. On a CPU a pass over large
@@ -104,10 +111,12 @@ class BaseCAM:
         normalize: Normalization = "minmax",
         batch_size: int = 64,
         keep_modes: bool = False,
+        image_input: int | str | None = None,
     ) -> None:
         self.model = check_model(model)
         self.target_layers = None if target_layers is None else find_layers(self.model, target_layers, model)
         self.reshape = reshape
+        self.image_input = image_input
         self.fusion: Fusion = one_of("fusion", fusion, get_args(Fusion))
         self.normalize: Normalization = one_of("normalize", normalize, get_args(Normalization))
         self.batch_size = positive_int("batch_size", batch_size)
@@ -130,13 +139,12 @@ class BaseCAM:
             elsewhere it would have to wait).
         """
         explanation = self.explain(images, targets, **forward_kwargs)
-        empty = explanation.is_empty
-        if empty.device.type == "cpu" and bool(empty.all()):
+        if explanation.empty_because:
             _log.warning(
-                "%s found no positive evidence at %s in any image, so all heatmaps are zeros. A head of zeros, as "
-                "before training, gives none; what speaks against a class is a target of its own",
+                "%s found no positive evidence at %s in any image, so all heatmaps are zeros: %s",
                 type(self).__name__,
                 ", ".join(explanation.layers),
+                explanation.empty_because,
             )
         return explanation.heatmaps
 

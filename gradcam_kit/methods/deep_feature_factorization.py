@@ -9,12 +9,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from gradcam_kit.capture import Inputs, TargetLayers, in_fastest_format, read_inputs
+from gradcam_kit.capture import Inputs, TargetLayers, heatmap_size, in_fastest_format, read_inputs
 from gradcam_kit.errors import OptionError, ShapeError
 from gradcam_kit.functional import on_device, upsample
 from gradcam_kit.methods.arithmetic.distinct_rows import distinct_rows, unit_rows
 from gradcam_kit.methods.base import BaseCAM
-from gradcam_kit.methods.engine.engine import capture_for
+from gradcam_kit.methods.engine.engine import capture_for, with_images_of
 from gradcam_kit.options import positive_int
 from gradcam_kit.types import Evidence, Images, Reshape
 
@@ -99,6 +99,7 @@ class DeepFeatureFactorization:
         seed: of the start of the factorization.
         iterations: of the factorization.
         reshape: as for CAM methods.
+        image_input: as for CAM methods.
     """
 
     def __init__(
@@ -110,8 +111,9 @@ class DeepFeatureFactorization:
         seed: int = 0,
         iterations: int = 200,
         reshape: Reshape | None = None,
+        image_input: int | str | None = None,
     ) -> None:
-        self._source = _Activations(model, target_layers, reshape=reshape)
+        self._source = _Activations(model, target_layers, reshape=reshape, image_input=image_input)
         if len(self._source.target_layers or ()) > 1:
             raise OptionError(f"{len(self._source.target_layers or ())} target layers; expected one")
         positive_int("components", components)
@@ -130,10 +132,11 @@ class DeepFeatureFactorization:
             images: `(n, c, *t)`, or a tuple or mapping of inputs for models with several; at least one sample.
             forward_kwargs: passed on to the model.
         """
-        inputs = read_inputs(images, forward_kwargs, self._source.model)
+        source = self._source
+        inputs = read_inputs(images, forward_kwargs, source.model, image_input=source.image_input)
         if inputs.n == 0:
             raise ShapeError("the batch has no images; the concepts are found in them, so give at least one")
-        return in_fastest_format(self._source.model, inputs, self._factorize)
+        return in_fastest_format(source.model, with_images_of(source, inputs, None), self._factorize)
 
     def _factorize(self, inputs: Inputs) -> Factorization:
         with capture_for([self._source], inputs, None) as (captured, ((layer,),)):
@@ -143,5 +146,6 @@ class DeepFeatureFactorization:
             maps = amounts.unflatten(0, (n, *positions)).movedim(-1, 1)
             highest = amounts.amax(0).view(-1, *(1 for _ in positions))
             shares = maps / highest.where(highest > 0, 1)
-            heatmaps = upsample(shares.flatten(0, 1), inputs.size).unflatten(0, (n, self.components))
+            size = heatmap_size(positions, inputs.images.shape[1:]) if self._source.reshape else inputs.size
+            heatmaps = upsample(shares.flatten(0, 1), size).unflatten(0, (n, self.components))
         return Factorization(heatmaps.to(torch.float32), maps, concepts, layer)

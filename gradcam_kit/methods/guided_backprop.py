@@ -12,8 +12,8 @@ from gradcam_kit.types import Evidence, LayerCapture, LayerChoice
 class GuidedBackprop(BaseCAM, name="guided-backprop"):
     """The gradient at the input, with negative gradients dropped at every ReLU, summed over the input channels.
 
-    For ReLU networks only. It shows edges rather than what the model learned: it fails the sanity checks of Adebayo et
-    al. (NeurIPS 2018). `target_layers` is not used.
+    For networks of ReLU, ReLU6, PReLU or LeakyReLU only. It shows edges rather than what the model learned: it fails
+    the sanity checks of Adebayo et al. (NeurIPS 2018). `target_layers` is not used.
     """
 
     needs = Evidence.GUIDED

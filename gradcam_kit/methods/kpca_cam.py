@@ -10,12 +10,13 @@ from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from gradcam_kit.capture import TargetLayers
-from gradcam_kit.methods.arithmetic.components import fix_sign, principal
+from gradcam_kit.methods.arithmetic.components import centered_rows, fix_sign, principal
 from gradcam_kit.methods.base import BaseCAM, Options
 from gradcam_kit.options import one_of
 from gradcam_kit.types import Evidence, LayerCapture
 
-Kernel = Literal["sigmoid", "rbf", "linear"]
+Kernel = Literal["sigmoid", "poly", "rbf", "linear"]
+_DEGREE = 3  # of the polynomial kernel
 
 
 def kernel_component(
@@ -25,15 +26,20 @@ def kernel_component(
 
     Args:
         activations: output of the layer; memory grows with the square of its positions.
-        kernel: "sigmoid" $\tanh(\gamma \langle a_i, a_j\rangle + 1)$, "rbf" $\exp(-\gamma \|a_i - a_j\|^2)$ or
-            "linear". The offset 1 and the default gamma follow the common port; the paper's could not be confirmed.
+        kernel: "sigmoid" $\tanh(\gamma \langle a_i, a_j\rangle + 1)$, "poly" $(\gamma \langle a_i, a_j\rangle + 1)^3$,
+            "rbf" $\exp(-\gamma \|a_i - a_j\|^2)$ or "linear". Each channel's mean over the positions is subtracted
+            first: the first two depend on the origin, and far from it they saturate, so that the component would
+            separate the weakest positions, the background. The other two do not. Centering, the offset 1 and the
+            default gamma follow the common port; the paper's could not be confirmed.
         gamma: None = 1 / k.
     """
-    rows = activations.flatten(2).mT
+    rows = centered_rows(activations.flatten(2).mT)
     gamma = 1 / rows.shape[2] if gamma is None else gamma
     products = rows @ rows.mT
     if kernel == "sigmoid":
         products = (gamma * products + 1).tanh()
+    elif kernel == "poly":
+        products = (gamma * products + 1) ** _DEGREE
     elif kernel == "rbf":
         norms = products.diagonal(dim1=1, dim2=2)
         products = (-gamma * (norms[:, :, None] + norms[:, None] - 2 * products).clamp(min=0)).exp()
@@ -51,7 +57,7 @@ class KPCACAM(BaseCAM, name="kpca-cam"):
     """The first kernel principal component of the activations; the same for every class.
 
     Args:
-        kernel: "sigmoid", "rbf" or "linear".
+        kernel: "sigmoid", "poly", "rbf" or "linear".
         gamma: scale inside the kernel; None = 1 / number of channels.
     """
 

@@ -16,7 +16,7 @@ from gradcam_kit.methods.arithmetic.components import first_component
 from gradcam_kit.methods.arithmetic.perturbations import check_std, gaussian_noise
 from gradcam_kit.methods.base import BaseCAM
 from gradcam_kit.methods.engine.assembly import assemble, signed_maps
-from gradcam_kit.methods.engine.engine import capture_for
+from gradcam_kit.methods.engine.engine import capture_for, with_images_of
 from gradcam_kit.methods.engine.explanation import Explanation
 from gradcam_kit.options import positive_int
 from gradcam_kit.types import Images, LayerCapture
@@ -61,29 +61,35 @@ class _Mean:
         As many views run in one pass as fit into the method's `batch_size`. A callable target without `select` gets
         the output of one view at a time.
         """
-        inputs = read_inputs(images, forward_kwargs, self.cam.model)
+        inputs = read_inputs(images, forward_kwargs, self.cam.model, image_input=self.cam.image_input)
         if inputs.n == 0:
             return self.cam.explain(images, targets, **forward_kwargs)
+        inputs = with_images_of(self.cam, inputs, targets)
         return in_fastest_format(self.cam.model, inputs, lambda inputs: self._mean(inputs, targets))
 
     def _mean(self, inputs: Inputs, targets: Any) -> Explanation:
         with capture_for([self.cam], inputs, targets) as (clean, (layers,)):
             pass
-        shared = clean.target is None or hasattr(clean.target, "select")
+        # A bag has its own images in every view.
+        shared = (clean.target is None or hasattr(clean.target, "select")) and not clean.rows.is_bag
         together = max(1, self.cam.batch_size // inputs.n) if shared else 1
         views = self.views(inputs.images)
-        found = [self._explain(part, inputs, clean.target) for part in iter(lambda: list(islice(views, together)), [])]
+        select = not clean.rows.is_bag
+        found = [
+            self._explain(part, inputs, clean.target, select)
+            for part in iter(lambda: list(islice(views, together)), [])
+        ]
         saliency = {name: torch.cat([maps[name] for maps, _ in found]).mean(0) for name in found[0][0]}
         importance = [torch.cat(shares).mean(0) for shares in zip(*(shares for _, shares in found), strict=True)]
         return assemble(self.cam, clean, layers, saliency, importance)
 
     def _explain(
-        self, views: list[View], inputs: Inputs, target: Any
+        self, views: list[View], inputs: Inputs, target: Any, select: bool
     ) -> tuple[dict[str, Float[Tensor, "views n *ms"]], list[Float[Tensor, "views n *m"]]]:
         """Maps and importance of the layers in some views, from one pass."""
         index = torch.arange(inputs.n, device=inputs.images.device).repeat(len(views))
         changed = inputs.with_images(torch.cat([view.images for view in views]), index)
-        if hasattr(target, "select"):
+        if select and hasattr(target, "select"):
             target = target.select(index)
         with capture_for([self.cam], changed, target, settled=True) as (captured, (layers,)):
             maps, importance = signed_maps(self.cam, captured, layers)
@@ -164,6 +170,7 @@ class EigenSmooth(BaseCAM):
         super().__init__(
             cam.model,
             reshape=cam.reshape,
+            image_input=cam.image_input,
             fusion=cam.fusion,
             normalize=cam.normalize,
             batch_size=cam.batch_size,

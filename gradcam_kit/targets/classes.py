@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 from gradcam_kit.errors import ClassIndexError, InputError, ShapeError, TargetError, kind_of
 from gradcam_kit.functional import on_device
-from gradcam_kit.targets.values import Classes, read_classes, show
+from gradcam_kit.targets.values import ALL_CLASSES, Classes, read_classes, show
 from gradcam_kit.types import Target
 
 _T = TypeVar("_T", bound="ClassTarget")
@@ -102,8 +102,15 @@ class ClassTarget:
         }
         return replace(self, **moved) if moved else self
 
-    def check_samples(self, n: int) -> None:
-        """Raise ShapeError if there are targets for another number of samples."""
+    def check_samples(self, n: int, *, or_bag: bool = False) -> None:
+        """Raise ShapeError if there are targets for another number of samples.
+
+        Args:
+            n: samples.
+            or_bag: let a single target pass: that of a bag, which only the model's output shows.
+        """
+        if or_bag and isinstance(self.classes, Tensor) and self.classes.shape[0] == 1:
+            return
         if isinstance(self.classes, Tensor) and self.classes.shape[0] != n:
             raise ShapeError(f"{self.classes.shape[0]} targets for {n} images; give one per image, or an int for all")
 
@@ -113,7 +120,7 @@ class ClassTarget:
         Raises:
             ShapeError: another number of targets than samples.
             ClassIndexError: a class that the model does not have.
-            TargetError: one-hot labels, which would count as indices.
+            TargetError: one-hot or multi-hot labels, which would count as indices.
         """
         n, count = logits.shape
         if not isinstance(self.classes, Tensor):
@@ -123,7 +130,7 @@ class ClassTarget:
         # What a user passes lies on the host; what lies elsewhere are predictions, which are in range.
         if self.classes.device.type == "cpu" and self.classes.numel():
             _check_range(int(self.classes.min()), int(self.classes.max()), count)
-            _check_not_one_hot(self.classes, count)
+            _check_not_labels(self.classes, count)
         return on_device(self.classes, logits.device, torch.long)
 
 
@@ -136,17 +143,18 @@ def _check_range(low: int, high: int, count: int) -> None:
     raise ClassIndexError(f"class {low if low < 0 else high} for a model with {count} output(s); {hint}")
 
 
-def _check_not_one_hot(classes: Tensor, count: int) -> None:
-    # With two classes such a row is a sensible request: both, in this order.
-    if classes.ndim == 2 and classes.shape[1] == count > 2 and bool((classes.sort(1).values == _last_one(count)).all()):
-        raise TargetError(
-            f"targets (n, {count}) for a model with {count} classes are one-hot, but (n, m) stands for m class indices "
-            "of each sample; pass targets.argmax(1)"
-        )
-
-
-def _last_one(count: int) -> Int[Tensor, " classes"]:
-    return (torch.arange(count, device="cpu") == count - 1).long()
+def _check_not_labels(classes: Tensor, count: int) -> None:
+    """Raise TargetError for rows of 0 and 1 as wide as the classes: labels, which would be read as indices 0 and 1."""
+    if classes.ndim != 2 or classes.shape[1] != count or count < 2 or not bool((classes <= 1).all()):
+        return
+    single = bool((classes.sum(1) == 1).all())
+    if single and count == 2:
+        return  # a sensible request: both classes, in this order
+    kind, instead = ("one-hot", "targets.argmax(1)") if single else ("multi-hot", ALL_CLASSES.format(count=count))
+    raise TargetError(
+        f"targets (n, {count}) for a model with {count} classes are {kind}, but (n, m) stands for m class indices "
+        f"of each sample; pass {instead}"
+    )
 
 
 class ClassLogit(ClassTarget):
@@ -203,7 +211,9 @@ def settle(target: Target, output: Any) -> Target:
 
 
 def score(target: Target, output: Any, n: int) -> Float[Tensor, "n *targets"]:
-    """Call a target and check what it returns.
+    """Call a target and check what it returns: a score for each sample, or for a bag of samples `(1, *targets)`.
+
+    A model that gives one row for several samples scores them together, as multiple instance learning does.
 
     Raises:
         InputError: no tensor.
@@ -215,6 +225,9 @@ def score(target: Target, output: Any, n: int) -> Float[Tensor, "n *targets"]:
         raise InputError(f"the target returned {kind_of(scores)}; expected a tensor of scores ({n},)")
     classes = getattr(target, "classes", None)
     expected = (n, *classes.shape[1:]) if isinstance(classes, Tensor) else (n,)
+    if n > 1 and _has_single_row(output):
+        scores = _of_the_bag(scores, expected)
+        expected = (len(scores), *expected[1:]) if scores.ndim and len(scores) == 1 else expected
     if tuple(scores.shape) != expected:
         raise ShapeError(
             f"the target returned scores of shape {tuple(scores.shape)}; expected {expected}: one score per sample"
@@ -225,6 +238,20 @@ def score(target: Target, output: Any, n: int) -> Float[Tensor, "n *targets"]:
             "output by differentiable operations: no detach(), no_grad, item(), numpy() or argmax in between"
         )
     return scores
+
+
+def _has_single_row(output: Any) -> bool:
+    """Whether something in an output is one row for all samples."""
+    floating = (leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor) and leaf.is_floating_point())
+    return any(leaf.ndim > 0 and leaf.shape[0] == 1 for leaf in floating)
+
+
+def _of_the_bag(scores: Tensor, expected: tuple[int, ...]) -> Tensor:
+    """The one score of a bag, also where a target repeats it for each sample: its gradient counts once."""
+    if scores.ndim == 0:
+        return scores[None]
+    is_repeated = tuple(scores.shape) == expected and scores.stride(0) == 0
+    return scores[:1] if is_repeated else scores
 
 
 def _has_graph(output: Any) -> bool:

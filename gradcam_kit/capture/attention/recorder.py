@@ -24,7 +24,8 @@ from gradcam_kit.capture.model.inputs import Inputs
 from gradcam_kit.capture.model.state import is_scripted
 from gradcam_kit.capture.model.trees import brought
 from gradcam_kit.capture.recording import LayerRecord
-from gradcam_kit.capture.rerun.replay import Prefix, Replayer
+from gradcam_kit.capture.rerun.prefix import Prefix
+from gradcam_kit.capture.rerun.replay import Replayer
 from gradcam_kit.capture.rerun.rescore import Rescorer
 from gradcam_kit.errors import CaptureError
 from gradcam_kit.functional import widen

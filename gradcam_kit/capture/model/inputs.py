@@ -17,6 +17,9 @@ from gradcam_kit.capture.model.kept import normal_tensors
 from gradcam_kit.errors import InputError, ShapeError, interruption, is_out_of_memory, kind_of
 from gradcam_kit.types import Images
 
+Slot = int | str
+"""The place of an input: its position, or its key."""
+
 
 @dataclass(frozen=True)
 class Inputs:
@@ -27,14 +30,43 @@ class Inputs:
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
-    slot: int | str
+    slot: Slot
     memory_format: torch.memory_format = torch.preserve_format
+    is_asked: bool = False
+    """Whether the caller named the place of the images."""
 
     @property
     def images(self) -> Float[Tensor, "n c *t"]:
-        """The first floating tensor with a position axis."""
-        images: Tensor = self.args[self.slot] if isinstance(self.slot, int) else self.kwargs[self.slot]
+        """The input that is explained."""
+        images: Tensor = self.value(self.slot)
         return images
+
+    @property
+    def image_slots(self) -> list[Slot]:
+        """The inputs that could be the images: floating tensors with 1, 2 or 3 position axes."""
+        places: list[tuple[Slot, Any]] = [*enumerate(self.args), *self.kwargs.items()]
+        return [slot for slot, value in places if _could_be_images(value)]
+
+    def value(self, slot: Slot) -> Any:
+        """The input at a place."""
+        return self.args[slot] if isinstance(slot, int) else self.kwargs[slot]
+
+    def at(self, slot: Slot) -> Inputs:
+        """The same call, with the images at another place."""
+        return replace(self, slot=slot)
+
+    def asked(self, image_input: Slot) -> Inputs:
+        """The same call, with the images at the place that the caller names."""
+        places: dict[Slot, Any] = dict(enumerate(self.args))
+        places.update(self.kwargs)
+        slot = _asked(image_input, places)
+        return replace(self, slot=slot, is_asked=True)
+
+    def replacing(self, images: Tensor) -> Inputs:
+        """The same call with this very tensor as the images."""
+        args = tuple(images if place == self.slot else value for place, value in enumerate(self.args))
+        kwargs = {key: images if key == self.slot else value for key, value in self.kwargs.items()}
+        return replace(self, args=args, kwargs=kwargs)
 
     @property
     def n(self) -> int:
@@ -80,16 +112,21 @@ class Inputs:
         return self.with_images(self.images[:1], torch.zeros(1, dtype=torch.long, device=self.images.device))
 
 
-def read_inputs(images: Images, forward_kwargs: Mapping[str, Any], *models: nn.Module) -> Inputs:
+def read_inputs(
+    images: Images, forward_kwargs: Mapping[str, Any], *models: nn.Module, image_input: Slot | None = None
+) -> Inputs:
     """Find the images among the inputs, detached from any graph and usable in one.
+
+    Of several inputs that could be the images, the first with 2 or 3 position axes counts, else the first one.
 
     Args:
         images: what a CAM was called with.
         forward_kwargs: further keyword arguments of the model.
         models: the models that will be called; arguments that they do not take are named before they run.
+        image_input: position or key of the images among the inputs; None = found.
 
     Raises:
-        InputError: integer images, no tensor at all, or arguments that a model does not take.
+        InputError: no such input, integer images, no tensor at all, or arguments that a model does not take.
         ShapeError: no tensor with 1, 2 or 3 position axes.
     """
     args: tuple[Any, ...]
@@ -107,10 +144,13 @@ def read_inputs(images: Images, forward_kwargs: Mapping[str, Any], *models: nn.M
     for model in dict.fromkeys(models):
         check_arguments(model, args, forward_kwargs)
     args, kwargs = tree_map(_plain, args), tree_map(_plain, kwargs)
-    places: list[tuple[int | str, Any]] = [*enumerate(args), *kwargs.items()]
-    for slot, value in places:
-        if isinstance(value, Tensor) and value.is_floating_point() and 3 <= value.ndim <= 5:
-            return Inputs(args, kwargs, slot)
+    places: list[tuple[Slot, Any]] = [*enumerate(args), *kwargs.items()]
+    if image_input is not None:
+        return Inputs(args, kwargs, _asked(image_input, dict(places)), is_asked=True)
+    # Text embeddings and signals have one position axis, pictures two: min keeps the first of equals.
+    slots = [slot for slot, value in places if _could_be_images(value)]
+    if slots:
+        return Inputs(args, kwargs, min(slots, key=lambda slot: dict(places)[slot].ndim == 3))
     tensors = [value for _, value in places if isinstance(value, Tensor)]
     for value in tensors:
         if value.ndim >= 3 and not value.is_floating_point():
@@ -126,6 +166,27 @@ def read_inputs(images: Images, forward_kwargs: Mapping[str, Any], *models: nn.M
             "Pictures become one by torch.stack([transform(picture) for picture in pictures])"
         )
     raise ShapeError(f"images have shape {shapes}; expected (n, c, *positions) with 1, 2 or 3 position axes")
+
+
+def _could_be_images(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point() and 3 <= value.ndim <= 5
+
+
+def _asked(image_input: Slot, places: Mapping[Slot, Any]) -> Slot:
+    """The place of the images that the caller named."""
+    if image_input not in places:
+        raise InputError(
+            f"image_input is {image_input!r}, and the model is called with {', '.join(map(repr, places))}; give the"
+            "  position or the key of the images among the inputs"
+        )
+    value = places[image_input]
+    if not _could_be_images(value):
+        found = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else kind_of(value)
+        raise InputError(
+            f"image_input is {image_input!r}, which is {found}; expected a floating tensor (n, c, *positions) with "
+            "1, 2 or 3 position axes"
+        )
+    return image_input
 
 
 def _plain(value: Any) -> Any:

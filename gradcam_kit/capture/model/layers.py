@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from torch import nn
 
@@ -40,20 +42,49 @@ def find_layers(model: nn.Module, target_layers: TargetLayers, given: nn.Module)
     return found
 
 
-def split_level(model: nn.Module, name: str) -> tuple[str, int | None]:
-    """The name of a module, and which of its maps is meant: "fpn:1" is the second one that module `fpn` returns."""
-    path, _, level = name.rpartition(":")
-    if not path or not level.isdecimal() or name in dict(model.named_modules(remove_duplicate=False)):
-        return name, None
-    return path, int(level)
+@dataclass(frozen=True)
+class LayerName:
+    """What the name of a target layer says: "act#2" is the second call of module `act` in a pass, "fpn:1" the second
+    map that module `fpn` returns, and "head#2:0" the first map of the second call of `head`.
+
+    Attributes:
+        path: the name of the module.
+        call: which of its calls, counted from 1; None = the only one.
+        level: which of its maps, counted from 0; None = the only one.
+    """
+
+    path: str
+    call: int | None = None
+    level: int | None = None
+
+    @property
+    def suffix(self) -> str:
+        """What stands behind the module's name."""
+        return f"#{self.call}" * (self.call is not None) + f":{self.level}" * (self.level is not None)
+
+
+_SUFFIXES = (r"(.+)#(\d+)()", r"(.+)()[:](\d+)", r"(.+)#(\d+)[:](\d+)")
+
+
+def split_name(model: nn.Module, name: str) -> LayerName:
+    """Split the name of a target layer; characters of a module's own name count as part of it."""
+    modules = dict(model.named_modules(remove_duplicate=False))
+    if name in modules:
+        return LayerName(name)
+    found = [match for pattern in _SUFFIXES if (match := re.fullmatch(pattern, name))]
+    for match in [match for match in found if match[1] in modules] or found[:1]:
+        return LayerName(match[1], int(match[2]) if match[2] else None, int(match[3]) if match[3] else None)
+    return LayerName(name)
 
 
 def _find_layer(model: nn.Module, layer: object, given: nn.Module) -> tuple[str, nn.Module]:
     if isinstance(layer, str):
-        path, level = split_level(given, layer)
-        if level is not None:
-            name, module = _find_layer(model, path, given)
-            return f"{name}:{level}", module
+        parts = split_name(given, layer)
+        if parts.call == 0:
+            raise LayerNotFoundError(f"{layer!r} is not a call of {parts.path!r}: the first one is '{parts.path}#1'")
+        if parts.suffix:
+            name, module = _find_layer(model, parts.path, given)
+            return f"{name}{parts.suffix}", module
         modules = dict(model.named_modules(remove_duplicate=False))
         if layer and layer in modules:
             return layer, unwrap(modules[layer])

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from gradcam_kit.capture.model.inputs import Runner, read_inputs
 from gradcam_kit.capture.model.memory_format import in_fastest_format
 from gradcam_kit.capture.model.state import check_model, untouched
-from gradcam_kit.capture.rerun.rescore import Rescorer
+from gradcam_kit.capture.rerun.rescore import Rescorer, RowState
 from gradcam_kit.options import positive_int
 from gradcam_kit.targets.classes import (
     ClassLogit,
@@ -26,6 +26,7 @@ from gradcam_kit.targets.classes import (
     predicted_classes,
     read_logits,
     resolve_target,
+    score,
     settle,
 )
 from gradcam_kit.types import Images, Rows
@@ -90,6 +91,7 @@ def rescoring(
     targets: Any = None,
     *,
     probability: bool = True,
+    image_input: int | str | None = None,
     batch_size: int = 64,
     keep_modes: bool = False,
     **forward_kwargs: Any,
@@ -103,6 +105,8 @@ def rescoring(
         images: what is changed, as in calling a method.
         targets: as in calling a method. None = the predicted class of each image, found by one forward pass; it stays
             the same for all rows.
+        image_input: which of several inputs is changed, by position or key; None = the first floating one with 2 or 3
+            position axes, else with a single one.
         probability: score classes by their softmax probability; False = by the target itself, or by the logit.
         batch_size: the most rows in one forward pass; on a CPU fewer where that is faster.
         keep_modes: leave modules that are in train mode in it, such as dropout that is on on purpose; scores are then
@@ -110,7 +114,7 @@ def rescoring(
         forward_kwargs: passed on to the model.
     """
     model = check_model(model)
-    inputs = read_inputs(images, forward_kwargs, model)
+    inputs = read_inputs(images, forward_kwargs, model, image_input=image_input)
     positive_int("batch_size", batch_size)
     target = resolve_target(targets, ClassProbability if probability else ClassLogit)
     run = Runner.of(model, inputs.images.device)
@@ -118,15 +122,19 @@ def rescoring(
         inputs, output = in_fastest_format(model, inputs, lambda own: (own, run(own.with_images(own.images))))
         if target is None:
             target = (ClassProbability if probability else ClassLogit)(predicted_classes(output))
-        classes = None
+        classes, is_bag = None, False
         if isinstance(target, ClassTarget):
-            target.check_samples(inputs.n)
+            target.check_samples(inputs.n, or_bag=True)
             logits = read_logits(output)
+            is_bag = len(logits) == 1 < inputs.n
             classes = target.indices(logits)
             if probability:
                 _doubt(model, logits)
             target = ClassProbability(classes) if probability else settle(target, output)
         else:
             target = settle(target, output)
+            with torch.no_grad():
+                is_bag = len(score(target, output, inputs.n)) == 1 < inputs.n
         settings = {"score": type(target).__name__, "classes": "predicted" if targets is None else "given"}
-        yield Rescoring(run, inputs, target, output, batch_size, classes=classes, settings=settings)
+        state = RowState(is_bag=is_bag)
+        yield Rescoring(run, inputs, target, output, batch_size, state, classes=classes, settings=settings)

@@ -62,10 +62,7 @@ def first_component(maps: Float[Tensor, "n k *s"], center: bool = False) -> Floa
     """
     rows = maps.flatten(2).mT
     if center:
-        mean = rows.mean(dim=1, keepdim=True)
-        # What a constant channel leaves is rounding, which must not be blown up into a map.
-        centered = rows - mean
-        rows = centered.where(centered.abs() > _ROUNDING * torch.finfo(rows.dtype).eps * mean.abs(), 0)
+        rows = centered_rows(rows)
     # The scale is taken out so that the squares in the Gram matrix neither overflow nor vanish.
     scale = rows.abs().amax(dim=(1, 2), keepdim=True)
     rows = rows / scale.where(scale > 0, 1)
@@ -78,6 +75,14 @@ def first_component(maps: Float[Tensor, "n k *s"], center: bool = False) -> Floa
         component = (rows @ principal(rows.mT @ rows)[1][..., None])[..., 0]
     projected: Tensor = (fix_sign(component) * scale[:, 0]).unflatten(1, maps.shape[2:])
     return projected
+
+
+def centered_rows(rows: Float[Tensor, "n z k"]) -> Float[Tensor, "n z k"]:
+    """Subtract each channel's mean over the positions; a constant channel becomes exactly zero."""
+    mean = rows.mean(dim=1, keepdim=True)
+    # What a constant channel leaves is rounding, which must not be blown up into a map.
+    centered = rows - mean
+    return centered.where(centered.abs() > _ROUNDING * torch.finfo(rows.dtype).eps * mean.abs(), 0)
 
 
 def fix_sign(component: Float[Tensor, "n z"]) -> Float[Tensor, "n z"]:

@@ -12,12 +12,13 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from gradcam_kit.capture import Capture
+from gradcam_kit.capture import Capture, heatmap_size
 from gradcam_kit.errors import NonFiniteError, ShapeError, kind_of
 from gradcam_kit.functional import Fusion, finite, fuse, normalize, upsample
 from gradcam_kit.methods.base import BaseCAM
+from gradcam_kit.methods.engine.emptiness import cause_of_empty
 from gradcam_kit.methods.engine.explanation import Explanation
-from gradcam_kit.types import LayerCapture
+from gradcam_kit.types import Evidence, LayerCapture
 
 _log = logging.getLogger("gradcam_kit")
 
@@ -27,18 +28,45 @@ def signed_maps(cam: BaseCAM, captured: Capture, layers: tuple[str, ...]) -> tup
     saliency, importance = {}, []
     for name in sorted(layers, key=captured.order.index):
         layer = captured.layer(name, cam.needs, cam.batch_size)
+        _check_masks(cam, captured, layer)
         saliency[name] = _checked(cam, layer, cam.saliencies(layer))
         share = cam.importance(layer)
         if share is not None:
             importance.append(share)
         captured.checks.add(~torch.isfinite(finite(saliency[name])), _non_finite(cam, name, saliency[name]))
-    _warn_of_single_positions(saliency, captured.inputs.size)
+    leading = 1 if captured.scores is None else captured.scores.ndim
+    _warn_of_single_positions(saliency, captured.inputs.size, leading)
     return saliency, importance
 
 
-def _warn_of_single_positions(saliency: dict[str, Tensor], size: tuple[int, ...]) -> None:
+def _check_masks(cam: BaseCAM, captured: Capture, layer: LayerCapture) -> None:
+    """Raise ShapeError for a method that lays maps over the images, if those have other axes than the maps."""
+    positions, image = tuple(layer.activations.shape[2:]), tuple(layer.images.shape[1:])
+    if captured.reshape is None or not cam.needs & (Evidence.RESCORE | Evidence.GUIDED):
+        return
+    if heatmap_size(positions, image) != image[1:]:
+        raise ShapeError(
+            f"{type(cam).__name__} lays the maps of layer {layer.layer!r} over the images, and its positions "
+            f"{positions} are other axes than {image[1:]} of the images; choose a method that does not change the "
+            "images, such as GradCAM"
+        )
+
+
+def _size_of_heatmaps(captured: Capture, saliency: dict[str, Tensor], leading: int) -> tuple[int, ...]:
+    """The size of the images; where `reshape` makes other axes, that of the layers."""
+    if captured.reshape is None:
+        return captured.inputs.size
+    image = captured.inputs.images.shape[1:]
+    sizes = {name: heatmap_size(maps.shape[leading:], image) for name, maps in saliency.items()}
+    if len(set(map(len, sizes.values()))) > 1:
+        found = ", ".join(f"{name!r} {size}" for name, size in sizes.items())
+        raise ShapeError(f"layers with different axes cannot be fused ({found}); explain them one by one")
+    return tuple(map(max, zip(*sizes.values(), strict=True)))
+
+
+def _warn_of_single_positions(saliency: dict[str, Tensor], size: tuple[int, ...], leading: int) -> None:
     """Maps without positions are right, and useless: the heatmaps are constant."""
-    if max(size) > 1 and all(max(maps.shape[-len(size) :]) == 1 for maps in saliency.values()):
+    if max(size) > 1 and all(max(maps.shape[leading:]) == 1 for maps in saliency.values()):
         _log.warning(
             "layer %s has a single position, so it cannot show where anything is in images of %s; choose a layer in "
             "front of the pooling, or give larger images",
@@ -54,8 +82,9 @@ def _checked(cam: BaseCAM, layer: LayerCapture, maps: Any) -> Tensor:
         ShapeError: not one map for each sample and target.
     """
     leading = tuple(layer.activations.shape[:1] if layer.scores is None else layer.scores.shape)
-    size = tuple(layer.images.shape[2:])
-    if isinstance(maps, Tensor) and tuple(maps.shape[: len(leading)]) == leading and maps.ndim == len(leading + size):
+    size = tuple(layer.activations.shape[2:])
+    axes = {len(size), layer.images.ndim - 2}  # some methods give maps of the images' size
+    if isinstance(maps, Tensor) and tuple(maps.shape[: len(leading)]) == leading and maps.ndim - len(leading) in axes:
         return maps
     found = f"shape {tuple(maps.shape)}" if isinstance(maps, Tensor) else kind_of(maps)
     positions = ", ".join(("height", "width", "depth")[: len(size)] if len(size) > 1 else ("length",))
@@ -85,8 +114,9 @@ def assemble(
     # Copies, because heatmaps may be computed after their reader has changed the signed maps in place.
     rows = [maps.flatten(0, len(leading) - 1).clone() for maps in saliency.values()]
     shares = [share.flatten() for share in importance]
-    size = captured.inputs.size
+    size = _size_of_heatmaps(captured, saliency, len(leading))
     last_stage = _without_model(cam)
+    is_empty = _is_empty(rows, shares, cam.fusion, size).unflatten(0, leading)
     return Explanation(
         heatmaps=lambda: _heatmaps(last_stage, rows, shares, size).unflatten(0, leading),  # type: ignore[arg-type]
         saliency={name: saliency[name] for name in layers},
@@ -94,7 +124,8 @@ def assemble(
         scores=captured.scores,
         output=captured.output,
         layers=layers,
-        is_empty=_is_empty(rows, shares, cam.fusion, size).unflatten(0, leading),
+        is_empty=is_empty,
+        empty_because=cause_of_empty(cam, captured, saliency, importance) if _are_all(is_empty) else "",
     )
 
 
@@ -110,6 +141,11 @@ def _heatmaps(
             normalized = normalize(signed.clamp(min=0), cam.normalize)
             maps.append(upsample(cam.scale(normalized, depth, len(saliency)), size))
         return normalize(cam.fuse(maps, importance), cam.normalize).to(torch.float32)
+
+
+def _are_all(empty: Bool[Tensor, "n *m"]) -> bool:
+    """Whether all maps are empty, where nobody has to wait for the answer."""
+    return empty.device.type == "cpu" and bool(empty.numel()) and bool(empty.all())
 
 
 def _is_empty(

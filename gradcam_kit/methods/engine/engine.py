@@ -19,11 +19,13 @@ from gradcam_kit.capture import (
     Request,
     capture,
     choose_among,
+    image_input_of,
     in_fastest_format,
     layer_candidates,
     read_inputs,
     resolve_target,
 )
+from gradcam_kit.capture.model.layers import split_name
 from gradcam_kit.errors import InputError, kind_of
 from gradcam_kit.methods.base import METHODS, BaseCAM
 from gradcam_kit.methods.engine.assembly import assemble, signed_maps
@@ -87,14 +89,17 @@ def _explain(
     if keep_modes is not None:
         cams = [_with_modes(cam, keep_modes) for cam in cams]
     inputs = read_inputs(images, forward_kwargs, *(cam.model for cam in cams))
+    called = [with_images_of(cam, inputs, targets) for cam in cams]
     groups: dict[Any, list[int]] = {}
     for position, cam in enumerate(cams):
         scored = None if callable(targets) else cam.target_type  # a callable is the same target for all methods
-        groups.setdefault((id(cam.model), scored, cam.reshape, cam.keep_modes), []).append(position)
+        key = (id(cam.model), scored, cam.reshape, called[position].slot, cam.keep_modes)
+        groups.setdefault(key, []).append(position)
     results: dict[int, Explanation] = {}
     for positions in groups.values():
         group = [cams[position] for position in positions]
-        explanations = in_fastest_format(group[0].model, inputs, partial(_explain_group, group, targets=targets))
+        own = called[positions[0]]
+        explanations = in_fastest_format(group[0].model, own, partial(_explain_group, group, targets=targets))
         results.update(zip(positions, explanations, strict=True))
     return [results[position] for position in range(len(cams))]
 
@@ -105,6 +110,16 @@ def _with_modes(cam: BaseCAM, keep_modes: bool) -> BaseCAM:
     changed = copy.copy(cam)
     changed.keep_modes = keep_modes
     return changed
+
+
+def with_images_of(cam: BaseCAM, inputs: Inputs, targets: Any) -> Inputs:
+    """Return the call with the images at the input that a method explains: the one it names, or that its layers see."""
+    if cam.image_input is not None:
+        inputs = inputs.asked(cam.image_input)
+    if len(inputs.image_slots) < 2 or inputs.n == 0:
+        return inputs
+    layers = _layers_of([cam], inputs, _read_target(cam, targets, inputs.n))[0]
+    return image_input_of(cam.model, inputs, layers, cam.image_input)
 
 
 def _explain_group(cams: list[BaseCAM], inputs: Inputs, targets: Any) -> list[Explanation]:
@@ -154,7 +169,7 @@ def capture_for(
 def _read_target(cam: BaseCAM, targets: Any, n: int) -> Target | None:
     target = resolve_target(targets, cam.target_type)
     if isinstance(target, ClassTarget):
-        target.check_samples(n)
+        target.check_samples(n, or_bag=True)
     return target
 
 
@@ -180,7 +195,7 @@ def _layers_of(cams: list[BaseCAM], inputs: Inputs, target: Target | None) -> li
 def _is_there(model: nn.Module, name: str, module: nn.Module) -> bool:
     """Whether a layer that was chosen earlier is still the model's; what has no name of its own always is."""
     try:
-        return model.get_submodule(name) is module
+        return model.get_submodule(split_name(model, name).path) is module
     except AttributeError:
         return True
 

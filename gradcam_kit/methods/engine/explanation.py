@@ -45,6 +45,7 @@ class Explanation:
         output: the model's output, detached.
         layers: names of the target layers.
         is_empty: `(n, [m])`, True where there was no positive evidence, so that the heatmap is all zeros.
+        empty_because: where all maps are empty, why; on a device that would have to be waited for it stays "".
     """
 
     if TYPE_CHECKING:
@@ -57,6 +58,7 @@ class Explanation:
     output: Any
     layers: tuple[str, ...]
     is_empty: Bool[Tensor, "n *m"]
+    empty_because: str = ""
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "heatmaps": self.heatmaps}

@@ -138,7 +138,8 @@ def _unreached(
     none = torch.zeros_like(original.is_empty.flatten())
     if cam.layer_choice.is_fixed or original.scores is None:
         return none, ""
-    reach = _Reach(cam.model, list(original.layers), reshape=cam.reshape, keep_modes=cam.keep_modes)
+    options: dict[str, Any] = {"reshape": cam.reshape, "image_input": cam.image_input, "keep_modes": cam.keep_modes}
+    reach = _Reach(cam.model, list(original.layers), **options)
     try:
         [found] = explain_many([reach], images, targets, **forward_kwargs)
     except GradCamKitError as error:
