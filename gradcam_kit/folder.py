@@ -57,10 +57,11 @@ def explain_folder(
         methods: names in `METHODS`, or `package.module:Class`; one or several.
         layers: target layers; none = chosen once, for all pictures.
         metrics: names in `metrics.METRICS`, measured for every heatmap.
-        targets: "predicted", "label" (the class that the picture's folder or table names), a class index, or "top:K".
+        targets: "predicted", "label" (the class that the picture's folder or table names), a class index or name, or
+            "top:K".
         class_names: a file with one name on a line, or the names.
         quiet: show neither notes nor progress.
-        options: the other attributes of `RunRequest`, such as `transform`, `batch_size` or `overlays`.
+        options: the other attributes of `RunRequest`, such as `transform`, `scores` or `overlays`.
 
     Returns:
         The rows, read as far as they are asked for; failures are rows too.

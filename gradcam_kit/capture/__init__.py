@@ -1,5 +1,6 @@
 """The only code that touches a model: hooks, layers, tokens, targets, replay."""
 
+from gradcam_kit.capture.graphs import output_with_graph
 from gradcam_kit.capture.layer_choice import choose_among, choose_layers, layer_candidates
 from gradcam_kit.capture.model.compiled import compile_around
 from gradcam_kit.capture.model.inputs import Inputs, read_inputs
@@ -36,6 +37,7 @@ __all__ = [
     "in_fastest_format",
     "in_half_precision",
     "layer_candidates",
+    "output_with_graph",
     "read_inputs",
     "rescoring",
     "resolve_target",

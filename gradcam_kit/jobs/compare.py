@@ -186,6 +186,7 @@ class _Sheet:
                 pictures=[one.seen for one in group],
                 names=[self.names[one.entry] for one in group],
                 class_names=self.explainer.loaded.class_names,
+                scores=self.explainer.scores,
                 # By name, so that random draws depend neither on the batch nor on the other pictures.
                 identities=torch.tensor([crc32(self.names[one.entry].encode()) for one in group]),
                 batch_size=self.request.batch_size,

@@ -181,6 +181,7 @@ def _request_of(run: Run, request: EvaluateRequest) -> RunRequest:
         out=request.directory,
         device=request.device,
         dtype=manifest["dtype"],
+        scores=manifest.get("scores"),
         compile=manifest["compile"],
         batch_size=request.batch_size,
         workers=request.workers,

@@ -162,7 +162,7 @@ def _in_host_order(values: Float[np.ndarray, "h w"]) -> Float[np.ndarray, "h w"]
     """Undo that PIL swaps the bytes of compressed big-endian floats twice: no picture is all but 0 to 30 digits."""
     swapped = values.byteswap()
     with np.errstate(invalid="ignore"):
-        is_garbage = values.any() and not values.max() > 1e-30 or not (values.min() >= 0 and values.max() <= 1)
+        is_garbage = (values.any() and not values.max() > 1e-30) or not (values.min() >= 0 and values.max() <= 1)
         return swapped if is_garbage and swapped.min() >= 0 and 1e-3 < swapped.max() <= 1 else values
 
 

@@ -15,7 +15,7 @@ from gradcam_kit.jobs.engines.local import has_thumbnail
 from gradcam_kit.jobs.storage.rows import Row, heatmap_of
 from gradcam_kit.jobs.storage.store import Store
 from gradcam_kit.jobs.work.measuring import MetricMeans
-from gradcam_kit.report.maps import FINEST, packed, resized, shown_map, side_of
+from gradcam_kit.report.maps import FINEST, packed, resized, rounded, shown_map, side_of
 
 MOST_PICTURES = 10_000
 """Pictures that the page shows; of more, a sample that is spread evenly. The figures are those of all."""
@@ -176,8 +176,8 @@ class _Page:
             **shown,
             "class": class_of(first),
             "correct": first["correct"],
-            "score": round(first["top_scores"][0], 4) if first["top_scores"] else None,
-            "top": [[name if name is not None else str(index), round(score, 4)] for index, name, score in tops],
+            "score": rounded(first["top_scores"][0]) if first["top_scores"] else None,
+            "top": [[name if name is not None else str(index), rounded(score)] for index, name, score in tops],
             "size": [first["picture_width"], first["picture_height"]],
             "box": [round(value, 1) for value in first["box"]],
             "maps": [shown_map(row, self.side) for row in rows],

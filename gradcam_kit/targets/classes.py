@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from gradcam_kit.errors import ClassIndexError, InputError, ShapeError, TargetError, kind_of
 from gradcam_kit.functional import on_device
+from gradcam_kit.targets.names import has_names, named_targets
+from gradcam_kit.targets.scores import ScoreKind, class_scores
 from gradcam_kit.targets.values import Classes, read_classes, show
 from gradcam_kit.types import Target
 
 _T = TypeVar("_T", bound="ClassTarget")
-_ROUNDING = 0.01  # of a softmax in half precision
 
 
 def read_logits(output: Any) -> Float[Tensor, "n classes"]:
@@ -69,6 +70,8 @@ class ClassTarget:
     """
 
     classes: Classes
+    named: ClassVar[int | None] = None
+    """How many class names the model carries, if the classes were given by name."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "classes", read_classes(self.classes))
@@ -116,6 +119,11 @@ class ClassTarget:
             TargetError: one-hot labels, which would count as indices.
         """
         n, count = logits.shape
+        if self.named is not None and self.named != count:
+            raise TargetError(
+                f"the model carries {self.named} class names and has {count} outputs, so a name stands for no class; "
+                "give one name for each output, or pass indices"
+            )
         if not isinstance(self.classes, Tensor):
             _check_range(self.classes, self.classes, count)
             return torch.full((n,), self.classes, device=logits.device)
@@ -157,19 +165,23 @@ class ClassLogit(ClassTarget):
         return logits.gather(1, classes)
 
 
+@dataclass(frozen=True, eq=False)
 class ClassProbability(ClassTarget):
-    """The softmax probability of a class, in float32; for a model with one output the sigmoid of it."""
+    """The probability of a class, in float32: its softmax, or for a model with one output the sigmoid of it.
+
+    Args:
+        classes: as of every target.
+        scores: "softmax", "sigmoid" (of models that know several classes in one image), or "raw" for outputs that are
+            probabilities already; None = as the first sentence says.
+    """
+
+    scores: ScoreKind | None = None
+
+    __repr__ = show
 
     def score(self, logits: Float[Tensor, "n classes"], classes: Int[Tensor, "n m"]) -> Float[Tensor, "n m"]:
         """p_c in [0, 1]."""
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        return (logits.sigmoid() if logits.shape[1] == 1 else logits.softmax(1)).gather(1, classes)
-
-
-def are_shares(logits: Float[Tensor, "n classes"]) -> Bool[Tensor, ""]:
-    """Whether scores look like a softmax already: of every sample, none lies below 0 and their sum is 1."""
-    values = logits.float()
-    return ((values.amin(1) >= 0) & ((values.sum(1) - 1).abs() < _ROUNDING)).all()
+        return class_scores(logits, self.scores).gather(1, classes)
 
 
 def predicted_classes(output: Any) -> Int[Tensor, " n"]:
@@ -181,12 +193,24 @@ TargetType = Callable[[Tensor], ClassTarget]
 """How a method scores plain class indices: most by `ClassLogit`."""
 
 
-def resolve_target(targets: Any, target_type: Callable[[Any], ClassTarget]) -> Target | None:
+def resolve_target(
+    targets: Any, target_type: Callable[[Any], ClassTarget], names: Callable[[], Sequence[str] | None] = lambda: None
+) -> Target | None:
     """Turn what the user passed into a target; None stays None (the predicted class, known after the forward pass).
+
+    Args:
+        targets: what the user passed.
+        target_type: how plain class indices are scored.
+        names: gives the model's class names, and is asked only for targets that are names.
 
     Raises:
         InputError: what is neither classes nor callable.
+        UnknownNameError: a name that is no class, or several.
     """
+    if has_names(targets) and (known := names()) is not None:
+        target = target_type(named_targets(targets, known))
+        object.__setattr__(target, "named", len(known))
+        return target
     if isinstance(targets, ClassTarget):
         return targets.on_host()
     if targets is None or callable(targets):

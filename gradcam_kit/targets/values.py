@@ -77,12 +77,13 @@ def kinds_in(value: Any) -> str:
 
 def for_class_names(name: str, value: Any) -> str:
     """What to do with class names where indices are expected; of anything else an empty string."""
+    carried = ", or let the model carry them: model.class_names = [...]" if name == "targets" else ""
     if isinstance(value, str):
-        return f"; of a class name pass its index: class_names.index({value!r})"
+        return f"; of a class name pass its index: class_names.index({value!r}){carried}"
     entries = value.tolist() if isinstance(value, np.ndarray) else value
     if not isinstance(entries, list | tuple) or not all(isinstance(entry, str) for entry in entries):
         return ""
-    return f"; of class names pass their indices: [class_names.index(name) for name in {name}]"
+    return f"; of class names pass their indices: [class_names.index(name) for name in {name}]{carried}"
 
 
 def read_numbers(name: str, value: Any) -> Float[Tensor, "..."]:

@@ -14,8 +14,8 @@ from gradcam_kit.pixels.decoding import decode_picture, looks_like_twelve_bits, 
 LEFT_TOP = np.zeros((24, 40, 3), np.uint8)
 LEFT_TOP[:8, :8] = 255  # a mark that shows how a picture was turned
 WHERE = {  # of the mark in the upright picture: whether at the bottom, whether at the right
-    **{1: (False, False), 2: (False, True), 3: (True, True), 4: (True, False)},
-    **{5: (False, False), 6: (False, True), 7: (True, True), 8: (True, False)},
+    1: (False, False), 2: (False, True), 3: (True, True), 4: (True, False),
+    5: (False, False), 6: (False, True), 7: (True, True), 8: (True, False),
 }
 
 
@@ -89,8 +89,10 @@ def test_white_as_0_is_white_with_any_number_of_bits(tmp_path, kind, order, opti
     for photometric in ("miniswhite", "minisblack"):
         tifffile.imwrite(tmp_path / "a.tif", values, photometric=photometric, byteorder=order, **options)
         found[photometric] = read_picture(tmp_path / "a.tif").astype(int)
-    assert found["minisblack"][0, 0, 0] == 255 and abs(found["minisblack"][-1, 0, 0] - 32) <= 1
-    assert found["miniswhite"][0, 0, 0] == 0 and abs(found["miniswhite"][-1, 0, 0] - 223) <= 1
+    assert found["minisblack"][0, 0, 0] == 255
+    assert abs(found["minisblack"][-1, 0, 0] - 32) <= 1
+    assert found["miniswhite"][0, 0, 0] == 0
+    assert abs(found["miniswhite"][-1, 0, 0] - 223) <= 1
 
 
 def test_white_as_0_is_white_with_a_single_bit(tmp_path):
@@ -103,7 +105,8 @@ def test_white_as_0_is_white_with_a_single_bit(tmp_path):
 def test_cmyk_is_not_taken_for_white_as_0(tmp_path):
     Image.new("CMYK", (8, 8), (0, 255, 255, 0)).save(tmp_path / "a.tif")
     red, green, _ = read_picture(tmp_path / "a.tif")[0, 0].tolist()
-    assert red > 200 and green < 60
+    assert red > 200
+    assert green < 60
 
 
 @pytest.mark.parametrize(

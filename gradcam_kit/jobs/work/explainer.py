@@ -26,6 +26,7 @@ from gradcam_kit.methods import BaseCAM, explain_many
 from gradcam_kit.metrics import Metric
 from gradcam_kit.models import LoadedModel
 from gradcam_kit.targets.classes import read_logits
+from gradcam_kit.targets.scores import ScoreKind
 from gradcam_kit.types import LayerChoice
 
 
@@ -74,7 +75,7 @@ class Fit:
 
 @dataclass(frozen=True)
 class Explainer:
-    """Everything that is loaded once; `metrics` are measured for every heatmap.
+    """Everything that is loaded once; `metrics` are measured for every heatmap, `scores` is what a score is.
 
     Passes that need no gradients run under `no_grad`: what a model keeps from one under `inference_mode`, such as a
     grid of positions, could enter no graph later.
@@ -89,6 +90,7 @@ class Explainer:
     dtype: torch.dtype
     fit: Fit = field(default_factory=Fit)
     metrics: tuple[Metric, ...] = ()
+    scores: ScoreKind | None = None
 
     def explain(self, batch: Batch) -> Iterator[Explained]:
         """Explain the pictures that could be read, all methods on one pass; results keep the order of the batch.
@@ -167,7 +169,7 @@ class Explainer:
                 chosen[choice] = self._chosen(choice, images)
             cams.append(make_method(method, self.model, list(layers) or chosen.get(choice), batch_size))
         if images is not None:
-            self._check_names(images)
+            self._check_outputs(images)
         return replace(self, cams=tuple(cams))
 
     def suits(self, cam: BaseCAM, one: Decoded) -> bool:
@@ -182,17 +184,19 @@ class Explainer:
         except Exception as error:
             raise blamed(self, error) from error
 
-    def _check_names(self, images: Tensor) -> None:
-        """Refuse class names that are not those of the model."""
+    def _check_outputs(self, images: Tensor) -> None:
+        """Refuse class names that are not those of the model, and the softmax of a single output."""
         names = self.loaded.class_names
-        if names is None:
+        if names is None and self.scores is None:
             return
         try:
             with torch.no_grad():
                 classes = read_logits(self.model(images)).shape[1]
         except Exception:  # what the model cannot do is said when it is asked to explain
             return
-        if len(names) != classes:
+        if classes == 1 and self.scores == "softmax":
+            raise OptionError(f"the softmax of {self.loaded.spec}'s single output is always 1; choose sigmoid or raw")
+        if names is not None and len(names) != classes:
             raise OptionError(
                 f"there are {len(names)} class names and {self.loaded.spec} has {classes} outputs; give one name on a "
                 "line for each, in the order of the outputs (--class-names)"
@@ -227,7 +231,7 @@ class Explainer:
             explanations = explain_many(self.cams, images, self.classes(images, [one.entry for one in group]))
         size = int(images.shape[2]), int(images.shape[3])
         columns = [
-            explained_rows(cam, explanation, group, self.labels, size)
+            explained_rows(cam, explanation, group, self.labels, size, self.scores)
             for cam, explanation in zip(self.cams, explanations, strict=True)
         ]
         found = [[row for rows in columns for row in rows[i]] for i in range(len(group))]
@@ -244,7 +248,7 @@ class Explainer:
     ) -> None:
         """Add the columns of the metrics to the rows of each image, whose heatmaps are in them or of controls."""
         with self.precision():
-            measure(self.model, self.cams, self.metrics, images, found, controls, masks)
+            measure(self.model, self.cams, self.metrics, images, found, controls, masks, self.scores)
 
     def precision(self) -> torch.autocast:
         """The precision of the model's passes."""
