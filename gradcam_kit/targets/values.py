@@ -50,7 +50,7 @@ def read_classes(classes: Any) -> int | Tensor:
 
 def _no_classes(classes: Any) -> InputError | ShapeError:
     """The error for what no array of numbers can be made of."""
-    expected = "expected None, an int, class indices (n,) or (n, m), or a callable"
+    expected = "expected None, an int, class indices (n,) or (n, m), names in model.class_names, or a callable"
     if not isinstance(classes, list | tuple):
         return InputError(f"targets is {kind_of(classes)}; {expected}{for_class_names('targets', classes)}")
     if any(callable(entry) for entry in classes):
@@ -77,13 +77,12 @@ def kinds_in(value: Any) -> str:
 
 def for_class_names(name: str, value: Any) -> str:
     """What to do with class names where indices are expected; of anything else an empty string."""
-    carried = ", or let the model carry them: model.class_names = [...]" if name == "targets" else ""
     if isinstance(value, str):
-        return f"; of a class name pass its index: class_names.index({value!r}){carried}"
+        return f"; of a class name pass its index: class_names.index({value!r})"
     entries = value.tolist() if isinstance(value, np.ndarray) else value
     if not isinstance(entries, list | tuple) or not all(isinstance(entry, str) for entry in entries):
         return ""
-    return f"; of class names pass their indices: [class_names.index(name) for name in {name}]{carried}"
+    return f"; of class names pass their indices: [class_names.index(name) for name in {name}]"
 
 
 def read_numbers(name: str, value: Any) -> Float[Tensor, "..."]:
