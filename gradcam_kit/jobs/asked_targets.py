@@ -74,4 +74,5 @@ class Targets:
         try:
             return Targets("class", class_index(self.name, names))
         except UnknownNameError as error:
-            raise UnknownNameError(f"the targets are {self.name!r}: {error}; expected {_TARGETS}") from None
+            hint = did_you_mean(self.name, ["predicted", "label", "top:5"])
+            raise UnknownNameError(f"the targets are {self.name!r}{hint}: {error}; expected {_TARGETS}") from None
