@@ -58,7 +58,7 @@ class _Ready:
     """A picture as the model takes it, and the part of it that the model sees."""
 
     entry: Entry
-    image: Float[Tensor, "3 h w"]
+    image: Float[Tensor, "c h w"]
     seen: UInt8[np.ndarray, "height width 3"]
     mask: Bool[Tensor, "h w"] | None
 
@@ -192,7 +192,7 @@ class _Sheet:
                 batch_size=self.request.batch_size,
             )
 
-    def _images(self, group: Sequence[_Ready]) -> Float[Tensor, "n 3 h w"]:
+    def _images(self, group: Sequence[_Ready]) -> Float[Tensor, "n c h w"]:
         weight = next(self.explainer.model.parameters(), torch.empty(0))
         return torch.stack([one.image for one in group]).to(self.explainer.device, weight.dtype)
 

@@ -17,6 +17,7 @@ from torch import nn
 from gradcam_kit.errors import GradCamKitError, InputError, OptionError, UnknownNameError, did_you_mean, kind_of
 from gradcam_kit.models.checkpoints import load_checkpoint
 from gradcam_kit.models.zoo import Parts, Wishes, first_line, hugging_face_model, timm_model, torchvision_model
+from gradcam_kit.targets.names import carried_names, read_class_names
 from gradcam_kit.transforms import IMAGENET, CallableTransform, PictureTransform, Transform, as_transform
 
 SPECS = "demo, torchvision:NAME, timm:NAME, hf:NAME or package.module:factory"
@@ -28,9 +29,11 @@ class LoadedModel(Parts):
 
     Attributes:
         spec: what it was made from.
+        names_assumed: the class names are those of ImageNet, because the model has as many outputs.
     """
 
     spec: str
+    names_assumed: bool = False
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -40,6 +43,10 @@ class LoadedModel(Parts):
             notes.append(f"{self.spec} has random weights: its heatmaps mean nothing (see --weights, --checkpoint)")
         if isinstance(self.transform, CallableTransform) and not self.transform.knows_box:
             notes.append("it is unknown what this transform crops: overlays show heatmaps on the whole picture")
+        if isinstance(self.transform, CallableTransform) and (steps := self.transform.random_steps):
+            notes.append(f"the transform draws at random ({', '.join(steps)}): the same command gives other numbers")
+        if self.names_assumed:
+            notes.append("the class names are those of ImageNet, as the model has 1000 outputs (see --class-names)")
         if self.class_names is None:
             notes.append("class names are unknown: targets are shown as numbers (see --class-names)")
         return tuple(notes)
@@ -86,12 +93,13 @@ def load_model(
     wishes = Wishes(weights, image_size, {} if class_names is None else {"num_classes": len(class_names)})
     with _seeded():
         parts = load(name, wishes)
-    loaded = LoadedModel(**vars(parts), spec=spec)
+    assumed = kind in ("torchvision", "timm") and weights is None and class_names is None
+    loaded = LoadedModel(**vars(parts), spec=spec, names_assumed=assumed and parts.class_names is not None)
     if checkpoint is not None:
         load_checkpoint(loaded.model, Path(checkpoint))
         loaded = replace(loaded, weights=f"checkpoint {Path(checkpoint).name}")
     if class_names is not None:
-        loaded = replace(loaded, class_names=tuple(class_names))
+        loaded = replace(loaded, class_names=read_class_names(class_names))
     loaded.model.eval()
     if image_size is None and mean is None and std is None:
         return loaded
@@ -109,7 +117,7 @@ def from_module(model: nn.Module, transform: Any = None, class_names: Sequence[s
     if transform is not None:
         parts = replace(parts, transform=as_transform(transform), transform_source="the given transform")
     if class_names is not None:
-        parts = replace(parts, class_names=tuple(map(str, class_names)))
+        parts = replace(parts, class_names=read_class_names(class_names))
     parts.model.eval()
     return LoadedModel(**vars(parts), spec=type(model).__name__)
 
@@ -121,11 +129,8 @@ def _changed(
         raise OptionError("the model brings a transform that is a callable, so image size, mean and std cannot be set")
     if image_size is not None:
         transform = transform.with_size(image_size)
-    if mean is not None:
-        transform = replace(transform, mean=tuple(map(float, mean)))
-    if std is not None:
-        transform = replace(transform, std=tuple(map(float, std)))
-    return transform
+    mean = transform.mean if mean is None else tuple(map(float, mean))
+    return replace(transform, mean=mean, std=transform.std if std is None else tuple(map(float, std)))
 
 
 def _demo(_: str, wishes: Wishes) -> Parts:
@@ -185,12 +190,12 @@ def imported(spec: str, what: str) -> Any:
 
 def _from_module(model: nn.Module, source: str, weights: str) -> Parts:
     """A module that may carry `transform` and `class_names`."""
-    transform, names = getattr(model, "transform", None), getattr(model, "class_names", None)
+    transform, names = getattr(model, "transform", None), carried_names(model)
     return Parts(
         model=model,
         transform=IMAGENET if transform is None else as_transform(transform),
         transform_source="ImageNet defaults (the model carries no transform)" if transform is None else source,
-        class_names=None if names is None else tuple(map(str, names)),
+        class_names=names,
         weights=weights,
     )
 

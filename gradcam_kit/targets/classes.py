@@ -53,12 +53,38 @@ def find_logits(output: Any) -> Tensor:
     floating = [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()]
     if len(floating) == 1:
         return floating[0]
+    if (rows := _beside_maps(floating)) is not None:
+        return rows
     found = ", ".join(str(tuple(tensor.shape)) for tensor in floating) or "none"
     raise TargetError(
         f"the model's output is {kind_of(output)} with {len(floating)} floating tensors ({found}); "
         "class targets need one. Pass targets=callable, which gets the output as it is and returns scores (n,), "
-        "such as those of gradcam_kit.targets"
+        f"such as {_picked(output)} or those of gradcam_kit.targets; for a run wrap the model so that it returns one"
     )
+
+
+def _beside_maps(floating: Sequence[Tensor]) -> Tensor | None:
+    """The only tensor `(n, classes)` beside maps `(n, c, h, w)`, as of models that return (mask, label).
+
+    None where it may be a summary of the maps, because it has as many values as they have channels or positions.
+    """
+    rows = [tensor for tensor in floating if tensor.ndim == 2]
+    maps = [tensor for tensor in floating if tensor.ndim == 4]
+    if len(rows) != 1 or len(rows) + len(maps) != len(floating):
+        return None
+    n, width = rows[0].shape
+    return rows[0] if all(one.shape[0] == n and width not in one.shape[1:] for one in maps) else None
+
+
+def _picked(output: Any) -> str:
+    """How to take the scores of class 7 out of an output, where a tensor of the right shape is in it."""
+    entries = (
+        output.items() if isinstance(output, Mapping) else enumerate(output) if isinstance(output, tuple | list) else ()
+    )
+    for key, value in entries:
+        if isinstance(value, Tensor) and value.is_floating_point() and value.ndim == 2:
+            return f"lambda output: output[{key!r}][:, 7]"
+    return "lambda output: output[0][:, 7]"
 
 
 @dataclass(frozen=True, eq=False)

@@ -100,7 +100,9 @@ def test_a_number_that_is_an_index_and_a_name_is_refused() -> None:
     digits = ("one", "0", "two")
     assert Targets.parse("2").of_names(digits).number == 2
     assert Targets.parse("class:0").of_names(digits) == Targets("class", 1)
-    with pytest.raises(OptionError, match="0 are the index of class 0, 'one', and the name of class 1; write class:NAME"):
+    with pytest.raises(
+        OptionError, match="0 are the index of class 0, 'one', and the name of class 1; write class:NAME"
+    ):
         Targets.parse("0").of_names(digits)
 
 

@@ -14,8 +14,14 @@ from gradcam_kit.pixels.decoding import decode_picture, looks_like_twelve_bits, 
 LEFT_TOP = np.zeros((24, 40, 3), np.uint8)
 LEFT_TOP[:8, :8] = 255  # a mark that shows how a picture was turned
 WHERE = {  # of the mark in the upright picture: whether at the bottom, whether at the right
-    1: (False, False), 2: (False, True), 3: (True, True), 4: (True, False),
-    5: (False, False), 6: (False, True), 7: (True, True), 8: (True, False),
+    1: (False, False),
+    2: (False, True),
+    3: (True, True),
+    4: (True, False),
+    5: (False, False),
+    6: (False, True),
+    7: (True, True),
+    8: (True, False),
 }
 
 

@@ -19,7 +19,7 @@ from gradcam_kit.jobs.request import Targets, one_line
 from gradcam_kit.jobs.sources.index import Entry
 from gradcam_kit.jobs.sources.labels import Labels
 from gradcam_kit.jobs.storage.rows import Row, explained_rows, failed_rows, method_name
-from gradcam_kit.jobs.work.blame import at_fault, blamed, make_method
+from gradcam_kit.jobs.work.blame import at_fault, blamed, check_bytes, make_method
 from gradcam_kit.jobs.work.measuring import mark_unmeasured, measure
 from gradcam_kit.jobs.work.reader import Decoded, Failed
 from gradcam_kit.methods import BaseCAM, explain_many
@@ -124,7 +124,7 @@ class Explainer:
         with torch.cuda.stream(stream):
             return Batch(items, on_device(stacked, self.device), stream.record_event())
 
-    def images(self, items: Sequence[Decoded], sent: Batch | None = None) -> Float[Tensor, "n 3 h w"]:
+    def images(self, items: Sequence[Decoded], sent: Batch | None = None) -> Float[Tensor, "n c h w"]:
         """The pictures as the model takes them."""
         batch = sent if sent is not None and sent.images is not None else self.send(items)
         if batch.images is None:
@@ -170,6 +170,8 @@ class Explainer:
             cams.append(make_method(method, self.model, list(layers) or chosen.get(choice), batch_size))
         if images is not None:
             self._check_outputs(images)
+        if image is not None and isinstance(image.image, Tensor) and image.image.dtype == torch.uint8:
+            check_bytes(self, image.image)
         return replace(self, cams=tuple(cams))
 
     def suits(self, cam: BaseCAM, one: Decoded) -> bool:

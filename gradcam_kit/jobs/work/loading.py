@@ -18,6 +18,7 @@ from gradcam_kit.jobs.request import ModelRequest, Targets
 from gradcam_kit.jobs.sources.index import Entry
 from gradcam_kit.jobs.sources.labels import Labels
 from gradcam_kit.jobs.sources.masks import Masks
+from gradcam_kit.jobs.sources.reading import depth_note
 from gradcam_kit.jobs.sources.text import read_text
 from gradcam_kit.jobs.storage.rows import method_name
 from gradcam_kit.jobs.work.blame import blamed, request_error
@@ -99,7 +100,8 @@ def make_explainer(
     else:
         assert blamed is not None
         raise blamed
-    for text in _layer_notes(explainer, request.layers):
+    dark = None if first is None else depth_note(first.entry)
+    for text in [*_layer_notes(explainer, request.layers), *filter(None, [dark])]:
         note(console, text)
     if classes or one is None:
         explainer, said = with_scores(explainer, filter(None, chain([one], candidates)))
