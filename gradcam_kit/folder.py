@@ -13,6 +13,7 @@ from torch import nn
 
 from gradcam_kit.jobs import Run, RunRequest, RunSummary, load_run, run
 from gradcam_kit.report import is_current, write_report
+from gradcam_kit.targets.names import read_class_names
 
 
 def run_and_report(request: RunRequest, console: Console | None = None) -> RunSummary:
@@ -44,7 +45,7 @@ def explain_folder(
     layers: str | Sequence[str] = (),
     metrics: str | Sequence[str] = (),
     targets: str | int = "predicted",
-    class_names: str | Path | Sequence[str] | None = None,
+    class_names: Any = None,
     quiet: bool = False,
     **options: Any,
 ) -> Run:
@@ -59,7 +60,7 @@ def explain_folder(
         metrics: names in `metrics.METRICS`, measured for every heatmap.
         targets: "predicted", "label" (the class that the picture's folder or table names), a class index or name, or
             "top:K".
-        class_names: a file with one name on a line, or the names.
+        class_names: a file with one name on a line, or the names: a sequence, an array, or a mapping from indices.
         quiet: show neither notes nor progress.
         options: the other attributes of `RunRequest`, such as `transform`, `scores` or `overlays`.
 
@@ -92,5 +93,5 @@ def _names(given: str | Sequence[str]) -> tuple[str, ...]:
     return (given,) if isinstance(given, str) else tuple(given)
 
 
-def _file_or_names(given: str | Path | Sequence[str]) -> Path | tuple[str, ...]:
-    return Path(given) if isinstance(given, str | Path) else tuple(given)
+def _file_or_names(given: Any) -> Path | tuple[str, ...]:
+    return Path(given) if isinstance(given, str | Path) else read_class_names(given)

@@ -12,6 +12,7 @@ from gradcam_kit.cli.options import (
     BatchSize,
     Checkpoint,
     ClassNames,
+    Compile,
     Device,
     Dtype,
     ImageSize,
@@ -21,6 +22,7 @@ from gradcam_kit.cli.options import (
     Method,
     Metrics,
     Model,
+    RetryFailed,
     Scores,
     Std,
     Targets,
@@ -76,9 +78,7 @@ def run(
         str | None, typer.Option(help="Such as cpu, cuda:1, mps, or several: cuda:0,cuda:1. All GPUs if there are any.")
     ] = None,
     dtype: Dtype = "float32",
-    compile: Annotated[  # noqa: A002
-        bool, typer.Option("--compile", help="Compile the model around the target layers (slow start, faster passes).")
-    ] = False,
+    compile: Compile = False,  # noqa: A002
     overlays: Annotated[str, typer.Option(help="all, none, or the number of pictures that get them.")] = "all",
     thumbnails: Annotated[
         int, typer.Option(help="Pictures that are kept small for the report, evenly spread.")
@@ -95,9 +95,7 @@ def run(
     std: Std = None,
     class_names: ClassNames = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run that is in --out.")] = False,
-    retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Try the pictures again that failed before.")
-    ] = False,
+    retry_failed: RetryFailed = False,
     fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first picture that fails.")] = False,
     report: Annotated[bool, typer.Option(help="Write OUT/report.html at the end.")] = True,
 ) -> None:
@@ -269,10 +267,10 @@ def layers(
 
     request = ModelRequest(model, checkpoint=checkpoint, weights=weights, image_size=image_size, device=device)
     found = candidate_layers(request)
-    show(
-        ["layer", "shape", "layout", "gradients", "chosen"],
-        [[one.name, " x ".join(map(str, one.shape)), one.layout, mark(one.reached), mark(one.chosen)] for one in found],
-    )
+    rows = [
+        [one.name, " x ".join(map(str, one.shape)), one.layout, mark(one.reached), mark(one.chosen)] for one in found
+    ]
+    show(["layer", "shape", "layout", "gradients", "chosen"], rows)
     for one in found:
         if one.chosen:
             say(f"{one.name} is chosen: {one.reason}", err=False)
@@ -284,9 +282,8 @@ def methods() -> None:
     from gradcam_kit.jobs.listing import described_methods
 
     show(["method", "needs", "cost", "paper"], described_methods())
-    say(
-        "F = forward pass, B = backward pass from the score to the layer, R = forward pass of one masked row", err=False
-    )
+    letters = "F = forward pass, B = backward pass from the score to the layer, R = forward pass of one masked row"
+    say(letters, err=False)
 
 
 @app.command()

@@ -27,6 +27,10 @@ Scores = Annotated[
     str | None,
     typer.Option(help="What a score is: softmax, sigmoid, or raw (the output as it is); by default the model decides."),
 ]
+Compile = Annotated[
+    bool, typer.Option("--compile", help="Compile the model around the target layers (slow start, faster passes).")
+]
+RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Try the pictures again that failed before.")]
 BatchSize = Annotated[int, typer.Option(help="The most images in one forward pass.")]
 Workers = Annotated[int, typer.Option(help="How many read pictures; 0 = as many as cores.")]
 Metrics = Annotated[list[str] | None, typer.Option(help="See 'gradcam-kit metrics'. Can be repeated.")]

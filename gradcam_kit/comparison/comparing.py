@@ -46,7 +46,7 @@ def compare(
     masks: Bool[Tensor, "n *t"] | None = None,
     pictures: Sequence[Picture] | None = None,
     names: Sequence[str] | None = None,
-    class_names: Sequence[str] | None = None,
+    class_names: Any = None,
     scores: ScoreKind | None = None,
     reshape: Reshape | None = None,
     batch_size: int = 64,

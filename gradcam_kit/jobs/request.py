@@ -57,9 +57,11 @@ class ModelRequest:
 
     def __post_init__(self) -> None:
         if not isinstance(self.model, str | nn.Module):
+            is_held = isinstance(getattr(self.model, "model", None), nn.Module)
+            held = f"; it holds a module, so pass {type(self.model).__name__}.model" if is_held else ""
             raise InputError(
                 f"the model cannot be {kind_of(self.model)}; expected a torch.nn.Module, or a specification such as "
-                "'torchvision:resnet50'"
+                f"'torchvision:resnet50'{held}"
             )
         _at_least("batch size", self.batch_size, 1)
         if self.dtype not in PRECISIONS:

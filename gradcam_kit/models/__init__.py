@@ -60,7 +60,7 @@ def load_model(
     image_size: int | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
-    class_names: Sequence[str] | None = None,
+    class_names: Any = None,
 ) -> LoadedModel:
     """Make the model of a specification; the same call makes the same model, also when its weights are random.
 
@@ -71,7 +71,8 @@ def load_model(
         image_size: side of the model's square input, in pixels.
         mean: overrides the transform's mean, per channel in units of [0, 1].
         std: overrides the transform's standard deviation, likewise.
-        class_names: overrides the model's; their number is that of the classes where a model is built by name.
+        class_names: overrides the model's, see `read_class_names`; their number is the number of classes where a model
+            is built by name.
 
     Raises:
         UnknownNameError: no such kind of specification, model, weights or factory.
@@ -81,6 +82,7 @@ def load_model(
     """
     if checkpoint is not None and weights is not None:
         raise OptionError(f"both weights {weights!r} and checkpoint {str(checkpoint)!r} are given; choose one")
+    class_names = None if class_names is None else read_class_names(class_names)
     kind, _, name = spec.partition(":")
     if kind in _LOADERS and bool(name) == (kind != "demo"):
         load = _LOADERS[kind]
@@ -99,7 +101,7 @@ def load_model(
         load_checkpoint(loaded.model, Path(checkpoint))
         loaded = replace(loaded, weights=f"checkpoint {Path(checkpoint).name}")
     if class_names is not None:
-        loaded = replace(loaded, class_names=read_class_names(class_names))
+        loaded = replace(loaded, class_names=class_names)
     loaded.model.eval()
     if image_size is None and mean is None and std is None:
         return loaded
@@ -107,7 +109,7 @@ def load_model(
     return replace(loaded, transform=transform, transform_source=f"{loaded.transform_source}, changed by options")
 
 
-def from_module(model: nn.Module, transform: Any = None, class_names: Sequence[str] | None = None) -> LoadedModel:
+def from_module(model: nn.Module, transform: Any = None, class_names: Any = None) -> LoadedModel:
     """A copy of a module in eval mode, with the transform and class names that are given or that it carries.
 
     Raises:

@@ -56,7 +56,7 @@ def are_shares(logits: Float[Tensor, "n classes"]) -> Bool[Tensor, ""]:
     return ((values.amin(1) >= 0) & ((values.sum(1) - 1).abs() < _ROUNDING)).all()
 
 
-def evident_kind(model: object, outputs: Sequence[Float[Tensor, "n classes"]]) -> tuple[ScoreKind, str]:
+def evident_kind(model: object, outputs: Sequence[Float[Tensor, "_ classes"]]) -> tuple[ScoreKind, str]:
     """Return what the score of a model is, and why in words.
 
     Evidence, in this order: the kind of problem that the model's configuration names; the last operation, of outputs

@@ -156,7 +156,7 @@ class PictureTransform:
         return pixels[..., None] if pixels.ndim == 2 else pixels
 
 
-def as_transform(value: Transform | Mapping[str, Any] | Callable[[Any], Tensor]) -> Transform:
+def as_transform(value: Any) -> Transform:
     """Read the `transform` that a model carries: one of this module, fields of `PictureTransform`, or a callable.
 
     Raises:

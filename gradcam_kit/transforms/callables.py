@@ -44,8 +44,8 @@ class CallableTransform:
             ShapeError: the function returns something else than a tensor of one image.
         """
         image = self.function(self._given(picture))
-        is_tensor = isinstance(image, Tensor) and (image.is_floating_point() or image.dtype == torch.uint8)
-        if not is_tensor or image.ndim != 3:
+        is_image = isinstance(image, Tensor) and image.ndim == 3 and image.is_floating_point()
+        if not is_image and not (isinstance(image, Tensor) and _are_bytes(image)):
             got = f"{image.dtype} {tuple(image.shape)}" if isinstance(image, Tensor) else type(image).__name__
             raise ShapeError(
                 f"the model's transform returns {got}; a floating tensor (3, h, w) was expected{_remedy(image)}"
@@ -98,6 +98,11 @@ class CallableTransform:
         if is_sequential and type(first).__name__ not in ("ToTensor", "PILToTensor", "ToImage"):
             return torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1)))  # as for scripted transforms
         return Image.fromarray(picture)
+
+
+def _are_bytes(image: Tensor) -> bool:
+    """Whether bytes have their channels first; of any order models would take floats alone."""
+    return image.dtype == torch.uint8 and image.ndim == 3 and image.shape[0] in (1, 3)
 
 
 def _remedy(image: object) -> str:

@@ -72,7 +72,7 @@ def nested_advice(args: Sequence[Any], kwargs: Mapping[str, Any]) -> str | None:
         return None
     return (
         f"the images lie inside of {', '.join(sorted({kind_of(value) for value in inner}))} (shapes "
-        f"{', '.join(map(str, shapes[:3]))}), and changed images could not be put there; wrap the model in a module whose "
+        f"{', '.join(map(str, shapes[:3]))}), where changed images cannot be put; wrap the model in a module whose "
         "forward(images) takes one tensor (n, c, h, w) and makes these inputs of it, such as "
         "model([{'image': image} for image in images])"
     )

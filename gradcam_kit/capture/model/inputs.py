@@ -115,8 +115,8 @@ def read_inputs(images: Images, forward_kwargs: Mapping[str, Any], *models: nn.M
         if value.ndim >= 3 and not value.is_floating_point():
             raise InputError(
                 f"images are {str(value.dtype).removeprefix('torch.')}; expected floating point. "
-                "Scale and normalize them first as in training, e.g. images.float() / 255; for a model that takes bytes "
-                "and scales them by itself images.float() is the same as the bytes"
+                "Scale and normalize them first as in training, e.g. images.float() / 255; for a model that scales "
+                "bytes by itself pass images.float(), the same numbers"
             )
     shapes = ", ".join(str(tuple(value.shape)) for value in tensors)
     if not shapes:

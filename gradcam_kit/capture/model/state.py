@@ -33,7 +33,7 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 def check_model(model: object) -> nn.Module:
     """Return the unwrapped model, or raise InputError for what hooks cannot reach."""
-    if not isinstance(model, nn.Module) or _is_wrapper(model):
+    if not isinstance(model, nn.Module) or _is_wrapper(unwrap(model)):
         inner = getattr(model, "model", None)
         hint = f"; it holds one, so pass {type(model).__name__}.model" if isinstance(inner, nn.Module) else ""
         what = "expected a torch.nn.Module" + (

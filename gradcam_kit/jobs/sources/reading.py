@@ -48,8 +48,8 @@ def depth_note(entry: Entry) -> str | None:
         with opened(entry.path) as file:
             if looks_like_twelve_bits(file):
                 return (
-                    f"{entry.key} has 16 bits and no value above 4095, as if 12-bit data were stored as they are: it is "
-                    "read nearly black; multiply such pictures by 16 and save them again"
+                    f"{entry.key} has 16 bits and no value above 4095, as if 12-bit data were stored as they are, and "
+                    "is read nearly black; multiply such pictures by 16 and save them again"
                 )
     except Exception:  # what is wrong with a picture is said by its row
         return None

@@ -68,8 +68,8 @@ def check_bytes(explainer: Explainer, image: UInt8[Tensor, "c h w"]) -> None:
             explainer.model(image[None].to(explainer.device))
     except Exception as error:
         raise InputError(
-            f"the transform of {explainer.loaded.spec} returns bytes, and the model takes none ({type(error).__name__}); "
-            "end the transform with ToTensor(), or with ToDtype(torch.float32, scale=True)"
+            f"the transform of {explainer.loaded.spec} returns bytes, which the model does not take: {error}; end "
+            "the transform with ToTensor(), or with ToDtype(torch.float32, scale=True)"
         ) from error
 
 

@@ -153,9 +153,7 @@ class Explainer:
         image: Decoded | None,
         batch_size: int,
     ) -> Explainer:
-        """The same with methods on the given layers; without any, on those chosen automatically for this image.
-
-        One choice for all pictures keeps rows comparable and independent of their batches, and costs no pass per batch.
+        """The same with methods on the given layers; without any, on those chosen once, for this image.
 
         Raises:
             GradCamKitError: a layer or method that does not suit the model, or a model that cannot take the image.
@@ -281,10 +279,8 @@ class Explainer:
 
     def classes(self, images: Tensor, entries: Sequence[Entry]) -> Any:
         """What the methods take as `targets`."""
-        if self.targets.kind == "predicted":
-            return None
-        if self.targets.kind == "class":
-            return self.targets.number
+        if self.targets.kind in ("predicted", "class"):
+            return None if self.targets.kind == "predicted" else self.targets.number
         if self.targets.kind == "label":
             return torch.tensor([self.labels.require(entry) for entry in entries])
         with torch.no_grad():
