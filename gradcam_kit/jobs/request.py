@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from gradcam_kit.errors import InputError, OptionError, kind_of
-from gradcam_kit.jobs.asked_targets import Targets
+from gradcam_kit.jobs.asked_targets import Targets as Targets
 from gradcam_kit.options import one_of
 from gradcam_kit.targets.scores import SCORES
 

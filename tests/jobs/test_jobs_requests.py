@@ -20,6 +20,7 @@ from gradcam_kit.errors import (
     LayerNotFoundError,
     OptionError,
     PictureError,
+    UnknownNameError,
 )
 from gradcam_kit.folder import run_and_report
 from gradcam_kit.jobs import RunRequest, RunSummary, run

@@ -1,4 +1,4 @@
-"""Lists, tables, labels and names as other programs save them: encodings, byte order marks, blanks, composed letters."""
+"""Lists, tables, labels and names as other programs save them: encodings, byte order marks, blanks, letters."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from gradcam_kit.jobs.sources.masks import Masks
 from gradcam_kit.jobs.sources.reading import depth_note
 from gradcam_kit.jobs.work.loading import _lines
 
-NFC, NFD = "Ka\u0308se", "Ka\u0308se"
-NFC = unicodedata.normalize("NFC", NFC)
+NFD = "Ka\u0308se"
+NFC = unicodedata.normalize("NFC", NFD)
 GRAY = np.full((8, 8), 200, np.uint8)
 
 
@@ -113,7 +113,7 @@ def test_a_mask_is_found_whatever_its_letters_are_made_of(picture: str, mask: st
     Path("masks").mkdir()
     Image.fromarray(GRAY).save(f"masks/{mask}.png")
     assert Masks("masks").has(f"{picture}.jpg")
-    assert Masks("masks").of(f"{picture}.jpg", (8, 8), (0, 0, 8, 8), (8, 8)).all()
+    assert Masks("masks").of(f"{picture}.jpg", (8, 8), (0.0, 0.0, 8.0, 8.0), (8, 8)).all()
 
 
 @pytest.mark.parametrize(

@@ -98,8 +98,8 @@ def test_a_comparison_shows_probabilities_as_the_model_has_them(end: Any) -> Non
 def test_a_score_above_1_is_not_shown_as_a_share() -> None:
     model = Net(nn.Identity()).eval()
     raw = compare(model, IMAGES, ["grad-cam"], "features", cost=False, scores="raw")
-    assert all("%" not in panel.title and ", score " in panel.title for panel in raw.panels())
-    assert all("%" in panel.title for panel in compare(model, IMAGES, ["grad-cam"], "features", cost=False).panels())
+    assert all("%" not in panel.note and ", score " in panel.note for panel in raw.panels())
+    assert all("%" in panel.note for panel in compare(model, IMAGES, ["grad-cam"], "features", cost=False).panels())
     with pytest.raises(OptionError, match="scores is 'percent'; expected 'softmax', 'sigmoid', 'raw'"):
         compare(model, IMAGES, scores="percent")
 
