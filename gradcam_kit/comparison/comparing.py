@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from jaxtyping import Bool, Int
@@ -190,13 +191,15 @@ def _score_kind(model: nn.Module, inputs: Inputs, explanation: Explanation | Non
 
     Only outputs that could be probabilities cost one more forward pass, of the first image, for the graph.
     """
-    try:
-        known = [] if explanation is None else [read_logits(explanation.output).float()]
+    known: list[Tensor] = []
+    with suppress(GradCamKitError):
+        if explanation is not None:
+            known.append(read_logits(explanation.output).float())
         if any(bool(((one < 0) | (one > 1)).any()) for one in known):
             return evident_kind(model, known)[0]
-        return evident_kind(model, [read_logits(output_with_graph(model, inputs)), *known])[0]
-    except GradCamKitError:
-        return None
+        with suppress(RuntimeError):  # what cannot have a graph
+            known.insert(0, read_logits(output_with_graph(model, inputs)))
+    return evident_kind(model, known)[0] if known else None
 
 
 def _pictures(model: nn.Module, inputs: Inputs) -> list[RGB]:

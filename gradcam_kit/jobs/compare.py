@@ -23,7 +23,7 @@ from gradcam_kit.errors import InputError, OptionError, PictureError
 from gradcam_kit.jobs.request import ModelRequest, Problems, RunSummary
 from gradcam_kit.jobs.sources.index import Entry, index_pictures
 from gradcam_kit.jobs.sources.masks import Masks
-from gradcam_kit.jobs.sources.reading import read_entry
+from gradcam_kit.jobs.sources.reading import depth_note, read_entry
 from gradcam_kit.jobs.work.explainer import Explainer
 from gradcam_kit.jobs.work.loading import load_explainer, method_classes, note
 from gradcam_kit.jobs.work.measuring import MetricMeans, chosen_metrics
@@ -78,6 +78,8 @@ def draw_sheet(request: SheetRequest, console: Console | None = None) -> RunSumm
     found = [entry for source in request.sources for entry in index_pictures(source, str(request.out))]
     entries = list({entry.path: entry for entry in found}.values())
     explainer = load_explainer(request, console)
+    if (dark := depth_note(entries[0])) is not None:
+        note(console, dark)
     if masks is not None:
         masks.check(explainer.loaded.transform)
         masks.check_pictures(entries)
