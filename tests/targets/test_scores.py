@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from gradcam_kit import GradCAM, compare
 from gradcam_kit.capture import ClassProbability, output_with_graph, read_inputs, rescoring
-from gradcam_kit.errors import OptionError
 from gradcam_kit.targets.scores import class_scores, evident_kind, last_operation
 
 LOGITS = torch.tensor([[0.0, 2.0, -1.0]])
@@ -100,8 +99,6 @@ def test_a_score_above_1_is_not_shown_as_a_share() -> None:
     raw = compare(model, IMAGES, ["grad-cam"], "features", cost=False, scores="raw")
     assert all("%" not in panel.note and ", score " in panel.note for panel in raw.panels())
     assert all("%" in panel.note for panel in compare(model, IMAGES, ["grad-cam"], "features", cost=False).panels())
-    with pytest.raises(OptionError, match="scores is 'percent'; expected 'softmax', 'sigmoid', 'raw'"):
-        compare(model, IMAGES, scores="percent")
 
 
 def test_several_labels_by_sigmoid_of_logits() -> None:
