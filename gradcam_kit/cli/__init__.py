@@ -8,20 +8,25 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from gradcam_kit.cli.lists import layers, methods, metrics
 from gradcam_kit.cli.options import (
     BatchSize,
     Checkpoint,
     ClassNames,
     Compile,
     Device,
+    Directory,
     Dtype,
     ImageSize,
     Layer,
     MaskFolder,
     Mean,
     Method,
+    MethodOfRun,
     Metrics,
     Model,
+    ModelOfRun,
+    ReplaceForeign,
     RetryFailed,
     Scores,
     Std,
@@ -43,14 +48,17 @@ app = typer.Typer(
 
 
 @app.command()
-def demo(out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("gradcam-demo")) -> None:
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("gradcam-demo"),
+    overwrite: ReplaceForeign = False,
+) -> None:
     """Explain eight bundled pictures with every method, and measure which of them find the object."""
     from gradcam_kit.jobs.demo import DemoRow, run_demo
 
     def finished(row: DemoRow) -> None:
         say(f"{row.name}: {row.seconds:.2f} s")
 
-    finish_demo(run_demo(out, finished))
+    finish_demo(run_demo(out, finished, overwrite))
 
 
 @app.command()
@@ -139,17 +147,19 @@ def run(
 
 
 @app.command()
-def report(directory: Annotated[str, typer.Argument(metavar="DIR", help="The folder of a run.")]) -> None:
+def report(directory: Directory, overwrite: ReplaceForeign = False) -> None:
     """Write DIR/report.html again, from what is in DIR."""
     from gradcam_kit.report import write_report
 
-    say(write_report(directory), err=False)
+    say(write_report(directory, overwrite=overwrite), err=False)
     note_unfinished(directory)
 
 
 @app.command()
 def evaluate(
-    directory: Annotated[str, typer.Argument(metavar="DIR", help="The folder of a run.")],
+    directory: Directory,
+    model: ModelOfRun = None,
+    method: MethodOfRun = None,
     metric: Metrics = None,
     masks: MaskFolder = None,
     checkpoint: Annotated[Path | None, typer.Option(help="Where the weights of the run are now, if moved.")] = None,
@@ -167,6 +177,8 @@ def evaluate(
 
     request = EvaluateRequest(
         directory,
+        model=model,
+        methods=tuple(method or ()),
         metrics=tuple(metric or ()),
         masks=masks,
         checkpoint=checkpoint,
@@ -184,18 +196,20 @@ def evaluate(
 
 @app.command()
 def export(
-    directory: Annotated[str, typer.Argument(metavar="DIR", help="The folder of a run.")],
+    directory: Directory,
     to: Annotated[str, typer.Option(help="fiftyone, coco, png, npz or csv.")],
     out: Annotated[str | None, typer.Option(help="Where it goes; DIR/export/FORMAT if not said.")] = None,
     method: Method = None,
     threshold: Annotated[
         float, typer.Option(help="For boxes (coco): the share of the largest value above which a heatmap counts.")
     ] = 0.5,
+    overwrite: ReplaceForeign = False,
 ) -> None:
     """Write what other programs read: FiftyOne heatmaps, COCO boxes, gray PNGs, arrays, or a table."""
     from gradcam_kit.jobs.export import export_run
 
-    say(export_run(directory, to, out, methods=tuple(method or ()), threshold=threshold), err=False)
+    wanted = tuple(method or ())
+    say(export_run(directory, to, out, methods=wanted, threshold=threshold, overwrite=overwrite), err=False)
     note_unfinished(directory)
 
 
@@ -253,46 +267,8 @@ def compare(
     finish(draw_sheet(request, Console(stderr=True)), rest="")
 
 
-@app.command()
-def layers(
-    model: Model,
-    checkpoint: Checkpoint = None,
-    weights: Weights = None,
-    image_size: ImageSize = None,
-    device: Device = None,
-) -> None:
-    """List the layers that can be explained, their shapes, and which one is chosen and why."""
-    from gradcam_kit.jobs import ModelRequest
-    from gradcam_kit.jobs.listing import candidate_layers
-
-    request = ModelRequest(model, checkpoint=checkpoint, weights=weights, image_size=image_size, device=device)
-    found = candidate_layers(request)
-    rows = [
-        [one.name, " x ".join(map(str, one.shape)), one.layout, mark(one.reached), mark(one.chosen)] for one in found
-    ]
-    show(["layer", "shape", "layout", "gradients", "chosen"], rows)
-    for one in found:
-        if one.chosen:
-            say(f"{one.name} is chosen: {one.reason}", err=False)
-
-
-@app.command()
-def methods() -> None:
-    """List every method: what it needs, what it costs, its paper."""
-    from gradcam_kit.jobs.listing import described_methods
-
-    show(["method", "needs", "cost", "paper"], described_methods())
-    letters = "F = forward pass, B = backward pass from the score to the layer, R = forward pass of one masked row"
-    say(letters, err=False)
-
-
-@app.command()
-def metrics() -> None:
-    """List every metric: which way is better, what it needs, what it costs, its paper."""
-    from gradcam_kit.jobs.listing import described_metrics
-
-    show(["metric", "better", "needs", "cost", "paper"], described_metrics())
-    say("F = forward pass of the model, E = the method once more; of each heatmap", err=False)
+for listed in (layers, methods, metrics):
+    app.command()(listed)
 
 
 def main() -> None:
