@@ -36,7 +36,7 @@ from gradcam_kit.cli.options import (
     numbers,
     overlay_count,
 )
-from gradcam_kit.cli.printing import Commands, finish, finish_demo, finish_evaluation, mark, note_unfinished, say, show
+from gradcam_kit.cli.printing import Commands, finish, finish_demo, finish_evaluation, note_unfinished, say
 
 app = typer.Typer(
     cls=Commands,
