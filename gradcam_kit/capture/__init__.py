@@ -1,5 +1,6 @@
 """The only code that touches a model: hooks, layers, tokens, targets, replay."""
 
+from gradcam_kit.capture.graphs import output_with_graph
 from gradcam_kit.capture.image_axes import heatmap_size
 from gradcam_kit.capture.input_choice import image_input_of
 from gradcam_kit.capture.layer_choice import choose_among, choose_layers, layer_candidates
@@ -40,6 +41,7 @@ __all__ = [
     "in_fastest_format",
     "in_half_precision",
     "layer_candidates",
+    "output_with_graph",
     "read_inputs",
     "rescoring",
     "resolve_target",

@@ -21,6 +21,7 @@ from gradcam_kit.metrics import METRICS, Case, Measured, Metric
 from gradcam_kit.metrics.case import Explain
 from gradcam_kit.metrics.draws import identities_of
 from gradcam_kit.metrics.rows import everyone
+from gradcam_kit.targets.scores import ScoreKind
 
 
 def known_metric(name: str | Metric) -> Metric:
@@ -74,6 +75,7 @@ def measured(
     identities: Tensor | None,
     batch_size: int,
     keep_modes: bool = False,
+    scores: ScoreKind | None = None,
 ) -> dict[str, dict[str, Measured]]:
     """Label -> metric -> one number per image and target, those of the first image first.
 
@@ -90,6 +92,7 @@ def measured(
         identities: a number per image; None = from its values.
         batch_size: the most rows in one forward pass.
         keep_modes: leave modules that are in train mode in it.
+        scores: what the probability of a class is, see `ClassProbability`.
     """
     if not metrics:
         return {}
@@ -115,6 +118,7 @@ def measured(
                         call,
                         classes,
                         image_input=inputs.slot,
+                        scores=scores,
                         batch_size=batch_size,
                         keep_modes=keep_modes,
                         **keywords,

@@ -23,7 +23,7 @@ from gradcam_kit.errors import InputError, OptionError, PictureError, raise_inte
 from gradcam_kit.jobs.request import ModelRequest, Problems, RunSummary
 from gradcam_kit.jobs.sources.index import Entry, index_pictures
 from gradcam_kit.jobs.sources.masks import Masks
-from gradcam_kit.jobs.sources.reading import read_entry
+from gradcam_kit.jobs.sources.reading import depth_note, read_entry
 from gradcam_kit.jobs.storage.addresses import is_remote
 from gradcam_kit.jobs.work.explainer import Explainer
 from gradcam_kit.jobs.work.loading import load_explainer, method_classes, note
@@ -59,7 +59,7 @@ class _Ready:
     """A picture as the model takes it, and the part of it that the model sees."""
 
     entry: Entry
-    image: Float[Tensor, "3 h w"]
+    image: Float[Tensor, "c h w"]
     seen: UInt8[np.ndarray, "height width 3"]
     mask: Bool[Tensor, "h w"] | None
 
@@ -80,6 +80,8 @@ def draw_sheet(request: SheetRequest, console: Console | None = None) -> RunSumm
     entries = list({entry.path: entry for entry in found}.values())
     _check_inputs_stay(request, entries)
     explainer = load_explainer(request, console)
+    if (dark := depth_note(entries[0])) is not None:
+        note(console, dark)
     if masks is not None:
         masks.check(explainer.loaded.transform)
         masks.check_pictures(entries)
@@ -203,12 +205,13 @@ class _Sheet:
                 pictures=[one.seen for one in group],
                 names=[self.names[one.entry] for one in group],
                 class_names=self.explainer.loaded.class_names,
+                scores=self.explainer.scores,
                 # By name, so that random draws depend neither on the batch nor on the other pictures.
                 identities=torch.tensor([crc32(self.names[one.entry].encode()) for one in group]),
                 batch_size=self.request.batch_size,
             )
 
-    def _images(self, group: Sequence[_Ready]) -> Float[Tensor, "n 3 h w"]:
+    def _images(self, group: Sequence[_Ready]) -> Float[Tensor, "n c h w"]:
         weight = next(self.explainer.model.parameters(), torch.empty(0))
         return torch.stack([one.image for one in group]).to(self.explainer.device, weight.dtype)
 

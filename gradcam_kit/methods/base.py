@@ -130,7 +130,8 @@ class BaseCAM:
         Args:
             images: `(n, c, *t)` with 1, 2 or 3 position axes, or a tuple or mapping of inputs for models with several.
             targets: None = the predicted class of each sample; an int for all; class indices `(n,)`; `(n, m)` for m
-                classes of each sample from one forward pass; or a callable from the model's output to scores `(n,)`.
+                classes of each sample from one forward pass; names instead of indices where the model carries
+                `class_names`; or a callable from the model's output to scores `(n,)`.
             forward_kwargs: passed on to the model.
 
         Returns:

@@ -55,7 +55,7 @@ def read_classes(classes: Any) -> int | Tensor:
 
 def _no_classes(classes: Any) -> InputError | ShapeError:
     """The error for what no array of numbers can be made of."""
-    expected = "expected None, an int, class indices (n,) or (n, m), or a callable"
+    expected = "expected None, an int, class indices (n,) or (n, m), names in model.class_names, or a callable"
     if not isinstance(classes, list | tuple):
         return InputError(f"targets is {kind_of(classes)}; {expected}{for_class_names('targets', classes)}")
     if any(callable(entry) for entry in classes):

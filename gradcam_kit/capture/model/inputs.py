@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from gradcam_kit.capture.model.advice import advice, check_arguments, precision_advice
+from gradcam_kit.capture.model.advice import advice, check_arguments, nested_advice, precision_advice
 from gradcam_kit.capture.model.kept import normal_tensors
 from gradcam_kit.errors import InputError, ShapeError, interruption, is_out_of_memory, kind_of
 from gradcam_kit.types import Images
@@ -156,10 +156,13 @@ def read_inputs(
         if value.ndim >= 3 and not value.is_floating_point():
             raise InputError(
                 f"images are {str(value.dtype).removeprefix('torch.')}; expected floating point. "
-                "Scale and normalize them first as in training, e.g. images.float() / 255"
+                "Scale and normalize them first as in training, e.g. images.float() / 255; for a model that scales "
+                "bytes by itself pass images.float(), the same numbers"
             )
     shapes = ", ".join(str(tuple(value.shape)) for value in tensors)
     if not shapes:
+        if (nested := nested_advice(args, kwargs)) is not None:
+            raise InputError(nested)
         kinds = ", ".join(sorted({kind_of(value) for _, value in places})) or "nothing"
         raise ShapeError(
             f"there is no tensor in the images, but {kinds}; expected a tensor (n, c, *positions). "

@@ -36,8 +36,13 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 def check_model(model: object) -> nn.Module:
     """Return the unwrapped model, or raise InputError for what hooks cannot reach."""
-    if not isinstance(model, nn.Module):
-        raise InputError(f"model is {kind_of(model)}; expected a torch.nn.Module")
+    if not isinstance(model, nn.Module) or _is_wrapper(unwrap(model)):
+        inner = getattr(model, "model", None)
+        hint = f"; it holds one, so pass {type(model).__name__}.model" if isinstance(inner, nn.Module) else ""
+        what = "expected a torch.nn.Module" + (
+            " whose call is its forward pass" if isinstance(model, nn.Module) else ""
+        )
+        raise InputError(f"model is {kind_of(model)}; {what}{hint}")
     model = unwrap(model)
     if is_scripted(model):
         raise InputError(
@@ -45,6 +50,14 @@ def check_model(model: object) -> nn.Module:
             "pass the original torch.nn.Module instead"
         )
     return model
+
+
+def _is_wrapper(model: nn.Module) -> bool:
+    """Whether calling a module is a prediction with all around it, as of the YOLO class, and no forward pass."""
+    own_call = type(model).__call__ is not nn.Module.__call__
+    return (
+        own_call and callable(getattr(model, "predict", None)) and isinstance(getattr(model, "model", None), nn.Module)
+    )
 
 
 def is_scripted(module: nn.Module) -> bool:

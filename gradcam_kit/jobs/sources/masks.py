@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -125,7 +126,10 @@ class Masks:
 
 
 def _names(key: str) -> list[str]:
-    return [f"{PurePosixPath(key).with_suffix('')}{suffix}" for suffix in SUFFIXES]
+    """The names that the mask of a picture may have; of letters with marks also in their other forms."""
+    stem = str(PurePosixPath(key).with_suffix(""))
+    stems = dict.fromkeys([stem, *(unicodedata.normalize(form, stem) for form in ("NFC", "NFD"))])
+    return [f"{stem}{suffix}" for stem in stems for suffix in SUFFIXES]
 
 
 def _object(image: Image.Image) -> Bool[np.ndarray, "height width"]:

@@ -17,7 +17,7 @@ except ImportError:  # Windows, where large pictures are not counted
 from gradcam_kit.errors import PictureError, raise_interruption
 from gradcam_kit.jobs.sources.index import Entry
 from gradcam_kit.jobs.storage.folders import opened
-from gradcam_kit.pixels.decoding import decode_picture
+from gradcam_kit.pixels.decoding import decode_picture, looks_like_twelve_bits
 from gradcam_kit.pixels.opencv import log_level, set_log_level
 from gradcam_kit.transforms import Picture
 
@@ -41,6 +41,20 @@ def read_entry(entry: Entry, admit: Callable[[int], object] | None = None) -> Pi
         raise_interruption(error)
         reason = error.strerror or error if isinstance(error, OSError) else error
         raise PictureError(f"cannot read the picture: {reason}") from error
+
+
+def depth_note(entry: Entry) -> str | None:
+    """A line about a 16-bit picture that holds 12-bit values, which make it nearly black."""
+    try:
+        with opened(entry.path) as file:
+            if looks_like_twelve_bits(file):
+                return (
+                    f"{entry.key} has 16 bits and no value above 4095, as if 12-bit data were stored as they are, and "
+                    "is read nearly black; multiply such pictures by 16 and save them again"
+                )
+    except Exception:  # what is wrong with a picture is said by its row
+        return None
+    return None
 
 
 @contextmanager

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from torch import nn
+import torch
+from jaxtyping import UInt8
+from torch import Tensor, nn
 
 from gradcam_kit.errors import (
     GradCamKitError,
@@ -18,6 +20,7 @@ from gradcam_kit.errors import (
 )
 from gradcam_kit.jobs.storage.rows import method_name
 from gradcam_kit.methods import BaseCAM
+from gradcam_kit.transforms import PictureTransform, Transform
 
 if TYPE_CHECKING:
     from gradcam_kit.jobs.work.explainer import Explained, Explainer
@@ -76,9 +79,35 @@ def blamed(explainer: Explainer, error: Exception) -> GradCamKitError:
     """The error of a request whose pictures all fail."""
     if isinstance(error, GradCamKitError):
         return error
-    wrapped = InputError(f"{explainer.loaded.spec} cannot take these pictures: {type(error).__name__}: {error}")
+    hint = _channels(explainer.loaded.transform, str(error))
+    wrapped = InputError(f"{explainer.loaded.spec} cannot take these pictures: {type(error).__name__}: {error}{hint}")
     wrapped.__cause__ = error
     return wrapped
+
+
+def _channels(transform: Transform, said: str) -> str:
+    """What to do where the transform makes another number of channels than the model takes."""
+    if not isinstance(transform, PictureTransform) or "channels" not in said:
+        return ""
+    if len(transform.mean) == 1:
+        return "; a single mean and std make gray images, so give three numbers each"
+    return "; for a model of gray images give a single mean and std, such as --mean 0.5 --std 0.5"
+
+
+def check_bytes(explainer: Explainer, image: UInt8[Tensor, "c h w"]) -> None:
+    """Refuse bytes from a transform for a model that does not scale them by itself.
+
+    Raises:
+        InputError: the model fails on bytes, so it expects other numbers than 0 to 255.
+    """
+    try:
+        with torch.no_grad():
+            explainer.model(image[None].to(explainer.device))
+    except Exception as error:
+        raise InputError(
+            f"the transform of {explainer.loaded.spec} returns bytes, which the model does not take: {error}; end "
+            "the transform with ToTensor(), or with ToDtype(torch.float32, scale=True)"
+        ) from error
 
 
 def make_method(method: type[BaseCAM], model: nn.Module, layers: Sequence[str] | None, batch_size: int) -> BaseCAM:

@@ -28,13 +28,14 @@ from gradcam_kit.jobs.sources.index import Entry
 from gradcam_kit.jobs.sources.labels import Labels
 from gradcam_kit.jobs.storage.rows import Row, explained_rows, failed_rows, method_name
 from gradcam_kit.jobs.work.batches import Batch, Fit
-from gradcam_kit.jobs.work.blame import at_fault, blamed, check_again, make_method
+from gradcam_kit.jobs.work.blame import at_fault, blamed, check_again, check_bytes, make_method
 from gradcam_kit.jobs.work.measuring import mark_unmeasured, measure
 from gradcam_kit.jobs.work.reader import Decoded, Failed
 from gradcam_kit.methods import BaseCAM, explain_many
 from gradcam_kit.metrics import Metric
 from gradcam_kit.models import LoadedModel
 from gradcam_kit.targets.classes import read_logits
+from gradcam_kit.targets.scores import ScoreKind
 from gradcam_kit.types import LayerChoice
 
 
@@ -61,7 +62,7 @@ class Explained:
 
 @dataclass(frozen=True)
 class Explainer:
-    """Everything that is loaded once; `metrics` are measured for every heatmap.
+    """Everything that is loaded once; `metrics` are measured for every heatmap, `scores` is what a score is.
 
     Passes that need no gradients run under `no_grad`: what a model keeps from one under `inference_mode`, such as a
     grid of positions, could enter no graph later.
@@ -76,6 +77,7 @@ class Explainer:
     dtype: torch.dtype
     fit: Fit = field(default_factory=Fit)
     metrics: tuple[Metric, ...] = ()
+    scores: ScoreKind | None = None
 
     def explain(self, batch: Batch) -> Iterator[Explained]:
         """Explain the pictures that could be read, all methods on one pass; results keep the order of the batch.
@@ -109,7 +111,7 @@ class Explainer:
         with torch.cuda.stream(stream):
             return Batch(items, on_device(stacked, self.device), stream.record_event())
 
-    def images(self, items: Sequence[Decoded], sent: Batch | None = None) -> Float[Tensor, "n 3 h w"]:
+    def images(self, items: Sequence[Decoded], sent: Batch | None = None) -> Float[Tensor, "n c h w"]:
         """The pictures as the model takes them."""
         batch = sent if sent is not None and sent.images is not None else self.send(items)
         if batch.images is None:
@@ -138,9 +140,7 @@ class Explainer:
         image: Decoded | None,
         batch_size: int,
     ) -> Explainer:
-        """The same with methods on the given layers; without any, on those chosen automatically for this image.
-
-        One choice for all pictures keeps rows comparable and independent of their batches, and costs no pass per batch.
+        """The same with methods on the given layers; without any, on those chosen once, for this image.
 
         Raises:
             GradCamKitError: a layer or method that does not suit the model, or a model that cannot take the image.
@@ -154,7 +154,9 @@ class Explainer:
                 chosen[choice] = self._chosen(choice, images)
             cams.append(make_method(method, self.model, list(layers) or chosen.get(choice), batch_size))
         if images is not None:
-            self._check_names(images)
+            self._check_outputs(images)
+        if image is not None and isinstance(image.image, Tensor) and image.image.dtype == torch.uint8:
+            check_bytes(self, image.image)
         return replace(self, cams=tuple(cams))
 
     def suits(self, cam: BaseCAM, one: Decoded) -> bool:
@@ -170,10 +172,10 @@ class Explainer:
             raise_interruption(error)
             raise blamed(self, error) from error
 
-    def _check_names(self, images: Tensor) -> None:
-        """Refuse class names that are not those of the model."""
+    def _check_outputs(self, images: Tensor) -> None:
+        """Refuse class names that are not those of the model, and the softmax of a single output."""
         names = self.loaded.class_names
-        if names is None:
+        if names is None and self.scores is None:
             return
         try:
             with torch.no_grad():
@@ -181,7 +183,9 @@ class Explainer:
         except Exception as error:  # what the model cannot do is said when it is asked to explain
             raise_interruption(error)
             return
-        if len(names) != classes:
+        if classes == 1 and self.scores == "softmax":
+            raise OptionError(f"the softmax of {self.loaded.spec}'s single output is always 1; choose sigmoid or raw")
+        if names is not None and len(names) != classes:
             raise OptionError(
                 f"there are {len(names)} class names and {self.loaded.spec} has {classes} outputs; give one name on a "
                 "line for each, in the order of the outputs (--class-names)"
@@ -228,7 +232,7 @@ class Explainer:
             explanations = explain_many(self.cams, images, self.classes(images, [one.entry for one in group]))
         size = int(images.shape[2]), int(images.shape[3])
         columns = [
-            explained_rows(cam, explanation, group, self.labels, size)
+            explained_rows(cam, explanation, group, self.labels, size, self.scores)
             for cam, explanation in zip(self.cams, explanations, strict=True)
         ]
         found = [[row for rows in columns for row in rows[i]] for i in range(len(group))]
@@ -245,7 +249,7 @@ class Explainer:
     ) -> None:
         """Add the columns of the metrics to the rows of each image, whose heatmaps are in them or of controls."""
         with self.precision():
-            measure(self.model, self.cams, self.metrics, images, found, controls, masks)
+            measure(self.model, self.cams, self.metrics, images, found, controls, masks, self.scores)
 
     def precision(self) -> torch.autocast:
         """The precision of the model's passes."""
@@ -276,10 +280,8 @@ class Explainer:
 
     def classes(self, images: Tensor, entries: Sequence[Entry]) -> Any:
         """What the methods take as `targets`."""
-        if self.targets.kind == "predicted":
-            return None
-        if self.targets.kind == "class":
-            return self.targets.number
+        if self.targets.kind in ("predicted", "class"):
+            return None if self.targets.kind == "predicted" else self.targets.number
         if self.targets.kind == "label":
             return torch.tensor([self.labels.require(entry) for entry in entries])
         with torch.no_grad():

@@ -49,7 +49,7 @@ class Decoded:
     """
 
     entry: Entry
-    image: UInt8[np.ndarray, "h w 3"] | Float[Tensor, "3 h w"]
+    image: UInt8[np.ndarray, "h w c"] | Float[Tensor, "c h w"] | UInt8[Tensor, "c h w"]
     box: Box
     size: tuple[int, int]
     thumbnail: bytes | None = None

@@ -30,6 +30,7 @@ from gradcam_kit.errors import InputError, kind_of
 from gradcam_kit.methods.base import METHODS, BaseCAM
 from gradcam_kit.methods.engine.assembly import assemble, signed_maps
 from gradcam_kit.methods.engine.explanation import Explanation
+from gradcam_kit.targets.names import carried_names
 from gradcam_kit.types import Evidence, Images, Target
 
 
@@ -167,7 +168,7 @@ def capture_for(
 
 
 def _read_target(cam: BaseCAM, targets: Any, n: int) -> Target | None:
-    target = resolve_target(targets, cam.target_type)
+    target = resolve_target(targets, cam.target_type, partial(carried_names, cam.model))
     if isinstance(target, ClassTarget):
         target.check_samples(n, or_bag=True)
     return target
