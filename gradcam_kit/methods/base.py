@@ -6,7 +6,7 @@ import inspect
 import logging
 import sys
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, ClassVar, get_args
+from typing import Any, ClassVar, get_args
 
 import torch
 from jaxtyping import Float
@@ -14,16 +14,17 @@ from torch import Tensor, nn
 from typing_extensions import TypedDict
 
 from gradcam_kit.capture import ClassLogit, ClassTarget, TargetLayers, check_model, find_layers
-from gradcam_kit.errors import CaptureError, ShapeError, UnknownNameError, kind_of
+from gradcam_kit.errors import ShapeError, UnknownNameError, kind_of
 from gradcam_kit.functional import Fusion, Normalization, fuse, weighted_sum
+from gradcam_kit.methods.contract import METHODS as _METHODS
+from gradcam_kit.methods.contract import gradients_of as gradients_of
+from gradcam_kit.methods.engine.engine import explain_many
 from gradcam_kit.methods.engine.explanation import Explanation
-from gradcam_kit.options import Registry, one_of, positive_int
+from gradcam_kit.methods.engine.sanity import SanityCheck, check
+from gradcam_kit.options import one_of, positive_int
 from gradcam_kit.types import Evidence, Images, LayerCapture, LayerChoice, Reshape
 
-if TYPE_CHECKING:
-    from gradcam_kit.methods.engine.sanity import SanityCheck
-
-METHODS: dict[str, type[BaseCAM]] = Registry("method")
+METHODS: dict[str, type[BaseCAM]] = _METHODS
 """Every method with a name, keyed by it ("grad-cam", ...)."""
 
 _log = logging.getLogger("gradcam_kit")
@@ -135,8 +136,6 @@ class BaseCAM:
 
     def explain(self, images: Images, targets: Any = None, **forward_kwargs: Any) -> Explanation:
         """Explain a batch and return everything that the pass produced. Arguments as in calling."""
-        from gradcam_kit.methods.engine.engine import explain_many  # which imports this module
-
         return explain_many([self], images, targets, **forward_kwargs)[0]
 
     def check(self, images: Images, targets: Any = None, *, seed: int = 0, **forward_kwargs: Any) -> SanityCheck:
@@ -145,8 +144,6 @@ class BaseCAM:
         Explains the images, another class, and the model with random parameters (six times the price of a call). The
         result prints what it found, and has `passed`, `warnings` and the figures. Arguments as in calling.
         """
-        from gradcam_kit.methods.engine.sanity import check  # which imports this module
-
         return check(self, images, targets, seed, forward_kwargs)
 
     def __repr__(self) -> str:
@@ -178,7 +175,7 @@ class BaseCAM:
             return one[:, None].expand(-1, count, *one.shape[1:])
         return torch.stack([self.saliency(layer.of_target(j)) for j in range(count)], dim=1)
 
-    def importance(self, layer: LayerCapture) -> Float[Tensor, "n *m"] | None:
+    def layer_importance(self, layer: LayerCapture) -> Float[Tensor, "n *m"] | None:
         """How much a layer counts when several are fused, for methods that weigh layers."""
         return None
 
@@ -191,13 +188,6 @@ class BaseCAM:
     def scale(self, heatmaps: Float[Tensor, "r *s"], depth: int, layers: int) -> Float[Tensor, "r *s"]:
         """Change a normalized map before it is fused with others; `depth` counts from 0, shallowest first."""
         return heatmaps
-
-
-def gradients_of(layer: LayerCapture) -> Float[Tensor, "n k *s"]:
-    """The gradients of a capture, for methods whose `needs` has GRADIENTS."""
-    if layer.gradients is None:
-        raise CaptureError("no gradients were captured; set needs = Evidence.GRADIENTS in the method's class")
-    return layer.gradients
 
 
 def _check_weights(cam: BaseCAM, weights: Any, activations: Tensor) -> None:

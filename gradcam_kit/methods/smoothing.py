@@ -180,9 +180,9 @@ class EigenSmooth(BaseCAM):
         """The component, with a fixed sign."""
         return first_component(self.weights(layer) * layer.activations, self.center)
 
-    def importance(self, layer: LayerCapture) -> Float[Tensor, "n *m"] | None:
+    def layer_importance(self, layer: LayerCapture) -> Float[Tensor, "n *m"] | None:
         """The method's."""
-        return self.cam.importance(layer)
+        return self.cam.layer_importance(layer)
 
     def scale(self, heatmaps: Float[Tensor, "r *s"], depth: int, layers: int) -> Float[Tensor, "r *s"]:
         """The method's."""

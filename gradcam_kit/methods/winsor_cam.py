@@ -67,7 +67,7 @@ class WinsorCAM(BaseCAM, name="winsor-cam"):
         """Grad-CAM's."""
         return grad_cam_weights(gradients_of(layer))
 
-    def importance(self, layer: LayerCapture) -> Float[Tensor, "n *m"]:
+    def layer_importance(self, layer: LayerCapture) -> Float[Tensor, "n *m"]:
         """Mean, maximum or L2 norm of the layer's weights, clipped at 0."""
         gradients = gradients_of(layer)
         leading = gradients.ndim - layer.activations.ndim + 1

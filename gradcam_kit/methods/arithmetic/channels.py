@@ -11,7 +11,7 @@ from torch import Tensor
 from gradcam_kit.capture.deferred_checks import on_host
 from gradcam_kit.errors import OptionError
 from gradcam_kit.functional import normalize, on_device, spatial_mean
-from gradcam_kit.methods.base import gradients_of
+from gradcam_kit.methods.contract import gradients_of
 from gradcam_kit.types import LayerCapture
 
 Ranking = Literal["std", "gradient", "first-order"]

@@ -15,20 +15,20 @@ from torch import Tensor
 from gradcam_kit.capture import Capture
 from gradcam_kit.errors import NonFiniteError, ShapeError, kind_of
 from gradcam_kit.functional import Fusion, finite, fuse, normalize, upsample
-from gradcam_kit.methods.base import BaseCAM
+from gradcam_kit.methods.contract import Method
 from gradcam_kit.methods.engine.explanation import Explanation
 from gradcam_kit.types import LayerCapture
 
 _log = logging.getLogger("gradcam_kit")
 
 
-def signed_maps(cam: BaseCAM, captured: Capture, layers: tuple[str, ...]) -> tuple[dict[str, Tensor], list[Tensor]]:
+def signed_maps(cam: Method, captured: Capture, layers: tuple[str, ...]) -> tuple[dict[str, Tensor], list[Tensor]]:
     """The saliency of each layer, shallowest first, and the layers' importance where the method weighs them."""
     saliency, importance = {}, []
     for name in sorted(layers, key=captured.order.index):
         layer = captured.layer(name, cam.needs, cam.batch_size)
         saliency[name] = _checked(cam, layer, cam.saliencies(layer))
-        share = cam.importance(layer)
+        share = cam.layer_importance(layer)
         if share is not None:
             importance.append(share)
         captured.checks.add(~torch.isfinite(finite(saliency[name])), _non_finite(cam, name, saliency[name]))
@@ -47,7 +47,7 @@ def _warn_of_single_positions(saliency: dict[str, Tensor], size: tuple[int, ...]
         )
 
 
-def _checked(cam: BaseCAM, layer: LayerCapture, maps: Any) -> Tensor:
+def _checked(cam: Method, layer: LayerCapture, maps: Any) -> Tensor:
     """The maps that a method gave, if they are maps at all.
 
     Raises:
@@ -66,19 +66,19 @@ def _checked(cam: BaseCAM, layer: LayerCapture, maps: Any) -> Tensor:
     )
 
 
-def _without_model(cam: BaseCAM) -> BaseCAM:
+def _without_model(cam: Method) -> Method:
     """The method as it is now; an explanation that holds it does not keep the model alive."""
     own = copy.copy(cam)
     own.model = weakref.proxy(cam.model)  # type: ignore[assignment]
     own.target_layers, own.chosen_layers = None, {}
     for name, value in vars(cam).items():
-        if isinstance(value, BaseCAM):
+        if isinstance(value, Method):
             setattr(own, name, _without_model(value))
     return own
 
 
 def assemble(
-    cam: BaseCAM, captured: Capture, layers: tuple[str, ...], saliency: dict[str, Tensor], importance: list[Tensor]
+    cam: Method, captured: Capture, layers: tuple[str, ...], saliency: dict[str, Tensor], importance: list[Tensor]
 ) -> Explanation:
     """The explanation of the captured samples by these signed maps, given as `signed_maps` does."""
     leading = tuple(captured.scores.shape) if captured.scores is not None else (captured.inputs.n,)
@@ -101,7 +101,7 @@ def assemble(
 @torch.inference_mode(False)
 @torch.no_grad()
 def _heatmaps(
-    cam: BaseCAM, saliency: list[Float[Tensor, "r ..."]], importance: list[Tensor], size: tuple[int, ...]
+    cam: Method, saliency: list[Float[Tensor, "r ..."]], importance: list[Tensor], size: tuple[int, ...]
 ) -> Float[Tensor, "r *t"]:
     """The last stage: ReLU, normalize and upsample each layer, fuse the layers, normalize."""
     with torch.autocast(saliency[0].device.type, enabled=False):
@@ -123,7 +123,7 @@ def _is_empty(
     return (empty | (torch.stack(importance) <= 0) if importance else empty).all(0)
 
 
-def _non_finite(cam: BaseCAM, layer: str, maps: Tensor) -> Callable[[int], Exception | None]:
+def _non_finite(cam: Method, layer: str, maps: Tensor) -> Callable[[int], Exception | None]:
     def error(sample: int) -> Exception | None:
         if torch.isfinite(maps[sample]).all():
             return None  # only their sum overflowed

@@ -24,20 +24,14 @@ from gradcam_kit.capture import (
     resolve_target,
 )
 from gradcam_kit.errors import InputError, kind_of
-from gradcam_kit.methods.base import METHODS, BaseCAM
+from gradcam_kit.methods.contract import Method
 from gradcam_kit.methods.engine.assembly import assemble, signed_maps
 from gradcam_kit.methods.engine.explanation import Explanation
 from gradcam_kit.types import Evidence, Images, Target
 
 
-def single_pass_methods() -> list[str]:
-    """The methods of `METHODS` that need no passes but the one that all can share."""
-    again = Evidence.RESCORE | Evidence.REPLAY | Evidence.PROBE
-    return [name for name, method in METHODS.items() if not method.needs & again]
-
-
 def explain_all(
-    methods: Iterable[BaseCAM], images: Images, targets: Any = None, **forward_kwargs: Any
+    methods: Iterable[Method], images: Images, targets: Any = None, **forward_kwargs: Any
 ) -> list[Float[Tensor, "n *mt"]]:
     """Heatmaps of several methods from one capture: as if each was called, at the price of about one.
 
@@ -57,7 +51,7 @@ def explain_all(
 
 
 def explain_many(
-    cams: Iterable[BaseCAM], images: Images, targets: Any = None, **forward_kwargs: Any
+    cams: Iterable[Method], images: Images, targets: Any = None, **forward_kwargs: Any
 ) -> list[Explanation]:
     """`explain_all` with everything that the passes produced."""
     return _explain(cams, images, targets, forward_kwargs)
@@ -67,7 +61,7 @@ def explain_many(
 def _explain(cams: Iterable[Any], images: Images, targets: Any, forward_kwargs: dict[str, Any]) -> list[Explanation]:
     cams = list(cams)
     for position, cam in enumerate(cams):
-        if not isinstance(cam, BaseCAM):
+        if not isinstance(cam, Method):
             raise InputError(f"methods[{position}] is {kind_of(cam)}; expected CAM objects such as GradCAM(model)")
     inputs = read_inputs(images, forward_kwargs, *(cam.model for cam in cams))
     groups: dict[Any, list[int]] = {}
@@ -82,7 +76,7 @@ def _explain(cams: Iterable[Any], images: Images, targets: Any, forward_kwargs: 
     return [results[position] for position in range(len(cams))]
 
 
-def _explain_group(cams: list[BaseCAM], inputs: Inputs, targets: Any) -> list[Explanation]:
+def _explain_group(cams: list[Method], inputs: Inputs, targets: Any) -> list[Explanation]:
     """Explain with methods that can share one pass; the model's part behind the layers only runs if it matters."""
     target = _read_target(cams[0], targets, inputs.n)
     if inputs.n == 0:
@@ -96,7 +90,7 @@ def _explain_group(cams: list[BaseCAM], inputs: Inputs, targets: Any) -> list[Ex
 
 @contextmanager
 def capture_for(
-    cams: list[BaseCAM], inputs: Inputs, targets: Any, settled: bool = False
+    cams: list[Method], inputs: Inputs, targets: Any, settled: bool = False
 ) -> Iterator[tuple[Capture, list[tuple[str, ...]]]]:
     """One pass that serves all of these methods, and the names of each one's layers.
 
@@ -125,14 +119,14 @@ def capture_for(
         yield captured, [tuple(layers) for layers in own]
 
 
-def _read_target(cam: BaseCAM, targets: Any, n: int) -> Target | None:
+def _read_target(cam: Method, targets: Any, n: int) -> Target | None:
     target = resolve_target(targets, cam.target_type)
     if isinstance(target, ClassTarget):
         target.check_samples(n)
     return target
 
 
-def _layers_of(cams: list[BaseCAM], inputs: Inputs, target: Target | None) -> list[dict[str, nn.Module]]:
+def _layers_of(cams: list[Method], inputs: Inputs, target: Target | None) -> list[dict[str, nn.Module]]:
     """The layers of each method, chosen where it leaves them open and meets this size for the first time."""
     # One exploring pass serves every kind of choice.
     candidates = cache(partial(layer_candidates, cams[0].model, inputs, target, cams[0].target_type))
@@ -158,7 +152,7 @@ def _is_there(model: nn.Module, name: str, module: nn.Module) -> bool:
         return True
 
 
-def _explain_nothing(cam: BaseCAM, inputs: Inputs, target: Target | None) -> Explanation:
+def _explain_nothing(cam: Method, inputs: Inputs, target: Target | None) -> Explanation:
     """The explanation of an empty batch."""
     classes = getattr(target, "classes", None)
     leading = tuple(classes.shape) if isinstance(classes, Tensor) else (0,)

@@ -12,15 +12,24 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from gradcam_kit.capture import find_layers
+from gradcam_kit.capture import (
+    ClassLogit,
+    Inputs,
+    Request,
+    capture,
+    find_layers,
+    in_fastest_format,
+    read_inputs,
+    resolve_target,
+)
 from gradcam_kit.capture.model.randomization import randomizing
 from gradcam_kit.errors import CaptureError, GradCamKitError, LayerNotFoundError
-from gradcam_kit.methods.base import BaseCAM, gradients_of
+from gradcam_kit.methods.contract import Method
 from gradcam_kit.methods.engine.engine import explain_many
 from gradcam_kit.methods.engine.explanation import Explanation
 from gradcam_kit.similarity import pearson, ranks
 from gradcam_kit.targets.classes import read_logits
-from gradcam_kit.types import Images, LayerCapture
+from gradcam_kit.types import Evidence, Images
 
 _DRAWS = 3
 # Above these mean rank correlations the maps count as the same. That of other parameters may be higher than by chance,
@@ -82,17 +91,14 @@ class SanityCheck:
         ]
 
 
-class _Reach(BaseCAM):
-    """How much gradient arrives at each position."""
+def check(cam: Method, images: Images, targets: Any, seed: int, forward_kwargs: Mapping[str, Any]) -> SanityCheck:
+    """Explain the images, another class, and the model with random parameters; the model is restored afterwards."""
 
-    def saliency(self, layer: LayerCapture) -> Float[Tensor, "n *s"]:
-        return gradients_of(layer).abs().sum(1)
+    def explain(method: Method, targets: Any) -> Explanation:
+        return explain_many([method], images, targets, **forward_kwargs)[0]
 
-
-def check(cam: BaseCAM, images: Images, targets: Any, seed: int, forward_kwargs: Mapping[str, Any]) -> SanityCheck:
-    """`BaseCAM.check`; the model is as before afterwards."""
     try:
-        original = cam.explain(images, targets, **forward_kwargs)
+        original = explain(cam, targets)
     except (CaptureError, LayerNotFoundError) as error:
         nothing = torch.empty(0)
         layers = tuple(cam.target_layers or ())
@@ -105,12 +111,12 @@ def check(cam: BaseCAM, images: Images, targets: Any, seed: int, forward_kwargs:
     others = None if callable(targets) else _least_likely(original)
     classes = _undefined(original)
     if others is not None:
-        classes = _similarity(original, same.explain(images, others, **forward_kwargs))
+        classes = _similarity(original, explain(same, others))
     draws = []
     with randomizing(cam.model, images, seed=seed, **forward_kwargs) as randomizer:
         for draw in range(_DRAWS):
             randomizer.randomize(draw=draw)
-            draws.append(_similarity(original, same.explain(images, fixed, **forward_kwargs)))
+            draws.append(_similarity(original, explain(same, fixed)))
     parameters = torch.stack(draws).nanmean(0)
     return SanityCheck(
         method=type(cam).__name__,
@@ -123,27 +129,35 @@ def check(cam: BaseCAM, images: Images, targets: Any, seed: int, forward_kwargs:
     )
 
 
-def _at(cam: BaseCAM, layers: Sequence[str]) -> BaseCAM:
-    """The method at layers that are settled: on another model's parameters it might choose others."""
+def _at(cam: Method, layers: Sequence[str]) -> Method:
+    """Return the method with its layers fixed: on a model with other parameters it might choose others."""
     same = copy.copy(cam)
     if not cam.layer_choice.is_fixed:
         same.target_layers, same.chosen_layers = find_layers(cam.model, list(layers), cam.model), {}
     return same
 
 
+@torch.inference_mode(False)
 def _unreached(
-    cam: BaseCAM, images: Images, targets: Any, original: Explanation, forward_kwargs: Mapping[str, Any]
+    cam: Method, images: Images, targets: Any, original: Explanation, forward_kwargs: Mapping[str, Any]
 ) -> tuple[Bool[Tensor, " n"], str]:
-    """For which images no gradient reaches the positions, and why not if the pass says so."""
+    """Return which images send no gradient to the positions of the layers, and why if the pass itself failed."""
     none = torch.zeros_like(original.is_empty.flatten())
     if cam.layer_choice.is_fixed or original.scores is None:
         return none, ""
-    reach = _Reach(cam.model, list(original.layers), reshape=cam.reshape)
+    layers = cam.target_layers or {}
+
+    def largest_gradients(inputs: Inputs) -> list[Tensor]:
+        needs_at = dict.fromkeys(layers, Evidence.GRADIENTS)
+        request = Request(layers, needs_at, resolve_target(targets, ClassLogit), ClassLogit, cam.reshape)
+        with capture(cam.model, inputs, request) as captured:
+            return [found.abs().flatten(original.is_empty.ndim).amax(-1) for found in captured.gradients.values()]
+
     try:
-        [found] = explain_many([reach], images, targets, **forward_kwargs)
+        inputs = read_inputs(images, dict(forward_kwargs), cam.model)
+        arriving = torch.stack(in_fastest_format(cam.model, inputs, largest_gradients))
     except GradCamKitError as error:
         return ~none, str(error)
-    arriving = torch.stack([maps.flatten(original.is_empty.ndim).amax(-1) for maps in found.saliency.values()])
     return (arriving == 0).all(0).flatten(), ""
 
 
