@@ -1,54 +1,56 @@
-"""`BaseCAM`: what all methods share, and the registry of those that have a name."""
+"""`BaseCAM`: what all methods share. A subclass with `weights` or `saliency` is a method."""
 
 from __future__ import annotations
 
 import inspect
 import logging
-import sys
-from contextlib import suppress
-from typing import Any, ClassVar, get_args
+from collections.abc import Mapping
+from dataclasses import field
+from typing import TYPE_CHECKING, Any, get_args, overload
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from typing_extensions import TypedDict
 
-from gradcam_kit.capture import ClassLogit, ClassTarget, TargetLayers, check_model, find_layers
-from gradcam_kit.errors import ShapeError, UnknownNameError, kind_of
+from gradcam_kit.capture import TargetLayers, check_model, find_layers
+from gradcam_kit.errors import ShapeError, kind_of
 from gradcam_kit.functional import Fusion, Normalization, fuse, weighted_sum
-from gradcam_kit.methods.contract import METHODS as _METHODS
-from gradcam_kit.methods.contract import gradients_of as gradients_of
+from gradcam_kit.methods import contract
+from gradcam_kit.methods.contract import gradients_of
+from gradcam_kit.methods.declaration import Declared
 from gradcam_kit.methods.engine.engine import explain_many
 from gradcam_kit.methods.engine.explanation import Explanation
 from gradcam_kit.methods.engine.sanity import SanityCheck, check
 from gradcam_kit.options import one_of, positive_int
-from gradcam_kit.types import Evidence, Images, LayerCapture, LayerChoice, Reshape
+from gradcam_kit.types import Images, LayerCapture, Reshape
 
-METHODS: dict[str, type[BaseCAM]] = _METHODS
+__all__ = ["METHODS", "BaseCAM", "gradients_of"]
+
+METHODS: dict[str, type[BaseCAM]] = contract.METHODS
 """Every method with a name, keyed by it ("grad-cam", ...)."""
 
 _log = logging.getLogger("gradcam_kit")
 
+if TYPE_CHECKING:
+    NamedLayers = dict[str, nn.Module]
 
-class LayerOptions(TypedDict, total=False):
-    """The options of `BaseCAM` for one layer, as types of the constructors that hand them on."""
+    class _TargetLayers:
+        """How type checkers see `target_layers`: given in any form, read as modules by name."""
 
-    reshape: Reshape | None
-    normalize: Normalization
-    batch_size: int
-
-
-class Options(LayerOptions, total=False):
-    """All options of `BaseCAM`."""
-
-    fusion: Fusion
+        @overload
+        def __get__(self, cam: None, owner: type) -> None: ...
+        @overload
+        def __get__(self, cam: object, owner: type) -> NamedLayers | None: ...
+        def __get__(self, cam: object, owner: type) -> NamedLayers | None: ...
+        def __set__(self, cam: object, layers: TargetLayers | NamedLayers | None) -> None: ...
 
 
-class BaseCAM:
+class BaseCAM(Declared):
     """A class activation mapping method for one model; calling it explains a batch.
 
-    The constructor attaches nothing and changes nothing. A subclass implements `weights` or `saliency`; with
-    `class MyCAM(BaseCAM, name="my-cam")` it also joins `METHODS`.
+    The constructor attaches nothing and changes nothing. A subclass implements `weights` or `saliency`. Annotated
+    class attributes are its options, `samples: int = 4`: keyword arguments of the constructor, which `check_options`
+    may check. With `class MyCAM(BaseCAM, name="my-cam")` it joins `METHODS`.
 
     Args:
         model: any PyTorch model; wrappers (DataParallel, compiled) are looked through.
@@ -61,53 +63,34 @@ class BaseCAM:
             images has fewer where that is faster; the maps are the same up to rounding.
     """
 
-    name: ClassVar[str] = ""
-    needs: Evidence = Evidence.GRADIENTS
-    """What the method needs beyond activations."""
-    layer_choice: LayerChoice = LayerChoice.LAST
-    """What `target_layers=None` stands for."""
-    class_agnostic: bool = False
-    """Whether the map is the same for every class."""
-    target_type: type[ClassTarget] = ClassLogit
-    """How plain class indices are scored."""
-    cost: ClassVar[str] = "F + B"
-    """Passes: F forward, B backward from the score to the layer, R forward of one masked row."""
-    paper: ClassVar[str] = ""
-    """Where the method comes from."""
+    model: nn.Module = field(kw_only=False)
+    if TYPE_CHECKING:
+        target_layers: _TargetLayers = field(default=_TargetLayers(), kw_only=False)
+    else:
+        target_layers: TargetLayers | Mapping[str, nn.Module] | None = field(default=None, kw_only=False)
+    reshape: Reshape | None = None
+    fusion: Fusion = "mean"
+    normalize: Normalization = "minmax"
+    batch_size: int = 64
+    # The automatic choice for images of the last size, so that a loop over batches explores the model once.
+    chosen_layers: dict[tuple[int, ...], dict[str, nn.Module]] = field(init=False, repr=False, default_factory=dict)
 
-    def __init_subclass__(cls, *, name: str = "", **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        cls.name = name
-        if "__init__" in cls.__dict__:
-            _show_options(cls)
-        if not name:
-            return
-        # The same class again is a module or a notebook cell that was run again.
-        taken = METHODS.get(name, cls)
-        if (taken.__module__, taken.__qualname__) != (cls.__module__, cls.__qualname__):
-            raise UnknownNameError(f"the method name {name!r} is taken by {METHODS[name].__name__}; choose another one")
-        documentation = getattr(sys.modules.get(cls.__module__), "__doc__", None) or cls.__doc__ or ""
-        cls.paper = cls.__dict__.get("paper", documentation.strip().partition("\n")[0])
-        METHODS[name] = cls
+    def __post_init__(self) -> None:
+        given, layers = self.model, vars(self)["target_layers"]
+        self.model = check_model(given)
+        if layers is not None:
+            names = list(layers) if isinstance(layers, Mapping) else layers
+            self.target_layers = find_layers(self.model, names, given)
+        one_of("fusion", self.fusion, get_args(Fusion))
+        one_of("normalize", self.normalize, get_args(Normalization))
+        self.batch_size = positive_int("batch_size", self.batch_size)
+        self.check_options()
 
-    def __init__(
-        self,
-        model: nn.Module,
-        target_layers: TargetLayers | None = None,
-        *,
-        reshape: Reshape | None = None,
-        fusion: Fusion = "mean",
-        normalize: Normalization = "minmax",
-        batch_size: int = 64,
-    ) -> None:
-        self.model = check_model(model)
-        self.target_layers = None if target_layers is None else find_layers(self.model, target_layers, model)
-        self.reshape = reshape
-        self.fusion: Fusion = one_of("fusion", fusion, get_args(Fusion))
-        self.normalize: Normalization = one_of("normalize", normalize, get_args(Normalization))
-        self.batch_size = positive_int("batch_size", batch_size)
-        # The automatic choice for images of the last size, so that a loop over batches explores the model once.
-        self.chosen_layers: dict[tuple[int, ...], dict[str, nn.Module]] = {}
+    def check_options(self) -> None:
+        """Raise OptionError for values that the method cannot use; the constructor calls it last.
+
+        A subclass of a method with options calls `super().check_options()` first.
+        """
 
     def __call__(self, images: Images, targets: Any = None, **forward_kwargs: Any) -> Float[Tensor, "n *mt"]:
         """Explain a batch.
@@ -202,23 +185,3 @@ def _check_weights(cam: BaseCAM, weights: Any, activations: Tensor) -> None:
         f"{type(cam).__name__}.weights returned {found}; expected {ones}, one weight for each sample and channel "
         f"(keepdim=True keeps the axes of size 1), or {(n, k, *positions)}, one for each position too"
     )
-
-
-def _show_options(cls: type[BaseCAM]) -> None:
-    """Put what a constructor hands on into its signature, where `help` and notebooks look for it."""
-    own = inspect.signature(cls.__init__).parameters.values()
-    if not any(one.kind in (one.VAR_POSITIONAL, one.VAR_KEYWORD) for one in own):
-        return
-    inherited = inspect.signature(cls.__mro__[1].__init__).parameters.values()  # type: ignore[misc]
-    named = {one.name for one in own}
-    shown = []
-    for one in own:
-        if one.kind is one.VAR_POSITIONAL:
-            handed_on = [other for other in inherited if other.kind is other.POSITIONAL_OR_KEYWORD]
-            shown += [other for other in handed_on[1:] if other.name not in named]
-        elif one.kind is one.VAR_KEYWORD:
-            shown += [other for other in inherited if other.kind is other.KEYWORD_ONLY and other.name not in named]
-        else:
-            shown.append(one)
-    with suppress(ValueError):  # an order that no signature can have is shown as it is written
-        cls.__init__.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]
