@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 
 class BaseCAM(Declared):
-    """A class activation mapping method for one model; calling it explains a batch.
+    """Explain batches of one model by a class activation mapping method; calling an instance gives heatmaps.
 
     The constructor attaches nothing and changes nothing. A subclass implements `weights` or `saliency`. Annotated
     class attributes are its options, `samples: int = 4`: keyword arguments of the constructor, which `check_options`
@@ -103,15 +103,15 @@ class BaseCAM(Declared):
 
         Returns:
             Float32 in [0, 1], `(n, *t)`, or `(n, m, *t)` for `(n, m)` targets; detached, on the device of the images.
-            A map without positive evidence is all zeros; where all are, the logger `gradcam_kit` says so (on a CPU:
-            elsewhere it would have to wait).
+            A map without positive evidence is all zeros. If all maps are, the logger `gradcam_kit` warns; only on a
+            CPU, because on other devices the check would have to synchronize.
         """
         explanation = self.explain(images, targets, **forward_kwargs)
         empty = explanation.is_empty
         if empty.device.type == "cpu" and bool(empty.all()):
             _log.warning(
-                "%s found no positive evidence at %s in any image, so all heatmaps are zeros. A head of zeros, as "
-                "before training, gives none; what speaks against a class is a target of its own",
+                "%s found no positive evidence at %s in any image, so all heatmaps are zeros. An untrained head of "
+                "zeros has this effect; evidence against a class is shown by targets=Negative(class)",
                 type(self).__name__,
                 ", ".join(explanation.layers),
             )
@@ -122,10 +122,10 @@ class BaseCAM(Declared):
         return explain_many([self], images, targets, **forward_kwargs)[0]
 
     def check(self, images: Images, targets: Any = None, *, seed: int = 0, **forward_kwargs: Any) -> SanityCheck:
-        """Whether the maps can explain this model: do they change with its parameters and with the class?
+        """Test whether the maps can explain this model: do they change with its parameters and with the class?
 
         Explains the images, another class, and the model with random parameters (six times the price of a call). The
-        result prints what it found, and has `passed`, `warnings` and the figures. Arguments as in calling.
+        result prints its findings, and has `passed`, `warnings` and the figures. Arguments as in calling.
         """
         return check(self, images, targets, seed, forward_kwargs)
 
@@ -139,17 +139,17 @@ class BaseCAM(Declared):
         return f"{type(self).__name__}({', '.join(parts)})"
 
     def weights(self, layer: LayerCapture) -> Float[Tensor, "n k *w"]:
-        """Weights of the channels, `(n, k, 1, ...)`, or of channels and positions, `(n, k, *s)`."""
+        """Return weights of the channels, `(n, k, 1, ...)`, or of channels and positions, `(n, k, *s)`."""
         raise NotImplementedError(f"{type(self).__name__} must implement weights(layer) or saliency(layer)")
 
     def saliency(self, layer: LayerCapture) -> Float[Tensor, "n *s"]:
-        """The signed map of one target at the layer's resolution: sum_k w_k A_k unless a method says otherwise."""
+        """Return the signed map of one target at the layer's resolution: sum_k w_k A_k unless a method overrides it."""
         weights = self.weights(layer)
         _check_weights(self, weights, layer.activations)
         return weighted_sum(layer.activations, weights)
 
     def saliencies(self, layer: LayerCapture) -> Float[Tensor, "n *ms"]:
-        """The signed maps of all targets; for methods that can share work between them."""
+        """Return the signed maps of all targets. Methods override it to share work between targets."""
         if layer.scores is None or layer.scores.ndim == 1:
             return self.saliency(layer)
         count = layer.scores.shape[1]
@@ -159,7 +159,7 @@ class BaseCAM(Declared):
         return torch.stack([self.saliency(layer.of_target(j)) for j in range(count)], dim=1)
 
     def layer_importance(self, layer: LayerCapture) -> Float[Tensor, "n *m"] | None:
-        """How much a layer counts when several are fused, for methods that weigh layers."""
+        """Return how much a layer counts when several are fused; None: all count the same."""
         return None
 
     def fuse(

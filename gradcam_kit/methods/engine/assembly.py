@@ -1,4 +1,4 @@
-"""From what a pass captured to an explanation: signed maps, then ReLU, normalization, upsampling and fusion."""
+"""Turn captured tensors into an explanation: signed maps, then ReLU, normalization, upsampling and fusion."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _log = logging.getLogger("gradcam_kit")
 
 
 def signed_maps(cam: Method, captured: Capture, layers: tuple[str, ...]) -> tuple[dict[str, Tensor], list[Tensor]]:
-    """The saliency of each layer, shallowest first, and the layers' importance where the method weighs them."""
+    """Return the saliency of each layer, shallowest first, and the layers' importance if the method weighs them."""
     saliency, importance = {}, []
     for name in sorted(layers, key=captured.order.index):
         layer = captured.layer(name, cam.needs, cam.batch_size)
@@ -37,7 +37,7 @@ def signed_maps(cam: Method, captured: Capture, layers: tuple[str, ...]) -> tupl
 
 
 def _warn_of_single_positions(saliency: dict[str, Tensor], size: tuple[int, ...]) -> None:
-    """Maps without positions are right, and useless: the heatmaps are constant."""
+    """Warn of maps with a single position: they are right and useless, because the heatmaps are constant."""
     if max(size) > 1 and all(max(maps.shape[-len(size) :]) == 1 for maps in saliency.values()):
         _log.warning(
             "layer %s has a single position, so it cannot show where anything is in images of %s; choose a layer in "
@@ -48,10 +48,10 @@ def _warn_of_single_positions(saliency: dict[str, Tensor], size: tuple[int, ...]
 
 
 def _checked(cam: Method, layer: LayerCapture, maps: Any) -> Tensor:
-    """The maps that a method gave, if they are maps at all.
+    """Return the maps that a method gave, or raise for anything that is not one map for each sample and target.
 
     Raises:
-        ShapeError: not one map for each sample and target.
+        ShapeError: another shape, or not a tensor.
     """
     leading = tuple(layer.activations.shape[:1] if layer.scores is None else layer.scores.shape)
     size = tuple(layer.images.shape[2:])
@@ -67,7 +67,7 @@ def _checked(cam: Method, layer: LayerCapture, maps: Any) -> Tensor:
 
 
 def _without_model(cam: Method) -> Method:
-    """The method as it is now; an explanation that holds it does not keep the model alive."""
+    """Return a copy of the method that does not keep the model alive, for the explanation to hold."""
     own = copy.copy(cam)
     own.model = weakref.proxy(cam.model)  # type: ignore[assignment]
     own.target_layers, own.chosen_layers = None, {}
@@ -80,7 +80,7 @@ def _without_model(cam: Method) -> Method:
 def assemble(
     cam: Method, captured: Capture, layers: tuple[str, ...], saliency: dict[str, Tensor], importance: list[Tensor]
 ) -> Explanation:
-    """The explanation of the captured samples by these signed maps, given as `signed_maps` does."""
+    """Make the explanation of the captured samples from what `signed_maps` returned."""
     leading = tuple(captured.scores.shape) if captured.scores is not None else (captured.inputs.n,)
     # Copies, because heatmaps may be computed after their reader has changed the signed maps in place.
     rows = [maps.flatten(0, len(leading) - 1).clone() for maps in saliency.values()]
@@ -103,7 +103,7 @@ def assemble(
 def _heatmaps(
     cam: Method, saliency: list[Float[Tensor, "r ..."]], importance: list[Tensor], size: tuple[int, ...]
 ) -> Float[Tensor, "r *t"]:
-    """The last stage: ReLU, normalize and upsample each layer, fuse the layers, normalize."""
+    """Run the last stage: ReLU, normalize and upsample each layer, fuse the layers, normalize."""
     with torch.autocast(saliency[0].device.type, enabled=False):
         maps = []
         for depth, signed in enumerate(saliency):
@@ -115,7 +115,7 @@ def _heatmaps(
 def _is_empty(
     saliency: list[Float[Tensor, "r ..."]], importance: list[Tensor], fusion: Fusion, size: tuple[int, ...]
 ) -> Bool[Tensor, " r"]:
-    """Which rows have no positive evidence: no layer that counts has any, or for a product, they share no position."""
+    """Return which rows have no positive evidence: in no layer that counts, or for a product, at no shared position."""
     if fusion == "product" and not importance:
         shared = fuse([upsample(normalize(maps.clamp(min=0), "max"), size) for maps in saliency], "product")
         return shared.flatten(1).amax(1) <= 0
@@ -124,6 +124,8 @@ def _is_empty(
 
 
 def _non_finite(cam: Method, layer: str, maps: Tensor) -> Callable[[int], Exception | None]:
+    """Return what makes the error for a sample whose map is not finite."""
+
     def error(sample: int) -> Exception | None:
         if torch.isfinite(maps[sample]).all():
             return None  # only their sum overflowed

@@ -1,4 +1,4 @@
-"""One pass for several methods: which of them can share it, at which layers, and what each gets of it."""
+"""Run one pass for several methods: which of them can share it, at which layers, and what each gets."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from gradcam_kit.types import Evidence, Images, Target
 def explain_all(
     methods: Iterable[Method], images: Images, targets: Any = None, **forward_kwargs: Any
 ) -> list[Float[Tensor, "n *mt"]]:
-    """Heatmaps of several methods from one capture: as if each was called, at the price of about one.
+    """Return the heatmaps of several methods from one capture: equal to separate calls, at about the price of one.
 
     Methods on the same model that score classes in the same way (all but Finer-CAM, Shapley-CAM and their like) share
     one forward and one backward pass, whatever their layers are.
@@ -53,7 +53,7 @@ def explain_all(
 def explain_many(
     cams: Iterable[Method], images: Images, targets: Any = None, **forward_kwargs: Any
 ) -> list[Explanation]:
-    """`explain_all` with everything that the passes produced."""
+    """Return the explanations of several methods, as `explain_all` returns their heatmaps."""
     return _explain(cams, images, targets, forward_kwargs)
 
 
@@ -77,7 +77,7 @@ def _explain(cams: Iterable[Any], images: Images, targets: Any, forward_kwargs: 
 
 
 def _explain_group(cams: list[Method], inputs: Inputs, targets: Any) -> list[Explanation]:
-    """Explain with methods that can share one pass; the model's part behind the layers only runs if it matters."""
+    """Explain with methods that can share one pass."""
     target = _read_target(cams[0], targets, inputs.n)
     if inputs.n == 0:
         return [_explain_nothing(cam, inputs, target) for cam in cams]
@@ -92,13 +92,13 @@ def _explain_group(cams: list[Method], inputs: Inputs, targets: Any) -> list[Exp
 def capture_for(
     cams: list[Method], inputs: Inputs, targets: Any, settled: bool = False
 ) -> Iterator[tuple[Capture, list[tuple[str, ...]]]]:
-    """One pass that serves all of these methods, and the names of each one's layers.
+    """Yield one capture that serves all of these methods, and the names of each method's layers.
 
     Args:
         cams: methods that can share one pass.
         inputs: at least one sample.
         targets: as in calling a method.
-        settled: the target is that of an earlier pass, and takes nothing from this one's output.
+        settled: the target comes from an earlier pass, and takes no class from the output of this pass.
     """
     first = cams[0]
     target = targets if settled else _read_target(first, targets, inputs.n)
@@ -120,6 +120,7 @@ def capture_for(
 
 
 def _read_target(cam: Method, targets: Any, n: int) -> Target | None:
+    """Return the target that the user means, checked against the number of samples; None = the predicted class."""
     target = resolve_target(targets, cam.target_type)
     if isinstance(target, ClassTarget):
         target.check_samples(n)
@@ -127,7 +128,7 @@ def _read_target(cam: Method, targets: Any, n: int) -> Target | None:
 
 
 def _layers_of(cams: list[Method], inputs: Inputs, target: Target | None) -> list[dict[str, nn.Module]]:
-    """The layers of each method, chosen where it leaves them open and meets this size for the first time."""
+    """Return the layers of each method; choose them for a method that leaves them open and has none for this size."""
     # One exploring pass serves every kind of choice.
     candidates = cache(partial(layer_candidates, cams[0].model, inputs, target, cams[0].target_type))
     own: list[dict[str, nn.Module]] = []
@@ -135,7 +136,7 @@ def _layers_of(cams: list[Method], inputs: Inputs, target: Target | None) -> lis
         if cam.target_layers is not None and not cam.layer_choice.is_fixed:
             own.append(cam.target_layers)
             continue
-        # Other targets than classes may depend on other layers, so for them nothing is remembered.
+        # Targets other than classes may depend on other layers, so their layers are not remembered.
         known = cam.chosen_layers.get(inputs.size, {}) if target is None or isinstance(target, ClassTarget) else {}
         if not known or not all(_is_there(cam.model, name, module) for name, module in known.items()):
             known = choose_among(candidates, cam.model, inputs.size, cam.layer_choice)
@@ -145,7 +146,7 @@ def _layers_of(cams: list[Method], inputs: Inputs, target: Target | None) -> lis
 
 
 def _is_there(model: nn.Module, name: str, module: nn.Module) -> bool:
-    """Whether a layer that was chosen earlier is still the model's; what has no name of its own always is."""
+    """Whether a layer that was chosen earlier still belongs to the model; entries that are not modules always do."""
     try:
         return model.get_submodule(name) is module
     except AttributeError:
@@ -153,7 +154,7 @@ def _is_there(model: nn.Module, name: str, module: nn.Module) -> bool:
 
 
 def _explain_nothing(cam: Method, inputs: Inputs, target: Target | None) -> Explanation:
-    """The explanation of an empty batch."""
+    """Return the explanation of an empty batch."""
     classes = getattr(target, "classes", None)
     leading = tuple(classes.shape) if isinstance(classes, Tensor) else (0,)
     empty = inputs.images.new_zeros(leading)

@@ -32,26 +32,26 @@ from gradcam_kit.targets.classes import read_logits
 from gradcam_kit.types import Evidence, Images
 
 _DRAWS = 3
-# Above these mean rank correlations the maps count as the same. That of other parameters may be higher than by chance,
-# because the image itself is still there; that of another class may be high where classes look alike.
+# Above these mean rank correlations the maps count as the same. Maps of random parameters correlate more than by
+# chance, because the image is the same; maps of another class may correlate strongly where classes look alike.
 _SAME_PARAMETERS = 0.5
 _SAME_CLASS = 0.95
 
 
 @dataclass(frozen=True, eq=False)
 class SanityCheck:
-    """What a sanity check found; prints itself.
+    """Hold what a sanity check found; prints itself.
 
     Attributes:
         method: the class of the method.
         layers: names of the target layers.
-        parameters: `(n,)` rank correlation of each map with that of the same model with random parameters, the mean of
-            several draws; NaN where a map is constant. Near 1 means that the map does not show what the model learned.
-        classes: `(n,)` rank correlation of each map with that of the class that the model finds least likely; NaN where
-            there is no other class. Near 1 means that the map is the same for all classes.
+        parameters: `(n,)` rank correlation of each map with the map of the same model with random parameters, the mean
+            of several draws; NaN where a map is constant. Near 1: the map does not show what the model learned.
+        classes: `(n,)` rank correlation of each map with the map of the least likely class; NaN where there is no other
+            class. Near 1: the map is the same for all classes.
         is_empty: `(n,)` maps without positive evidence.
         is_unreached: `(n,)` images for which no gradient reaches the positions of the layers.
-        warnings: what is wrong, in words; empty if nothing is.
+        warnings: what is wrong, in words; empty if the check passed.
     """
 
     method: str
@@ -64,7 +64,7 @@ class SanityCheck:
 
     @property
     def passed(self) -> bool:
-        """Whether there is nothing to warn of."""
+        """Whether the check found nothing to warn of."""
         return not self.warnings
 
     def __repr__(self) -> str:
@@ -162,7 +162,7 @@ def _unreached(
 
 
 def _least_likely(original: Explanation) -> Tensor | None:
-    """The class of each sample that has the lowest logit; None where classes are not what is explained."""
+    """Return the least likely class of each sample; None if the target is not a class."""
     if original.targets is None or original.output is None:
         return None
     logits = read_logits(original.output)
@@ -175,7 +175,7 @@ def _least_likely(original: Explanation) -> Tensor | None:
 
 
 def _similarity(first: Explanation, second: Explanation) -> Float[Tensor, " n"]:
-    """Rank correlation of signed maps; of the heatmaps where several layers were fused."""
+    """Return the rank correlation of the signed maps, or of the heatmaps if several layers were fused."""
     pair = [next(iter(one.saliency.values())) if len(one.saliency) == 1 else one.heatmaps for one in (first, second)]
     flat = [maps.flatten(first.is_empty.ndim).flatten(0, first.is_empty.ndim - 1) for maps in pair]
     return pearson(ranks(flat[0]), ranks(flat[1]))
