@@ -48,9 +48,9 @@ if TYPE_CHECKING:
 class BaseCAM(Declared):
     """Explain batches of one model by a class activation mapping method; calling an instance gives heatmaps.
 
-    The constructor attaches nothing and changes nothing. A subclass implements `weights` or `saliency`. Annotated
-    class attributes are its options, `samples: int = 4`: keyword arguments of the constructor, which `check_options`
-    may check. With `class MyCAM(BaseCAM, name="my-cam")` it joins `METHODS`.
+    The constructor attaches nothing and changes nothing. A subclass implements `weights` or `saliency`. Its annotated
+    attributes with a default, `samples: int = 4`, are its options: keyword arguments of the constructor, which
+    `check_options` may check. With `class MyCAM(BaseCAM, name="my-cam")` it joins `METHODS`.
 
     Args:
         model: any PyTorch model; wrappers (DataParallel, compiled) are looked through.

@@ -53,11 +53,19 @@ class Declared:
 
 
 def _declare_options(cls: type[Declared]) -> None:
-    """Make a dataclass of a method class, unless a constructor was written by hand, here or in a base class."""
-    options = inspect.get_annotations(cls)
+    """Make a dataclass of a method class whose options are the public annotated attributes with a default.
+
+    A constructor written by hand, in the class or in a base class, stays the constructor.
+    """
+    annotations = inspect.get_annotations(cls)
     with suppress(Exception):  # a name that only type checkers know stays a string
-        options = inspect.get_annotations(cls, eval_str=True)
-    options = {name: kind for name, kind in options.items() if name not in Declared.__annotations__}
+        annotations = inspect.get_annotations(cls, eval_str=True)
+    described = Declared.__annotations__
+    options = {
+        name: kind
+        for name, kind in annotations.items()
+        if name in vars(cls) and not name.startswith("_") and name not in described
+    }
     for name, inherited in getattr(cls, "__dataclass_fields__", {}).items():
         if name in vars(cls) and not hasattr(vars(cls)[name], "__get__"):
             options.setdefault(name, inherited.type)  # a new default without an annotation
@@ -73,6 +81,7 @@ def _declare_options(cls: type[Declared]) -> None:
     documentation = cls.__doc__
     dataclass(init=declared, repr=False, eq=False, match_args=False, kw_only=True)(cls)
     cls.__doc__ = documentation  # without one, `dataclass` writes the signature there
+    cls.__annotations__ = {**options, **annotations}
     if declared:
         cls._constructor_is_declared = True  # type: ignore[attr-defined]
     elif maker is cls:

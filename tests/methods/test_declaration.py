@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import inspect
 import pickle
-from typing import Any, get_type_hints
+from typing import Any, ClassVar, get_type_hints
 
 import pytest
 from models import images, tiny
@@ -97,6 +97,17 @@ def test_layers_are_given_as_another_method_has_them() -> None:
     cam = GradCAM(tiny(), ["relu1", "relu2"])
     other = LayerCAM(cam.model, cam.target_layers)
     assert list(other.target_layers or ()) == ["relu1", "relu2"]
+
+
+def test_attributes_that_are_not_options() -> None:
+    class Own(BaseCAM):
+        strength: float = 1.0
+        found: Tensor  # no default
+        _cache: dict[str, Tensor] = {}  # noqa: RUF012 - private
+        kinds: ClassVar[list[str]] = []
+
+    assert list(inspect.signature(Own).parameters) == ["model", "target_layers", *COMMON, "strength"]
+    assert set(inspect.get_annotations(Own)) == {"strength", "found", "_cache", "kinds"}
 
 
 def test_an_option_cannot_hide_a_method_of_the_base() -> None:
