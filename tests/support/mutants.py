@@ -16,14 +16,16 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent.parent
+import pytest
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
 LISTS = ROOT / "tests" / "mutants"
 _COPIED = ("gradcam_kit", "tests", "benchmarks", "docs", "pyproject.toml", "README.md", "CONTRIBUTING.md")
 _FAILED = 1  # pytest's exit status when tests ran and some failed; others mean that nothing could be run
@@ -66,40 +68,61 @@ def read_mutants(folder: Path = LISTS) -> Iterator[Mutant]:
 
 
 def _run(folder: Path, tests: Sequence[str]) -> int:
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests]
-    environment = {**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
-    found = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-    if found.returncode not in (0, _FAILED):
-        print(found.stdout[-2000:], found.stderr[-2000:], file=sys.stderr)
-    return found.returncode
+    """Run tests in a forked process, and return pytest's exit status."""
+    with tempfile.TemporaryFile() as output:
+        child = os.fork()
+        if child == 0:
+            os.dup2(output.fileno(), 1)
+            os.dup2(output.fileno(), 2)
+            os.chdir(folder)
+            os.environ["PYTHONPATH"] = str(folder)  # of processes that tests start
+            sys.path[:] = [str(folder), *(entry for entry in sys.path if Path(entry).resolve() not in (ROOT, HERE))]
+            os._exit(pytest.main(["-q", "-x", "-p", "no:cacheprovider", *tests]))
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        if status not in (0, _FAILED):
+            output.seek(0)
+            print(output.read().decode(errors="replace")[-3000:], file=sys.stderr)
+    return status
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Try all mutants that contain the text; the exit status counts those that no test noticed."""
-    mutants = [one for one in read_mutants() if all(text in f"{one} {one.test}" for text in arguments)]
+def try_mutants(folder: Path, mutants: Sequence[Mutant]) -> int:
+    """Break one line after the other in the copy, and return how many no test noticed."""
     missed = 0
-    with tempfile.TemporaryDirectory() as made:
-        folder = Path(made)
-        for name in _COPIED:
-            source = ROOT / name
-            if source.is_dir():
-                shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-            elif source.exists():
-                shutil.copy(source, folder / name)
-        if _run(folder, sorted({one.test for one in mutants})):
-            print("the tests fail without any change")
-            return 1
-        for one in mutants:
-            file = folder / one.path
-            original = file.read_text()
-            file.write_text(one.apply(original))
-            status = _run(folder, [one.test])
-            file.write_text(original)
-            missed += status != _FAILED
-            print({_FAILED: "caught", 0: "MISSED"}.get(status, "NOT RUN"), one, flush=True)
+    for one in mutants:
+        file = folder / one.path
+        original = file.read_text()
+        file.write_text(one.apply(original))
+        status = _run(folder, [one.test])
+        file.write_text(original)
+        missed += status != _FAILED
+        print({_FAILED: "caught", 0: "MISSED"}.get(status, "NOT RUN"), one, flush=True)
     print(f"{len(mutants) - missed} of {len(mutants)} caught")
     return missed
 
 
+def copy_repository(folder: Path) -> None:
+    """Copy what the tests need."""
+    for name in _COPIED:
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        elif source.exists():
+            shutil.copy(source, folder / name)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Try all mutants that contain the texts; the exit status is not 0 if a test did not notice."""
+    mutants = [one for one in read_mutants() if all(text in f"{one} {one.test}" for text in arguments)]
+    with tempfile.TemporaryDirectory() as made:
+        folder = Path(made)
+        copy_repository(folder)
+        if _run(folder, sorted({one.test for one in mutants})):
+            print("the tests fail without any change")
+            return 1
+        return min(1, try_mutants(folder, mutants))
+
+
 if __name__ == "__main__":
+    import torchvision  # noqa: F401 - once, and not in every forked process
+
     sys.exit(main(sys.argv[1:]))
