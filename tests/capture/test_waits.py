@@ -102,7 +102,7 @@ def test_boxes_that_nothing_overlaps_are_looked_for_before_the_rows():
             model,
             pictures(),
         )
-        assert waits == ["detection_target._match: _local_scalar_dense", *waits_of(name, "layer")]
+        assert waits == ["detection._match: _local_scalar_dense", *waits_of(name, "layer")]
 
 
 def test_classes_on_the_device_are_read_before_the_pass():
