@@ -106,21 +106,21 @@ class Capture:
             layer=name,
             activations=activations,
             gradients=self.gradients.get(name) if Evidence.GRADIENTS in needs else None,
-            curvature=self.curvature.get(name),
-            bias_gradients=self.bias_gradients,
-            guided_gradients=self.guided_gradients,
+            curvature=self.curvature.get(name) if Evidence.CURVATURE in needs else None,
+            bias_gradients=self.bias_gradients if Evidence.BIASES in needs else None,
+            guided_gradients=self.guided_gradients if Evidence.GUIDED in needs else None,
             scores=self.scores,
             rescore=rescorer,
             rescore_probability=rescorer
             if self.classes is None
             else replace(rescorer, target=ClassProbability(self.classes[:1] if self.rows.is_bag else self.classes)),
             replay=replayer,
-            residual=replayer.residual(),
+            residual=replayer.residual() if Evidence.REPLAY in needs else None,
             images=self.inputs.images,
             probe=Prober(rescorer, record, self.reshape),
             head=head,
             weight_gradients=weight_gradients(record, activations, self.checks) if fallback else None,
-            attention=self.attention if Evidence.ATTENTION in needs else None,
+            attention=self.attention and self.attention.for_needs(needs),
         )
 
     def _head(self, name: str, activations: Tensor) -> Head | None:

@@ -25,7 +25,7 @@ from gradcam_kit import functional
 DEVICE = torch.device("meta")
 END = "deferred_checks.raise_first: a copy to the host"
 """The one wait of every call, when all of its work is queued: whether anything was wrong is read there."""
-ROWS = "channels.places: a copy to the host"
+ROWS = "channels.where_true: a copy to the host"
 """Channels that cannot matter get no pass, and how many the others are depends on their values."""
 _PACKAGE = "gradcam_kit"
 

@@ -1,4 +1,4 @@
-"""From what a pass captured to an explanation: signed maps, then ReLU, normalization, upsampling and fusion."""
+"""Turn captured tensors into an explanation: signed maps, then ReLU, normalization, upsampling and fusion."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from gradcam_kit.capture import Capture, heatmap_size
 from gradcam_kit.errors import NonFiniteError, ShapeError, kind_of
 from gradcam_kit.functional import Fusion, finite, fuse, normalize, upsample
-from gradcam_kit.methods.base import BaseCAM
+from gradcam_kit.methods.contract import Method
 from gradcam_kit.methods.engine.emptiness import cause_of_empty
 from gradcam_kit.methods.engine.explanation import Explanation
 from gradcam_kit.types import Evidence, LayerCapture
@@ -23,14 +23,14 @@ from gradcam_kit.types import Evidence, LayerCapture
 _log = logging.getLogger("gradcam_kit")
 
 
-def signed_maps(cam: BaseCAM, captured: Capture, layers: tuple[str, ...]) -> tuple[dict[str, Tensor], list[Tensor]]:
-    """The saliency of each layer, shallowest first, and the layers' importance where the method weighs them."""
+def signed_maps(cam: Method, captured: Capture, layers: tuple[str, ...]) -> tuple[dict[str, Tensor], list[Tensor]]:
+    """Return the saliency of each layer, shallowest first, and the layers' importance if the method weighs them."""
     saliency, importance = {}, []
     for name in sorted(layers, key=captured.order.index):
         layer = captured.layer(name, cam.needs, cam.batch_size)
         _check_masks(cam, captured, layer)
         saliency[name] = _checked(cam, layer, cam.saliencies(layer))
-        share = cam.importance(layer)
+        share = cam.layer_importance(layer)
         if share is not None:
             importance.append(share)
         captured.checks.add(~torch.isfinite(finite(saliency[name])), _non_finite(cam, name, saliency[name]))
@@ -39,7 +39,7 @@ def signed_maps(cam: BaseCAM, captured: Capture, layers: tuple[str, ...]) -> tup
     return saliency, importance
 
 
-def _check_masks(cam: BaseCAM, captured: Capture, layer: LayerCapture) -> None:
+def _check_masks(cam: Method, captured: Capture, layer: LayerCapture) -> None:
     """Raise ShapeError for a method that lays maps over the images, if those have other axes than the maps."""
     positions, image = tuple(layer.activations.shape[2:]), tuple(layer.images.shape[1:])
     if captured.reshape is None or not cam.needs & (Evidence.RESCORE | Evidence.GUIDED):
@@ -65,7 +65,7 @@ def _size_of_heatmaps(captured: Capture, saliency: dict[str, Tensor], leading: i
 
 
 def _warn_of_single_positions(saliency: dict[str, Tensor], size: tuple[int, ...], leading: int) -> None:
-    """Maps without positions are right, and useless: the heatmaps are constant."""
+    """Warn of maps with a single position: they are right and useless, because the heatmaps are constant."""
     if max(size) > 1 and all(max(maps.shape[leading:]) == 1 for maps in saliency.values()):
         _log.warning(
             "layer %s has a single position, so it cannot show where anything is in images of %s; choose a layer in "
@@ -75,11 +75,11 @@ def _warn_of_single_positions(saliency: dict[str, Tensor], size: tuple[int, ...]
         )
 
 
-def _checked(cam: BaseCAM, layer: LayerCapture, maps: Any) -> Tensor:
-    """The maps that a method gave, if they are maps at all.
+def _checked(cam: Method, layer: LayerCapture, maps: Any) -> Tensor:
+    """Return the maps that a method gave, or raise for anything that is not one map for each sample and target.
 
     Raises:
-        ShapeError: not one map for each sample and target.
+        ShapeError: another shape, or not a tensor.
     """
     leading = tuple(layer.activations.shape[:1] if layer.scores is None else layer.scores.shape)
     size = tuple(layer.activations.shape[2:])
@@ -95,21 +95,21 @@ def _checked(cam: BaseCAM, layer: LayerCapture, maps: Any) -> Tensor:
     )
 
 
-def _without_model(cam: BaseCAM) -> BaseCAM:
-    """The method as it is now; an explanation that holds it does not keep the model alive."""
+def _without_model(cam: Method) -> Method:
+    """Return a copy of the method that does not keep the model alive, for the explanation to hold."""
     own = copy.copy(cam)
     own.model = weakref.proxy(cam.model)  # type: ignore[assignment]
     own.target_layers, own.chosen_layers = None, {}
     for name, value in vars(cam).items():
-        if isinstance(value, BaseCAM):
+        if isinstance(value, Method):
             setattr(own, name, _without_model(value))
     return own
 
 
 def assemble(
-    cam: BaseCAM, captured: Capture, layers: tuple[str, ...], saliency: dict[str, Tensor], importance: list[Tensor]
+    cam: Method, captured: Capture, layers: tuple[str, ...], saliency: dict[str, Tensor], importance: list[Tensor]
 ) -> Explanation:
-    """The explanation of the captured samples by these signed maps, given as `signed_maps` does."""
+    """Make the explanation of the captured samples from what `signed_maps` returned."""
     leading = tuple(captured.scores.shape) if captured.scores is not None else (captured.inputs.n,)
     # Copies, because heatmaps may be computed after their reader has changed the signed maps in place.
     rows = [maps.flatten(0, len(leading) - 1).clone() for maps in saliency.values()]
@@ -132,9 +132,9 @@ def assemble(
 @torch.inference_mode(False)
 @torch.no_grad()
 def _heatmaps(
-    cam: BaseCAM, saliency: list[Float[Tensor, "r ..."]], importance: list[Tensor], size: tuple[int, ...]
+    cam: Method, saliency: list[Float[Tensor, "r ..."]], importance: list[Tensor], size: tuple[int, ...]
 ) -> Float[Tensor, "r *t"]:
-    """The last stage: ReLU, normalize and upsample each layer, fuse the layers, normalize."""
+    """Run the last stage: ReLU, normalize and upsample each layer, fuse the layers, normalize."""
     with torch.autocast(saliency[0].device.type, enabled=False):
         maps = []
         for depth, signed in enumerate(saliency):
@@ -151,7 +151,7 @@ def _are_all(empty: Bool[Tensor, "n *m"]) -> bool:
 def _is_empty(
     saliency: list[Float[Tensor, "r ..."]], importance: list[Tensor], fusion: Fusion, size: tuple[int, ...]
 ) -> Bool[Tensor, " r"]:
-    """Which rows have no positive evidence: no layer that counts has any, or for a product, they share no position."""
+    """Return which rows have no positive evidence: in no layer that counts, or for a product, at no shared position."""
     if fusion == "product" and not importance:
         shared = fuse([upsample(normalize(maps.clamp(min=0), "max"), size) for maps in saliency], "product")
         return shared.flatten(1).amax(1) <= 0
@@ -159,7 +159,9 @@ def _is_empty(
     return (empty | (torch.stack(importance) <= 0) if importance else empty).all(0)
 
 
-def _non_finite(cam: BaseCAM, layer: str, maps: Tensor) -> Callable[[int], Exception | None]:
+def _non_finite(cam: Method, layer: str, maps: Tensor) -> Callable[[int], Exception | None]:
+    """Return what makes the error for a sample whose map is not finite."""
+
     def error(sample: int) -> Exception | None:
         if torch.isfinite(maps[sample]).all():
             return None  # only their sum overflowed

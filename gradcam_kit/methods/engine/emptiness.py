@@ -7,11 +7,11 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from gradcam_kit.capture import Capture
-from gradcam_kit.methods.base import BaseCAM
+from gradcam_kit.methods.contract import Method
 from gradcam_kit.types import Evidence
 
 
-def cause_of_empty(cam: BaseCAM, captured: Capture, saliency: dict[str, Tensor], importance: list[Tensor]) -> str:
+def cause_of_empty(cam: Method, captured: Capture, saliency: dict[str, Tensor], importance: list[Tensor]) -> str:
     """Return the cause that is there, found on the very numbers of the call, and what to do about it.
 
     Args:

@@ -1,4 +1,4 @@
-"""One pass for several methods: which of them can share it, at which layers, and what each gets of it."""
+"""Run one pass for several methods: which of them can share it, at which layers, and what each gets."""
 
 from __future__ import annotations
 
@@ -27,28 +27,22 @@ from gradcam_kit.capture import (
 )
 from gradcam_kit.capture.model.layers import split_name
 from gradcam_kit.errors import InputError, kind_of
-from gradcam_kit.methods.base import METHODS, BaseCAM
+from gradcam_kit.methods.contract import Method
 from gradcam_kit.methods.engine.assembly import assemble, signed_maps
 from gradcam_kit.methods.engine.explanation import Explanation
 from gradcam_kit.targets.names import carried_names
 from gradcam_kit.types import Evidence, Images, Target
 
 
-def single_pass_methods() -> list[str]:
-    """The methods of `METHODS` that need no passes but the one that all can share."""
-    again = Evidence.RESCORE | Evidence.REPLAY | Evidence.PROBE
-    return [name for name, method in METHODS.items() if not method.needs & again]
-
-
 def explain_all(
-    methods: Iterable[BaseCAM],
+    methods: Iterable[Method],
     images: Images,
     targets: Any = None,
     *,
     keep_modes: bool | None = None,
     **forward_kwargs: Any,
 ) -> list[Float[Tensor, "n *mt"]]:
-    """Heatmaps of several methods from one capture: as if each was called, at the price of about one.
+    """Return the heatmaps of several methods from one capture: equal to separate calls, at about the price of one.
 
     Methods on the same model that score classes in the same way (all but Finer-CAM, Shapley-CAM and their like) share
     one forward and one backward pass, whatever their layers are.
@@ -69,9 +63,9 @@ def explain_all(
 
 
 def explain_many(
-    cams: Iterable[BaseCAM], images: Images, targets: Any = None, **forward_kwargs: Any
+    cams: Iterable[Method], images: Images, targets: Any = None, **forward_kwargs: Any
 ) -> list[Explanation]:
-    """`explain_all` with everything that the passes produced."""
+    """Return the explanations of several methods, as `explain_all` returns their heatmaps."""
     return _explain(cams, images, targets, forward_kwargs)
 
 
@@ -85,7 +79,7 @@ def _explain(
 ) -> list[Explanation]:
     cams = list(cams)
     for position, cam in enumerate(cams):
-        if not isinstance(cam, BaseCAM):
+        if not isinstance(cam, Method):
             raise InputError(f"methods[{position}] is {kind_of(cam)}; expected CAM objects such as GradCAM(model)")
     if keep_modes is not None:
         cams = [_with_modes(cam, keep_modes) for cam in cams]
@@ -105,7 +99,7 @@ def _explain(
     return [results[position] for position in range(len(cams))]
 
 
-def _with_modes(cam: BaseCAM, keep_modes: bool) -> BaseCAM:
+def _with_modes(cam: Method, keep_modes: bool) -> Method:
     if cam.keep_modes == keep_modes:
         return cam
     changed = copy.copy(cam)
@@ -113,7 +107,7 @@ def _with_modes(cam: BaseCAM, keep_modes: bool) -> BaseCAM:
     return changed
 
 
-def with_images_of(cam: BaseCAM, inputs: Inputs, targets: Any) -> Inputs:
+def with_images_of(cam: Method, inputs: Inputs, targets: Any) -> Inputs:
     """Return the call with the images at the input that a method explains: the one it names, or that its layers see."""
     if cam.image_input is not None:
         inputs = inputs.asked(cam.image_input)
@@ -123,8 +117,8 @@ def with_images_of(cam: BaseCAM, inputs: Inputs, targets: Any) -> Inputs:
     return image_input_of(cam.model, inputs, layers, cam.image_input)
 
 
-def _explain_group(cams: list[BaseCAM], inputs: Inputs, targets: Any) -> list[Explanation]:
-    """Explain with methods that can share one pass; the model's part behind the layers only runs if it matters."""
+def _explain_group(cams: list[Method], inputs: Inputs, targets: Any) -> list[Explanation]:
+    """Explain with methods that can share one pass."""
     target = _read_target(cams[0], targets, inputs.n)
     if inputs.n == 0:
         return [_explain_nothing(cam, inputs, target) for cam in cams]
@@ -137,15 +131,15 @@ def _explain_group(cams: list[BaseCAM], inputs: Inputs, targets: Any) -> list[Ex
 
 @contextmanager
 def capture_for(
-    cams: list[BaseCAM], inputs: Inputs, targets: Any, settled: bool = False
+    cams: list[Method], inputs: Inputs, targets: Any, settled: bool = False
 ) -> Iterator[tuple[Capture, list[tuple[str, ...]]]]:
-    """One pass that serves all of these methods, and the names of each one's layers.
+    """Yield one capture that serves all of these methods, and the names of each method's layers.
 
     Args:
         cams: methods that can share one pass.
         inputs: at least one sample.
         targets: as in calling a method.
-        settled: the target is that of an earlier pass, and takes nothing from this one's output.
+        settled: the target comes from an earlier pass, and takes no class from the output of this pass.
     """
     first = cams[0]
     target = targets if settled else _read_target(first, targets, inputs.n)
@@ -167,15 +161,16 @@ def capture_for(
         yield captured, [tuple(layers) for layers in own]
 
 
-def _read_target(cam: BaseCAM, targets: Any, n: int) -> Target | None:
+def _read_target(cam: Method, targets: Any, n: int) -> Target | None:
+    """Return the target that the user means, checked against the number of samples; None = the predicted class."""
     target = resolve_target(targets, cam.target_type, partial(carried_names, cam.model))
     if isinstance(target, ClassTarget):
         target.check_samples(n, or_bag=True)
     return target
 
 
-def _layers_of(cams: list[BaseCAM], inputs: Inputs, target: Target | None) -> list[dict[str, nn.Module]]:
-    """The layers of each method, chosen where it leaves them open and meets this size for the first time."""
+def _layers_of(cams: list[Method], inputs: Inputs, target: Target | None) -> list[dict[str, nn.Module]]:
+    """Return the layers of each method; choose them for a method that leaves them open and has none for this size."""
     # One exploring pass serves every kind of choice.
     first = cams[0]
     candidates = cache(partial(layer_candidates, first.model, inputs, target, first.target_type, first.keep_modes))
@@ -184,7 +179,7 @@ def _layers_of(cams: list[BaseCAM], inputs: Inputs, target: Target | None) -> li
         if cam.target_layers is not None and not cam.layer_choice.is_fixed:
             own.append(cam.target_layers)
             continue
-        # Other targets than classes may depend on other layers, so for them nothing is remembered.
+        # Targets other than classes may depend on other layers, so their layers are not remembered.
         known = cam.chosen_layers.get(inputs.size, {}) if target is None or isinstance(target, ClassTarget) else {}
         if not known or not all(_is_there(cam.model, name, module) for name, module in known.items()):
             known = choose_among(candidates, cam.model, inputs.size, cam.layer_choice)
@@ -194,15 +189,15 @@ def _layers_of(cams: list[BaseCAM], inputs: Inputs, target: Target | None) -> li
 
 
 def _is_there(model: nn.Module, name: str, module: nn.Module) -> bool:
-    """Whether a layer that was chosen earlier is still the model's; what has no name of its own always is."""
+    """Whether a layer that was chosen earlier still belongs to the model; entries that are not modules always do."""
     try:
         return model.get_submodule(split_name(model, name).path) is module
     except AttributeError:
         return True
 
 
-def _explain_nothing(cam: BaseCAM, inputs: Inputs, target: Target | None) -> Explanation:
-    """The explanation of an empty batch."""
+def _explain_nothing(cam: Method, inputs: Inputs, target: Target | None) -> Explanation:
+    """Return the explanation of an empty batch."""
     classes = getattr(target, "classes", None)
     leading = tuple(classes.shape) if isinstance(classes, Tensor) else (0,)
     empty = inputs.images.new_zeros(leading)
