@@ -24,6 +24,8 @@ from gradcam_kit.capture.model.compiled import parts_compiled
 from gradcam_kit.capture.model.inputs import Inputs, Runner
 from gradcam_kit.capture.model.state import untouched
 from gradcam_kit.capture.model.trees import brought, map_output
+from gradcam_kit.capture.provenance.evidence import gather, recall
+from gradcam_kit.capture.provenance.settling import InDoubtError
 from gradcam_kit.capture.recording import INPUT, NOT_MODULES, LayerRecord, Recorder
 from gradcam_kit.capture.rerun.probe import Prober
 from gradcam_kit.capture.rerun.replay import Prefix, PrefixRecorder, Replayer
@@ -137,14 +139,26 @@ def capture(model: nn.Module, inputs: Inputs, request: Request) -> Iterator[Capt
     Raises:
         CaptureError: a layer that ran never or twice, or on which the score does not depend.
         NonFiniteError: NaN or infinite values in images, activations or gradients.
+        ShapeError: a layer without positions of the images.
     """
+    with untouched(model, inputs.images.device), ExitStack() as stack:
+        try:
+            captured = stack.enter_context(_pass(model, inputs, request))
+        except InDoubtError:  # met once for a model and the shapes of its inputs
+            gather(model, inputs)
+            captured = stack.enter_context(_pass(model, inputs, request))
+        yield captured
+
+
+@contextmanager
+def _pass(model: nn.Module, inputs: Inputs, request: Request) -> Iterator[Capture]:
     graph = bool(request.needs & Evidence.DERIVATIVES)
     run = Runner.of(model, inputs.images.device)
     with untouched(model, inputs.images.device):
         checks = Checks(model)
         check_images(inputs.images, checks)
         layers = {**request.layers, **({INPUT: model} if Evidence.GUIDED in request.needs else {})}
-        recorder = Recorder(model, layers, inputs.n, inputs.size, request.reshape, graph)
+        recorder = Recorder(model, layers, inputs.n, inputs.size, request.reshape, graph, recall(model, inputs))
         biases = BiasRecorder(model) if Evidence.BIASES in request.needs else None
         real = {name: module for name, module in layers.items() if name not in NOT_MODULES}
         attention = AttentionRecorder(model, inputs, request.needs) if Evidence.ATTENTION in request.needs else None

@@ -21,19 +21,28 @@ from gradcam_kit.types import Images
 class Inputs:
     """The arguments of one forward call; `slot` is the place of the images among them.
 
-    `memory_format` is the order of axes in memory in which the model gets the images.
+    `memory_format` is the order of axes in memory in which the model gets the images. `channels` is the axis of their
+    channels as the model takes them: 1 as a rule, 2 behind the frames of a video, None for a spectrogram without any.
     """
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     slot: int | str
     memory_format: torch.memory_format = torch.preserve_format
+    channels: int | None = 1
+
+    @property
+    def raw(self) -> Tensor:
+        """The images as the model takes them."""
+        images: Tensor = self.args[self.slot] if isinstance(self.slot, int) else self.kwargs[self.slot]
+        return images
 
     @property
     def images(self) -> Float[Tensor, "n c *t"]:
-        """The first floating tensor with a position axis."""
-        images: Tensor = self.args[self.slot] if isinstance(self.slot, int) else self.kwargs[self.slot]
-        return images
+        """The images with the channels in front of the positions."""
+        if self.channels == 1:
+            return self.raw
+        return self.raw.unsqueeze(1) if self.channels is None else self.raw.movedim(self.channels, 1)
 
     @property
     def n(self) -> int:
@@ -60,6 +69,8 @@ class Inputs:
             return value[index.to(value.device)]
 
         images = images.clone(memory_format=self.memory_format)
+        if self.channels != 1:
+            images = images.squeeze(1) if self.channels is None else images.movedim(1, self.channels).contiguous()
         args = tuple(images if place == self.slot else tree_map(row, value) for place, value in enumerate(self.args))
         kwargs = {key: images if key == self.slot else tree_map(row, value) for key, value in self.kwargs.items()}
         return replace(self, args=args, kwargs=kwargs)
