@@ -171,8 +171,11 @@ def _has_features_last(model: nn.Module, layer: str, shape: Sequence[int]) -> bo
 
 def fits(grid: Sequence[int], size: Sequence[int]) -> bool:
     """Whether one stride could lead from `size` to `grid` along every axis, up to rounding and padding."""
-    if any(s > t for t, s in zip(size, grid, strict=True)):
-        return False
+    return all(s <= t for t, s in zip(size, grid, strict=True)) and has_aspect(grid, size)
+
+
+def has_aspect(grid: Sequence[int], size: Sequence[int]) -> bool:
+    """Whether a grid, which may be larger than the input, has the aspect ratio of the input."""
     lows = [t / (s + 1) for t, s in zip(size, grid, strict=True)]
     highs = [t / max(s - 1, 0.5) for t, s in zip(size, grid, strict=True)]
     return max(lows) < min(highs)

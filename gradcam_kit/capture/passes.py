@@ -161,7 +161,10 @@ def _pass(model: nn.Module, inputs: Inputs, request: Request) -> Iterator[Captur
         recorder = Recorder(model, layers, inputs.n, inputs.size, request.reshape, graph, recall(model, inputs))
         biases = BiasRecorder(model) if Evidence.BIASES in request.needs else None
         real = {name: module for name, module in layers.items() if name not in NOT_MODULES}
-        attention = AttentionRecorder(model, inputs, request.needs) if Evidence.ATTENTION in request.needs else None
+        attention = None
+        if Evidence.ATTENTION in request.needs:
+            origins = recall(model, inputs) or gather(model, inputs)
+            attention = AttentionRecorder(model, inputs, request.needs, origins)
         prefix = PrefixRecorder(model, real) if Evidence.REPLAY in request.needs else None
         with ExitStack() as stack:
             stack.enter_context(recorder.attached(keep_arguments=Evidence.WEIGHT_GRADIENTS in request.needs))
@@ -175,6 +178,8 @@ def _pass(model: nn.Module, inputs: Inputs, request: Request) -> Iterator[Captur
             stack.enter_context(torch.set_grad_enabled(graph))
             output = run(recorder.observe_input(inputs))
             recorder.check()
+            if biases and recall(model, inputs) is None and biases.is_in_doubt(inputs.size):
+                raise InDoubtError
             if attention:
                 recorder.records.update(attention.records())
             optional = not request.needs & ~_WITHOUT_SCORES

@@ -12,12 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from gradcam_kit.capture.layouts import Layout
+from gradcam_kit.capture.layouts import Layout, Tokens
 from gradcam_kit.capture.model.inputs import Inputs, Runner
 from gradcam_kit.capture.model.state import is_scripted, untouched
 from gradcam_kit.capture.provenance.places import Places
 from gradcam_kit.capture.provenance.reading import read_layout
 from gradcam_kit.capture.provenance.tracker import Tracker, foreign
+from gradcam_kit.errors import is_out_of_memory
 
 _UNUSUAL = (RuntimeError, NotImplementedError, TypeError, ValueError, AttributeError)
 _known: WeakKeyDictionary[nn.Module, dict[Hashable, Evidence]] = WeakKeyDictionary()
@@ -60,6 +61,12 @@ class Evidence:
                     return Verdict(one.shape, None, f"its samples lie along axis {axis}, not along the first one")
         return None
 
+    def of_tokens(self, tokens: int) -> Verdict | None:
+        """What is known about outputs `(n, tokens, k)`: those on a grid count before all others."""
+        found = [one for own in self.verdicts.values() for one in own if one.shape[:2] == (1, tokens) == one.shape[:-1]]
+        known = [one for one in found if one.layout is not None or one.reason]
+        return next((one for one in known if isinstance(one.layout, Tokens)), next(iter(known), None))
+
 
 def recall(model: nn.Module, inputs: Inputs) -> Evidence | None:
     """What was gathered for inputs of these shapes; None if nothing was yet."""
@@ -94,16 +101,20 @@ def _look(model: nn.Module, inputs: Inputs) -> Evidence:
 
         def watch(module: nn.Module, args: Any, output: Any) -> None:
             if threading.get_ident() == thread:
-                for leaf in tree_leaves(output):
-                    if isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.ndim >= 3:
-                        seen.append((module, tuple(leaf.shape), tracker.memory.get(leaf)))
+                seen.extend(
+                    (module, tuple(leaf.shape), tracker.memory.get(leaf))
+                    for leaf in tree_leaves(output)
+                    if isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.ndim >= 3
+                )
 
         handles = []
         try:
             handles += [one.register_forward_hook(watch) for one in model.modules() if not is_scripted(one)]
             with tracker:
                 Runner.of(model, device)(call)
-        except _UNUSUAL:  # what runs alone but not observed operation by operation is judged by its shapes
+        except _UNUSUAL as error:  # what runs alone but not observed operation by operation is judged by its shapes
+            if is_out_of_memory(error):
+                raise
             return Evidence()
         finally:
             for handle in handles:

@@ -14,7 +14,9 @@ _WIDER = 0.5
 
 
 class Places:
-    """A table of intervals. Tensors of row numbers, with size 1 along axes where they are all the same, stand for values.
+    """A table of intervals.
+
+    Tensors of row numbers, with size 1 along axes where they are all the same, stand for the values of tensors.
 
     Args:
         sizes: of the axes of the images behind the batch.

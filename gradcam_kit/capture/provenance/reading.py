@@ -81,7 +81,9 @@ def _token_grid(
     everywhere = ((low - whole_low).abs() < _SAME) & ((high - whole_high).abs() < _SAME)
     at_a_place = placed & ~everywhere[:, axes].all(1)
     if not bool(at_a_place.any()):
-        return f"each of its {tokens} tokens gathers from all positions, as queries do, and none is a position itself"
+        return (
+            f"each of its {tokens} tokens gathers from all of the image, as queries do, and none is a position itself"
+        )
     (where,) = at_a_place.nonzero(as_tuple=True)
     first, last = int(where[0]), int(where[-1]) + 1
     outside = torch.ones(tokens, dtype=torch.bool)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from gradcam_kit.capture.layouts import Layout, fits, infer_layout
+from gradcam_kit.capture.layouts import Layout, fits, has_aspect, infer_layout
 from gradcam_kit.capture.provenance.evidence import Evidence
 from gradcam_kit.errors import ShapeError
 
@@ -18,14 +18,18 @@ class InDoubtError(Exception):
 def is_in_doubt(shape: Sequence[int], size: Sequence[int], module: nn.Module) -> bool:
     """Whether an output of this shape for images with positions `size` may be laid out in several ways.
 
-    Tokens may be those of a text, queries or anchors; and axes of the same size may be positions or channels, unless
-    the module itself is a convolution or one of its norms.
+    Tokens may be those of a text, queries or anchors; maps of another aspect ratio than the images may be no maps; and
+    axes of the same size may be positions or channels, unless the module itself is a convolution or one of its norms.
     """
     if len(shape) == 3 and len(size) > 1:
         return True
-    if len(shape) != len(size) + 2 or _has_channels_first(module, len(size)):
+    if len(shape) != len(size) + 2:
         return False
     first, last = tuple(shape[2:]), tuple(shape[1:-1])
+    if len(size) > 1 and not has_aspect(first[-2:], size[-2:]):
+        return True
+    if _has_channels_first(module, len(size)):
+        return False
     if len(size) == 1:
         return first == last or last == tuple(size)
     return fits(first, size) and fits(last, size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -14,16 +15,18 @@ from gradcam_kit.capture.provenance.memory import Memory
 from gradcam_kit.capture.provenance.places import CONSTANT, FOREIGN, UNKNOWN, Places, compressed, lined_up
 
 _RESHAPED = ("view", "_unsafe_view", "_reshape_alias", "reshape")
-_MOVED = frozenset(
-    ["cat", "stack", "roll", "flip", "repeat", "index", "index_select", "gather", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "im2col", "masked_scatter", "scatter", "index_put", "slice_scatter", "select_scatter", "rot90", "masked_select", "take_along_dim"]
-)  # fmt: skip
+_MOVED = (
+    *("cat", "stack", "roll", "flip", "rot90", "repeat", "index", "index_select", "gather", "take_along_dim"),
+    *("pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "im2col", "slice_scatter", "select_scatter"),
+    *("scatter", "index_put", "masked_scatter", "masked_select"),
+)
 """Operations that only move values: what they do to a tensor they do to its row numbers."""
 _WHERE = ("index", "indices", "mask")
 """Arguments of these operations that say from where to where."""
 _FACTORS = ("self", "mat1", "batch1", "mat2", "batch2")
 _PADDED = tuple(f"{kind}_pad{d}d" for kind in ("reflection", "replication") for d in (1, 2, 3))
 _MIXED = ("_fft", "fft_", "linalg", "_linalg", "col2im", "scatter_add", "scatter_reduce", "index_add", "_cdist")
-_UNUSED = (RuntimeError, ValueError, IndexError, TypeError, KeyError, NotImplementedError, AttributeError)
+_UNUSUAL = (RuntimeError, ValueError, IndexError, TypeError, KeyError, NotImplementedError, AttributeError)
 
 
 class Tracker(TorchDispatchMode):
@@ -50,16 +53,14 @@ class Tracker(TorchDispatchMode):
         output = func(*args, **(kwargs or {}))
         try:
             self._follow(func, args, kwargs or {}, output)
-        except _UNUSED:  # an operation of an unusual kind: its results are of unknown origin
+        except _UNUSUAL:  # an operation of an unusual kind: its results are of unknown origin
             for leaf in _tensors(output):
-                self._put(leaf, torch.full((1,) * leaf.ndim, float(UNKNOWN)))
+                self._put(leaf, _nothing(leaf.ndim, UNKNOWN))
         return output
 
     def _put(self, tensor: Tensor, ids: Tensor | None) -> None:
-        try:
+        with suppress(*_UNUSUAL):  # it may have no memory of its own
             self.memory.put(tensor, ids)
-        except _UNUSED:
-            pass  # it has no memory of its own
 
     def _follow(self, func: Any, args: Any, kwargs: Any, output: Any) -> None:
         schema = func._schema
@@ -72,7 +73,7 @@ class Tracker(TorchDispatchMode):
         if written:
             self._follow_writing(name.rstrip("_"), values, known, written)
             own = {id(leaf) for leaf in _tensors(written)}
-            labelled = [(leaf, known[id(leaf)]) for leaf in _tensors(values) if id(leaf) in known]
+            labelled = _labelled(values, known)
             for leaf in _tensors(output):
                 if id(leaf) not in own:
                     self.memory.put(leaf, self._merged(labelled, leaf.shape) if labelled else None)
@@ -110,7 +111,7 @@ class Tracker(TorchDispatchMode):
         def number(leaf: Any) -> Any:
             if not isinstance(leaf, Tensor):
                 return leaf
-            nothing = torch.full((1,) * leaf.ndim, float(CONSTANT), dtype=torch.float64)
+            nothing = _nothing(leaf.ndim)
             return known.get(id(leaf), nothing).expand(leaf.shape)
 
         def host(leaf: Any) -> Any:
@@ -155,16 +156,15 @@ class Tracker(TorchDispatchMode):
             for leaf in leaves:
                 yield self._resampled(self.places.hull(ids, channels), one.shape, leaf.shape, windows)
         elif name.startswith(_MIXED):
-            yield from (torch.full((1,) * leaf.ndim, float(UNKNOWN)) for leaf in leaves)
+            yield from (_nothing(leaf.ndim, UNKNOWN) for leaf in leaves)
         else:
-            labelled = [(leaf, known[id(leaf)]) for leaf in _tensors(values) if id(leaf) in known]
             for leaf in leaves:
-                yield self._merged(labelled, leaf.shape, values)
+                yield self._merged(_labelled(values, known), leaf.shape, values)
 
     def _merged(self, labelled: Any, shape: Sequence[int], values: Any = None) -> Tensor:
         """Of operations value by value the narrowest place, and of reductions the hull."""
         if all(_broadcasts(leaf.shape, shape) for leaf, _ in labelled):
-            found = torch.zeros((1,) * len(shape), dtype=torch.float64)
+            found = _nothing(len(shape))
             for k, (_, ids) in enumerate(labelled):
                 ids = lined_up(ids, len(shape))
                 found = ids if k == 0 else self.places.narrower(found, ids)
@@ -182,12 +182,12 @@ class Tracker(TorchDispatchMode):
                     if len(shape) == leaf.ndim
                     else hull.reshape([s for d, s in enumerate(hull.shape) if d not in dims])
                 )
-        return torch.full((1,) * len(shape), float(UNKNOWN), dtype=torch.float64)
+        return _nothing(len(shape), UNKNOWN)
 
     # Sums of products: the place of a row of the first factor, or of a column of the second, whichever is narrower
 
     def _product(self, left: Tensor | None, right: Tensor | None) -> Tensor:
-        nothing = torch.zeros(1, 1, dtype=torch.float64)
+        nothing = _nothing(2)
         rows = nothing if left is None else self.places.hull(left, [left.ndim - 1])
         columns = nothing if right is None else self.places.hull(right, [right.ndim - 2])
         ndim = max(rows.ndim, columns.ndim)
@@ -221,7 +221,7 @@ class Tracker(TorchDispatchMode):
 
     def _grid_sampler(self, values: Any, known: Any, output: Tensor) -> Tensor:
         ids, where = known.get(id(values["input"])), known.get(id(values["grid"]))
-        nothing = torch.zeros((1,) * output.ndim, dtype=torch.float64)
+        nothing = _nothing(output.ndim)
         found = nothing if ids is None else self.places.hull(ids, range(2, ids.ndim))
         asked = nothing if where is None else self.places.hull(where, [where.ndim - 1]).movedim(-1, 1)
         return self.places.narrower(asked, found)
@@ -232,7 +232,7 @@ class Tracker(TorchDispatchMode):
         image = values["input"]
         ids = known.get(id(image))
         if ids is None:  # the kernel comes from the images
-            return torch.full((1,) * output.ndim, float(UNKNOWN), dtype=torch.float64)
+            return _nothing(output.ndim, UNKNOWN)
         kernel = values["weight"].shape[2:]
         return self._resampled(self.places.hull(ids, [1]), image.shape, output.shape, {**values, "kernel_size": kernel})
 
@@ -268,7 +268,16 @@ class Tracker(TorchDispatchMode):
 
 def foreign(tensor: Tensor) -> Tensor:
     """The row numbers of an input that is not the images."""
-    return torch.full((1,) * tensor.ndim, float(FOREIGN), dtype=torch.float64)
+    return _nothing(tensor.ndim, FOREIGN)
+
+
+def _nothing(ndim: int, kind: int = CONSTANT) -> Tensor:
+    """The row number of one of the kinds of values without a place, for a whole tensor."""
+    return torch.full((1,) * ndim, float(kind), dtype=torch.float64)
+
+
+def _labelled(values: Any, known: dict[int, Tensor]) -> list[tuple[Tensor, Tensor]]:
+    return [(leaf, known[id(leaf)]) for leaf in _tensors(values) if id(leaf) in known]
 
 
 def _tensors(tree: Any) -> list[Tensor]:
