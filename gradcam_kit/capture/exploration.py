@@ -12,11 +12,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
-from gradcam_kit.capture.layouts import ChannelsFirst, Layout, Tokens, infer_layout, is_resized, recurrent_layout
+from gradcam_kit.capture.layouts import ChannelsFirst, Layout, Tokens, is_resized, recurrent_layout
 from gradcam_kit.capture.model.inputs import Inputs, Runner
 from gradcam_kit.capture.model.state import is_scripted, untouched, version
 from gradcam_kit.capture.provenance.evidence import gather, recall
-from gradcam_kit.capture.provenance.settling import is_in_doubt
+from gradcam_kit.capture.provenance.settling import is_in_doubt, layout_by_shape
 from gradcam_kit.errors import GradCamKitError, ShapeError
 from gradcam_kit.targets.classes import ClassTarget, predicted_classes, score
 from gradcam_kit.types import Target
@@ -169,7 +169,7 @@ def _with_layouts(seen: list[Seen], model: nn.Module, inputs: Inputs, settled: s
             shape = tuple(one.tensor.shape)
             verdict = evidence.of(one.module, shape, inputs.n) if evidence else None
             try:
-                layout = verdict.layout if verdict else infer_layout(shape, size, model, one.name)
+                layout = verdict.layout if verdict else layout_by_shape(shape, size, model, one.name, one.module)
             except ShapeError:
                 continue
             if layout is None:

@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_map
 from gradcam_kit.capture.attention.recorder import AttentionRecorder
 from gradcam_kit.capture.backward import guided_gradients, layer_curvature, layer_gradients
 from gradcam_kit.capture.biases import BiasRecorder
-from gradcam_kit.capture.deferred_checks import Checks, check_activations, check_images
+from gradcam_kit.capture.deferred_checks import Checks, check_activations, check_images, no_patch_gradient
 from gradcam_kit.capture.head import find_head, weight_gradients
 from gradcam_kit.capture.layouts import Tokens
 from gradcam_kit.capture.model.compiled import parts_compiled
@@ -285,14 +285,7 @@ def _check_layers(captured: Capture) -> None:
         if isinstance(record.layout, Tokens) and record.layout.prefix:
             others = torch.stack([(native[:, : record.layout.prefix] != 0).any() for native in record.gradients])
             missed = others.any() & ~(gradient != 0).any()
-            captured.checks.add(missed[None], partial(_no_patch_gradient, name))
-
-
-def _no_patch_gradient(name: str, _sample: int) -> CaptureError:
-    return CaptureError(
-        f"no gradient reaches the patch tokens of layer {name!r}: behind it the score depends on the class token "
-        "alone; choose the last block's input normalization, or target_layers=None to have it found"
-    )
+            captured.checks.add(missed[None], partial(no_patch_gradient, name))
 
 
 def _detach(output: Any) -> Any:

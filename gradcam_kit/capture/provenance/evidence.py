@@ -15,9 +15,9 @@ from torch.utils._pytree import tree_leaves
 from gradcam_kit.capture.layouts import Layout, Tokens
 from gradcam_kit.capture.model.inputs import Inputs, Runner
 from gradcam_kit.capture.model.state import is_scripted, untouched
-from gradcam_kit.capture.provenance.places import Places
+from gradcam_kit.capture.provenance.places import FOREIGN, Places, origin
 from gradcam_kit.capture.provenance.reading import read_layout
-from gradcam_kit.capture.provenance.tracker import Tracker, foreign
+from gradcam_kit.capture.provenance.tracker import Tracker
 from gradcam_kit.errors import is_out_of_memory
 
 _UNUSUAL = (RuntimeError, NotImplementedError, TypeError, ValueError, AttributeError)
@@ -97,7 +97,7 @@ def _look(model: nn.Module, inputs: Inputs) -> Evidence:
         tracker = Tracker(places)
         for leaf in tree_leaves((call.args, call.kwargs)):
             if isinstance(leaf, Tensor):
-                tracker.mark(leaf, places.image() if leaf is raw else foreign(leaf))
+                tracker.mark(leaf, places.image() if leaf is raw else origin(leaf.ndim, FOREIGN))
 
         def watch(module: nn.Module, args: Any, output: Any) -> None:
             if threading.get_ident() == thread:

@@ -112,3 +112,8 @@ def compressed(ids: Tensor) -> Tensor:
 def lined_up(ids: Tensor, ndim: int) -> Tensor:
     """With as many axes as a broadcast result has."""
     return ids.reshape((1,) * (ndim - ids.ndim) + tuple(ids.shape))
+
+
+def origin(ndim: int, kind: int = CONSTANT) -> Tensor:
+    """The row number of values without a place, which are all of one kind, for a tensor with so many axes."""
+    return torch.full((1,) * ndim, float(kind), dtype=torch.float64)

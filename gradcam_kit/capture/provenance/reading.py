@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gradcam_kit.capture.layouts import ChannelsFirst, ChannelsLast, Layout, Tokens
-from gradcam_kit.capture.provenance.places import CONSTANT, FOREIGN, Places
+from gradcam_kit.capture.provenance.places import FOREIGN, Places, origin
 
 _SAME = 1e-3
 """Distance of two places, in pixels, up to which they are one."""
@@ -29,7 +29,7 @@ def read_layout(
     Returns:
         The layout; or why there is none; or None, if an operation was met that nothing is known about.
     """
-    ids = torch.full((1,) * len(shape), float(CONSTANT), dtype=torch.float64) if ids is None else ids
+    ids = origin(len(shape)) if ids is None else ids
     low, _, flags = places.rows(ids)
     placed = low[..., 0].isfinite()
     if not bool(placed.any()):

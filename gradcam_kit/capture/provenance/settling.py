@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from gradcam_kit.capture.layouts import Layout, fits, has_aspect, infer_layout
+from gradcam_kit.capture.layouts import ChannelsFirst, Layout, fits, has_aspect, infer_layout
 from gradcam_kit.capture.provenance.evidence import Evidence
 from gradcam_kit.errors import ShapeError
 
@@ -50,16 +50,28 @@ def settle_layout(
         InDoubtError: the shape alone does not tell, and there is no evidence yet.
         ShapeError: no positions; the message says why.
     """
-    if not is_in_doubt(shape, size, module):
-        return infer_layout(shape, size, model, layer)
-    if evidence is None:
+    doubt = is_in_doubt(shape, size, module)
+    if doubt and evidence is None:
         raise InDoubtError(layer)
-    verdict = evidence.of(module, shape, n)
+    verdict = evidence.of(module, shape, n) if doubt and evidence else None
     if verdict is None:
-        return infer_layout(shape, size, model, layer)
+        return layout_by_shape(shape, size, model, layer, module)
     if verdict.layout is None:
         raise refused(shape, layer, verdict.reason)
     return verdict.layout
+
+
+def layout_by_shape(
+    shape: Sequence[int], size: Sequence[int], model: nn.Module, layer: str, module: nn.Module
+) -> Layout:
+    """The layout that the sizes suggest, and the kernel of the module itself.
+
+    Raises:
+        ShapeError: no positions, or tokens that fit no grid or several.
+    """
+    if len(shape) == len(size) + 2 and _has_channels_first(module, len(size)):
+        return ChannelsFirst()
+    return infer_layout(shape, size, model, layer)
 
 
 def refused(shape: Sequence[int], layer: str, reason: str) -> ShapeError:
@@ -71,5 +83,8 @@ def refused(shape: Sequence[int], layer: str, reason: str) -> ShapeError:
 
 
 def _has_channels_first(module: nn.Module, axes: int) -> bool:
-    weight = getattr(module, "weight", None)
-    return getattr(weight, "ndim", 0) == axes + 2 or hasattr(module, "running_mean")
+    """Whether all parameters inside of a module are kernels of convolutions, or belong to their norms."""
+    owners = [one for one in module.modules() if one._parameters or hasattr(one, "running_mean")]
+    return bool(owners) and all(
+        hasattr(one, "running_mean") or getattr(getattr(one, "weight", None), "ndim", 0) == axes + 2 for one in owners
+    )

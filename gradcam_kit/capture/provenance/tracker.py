@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from gradcam_kit.capture.provenance.memory import Memory
-from gradcam_kit.capture.provenance.places import CONSTANT, FOREIGN, UNKNOWN, Places, compressed, lined_up
+from gradcam_kit.capture.provenance.places import CONSTANT, UNKNOWN, Places, compressed, lined_up, origin
 
 _RESHAPED = ("view", "_unsafe_view", "_reshape_alias", "reshape")
 _MOVED = (
@@ -55,7 +55,7 @@ class Tracker(TorchDispatchMode):
             self._follow(func, args, kwargs or {}, output)
         except _UNUSUAL:  # an operation of an unusual kind: its results are of unknown origin
             for leaf in _tensors(output):
-                self._put(leaf, _nothing(leaf.ndim, UNKNOWN))
+                self._put(leaf, origin(leaf.ndim, UNKNOWN))
         return output
 
     def _put(self, tensor: Tensor, ids: Tensor | None) -> None:
@@ -111,7 +111,7 @@ class Tracker(TorchDispatchMode):
         def number(leaf: Any) -> Any:
             if not isinstance(leaf, Tensor):
                 return leaf
-            nothing = _nothing(leaf.ndim)
+            nothing = origin(leaf.ndim)
             return known.get(id(leaf), nothing).expand(leaf.shape)
 
         def host(leaf: Any) -> Any:
@@ -156,7 +156,7 @@ class Tracker(TorchDispatchMode):
             for leaf in leaves:
                 yield self._resampled(self.places.hull(ids, channels), one.shape, leaf.shape, windows)
         elif name.startswith(_MIXED):
-            yield from (_nothing(leaf.ndim, UNKNOWN) for leaf in leaves)
+            yield from (origin(leaf.ndim, UNKNOWN) for leaf in leaves)
         else:
             for leaf in leaves:
                 yield self._merged(_labelled(values, known), leaf.shape, values)
@@ -164,7 +164,7 @@ class Tracker(TorchDispatchMode):
     def _merged(self, labelled: Any, shape: Sequence[int], values: Any = None) -> Tensor:
         """Of operations value by value the narrowest place, and of reductions the hull."""
         if all(_broadcasts(leaf.shape, shape) for leaf, _ in labelled):
-            found = _nothing(len(shape))
+            found = origin(len(shape))
             for k, (_, ids) in enumerate(labelled):
                 ids = lined_up(ids, len(shape))
                 found = ids if k == 0 else self.places.narrower(found, ids)
@@ -182,12 +182,12 @@ class Tracker(TorchDispatchMode):
                     if len(shape) == leaf.ndim
                     else hull.reshape([s for d, s in enumerate(hull.shape) if d not in dims])
                 )
-        return _nothing(len(shape), UNKNOWN)
+        return origin(len(shape), UNKNOWN)
 
     # Sums of products: the place of a row of the first factor, or of a column of the second, whichever is narrower
 
     def _product(self, left: Tensor | None, right: Tensor | None) -> Tensor:
-        nothing = _nothing(2)
+        nothing = origin(2)
         rows = nothing if left is None else self.places.hull(left, [left.ndim - 1])
         columns = nothing if right is None else self.places.hull(right, [right.ndim - 2])
         ndim = max(rows.ndim, columns.ndim)
@@ -221,7 +221,7 @@ class Tracker(TorchDispatchMode):
 
     def _grid_sampler(self, values: Any, known: Any, output: Tensor) -> Tensor:
         ids, where = known.get(id(values["input"])), known.get(id(values["grid"]))
-        nothing = _nothing(output.ndim)
+        nothing = origin(output.ndim)
         found = nothing if ids is None else self.places.hull(ids, range(2, ids.ndim))
         asked = nothing if where is None else self.places.hull(where, [where.ndim - 1]).movedim(-1, 1)
         return self.places.narrower(asked, found)
@@ -232,7 +232,7 @@ class Tracker(TorchDispatchMode):
         image = values["input"]
         ids = known.get(id(image))
         if ids is None:  # the kernel comes from the images
-            return _nothing(output.ndim, UNKNOWN)
+            return origin(output.ndim, UNKNOWN)
         kernel = values["weight"].shape[2:]
         return self._resampled(self.places.hull(ids, [1]), image.shape, output.shape, {**values, "kernel_size": kernel})
 
@@ -264,16 +264,6 @@ class Tracker(TorchDispatchMode):
         return self.places.resample(
             ids, {d: torch.arange(output.shape[d], dtype=torch.float32) - left for d, left in padded.items()}
         )
-
-
-def foreign(tensor: Tensor) -> Tensor:
-    """The row numbers of an input that is not the images."""
-    return _nothing(tensor.ndim, FOREIGN)
-
-
-def _nothing(ndim: int, kind: int = CONSTANT) -> Tensor:
-    """The row number of one of the kinds of values without a place, for a whole tensor."""
-    return torch.full((1,) * ndim, float(kind), dtype=torch.float64)
 
 
 def _labelled(values: Any, known: dict[int, Tensor]) -> list[tuple[Tensor, Tensor]]:
