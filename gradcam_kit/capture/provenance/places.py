@@ -41,6 +41,11 @@ class Places:
         rows = self._rows[ids.long()]
         return rows[..., : self.axes], rows[..., self.axes : 2 * self.axes], rows[..., -2:]
 
+    def axes_along(self, ids: Tensor, dim: int) -> int:
+        """How many axes of the images an axis of a tensor goes along; several where positions are in one row."""
+        low = self._rows[ids.long()][..., : self.axes]
+        return int(((low - low.narrow(dim, 0, 1)).abs() > 1e-3).flatten(0, -2).any(0).sum())
+
     def hull(self, ids: Tensor, dims: Sequence[int]) -> Tensor:
         """The smallest intervals around all values along some axes, which keep size 1.
 

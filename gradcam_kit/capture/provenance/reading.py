@@ -12,6 +12,8 @@ from gradcam_kit.capture.provenance.places import FOREIGN, Places, origin
 
 _SAME = 1e-3
 """Distance of two places, in pixels, up to which they are one."""
+_WHOLE = 0.6
+"""Share of all positions along an axis from which a token gathers from everywhere; one of two patches has half."""
 
 
 def read_layout(
@@ -78,7 +80,7 @@ def _token_grid(
     placed = low.isfinite().all(1)
     whole_low, whole_high = low[placed].amin(0), high[placed].amax(0)
     axes = list(positions)
-    everywhere = ((low - whole_low).abs() < _SAME) & ((high - whole_high).abs() < _SAME)
+    everywhere = high - low >= _WHOLE * (whole_high - whole_low)
     at_a_place = placed & ~everywhere[:, axes].all(1)
     if not bool(at_a_place.any()):
         return (

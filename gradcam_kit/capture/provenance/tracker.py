@@ -256,14 +256,10 @@ class Tracker(TorchDispatchMode):
         image, pad = values["self"], values.get("pad", values.get("padding"))
         ids = known[id(image)]
         padded = {image.ndim - 1 - k: pad[2 * k] for k in range(len(pad) // 2) if pad[2 * k] or pad[2 * k + 1]}
-        if image.ndim < len(self.places.sizes) + 1 or ids.numel() == 1:  # tokens: what is added is none of them
-            if ids.numel() == 1 and image.ndim >= len(self.places.sizes) + 1:
-                return ids
-            result = torch.constant_pad_nd(ids.expand(image.shape), pad, float(CONSTANT))
-            return compressed(result)
-        return self.places.resample(
-            ids, {d: torch.arange(output.shape[d], dtype=torch.float32) - left for d, left in padded.items()}
-        )
+        if all(self.places.axes_along(ids, d) < 2 for d in padded):  # the border of maps goes on as they do
+            index = {d: torch.arange(output.shape[d], dtype=torch.float32) - left for d, left in padded.items()}
+            return self.places.resample(ids, index)
+        return compressed(torch.constant_pad_nd(ids.expand(image.shape), pad, float(CONSTANT)))  # tokens, not positions
 
 
 def _labelled(values: Any, known: dict[int, Tensor]) -> list[tuple[Tensor, Tensor]]:
