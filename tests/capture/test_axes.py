@@ -26,7 +26,7 @@ def volumes(frames_first: bool, channels: int = 3) -> nn.Module:
     )
 
 
-def tubes(size: tuple[int, int, int]) -> nn.Module:
+def tubes() -> nn.Module:
     """Tokens of a video `(n, t, c, h, w)`: patches of single frames, one frame after the other behind a class token."""
 
     def run(m: Any, x: Tensor) -> Tensor:
@@ -34,7 +34,6 @@ def tubes(size: tuple[int, int, int]) -> nn.Module:
         tokens = m.norm(torch.cat([m.token.weight.expand(len(x), -1, -1), tokens], 1))
         return m.fc((tokens + (tokens @ tokens.mT).softmax(-1) @ tokens)[:, 0])
 
-    del size
     return build(run, patch=nn.Conv2d(3, 6, 8, 8), token=nn.Embedding(1, 6), norm=nn.LayerNorm(6), fc=nn.Linear(6, 4))
 
 
@@ -55,7 +54,7 @@ def test_frames_in_front_of_the_channels(frames: int) -> None:
 
 @pytest.mark.parametrize("frames", [3, 4])
 def test_tokens_of_frames_are_no_picture(frames: int) -> None:
-    model, x = tubes((frames, 16, 16)), clips(2, frames, 3, 16, 16)
+    model, x = tubes(), clips(2, frames, 3, 16, 16)
     found = GradCAM(model, "norm").explain(x, 1)
     by_hand = GradCAM(model, "norm", reshape=lambda t: t[:, 1:].mT.unflatten(2, (frames, 2, 2))).explain(x, 1)
     assert found.saliency["norm"].shape == (2, frames, 2, 2)

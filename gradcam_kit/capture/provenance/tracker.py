@@ -33,7 +33,7 @@ class Tracker(TorchDispatchMode):
     """Follows the places of one image through all operations that run while it is active; changes no result."""
 
     def __init__(self, places: Places) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.places, self.memory = places, Memory()
         self._rules: dict[str, Callable[..., Tensor]] = {
             **dict.fromkeys(("mm", "bmm"), self._mm),
