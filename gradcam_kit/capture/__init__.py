@@ -1,11 +1,12 @@
 """The only code that touches a model: hooks, layers, tokens, targets, replay."""
 
+from gradcam_kit.capture.axes import read_inputs, with_channels
 from gradcam_kit.capture.graphs import output_with_graph
 from gradcam_kit.capture.image_axes import heatmap_size
 from gradcam_kit.capture.input_choice import image_input_of
 from gradcam_kit.capture.layer_choice import choose_among, choose_layers, layer_candidates
 from gradcam_kit.capture.model.compiled import compile_around
-from gradcam_kit.capture.model.inputs import Inputs, read_inputs
+from gradcam_kit.capture.model.inputs import Inputs
 from gradcam_kit.capture.model.layers import TargetLayers, find_layers
 from gradcam_kit.capture.model.memory_format import in_fastest_format
 from gradcam_kit.capture.model.state import check_model
@@ -46,4 +47,5 @@ __all__ = [
     "rescoring",
     "resolve_target",
     "rows_at_once",
+    "with_channels",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from gradcam_kit.capture.backward import differentiate
-from gradcam_kit.capture.layouts import infer_layout
 from gradcam_kit.capture.model.inputs import Inputs
 from gradcam_kit.capture.model.state import is_scripted
 from gradcam_kit.capture.model.trees import whole
+from gradcam_kit.capture.provenance.evidence import Evidence, recall
+from gradcam_kit.capture.provenance.settling import is_in_doubt, settle_layout
 from gradcam_kit.errors import CaptureError, ShapeError
 
 
@@ -91,11 +92,17 @@ class BiasRecorder:
                     f"a {type(module).__name__} with a bias ran on {len(output)} rows for {inputs.n} images, so that "
                     "its share of each image is unknown; choose a method that needs no biases"
                 )
-            maps = [self._product(bias, output.detach(), gradient, inputs) for gradient in columns]
+            maps = [self._product(module, bias, output.detach(), gradient, inputs) for gradient in columns]
             found.append(torch.stack(maps, 1) if scores.ndim == 2 else maps[0])
         return tuple(found)
 
-    def _product(self, bias: Tensor, output: Tensor, gradient: Tensor | None, inputs: Inputs) -> Tensor:
+    def is_in_doubt(self, size: Sequence[int]) -> bool:
+        """Whether tokens were seen, of which nothing but their origin says that they are positions."""
+        return any(output.ndim == 3 and is_in_doubt(output.shape, size, module) for module, output in self.runs)
+
+    def _product(
+        self, module: nn.Module, bias: Tensor, output: Tensor, gradient: Tensor | None, inputs: Inputs
+    ) -> Tensor:
         product: Tensor = whole(torch.zeros_like(output) if gradient is None else gradient)
         output = whole(output)
         if len(bias) not in output.shape[1:]:
@@ -106,7 +113,9 @@ class BiasRecorder:
         if output.ndim == 2:
             return product * bias
         try:
-            maps = infer_layout(output.shape, inputs.size, self.model, "").to_maps(product)
+            evidence = recall(self.model, inputs) or Evidence()
+            layout = settle_layout(output.shape, inputs.size, self.model, "", module, inputs.n, evidence)
+            maps = layout.to_maps(product)
             if maps.shape[1] == len(bias):
                 return maps * bias.view(-1, *(1 for _ in maps.shape[2:]))
         except ShapeError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
@@ -17,9 +17,11 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 from torch.utils.checkpoint import CheckpointFunction
 
 from gradcam_kit.capture.backward import differentiate
-from gradcam_kit.capture.layouts import Layout, Tokens, infer_layout, is_resized, recurrent_layout
+from gradcam_kit.capture.layouts import ChannelsFirst, Layout, Tokens, is_resized, recurrent_layout
 from gradcam_kit.capture.model.inputs import Inputs, Runner
 from gradcam_kit.capture.model.state import is_scripted, untouched, version
+from gradcam_kit.capture.provenance.evidence import gather, recall
+from gradcam_kit.capture.provenance.settling import is_in_doubt, layout_by_shape
 from gradcam_kit.capture.reuse import is_chain, is_padding
 from gradcam_kit.errors import GradCamKitError, ShapeError
 from gradcam_kit.targets.classes import ClassTarget, predicted_classes, score
@@ -42,6 +44,7 @@ class Seen:
     layout: Layout
     shape: tuple[int, ...]
     node: Any = None  # of the graph, where the output was made
+    is_settled: bool = False  # the module itself tells its layout
     reached: bool = False
     depends: bool = False
     hidden: bool = False
@@ -99,11 +102,9 @@ def explore(
             if len(places) != 1:
                 return None
             tensor = leaves[places[0]]
-            if is_padding(module, args, tensor):
+            if layout is None and not _may_have_positions(tensor.shape, inputs.size):
                 return None
-            try:
-                layout = layout or infer_layout(tensor.shape, inputs.size, model, name)
-            except ShapeError:
+            if is_padding(module, args, tensor):
                 return None
             if not tensor.requires_grad:
                 # A graph starts here: at the first layer, and behind whatever cut it.
@@ -113,12 +114,10 @@ def explore(
                 alias = tensor.view_as(tensor)
             _, origin = origins.get(id(tensor), (tensor, tensor))
             origins[id(alias)] = alias, origin
-            shape = tuple(layout.to_maps(tensor).shape[1:])
-            if max(shape[1:]) > 1:
-                call = id(module), calls[id(module)]
-                own = Seen(name, module, alias, origin, version(tensor), layout, shape, tensor.grad_fn)
-                own.hidden = not torch.is_grad_enabled() and _is_in_checkpoint()
-                seen[call] = own
+            call = id(module), calls[id(module)]
+            seen[call] = own = Seen(name, module, alias, origin, version(tensor), layout or ChannelsFirst(), ())
+            own.node, own.is_settled = tensor.grad_fn, layout is not None
+            own.hidden = not torch.is_grad_enabled() and _is_in_checkpoint()
             leaves[places[0]] = alias
             return tree_unflatten(leaves, spec)
 
@@ -133,9 +132,9 @@ def explore(
         finally:
             for handle in handles:
                 handle.remove()
-        found = _calls_named(seen, calls)
+        found = _with_layouts(_calls_named(seen, calls), model, inputs)
         tokens = {(one.tensor.shape[1], one.shape[0]) for one in found if isinstance(one.layout, Tokens)}
-        found = _from_the_image([one for one in found if not one.is_split_into_heads(tokens)])
+        found = [one for one in found if not one.is_split_into_heads(tokens)]
         try:
             target = target if target is not None else target_type(predicted_classes(output))
             scores = score(target, output, inputs.n)
@@ -178,8 +177,44 @@ def _calls_named(seen: Mapping[tuple[int, int], Seen], calls: Mapping[int, int])
     return [one for (module, _), one in seen.items() if calls[module] == 1 or module in chains]
 
 
-def _from_the_image(seen: list[Seen]) -> list[Seen]:
-    """All but tokens that are none of an image, such as the queries of a detector, whose number happens to fit a grid.
+def _may_have_positions(shape: Sequence[int], size: Sequence[int]) -> bool:
+    return len(shape) == len(size) + 2 or (len(shape) == 3 and max(shape[1:]) > 1)
+
+
+def _with_layouts(seen: list[Seen], model: nn.Module, inputs: Inputs) -> list[Seen]:
+    """Return those with positions of the images, with their layouts."""
+    size, evidence = inputs.size, None
+    doubtful = [one for one in seen if not one.is_settled and is_in_doubt(one.tensor.shape, size, one.module)]
+    squares = all(one.tensor.ndim == len(size) + 2 for one in doubtful)
+    if doubtful and not (squares and _are_convolutional(seen)):
+        evidence = recall(model, inputs) or gather(model, inputs)
+    kept, judged = [], set()
+    for one in seen:
+        if not one.is_settled:
+            shape = tuple(one.tensor.shape)
+            verdict = evidence.of(one.module, shape, inputs.n) if evidence else None
+            try:
+                layout = verdict.layout if verdict else layout_by_shape(shape, size, model, one.name, one.module)
+            except ShapeError:
+                continue
+            if layout is None:
+                continue
+            one.layout = layout
+            if verdict:
+                judged.add(id(one))
+        one.shape = tuple(one.layout.to_maps(one.tensor).shape[1:])
+        if max(one.shape[1:]) > 1:
+            kept.append(one)
+    return _from_the_image(kept, judged)
+
+
+def _are_convolutional(seen: list[Seen]) -> bool:
+    """Whether no module mixes the last axis of maps, as those do that have the channels there."""
+    return not any(own.ndim == 2 for one in seen for own in one.module.parameters(recurse=False))
+
+
+def _from_the_image(seen: list[Seen], judged: Set[int]) -> list[Seen]:
+    """All but tokens whose number happens to fit a grid, where nothing else is known of them.
 
     A grid of tokens is that of an earlier layer, or was pooled or enlarged from the layer before by a whole number.
     """
@@ -188,7 +223,7 @@ def _from_the_image(seen: list[Seen]) -> list[Seen]:
     for one in seen:
         grid = one.shape[1:]
         is_new = isinstance(one.layout, Tokens) and len(grid) > 1 and bool(known) and grid not in known
-        if is_new and not is_resized(kept[-1].shape[1:], grid):
+        if is_new and id(one) not in judged and not is_resized(kept[-1].shape[1:], grid):
             continue
         known.add(grid)
         kept.append(one)

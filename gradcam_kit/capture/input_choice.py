@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from gradcam_kit.capture.axes import with_channels
 from gradcam_kit.capture.backward import behind
 from gradcam_kit.capture.model.inputs import Inputs, Runner, Slot
 from gradcam_kit.capture.model.layers import split_name
@@ -52,7 +53,7 @@ def image_input_of(
         )
     if asked is not None and asked not in shared:
         raise InputError(f"image_input is {asked!r}, but the layers depend on other inputs: {described}")
-    return inputs if asked is not None else inputs.at(preferred(inputs, shared))
+    return inputs if asked is not None else with_channels(model, inputs.at(preferred(inputs, shared)))
 
 
 def preferred(inputs: Inputs, slots: list[Slot]) -> Slot:
@@ -69,7 +70,7 @@ def sees_images(model: nn.Module, inputs: Inputs, layers: Mapping[str, nn.Module
     slots = inputs.image_slots
     if len(slots) < 2 or not layers:
         return set(layers)
-    axes = inputs.images.ndim
+    axes = inputs.raw.ndim
     wanted = {inputs.slot} if inputs.is_asked else {slot for slot in slots if inputs.value(slot).ndim == axes}
     return {name for name, own in _dependences(model, inputs, layers).items() if own & wanted}
 

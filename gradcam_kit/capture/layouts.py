@@ -74,19 +74,31 @@ class SequenceFirst:
 
 @dataclass(frozen=True)
 class Tokens:
-    """`(n, prefix + positions, k)`, as vision transformers make it."""
+    """`(n, prefix + positions + suffix, k)`, as vision transformers make it.
+
+    `order` lists, position after position, the tokens between prefix and suffix; None where they lie row by row.
+    """
 
     grid: tuple[int, ...]
     prefix: int
+    suffix: int = 0
+    order: tuple[int, ...] | None = None
 
     def to_maps(self, output: Tensor) -> Float[Tensor, "n k *s"]:
-        """Drop the prefix tokens and lay out the others on the grid."""
-        maps: Tensor = output[:, self.prefix :].movedim(-1, 1).unflatten(-1, self.grid)
+        """Drop the tokens that are no positions and lay out the others on the grid."""
+        tokens = output[:, self.prefix : output.shape[1] - self.suffix]
+        if self.order is not None:
+            tokens = tokens[:, list(self.order)]
+        maps: Tensor = tokens.movedim(-1, 1).unflatten(-1, self.grid)
         return maps
 
     def to_native(self, maps: Float[Tensor, "n k *s"], like: Tensor) -> Tensor:
-        """Flatten the grid behind the prefix tokens of `like`."""
-        return torch.cat([like[:, : self.prefix], maps.flatten(2).movedim(1, -1)], dim=1)
+        """Flatten the grid between the other tokens of `like`."""
+        tokens = maps.flatten(2).movedim(1, -1)
+        if self.order is not None:
+            tokens = torch.empty_like(tokens).index_copy(1, torch.tensor(self.order, device=tokens.device), tokens)
+        behind = like[:, like.shape[1] - self.suffix :]
+        return torch.cat([like[:, : self.prefix], tokens, behind], dim=1)
 
 
 @dataclass(frozen=True)
@@ -169,8 +181,11 @@ def _has_features_last(model: nn.Module, layer: str, shape: Sequence[int]) -> bo
 
 def fits(grid: Sequence[int], size: Sequence[int]) -> bool:
     """Whether one stride could lead from `size` to `grid` along every axis, up to rounding and padding."""
-    if any(s > t for t, s in zip(size, grid, strict=True)):
-        return False
+    return all(s <= t for t, s in zip(size, grid, strict=True)) and has_aspect(grid, size)
+
+
+def has_aspect(grid: Sequence[int], size: Sequence[int]) -> bool:
+    """Whether a grid, which may be larger than the input, has the aspect ratio of the input."""
     lows = [t / (s + 1) for t, s in zip(size, grid, strict=True)]
     highs = [t / max(s - 1, 0.5) for t, s in zip(size, grid, strict=True)]
     return max(lows) < min(highs)

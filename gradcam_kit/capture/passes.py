@@ -17,13 +17,15 @@ from torch.utils._pytree import tree_map
 from gradcam_kit.capture.attention.recorder import AttentionRecorder
 from gradcam_kit.capture.backward import guided_gradients, layer_curvature, layer_gradients
 from gradcam_kit.capture.biases import BiasRecorder
-from gradcam_kit.capture.deferred_checks import Checks, check_activations, check_images
+from gradcam_kit.capture.deferred_checks import Checks, check_activations, check_images, no_patch_gradient
 from gradcam_kit.capture.head import find_head, weight_gradients
 from gradcam_kit.capture.layouts import Custom, Tokens
 from gradcam_kit.capture.model.compiled import parts_compiled
 from gradcam_kit.capture.model.inputs import Inputs, Runner
 from gradcam_kit.capture.model.state import untouched
 from gradcam_kit.capture.model.trees import brought, map_output
+from gradcam_kit.capture.provenance.evidence import gather, recall
+from gradcam_kit.capture.provenance.settling import InDoubtError
 from gradcam_kit.capture.recording import INPUT, NOT_MODULES, LayerRecord, Recorder
 from gradcam_kit.capture.rerun.prefix import Prefix, PrefixRecorder
 from gradcam_kit.capture.rerun.probe import Prober
@@ -140,17 +142,32 @@ def capture(model: nn.Module, inputs: Inputs, request: Request) -> Iterator[Capt
     Raises:
         CaptureError: a layer that ran never or twice, or on which the score does not depend.
         NonFiniteError: NaN or infinite values in images, activations or gradients.
+        ShapeError: a layer without positions of the images.
     """
+    with untouched(model, inputs.images.device), ExitStack() as stack:
+        try:
+            captured = stack.enter_context(_pass(model, inputs, request))
+        except InDoubtError:  # met once for a model and the shapes of its inputs
+            gather(model, inputs)
+            captured = stack.enter_context(_pass(model, inputs, request))
+        yield captured
+
+
+@contextmanager
+def _pass(model: nn.Module, inputs: Inputs, request: Request) -> Iterator[Capture]:
     graph = bool(request.needs & Evidence.DERIVATIVES)
     run = Runner.of(model, inputs.images.device)
     with untouched(model, inputs.images.device, request.keep_modes):
         checks = Checks(model)
         check_images(inputs.images, checks)
         layers = {**request.layers, **({INPUT: model} if Evidence.GUIDED in request.needs else {})}
-        recorder = Recorder(model, layers, inputs.n, inputs.size, request.reshape, graph)
+        recorder = Recorder(model, layers, inputs.n, inputs.size, request.reshape, graph, recall(model, inputs))
         biases = BiasRecorder(model) if Evidence.BIASES in request.needs else None
         real = {name: module for name, module in layers.items() if name not in NOT_MODULES}
-        attention = AttentionRecorder(model, inputs, request.needs) if Evidence.ATTENTION in request.needs else None
+        attention = None
+        if Evidence.ATTENTION in request.needs:
+            origins = recall(model, inputs) or gather(model, inputs)
+            attention = AttentionRecorder(model, inputs, request.needs, origins)
         prefix = PrefixRecorder(model, real) if Evidence.REPLAY in request.needs else None
         with ExitStack() as stack:
             stack.enter_context(recorder.attached(keep_arguments=Evidence.WEIGHT_GRADIENTS in request.needs))
@@ -164,6 +181,8 @@ def capture(model: nn.Module, inputs: Inputs, request: Request) -> Iterator[Capt
             stack.enter_context(torch.set_grad_enabled(graph))
             output = run(recorder.observe_input(inputs))
             recorder.check()
+            if biases and recall(model, inputs) is None and biases.is_in_doubt(inputs.size):
+                raise InDoubtError
             if attention:
                 recorder.records.update(attention.records())
             optional = not request.needs & ~_WITHOUT_SCORES
@@ -275,14 +294,7 @@ def _check_layers(captured: Capture) -> None:
         if isinstance(record.layout, Tokens) and record.layout.prefix:
             others = torch.stack([(native[:, : record.layout.prefix] != 0).any() for native in record.gradients])
             missed = others.any() & ~(gradient != 0).any()
-            captured.checks.add(missed[None], partial(_no_patch_gradient, name))
-
-
-def _no_patch_gradient(name: str, _sample: int) -> CaptureError:
-    return CaptureError(
-        f"no gradient reaches the patch tokens of layer {name!r}: behind it the score depends on the class token "
-        "alone; choose the last block's input normalization, or target_layers=None to have it found"
-    )
+            captured.checks.add(missed[None], partial(no_patch_gradient, name))
 
 
 def _for_each(values: Tensor, n: int) -> Tensor:

@@ -12,10 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
-from gradcam_kit.capture.layouts import ChannelsFirst, Custom, Layout, infer_layout, recurrent_layout
+from gradcam_kit.capture.layouts import ChannelsFirst, Custom, Layout, recurrent_layout
 from gradcam_kit.capture.model.inputs import Inputs
 from gradcam_kit.capture.model.layers import split_name
 from gradcam_kit.capture.model.state import version
+from gradcam_kit.capture.provenance.evidence import Evidence
+from gradcam_kit.capture.provenance.settling import InDoubtError, settle_layout
 from gradcam_kit.errors import CaptureError, ShapeError
 from gradcam_kit.types import Reshape
 
@@ -73,7 +75,10 @@ class Recorder:
         size: tuple[int, ...],
         reshape: Reshape | None,
         graph: bool,
+        evidence: Evidence | None = None,
     ) -> None:
+        self.evidence = evidence
+        self.in_doubt = False
         self.model, self.n, self.size, self.reshape, self.graph = model, n, size, reshape, graph
         self.records = {name: self._record(name, module) for name, module in layers.items()}
         self.thread = threading.get_ident()
@@ -170,10 +175,10 @@ class Recorder:
         chosen = maps if record.level is None else maps[record.level : record.level + 1]
         if len(chosen) == 1:
             if record.layout is None:
-                record.layout = infer_layout(leaves[chosen[0]].shape, self.size, self.model, record.name)
+                record.layout = self._settle(record, leaves[chosen[0]].shape)
             return chosen
         if isinstance(output, Tensor) and batched:
-            infer_layout(output.shape, self.size, self.model, record.name)  # raises: it has no positions
+            self._settle(record, output.shape)  # raises: it has no positions
         found = [tuple(leaf.shape) if isinstance(leaf, Tensor) else type(leaf).__name__ for leaf in leaves]
         path = split_name(self.model, record.name).path + f"#{record.call}" * (record.call is not None)
         levels = f"Name its maps one by one, to be fused: {[f'{path}:{i}' for i in range(len(maps))]}" if maps else ""
@@ -182,6 +187,13 @@ class Recorder:
             f"expected one floating tensor ({self.n}, k, *positions). {levels or 'Choose another layer'}, or pass "
             "reshape=, a callable from the layer's output to such a tensor"
         )
+
+    def _settle(self, record: LayerRecord, shape: tuple[int, ...]) -> Layout:
+        try:
+            return settle_layout(shape, self.size, self.model, record.name, record.module, self.n, self.evidence)
+        except InDoubtError:  # the pass goes on, because a model may catch what is raised inside of it
+            self.in_doubt = True
+            return ChannelsFirst()
 
     def _cut(self, record: LayerRecord, output: Any, chosen: list[int]) -> tuple[list[Any], Any]:
         """Start the graph at the layer's output, and hand on a copy that in-place operations may change."""
@@ -196,7 +208,11 @@ class Recorder:
         return leaves, tree_unflatten(passed_on, record.spec)
 
     def check(self) -> None:
-        """Raise CaptureError for a layer that ran never or twice, or whose record was overwritten."""
+        """Raise CaptureError for a layer that ran never or twice, or whose record was overwritten.
+
+        Raises:
+            InDoubtError: a layout depends on evidence that was not gathered yet.
+        """
         for record in self.records.values():
             if record.calls == 0:
                 raise CaptureError(
@@ -220,6 +236,9 @@ class Recorder:
                 )
             if isinstance(record.layout, Custom):
                 self._check_reshaped(record.name, record.maps([leaf.detach() for leaf in record.captured]))
+
+        if self.in_doubt:
+            raise InDoubtError
 
     def _check_reshaped(self, layer: str, maps: Tensor) -> None:
         if maps.shape[0] != self.n or not maps.is_floating_point():

@@ -25,7 +25,8 @@ Slot = int | str
 class Inputs:
     """The arguments of one forward call; `slot` is the place of the images among them.
 
-    `memory_format` is the order of axes in memory in which the model gets the images.
+    `memory_format` is the order of axes in memory in which the model gets the images. `channels` is the axis of their
+    channels as the model takes them: 1 as a rule, 2 behind the frames of a video, None for a spectrogram without any.
     """
 
     args: tuple[Any, ...]
@@ -34,12 +35,20 @@ class Inputs:
     memory_format: torch.memory_format = torch.preserve_format
     is_asked: bool = False
     """Whether the caller named the place of the images."""
+    channels: int | None = 1
+
+    @property
+    def raw(self) -> Tensor:
+        """The images as the model takes them."""
+        images: Tensor = self.value(self.slot)
+        return images
 
     @property
     def images(self) -> Float[Tensor, "n c *t"]:
-        """The input that is explained."""
-        images: Tensor = self.value(self.slot)
-        return images
+        """The images with the channels in front of the positions."""
+        if self.channels == 1:
+            return self.raw
+        return self.raw.unsqueeze(1) if self.channels is None else self.raw.movedim(self.channels, 1)
 
     @property
     def image_slots(self) -> list[Slot]:
@@ -52,18 +61,18 @@ class Inputs:
         return self.args[slot] if isinstance(slot, int) else self.kwargs[slot]
 
     def at(self, slot: Slot) -> Inputs:
-        """The same call, with the images at another place."""
-        return replace(self, slot=slot)
+        """The same call, with the images at another place, whose first axis behind the batch holds the channels."""
+        return self if slot == self.slot else replace(self, slot=slot, channels=1)
 
     def asked(self, image_input: Slot) -> Inputs:
         """The same call, with the images at the place that the caller names."""
         places: dict[Slot, Any] = dict(enumerate(self.args))
         places.update(self.kwargs)
         slot = _asked(image_input, places)
-        return replace(self, slot=slot, is_asked=True)
+        return replace(self.at(slot), is_asked=True)
 
     def replacing(self, images: Tensor) -> Inputs:
-        """The same call with this very tensor as the images."""
+        """The same call with this very tensor in the place of the images."""
         args = tuple(images if place == self.slot else value for place, value in enumerate(self.args))
         kwargs = {key: images if key == self.slot else value for key, value in self.kwargs.items()}
         return replace(self, args=args, kwargs=kwargs)
@@ -93,6 +102,8 @@ class Inputs:
             return value[index.to(value.device)]
 
         images = images.clone(memory_format=self.memory_format)
+        if self.channels != 1:
+            images = images.squeeze(1) if self.channels is None else images.movedim(1, self.channels).contiguous()
         args = tuple(images if place == self.slot else tree_map(row, value) for place, value in enumerate(self.args))
         kwargs = {key: images if key == self.slot else tree_map(row, value) for key, value in self.kwargs.items()}
         return replace(self, args=args, kwargs=kwargs)

@@ -24,6 +24,7 @@ from gradcam_kit.capture import (
     layer_candidates,
     read_inputs,
     resolve_target,
+    with_channels,
 )
 from gradcam_kit.capture.model.layers import split_name
 from gradcam_kit.errors import InputError, kind_of
@@ -110,7 +111,7 @@ def _with_modes(cam: Method, keep_modes: bool) -> Method:
 def with_images_of(cam: Method, inputs: Inputs, targets: Any) -> Inputs:
     """Return the call with the images at the input that a method explains: the one it names, or that its layers see."""
     if cam.image_input is not None:
-        inputs = inputs.asked(cam.image_input)
+        inputs = with_channels(cam.model, inputs.asked(cam.image_input))
     if len(inputs.image_slots) < 2 or inputs.n == 0:
         return inputs
     layers = _layers_of([cam], inputs, _read_target(cam, targets, inputs.n))[0]
