@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
 
 import torch
@@ -96,8 +97,6 @@ class _Trial:
 
     def run(self, seconds: float, dropout: bool) -> float:
         """Train a copy, and return how many seconds it took."""
-        import time
-
         start = time.monotonic()
         model = copied(self.model)
         if not dropout:

@@ -38,8 +38,13 @@ class Probe:
             values = sum(leaf.numel() for leaf in self.leaves)
             return [
                 Finding(
-                    "bad", "nonfinite", "", f"{broken:,} of {values:,} output values are NaN or infinite",
-                    float(broken), 0.0, self.n,
+                    "bad",
+                    "nonfinite",
+                    "",
+                    f"{broken:,} of {values:,} output values are NaN or infinite",
+                    float(broken),
+                    0.0,
+                    self.n,
                     "Find the module that makes the first of them with find_nonfinite(model)",
                     "definition",
                 )
@@ -65,8 +70,13 @@ class Probe:
             return []
         return [
             Finding(
-                "bad", "constant-output", "", "The outputs are the same for each input",
-                share, _CONSTANT, self.n,
+                "bad",
+                "constant-output",
+                "",
+                "The outputs are the same for each input",
+                share,
+                _CONSTANT,
+                self.n,
                 "The inputs do not reach the outputs: look for dead or saturated units, a layer whose weights are 0, "
                 "or a learning rate that made the model collapse",
                 "convention: variance over samples as a share of the mean square",
@@ -84,13 +94,13 @@ class Probe:
         named = f": {where} ({type(self.model.get_submodule(where)).__name__}) is in train mode" if where else ""
         return [
             Finding(
-                
-                    "bad",
-                    "batch-leak",
-                    where,
-                    f"The answer to a sample depends on the other samples of its batch{named}",
-                ,
-                value, limit, self.n,
+                "bad",
+                "batch-leak",
+                where,
+                f"The answer to a sample depends on the other samples of its batch{named}",
+                value,
+                limit,
+                self.n,
                 "Call model.eval() after all .train() calls; if a module computes over the batch axis (axis 0) by "
                 "itself, that is a bug in its reshape or normalization",
                 "definition: a sample alone gets the answer that it gets in a batch",
@@ -136,9 +146,15 @@ class Probe:
 
 
 def random_finding(level: Level, difference: float, n: int, text: str) -> Finding:
+    """Return the finding of answers that differ from pass to pass."""
     return Finding(
-        level, "random-eval", "", text[0].upper() + text[1:],
-        difference, ROUNDING, n,
+        level,
+        "random-eval",
+        "",
+        text[0].upper() + text[1:],
+        difference,
+        ROUNDING,
+        n,
         "Call model.eval() before evaluation; if it was called, use nn.Dropout or pass training=self.training to "
         "functional.dropout",
         "definition: two passes over one batch agree",
@@ -146,6 +162,7 @@ def random_finding(level: Level, difference: float, n: int, text: str) -> Findin
 
 
 def floating_leaves(output: Any) -> list[Tensor]:
+    """Return all floating tensors of an output."""
     leaves = tree_leaves(dict(output) if hasattr(output, "keys") else output)
     return [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()]
 
@@ -172,4 +189,5 @@ def _with_images(inputs: Any, images: Tensor, leaf: Tensor) -> Any:
 
 
 def is_norm(module: nn.Module) -> bool:
+    """Whether a module normalizes over the batch."""
     return isinstance(module, nn.modules.batchnorm._BatchNorm)

@@ -24,6 +24,7 @@ LONGEST = 60.0
 _SAMPLED = 4096
 _SMALLEST, _LARGEST = 1e-5, 1e-1  # of an update relative to the weights
 _SHOWN = 10
+_FIRST = 3  # steps whose updates are judged
 DROPOUTS = ("DropPath", "StochasticDepth", "DropBlock2d", "DropBlock3d")
 """Modules of other libraries that drop activations."""
 
@@ -72,7 +73,8 @@ def train(
     """
     seen, start = Steps(), time.monotonic()
     named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-    watched = [parameter for _, parameter in named if parameter.ndim > 1]
+    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    watched = [parameter for _, parameter in named if parameter.ndim > 1 and id(parameter) in held]
     for _, (inputs, labels) in zip(range(steps), _endless(batches), strict=False):
         with torch.enable_grad():
             value = loss_value(loss, call(model, inputs), labels)
@@ -130,7 +132,7 @@ def gradient_findings(model: nn.Module, steps: Steps, n: int) -> list[Finding]:
                 "bad",
                 "no-gradient",
                 place,
-                f"{count} of the parameters {'there have' if count > 1 else 'there has'} {what}",
+                f"{count} {'parameters have' if count > 1 else 'parameter has'} {what}",
                 0.0,
                 0.0,
                 n,
@@ -146,7 +148,7 @@ def update_findings(steps: Steps, rate: str) -> list[Finding]:
     """Judge the size of updates relative to the weights."""
     if not steps.ratios:
         return []
-    middle = median(steps.ratios)
+    middle = median(steps.ratios[:_FIRST])  # later ones may be those of a model that is dead already
     if _SMALLEST <= middle <= _LARGEST:
         return []
     is_small = middle < _SMALLEST
@@ -155,7 +157,7 @@ def update_findings(steps: Steps, rate: str) -> list[Finding]:
             "warn",
             "update",
             "",
-            f"A step changes the weights by {middle:.2g} of their size{rate}, which is too {'little' if is_small else 'much'}",
+            f"A step changes the weights by {middle:.2g} of their size{rate}: too {'little' if is_small else 'much'}",
             middle,
             _SMALLEST if is_small else _LARGEST,
             len(steps.ratios),

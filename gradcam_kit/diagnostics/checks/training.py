@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from gradcam_kit.capture import check_model
-from gradcam_kit.diagnostics.checks.batches import BatchOf, Pair, moved, pairs_of, samples
+from gradcam_kit.diagnostics.checks.batches import BatchOf, Pair, call, moved, pairs_of, samples
 from gradcam_kit.diagnostics.checks.curves import diverged
 from gradcam_kit.diagnostics.checks.loss import check_loss
 from gradcam_kit.diagnostics.checks.output import check_output
@@ -77,6 +77,8 @@ def check_training(
     if not any(finding.kind in ("nonfinite", "no-gradient") and not finding.layer for finding in found):
         found += run_findings(model, batches, loss, optimizer, steps)
         found += can_overfit(model, first, loss)
+    if any(finding.kind == "diverged" for finding in found):
+        found = [finding for finding in found if finding.kind != "plateau"]  # the same, said twice
     once = {(finding.kind, finding.layer): finding for finding in reversed(worst_first(found))}
     return worst_first(reversed(once.values()))
 
@@ -142,7 +144,7 @@ def optimizer_findings(model: nn.Module, optimizer: torch.optim.Optimizer) -> li
                 float(foreign),
                 0.0,
                 None,
-                "The optimizer was built before parameters were replaced: build it again; parameters of a loss are fine",
+                "The optimizer was built before parameters were replaced: build it again (those of a loss are fine)",
                 "definition",
             )
         )
@@ -179,8 +181,6 @@ def run_findings(
         assert isinstance(tool, torch.optim.Optimizer)
         seen = train(copy, batches, loss, tool, steps)
         with torch.no_grad():
-            from gradcam_kit.diagnostics.checks.batches import call
-
             scores = outputs_of(call(model, batches[0][0]))
     chance = read_task(scores, batches[0][1], loss).chance or 0.0
     rates = sorted({float(group["lr"]) for group in tool.param_groups})
