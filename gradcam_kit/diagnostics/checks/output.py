@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gradcam_kit.capture import check_model
-from gradcam_kit.diagnostics.checks.batches import Pair, call, moved, read_pair, samples
+from gradcam_kit.diagnostics.checks.batches import call, moved, read_pair, samples
 from gradcam_kit.diagnostics.checks.preserving import device_of, left_as_found
 from gradcam_kit.diagnostics.checks.probing import (
     ROUNDING,
@@ -32,7 +32,7 @@ from gradcam_kit.diagnostics.findings import Finding, Level, worst_first
 _SUM = 1e-4  # deviation from 1 of probabilities
 
 
-def check_output(model: nn.Module, batch: Pair, *, loss: Loss | None = None) -> list[Finding]:
+def check_output(model: Any, batch: Any, *, loss: Loss | None = None) -> list[Finding]:
     """Check what a model answers to one batch of inputs.
 
     The model is examined in eval mode; the modules of a model that is in eval mode keep the modes that they have, so

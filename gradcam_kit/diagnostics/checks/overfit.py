@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +24,7 @@ _SHARE = 0.05
 _HOPEFUL = 0.9  # of the first loss; below it a training that ran out of time is on its way
 
 
-def can_overfit(model: nn.Module, batch: Pair, loss: Loss, *, seconds: float = LONGEST) -> list[Finding]:
+def can_overfit(model: Any, batch: Any, loss: Loss, *, seconds: float = LONGEST) -> list[Finding]:
     """Check that a copy of a model can learn at most 16 samples by heart.
 
     Adam takes up to 200 steps without dropout at each of the learning rates 1e-3, 1e-2 and 3e-2, until the loss is

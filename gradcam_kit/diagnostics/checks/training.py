@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from itertools import islice
 from typing import Any
 
@@ -27,8 +26,8 @@ _SHOWN = 3
 
 
 def check_training(
-    model: nn.Module,
-    loader: Iterable[Any],
+    model: Any,
+    loader: Any,
     loss: Loss,
     optimizer: torch.optim.Optimizer | None = None,
     *,
@@ -178,7 +177,6 @@ def run_findings(
         if not trainable:
             return []
         tool = copies[0] if copies else torch.optim.Adam(trainable, lr=_RATE)
-        assert isinstance(tool, torch.optim.Optimizer)
         seen = train(copy, batches, loss, tool, steps)
         with torch.no_grad():
             scores = outputs_of(call(model, batches[0][0]))

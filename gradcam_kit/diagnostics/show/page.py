@@ -170,8 +170,8 @@ def _profile(report: Any) -> list[dict[str, Any]]:
 
 
 def _updates(report: Any) -> list[dict[str, Any]]:
-    """Return one entry per parameter with an update ratio, and its place between 1e-6 and 1."""
-    rows = [] if report is None else [row for row in report.parameters if row.update_ratio is not None][:_ROWS]
+    """Return one entry per parameter that was measured, with the place of its update ratio between 1e-6 and 1."""
+    rows = [] if report is None else [row for row in report.parameters if _is_finite(row.update_ratio)][:_ROWS]
     return [{"name": row.name, "ratio": row.update_ratio, "place": place_of(row.update_ratio)} for row in rows]
 
 
@@ -183,17 +183,13 @@ def place_of(ratio: float) -> float:
 
 def _decades(values: Sequence[float | None]) -> list[float | None]:
     """Return bars on a logarithmic scale from a decade below the smallest value to the largest, in percent."""
-    positive = [math.log10(value) for value in values if value is not None and math.isfinite(value) and value > 0]
-    if not positive:
+    logs = [math.log10(value) if value is not None and _is_finite(value) and value > 0 else None for value in values]
+    known = [value for value in logs if value is not None]
+    if not known:
         return [None] * len(values)
-    low, high = min(positive) - 1, max(positive)
-    return [
-        None
-        if value is None
-        else 0.0
-        if not value > 0
-        else 100.0
-        if not math.isfinite(value)
-        else 100 * (math.log10(value) - low) / (high - low)
-        for value in values
-    ]
+    low, high = min(known) - 1, max(known)
+    return [None if value is None else 100 * (value - low) / (high - low) for value in logs]
+
+
+def _is_finite(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)
