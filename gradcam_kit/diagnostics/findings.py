@@ -81,8 +81,8 @@ class Finding:
     kind: str
     layer: str
     message: str
-    value: float | None = None
-    threshold: float | None = None
+    value: float | int | None = None
+    threshold: float | int | None = None
     n: int | None = None
     advice: str = ""
     source: str = ""

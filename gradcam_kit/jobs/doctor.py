@@ -66,9 +66,9 @@ class DoctorRequest:
     out: str = "gradcam-doctor"
 
     def __post_init__(self) -> None:
-        for name, value, least in (("steps", self.steps, 1), ("batch size", self.batch_size, 2)):
+        for name, value, least in (("number of steps", self.steps, 1), ("batch size", self.batch_size, 2)):
             if value < least:
-                raise OptionError(f"the number of {name} is {value}; expected at least {least}")
+                raise OptionError(f"the {name} is {value}; expected at least {least}")
         if self.test is not None and self.data is None:
             raise OptionError("--test needs --data: leaks are found by comparing both")
 
@@ -178,16 +178,18 @@ def _examine_model(
     if trained is not False:
         done.skipped.append(("first value of the loss", "it is judged for fresh weights only"))
     batch = images[:_OVERFIT], labels[:_OVERFIT]
+    are_shares = any(finding.kind == "softmax-twice" for finding in done.findings)
+    loss = _loss_of_shares if are_shares else _loss  # so that one fault is not told twice
     with done.timed("loss"):
-        done.findings += check_loss(model, batch, _loss, trained=trained is not False)
+        done.findings += check_loss(model, batch, loss, trained=trained is not False)
     if any(finding.kind == "no-gradient" and not finding.layer for finding in done.findings):
         done.skipped.append(("training", "no gradient reaches the model"))
         return
     with done.timed("training"):
         parts = list(zip(images.split(request.batch_size), labels.split(request.batch_size), strict=True))
-        done.findings += run_findings(model, parts, _loss, None, request.steps)
+        done.findings += run_findings(model, parts, loss, None, request.steps)
     with done.timed("overfitting one batch"):
-        done.findings += can_overfit(model, batch, _loss)
+        done.findings += can_overfit(model, batch, loss)
 
 
 @dataclass
@@ -207,9 +209,10 @@ class _Data:
         assert request.data is not None
         train, test, where = list_folders(request.data, request.test, request.out)
         outputs = _outputs(explainer, _random_images(explainer, 2))
-        class_of, how = classes_of(explainer, [*train, *(test or ())], outputs)
+        class_of, how = classes_of(explainer, [*train, *(test or ())], max(2, outputs))
         two = request.test is not None
-        options = {"class_of": class_of, "outputs": outputs, "judge": trained is True}
+        classes = 2 if outputs == 1 else outputs  # one logit stands for yes and no
+        options = {"class_of": class_of, "outputs": classes, "judge": trained is True}
         first = examine_folder(
             *(explainer, train, "the training set" if test is not None else ""),
             kept=request.batch_size,
@@ -225,7 +228,7 @@ class _Data:
         done.inputs.append(count)
         _skip(parts, test is not None, trained, done)
         twins = find_twins([one.split for one in parts])
-        indices = outputs if all(isinstance(label, int) for one in parts for label in one.split.labels) else None
+        indices = classes if all(isinstance(label, int) for one in parts for label in one.split.labels) else None
         done.findings += [
             finding
             for finding in split_findings(first.split, None if second is None else second.split, indices, twins)
@@ -235,12 +238,13 @@ class _Data:
         ]
         transform = explainer.loaded.transform
         for one in parts:
-            if isinstance(transform, PictureTransform):
+            is_told = any(finding.kind in ("normalization", "range") for finding in done.findings)
+            if isinstance(transform, PictureTransform) and not is_told:
                 mean, std = (torch.tensor(values, dtype=torch.float64) for values in (transform.mean, transform.std))
                 done.findings += transform_findings(one.split, mean, std)
             done.findings += [*dim_findings(one), *unknown_findings(one, explainer)]
         judged = [picture for one in parts for picture in one.judged]
-        done.findings += disagreements(judged, outputs, explainer)
+        done.findings += disagreements(judged, classes, explainer)
         images, labels = first.batch()
         if labels is not None and outputs == 1 and not bool(((labels == 0) | (labels == 1)).all()):
             labels = None
@@ -344,6 +348,13 @@ def _loss(output: Any, labels: Tensor) -> Tensor:
     if scores.ndim == 1 or scores.shape[1] == 1:
         return functional.binary_cross_entropy_with_logits(scores.reshape(len(labels)), labels.to(scores.dtype))
     return functional.cross_entropy(scores, labels)
+
+
+def _loss_of_shares(output: Any, labels: Tensor) -> Tensor:
+    """Cross-entropy of outputs that are probabilities."""
+    shares = outputs_of(output)
+    assert shares is not None
+    return functional.nll_loss(shares.clamp(min=torch.finfo(shares.dtype).tiny).log(), labels)
 
 
 def _settings(request: DoctorRequest, explainer: Explainer) -> dict[str, str]:
