@@ -39,6 +39,13 @@ def test_only_capture_attaches_hooks() -> None:
     )
 
 
+def test_hooks_of_capture_are_held_in_one_place() -> None:
+    by_hand = tuple(f"capture/{name}.py" for name in ("attention", "biases", "exploration", "hooks", "replay", "state"))
+    assert (
+        lines_with(r"register_\w*hook", "capture/", but=("capture/attaching.py", "capture/backward.py", *by_hand)) == []
+    )
+
+
 def test_no_full_backward_hook_anywhere() -> None:
     # It fails in front of modules that work in place.
     assert lines_with(r"register_(module_)?full_backward_(pre_)?hook") == []
