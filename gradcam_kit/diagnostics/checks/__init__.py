@@ -1,0 +1,1 @@
+"""Checks of data, outputs, losses and training; each returns a list of findings."""
