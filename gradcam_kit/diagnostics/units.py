@@ -46,7 +46,7 @@ def default_unit_axis(tensor: Tensor) -> int | None:
 
 
 def sample_axis(module: nn.Module, leaf: str) -> int:
-    """Return the axis of the samples of one leaf of a module's output: 0, or 1 where recurrent layers put time first."""
+    """Return the axis of the samples of a leaf of an output: 0, or 1 where recurrent layers put time first."""
     if isinstance(module, _TIME_FIRST):
         if isinstance(module, nn.RNNBase) and "[1]" in leaf:
             return 1  # states are (layers, n, h)
