@@ -19,7 +19,7 @@ from benchmarks.suite import attempt, record
 from benchmarks.works import forward
 from gradcam_kit import METHODS, ScoreCAM
 from gradcam_kit.demo import HELD_OUT, Batch, collate, draw, load_demo_model
-from gradcam_kit.methods.channels import Ranking
+from gradcam_kit.methods.arithmetic.channels import Ranking
 from gradcam_kit.types import LayerChoice
 
 Case = dict[str, str | int]

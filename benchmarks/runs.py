@@ -24,14 +24,14 @@ from benchmarks.options import Out, Quick, Rounds, Threads
 from benchmarks.results import Figure, Row
 from benchmarks.suite import attempt, record
 from benchmarks.works import SEED
-from gradcam_kit.decoding import read_picture
 from gradcam_kit.jobs import RunRequest
-from gradcam_kit.jobs.explainer import Explainer
-from gradcam_kit.jobs.pipeline import Pipeline
-from gradcam_kit.jobs.plan import make_plan
-from gradcam_kit.jobs.setup import make_explainer
-from gradcam_kit.jobs.store import Store
-from gradcam_kit.pictures import write_picture
+from gradcam_kit.jobs.engines.local import Pipeline
+from gradcam_kit.jobs.sources.plan import make_plan
+from gradcam_kit.jobs.storage.store import Store
+from gradcam_kit.jobs.work.explainer import Explainer
+from gradcam_kit.jobs.work.loading import make_explainer
+from gradcam_kit.pixels.decoding import read_picture
+from gradcam_kit.pixels.pictures import write_picture
 from gradcam_kit.transforms import IMAGENET
 
 SIZES = ((480, 640), (768, 1024), (1024, 768), (333, 500), (224, 224), (1080, 1920))

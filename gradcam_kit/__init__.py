@@ -6,6 +6,8 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from gradcam_kit._version import __version__ as __version__
+
 if TYPE_CHECKING:
     from gradcam_kit import targets
     from gradcam_kit.comparison import compare
@@ -63,7 +65,6 @@ if TYPE_CHECKING:
     )
     from gradcam_kit.render import overlay
 
-__version__ = "0.1.0"
 
 # Everything is loaded when first used: `import gradcam_kit` costs nothing, and what is used no more than it needs.
 _HOMES = {

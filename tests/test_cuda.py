@@ -14,7 +14,7 @@ from waits import metric_waits, waits_of
 
 from gradcam_kit import METHODS, GradCAM, explain_all, overlay
 from gradcam_kit.capture import rescoring
-from gradcam_kit.methods.components import principal
+from gradcam_kit.methods.arithmetic.components import principal
 from gradcam_kit.metrics import METRICS, Case, impute
 
 pytestmark = [pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]

@@ -57,7 +57,7 @@ def test_the_arithmetic_never_waits_for_the_device() -> None:
             r"\.item\(\)|\.tolist\(\)|\.numpy\(\)|\.cpu\(\)",
             "functional.py",
             "methods/",
-            but=("methods/explanation.py",),
+            but=("methods/engine/explanation.py",),
         )
         == []
     )

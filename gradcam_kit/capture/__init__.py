@@ -1,21 +1,21 @@
 """The only code that touches a model: hooks, layers, tokens, targets, replay."""
 
-from gradcam_kit.capture.automatic import choose_among, choose_layers, layer_candidates
-from gradcam_kit.capture.class_targets import FinerTarget
-from gradcam_kit.capture.compiled import compile_around
-from gradcam_kit.capture.inputs import Inputs, read_inputs
-from gradcam_kit.capture.layers import TargetLayers, find_layers
-from gradcam_kit.capture.memory_format import in_fastest_format
+from gradcam_kit.capture.layer_choice import choose_among, choose_layers, layer_candidates
+from gradcam_kit.capture.model.compiled import compile_around
+from gradcam_kit.capture.model.inputs import Inputs, read_inputs
+from gradcam_kit.capture.model.layers import TargetLayers, find_layers
+from gradcam_kit.capture.model.memory_format import in_fastest_format
+from gradcam_kit.capture.model.state import check_model
 from gradcam_kit.capture.passes import Capture, Request, capture
-from gradcam_kit.capture.rescoring import IsPrediction, rescoring
-from gradcam_kit.capture.scoring import in_half_precision, rows_at_once
-from gradcam_kit.capture.state import check_model
-from gradcam_kit.capture.targets import (
+from gradcam_kit.capture.rerun.rescore import in_half_precision, rows_at_once
+from gradcam_kit.capture.rerun.session import IsPrediction, rescoring
+from gradcam_kit.targets.classes import (
     ClassLogit,
     ClassProbability,
     ClassTarget,
     resolve_target,
 )
+from gradcam_kit.targets.contrastive import FinerTarget
 
 __all__ = [
     "Capture",

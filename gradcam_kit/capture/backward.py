@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradcam_kit.capture.hooks import LayerRecord, Recorder
+from gradcam_kit.capture.recording import LayerRecord, Recorder
 from gradcam_kit.errors import CaptureError, InputError
 
 

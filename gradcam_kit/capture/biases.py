@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from gradcam_kit.capture.backward import differentiate
-from gradcam_kit.capture.inputs import Inputs
-from gradcam_kit.capture.state import is_scripted
-from gradcam_kit.capture.tokens import infer_layout
+from gradcam_kit.capture.layouts import infer_layout
+from gradcam_kit.capture.model.inputs import Inputs
+from gradcam_kit.capture.model.state import is_scripted
 from gradcam_kit.errors import CaptureError, ShapeError
 
 

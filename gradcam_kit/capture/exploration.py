@@ -12,11 +12,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
-from gradcam_kit.capture.inputs import Inputs, Runner
-from gradcam_kit.capture.state import is_scripted, untouched, version
-from gradcam_kit.capture.targets import ClassTarget, predicted_classes, score
-from gradcam_kit.capture.tokens import Layout, Tokens, infer_layout, is_resized, recurrent_layout
+from gradcam_kit.capture.layouts import Layout, Tokens, infer_layout, is_resized, recurrent_layout
+from gradcam_kit.capture.model.inputs import Inputs, Runner
+from gradcam_kit.capture.model.state import is_scripted, untouched, version
 from gradcam_kit.errors import GradCamKitError, ShapeError
+from gradcam_kit.targets.classes import ClassTarget, predicted_classes, score
 from gradcam_kit.types import Target
 
 

@@ -10,14 +10,14 @@ from torch import Tensor
 from torch.func import functional_call, grad, vmap
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from gradcam_kit.capture.checks import Checks
-from gradcam_kit.capture.hooks import LayerRecord
-from gradcam_kit.capture.inputs import Runner
-from gradcam_kit.capture.scoring import tolerance_of
-from gradcam_kit.capture.targets import ClassLogit, find_logits, read_logits, score
-from gradcam_kit.capture.trees import map_output
+from gradcam_kit.capture.deferred_checks import Checks
+from gradcam_kit.capture.model.inputs import Runner
+from gradcam_kit.capture.model.trees import map_output
+from gradcam_kit.capture.recording import LayerRecord
+from gradcam_kit.capture.rerun.rescore import tolerance_of
 from gradcam_kit.errors import CaptureError, GradCamKitError
 from gradcam_kit.functional import on_device, widen
+from gradcam_kit.targets.classes import ClassLogit, find_logits, read_logits, score
 from gradcam_kit.types import Head, Target
 
 _MOST_ROUNDING = 1e-2

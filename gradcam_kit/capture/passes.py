@@ -14,23 +14,23 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_map
 
-from gradcam_kit.capture.attention import AttentionRecorder
+from gradcam_kit.capture.attention.recorder import AttentionRecorder
 from gradcam_kit.capture.backward import guided_gradients, layer_curvature, layer_gradients
 from gradcam_kit.capture.biases import BiasRecorder
-from gradcam_kit.capture.checks import Checks, check_activations, check_images
-from gradcam_kit.capture.compiled import parts_compiled
+from gradcam_kit.capture.deferred_checks import Checks, check_activations, check_images
 from gradcam_kit.capture.head import find_head, weight_gradients
-from gradcam_kit.capture.hooks import INPUT, NOT_MODULES, LayerRecord, Recorder
-from gradcam_kit.capture.inputs import Inputs, Runner
-from gradcam_kit.capture.probe import Prober
-from gradcam_kit.capture.replay import Prefix, PrefixRecorder, Replayer
-from gradcam_kit.capture.scoring import Rescorer, RowState
-from gradcam_kit.capture.state import untouched
-from gradcam_kit.capture.targets import ClassProbability, ClassTarget, predicted_classes, read_logits, score, settle
-from gradcam_kit.capture.tokens import Tokens
-from gradcam_kit.capture.trees import brought, map_output
+from gradcam_kit.capture.layouts import Tokens
+from gradcam_kit.capture.model.compiled import parts_compiled
+from gradcam_kit.capture.model.inputs import Inputs, Runner
+from gradcam_kit.capture.model.state import untouched
+from gradcam_kit.capture.model.trees import brought, map_output
+from gradcam_kit.capture.recording import INPUT, NOT_MODULES, LayerRecord, Recorder
+from gradcam_kit.capture.rerun.probe import Prober
+from gradcam_kit.capture.rerun.replay import Prefix, PrefixRecorder, Replayer
+from gradcam_kit.capture.rerun.rescore import Rescorer, RowState
 from gradcam_kit.errors import CaptureError, GradCamKitError, NonFiniteError
 from gradcam_kit.functional import finite, widen
+from gradcam_kit.targets.classes import ClassProbability, ClassTarget, predicted_classes, read_logits, score, settle
 from gradcam_kit.types import Attention, Evidence, Head, LayerCapture, Reshape, Target
 
 _WITHOUT_SCORES = Evidence.ATTENTION | Evidence.HEAD | Evidence.WEIGHT_GRADIENTS

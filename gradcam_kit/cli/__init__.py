@@ -225,7 +225,7 @@ def compare(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file that is there.")] = False,
 ) -> None:
     """Show methods side by side; without --method all that need a single pass and suit the model."""
-    from gradcam_kit.jobs.sheet import SheetRequest, draw_sheet
+    from gradcam_kit.jobs.compare import SheetRequest, draw_sheet
 
     request = SheetRequest(
         model=model,
@@ -260,7 +260,7 @@ def layers(
 ) -> None:
     """List the layers that can be explained, their shapes, and which one is chosen and why."""
     from gradcam_kit.jobs import ModelRequest
-    from gradcam_kit.jobs.choices import candidate_layers
+    from gradcam_kit.jobs.listing import candidate_layers
 
     request = ModelRequest(model, checkpoint=checkpoint, weights=weights, image_size=image_size, device=device)
     found = candidate_layers(request)
@@ -276,7 +276,7 @@ def layers(
 @app.command()
 def methods() -> None:
     """List every method: what it needs, what it costs, its paper."""
-    from gradcam_kit.jobs.choices import described_methods
+    from gradcam_kit.jobs.listing import described_methods
 
     show(["method", "needs", "cost", "paper"], described_methods())
     say(
@@ -287,7 +287,7 @@ def methods() -> None:
 @app.command()
 def metrics() -> None:
     """List every metric: which way is better, what it needs, what it costs, its paper."""
-    from gradcam_kit.jobs.choices import described_metrics
+    from gradcam_kit.jobs.listing import described_metrics
 
     show(["metric", "better", "needs", "cost", "paper"], described_metrics())
     say("F = forward pass of the model, E = the method once more; of each heatmap", err=False)

@@ -85,7 +85,7 @@ def finish(summary: RunSummary, rest: str = _IN_ROWS) -> None:
 
 def show_means(lines: Sequence[Mapping[str, Any]], notes: Sequence[str]) -> None:
     """Show the mean of each method and metric with the number of heatmaps in it, and what is to be known of them."""
-    from gradcam_kit.jobs.measuring import by_method, not_counted
+    from gradcam_kit.jobs.work.measuring import by_method, not_counted
 
     rows = by_method(lines)
     metrics = list(dict.fromkeys(line["metric"] for line in lines))

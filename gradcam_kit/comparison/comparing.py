@@ -26,7 +26,7 @@ from gradcam_kit.errors import InputError, ShapeError, TargetError
 from gradcam_kit.methods import Explanation
 from gradcam_kit.metrics import Metric
 from gradcam_kit.metrics.rows import everyone
-from gradcam_kit.pictures import RGB, Picture, rgb_picture
+from gradcam_kit.pixels.pictures import RGB, Picture, rgb_picture
 from gradcam_kit.transforms import PictureTransform, as_transform
 from gradcam_kit.types import Images, Reshape
 

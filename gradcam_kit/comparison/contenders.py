@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from gradcam_kit.capture import Inputs, TargetLayers
-from gradcam_kit.capture.inputs import Runner
-from gradcam_kit.capture.state import untouched
+from gradcam_kit.capture.model.inputs import Runner
+from gradcam_kit.capture.model.state import untouched
 from gradcam_kit.errors import InputError, UnknownNameError, did_you_mean
 from gradcam_kit.meter import Meter
 from gradcam_kit.methods import METHODS, BaseCAM, Explanation, explain_many, single_pass_methods

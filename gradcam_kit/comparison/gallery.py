@@ -17,7 +17,7 @@ from torch import Tensor
 
 from gradcam_kit.errors import MissingExtraError
 from gradcam_kit.functional import normalize
-from gradcam_kit.pictures import RGB, encode_picture, rgb_picture
+from gradcam_kit.pixels.pictures import RGB, encode_picture, rgb_picture
 from gradcam_kit.render import colorize, colormap_table, contact_sheet, overlay
 
 if TYPE_CHECKING:

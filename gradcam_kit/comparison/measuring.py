@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from gradcam_kit.capture import Inputs, check_model, rescoring
-from gradcam_kit.capture.rescoring import Rescoring
+from gradcam_kit.capture.rerun.session import Rescoring
 from gradcam_kit.comparison.contenders import Contender, call_of
 from gradcam_kit.errors import OptionError
 from gradcam_kit.functional import on_device

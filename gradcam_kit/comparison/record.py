@@ -29,7 +29,7 @@ from gradcam_kit.errors import MissingExtraError, PictureError
 from gradcam_kit.methods import Explanation
 from gradcam_kit.metrics import Measured, Status
 from gradcam_kit.metrics.case import described
-from gradcam_kit.pictures import RGB, encode_picture, write_picture
+from gradcam_kit.pixels.pictures import RGB, encode_picture, write_picture
 
 if TYPE_CHECKING:
     import pandas

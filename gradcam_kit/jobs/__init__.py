@@ -1,9 +1,9 @@
 """Pictures on disk become heatmaps on disk: plan, decoding, shards, engines, and what reads the result."""
 
-from gradcam_kit.jobs.evaluation import EvaluateRequest, Evaluation, evaluate
-from gradcam_kit.jobs.local import run
+from gradcam_kit.jobs.evaluate import EvaluateRequest, Evaluation, evaluate
 from gradcam_kit.jobs.request import ModelRequest, RunRequest, RunSummary
 from gradcam_kit.jobs.results import Run, load_run
+from gradcam_kit.jobs.run import run
 
 __all__ = [
     "EvaluateRequest",

@@ -16,9 +16,9 @@ from torch import Tensor
 from gradcam_kit.demo import sample_pictures
 from gradcam_kit.errors import GradCamKitError
 from gradcam_kit.jobs.request import ModelRequest
-from gradcam_kit.jobs.setup import load_explainer
+from gradcam_kit.jobs.work.loading import load_explainer
 from gradcam_kit.methods import METHODS
-from gradcam_kit.pictures import write_picture
+from gradcam_kit.pixels.pictures import write_picture
 from gradcam_kit.render import contact_sheet, overlays
 
 # With its paper's 35 samples SS-CAM alone would take as long as all the others.

@@ -17,11 +17,11 @@ import numpy as np
 from skimage.measure import label, regionprops
 
 from gradcam_kit.errors import OptionError, UnknownNameError, did_you_mean
-from gradcam_kit.jobs.files import Folder, LocalFolder, folder_at
-from gradcam_kit.jobs.measuring import metric_fields
 from gradcam_kit.jobs.results import Run, load_run
-from gradcam_kit.jobs.rows import Row, heatmap_of
-from gradcam_kit.jobs.store import Store
+from gradcam_kit.jobs.storage.folders import Folder, LocalFolder, folder_at
+from gradcam_kit.jobs.storage.rows import Row, heatmap_of
+from gradcam_kit.jobs.storage.store import Store
+from gradcam_kit.jobs.work.measuring import metric_fields
 
 
 def export_run(

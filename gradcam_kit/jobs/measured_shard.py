@@ -13,22 +13,22 @@ import torch
 from torch import Tensor
 
 from gradcam_kit.errors import PictureError
-from gradcam_kit.jobs.decode import Decoded, Failed, Reader, ahead_of, batches
-from gradcam_kit.jobs.explainer import Explainer
-from gradcam_kit.jobs.index import Entry
-from gradcam_kit.jobs.masks import Masks
-from gradcam_kit.jobs.measuring import (
+from gradcam_kit.jobs.progress import ProgressBar
+from gradcam_kit.jobs.request import RunRequest
+from gradcam_kit.jobs.results import Run
+from gradcam_kit.jobs.sources.index import Entry
+from gradcam_kit.jobs.sources.masks import Masks
+from gradcam_kit.jobs.storage.rows import Row
+from gradcam_kit.jobs.storage.store import Counts, counted
+from gradcam_kit.jobs.work.explainer import Explainer
+from gradcam_kit.jobs.work.measuring import (
     chosen_metrics,
     columns_of,
     control_rows,
     mark_unmeasured,
     metric_fields,
 )
-from gradcam_kit.jobs.progress import ProgressBar
-from gradcam_kit.jobs.request import RunRequest
-from gradcam_kit.jobs.results import Run
-from gradcam_kit.jobs.rows import Row
-from gradcam_kit.jobs.store import Counts, counted
+from gradcam_kit.jobs.work.reader import Decoded, Failed, Reader, ahead_of, batches
 from gradcam_kit.metrics import CONTROLS, METRICS
 
 KEYS = (

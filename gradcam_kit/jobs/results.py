@@ -21,14 +21,14 @@ from jaxtyping import Float, UInt8
 
 from gradcam_kit.errors import InputError, MissingExtraError, OptionError, PictureError, UnknownNameError, did_you_mean
 from gradcam_kit.functional import Normalization
-from gradcam_kit.jobs.files import is_remote
-from gradcam_kit.jobs.index import Entry
-from gradcam_kit.jobs.measuring import MetricMeans, columns_of, metric_fields
-from gradcam_kit.jobs.overlays import overlay_of
-from gradcam_kit.jobs.parquet import read_parquet
-from gradcam_kit.jobs.reading import read_entry
-from gradcam_kit.jobs.rows import SCHEMA, Row, enlarged, heatmap_of
-from gradcam_kit.jobs.store import Store
+from gradcam_kit.jobs.sources.index import Entry
+from gradcam_kit.jobs.sources.reading import read_entry
+from gradcam_kit.jobs.storage.folders import is_remote
+from gradcam_kit.jobs.storage.parquet import read_parquet
+from gradcam_kit.jobs.storage.rows import SCHEMA, Row, enlarged, heatmap_of
+from gradcam_kit.jobs.storage.store import Store
+from gradcam_kit.jobs.work.measuring import MetricMeans, columns_of, metric_fields
+from gradcam_kit.jobs.work.overlays import overlay_of
 from gradcam_kit.metrics.case import described
 
 if TYPE_CHECKING:

@@ -9,8 +9,9 @@ from gradcam_kit.methods.deep_feature_factorization import DeepFeatureFactorizat
 from gradcam_kit.methods.eigen_cam import EigenCAM
 from gradcam_kit.methods.eigen_grad_cam import EigenGradCAM
 from gradcam_kit.methods.einsum_cam import EinsumCAM
+from gradcam_kit.methods.engine.engine import explain_all, explain_many, single_pass_methods
+from gradcam_kit.methods.engine.explanation import Explanation
 from gradcam_kit.methods.expected_grad_cam import ExpectedGradCAM
-from gradcam_kit.methods.explanation import Explanation
 from gradcam_kit.methods.fem import FEM
 from gradcam_kit.methods.finer_cam import FinerCAM
 from gradcam_kit.methods.full_grad import FullGrad
@@ -37,7 +38,6 @@ from gradcam_kit.methods.seg_eigen_cam import SegEigenCAM
 from gradcam_kit.methods.seg_xres_cam import SegXResCAM
 from gradcam_kit.methods.sess import SESS
 from gradcam_kit.methods.shapley_cam import ShapleyCAM
-from gradcam_kit.methods.sharing import explain_all, explain_many, single_pass_methods
 from gradcam_kit.methods.smooth_grad_cam_plus_plus import SmoothGradCAMPlusPlus
 from gradcam_kit.methods.smoothing import EigenSmooth, Smooth, TestTime
 from gradcam_kit.methods.ss_cam import SSCAM

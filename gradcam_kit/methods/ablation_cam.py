@@ -9,8 +9,8 @@ from typing_extensions import Unpack
 
 from gradcam_kit.capture import TargetLayers
 from gradcam_kit.functional import spatial_mean
+from gradcam_kit.methods.arithmetic.channels import check_channels, places, ranked_channels
 from gradcam_kit.methods.base import BaseCAM, Options
-from gradcam_kit.methods.channels import check_channels, places, ranked_channels
 from gradcam_kit.types import Evidence, LayerCapture
 
 

@@ -16,12 +16,12 @@ from typing_extensions import TypedDict
 from gradcam_kit.capture import ClassLogit, ClassTarget, TargetLayers, check_model, find_layers
 from gradcam_kit.errors import CaptureError, ShapeError, UnknownNameError, kind_of
 from gradcam_kit.functional import Fusion, Normalization, fuse, weighted_sum
-from gradcam_kit.methods.explanation import Explanation
+from gradcam_kit.methods.engine.explanation import Explanation
 from gradcam_kit.options import Registry, one_of, positive_int
 from gradcam_kit.types import Evidence, Images, LayerCapture, LayerChoice, Reshape
 
 if TYPE_CHECKING:
-    from gradcam_kit.methods.sanity import SanityCheck
+    from gradcam_kit.methods.engine.sanity import SanityCheck
 
 METHODS: dict[str, type[BaseCAM]] = Registry("method")
 """Every method with a name, keyed by it ("grad-cam", ...)."""
@@ -135,7 +135,7 @@ class BaseCAM:
 
     def explain(self, images: Images, targets: Any = None, **forward_kwargs: Any) -> Explanation:
         """Explain a batch and return everything that the pass produced. Arguments as in calling."""
-        from gradcam_kit.methods.sharing import explain_many  # which imports this module
+        from gradcam_kit.methods.engine.engine import explain_many  # which imports this module
 
         return explain_many([self], images, targets, **forward_kwargs)[0]
 
@@ -145,7 +145,7 @@ class BaseCAM:
         Explains the images, another class, and the model with random parameters (six times the price of a call). The
         result prints what it found, and has `passed`, `warnings` and the figures. Arguments as in calling.
         """
-        from gradcam_kit.methods.sanity import check  # which imports this module
+        from gradcam_kit.methods.engine.sanity import check  # which imports this module
 
         return check(self, images, targets, seed, forward_kwargs)
 

@@ -10,11 +10,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from gradcam_kit.capture import ClassLogit, TargetLayers
-from gradcam_kit.capture.targets import predicted_classes
 from gradcam_kit.errors import OptionError, ShapeError, TargetError
 from gradcam_kit.functional import normalize, on_device, upsample
 from gradcam_kit.methods.grad_cam import GradCAM
 from gradcam_kit.options import positive_int
+from gradcam_kit.targets.classes import predicted_classes
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from gradcam_kit.capture import Inputs, TargetLayers, in_fastest_format, read_inputs
 from gradcam_kit.errors import OptionError, ShapeError
 from gradcam_kit.functional import on_device, upsample
+from gradcam_kit.methods.arithmetic.distinct_rows import distinct_rows, unit_rows
 from gradcam_kit.methods.base import BaseCAM
-from gradcam_kit.methods.distinct_rows import distinct_rows, unit_rows
-from gradcam_kit.methods.sharing import capture_for
+from gradcam_kit.methods.engine.engine import capture_for
 from gradcam_kit.options import positive_int
 from gradcam_kit.types import Evidence, Images, Reshape
 

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from gradcam_kit.capture import TargetLayers
+from gradcam_kit.methods.arithmetic.components import first_component
 from gradcam_kit.methods.base import BaseCAM, Options, gradients_of
-from gradcam_kit.methods.components import first_component
 from gradcam_kit.types import LayerCapture
 
 

@@ -10,8 +10,8 @@ from typing_extensions import Unpack
 
 from gradcam_kit.capture import TargetLayers, rows_at_once
 from gradcam_kit.functional import gaussian_blur, normalize, upsample, widen
+from gradcam_kit.methods.arithmetic.distinct_rows import distinct_rows, unit_rows
 from gradcam_kit.methods.base import BaseCAM, Options, gradients_of
-from gradcam_kit.methods.distinct_rows import distinct_rows, unit_rows
 from gradcam_kit.methods.grad_cam import grad_cam_weights
 from gradcam_kit.options import positive_int
 from gradcam_kit.types import Evidence, LayerCapture

@@ -9,9 +9,9 @@ from typing_extensions import Unpack
 
 from gradcam_kit.capture import TargetLayers
 from gradcam_kit.functional import weighted_sum
+from gradcam_kit.methods.arithmetic.perturbations import probe_targets
 from gradcam_kit.methods.base import BaseCAM, Options
 from gradcam_kit.methods.grad_cam import grad_cam_weights
-from gradcam_kit.methods.perturbations import probe_targets
 from gradcam_kit.options import positive_int
 from gradcam_kit.types import Evidence, LayerCapture
 

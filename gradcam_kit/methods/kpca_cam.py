@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from gradcam_kit.capture import TargetLayers
+from gradcam_kit.methods.arithmetic.components import fix_sign, principal
 from gradcam_kit.methods.base import BaseCAM, Options
-from gradcam_kit.methods.components import fix_sign, principal
 from gradcam_kit.options import one_of
 from gradcam_kit.types import Evidence, LayerCapture
 

@@ -13,8 +13,8 @@ from typing_extensions import Unpack
 from gradcam_kit.capture import TargetLayers, in_half_precision, rows_at_once
 from gradcam_kit.errors import OptionError
 from gradcam_kit.functional import normalize, upsample
+from gradcam_kit.methods.arithmetic.channels import Ranking, check_channels, places, ranked_channels, take_channels
 from gradcam_kit.methods.base import BaseCAM, Options
-from gradcam_kit.methods.channels import Ranking, check_channels, places, ranked_channels, take_channels
 from gradcam_kit.options import one_of
 from gradcam_kit.types import Evidence, LayerCapture, Rows
 

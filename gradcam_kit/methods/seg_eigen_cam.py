@@ -5,8 +5,8 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor
 
+from gradcam_kit.methods.arithmetic.components import first_component
 from gradcam_kit.methods.base import BaseCAM, gradients_of
-from gradcam_kit.methods.components import first_component
 from gradcam_kit.types import LayerCapture
 
 

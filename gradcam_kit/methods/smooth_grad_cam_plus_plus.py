@@ -9,8 +9,8 @@ from typing_extensions import Unpack
 
 from gradcam_kit.capture import TargetLayers
 from gradcam_kit.functional import spatial_sum
+from gradcam_kit.methods.arithmetic.perturbations import gaussian_noise, probe_targets
 from gradcam_kit.methods.base import BaseCAM, Options
-from gradcam_kit.methods.perturbations import gaussian_noise, probe_targets
 from gradcam_kit.options import non_negative, positive_int
 from gradcam_kit.types import Evidence, LayerCapture
 

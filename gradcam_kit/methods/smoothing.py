@@ -12,12 +12,12 @@ from torch import Tensor
 
 from gradcam_kit.capture import Inputs, in_fastest_format, read_inputs
 from gradcam_kit.errors import InputError, OptionError, kind_of
-from gradcam_kit.methods.assembly import assemble, signed_maps
+from gradcam_kit.methods.arithmetic.components import first_component
+from gradcam_kit.methods.arithmetic.perturbations import check_std, gaussian_noise
 from gradcam_kit.methods.base import BaseCAM
-from gradcam_kit.methods.components import first_component
-from gradcam_kit.methods.explanation import Explanation
-from gradcam_kit.methods.perturbations import check_std, gaussian_noise
-from gradcam_kit.methods.sharing import capture_for
+from gradcam_kit.methods.engine.assembly import assemble, signed_maps
+from gradcam_kit.methods.engine.engine import capture_for
+from gradcam_kit.methods.engine.explanation import Explanation
 from gradcam_kit.options import positive_int
 from gradcam_kit.types import Images, LayerCapture
 

@@ -11,7 +11,7 @@ from typing_extensions import Unpack
 
 from gradcam_kit.capture import TargetLayers
 from gradcam_kit.functional import widen
-from gradcam_kit.methods.perturbations import check_std, gaussian_noise
+from gradcam_kit.methods.arithmetic.perturbations import check_std, gaussian_noise
 from gradcam_kit.methods.score_cam import ScoreCAM, ScoreOptions
 from gradcam_kit.options import positive_int
 from gradcam_kit.types import LayerCapture

@@ -1,6 +1,5 @@
 """How good are the maps? Batched metrics on tensors, one number per image, and a status where there is none."""
 
-from gradcam_kit.metrics.agreement import pearson, spearman, ssim
 from gradcam_kit.metrics.boxes import bounding_boxes, box_accuracy, box_overlaps, max_box_accuracy
 from gradcam_kit.metrics.case import METRICS, Case, Metric
 from gradcam_kit.metrics.complexity import entropy, sparseness
@@ -38,6 +37,7 @@ from gradcam_kit.metrics.randomization import (
 )
 from gradcam_kit.metrics.road import arcc, road_combined, road_curve, road_lerf, road_morf
 from gradcam_kit.metrics.robustness import infidelity, sensitivity_max
+from gradcam_kit.similarity import pearson, spearman, ssim
 
 __all__ = [
     "CONTROLS",

@@ -12,11 +12,12 @@ import torch
 from jaxtyping import Bool, Float, Integer
 from torch import Tensor, nn
 
-from gradcam_kit.capture.rescoring import Rescoring
-from gradcam_kit.capture.values import for_class_names, kinds_in
+from gradcam_kit.capture.rerun.session import Rescoring
 from gradcam_kit.errors import InputError, OptionError, ShapeError, kind_of
-from gradcam_kit.functional import finite, widen
+from gradcam_kit.functional import widen
 from gradcam_kit.metrics.measured import Status
+from gradcam_kit.similarity import broken, constant
+from gradcam_kit.targets.values import for_class_names, kinds_in
 
 _is_checked: ContextVar[bool] = ContextVar("_is_checked", default=False)  # by a case
 _ROUNDING = 1e-6  # of a softmax
@@ -187,17 +188,6 @@ def check_scores(scores: Tensor, rows: int) -> Tensor:
             "For (n, m) targets repeat the images, so that each has one"
         )
     return widen(scores)
-
-
-def broken(maps: Float[Tensor, "n *t"]) -> Bool[Tensor, " n"]:
-    """Maps with values that are not finite."""
-    return ~finite(maps).isfinite()
-
-
-def constant(maps: Float[Tensor, "n *t"]) -> Bool[Tensor, " n"]:
-    """Maps without two different values."""
-    flat = maps.flatten(1)
-    return flat.amax(1) == flat.amin(1)
 
 
 def degenerate(maps: Float[Tensor, "n *t"]) -> dict[Status, Bool[Tensor, " n"]]:

@@ -7,8 +7,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gradcam_kit.metrics.case import metric
-from gradcam_kit.metrics.checks import broken, degenerate, usable
+from gradcam_kit.metrics.checks import degenerate, usable
 from gradcam_kit.metrics.measured import Measured, measured
+from gradcam_kit.similarity import broken
 
 
 @metric(

@@ -15,11 +15,11 @@ from torch import Tensor
 
 from gradcam_kit.functional import normalize
 from gradcam_kit.metrics import rows
-from gradcam_kit.metrics.agreement import pearson
 from gradcam_kit.metrics.case import Explain, metric
-from gradcam_kit.metrics.checks import broken, check_heatmaps, degenerate, improbable, usable
+from gradcam_kit.metrics.checks import check_heatmaps, degenerate, improbable, usable
 from gradcam_kit.metrics.measured import Measured, measured
 from gradcam_kit.metrics.rows import score_settings
+from gradcam_kit.similarity import broken, pearson
 from gradcam_kit.types import Rows
 
 Scores = tuple[Tensor, Tensor]

@@ -16,10 +16,11 @@ from torch import Tensor
 from gradcam_kit.errors import OptionError, ShapeError
 from gradcam_kit.functional import on_device
 from gradcam_kit.metrics.case import metric
-from gradcam_kit.metrics.checks import broken, check_boxes, check_masks, check_numbers, degenerate, usable
+from gradcam_kit.metrics.checks import check_boxes, check_masks, check_numbers, degenerate, usable
 from gradcam_kit.metrics.measured import Measured, Status, measured
 from gradcam_kit.metrics.ordering import Order, unordered
 from gradcam_kit.options import non_negative, positive_int
+from gradcam_kit.similarity import broken
 
 _POINTING = "Pointing game: Zhang et al., IJCV 2018, https://arxiv.org/abs/1608.00507."
 _NOTHING = 1e-7  # as the sum of a map over a mosaic, as in the paper's code

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from gradcam_kit.functional import on_device
-from gradcam_kit.metrics.checks import broken, constant
+from gradcam_kit.similarity import broken, constant
 
 
 @dataclass(frozen=True, eq=False)

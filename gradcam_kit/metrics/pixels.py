@@ -7,10 +7,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from gradcam_kit.metrics.case import metric
-from gradcam_kit.metrics.checks import broken, check_heatmaps, check_masks, usable
+from gradcam_kit.metrics.checks import check_heatmaps, check_masks, usable
 from gradcam_kit.metrics.localization import chance, empty, localization_flags
 from gradcam_kit.metrics.measured import Measured, measured
 from gradcam_kit.options import positive_int
+from gradcam_kit.similarity import broken
 
 _PAPER = "Pixel average precision: Choe et al., CVPR 2020, https://arxiv.org/abs/2001.07437."
 

@@ -15,14 +15,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from gradcam_kit.capture.randomization import randomizing
+from gradcam_kit.capture.model.randomization import randomizing
 from gradcam_kit.errors import InputError, OptionError
 from gradcam_kit.functional import normalize, on_device, upsample
-from gradcam_kit.metrics.agreement import check_pair, pearson, ranks, spearman, ssim
 from gradcam_kit.metrics.case import follows_predictions
 from gradcam_kit.metrics.checks import degenerate, usable
 from gradcam_kit.metrics.measured import Measured, Status, measured
 from gradcam_kit.options import one_of
+from gradcam_kit.similarity import check_pair, pearson, ranks, spearman, ssim
 from gradcam_kit.types import Images
 
 Mode = Literal["cascading", "independent"]

@@ -13,7 +13,6 @@ from gradcam_kit.errors import OptionError
 from gradcam_kit.functional import widen
 from gradcam_kit.metrics.case import Explain, metric
 from gradcam_kit.metrics.checks import (
-    broken,
     check_heatmaps,
     check_same_images,
     check_scores,
@@ -24,6 +23,7 @@ from gradcam_kit.metrics.draws import identities_of, normal, uniform
 from gradcam_kit.metrics.measured import Measured, Status, measured
 from gradcam_kit.metrics.rows import everyone, score_grid, score_settings, spread
 from gradcam_kit.options import non_negative, one_of, positive_int
+from gradcam_kit.similarity import broken
 from gradcam_kit.types import Rows
 
 Perturbation = Literal["noise", "patches"]

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from gradcam_kit.jobs.measuring import MetricMeans
-from gradcam_kit.jobs.pipeline import has_thumbnail
-from gradcam_kit.jobs.rows import Row, heatmap_of
-from gradcam_kit.jobs.store import Store
+from gradcam_kit.jobs.engines.local import has_thumbnail
+from gradcam_kit.jobs.storage.rows import Row, heatmap_of
+from gradcam_kit.jobs.storage.store import Store
+from gradcam_kit.jobs.work.measuring import MetricMeans
 from gradcam_kit.report.maps import FINEST, packed, resized, shown_map, side_of
 
 MOST_PICTURES = 10_000

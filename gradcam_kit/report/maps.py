@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from jaxtyping import Float
 
-from gradcam_kit.jobs.rows import Row, heatmap_of
+from gradcam_kit.jobs.storage.rows import Row, heatmap_of
 
 FINEST, _COARSEST = 32, 7  # sides of a heatmap on the page
 _BYTES = 16_000_000  # for the heatmaps of all pictures on the page

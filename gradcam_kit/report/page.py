@@ -12,8 +12,8 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from gradcam_kit.errors import OptionError
-from gradcam_kit.jobs.measuring import by_method, not_counted
-from gradcam_kit.jobs.store import Store
+from gradcam_kit.jobs.storage.store import Store
+from gradcam_kit.jobs.work.measuring import by_method, not_counted
 from gradcam_kit.metrics.case import described
 from gradcam_kit.render import colormap_table
 from gradcam_kit.report.collect import Collected, Keep, collect

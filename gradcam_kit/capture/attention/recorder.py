@@ -1,0 +1,270 @@
+"""The attention of every block: seen during the forward pass, and what scores are differentiated by."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from math import prod
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten
+
+from gradcam_kit.capture.attention.explicit import ExplicitAttention
+from gradcam_kit.capture.attention.selection import Block, SeenAttention, attention_among_tokens
+from gradcam_kit.capture.backward import differentiate
+from gradcam_kit.capture.deferred_checks import Checks
+from gradcam_kit.capture.layouts import ChannelsFirst, Tokens, has_class_token
+from gradcam_kit.capture.model.inputs import Inputs
+from gradcam_kit.capture.model.state import is_scripted
+from gradcam_kit.capture.model.trees import brought
+from gradcam_kit.capture.recording import LayerRecord
+from gradcam_kit.capture.rerun.replay import Prefix, Replayer
+from gradcam_kit.capture.rerun.rescore import Rescorer
+from gradcam_kit.errors import CaptureError
+from gradcam_kit.functional import widen
+from gradcam_kit.types import Attention, Evidence, Projections
+
+_OUTPUT = "output of the last attention"
+_DERIVATIVES = Evidence.ATTENTION_GRADIENTS | Evidence.BLOCK_GRADIENTS | Evidence.PROJECTIONS
+
+
+@dataclass(frozen=True)
+class Heads:
+    """`(n * heads, tokens, ...)` and the like as maps `(n, heads, tokens, ...)`."""
+
+    n: int
+
+    def to_maps(self, output: Tensor) -> Float[Tensor, "n heads tokens d"]:
+        """Give the heads one axis of their own."""
+        return output.reshape(self.n, -1, *output.shape[-2:])
+
+    def to_native(self, maps: Float[Tensor, "n heads tokens d"], like: Tensor) -> Tensor:
+        """As it was."""
+        return maps.reshape(like.shape)
+
+
+@dataclass
+class _Frame:
+    """One running module: the attentions inside of it, its children that finished, and its last matrix product."""
+
+    name: str
+    module: nn.Module | None
+    attentions: list[SeenAttention] = field(default_factory=list)
+    calls: list[tuple[nn.Module, Any]] = field(default_factory=list)
+    product: tuple[Tensor, Tensor, torch.Size] | None = None
+
+
+class AttentionRecorder:
+    """Observes the attention of one forward pass of one thread."""
+
+    def __init__(self, model: nn.Module, inputs: Inputs, needs: Evidence) -> None:
+        self.model, self.inputs, self.n, self.needs = model, inputs, inputs.n, needs
+        self.thread = threading.get_ident()
+        self.recording = True
+        modules = ((name, module) for name, module in model.named_modules() if not is_scripted(module))
+        self.names = {module: name or type(model).__name__ for name, module in modules}
+        self.frames = [_Frame(type(model).__name__, None)]
+        self.seen: list[SeenAttention] = []
+        self.layout = Tokens((), 0)
+        self.own: dict[str, LayerRecord] = {}
+
+    @contextmanager
+    def attached(self) -> Iterator[None]:
+        """Hold the hooks and the mode for the duration of the block."""
+        handles = []
+        try:
+            for module in self.names:
+                handles.append(module.register_forward_pre_hook(self._enter))
+                handles.append(module.register_forward_hook(self._leave))
+            with ExplicitAttention(self):
+                yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    @property
+    def _observes(self) -> bool:
+        return self.recording and threading.get_ident() == self.thread
+
+    def _enter(self, module: nn.Module, args: Any) -> None:
+        if self._observes:
+            self.frames.append(_Frame(self.names[module], module))
+
+    def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
+        if not self._observes:
+            return
+        while (frame := self.frames.pop()).module is not module:
+            pass  # the frame of a module that raised, where the model went on
+        self.frames[-1].attentions += frame.attentions
+        if len(frame.attentions) == 1:
+            self._see_block(frame, module, output)
+        if Evidence.BLOCK_GRADIENTS in self.needs:
+            self.frames[-1].calls.append((module, output))
+
+    def _see_block(self, frame: _Frame, module: nn.Module, output: Any) -> None:
+        seen = frame.attentions[0]
+        leaves, spec = tree_flatten(output)
+        for place, leaf in enumerate(leaves):
+            if not isinstance(leaf, Tensor) or not leaf.is_floating_point() or leaf.ndim < 3:
+                continue
+            if self._has_tokens(leaf, seen.keys):
+                calls = []
+                if Evidence.BLOCK_GRADIENTS in self.needs:
+                    leaves[place] = leaf.clone()  # the next block may change it in place
+                    calls = [call for outer in self.frames for call in outer.calls]
+                seen.block = Block(frame.name, module, leaves, place, spec, calls)
+                return
+            seen.returns_other_tokens |= leaf.ndim == 3 and leaf.shape[0] == self.n
+
+    def _has_tokens(self, leaf: Tensor, tokens: int) -> bool:
+        if leaf.shape[0] == self.n and (leaf.shape[1] == tokens or leaf.ndim > 3):
+            return tokens in (leaf.shape[1], prod(leaf.shape[1:-1]), prod(leaf.shape[2:]))
+        return leaf.ndim == 3 and tuple(leaf.shape[:2]) == (tokens, self.n)
+
+    def see_softmax(self, probabilities: Tensor) -> Tensor:
+        """Remember the attention of the innermost running module; the graph starts here if there was none."""
+        shape = tuple(probabilities.shape)
+        square = shape[-1] == shape[-2]
+        if square and self.needs & _DERIVATIVES and not probabilities.requires_grad:
+            probabilities = probabilities.detach().requires_grad_()
+        if not self._observes:
+            return probabilities
+        products = (frame.product for frame in reversed(self.frames) if frame.product)
+        factors = next(((left, right) for left, right, own in products if own == shape), None)
+        one = SeenAttention(self.frames[-1].name, shape, probabilities if square else None, factors)
+        self.seen.append(one)
+        if not square:
+            return probabilities
+        self.frames[-1].attentions.append(one)
+        return probabilities.clone()  # an in-place operation behind it must not reach the record
+
+    def see_product(self, left: Tensor, right: Tensor, product: Tensor) -> Tensor:
+        """Remember the queries and keys in front of a softmax, and the values and the output behind it."""
+        if Evidence.PROJECTIONS not in self.needs or not self._observes:
+            return product
+        self.frames[-1].product = (left, right, product.shape)
+        last = next((one for frame in reversed(self.frames) for one in frame.attentions[-1:]), None)
+        if last and last.output is None and tuple(left.shape) == last.shape:
+            last.values, last.output = right, product
+            return product.clone()
+        return product
+
+    def records(self) -> dict[str, LayerRecord]:
+        """End the recording: what scores are differentiated by, as layers that the model ran.
+
+        Raises:
+            CaptureError: no attention, or not of every token to every other.
+        """
+        self.recording, self.frames = False, []
+        self.seen, self.layout = attention_among_tokens(self.seen, self.model, self.inputs)
+        for one in self.seen:
+            while (name := f"attention of {one.name}") in self.own:
+                one.name += " again"
+            self.own[name] = self._record(name, one.probabilities)
+        if Evidence.PROJECTIONS in self.needs:
+            self.own[_OUTPUT] = self._record(_OUTPUT, self.seen[-1].output)
+        return self.own
+
+    @property
+    def differentiated(self) -> list[str]:
+        """The records that scores are differentiated by in the common backward pass."""
+        attentions = [f"attention of {one.name}" for one in self.seen if Evidence.ATTENTION_GRADIENTS in self.needs]
+        return attentions + [_OUTPUT] * (Evidence.PROJECTIONS in self.needs)
+
+    def _record(self, name: str, tensor: Tensor | None) -> LayerRecord:
+        if tensor is None or (name == _OUTPUT and self.seen[-1].factors is None):
+            raise CaptureError(
+                f"queries, keys and values of {self.seen[-1].name!r} could not be seen; expected a matrix product in "
+                "front of the softmax and one behind it. Use another method"
+            )
+        leaves, spec = tree_flatten(tensor)
+        return LayerRecord(name, self.model, calls=1, leaves=leaves, chosen=[0], spec=spec, layout=Heads(self.n))
+
+    def block_gradients(self, rescorer: Rescorer, scores: Tensor, checks: Checks) -> tuple[Tensor, ...]:
+        """Per block, d (score of the tokens that leave it) / d attention, `(n, [m,] heads, queries, keys)`.
+
+        A block's tokens are scored as if they left the last block: by the part of the model behind it.
+
+        Raises:
+            CaptureError: blocks that do not return the tokens, or not in the same way.
+        """
+        blocks = [one.block for one in self.seen if one.block is not None]
+        last = blocks[-1] if blocks else None
+        if last is None or [block.tokens.shape for block in blocks] != [last.tokens.shape] * len(self.seen):
+            raise CaptureError(
+                f"the tokens that leave each block of {type(self.model).__name__} could not be scored; expected one "
+                "module per block, all with outputs of the same shape. Use generic-attention"
+            )
+        record = LayerRecord(
+            last.name, last.module, leaves=last.leaves, chosen=[last.place], spec=last.spec, layout=ChannelsFirst()
+        )
+        expected = brought(widen(scores.detach()), self.inputs.images.device)
+        replayer = Replayer(rescorer, record, Prefix.of(last.calls, ()), expected, checks)
+        found = []
+        for one, block in zip(self.seen, blocks, strict=True):
+            own = scores if block is last else replayer.with_graph(block.tokens)
+            found.append(self._gradient(one, own))
+        return tuple(found)
+
+    def _gradient(self, one: SeenAttention, scores: Tensor) -> Tensor:
+        assert one.probabilities is not None
+        columns = [column for (column,) in differentiate(scores, [one.probabilities], keep=True)]
+        if any(column is None for column in columns):
+            raise CaptureError(
+                f"the score of the tokens behind {one.name!r} does not depend on its attention, or the model cuts the "
+                "gradient between them (detach, no_grad, or a reentrant checkpoint); use attention-rollout"
+            )
+        maps = [Heads(self.n).to_maps(column) for column in columns if column is not None]
+        return torch.stack(maps, 1) if scores.ndim == 2 else maps[0]
+
+    def evidence(
+        self, gradients: Mapping[str, Tensor], block_gradients: tuple[Tensor, ...] | None, checks: Checks
+    ) -> Attention:
+        """What methods see; afterwards nothing here holds the graph any more."""
+        for record in self.own.values():
+            record.leaves = [leaf.detach() for leaf in record.leaves]
+        attentions = [f"attention of {one.name}" for one in self.seen]
+        own = [gradients[name] for name in attentions if name in gradients]
+        found = Attention(
+            blocks=tuple(one.name for one in self.seen),
+            probabilities=tuple(widen(self.own[name].maps(self.own[name].captured)) for name in attentions),
+            grid=self.layout.grid,
+            prefix=self.layout.prefix,
+            has_class_token=has_class_token(self.model, self.layout.prefix),
+            gradients=tuple(own) or None,
+            block_gradients=block_gradients,
+            projections=self._projections(gradients[_OUTPUT]) if _OUTPUT in gradients else None,
+        )
+        if found.projections and found.has_class_token:
+            reached = (found.projections.gradients != 0).any(-1)
+            checks.add((reached.any() & ~reached[..., 0].any())[None], partial(_no_class_token, found.blocks[-1]))
+        self.seen = []
+        return found
+
+    def _projections(self, gradients: Float[Tensor, "n *m heads tokens d"]) -> Projections:
+        last = self.seen[-1]
+        assert last.factors is not None
+        assert last.values is not None
+
+        def joined(tensor: Tensor) -> Tensor:
+            return widen(Heads(self.n).to_maps(tensor.detach()).movedim(1, 2).flatten(2))
+
+        return Projections(
+            queries=joined(last.factors[0]),
+            keys=joined(last.factors[1].mT),
+            values=joined(last.values),
+            gradients=gradients.movedim(-3, -2).flatten(-2),
+        )
+
+
+def _no_class_token(name: str, _sample: int) -> CaptureError:
+    return CaptureError(
+        f"no gradient reaches the class token in {name!r}: the score is pooled from the patch tokens alone; use "
+        "generic-attention, or GradCAM with target_layers=None"
+    )

@@ -1,0 +1,127 @@
+"""Which softmaxes are attention among the tokens of an image, and where the tokens lie. Shapes decide, never names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence, Set
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils._pytree import TreeSpec, tree_leaves
+
+from gradcam_kit.capture.layouts import Tokens, token_layout
+from gradcam_kit.capture.model.inputs import Inputs
+from gradcam_kit.errors import CaptureError, ShapeError
+
+
+@dataclass
+class Block:
+    """What the outermost module returned that holds one attention alone, and which modules had finished before it."""
+
+    name: str
+    module: nn.Module
+    leaves: list[Any]
+    place: int
+    spec: TreeSpec
+    calls: list[tuple[nn.Module, Any]]
+
+    @property
+    def tokens(self) -> Tensor:
+        """The tokens that leave the block."""
+        tokens: Tensor = self.leaves[self.place]
+        return tokens
+
+
+@dataclass
+class SeenAttention:
+    """One softmax over keys. The tensors are kept only where there are as many queries as keys."""
+
+    name: str
+    shape: tuple[int, ...]
+    probabilities: Tensor | None
+    factors: tuple[Tensor, Tensor] | None = None
+    values: Tensor | None = None
+    output: Tensor | None = None
+    block: Block | None = None
+    returns_other_tokens: bool = False
+
+    @property
+    def queries(self) -> int:
+        """How many tokens attend."""
+        return self.shape[-2]
+
+    @property
+    def keys(self) -> int:
+        """How many tokens are attended to."""
+        return self.shape[-1]
+
+    def is_of(self, texts: Set[tuple[int, ...]]) -> bool:
+        """Whether these are the tokens of an input that holds the numbers of words, `(texts, tokens)`."""
+        return any(text[1:] == (self.keys,) and self.shape[0] % max(text[0], 1) == 0 for text in texts)
+
+    def groups(self, n: int) -> int:
+        """Into how many windows (frames, axes) the tokens of one image are split; 0 if these are no parts of images."""
+        if len(self.shape) == 3:
+            return int(self.shape[0] % n == 0)
+        parts = prod(self.shape[:-3])
+        return parts // n if parts % n == 0 else 0
+
+
+def attention_among_tokens(
+    seen: Sequence[SeenAttention], model: nn.Module, inputs: Inputs
+) -> tuple[list[SeenAttention], Tokens]:
+    """The attentions in which all tokens of an image attend to each other, and the layout of these tokens.
+
+    Attention of something else (text, a pooling query) is left out.
+
+    Raises:
+        CaptureError: there is none, or only some of the model's attention is of this kind.
+    """
+    known: dict[int, Tokens | None] = {}
+    layouts: dict[int, Tokens] = {}
+    plain: list[SeenAttention] = []
+    others = tree_leaves((inputs.args, inputs.kwargs))
+    texts = {tuple(leaf.shape) for leaf in others if isinstance(leaf, Tensor) and not leaf.is_floating_point()}
+    for one in seen:
+        groups = one.groups(inputs.n)
+        tokens = one.queries * groups
+        if tokens not in known:
+            known[tokens] = _layout(tokens, inputs.size, model)
+        layout = known[tokens]
+        if layout is None or one.is_of(texts):
+            continue
+        if groups > 1:
+            raise _partial(model, f"that of {one.name!r} is split into {groups} windows of {one.queries} tokens")
+        if one.block is None and one.returns_other_tokens:
+            continue
+        if one.queries > one.keys:
+            raise _partial(model, f"in {one.name!r} {one.queries} tokens attend to {one.keys} merged ones")
+        if one.queries == one.keys:
+            layouts[one.queries] = layout
+            plain.append(one)
+    if len(layouts) > 1:
+        counts = " and ".join(map(str, layouts))
+        raise _partial(model, f"its blocks have {counts} tokens")
+    if not layouts:
+        found = ", ".join(sorted({"x".join(map(str, one.shape)) for one in seen})) or "none"
+        raise CaptureError(
+            f"{type(model).__name__} has no attention among the tokens of an image (softmax over keys seen: {found}); "
+            "attention methods need a transformer whose attention is computed by torch. Use GradCAM or another method"
+        )
+    (layout,) = layouts.values()
+    return plain, layout
+
+
+def _layout(tokens: int, size: tuple[int, ...], model: nn.Module) -> Tokens | None:
+    try:
+        return token_layout(tokens, size, model, "")
+    except ShapeError:
+        return None
+
+
+def _partial(model: nn.Module, reason: str) -> CaptureError:
+    return CaptureError(
+        f"attention methods follow the same tokens through all blocks, but the attention of {type(model).__name__} is "
+        f"not of every token to every other: {reason}. Use GradCAM or another method with layers"
+    )

@@ -1,0 +1,161 @@
+"""Choosing the target layer by running the model: shapes and gradients decide, never class names."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from gradcam_kit.capture.exploration import Seen, explore
+from gradcam_kit.capture.layouts import Tokens
+from gradcam_kit.capture.model.inputs import Inputs
+from gradcam_kit.capture.model.layers import find_layers
+from gradcam_kit.capture.recording import ATTENTION, INPUT
+from gradcam_kit.errors import LayerNotFoundError
+from gradcam_kit.targets.classes import ClassTarget
+from gradcam_kit.types import LayerCandidate, LayerChoice, Target
+
+_log = logging.getLogger("gradcam_kit")
+_FEW = 4
+
+
+def layer_candidates(
+    model: nn.Module,
+    inputs: Inputs,
+    targets: Target | None,
+    target_type: Callable[[Any], ClassTarget],
+) -> list[LayerCandidate]:
+    """All layers with positions in the order in which they ran, with the one that is chosen and why.
+
+    The model runs once, and once backward: for classes on the first image, for other targets, which may take another
+    path for each image (as boxes do that come from several levels), on the first few, and on all of them for a target
+    that cannot select samples.
+    """
+    if targets is None or hasattr(targets, "select"):
+        count = 1 if targets is None or isinstance(targets, ClassTarget) else _FEW
+        index = torch.arange(min(count, inputs.n), device=inputs.images.device)
+        few = inputs.with_images(inputs.images[index], index)
+        try:
+            seen, scored = explore(model, few, targets and targets.select(index), target_type)
+        except Exception as error:  # what belongs to the samples cannot always be told: the whole batch can
+            if inputs.n == len(index) and not isinstance(error, IndexError):
+                raise
+            _log.debug("the layers are looked for with the whole batch: %s", error)
+            seen, scored = explore(model, inputs, targets, target_type)
+    else:
+        seen, scored = explore(model, inputs, targets, target_type)
+    chosen, reason = _choose(seen, scored)
+    return [
+        LayerCandidate(
+            name=one.name,
+            shape=one.shape,
+            layout=type(one.layout).__name__,
+            reached=one.reached,
+            normalizes=one.is_normalization,
+            chosen=one is chosen,
+            reason=reason if one is chosen else "",
+        )
+        for one in seen
+    ]
+
+
+def choose_layers(
+    model: nn.Module,
+    inputs: Inputs,
+    targets: Target | None,
+    target_type: Callable[[Any], ClassTarget],
+    choice: LayerChoice,
+) -> dict[str, nn.Module]:
+    """The layers that `target_layers=None` stands for.
+
+    Raises:
+        LayerNotFoundError: no layer suits; the message lists the candidates.
+    """
+    candidates = partial(layer_candidates, model, inputs, targets, target_type)
+    return choose_among(candidates, model, inputs.size, choice)
+
+
+def choose_among(
+    look: Callable[[], list[LayerCandidate]], model: nn.Module, size: tuple[int, ...], choice: LayerChoice
+) -> dict[str, nn.Module]:
+    """`choose_layers`, for candidates that are only looked for if the choice depends on them.
+
+    Args:
+        look: gives what `layer_candidates` found.
+        model: theirs.
+        size: the positions of the images.
+        choice: what to choose.
+    """
+    if choice is LayerChoice.INPUT:
+        return {INPUT: model}
+    if choice is LayerChoice.ATTENTION:
+        return {ATTENTION: model}
+    candidates = look()
+    names = [one.name for one in candidates if one.chosen]
+    if choice is LayerChoice.BLOCK:
+        names = _block_norms(candidates)
+    if choice is LayerChoice.RESOLUTIONS:
+        last_of = {one.shape[1:]: one.name for one in candidates if one.reached}
+        names = list(last_of.values())[-2:]
+    if choice is LayerChoice.CONVOLUTIONS:
+        # A convolution owns one kernel: channels out, channels in, and one axis for each position axis.
+        axes = 2 + len(size)
+        weights = {one.name: getattr(model.get_submodule(one.name), "weight", None) for one in candidates}
+        kernels = (one for one in candidates if getattr(weights[one.name], "ndim", 0) == axes)
+        names = [one.name for one in kernels if one.reached]
+    if names:
+        return find_layers(model, names, model)
+    listed = ", ".join(f"{one.name} {one.shape}" for one in candidates[-8:]) or "none has positions"
+    raise LayerNotFoundError(
+        f"{type(model).__name__} has no {_MISSING.get(choice, 'layer with positions that the score depends on')} "
+        f"(candidates: {listed}); pass target_layers= and, if its output is laid out in an unusual way, reshape="
+    )
+
+
+_MISSING = {
+    LayerChoice.BLOCK: "transformer block, which is a module with two or more normalizations of tokens",
+    LayerChoice.CONVOLUTIONS: "convolution that runs once and that gradients reach",
+}
+
+
+def _block_norms(candidates: list[LayerCandidate]) -> list[str]:
+    """The first normalization of the last block: of the last module that holds two or more of token layers."""
+    blocks: dict[str, list[str]] = {}
+    for one in candidates:
+        if one.normalizes and one.layout == Tokens.__name__:
+            blocks.setdefault(one.name.rpartition(".")[0], []).append(one.name)
+    firsts = [names[0] for names in blocks.values() if len(names) > 1]
+    return firsts[-1:]
+
+
+def _choose(seen: list[Seen], scored: bool) -> tuple[Seen | None, str]:
+    """The last layer that still has positions and on which the score depends, in front of a dense output."""
+    usable = [one for one in seen if one.depends] if scored else seen
+    usable = [one for one in usable if not one.is_output] or usable
+    if not usable:
+        return None, ""
+    norms = [one for one in usable if one.is_normalization and isinstance(one.layout, Tokens)]
+    if norms and isinstance(usable[-1].layout, Tokens):
+        # Keys, hidden units and scores of the tokens are not the tokens, which are as wide as their norms.
+        usable = [one for one in usable if one.shape[0] == norms[-1].shape[0]]
+    last = usable[-1]
+    if not scored:
+        return _outermost(last, usable), "the last layer with positions (the output could not be read as scores)"
+    if last.reached:
+        return _outermost(last, usable), "the last layer with positions on which the score depends"
+    reached = [one for one in usable if one.reached]
+    if isinstance(last.layout, Tokens) and (norms := [one for one in norms if one.reached]):
+        return norms[-1], "the last normalization that sends gradients to the patch tokens"
+    if reached:
+        return _outermost(reached[-1], usable), "the last layer with positions that gradients reach"
+    return _outermost(last, usable), "the last layer with positions (its gradient is zero for the first image)"
+
+
+def _outermost(chosen: Seen, usable: list[Seen]) -> Seen:
+    """Of the modules that returned this very tensor, the one with the shortest path: `layer4`, not `layer4.2`."""
+    same = [one for one in usable if one.origin is chosen.origin and one.version == chosen.version]
+    return min(same, key=lambda one: one.name.count("."))

@@ -1,0 +1,81 @@
+"""Parts of a model that are compiled here: they run compiled where no hook would have to reach into them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import nn
+
+from gradcam_kit.capture.model.layers import split_level
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """How many parts of a model were compiled, and the layers that were not."""
+
+    number: int
+    layers: frozenset[str]
+
+
+_parts: WeakKeyDictionary[nn.Module, _Parts] = WeakKeyDictionary()
+
+
+def compile_around(model: nn.Module, layers: Iterable[str], **options: Any) -> None:
+    """Compile the modules beside the layers and inside of what holds them; passes with other hooks run eagerly.
+
+    Args:
+        model: changed in place.
+        layers: names in the model that hooks may be attached to.
+        options: those of `torch.compile`.
+    """
+    layers, number = frozenset(layers), 0
+    around = {model}
+    for layer in layers:
+        names = split_level(model, layer)[0].split(".")
+        around |= {model.get_submodule(".".join(names[:depth])) for depth in range(1, len(names) + 1)}
+    for module in around:
+        for child in module.children():
+            if child not in around and any(True for _ in child.parameters()):
+                child._compiled_call_impl = torch.compile(_call_of(child), **options)
+                number += 1
+    _parts[model] = _Parts(number, layers)
+
+
+def _call_of(module: nn.Module) -> Callable[..., Any]:
+    """A function of this file around a module's call: up to torch 2.11 the compiler skips those of torch's own files.
+
+    Of a built-in module, which `nn.Module.compile` hands over as it is, nothing would be compiled there.
+    """
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return module._call_impl(*args, **kwargs)
+
+    return call
+
+
+def is_compiled_around(model: nn.Module, hooked: Iterable[str] = ()) -> bool:
+    """Whether parts of the model were compiled here, and these layers are in none of them."""
+    return model in _parts and _parts[model].layers.issuperset(hooked)
+
+
+@contextmanager
+def parts_compiled(model: nn.Module, hooked: Iterable[str] = ()) -> Iterator[None]:
+    """Let those parts run compiled in spite of `untouched`, if only layers beside them have hooks.
+
+    Args:
+        model: the model that is run.
+        hooked: the names of all layers that have hooks.
+    """
+    if not is_compiled_around(model, hooked):
+        yield
+        return
+    config = torch._dynamo.config
+    name = "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit"  # before torch 2.7
+    # All parts count towards one limit, because the compiler meets each in the same function of its own.
+    with config.patch({name: getattr(config, name) * _parts[model].number}), torch.compiler.set_stance("default"):
+        yield

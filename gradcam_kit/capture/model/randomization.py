@@ -1,0 +1,274 @@
+"""Models with random parameters, for sanity checks: Adebayo et al., NeurIPS 2018, https://arxiv.org/abs/1810.03292."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
+
+from gradcam_kit.capture.model.inputs import Inputs, Runner, read_inputs
+from gradcam_kit.capture.model.state import check_model, untouched
+from gradcam_kit.errors import LayerNotFoundError, OptionError, did_you_mean
+from gradcam_kit.types import Images
+
+_RESETS = ("reset_parameters", "_reset_parameters")
+_STD = 0.02  # of what starts as zeros: class tokens and position embeddings of transformers
+
+
+class Randomizer:
+    """Gives the layers of a model new random parameters, and their own ones back.
+
+    A layer is a module that owns tensors. Its new values are those of its own initialization (`reset_parameters`),
+    running statistics included. Parameters without one (class token, position embedding, layer scale, ...) get their
+    own values in another order, or N(0, 0.02) where all are zero; other constants are what an initialization leaves,
+    and stay.
+
+    Attributes:
+        layers: names of the layers in the order in which the model used them.
+        unused: names of the layers that did not take part in the pass.
+        without_initializer: the parameters met so far for which their module has no initialization.
+        kept: those of them that stayed as they were.
+    """
+
+    def __init__(self, model: nn.Module, used: Sequence[str], seed: int) -> None:
+        owners = {name: module for name, module in model.named_modules() if _owns(module)}
+        self._model, self._owners, self._seed = model, owners, seed
+        self._saved: dict[int, tuple[Tensor, Tensor]] = {}
+        self.layers = tuple(used)
+        self.unused = tuple(name for name in owners if name not in used)
+        self.without_initializer: tuple[str, ...] = ()
+        self.kept: tuple[str, ...] = ()
+
+    def randomize(self, *layers: str, draw: int = 0) -> None:
+        """Give these modules and all inside of them new parameters.
+
+        Args:
+            layers: names of modules of the model; none = all layers.
+            draw: another number draws other values. The values of a layer depend on the seed, the draw and its name
+                alone, and are drawn on the host, so that every order and every device gives the same.
+        """
+        for name in [owner for layer in layers for owner in self._inside(layer)] if layers else self._owners:
+            self._randomize(name, draw)
+
+    def restore(self) -> None:
+        """Give all layers their own parameters back."""
+        for tensor, own in self._saved.values():
+            tensor.data = own
+        self._saved.clear()
+
+    def cascading(self, layers: Sequence[str] | None = None) -> Iterator[str]:
+        """Randomize from output to input, one layer more at each step; yields the layer that was added."""
+        return self._steps(layers, lambda: None)
+
+    def independent(self, layers: Sequence[str] | None = None) -> Iterator[str]:
+        """Randomize one layer at a time, from output to input; yields the layer."""
+        return self._steps(layers, self.restore)
+
+    def _steps(self, layers: Sequence[str] | None, between: Callable[[], None]) -> Iterator[str]:
+        if layers is not None:
+            self._check_used(layers)
+        layers = self.layers if layers is None else layers
+        try:
+            for name in sorted(layers, key=self._last_use, reverse=True):
+                between()
+                self.randomize(name)
+                yield name
+        finally:
+            self.restore()
+
+    def _check_used(self, layers: Sequence[str]) -> None:
+        idle = [name for name in layers if self._last_use(name) < 0]
+        if idle or not layers:
+            problem = f"take no part in the pass: {', '.join(idle)}" if idle else "are none"
+            raise OptionError(f"layers {problem}; expected some of {', '.join(self.layers)}, or modules around them")
+
+    def _last_use(self, layer: str) -> int:
+        inside = set(self._inside(layer))
+        return max((place for place, name in enumerate(self.layers) if name in inside), default=-1)
+
+    def _inside(self, layer: str) -> list[str]:
+        found = [name for name in self._owners if name == layer or name.startswith(f"{layer}.")]
+        if not found:
+            hint = did_you_mean(layer, self._owners)
+            raise LayerNotFoundError(f"{type(self._model).__name__} has no layer {layer!r} with parameters{hint}")
+        return found
+
+    def _randomize(self, name: str, draw: int) -> None:
+        module = self._owners[name]
+        generator = torch.Generator().manual_seed(_layer_seed(self._seed, draw, name))
+        fresh = _initialized(module, generator)
+        for key, parameter in module._parameters.items():
+            if parameter is None or key in fresh:
+                continue
+            path = f"{name}.{key}" if name else key
+            fresh[key], changed = _without_initializer(parameter.detach(), generator)
+            self.without_initializer = _with(self.without_initializer, path)
+            if not changed:
+                self.kept = _with(self.kept, path)
+        for key, values in fresh.items():
+            tensor = module._parameters[key] if key in module._parameters else module._buffers[key]
+            assert tensor is not None
+            # The tensor gets other memory: its own is set aside and never written to.
+            self._saved.setdefault(id(tensor), (tensor, tensor.data))
+            tensor.data = torch.empty_like(tensor).copy_(values)
+
+
+@contextmanager
+def randomizing(model: nn.Module, images: Images, *, seed: int = 0, **forward_kwargs: Any) -> Iterator[Randomizer]:
+    """Hold a model whose layers can be given random parameters; afterwards all is as before, also after an error.
+
+    The model runs once to see which layer uses its parameters when. Values are exchanged in place, so that whatever
+    explains the model sees them, without a second model in memory: only the layers that are randomized exist twice.
+    Other threads that explain the model meanwhile wait; plain passes of other threads would see the random values.
+
+    Args:
+        model: any PyTorch model.
+        images: what it is called with.
+        seed: of all values; every layer has a seed of its own, derived from it. The global generator is untouched.
+        forward_kwargs: passed on to the model.
+    """
+    model = check_model(model)
+    inputs = read_inputs(images, forward_kwargs, model)
+    with untouched(model, inputs.images.device):
+        randomizer = Randomizer(model, _execution_order(model, inputs), seed)
+        try:
+            yield randomizer
+        finally:
+            randomizer.restore()
+
+
+class _Uses(TorchFunctionMode):
+    """Notes which layers' tensors take part in the operations, in order."""
+
+    def __init__(self, owners: dict[int, str]) -> None:
+        super().__init__()
+        self.owners = owners
+        self.order: dict[str, None] = {}
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__name__", "") != "__get__":  # reading a shape or a type is no use
+            for leaf in tree_leaves((args, kwargs)):
+                if isinstance(leaf, Tensor) and id(leaf) in self.owners:
+                    self.order.setdefault(self.owners[id(leaf)])
+        return func(*args, **(kwargs or {}))
+
+
+def _execution_order(model: nn.Module, inputs: Inputs) -> list[str]:
+    """The layers in the order of their first use."""
+    owners: dict[int, str] = {}
+    for name, module in model.named_modules():
+        if _owns(module):
+            for tensor in _tensors(module).values():
+                owners.setdefault(id(tensor), name)  # shared parameters belong to the first that has them
+    with _Uses(owners) as uses:
+        Runner.of(model, inputs.images.device)(inputs.first())
+    return list(uses.order)
+
+
+def _owns(module: nn.Module) -> bool:
+    """Whether a module has parameters, or statistics that its initialization resets."""
+    has_parameters = any(parameter is not None for parameter in module._parameters.values())
+    return has_parameters or bool(_tensors(module) and _reset_of(module))
+
+
+def _tensors(module: nn.Module) -> dict[str, Tensor]:
+    found = {**module._buffers, **module._parameters}
+    return {key: tensor for key, tensor in found.items() if tensor is not None}
+
+
+def _reset_of(module: nn.Module) -> Callable[[], Any] | None:
+    """The module's own initialization, if it can be called without arguments."""
+    for name in _RESETS:
+        reset = getattr(module, name, None)
+        if callable(reset):
+            try:
+                inspect.signature(reset).bind()
+            except (TypeError, ValueError):
+                continue
+            return reset  # type: ignore[no-any-return]
+    return None
+
+
+def _initialized(module: nn.Module, generator: torch.Generator) -> dict[str, Tensor]:
+    """What the module's own initialization makes of its tensors: only those that it sets, on the host."""
+    reset = _reset_of(module)
+    if reset is None:
+        return {}
+    with _host_copies(module) as before, _drawing_from(generator):
+        reset()
+        after = _tensors(module)
+        return {
+            key: after[key].detach()
+            for key, (copy, version, old) in before.items()
+            if after[key] is not copy or copy._version != version or not torch.equal(copy, old)
+        }
+
+
+@contextmanager
+def _host_copies(module: nn.Module) -> Iterator[dict[str, tuple[Tensor, int, Tensor]]]:
+    """Let float32 copies on the host stand in for all tensors of a module, also those inside of it.
+
+    Yields the module's own parameters and buffers: the copy, its version, and the original values.
+    """
+    # Plain attributes too: a computed weight (weight norm) must not be written to.
+    stores: list[dict[str, Any]] = [
+        store for part in module.modules() for store in (part._parameters, part._buffers, vars(part))
+    ]
+    entries = [(store, {key: held for key, held in store.items() if isinstance(held, Tensor)}) for store in stores]
+    names = [set(store) for store in stores]
+    own: dict[str, tuple[Tensor, int, Tensor]] = {}
+    try:
+        for store, before in entries:
+            for key, tensor in before.items():
+                kind = torch.promote_types(tensor.dtype, torch.float32) if tensor.is_floating_point() else tensor.dtype
+                copy = tensor.detach().to("cpu", kind, copy=True)
+                if isinstance(tensor, nn.Parameter):
+                    copy = nn.Parameter(copy, requires_grad=False)
+                store[key] = copy
+                if store is module._parameters or store is module._buffers:
+                    own[key] = copy, copy._version, copy.detach().clone()
+        yield own
+    finally:
+        for (store, before), known in zip(entries, names, strict=True):
+            for added in [key for key in store if key not in known]:
+                del store[added]
+            store.update(before)
+
+
+@contextmanager
+def _drawing_from(generator: torch.Generator) -> Iterator[None]:
+    """Let the host's global generator, which initializations draw from, stand at the place of another one."""
+    state = torch.get_rng_state()
+    try:
+        torch.set_rng_state(generator.get_state())
+        yield
+    finally:
+        torch.set_rng_state(state)
+
+
+def _without_initializer(values: Tensor, generator: torch.Generator) -> tuple[Tensor, bool]:
+    """New values for a parameter that its module does not initialize, and whether they are others."""
+    host = values.cpu()
+    flat = host.flatten()
+    if len(flat) and bool((flat != flat[0]).any()):
+        shuffled = flat[torch.randperm(len(flat), generator=generator)]
+        shuffled = flat.roll(1) if torch.equal(shuffled, flat) else shuffled
+        return shuffled.view(host.shape), True
+    if len(flat) and not bool(flat.any()) and flat.is_floating_point():
+        return _STD * torch.randn(host.shape, generator=generator), True
+    return host, False
+
+
+def _layer_seed(seed: int, draw: int, name: str) -> int:
+    return int.from_bytes(hashlib.blake2b(f"{seed} {draw} {name}".encode(), digest_size=7).digest(), "big")
+
+
+def _with(names: tuple[str, ...], name: str) -> tuple[str, ...]:
+    return names if name in names else (*names, name)

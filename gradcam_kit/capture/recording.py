@@ -1,0 +1,212 @@
+"""Forward hooks that take the activations of layers, exactly, for the time of one forward pass."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
+
+from gradcam_kit.capture.layouts import ChannelsFirst, Custom, Layout, infer_layout, recurrent_layout
+from gradcam_kit.capture.model.inputs import Inputs
+from gradcam_kit.capture.model.layers import split_level
+from gradcam_kit.capture.model.state import version
+from gradcam_kit.errors import CaptureError, ShapeError
+from gradcam_kit.types import Reshape
+
+INPUT = "<input>"
+"""The name under which the images themselves are a target layer, for methods that explain the input."""
+ATTENTION = "<attention>"
+"""The name under which the attention of all blocks is a target layer, for methods that explain the attention."""
+NOT_MODULES = (INPUT, ATTENTION)
+
+
+@dataclass
+class LayerRecord:
+    """What one layer returned: the tensors that its maps come from, as leaves or nodes of the graph."""
+
+    name: str
+    module: nn.Module
+    level: int | None = None  # which of its maps is meant, where it returns several
+    order: int = 0
+    calls: int = 0
+    leaves: list[Any] = field(default_factory=list)
+    chosen: list[int] = field(default_factory=list)
+    spec: TreeSpec | None = None
+    layout: Layout | None = None
+    versions: list[int] = field(default_factory=list)
+    gradients: list[Tensor] = field(default_factory=list)  # one per target, in the layer's own layout
+    arguments: tuple[tuple[Any, ...], dict[str, Any]] | None = None
+
+    @property
+    def captured(self) -> list[Tensor]:
+        """The tensors that the maps come from; gradients are taken with respect to them."""
+        return [self.leaves[i] for i in self.chosen]
+
+    def maps(self, tensors: list[Tensor]) -> Tensor:
+        """Lay out the captured tensors, or gradients that stand in for them, as `(n, k, *s)`."""
+        assert self.layout is not None
+        assert self.spec is not None
+        if self.level is not None or not isinstance(self.layout, Custom):
+            return self.layout.to_maps(tensors[0])
+        leaves = list(self.leaves)
+        for i, tensor in zip(self.chosen, tensors, strict=True):
+            leaves[i] = tensor
+        return self.layout.to_maps(tree_unflatten(leaves, self.spec))
+
+
+class Recorder:
+    """Observes layers during forward passes of one thread."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layers: Mapping[str, nn.Module],
+        n: int,
+        size: tuple[int, ...],
+        reshape: Reshape | None,
+        graph: bool,
+    ) -> None:
+        self.model, self.n, self.size, self.reshape, self.graph = model, n, size, reshape, graph
+        self.records = {name: LayerRecord(name, module, split_level(model, name)[1]) for name, module in layers.items()}
+        self.thread = threading.get_ident()
+        self.recomputing = False
+
+    @contextmanager
+    def attached(self, keep_arguments: bool = False) -> Iterator[None]:
+        """Hold the hooks for the duration of the block."""
+        handles = []
+        try:
+            for record in self.records.values():
+                if record.name in NOT_MODULES:
+                    continue
+                handles.append(record.module.register_forward_hook(self._forward_hook(record)))
+                if keep_arguments:
+                    handles.append(
+                        record.module.register_forward_pre_hook(self._argument_hook(record), with_kwargs=True)
+                    )
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def observe_input(self, inputs: Inputs) -> Inputs:
+        """The call as the model gets it; the images are recorded if asked."""
+        images = inputs.images
+        record = self.records.get(INPUT)
+        if record is not None:
+            record.calls, record.chosen, record.layout = 1, [0], ChannelsFirst()
+            record.leaves, images = self._cut(record, images, [0])
+            record.versions = [version(leaf) for leaf in record.captured]
+        attention = self.records.get(ATTENTION)
+        if attention is not None:  # the images stand for the activations that it does not have
+            attention.calls, attention.chosen, attention.layout = 1, [0], ChannelsFirst()
+            attention.leaves, attention.spec = tree_flatten(inputs.images)
+            attention.versions = [version(inputs.images)]
+        return inputs.with_images(images)
+
+    def _argument_hook(self, record: LayerRecord) -> Any:
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            if threading.get_ident() == self.thread and record.arguments is None:
+                # The layer may change its input in place, so what it got is copied.
+                leaves, spec = tree_flatten((args, kwargs))
+                copies = [leaf.detach().clone() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+                record.arguments = tree_unflatten(copies, spec)
+
+        return hook
+
+    def _forward_hook(self, record: LayerRecord) -> Any:
+        def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+            if self.recomputing:
+                # Gradient checkpointing runs the layer again: the same cut of the graph, nothing recorded.
+                return self._cut(record, output, record.chosen)[1] if torch.is_grad_enabled() else None
+            if threading.get_ident() != self.thread:
+                return None
+            record.calls += 1
+            if record.calls > 1:
+                return None
+            record.order = 1 + max(other.order for other in self.records.values())
+            chosen = self._choose(record, output)
+            leaves, passed_on = self._cut(record, output, chosen)
+            record.leaves, record.chosen = leaves, chosen
+            record.versions = [version(leaf) for leaf in record.captured]
+            return passed_on
+
+        return hook
+
+    def _choose(self, record: LayerRecord, output: Any) -> list[int]:
+        """Which tensors of the output hold the maps; settles the layout."""
+        leaves, _ = tree_flatten(output)
+        recurrent = recurrent_layout(record.module, leaves, self.n, self.size)
+        if recurrent is not None and self.reshape is None and record.level is None:
+            record.layout = recurrent
+            return [0]
+        batched = [
+            i
+            for i, leaf in enumerate(leaves)
+            if isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.ndim > 0 and leaf.shape[0] == self.n
+        ]
+        if self.reshape is not None:
+            record.layout = Custom(self.reshape)
+            if batched and record.level is None:
+                return batched
+        maps = [i for i in batched if leaves[i].ndim >= 3]
+        chosen = maps if record.level is None else maps[record.level : record.level + 1]
+        if len(chosen) == 1:
+            if record.layout is None:
+                record.layout = infer_layout(leaves[chosen[0]].shape, self.size, self.model, record.name)
+            return chosen
+        if isinstance(output, Tensor) and batched:
+            infer_layout(output.shape, self.size, self.model, record.name)  # raises: it has no positions
+        found = [tuple(leaf.shape) if isinstance(leaf, Tensor) else type(leaf).__name__ for leaf in leaves]
+        path = split_level(self.model, record.name)[0]
+        levels = f"Name its maps one by one, to be fused: {[f'{path}:{i}' for i in range(len(maps))]}" if maps else ""
+        raise CaptureError(
+            f"layer {record.name!r} returned a {type(output).__name__} of {found or None} for {self.n} images; "
+            f"expected one floating tensor ({self.n}, k, *positions). {levels or 'Choose another layer'}, or pass "
+            "reshape=, a callable from the layer's output to such a tensor"
+        )
+
+    def _cut(self, record: LayerRecord, output: Any, chosen: list[int]) -> tuple[list[Any], Any]:
+        """Start the graph at the layer's output, and hand on a copy that in-place operations may change."""
+        leaves, record.spec = tree_flatten(output)
+        passed_on = list(leaves)
+        for i in chosen:
+            tensor = leaves[i]
+            if self.graph and not tensor.requires_grad:
+                tensor = tensor.detach().requires_grad_()
+            with torch.set_grad_enabled(self.graph):  # also where the model runs a frozen part without gradients
+                leaves[i], passed_on[i] = tensor, tensor.clone()
+        return leaves, tree_unflatten(passed_on, record.spec)
+
+    def check(self) -> None:
+        """Raise CaptureError for a layer that ran never or twice, or whose record was overwritten."""
+        for record in self.records.values():
+            if record.calls == 0:
+                raise CaptureError(
+                    f"layer {record.name!r} did not run in the forward pass; choose a layer that the model calls"
+                )
+            if record.calls > 1:
+                raise CaptureError(
+                    f"layer {record.name!r} ran {record.calls} times in one forward pass, so its activations are "
+                    "ambiguous; choose the module around it, or give each use a module of its own"
+                )
+            if [version(leaf) for leaf in record.captured] != record.versions:
+                raise CaptureError(
+                    f"the output of layer {record.name!r} was overwritten by an in-place operation through another "
+                    "name of the same memory; choose the module before it"
+                )
+            if isinstance(record.layout, Custom):
+                self._check_reshaped(tuple(record.maps([leaf.detach() for leaf in record.captured]).shape))
+
+    def _check_reshaped(self, shape: tuple[int, ...]) -> None:
+        if shape[0] != self.n or len(shape) != 2 + len(self.size):
+            raise ShapeError(
+                f"reshape returned {shape}; expected ({self.n}, k, {', '.join('hwd'[: len(self.size)])}): one map per "
+                f"channel with {len(self.size)} position axes, as the images have"
+            )

@@ -1,0 +1,1 @@
+"""Run the model again: rescore changed images, replay the part behind a layer, probe a layer."""

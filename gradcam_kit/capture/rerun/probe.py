@@ -1,0 +1,55 @@
+"""Activations and gradients of a layer for changed inputs: noise, paths, windows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from gradcam_kit.capture.backward import layer_gradients
+from gradcam_kit.capture.model.compiled import parts_compiled
+from gradcam_kit.capture.model.state import untouched
+from gradcam_kit.capture.model.trees import brought
+from gradcam_kit.capture.recording import LayerRecord, Recorder
+from gradcam_kit.capture.rerun.rescore import Rescorer
+from gradcam_kit.types import Reshape
+
+
+@dataclass(frozen=True)
+class Prober:
+    """`probe`: forward and backward for changed images, each row scored by its own sample's target."""
+
+    rescorer: Rescorer
+    record: LayerRecord
+    reshape: Reshape | None
+
+    def __call__(
+        self, rows: Float[Tensor, "m c *t"], index: Int[Tensor, " m"]
+    ) -> tuple[Float[Tensor, "m k *s"], Float[Tensor, "m *tks"]]:
+        """Take the rows `batch_size` at a time; only activations and gradients of this layer are kept."""
+        images, model = self.rescorer.inputs.images, self.rescorer.run.model
+
+        def work(chunk: slice) -> tuple[Tensor, Tensor]:
+            part = rows[chunk].to(images.dtype)
+            layers = {self.record.name: self.record.module}
+            recorder = Recorder(model, layers, len(part), tuple(part.shape[2:]), self.reshape, True)
+            with recorder.attached(), torch.enable_grad():
+                scores = self.rescorer.score_pass(part, index[chunk])
+                recorder.check()
+                found = layer_gradients(recorder, [self.record.name], scores)[self.record.name]
+            record = recorder.records[self.record.name]
+            here: tuple[Tensor, Tensor] = brought(
+                (record.maps([tensor.detach() for tensor in record.captured]), found), images.device
+            )
+            return here
+
+        with untouched(model, images.device), parts_compiled(model, [self.record.name]):
+            with torch.no_grad():
+                self.rescorer.check()
+            activations, gradients = zip(
+                *self.rescorer.in_chunks(len(rows), self.rescorer.at_once(rows), work), strict=True
+            )
+        widened = torch.promote_types(images.dtype, torch.float32)
+        return torch.cat(activations).to(widened), torch.cat(gradients).to(widened)

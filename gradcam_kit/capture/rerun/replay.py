@@ -1,0 +1,288 @@
+"""Running only the part of a model behind a layer, without tracing it.
+
+While the model runs once, the outputs of the outermost modules that finish before the layer are kept. To replay, the
+model's own Python code runs again, but those modules hand out what they returned then instead of computing it, and the
+layer hands out the changed activations. So control flow, and skip connections from before the layer, need no analysis;
+functions between the modules are computed again, and only if their result is used.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
+
+from gradcam_kit.capture.deferred_checks import Checks
+from gradcam_kit.capture.model.state import is_scripted, untouched, version
+from gradcam_kit.capture.model.trees import brought
+from gradcam_kit.capture.recording import LayerRecord
+from gradcam_kit.capture.rerun.lazy_rows import LazyRows
+from gradcam_kit.capture.rerun.rescore import Rescorer, same_scores
+from gradcam_kit.errors import CaptureError, is_out_of_memory
+from gradcam_kit.functional import widen
+
+_log = logging.getLogger("gradcam_kit")
+
+
+@dataclass
+class Prefix:
+    """What the outermost modules returned that finished before a layer, in the order in which they ran."""
+
+    calls: list[tuple[nn.Module, Any]]
+    versions: list[int]
+    source: tuple[int, int] | None
+    """Which call, and which tensor of its output, is the input of the layer; None if no module made it."""
+
+    @classmethod
+    def of(cls, calls: list[tuple[nn.Module, Any]], arguments: Any) -> Prefix:
+        """Keep these calls before a layer that was called with these arguments."""
+        inputs = [leaf for leaf in tree_leaves(arguments) if isinstance(leaf, Tensor)][:1]
+        places = [
+            (i, j)
+            for i, (_, output) in enumerate(calls)
+            for j, leaf in enumerate(tree_leaves(output))
+            if any(leaf is tensor for tensor in inputs)
+        ]
+        detached = [(module, tree_map(_detach, output)) for module, output in calls]
+        return cls(detached, [version(leaf) for leaf in _tensors(detached)], places[-1] if places else None)
+
+    @property
+    def residual(self) -> Tensor | None:
+        """The input of the layer, if a module made it."""
+        if self.source is None:
+            return None
+        call, leaf = self.source
+        tensor: Tensor = tree_leaves(self.calls[call][1])[leaf]
+        return tensor
+
+    @property
+    def is_intact(self) -> bool:
+        """Whether no in-place operation behind the layer changed what was kept."""
+        return [version(leaf) for leaf in _tensors(self.calls)] == self.versions
+
+
+@dataclass
+class PrefixRecorder:
+    """Observes every module during the forward pass, until the last target layer has run."""
+
+    model: nn.Module
+    layers: Mapping[str, nn.Module]
+    thread: int = field(default_factory=threading.get_ident)
+    prefixes: dict[str, Prefix] = field(default_factory=dict)
+    frames: list[list[tuple[nn.Module, Any]]] = field(default_factory=lambda: [[]])
+
+    @contextmanager
+    def attached(self) -> Iterator[None]:
+        """Hold the hooks for the duration of the block."""
+        handles = []
+        try:
+            for module in self.model.modules():
+                if is_scripted(module):
+                    continue
+                handles.append(module.register_forward_pre_hook(self._enter))
+                handles.append(module.register_forward_hook(self._leave))
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+            self.frames.clear()
+
+    @property
+    def _open(self) -> bool:
+        return threading.get_ident() == self.thread and len(self.prefixes) < len(self.layers)
+
+    def _enter(self, module: nn.Module, args: Any) -> None:
+        if self._open:
+            self.frames.append([])
+
+    def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
+        if not self._open:
+            return
+        self.frames.pop()
+        for name, layer in self.layers.items():
+            if layer is module and name not in self.prefixes:
+                self.prefixes[name] = Prefix.of([call for frame in self.frames for call in frame], args)
+        self.frames[-1].append((module, output))
+
+
+@dataclass
+class Replayer:
+    """`replay`: scores as if the layer had produced these activations.
+
+    The first use compares the suffix alone with the scores of the pass; where they differ, or the suffix cannot run
+    alone, the whole model runs with the layer's output replaced. `checks` reads whether they do.
+    """
+
+    rescorer: Rescorer
+    record: LayerRecord
+    prefix: Prefix | None
+    scores: Tensor | None
+    checks: Checks
+    isolated: bool | None = None
+
+    def __call__(
+        self,
+        rows: Float[Tensor, "m k *s"],
+        index: Int[Tensor, " m"],
+        residual: Float[Tensor, "m k *s"] | None = None,
+    ) -> Float[Tensor, "m *targets"]:
+        """Score the rows, `batch_size` in one pass.
+
+        Args:
+            rows: what the layer hands out.
+            index: whose target scores each row.
+            residual: what stands for the layer's input wherever else it is used, such as on a residual branch.
+
+        Raises:
+            CaptureError: `residual` for a layer whose input no module made, or that cannot be isolated.
+        """
+        images = self.rescorer.inputs.images
+        with untouched(self.rescorer.run.model, images.device), torch.no_grad():
+            if self.isolated is None:
+                self.isolated = self._can_isolate()
+            if residual is not None and not (self.isolated and self.prefix and self.prefix.source):
+                raise CaptureError(
+                    f"the input of layer {self.record.name!r} cannot be replaced on its other branches; choose the "
+                    "input normalization of a transformer block, whose input is the output of the block before it"
+                )
+            if not self.isolated:
+                self.rescorer.check()
+            scores = self.rescorer.in_chunks(
+                len(rows),
+                self.rescorer.batch_size,  # behind the layer, weights are what is read most
+                lambda chunk: self._score(rows[chunk], index[chunk], None if residual is None else residual[chunk]),
+            )
+        return widen(torch.cat(scores)) if scores else images.new_zeros(0)
+
+    def with_graph(self, rows: Tensor) -> Float[Tensor, "n *targets"]:
+        """Scores with a graph to the rows, which are one per sample and in the layer's own layout."""
+        images = self.rescorer.inputs.images
+        with untouched(self.rescorer.run.model, images.device):
+            if self.isolated is None:
+                with torch.no_grad():
+                    self.isolated = self._can_isolate()
+            with torch.enable_grad():
+                return self._score(rows, torch.arange(len(images), device=images.device))
+
+    def residual(self) -> Float[Tensor, "n k *s"] | None:
+        """The layer's input, laid out like its output; None if no module made it."""
+        source = self.prefix.residual if self.prefix else None
+        if source is None or source.shape != self.record.captured[0].shape:
+            return None
+        found: Tensor = brought(widen(self.record.maps([source])), self.rescorer.inputs.images.device)
+        return found
+
+    def _score(self, rows: Tensor, index: Tensor, residual: Tensor | None = None) -> Tensor:
+        record = self.record
+        assert record.layout is not None
+        original = record.captured[0].detach()
+        native = record.layout.to_native(rows.to(original.device, original.dtype), LazyRows(original, index))
+        if native.untyped_storage().data_ptr() == original.untyped_storage().data_ptr():
+            native = native.clone()  # in-place operations behind the layer must not reach the record
+        if self.isolated:
+            with self._skipped(native, index, residual):
+                return self.rescorer.score_pass(LazyRows(self.rescorer.inputs.images, index), index)
+        thread = threading.get_ident()
+
+        def replace(module: nn.Module, args: Any, output: Any) -> Any:
+            return self._output(native, output) if threading.get_ident() == thread else None
+
+        handle = record.module.register_forward_hook(replace)
+        try:
+            return self.rescorer.score_pass(self.rescorer.inputs.images[index], index)
+        finally:
+            handle.remove()
+
+    def _can_isolate(self) -> bool:
+        """Replay the layer's own activations behind the kept outputs, and compare with the scores of the pass."""
+        if self.prefix is None or self.scores is None:
+            return False
+        if not self.prefix.is_intact:
+            _log.debug("layer %r cannot be isolated: an output from before it is overwritten later", self.record.name)
+            return False
+        n, most = len(self.scores), self.rescorer.batch_size
+        # Not n rows, because kept outputs may hide something with one entry per sample: a list, an object, a size.
+        count = n + 1 if n < most else min(max(n - 1, 1), most)
+        index = (torch.arange(count, device=self.scores.device) + 1) % n  # and in another order
+        record, self.isolated = self.record, True
+        try:
+            replayed = self._score(record.maps([own.detach()[index.to(own.device)] for own in record.captured]), index)
+        except Exception as error:  # whatever keeps the suffix from running alone, the whole model can run
+            if is_out_of_memory(error):
+                raise
+            _log.debug("layer %r cannot be isolated (%s: %s)", record.name, type(error).__name__, error)
+            return False
+        expected = self.scores[index]
+        same = same_scores(widen(replayed), expected, record.captured[0].dtype)
+        holds = self.checks.holds((record.name, "isolated"), same)
+        if not holds:
+            _log.debug("layer %r cannot be isolated: its suffix alone gives other scores", record.name)
+        return holds
+
+    def _output(self, native: Tensor, output: Any) -> Any:
+        leaves, spec = tree_flatten(output)
+        leaves[self.record.chosen[0]] = native
+        return tree_unflatten(leaves, spec)
+
+    @contextmanager
+    def _skipped(self, native: Tensor, index: Tensor, residual: Tensor | None) -> Iterator[None]:
+        """Let the modules before the layer, and the layer itself, hand out what they returned."""
+        assert self.prefix is not None
+        assert self.record.spec is not None
+        n = self.rescorer.inputs.n
+
+        def rows(leaf: Any) -> Any:
+            if isinstance(leaf, Tensor) and leaf.ndim > 0 and leaf.shape[0] == n:
+                return LazyRows(leaf, index)
+            return leaf
+
+        pending: dict[nn.Module, deque[Any]] = {}
+        for call, (module, output) in enumerate(self.prefix.calls):
+            leaves, spec = tree_flatten(tree_map(rows, output))
+            if residual is not None and self.prefix.source is not None and call == self.prefix.source[0]:
+                assert self.record.layout is not None
+                place = self.prefix.source[1]
+                own = leaves[place]
+                leaves[place] = self.record.layout.to_native(residual.to(own.device, own.dtype), own)
+            pending.setdefault(module, deque()).append(tree_unflatten(leaves, spec))
+        layer_output = tree_unflatten([rows(leaf) for leaf in self.record.leaves], self.record.spec)
+        pending.setdefault(self.record.module, deque()).append(self._output(native, layer_output))
+        original = {module: module.__dict__.get("forward") for module in pending}
+        try:
+            for module, outputs in pending.items():
+                module.__dict__["forward"] = _handing_out(outputs, module.forward)
+            yield
+        finally:
+            for module, forward in original.items():
+                if forward is None:
+                    module.__dict__.pop("forward", None)
+                else:
+                    module.__dict__["forward"] = forward
+
+
+def _handing_out(outputs: deque[Any], forward: Any) -> Any:
+    thread = threading.get_ident()
+
+    def replayed(*args: Any, **kwargs: Any) -> Any:
+        if threading.get_ident() == thread and outputs:
+            return outputs.popleft()
+        return forward(*args, **kwargs)
+
+    return replayed
+
+
+def _detach(leaf: Any) -> Any:
+    return leaf.detach() if isinstance(leaf, Tensor) else leaf
+
+
+def _tensors(calls: list[tuple[nn.Module, Any]]) -> Iterator[Tensor]:
+    return (leaf for _, output in calls for leaf in tree_leaves(output) if isinstance(leaf, Tensor))

@@ -1,0 +1,215 @@
+"""Scores of changed inputs and of changed activations, in chunks, without a graph."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from gradcam_kit.capture.deferred_checks import on_host
+from gradcam_kit.capture.model.compiled import is_compiled_around, parts_compiled
+from gradcam_kit.capture.model.inputs import Inputs, Runner
+from gradcam_kit.capture.model.memory_format import PackedWeights
+from gradcam_kit.capture.model.state import untouched
+from gradcam_kit.capture.model.trees import brought, device_of, map_output
+from gradcam_kit.errors import CaptureError, GradCamKitError, OptionError, is_out_of_memory
+from gradcam_kit.functional import widen
+from gradcam_kit.targets.classes import score
+from gradcam_kit.types import Rows, Target
+
+_log = logging.getLogger("gradcam_kit")
+_Result = TypeVar("_Result")
+_NEAR = 5 * 2**19
+"""Bytes of rows for each thread of a CPU: what more of them makes leaves the caches before it is used."""
+
+
+def tolerance_of(precision: torch.dtype, device: torch.device) -> float:
+    """The relative difference of scores that is rounding, in a model of this precision.
+
+    On CUDA convolutions of float32 keep 10 bits by default (TensorFloat-32), and another number of rows may be computed
+    in another order; what that leaves of a network is 2e-4 to 4e-4.
+    """
+    if precision == torch.float32 and device.type == "cuda":
+        return 5e-3
+    return {torch.float16: 2e-2, torch.bfloat16: 5e-2}.get(precision, 1e-4)
+
+
+def same_scores(found: Tensor, expected: Tensor, precision: torch.dtype) -> Bool[Tensor, ""]:
+    """Whether scores differ by rounding alone, in a model of this precision."""
+    tolerance = tolerance_of(precision, found.device) * expected.abs().amax().clamp(min=1e-30)
+    return ((found - expected).abs() <= tolerance).all()
+
+
+def rows_at_once(most: int, row_bytes: int, device: torch.device) -> int:
+    """How many rows of so many bytes go through a model in one pass: `most`, or on a CPU fewer if that is faster."""
+    if device.type != "cpu":
+        return most
+    threads = torch.get_num_threads()
+    return min(most, max(threads, threads * _NEAR // max(1, row_bytes)))
+
+
+@dataclass
+class RowState:
+    """What the passes over changed rows have shown, for all that follow in the same call."""
+
+    most: int | None = None
+    """The most rows that fit into the device's memory, once they did not."""
+    is_checked: bool = False
+    """That repeated samples score as the samples do."""
+    passes: int = 0
+    weights: PackedWeights | None = field(default_factory=PackedWeights)
+    """None once the model could not run with them."""
+
+
+@dataclass(frozen=True)
+class Rescorer:
+    """`rescore`: runs the whole model on changed images and scores each row with its own sample's target."""
+
+    run: Runner
+    inputs: Inputs
+    target: Target
+    output: Any
+    batch_size: int
+    state: RowState = field(default_factory=RowState)
+
+    def __call__(self, rows: Float[Tensor, "m c *t"], index: Int[Tensor, " m"]) -> Float[Tensor, "m *targets"]:
+        """Score the rows, `batch_size` in one pass."""
+        images, model = self.inputs.images, self.run.model
+        with untouched(model, images.device), parts_compiled(model), torch.no_grad():
+            self.check()
+            scores = self.in_chunks(
+                len(rows),
+                self.at_once(rows),
+                lambda chunk: self.score_pass(rows[chunk].to(images.dtype), index[chunk]),
+            )
+        return widen(torch.cat(scores)) if scores else images.new_zeros(0)
+
+    def check(self) -> None:
+        """Find out whether other inputs with n entries belong to the samples; with images alone there are none.
+
+        Raises:
+            CaptureError: they do not, so that rows of them would be wrong.
+        """
+        if self.state.is_checked:
+            return
+        self.state.is_checked = True
+        doubtful = self.inputs.per_sample()
+        if not doubtful:
+            return
+        n = self.inputs.n
+        # Another order and another number: in their own, even what does not belong to the samples fits them.
+        index = (torch.arange(n + 1, device=self.inputs.images.device) + 1) % n
+        with self.run.context():
+            expected = self._here(widen(score(self.target, self.output, n)))[index]
+        try:
+            found = widen(self.score_pass(self.inputs.images[index], index))
+            precision = self.run.precision(self.inputs.images)
+            same = found.shape == expected.shape and bool(on_host(same_scores(found, expected, precision)))
+        except GradCamKitError:
+            same = False
+        if not same:
+            raise CaptureError(
+                f"{', '.join(doubtful)} of the model's inputs have {n} entries, as many as there are images, but do "
+                "not belong to them one by one; give another number of images in a batch"
+            )
+
+    def score_pass(self, rows: Tensor, index: Tensor) -> Tensor:
+        """Scores `(m, *targets)` from one forward pass."""
+        output = self.run(self.inputs.with_images(rows, index))
+        there = brought(index, device_of(output, index.device))
+        with self.run.context():
+            if hasattr(self.target, "select"):
+                scores = score(self.target.select(there), output, len(index))
+            else:
+                scores = self._score_by_sample(output, there)
+        return self._here(scores)
+
+    def _here(self, scores: Tensor) -> Tensor:
+        found: Tensor = brought(scores, self.inputs.images.device)
+        return found
+
+    def at_once(self, rows: Tensor) -> int:
+        """How many of such rows go through the whole model in one pass."""
+        return rows_at_once(self.batch_size, rows[:1].nbytes, rows.device)
+
+    def in_chunks(self, rows: int, most: int, work: Callable[[slice], _Result]) -> list[_Result]:
+        """The results of the passes over all rows: `most` at a time, or fewer where the device's memory ends."""
+        results, start = [], 0
+        while start < rows:
+            size = min(self.state.most or most, most, rows - start)
+            try:
+                results.append(self._pass(work, slice(start, start + size)))
+            except Exception as error:
+                if size == 1 or not is_out_of_memory(error):
+                    raise
+                self.state.most = size // 2
+                _log.warning("out of memory: %d rows in a pass from here on; pass batch_size=%d", size // 2, size // 2)
+                continue
+            start += size
+        return results
+
+    def _pass(self, work: Callable[[slice], _Result], chunk: slice) -> _Result:
+        """One pass; copies of the weights pay from the second on."""
+        self.state.passes += 1
+        ordered = self.inputs.memory_format == torch.channels_last and not is_compiled_around(self.run.model)
+        if self.state.passes > 1 and self.state.weights and ordered:
+            try:
+                with self.state.weights.standing_in(self.run.model):
+                    return work(chunk)
+            except Exception as error:  # if they are not its cause, it comes again
+                if is_out_of_memory(error):
+                    raise
+                _log.debug("passes go on with the model's own weights: %s", error)
+                self.state.weights = None
+        return work(chunk)
+
+    def _score_by_sample(self, output: Any, index: Tensor) -> Tensor:
+        """Show each row to the target at the place of its sample, in an output that is otherwise the clean one."""
+        scores: list[Tensor] = []
+        for row in range(len(index)):
+            whose = index[row : row + 1]
+            merged = _with_row(self.output, output, row, whose, (self.inputs.n, len(index)))
+            scores.append(score(self.target, merged, self.inputs.n)[whose])
+        return torch.cat(scores)
+
+
+def in_half_precision(rows: Rows, dtype: torch.dtype) -> Rows:
+    """The same scores from passes under autocast.
+
+    Raises:
+        OptionError: the images are in double precision, which autocast leaves alone.
+    """
+    assert isinstance(rows, Rescorer)
+    if rows.inputs.images.dtype == torch.float64:
+        raise OptionError(
+            f"dtype is {dtype}, and the images are {torch.float64}, which autocast leaves as they are; give the model "
+            "and the images in float32, or leave dtype out"
+        )
+    return replace(rows, run=replace(rows.run, autocast=True, autocast_dtype=dtype))
+
+
+def _with_row(clean: Any, changed: Any, row: int, whose: Tensor, sizes: tuple[int, int]) -> Any:
+    """The clean output with the entry of one sample replaced by row `row` of a changed one; `sizes` of both batches."""
+
+    def length(value: Any) -> int | None:
+        return value.shape[0] if isinstance(value, Tensor) and value.ndim else None
+
+    def is_per_sample(value: Any) -> bool:
+        """Lists with one entry per sample, as detection models return; not lists of batches."""
+        return type(value) is list and len(value) == sizes[0] and any(length(entry) != sizes[0] for entry in value)
+
+    def place(old: Any, new: Any) -> Any:
+        if (length(old), length(new)) == sizes:
+            return old.index_copy(0, whose, new[row : row + 1].to(old.dtype))
+        if not is_per_sample(old):
+            return old
+        if len(new) != sizes[1]:
+            return [map_output(place, *entries) for entries in zip(old, new, strict=True)]
+        return [new[row] if sample == int(whose) else entry for sample, entry in enumerate(old)]
+
+    return map_output(place, clean, changed, is_leaf=is_per_sample)

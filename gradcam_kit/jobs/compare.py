@@ -1,0 +1,204 @@
+"""Methods side by side for pictures on disk: a sheet, a page or a table."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from zlib import crc32
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, UInt8
+from PIL import Image
+from rich.console import Console
+from torch import Tensor
+
+from gradcam_kit.capture import read_inputs
+from gradcam_kit.comparison import Comparison, check_ending, compare, write_comparisons
+from gradcam_kit.comparison.contenders import Contender, contenders, suited
+from gradcam_kit.errors import InputError, OptionError, PictureError
+from gradcam_kit.jobs.request import ModelRequest, Problems, RunSummary
+from gradcam_kit.jobs.sources.index import Entry, index_pictures
+from gradcam_kit.jobs.sources.masks import Masks
+from gradcam_kit.jobs.sources.reading import read_entry
+from gradcam_kit.jobs.work.explainer import Explainer
+from gradcam_kit.jobs.work.loading import load_explainer, method_classes, note
+from gradcam_kit.jobs.work.measuring import MetricMeans, chosen_metrics
+from gradcam_kit.jobs.work.reader import batches
+
+_LARGEST = 448  # pixels; nothing is shown larger
+
+
+@dataclass(frozen=True)
+class SheetRequest(ModelRequest):
+    """Methods to be compared; `layers` are compared too, those that are joined by + are fused.
+
+    Attributes:
+        sources: pictures, folders, globs or list files.
+        out: the file to write; its ending says what: a picture, a page (.html) or a table (.csv).
+        methods: names in `METHODS` or `CONTROLS`; none = all that need a single pass and suit the model.
+        metrics: names in `METRICS`.
+        masks: a folder that says where the objects are, see `Masks`, for metrics that ask.
+        overwrite: replace a file that is there.
+    """
+
+    sources: tuple[str, ...] = ()
+    out: Path = Path("methods.png")
+    methods: tuple[str, ...] = ()
+    metrics: tuple[str, ...] = ()
+    masks: str | None = None
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """A picture as the model takes it, and the part of it that the model sees."""
+
+    entry: Entry
+    image: Float[Tensor, "3 h w"]
+    seen: UInt8[np.ndarray, "height width 3"]
+    mask: Bool[Tensor, "h w"] | None
+
+
+def draw_sheet(request: SheetRequest, console: Console | None = None) -> RunSummary:
+    """Explain pictures with several methods and write all into one file; pictures that fail are left out.
+
+    Raises:
+        GradCamKitError: the request is wrong, or no picture could be explained.
+    """
+    start = time.monotonic()
+    check_ending(request.out)
+    if request.out.exists() and not request.overwrite:
+        raise OptionError(f"{str(request.out)!r} is there already; name another file, or add --overwrite")
+    masks = None if request.masks is None else Masks(request.masks)
+    asked = any(metric.needs_masks for metric in chosen_metrics(request.metrics, masks))
+    found = [entry for source in request.sources for entry in index_pictures(source, str(request.out))]
+    entries = list({entry.path: entry for entry in found}.values())
+    explainer = load_explainer(request, console)
+    if masks is not None:
+        masks.check(explainer.loaded.transform)
+        masks.check_pictures(entries)
+    sheet = _Sheet(request, explainer, _distinct_names(entries), masks if asked else None, console)
+    comparisons, means = list(sheet.comparisons(entries)), MetricMeans()
+    if not comparisons:
+        raise PictureError(f"no picture could be explained: {sheet.problems.first[0]}")
+    request.out.parent.mkdir(parents=True, exist_ok=True)
+    write_comparisons(request.out, comparisons)
+    for one in comparisons:
+        for label, numbers in {**one.measured, **one.controls}.items():
+            means.add_measured(label, numbers)
+    summary = sheet.problems.summary(request.out, len(entries), time.monotonic() - start)
+    return replace(summary, means=tuple(means.lines()), notes=tuple(comparisons[0].notes))
+
+
+@dataclass
+class _Sheet:
+    request: SheetRequest
+    explainer: Explainer
+    names: dict[Entry, str]
+    masks: Masks | None
+    console: Console | None
+    problems: Problems = field(default_factory=Problems)
+    contenders: list[Contender] = field(default_factory=list)
+    """Chosen on the first picture that can be read."""
+
+    def comparisons(self, entries: Sequence[Entry]) -> Iterator[Comparison]:
+        """One for as many pictures as a forward pass takes."""
+        for batch in batches(entries, self.request.batch_size):
+            if ready := [one for one in map(self._read, batch) if one is not None]:
+                if not self.contenders:
+                    self._choose(ready[0])
+                yield from self._compared(ready)
+
+    def _read(self, entry: Entry) -> _Ready | None:
+        try:
+            return self._prepared(entry)
+        except Exception as error:  # one picture never ends the others
+            self.problems.add(self.names[entry], error)
+            return None
+
+    def _prepared(self, entry: Entry) -> _Ready:
+        picture, transform = read_entry(entry), self.explainer.loaded.transform
+        image, size = transform(picture), picture.shape[:2]
+        box, mask = transform.box(*size), None
+        if self.masks is not None:
+            mask = torch.from_numpy(self.masks.of(self._mask_key(entry), size, box, (image.shape[1], image.shape[2])))
+        x0, y0, x1, y1 = map(round, box)
+        seen = Image.fromarray(picture).crop((x0, y0, max(x1, x0 + 1), max(y1, y0 + 1)))
+        seen.thumbnail((_LARGEST, _LARGEST))
+        return _Ready(entry, image, np.asarray(seen), mask)
+
+    def _mask_key(self, entry: Entry) -> str:
+        """The name of the picture, or the shortest end of its path beyond it under which there is a mask.
+
+        A picture that is named alone has no folder that its name would be relative to. Never less than the name, under
+        which there may be the mask of another picture.
+        """
+        assert self.masks is not None
+        name, parts = self.names[entry], Path(entry.path).parts
+        longer = range(len(parts) - len(Path(name).parts) - 1, 0, -1)
+        ends = (Path(*parts[start:]).as_posix() for start in longer)
+        return next(filter(self.masks.has, [name, *ends]), name)
+
+    def _choose(self, one: _Ready) -> None:
+        """Set up the methods, and leave out those that do not suit the model where none was asked for.
+
+        Raises:
+            GradCamKitError: a method, layer or model that cannot be used.
+        """
+        layers = [name.split("+") if "+" in name else name for name in self.request.layers]
+        options = {"batch_size": self.request.batch_size}
+        # A name with a colon is a class of the user's.
+        methods = [method_classes([name])[0] if ":" in name else name for name in self.request.methods]
+        found = contenders(self.explainer.model, methods or "all", layers or None, options)
+        fitting, left_out = suited(found, read_inputs(self._images([one]), {}))
+        if not fitting or (left_out and self.request.methods):
+            method, (problem, *_) = next(iter(left_out)), left_out.values()
+            raise InputError(f"{method} cannot explain {self.names[one.entry]!r} with {self.request.model}: {problem}")
+        if left_out:
+            note(self.console, f"left out, because they do not suit the model or layer: {', '.join(left_out)}")
+        self.contenders = fitting
+
+    def _compared(self, group: list[_Ready]) -> Iterator[Comparison]:
+        """All in one pass; when that fails one by one, so that only the picture at fault is left out."""
+        try:
+            yield self._compare(group)
+        except Exception as error:  # whatever it is, the other pictures can be explained
+            if len(group) == 1:
+                self.problems.add(self.names[group[0].entry], error)
+                return
+            for one in group:
+                yield from self._compared([one])
+
+    def _compare(self, group: list[_Ready]) -> Comparison:
+        images = self._images(group)
+        with torch.autocast(images.device.type, self.explainer.dtype, enabled=self.explainer.dtype != images.dtype):
+            return compare(
+                self.explainer.model,
+                images,
+                {one.label: one.cam or one.method for one in self.contenders},
+                targets=self.explainer.classes(images, [one.entry for one in group]),
+                metrics=self.request.metrics,
+                masks=None if self.masks is None else torch.stack([one.mask for one in group if one.mask is not None]),
+                pictures=[one.seen for one in group],
+                names=[self.names[one.entry] for one in group],
+                class_names=self.explainer.loaded.class_names,
+                # By name, so that random draws depend neither on the batch nor on the other pictures.
+                identities=torch.tensor([crc32(self.names[one.entry].encode()) for one in group]),
+                batch_size=self.request.batch_size,
+            )
+
+    def _images(self, group: Sequence[_Ready]) -> Float[Tensor, "n 3 h w"]:
+        weight = next(self.explainer.model.parameters(), torch.empty(0))
+        return torch.stack([one.image for one in group]).to(self.explainer.device, weight.dtype)
+
+
+def _distinct_names(entries: Sequence[Entry]) -> dict[Entry, str]:
+    """The keys, or where they come twice, all paths from the folder that they have in common."""
+    if len({entry.key for entry in entries}) == len(entries):
+        return {entry: entry.key for entry in entries}
+    root = os.path.commonpath([os.path.dirname(entry.path) for entry in entries])
+    return {entry: Path(entry.path).relative_to(root).as_posix() for entry in entries}

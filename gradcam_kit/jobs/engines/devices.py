@@ -1,0 +1,133 @@
+"""Several devices of one machine: a process for each, which takes shards from a queue."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import chain, islice
+from multiprocessing.process import BaseProcess
+from queue import Empty
+from typing import TYPE_CHECKING, Any
+
+from gradcam_kit.capture import compile_around
+from gradcam_kit.errors import CaptureError
+from gradcam_kit.jobs.engines.local import Done, Pipeline, Progress
+from gradcam_kit.jobs.request import RunRequest
+from gradcam_kit.jobs.sources.plan import Shard
+from gradcam_kit.jobs.storage.rows import method_name
+from gradcam_kit.jobs.storage.store import Store
+from gradcam_kit.jobs.work.blame import make_method
+from gradcam_kit.jobs.work.explainer import Explainer
+from gradcam_kit.jobs.work.loading import load_explainer, method_classes
+from gradcam_kit.jobs.work.measuring import chosen_metrics, metric_fields
+from gradcam_kit.jobs.work.reader import ahead_of, belong_to_parent, interruptions_blocked
+
+if TYPE_CHECKING:
+    from multiprocessing.queues import Queue
+
+
+def work_on_devices(
+    request: RunRequest,
+    devices: Sequence[str],
+    layers: Mapping[str, list[str]],
+    pictures: int,
+    shards: Iterable[Shard],
+    begin: Callable[[], None],
+    progress: Progress,
+) -> Generator[Done, None, None]:
+    """Let a process for each device write shards; `layers` are those of each method, chosen before.
+
+    Raises:
+        GradCamKitError: a process died.
+    """
+    context = multiprocessing.get_context("spawn")
+    tasks: Queue[Shard | None] = context.Queue()
+    answers: Queue[Done | tuple[int, int] | Exception] = context.Queue()
+    threads = max(1, request.threads // len(devices))
+    processes = []
+    begin()
+    try:
+        for device in devices:
+            own = replace(request, device=device, workers=threads, overwrite=False)
+            arguments = (own, layers, pictures, os.getcwd(), tasks, answers)
+            processes.append(context.Process(target=_serve, args=arguments))
+            with interruptions_blocked():
+                processes[-1].start()
+        # Each process reads some batches ahead, which may be as many shards; with fewer all could wait for more.
+        at_once = len(devices) * (ahead_of(request.batch_size, threads) + 3)
+        waiting: Iterator[Shard | None] = chain(shards, [None] * len(devices))
+        running = 0
+        for shard in islice(waiting, at_once):
+            tasks.put(shard)
+            running += shard is not None
+        while running:
+            answer = _next_answer(answers, processes)
+            if isinstance(answer, Exception):
+                raise answer
+            if isinstance(answer, tuple):
+                progress(*answer)
+                continue
+            for shard in islice(waiting, 1):
+                tasks.put(shard)
+                running += shard is not None
+            running -= 1
+            yield answer
+        for shard in waiting:
+            tasks.put(shard)
+        for process in processes:
+            process.join()
+    finally:
+        for process in processes:
+            process.terminate()
+        tasks.cancel_join_thread()
+
+
+def _next_answer(answers: Any, processes: Sequence[BaseProcess]) -> Any:
+    while True:
+        ended = not any(process.is_alive() for process in processes)  # before looking: their last answers are there
+        try:
+            return answers.get(timeout=0.5)
+        except Empty:
+            dead = [process.exitcode for process in processes if process.exitcode not in (None, 0)]
+            if dead or ended:
+                raise CaptureError(
+                    f"the process of a device died (exit status {dead[0] if dead else 0}); the same command goes on "
+                    "from there"
+                ) from None
+
+
+def _serve(
+    request: RunRequest, layers: Mapping[str, list[str]], pictures: int, folder: str, tasks: Any, answers: Any
+) -> None:
+    """What the process of a device does."""
+    belong_to_parent(folder)
+    try:
+        explainer = with_layers(request, layers)
+        explainer.fit.say = lambda text: print(f"note: {text}", file=sys.stderr)
+
+        def told(explained: int, failed: int) -> None:
+            answers.put((explained, failed))
+
+        store = Store.at(request.out, metric_fields(request.metrics))
+        pipeline = Pipeline(request, explainer, store, pictures, progress=told)
+        for done in pipeline.work(iter(tasks.get, None)):
+            answers.put(done)
+    except Exception as error:
+        answers.put(error)
+
+
+def with_layers(request: RunRequest, layers: Mapping[str, list[str]]) -> Explainer:
+    """The explainer of a request whose layers were chosen elsewhere."""
+    explainer = load_explainer(request)
+    cams = []
+    for method in method_classes(request.methods):
+        [cam] = explainer.with_methods([method], (), None, request.batch_size).cams
+        names = layers[method_name(cam)]
+        cams.append(make_method(method, explainer.model, names or None, request.batch_size))
+    explainer = replace(explainer, cams=tuple(cams), metrics=chosen_metrics(request.metrics))
+    if request.compile:
+        compile_around(explainer.model, (name for names in layers.values() for name in names))
+    return explainer

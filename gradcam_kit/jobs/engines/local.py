@@ -1,0 +1,163 @@
+"""From shards of pictures to shards of rows, in one process: reading, the model and writing overlap.
+
+workers read and resize -> a thread brings batches to the device -> the model explains -> threads draw and write.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+
+import torch
+
+from gradcam_kit.functional import Normalization
+from gradcam_kit.jobs.request import RunRequest
+from gradcam_kit.jobs.sources.index import Entry
+from gradcam_kit.jobs.sources.plan import Shard
+from gradcam_kit.jobs.storage.rows import Row, method_name
+from gradcam_kit.jobs.storage.store import Counts, Store, counted
+from gradcam_kit.jobs.work.explainer import Batch, Explained, Explainer
+from gradcam_kit.jobs.work.overlays import Painter
+from gradcam_kit.jobs.work.reader import Reader, ahead_of, batches, prefetched
+
+Progress = Callable[[int, int], None]
+"""Told how many pictures more are explained, and how many of them failed."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """A shard that is written."""
+
+    number: int
+    counts: Counts
+
+
+@dataclass
+class _Open:
+    """A shard on its way."""
+
+    shard: Shard
+    rows: list[Row] = field(default_factory=list)
+    thumbnails: dict[str, bytes] = field(default_factory=dict)
+    drawing: list[Future[None]] = field(default_factory=list)
+    left: int = 0
+
+
+class FirstFailureError(Exception):
+    """The run was to stop at the first picture that fails."""
+
+    def __init__(self, counts: Counts) -> None:
+        self.counts = counts
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """All that turns shards into files.
+
+    Attributes:
+        pictures: in the whole plan; they decide which have thumbnails.
+        verify: called if the first batch has no picture that was explained; raises if that is the request's fault.
+        begin: called once, before anything is written and after the first batch.
+        progress: told after each batch.
+    """
+
+    request: RunRequest
+    explainer: Explainer
+    store: Store
+    pictures: int
+    verify: Callable[[], None] = lambda: None
+    begin: Callable[[], None] = lambda: None
+    progress: Progress = lambda explained, failed: None
+
+    def work(self, shards: Iterable[Shard]) -> Generator[Done, None, None]:
+        """Write shards, in order; each appears whole or not at all.
+
+        Raises:
+            GradCamKitError: the model or a method can take none of the first pictures.
+            FirstFailureError: a picture failed, and the run was to stop then.
+        """
+        opened: deque[_Open] = deque()
+        written: deque[tuple[_Open, Future[Counts]]] = deque()
+        begun = False
+        with ExitStack() as stack:
+            stack.enter_context(self.explainer.ready())
+            threads = self.request.threads
+            reader = stack.enter_context(
+                Reader(self.explainer.loaded.transform, threads, self.pictures, self.request.processes)
+            )
+            painter = stack.enter_context(Painter(self.store, threads, normalizations(self.explainer)))
+            writer = ThreadPoolExecutor(1)
+            stack.callback(writer.shutdown, cancel_futures=True)
+            sent = prefetched(self._sent(reader, self._batches(shards, opened)))
+            stack.callback(sent.close)
+            for batch in sent:
+                found = list(self.explainer.explain(batch))
+                failed = [explained for explained in found if explained.rows[0]["status"] != "ok"]
+                if not begun:
+                    if len(failed) == len(found):
+                        self.verify()
+                    self.begin()
+                    begun = True
+                current = opened[0]
+                self._collect(current, found, painter)
+                if self.request.fail_fast and failed:
+                    raise FirstFailureError(counted(failed[0].rows))
+                self.progress(len(found), len(failed))
+                if not current.left:
+                    written.append((current, writer.submit(self._write, opened.popleft())))
+                while written and (len(written) > 1 or written[0][1].done()):
+                    yield _done(*written.popleft())
+            while written:
+                yield _done(*written.popleft())
+
+    def _batches(self, shards: Iterable[Shard], opened: deque[_Open]) -> Iterator[list[tuple[Entry, bool]]]:
+        """The pictures of all shards; no batch has pictures of two, so that a shard depends on nothing else."""
+        for shard in shards:
+            opened.append(_Open(shard, left=len(shard.entries)))
+            marked = [
+                (entry, has_thumbnail(position, self.pictures, self.request.thumbnails))
+                for entry, position in zip(shard.entries, shard.positions, strict=True)
+            ]
+            yield from batches(marked, self.request.batch_size)
+
+    def _sent(self, reader: Reader, marked: Iterable[list[tuple[Entry, bool]]]) -> Iterator[Batch]:
+        device = self.explainer.device
+        stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        for items in reader.read(marked, ahead_of(self.request.batch_size, self.request.threads)):
+            yield self.explainer.send(items, stream)
+
+    def _collect(self, current: _Open, found: Iterable[Explained], painter: Painter) -> None:
+        wanted = self.request.overlays
+        for explained in found:
+            position = current.shard.positions[-current.left]
+            current.left -= 1
+            current.rows.extend(explained.rows)
+            if explained.thumbnail is not None:
+                current.thumbnails[explained.entry.key] = explained.thumbnail
+            if explained.rows[0]["status"] == "ok" and (wanted is None or position < wanted):
+                current.drawing.append(painter.add(explained.entry, explained.rows))
+
+    def _write(self, shard: _Open) -> Counts:
+        for drawing in shard.drawing:
+            drawing.result()
+        rows, thumbnails = shard.shard.with_kept(shard.rows), shard.thumbnails
+        if shard.shard.kept:
+            thumbnails = {**self.store.read_thumbnails(shard.shard.number), **thumbnails}
+        return self.store.write_shard(shard.shard.number, rows, thumbnails)
+
+
+def normalizations(explainer: Explainer) -> Mapping[str, Normalization]:
+    """How each method normalizes its heatmaps."""
+    return {method_name(cam): cam.normalize for cam in explainer.cams}
+
+
+def has_thumbnail(position: int, pictures: int, wanted: int) -> bool:
+    """Whether a picture is one of those, evenly spread over all, that have a thumbnail."""
+    return position * wanted // pictures != (position + 1) * wanted // pictures if wanted < pictures else True
+
+
+def _done(shard: _Open, written: Future[Counts]) -> Done:
+    return Done(shard.shard.number, written.result())

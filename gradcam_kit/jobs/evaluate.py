@@ -1,0 +1,213 @@
+"""Metrics of a run that is there: pictures are read again, the stored heatmaps are measured, and means are told."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from torch import nn
+
+from gradcam_kit.errors import InputError, OptionError
+from gradcam_kit.jobs.engines.devices import with_layers
+from gradcam_kit.jobs.measured_shard import MeasuredShard, entry_of
+from gradcam_kit.jobs.progress import ProgressBar
+from gradcam_kit.jobs.request import SHOWN, RunRequest, Targets
+from gradcam_kit.jobs.results import Run, load_run
+from gradcam_kit.jobs.sources.masks import Masks
+from gradcam_kit.jobs.sources.reading import decoders_quiet
+from gradcam_kit.jobs.storage.store import Counts
+from gradcam_kit.jobs.work.explainer import Explainer
+from gradcam_kit.jobs.work.loading import TRIED, metric_settings, note
+from gradcam_kit.jobs.work.measuring import MetricMeans, chosen_metrics
+from gradcam_kit.jobs.work.reader import Reader
+from gradcam_kit.models.checkpoints import weights_hash
+
+DEFAULT_METRICS = ("average-drop", "average-increase", "average-gain", "adcc-complexity")
+"""Two forward passes for each heatmap, and how much of the picture is lit, which a low drop has to be paid with."""
+
+
+@dataclass(frozen=True)
+class EvaluateRequest:
+    """What is to be measured of a run.
+
+    Attributes:
+        directory: the folder of the run.
+        metrics: names in `metrics.METRICS`; none = `DEFAULT_METRICS`.
+        masks: a folder that says where the objects are, see `Masks`, for metrics that ask.
+        model: that of the run, if it was made from a module; None = as `run.json` says.
+        transform: of such a module, if it carries none.
+        checkpoint: where the weights are now; None = where they were.
+        device: as in a run.
+        batch_size: the most images in one forward pass.
+        workers: how many read pictures; 0 = one per core, at most 8.
+        overwrite: replace what was measured before.
+        controls: measure all `metrics.CONTROLS` on the same pictures too, each of which takes as long as a method.
+        processes: as in a run.
+    """
+
+    directory: str
+    metrics: tuple[str, ...] = ()
+    masks: str | None = None
+    model: nn.Module | None = None
+    transform: Any = None
+    checkpoint: Path | None = None
+    device: str | None = None
+    batch_size: int = 32
+    workers: int = 0
+    overwrite: bool = False
+    controls: bool = True
+    processes: bool = False
+
+
+@dataclass
+class Evaluation:
+    """What became of the pictures of a run.
+
+    Attributes:
+        means: one line per method and metric, see `MetricMeans.lines`.
+        notes: of each metric which way is better, and all settings that its numbers depend on.
+        pictures: all of the run.
+        failed: pictures that could not be measured, be it because the run could not explain them.
+        problems: the first few of them, one line each.
+        before: pictures that had been measured before.
+    """
+
+    out: str
+    means: list[dict[str, Any]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    pictures: int = 0
+    failed: int = 0
+    problems: list[str] = field(default_factory=list)
+    before: int = 0
+    seconds: float = 0.0
+
+    @property
+    def exit_status(self) -> int:
+        """0 = all measured, 1 = some pictures failed."""
+        return int(self.failed > 0)
+
+    @property
+    def measured(self) -> int:
+        """Pictures without a failure."""
+        return self.pictures - self.failed
+
+    def add(self, counts: Counts) -> None:
+        """Count the pictures of a shard."""
+        self.pictures += counts.pictures
+        self.failed += counts.failed
+        self.problems = [*self.problems, *counts.problems][:SHOWN]
+
+
+def evaluate(request: EvaluateRequest, console: Console | None = None) -> Evaluation:
+    """Measure the heatmaps of all complete shards that are not measured yet; one file of rows for each shard.
+
+    Args:
+        request: what is asked for.
+        console: where the progress is shown on a terminal; None = nowhere.
+
+    Raises:
+        GradCamKitError: the request is wrong, or the model is not that of the run.
+    """
+    start = time.monotonic()
+    console = console or Console(quiet=True)
+    names = tuple(dict.fromkeys(request.metrics or DEFAULT_METRICS))
+    masks = None if request.masks is None else Masks(request.masks)
+    metrics = chosen_metrics(names, masks)
+    run = load_run(request.directory)
+    there = run.store.complete()
+    numbers = sorted(there)
+    if not numbers:
+        raise OptionError(f"the run in {request.directory!r} has no complete shard yet; let the same command go on")
+    own, layers = _request_of(run, request), run.manifest["layers"]
+    with decoders_quiet():
+        explainer = replace(with_layers(own, layers), metrics=metrics)
+        if masks is not None:
+            masks.check(explainer.loaded.transform)
+        explainer.fit.say = lambda text: note(console, text)
+        _check_model(explainer, run, request)
+        if masks is not None and any(metric.needs_masks for metric in metrics):
+            _check_names(masks, run, numbers)
+        first = (row for number in numbers for row in run.store.read_shard(number, ["path", "status"]))
+        entries = (entry_of(run, row["path"]) for row in first if row["status"] == "ok")
+        settings = metric_settings(explainer, entries, Targets.parse(run.manifest["targets"]), masks)
+        means, done = MetricMeans(), Evaluation(request.directory)
+        total = sum(counts.pictures for counts in there.values())
+        reader = Reader(explainer.loaded.transform, own.threads, total, request.processes)
+        with reader, explainer.ready(), ProgressBar(console, total, "measuring") as bar:
+            for number in numbers:
+                shard = MeasuredShard.read(run, number, settings, request.controls, request.overwrite)
+                if shard.is_whole:
+                    counts = shard.counts(names)
+                    done.before += counts.pictures
+                    bar.add(counts.pictures, counts.failed)
+                else:
+                    shard.measure(run, explainer, reader, own, bar, masks)
+                    shard.write(run)
+                done.add(shard.counts(names))
+                means.add([*shard.rows, *(shard.controls if request.controls else ())], names)
+    done.means, done.notes = means.lines(), [metric.describe(settings[metric.name]) for metric in metrics]
+    done.seconds = time.monotonic() - start
+    return done
+
+
+def _request_of(run: Run, request: EvaluateRequest) -> RunRequest:
+    """What was asked of the run, as far as it makes the model and its methods."""
+    manifest = run.manifest
+    asked = dict(manifest["about"].get("request", {"model": manifest["model"], "methods": list(manifest["methods"])}))
+    if request.model is None and asked["model"] is None:
+        raise OptionError(
+            f"the run in {request.directory!r} was made from a module ({manifest['model']}), which only a program can "
+            "make again: gradcam_kit.jobs.evaluate(EvaluateRequest(directory, model=module))"
+        )
+    names, checkpoint = asked.get("class_names"), request.checkpoint or asked.get("checkpoint")
+    lists = {name: None if asked.get(name) is None else tuple(asked[name]) for name in ("mean", "std")}
+    return RunRequest(
+        **{
+            **asked,
+            **lists,
+            "model": request.model or asked["model"],
+            "class_names": None if names is None else tuple(names),
+            "checkpoint": None if checkpoint is None else Path(checkpoint),
+            "methods": tuple(asked["methods"]),
+        },
+        transform=request.transform,
+        out=request.directory,
+        device=request.device,
+        dtype=manifest["dtype"],
+        compile=manifest["compile"],
+        batch_size=request.batch_size,
+        workers=request.workers,
+    )
+
+
+def _check_names(masks: Masks, run: Run, numbers: Sequence[int]) -> None:
+    """Refuse a folder of masks in which none of the first pictures has one."""
+    rows = (row for number in numbers for row in run.store.read_shard(number, ["path"]))
+    keys = list(dict.fromkeys(str(row["path"]) for row in islice(rows, TRIED)))
+    masks.check_pictures(entry_of(run, key) for key in keys)
+    if keys and not any(map(masks.has, keys)):
+        raise InputError(
+            f"none of the first {len(keys)} pictures has a mask in {masks.folder!r}; expected such as "
+            f"{os.path.splitext(keys[0])[0]}.png"
+        )
+
+
+def _check_model(explainer: Explainer, run: Run, request: EvaluateRequest) -> None:
+    """Refuse to score with anything but what made the heatmaps."""
+    now = {
+        "weights_sha256": weights_hash(explainer.loaded.model),
+        "transform": json.loads(json.dumps(explainer.loaded.transform.describe())),
+    }
+    for name, value in now.items():
+        if value != run.manifest[name]:
+            raise OptionError(
+                f"{explainer.loaded.spec} has another {name} now than when the run in {request.directory!r} was made, "
+                "so it cannot measure these heatmaps; give the same model (its weights with --checkpoint), or run again"
+            )

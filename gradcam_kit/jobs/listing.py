@@ -1,0 +1,45 @@
+"""What there is to choose from: the layers of a model, the methods and metrics of this package."""
+
+from __future__ import annotations
+
+from gradcam_kit.capture import ClassLogit, layer_candidates, read_inputs
+from gradcam_kit.demo import sample_pictures
+from gradcam_kit.jobs.request import ModelRequest
+from gradcam_kit.jobs.work.loading import load_explainer
+from gradcam_kit.methods import METHODS
+from gradcam_kit.metrics import METRICS
+from gradcam_kit.types import Evidence, LayerCandidate
+
+
+def candidate_layers(request: ModelRequest) -> list[LayerCandidate]:
+    """All layers of a model that have positions, found on a bundled picture; one of them is chosen and says why.
+
+    Raises:
+        GradCamKitError: the request is wrong.
+    """
+    explainer = load_explainer(request)
+    images = explainer.loaded.transform(sample_pictures()[0].picture)[None].to(explainer.device)
+    return layer_candidates(explainer.model, read_inputs(images, {}), None, ClassLogit)
+
+
+def described_methods() -> list[tuple[str, str, str, str]]:
+    """Name, needs, cost and paper of every method."""
+    return [
+        (name, ", ".join(["activations", *_words(method.needs)]), method.cost, method.paper)
+        for name, method in METHODS.items()
+    ]
+
+
+def described_metrics() -> list[tuple[str, str, str, str, str]]:
+    """Name, which way is better, needs, cost and paper of every metric."""
+    return [
+        (name, metric.better, ", ".join(dict.fromkeys(_NEEDS[one] for one in metric.needs)), metric.cost, metric.paper)
+        for name, metric in sorted(METRICS.items())
+    ]
+
+
+_NEEDS = {"masks": "masks", "rescore": "the model", "predicts": "the model", "explain": "the method"}
+
+
+def _words(needs: Evidence) -> list[str]:
+    return [str(one.name).lower().replace("_", " ") for one in Evidence if one.value and one in needs]

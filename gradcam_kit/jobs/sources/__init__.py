@@ -1,0 +1,1 @@
+"""What a run reads: folders, lists, tables, labels, masks, and the plan made from them."""

@@ -1,0 +1,180 @@
+"""From SOURCE to the pictures of a run; they stream by, and none of them is opened here."""
+
+from __future__ import annotations
+
+import glob
+import os
+import posixpath
+from collections.abc import Iterable, Iterator
+from itertools import takewhile
+from pathlib import PurePosixPath
+from typing import Any, NamedTuple
+
+from gradcam_kit.errors import GradCamKitError, InputError
+from gradcam_kit.jobs.sources.tables import LIST_SUFFIXES, TABLE_SUFFIXES, listed_rows
+from gradcam_kit.jobs.sources.walk import PICTURE_SUFFIXES, LeftOut, Walk, key_of
+from gradcam_kit.jobs.storage.folders import is_remote, remote, unreachable
+
+_NAMING = (*LIST_SUFFIXES, *TABLE_SUFFIXES)  # of files that name pictures
+KINDS = "a picture, a folder, a glob, a list file (.txt) or a table (.csv, .tsv, .parquet) with a column 'path'"
+
+
+class Entry(NamedTuple):
+    """One picture: `key` names it in rows and overlays, `path` opens it, `label` is its class if a table says so."""
+
+    key: str
+    path: str
+    label: str | None = None
+
+    @property
+    def folders(self) -> tuple[str, ...]:
+        """The folders of the key, the outermost first."""
+        return PurePosixPath(self.key).parts[:-1]
+
+
+def find_pictures(source: str, out: str, left_out: LeftOut) -> Iterator[Entry]:
+    """The pictures of a file, folder (recursive), glob, list file or table, in any order.
+
+    Keys are POSIX paths relative to the folder, to the part of the glob before its first wildcard, or to the folder of
+    the list file or table (to the nearest common folder, if some pictures lie elsewhere). Bytes of a name that are not
+    UTF-8 are written as `\\xff`. Of folders and globs, hidden files and folders are left out, and so are the folders of
+    runs: `out` and those that lie below the source; symbolic links are followed, but never around in a circle.
+
+    Raises:
+        InputError: no such file or folder, or a table without paths.
+    """
+    if is_remote(source):
+        yield from _remote_pictures(source, out, left_out)
+        return
+    if os.path.isdir(source):
+        if os.path.realpath(source) == os.path.realpath(out):
+            raise InputError(f"--out is SOURCE itself, {source!r}; choose a folder in it or beside it")
+        root = _absolute(source)
+        found = Walk(root, out, left_out).matches(["**"])
+    elif os.path.isfile(source) and source.lower().endswith(_NAMING):
+        yield from _listed(source, left_out)
+        return
+    elif os.path.isfile(source):
+        root = _absolute(os.path.dirname(source))
+        found = iter([os.path.join(root, os.path.basename(source))])
+    elif glob.has_magic(source):
+        before = _before_wildcard(source)
+        root = _absolute(before)
+        found = Walk(root, out, left_out).matches(source[len(before) :].lstrip("/").split("/"))
+    else:
+        raise InputError(f"there is no file or folder {source!r}; SOURCE is {KINDS}")
+    start = len(os.path.join(root, ""))
+    for file in found:
+        yield Entry(key_of(file[start:]), file)
+
+
+def index_pictures(source: str, out: str) -> list[Entry]:
+    """All pictures at once, sorted by key, without repetitions; for sources that fit into memory.
+
+    Raises:
+        InputError: no pictures.
+    """
+    found = {entry.key: entry for entry in find_pictures(source, out, LeftOut())}
+    if not found:
+        raise no_pictures(source)
+    return [found[key] for key in sorted(found)]
+
+
+def no_pictures(source: str, left_out: LeftOut | None = None) -> InputError:
+    """The error of a source that holds none."""
+    said = "".join(f"; {line}" for line in (left_out.lines() if left_out else ()))
+    return InputError(f"{source!r} holds no pictures{said}; known are files that end in {' '.join(PICTURE_SUFFIXES)}")
+
+
+def _listed(source: str, left_out: LeftOut) -> Iterator[Entry]:
+    """The pictures that a list file or table names; a relative path starts at its folder.
+
+    Raises:
+        InputError: pictures in different storages, so that no folder is common to them.
+    """
+    parent = source.rpartition("/")[0] if is_remote(source) else os.path.dirname(os.path.abspath(source))
+    root = "" if parent == "/" else parent
+    if any(not path.startswith(root + "/") for path, _ in _lines(source, parent, LeftOut())):
+        common: list[str] | None = None  # some lie elsewhere, so the common folder is that of the pictures alone
+        for path, _ in _lines(source, parent, LeftOut()):
+            folder = path.split("/")[:-1]
+            pairs = zip(folder if common is None else common, folder, strict=False)
+            common = [ours for ours, _ in takewhile(lambda pair: pair[0] == pair[1], pairs)]
+            if (is_remote(path) and len(common) < 3) or not common:
+                raise InputError(
+                    f"the pictures that {source!r} names have no folder or bucket in common; use a list each"
+                )
+        root = "/".join(common or [])
+    for path, label in _lines(source, parent, left_out):
+        yield Entry(key_of(path[len(root) + 1 :]), path, label)
+
+
+def _lines(source: str, parent: str, left_out: LeftOut) -> Iterator[tuple[str, str | None]]:
+    for path, label in listed_rows(source):
+        if path:
+            yield _resolved(parent, path), label
+        else:
+            left_out.nameless += 1
+
+
+def _resolved(parent: str, path: str) -> str:
+    """A path that a list file names, seen from its folder."""
+    if is_remote(path):
+        return path
+    joined = f"{parent}/{path}"  # the folder itself may be `memory:/`
+    if not is_remote(joined) or os.path.isabs(path):
+        return os.path.normpath(os.path.join(parent, path))
+    scheme, _, inner = joined.partition("://")
+    return f"{scheme}://{posixpath.normpath(inner)}"
+
+
+def _remote_pictures(source: str, out: str, left_out: LeftOut) -> Iterator[Entry]:
+    """The same for remote storage."""
+    system, root = remote(source)
+    out = remote(out)[1].rstrip("/") + "/" if is_remote(out) else "\0"
+    try:
+        if not glob.has_magic(source) and system.isfile(root) and source.lower().endswith(_NAMING):
+            yield from _listed(source, left_out)
+            return
+        address, root, found = _listing(system, source, root)
+        for path in found:
+            key = path.removeprefix(root)
+            if path.startswith(out) or any(part.startswith(".") for part in key.split("/")):
+                continue
+            if os.path.splitext(path)[1].lower() in PICTURE_SUFFIXES:
+                yield Entry(key, address + key)
+            else:
+                left_out.endings[os.path.splitext(path)[1].lower()] += 1
+    except GradCamKitError:
+        raise
+    except Exception as error:  # libraries of storages raise anything
+        raise unreachable(source, error) from error
+
+
+def _listing(system: Any, source: str, root: str) -> tuple[str, str, Iterable[str]]:
+    """The folder of remote pictures, as an address and as a path on its file system, and the paths of files in it."""
+    address = source.rstrip("/")
+    if glob.has_magic(source):
+        found: Iterable[str] = system.glob(root)
+        while glob.has_magic(address):
+            address, root = address.rpartition("/")[0], root.rpartition("/")[0]
+    elif system.isdir(root):
+        found = (f"{folder}/{name}" for folder, _, names in system.walk(root) for name in names)
+    elif system.isfile(root):
+        found = [root]
+        address, root = address.rpartition("/")[0], root.rpartition("/")[0]
+    else:
+        raise InputError(f"there is no file or folder {source!r}; SOURCE is {KINDS}")
+    return f"{address}/", f"{root.rstrip('/')}/", found
+
+
+def _absolute(folder: str) -> str:
+    """From the root; what `..` leads to behind a symbolic link only the file system knows."""
+    return os.path.realpath(folder) if ".." in folder.split("/") else os.path.abspath(folder)
+
+
+def _before_wildcard(pattern: str) -> str:
+    root = pattern
+    while glob.has_magic(root):
+        root = os.path.dirname(root)
+    return root

@@ -1,0 +1,90 @@
+"""Which class of the model a picture's label names."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+
+from gradcam_kit.errors import UnknownNameError, did_you_mean
+from gradcam_kit.jobs.sources.index import Entry
+
+_EXAMPLES = 3
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Labels as the model's classes; `names` is None for a model whose class names are unknown."""
+
+    names: Sequence[str] | None
+    _indices: dict[str, int] = field(init=False, repr=False)
+    _counts: Counter[str] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        names = self.names or ()
+        object.__setattr__(self, "_indices", {name: index for index, name in enumerate(names)})
+        object.__setattr__(self, "_counts", Counter(names))
+
+    def of(self, entry: Entry) -> str | None:
+        """The label of a picture: that of its table, else the innermost of its folders that names a class.
+
+        A folder that names none is the label if no other does, so that a person sees what was not understood.
+        """
+        if entry.label is not None or not entry.folders:
+            return entry.label
+        known = (folder for folder in reversed(entry.folders) if folder in self._counts)
+        return next(known, entry.folders[-1])
+
+    def index(self, entry: Entry) -> int | None:
+        """The class that a picture's label names, None if it names none or several.
+
+        A label may be the number of a class if it comes from a table, or if the model's class names are unknown.
+        """
+        label = self.of(entry)
+        if label is None:
+            return None
+        if label in self._counts:
+            return self._indices[label] if self._counts[label] == 1 else None
+        is_number = label.isdecimal() and label.isascii() and len(label) < 10
+        return int(label) if is_number and (entry.label is not None or not self.names) else None
+
+    def unknown(self, entries: Iterable[Entry]) -> str | None:
+        """A line about labels that name no class, without which nothing would tell why pictures are not judged."""
+        unknown, labeled, examples = 0, 0, dict[str, None]()
+        for _, group in groupby(entries, _place):  # sorted, so those of a class follow each other
+            for count, entry in enumerate(group, 1):  # noqa: B007
+                pass
+            label, index = self.of(entry), self.index(entry)
+            if label is None:
+                continue
+            labeled += count
+            if index is None or (self.names is not None and index >= len(self.names)):
+                unknown += count
+                if len(examples) < _EXAMPLES:
+                    examples[label] = None
+        if not unknown:
+            return None
+        named = ", ".join(f"{label!r}{did_you_mean(label, self._counts)}" for label in examples)
+        return f"{unknown} of {labeled} labels name no class of the model, and nothing is right or wrong there: {named}"
+
+    def require(self, entry: Entry) -> int:
+        """`index`, for targets that are labels.
+
+        Raises:
+            UnknownNameError: a label that names no class, or several.
+        """
+        index = self.index(entry)
+        if index is None:
+            label = self.of(entry)
+            if label is None:
+                raise UnknownNameError("the picture has no label: no column 'label' and no folder names its class")
+            count = self._counts[label]
+            named = f"names {count} classes" if count else "is no class of the model"
+            raise UnknownNameError(f"the label {label!r} {named}{did_you_mean(label, self._counts)}")
+        return index
+
+
+def _place(entry: Entry) -> tuple[str | None, str]:
+    """What decides on the label of a picture."""
+    return entry.label, entry.key.rpartition("/")[0]

@@ -1,0 +1,144 @@
+"""Where the objects are in the pictures of a folder, for metrics that ask how well heatmaps find them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+import numpy as np
+from jaxtyping import Bool
+from PIL import Image
+
+from gradcam_kit.errors import InputError, OptionError, PictureError
+from gradcam_kit.jobs.sources.index import Entry
+from gradcam_kit.jobs.storage.folders import is_remote, opened
+from gradcam_kit.transforms import Box, Transform
+
+SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif")
+"""Of masks; not .jpg and .webp, which may blur the edges of what they store."""
+
+
+@dataclass(frozen=True)
+class Masks:
+    """A folder of masks: pictures of the same size under the same names, `a/1.png` for `a/1.jpg`.
+
+    The object is all that is not 0, be it a gray value, a color or the number of a class or an instance. Where the
+    model's input is smaller than the picture, the nearest pixel counts.
+
+    Raises:
+        InputError: there is no such folder.
+    """
+
+    folder: str
+
+    def __post_init__(self) -> None:
+        if not is_remote(self.folder) and not os.path.isdir(self.folder):
+            raise InputError(f"there is no folder {self.folder!r} of masks")
+
+    def check(self, transform: Transform) -> None:
+        """Raise if a transform does not say which part of a picture the model sees.
+
+        Raises:
+            OptionError: as it says.
+        """
+        if not getattr(transform, "knows_box", True):
+            raise OptionError(
+                "the model's transform does not say which part of a picture the model sees, so masks cannot be placed; "
+                "give it a method box(height, width) -> (x0, y0, x1, y1)"
+            )
+
+    def check_pictures(self, entries: Iterable[Entry]) -> None:
+        """Raise if the folder is that of the pictures, which would make each its own mask.
+
+        Raises:
+            InputError: as it says.
+        """
+        for entry in entries:
+            if os.path.abspath(entry.path) == os.path.join(self.origin, entry.key):
+                raise InputError(f"{self.folder!r} is the folder of the pictures; give that of their masks")
+
+    @property
+    def origin(self) -> str:
+        """The folder, wherever one is."""
+        return self.folder if is_remote(self.folder) else os.path.abspath(self.folder)
+
+    def has(self, key: str) -> bool:
+        """Whether there is a mask of a picture, be it one that can be used."""
+        return any(self._opens(name) for name in _names(key))
+
+    def of(self, key: str, size: tuple[int, int], box: Box, shape: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
+        """The mask of a picture where the model sees it; outside of the picture there is no object.
+
+        Args:
+            key: the name of the picture, relative to what all have in common.
+            size: its height and width.
+            box: the part of it that the model sees.
+            shape: height and width of the model's input.
+
+        Raises:
+            PictureError: there is none, it cannot be read, or it has another size than the picture.
+        """
+        mask = self._read(key)
+        if mask.shape != size:
+            (height, width), (own_height, own_width) = size, mask.shape
+            raise PictureError(
+                f"the mask is {own_width} x {own_height}, its picture {width} x {height}; make them equal"
+            )
+        x0, y0, x1, y1 = box
+        rows, columns = _samples(y0, y1, shape[0]), _samples(x0, x1, shape[1])
+        inside = np.outer((rows >= 0) & (rows < size[0]), (columns >= 0) & (columns < size[1]))
+        nearest = np.ix_(rows.clip(0, size[0] - 1), columns.clip(0, size[1] - 1))
+        return np.asarray(mask[nearest] & inside)
+
+    def _read(self, key: str) -> Bool[np.ndarray, "height width"]:
+        for mask in map(self._load, _names(key)):
+            if mask is not None:
+                return mask
+        raise PictureError(f"there is no mask {' or '.join(_names(key))} in {self.folder!r}")
+
+    def _load(self, name: str) -> Bool[np.ndarray, "height width"] | None:
+        """The mask in a file; None if there is no such file."""
+        try:
+            with opened(self._path(name)) as file, Image.open(file) as image:
+                return _object(image)
+        except FileNotFoundError:
+            return None
+        except Exception as error:  # decoders of damaged files raise anything
+            raise PictureError(f"cannot read the mask {name}: {error}") from error
+
+    def _path(self, name: str) -> str:
+        return f"{self.folder.rstrip('/')}/{name}"
+
+    def _opens(self, name: str) -> bool:
+        try:
+            with opened(self._path(name)):
+                return True
+        except FileNotFoundError:
+            return False
+        except (OSError, PictureError):  # it is there, and reading it says what is wrong
+            return True
+
+
+def _names(key: str) -> list[str]:
+    return [f"{PurePosixPath(key).with_suffix('')}{suffix}" for suffix in SUFFIXES]
+
+
+def _object(image: Image.Image) -> Bool[np.ndarray, "height width"]:
+    """What is not 0; opacity does not count."""
+    values = np.asarray(image)
+    if image.mode in ("LA", "PA", "RGBA"):
+        values = values[..., :-1]
+    found = np.asarray(values if values.ndim == 2 else values.any(-1), dtype=bool)
+    if image.mode == "P" and (found != np.asarray(image.convert("RGB")).any(-1)).any():
+        raise PictureError(
+            "its palette has another color than black for 0, or black for another number; save it as gray"
+        )
+    return found
+
+
+def _samples(start: float, end: float, count: int) -> np.ndarray:
+    """The pixels at the middles of so many equal parts."""
+    places: np.ndarray = np.floor(start + (np.arange(count) + 0.5) * (end - start) / count).astype(int)
+    return places

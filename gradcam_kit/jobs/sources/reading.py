@@ -1,0 +1,104 @@
+"""The pictures of a run are read: without noise, and large ones one after the other."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+
+from cv2.utils import logging
+
+try:
+    import fcntl
+except ImportError:  # Windows, where large pictures are not counted
+    fcntl = None  # type: ignore[assignment]
+
+from gradcam_kit.errors import PictureError
+from gradcam_kit.jobs.sources.index import Entry
+from gradcam_kit.jobs.storage.folders import opened
+from gradcam_kit.pixels.decoding import decode_picture
+from gradcam_kit.transforms import Picture
+
+_LARGE = 2**26  # pixels; more than cameras have
+
+
+def read_entry(entry: Entry, admit: Callable[[int], object] | None = None) -> Picture:
+    """Read a picture; the error does not repeat its name.
+
+    Args:
+        entry: the picture.
+        admit: told the number of its pixels before there is room for them.
+
+    Raises:
+        PictureError: no such file, not a picture, or cut short.
+    """
+    try:
+        with opened(entry.path) as file:
+            return decode_picture(file, admit)
+    except Exception as error:
+        reason = error.strerror or error if isinstance(error, OSError) else error
+        raise PictureError(f"cannot read the picture: {reason}") from error
+
+
+@contextmanager
+def picture_of(entry: Entry) -> Iterator[Picture]:
+    """A picture for as long as it is used; the next large one waits until this one is gone.
+
+    However many workers read and draw, their memory is that of small pictures and a single large one.
+
+    Raises:
+        PictureError: see `read_entry`.
+    """
+    with ExitStack() as held:
+        picture = read_entry(entry, lambda pixels: held.enter_context(_alone()) if pixels > _LARGE else None)
+        if picture.size > 3 * _LARGE:
+            _give_back()
+        yield picture
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Wait for the large pictures of all other threads and processes, as they share the memory of one machine.
+
+    The lock is one of the file system because that ends with its process, be it that the picture kills it.
+    """
+    with ExitStack() as held:
+        if fcntl is not None:
+            with suppress(OSError):  # a place for it that cannot be used is no reason to read no pictures
+                name = os.path.join(tempfile.gettempdir(), f"gradcam-kit-{os.getuid()}.lock")
+                lock = os.open(name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+                held.callback(os.close, lock)
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                held.callback(fcntl.flock, lock, fcntl.LOCK_UN)  # a process that was forked meanwhile has it open too
+        held.callback(_give_back)
+        yield
+
+
+def _give_back() -> None:
+    """Return the memory that decoders have freed, which the C library would keep for each thread by itself."""
+    with suppress(AttributeError, OSError, TypeError):  # not every C library has this
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+@contextmanager
+def decoders_quiet() -> Iterator[None]:
+    """`silence_decoders` for a time."""
+    before = logging.getLogLevel()
+    with warnings.catch_warnings():
+        silence_decoders()
+        try:
+            yield
+        finally:
+            logging.setLogLevel(before)
+
+
+def silence_decoders() -> None:
+    """Keep what decoders think of a file from the terminal: what is wrong with a picture is said by its row.
+
+    PIL refuses pictures above its limit (179 megapixels) and says nothing about those above half of it.
+    """
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    logging.setLogLevel(logging.LOG_LEVEL_SILENT)

@@ -1,0 +1,74 @@
+"""What list files and tables say about pictures."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Iterator
+from io import TextIOWrapper
+from pathlib import PurePosixPath
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from gradcam_kit.errors import InputError
+from gradcam_kit.jobs.storage.folders import opened
+
+LIST_SUFFIXES = (".txt", ".lst", ".list")
+TABLE_SUFFIXES = (".csv", ".tsv", ".parquet")
+
+_Rows = Iterator[tuple[str, str | None]]
+
+
+def listed_rows(source: str) -> _Rows:
+    """Paths and labels as they are written; a row of a table that has no path gives an empty one.
+
+    Args:
+        source: a list file or table, on this machine or on remote storage.
+
+    Raises:
+        InputError: a table without paths, or one that cannot be read.
+    """
+    suffix = PurePosixPath(source).suffix.lower()
+    try:
+        with opened(source) as file:
+            if suffix == ".parquet":
+                yield from _parquet_rows(source, file)
+                return
+            with TextIOWrapper(file, "utf-8-sig", "surrogateescape", newline="") as text:
+                if suffix in TABLE_SUFFIXES:
+                    yield from _csv_rows(source, text, "\t" if suffix == ".tsv" else ",")
+                else:
+                    yield from ((line.strip(), None) for line in text if line.strip())
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"{source!r} cannot be read: {error}") from error
+
+
+def _csv_rows(source: str, text: Iterable[str], separator: str) -> _Rows:
+    table = csv.DictReader(text, delimiter=separator)
+    try:
+        _require_path(source, table.fieldnames or ())
+        for row in table:
+            yield row["path"] or "", row.get("label") or None
+    except csv.Error as error:
+        raise InputError(f"the table {source!r} cannot be read: line {table.line_num}: {error}") from error
+
+
+def _parquet_rows(source: str, file: Any) -> _Rows:
+    with pq.ParquetFile(file, pre_buffer=False) as table:
+        _require_path(source, table.schema_arrow.names)
+        columns = [name for name in ("path", "label") if name in table.schema_arrow.names]
+        for batch in table.iter_batches(columns=columns, use_threads=False):  # see `store.read_parquet`
+            for row in batch.to_pylist():
+                label = row.get("label")
+                yield str(row["path"] or ""), None if label is None else str(label)
+
+
+def _require_path(source: str, columns: Iterable[str]) -> None:
+    columns = list(columns)
+    if "path" not in columns:
+        separated = any(sign in name for name in columns for sign in ";\t|")
+        raise InputError(
+            f"the table {source!r} has no column 'path'; its columns are {', '.join(columns) or 'none'}"
+            + ("; separate them by commas, or by tabs in a .tsv" if separated else "")
+        )

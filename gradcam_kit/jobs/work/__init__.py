@@ -1,0 +1,1 @@
+"""What a run does to a batch of images: load the model, decode, explain, measure, and render."""

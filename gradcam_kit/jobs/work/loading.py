@@ -1,0 +1,282 @@
+"""From what a person asks to a loaded model with its methods."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import nn
+
+from gradcam_kit.capture import check_model
+from gradcam_kit.errors import GradCamKitError, InputError, OptionError, UnknownNameError, did_you_mean
+from gradcam_kit.jobs.request import ModelRequest, Targets
+from gradcam_kit.jobs.sources.index import Entry
+from gradcam_kit.jobs.sources.labels import Labels
+from gradcam_kit.jobs.sources.masks import Masks
+from gradcam_kit.jobs.storage.rows import method_name
+from gradcam_kit.jobs.work.blame import blamed, request_error
+from gradcam_kit.jobs.work.explainer import Batch, Explained, Explainer
+from gradcam_kit.jobs.work.measuring import results_of
+from gradcam_kit.jobs.work.reader import Decoded, Failed, decode
+from gradcam_kit.methods import METHODS, BaseCAM, single_pass_methods
+from gradcam_kit.models import from_module, imported, load_model
+from gradcam_kit.targets.classes import are_shares, read_logits
+
+TRIED = 1000  # pictures that are opened in search of one that can be read
+_VALUES = 8  # between 0 and 1, of which fewer could be logits by chance
+_EXPLAINED = 8  # pictures that are explained in search of one that can be measured
+
+
+def load_explainer(request: ModelRequest, console: Console | None = None) -> Explainer:
+    """Load the model onto its device; methods are added by `with_methods`.
+
+    Args:
+        request: which model, and what of it.
+        console: where notes about the model are shown; None = nowhere.
+
+    Raises:
+        GradCamKitError: the request is wrong.
+    """
+    device, *_ = [usable_device(name) for name in device_names(request.device)]
+    names = _lines(request.class_names) if isinstance(request.class_names, Path) else request.class_names
+    if isinstance(request.model, nn.Module):
+        loaded = from_module(request.model, request.transform, names)
+    else:
+        loaded = load_model(
+            request.model,
+            checkpoint=request.checkpoint,
+            weights=request.weights,
+            image_size=request.image_size,
+            mean=request.mean,
+            std=request.std,
+            class_names=names,
+        )
+    for text in loaded.notes:
+        note(console, text)
+    model = check_model(loaded.model.to(device))
+    dtype: torch.dtype = getattr(torch, request.dtype)
+    targets, labels = Targets.parse(request.targets), Labels(loaded.class_names)
+    return Explainer(loaded, model, (), targets, labels, device, dtype)
+
+
+def make_explainer(
+    request: ModelRequest, methods: Iterable[str], entries: Iterable[Entry], console: Console | None = None
+) -> Explainer:
+    """Load the model and set up the methods; the first picture that the model can take decides on automatic layers.
+
+    Args:
+        request: which model, and what of it.
+        methods: names in `METHODS` or `package.module:Class`; none = all that need a single pass and suit the model.
+        entries: the pictures that will be explained.
+        console: where notes are shown; None = nowhere.
+
+    Raises:
+        GradCamKitError: the request is wrong.
+    """
+    classes = method_classes(methods)
+    explainer = load_explainer(request, console)
+    readable = islice(_readable(explainer, entries), _EXPLAINED)
+    first = next(readable, None)
+    nameless = explainer.targets.kind == "label" and not explainer.loaded.class_names
+    if nameless and first is not None and explainer.labels.index(first.entry) is None:
+        raise OptionError("targets=label needs class names, and the model has none; give a file with --class-names")
+    candidates, blamed = chain([first], readable), None
+    for one in candidates:
+        try:
+            asked = classes or [METHODS[name] for name in single_pass_methods()]
+            explainer = explainer.with_methods(asked, request.layers, one, request.batch_size)
+            break
+        except GradCamKitError as error:  # perhaps only this picture's fault
+            blamed = blamed or error
+    else:
+        assert blamed is not None
+        raise blamed
+    for text in _layer_notes(explainer, request.layers):
+        note(console, text)
+    if classes or one is None:
+        if (doubt := _probabilities(explainer, filter(None, chain([one], candidates)))) is not None:
+            note(console, doubt)
+        return explainer
+    tried = (
+        [cam for cam in explainer.cams if explainer.suits(cam, picture)]
+        for picture in chain([one], candidates)
+        if picture
+    )
+    fitting = next((cams for cams in tried if cams), [])
+    left_out = [cam.name for cam in explainer.cams if cam not in fitting]
+    if left_out and fitting:
+        note(console, f"left out, because they do not suit the model or layer: {', '.join(left_out)}")
+    return replace(explainer, cams=tuple(fitting) or explainer.cams)
+
+
+def verify(explainer: Explainer, entries: Iterable[Entry]) -> None:
+    """Blame the request, and not every picture, for what no picture can survive.
+
+    Raises:
+        GradCamKitError: the model or a method can take none of the first pictures that can be read.
+    """
+    found: list[Explained] = []
+    for one in islice(_readable(explainer, entries), _EXPLAINED):
+        found += explainer.explain(Batch([one]))
+        if not request_error(found):
+            return
+    if error := request_error(found):
+        raise blamed(explainer, error)
+
+
+def metric_settings(
+    explainer: Explainer, entries: Iterable[Entry], targets: Targets, masks: Masks | None = None
+) -> dict[str, dict[str, Any]]:
+    """All that changes the numbers of each metric, as the first picture that can be explained tells.
+
+    Args:
+        explainer: with metrics.
+        entries: the pictures.
+        targets: those of the run.
+        masks: where the objects are, for metrics that ask.
+
+    Raises:
+        GradCamKitError: a metric that cannot be computed for it.
+    """
+    if not explainer.metrics:
+        return {}
+    silent = replace(explainer, metrics=())
+    locating = [metric.name for metric in explainer.metrics if metric.needs_masks]
+    for one in islice(_readable(explainer, entries), _EXPLAINED):
+        [found] = silent.explain(Batch([one]))
+        if found.error is None:
+            try:
+                with explainer.precision():
+                    images, cams = explainer.images([one]), explainer.cams[:1]
+                    everywhere = torch.ones(1, *one.shape, dtype=torch.bool)  # no setting depends on the mask
+                    [results] = results_of(
+                        explainer.model, cams, explainer.metrics, images, [found.rows], targets.policy, masks=everywhere
+                    ).values()
+            except Exception as error:
+                raise blamed(explainer, error) from error
+            origin = {name: {"masks": masks.origin} for name in locating} if masks is not None else {}
+            return {name: {**result.settings, **origin.get(name, {})} for name, result in results.items()}
+    return {metric.name: {} for metric in explainer.metrics}  # what keeps all pictures from it, their rows say
+
+
+def method_classes(methods: Iterable[str]) -> list[type[BaseCAM]]:
+    """The methods of these names, without repetitions; a name with a colon is a class of the user's.
+
+    Raises:
+        GradCamKitError: no such method.
+    """
+    return list(dict.fromkeys(map(_method_class, methods)))
+
+
+def layers_of(explainer: Explainer) -> dict[str, list[str]]:
+    """The layers of each method; none for a method that does not choose any."""
+    return {method_name(cam): list(cam.target_layers or ()) for cam in explainer.cams}
+
+
+def note(console: Console | None, text: str) -> None:
+    """Tell a person what they should know."""
+    if console is not None:
+        console.print(f"note: {text}", highlight=False, markup=False, soft_wrap=True)
+
+
+def device_names(asked: str | None) -> list[str]:
+    """The devices of a request: those between commas; all of a machine with several GPUs, if it names none of them."""
+    if asked is not None and asked != "cuda":
+        return [name.strip() for name in asked.split(",")]
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return [f"cuda:{index}" for index in range(count)] if count > 1 else [asked or ("cuda" if count else "cpu")]
+
+
+def usable_device(name: str) -> torch.device:
+    """The device of this name.
+
+    Raises:
+        OptionError: it cannot be used.
+    """
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise OptionError(f"the device {name!r} cannot be used: {str(error).splitlines()[0]}") from error
+
+
+def _readable(explainer: Explainer, entries: Iterable[Entry]) -> Iterator[Decoded]:
+    """Those of the first pictures that can be prepared for the model.
+
+    Raises:
+        InputError: the model's transform fails with all that can be read.
+    """
+    broken: list[Failed] = []
+    is_good = False
+    for entry in islice(entries, TRIED):
+        one = decode(entry, explainer.loaded.transform)
+        if isinstance(one, Decoded):
+            is_good = True
+            yield one
+        elif one.by_transform and not is_good:
+            broken.append(one)
+            if len(broken) == _EXPLAINED:
+                break
+    if broken and not is_good:
+        raise InputError(f"the transform of {explainer.loaded.spec} fails with every picture: {broken[0].reason}")
+
+
+def _method_class(name: str) -> type[BaseCAM]:
+    if ":" in name:
+        try:
+            found = imported(name, "method")
+        except ModuleNotFoundError as error:
+            raise UnknownNameError(f"{name!r} names no method: no module {error.name!r}") from error
+        if not (isinstance(found, type) and issubclass(found, BaseCAM)):
+            raise InputError(f"{name} is no method; expected a class derived from gradcam_kit.BaseCAM")
+        return found
+    if name not in METHODS:
+        raise UnknownNameError(
+            f"there is no method {name!r}{did_you_mean(name, METHODS)}; see 'gradcam-kit methods', or name a class of "
+            "yours as package.module:Class"
+        )
+    return METHODS[name]
+
+
+def _layer_notes(explainer: Explainer, asked: Sequence[str]) -> list[str]:
+    if asked:
+        return []
+    chosen: dict[str, list[str]] = {}
+    for name, layers in layers_of(explainer).items():
+        if layers:
+            chosen.setdefault(" + ".join(layers), []).append(name)
+    by = {layer: f" by {', '.join(names)}" if len(chosen) > 1 else "" for layer, names in chosen.items()}
+    return [f"the layer {layer} is explained{said} (see --layer)" for layer, said in by.items()]
+
+
+def _probabilities(explainer: Explainer, pictures: Iterable[Decoded]) -> str | None:
+    """A line about outputs that look like probabilities; asks a second picture only if those of the first do."""
+    seen, is_shared = 0, True
+    for one in pictures:
+        try:
+            with torch.no_grad(), explainer.precision():
+                scores = read_logits(explainer.model(explainer.images([one]))).float()
+        except Exception:  # what the model cannot do is said when it is asked to explain
+            return None
+        if not 0 <= scores.min() <= scores.max() <= 1:
+            return None
+        seen += scores.numel()
+        is_shared &= scores.shape[1] > 1 and bool(are_shares(scores))
+    if not seen or (not is_shared and seen < _VALUES):
+        return None
+    which, last = ("from 0 to 1, and their sum is 1", "softmax") if is_shared else ("from 0 to 1", "sigmoid")
+    return (
+        f"the outputs of {explainer.loaded.spec} look like probabilities ({which}); methods and confidences expect "
+        f"logits: leave out the last {last}"
+    )
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"the class names in {str(path)!r} cannot be read: {error}") from error

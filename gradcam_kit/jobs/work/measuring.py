@@ -1,0 +1,242 @@
+"""Metrics of stored heatmaps: the same numbers whether a run writes them at once or `evaluate` does later."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from gradcam_kit.capture import read_inputs
+from gradcam_kit.comparison.contenders import Contender, with_controls
+from gradcam_kit.comparison.measuring import control_maps, known_metrics, measured
+from gradcam_kit.errors import OptionError
+from gradcam_kit.functional import normalize, on_device, upsample
+from gradcam_kit.jobs.request import one_line
+from gradcam_kit.jobs.sources.masks import Masks
+from gradcam_kit.jobs.storage.rows import Row, heatmap_of, method_name
+from gradcam_kit.methods import BaseCAM
+from gradcam_kit.metrics import CONTROLS, METRICS, Measured, Metric, Status
+
+_SEED = 0
+
+
+def chosen_metrics(names: Iterable[str], masks: Masks | None = None) -> tuple[Metric, ...]:
+    """The metrics of these names, without repetitions.
+
+    Args:
+        names: of metrics.
+        masks: where the objects are.
+
+    Raises:
+        UnknownNameError: no such metric.
+        OptionError: a metric that needs to know where the objects are, without masks.
+    """
+    metrics = tuple(known_metrics(names))
+    for metric in metrics:
+        if metric.needs_masks and masks is None:
+            working = ", ".join(name for name, one in METRICS.items() if not one.needs_masks)
+            raise OptionError(
+                f"the metric {metric.name!r} needs masks of the objects, which pictures alone do not have: 'evaluate' "
+                f"and 'compare' take them with --masks FOLDER; those that work without are {working}"
+            )
+    return metrics
+
+
+def columns_of(metric: str) -> tuple[str, str]:
+    """The columns of a metric: its number, and its status in words."""
+    column = metric.replace("-", "_")
+    return column, f"{column}_status"
+
+
+def metric_fields(metrics: Iterable[str]) -> tuple[pa.Field, ...]:
+    """The fields of the columns; numbers are null where they are undefined."""
+    fields = [zip(columns_of(name), (pa.float32(), pa.string()), strict=True) for name in dict.fromkeys(metrics)]
+    return tuple(pa.field(column, kind) for own in fields for column, kind in own)
+
+
+def mark_unmeasured(rows: Iterable[Row], metrics: Iterable[Metric]) -> None:
+    """Note in rows that nothing could be computed for them."""
+    names = [columns_of(metric.name) for metric in metrics]
+    for row in rows:
+        for number, status in names:
+            row |= {number: None, status: Status.ERROR.name.lower()}
+
+
+def measure(
+    model: nn.Module,
+    cams: Sequence[BaseCAM],
+    metrics: Sequence[Metric],
+    images: Float[Tensor, "n c h w"],
+    found: Sequence[Sequence[Row]],
+    controls: bool = False,
+    masks: Bool[Tensor, "n h w"] | None = None,
+) -> None:
+    """Add the columns of metrics to the rows of pictures; what keeps a picture from being measured is its `error`.
+
+    Args:
+        model: what made the heatmaps.
+        cams: the methods, for their normalization and for metrics that run them again.
+        metrics: what to measure.
+        images: as the model gets them.
+        found: of each image the rows, one per method and target.
+        controls: whether the rows are those of `control_rows`.
+        masks: where the objects are, for metrics that ask.
+    """
+    try:
+        results = results_of(model, cams, metrics, images, found, controls=controls, masks=masks)
+    except Exception as error:  # one picture ends no run
+        if len(found) == 1:
+            mark_unmeasured(found[0], metrics)
+            for row in found[0]:
+                row["error"] = one_line(f"{type(error).__name__}: the metrics cannot be computed: {error}")
+            return
+    else:
+        _write(results, found)
+        return
+    half = len(found) // 2  # only here the error is gone, and with it what it kept in memory
+    for part in (slice(half), slice(half, None)):
+        measure(model, cams, metrics, images[part], found[part], controls, None if masks is None else masks[part])
+
+
+def results_of(
+    model: nn.Module,
+    cams: Sequence[BaseCAM],
+    metrics: Sequence[Metric],
+    images: Float[Tensor, "n c h w"],
+    found: Sequence[Sequence[Row]],
+    policy: str = "given",
+    controls: bool = False,
+    masks: Bool[Tensor, "n h w"] | None = None,
+) -> dict[str, dict[str, Measured]]:
+    """Method -> metric -> one number per image and target; arguments as in `measure`.
+
+    `policy` is where the classes come from, in words: one of the settings.
+    """
+    ours = [Contender(name, name, cam) for name, cam in zip(map(method_name, cams), cams, strict=True)]
+    contenders = with_controls([]) if controls else ours
+    rows = {one.label: _rows_of(one.label, found) for one in contenders}
+    classes = [row["target"] for row in rows[contenders[0].label]]
+    several = len(classes) // len(found) if len(classes) > len(found) else None
+    shape = (len(found),) if several is None else (len(found), several)
+    identities = torch.tensor([_identity(one[0]["path"]) for one in found])
+    heatmaps = control_maps(contenders, images, several, _SEED, identities)
+    for one in contenders:
+        if one.cam is not None:
+            stored = torch.from_numpy(np.stack([heatmap_of(row) for row in rows[one.label]]).astype(np.float32))
+            maps = normalize(upsample(on_device(stored, images.device), images.shape[2:]), one.cam.normalize)
+            heatmaps[one.label] = maps.reshape(*shape, *maps.shape[1:])
+    return measured(
+        model,
+        read_inputs(images, {}),
+        heatmaps,
+        contenders,
+        metrics,
+        targets=None if None in classes else on_device(torch.tensor(classes), images.device).reshape(shape),
+        policy=policy,
+        masks=masks,
+        seed=_SEED,
+        identities=identities,
+        batch_size=min(cam.batch_size for cam in cams),
+    )
+
+
+def control_rows(rows: Sequence[Row]) -> list[Row]:
+    """Rows for the controls of a picture, one per control and target, from those of its methods."""
+    targets = [row for row in rows if row["method"] == rows[0]["method"]]
+    kept = ("path", "rank", "target", "status")
+    return [{**{key: row[key] for key in kept}, "method": name, "error": None} for name in CONTROLS for row in targets]
+
+
+@dataclass
+class MetricMeans:
+    """Means over rows, added up shard by shard."""
+
+    sums: defaultdict[tuple[str, str], float] = field(default_factory=lambda: defaultdict(float))
+    counts: Counter[tuple[str, str]] = field(default_factory=Counter)
+    statuses: defaultdict[tuple[str, str], Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
+
+    def add(self, rows: Iterable[Row], metrics: Sequence[str]) -> None:
+        """Count the rows that have these metrics."""
+        for row in rows:
+            for metric in metrics:
+                number, status = columns_of(metric)
+                if row.get(status) is None:
+                    continue
+                self.statuses[row["method"], metric][row[status]] += 1
+                if row[status] == "ok" or (row["method"] == "ones" and row[number] is not None):
+                    self.sums[row["method"], metric] += row[number]
+                    self.counts[row["method"], metric] += 1
+
+    def add_measured(self, method: str, numbers: Mapping[str, Measured]) -> None:
+        """Count what was measured of a method, by metric."""
+        for metric, one in numbers.items():
+            rows: list[Row] = [{"method": method} for _ in range(len(one.values))]
+            _write({method: {metric: one}}, [rows])
+            self.add(rows, [metric])
+
+    def lines(self) -> list[dict[str, Any]]:
+        """One per method and metric: the mean over the rows that are ok, how many those are, and what the others are.
+
+        The mean is None where no row is ok. Maps of ones are flagged, because they are constant, and so they are on
+        purpose: their mean is what the formula gives, with a count of 0.
+        """
+        found = []
+        for (method, metric), statuses in self.statuses.items():
+            ok = statuses["ok"]
+            others = {status: count for status, count in statuses.items() if status != "ok"}
+            count = self.counts[method, metric]
+            mean = self.sums[method, metric] / count if count else None
+            better = METRICS[metric].better if metric in METRICS else ""
+            line = {"method": method, "metric": metric, "better": better, "mean": mean, "count": ok, "others": others}
+            found.append(line)
+        return found
+
+
+def by_method(lines: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Mapping[str, Any]]]:
+    """Method -> metric -> line, for a table with a row for each method."""
+    found: dict[str, dict[str, Mapping[str, Any]]] = {}
+    for line in lines:
+        found.setdefault(line["method"], {})[line["metric"]] = line
+    return found
+
+
+def not_counted(lines: Iterable[Mapping[str, Any]]) -> list[str]:
+    """What the means leave out, in words: of which metrics how many rows, with which status, and of which methods."""
+    found: dict[str, dict[str, list[str]]] = {}
+    for line in lines:
+        for status, count in line["others"].items():
+            kinds = found.setdefault(line["metric"], {})
+            kinds.setdefault(f"{count:,} {status.replace('_', ' ')}", []).append(line["method"])
+    said: dict[str, list[str]] = {}
+    for metric, kinds in found.items():
+        words = "; ".join(f"{kind} ({', '.join(methods)})" for kind, methods in kinds.items())
+        said.setdefault(words, []).append(metric)
+    return [f"not counted in {', '.join(metrics)}: {words}" for words, metrics in said.items()]
+
+
+def _rows_of(method: str, found: Sequence[Sequence[Row]]) -> list[Row]:
+    return [row for rows in found for row in rows if row["method"] == method]
+
+
+def _write(results: dict[str, dict[str, Measured]], found: Sequence[Sequence[Row]]) -> None:
+    for method, by_metric in results.items():
+        rows = _rows_of(method, found)
+        for metric, one in by_metric.items():
+            number, status = columns_of(metric)
+            values = one.values.float()
+            finite = values.isfinite().tolist()
+            for row, value, defined, code in zip(rows, values.tolist(), finite, one.status.tolist(), strict=True):
+                row |= {number: value if defined else None, status: Status(code).name.lower()}
+
+
+def _identity(key: str) -> int:
+    """A number that belongs to a picture wherever it stands, for its random draws."""
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big", signed=True)

@@ -1,0 +1,80 @@
+"""Heatmaps put back onto the whole picture, at the part that the model saw."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+from gradcam_kit.functional import Normalization
+from gradcam_kit.jobs.request import one_line
+from gradcam_kit.jobs.sources.index import Entry
+from gradcam_kit.jobs.sources.reading import picture_of
+from gradcam_kit.jobs.storage.folders import is_full
+from gradcam_kit.jobs.storage.rows import Row, enlarged
+from gradcam_kit.jobs.storage.store import Store
+from gradcam_kit.pixels.pictures import encode_picture
+from gradcam_kit.render import overlay
+from gradcam_kit.transforms import Picture
+
+
+def overlay_of(row: Mapping[str, Any], picture: Picture, normalization: Normalization = "minmax") -> Picture:
+    """The overlay that a row of a run stands for."""
+    x0, y0, x1, y1 = row["box"]
+    return overlay(picture, enlarged(row, normalization).clip(0, 1), box=(x0, y0, x1, y1))
+
+
+def draw(store: Store, entry: Entry, rows: Sequence[Row], normalization: Mapping[str, Normalization]) -> None:
+    """Write the overlays of one picture; what keeps one from being written is noted in its row.
+
+    Args:
+        store: where they go.
+        entry: the picture.
+        rows: those of the picture.
+        normalization: that of each method.
+
+    Raises:
+        OptionError: no overlay can be written, because the disk is full.
+    """
+    try:
+        with picture_of(entry) as picture:  # a second time, because pictures in full size would fill the memory
+            for row in rows:
+                name = store.overlay_name(entry.key, row["method"], row["rank"])
+                store.folder.put(name, encode_picture(overlay_of(row, picture, normalization[row["method"]]), ".jpg"))
+    except Exception as error:  # one overlay ends no run
+        if is_full(error):
+            with store.named():
+                raise
+        mark_undrawn(rows, error)
+
+
+def mark_undrawn(rows: Iterable[Row], error: Exception) -> None:
+    """Note in the rows of a picture what keeps their overlays from being written."""
+    said = error.strerror or error if isinstance(error, OSError) else error
+    for row in rows:
+        row["error"] = one_line(f"{type(error).__name__}: the overlay cannot be written: {said}")
+
+
+class Painter:
+    """Draws overlays in threads while the model runs; at most a few pictures wait. A context manager."""
+
+    def __init__(self, store: Store, workers: int, normalization: Mapping[str, Normalization]) -> None:
+        self._store = store
+        self._normalization = normalization
+        self._pool = ThreadPoolExecutor(workers)
+        self._most = 4 * workers
+        self._waiting: list[Future[None]] = []
+
+    def add(self, entry: Entry, rows: Sequence[Row]) -> Future[None]:
+        """Draw the overlays of one picture; `rows` are complete when the future is done."""
+        while self._waiting and (len(self._waiting) >= self._most or self._waiting[0].done()):
+            self._waiting.pop(0).result()  # in their order, so that the first failure is the one that is told
+        future = self._pool.submit(draw, self._store, entry, rows, self._normalization)
+        self._waiting.append(future)
+        return future
+
+    def __enter__(self) -> Painter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(cancel_futures=True)

@@ -1,0 +1,282 @@
+"""Pictures become model inputs in worker threads or processes; a picture that cannot be read becomes its error."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import signal
+import sys
+import threading
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from io import BytesIO
+from itertools import islice
+from multiprocessing.connection import wait
+from typing import Any, TypeVar
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from PIL import Image
+from torch import Tensor
+
+from gradcam_kit.errors import PictureError
+from gradcam_kit.jobs.request import one_line
+from gradcam_kit.jobs.sources.index import Entry
+from gradcam_kit.jobs.sources.reading import picture_of, silence_decoders
+from gradcam_kit.transforms import Box, Picture, Transform
+
+_T = TypeVar("_T")
+
+_CHUNK = 4  # pictures in one task of a worker
+_FEW = 1000  # pictures for which starting processes is not worth it
+_THUMBNAIL, _QUALITY = 256, 80
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """A picture ready for the model.
+
+    Attributes:
+        image: what the first half of the transform gives.
+        box: the part of the picture that the model sees.
+        size: height and width of the picture.
+        thumbnail: a small JPEG for the report, if one is wanted.
+    """
+
+    entry: Entry
+    image: UInt8[np.ndarray, "h w 3"] | Float[Tensor, "3 h w"]
+    box: Box
+    size: tuple[int, int]
+    thumbnail: bytes | None = None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width of the model's input."""
+        height, width = self.image.shape[1:] if isinstance(self.image, Tensor) else self.image.shape[:2]
+        return height, width
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A picture that cannot be explained.
+
+    Attributes:
+        reason: the type of the error and its message.
+        by_transform: the picture could be read, and the model's transform failed in a way that is not the picture's.
+    """
+
+    entry: Entry
+    reason: str
+    by_transform: bool = False
+
+    @classmethod
+    def because(cls, entry: Entry, error: Exception) -> Failed:
+        """The failure that an error caused; foreign errors could not be sent from process to process."""
+        return cls(entry, one_line(f"{type(error).__name__}: {error}"))
+
+
+def decode(entry: Entry, transform: Transform, thumbnail: bool = False) -> Decoded | Failed:
+    """Read one picture; whatever goes wrong is returned, not raised."""
+    is_read = False
+    try:
+        with picture_of(entry) as picture:
+            size = picture.shape[0], picture.shape[1]
+            small = _thumbnail(picture) if thumbnail else None
+            is_read = True
+            return Decoded(entry, transform.prepare(picture), transform.box(*size), size, small)
+    except Exception as error:  # one picture never ends a run
+        failed = Failed.because(entry, error)
+        return replace(failed, by_transform=is_read and not isinstance(error, PictureError))
+
+
+class Reader:
+    """Reads pictures ahead of their use, in workers; a context manager.
+
+    Many pictures are read in processes, which no interpreter lock holds back and which a decoder may crash; few, or
+    those whose transform cannot be sent to another process, in threads.
+
+    Args:
+        transform: from picture to model input.
+        workers: how many.
+        pictures: about how many will be read, None = many; for few of them no process is started.
+        processes: whether processes may be started.
+    """
+
+    def __init__(
+        self, transform: Transform, workers: int, pictures: int | None = None, processes: bool = False
+    ) -> None:
+        self._transform = transform
+        self._workers = workers
+        self._packed = _packed(transform) if processes and (pictures is None or pictures > _FEW) else None
+        self._pool = self._start(workers)
+
+    def read(self, batches: Iterable[Sequence[tuple[Entry, bool]]], ahead: int) -> Iterator[list[Decoded | Failed]]:
+        """Read batches of pictures, in order.
+
+        Args:
+            batches: pictures, and whether a thumbnail of each is wanted.
+            ahead: how many batches may be read before they are asked for; bounds the memory.
+        """
+        waiting: deque[list[tuple[Sequence[tuple[Entry, bool]], Future[list[Decoded | Failed]]]]] = deque()
+        try:
+            for batch in batches:
+                chunks = [batch[start : start + _CHUNK] for start in range(0, len(batch), _CHUNK)]
+                waiting.append([(chunk, self._submit(chunk)) for chunk in chunks])
+                if len(waiting) > ahead:
+                    yield self._collected(waiting.popleft())
+            while waiting:
+                yield self._collected(waiting.popleft())
+        finally:
+            for tasks in waiting:
+                for _, future in tasks:
+                    future.cancel()
+
+    def __enter__(self) -> Reader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def _start(self, workers: int) -> Executor:
+        if self._packed is None:
+            return ThreadPoolExecutor(workers)
+        context = multiprocessing.get_context("spawn")  # a forked process would share locks, and what CUDA knows
+        arguments = (os.getcwd(), self._packed)
+        return ProcessPoolExecutor(workers, mp_context=context, initializer=_set_up, initargs=arguments)
+
+    def _submit(self, chunk: Sequence[tuple[Entry, bool]]) -> Future[list[Decoded | Failed]]:
+        try:
+            if self._packed is None:
+                return self._pool.submit(_decode_all, chunk, self._transform)
+            with interruptions_blocked():
+                return self._pool.submit(_decode_all, chunk)
+        except BrokenProcessPool as error:
+            broken: Future[list[Decoded | Failed]] = Future()
+            broken.set_exception(error)
+            return broken
+
+    def _collected(
+        self, tasks: Iterable[tuple[Sequence[tuple[Entry, bool]], Future[list[Decoded | Failed]]]]
+    ) -> list[Decoded | Failed]:
+        found: list[Decoded | Failed] = []
+        for chunk, future in tasks:
+            try:
+                found.extend(future.result())
+            except BrokenProcessPool:  # noqa: PERF203
+                found.extend(self._one_by_one(chunk))
+        return found
+
+    def _one_by_one(self, chunk: Sequence[tuple[Entry, bool]]) -> Iterator[Decoded | Failed]:
+        """Read what was on its way when a worker died; only a picture that kills a worker of its own is at fault."""
+        if getattr(self._pool, "_broken", False):
+            self._pool.shutdown(wait=False)
+            self._pool = self._start(self._workers)
+        for one in chunk:
+            pool = self._start(1)
+            try:
+                with interruptions_blocked():
+                    future = pool.submit(_decode_all, [one])
+                yield from future.result()
+            except BrokenProcessPool:
+                reason = "cannot read the picture: the process that read it died"
+                yield Failed.because(one[0], PictureError(reason))
+            finally:
+                pool.shutdown()
+
+
+def ahead_of(batch_size: int, workers: int) -> int:
+    """How many batches to read ahead: enough for all workers, and at least two."""
+    return max(2, -(-2 * workers * _CHUNK // batch_size))
+
+
+def batches(items: Iterable[_T], size: int) -> Iterator[list[_T]]:
+    """Lists of `size` items; the last one may be shorter."""
+    iterator = iter(items)
+    while batch := list(islice(iterator, size)):
+        yield batch
+
+
+def prefetched(items: Iterable[_T], ahead: int = 1) -> Generator[_T, None, None]:
+    """Let a thread go through an iterable, up to `ahead` items before they are asked for."""
+    iterator, end = iter(items), object()
+    waiting: deque[Future[Any]] = deque()
+    with ThreadPoolExecutor(1) as thread:
+        try:
+            while True:
+                while len(waiting) <= ahead:
+                    waiting.append(thread.submit(next, iterator, end))
+                item = waiting.popleft().result()
+                if item is end:
+                    break
+                yield item
+        finally:
+            for future in waiting:
+                future.cancel()
+            thread.shutdown()
+            if hasattr(iterator, "close"):
+                iterator.close()
+
+
+@contextmanager
+def interruptions_blocked() -> Iterator[None]:
+    """Keep an interruption from the processes that are started meanwhile, until `belong_to_parent` settles them.
+
+    A terminal sends it to all processes, and those that are still importing would show a traceback.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def belong_to_parent(folder: str) -> None:
+    """Settle a new process: it leaves interruptions to the one that started it, and ends with it, however that ends.
+
+    Args:
+        folder: the working directory of the parent, where a user's modules are found.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.path.insert(0, folder)
+    silence_decoders()
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=lambda: (wait([parent.sentinel]), os._exit(1)), daemon=True).start()
+
+
+_transform: Transform | None = None  # of a worker process
+
+
+def _decode_all(chunk: Sequence[tuple[Entry, bool]], transform: Transform | None = None) -> list[Decoded | Failed]:
+    used = transform or _transform
+    assert used is not None
+    return [decode(entry, used, thumbnail) for entry, thumbnail in chunk]
+
+
+def _set_up(folder: str, packed: bytes) -> None:
+    """Make a worker process ready."""
+    global _transform
+    belong_to_parent(folder)
+    _transform = pickle.loads(packed)
+
+
+def _packed(transform: Transform) -> bytes | None:
+    with suppress(Exception):  # whatever pickling a foreign object raises
+        return pickle.dumps(transform)
+    return None
+
+
+def _thumbnail(picture: Picture) -> bytes:
+    image = Image.fromarray(picture)
+    image.thumbnail((_THUMBNAIL, _THUMBNAIL), Image.Resampling.BILINEAR, reducing_gap=2.0)
+    buffer = BytesIO()
+    image.save(buffer, "JPEG", quality=_QUALITY)
+    return buffer.getvalue()

@@ -1,0 +1,67 @@
+"""Channels one by one: which are used, and the rows of a batch in which each is changed."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from gradcam_kit.capture.deferred_checks import on_host
+from gradcam_kit.errors import OptionError
+from gradcam_kit.functional import normalize, on_device, spatial_mean
+from gradcam_kit.methods.base import gradients_of
+from gradcam_kit.types import LayerCapture
+
+Ranking = Literal["std", "gradient", "first-order"]
+
+
+def check_channels(channels: Any) -> int | float | None:
+    """Return `channels`, or raise OptionError: None, a positive int, or a share in (0, 1]."""
+    most = 1 if isinstance(channels, float) else channels
+    if channels is not None and (
+        isinstance(channels, bool) or not isinstance(channels, int | float) or not 0 < channels <= most
+    ):
+        raise OptionError(f"channels is {channels!r}; expected None, a positive int, or a share in (0, 1]")
+    return channels
+
+
+def ranked_channels(layer: LayerCapture, channels: int | float, ranking: Ranking) -> Int[Tensor, "n r"]:
+    """The channels to keep, best first: so many (int) or this share of them (float), exactly.
+
+    Args:
+        layer: activations, and gradients where the ranking needs them.
+        channels: how many.
+        ranking: by standard deviation over space ("std"), by mean gradient ("gradient"), or by the first-order change
+            of the score when the channel masks the layer, sum_s M_k(s) sum_j A_j(s) G_j(s) ("first-order").
+    """
+    total = layer.activations.shape[1]
+    count = max(1, round(channels * total)) if isinstance(channels, float) else channels
+    if count > total:
+        raise OptionError(f"channels is {count}, but layer {layer.layer!r} has {total}")
+    if ranking == "gradient":
+        rank = spatial_mean(gradients_of(layer)).flatten(1)
+    elif ranking == "first-order":
+        masks = normalize(layer.activations.flatten(0, 1)).view_as(layer.activations)
+        evidence = (layer.activations * gradients_of(layer)).sum(1)
+        rank = torch.einsum("nk...,n...->nk", masks, evidence)
+    else:
+        rank = layer.activations.flatten(2).std(2, correction=0)
+    return rank.topk(count, dim=1).indices
+
+
+def places(*conditions: Bool[Tensor, "..."]) -> list[Int[Tensor, "m axes"]]:
+    """Where conditions on one device hold; how many places that are is read on the host, once for all of them."""
+    host = on_host(torch.cat([condition.flatten() for condition in conditions]))
+    parts = host.split([condition.numel() for condition in conditions])
+    return [
+        on_device(part.view(condition.shape).nonzero(), condition.device)
+        for part, condition in zip(parts, conditions, strict=True)
+    ]
+
+
+def take_channels(activations: Float[Tensor, "n k *s"], channels: Int[Tensor, "n r"]) -> Float[Tensor, "n r *s"]:
+    """The activations of these channels of each sample."""
+    positions = activations.shape[2:]
+    return activations.gather(1, channels.view(*channels.shape, *(1 for _ in positions)).expand(-1, -1, *positions))

@@ -1,0 +1,106 @@
+"""What an explanation holds, and how it shows itself in a notebook."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from dataclasses import dataclass
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+_SHOWN = 8
+
+
+class _OnFirstUse:
+    """A dataclass field that may be given as a callable, which is then called once, when the field is first read."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, instance: object, owner: type) -> Any:
+        if instance is None:
+            raise AttributeError(self.name)  # the field has no default
+        value = instance.__dict__[self.name]
+        if callable(value):
+            value = instance.__dict__[self.name] = value()
+        return value
+
+    def __set__(self, instance: object, value: Any) -> None:
+        instance.__dict__[self.name] = value
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """Heatmaps and everything else that the pass produced. Axes: n samples, m targets (only after `(n, m)` targets).
+
+    Attributes:
+        heatmaps: `(n, [m,] *t)` float32 in [0, 1] at the size of the images; computed when first read, because the maps
+            of a thousand classes are small at the layer's resolution and huge at the input's.
+        saliency: layer name -> signed map `(n, [m,] *s)` at the layer's resolution, before ReLU and normalization.
+        targets: class indices `(n, [m])`, or None for a target that is a callable.
+        scores: what was explained `(n, [m])`; None when a class-agnostic method ran on an output it could not read.
+        output: the model's output, detached.
+        layers: names of the target layers.
+        is_empty: `(n, [m])`, True where there was no positive evidence, so that the heatmap is all zeros.
+    """
+
+    if TYPE_CHECKING:
+        heatmaps: Tensor
+    else:
+        heatmaps: Any = _OnFirstUse()
+    saliency: Mapping[str, Float[Tensor, "n *ms"]]
+    targets: Int[Tensor, "n *m"] | None
+    scores: Float[Tensor, "n *m"] | None
+    output: Any
+    layers: tuple[str, ...]
+    is_empty: Bool[Tensor, "n *m"]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "heatmaps": self.heatmaps}
+
+    def __repr__(self) -> str:
+        parts = [f"{' x '.join(map(str, self.is_empty.shape))} maps", f"layers={list(self.layers)}"]
+        if self.targets is not None and self.targets.numel() <= _SHOWN:
+            parts.append(f"targets={self.targets.tolist()}")
+        return f"Explanation({', '.join(parts)}{self._empty_maps()})"
+
+    def _empty_maps(self) -> str:
+        """How many maps are empty, if any is."""
+        empty = int(self.is_empty.sum())
+        return f", {empty} of {self.is_empty.numel()} maps without positive evidence" if empty else ""
+
+    def _repr_html_(self) -> str:
+        from gradcam_kit.pixels.pictures import encode_picture
+        from gradcam_kit.render import colorize
+
+        maps = self.heatmaps.reshape(self.heatmaps.shape[0], -1, *self.heatmaps.shape[self.is_empty.ndim :])
+        empty = self.is_empty.reshape(maps.shape[:2])
+        cells = []
+        highest = float(maps.amax()) if maps.numel() else 0.0
+        maps = maps / max(highest, 1.0)  # without normalization a map may leave [0, 1]
+        for i in range(min(len(maps), _SHOWN)):
+            for j in range(min(maps.shape[1], _SHOWN)):
+                picture = ""
+                if maps.ndim == 4:
+                    data = base64.b64encode(encode_picture(colorize(maps[i, j]), ".png")).decode()
+                    picture = f'<img src="data:image/png;base64,{data}" style="height:140px"><br>'
+                cells.append(
+                    f'<td style="text-align:left">{picture}{escape(self._title(i, j, bool(empty[i, j])))}</td>'
+                )
+        more = f"<p>and {len(maps) - _SHOWN} more</p>" if len(maps) > _SHOWN else ""
+        shape = " x ".join(map(str, self.heatmaps.shape))
+        head = f"Explanation {shape}, {escape(', '.join(self.layers))}{self._empty_maps()}"
+        return f"<p>{head}</p><table><tr>{''.join(cells)}</tr></table>{more}"
+
+    def _title(self, i: int, j: int, empty: bool) -> str:
+        parts = [f"image {i}"]
+        if self.targets is not None:
+            parts.append(f"class {int(self.targets.reshape(len(self.targets), -1)[i, j])}")
+        if self.scores is not None:
+            parts.append(f"score {float(self.scores.reshape(len(self.scores), -1)[i, j]):.3g}")
+        if empty:
+            parts.append("no positive evidence")
+        return ", ".join(parts)

@@ -1,0 +1,214 @@
+"""Sanity checks, `cam.check(images)`: Adebayo et al., NeurIPS 2018, https://arxiv.org/abs/1810.03292."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from gradcam_kit.capture import find_layers
+from gradcam_kit.capture.model.randomization import randomizing
+from gradcam_kit.errors import CaptureError, GradCamKitError, LayerNotFoundError
+from gradcam_kit.methods.base import BaseCAM, gradients_of
+from gradcam_kit.methods.engine.engine import explain_many
+from gradcam_kit.methods.engine.explanation import Explanation
+from gradcam_kit.similarity import pearson, ranks
+from gradcam_kit.targets.classes import read_logits
+from gradcam_kit.types import Images, LayerCapture
+
+_DRAWS = 3
+# Above these mean rank correlations the maps count as the same. That of other parameters may be higher than by chance,
+# because the image itself is still there; that of another class may be high where classes look alike.
+_SAME_PARAMETERS = 0.5
+_SAME_CLASS = 0.95
+
+
+@dataclass(frozen=True, eq=False)
+class SanityCheck:
+    """What a sanity check found; prints itself.
+
+    Attributes:
+        method: the class of the method.
+        layers: names of the target layers.
+        parameters: `(n,)` rank correlation of each map with that of the same model with random parameters, the mean of
+            several draws; NaN where a map is constant. Near 1 means that the map does not show what the model learned.
+        classes: `(n,)` rank correlation of each map with that of the class that the model finds least likely; NaN where
+            there is no other class. Near 1 means that the map is the same for all classes.
+        is_empty: `(n,)` maps without positive evidence.
+        is_unreached: `(n,)` images for which no gradient reaches the positions of the layers.
+        warnings: what is wrong, in words; empty if nothing is.
+    """
+
+    method: str
+    layers: tuple[str, ...]
+    parameters: Float[Tensor, " n"]
+    classes: Float[Tensor, " n"]
+    is_empty: Bool[Tensor, " n"]
+    is_unreached: Bool[Tensor, " n"]
+    warnings: tuple[str, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether there is nothing to warn of."""
+        return not self.warnings
+
+    def __repr__(self) -> str:
+        rows = [f"  {name:<34}{value}" for name, value in self._rows()]
+        return "\n".join([self._title(), *rows, *(f"  ! {warning}" for warning in self.warnings)])
+
+    def _repr_html_(self) -> str:
+        cell = '<td style="text-align:left">'
+        rows = "".join(f"<tr>{cell}{escape(name)}</td>{cell}{escape(value)}</td></tr>" for name, value in self._rows())
+        warnings = "".join(f"<li>{escape(warning)}</li>" for warning in self.warnings)
+        return f"<p>{escape(self._title())}</p><table>{rows}</table>" + f"<ul>{warnings}</ul>" * bool(warnings)
+
+    def _title(self) -> str:
+        verdict = "passed" if self.passed else f"{len(self.warnings)} warning{'s' * (len(self.warnings) > 1)}"
+        return f"Sanity check of {self.method} at {', '.join(self.layers) or 'no layer'}: {verdict}"
+
+    def _rows(self) -> list[tuple[str, str]]:
+        n = len(self.is_empty)
+        return [
+            ("same map, random parameters", _correlation(self.parameters)),
+            ("same map, another class", _correlation(self.classes)),
+            ("empty maps", f"{int(self.is_empty.sum())} of {n}"),
+            ("without gradient to positions", f"{int(self.is_unreached.sum())} of {n}"),
+        ]
+
+
+class _Reach(BaseCAM):
+    """How much gradient arrives at each position."""
+
+    def saliency(self, layer: LayerCapture) -> Float[Tensor, "n *s"]:
+        return gradients_of(layer).abs().sum(1)
+
+
+def check(cam: BaseCAM, images: Images, targets: Any, seed: int, forward_kwargs: Mapping[str, Any]) -> SanityCheck:
+    """`BaseCAM.check`; the model is as before afterwards."""
+    try:
+        original = cam.explain(images, targets, **forward_kwargs)
+    except (CaptureError, LayerNotFoundError) as error:
+        nothing = torch.empty(0)
+        layers = tuple(cam.target_layers or ())
+        return SanityCheck(
+            type(cam).__name__, layers, nothing, nothing, nothing.bool(), nothing.bool(), (f"no map: {error}",)
+        )
+    fixed = targets if callable(targets) else original.targets
+    same = _at(cam, original.layers)
+    unreached, problem = _unreached(same, images, fixed, original, forward_kwargs)
+    others = None if callable(targets) else _least_likely(original)
+    classes = _undefined(original)
+    if others is not None:
+        classes = _similarity(original, same.explain(images, others, **forward_kwargs))
+    draws = []
+    with randomizing(cam.model, images, seed=seed, **forward_kwargs) as randomizer:
+        for draw in range(_DRAWS):
+            randomizer.randomize(draw=draw)
+            draws.append(_similarity(original, same.explain(images, fixed, **forward_kwargs)))
+    parameters = torch.stack(draws).nanmean(0)
+    return SanityCheck(
+        method=type(cam).__name__,
+        layers=original.layers,
+        parameters=parameters,
+        classes=classes,
+        is_empty=original.is_empty.flatten(),
+        is_unreached=unreached,
+        warnings=tuple(_warnings(original, parameters, classes, unreached, problem)),
+    )
+
+
+def _at(cam: BaseCAM, layers: Sequence[str]) -> BaseCAM:
+    """The method at layers that are settled: on another model's parameters it might choose others."""
+    same = copy.copy(cam)
+    if not cam.layer_choice.is_fixed:
+        same.target_layers, same.chosen_layers = find_layers(cam.model, list(layers), cam.model), {}
+    return same
+
+
+def _unreached(
+    cam: BaseCAM, images: Images, targets: Any, original: Explanation, forward_kwargs: Mapping[str, Any]
+) -> tuple[Bool[Tensor, " n"], str]:
+    """For which images no gradient reaches the positions, and why not if the pass says so."""
+    none = torch.zeros_like(original.is_empty.flatten())
+    if cam.layer_choice.is_fixed or original.scores is None:
+        return none, ""
+    reach = _Reach(cam.model, list(original.layers), reshape=cam.reshape)
+    try:
+        [found] = explain_many([reach], images, targets, **forward_kwargs)
+    except GradCamKitError as error:
+        return ~none, str(error)
+    arriving = torch.stack([maps.flatten(original.is_empty.ndim).amax(-1) for maps in found.saliency.values()])
+    return (arriving == 0).all(0).flatten(), ""
+
+
+def _least_likely(original: Explanation) -> Tensor | None:
+    """The class of each sample that has the lowest logit; None where classes are not what is explained."""
+    if original.targets is None or original.output is None:
+        return None
+    logits = read_logits(original.output)
+    if logits.shape[1] < 2:
+        return None
+    others = logits.argsort(1)[:, :2]
+    classes = original.targets.reshape(len(logits), -1)
+    chosen = torch.where(others[:, :1] == classes, others[:, 1:], others[:, :1])
+    return chosen.reshape(original.targets.shape)
+
+
+def _similarity(first: Explanation, second: Explanation) -> Float[Tensor, " n"]:
+    """Rank correlation of signed maps; of the heatmaps where several layers were fused."""
+    pair = [next(iter(one.saliency.values())) if len(one.saliency) == 1 else one.heatmaps for one in (first, second)]
+    flat = [maps.flatten(first.is_empty.ndim).flatten(0, first.is_empty.ndim - 1) for maps in pair]
+    return pearson(ranks(flat[0]), ranks(flat[1]))
+
+
+def _undefined(original: Explanation) -> Float[Tensor, " n"]:
+    return torch.full_like(original.is_empty.flatten(), torch.nan, dtype=torch.float64)
+
+
+def _warnings(original: Explanation, parameters: Tensor, classes: Tensor, unreached: Tensor, problem: str) -> list[str]:
+    n, layers = len(parameters), ", ".join(original.layers)
+    found = []
+    if problem:
+        found.append(f"no gradient to positions: {problem}")
+    elif unreached.all() and _scores_nothing(original):
+        found.append("all classes have the same score, whatever the image, as with a head that was never trained")
+    elif unreached.any():
+        found.append(
+            f"no gradient reaches the positions of {layers} for {int(unreached.sum())} of {n} images: there the score "
+            "does not depend on where something is, or is saturated; choose another layer, or explain the logit"
+        )
+    if (empty := int(original.is_empty.sum())) > 0:
+        found.append(f"{empty} of {n} maps are empty: no positive evidence for the class at {layers}")
+    if (undefined := int(parameters.isnan().sum())) == n:
+        found.append("maps are constant, before or after the parameters were randomized: nothing can be compared")
+    elif undefined:
+        found.append(f"{undefined} of {n} maps are constant, before or after the parameters were randomized")
+    if float(parameters.nanmean()) > _SAME_PARAMETERS:
+        found.append(
+            f"the maps hardly change when all parameters are random (rank correlation {parameters.nanmean():.2f}): "
+            "they show the image more than what the model learned"
+        )
+    if float(classes.nanmean()) > _SAME_CLASS:
+        found.append(
+            f"the maps are the same for another class (rank correlation {classes.nanmean():.2f}): they do not say why "
+            "this class"
+        )
+    return found
+
+
+def _scores_nothing(original: Explanation) -> bool:
+    if original.targets is None or original.output is None:
+        return False
+    logits = read_logits(original.output)
+    return logits.shape[1] > 1 and bool((logits == logits[:1, :1]).all())
+
+
+def _correlation(values: Tensor) -> str:
+    count = int((~values.isnan()).sum())
+    return f"rank correlation {values.nanmean():+.2f} (n = {count})" if count else "not defined"

@@ -1,0 +1,222 @@
+"""From a specification such as `torchvision:resnet50` to a model, the transform of its pictures and its class names."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from gradcam_kit.errors import GradCamKitError, InputError, OptionError, UnknownNameError, did_you_mean, kind_of
+from gradcam_kit.models.checkpoints import load_checkpoint
+from gradcam_kit.models.zoo import Parts, Wishes, first_line, hugging_face_model, timm_model, torchvision_model
+from gradcam_kit.transforms import IMAGENET, CallableTransform, PictureTransform, Transform, as_transform
+
+SPECS = "demo, torchvision:NAME, timm:NAME, hf:NAME or package.module:factory"
+
+
+@dataclass(frozen=True)
+class LoadedModel(Parts):
+    """A model that is ready to be asked, in eval mode.
+
+    Attributes:
+        spec: what it was made from.
+    """
+
+    spec: str
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a person should know before believing a heatmap of this model."""
+        notes = [f"pictures are prepared by {self.transform_source}"]
+        if self.weights == "random":
+            notes.append(f"{self.spec} has random weights: its heatmaps mean nothing (see --weights, --checkpoint)")
+        if isinstance(self.transform, CallableTransform) and not self.transform.knows_box:
+            notes.append("it is unknown what this transform crops: overlays show heatmaps on the whole picture")
+        if self.class_names is None:
+            notes.append("class names are unknown: targets are shown as numbers (see --class-names)")
+        return tuple(notes)
+
+
+def load_model(
+    spec: str,
+    *,
+    checkpoint: str | Path | None = None,
+    weights: str | None = None,
+    image_size: int | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    class_names: Sequence[str] | None = None,
+) -> LoadedModel:
+    """Make the model of a specification; the same call makes the same model, also when its weights are random.
+
+    Args:
+        spec: `demo`, `torchvision:NAME`, `timm:NAME`, `hf:NAME` or `package.module:factory`.
+        checkpoint: weights from a file, see `gradcam_kit.models.checkpoints`.
+        weights: a name of pretrained weights: of torchvision (`DEFAULT`, `IMAGENET1K_V2`) or a pretrained tag of timm.
+        image_size: side of the model's square input, in pixels.
+        mean: overrides the transform's mean, per channel in units of [0, 1].
+        std: overrides the transform's standard deviation, likewise.
+        class_names: overrides the model's; their number is that of the classes where a model is built by name.
+
+    Raises:
+        UnknownNameError: no such kind of specification, model, weights or factory.
+        MissingExtraError: a library that is not installed.
+        CheckpointError: weights that cannot be had, read, or do not fit.
+        OptionError: options that exclude each other.
+    """
+    if checkpoint is not None and weights is not None:
+        raise OptionError(f"both weights {weights!r} and checkpoint {str(checkpoint)!r} are given; choose one")
+    kind, _, name = spec.partition(":")
+    if kind in _LOADERS and bool(name) == (kind != "demo"):
+        load = _LOADERS[kind]
+    elif name and kind not in _LOADERS:
+        load, name = _from_factory, spec
+    else:
+        raise UnknownNameError(f"{spec!r} names no model{did_you_mean(spec, _LOADERS)}; expected {SPECS}")
+    if weights is not None and kind not in ("torchvision", "timm"):
+        raise OptionError(f"{spec} has weights of its own, so weights {weights!r} cannot be chosen; use a checkpoint")
+    wishes = Wishes(weights, image_size, {} if class_names is None else {"num_classes": len(class_names)})
+    with _seeded():
+        parts = load(name, wishes)
+    loaded = LoadedModel(**vars(parts), spec=spec)
+    if checkpoint is not None:
+        load_checkpoint(loaded.model, Path(checkpoint))
+        loaded = replace(loaded, weights=f"checkpoint {Path(checkpoint).name}")
+    if class_names is not None:
+        loaded = replace(loaded, class_names=tuple(class_names))
+    loaded.model.eval()
+    if image_size is None and mean is None and std is None:
+        return loaded
+    transform = _changed(loaded.transform, image_size, mean, std)
+    return replace(loaded, transform=transform, transform_source=f"{loaded.transform_source}, changed by options")
+
+
+def from_module(model: nn.Module, transform: Any = None, class_names: Sequence[str] | None = None) -> LoadedModel:
+    """A copy of a module in eval mode, with the transform and class names that are given or that it carries.
+
+    Raises:
+        GradCamKitError: they are not understood.
+    """
+    parts = _from_module(copy.deepcopy(model), "the transform that the model carries", "its own")
+    if transform is not None:
+        parts = replace(parts, transform=as_transform(transform), transform_source="the given transform")
+    if class_names is not None:
+        parts = replace(parts, class_names=tuple(map(str, class_names)))
+    parts.model.eval()
+    return LoadedModel(**vars(parts), spec=type(model).__name__)
+
+
+def _changed(
+    transform: Transform, image_size: int | None, mean: Sequence[float] | None, std: Sequence[float] | None
+) -> Transform:
+    if not isinstance(transform, PictureTransform):
+        raise OptionError("the model brings a transform that is a callable, so image size, mean and std cannot be set")
+    if image_size is not None:
+        transform = transform.with_size(image_size)
+    if mean is not None:
+        transform = replace(transform, mean=tuple(map(float, mean)))
+    if std is not None:
+        transform = replace(transform, std=tuple(map(float, std)))
+    return transform
+
+
+def _demo(_: str, wishes: Wishes) -> Parts:
+    from gradcam_kit.demo import load_demo_model
+
+    return _from_module(load_demo_model(), "the bundled model's own transform", "bundled")
+
+
+def _from_factory(spec: str, wishes: Wishes) -> Parts:
+    try:
+        factory = imported(spec, "factory")
+    except ModuleNotFoundError as error:
+        hint = did_you_mean(spec.partition(":")[0], _LOADERS)
+        raise UnknownNameError(f"{spec!r} names no model: no module {error.name!r}{hint}; expected {SPECS}") from error
+    try:
+        with working_directory_on_path():
+            model = factory if isinstance(factory, nn.Module) else factory()
+    except GradCamKitError:
+        raise
+    except Exception as error:
+        raise InputError(f"{spec} failed: {type(error).__name__}: {first_line(error)}") from error
+    if not isinstance(model, nn.Module):
+        raise InputError(f"{spec} returned {kind_of(model)}; a torch.nn.Module was expected")
+    return _from_module(model, f"the transform that {spec} carries", "its factory")
+
+
+def imported(spec: str, what: str) -> Any:
+    """Import the callable of `package.module:name`, where modules beside the user are found as `python -m` does.
+
+    Args:
+        spec: module and name.
+        what: what the callable is, for errors.
+
+    Raises:
+        ModuleNotFoundError: no such module.
+        UnknownNameError: no such name in it.
+        InputError: something that is no callable, or a module that fails.
+    """
+    path, _, attribute = spec.partition(":")
+    with working_directory_on_path():
+        try:
+            module = importlib.import_module(path)
+        except ModuleNotFoundError as error:
+            if error.name is not None and (path == error.name or path.startswith(f"{error.name}.")):
+                raise
+            raise InputError(f"importing {path!r} failed: {first_line(error)}") from error
+        except Exception as error:
+            raise InputError(f"importing {path!r} failed: {type(error).__name__}: {first_line(error)}") from error
+    if not hasattr(module, attribute):
+        hint = did_you_mean(attribute, (name for name, value in vars(module).items() if callable(value)))
+        raise UnknownNameError(f"module {path!r} has no {what} {attribute!r}{hint}")
+    found = getattr(module, attribute)
+    if not callable(found):
+        raise InputError(f"{spec} is a {type(found).__name__}, and no {what}; expected something that can be called")
+    return found
+
+
+def _from_module(model: nn.Module, source: str, weights: str) -> Parts:
+    """A module that may carry `transform` and `class_names`."""
+    transform, names = getattr(model, "transform", None), getattr(model, "class_names", None)
+    return Parts(
+        model=model,
+        transform=IMAGENET if transform is None else as_transform(transform),
+        transform_source="ImageNet defaults (the model carries no transform)" if transform is None else source,
+        class_names=None if names is None else tuple(map(str, names)),
+        weights=weights,
+    )
+
+
+_LOADERS: dict[str, Callable[[str, Wishes], Parts]] = {
+    "demo": _demo,
+    "torchvision": torchvision_model,
+    "timm": timm_model,
+    "hf": hugging_face_model,
+}
+
+
+@contextmanager
+def _seeded() -> Iterator[None]:
+    """Random weights are the same on every machine; the caller's random state is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)  # torch.manual_seed would also seed the devices
+        yield
+
+
+@contextmanager
+def working_directory_on_path() -> Iterator[None]:
+    """Let modules beside the user be found, as `python -m` does."""
+    directory = str(Path.cwd())
+    sys.path.insert(0, directory)
+    try:
+        yield
+    finally:
+        sys.path.remove(directory)

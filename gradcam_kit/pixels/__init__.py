@@ -1,0 +1,1 @@
+"""Pictures as pixels: decode, place, paint, and write them."""

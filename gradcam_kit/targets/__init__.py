@@ -1,0 +1,24 @@
+"""What to explain: small immutable callables from the model's output to one score per sample.
+
+Any callable `output -> scores (n,)` is a target. Two further methods help those that explain by changing images:
+`select(index)` returns the target of the rows that belong to samples `index`, and `settle(output)` the target whose
+choices (the nearest classes, the predicted region, ...) are those of this output, the one for the images as they are.
+"""
+
+from gradcam_kit.targets.classes import ClassLogit, ClassProbability
+from gradcam_kit.targets.contrastive import FinerTarget, LogitDifference, Negative, TopK
+from gradcam_kit.targets.detection import DetectionTarget
+from gradcam_kit.targets.embedding import EmbeddingSimilarity
+from gradcam_kit.targets.segmentation import SegmentationTarget
+
+__all__ = [
+    "ClassLogit",
+    "ClassProbability",
+    "DetectionTarget",
+    "EmbeddingSimilarity",
+    "FinerTarget",
+    "LogitDifference",
+    "Negative",
+    "SegmentationTarget",
+    "TopK",
+]

@@ -1,0 +1,233 @@
+"""Targets: small immutable callables from the model's output to one score per sample."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypeVar
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from gradcam_kit.errors import ClassIndexError, InputError, ShapeError, TargetError, kind_of
+from gradcam_kit.functional import on_device
+from gradcam_kit.targets.values import Classes, read_classes, show
+from gradcam_kit.types import Target
+
+_T = TypeVar("_T", bound="ClassTarget")
+_ROUNDING = 0.01  # of a softmax in half precision
+
+
+def read_logits(output: Any) -> Float[Tensor, "n classes"]:
+    """Find the class scores in a model's output.
+
+    A tensor is taken as it is; a mapping or a Hugging Face output by its `logits`, else its only floating tensor; a
+    tuple by its only floating tensor. One value per sample `(n,)` counts as one class.
+
+    Raises:
+        TargetError: none or several tensors could be meant; the message says what was found.
+        ShapeError: the scores are not `(n, classes)`.
+    """
+    found = find_logits(output)
+    if found.ndim < 2:
+        return found.reshape(-1, 1)  # without any axis it is one sample, squeezed
+    if found.ndim != 2:
+        raise ShapeError(
+            f"the model's output has shape {tuple(found.shape)}; class targets need (n, classes). "
+            "For dense predictions pass targets=SegmentationTarget(...) or a callable output -> scores (n,)"
+        )
+    return found
+
+
+def find_logits(output: Any) -> Tensor:
+    """The tensor of a model's output that `read_logits` reads, as it is."""
+    if isinstance(output, Tensor):
+        return output
+    logits = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
+    if isinstance(logits, Tensor):
+        return logits
+    leaves = tree_leaves(dict(output) if isinstance(output, Mapping) else output)
+    floating = [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+    if len(floating) == 1:
+        return floating[0]
+    found = ", ".join(str(tuple(tensor.shape)) for tensor in floating) or "none"
+    raise TargetError(
+        f"the model's output is {kind_of(output)} with {len(floating)} floating tensors ({found}); "
+        "class targets need one. Pass targets=callable, which gets the output as it is and returns scores (n,), "
+        "such as those of gradcam_kit.targets"
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class ClassTarget:
+    """Base of the targets that belong to classes.
+
+    Args:
+        classes: an int for all samples, one per sample `(n,)`, or m per sample `(n, m)`.
+    """
+
+    classes: Classes
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "classes", read_classes(self.classes))
+
+    __repr__ = show
+
+    def __call__(self, output: Any) -> Float[Tensor, "n *targets"]:
+        """Scores `(n,)`, or `(n, m)` for `(n, m)` classes."""
+        logits = read_logits(output)
+        classes = self.indices(logits)
+        scores = self.score(logits, classes.reshape(len(logits), -1))
+        return scores.reshape(classes.shape)
+
+    def score(self, logits: Float[Tensor, "n classes"], classes: Int[Tensor, "n m"]) -> Float[Tensor, "n m"]:
+        """Scores of m classes for each sample."""
+        raise NotImplementedError
+
+    def select(self: _T, index: Int[Tensor, " m"]) -> _T:
+        """The target of the rows that belong to samples `index`."""
+        if not isinstance(self.classes, Tensor):
+            return self
+        return replace(self, classes=on_device(self.classes, index.device)[index])
+
+    def on_host(self: _T) -> _T:
+        """The same target with its class indices on the host, where they are checked."""
+        held = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        moved = {
+            name: value.cpu()
+            for name, value in held.items()
+            if isinstance(value, Tensor) and not value.is_floating_point() and value.device.type != "cpu"
+        }
+        return replace(self, **moved) if moved else self
+
+    def check_samples(self, n: int) -> None:
+        """Raise ShapeError if there are targets for another number of samples."""
+        if isinstance(self.classes, Tensor) and self.classes.shape[0] != n:
+            raise ShapeError(f"{self.classes.shape[0]} targets for {n} images; give one per image, or an int for all")
+
+    def indices(self, logits: Float[Tensor, "n classes"]) -> Int[Tensor, "n *targets"]:
+        """The class indices as a tensor, checked against the model's output.
+
+        Raises:
+            ShapeError: another number of targets than samples.
+            ClassIndexError: a class that the model does not have.
+            TargetError: one-hot labels, which would count as indices.
+        """
+        n, count = logits.shape
+        if not isinstance(self.classes, Tensor):
+            _check_range(self.classes, self.classes, count)
+            return torch.full((n,), self.classes, device=logits.device)
+        self.check_samples(n)
+        # What a user passes lies on the host; what lies elsewhere are predictions, which are in range.
+        if self.classes.device.type == "cpu" and self.classes.numel():
+            _check_range(int(self.classes.min()), int(self.classes.max()), count)
+            _check_not_one_hot(self.classes, count)
+        return on_device(self.classes, logits.device, torch.long)
+
+
+def _check_range(low: int, high: int, count: int) -> None:
+    if low >= 0 and high < count:
+        return
+    hint = f"classes go from 0 to {count - 1}"
+    if count == 1:
+        hint = "to explain the negative class pass targets=Negative(0)"
+    raise ClassIndexError(f"class {low if low < 0 else high} for a model with {count} output(s); {hint}")
+
+
+def _check_not_one_hot(classes: Tensor, count: int) -> None:
+    # With two classes such a row is a sensible request: both, in this order.
+    if classes.ndim == 2 and classes.shape[1] == count > 2 and bool((classes.sort(1).values == _last_one(count)).all()):
+        raise TargetError(
+            f"targets (n, {count}) for a model with {count} classes are one-hot, but (n, m) stands for m class indices "
+            "of each sample; pass targets.argmax(1)"
+        )
+
+
+def _last_one(count: int) -> Int[Tensor, " classes"]:
+    return (torch.arange(count, device="cpu") == count - 1).long()
+
+
+class ClassLogit(ClassTarget):
+    """The logit of a class: the default. Probabilities vanish when the model is sure; logits do not."""
+
+    def score(self, logits: Float[Tensor, "n classes"], classes: Int[Tensor, "n m"]) -> Float[Tensor, "n m"]:
+        """z_c."""
+        return logits.gather(1, classes)
+
+
+class ClassProbability(ClassTarget):
+    """The softmax probability of a class, in float32; for a model with one output the sigmoid of it."""
+
+    def score(self, logits: Float[Tensor, "n classes"], classes: Int[Tensor, "n m"]) -> Float[Tensor, "n m"]:
+        """p_c in [0, 1]."""
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        return (logits.sigmoid() if logits.shape[1] == 1 else logits.softmax(1)).gather(1, classes)
+
+
+def are_shares(logits: Float[Tensor, "n classes"]) -> Bool[Tensor, ""]:
+    """Whether scores look like a softmax already: of every sample, none lies below 0 and their sum is 1."""
+    values = logits.float()
+    return ((values.amin(1) >= 0) & ((values.sum(1) - 1).abs() < _ROUNDING)).all()
+
+
+def predicted_classes(output: Any) -> Int[Tensor, " n"]:
+    """The class with the largest logit, for each sample; 0 for a model with one output."""
+    return read_logits(output).argmax(dim=1)
+
+
+TargetType = Callable[[Tensor], ClassTarget]
+"""How a method scores plain class indices: most by `ClassLogit`."""
+
+
+def resolve_target(targets: Any, target_type: Callable[[Any], ClassTarget]) -> Target | None:
+    """Turn what the user passed into a target; None stays None (the predicted class, known after the forward pass).
+
+    Raises:
+        InputError: what is neither classes nor callable.
+    """
+    if isinstance(targets, ClassTarget):
+        return targets.on_host()
+    if targets is None or callable(targets):
+        given: Target | None = targets
+        return given
+    # Classes are checked on the host, so that a wrong one is an error there and no fault of the device.
+    return target_type(targets.cpu() if isinstance(targets, Tensor) else targets)
+
+
+def settle(target: Target, output: Any) -> Target:
+    """Fix what a target takes from the prediction (its classes, its region), so that changed rows are scored alike."""
+    settled: Target = target.settle(output) if hasattr(target, "settle") else target
+    return settled
+
+
+def score(target: Target, output: Any, n: int) -> Float[Tensor, "n *targets"]:
+    """Call a target and check what it returns.
+
+    Raises:
+        InputError: no tensor.
+        ShapeError: not one score per sample; the message has both shapes.
+        TargetError: scores that are cut off from an output that has a graph.
+    """
+    scores = target(output)
+    if not isinstance(scores, Tensor):
+        raise InputError(f"the target returned {kind_of(scores)}; expected a tensor of scores ({n},)")
+    classes = getattr(target, "classes", None)
+    expected = (n, *classes.shape[1:]) if isinstance(classes, Tensor) else (n,)
+    if tuple(scores.shape) != expected:
+        raise ShapeError(
+            f"the target returned scores of shape {tuple(scores.shape)}; expected {expected}: one score per sample"
+        )
+    if not scores.requires_grad and _has_graph(output):
+        raise TargetError(
+            "the target returned scores without a graph, so they have no gradients; compute them from the model's "
+            "output by differentiable operations: no detach(), no_grad, item(), numpy() or argmax in between"
+        )
+    return scores
+
+
+def _has_graph(output: Any) -> bool:
+    """Whether everything in an output that could have gradients does."""
+    floating = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+    return bool(floating) and all(leaf.requires_grad for leaf in floating)

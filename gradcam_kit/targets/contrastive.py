@@ -1,0 +1,237 @@
+"""Targets that compare the logits of several classes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, get_args
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from gradcam_kit.errors import InputError, OptionError, ShapeError, TargetError, kind_of
+from gradcam_kit.functional import on_device, widen
+from gradcam_kit.options import positive_int
+from gradcam_kit.targets.classes import ClassLogit, ClassTarget, read_logits, resolve_target, settle
+from gradcam_kit.targets.values import Classes, changed, read_classes, show
+
+Weighting = Literal["softmax", "mean"]
+
+
+@dataclass(frozen=True, eq=False)
+class LogitDifference(ClassTarget):
+    """Why this class and not that one: z_c - z_r, after DiffGradCAM (Piland et al. 2025, arXiv 2506.08514).
+
+    Args:
+        classes: the class to explain.
+        against: the class(es) that it is compared with, an int, `(n,)`, or shaped like `classes`; None =
+            the mean of all others.
+
+    Raises:
+        TargetError: a class is compared with itself.
+        ShapeError: `against` is no class for each of `classes`.
+    """
+
+    against: Classes | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.against is None:
+            return
+        object.__setattr__(self, "against", read_classes(self.against))
+        if not _fits(self.against, self.classes):
+            raise ShapeError(
+                f"against has shape {tuple(self.against.shape)} for classes of shape "
+                f"{tuple(getattr(self.classes, 'shape', ()))}; expected the same, or one class for all"
+            )
+        if _share_a_class(self.classes, self.against):
+            raise TargetError(f"{self!r} compares a class with itself; give another class as against=")
+
+    __repr__ = show
+
+    def score(self, logits: Float[Tensor, "n classes"], classes: Int[Tensor, "n m"]) -> Float[Tensor, "n m"]:
+        """z_c - z_r, in logit units."""
+        chosen = logits.gather(1, classes)
+        if self.against is not None:
+            references = ClassLogit(self.against).indices(logits).reshape(len(logits), -1)
+            return chosen - logits.gather(1, references.expand_as(classes))
+        if logits.shape[1] == 1:
+            raise TargetError("the model has one output, so there is no other class to compare with; use ClassLogit")
+        return chosen - (logits.sum(1, keepdim=True) - chosen) / (logits.shape[1] - 1)
+
+    def select(self, index: Int[Tensor, " m"]) -> LogitDifference:
+        """The target of the rows that belong to samples `index`."""
+        chosen = {
+            name: on_device(classes, index.device)[index]
+            for name, classes in (("classes", self.classes), ("against", self.against))
+            if isinstance(classes, Tensor)
+        }
+        return replace(self, **chosen)
+
+
+def _fits(against: int | Tensor, classes: int | Tensor) -> bool:
+    """Whether there is one class to compare with for each class that is explained."""
+    if not isinstance(against, Tensor) or against.ndim == 1:
+        return True
+    return isinstance(classes, Tensor) and classes.ndim == 2 and against.shape[1] == classes.shape[1]
+
+
+def _share_a_class(classes: int | Tensor, against: int | Tensor) -> bool:
+    """Whether a class is compared with itself; on another device this is not known, and not waited for."""
+    tensors = [given for given in (classes, against) if isinstance(given, Tensor)]
+    if any(given.device.type != "cpu" for given in tensors):
+        return False
+    if len(tensors) == 2 and len(tensors[0]) != len(tensors[1]):
+        return False  # an error of its own, when the number of samples is known
+    first, second = (
+        given.reshape(len(given), -1) if isinstance(given, Tensor) else given for given in (classes, against)
+    )
+    return bool(torch.as_tensor(first == second).any())
+
+
+@dataclass(frozen=True, eq=False)
+class FinerTarget(ClassTarget):
+    r"""A class against the classes that are most like it: Finer-CAM (Zhang et al., CVPR 2025, arXiv 2501.11309).
+
+    The references d are the classes whose logits are nearest to z_c (of tied ones those with the lower index), c itself
+    left out; the images as they are settle which. The score is $\frac{\sum_d p_d (z_c - \alpha z_d)}{\sum_d p_d}$ with
+    softmax probabilities p, whose gradient counts (released code), or $z_c - \gamma \frac{1}{|d|} \sum_d z_d$.
+
+    Args:
+        classes: the class to explain.
+        references: how many classes to compare with; fewer where the model has fewer. A model with one output has
+            none (its other class has the logit 0), so the score is its logit.
+        weighting: "softmax" or "mean".
+        alpha: strength of the comparison for "softmax"; 0 = the logit.
+        gamma: strength of the comparison for "mean".
+
+    Raises:
+        OptionError: a weighting that does not exist, or fewer than one reference.
+    """
+
+    references: int = 3
+    weighting: Weighting = "softmax"
+    alpha: float = 1.0
+    gamma: float = 0.6
+    nearest: Int[Tensor, "n m r"] | None = field(default=None, repr=False, kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.weighting not in get_args(Weighting):
+            raise OptionError(f"weighting is {self.weighting!r}; expected 'softmax' or 'mean'")
+        positive_int("references", self.references)
+
+    __repr__ = show
+
+    def score(self, logits: Float[Tensor, "n classes"], classes: Int[Tensor, "n m"]) -> Float[Tensor, "n m"]:
+        """The comparison with the nearest classes, in logit units."""
+        logits = widen(logits)
+        chosen = logits.gather(1, classes)
+        nearest = self._nearest(logits, classes) if self.nearest is None else self.nearest
+        if nearest.shape[2] == 0:
+            return chosen
+        others = logits[:, None].expand(-1, classes.shape[1], -1).gather(2, nearest)
+        if self.weighting == "mean":
+            return chosen - self.gamma * others.mean(2)
+        # p_d / sum_d p_d is the softmax over the references alone.
+        return chosen - self.alpha * (others.softmax(2) * others).sum(2)
+
+    def settle(self, output: Any) -> FinerTarget:
+        """The same classes against those that are nearest in this output."""
+        logits = read_logits(output)
+        return replace(self, nearest=self._nearest(widen(logits), self.indices(logits).reshape(len(logits), -1)))
+
+    def select(self, index: Int[Tensor, " m"]) -> FinerTarget:
+        """The target of the rows that belong to samples `index`."""
+        selected = super().select(index)
+        return selected if self.nearest is None else replace(selected, nearest=self.nearest[index])
+
+    def _nearest(self, logits: Tensor, classes: Tensor) -> Int[Tensor, "n m r"]:
+        distances = (logits.detach()[:, None] - logits.detach().gather(1, classes)[..., None]).abs()
+        distances = distances.scatter(2, classes[..., None], torch.inf)
+        return distances.argsort(dim=2, stable=True)[..., : min(self.references, logits.shape[1] - 1)]
+
+
+@dataclass(frozen=True, eq=False)
+class TopK:
+    """The sum of the k largest logits of each sample; of all, where the model has fewer.
+
+    Which classes they are is settled by the images as they are, not again for each changed row.
+
+    Args:
+        k: how many classes.
+
+    Raises:
+        OptionError: k is no positive int.
+    """
+
+    k: int
+    largest: Int[Tensor, "n k"] | None = field(default=None, repr=False, kw_only=True)
+
+    def __post_init__(self) -> None:
+        positive_int("k", self.k)
+
+    __repr__ = show
+
+    def __call__(self, output: Any) -> Float[Tensor, " n"]:
+        """Scores in logit units."""
+        logits = read_logits(output)
+        largest = self._largest(logits) if self.largest is None else self.largest
+        return widen(logits).gather(1, largest).sum(1)
+
+    def settle(self, output: Any) -> TopK:
+        """The sum of the classes that are largest in this output."""
+        return replace(self, largest=self._largest(read_logits(output)))
+
+    def select(self, index: Int[Tensor, " m"]) -> TopK:
+        """The target of the rows that belong to samples `index`."""
+        return self if self.largest is None else replace(self, largest=self.largest[index])
+
+    def _largest(self, logits: Tensor) -> Int[Tensor, "n k"]:
+        return logits.detach().topk(min(self.k, logits.shape[1]), dim=1).indices
+
+
+@dataclass(frozen=True, eq=False)
+class Negative:
+    """What speaks against: the score of another target with its sign turned.
+
+    For a binary or regression model with one output `Negative(0)` explains the negative class, or a lower value; for
+    others it gives the counterfactual explanation of Grad-CAM (Selvaraju et al., ICCV 2017, Section 3.3).
+
+    Args:
+        target: a target, or classes as everywhere: an int, `(n,)` or `(n, m)`, then their logits.
+
+    Raises:
+        InputError: a callable without `select`, which is as short to negate by hand.
+    """
+
+    target: Any
+
+    def __post_init__(self) -> None:
+        target = resolve_target(self.target, ClassLogit)
+        if not hasattr(target, "select"):
+            raise InputError(
+                f"Negative got {kind_of(self.target)}; expected classes or a target with select. "
+                "For another callable pass targets=lambda output: -function(output)"
+            )
+        object.__setattr__(self, "target", target)
+
+    __repr__ = show
+
+    @property
+    def classes(self) -> Any:
+        """Those of the target, if it has some: they say how many scores a sample has."""
+        return getattr(self.target, "classes", None)
+
+    def __call__(self, output: Any) -> Float[Tensor, "n *targets"]:
+        """-y."""
+        scores: Tensor = -self.target(output)
+        return scores
+
+    def settle(self, output: Any) -> Negative:
+        """The negative of the settled target."""
+        return changed(self, target=settle(self.target, output))
+
+    def select(self, index: Int[Tensor, " m"]) -> Negative:
+        """The target of the rows that belong to samples `index`."""
+        return changed(self, target=self.target.select(index))

@@ -1,0 +1,85 @@
+"""The target of embedding models: how similar the embedding is to another one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn.functional import cosine_similarity
+from torch.utils._pytree import tree_leaves
+
+from gradcam_kit.errors import ShapeError, TargetError
+from gradcam_kit.functional import on_device, widen
+from gradcam_kit.targets.classes import find_logits
+from gradcam_kit.targets.values import changed, read_numbers, show
+
+_NAMES = ("image_embeds", "image_features", "pooler_output")
+
+
+@dataclass(frozen=True, eq=False)
+class EmbeddingSimilarity:
+    r"""The cosine of the angle between an image's embedding and a reference, $\frac{e \cdot r}{|e| |r|}$.
+
+    The reference may come from another picture or, for models of pictures and texts, from a text. The embedding is the
+    output tensor `(n, d)`; in a mapping or a Hugging Face output "image_embeds", "image_features" or "pooler_output",
+    else the only floating tensor; in a tuple the first floating tensor `(n, d)`.
+
+    Args:
+        reference: one embedding for all samples `(d,)`, or one per sample `(n, d)`; any length.
+
+    Raises:
+        ShapeError: embeddings of another size than the reference, or another number of references than samples.
+        TargetError: a reference of length 0, or no embedding in the output.
+    """
+
+    reference: Any
+
+    def __post_init__(self) -> None:
+        reference = read_numbers("reference", self.reference)
+        if reference.ndim not in (1, 2):
+            raise ShapeError(f"reference has shape {tuple(reference.shape)}; expected (d,) or (n, d)")
+        if not reference.any(-1).all():
+            raise TargetError("reference has an embedding of zeros, which has no direction; expected another one")
+        object.__setattr__(self, "reference", reference)
+
+    __repr__ = show
+
+    def __call__(self, output: Any) -> Float[Tensor, " n"]:
+        """Cosines in [-1, 1]."""
+        embeddings = _read_embeddings(output, self.reference.shape[-1])
+        if self.reference.ndim == 2 and len(self.reference) != len(embeddings):
+            raise ShapeError(
+                f"{len(self.reference)} references for {len(embeddings)} images; give one per image, or (d,) for all"
+            )
+        embeddings = widen(embeddings)
+        reference = on_device(self.reference, embeddings.device, embeddings.dtype)
+        return cosine_similarity(_scaled(embeddings), _scaled(reference), dim=-1)
+
+    def select(self, index: Int[Tensor, " m"]) -> EmbeddingSimilarity:
+        """The target of the rows that belong to samples `index`."""
+        if self.reference.ndim == 1:
+            return self
+        return changed(self, reference=on_device(self.reference, index.device)[index])
+
+
+def _scaled(embeddings: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d"]:
+    """The same directions with a largest entry of 1, so that no square underflows or overflows."""
+    largest = embeddings.detach().abs().amax(-1, keepdim=True)
+    return embeddings / largest.where(largest > 0, 1)
+
+
+def _read_embeddings(output: Any, size: int) -> Float[Tensor, "n d"]:
+    named = [output[name] for name in _NAMES if name in output] if isinstance(output, Mapping) else []
+    leaves = tree_leaves(output) if isinstance(output, tuple | list) else named
+    tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+    fitting = [tensor for tensor in tensors if tensor.ndim == 2 and tensor.shape[1] == size]
+    found = fitting[0] if fitting else tensors[0] if tensors else find_logits(output)
+    if found.ndim != 2 or found.shape[1] != size:
+        raise ShapeError(
+            f"the model's embeddings have shape {tuple(found.shape)} and the reference has {size} numbers; "
+            f"expected (n, {size})"
+        )
+    return found

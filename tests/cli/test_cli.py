@@ -1,0 +1,337 @@
+"""The command line as a user types it: what it does, says and exits with."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import disk
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from gradcam_kit.cli import app
+from gradcam_kit.demo import sample_pictures
+from gradcam_kit.functional import normalize
+from gradcam_kit.jobs import RunSummary
+from gradcam_kit.methods import METHODS
+from gradcam_kit.models import load_model
+from gradcam_kit.pixels.decoding import read_picture
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk.move_in(tmp_path, monkeypatch)
+
+
+def cli(*arguments: str) -> tuple[int, str, str]:
+    """Exit status, standard output and error of `gradcam-kit`."""
+    result = CliRunner().invoke(app, arguments)
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.stdout, result.stderr
+
+
+def process(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """The same in a process of its own."""
+    command = [sys.executable, "-m", "gradcam_kit", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env={"PYTHONPATH": str(ROOT)}, check=False)
+
+
+@pytest.mark.parametrize(
+    ("model", "layer"),
+    [("demo", "layer4"), ("torchvision:resnet18", "layer4"), ("timm:test_vit.r160_in1k", None), ("shop:net", "stage2")],
+)
+def test_a_run_with_each_kind_of_model(model: str, layer: str | None) -> None:
+    disk.write_picture(Path("pictures/one/a.jpg"), disk.COFFEE)
+    disk.write_picture(Path("pictures/two/a.jpg"), disk.CAT)
+    methods = ("grad-cam", "layer-cam")
+    status, said, notes = cli(
+        *("run", "pictures", "--model", model, "--out", "out", "--targets", "1", "--workers", "1"),
+        *(word for method in methods for word in ("--method", method)),
+    )
+    assert (status, "2 of 2 pictures explained in" in said) == (0, True)
+    assert "note: pictures are prepared by" in notes
+    loaded = load_model(model)
+    rows = disk.read_rows(Path("out"))
+    assert [(row["path"], row["method"]) for row in rows] == [
+        (f"{folder}/a.jpg", method) for folder in ("one", "two") for method in methods
+    ]
+    for row in rows:
+        assert layer is None or row["layer"] == layer
+        image = loaded.transform(read_picture(Path("pictures", row["path"])))[None]
+        explanation = METHODS[row["method"]](loaded.model, row["layer"]).explain(image, 1)
+        expected = normalize(explanation.saliency[row["layer"]].clamp(min=0))[0].numpy()
+        assert np.abs(row["heatmap"] - expected).max() < 5e-3
+        assert row["score"] == pytest.approx(float(loaded.model(image).softmax(1)[0, 1].detach()), abs=1e-4)
+        assert Path("out/overlays", f"{row['path']}.{row['method']}.jpg").exists()
+
+
+def test_some_pictures_that_fail_make_status_1_and_are_named() -> None:
+    disk.write_pictures(Path("pictures"))
+    disk.break_pictures(Path("pictures"))
+    status, said, problems = cli("run", "pictures", "--model", "shop:net", "--out", "out", "--overlays", "none")
+    assert status == 1
+    assert "7 of 11 pictures explained" in said
+    assert "failed: text.jpg: cannot read the picture" in problems
+    assert len(disk.read_rows(Path("out"))) == 11
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["run", "nothing", "--model", "shop:net", "--out", "out"], "no file or folder 'nothing'"),
+        (["run", "pictures", "--model", "shop:nett", "--out", "out"], "has no factory 'nett'; did you mean 'net'"),
+        (["run", "pictures", "--model", "shop:net", "--out", "out", "--method", "gradcam"], "did you mean 'grad-cam'"),
+        (["run", "pictures", "--model", "shop:net", "--out", "out", "--layer", "stage"], "no layer 'stage'; did you"),
+        (["run", "pictures", "--model", "shop:net", "--out", "out", "--targets", "9"], "class 9 for a model with 3"),
+        (["run", "pictures", "--model", "shop:net", "--out", "out", "--overlays", "some"], "expected all, none or a"),
+        (["run", "pictures", "--model", "shop:net", "--out", "out", "--mean", "a,b,c"], "--mean is 'a,b,c'; expected"),
+        (["run", "pictures", "--model", "shop:net", "--out", "out", "--checkpoint", "x.pt"], "no checkpoint file x.pt"),
+        (["run", "pictures", "--model", "shop:net", "--out", "out", "--dtype", "int8"], "the dtype is 'int8'"),
+        (["run", "pictures", "--model", "shop:net", "--out", "shop.py"], "'shop.py' is a file"),
+        (["run", "pictures", "--model", "shop:net", "--out", "pictures"], "--out is SOURCE itself"),
+        (
+            ["run", "pictures", "--model", "shop:net", "--out", "out", "--mean", "3,0,0"],
+            "--mean is 3,0,0; expected three",
+        ),
+        (
+            ["run", "pictures", "--model", "shop:net", "--out", "out", "--std", "0,1,1"],
+            "--std is 0,1,1; expected three",
+        ),
+        (["run", "pictures", "--model", "shop:value", "--out", "out"], "shop:value is a tuple, and no factory"),
+        (
+            ["run", "pictures", "--model", "shop:net", "--out", "out", "--class-names", "two.txt"],
+            "2 class names and shop",
+        ),
+        (
+            ["run", "pictures", "--model", "shop:net", "--out", "out", "--shard", "2/2"],
+            "the shard is 2/2; expected I/N",
+        ),
+        (["run", "pictures", "--model", "shop:net", "--out", "out", "--shard", "x"], "the shard is 'x'; expected I/N"),
+        (["run", "pictures", "--model", "shop:net", "--out", "out", "--engine", "dask"], "the engine is 'dask'"),
+        (
+            ["run", "pictures", "--model", "shop:net", "--out", "out", "--method", "shop:Faulty"],
+            "the method Faulty fails where the model alone does not: AttributeError: 'LayerCapture' object has no",
+        ),
+        (
+            [
+                *("run", "pictures", "--model", "shop:net", "--out", "out", "--method", "grad-cam"),
+                *("--method", "shop:Faulty", "--layer", "stage1"),
+            ],
+            "the method Faulty fails",
+        ),
+        (
+            ["run", "pictures", "--model", "shop:net", "--out", "out", "--method", "shop:Greedy"],
+            "shop:Greedy(model, layers, batch_size=32) fails: TypeError:",
+        ),
+        (
+            ["run", "pictures", "--model", "shop:crooked", "--out", "out"],
+            "the transform of shop:crooked fails with every picture: AttributeError: 'numpy.ndarray' object has no",
+        ),
+        (["report", "nothing"], "'nothing' holds no run"),
+        (["export", "nothing", "--to", "csv"], "'nothing' holds no run"),
+        (["compare", "nothing", "--model", "shop:net", "--out", "s.png"], "no file or folder 'nothing'"),
+        (["compare", "pictures", "--model", "shop:net", "--out", "s.what"], "no format for the suffix '.what'"),
+        (["compare", "pictures", "--model", "shop:net", "--out", "s.png", "--method", "gradcam"], "mean 'grad-cam'"),
+        (
+            ["compare", "pictures", "--model", "shop:net", "--out", "s.png", "--method", "legrad"],
+            "legrad cannot explain",
+        ),
+        (["compare", "pictures", "--model", "shop:net", "--out", "s.png", "--layer", "stage"], "no layer 'stage'; did"),
+        (["compare", "pictures", "--model", "shop:net", "--out", "s.png", "--metric", "energy-pointing-game"], "masks"),
+        (["layers", "--model", "demmo"], "'demmo' names no model; did you mean 'demo'"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_a_wrong_request_is_one_line_and_status_2(arguments: list[str], says: str) -> None:
+    disk.write_picture(Path("pictures/a.png"), disk.CAT)
+    Path("two.txt").write_text("one\ntwo\n")
+    status, said, problem = cli(*arguments)
+    assert (status, said) == (2, "")
+    last = problem.splitlines()[-1]
+    assert last.startswith("gradcam-kit: ")
+    assert says in last
+    assert all(line.startswith("note: ") for line in problem.splitlines()[:-1])
+    assert not Path("out").exists()
+
+
+@pytest.mark.parametrize("arguments", [["run", "pictures"], ["run", "--nonsense"], ["fly"], ["run", "a", "b"]])
+def test_a_wrong_usage_is_status_2(arguments: list[str]) -> None:
+    status, said, problem = cli(*arguments)
+    assert (status, said) == (2, "")
+    assert "Usage" in problem
+
+
+def test_flags_reach_the_run() -> None:
+    disk.write_pictures(Path("pictures"))
+    Path("names.txt").write_text("x\ny\nz\n")
+    status, _, notes = cli(
+        *("run", "pictures/**/a.png", "--model", "shop:nameless", "--out", "out", "--image-size", "64"),
+        *("--mean", "0,0,0", "--std", "1,1,1", "--class-names", "names.txt", "--targets", "top:2", "--overlays", "1"),
+        *("--layer", "stage1", "--batch-size", "2", "--shard-size", "2", "--dtype", "bfloat16", "--device", "cpu"),
+    )
+    assert status == 0
+    assert "changed by options" in notes
+    rows = disk.read_rows(Path("out"))
+    assert [row["path"] for row in rows] == ["cat/a.png"] * 2 + ["cat/deeper/a.png"] * 2 + ["cup/a.png"] * 2
+    assert {row["layer"] for row in rows} == {"stage1"}
+    assert {row["target_name"] for row in rows} <= {"x", "y", "z"}
+    assert {(row["height"], row["width"]) for row in rows} == {(20, 20)}
+    assert len(list(Path("out/shards").iterdir())) == 2
+    assert sorted(path.name for path in Path("out/overlays").rglob("*.jpg")) == [
+        "a.png.grad-cam.2.jpg",
+        "a.png.grad-cam.jpg",
+    ]
+    assert cli("run", "pictures", "--model", "shop:net", "--out", "out")[0] == 2
+    assert cli("run", "pictures/top.png", "--model", "shop:net", "--out", "out", "--overwrite")[0] == 0
+    assert [row["path"] for row in disk.read_rows(Path("out"))] == ["top.png"]
+
+
+def test_compare_draws_a_sheet_and_replaces_it_only_when_told() -> None:
+    disk.write_picture(Path("pictures/a.png"), disk.CAT)
+    arguments = ("compare", "pictures/a.png", "--model", "shop:net", "--out", "sheet.png")
+    status, said, notes = cli(*arguments)
+    assert (status, "1 of 1 pictures explained" in said) == (0, True)
+    assert "left out, because they do not suit the model or layer: attention-rollout" in notes
+    with Image.open("sheet.png") as sheet:
+        all_methods = sheet.size
+    status, _, problem = cli(*arguments, "--method", "grad-cam")
+    assert (status, "'sheet.png' is there already" in problem) == (2, True)
+    cli(*arguments, "--method", "grad-cam", "--overwrite")
+    with Image.open("sheet.png") as sheet:
+        assert sheet.size[0] < all_methods[0] < 2000  # many methods go on in further rows
+        assert sheet.size[1] < all_methods[1]
+
+
+def test_compare_tells_pictures_of_the_same_name_apart_and_survives_broken_ones() -> None:
+    for folder in ("one", "two"):
+        disk.write_picture(Path(folder, "img.png"), disk.CAT)
+    Path("two/bad.png").write_text("no picture")
+    status, said, problems = cli(
+        *("compare", "one/img.png", "two/img.png", "two/bad.png", "--model", "shop:net", "--out", "rows.csv"),
+        *("--method", "grad-cam", "--method", "center", "--layer", "stage1", "--layer", "stage2", "--layer"),
+        *("stage1+stage2", "--metric", "average-drop", "--targets", "top:2"),
+    )
+    assert (status, "2 of 3 pictures explained" in said) == (1, True)
+    assert "failed: two/bad.png: cannot read the picture" in problems or "failed: bad.png" in problems
+    with Path("rows.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    labels = ["grad-cam stage1", "grad-cam stage2", "grad-cam stage1+stage2", "center"]
+    assert [(row["image"], row["method"]) for row in rows] == [
+        (f"{folder}/img.png", label) for folder in ("one", "two") for _ in range(2) for label in labels
+    ]
+    assert {row["layer"] for row in rows} == {"stage1", "stage2", "stage1+stage2", ""}
+    assert all(0 <= float(row["average-drop"]) <= 100 for row in rows)
+
+
+def test_compare_shows_what_the_model_saw() -> None:
+    disk.write_picture(Path("a.png"), disk.COFFEE)
+    assert cli("compare", "a.png", "--model", "shop:net", "--out", "page.html", "--method", "grad-cam")[0] == 0
+    page = Path("page.html").read_text()
+    data = re.search(r"--gk-picture:url\(data:image/jpeg;base64,(.*?)\)", page)
+    assert data is not None
+    with Image.open(io.BytesIO(base64.b64decode(data[1]))) as picture:
+        x0, y0, x1, y1 = load_model("shop:net").transform.box(*disk.COFFEE.shape[:2])
+        assert picture.size == (round(x1) - round(x0), round(y1) - round(y0))
+
+
+def test_layers_are_listed_and_one_is_chosen() -> None:
+    status, said, _ = cli("layers", "--model", "shop:net")
+    assert status == 0
+    lines = {line.split("│")[1].strip(): line for line in said.splitlines() if "│" in line}
+    assert [cell.strip() for cell in lines["stage2"].split("│")[1:-1]] == [
+        *("stage2", "8 x 7 x 9", "ChannelsFirst", "yes", "yes")
+    ]
+    assert [cell.strip() for cell in lines["stage1"].split("│")[4:-1]] == ["yes", ""]
+    assert "stage2 is chosen: the last layer with positions on which the score depends" in said
+
+
+def test_every_method_is_listed_with_its_needs_cost_and_paper() -> None:
+    status, said, _ = cli("methods")
+    assert status == 0
+    lines = [line for line in said.splitlines() if "│" in line]
+    for name, method in METHODS.items():
+        [line] = [line for line in lines if line.split("│")[1].strip() == name]
+        assert method.cost in line
+        assert method.paper in line
+    assert any("activations, gradients" in line for line in lines)
+
+
+@pytest.mark.slow
+def test_the_demo_finds_the_objects() -> None:
+    status, said, _ = cli("demo", "--out", "shown")
+    assert status == 0
+    shares = {}
+    for line in said.splitlines():
+        if "%" in line:
+            name, share = (cell.strip() for cell in line.split("│")[1:3])
+            shares[name.partition(",")[0]] = float(share.rstrip("%"))
+    [unsuited] = [line for line in said.splitlines() if line.startswith("Not for")]
+    attention = {"attention-rollout", "generic-attention", "grad-eclip", "legrad", "vit-recipro-cam"}
+    assert set(unsuited.partition(": ")[2].split(", ")) == attention
+    assert set(shares) == {*METHODS, "(random)", "(the same everywhere)"} - attention
+    covered = np.mean([sample.mask.mean() for sample in sample_pictures()]) * 100
+    assert shares["(the same everywhere)"] == pytest.approx(covered, abs=0.1)
+    assert shares["(random)"] == pytest.approx(covered, abs=1)
+    assert shares["grad-cam"] > 2 * covered
+    assert len(list(Path("shown/overlays").iterdir())) == 8 * (len(METHODS) - len(attention))
+    with Image.open("shown/methods.png") as sheet:
+        assert sheet.size[0] > 128 * 8
+        assert sheet.size[1] > 128 * (len(METHODS) - len(attention) + 1)
+
+
+@pytest.mark.slow
+def test_the_process_exits_as_documented_and_shows_no_traceback() -> None:
+    disk.write_pictures(Path("pictures"))
+    good = process("run", "pictures", "--model", "demo", "--out", "out", "--overlays", "1")
+    assert (good.returncode, good.stderr.count("\n")) == (0, 3)
+    assert "note: the layer layer4 is explained" in good.stderr
+    disk.break_pictures(Path("pictures"))
+    some = process("run", "pictures", "--model", "demo", "--out", "out", "--overwrite")
+    assert some.returncode == 1
+    assert some.stderr.count("failed: ") == 4
+    again = process("run", "pictures", "--model", "demo", "--out", "out")
+    assert again.returncode == 1
+    assert "(" + str(len(disk.read_rows(Path("out")))) + " of them before)" in again.stdout
+    wrong = process("run", "pictures", "--model", "demo", "--out", "out", "--targets", "1")
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    assert wrong.stderr.splitlines()[-1].startswith("gradcam-kit: 'out' holds a run with different targets")
+    assert "Traceback" not in good.stderr + some.stderr + wrong.stderr
+
+
+def test_help_names_every_exit_status() -> None:
+    cases = (0, False), (1, False), (0, True)
+    ends = [RunSummary("out", 1, failed, (), 0.0, interrupted=stopped) for failed, stopped in cases]
+    known = {2, *(summary.exit_status for summary in ends)}
+    assert {int(number) for number in re.findall(r"\d+", app.info.epilog or "")} == known
+
+
+def test_what_is_imported_is_loaded_when_it_is_used() -> None:
+    code = (
+        "import sys, gradcam_kit; print('torch' in sys.modules, gradcam_kit.GradCAM is gradcam_kit.METHODS['grad-cam'],"
+        " all(hasattr(gradcam_kit, name) for name in gradcam_kit.__all__), 'torch' in sys.modules)"
+    )
+    shown = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={"PYTHONPATH": str(ROOT)}, check=True
+    )
+    assert shown.stdout == "False True True True\n"
+
+
+def test_help_loads_neither_models_nor_renderers() -> None:
+    code = (
+        "import sys, gradcam_kit.cli; from typer.testing import CliRunner;"
+        "print(CliRunner().invoke(gradcam_kit.cli.app, ['--help']).exit_code,"
+        " sorted({'cv2', 'PIL', 'pyarrow', 'pandas', 'timm', 'transformers', 'torchvision'} & set(sys.modules)))"
+    )
+    command = [sys.executable, "-c", code]
+    shown = subprocess.run(command, capture_output=True, text=True, env={"PYTHONPATH": str(ROOT)}, check=True)
+    assert shown.stdout == "0 []\n"
