@@ -8,7 +8,7 @@ import threading
 import torch
 from torch import Tensor, nn
 
-from gradcam_kit.capture.state import is_scripted, unwrap
+from gradcam_kit.capture.model.state import is_scripted, unwrap
 from gradcam_kit.errors import InputError, kind_of
 
 

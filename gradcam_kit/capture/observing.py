@@ -17,8 +17,8 @@ import torch
 from torch import nn
 
 from gradcam_kit.capture.attaching import Hooks, holding_hooks
+from gradcam_kit.capture.model.state import is_scripted
 from gradcam_kit.capture.observable import check_observable, in_backward, is_autograd_thread, is_transformed
-from gradcam_kit.capture.state import is_scripted
 from gradcam_kit.errors import CaptureError
 
 _log = logging.getLogger("gradcam_kit")

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from gradcam_kit.capture.observable import unobservable
-from gradcam_kit.capture.trees import map_output
+from gradcam_kit.capture import map_output, unobservable
 from gradcam_kit.diagnostics.maths.statistics import Moments
 from gradcam_kit.diagnostics.naming import named_leaves
 from gradcam_kit.errors import CaptureError, UnknownNameError, did_you_mean

@@ -9,10 +9,16 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from gradcam_kit.capture.layers import select_layers
-from gradcam_kit.capture.observable import check_observable, unobservable
-from gradcam_kit.capture.observing import Call, Observation, Observer, observe
-from gradcam_kit.capture.trees import map_output
+from gradcam_kit.capture import (
+    Call,
+    Observation,
+    Observer,
+    check_observable,
+    map_output,
+    observe,
+    select_layers,
+    unobservable,
+)
 from gradcam_kit.diagnostics.feature_records import Feature, FeatureCall, Features, Gradients
 from gradcam_kit.diagnostics.maths.statistics import moments
 from gradcam_kit.diagnostics.naming import named_leaves

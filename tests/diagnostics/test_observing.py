@@ -12,7 +12,7 @@ from models import Built
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from gradcam_kit.capture.layers import select_layers
+from gradcam_kit.capture.model.layers import select_layers
 from gradcam_kit.capture.observable import check_observable, unobservable
 from gradcam_kit.capture.observing import Call, Observer, observe
 from gradcam_kit.diagnostics.naming import named_leaves
