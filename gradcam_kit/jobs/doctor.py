@@ -28,14 +28,16 @@ from gradcam_kit.diagnostics.checks.scales import transform_findings
 from gradcam_kit.diagnostics.checks.tasks import outputs_of
 from gradcam_kit.diagnostics.checks.training import run_findings
 from gradcam_kit.diagnostics.findings import Finding, worst_first
-from gradcam_kit.diagnostics.show.page import Channel, DataSection, Pair, render_page
-from gradcam_kit.errors import InputError, OptionError
+from gradcam_kit.diagnostics.report import Report
+from gradcam_kit.diagnostics.show.page import Channel, DataSection, FeatureMaps, Pair, render_page
+from gradcam_kit.errors import GradCamKitError, InputError, OptionError
 from gradcam_kit.jobs.request import ModelRequest, one_line
 from gradcam_kit.jobs.storage.folders import folder_at
 from gradcam_kit.jobs.work.examined import Examined, classes_of, examine_folder, list_folders, prefix_of
 from gradcam_kit.jobs.work.explainer import Explainer
 from gradcam_kit.jobs.work.folder_findings import dim_findings, disagreements, unknown_findings
 from gradcam_kit.jobs.work.loading import load_explainer, note
+from gradcam_kit.jobs.work.observed import feature_maps, observed_training
 from gradcam_kit.jobs.work.reader import Decoded, decode
 from gradcam_kit.transforms import PictureTransform
 
@@ -83,6 +85,8 @@ class Diagnosis:
         skipped: what was not examined, and why.
         page: where the page is.
         seconds: how long each part took.
+        report: about the layers of the copy that was trained.
+        maps: feature maps of some layers.
     """
 
     findings: list[Finding] = field(default_factory=list)
@@ -90,6 +94,8 @@ class Diagnosis:
     skipped: list[tuple[str, str]] = field(default_factory=list)
     page: str = ""
     seconds: dict[str, float] = field(default_factory=dict)
+    report: Report | None = None
+    maps: list[FeatureMaps] = field(default_factory=list)
 
     @property
     def exit_status(self) -> int:
@@ -141,6 +147,8 @@ def examine(request: DoctorRequest, console: Console | None = None) -> Diagnosis
         findings=done.findings,
         inputs=done.inputs,
         skipped=done.skipped,
+        report=done.report,
+        maps=done.maps,
         data=section,
         settings=_settings(request, explainer),
         seconds=done.seconds,
@@ -187,7 +195,14 @@ def _examine_model(
         return
     with done.timed("training"):
         parts = list(zip(images.split(request.batch_size), labels.split(request.batch_size), strict=True))
-        done.findings += run_findings(model, parts, loss, None, request.steps)
+        try:
+            found, done.report = observed_training(model, parts, loss, request.steps)
+            done.maps = feature_maps(model, images.to(explainer.device), done.report)
+        except GradCamKitError as error:
+            done.skipped.append(("layers", one_line(error)))
+            found = run_findings(model, parts, loss, None, request.steps)
+        known = {(finding.kind, finding.layer) for finding in done.findings}
+        done.findings += [finding for finding in found if (finding.kind, finding.layer) not in known]
     with done.timed("overfitting one batch"):
         done.findings += can_overfit(model, batch, loss)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
 from typing import Any
 
@@ -23,6 +25,8 @@ from gradcam_kit.options import positive_int
 
 _RATE = 1e-3
 _SHOWN = 3
+
+Watch = Callable[[nn.Module, torch.optim.Optimizer], AbstractContextManager[Any]]
 
 
 def check_training(
@@ -165,9 +169,23 @@ def optimizer_findings(model: nn.Module, optimizer: torch.optim.Optimizer) -> li
 
 
 def run_findings(
-    model: nn.Module, batches: list[Pair], loss: Loss, optimizer: torch.optim.Optimizer | None, steps: int
+    model: nn.Module,
+    batches: list[Pair],
+    loss: Loss,
+    optimizer: torch.optim.Optimizer | None,
+    steps: int,
+    watch: Watch | None = None,
 ) -> list[Finding]:
-    """Train a copy over the batches with the optimizer's settings, and judge losses and updates."""
+    """Train a copy over the batches with the optimizer's settings, and judge losses and updates.
+
+    Args:
+        model: as it is when training starts.
+        batches: pairs of inputs and labels.
+        loss: `loss(output, labels)`, one number.
+        optimizer: of the model's parameters; None = Adam, which is not judged.
+        steps: training steps.
+        watch: makes a block around the training of the copy, such as that of ModelDiagnostics.
+    """
     device = device_of(model)
     batches = [(moved(inputs, device), moved(labels, device)) for inputs, labels in batches]
     with left_as_found(model, batches, seed=0):
@@ -177,7 +195,8 @@ def run_findings(
         if not trainable:
             return []
         tool = copies[0] if copies else torch.optim.Adam(trainable, lr=_RATE)
-        seen = train(copy, batches, loss, tool, steps)
+        with nullcontext() if watch is None else watch(copy, tool):
+            seen = train(copy, batches, loss, tool, steps)
         with torch.no_grad():
             scores = outputs_of(call(model, batches[0][0]))
     chance = read_task(scores, batches[0][1], loss).chance or 0.0
