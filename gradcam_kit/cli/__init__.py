@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from gradcam_kit.cli.diagnosis import doctor
 from gradcam_kit.cli.options import (
     BatchSize,
     Checkpoint,
@@ -250,44 +251,7 @@ def compare(
     finish(draw_sheet(request, Console(stderr=True)), rest="")
 
 
-@app.command()
-def doctor(
-    model: Model,
-    checkpoint: Checkpoint = None,
-    weights: Weights = None,
-    data: Annotated[
-        str | None,
-        typer.Option(help="Training pictures: a folder with a subfolder per class, a glob, a list file or a table."),
-    ] = None,
-    test: Annotated[str | None, typer.Option(help="Test pictures, likewise: looks for leaks.")] = None,
-    steps: Annotated[int, typer.Option(help="Training steps, on a copy of the model.")] = 20,
-    batch_size: BatchSize = 32,
-    device: Device = None,
-    image_size: ImageSize = None,
-    mean: Mean = None,
-    std: Std = None,
-    class_names: ClassNames = None,
-    out: Annotated[str, typer.Option(help="Folder for doctor.html and doctor.json.")] = "gradcam-doctor",
-    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
-) -> None:
-    """Say what is wrong with a model and its data, and what to try; writes OUT/doctor.html and OUT/doctor.json."""
-    from gradcam_kit.cli.diagnosis import finish_diagnosis
-    from gradcam_kit.jobs import ModelRequest
-    from gradcam_kit.jobs.doctor import DoctorRequest, examine
-
-    asked = ModelRequest(
-        model,
-        checkpoint=checkpoint,
-        weights=weights,
-        image_size=image_size,
-        mean=numbers("--mean", mean),
-        std=numbers("--std", std),
-        class_names=class_names,
-        device=device,
-        batch_size=batch_size,
-    )
-    request = DoctorRequest(asked, data, test, steps, batch_size, out)
-    finish_diagnosis(examine(request, Console(stderr=True)), as_json)
+app.command()(doctor)
 
 
 @app.command()

@@ -1,14 +1,26 @@
-"""Findings on the terminal."""
+"""The command `doctor`, and findings on the terminal."""
 
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.text import Text
 
+from gradcam_kit.cli.options import (
+    BatchSize,
+    Checkpoint,
+    ClassNames,
+    Device,
+    ImageSize,
+    Mean,
+    Model,
+    Std,
+    Weights,
+    numbers,
+)
 from gradcam_kit.cli.printing import say
 
 if TYPE_CHECKING:
@@ -17,6 +29,44 @@ if TYPE_CHECKING:
 
 _STYLES = {"bad": "bold red", "warn": "bold yellow", "note": "bold blue"}
 _TITLES = {"bad": "bad", "warn": "to look at", "note": "good to know"}
+
+
+def doctor(
+    model: Model,
+    checkpoint: Checkpoint = None,
+    weights: Weights = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="Training pictures: a folder with a subfolder per class, a glob, a list file or a table."),
+    ] = None,
+    test: Annotated[str | None, typer.Option(help="Test pictures, likewise: looks for leaks.")] = None,
+    steps: Annotated[int, typer.Option(help="Training steps, on a copy of the model.")] = 20,
+    batch_size: BatchSize = 32,
+    device: Device = None,
+    image_size: ImageSize = None,
+    mean: Mean = None,
+    std: Std = None,
+    class_names: ClassNames = None,
+    out: Annotated[str, typer.Option(help="Folder for doctor.html and doctor.json.")] = "gradcam-doctor",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
+) -> None:
+    """Say what is wrong with a model and its data, and what to try; writes OUT/doctor.html and OUT/doctor.json."""
+    from gradcam_kit.jobs import ModelRequest
+    from gradcam_kit.jobs.doctor import DoctorRequest, examine
+
+    asked = ModelRequest(
+        model,
+        checkpoint=checkpoint,
+        weights=weights,
+        image_size=image_size,
+        mean=numbers("--mean", mean),
+        std=numbers("--std", std),
+        class_names=class_names,
+        device=device,
+        batch_size=batch_size,
+    )
+    request = DoctorRequest(asked, data, test, steps, batch_size, out)
+    finish_diagnosis(examine(request, Console(stderr=True)), as_json)
 
 
 def finish_diagnosis(done: Diagnosis, as_json: bool) -> None:
@@ -29,7 +79,7 @@ def finish_diagnosis(done: Diagnosis, as_json: bool) -> None:
         console.print(_text(finding), soft_wrap=not console.is_terminal)
     for what, why in done.skipped:
         say(_printable(f"not examined: {what}: {why}"), err=False)
-    counts = Counter(finding.level for finding in done.findings)
+    counts: Counter[str] = Counter(finding.level for finding in done.findings)
     found = ", ".join(f"{counts[level]} {title}" for level, title in _TITLES.items())
     say(f"{found if done.findings else 'nothing wrong was found'}; the page: {done.page}", err=False)
     raise typer.Exit(done.exit_status)

@@ -77,7 +77,8 @@ def check_training(
     if any(finding.kind in ("nonfinite", "label-range") for finding in found):
         return worst_first(found)  # all that follows would fail, or say the same
     found += check_loss(model, first, loss, optimizer=optimizer, trained=trained)
-    if not any(finding.kind in ("nonfinite", "no-gradient") and not finding.layer for finding in found):
+    is_detached = any(finding.kind == "no-gradient" and finding.value is None for finding in found)
+    if not is_detached and not any(finding.kind == "nonfinite" for finding in found):
         found += run_findings(model, batches, loss, optimizer, steps)
         found += can_overfit(model, first, loss)
     if any(finding.kind == "diverged" for finding in found):
