@@ -18,7 +18,7 @@ COLLAPSED = (
     "learning rate"
 )
 REDUNDANT = "Units repeat each other. Break the symmetry of the initialization, or make the layer narrower"
-VANISHING = "Early layers hardly learn. Use ReLU-like activations with He initialization, normalization, or residual connections"
+VANISHING = "Early layers hardly learn. Use ReLU-like activations with He initialization, normalization, or shortcuts"
 EXPLODING = "Early layers get huge gradients. Scale down the initialization, normalize, or clip gradients"
 SPIKE = "The training became unstable. Lower the learning rate, warm it up, or clip the gradient norm"
 OVERFLOW = "Half precision ends at 65,504. Normalize, scale down, or use bfloat16"

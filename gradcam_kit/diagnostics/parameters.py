@@ -134,9 +134,10 @@ def _norm(track: ParameterTrack, squares: list[float]) -> Callable[[float, float
 
 def _update(track: ParameterTrack) -> Callable[[float, float], None]:
     def read(change: float, before: float) -> None:
-        if before > 0:
-            track.update.add(change / before)
-            track.updates.append(change / before)
+        if before > 0 or change == 0:
+            ratio = change / before if before > 0 else 0.0
+            track.update.add(ratio)
+            track.updates.append(ratio)
             del track.updates[:-_MOST_NORMS]
 
     return read

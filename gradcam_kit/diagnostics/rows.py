@@ -21,13 +21,13 @@ from gradcam_kit.diagnostics.verdicts import (
 def report_of(ledger: Ledger, limits: Thresholds) -> Report:
     """Judge what was observed."""
     ranks = effective_ranks(ledger, limits)
-    units, silent = unit_findings(ledger, limits)
+    units, silent, starved = unit_findings(ledger, limits)
     dead = {finding.layer for finding in units if finding.kind in ("dead", "constant")}
     findings = [
         *flow_findings(ledger, limits),
         *units,
         *spread_findings(ledger, limits, silent, ranks),
-        *update_findings(ledger, limits, dead),
+        *update_findings(ledger, limits, dead, starved),
     ]
     tracks = sorted(ledger.tracks.values(), key=lambda track: track.order)
     return Report(
@@ -80,13 +80,13 @@ def history_row(track: LayerTrack, step: int) -> dict[str, float]:
     window = track.open
     moments = window.moments
     return {
-        "step": step,
-        "elements": moments.elements,
+        "step": float(step),
+        "elements": float(moments.elements),
         "mean": moments.mean,
         "std": moments.std,
         "min": moments.minimum,
         "max": moments.maximum,
-        "not_finite": moments.nan + moments.inf,
+        "not_finite": float(moments.nan + moments.inf),
         "dead": float(dead_units(track, window) or 0),
         "gradient_norm": window.gradient_norm,
         "saturated": window.saturated / window.sampled if window.sampled else 0.0,

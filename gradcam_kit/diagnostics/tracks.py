@@ -74,7 +74,7 @@ class WindowStats:
     moments: Moments = field(default_factory=Moments)
     low: Any = None
     high: Any = None
-    saturated: float = 0
+    saturated: float = 0.0
     sampled: int = 0
     gradient_norms: list[float] = field(default_factory=list)
     expected: int = 0

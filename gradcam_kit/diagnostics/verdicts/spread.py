@@ -13,6 +13,7 @@ from gradcam_kit.diagnostics.thresholds import Thresholds
 from gradcam_kit.diagnostics.tracks import LayerTrack, Ledger
 
 _GATES = ("Sigmoid", "Hardsigmoid", "Softmax", "LogSoftmax")
+_FEW_DIRECTIONS = 4
 _FEW_CLASSES = 4  # trained features of c classes span c - 1 directions: neural collapse, Papyan et al. 2020
 
 
@@ -32,7 +33,7 @@ def spread_findings(ledger: Ledger, limits: Thresholds, silent: set[str], ranks:
     redundant: list[Finding] = []
     for track in sorted(ledger.tracks.values(), key=lambda own: own.order):
         window = track.last_window(limits.collapsed_samples)
-        features = window.features
+        features = None if window.features is None else window.features.astype(np.float64)
         usable = features is not None and len(features) >= limits.collapsed_samples and track.name in ranks
         if not usable or track.batch < 2 or track.few_inputs or track.units < FEW_INPUTS or track.name in silent:
             continue
@@ -42,7 +43,9 @@ def spread_findings(ledger: Ledger, limits: Thresholds, silent: set[str], ranks:
             collapsed.append(finding)
             continue
         share = redundancy(torch.from_numpy(features), limits.correlation)
-        if share >= limits.redundant and not collapsed and not _is_pass_through(track, ledger):
+        # In features of few directions everything correlates; repeated units leave the others as they are.
+        spans = ranks[track.name] >= max(_FEW_DIRECTIONS, 0.1 * min(len(features), track.units))
+        if share >= limits.redundant and spans and not collapsed and not _is_pass_through(track, ledger):
             redundant.append(_redundant(track, share, len(features), limits))
     return [*_first(collapsed), *_first(redundant)]
 

@@ -31,14 +31,17 @@ def dead_units(track: LayerTrack, window: WindowStats) -> int | None:
     return None
 
 
-def unit_findings(ledger: Ledger, limits: Thresholds) -> tuple[list[Finding], set[str]]:
-    """Return the findings, and the names of all tracks whose output says nothing any more."""
+def unit_findings(ledger: Ledger, limits: Thresholds) -> tuple[list[Finding], set[str], set[str]]:
+    """Return the findings, the tracks whose output says nothing any more, and the layers that get such an input."""
     findings: list[Finding] = []
     silent: set[str] = set()
+    starved: set[str] = set()
     tracks = sorted(ledger.tracks.values(), key=lambda track: track.order)
     for position, track in enumerate(tracks):
         window = track.last_window(limits.dead_samples)
         inherited = _inherits(track, tracks[:position], silent)
+        if inherited:
+            starved.add(track.layer)
         dead = _dead(track, window, tracks[position + 1 :], ledger, limits)
         constant = _constant(track, window, limits)
         if inherited and (dead is not None or constant is not None):
@@ -53,7 +56,7 @@ def unit_findings(ledger: Ledger, limits: Thresholds) -> tuple[list[Finding], se
         saturated = _saturated(track, window, limits)
         if saturated is not None:
             findings.append(saturated)
-    return findings, silent
+    return findings, silent, starved
 
 
 def _inherits(track: LayerTrack, before: list[LayerTrack], silent: set[str]) -> bool:

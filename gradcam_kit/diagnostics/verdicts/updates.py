@@ -16,17 +16,18 @@ _GROWTH = 3.0
 _RECENT = 8
 
 
-def update_findings(ledger: Ledger, limits: Thresholds, dead: Iterable[str]) -> list[Finding]:
+def update_findings(ledger: Ledger, limits: Thresholds, dead: Iterable[str], starved: Iterable[str]) -> list[Finding]:
     """Return what is wrong with gradients and updates of parameters.
 
     Args:
         ledger: what was observed.
         limits: of the verdicts.
         dead: layers with a dead or constant output, which explain missing gradients in front of them.
+        starved: layers whose input is such an output, which explains gradients of 0 at their weights.
     """
     parameters = list(ledger.parameters.values())
     return [
-        *(_without_gradient(parameters, ledger, set(dead)) or _layers_without_gradient(ledger)),
+        *(_without_gradient(parameters, ledger, set(dead), set(starved)) or _layers_without_gradient(ledger)),
         *_outside_of_optimizer(parameters),
         *_frozen(parameters),
         *_updates(parameters, limits),
@@ -49,7 +50,9 @@ def grouped(names: Iterable[str], everyone: Iterable[str]) -> list[str]:
     return list(found)
 
 
-def _without_gradient(parameters: list[ParameterTrack], ledger: Ledger, dead: set[str]) -> list[Finding]:
+def _without_gradient(
+    parameters: list[ParameterTrack], ledger: Ledger, dead: set[str], starved: set[str]
+) -> list[Finding]:
     trained = [own for own in parameters if own.trains and own.window[0]]
     missing = [own for own in trained if own.window[1] == own.window[0]]
     zero = [own for own in trained if own.window[2] == own.window[0]]
@@ -68,7 +71,9 @@ def _without_gradient(parameters: list[ParameterTrack], ledger: Ledger, dead: se
         findings.append(_no_gradient(group, said, advice.UNUSED if unused else advice.DETACHED, trained[0].window[0]))
     last_dead = max((track.order for track in ledger.tracks.values() if track.layer in dead), default=-1)
     orders = {track.layer: track.order for track in ledger.tracks.values()}
-    unexplained = [own.name for own in zero if orders.get(own.module, last_dead + 1) > last_dead]
+    unexplained = [
+        own.name for own in zero if orders.get(own.module, last_dead + 1) > last_dead and own.module not in starved
+    ]
     for group in grouped(unexplained, everyone):
         reached = any(
             track.gradient_norm.value > 0
