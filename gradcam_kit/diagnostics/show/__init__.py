@@ -1,1 +1,1 @@
-"""What people look at: plots and the page."""
+"""How diagnostics look: plots and pages."""
