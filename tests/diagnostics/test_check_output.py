@@ -104,7 +104,8 @@ def test_dropout_that_stays_on() -> None:
 
 
 def test_forgotten_eval_is_said_and_changes_no_other_verdict() -> None:
-    assert said(check_output(network(), batch())) == [("warn", "random-eval")]
+    assert said(check_output(network(), batch())) == [("warn", "random-eval"), ("warn", "batch-leak")]
+    assert said(check_output(network(dropout=0), batch())) == [("warn", "batch-leak")]
     quiet(network().eval(), batch())
     plain = nn.Sequential(nn.Flatten(), nn.Linear(432, CLASSES))
     quiet(plain.train(), batch())
