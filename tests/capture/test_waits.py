@@ -110,7 +110,7 @@ def test_classes_on_the_device_are_read_before_the_pass():
         classes = torch.tensor(CLASSES)
         return GradCAM(model, "block1")(x, classes if x.device.type == "cpu" else on_device(classes))
 
-    assert waits_of_second(explain, blocks(), pictures()) == ["targets.resolve_target: a copy to the host", END]
+    assert waits_of_second(explain, blocks(), pictures()) == ["classes.resolve_target: a copy to the host", END]
 
 
 def test_several_layers_and_methods_wait_once():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from comparisons import is_for_transformers, layers_of
 from models import images
 from torch import Tensor
