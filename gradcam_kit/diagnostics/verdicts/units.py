@@ -44,7 +44,7 @@ def unit_findings(ledger: Ledger, limits: Thresholds) -> tuple[list[Finding], se
             starved.add(track.layer)
         dead = _dead(track, window, tracks[position + 1 :], ledger, limits)
         constant = _constant(track, window, limits)
-        if inherited and (dead is not None or constant is not None):
+        if inherited and (dead is not None or constant is not None or track.producer in silent):
             silent.add(track.name)
         elif dead is not None:
             findings.append(dead)
