@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -62,7 +63,7 @@ def plot_ledger(ledger: Ledger, kind: str) -> Figure:
 
 def _over_layers(tracks: list[LayerTrack], title: str) -> tuple[Figure, Axes]:
     """One column for each layer; names are thinned out where they would overlap."""
-    drawn = figure(min(4 + 0.22 * len(tracks), 24), 5)
+    drawn = figure(min(4 + 0.22 * len(tracks), 24.0), 5.0)
     axes = drawn.subplots()
     every = max(1, math.ceil(len(tracks) / _MOST_LABELS))
     places = range(0, len(tracks), every)
@@ -161,7 +162,7 @@ def _updates(ledger: Ledger) -> Figure:
     measured = [own for own in ledger.parameters.values() if own.update.seen and own.dims >= 2]
     if not measured:
         raise CaptureError("no update was measured; pass optimizer= and run at least one of its steps inside the block")
-    drawn = figure(8, min(1.2 + 0.16 * len(measured), 24))
+    drawn = figure(8.0, min(1.2 + 0.16 * len(measured), 24.0))
     axes = drawn.subplots()
     values = [max(own.update.value, 1e-12) for own in measured]
     y = np.arange(len(measured))[::-1]
@@ -200,7 +201,7 @@ def plot_feature(name: str, tensor: Tensor, unit_axis: int | None, sample: int, 
     one_of("kind", kind, _FEATURES)
     values = tensor.detach().float().cpu()
     if kind == "histogram":
-        drawn = figure(6, 3.5)
+        drawn = figure(6.0, 3.5)
         axes = drawn.subplots()
         axes.hist(values[values.isfinite()].flatten().numpy(), bins=80, color=_BLUE)
         axes.set_title(f"{name}: {values.numel():,} values", loc="left", fontsize=10)
@@ -229,7 +230,7 @@ def _grid(name: str, maps: Any) -> Figure:
     maps = maps[:_MOST_CHANNELS]
     columns = max(1, min(8, math.ceil(math.sqrt(len(maps)))))
     rows = math.ceil(len(maps) / columns)
-    drawn = figure(max(1.3 * columns, 4), max(1.3 * rows + 0.5, 2))
+    drawn = figure(max(1.3 * columns, 4.0), max(1.3 * rows + 0.5, 2.0))
     panels = drawn.subplots(rows, columns, squeeze=False).ravel()
     for place, (axes, own) in enumerate(zip(panels, maps, strict=False)):
         axes.imshow(own, cmap="viridis", aspect="auto" if 1 in own.shape else "equal")
@@ -241,5 +242,5 @@ def _grid(name: str, maps: Any) -> Figure:
     return drawn
 
 
-def _quantile(values: list[float], q: float) -> float:
+def _quantile(values: Sequence[float], q: float) -> float:
     return float(np.quantile(values, q)) if values else math.nan
