@@ -5,6 +5,8 @@ import signal
 import sys
 from types import FrameType
 
+from gradcam_kit.errors import GradCamKitError
+
 _SAID = "gradcam-kit: interrupted\n"
 
 
@@ -15,8 +17,11 @@ def main() -> None:
     try:
         if is_usual:
             signal.signal(signal.SIGINT, _interrupt)
-        from gradcam_kit.cli import main as run
-
+        try:
+            from gradcam_kit.cli import main as run
+        except GradCamKitError as error:  # a library that the command line needs cannot be loaded
+            sys.stderr.write(f"gradcam-kit: {error}\n")
+            sys.exit(2)
         run()
     except KeyboardInterrupt:
         sys.stderr.write(_SAID)

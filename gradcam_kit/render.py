@@ -9,13 +9,13 @@ from functools import lru_cache
 from itertools import accumulate
 from typing import Any, SupportsFloat
 
-import cv2
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from gradcam_kit.errors import OptionError, ShapeError, UnknownNameError, did_you_mean
 from gradcam_kit.functional import on_device
+from gradcam_kit.pixels.opencv import cv2
 from gradcam_kit.pixels.painting import blended_on_device, blended_on_host, colored, exact_share
 from gradcam_kit.pixels.pictures import RGB, Array, Picture, as_rgb, batch_of_one, channels_last, rgb_picture, tensor_of
 from gradcam_kit.pixels.placement import Boxes, places

@@ -12,7 +12,6 @@ from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import cv2
 import numpy as np
 from skimage.measure import label, regionprops
 
@@ -22,6 +21,7 @@ from gradcam_kit.jobs.storage.folders import Folder, LocalFolder, folder_at
 from gradcam_kit.jobs.storage.rows import Row, heatmap_of
 from gradcam_kit.jobs.storage.store import Store
 from gradcam_kit.jobs.work.measuring import metric_fields
+from gradcam_kit.pixels.opencv import cv2
 
 
 def export_run(

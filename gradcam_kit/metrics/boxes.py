@@ -130,7 +130,7 @@ def bounding_boxes(masks: Bool[Tensor, "n h w"]) -> Float[Tensor, "n 4"]:
 
 def _region_boxes(above: NDArray[np.bool_], all_regions: bool) -> NDArray[np.float64]:
     """Boxes around connected regions `(r, 4)`."""
-    import cv2
+    from gradcam_kit.pixels.opencv import cv2
 
     # In two levels: outer contours, those of regions inside of holes too, have no parent; those of holes have one.
     contours, levels = cv2.findContours(above.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)

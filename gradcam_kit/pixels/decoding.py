@@ -9,11 +9,11 @@ from io import SEEK_END
 from os import PathLike
 from typing import Any
 
-import cv2
 import numpy as np
 from PIL import Image, ImageFile, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 from gradcam_kit.errors import PictureError
+from gradcam_kit.pixels.opencv import cv2
 from gradcam_kit.pixels.pictures import RGB, no_white, rgb_picture, with_white
 
 _LARGEST_UNKNOWN = 2**28  # bytes of a file that PIL does not know and OpenCV may

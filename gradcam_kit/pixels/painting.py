@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import cv2
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from gradcam_kit.functional import on_device, upsample
+from gradcam_kit.pixels.opencv import cv2
 from gradcam_kit.pixels.pictures import RGB, as_rgb, levels_of, packed
 from gradcam_kit.pixels.placement import Place
 

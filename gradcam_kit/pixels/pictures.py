@@ -5,7 +5,6 @@ from __future__ import annotations
 from os import PathLike
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from jaxtyping import Float, Shaped, UInt8
@@ -13,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from gradcam_kit.errors import InputError, PictureError, ShapeError, kind_of
+from gradcam_kit.pixels.opencv import cv2
 
 Array = Shaped[np.ndarray, "..."] | Tensor
 """Values of a picture or a heatmap: uint8 in 0..255 or floating point in [0, 1]; on any device."""

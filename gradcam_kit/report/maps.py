@@ -6,11 +6,11 @@ import base64
 import math
 from typing import Any
 
-import cv2
 import numpy as np
 from jaxtyping import Float
 
 from gradcam_kit.jobs.storage.rows import Row, heatmap_of
+from gradcam_kit.pixels.opencv import cv2
 
 FINEST, _COARSEST = 32, 7  # sides of a heatmap on the page
 _BYTES = 16_000_000  # for the heatmaps of all pictures on the page

@@ -16,6 +16,7 @@ from models import build, images, tiny
 from networks import blocks, vit
 from torch import Tensor, nn
 from torch.testing import assert_close
+from wait_cases import CLASSES, EACH_LAYER, TARGETS, pictures
 from waits import END, ROWS, device, on_device, on_host, waits_of
 
 from gradcam_kit import METHODS, EigenSmooth, GradCAM, LayerCAM, explain_all, functional
@@ -24,24 +25,9 @@ from gradcam_kit.errors import CaptureError, ClassIndexError, NonFiniteError
 from gradcam_kit.methods.arithmetic.channels import places
 from gradcam_kit.targets import (
     ClassLogit,
-    ClassProbability,
     DetectionTarget,
-    EmbeddingSimilarity,
-    FinerTarget,
-    LogitDifference,
-    Negative,
     SegmentationTarget,
-    TopK,
 )
-
-EACH_LAYER = pytest.mark.parametrize(
-    ("name", "layer"), [(name, layer) for name in METHODS for layer in layers_of(name)]
-)
-CLASSES = [0, 1, 2]
-
-
-def pictures(name: str = "grad-cam") -> Tensor:
-    return images(3, size=(16, 16) if is_for_transformers(name) else (16, 14)).double()
 
 
 def waits_of_second(explain: Callable[[nn.Module, Tensor], Any], model: nn.Module, x: Tensor) -> list[str]:
@@ -67,20 +53,6 @@ def test_a_call_waits_at_its_end_alone(name, layer, targets):
         return METHODS[name](model, layer, **FEWER.get(name, {}))(x, targets)
 
     assert waits_of_second(explain, home(name), pictures(name)) == waits_of(name, layer)
-
-
-TARGETS = {
-    "n": lambda: CLASSES,
-    "int": lambda: 0,
-    "probability": lambda: ClassProbability(CLASSES),
-    "difference": lambda: LogitDifference(CLASSES, against=[1, 2, 3]),
-    "all others": lambda: LogitDifference(CLASSES),
-    "finer": lambda: FinerTarget(CLASSES),
-    "top": lambda: TopK(2),
-    "negative": lambda: Negative(CLASSES),
-    "embedding": lambda: EmbeddingSimilarity(torch.arange(15.0).view(3, 5) + 1),
-    "callable": lambda: lambda logits: logits[:, 1] * logits[:, 2],
-}
 
 
 @pytest.mark.parametrize("name", ["grad-cam", "score-cam", "ablation-cam", "recipro-cam", "integrated-grad-cam"])
@@ -138,7 +110,7 @@ def test_classes_on_the_device_are_read_before_the_pass():
         classes = torch.tensor(CLASSES)
         return GradCAM(model, "block1")(x, classes if x.device.type == "cpu" else on_device(classes))
 
-    assert waits_of_second(explain, blocks(), pictures()) == ["targets.resolve_target: a copy to the host", END]
+    assert waits_of_second(explain, blocks(), pictures()) == ["classes.resolve_target: a copy to the host", END]
 
 
 def test_several_layers_and_methods_wait_once():

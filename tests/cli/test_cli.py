@@ -13,8 +13,8 @@ from pathlib import Path
 import disk
 import numpy as np
 import pytest
+from commands import cli
 from PIL import Image
-from typer.testing import CliRunner
 
 from gradcam_kit.cli import app
 from gradcam_kit.demo import sample_pictures
@@ -30,14 +30,6 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(autouse=True)
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     disk.move_in(tmp_path, monkeypatch)
-
-
-def cli(*arguments: str) -> tuple[int, str, str]:
-    """Exit status, standard output and error of `gradcam-kit`."""
-    result = CliRunner().invoke(app, arguments)
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result.exit_code, result.stdout, result.stderr
 
 
 def process(*arguments: str) -> subprocess.CompletedProcess[str]:

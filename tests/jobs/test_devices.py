@@ -10,9 +10,9 @@ import torch
 from comparisons import FEWER, home, is_for_transformers
 from models import build, images
 from networks import blocks
-from test_waits import CLASSES, EACH_LAYER, TARGETS, pictures
 from torch import nn
 from torch.testing import assert_close
+from wait_cases import CLASSES, EACH_LAYER, TARGETS, pictures
 from waits import END, device, on_device, on_host
 
 from gradcam_kit import METHODS

@@ -16,8 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from commands import cli
 from PIL import Image
-from test_cli import cli
 
 from gradcam_kit.capture import rescoring
 from gradcam_kit.demo import sample_pictures

@@ -11,8 +11,8 @@ import disk
 import numpy as np
 import pytest
 import torch
+from commands import cli
 from PIL import Image
-from test_cli import cli
 from test_evaluate import asking, rows_of, run_demo, write_samples
 
 from gradcam_kit import GradCAM

@@ -15,7 +15,6 @@ from time import sleep
 import disk
 import numpy as np
 import pytest
-from cv2.utils import logging
 from PIL import Image
 
 from gradcam_kit.jobs import RunRequest, run
@@ -23,6 +22,7 @@ from gradcam_kit.jobs.sources import reading
 from gradcam_kit.jobs.sources.index import Entry
 from gradcam_kit.jobs.sources.reading import decoders_quiet, picture_of
 from gradcam_kit.pixels import pictures
+from gradcam_kit.pixels.opencv import log_level
 from gradcam_kit.pixels.pictures import rgb_picture
 
 ROOT = Path(__file__).parents[2]
@@ -36,10 +36,10 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_decoders_think_of_a_file_stays_out_of_the_terminal(capfd: pytest.CaptureFixture[str]) -> None:
     disk.write_picture(Path("pictures/a.png"), disk.CAT)
     Path("pictures/cut.hdr").write_bytes(b"#?RADIANCE\nFORMAT=32-bit_rle_rgbe\n\n-Y 10 +X 10\nx")
-    before = logging.getLogLevel()
+    before = log_level()
     assert run(RunRequest("shop:net", source="pictures", out="out", workers=1)).failed == 1
     assert capfd.readouterr().err == ""
-    assert logging.getLogLevel() == before != logging.LOG_LEVEL_SILENT
+    assert log_level() == before != 0
     with decoders_quiet():
         warn_like_pil()
     with pytest.warns(UserWarning, match="odd"):

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import random
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +24,6 @@ from rich.console import Console
 from gradcam_kit.capture.rerun import rescore as scoring
 from gradcam_kit.errors import InputError, OptionError, UnknownNameError
 from gradcam_kit.jobs import RunRequest, RunSummary, load_run, run
-from gradcam_kit.jobs import run as local
 from gradcam_kit.jobs.engines.local import has_thumbnail
 from gradcam_kit.jobs.sources import plan as plans
 from gradcam_kit.jobs.sources.index import Entry, find_pictures, index_pictures
@@ -32,6 +32,7 @@ from gradcam_kit.jobs.storage.folders import LocalFolder
 from gradcam_kit.jobs.storage.store import Store
 from gradcam_kit.jobs.work.explainer import Batch, Explained, Explainer
 
+local = sys.modules["gradcam_kit.jobs.run"]  # the package has a function of this name
 ROOT = Path(__file__).parents[2]
 
 

@@ -9,8 +9,6 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
-from cv2.utils import logging
-
 try:
     import fcntl
 except ImportError:  # Windows, where large pictures are not counted
@@ -20,6 +18,7 @@ from gradcam_kit.errors import PictureError
 from gradcam_kit.jobs.sources.index import Entry
 from gradcam_kit.jobs.storage.folders import opened
 from gradcam_kit.pixels.decoding import decode_picture
+from gradcam_kit.pixels.opencv import log_level, set_log_level
 from gradcam_kit.transforms import Picture
 
 _LARGE = 2**26  # pixels; more than cameras have
@@ -86,13 +85,13 @@ def _give_back() -> None:
 @contextmanager
 def decoders_quiet() -> Iterator[None]:
     """`silence_decoders` for a time."""
-    before = logging.getLogLevel()
+    before = log_level()
     with warnings.catch_warnings():
         silence_decoders()
         try:
             yield
         finally:
-            logging.setLogLevel(before)
+            set_log_level(before)
 
 
 def silence_decoders() -> None:
@@ -101,4 +100,4 @@ def silence_decoders() -> None:
     PIL refuses pictures above its limit (179 megapixels) and says nothing about those above half of it.
     """
     warnings.filterwarnings("ignore", module=r"PIL\.")
-    logging.setLogLevel(logging.LOG_LEVEL_SILENT)
+    set_log_level()

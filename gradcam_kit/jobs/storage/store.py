@@ -161,7 +161,7 @@ class Store:
     def write_shard(self, number: int, rows: Sequence[Row], thumbnails: Mapping[str, bytes]) -> Counts:
         """Write the rows of one shard, and before them the thumbnails of its pictures by their keys."""
         counts = counted(rows)
-        metadata = {"gradcam_kit.pixels.pictures": str(counts.pictures), "gradcam_kit.failed": str(counts.failed)}
+        metadata = {"gradcam_kit.pictures": str(counts.pictures), "gradcam_kit.failed": str(counts.failed)}
         schema = pa.schema([*SCHEMA, *self.extra], metadata=metadata)
         with self.named():
             if thumbnails:
