@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from gradcam_kit.cli.diagnosis import doctor
 from gradcam_kit.cli.options import (
     BatchSize,
     Checkpoint,
@@ -248,6 +249,9 @@ def compare(
         overwrite=overwrite,
     )
     finish(draw_sheet(request, Console(stderr=True)), rest="")
+
+
+app.command()(doctor)
 
 
 @app.command()

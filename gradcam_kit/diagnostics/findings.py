@@ -73,7 +73,7 @@ class Finding:
 
     Example:
         >>> print(Finding("warn", "plateau", "", "The loss stopped falling", 0.002, 0.01, 30, "Lower the rate"))
-        WARN plateau: The loss stopped falling (0.002, threshold 0.01, n = 30).
+        WARN plateau: The loss stopped falling (value 0.002, threshold 0.01, n = 30).
              Lower the rate.
     """
 
@@ -81,8 +81,8 @@ class Finding:
     kind: str
     layer: str
     message: str
-    value: float | None = None
-    threshold: float | None = None
+    value: float | int | None = None
+    threshold: float | int | None = None
     n: int | None = None
     advice: str = ""
     source: str = ""
@@ -99,7 +99,7 @@ class Finding:
     def numbers(self) -> str:
         """The value, its threshold and n in words; "" if there are none."""
         parts = [
-            "" if self.value is None else f"{self.value:.4g}",
+            "" if self.value is None else f"value {self.value:.4g}",
             "" if self.threshold is None else f"threshold {self.threshold:.4g}",
             "" if self.n is None else f"n = {self.n:,}",
         ]

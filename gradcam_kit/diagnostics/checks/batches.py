@@ -12,13 +12,13 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from gradcam_kit.errors import InputError, ShapeError, kind_of
 
-BatchOf = Callable[[Any], tuple[Any, Any]]
+BatchOf = Callable[[Any], Any]
 """From what a loader yields to a pair of inputs and labels."""
 
 Pair = tuple[Any, Any]
 
 
-def pairs_of(loader: Iterable[Any], batch: BatchOf | None = None, what: str = "loader") -> Iterator[Pair]:
+def pairs_of(loader: Any, batch: BatchOf | None = None, what: str = "loader") -> Iterator[Pair]:
     """Yield pairs of inputs and labels.
 
     Args:

@@ -25,7 +25,7 @@ _NOISE = 0.5  # of the whole descent
 _SIGMAS, _GAP = 3.0, 0.1
 
 
-def check_curves(history: Mapping[str, Sequence[Any]]) -> list[Finding]:
+def check_curves(history: Any) -> list[Finding]:
     """Check the curves of a training, one value per epoch or step.
 
     Args:
@@ -73,7 +73,7 @@ def diverged(values: Sequence[float], chance: float = 0.0) -> float | None:
     return last if last > values[0] + _ROSE * abs(values[0]) and last > (1 + _ROSE) * chance else None
 
 
-def _read(history: Mapping[str, Sequence[Any]]) -> dict[str, list[float]]:
+def _read(history: Any) -> dict[str, list[float]]:
     if not isinstance(history, Mapping):
         raise InputError(f"the history is {kind_of(history)}; expected a mapping such as {{'train_loss': [2.3, 1.9]}}")
     curves: dict[str, list[float]] = {}

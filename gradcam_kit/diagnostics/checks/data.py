@@ -24,8 +24,8 @@ _PER_CLASS = 10  # samples per class from which on a class without any is remark
 
 
 def check_data(
-    loader: Iterable[Any],
-    test: Iterable[Any] | None = None,
+    loader: Any,
+    test: Any = None,
     *,
     classes: int | Sequence[str] | None = None,
     batch: BatchOf | None = None,
@@ -66,7 +66,7 @@ def check_data(
     return worst_first(found)
 
 
-def read_split(loader: Iterable[Any], title: str, batch: BatchOf | None, what: str = "loader") -> Split:
+def read_split(loader: Any, title: str, batch: BatchOf | None, what: str = "loader") -> Split:
     """Read all batches of a loader."""
     split = Split(title)
     short = {"the training set": "training ", "the test set": "test "}.get(title, "")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from gradcam_kit.capture import check_model
-from gradcam_kit.diagnostics.checks.batches import Pair, call, loss_value, moved, read_pair, samples
+from gradcam_kit.diagnostics.checks.batches import call, loss_value, moved, read_pair, samples
 from gradcam_kit.diagnostics.checks.preserving import copied_together, device_of, left_as_found
 from gradcam_kit.diagnostics.checks.steps import Steps, broadcast_finding, gradient_findings, train
 from gradcam_kit.diagnostics.checks.tasks import Loss, Task, outputs_of, read_task
@@ -21,8 +22,8 @@ _RATE = 1e-3
 
 
 def check_loss(
-    model: nn.Module,
-    batch: Pair,
+    model: Any,
+    batch: Any,
     loss: Loss,
     *,
     optimizer: torch.optim.Optimizer | None = None,
@@ -62,7 +63,6 @@ def check_loss(
         if any(finding.kind == "nonfinite" for finding in found):
             return found
         tool = copies[0] if copies else torch.optim.Adam(_trainable(copy), lr=_RATE)
-        assert isinstance(tool, torch.optim.Optimizer)
         steps = train(copy, [(inputs, labels)], loss, tool, _STEPS)
     return worst_first([*found, *gradient_findings(model, steps, n), *_fall_findings(steps, n)])
 

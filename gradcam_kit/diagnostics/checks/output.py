@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gradcam_kit.capture import check_model
-from gradcam_kit.diagnostics.checks.batches import Pair, call, moved, read_pair, samples
+from gradcam_kit.diagnostics.checks.batches import call, moved, read_pair, samples
 from gradcam_kit.diagnostics.checks.preserving import device_of, left_as_found
 from gradcam_kit.diagnostics.checks.probing import (
     ROUNDING,
@@ -17,6 +17,7 @@ from gradcam_kit.diagnostics.checks.probing import (
     difference_of,
     floating_leaves,
     is_norm,
+    leak_finding,
     random_finding,
 )
 from gradcam_kit.diagnostics.checks.tasks import (
@@ -32,7 +33,7 @@ from gradcam_kit.diagnostics.findings import Finding, Level, worst_first
 _SUM = 1e-4  # deviation from 1 of probabilities
 
 
-def check_output(model: nn.Module, batch: Pair, *, loss: Loss | None = None) -> list[Finding]:
+def check_output(model: Any, batch: Any, *, loss: Loss | None = None) -> list[Finding]:
     """Check what a model answers to one batch of inputs.
 
     The model is examined in eval mode; the modules of a model that is in eval mode keep the modes that they have, so
@@ -171,18 +172,24 @@ def _acts_as_cross_entropy(scores: Tensor, labels: Tensor, loss: Loss, task: Tas
 
 
 def _mode_findings(model: nn.Module, inputs: Any, probe: Probe) -> list[Finding]:
-    """Say what a model in train mode would answer differently, should somebody use it like that."""
-    if not any(is_norm(module) or "drop" in type(module).__name__.lower() for module in model.modules()):
+    """Say what a model in train mode answers differently, should somebody use it like that."""
+    norms = [name for name, module in model.named_modules() if is_norm(module) and module.training]
+    has_dropout = any("drop" in type(module).__name__.lower() for module in model.modules())
+    if not norms and not has_dropout:
         return []
     try:
         with torch.no_grad():
-            leaves = floating_leaves(call(model, inputs))
-    except (RuntimeError, ValueError):
+            first, second = (floating_leaves(call(model, inputs)) for _ in range(2))
+    except (RuntimeError, ValueError):  # such as batch normalization of a single sample
         return []
-    if (difference := difference_of(probe.leaves, leaves)) <= ROUNDING:
-        return []
-    text = "the model is in train mode, where dropout and batch normalization change its answers"
-    return [random_finding("warn", difference, probe.n, text)]
+    found = []
+    if (random := difference_of(first, second)) > ROUNDING and has_dropout:
+        text = "the model is in train mode, where dropout changes its answers from pass to pass"
+        found.append(random_finding("warn", random, probe.n, text))
+    if norms and (change := difference_of(probe.leaves, first)) > ROUNDING:
+        text = "The model is in train mode, where batch normalization mixes the samples of a batch"
+        found.append(leak_finding("warn", norms[0], text, change, ROUNDING, probe.n))
+    return found
 
 
 def _are_shares(scores: Tensor, axis: int) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,12 +19,13 @@ from gradcam_kit.diagnostics.findings import Finding
 
 _MOST = 16  # samples
 _STEPS = 200
+_TELLING = 100  # steps without progress that are enough where time runs out
 _RATES = (1e-3, 1e-2, 3e-2)
 _SHARE = 0.05
 _HOPEFUL = 0.9  # of the first loss; below it a training that ran out of time is on its way
 
 
-def can_overfit(model: nn.Module, batch: Pair, loss: Loss, *, seconds: float = LONGEST) -> list[Finding]:
+def can_overfit(model: Any, batch: Any, loss: Loss, *, seconds: float = LONGEST) -> list[Finding]:
     """Check that a copy of a model can learn at most 16 samples by heart.
 
     Adam takes up to 200 steps without dropout at each of the learning rates 1e-3, 1e-2 and 3e-2, until the loss is
@@ -143,8 +145,9 @@ class _Trial:
         is_open = self.steps.timed_out or any(trial.steps.timed_out for trial in trials)
         level, doubt = "bad", ""
         if is_open:
-            level = "note" if best < _HOPEFUL * first else "warn"
-            doubt = "; time ran out, so this is undecided"
+            is_hopeful = best < _HOPEFUL * first
+            level = "note" if is_hopeful else "bad" if taken >= _TELLING else "warn"
+            doubt = "; time ran out" + (", so this is undecided" if level != "bad" else "")
         return Finding(
             level,  # type: ignore[arg-type]
             "overfit-batch",

@@ -6,6 +6,7 @@ import copy
 import random
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -75,27 +76,27 @@ def copied(model: nn.Module) -> nn.Module:
     Raises:
         InputError: a model that cannot be copied.
     """
-    [model] = copied_together(model)
-    model.train()
-    return model
+    [twin] = copied_together(model)
+    trained: nn.Module = twin.train()
+    return trained
 
 
-def copied_together(model: nn.Module, *others: object) -> list[nn.Module]:
+def copied_together(model: nn.Module, *others: Any) -> list[Any]:
     """Copy a model with what refers to its parameters, such as an optimizer; the model is the first of the copies.
 
     Raises:
         InputError: something that cannot be copied.
     """
     try:
-        copies = copy.deepcopy([model, *others])
+        copies: list[Any] = copy.deepcopy([model, *others])
     except Exception as error:  # what a module holds can refuse for any reason
         raise InputError(
             f"{type(model).__name__} cannot be copied ({type(error).__name__}: {error}), and checks that train work on "
             "a copy; remove what copy.deepcopy refuses from the model"
         ) from error
-    for parameter in copies[0].parameters():  # type: ignore[attr-defined]
+    for parameter in copies[0].parameters():
         parameter.grad = None
-    return copies  # type: ignore[return-value]
+    return copies
 
 
 def device_of(model: nn.Module) -> torch.device | None:

@@ -92,20 +92,8 @@ class Probe:
         training = [name for name, one in self.model.named_modules() if is_norm(one) and one.training]
         where = training[0] if training else ""
         named = f": {where} ({type(self.model.get_submodule(where)).__name__}) is in train mode" if where else ""
-        return [
-            Finding(
-                "bad",
-                "batch-leak",
-                where,
-                f"The answer to a sample depends on the other samples of its batch{named}",
-                value,
-                limit,
-                self.n,
-                "Call model.eval() after all .train() calls; if a module computes over the batch axis (axis 0) by "
-                "itself, that is a bug in its reshape or normalization",
-                "definition: a sample alone gets the answer that it gets in a batch",
-            )
-        ]
+        text = f"The answer to a sample depends on the other samples of its batch{named}"
+        return [leak_finding("bad", where, text, value, limit, self.n)]
 
     def _alone(self) -> float:
         """Return how much the first answers change when their samples come without the others."""
@@ -158,6 +146,22 @@ def random_finding(level: Level, difference: float, n: int, text: str) -> Findin
         "Call model.eval() before evaluation; if it was called, use nn.Dropout or pass training=self.training to "
         "functional.dropout",
         "definition: two passes over one batch agree",
+    )
+
+
+def leak_finding(level: Level, layer: str, text: str, value: float, limit: float, n: int) -> Finding:
+    """Return the finding of answers that depend on other samples."""
+    return Finding(
+        level,
+        "batch-leak",
+        layer,
+        text,
+        value,
+        limit,
+        n,
+        "Call model.eval() after all .train() calls; if a module computes over the batch axis (axis 0) by itself, that "
+        "is a bug in its reshape or normalization",
+        "definition: a sample alone gets the answer that it gets in a batch",
     )
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from gradcam_kit.diagnostics.checks.splits import Split
-from gradcam_kit.diagnostics.findings import Finding
+from gradcam_kit.diagnostics.findings import Finding, Level
 
 _KNOWN = {
     "ImageNet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
@@ -36,7 +36,11 @@ def scale_findings(split: Split) -> list[Finding]:
     if "uint8" in split.dtypes:
         return [_raw("warn", f"Images{where} are uint8, from 0 to 255", high, n)]
     if low >= 0 and high > _RAW:
-        return [_raw("bad", f"Images{where} go from {low:.4g} to {high:.4g}: they are not scaled", high, n)]
+        center = float(mean.mean())
+        return [
+            _raw("bad", f"Images{where} go from {low:.4g} to {high:.4g}: they are not scaled", high, n),
+            _not_normalized("bad", f"Images{where} are not normalized: their mean is {center:.4g}", center, n),
+        ]
     if (how := _normalized_twice(channels.low, channels.high, mean)) is not None:
         return [
             Finding(
@@ -51,21 +55,10 @@ def scale_findings(split: Split) -> list[Finding]:
                 "range of ((x - mean) / std - mean) / std for known means, or |mean| >= 1 and minimum < -6",
             )
         ]
-    if low >= 0 and high <= 1 and float(mean.mean()) > _BRIGHT:
-        return [
-            Finding(
-                "warn",
-                "normalization",
-                "",
-                f"Images{where} are not normalized: they go from {low:.2g} to {high:.2g}, their mean is "
-                f"{float(mean.mean()):.2g}",
-                float(mean.mean()),
-                _BRIGHT,
-                n,
-                "Subtract the mean and divide by the deviation of each channel; pretrained weights need theirs",
-                "LeCun et al., Efficient BackProp, 1998: inputs of mean 0; the limit is a convention",
-            )
-        ]
+    center = float(mean.mean())
+    if low >= 0 and high <= 1 and center > _BRIGHT:
+        text = f"Images{where} are not normalized: they go from {low:.2g} to {high:.2g}, their mean is {center:.2g}"
+        return [_not_normalized("warn", text, center, n)]
     return []
 
 
@@ -123,9 +116,9 @@ def shift_findings(train: Split, test: Split) -> list[Finding]:
     ]
 
 
-def _raw(level: str, text: str, high: float, n: int) -> Finding:
+def _raw(level: Level, text: str, high: float, n: int) -> Finding:
     return Finding(
-        level,  # type: ignore[arg-type]
+        level,
         "range",
         "",
         text,
@@ -134,6 +127,20 @@ def _raw(level: str, text: str, high: float, n: int) -> Finding:
         n,
         "Divide by 255 and normalize: images.float() / 255, then subtract the mean and divide by the deviation",
         "8-bit pixels go from 0 to 255; models are trained on values near 0",
+    )
+
+
+def _not_normalized(level: Level, text: str, value: float, n: int) -> Finding:
+    return Finding(
+        level,
+        "normalization",
+        "",
+        text,
+        value,
+        _BRIGHT,
+        n,
+        "Subtract the mean and divide by the deviation of each channel; pretrained weights need theirs",
+        "LeCun et al., Efficient BackProp, 1998: inputs of mean 0; the limit is a convention",
     )
 
 

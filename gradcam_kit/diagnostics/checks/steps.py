@@ -23,7 +23,7 @@ LONGEST = 60.0
 
 _SAMPLED = 4096
 _SMALLEST, _LARGEST = 1e-5, 1e-1  # of an update relative to the weights
-_SHOWN = 10
+_SHOWN, _SINGLE = 10, 3
 _FIRST = 3  # steps whose updates are judged
 DROPOUTS = ("DropPath", "StochasticDepth", "DropBlock2d", "DropBlock3d")
 """Modules of other libraries that drop activations."""
@@ -127,21 +127,20 @@ def gradient_findings(model: nn.Module, steps: Steps, n: int) -> list[Finding]:
             "Dead or saturated units behind it let nothing through, or a factor in front of the loss is 0",
         ),
     ):
-        found += [
-            Finding(
-                "bad",
-                "no-gradient",
-                place,
-                f"{count} {'parameters have' if count > 1 else 'parameter has'} {what}",
-                0.0,
-                0.0,
-                n,
-                why,
-                "definition",
-            )
-            for place, count in _places(model, names, trainable)[:_SHOWN]
-        ]
+        places = _places(model, names, trainable)
+        if len(places) > _SINGLE:  # one fault, most probably
+            more = f" and {len(places) - _SHOWN} more" if len(places) > _SHOWN else ""
+            listed = ", ".join(place for place, _ in places[:_SHOWN]) + more
+            found.append(_no_gradient("", f"{len(names)} parameters have {what}: {listed}", n, why))
+        else:
+            for place, count in places:
+                text = f"{count} {'parameters have' if count > 1 else 'parameter has'} {what}"
+                found.append(_no_gradient(place, text, n, why))
     return found
+
+
+def _no_gradient(place: str, text: str, n: int, why: str) -> Finding:
+    return Finding("bad", "no-gradient", place, text, 0.0, 0.0, n, why, "definition")
 
 
 def update_findings(steps: Steps, rate: str) -> list[Finding]:

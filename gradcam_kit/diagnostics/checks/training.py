@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
 from typing import Any
 
@@ -25,10 +26,12 @@ from gradcam_kit.options import positive_int
 _RATE = 1e-3
 _SHOWN = 3
 
+Watch = Callable[[nn.Module, torch.optim.Optimizer], AbstractContextManager[Any]]
+
 
 def check_training(
-    model: nn.Module,
-    loader: Iterable[Any],
+    model: Any,
+    loader: Any,
     loss: Loss,
     optimizer: torch.optim.Optimizer | None = None,
     *,
@@ -66,7 +69,7 @@ def check_training(
     found = [
         finding
         for finding in check_output(model, first, loss=loss)
-        if not (model.training and finding.kind == "random-eval" and finding.level == "warn")  # as it should be
+        if not (model.training and finding.kind in ("random-eval", "batch-leak") and finding.level == "warn")
     ]
     found += mode_findings(model)
     if optimizer is not None:
@@ -74,7 +77,8 @@ def check_training(
     if any(finding.kind in ("nonfinite", "label-range") for finding in found):
         return worst_first(found)  # all that follows would fail, or say the same
     found += check_loss(model, first, loss, optimizer=optimizer, trained=trained)
-    if not any(finding.kind in ("nonfinite", "no-gradient") and not finding.layer for finding in found):
+    is_detached = any(finding.kind == "no-gradient" and finding.value is None for finding in found)
+    if not is_detached and not any(finding.kind == "nonfinite" for finding in found):
         found += run_findings(model, batches, loss, optimizer, steps)
         found += can_overfit(model, first, loss)
     if any(finding.kind == "diverged" for finding in found):
@@ -166,9 +170,23 @@ def optimizer_findings(model: nn.Module, optimizer: torch.optim.Optimizer) -> li
 
 
 def run_findings(
-    model: nn.Module, batches: list[Pair], loss: Loss, optimizer: torch.optim.Optimizer | None, steps: int
+    model: nn.Module,
+    batches: list[Pair],
+    loss: Loss,
+    optimizer: torch.optim.Optimizer | None,
+    steps: int,
+    watch: Watch | None = None,
 ) -> list[Finding]:
-    """Train a copy over the batches with the optimizer's settings, and judge losses and updates."""
+    """Train a copy over the batches with the optimizer's settings, and judge losses and updates.
+
+    Args:
+        model: as it is when training starts.
+        batches: pairs of inputs and labels.
+        loss: `loss(output, labels)`, one number.
+        optimizer: of the model's parameters; None = Adam, which is not judged.
+        steps: training steps.
+        watch: makes a block around the training of the copy, such as that of ModelDiagnostics.
+    """
     device = device_of(model)
     batches = [(moved(inputs, device), moved(labels, device)) for inputs, labels in batches]
     with left_as_found(model, batches, seed=0):
@@ -178,8 +196,8 @@ def run_findings(
         if not trainable:
             return []
         tool = copies[0] if copies else torch.optim.Adam(trainable, lr=_RATE)
-        assert isinstance(tool, torch.optim.Optimizer)
-        seen = train(copy, batches, loss, tool, steps)
+        with nullcontext() if watch is None else watch(copy, tool):
+            seen = train(copy, batches, loss, tool, steps)
         with torch.no_grad():
             scores = outputs_of(call(model, batches[0][0]))
     chance = read_task(scores, batches[0][1], loss).chance or 0.0

@@ -34,7 +34,7 @@ def attention_entropy(
     keys = allowed.sum(dim=-1).expand(wide.shape[:3])
     entropies = torch.special.entr(wide).sum(dim=-1) / keys.clamp(min=2).to(wide.dtype).log()
     counts = keys >= 2
-    mean = (entropies * counts).sum(dim=-1) / counts.sum(dim=-1).clamp(min=1)
+    mean: Tensor = (entropies * counts).sum(dim=-1) / counts.sum(dim=-1).clamp(min=1)
     return mean.clamp(0, 1)
 
 

@@ -88,6 +88,6 @@ def _centered(features: Float[Tensor, "n k"]) -> Float[Tensor, "n k"]:
     if not bool(features.isfinite().all()):
         raise NonFiniteError("features hold NaN or infinite values; find their origin before their rank is of use")
     wide = features.detach().to("cpu", torch.float64)
-    centered = wide - wide.mean(dim=0)
+    centered: Tensor = wide - wide.mean(dim=0)
     noise = torch.finfo(features.dtype).eps * wide.norm(dim=0)
-    return centered * (centered.norm(dim=0) > noise)
+    return centered.where(centered.norm(dim=0) > noise, 0.0)
