@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -22,101 +20,10 @@ from gradcam_kit.capture import (
     select_layers,
     unobservable,
 )
+from gradcam_kit.diagnostics.gradient_records import GradientRecords
 from gradcam_kit.diagnostics.naming import named_leaves
-from gradcam_kit.errors import CaptureError, InputError, OptionError, UnknownNameError, did_you_mean, kind_of
+from gradcam_kit.errors import InputError, OptionError, kind_of
 from gradcam_kit.options import finite_number, non_negative
-
-
-@dataclass(eq=False)
-class GradientRecord:
-    """The gradients that arrived at one output or parameter.
-
-    Attributes:
-        shape: of the last one.
-    """
-
-    shape: tuple[int, ...] = ()
-    _norms: list[Tensor] = field(default_factory=list, repr=False)
-    _largest: list[Tensor] = field(default_factory=list, repr=False)
-
-    def add(self, gradient: Tensor) -> None:
-        """Measure a gradient on its device; nothing waits for it."""
-        own = gradient.detach()
-        self.shape = tuple(own.shape)
-        wide = own if own.dtype == torch.float64 else own.float()
-        self._norms.append(torch.linalg.vector_norm(wide))
-        self._largest.append(torch.linalg.vector_norm(wide, torch.inf))
-
-    @property
-    def norms(self) -> list[float]:
-        """Euclidean norm of each gradient, in the order of arrival."""
-        return torch.stack(self._norms).tolist() if self._norms else []
-
-    @property
-    def norm(self) -> float:
-        """Norm of the last gradient; NaN before any."""
-        return self.norms[-1] if self._norms else math.nan
-
-    @property
-    def rms(self) -> float:
-        """Norm of the last gradient divided by the square root of the number of its values."""
-        return self.norm / math.sqrt(max(math.prod(self.shape), 1))
-
-    @property
-    def largest(self) -> float:
-        """Largest magnitude in the last gradient; NaN before any."""
-        return float(self._largest[-1]) if self._largest else math.nan
-
-    @property
-    def calls(self) -> int:
-        """How many gradients arrived."""
-        return len(self._norms)
-
-
-class GradientRecords(Mapping[str, GradientRecord]):
-    """Name of a layer (its output) or of a parameter -> the gradients that arrived, in the order of arrival."""
-
-    def __init__(self, names: Sequence[str]) -> None:
-        self.names = tuple(names)
-        self.records: dict[str, GradientRecord] = {}
-
-    def record(self, name: str) -> GradientRecord:
-        """Return the record of a name, made when it is first asked for."""
-        return self.records.setdefault(name, GradientRecord())
-
-    def __getitem__(self, name: str) -> GradientRecord:
-        if name not in self.records:
-            if name in self.names:
-                raise CaptureError(
-                    f"no gradient arrived at {name!r}; run the backward pass inside the block, and for the outputs of "
-                    "layers the forward pass too"
-                )
-            raise UnknownNameError(f"{name!r} is not watched{did_you_mean(name, self.names)}")
-        return self.records[name]
-
-    def __contains__(self, name: object) -> bool:
-        return name in self.records
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.records)
-
-    def __len__(self) -> int:
-        return len(self.records)
-
-    @property
-    def total_norm(self) -> float:
-        """The norm of the last gradients of all watched parameters together: one number for the whole."""
-        return math.sqrt(sum(own.norm**2 for name, own in self.records.items() if name in _parameters_of(self)))
-
-
-def _parameters_of(records: GradientRecords) -> set[str]:
-    return records.parameters if isinstance(records, _Watched) else set()
-
-
-class _Watched(GradientRecords):
-    def __init__(self, names: Sequence[str], parameters: set[str]) -> None:
-        super().__init__([*names, *parameters])
-        self.parameters = parameters
 
 
 class _Outputs(Observer):
@@ -165,7 +72,7 @@ def monitor_gradients(model: Any, layers: Any = None) -> Iterator[GradientRecord
     inner = check_observable(model)
     selected = select_layers(inner, layers, model)
     own = _parameters(inner, selected)
-    records = _Watched(tuple(selected), set(own))
+    records = GradientRecords(selected, own)
     outputs = _Outputs(records)
     with observe(model, selected, outputs) as observation:
         outputs.observation = observation
@@ -208,7 +115,8 @@ def clip_gradients(
     def clipped(gradient: Tensor) -> Tensor:
         if max_norm is None:
             return gradient.clamp(-limit, limit)
-        return gradient * (limit / (torch.linalg.vector_norm(gradient) + 1e-6)).clamp(max=1.0)
+        factor: Tensor = (limit / (torch.linalg.vector_norm(gradient) + 1e-6)).clamp(max=1.0)
+        return gradient * factor
 
     with ExitStack() as stack:
         attach = stack.enter_context(holding_hooks(every_thread=True))
@@ -279,7 +187,8 @@ def _smoothing(decay: float) -> Any:
         own = gradient.detach()
         average = (1 - decay) * own if average is None else decay * average + (1 - decay) * own
         state["average"], state["calls"] = average, state["calls"] + 1
-        return average / (1 - decay ** state["calls"])
+        corrected: Tensor = average / (1 - decay ** state["calls"])
+        return corrected
 
     return smooth
 

@@ -12,7 +12,6 @@ import threading
 import weakref
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from models import Built
@@ -230,24 +229,6 @@ def test_memory_does_not_grow() -> None:
     result = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True)
     before, after = map(int, result.stdout.split())
     assert after - before < 3 * 20_000  # three layers: medians of 512 values, and 18 rows of 112 bytes
-
-
-def test_a_full_history_halves_its_resolution() -> None:
-    from gradcam_kit.diagnostics.history import FIELDS, History
-    from gradcam_kit.diagnostics.maths.histogram import COARSE
-
-    history, rng = History(), np.random.default_rng(0)
-    parts = [rng.standard_normal(50) for _ in range(1024)]
-    for number, part in enumerate(parts):
-        row = dict.fromkeys(FIELDS, 0.0) | {"step": float(number), "elements": 50.0}
-        row |= {"mean": part.mean(), "std": part.std(), "min": part.min(), "max": part.max()}
-        history.add(row, np.eye(COARSE)[number % COARSE])
-    assert len(history.values) == 256
-    assert history.windows == 4
-    first = np.concatenate(parts[:4])
-    assert history.column("mean")[0] == pytest.approx(first.mean(), rel=1e-5)
-    assert history.column("std")[0] == pytest.approx(first.std(), rel=1e-5)
-    assert history.column("step")[0] == 3
 
 
 def test_merging_ranks_changes_neither() -> None:
