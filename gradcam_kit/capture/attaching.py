@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-_FEWEST_PRUNED = 256
+_FEWEST_PRUNED = 64
 _lock = threading.Lock()
 
 

@@ -7,6 +7,7 @@ import threading
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from gradcam_kit.capture.model.state import is_scripted, unwrap
 from gradcam_kit.errors import InputError, kind_of
@@ -59,7 +60,7 @@ def in_backward() -> bool:
 
 def is_transformed() -> bool:
     """Whether torch runs under vmap, a functorch transform, or tracing, where tensors have no values of their own."""
-    if torch.jit.is_tracing() or torch.compiler.is_compiling():
+    if torch._C._get_tracing_state() is not None or torch.compiler.is_compiling():
         return True
     return torch._C._functorch.peek_interpreter_stack() is not None
 
@@ -86,3 +87,12 @@ def unobservable(value: object) -> str | None:
 def is_autograd_thread() -> bool:
     """Whether Python did not start this thread: autograd has one per device."""
     return isinstance(threading.current_thread(), threading._DummyThread)
+
+
+def places(model: nn.Module) -> dict[str, object]:
+    """Return device and type of every parameter and buffer, and whether a lazy module has built it."""
+    return {
+        name: (tensor.device, tensor.dtype, is_lazy(tensor))
+        for named in (model.named_parameters(), model.named_buffers())
+        for name, tensor in named
+    }

@@ -15,11 +15,10 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.parameter import is_lazy
 
 from gradcam_kit.capture.attaching import Hooks, holding_hooks
 from gradcam_kit.capture.model.state import is_scripted
-from gradcam_kit.capture.observable import check_observable, in_backward, is_autograd_thread, is_transformed
+from gradcam_kit.capture.observable import check_observable, in_backward, is_autograd_thread, is_transformed, places
 from gradcam_kit.errors import CaptureError
 
 _log = logging.getLogger("gradcam_kit")
@@ -122,7 +121,7 @@ def observe(
     """
     inner = check_observable(model)
     before = {name: module for name, module in inner.named_modules() if not is_scripted(module)}
-    places = _places(inner)
+    places_before = places(inner)
     with ExitStack() as stack:
         attach = stack.enter_context(holding_hooks(every_thread=True))
         observation = Observation(inner, dict(layers), attach, every)
@@ -145,10 +144,10 @@ def observe(
             group.switch(watch)
         attach.after(inner, watch.end, with_kwargs=True)
         yield observation
-    _check_unchanged(inner, before, places)
+    _check_unchanged(inner, before, places_before)
 
 
-def _check_unchanged(inner: nn.Module, before: Mapping[str, nn.Module], places: Mapping[str, object]) -> None:
+def _check_unchanged(inner: nn.Module, before: Mapping[str, nn.Module], places_before: Mapping[str, object]) -> None:
     changed = [name for name, module in inner.named_modules() if not is_scripted(module) and name not in before]
     changed += [name for name, module in before.items() if _get(inner, name) is not module]
     if changed:
@@ -157,23 +156,14 @@ def _check_unchanged(inner: nn.Module, before: Mapping[str, nn.Module], places: 
             f"{', ...' * (len(changed) > 5)}; what they did was not observed. Build the model before the block"
         )
 
-    now = _places(inner)
-    moved = [name for name, place in places.items() if now.get(name, place) != place]
+    now = places(inner)
+    moved = [name for name, place in places_before.items() if now.get(name, place) != place]
     if moved:
         names = dict.fromkeys(name.rpartition(".")[0] or type(inner).__name__ for name in moved)
         raise CaptureError(
             f"modules of {type(inner).__name__} were built, moved or cast inside the block: {', '.join([*names][:5])}"
             f"{', ...' * (len(names) > 5)}; values before and after do not belong together. Do it before the block"
         )
-
-
-def _places(model: nn.Module) -> dict[str, object]:
-    """Device and type of every parameter and buffer, and whether a lazy module has built it."""
-    return {
-        name: (tensor.device, tensor.dtype, is_lazy(tensor))
-        for named in (model.named_parameters(), model.named_buffers())
-        for name, tensor in named
-    }
 
 
 class _Watch:

@@ -77,7 +77,8 @@ class Accumulators:
         self._flush_features()
         for copied in self.copied:
             copied.read()
-        self.copied = [copied for scalars in self.scalars.values() if (copied := scalars.flush()) is not None]
+        started = [scalars.flush() for scalars in self.scalars.values()]
+        self.copied = [copied for copied in started if copied is not None]
         if wait or all(device.type == "cpu" for device in self.scalars):
             for copied in self.copied:
                 copied.read()

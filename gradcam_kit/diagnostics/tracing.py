@@ -46,8 +46,7 @@ class Finder(Protocol):
 
 def largest_magnitude(tensor: Tensor) -> float:
     """Return max |x|: NaN if any value is NaN, infinity if any is infinite. Waits for the device."""
-    low, high = torch.aminmax(tensor.detach())
-    low, high = float(low), float(high)
+    low, high = map(float, torch.aminmax(tensor.detach()))
     return math.nan if math.isnan(low) or math.isnan(high) else max(abs(low), abs(high))
 
 

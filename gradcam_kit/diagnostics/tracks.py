@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import Any
@@ -19,7 +20,7 @@ _MOST_VALUES = 512
 class RunningMedian:
     """The median of a stream in constant memory: of all values up to 512, of every second, fourth, ... beyond."""
 
-    values: list[float] = field(default_factory=list)
+    values: Any = field(default_factory=lambda: array("d"))
     stride: int = 1
     seen: int = 0
 
@@ -34,15 +35,15 @@ class RunningMedian:
     @property
     def value(self) -> float:
         """The median; NaN before any value."""
-        return median(self.values) if self.values else float("nan")
+        return float(median(self.values)) if self.values else float("nan")
 
     def merge(self, other: RunningMedian) -> RunningMedian:
         """Return the median of both streams."""
-        values = sorted(self.values + other.values)
+        values = sorted([*self.values, *other.values])
         stride = max(self.stride, other.stride)
         while len(values) > _MOST_VALUES:
             values, stride = values[::2], 2 * stride
-        return RunningMedian(values, stride, self.seen + other.seen)
+        return RunningMedian(array("d", values), stride, self.seen + other.seen)
 
 
 def _least(a: Any, b: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import pickle
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -14,19 +13,18 @@ from torch.optim import Optimizer
 
 from gradcam_kit.capture import check_observable, observe, select_layers
 from gradcam_kit.diagnostics.collecting import Collector
-from gradcam_kit.diagnostics.maths.histogram import coarsen, edges, ordered
+from gradcam_kit.diagnostics.maths.histogram import coarsen
 from gradcam_kit.diagnostics.parameters import ParameterWatch
 from gradcam_kit.diagnostics.report import Report
 from gradcam_kit.diagnostics.rows import history_row, report_of
 from gradcam_kit.diagnostics.thresholds import Thresholds
 from gradcam_kit.diagnostics.tracks import Ledger, WindowStats
+from gradcam_kit.diagnostics.writing import write_window
 from gradcam_kit.errors import CaptureError, InputError, kind_of
 from gradcam_kit.options import positive_int, whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-_log = logging.getLogger("gradcam_kit")
 
 
 class ModelDiagnostics:
@@ -215,7 +213,8 @@ class ModelDiagnostics:
             self._ledger.window_norms = [*self._ledger.window_norms, max(norms)][-16:]
         self._window_start = self._ledger.steps
         self._collector.begin_window()
-        self._write()
+        if self._writer is not None and not write_window(self._writer, self._ledger):
+            self._writer = None
 
     # Results ----------------------------------------------------------------------------------------------------
 
@@ -269,23 +268,6 @@ class ModelDiagnostics:
             self._collector.flush(wait=True)
             self._collector.read_window(close=False)
             self._ledger.never_ran = self._observation.never_ran
-
-    def _write(self) -> None:
-        if self._writer is None:
-            return
-        step, limits = self._ledger.steps, edges()
-        try:
-            for track in self._ledger.tracks.values():
-                if track.closed is not None:
-                    self._writer.scalar(f"{track.name}/mean", track.closed.moments.mean, step)
-                    self._writer.scalar(f"{track.name}/std", track.closed.moments.std, step)
-                    self._writer.scalar(f"{track.name}/gradient_norm", track.closed.gradient_norm, step)
-                    self._writer.histogram(track.name, limits, ordered(track.counts), step)
-            for parameter in self._ledger.parameters.values():
-                self._writer.scalar(f"{parameter.name}/update_ratio", parameter.update.value, step)
-        except Exception as error:  # the training goes on whatever a logger does
-            _log.warning("the writer failed and is dropped: %s: %s", type(error).__name__, error)
-            self._writer = None
 
     def _new_ledger(self) -> Ledger:
         return Ledger(type(self._inner).__name__, window=self._window, exact=self._exact)

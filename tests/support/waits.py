@@ -51,7 +51,11 @@ def metric_waits(name: str) -> list[str]:
     runs_again = name in ("coherency", "adcc", "arcc", "sensitivity-max")
     imputes = name.startswith("road") or name == "arcc"
     finds_boxes = name == "box-accuracy"
-    return ["deferred_checks.raise_first"] * runs_again + ["imputation._solve"] * imputes + ["boxes.box_overlaps"] * finds_boxes
+    return (
+        ["deferred_checks.raise_first"] * runs_again
+        + ["imputation._solve"] * imputes
+        + ["boxes.box_overlaps"] * finds_boxes
+    )
 
 
 class OnDevice(Tensor):

@@ -33,9 +33,10 @@ def spread_findings(ledger: Ledger, limits: Thresholds, silent: set[str], ranks:
     redundant: list[Finding] = []
     for track in sorted(ledger.tracks.values(), key=lambda own: own.order):
         window = track.last_window(limits.collapsed_samples)
-        features = None if window.features is None else window.features.astype(np.float64)
-        usable = features is not None and len(features) >= limits.collapsed_samples and track.name in ranks
-        if not usable or track.batch < 2 or track.few_inputs or track.units < FEW_INPUTS or track.name in silent:
+        if window.features is None or len(window.features) < limits.collapsed_samples or track.name not in ranks:
+            continue
+        features = window.features.astype(np.float64)
+        if track.batch < 2 or track.few_inputs or track.units < FEW_INPUTS or track.name in silent:
             continue
         between = float(features.var(axis=0).mean()) / max(window.moments.mean_square, 1e-300)
         finding = _collapsed(track, ranks[track.name], between, len(features), ledger, limits)

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from gradcam_kit.diagnostics import advice
-from gradcam_kit.diagnostics.findings import Finding
+from gradcam_kit.diagnostics.findings import Finding, Level
 from gradcam_kit.diagnostics.thresholds import Thresholds
 from gradcam_kit.diagnostics.tracks import LayerTrack, Ledger, WindowStats
 
@@ -44,7 +44,7 @@ def unit_findings(ledger: Ledger, limits: Thresholds) -> tuple[list[Finding], se
             starved.add(track.layer)
         dead = _dead(track, window, tracks[position + 1 :], ledger, limits)
         constant = _constant(track, window, limits)
-        if inherited and (dead is not None or constant is not None):
+        if inherited and (dead is not None or constant is not None or track.producer in silent):
             silent.add(track.name)
         elif dead is not None:
             findings.append(dead)
@@ -80,10 +80,10 @@ def _dead(
     if share < limits.dead_warn:
         return None
     chance = 1 - 0.05 ** (1 / n)
-    level = "bad" if share >= limits.dead_bad else "warn"
+    level: Level = "bad" if share >= limits.dead_bad else "warn"
     first = " at initialization" if track.windows == 0 and ledger.optimizer_steps <= 1 and ledger.has_optimizer else ""
     return Finding(
-        "note" if n < limits.dead_samples else level,  # type: ignore[arg-type]
+        "note" if n < limits.dead_samples else level,
         "dead",
         track.layer,
         f"{dead} of {track.units} units never answered{first}; the chance that another sample wakes one is at most "
@@ -126,7 +126,7 @@ def _constant(track: LayerTrack, window: WindowStats, limits: Thresholds) -> Fin
     share = float(same.mean())
     if share < limits.constant:
         return None
-    level = "note" if track.zero_weight else "bad" if n >= _FEWEST else "warn"
+    level: Level = "note" if track.zero_weight else "bad" if n >= _FEWEST else "warn"
     return Finding(
         level,
         "constant",

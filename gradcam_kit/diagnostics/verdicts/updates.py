@@ -157,7 +157,9 @@ def _frozen(parameters: list[ParameterTrack]) -> list[Finding]:
 
 
 def _updates(parameters: list[ParameterTrack], limits: Thresholds) -> list[Finding]:
-    ratios = {own.name: median(own.window[3]) for own in parameters if own.dims >= 2 and own.window[3]}
+    # Tokens and positions start near 0, so their first relative updates say nothing.
+    weights = [own for own in parameters if own.dims >= 2 and "weight" in own.name.rpartition(".")[2]]
+    ratios = {own.name: median(own.window[3]) for own in weights if own.window[3]}
     moving = {name: ratio for name, ratio in ratios.items() if ratio > 0}
     findings = []
     for is_high, limit, words in (
