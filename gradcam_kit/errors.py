@@ -49,6 +49,10 @@ class NonFiniteError(GradCamKitError, ValueError):
     """NaN or infinite values in images, activations or gradients."""
 
 
+class MemoryLimitError(GradCamKitError, MemoryError):
+    """More was asked to be kept than a limit allows; the message names the layer, the size and a way out."""
+
+
 class CaptureError(GradCamKitError, RuntimeError):
     """A layer whose activations or gradients could not be taken."""
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from gradcam_kit.cli.diagnosis import doctor
 from gradcam_kit.cli.lists import layers, methods, metrics
 from gradcam_kit.cli.options import (
     BatchSize,
@@ -267,7 +268,7 @@ def compare(
     finish(draw_sheet(request, Console(stderr=True)), rest="")
 
 
-for listed in (layers, methods, metrics):
+for listed in (doctor, layers, methods, metrics):
     app.command()(listed)
 
 
