@@ -12,6 +12,8 @@ from rich.console import Console
 from torch import nn
 
 from gradcam_kit.jobs import Run, RunRequest, RunSummary, load_run, run
+from gradcam_kit.jobs.storage.ownership import check_page
+from gradcam_kit.jobs.storage.store import Store
 from gradcam_kit.report import is_current, write_report
 
 
@@ -21,6 +23,8 @@ def run_and_report(request: RunRequest, console: Console | None = None) -> RunSu
     Raises:
         GradCamKitError: the request is wrong; the folder is as it was.
     """
+    if request.report and not request.overwrite:
+        check_page(Store.at(request.out).folder, "move it, or leave out the report: --no-report")
     summary = run(request, console)
     if not request.report or summary.missing or summary.left or summary.interrupted:
         return summary

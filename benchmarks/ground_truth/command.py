@@ -35,6 +35,7 @@ def run(
     figure: Annotated[
         Path | None, typer.Option(help="where the figure (.png) goes instead, with the table (.md) beside it; likewise")
     ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace files that this did not write")] = False,
 ) -> None:
     """Where each method finds the right answer, and where it fails, on networks and data whose answer is known.
 
@@ -55,6 +56,8 @@ def run(
         raise typer.BadParameter(f"no test {sorted(unknown)}; known are {[test.name for test in TESTS]}")
     for name in set(method or ()) - set(METHODS):
         raise typer.BadParameter(f"there is no method {name!r}{did_you_mean(name, METHODS)}")
+    if not overwrite:
+        _check_own(out, figure)
     console = Console()
     columns: dict[str, Found] = {}
     seconds: dict[str, float] = {}
@@ -86,6 +89,19 @@ def run(
         readme = ROOT / "README.md"
         block = table.markdown(cells, table.SHOWN, interval=False)
         _write(readme, between_markers(readme.read_text(), block, *_MARKERS), console)
+
+
+def _check_own(out: Path | None, figure: Path | None) -> None:
+    """Refuse to replace files of others; a figure is one of this command's if the table beside it is."""
+    table_of_figure = None if figure is None else figure.with_suffix(".md")
+    marks = {out: '"command": "ground-truth"', figure: None, table_of_figure: "`python -m benchmarks ground-truth`"}
+    for path, mark in marks.items():
+        if path is None or not path.exists():
+            continue
+        told = path if mark else table_of_figure
+        text = told.read_text(errors="replace") if told is not None and told.is_file() else ""
+        if (mark or "`python -m benchmarks ground-truth`") not in text:
+            raise typer.BadParameter(f"{path} is there already, and this command did not write it; add --overwrite")
 
 
 def _write(path: Path, text: str, console: Console) -> None:

@@ -14,14 +14,18 @@ from gradcam_kit.cli.options import (
     Checkpoint,
     ClassNames,
     Device,
+    Directory,
     Dtype,
     ImageSize,
     Layer,
     MaskFolder,
     Mean,
     Method,
+    MethodOfRun,
     Metrics,
     Model,
+    ModelOfRun,
+    ReplaceForeign,
     Std,
     Targets,
     Weights,
@@ -41,14 +45,17 @@ app = typer.Typer(
 
 
 @app.command()
-def demo(out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("gradcam-demo")) -> None:
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("gradcam-demo"),
+    overwrite: ReplaceForeign = False,
+) -> None:
     """Explain eight bundled pictures with every method, and measure which of them find the object."""
     from gradcam_kit.jobs.demo import DemoRow, run_demo
 
     def finished(row: DemoRow) -> None:
         say(f"{row.name}: {row.seconds:.2f} s")
 
-    finish_demo(run_demo(out, finished))
+    finish_demo(run_demo(out, finished, overwrite))
 
 
 @app.command()
@@ -139,17 +146,19 @@ def run(
 
 
 @app.command()
-def report(directory: Annotated[str, typer.Argument(metavar="DIR", help="The folder of a run.")]) -> None:
+def report(directory: Directory, overwrite: ReplaceForeign = False) -> None:
     """Write DIR/report.html again, from what is in DIR."""
     from gradcam_kit.report import write_report
 
-    say(write_report(directory), err=False)
+    say(write_report(directory, overwrite=overwrite), err=False)
     note_unfinished(directory)
 
 
 @app.command()
 def evaluate(
-    directory: Annotated[str, typer.Argument(metavar="DIR", help="The folder of a run.")],
+    directory: Directory,
+    model: ModelOfRun = None,
+    method: MethodOfRun = None,
     metric: Metrics = None,
     masks: MaskFolder = None,
     checkpoint: Annotated[Path | None, typer.Option(help="Where the weights of the run are now, if moved.")] = None,
@@ -167,6 +176,8 @@ def evaluate(
 
     request = EvaluateRequest(
         directory,
+        model=model,
+        methods=tuple(method or ()),
         metrics=tuple(metric or ()),
         masks=masks,
         checkpoint=checkpoint,
@@ -184,18 +195,20 @@ def evaluate(
 
 @app.command()
 def export(
-    directory: Annotated[str, typer.Argument(metavar="DIR", help="The folder of a run.")],
+    directory: Directory,
     to: Annotated[str, typer.Option(help="fiftyone, coco, png, npz or csv.")],
     out: Annotated[str | None, typer.Option(help="Where it goes; DIR/export/FORMAT if not said.")] = None,
     method: Method = None,
     threshold: Annotated[
         float, typer.Option(help="For boxes (coco): the share of the largest value above which a heatmap counts.")
     ] = 0.5,
+    overwrite: ReplaceForeign = False,
 ) -> None:
     """Write what other programs read: FiftyOne heatmaps, COCO boxes, gray PNGs, arrays, or a table."""
     from gradcam_kit.jobs.export import export_run
 
-    say(export_run(directory, to, out, methods=tuple(method or ()), threshold=threshold), err=False)
+    wanted = tuple(method or ())
+    say(export_run(directory, to, out, methods=wanted, threshold=threshold, overwrite=overwrite), err=False)
     note_unfinished(directory)
 
 

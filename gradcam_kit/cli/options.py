@@ -28,6 +28,15 @@ MaskFolder = Annotated[
         "--masks", help="For metrics that ask where the objects are: a folder of pictures, 0 where there is none."
     ),
 ]
+Directory = Annotated[str, typer.Argument(metavar="DIR", help="The folder of a run.")]
+ModelOfRun = Annotated[
+    str | None,
+    typer.Option("--model", help="The model of the run; needed if it is package.module:factory: DIR is only data."),
+]
+MethodOfRun = Annotated[
+    list[str] | None, typer.Option("--method", help="Likewise a method of the run that is package.module:Class.")
+]
+ReplaceForeign = Annotated[bool, typer.Option("--overwrite", help="Replace files that this command did not write.")]
 Method = Annotated[list[str] | None, typer.Option(help="See 'gradcam-kit methods'. Can be repeated.")]
 Layer = Annotated[list[str] | None, typer.Option(help="Target layer; by default one is chosen. Can be repeated.")]
 

@@ -30,6 +30,10 @@ class Commands(TyperGroup):
         except GradCamKitError as error:
             say("gradcam-kit: " + " ".join(str(error).split()))  # one line, whatever a user's code says
             raise typer.Exit(2) from None
+        except SystemExit as error:  # commands of ours end otherwise, so it is code of the user's
+            code = "" if error.code is None else repr(error.code)
+            say(f"gradcam-kit: the code of the model or a method called sys.exit({code}), which ends nothing here")
+            raise typer.Exit(2) from None
         except KeyboardInterrupt:
             say("gradcam-kit: interrupted")
             raise typer.Exit(130) from None
@@ -71,13 +75,15 @@ def finish(summary: RunSummary, rest: str = _IN_ROWS) -> None:
         f"{summary.explained} of {summary.asked} pictures explained{before} in {summary.seconds:.1f} s: {summary.out}",
         err=False,
     )
-    if summary.interrupted:
+    same = "the same command without --overwrite" if summary.go_on == "without --overwrite" else "the same command"
+    if summary.interrupted and not summary.go_on:
+        say("interrupted before anything was explained: no new run was begun, and the same command begins it")
+    elif summary.interrupted:
         say(
-            f"interrupted: {summary.left} pictures are left; what is written stays valid, and the same command goes on "
-            "from there"
+            f"interrupted: {summary.left} pictures are left; what is written stays valid, and {same} goes on from there"
         )
     elif summary.missing:
-        say(f"{summary.missing} shards are still missing: other parts write them, or the same command goes on")
+        say(f"{summary.missing} shards are still missing: other parts write them, or {same} goes on")
     if summary.report is not None:
         say(f"Report: {summary.report}", err=False)
     raise typer.Exit(summary.exit_status)

@@ -30,6 +30,7 @@ from gradcam_kit.methods import Explanation
 from gradcam_kit.metrics import Measured, Status
 from gradcam_kit.metrics.case import described
 from gradcam_kit.pixels.pictures import RGB, encode_picture, write_picture
+from gradcam_kit.tables import csv_text
 
 if TYPE_CHECKING:
     import pandas
@@ -146,7 +147,7 @@ class Comparison:
 
         Raises:
             PictureError: an ending that names no format, or a place that cannot be written to.
-            MissingExtraError: pandas for .csv, or matplotlib for .pdf and .svg, is not installed.
+            MissingExtraError: matplotlib for .pdf and .svg is not installed.
         """
         write_comparisons(Path(path), [self], columns)
 
@@ -236,16 +237,29 @@ class Comparison:
 
 
 def write_comparisons(path: Path, comparisons: Sequence[Comparison], columns: int = COLUMNS) -> None:
-    """Write several comparisons into one file, see `Comparison.save`; its folder is made where it is missing."""
+    """Write several comparisons into one file, see `Comparison.save`; its folder is made where it is missing.
+
+    Raises:
+        PictureError: an ending that names no format, or a place that cannot be written to.
+    """
     check_ending(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _write(path, comparisons, columns)
+    except OSError as error:
+        raise PictureError(f"cannot write {str(path)!r}: {error.strerror or error}") from error
+
+
+def _write(path: Path, comparisons: Sequence[Comparison], columns: int) -> None:
     panels = [panel for one in comparisons for panel in one.panels()]
     match path.suffix.lower():
         case ".html" | ".htm":
             pages = "<hr>".join(one.page(len(one.names)) for one in comparisons)
             path.write_text(as_document(pages, path.stem), encoding="utf-8")
         case ".csv":
-            _frame([row for one in comparisons for row in one.rows()]).to_csv(path, index=False)
+            rows = [row for one in comparisons for row in one.rows()]
+            names = dict.fromkeys(name for row in rows for name in row)
+            path.write_bytes(csv_text(names, rows).encode("utf-8", "backslashreplace"))
         case ".pdf" | ".svg":
             draw_figure(panels, columns).savefig(path)
         case _:

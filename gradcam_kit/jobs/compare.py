@@ -24,6 +24,7 @@ from gradcam_kit.jobs.request import ModelRequest, Problems, RunSummary
 from gradcam_kit.jobs.sources.index import Entry, index_pictures
 from gradcam_kit.jobs.sources.masks import Masks
 from gradcam_kit.jobs.sources.reading import read_entry
+from gradcam_kit.jobs.storage.addresses import is_remote
 from gradcam_kit.jobs.work.explainer import Explainer
 from gradcam_kit.jobs.work.loading import load_explainer, method_classes, note
 from gradcam_kit.jobs.work.measuring import MetricMeans, chosen_metrics
@@ -71,12 +72,13 @@ def draw_sheet(request: SheetRequest, console: Console | None = None) -> RunSumm
     """
     start = time.monotonic()
     check_ending(request.out)
-    if request.out.exists() and not request.overwrite:
+    if os.path.lexists(request.out) and not request.overwrite:
         raise OptionError(f"{str(request.out)!r} is there already; name another file, or add --overwrite")
     masks = None if request.masks is None else Masks(request.masks)
     asked = any(metric.needs_masks for metric in chosen_metrics(request.metrics, masks))
     found = [entry for source in request.sources for entry in index_pictures(source, str(request.out))]
     entries = list({entry.path: entry for entry in found}.values())
+    _check_inputs_stay(request, entries)
     explainer = load_explainer(request, console)
     if masks is not None:
         masks.check(explainer.loaded.transform)
@@ -85,13 +87,26 @@ def draw_sheet(request: SheetRequest, console: Console | None = None) -> RunSumm
     comparisons, means = list(sheet.comparisons(entries)), MetricMeans()
     if not comparisons:
         raise PictureError(f"no picture could be explained: {sheet.problems.first[0]}")
-    request.out.parent.mkdir(parents=True, exist_ok=True)
     write_comparisons(request.out, comparisons)
     for one in comparisons:
         for label, numbers in {**one.measured, **one.controls}.items():
             means.add_measured(label, numbers)
     summary = sheet.problems.summary(request.out, len(entries), time.monotonic() - start)
     return replace(summary, means=tuple(means.lines()), notes=tuple(comparisons[0].notes))
+
+
+def _check_inputs_stay(request: SheetRequest, entries: Sequence[Entry]) -> None:
+    """Refuse to write over what is read, also where links lead to it.
+
+    Raises:
+        OptionError: names what is read.
+    """
+    if not os.path.lexists(request.out):
+        return
+    out, others = os.path.realpath(request.out), (request.checkpoint, request.class_names)
+    for path in (*(entry.path for entry in entries), *(os.fspath(one) for one in others if isinstance(one, Path))):
+        if not is_remote(path) and os.path.realpath(path) == out:
+            raise OptionError(f"--out {str(request.out)!r} is read by this comparison; choose another file")
 
 
 @dataclass

@@ -16,6 +16,8 @@ from torch import Tensor
 from gradcam_kit.demo import sample_pictures
 from gradcam_kit.errors import GradCamKitError
 from gradcam_kit.jobs.request import ModelRequest
+from gradcam_kit.jobs.storage.claims import claim
+from gradcam_kit.jobs.storage.folders import folder_at
 from gradcam_kit.jobs.work.loading import load_explainer
 from gradcam_kit.methods import METHODS
 from gradcam_kit.pixels.pictures import write_picture
@@ -52,14 +54,20 @@ class DemoResult:
     unsuited: tuple[str, ...]
 
 
-def run_demo(out: Path, finished: Callable[[DemoRow], None] = lambda row: None) -> DemoResult:
+def run_demo(out: Path, finished: Callable[[DemoRow], None] = lambda row: None, overwrite: bool = False) -> DemoResult:
     """Explain the bundled pictures with every method; write each overlay, and all of them on one sheet.
 
     Args:
         out: folder for the pictures.
         finished: told after each method.
+        overwrite: replace files that no demo wrote.
+
+    Raises:
+        OptionError: a file of somebody else's is in the way, or the folder cannot be written.
     """
     samples = sample_pictures()
+    drawings = [f"overlays/{sample.path.name}.{name}.jpg" for sample in samples for name in METHODS]
+    claim(folder_at(out), "demo.json", ["methods.png", *drawings], overwrite)
     pictures = np.stack([sample.picture for sample in samples])
     masks = torch.from_numpy(np.stack([sample.mask for sample in samples]))
     explainer = load_explainer(ModelRequest("demo", device="cpu"))

@@ -15,14 +15,15 @@ from rich.console import Console
 from torch import nn
 
 from gradcam_kit.errors import InputError, OptionError
+from gradcam_kit.jobs.asked import request_of
 from gradcam_kit.jobs.engines.devices import with_layers
 from gradcam_kit.jobs.measured_shard import MeasuredShard, entry_of
 from gradcam_kit.jobs.progress import ProgressBar
-from gradcam_kit.jobs.request import SHOWN, RunRequest, Targets
+from gradcam_kit.jobs.request import SHOWN, Targets
 from gradcam_kit.jobs.results import Run, load_run
 from gradcam_kit.jobs.sources.masks import Masks
 from gradcam_kit.jobs.sources.reading import decoders_quiet
-from gradcam_kit.jobs.storage.store import Counts
+from gradcam_kit.jobs.storage.counts import Counts
 from gradcam_kit.jobs.work.explainer import Explainer
 from gradcam_kit.jobs.work.loading import TRIED, metric_settings, note
 from gradcam_kit.jobs.work.measuring import MetricMeans, chosen_metrics
@@ -41,7 +42,9 @@ class EvaluateRequest:
         directory: the folder of the run.
         metrics: names in `metrics.METRICS`; none = `DEFAULT_METRICS`.
         masks: a folder that says where the objects are, see `Masks`, for metrics that ask.
-        model: that of the run, if it was made from a module; None = as `run.json` says.
+        model: that of the run, as a module or a specification; None = as `run.json` says, from which no module of
+            Python is imported.
+        methods: those of the run that are `package.module:Class`, which are not imported from `run.json` either.
         transform: of such a module, if it carries none.
         checkpoint: where the weights are now; None = where they were.
         device: as in a run.
@@ -55,7 +58,8 @@ class EvaluateRequest:
     directory: str
     metrics: tuple[str, ...] = ()
     masks: str | None = None
-    model: nn.Module | None = None
+    model: nn.Module | str | None = None
+    methods: tuple[str, ...] = ()
     transform: Any = None
     checkpoint: Path | None = None
     device: str | None = None
@@ -125,7 +129,9 @@ def evaluate(request: EvaluateRequest, console: Console | None = None) -> Evalua
     numbers = sorted(there)
     if not numbers:
         raise OptionError(f"the run in {request.directory!r} has no complete shard yet; let the same command go on")
-    own, layers = _request_of(run, request), run.manifest["layers"]
+    if not request.overwrite:
+        run.store.check_metrics(numbers)
+    own, layers = request_of(run, request), run.manifest["layers"]
     with decoders_quiet():
         explainer = replace(with_layers(own, layers), metrics=metrics)
         if masks is not None:
@@ -155,36 +161,6 @@ def evaluate(request: EvaluateRequest, console: Console | None = None) -> Evalua
     done.means, done.notes = means.lines(), [metric.describe(settings[metric.name]) for metric in metrics]
     done.seconds = time.monotonic() - start
     return done
-
-
-def _request_of(run: Run, request: EvaluateRequest) -> RunRequest:
-    """What was asked of the run, as far as it makes the model and its methods."""
-    manifest = run.manifest
-    asked = dict(manifest["about"].get("request", {"model": manifest["model"], "methods": list(manifest["methods"])}))
-    if request.model is None and asked["model"] is None:
-        raise OptionError(
-            f"the run in {request.directory!r} was made from a module ({manifest['model']}), which only a program can "
-            "make again: gradcam_kit.jobs.evaluate(EvaluateRequest(directory, model=module))"
-        )
-    names, checkpoint = asked.get("class_names"), request.checkpoint or asked.get("checkpoint")
-    lists = {name: None if asked.get(name) is None else tuple(asked[name]) for name in ("mean", "std")}
-    return RunRequest(
-        **{
-            **asked,
-            **lists,
-            "model": request.model or asked["model"],
-            "class_names": None if names is None else tuple(names),
-            "checkpoint": None if checkpoint is None else Path(checkpoint),
-            "methods": tuple(asked["methods"]),
-        },
-        transform=request.transform,
-        out=request.directory,
-        device=request.device,
-        dtype=manifest["dtype"],
-        compile=manifest["compile"],
-        batch_size=request.batch_size,
-        workers=request.workers,
-    )
 
 
 def _check_names(masks: Masks, run: Run, numbers: Sequence[int]) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import json
+import math
 import os
+import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from io import BytesIO, StringIO
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from io import BytesIO
 from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -15,13 +16,25 @@ from typing import Any
 import numpy as np
 from skimage.measure import label, regionprops
 
-from gradcam_kit.errors import OptionError, UnknownNameError, did_you_mean
+from gradcam_kit.errors import InputError, OptionError, UnknownNameError, did_you_mean
 from gradcam_kit.jobs.results import Run, load_run
 from gradcam_kit.jobs.storage.folders import Folder, LocalFolder, folder_at
 from gradcam_kit.jobs.storage.rows import Row, heatmap_of
 from gradcam_kit.jobs.storage.store import Store
 from gradcam_kit.jobs.work.measuring import metric_fields
 from gradcam_kit.pixels.opencv import cv2
+from gradcam_kit.tables import csv_text
+
+_LARGEST = 2**30  # pixels of a picture
+_HEAD = 2**16  # bytes of a file that tell whether an export wrote it
+_BEGINS = {
+    "csv": re.compile(rb"path,method,layer,rank,target,target_name,score,label,"),
+    "fiftyone": re.compile(rb'{"samples": \[{"filepath": "(.*"_cls": "Heatmap"|[^}]{60000})', re.DOTALL),
+    "coco": re.compile(rb'{"info": {"description": "Boxes around what '),
+    "png": re.compile(rb"\x89PNG\r\n\x1a\n.{4}IHDR.{8}\x08\x00", re.DOTALL),  # 8 bits of gray
+    "npz": re.compile(rb"PK\x03\x04.{26}heatmap\.npy", re.DOTALL),
+}
+"""How the files of each format begin."""
 
 
 def export_run(
@@ -31,6 +44,7 @@ def export_run(
     *,
     methods: Sequence[str] = (),
     threshold: float = 0.5,
+    overwrite: bool = False,
 ) -> str:
     """Write the heatmaps of a run in another format; pictures that failed are in the table ("csv") alone.
 
@@ -40,12 +54,14 @@ def export_run(
         out: where the files go, also on remote storage; None = `export/FORMAT` in the folder of the run.
         methods: those that are wanted; none = all.
         threshold: for boxes, the share of the largest value from which on a heatmap counts.
+        overwrite: replace files in `out` that no export wrote.
 
     Returns:
         The folder with what was written.
 
     Raises:
-        GradCamKitError: there is no run, no such format or method, or nothing to write because all pictures failed.
+        GradCamKitError: there is no run, no such format or method, nothing to write because all pictures failed, or a
+            file of somebody else's in the way; nothing is written then.
     """
     if to not in FORMATS:
         raise UnknownNameError(f"there is no format {to!r}{did_you_mean(to, FORMATS)}; known are {', '.join(FORMATS)}")
@@ -65,6 +81,8 @@ def export_run(
         if to == "csv" or not len(run):
             why = f"{os.fspath(directory)!r} has no rows yet; the command that began the run goes on with it"
         raise OptionError(f"there is nothing to export: {why}")
+    if out is not None and not overwrite:
+        _check_replaceable(target, to, _names(run, to, methods or run.methods))
     with run.store.named():
         FORMATS[to](run, chain([first], rows), target, threshold)
     return target.root
@@ -73,7 +91,9 @@ def export_run(
 def on_picture(row: Row) -> np.ndarray:
     """The heatmap of a row as float32 in [0, 1] at the size of the whole picture; 0 where the model saw nothing."""
     height, width = row["picture_height"], row["picture_width"]
-    x0, y0, x1, y1 = row["box"]
+    x0, y0, x1, y1 = box = row["box"]
+    if not (0 < height * width <= _LARGEST and height > 0 and all(map(math.isfinite, box)) and x0 < x1 and y0 < y1):
+        raise InputError(f"the row of {row['path']!r} is damaged: a picture of {width} x {height} and the box {box}")
     stored = heatmap_of(row).astype(np.float32)
     # The center of a stored value lies half a step inside the box; the same mapping as linear interpolation has.
     scale_x, scale_y = stored.shape[1] / (x1 - x0), stored.shape[0] / (y1 - y0)
@@ -191,22 +211,21 @@ def _to_csv(run: Run, rows: Iterator[Row], target: Folder, threshold: float) -> 
         "is_empty",
         *(one.name for one in metric_fields(run.metrics)),
     ]
-    buffer = StringIO(newline="")
-    writer = csv.writer(buffer)
-    writer.writerow([*columns, "x0", "y0", "x1", "y1", "hottest_x", "hottest_y", "status", "error"])
+    shown = []
     for row in rows:
-        places = ["", ""] if row["status"] != "ok" or row["is_empty"] else _hottest(row)
-        cells = [*(row[name] for name in columns), *(row["box"] or [""] * 4), *places, row["status"], row["error"]]
-        writer.writerow(map(_no_formula, cells))
-    target.write("rows.csv", buffer.getvalue().encode("utf-8", "backslashreplace"))
+        box = dict(zip(("x0", "y0", "x1", "y1"), row["box"] or (), strict=False))
+        hottest = {} if row["status"] != "ok" or row["is_empty"] else _hottest(row)
+        shown.append({**{name: row[name] for name in (*columns, "status", "error")}, **box, **hottest})
+    columns += ["x0", "y0", "x1", "y1", "hottest_x", "hottest_y", "status", "error"]
+    target.write("rows.csv", csv_text(columns, shown).encode("utf-8", "backslashreplace"))
 
 
-def _hottest(row: Row) -> list[float]:
+def _hottest(row: Row) -> dict[str, float]:
     """Where the largest value of a heatmap is, in the picture's pixels."""
     stored, (x0, y0, x1, y1) = heatmap_of(row), row["box"]
     y, x = np.unravel_index(int(stored.argmax()), stored.shape)
     found = x0 + (x + 0.5) * (x1 - x0) / stored.shape[1], y0 + (y + 0.5) * (y1 - y0) / stored.shape[0]
-    return [round(float(value), 1) for value in found]
+    return {name: round(float(value), 1) for name, value in zip(("hottest_x", "hottest_y"), found, strict=True)}
 
 
 FORMATS: dict[str, Callable[[Run, Iterator[Row], Folder, float], None]] = {
@@ -229,6 +248,37 @@ def _file(store: Store, row: Row, suffix: str) -> str:
     return str(PurePosixPath(*PurePosixPath(name).parts[1:])).removesuffix(".jpg") + suffix
 
 
-def _no_formula(value: Any) -> Any:
-    """A text that no spreadsheet takes for a formula."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
+def _check_replaceable(target: Folder, to: str, names: Iterable[str]) -> None:
+    """Refuse to replace files that no export wrote, as the way in which they begin tells.
+
+    Raises:
+        OptionError: names the first of them; nothing is written then.
+    """
+    for name in names:
+        if not target.holds(name):
+            continue
+        try:
+            with target.open(name) as file:
+                head = file.read(_HEAD)
+        except OSError:  # a folder, a link that leads nowhere, or what may not be read
+            head = b""
+        kind = "fiftyone" if name == "samples.json" else "png" if to == "fiftyone" else to
+        if not _BEGINS[kind].match(head):
+            raise OptionError(
+                f"{target.root}/{name} is there already, and no export to {to} wrote it; choose another folder, or "
+                "replace it: --overwrite"
+            )
+
+
+def _names(run: Run, to: str, methods: Sequence[str]) -> Iterator[str]:
+    """The files that an export will write."""
+    if to in ("csv", "coco"):
+        yield from ["rows.csv"] if to == "csv" else [f"{method}.json" for method in methods]
+        return
+    if to == "fiftyone":
+        yield "samples.json"
+    for batch in run.table(["path", "method", "rank", "status"]).to_batches():
+        for row in batch.to_pylist():
+            if row["status"] == "ok" and row["method"] in methods:
+                name = _file(run.store, row, ".npz" if to == "npz" else ".png")
+                yield f"heatmaps/{name}" if to == "fiftyone" else name

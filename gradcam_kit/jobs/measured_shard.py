@@ -18,8 +18,8 @@ from gradcam_kit.jobs.request import RunRequest
 from gradcam_kit.jobs.results import Run
 from gradcam_kit.jobs.sources.index import Entry
 from gradcam_kit.jobs.sources.masks import Masks
+from gradcam_kit.jobs.storage.counts import Counts, counted
 from gradcam_kit.jobs.storage.rows import Row
-from gradcam_kit.jobs.storage.store import Counts, counted
 from gradcam_kit.jobs.work.explainer import Explainer
 from gradcam_kit.jobs.work.measuring import (
     chosen_metrics,

@@ -155,6 +155,8 @@ class RunSummary:
         missing: shards that are not complete, other parts' included.
         left: pictures of this part whose shards are not complete, or that were not tried again when the run stopped.
         interrupted: the run was told to stop before its end.
+        go_on: how the command is given that goes on: "again", or "without --overwrite", which would begin anew; "" if
+            nothing of the run was written, so that the same command begins it.
         report: the page about the run, if it was written.
         means: of what was measured, see `MetricMeans.lines`.
         notes: what the numbers depend on, a line for each metric.
@@ -172,6 +174,7 @@ class RunSummary:
     report: str | None = None
     means: tuple[dict[str, Any], ...] = ()
     notes: tuple[str, ...] = ()
+    go_on: str = "again"
 
     @property
     def explained(self) -> int:

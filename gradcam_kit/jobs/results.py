@@ -16,15 +16,13 @@ from typing import TYPE_CHECKING, Any, SupportsIndex, overload
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from jaxtyping import Float, UInt8
 
 from gradcam_kit.errors import InputError, MissingExtraError, OptionError, PictureError, UnknownNameError, did_you_mean
 from gradcam_kit.functional import Normalization
 from gradcam_kit.jobs.sources.index import Entry
 from gradcam_kit.jobs.sources.reading import read_entry
-from gradcam_kit.jobs.storage.folders import is_remote
-from gradcam_kit.jobs.storage.parquet import read_parquet
+from gradcam_kit.jobs.storage.addresses import is_remote
 from gradcam_kit.jobs.storage.rows import SCHEMA, Row, enlarged, heatmap_of
 from gradcam_kit.jobs.storage.store import Store
 from gradcam_kit.jobs.work.measuring import MetricMeans, columns_of, metric_fields
@@ -195,7 +193,11 @@ class Run:
         return row
 
     def _normalization(self, row: Row) -> Normalization:
-        known: Normalization = self.manifest["methods"][row["method"]]["normalize"]
+        settings = self.manifest["methods"].get(row["method"])
+        if settings is None:
+            place = self.store.place("run.json")
+            raise InputError(f"a row has the method {row['method']!r}, which {place} does not name; the run is damaged")
+        known: Normalization = settings["normalize"]
         return known
 
     def path_of(self, key: str) -> str:
@@ -222,12 +224,11 @@ class Run:
         """
         fields = self._fields() if columns is None else pa.schema(map(self._fields().field, columns))
         measured = self.manifest.get("metrics", {})
-        with self.store.folder.open(f"shards/{number:05}.parquet") as file:
-            own = [*SCHEMA.names, *(field.name for field in metric_fields(measured))]
-            asked = {*fields.names}
-            if self._later and "error" in asked:  # of which the statuses say what they are about
-                asked |= {"status", *own} - {"heatmap"}
-            table = read_parquet(file, ["path", *(name for name in own if name in asked)])
+        own = [*SCHEMA.names, *(field.name for field in metric_fields(measured))]
+        asked = {*fields.names}
+        if self._later and "error" in asked:  # of which the statuses say what they are about
+            asked |= {"status", *own} - {"heatmap"}
+        table = self.store.shard_table(number, list(dict.fromkeys(["path", *(name for name in own if name in asked)])))
         found = {name: table[name] for name in table.column_names}
         wanted = {*fields.names} & {"error", *(field.name for field in metric_fields(self._later))}
         if found_later is None:
@@ -241,9 +242,7 @@ class Run:
         return pa.table([found.get(one.name, pa.nulls(table.num_rows, one.type)) for one in fields], schema=fields)
 
     def _length(self, number: int) -> int:
-        with self.store.folder.open(f"shards/{number:05}.parquet") as file:
-            rows: int = pq.read_metadata(file).num_rows
-            return rows
+        return self.store.length(number)
 
 
 def _joined_errors(own: pa.Table, later: pa.Table, measured: Iterable[str], again: Iterable[str]) -> pa.ChunkedArray:
@@ -262,15 +261,16 @@ def _joined_errors(own: pa.Table, later: pa.Table, measured: Iterable[str], agai
 def load_run(directory: str | Path) -> Run:
     """Open the folder of a run.
 
+    A run folder is data, also one that somebody sent: nothing that it names is imported.
+
     Raises:
         OptionError: there is no run.
+        InputError: its `run.json` or a shard is not that of a run.
     """
     store = Store.at(os.fspath(directory))
-    manifest = store.manifest()
+    manifest = store.run_manifest()
     if manifest is None:
         raise OptionError(f"{os.fspath(directory)!r} holds no run; make one: gradcam-kit run SOURCE --out DIR")
-    if manifest.get("format") != 2:
-        raise InputError(f"the run in {os.fspath(directory)!r} has the format {manifest.get('format')}; expected 2")
     return Run(store, manifest)
 
 

@@ -9,19 +9,23 @@ from collections.abc import Callable, Container, Generator, Iterable, Iterator, 
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from gradcam_kit.capture import compile_around
+from gradcam_kit.errors import GradCamKitError
 from gradcam_kit.jobs.engines.devices import work_on_devices
 from gradcam_kit.jobs.engines.local import Done, FirstFailureError, Pipeline
 from gradcam_kit.jobs.progress import ProgressBar
 from gradcam_kit.jobs.request import SHOWN, RunRequest, RunSummary
 from gradcam_kit.jobs.sources.plan import Plan, Shard, make_plan
 from gradcam_kit.jobs.sources.reading import decoders_quiet
+from gradcam_kit.jobs.storage.counts import Counts
 from gradcam_kit.jobs.storage.manifest import check_same
-from gradcam_kit.jobs.storage.store import Counts, Store
+from gradcam_kit.jobs.storage.ownership import check_inputs_stay
+from gradcam_kit.jobs.storage.store import Store
 from gradcam_kit.jobs.work.explainer import Explainer
 from gradcam_kit.jobs.work.loading import TRIED, device_names, layers_of, make_explainer, note, verify
 from gradcam_kit.jobs.work.manifest import make_manifest
@@ -60,10 +64,13 @@ def run(request: RunRequest, console: Console | None = None) -> RunSummary:
     console = console or Console(quiet=True)
     metrics = chosen_metrics(request.metrics)
     store = Store.at(request.out, metric_fields(request.metrics))
-    before = None if request.overwrite else store.manifest()
+    there = store.check_free(map(_file_part, request.methods), request.overwrite)
+    before = None if request.overwrite else there
     with ExitStack() as stack:
         stack.enter_context(decoders_quiet())
         plan = stack.enter_context(closing(make_plan(request.source, request.out, request.shard_size)))
+        if request.overwrite and there is not None:
+            check_inputs_stay(store.folder, _inputs(request, plan))
         for line in plan.left_out.lines():
             note(console, line)
         explainer = replace(make_explainer(request, request.methods, plan.entries(), console), metrics=metrics)
@@ -75,13 +82,26 @@ def run(request: RunRequest, console: Console | None = None) -> RunSummary:
             check_same(before, manifest, request.out)
         mine = range(request.part[0], plan.shards, request.part[1])
         known = store.complete() if before is not None else {}
+        whole = store.sound(number for number in mine if number in known)
+        if damaged := [number for number in mine if number in known and number not in whole]:
+            note(
+                console,
+                f"{len(damaged)} shards are damaged and are made again, such as {store.shard_place(damaged[0])}",
+            )
+            known = {number: counts for number, counts in known.items() if number not in damaged}
         tally, again = _planned(request, store, {number: known[number] for number in mine if number in known})
         explained_before = tally.pictures
         if explained_before:
             note(console, f"{explained_before} pictures are explained already; going on with the others")
         todo = [number for number in mine if number in again or number not in known]
         written: set[int] = set()
-        interrupted = False
+        interrupted, begun = False, not request.overwrite
+
+        def begin() -> None:
+            nonlocal begun
+            store.begin(manifest, request.overwrite)
+            begun = True
+
         if todo:
             total = sum(known[n].failed if n in again else _pictures(plan, [n]) for n in todo)
             bar = stack.enter_context(ProgressBar(console, total))
@@ -90,7 +110,7 @@ def run(request: RunRequest, console: Console | None = None) -> RunSummary:
             engine = _Engine(
                 *(request, explainer, store, plan),
                 verify=lambda: verify(explainer, first),
-                begin=lambda: store.begin(manifest, request.overwrite),
+                begin=begin,
                 progress=bar.add,
             )
             try:
@@ -102,8 +122,12 @@ def run(request: RunRequest, console: Console | None = None) -> RunSummary:
                 tally = _found(store, [n for n in mine if n not in again or n in written])  # others are not tried yet
                 tally.add(failure.counts)
             except KeyboardInterrupt:
-                tally, interrupted = _found(store, mine), True
-        there = {*known, *written}
+                tally, interrupted = _found(store, mine) if begun else _Tally(), True
+            except GradCamKitError as error:
+                if not (request.overwrite and begun):
+                    raise
+                raise type(error)(f"{error}; leave out --overwrite to go on with what is written now") from error
+        complete = {*known, *written}
         return RunSummary(
             request.out,
             tally.pictures,
@@ -111,10 +135,23 @@ def run(request: RunRequest, console: Console | None = None) -> RunSummary:
             tuple(tally.problems),
             time.monotonic() - start,
             explained_before,
-            plan.shards - len(there) - len(store.complete(but=there)),
+            plan.shards - len(complete) - (len(store.complete(but=complete)) if begun else 0),
             _pictures(plan, mine) - tally.pictures,
             interrupted,
+            go_on="" if not begun else "without --overwrite" if request.overwrite else "again",
         )
+
+
+def _inputs(request: RunRequest, plan: Plan) -> Iterator[str]:
+    """The files and folders that a run reads."""
+    yield request.source
+    yield from (str(path) for path in (request.checkpoint, request.class_names) if isinstance(path, Path | str))
+    yield from (entry.path for entry in plan.entries())
+
+
+def _file_part(method: str) -> str:
+    """What the names of overlays have of a method, as it is asked for."""
+    return method.rpartition(":")[2]
 
 
 @contextmanager

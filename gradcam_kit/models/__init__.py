@@ -19,6 +19,9 @@ from gradcam_kit.models.checkpoints import load_checkpoint
 from gradcam_kit.models.zoo import Parts, Wishes, first_line, hugging_face_model, timm_model, torchvision_model
 from gradcam_kit.transforms import IMAGENET, CallableTransform, PictureTransform, Transform, as_transform
 
+_named: set[str] = set()
+"""Modules and names in them that this program has imported because somebody asked for them."""
+
 SPECS = "demo, torchvision:NAME, timm:NAME, hf:NAME or package.module:factory"
 
 
@@ -28,14 +31,16 @@ class LoadedModel(Parts):
 
     Attributes:
         spec: what it was made from.
+        left_out: of a checkpoint, what was not used, a line for each kind.
     """
 
     spec: str
+    left_out: tuple[str, ...] = ()
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What a person should know before believing a heatmap of this model."""
-        notes = [f"pictures are prepared by {self.transform_source}"]
+        notes = [f"pictures are prepared by {self.transform_source}", *self.left_out]
         if self.weights == "random":
             notes.append(f"{self.spec} has random weights: its heatmaps mean nothing (see --weights, --checkpoint)")
         if isinstance(self.transform, CallableTransform) and not self.transform.knows_box:
@@ -88,8 +93,8 @@ def load_model(
         parts = load(name, wishes)
     loaded = LoadedModel(**vars(parts), spec=spec)
     if checkpoint is not None:
-        load_checkpoint(loaded.model, Path(checkpoint))
-        loaded = replace(loaded, weights=f"checkpoint {Path(checkpoint).name}")
+        left_out = load_checkpoint(loaded.model, Path(checkpoint))
+        loaded = replace(loaded, weights=f"checkpoint {Path(checkpoint).name}", left_out=left_out)
     if class_names is not None:
         loaded = replace(loaded, class_names=tuple(class_names))
     loaded.model.eval()
@@ -145,6 +150,8 @@ def _from_factory(spec: str, wishes: Wishes) -> Parts:
             model = factory if isinstance(factory, nn.Module) else factory()
     except GradCamKitError:
         raise
+    except SystemExit as error:
+        raise InputError(f"{spec} {_exited(error)}; a factory returns a torch.nn.Module") from error
     except Exception as error:
         raise InputError(f"{spec} failed: {type(error).__name__}: {first_line(error)}") from error
     if not isinstance(model, nn.Module):
@@ -172,15 +179,36 @@ def imported(spec: str, what: str) -> Any:
             if error.name is not None and (path == error.name or path.startswith(f"{error.name}.")):
                 raise
             raise InputError(f"importing {path!r} failed: {first_line(error)}") from error
+        except SystemExit as error:
+            raise InputError(
+                f"importing {path!r} {_exited(error)}; keep what ends a program below if __name__ == '__main__'"
+            ) from error
         except Exception as error:
             raise InputError(f"importing {path!r} failed: {type(error).__name__}: {first_line(error)}") from error
     if not hasattr(module, attribute):
         hint = did_you_mean(attribute, (name for name, value in vars(module).items() if callable(value)))
         raise UnknownNameError(f"module {path!r} has no {what} {attribute!r}{hint}")
     found = getattr(module, attribute)
+    _named.add(spec)
     if not callable(found):
         raise InputError(f"{spec} is a {type(found).__name__}, and no {what}; expected something that can be called")
     return found
+
+
+def is_code(spec: str) -> bool:
+    """Whether a specification names a function in a module of Python, and not a model of a library."""
+    kind, _, name = spec.partition(":")
+    return bool(name) and kind not in _LOADERS
+
+
+def was_named(spec: str) -> bool:
+    """Whether this program has been asked for this function or class before, so that its module runs no new code."""
+    return spec in _named and spec.partition(":")[0] in sys.modules
+
+
+def _exited(error: SystemExit) -> str:
+    """That code of a user's would have ended the program, and with what."""
+    return f"called sys.exit({'' if error.code is None else repr(error.code)})"
 
 
 def _from_module(model: nn.Module, source: str, weights: str) -> Parts:

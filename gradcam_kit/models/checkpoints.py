@@ -1,48 +1,52 @@
-"""Weights from files, without running code that a file carries."""
+"""Weights from files, without running code that a file carries; nothing reaches the model before everything fits."""
 
 from __future__ import annotations
 
 import hashlib
 import pickle
+import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from gradcam_kit.errors import CheckpointError
+from gradcam_kit.models.casting import fitted
+from gradcam_kit.models.state_dicts import chosen_state, few
 
-_NESTS = ("state_dict", "model_state_dict", "model")
-_PREFIXES = ("module.", "_orig_mod.", "model.")
-_SHOWN = 3
+_HARMLESS = re.compile(
+    r"argparse\.Namespace|pathlib(\._local)?\.\w*Path|numpy\.|collections\.|datetime\.|types\.SimpleNamespace|"
+    r"omegaconf\.|yacs\.|easydict\.|addict\.|box\.|ml_collections\.|pytorch_lightning\.|lightning\.|lightning_fabric\."
+)
+"""What training scripts put beside weights: settings, numbers, paths."""
+
+_MODULES = re.compile(r"torch\.nn\.modules\.|torchvision\.models\.|timm\.")
 
 
-def load_checkpoint(model: nn.Module, path: Path) -> None:
-    """Put the weights of a file into the model: every weight, and nothing else.
+def load_checkpoint(model: nn.Module, path: Path) -> tuple[str, ...]:
+    """Put the weights of a file into the model: every weight, and only when all of them fit.
 
-    The state dict may lie under a key such as `state_dict`, and its names may begin as `DataParallel`, `torch.compile`
-    or Lightning write them.
+    The weights may lie below keys such as `state_dict`, and their names may begin as wrappers write them (`module.`,
+    `model.`, `net.`, ...). Names beside such a beginning belong to something else (a loss, a metric, a copy of averaged
+    weights) and are left out.
+
+    Returns:
+        What was left out or rounded, a line for each kind.
 
     Raises:
         CheckpointError: a file that cannot be read, holds code, or does not fit the model; the message names what.
     """
-    state = _without_prefixes(_state_dict(read_checkpoint(path), path), model)
-    own = model.state_dict()
-    sizes = [
-        f"{name} is {tuple(state[name].shape)} in the file, {tuple(own[name].shape)} in the model"
-        for name in own
-        if name in state and isinstance(own[name], Tensor) and state[name].shape != own[name].shape
-    ]
-    if sizes:
-        raise CheckpointError(f"{path} does not fit the model: {_few(sizes)}")
-    keys = model.load_state_dict(state, strict=False)
-    wrong = {"missing": keys.missing_keys, "unexpected": keys.unexpected_keys}
-    if any(wrong.values()):
-        found = "; ".join(f"{kind} {_few(names)}" for kind, names in wrong.items() if names)
-        raise CheckpointError(f"{path} does not fit the model: {found}")
+    content = read_checkpoint(path)
+    own = dict(model.state_dict())
+    state, notes = chosen_state(content, own, path)
+    ready, rounded = fitted(state, own, path)
+    _put_in(model, own, ready, path)
+    return (*notes, *rounded)
 
 
 def read_checkpoint(path: Path) -> Any:
@@ -54,16 +58,13 @@ def read_checkpoint(path: Path) -> Any:
     if not path.is_file():
         raise CheckpointError(f"there is no checkpoint file {path}")
     try:
-        if path.suffix == ".safetensors":
+        if path.suffix.lower() == ".safetensors":
             return load_file(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # they are about formats that are refused below
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{path} is no plain file of tensors: it is damaged, or loading it would run code that it carries; "
-            "that is refused: save model.state_dict(), or a safetensors file"
-        ) from error
+        raise CheckpointError(_refused(path, error)) from error
     except Exception as error:  # what a damaged file makes the readers raise has no common type
         reason = f"{type(error).__name__}: {error}".splitlines()[0].split(". ")[0]
         raise CheckpointError(
@@ -81,27 +82,53 @@ def weights_hash(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _state_dict(content: Any, path: Path) -> dict[str, Any]:
-    for key in _NESTS:
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-    if not isinstance(content, Mapping) or not any(isinstance(value, Tensor) for value in content.values()):
-        found = f"keys {_few(list(map(str, content)))}" if isinstance(content, Mapping) else type(content).__name__
-        raise CheckpointError(f"{path} holds no state dict (found {found or 'nothing'}); save model.state_dict()")
-    return dict(content)
+def _put_in(model: nn.Module, own: Mapping[str, Any], ready: Mapping[str, Any], path: Path) -> None:
+    """Copy what was found to fit; a module that refuses it all the same gets its own values back."""
+    before = {name: value.detach().clone() for name, value in own.items() if _is_plain(value)}
+    try:
+        model.load_state_dict(ready)
+    except Exception as error:  # modules may load in ways of their own
+        with torch.no_grad():
+            for name, value in before.items():
+                own[name].copy_(value)
+        said = " ".join(str(error).split())
+        raise CheckpointError(f"{path} does not fit the model: {type(error).__name__}: {said}") from error
 
 
-def _without_prefixes(state: dict[str, Any], model: nn.Module) -> dict[str, Any]:
-    """Drop what wrappers put in front of the names, as long as no name is one of the model."""
-    own = model.state_dict().keys()
-    while not own & state.keys():
-        prefix = next((prefix for prefix in _PREFIXES if all(name.startswith(prefix) for name in state)), None)
-        if prefix is None:
-            break
-        state = {name.removeprefix(prefix): value for name, value in state.items()}
-    return state
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, Tensor) and not is_lazy(value)
 
 
-def _few(names: list[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
+def _refused(path: Path, error: Exception) -> str:
+    """Which objects keep a file from being loaded, and how its weights are saved alone."""
+    names = _objects(path, error)
+    harmless = [name for name in names if _HARMLESS.match(name)]
+    if names and len(harmless) == len(names):
+        return (
+            f"{path} holds {few(names)} beside its weights, and whatever loads such objects would also run code that a "
+            f"file carries; if you trust it, save its weights alone: {_saving(path, mapping=True)}"
+        )
+    if any(_MODULES.match(name) for name in names):
+        return (
+            f"{path} holds a whole model ({few(names)}), and loading it would run code that it carries; that is "
+            f"refused: if you trust it, save its weights alone: {_saving(path, mapping=False)}"
+        )
+    found = f" (it names {few([name for name in names if name not in harmless])})" if names else ""
+    return (
+        f"{path} is no plain file of tensors: it is damaged, or loading it would run code that it carries; that is "
+        f"refused{found}: save model.state_dict(), or a safetensors file"
+    )
+
+
+def _saving(path: Path, mapping: bool) -> str:
+    state = "['state_dict']" if mapping else ".state_dict()"
+    return f"torch.save(torch.load({path.name!r}, weights_only=False){state}, 'weights.pth')"
+
+
+def _objects(path: Path, error: Exception) -> list[str]:
+    """The classes and functions that a file names, without importing them; as far as that can be told."""
+    try:
+        names: Iterable[str] = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except Exception:  # of older formats only the first is known, from the error
+        names = re.findall(r"GLOBAL ([\w.]+)", str(error))
+    return sorted(set(names))

@@ -116,14 +116,14 @@ def hugging_face_model(name: str, wishes: Wishes) -> Parts:
     """
     transformers = _require("transformers")
     try:
-        model = transformers.AutoModelForImageClassification.from_pretrained(name)
+        model = transformers.AutoModelForImageClassification.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise UnknownNameError(f"Hugging Face model {name!r} cannot be loaded: {first_line(error)}") from error
     names = tuple(str(label) for _, label in sorted(model.config.id2label.items()))
     if all(label == f"LABEL_{index}" for index, label in enumerate(names)):
         names = ()
     try:
-        processor = transformers.AutoImageProcessor.from_pretrained(name)
+        processor = transformers.AutoImageProcessor.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError):
         return Parts(model, IMAGENET, "ImageNet defaults (it has no image processor)", names or None, name)
     transform = _verified(from_hugging_face(processor.to_dict()), _Processor(processor))

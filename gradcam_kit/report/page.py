@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from gradcam_kit.errors import OptionError
+from gradcam_kit.jobs.storage.ownership import check_page
 from gradcam_kit.jobs.storage.store import Store
 from gradcam_kit.jobs.work.measuring import by_method, not_counted
 from gradcam_kit.metrics.case import described
@@ -21,23 +23,28 @@ from gradcam_kit.report.collect import Collected, Keep, collect
 _TEMPLATES = Path(__file__).parent / "templates"
 _COLORMAPS = "jet", "viridis", "bone"  # the colors of the overlays, colors for everybody, and gray
 _SPEED = "report/speed.json"
+_THUMBNAIL = re.compile(r"\d+\.jpg")
 
 
-def write_report(out: str, pictures: int = 0, seconds: float = 0.0) -> str:
+def write_report(out: str, pictures: int = 0, seconds: float = 0.0, overwrite: bool = False) -> str:
     """Write `report.html` of a run, and beside it thumbnails if there are many; returns where the page is.
 
     Args:
         out: the folder of the run.
         pictures: how many were explained since the page was written last.
         seconds: how long that took.
+        overwrite: replace a `report.html` that is not the page of a run.
 
     Raises:
-        OptionError: there is no run.
+        OptionError: there is no run, or a `report.html` of somebody else's.
+        InputError: `run.json` or a shard is damaged, or not that of a run.
     """
     store = Store.at(out)
-    manifest = store.manifest()
+    manifest = store.run_manifest()
     if manifest is None or not store.complete():
         raise OptionError(f"{out!r} holds no run with complete shards; make one: gradcam-kit run SOURCE --out {out}")
+    if not overwrite:
+        check_page(store.folder, "move it, or replace it: gradcam-kit report DIR --overwrite")
     with store.named():
         digest = store.digest()  # first, so that the page of rows that change meanwhile is not taken for a current one
         collected = collect(store, manifest, _keeper(store))
@@ -94,7 +101,8 @@ def _keeper(store: Store) -> Keep:
     def keep(name: str, content: bytes) -> None:
         folder = name.rpartition("/")[0]
         if folder not in begun:
-            store.folder.remove(folder)
+            old = [f"{folder}/{name}" for name in store.folder.names(folder) if _THUMBNAIL.fullmatch(name)]
+            store.folder.remove(*old)
             begun.add(folder)
         store.folder.put(name, content)
 

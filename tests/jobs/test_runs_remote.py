@@ -21,7 +21,7 @@ from gradcam_kit.errors import InputError
 from gradcam_kit.jobs import load_run
 from gradcam_kit.jobs.sources.index import Entry, index_pictures
 from gradcam_kit.jobs.sources.plan import make_plan
-from gradcam_kit.jobs.storage import folders as files
+from gradcam_kit.jobs.storage import addresses
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +29,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
     disk.move_in(tmp_path, monkeypatch)
     disk.write_pictures(Path("pictures"))
     yield
-    files._arrow_system.cache_clear()
+    addresses._arrow_system.cache_clear()
 
 
 class Buckets:

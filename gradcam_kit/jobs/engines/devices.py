@@ -13,7 +13,7 @@ from queue import Empty
 from typing import TYPE_CHECKING, Any
 
 from gradcam_kit.capture import compile_around
-from gradcam_kit.errors import CaptureError
+from gradcam_kit.errors import CaptureError, InputError
 from gradcam_kit.jobs.engines.local import Done, Pipeline, Progress
 from gradcam_kit.jobs.request import RunRequest
 from gradcam_kit.jobs.sources.plan import Shard
@@ -103,7 +103,8 @@ def _serve(
     request: RunRequest, layers: Mapping[str, list[str]], pictures: int, folder: str, tasks: Any, answers: Any
 ) -> None:
     """What the process of a device does."""
-    belong_to_parent(folder)
+    belong_to_parent()
+    sys.path.insert(0, folder)  # where the modules of the user's are
     try:
         explainer = with_layers(request, layers)
         explainer.fit.say = lambda text: print(f"note: {text}", file=sys.stderr)
@@ -125,6 +126,8 @@ def with_layers(request: RunRequest, layers: Mapping[str, list[str]]) -> Explain
     cams = []
     for method in method_classes(request.methods):
         [cam] = explainer.with_methods([method], (), None, request.batch_size).cams
+        if method_name(cam) not in layers:
+            raise InputError(f"the layers of {method_name(cam)} are not known; known are those of {', '.join(layers)}")
         names = layers[method_name(cam)]
         cams.append(make_method(method, explainer.model, names or None, request.batch_size))
     explainer = replace(explainer, cams=tuple(cams), metrics=chosen_metrics(request.metrics))

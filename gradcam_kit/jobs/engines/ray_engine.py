@@ -26,9 +26,10 @@ from gradcam_kit.jobs.request import RunRequest
 from gradcam_kit.jobs.sources.index import Entry
 from gradcam_kit.jobs.sources.plan import Plan, Shard
 from gradcam_kit.jobs.sources.reading import silence_decoders
-from gradcam_kit.jobs.storage.folders import is_remote
+from gradcam_kit.jobs.storage.addresses import is_remote
+from gradcam_kit.jobs.storage.counts import Counts, counted
 from gradcam_kit.jobs.storage.rows import Row
-from gradcam_kit.jobs.storage.store import Counts, Store, counted
+from gradcam_kit.jobs.storage.store import Store
 from gradcam_kit.jobs.work.explainer import Batch, Explainer
 from gradcam_kit.jobs.work.loading import layers_of
 from gradcam_kit.jobs.work.measuring import metric_fields

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from gradcam_kit.errors import GradCamKitError, InputError
 from gradcam_kit.jobs.sources.tables import LIST_SUFFIXES, TABLE_SUFFIXES, listed_rows
 from gradcam_kit.jobs.sources.walk import PICTURE_SUFFIXES, LeftOut, Walk, key_of
-from gradcam_kit.jobs.storage.folders import is_remote, remote, unreachable
+from gradcam_kit.jobs.storage.addresses import check_address, is_remote, remote, scheme, unreachable
 
 _NAMING = (*LIST_SUFFIXES, *TABLE_SUFFIXES)  # of files that name pictures
 KINDS = "a picture, a folder, a glob, a list file (.txt) or a table (.csv, .tsv, .parquet) with a column 'path'"
@@ -110,11 +110,27 @@ def _listed(source: str, left_out: LeftOut) -> Iterator[Entry]:
 
 
 def _lines(source: str, parent: str, left_out: LeftOut) -> Iterator[tuple[str, str | None]]:
+    own = scheme(source) if is_remote(source) else None
     for path, label in listed_rows(source):
         if path:
-            yield _resolved(parent, path), label
+            resolved = _resolved(parent, path)
+            if is_remote(resolved):
+                _check_listed(source, resolved, own)
+            yield resolved, label
         else:
             left_out.nameless += 1
+
+
+def _check_listed(source: str, path: str, own: str | None) -> None:
+    """Refuse an address that no list may choose, as lists come from others; `own` is the kind of storage of the list.
+
+    Raises:
+        InputError: as it says.
+    """
+    try:
+        check_address(path, own or "file")
+    except InputError as error:
+        raise InputError(f"{source!r} names a picture that is not read: {error}") from error
 
 
 def _resolved(parent: str, path: str) -> str:

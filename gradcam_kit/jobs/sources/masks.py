@@ -13,7 +13,8 @@ from PIL import Image
 
 from gradcam_kit.errors import InputError, OptionError, PictureError
 from gradcam_kit.jobs.sources.index import Entry
-from gradcam_kit.jobs.storage.folders import is_remote, opened
+from gradcam_kit.jobs.storage.addresses import is_remote
+from gradcam_kit.jobs.storage.folders import opened
 from gradcam_kit.transforms import Box, Transform
 
 SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif")

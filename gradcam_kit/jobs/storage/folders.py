@@ -7,74 +7,28 @@ import glob
 import hashlib
 import os
 import platform
-import shutil
+import re
 import stat
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import cache
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
-import fsspec
-
-from gradcam_kit.errors import InputError, PictureError
+from gradcam_kit.errors import PictureError
+from gradcam_kit.jobs.storage.addresses import is_remote, remote
+from gradcam_kit.jobs.storage.remote_folder import RemoteFolder
 
 _HOST = hashlib.sha256(platform.node().encode()).hexdigest()[:8]
 _OLD = 600  # seconds; no file takes as long to be written
+_TEMPORARY = re.compile(r"[0-9a-z]{8,}-\d+-[0-9a-f]+")  # how the names of files that are being written end
 _HOPELESS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-
-
-def is_remote(path: str | os.PathLike[str]) -> bool:
-    """Whether a path names remote storage."""
-    return "://" in os.fspath(path)
-
-
-def remote(path: str) -> tuple[Any, str]:
-    """The file system of a remote path, and the path on it: fsspec's, or Arrow's where a library for that is missing.
-
-    Raises:
-        InputError: a kind of storage that is not known, that has no library here, or that cannot be reached.
-    """
-    try:
-        found: tuple[Any, str] = fsspec.core.url_to_fs(path)
-    except ImportError as error:
-        scheme, _, rest = path.partition("://")
-        authority, _, inner = rest.partition("/")
-        try:
-            system, root = _arrow_system(f"{scheme}://{authority}/")
-        except (OSError, ValueError, NotImplementedError) as failure:
-            said = f"{_first_line(error)}; without that library: {_first_line(failure)}"
-            raise InputError(f"{path!r} cannot be used: {said}") from error
-        return system, f"{root.rstrip('/')}/{inner}".rstrip("/")
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path!r} cannot be used: {_first_line(error)}") from error
-    return found
 
 
 def is_full(error: BaseException) -> bool:
     """Whether an error says that no other file can be written there either."""
     return isinstance(error, OSError) and error.errno in _HOPELESS
-
-
-@cache
-def _arrow_system(root: str) -> tuple[Any, str]:
-    """Arrow's file system of a bucket or host, as fsspec's are, and the path of its root; made once for all files."""
-    from fsspec.implementations.arrow import ArrowFSWrapper
-    from pyarrow.fs import FileSystem
-
-    system, path = FileSystem.from_uri(root)
-    return ArrowFSWrapper(system), path
-
-
-def unreachable(path: str, error: Exception) -> InputError:
-    """The error of remote storage that is known and gives no answer."""
-    return InputError(f"{path!r} cannot be reached: {type(error).__name__}: {_first_line(error)}")
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0]
 
 
 @contextmanager
@@ -103,13 +57,17 @@ class LocalFolder:
 
     def path(self, name: str) -> Path:
         """Where a file lies."""
-        assert not name.startswith("/") | (".." in name.split("/")), f"{name!r} leads out of {self.root!r}"
+        if name.startswith("/") or ".." in name.split("/"):
+            raise AssertionError(f"{name!r} leads out of {self.root!r}")  # not `assert`, which python -O leaves out
         return Path(self.root, name)
 
     def read(self, name: str) -> bytes | None:
         """The content of a file; None if there is none."""
+        path = self.path(name)
         try:
-            return self.path(name).read_bytes()
+            if not stat.S_ISREG(path.stat().st_mode):
+                raise OSError(errno.EINVAL, "it is not a regular file", str(path))
+            return path.read_bytes()
         except (FileNotFoundError, NotADirectoryError):
             return None
 
@@ -143,10 +101,12 @@ class LocalFolder:
         return True
 
     def put(self, name: str, content: bytes) -> None:
-        """Write a file that nobody reads before a later `write` says that it is there."""
+        """Write a file that nobody reads before a later `write` says that it is there; never through a link."""
         path = self.path(name)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
+        with open(os.open(path, flags, 0o666), "wb") as file:
+            file.write(content)
 
     def names(self, folder: str) -> list[str]:
         """The names in a folder, sorted, without hidden ones; none if there is no such folder."""
@@ -155,83 +115,46 @@ class LocalFolder:
         except (FileNotFoundError, NotADirectoryError):
             return []
 
-    def remove(self, name: str) -> None:
-        """Remove a file or a folder with all that is in it, if it is there."""
+    def files(self, folder: str) -> Iterator[str]:
+        """The names of all files below a folder, relative to it; no links, and nothing behind links."""
+        root = self.path(folder)
+        for place, folders, files in os.walk(root):
+            folders[:] = [one for one in folders if not os.path.islink(os.path.join(place, one))]
+            for file in files:
+                path = Path(place, file)
+                if not path.is_symlink():
+                    yield path.relative_to(root).as_posix()
+
+    def holds(self, name: str) -> bool:
+        """Whether there is anything of a name: a file, a folder that is not empty, or a link."""
         path = self.path(name)
         if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
+            return any(path.iterdir())
+        return os.path.lexists(path)
+
+    def is_link(self, name: str) -> bool:
+        """Whether a name is a symbolic link."""
+        return self.path(name).is_symlink()
+
+    def blocks(self, name: str) -> bool:
+        """Whether something of a name keeps a folder from being made: a file, or a link that leads to none."""
+        path = self.path(name)
+        return os.path.lexists(path) and not path.is_dir()
+
+    def remove(self, *names: str) -> None:
+        """Remove files, as far as they are there, and folders that are empty afterwards."""
+        folders = set()
+        for name in names:
+            with suppress(FileNotFoundError, NotADirectoryError):
+                self.path(name).unlink()
+                folders.update([*Path(name).parents][:-1])
+        for folder in sorted(folders, key=lambda one: -len(one.parts)):
+            with suppress(OSError):  # something else is in it
+                self.path(folder.as_posix()).rmdir()
 
     def open(self, name: str) -> IO[bytes]:
         """A file for random access."""
         return self.path(name).open("rb")
-
-
-class RemoteFolder:
-    """A folder of remote storage, through fsspec; its stores show a file when all of it has arrived."""
-
-    def __init__(self, root: str) -> None:
-        self.root = root.rstrip("/")
-        self._system, self._base = remote(self.root)
-
-    def path(self, name: str) -> str:
-        """Where a file lies on its file system."""
-        return f"{self._base}/{name}"
-
-    def read(self, name: str) -> bytes | None:
-        """The content of a file; None if there is none."""
-        try:
-            content: bytes = self._system.cat_file(self.path(name))
-        except FileNotFoundError:
-            return None
-        except Exception as error:  # libraries of storages raise anything
-            raise unreachable(self.root, error) from error
-        return content
-
-    def write(self, name: str, content: bytes) -> None:
-        """Send a file as one object."""
-        self._system.makedirs(self.path(name).rpartition("/")[0], exist_ok=True)
-        self._system.pipe_file(self.path(name), content)
-
-    put = write
-
-    def create(self, name: str, content: bytes) -> bool:
-        """Send a file unless it is there; False if it is, also if another process was faster.
-
-        The latter is best effort: storages that cannot refuse to replace are asked afterwards whose file it is, and of
-        two processes each may be told that it is its own, if one sends after the other has asked.
-        """
-        path = self.path(name)
-        self._system.invalidate_cache()
-        if self._system.exists(path):
-            return False
-        self._system.makedirs(path.rpartition("/")[0], exist_ok=True)
-        try:
-            self._system.pipe_file(path, content, mode="create")
-        except FileExistsError:
-            return False
-        except (TypeError, ValueError, NotImplementedError):  # it does not know of modes
-            self._system.pipe_file(path, content)
-        return self.read(name) == content
-
-    def names(self, folder: str) -> list[str]:
-        """The names in a folder, sorted, without hidden ones; none if there is no such folder."""
-        self._system.invalidate_cache()
-        try:
-            paths = self._system.ls(self.path(folder), detail=False)
-        except FileNotFoundError:
-            return []
-        return sorted(name for path in paths if not (name := path.rpartition("/")[2]).startswith("."))
-
-    def remove(self, name: str) -> None:
-        """Remove a file or a folder with all that is in it, if it is there."""
-        if self._system.exists(self.path(name)):
-            self._system.rm(self.path(name), recursive=True)
-
-    def open(self, name: str) -> Any:
-        """A file for random access."""
-        return self._system.open(self.path(name), "rb")
 
 
 def _written_exclusively(path: Path, content: bytes) -> bool:
@@ -265,7 +188,8 @@ def _beside(path: Path, content: bytes) -> Iterator[Path]:
     finally:
         temporary.unlink(missing_ok=True)
     for left in glob.glob(f"{glob.escape(os.path.join(path.parent, '.' + path.name))}.*"):
-        if _is_left_over(Path(left)):
+        ending = os.path.basename(left)[len(path.name) + 2 :]  # of others' files, such as .rows.csv.swp, it is another
+        if _TEMPORARY.fullmatch(ending) and _is_left_over(Path(left)):
             Path(left).unlink(missing_ok=True)
     if os.name == "posix":
         folder = os.open(path.parent, os.O_RDONLY)

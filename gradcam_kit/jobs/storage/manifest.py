@@ -1,12 +1,16 @@
-"""Two runs are the same if everything that determines their rows is."""
+"""`run.json` as it is read: whether it is that of a run, and whether two runs are the same."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from gradcam_kit.errors import OptionError
+from gradcam_kit.errors import GradCamKitError, InputError, OptionError
+from gradcam_kit.jobs.request import PRECISIONS, Targets
+
+FORMAT = 2
+_NORMALIZATIONS = ("minmax", "max", "none")
 
 
 def check_same(before: Mapping[str, Any], now: Mapping[str, Any], root: str) -> None:
@@ -24,6 +28,28 @@ def check_same(before: Mapping[str, Any], now: Mapping[str, Any], root: str) -> 
             )
 
 
+def check_readable(manifest: Mapping[str, Any], place: str) -> None:
+    """Refuse a `run.json` that is not that of a run, as nothing in it can be trusted to be what it should be.
+
+    Args:
+        manifest: its content.
+        place: where it lies, for errors.
+
+    Raises:
+        InputError: it is of another format, or the first field that is not as runs write it.
+    """
+    if manifest.get("format") != FORMAT:
+        raise InputError(f"{place} has the format {_short(manifest.get('format'))}; expected {FORMAT}")
+    if "metrics" in manifest and manifest["metrics"] is None:
+        raise InputError(f"{place} is not that of a run: metrics is null; expected an object")
+    for name, (holds, expected) in _FIELDS.items():
+        value: Any = manifest
+        for part in name.split("."):
+            value = value.get(part) if isinstance(value, Mapping) else None
+        if not holds(value):
+            raise InputError(f"{place} is not that of a run: {name} is {_short(value)}; expected {expected}")
+
+
 def _differences(before: Any, now: Any, name: str = "") -> Iterable[tuple[str, Any, Any]]:
     if isinstance(before, Mapping) and isinstance(now, Mapping):
         if name and before.keys() != now.keys():
@@ -37,3 +63,64 @@ def _differences(before: Any, now: Any, name: str = "") -> Iterable[tuple[str, A
 def _short(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 80 else f"{text[:79]}…"
+
+
+def _is_count(value: Any, least: int = 0) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(one, str) for one in value)
+
+
+def _is_objects(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(isinstance(one, Mapping) for one in value.values())
+
+
+def _is_file_name(text: Any) -> bool:
+    """Whether a method's name can be part of the name of a file, and leads nowhere else."""
+    return isinstance(text, str) and text not in ("", ".", "..") and not {"/", "\\", "\0"} & {*text}
+
+
+def _is_methods(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(
+        _is_file_name(name) and isinstance(one, Mapping) and one.get("normalize") in _NORMALIZATIONS
+        for name, one in value.items()
+    )
+
+
+def _is_targets(value: Any) -> bool:
+    try:
+        return isinstance(value, str) and bool(Targets.parse(value))
+    except GradCamKitError:
+        return False
+
+
+_FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "pictures": (lambda value: _is_count(value, 1), "a number of pictures"),
+    "shard_size": (lambda value: _is_count(value, 1), "a number of pictures"),
+    "overlays": (lambda value: value is None or _is_count(value), "a number of pictures or null"),
+    "model": (lambda value: isinstance(value, str), "a text"),
+    "weights": (lambda value: isinstance(value, str), "a text"),
+    "weights_sha256": (lambda value: isinstance(value, str), "a text"),
+    "transform": (lambda value: isinstance(value, Mapping), "an object"),
+    "class_names": (lambda value: value is None or _is_texts(value), "a list of texts or null"),
+    "methods": (_is_methods, "an object with the settings of each method, whose names can be names of files"),
+    "layers": (
+        lambda value: isinstance(value, Mapping) and all(map(_is_texts, value.values())),
+        "an object with the layers of each method",
+    ),
+    "metrics": (
+        lambda value: (
+            value is None or (isinstance(value, Mapping) and all(isinstance(v, Mapping) for v in value.values()))
+        ),
+        "an object with the settings of each metric",
+    ),
+    "targets": (_is_targets, "predicted, label, an index or top:K"),
+    "dtype": (lambda value: value in PRECISIONS, f"one of {', '.join(PRECISIONS)}"),
+    "compile": (lambda value: isinstance(value, bool), "true or false"),
+    "about": (lambda value: isinstance(value, Mapping), "an object"),
+    "about.root": (lambda value: isinstance(value, str) and "\0" not in value, "a folder"),
+    "about.source": (lambda value: isinstance(value, str), "a text"),
+}
+"""Fields that are read again, what holds of each, and the same in words."""

@@ -9,11 +9,18 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+_DAMAGE = (OSError, pa.ArrowException, ValueError, KeyError, OverflowError, MemoryError)
+"""What Arrow raises about damaged files, whose pages it decompresses and decodes; it has no type for them."""
+
+
+class DamagedTableError(Exception):
+    """A file of rows that cannot be read, or only in part."""
+
 
 def as_parquet(table: pa.Table) -> bytes:
-    """The content of a file."""
+    """The content of a file; each of its pages carries a checksum."""
     buffer = BytesIO()
-    pq.write_table(table, buffer, compression="zstd")
+    pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
     return buffer.getvalue()
 
 
@@ -22,6 +29,12 @@ def read_parquet(file: Any, columns: Sequence[str] | None = None) -> pa.Table:
 
     Only this thread reads: a thread of Arrow's that still holds a Python file when the interpreter ends aborts the
     process or hangs (apache/arrow#50482), with all results written and an exit status that says otherwise.
+
+    Raises:
+        DamagedTableError: what a disk or a transfer has damaged, also within the file.
     """
-    with pq.ParquetFile(file, pre_buffer=False) as table:
-        return table.read(columns=columns, use_threads=False)
+    try:
+        with pq.ParquetFile(file, pre_buffer=False, page_checksum_verification=True) as table:
+            return table.read(columns=columns, use_threads=False)
+    except _DAMAGE as error:
+        raise DamagedTableError(" ".join(str(error).split())) from error

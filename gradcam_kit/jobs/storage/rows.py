@@ -13,7 +13,7 @@ from jaxtyping import Float, Float16
 from torch import Tensor
 
 from gradcam_kit.capture import ClassProbability
-from gradcam_kit.errors import GradCamKitError
+from gradcam_kit.errors import GradCamKitError, InputError
 from gradcam_kit.functional import Normalization, normalize, upsample
 from gradcam_kit.jobs.sources.index import Entry
 from gradcam_kit.jobs.sources.labels import Labels
@@ -128,8 +128,18 @@ def explained_rows(
 
 
 def heatmap_of(row: Mapping[str, Any]) -> Float16[np.ndarray, "h w"]:
-    """The stored heatmap of a row, at the layer's resolution."""
-    return np.frombuffer(row["heatmap"], "<f2").reshape(row["height"], row["width"])
+    """The stored heatmap of a row, at the layer's resolution.
+
+    Raises:
+        InputError: its bytes are not as many as its height and width say.
+    """
+    content, size = row["heatmap"] or b"", (row["height"] or 0, row["width"] or 0)
+    if min(size) < 1 or len(content) != 2 * size[0] * size[1]:
+        raise InputError(
+            f"the row of {row.get('path')!r} by {row.get('method')!r} has {len(content)} bytes for a heatmap of "
+            f"{size[0]} x {size[1]}; expected {2 * size[0] * size[1]}"
+        )
+    return np.frombuffer(content, "<f2").reshape(size)
 
 
 def enlarged(row: Mapping[str, Any], normalization: Normalization = "minmax") -> Float[np.ndarray, "h w"]:

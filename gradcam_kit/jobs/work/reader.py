@@ -75,7 +75,7 @@ class Failed:
     by_transform: bool = False
 
     @classmethod
-    def because(cls, entry: Entry, error: Exception) -> Failed:
+    def because(cls, entry: Entry, error: BaseException) -> Failed:
         """The failure that an error caused; foreign errors could not be sent from process to process."""
         return cls(entry, one_line(f"{type(error).__name__}: {error}"))
 
@@ -89,7 +89,7 @@ def decode(entry: Entry, transform: Transform, thumbnail: bool = False) -> Decod
             small = _thumbnail(picture) if thumbnail else None
             is_read = True
             return Decoded(entry, transform.prepare(picture), transform.box(*size), size, small)
-    except Exception as error:  # one picture never ends a run
+    except (Exception, SystemExit) as error:  # one picture never ends a run, also if a transform would end the program
         failed = Failed.because(entry, error)
         return replace(failed, by_transform=is_read and not isinstance(error, PictureError))
 
@@ -238,14 +238,9 @@ def interruptions_blocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def belong_to_parent(folder: str) -> None:
-    """Settle a new process: it leaves interruptions to the one that started it, and ends with it, however that ends.
-
-    Args:
-        folder: the working directory of the parent, where a user's modules are found.
-    """
+def belong_to_parent() -> None:
+    """Settle a new process: it leaves interruptions to the one that started it, and ends with it, however that ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    sys.path.insert(0, folder)
     silence_decoders()
     parent = multiprocessing.parent_process()
     if parent is not None:
@@ -264,8 +259,12 @@ def _decode_all(chunk: Sequence[tuple[Entry, bool]], transform: Transform | None
 def _set_up(folder: str, packed: bytes) -> None:
     """Make a worker process ready."""
     global _transform
-    belong_to_parent(folder)
-    _transform = pickle.loads(packed)
+    belong_to_parent()
+    sys.path.insert(0, folder)  # where the user's modules are, for as long as the transform may need them
+    try:
+        _transform = pickle.loads(packed)
+    finally:
+        sys.path.remove(folder)
 
 
 def _packed(transform: Transform) -> bytes | None:

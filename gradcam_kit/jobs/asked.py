@@ -1,0 +1,105 @@
+"""What was asked of a run that is there, as far as it makes the model and its methods again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gradcam_kit.errors import InputError, OptionError
+from gradcam_kit.jobs.request import RunRequest
+from gradcam_kit.jobs.results import Run
+from gradcam_kit.models import is_code, was_named
+
+if TYPE_CHECKING:
+    from gradcam_kit.jobs.evaluate import EvaluateRequest
+
+
+def request_of(run: Run, request: EvaluateRequest) -> RunRequest:
+    """The request that makes the model and the methods of a run again.
+
+    Whoever sent the run chose what stands in its `run.json`, so no module of Python is imported because it is named
+    there: a factory or a class has to be named again by whoever asks, or must have been by this very program.
+
+    Raises:
+        OptionError: a model or method that has to be named again.
+        InputError: a `run.json` that does not say what was asked.
+    """
+    manifest = run.manifest
+    asked = manifest["about"].get("request", {"model": manifest["model"], "methods": list(manifest["methods"])})
+    place = run.store.place("run.json")
+    for name, (kinds, expected) in _FIELDS.items():
+        if not isinstance(asked, Mapping) or not _is_of(asked.get(name), kinds):
+            raise InputError(f"{place} is not that of a run: about.request.{name} is not {expected}")
+    model = request.model if request.model is not None else asked["model"]
+    if model is None:
+        raise OptionError(
+            f"the run in {request.directory!r} was made from a module ({manifest['model']}), which only a program can "
+            "make again: gradcam_kit.jobs.evaluate(EvaluateRequest(directory, model=module))"
+        )
+    if request.model is None and isinstance(model, str) and is_code(model) and not was_named(model):
+        raise OptionError(
+            f"{place} names the model {model!r}, a module of Python, which is not imported because a run folder names "
+            f"it; if you trust it, name it again: --model {model}"
+        )
+    names, checkpoint = asked.get("class_names"), request.checkpoint or asked.get("checkpoint")
+    return RunRequest(
+        model=model,
+        checkpoint=None if checkpoint is None else Path(checkpoint),
+        weights=asked.get("weights"),
+        image_size=asked.get("image_size"),
+        mean=_numbers(asked.get("mean")),
+        std=_numbers(asked.get("std")),
+        class_names=None if names is None else tuple(names),
+        methods=_methods(asked["methods"], request.methods, place),
+        transform=request.transform,
+        out=request.directory,
+        device=request.device,
+        dtype=manifest["dtype"],
+        compile=manifest["compile"],
+        batch_size=request.batch_size,
+        workers=request.workers,
+    )
+
+
+def _methods(asked: Sequence[str], named: Sequence[str], place: str) -> tuple[str, ...]:
+    """The methods of a run, of which those that are code were named again.
+
+    Raises:
+        OptionError: one that was not, or one that the run does not have.
+    """
+    for name in named:
+        if name not in asked:
+            raise OptionError(f"the run has no method {name!r}; it has {', '.join(asked)}")
+    for name in asked:
+        if ":" in name and name not in named and not was_named(name):
+            raise OptionError(
+                f"{place} names the method {name!r}, a class of Python, which is not imported because a run folder "
+                f"names it; if you trust it, name it again: --method {name}"
+            )
+    return tuple(asked)
+
+
+def _numbers(values: Sequence[float] | None) -> tuple[float, ...] | None:
+    return None if values is None else tuple(values)
+
+
+def _is_of(value: Any, kinds: tuple[type, ...]) -> bool:
+    """Whether a value, or each in a list of them, is of one of some kinds."""
+    if isinstance(value, list):
+        return list in kinds and all(isinstance(one, kinds) and not isinstance(one, list) for one in value)
+    return isinstance(value, kinds) and not isinstance(value, bool) and not (list in kinds and isinstance(value, str))
+
+
+_NONE = type(None)
+_FIELDS: dict[str, tuple[tuple[type, ...], str]] = {
+    "model": ((str, _NONE), "a text or null"),
+    "checkpoint": ((str, _NONE), "a text or null"),
+    "weights": ((str, _NONE), "a text or null"),
+    "image_size": ((int, _NONE), "a whole number or null"),
+    "mean": ((list, int, float, _NONE), "a list of numbers or null"),
+    "std": ((list, int, float, _NONE), "a list of numbers or null"),
+    "class_names": ((list, str, _NONE), "a list of texts or null"),
+    "methods": ((list, str), "a list of texts"),
+}
+"""What may stand in each field, and the same in words."""

@@ -1,0 +1,101 @@
+"""Addresses of remote storage: which are taken, and the file system behind each."""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from typing import Any
+
+import fsspec
+from fsspec.registry import known_implementations
+
+from gradcam_kit.errors import InputError
+
+SIMPLE = frozenset(
+    {
+        *("abfs", "abfss", "adl", "az", "box", "dbfs", "dropbox", "file", "ftp", "gcs", "gdrive", "gs", "hdfs", "hf"),
+        *("http", "https", "lakefs", "local", "memory", "oci", "oss", "root", "s3", "s3a", "sftp", "smb", "ssh"),
+        *("tos", "viewfs", "wandb", "webdav", "webhdfs"),
+    }
+)
+"""Kinds of storage that hold files and nothing else.
+
+Not those that compose others, unpack archives or follow instructions in files (`zip`, `simplecache`, `reference`, ...):
+a line of somebody's list could make them read other places, fill the disk, or in some versions run code.
+"""
+
+
+def is_remote(path: str | os.PathLike[str]) -> bool:
+    """Whether a path names remote storage."""
+    return "://" in os.fspath(path)
+
+
+def check_address(path: str, also: str | None = None) -> None:
+    """Refuse addresses of anything but files on a single storage.
+
+    Args:
+        path: an address with `://`.
+        also: a kind of storage that is taken beside `SIMPLE`; None = those that a program registered by itself.
+
+    Raises:
+        InputError: as it says.
+    """
+    kind = scheme(path)
+    if "::" in path:
+        problem = "it chains several kinds of storage"
+    elif kind in SIMPLE or kind == also or (also is None and kind not in known_implementations):
+        return
+    else:
+        problem = f"{kind}:// is not one of the simple kinds of storage"
+    raise InputError(
+        f"{path!r} cannot be used: {problem}; expected a path or a plain address such as s3://, gs://, https:// or hf://"
+    )
+
+
+def scheme(path: str) -> str:
+    """The kind of storage that an address names."""
+    return path.partition("://")[0].lower()
+
+
+def remote(path: str) -> tuple[Any, str]:
+    """The file system of a remote path, and the path on it: fsspec's, or Arrow's where a library for that is missing.
+
+    Raises:
+        InputError: a kind of storage that is not known, that has no library here, or that cannot be reached; an address
+            that chains or composes several.
+    """
+    check_address(path)
+    try:
+        found: tuple[Any, str] = fsspec.core.url_to_fs(path)
+    except ImportError as error:
+        scheme, _, rest = path.partition("://")
+        authority, _, inner = rest.partition("/")
+        try:
+            system, root = _arrow_system(f"{scheme}://{authority}/")
+        except (OSError, ValueError, NotImplementedError) as failure:
+            said = f"{first_line(error)}; without that library: {first_line(failure)}"
+            raise InputError(f"{path!r} cannot be used: {said}") from error
+        return system, f"{root.rstrip('/')}/{inner}".rstrip("/")
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path!r} cannot be used: {first_line(error)}") from error
+    return found
+
+
+@cache
+def _arrow_system(root: str) -> tuple[Any, str]:
+    """Arrow's file system of a bucket or host, as fsspec's are, and the path of its root; made once for all files."""
+    from fsspec.implementations.arrow import ArrowFSWrapper
+    from pyarrow.fs import FileSystem
+
+    system, path = FileSystem.from_uri(root)
+    return ArrowFSWrapper(system), path
+
+
+def unreachable(path: str, error: Exception) -> InputError:
+    """The error of remote storage that is known and gives no answer."""
+    return InputError(f"{path!r} cannot be reached: {type(error).__name__}: {first_line(error)}")
+
+
+def first_line(error: Exception) -> str:
+    """What an error says first."""
+    return str(error).partition("\n")[0]

@@ -1,0 +1,140 @@
+"""What in the folder of a run is the run's own, which alone a run may remove or replace."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
+from typing import Any
+
+from gradcam_kit.errors import OptionError
+from gradcam_kit.jobs.storage.addresses import is_remote
+from gradcam_kit.jobs.storage.folders import Folder
+
+PAGE = "report.html"
+PARTS = ("shards", "metrics", "thumbnails", "overlays", "report")
+"""Folders of a run, in the order in which they are emptied: a picture without its shard is explained again."""
+
+_NAMES = {
+    **dict.fromkeys(("shards", "metrics", "thumbnails"), re.compile(r"\d{5,}\.parquet")),
+    "report": re.compile(r"speed\.json|\d{5,}/\d+\.jpg"),
+}
+_PAGE_MARKS = (b'<meta name="gradcam-kit-rows"', b"<h1>Where did <em>")
+
+
+def own_files(folder: Folder, methods: Iterable[str]) -> Iterator[str]:
+    """The files under names that a run with these methods gives, but for `run.json` and the page."""
+    endings = "|".join(map(re.escape, methods)) or r"\b\B"  # without methods, no overlays
+    overlay = re.compile(rf".*\.({endings})(\.\d+)?\.jpg", re.DOTALL)
+    for part in PARTS:
+        name = _NAMES.get(part, overlay)
+        yield from (f"{part}/{file}" for file in folder.files(part) if name.fullmatch(file))
+
+
+def is_run_manifest(manifest: Any) -> bool:
+    """Whether the content of a `run.json` is that of a run of this package, of whatever version."""
+    if not isinstance(manifest, Mapping) or not isinstance(manifest.get("format"), int):
+        return False
+    versions = manifest.get("versions")
+    return isinstance(versions, Mapping) and "gradcam_kit" in versions and isinstance(manifest.get("methods"), Mapping)
+
+
+def check_vacant(folder: Folder, methods: Iterable[str], overwrite: bool) -> None:
+    """Refuse to begin a run in a folder without one, where files of others have the names that the run needs.
+
+    Args:
+        folder: the folder of the run, without a `run.json`.
+        methods: of the run.
+        overwrite: a run was to be replaced, so all folders under the names of a run's count.
+
+    Raises:
+        OptionError: names what is in the way.
+    """
+    for part in PARTS:
+        if folder.blocks(part):
+            raise OptionError(
+                f"{folder.root}/{part} is in the way: a run needs a folder of this name; choose another folder for the "
+                "run, or move it away"
+            )
+    taken = (name for name in (PAGE, *PARTS) if folder.holds(name)) if overwrite else own_files(folder, methods)
+    found = next(taken, None)
+    if found is None and folder.holds(PAGE):
+        found = PAGE
+    if found is not None:
+        asked = "there is no run to overwrite" if overwrite else "no run wrote it"
+        raise OptionError(
+            f"{folder.root!r} has no run.json but holds {found!r}: {asked}, and nothing is replaced; choose another "
+            "folder, or move it away"
+        )
+
+
+def check_links(folder: Folder) -> None:
+    """Refuse to empty folders that are reached through symbolic links, as no run makes any.
+
+    Raises:
+        OptionError: names the link.
+    """
+    names = [name for part in PARTS[:3] if not folder.is_link(part) for name in _children(folder, part)]
+    for name in (*PARTS, *names):
+        if folder.is_link(name):
+            raise OptionError(
+                f"{folder.root}/{name} is a symbolic link, and --overwrite removes only what a run wrote; remove the "
+                "link, or choose another folder"
+            )
+
+
+def check_page(folder: Folder, remedy: str) -> None:
+    """Refuse to replace a `report.html` that is not the page of a run.
+
+    Raises:
+        OptionError: as it says.
+    """
+    if not folder.holds(PAGE):
+        return
+    try:
+        content = folder.read(PAGE)
+    except OSError as error:
+        raise OptionError(f"{folder.root}/{PAGE} cannot be read: {error.strerror or error}; {remedy}") from error
+    if content is None or not any(mark in content for mark in _PAGE_MARKS):
+        raise OptionError(f"{folder.root}/{PAGE} is not the page of a run, so it is not replaced; {remedy}")
+
+
+def check_inputs_stay(folder: Folder, inputs: Iterable[str]) -> None:
+    """Refuse to overwrite a run when something that is read lies where the run's own files are removed.
+
+    Args:
+        folder: the folder of the run.
+        inputs: the files and folders that are read.
+
+    Raises:
+        OptionError: names the first of them.
+    """
+    own = [f"{place}/{name}" for place in _places(folder.root) for name in (*PARTS, PAGE, "run.json")]
+    exact, inside = {*own}, tuple(f"{name}/" for name in own)
+    for path in inputs:
+        for place in _places(path):
+            if place in exact or place.startswith(inside):
+                raise OptionError(
+                    f"{path!r} lies in what --overwrite removes of {folder.root!r}, so it would be lost before it is "
+                    "read; choose another folder for the run"
+                )
+
+
+def _children(folder: Folder, part: str) -> list[str]:
+    return [f"{part}/{name}" for name in folder.names(part)]
+
+
+def _places(path: str) -> tuple[str, ...]:
+    """A path by its name and where its links lead."""
+    if is_remote(path):
+        return (path.removeprefix("file://").removeprefix("local://").rstrip("/"),)
+    whole = os.path.abspath(path)
+    above, name = os.path.split(whole)
+    by_folder = os.path.join(_real(above), name)
+    return whole, by_folder, os.path.realpath(by_folder) if os.path.islink(by_folder) else by_folder
+
+
+@lru_cache(4096)
+def _real(folder: str) -> str:
+    return os.path.realpath(folder)

@@ -1,0 +1,104 @@
+"""A folder of remote storage, with the operations of one of this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
+
+from gradcam_kit.jobs.storage.addresses import remote, unreachable
+
+
+class RemoteFolder:
+    """A folder of remote storage, through fsspec; its stores show a file when all of it has arrived."""
+
+    def __init__(self, root: str) -> None:
+        self.root = root.rstrip("/")
+        self._system, self._base = remote(self.root)
+
+    def path(self, name: str) -> str:
+        """Where a file lies on its file system."""
+        return f"{self._base}/{name}"
+
+    def read(self, name: str) -> bytes | None:
+        """The content of a file; None if there is none."""
+        try:
+            content: bytes = self._system.cat_file(self.path(name))
+        except FileNotFoundError:
+            return None
+        except Exception as error:  # libraries of storages raise anything
+            raise unreachable(self.root, error) from error
+        return content
+
+    def write(self, name: str, content: bytes) -> None:
+        """Send a file as one object."""
+        self._system.makedirs(self.path(name).rpartition("/")[0], exist_ok=True)
+        self._system.pipe_file(self.path(name), content)
+
+    put = write
+
+    def create(self, name: str, content: bytes) -> bool:
+        """Send a file unless it is there; False if it is, also if another process was faster.
+
+        The latter is best effort: storages that cannot refuse to replace are asked afterwards whose file it is, and of
+        two processes each may be told that it is its own, if one sends after the other has asked.
+        """
+        path = self.path(name)
+        self._system.invalidate_cache()
+        if self._system.exists(path):
+            return False
+        self._system.makedirs(path.rpartition("/")[0], exist_ok=True)
+        try:
+            self._system.pipe_file(path, content, mode="create")
+        except FileExistsError:
+            return False
+        except (TypeError, ValueError, NotImplementedError):  # it does not know of modes
+            self._system.pipe_file(path, content)
+        return self.read(name) == content
+
+    def names(self, folder: str) -> list[str]:
+        """The names in a folder, sorted, without hidden ones; none if there is no such folder."""
+        self._system.invalidate_cache()
+        try:
+            paths = self._system.ls(self.path(folder), detail=False)
+        except FileNotFoundError:
+            return []
+        return sorted(name for path in paths if not (name := path.rpartition("/")[2]).startswith("."))
+
+    def files(self, folder: str) -> Iterator[str]:
+        """The names of all files below a folder, relative to it."""
+        self._system.invalidate_cache()
+        root = self.path(folder).rstrip("/") + "/"
+        try:
+            found = self._system.find(root)
+        except FileNotFoundError:
+            return
+        inside = root.lstrip("/")
+        yield from (path.lstrip("/")[len(inside) :] for path in found if path.lstrip("/").startswith(inside))
+
+    def holds(self, name: str) -> bool:
+        """Whether there is anything of a name."""
+        return next(self.files(name), None) is not None or bool(self._system.exists(self.path(name)))
+
+    def is_link(self, name: str) -> bool:
+        """Whether a name is a symbolic link, which storages do not have."""
+        return False
+
+    def blocks(self, name: str) -> bool:
+        """Whether something of a name keeps a folder from being made, which storages do not know."""
+        return False
+
+    def remove(self, *names: str) -> None:
+        """Remove files, as far as they are there."""
+        paths = list(map(self.path, names))
+        if len(paths) > 1:
+            with suppress(FileNotFoundError, NotImplementedError, TypeError):  # Arrow's take no lists
+                self._system.rm(paths)  # at once, as storages answer slowly
+                return
+        for path in paths:
+            if self._system.exists(path):
+                self._system.rm(path)
+
+    def open(self, name: str) -> Any:
+        """A file for random access."""
+        return self._system.open(self.path(name), "rb")

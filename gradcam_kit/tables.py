@@ -1,0 +1,48 @@
+"""Tables for spreadsheets: CSV in which no text is taken for a formula."""
+
+from __future__ import annotations
+
+import csv
+import math
+import unicodedata
+from collections.abc import Iterable, Mapping
+from io import StringIO
+from typing import Any
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+"""How texts begin that a spreadsheet computes, or may break apart; the last four are their full-width forms."""
+
+
+def csv_text(columns: Iterable[str], rows: Iterable[Mapping[str, Any]]) -> str:
+    """Write rows as CSV with a header; a value that is missing, None or NaN is an empty cell.
+
+    A text that begins like a formula gets an apostrophe in front, because whoever names a picture could otherwise
+    choose what a spreadsheet computes when it opens the table.
+
+    Example:
+        >>> csv_text(["image"], [{"image": "=1+1.png"}])
+        "image\\r\\n'=1+1.png\\r\\n"
+    """
+    columns = list(columns)
+    buffer = StringIO(newline="")
+    writer = csv.writer(buffer)
+    writer.writerow(map(_cell, columns))
+    for row in rows:
+        writer.writerow([_cell(row.get(name)) for name in columns])
+    return buffer.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, float) and math.isnan(value):
+        return None
+    return f"'{value}" if isinstance(value, str) and _is_formula(value) else value
+
+
+def _is_formula(text: str) -> bool:
+    """Whether a spreadsheet could compute a text, also behind blanks and signs that nobody sees."""
+    seen = next((i for i, sign in enumerate(text) if not _is_unseen(sign)), len(text))
+    return text.startswith(_FORMULA) or text[seen:].startswith(_FORMULA)
+
+
+def _is_unseen(sign: str) -> bool:
+    return sign.isspace() or unicodedata.category(sign) in ("Cf", "Cc")

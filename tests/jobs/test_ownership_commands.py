@@ -1,0 +1,81 @@
+"""Exports, the demo and comparisons replace only what they wrote, and never what they read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import disk
+import pytest
+from typer.testing import CliRunner
+
+from gradcam_kit.cli import app
+from gradcam_kit.errors import OptionError
+from gradcam_kit.jobs import RunRequest, run
+from gradcam_kit.jobs.export import export_run
+
+
+@pytest.fixture(autouse=True)
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk.move_in(tmp_path, monkeypatch)
+    for name in "ab":
+        disk.write_picture(Path(f"pictures/{name}.png"), disk.CAT)
+
+
+def explain() -> None:
+    run(RunRequest("shop:net", source="pictures", out="out", workers=1, report=False))
+
+
+def everything(folder: str = ".") -> dict[str, bytes]:
+    files = (path for path in Path(folder).rglob("*") if path.is_file() and path.suffix != ".pyc")
+    return {str(path): path.read_bytes() for path in files}
+
+
+@pytest.mark.parametrize(
+    ("to", "name"),
+    [
+        ("csv", "rows.csv"),
+        ("fiftyone", "samples.json"),
+        ("fiftyone", "heatmaps/a.png.grad-cam.png"),
+        ("coco", "grad-cam.json"),
+        ("png", "b.png.grad-cam.png"),
+        ("npz", "a.png.grad-cam.npz"),
+    ],
+)
+def test_an_export_replaces_only_exports(to: str, name: str) -> None:
+    explain()
+    export_run("out", to, "there")
+    export_run("out", to, "there")  # its own
+    Path("there", name).write_text("mine")
+    before = everything("there")
+    with pytest.raises(OptionError, match="no export to"):
+        export_run("out", to, "there")
+    assert everything("there") == before
+    export_run("out", to, "there", overwrite=True)
+    assert Path("there", name).read_bytes() != b"mine"
+
+
+def test_the_demo_replaces_only_demos(monkeypatch: pytest.MonkeyPatch) -> None:
+    from gradcam_kit.jobs import demo
+
+    monkeypatch.setattr(demo, "METHODS", {name: demo.METHODS[name] for name in ("eigen-cam",)})
+    Path("shown").mkdir()
+    Path("shown/methods.png").write_text("mine")
+    with pytest.raises(OptionError, match=r"shown/methods\.png is there already"):
+        demo.run_demo(Path("shown"))
+    assert everything("shown") == {"shown/methods.png": b"mine"}
+    demo.run_demo(Path("shown"), overwrite=True)
+    demo.run_demo(Path("shown"))
+    with pytest.raises(OptionError, match="cannot be written"):
+        demo.run_demo(Path("shop.py"))
+
+
+def test_a_comparison_does_not_write_over_what_it_reads() -> None:
+    Path("link.png").symlink_to("pictures/a.png")
+    before = everything()
+    for out in ("pictures/a.png", "link.png"):
+        done = CliRunner().invoke(
+            app,
+            ["compare", "pictures/a.png", "--model", "shop:net", "--method", "eigen-cam", "--out", out, "--overwrite"],
+        )
+        assert (done.exit_code, "is read by this comparison" in done.output) == (2, True)
+    assert everything() == before
