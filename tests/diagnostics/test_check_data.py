@@ -93,11 +93,15 @@ def test_duplicates_and_their_labels() -> None:
     assert "sample 3 (3) = sample 7 (0)" in finding.message
 
 
-def test_plain_pictures_are_no_near_duplicates() -> None:
-    ramps = torch.linspace(-1, 1, 32).expand(8, 3, 32, 32).clone()
-    for i in range(8):
-        ramps[i, :, 4 * i : 4 * i + 4] *= -1  # the same hash in most cells, another picture
-    assert check_data([(ramps, labels(8))]) == []
+def test_pictures_with_the_same_hash_are_no_duplicates_unless_they_look_alike() -> None:
+    halves = torch.cat([torch.full((32, 16), -0.4), torch.full((32, 16), 0.4)], dim=1)
+    noise = images(8, side=32).unfold(2, 4, 4).unfold(3, 4, 4)
+    noise = noise - noise.mean(dim=(4, 5), keepdim=True)  # no cell of the hash changes
+    inside = noise.permute(0, 1, 2, 4, 3, 5).reshape(8, 3, 32, 32)
+    assert check_data([(halves + inside, labels(8))]) == []
+    found = check_data([(halves + 0.02 * inside, torch.zeros(8).long())])
+    assert said(found) == [("warn", "duplicate")]
+    assert found[0].value == 7
 
 
 def test_labels_out_of_range() -> None:
