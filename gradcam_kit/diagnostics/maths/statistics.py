@@ -155,11 +155,16 @@ def sum_of_squares(x: Float[Tensor, "..."]) -> Float[Tensor, ""]:
     wide = _widest(x)
     rows = flat.numel() // _PIECE
     if rows < 2:
-        return torch.linalg.vector_norm(flat).to(wide).square()
+        return _square_of_norm(flat, wide)
     pieces = torch.linalg.vector_norm(flat[: rows * _PIECE].view(rows, _PIECE), dim=1).to(wide)
     total = pieces.square().sum()
     rest = flat[rows * _PIECE :]
-    return total + torch.linalg.vector_norm(rest).to(wide).square() if len(rest) else total
+    return total + _square_of_norm(rest, wide) if len(rest) else total
+
+
+def _square_of_norm(x: Tensor, wide: torch.dtype) -> Tensor:
+    norm: Tensor = torch.linalg.vector_norm(x)
+    return norm.to(wide).square()
 
 
 def _widest(x: Tensor) -> torch.dtype:
