@@ -157,7 +157,7 @@ def sum_of_squares(x: Float[Tensor, "..."]) -> Float[Tensor, ""]:
     if rows < 2:
         return _square_of_norm(flat, wide)
     pieces = torch.linalg.vector_norm(flat[: rows * _PIECE].view(rows, _PIECE), dim=1).to(wide)
-    total = pieces.square().sum()
+    total: Tensor = pieces.square().sum()
     rest = flat[rows * _PIECE :]
     return total + _square_of_norm(rest, wide) if len(rest) else total
 
