@@ -197,7 +197,12 @@ class _CopiedWithoutHooks:
                 _strip(self.module.__dict__)
 
     def __call__(self, protocol: Any) -> Any:
-        reduced = type(self.module).__reduce_ex__(self.module, protocol)
+        own = self.module.__dict__
+        protections = _strip(own)  # a class may copy its attributes here
+        try:
+            reduced = type(self.module).__reduce_ex__(self.module, protocol)
+        finally:
+            own.update(protections)
         if not isinstance(reduced, tuple) or len(reduced) < 3:
             return reduced
         state = reduced[2]

@@ -23,6 +23,7 @@ from gradcam_kit.diagnostics.maths.statistics import (
     moments_of,
     moments_of_finite,
     needs_two_passes,
+    sum_of_squares,
     summarize,
 )
 from gradcam_kit.diagnostics.naming import named_leaves
@@ -32,6 +33,11 @@ from gradcam_kit.diagnostics.tracks import LayerTrack, Ledger
 from gradcam_kit.diagnostics.units import UnitAxes, sample_axis
 
 _MOST_PENDING = 4096
+
+
+def decides_at_once(x: Tensor) -> bool:
+    """Whether reading a number of the tensor waits for nothing: true on the host."""
+    return x.device.type == "cpu"
 
 
 class Collector(Accumulators, Observer):
@@ -135,7 +141,7 @@ class Collector(Accumulators, Observer):
         if not self.activations:
             return
         x = at_least_float32(leaf.detach())
-        on_host = x.device.type == "cpu"
+        on_host = decides_at_once(x)
         summary = summarize(x, axes, two_pass=not on_host and live.two_pass)
         if on_host:
             summary = self._read_on_host(live, x, axes, summary)
@@ -155,15 +161,15 @@ class Collector(Accumulators, Observer):
             self.scalars_of(x.device).add(self._saturation(track), hits)
 
     def _read_on_host(self, live: LiveLayer, x: Tensor, axes: Axes, summary: Summary) -> Summary:
-        total, norm, m = float(summary.total), float(summary.norm), x.numel()
-        if not (math.isfinite(total) and math.isfinite(norm)):
+        total, square, m = float(summary.total), float(summary.square), x.numel()
+        if not (math.isfinite(total) and math.isfinite(square)):
             found, summary = moments_of_finite(x, axes)
             if (found.nan or found.inf) and live.track.first_bad_step is None:
                 live.track.first_bad_step = self.step
         else:
-            two_pass = x.dtype == torch.float64 or needs_two_passes(total, norm, m)
+            two_pass = x.dtype == torch.float64 or needs_two_passes(total, square, m)
             m2 = float(x.var(correction=0)) * m if two_pass else None
-            found = moments_of(axes, m, total, norm, m2, math.inf, -math.inf)  # extremes come with the units
+            found = moments_of(axes, m, total, square, m2, math.inf, -math.inf)  # extremes come with the units
         live.track.open.moments = live.track.open.moments.merge(found)
         return summary
 
@@ -171,19 +177,19 @@ class Collector(Accumulators, Observer):
         """On a device nothing is decided here: what the host learns after the step holds for the next one."""
         m, step, with_m2 = x.numel(), self.step, summary.m2 is not None
 
-        def read(total: float, norm: float, m2: float = 0.0) -> None:
+        def read(total: float, square: float, m2: float = 0.0) -> None:
             track = live.track
-            if not (math.isfinite(total) and math.isfinite(norm)):
-                bad = Moments(axes.n, m, nan=int(math.isnan(norm)), inf=int(not math.isnan(norm)))
+            if not (math.isfinite(total) and math.isfinite(square)):
+                bad = Moments(axes.n, m, nan=int(math.isnan(square)), inf=int(not math.isnan(square)))
                 track.open.moments = track.open.moments.merge(bad)
                 track.first_bad_step = step if track.first_bad_step is None else track.first_bad_step
                 return
-            live.two_pass = needs_two_passes(total, norm, m)
-            found = moments_of(axes, m, total, norm, m2 if with_m2 else None, math.inf, -math.inf)
+            live.two_pass = needs_two_passes(total, square, m)
+            found = moments_of(axes, m, total, square, m2 if with_m2 else None, math.inf, -math.inf)
             track.open.moments = track.open.moments.merge(found)
 
         extra = () if summary.m2 is None else (summary.m2,)
-        self.scalars_of(x.device).add(read, summary.total, summary.norm, *extra)
+        self.scalars_of(x.device).add(read, summary.total, summary.square, *extra)
 
     def _note_origin(self, live: LiveLayer, call: Call, leaf: Tensor) -> None:
         """Which layer made the input, by identity within the step."""
@@ -241,14 +247,14 @@ class Collector(Accumulators, Observer):
             if self.observation is None or self.observation.paused or unobservable(gradient) is not None:
                 return
             g = at_least_float32(gradient.detach())
-            self.scalars_of(g.device).add(self._gradient(live.track, g.numel()), torch.linalg.vector_norm(g))
+            self.scalars_of(g.device).add(self._gradient(live.track, g.numel()), sum_of_squares(g))
             self._sample(live, g, 1)
 
         self.observation.attach.on_gradient(leaf, hook)
 
     def _gradient(self, track: LayerTrack, m: int) -> Callable[[float], None]:
-        def read(norm: float) -> None:
-            norm /= self.scale
+        def read(square: float) -> None:
+            norm = math.sqrt(square) / self.scale if square >= 0 else math.nan
             if math.isfinite(norm):
                 track.gradient_norm.add(norm)
                 track.gradient_rms.add(norm / math.sqrt(m))

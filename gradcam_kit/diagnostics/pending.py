@@ -11,6 +11,8 @@ from torch import Tensor
 
 from gradcam_kit.diagnostics.maths.histogram import BINS, add_counts
 
+_MOST_INDICES = 4
+
 
 @dataclass(eq=False)
 class Scalars:
@@ -94,12 +96,11 @@ class Histograms:
         key = tuple((row, len(sample)) for row, sample in zip(self.rows, self.samples, strict=True))
         index = self._index.get(key)
         if index is None:
-            if len(self._index) > 4 * 64:  # lengths that never repeat must not pile up
-                self._index.clear()
             places = np.repeat([row for row, _ in key], [size for _, size in key])
             index = torch.from_numpy(places).to(self.device, non_blocking=True)
-            if len(self._index) < 4:
-                self._index[key] = index
+            if len(self._index) >= _MOST_INDICES:  # lengths that never repeat must not pile up
+                self._index.clear()
+            self._index[key] = index
         add_counts(self.counts, index, torch.cat([sample.float() for sample in self.samples]))
         self.rows, self.samples = [], []
 
@@ -125,11 +126,11 @@ class Reservoir:
             chosen = [int(i * step) for i in range(self.most)]
             pooled = pooled[:, torch.tensor(chosen).to(pooled.device, non_blocking=True)]
         if self.rows is None:
-            self.rows = pooled.new_empty(self.size, pooled.shape[1])
+            self.rows = torch.empty(self.size, pooled.shape[1], dtype=pooled.dtype, device=pooled.device)
         places, sources = self._places(len(pooled))
         if places:
             both = torch.tensor([places, sources]).to(pooled.device, non_blocking=True)
-            self.rows = self.rows.index_copy(0, both[0], pooled[both[1]])
+            self.rows.index_copy_(0, both[0], pooled[both[1]])
 
     def _places(self, n: int) -> tuple[list[int], list[int]]:
         """Where each sample goes: algorithm R (Vitter 1985); a later sample of the batch replaces an earlier one."""

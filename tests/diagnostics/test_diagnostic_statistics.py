@@ -48,6 +48,11 @@ def test_float32_where_the_short_form_cancels(scale: float, offset: float) -> No
     close(moments(x, unit=1)[0], x.double().numpy(), 1e-5)
 
 
+def test_millions_of_float32() -> None:
+    x = torch.randn(32, 16, 64, 65, generator=torch.Generator().manual_seed(1)) + 5
+    close(moments(x, unit=1)[0], x.double().numpy(), 1e-6)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_does_not_overflow(dtype: torch.dtype) -> None:
     x = (torch.randn(64, 256, generator=torch.Generator().manual_seed(1)) * 1000).to(dtype)

@@ -14,6 +14,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from gradcam_kit.diagnostics.maths.histogram import in_memory_order
+
+_PIECE = 4096
 _CANCELLATION = 1e-2
 """Below this share of the mean square, `|x|^2 - m mean^2` has lost too many digits."""
 
@@ -111,7 +114,7 @@ class Summary(NamedTuple):
         low: the smallest value of each unit `(k,)`.
         high: the largest value of each unit `(k,)`.
         total: the sum of all values, float64.
-        norm: the Euclidean norm of all values.
+        square: the sum of all squares, float64.
         m2: the sum of squared deviations by two passes, where it was asked for.
     """
 
@@ -119,7 +122,7 @@ class Summary(NamedTuple):
     low: Float[Tensor, " k"]
     high: Float[Tensor, " k"]
     total: Float[Tensor, ""]
-    norm: Float[Tensor, ""]
+    square: Float[Tensor, ""]
     m2: Float[Tensor, ""] | None
 
 
@@ -129,7 +132,7 @@ def at_least_float32(x: Tensor) -> Tensor:
 
 
 def summarize(x: Float[Tensor, "..."], axes: Axes, *, two_pass: bool = False) -> Summary:
-    """Read a tensor of float32 or float64 in four passes: sums over positions, norm, minima and maxima of units.
+    """Read a tensor of float32 or float64 in four passes: sums over positions, squares, minima and maxima of units.
 
     Args:
         x: the values, at least one.
@@ -138,10 +141,34 @@ def summarize(x: Float[Tensor, "..."], axes: Axes, *, two_pass: bool = False) ->
     """
     pooled = _pool(x, axes)
     low, high = _extremes(x, axes)
-    wide = torch.float64 if x.device.type != "mps" else torch.float32
-    total = pooled.sum(dtype=wide)
+    total = pooled.sum(dtype=_widest(x))
     m2 = x.var(correction=0) * x.numel() if two_pass else None
-    return Summary(pooled, low, high, total, torch.linalg.vector_norm(x), m2)
+    return Summary(pooled, low, high, total, sum_of_squares(x), m2)
+
+
+def sum_of_squares(x: Float[Tensor, "..."]) -> Float[Tensor, ""]:
+    """Return the sum of the squares of all values, in float64.
+
+    The norm of millions of float32 is off by 3e-4 in one piece, so it is taken of pieces and these are added up.
+    """
+    flat = in_memory_order(x)
+    wide = _widest(x)
+    rows = flat.numel() // _PIECE
+    if rows < 2:
+        return _square_of_norm(flat, wide)
+    pieces = torch.linalg.vector_norm(flat[: rows * _PIECE].view(rows, _PIECE), dim=1).to(wide)
+    total: Tensor = pieces.square().sum()
+    rest = flat[rows * _PIECE :]
+    return total + _square_of_norm(rest, wide) if len(rest) else total
+
+
+def _square_of_norm(x: Tensor, wide: torch.dtype) -> Tensor:
+    norm: Tensor = torch.linalg.vector_norm(x)
+    return norm.to(wide).square()
+
+
+def _widest(x: Tensor) -> torch.dtype:
+    return torch.float64 if x.device.type != "mps" else torch.float32
 
 
 def _pool(x: Tensor, axes: Axes) -> Float[Tensor, "n k"]:
@@ -165,18 +192,18 @@ def _extremes(x: Tensor, axes: Axes) -> tuple[Tensor, Tensor]:
     return (x.amin(others), x.amax(others)) if others else (x, x)
 
 
-def needs_two_passes(total: float, norm: float, elements: int) -> bool:
-    """Whether `norm^2 - total^2 / elements` is too small a difference of large numbers."""
-    square = total * total / elements
-    return norm * norm - square <= _CANCELLATION * square
+def needs_two_passes(total: float, square: float, elements: int) -> bool:
+    """Whether `square - total^2 / elements` is too small a difference of large numbers."""
+    of_mean = total * total / elements
+    return square - of_mean <= _CANCELLATION * of_mean
 
 
 def moments_of(
-    axes: Axes, elements: int, total: float, norm: float, m2: float | None, low: float, high: float
+    axes: Axes, elements: int, total: float, square: float, m2: float | None, low: float, high: float
 ) -> Moments:
     """Return the moments of one tensor without NaN and infinities, from its summary on the host."""
     mean = total / elements
-    squares = norm * norm - mean * total if m2 is None else m2
+    squares = square - mean * total if m2 is None else m2
     return Moments(axes.n, elements, elements, mean, max(squares, 0.0), low, high)
 
 
@@ -192,9 +219,7 @@ def moments_of_finite(x: Float[Tensor, "..."], axes: Axes) -> tuple[Moments, Sum
     zeroed = torch.where(finite, x, 0)
     low, _ = _extremes(torch.where(finite, x, torch.inf), axes)
     _, high = _extremes(torch.where(finite, x, -torch.inf), axes)
-    summary = Summary(
-        _pool(zeroed, axes), low, high, zeroed.sum(dtype=torch.float64), torch.linalg.vector_norm(zeroed), None
-    )
+    summary = Summary(_pool(zeroed, axes), low, high, zeroed.sum(dtype=_widest(x)), sum_of_squares(zeroed), None)
     if not count:
         return counts, summary
     values = x[finite].double()
@@ -216,10 +241,10 @@ def moments(x: Float[Tensor, "..."], unit: int | None = None, sample: int = 0) -
     x = at_least_float32(x.detach())
     axes = Axes.of(x.shape, unit, sample)
     summary = summarize(x, axes)
-    total, norm = float(summary.total), float(summary.norm)
+    total, square = float(summary.total), float(summary.square)
     low, high = float(summary.low.min()), float(summary.high.max())
-    if not (math.isfinite(total) and math.isfinite(norm) and math.isfinite(low) and math.isfinite(high)):
+    if not (math.isfinite(total) and math.isfinite(square) and math.isfinite(low) and math.isfinite(high)):
         return moments_of_finite(x, axes)
-    two_pass = x.dtype == torch.float64 or needs_two_passes(total, norm, x.numel())
+    two_pass = x.dtype == torch.float64 or needs_two_passes(total, square, x.numel())
     m2 = float(x.double().var(correction=0)) * x.numel() if two_pass else None
-    return moments_of(axes, x.numel(), total, norm, m2, low, high), summary
+    return moments_of(axes, x.numel(), total, square, m2, low, high), summary

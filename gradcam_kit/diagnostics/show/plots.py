@@ -150,7 +150,7 @@ def _histograms(tracks: list[LayerTrack]) -> Figure:
             interpolation="nearest",
         )  # fmt: skip
         axes.set_title(track.name, fontsize=7, loc="left")
-        axes.set_yticks([5, 17, 29], ["-1", "0", "1"], fontsize=6)
+        axes.set_yticks([4.5, 17, 29.5], ["-1", "0", "1"], fontsize=6)
         axes.set_xticks([])
     for axes in panels[len(shown) :]:
         axes.set_visible(False)
