@@ -13,7 +13,7 @@ from torch import Tensor
 from gradcam_kit.capture.backward import layer_gradients
 from gradcam_kit.capture.model.compiled import parts_compiled
 from gradcam_kit.capture.model.state import untouched
-from gradcam_kit.capture.model.trees import brought
+from gradcam_kit.capture.model.trees import move_tree
 from gradcam_kit.capture.recording import LayerRecord, Recorder
 from gradcam_kit.capture.rerun.rescore import Rescorer
 from gradcam_kit.types import Reshape
@@ -52,7 +52,7 @@ class Prober:
                 recorder.check()
                 found = layer_gradients(recorder, [self.record.name], scores)[self.record.name]
             record = recorder.records[self.record.name]
-            here: tuple[Tensor, Tensor] = brought(
+            here: tuple[Tensor, Tensor] = move_tree(
                 (record.maps([tensor.detach() for tensor in record.captured]), found), images.device
             )
             return here
