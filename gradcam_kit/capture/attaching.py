@@ -1,4 +1,4 @@
-"""The one way to hold hooks: for the time of a block, in one thread or in all, and never on a copy of the model.
+"""The one way to hold hooks: for the time of a block, in one thread or in all, and never on a copy if so asked.
 
     with holding_hooks() as attach:
         attach.before(module, enter)
@@ -30,10 +30,12 @@ class Hooks:
     autograd runs them, which on a device is a thread of its own.
     """
 
-    def __init__(self, every_thread: bool) -> None:
+    def __init__(self, every_thread: bool, protect_copies: bool) -> None:
         self._owner = threading.get_ident()
         self._thread = None if every_thread else self._owner
-        self._stack = ExitStack()
+        self._protect_copies = protect_copies
+        self._held: list[tuple[RemovableHandle, _Hook]] = []
+        self._protections = ExitStack()
         self._short_lived: list[tuple[RemovableHandle, _Hook]] = []
         self._limit = _FEWEST_PRUNED
 
@@ -100,18 +102,23 @@ class Hooks:
 
     def close(self) -> None:
         """Remove every hook, the last one first."""
-        for handle, hook in reversed(self._short_lived):
-            hook.disable()
-            handle.remove()
-        self._short_lived.clear()
-        self._stack.close()
+        try:
+            for held in (self._short_lived, self._held):
+                while held:
+                    handle, hook = held[-1]
+                    hook.disable()
+                    handle.remove()
+                    held.pop()
+        finally:
+            if self._short_lived or self._held:  # the handler of a signal raised in between
+                self.close()
+            self._protections.close()
 
     def _guarded(self, hook: Callable[..., Any]) -> _Hook:
         return _Hook(hook, self._thread)
 
     def _keep(self, handle: RemovableHandle, hook: _Hook) -> None:
-        self._stack.callback(handle.remove)
-        self._stack.callback(hook.disable)
+        self._held.append((handle, hook))
 
     def _keep_while_alive(self, handle: RemovableHandle, hook: _Hook) -> None:
         # A handle holds neither tensor nor graph; those whose tensor is gone are dropped, or a long block would grow.
@@ -121,22 +128,26 @@ class Hooks:
             self._limit = max(_FEWEST_PRUNED, 2 * len(self._short_lived))
 
     def _protect_copies_of(self, module: nn.Module) -> None:
+        if not self._protect_copies:
+            return
         with _lock:
             protection = module.__dict__.get(_PROTECTED)
             if not isinstance(protection, _CopiedWithoutHooks):
                 protection = _CopiedWithoutHooks(module)
             protection.blocks += 1
-        self._stack.callback(protection.release)
+        self._protections.callback(protection.release)
 
 
 @contextmanager
-def holding_hooks(*, every_thread: bool = False) -> Iterator[Hooks]:
+def holding_hooks(*, every_thread: bool = False, protect_copies: bool = False) -> Iterator[Hooks]:
     """Hold hooks for the time of the block.
 
     Args:
         every_thread: run the hooks of modules and optimizers in every thread, and not in the calling one alone.
+        protect_copies: keep the hooks of modules out of deep copies and pickles. It costs work for each module, which
+            pays where a user's own code runs inside the block and may save the model.
     """
-    hooks = Hooks(every_thread)
+    hooks = Hooks(every_thread, protect_copies)
     try:
         yield hooks
     finally:
