@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gradcam_kit.capture.attaching import holding_hooks
 from gradcam_kit.capture.recording import LayerRecord, Recorder
 from gradcam_kit.errors import CaptureError, InputError
 
@@ -124,12 +125,10 @@ def guided_gradients(scores: Tensor, images: Tensor) -> Tensor:
                 f"guided backpropagation is defined for ReLU networks (ReLU6, PReLU, LeakyReLU), but this model uses "
                 f"{name.removesuffix('Backward')}; use another method"
             )
-    handles = [node.register_prehook(lambda gradients: tuple(g.clamp(min=0) for g in gradients)) for node in rectifiers]
-    try:
+    with holding_hooks() as attach:
+        for node in rectifiers:
+            attach.before_node(node, lambda gradients: tuple(own.clamp(min=0) for own in gradients))
         found = [own[0] for own in differentiate(scores, [images], keep=True)]
-    finally:
-        for handle in handles:
-            handle.remove()
     return _stack(scores, [torch.zeros_like(images) if g is None else g for g in found])
 
 

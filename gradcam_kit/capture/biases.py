@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -10,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gradcam_kit.capture.attaching import holding_hooks
 from gradcam_kit.capture.backward import differentiate
 from gradcam_kit.capture.model.inputs import Inputs
-from gradcam_kit.capture.model.state import is_scripted
 from gradcam_kit.capture.model.trees import whole
 from gradcam_kit.capture.provenance.evidence import Evidence, recall
 from gradcam_kit.capture.provenance.settling import is_in_doubt, settle_layout
@@ -50,27 +49,20 @@ class BiasRecorder:
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
-        self.thread = threading.get_ident()
         self.runs: list[tuple[nn.Module, Tensor]] = []
         self.recomputing = False
 
     @contextmanager
     def attached(self) -> Iterator[None]:
         """Hold the hooks for the duration of the block."""
-        handles: list[Any] = []
-        try:
-            handles.extend(
-                module.register_forward_hook(self._hook)
-                for module in self.model.modules()
-                if _has_bias(module) and not is_scripted(module)
-            )
+        with holding_hooks() as attach:
+            for module in self.model.modules():
+                if _has_bias(module):
+                    attach.after(module, self._hook)
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
     def _hook(self, module: nn.Module, args: Any, output: Any) -> Any:
-        if threading.get_ident() != self.thread or not isinstance(output, Tensor) or not output.requires_grad:
+        if not isinstance(output, Tensor) or not output.requires_grad:
             return None
         if not self.recomputing:
             self.runs.append((module, output))

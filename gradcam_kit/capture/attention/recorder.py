@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
+from gradcam_kit.capture.attaching import holding_hooks
 from gradcam_kit.capture.attention.explicit import ExplicitAttention
 from gradcam_kit.capture.attention.selection import Block, SeenAttention, attention_among_tokens
 from gradcam_kit.capture.backward import differentiate
@@ -80,16 +81,12 @@ class AttentionRecorder:
     @contextmanager
     def attached(self) -> Iterator[None]:
         """Hold the hooks and the mode for the duration of the block."""
-        handles = []
-        try:
+        with holding_hooks() as attach:
             for module in self.names:
-                handles.append(module.register_forward_pre_hook(self._enter))
-                handles.append(module.register_forward_hook(self._leave))
+                attach.before(module, self._enter)
+                attach.after(module, self._leave)
             with ExplicitAttention(self):
                 yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
     @property
     def _observes(self) -> bool:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gradcam_kit.capture.attaching import holding_hooks
 from gradcam_kit.capture.model.kept import standing_in
 from gradcam_kit.errors import InputError, kind_of
 
@@ -245,27 +246,23 @@ def _recurrent_layers(modules: list[nn.Module]) -> Iterator[None]:
     layers = [module for module in modules if isinstance(module, nn.RNNBase) and _is_on_cuda(module)]
     cudnn = torch.backends.cudnn
     before: list[bool] = []
-    thread = threading.get_ident()
 
     def enter(module: nn.Module, args: Any) -> None:
-        if threading.get_ident() == thread:
-            before.append(cudnn.enabled)
-            if torch.is_grad_enabled():
-                cudnn.enabled = False
+        before.append(cudnn.enabled)
+        if torch.is_grad_enabled():
+            cudnn.enabled = False
 
     def leave(module: nn.Module, args: Any, output: Any) -> None:
-        if threading.get_ident() == thread and before:
+        if before:
             cudnn.enabled = before.pop()
 
-    handles = []
     try:
-        for layer in layers:
-            handles.append(layer.register_forward_pre_hook(enter))
-            handles.append(layer.register_forward_hook(leave, always_call=True))
-        yield
+        with holding_hooks() as attach:
+            for layer in layers:
+                attach.before(layer, enter)
+                attach.after(layer, leave, always=True)
+            yield
     finally:
-        for handle in handles:
-            handle.remove()
         if before:  # interrupted inside of a layer
             cudnn.enabled = before[0]
 

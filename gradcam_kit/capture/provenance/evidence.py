@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,9 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from gradcam_kit.capture.attaching import holding_hooks
 from gradcam_kit.capture.layouts import Layout, Tokens
 from gradcam_kit.capture.model.inputs import Inputs, Runner
-from gradcam_kit.capture.model.state import is_scripted, untouched
+from gradcam_kit.capture.model.state import untouched
 from gradcam_kit.capture.provenance.places import FOREIGN, Places, origin
 from gradcam_kit.capture.provenance.reading import read_layout
 from gradcam_kit.capture.provenance.tracker import Tracker
@@ -88,7 +88,6 @@ def _signature(inputs: Inputs) -> Hashable:
 
 def _look(model: nn.Module, inputs: Inputs) -> Evidence:
     device = inputs.images.device
-    thread = threading.get_ident()
     seen: list[tuple[nn.Module, tuple[int, ...], Tensor | None]] = []
     with untouched(model, device), torch.no_grad():
         call = inputs.first()
@@ -100,25 +99,22 @@ def _look(model: nn.Module, inputs: Inputs) -> Evidence:
                 tracker.mark(leaf, places.image() if leaf is raw else origin(leaf.ndim, FOREIGN))
 
         def watch(module: nn.Module, args: Any, output: Any) -> None:
-            if threading.get_ident() == thread:
-                seen.extend(
-                    (module, tuple(leaf.shape), tracker.memory.get(leaf))
-                    for leaf in tree_leaves(output)
-                    if isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.ndim >= 3
-                )
+            seen.extend(
+                (module, tuple(leaf.shape), tracker.memory.get(leaf))
+                for leaf in tree_leaves(output)
+                if isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.ndim >= 3
+            )
 
-        handles = []
         try:
-            handles += [one.register_forward_hook(watch) for one in model.modules() if not is_scripted(one)]
-            with tracker:
-                Runner.of(model, device)(call)
+            with holding_hooks() as attach:
+                for one in model.modules():
+                    attach.after(one, watch)
+                with tracker:
+                    Runner.of(model, device)(call)
         except _UNUSUAL as error:  # what runs alone but not observed operation by operation is judged by its shapes
             if is_out_of_memory(error):
                 raise
             return Evidence()
-        finally:
-            for handle in handles:
-                handle.remove()
     axes = [axis for axis in range(places.axes) if inputs.channels is None or axis != inputs.channels - 1]
     own = None if inputs.channels is None else inputs.channels - 1
     known: dict[Any, Layout | str | None] = {}

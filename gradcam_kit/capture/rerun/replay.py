@@ -22,6 +22,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
+from gradcam_kit.capture.attaching import holding_hooks
 from gradcam_kit.capture.deferred_checks import Checks
 from gradcam_kit.capture.model.state import untouched
 from gradcam_kit.capture.model.trees import move_tree
@@ -126,18 +127,14 @@ class Replayer:
     @contextmanager
     def _replaced(self, native: tuple[int, Tensor]) -> Iterator[None]:
         """Let the layer hand out other activations in the call that is meant."""
-        thread, calls = threading.get_ident(), count(1)
+        calls = count(1)
 
         def replace(module: nn.Module, args: Any, output: Any) -> Any:
-            if threading.get_ident() != thread or next(calls) != (self.record.call or 1):
-                return None
-            return self._output(native, output)
+            return self._output(native, output) if next(calls) == (self.record.call or 1) else None
 
-        handle = self.record.module.register_forward_hook(replace)
-        try:
+        with holding_hooks() as attach:
+            attach.after(self.record.module, replace)
             yield
-        finally:
-            handle.remove()
 
     def _can_isolate(self) -> bool:
         """Replay the layer's own activations behind the kept outputs, and compare with the scores of the pass."""
