@@ -10,6 +10,7 @@ Handles are closed in reverse order when the block ends, also by an error, an in
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -21,6 +22,17 @@ from torch.utils.hooks import RemovableHandle
 
 _FEWEST_PRUNED = 64
 _lock = threading.Lock()
+"""Guards the protections of copies, which blocks of several threads may share."""
+
+
+def _after_fork() -> None:
+    """Replace the lock in a forked process, where no thread is left that would release it."""
+    global _lock
+    _lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 class Hooks:
