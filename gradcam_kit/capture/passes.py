@@ -144,7 +144,7 @@ def capture(model: nn.Module, inputs: Inputs, request: Request) -> Iterator[Capt
         NonFiniteError: NaN or infinite values in images, activations or gradients.
         ShapeError: a layer without positions of the images.
     """
-    with untouched(model, inputs.images.device), ExitStack() as stack:
+    with untouched(model, inputs.images.device, request.keep_modes), ExitStack() as stack:
         try:
             captured = stack.enter_context(_pass(model, inputs, request))
         except InDoubtError:  # met once for a model and the shapes of its inputs
