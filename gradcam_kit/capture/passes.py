@@ -33,7 +33,8 @@ from gradcam_kit.capture.rerun.replay import Replayer
 from gradcam_kit.capture.rerun.rescore import Rescorer, RowState
 from gradcam_kit.errors import CaptureError, GradCamKitError, NonFiniteError, raise_interruption
 from gradcam_kit.functional import at_least_float32, finite
-from gradcam_kit.targets.classes import ClassProbability, ClassTarget, predicted_classes, read_logits, score, settle
+from gradcam_kit.targets.classes import ClassProbability, ClassTarget, score, settle
+from gradcam_kit.targets.outputs import predicted_classes, read_logits
 from gradcam_kit.types import Attention, Evidence, Head, LayerCapture, Reshape, Target
 
 _WITHOUT_SCORES = Evidence.ATTENTION | Evidence.HEAD | Evidence.WEIGHT_GRADIENTS
