@@ -19,7 +19,7 @@ from gradcam_kit.errors import CaptureError, ShapeError
 
 
 def implicit_bias(module: nn.Module) -> Tensor | None:
-    """What a module adds to its input's image: its bias; for an evaluated batch norm beta - mu gamma / sigma.
+    """Return what a module adds to its input: its bias; for an evaluated batch norm beta - mu gamma / sigma.
 
     Of parameters that are spread over devices (DTensor) the whole: a collective operation, which all ranks do alike.
     """
@@ -69,7 +69,7 @@ class BiasRecorder:
         return output.clone()  # an in-place operation behind it must not reach the record
 
     def products(self, scores: Tensor, inputs: Inputs) -> tuple[Tensor, ...]:
-        """b * d score / d output for every run, `(n, [m,] k, *s)`; without positions `(n, [m,] k)`."""
+        """Return b * d score / d output for every run, `(n, [m,] k, *s)`; without positions `(n, [m,] k)`."""
         self.recomputing = True  # gradient checkpointing runs modules again
         outputs = [output for _, output in self.runs]
         by_target = differentiate(scores, outputs, keep=True) if outputs else []

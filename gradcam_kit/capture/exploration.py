@@ -1,4 +1,4 @@
-"""One pass that looks at every layer: its positions, and whether the score depends on them."""
+"""The exploring pass: which layers have positions, and whether the score depends on them."""
 
 from __future__ import annotations
 
@@ -210,7 +210,7 @@ def _are_convolutional(seen: list[Seen]) -> bool:
 
 
 def _from_the_image(seen: list[Seen], judged: Set[int]) -> list[Seen]:
-    """All but tokens whose number happens to fit a grid, where nothing else is known of them.
+    """Drop tokens whose number happens to fit a grid, where nothing else is known of them.
 
     A grid of tokens is that of an earlier layer, or was pooled or enlarged from the layer before by a whole number.
     """

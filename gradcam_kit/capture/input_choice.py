@@ -76,7 +76,7 @@ def sees_images(model: nn.Module, inputs: Inputs, layers: Mapping[str, nn.Module
 
 
 def _dependences(model: nn.Module, inputs: Inputs, layers: Mapping[str, nn.Module]) -> dict[str, frozenset[Slot]]:
-    """The inputs that each layer is computed from; all of them for a layer that is cut off (no_grad, detach)."""
+    """Return the inputs that each layer is computed from; all of them for a layer that is cut off (no_grad, detach)."""
     known = _known.setdefault(model, {})
     key = (tuple(layers), tuple((slot, inputs.value(slot).ndim) for slot in inputs.image_slots))
     if key not in known:

@@ -100,7 +100,7 @@ class Recorder:
             yield
 
     def observe_input(self, inputs: Inputs) -> Inputs:
-        """The call as the model gets it; the images are recorded if asked."""
+        """Return the call as the model gets it; record the images if they are a target layer."""
         images = inputs.images
         record = self.records.get(INPUT)
         if record is not None:
@@ -146,7 +146,7 @@ class Recorder:
         return hook
 
     def _choose(self, record: LayerRecord, output: Any) -> list[int]:
-        """Which tensors of the output hold the maps; settles the layout."""
+        """Return which tensors of the output hold the maps, and settle the layout."""
         leaves, _ = tree_flatten(output)
         recurrent = recurrent_layout(record.module, leaves, self.n, self.size)
         if recurrent is not None and self.reshape is None and record.level is None:

@@ -22,7 +22,7 @@ _active = threading.local()
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """The module inside of `DataParallel`, `DistributedDataParallel` and `torch.compile` wrappers.
+    """Return the module inside of `DataParallel`, `DistributedDataParallel` and `torch.compile` wrappers.
 
     Hooks that are added after compilation are ignored by compiled code, and replicas would overwrite each other.
     """
@@ -214,12 +214,12 @@ def _buffers(modules: list[nn.Module], keep_modes: bool) -> Iterator[None]:
 
 
 def version(tensor: Tensor | None) -> int:
-    """How often a tensor was changed in place; inference tensors do not count."""
+    """Return how often a tensor was changed in place; -1 for inference tensors, which do not count it."""
     return -1 if tensor is None or tensor.is_inference() else tensor._version
 
 
 def _stored(modules: list[nn.Module]) -> Iterator[Tensor]:
-    """All parameters and buffers."""
+    """Yield all parameters and buffers."""
     for module in modules:
         for tensor in (*module._parameters.values(), *module._buffers.values()):
             if tensor is not None:
@@ -228,7 +228,7 @@ def _stored(modules: list[nn.Module]) -> Iterator[Tensor]:
 
 @contextmanager
 def _random_states(devices: set[torch.device]) -> Iterator[None]:
-    """Those of the host, and of every device that has a part in the work."""
+    """Restore the random states of the host and of every device that takes part in the work."""
     modules = {device: torch.get_device_module(device) for device in devices if device.type not in ("cpu", "meta")}
     host = torch.get_rng_state()
     others = {device: module.get_rng_state(device) for device, module in modules.items()}

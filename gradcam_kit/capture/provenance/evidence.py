@@ -1,4 +1,4 @@
-"""One pass that tells of every layer where in the images its values come from; remembered with the model."""
+"""Evidence of positions: one pass tells where in the images the values of every layer come from."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Evidence:
     channels: int | None = 1
 
     def of(self, module: nn.Module, shape: Sequence[int], n: int) -> Verdict | None:
-        """What is known about the output of this shape for n images that a module returned; None if nothing is."""
+        """Return what is known about an output of this shape for n images of a module; None if nothing is."""
         own = self.verdicts.get(module, [])
         found = [one for one in own if one.shape == (1, *shape[1:])]
         if found:
@@ -62,14 +62,14 @@ class Evidence:
         return None
 
     def of_tokens(self, tokens: int) -> Verdict | None:
-        """What is known about outputs `(n, tokens, k)`: those on a grid count before all others."""
+        """Return what is known about outputs `(n, tokens, k)`: those on a grid count before all others."""
         found = [one for own in self.verdicts.values() for one in own if one.shape[:2] == (1, tokens) == one.shape[:-1]]
         known = [one for one in found if one.layout is not None or one.reason]
         return next((one for one in known if isinstance(one.layout, Tokens)), next(iter(known), None))
 
 
 def recall(model: nn.Module, inputs: Inputs) -> Evidence | None:
-    """What was gathered for inputs of these shapes; None if nothing was yet."""
+    """Return what was gathered for inputs of these shapes; None if nothing was yet."""
     return _known.get(model, {}).get(_signature(inputs))
 
 
@@ -130,7 +130,7 @@ def _look(model: nn.Module, inputs: Inputs) -> Evidence:
 
 
 def _first_summed(seen: Sequence[Tensor | None], places: Places) -> int | None:
-    """The axis of the raw images over which the first layer sums that sums over a whole axis; None without any.
+    """Return the axis of the raw images over which the first layer sums that sums over a whole axis; None without any.
 
     A layer that sums over several axes at once pools positions, so that no axis was one of channels.
     """

@@ -39,7 +39,7 @@ class Prefix:
 
     @property
     def residual(self) -> Tensor | None:
-        """The input of the layer, if a module made it."""
+        """Return the input of the layer, if a module made it."""
         if self.source is None:
             return None
         call, leaf = self.source
