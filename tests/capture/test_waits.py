@@ -14,9 +14,10 @@ import torch
 from comparisons import FEWER, home, is_for_transformers, layers_of
 from models import build, images, tiny
 from networks import blocks, vit
+from representatives import each
 from torch import Tensor, nn
 from torch.testing import assert_close
-from wait_cases import CLASSES, EACH_LAYER, TARGETS, pictures
+from wait_cases import CLASSES, LAYERS, TARGETS, pictures
 from waits import END, ROWS, device, on_device, on_host, waits_of
 
 from gradcam_kit import METHODS, EigenSmooth, GradCAM, LayerCAM, explain_all, functional
@@ -28,6 +29,14 @@ from gradcam_kit.targets import (
     DetectionTarget,
     SegmentationTarget,
 )
+
+TWO_EACH = [[0, 1], [2, 3], [4, 0]]
+# Any formula might wait, so every method is asked; layers and shapes of targets are matters of the pass.
+CALLS = [
+    *((name, layers_of(name)[0], TWO_EACH) for name in METHODS),
+    *each((name, layer, None) for name, layer in LAYERS),
+    *each((name, layer, TWO_EACH) for name, layer in LAYERS if layer != layers_of(name)[0]),
+]
 
 
 def waits_of_second(explain: Callable[[nn.Module, Tensor], Any], model: nn.Module, x: Tensor) -> list[str]:
@@ -46,8 +55,7 @@ def waits_of_second(explain: Callable[[nn.Module, Tensor], Any], model: nn.Modul
     return waits
 
 
-@pytest.mark.parametrize("targets", [None, [[0, 1], [2, 3], [4, 0]]], ids=["predicted", "nm"])
-@EACH_LAYER
+@pytest.mark.parametrize(("name", "layer", "targets"), CALLS)
 def test_a_call_waits_at_its_end_alone(name, layer, targets):
     def explain(model, x):
         return METHODS[name](model, layer, **FEWER.get(name, {}))(x, targets)
