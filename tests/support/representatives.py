@@ -55,6 +55,11 @@ def crossed(
     ]
 
 
+def others(cases: Iterable[tuple[Any, ...]]) -> Any:
+    """Mark cases that other cases stand for together."""
+    return [pytest.param(*case, marks=_marks(False)) for case in cases]
+
+
 def _tuple(value: Any) -> Sequence[Any]:
     return value if isinstance(value, tuple) else (value,)
 
