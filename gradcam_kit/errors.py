@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from types import CodeType, TracebackType
+from typing import Any
 
 _TOO_LITTLE = ("out of memory", "can't allocate memory", "_STATUS_ALLOC_FAILED")
 """How a device, a host and the libraries of a device (cuBLAS, cuDNN) say that there is no memory left."""
@@ -47,6 +49,10 @@ class NonFiniteError(GradCamKitError, ValueError):
     """NaN or infinite values in images, activations or gradients."""
 
 
+class MemoryLimitError(GradCamKitError, MemoryError):
+    """More was asked to be kept than a limit allows; the message names the layer, the size and a way out."""
+
+
 class CaptureError(GradCamKitError, RuntimeError):
     """A layer whose activations or gradients could not be taken."""
 
@@ -74,11 +80,61 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a device or the host had too little memory."""
-    said = str(error)
+    """Whether a device or the host had too little memory; an error of another kind may only talk about memory."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
-    return any(words in said for words in _TOO_LITTLE)
+    said = str(error)
+    return isinstance(error, RuntimeError) and any(words in said for words in _TOO_LITTLE)
+
+
+def interruption(error: BaseException) -> BaseException | None:
+    """Return the exception that a signal's handler (or a trace function) raised, if it is `error` or led to `error`.
+
+    Such an exception says nothing about the work that it met, and would not come again. A handler shows in a traceback:
+    it is called with the frame that it interrupts, which no other function is.
+    """
+    seen: set[int] = set()
+    pending: list[BaseException | None] = [error]
+    while pending:
+        one = pending.pop()
+        if one is None or id(one) in seen:
+            continue
+        if _passed_handler(one.__traceback__):
+            return one
+        seen.add(id(one))
+        pending += [one.__context__, one.__cause__]
+    return None
+
+
+def raise_interruption(error: BaseException) -> None:
+    """Raise what a signal's handler raised, in front of a clause that would answer `error` by going on."""
+    found = interruption(error)
+    if found is not None:
+        raise found
+
+
+def is_same_failure(first: BaseException, second: BaseException | None) -> bool:
+    """Whether the same work failed twice in the same way; an exception that comes once is not about the work."""
+    return type(first) is type(second) and str(first) == str(second)
+
+
+def _passed_handler(traceback: TracebackType | None) -> bool:
+    outer = None
+    while traceback is not None:
+        frame = traceback.tb_frame
+        if outer is not None:
+            code, values = frame.f_code, frame.f_locals
+            for name in _parameters(code):
+                value: Any = values.get(name)
+                if value is outer or (type(value) is tuple and any(one is outer for one in value)):
+                    return True
+        outer, traceback = frame, traceback.tb_next
+    return False
+
+
+def _parameters(code: CodeType) -> tuple[str, ...]:
+    takes_any = bool(code.co_flags & 0x04)  # CO_VARARGS: `def handler(*_)`
+    return code.co_varnames[: code.co_argcount + code.co_kwonlyargcount + takes_any]
 
 
 def kind_of(value: object) -> str:

@@ -15,6 +15,7 @@ from gradcam_kit.jobs import Run, RunRequest, RunSummary, load_run, run
 from gradcam_kit.jobs.storage.ownership import check_page
 from gradcam_kit.jobs.storage.store import Store
 from gradcam_kit.report import is_current, write_report
+from gradcam_kit.targets.names import read_class_names
 
 
 def run_and_report(request: RunRequest, console: Console | None = None) -> RunSummary:
@@ -48,7 +49,7 @@ def explain_folder(
     layers: str | Sequence[str] = (),
     metrics: str | Sequence[str] = (),
     targets: str | int = "predicted",
-    class_names: str | Path | Sequence[str] | None = None,
+    class_names: Any = None,
     quiet: bool = False,
     **options: Any,
 ) -> Run:
@@ -61,10 +62,11 @@ def explain_folder(
         methods: names in `METHODS`, or `package.module:Class`; one or several.
         layers: target layers; none = chosen once, for all pictures.
         metrics: names in `metrics.METRICS`, measured for every heatmap.
-        targets: "predicted", "label" (the class that the picture's folder or table names), a class index, or "top:K".
-        class_names: a file with one name on a line, or the names.
+        targets: "predicted", "label" (the class that the picture's folder or table names), a class index or name, or
+            "top:K".
+        class_names: a file with one name on a line, or the names: a sequence, an array, or a mapping from indices.
         quiet: show neither notes nor progress.
-        options: the other attributes of `RunRequest`, such as `transform`, `batch_size` or `overlays`.
+        options: the other attributes of `RunRequest`, such as `transform`, `scores` or `overlays`.
 
     Returns:
         The rows, read as far as they are asked for; failures are rows too.
@@ -95,5 +97,5 @@ def _names(given: str | Sequence[str]) -> tuple[str, ...]:
     return (given,) if isinstance(given, str) else tuple(given)
 
 
-def _file_or_names(given: str | Path | Sequence[str]) -> Path | tuple[str, ...]:
-    return Path(given) if isinstance(given, str | Path) else tuple(given)
+def _file_or_names(given: Any) -> Path | tuple[str, ...]:
+    return Path(given) if isinstance(given, str | Path) else read_class_names(given)

@@ -62,9 +62,9 @@ class LayerChoice(Enum):
     LAST = auto()
     """The last layer that still has positions and on which the score depends."""
     CONVOLUTIONS = auto()
-    """Every convolution that runs once and on whose positions the score depends."""
+    """Every convolution on whose positions the score depends; one that runs several times counts for each call."""
     RESOLUTIONS = auto()
-    """The last layer of each of the two deepest resolutions."""
+    """The last layer of each of the two deepest resolutions; a padding makes none."""
     INPUT = auto()
     """The images themselves; target layers are not used."""
     ATTENTION = auto()
@@ -155,6 +155,17 @@ class Attention:
     block_gradients: tuple[Float[Tensor, "n *m heads queries keys"], ...] | None = None
     projections: Projections | None = None
 
+    def for_needs(self, needs: Evidence) -> Attention | None:
+        """Return what a method with these needs may see; None without ATTENTION."""
+        if Evidence.ATTENTION not in needs:
+            return None
+        return replace(
+            self,
+            gradients=self.gradients if Evidence.ATTENTION_GRADIENTS in needs else None,
+            block_gradients=self.block_gradients if Evidence.BLOCK_GRADIENTS in needs else None,
+            projections=self.projections if Evidence.PROJECTIONS in needs else None,
+        )
+
     def of_target(self, j: int) -> Attention:
         """The same for target `j` of each sample alone."""
         own = self.projections
@@ -168,7 +179,7 @@ class Attention:
 
 @dataclass(frozen=True)
 class LayerCapture:
-    """All that a method may know of one layer of one pass; what it did not ask for by `needs` is None.
+    """All that a method may know of one layer of one pass; evidence that it did not ask for by `needs` is None.
 
     Numbers are float32 (float64 where the model is). With `(n, m)` targets `gradients`, `scores` and all else that
     belongs to a target have an axis for the targets behind the one for the samples. `weights` and `saliency` get the
@@ -243,7 +254,7 @@ class LayerCandidate:
     """A layer that has positions.
 
     `shape` is `(k, *s)`; `reached` says whether gradients arrive at its positions; `normalizes` that it owns nothing
-    but one number per channel.
+    but one number per channel; `hidden` that it runs inside of a reentrant checkpoint, which hides its gradient.
     """
 
     name: str
@@ -253,3 +264,4 @@ class LayerCandidate:
     normalizes: bool
     chosen: bool
     reason: str
+    hidden: bool = False

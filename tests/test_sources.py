@@ -39,6 +39,12 @@ def test_only_capture_attaches_hooks() -> None:
     )
 
 
+def test_hooks_of_capture_are_held_in_one_place() -> None:
+    by_hand = ("attention/", "backward.py", "biases.py", "exploration.py", "model/state.py", "recording.py", "rerun/")
+    allowed = tuple(f"capture/{name}" for name in ("attaching.py", *by_hand))
+    assert lines_with(r"register_\w*hook", "capture/", but=allowed) == []
+
+
 def test_no_full_backward_hook_anywhere() -> None:
     # It fails in front of modules that work in place.
     assert lines_with(r"register_(module_)?full_backward_(pre_)?hook") == []

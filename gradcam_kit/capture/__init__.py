@@ -1,11 +1,19 @@
 """The only code that touches a model: hooks, layers, tokens, targets, replay."""
 
+from gradcam_kit.capture.attaching import Hooks, holding_hooks
+from gradcam_kit.capture.axes import read_inputs, with_channels
+from gradcam_kit.capture.graphs import output_with_graph
+from gradcam_kit.capture.image_axes import heatmap_size
+from gradcam_kit.capture.input_choice import image_input_of
 from gradcam_kit.capture.layer_choice import choose_among, choose_layers, layer_candidates
 from gradcam_kit.capture.model.compiled import compile_around
-from gradcam_kit.capture.model.inputs import Inputs, read_inputs
-from gradcam_kit.capture.model.layers import TargetLayers, find_layers
+from gradcam_kit.capture.model.inputs import Inputs
+from gradcam_kit.capture.model.layers import TargetLayers, find_layers, select_layers
 from gradcam_kit.capture.model.memory_format import in_fastest_format
 from gradcam_kit.capture.model.state import check_model
+from gradcam_kit.capture.model.trees import map_output
+from gradcam_kit.capture.observable import check_observable, in_backward, unobservable
+from gradcam_kit.capture.observing import Call, Observation, Observer, observe
 from gradcam_kit.capture.passes import Capture, Request, capture
 from gradcam_kit.capture.rerun.rescore import in_half_precision, rows_at_once
 from gradcam_kit.capture.rerun.session import IsPrediction, rescoring
@@ -18,26 +26,41 @@ from gradcam_kit.targets.classes import (
 from gradcam_kit.targets.contrastive import FinerTarget
 
 __all__ = [
+    "Call",
     "Capture",
     "ClassLogit",
     "ClassProbability",
     "ClassTarget",
     "FinerTarget",
+    "Hooks",
     "Inputs",
     "IsPrediction",
+    "Observation",
+    "Observer",
     "Request",
     "TargetLayers",
     "capture",
     "check_model",
+    "check_observable",
     "choose_among",
     "choose_layers",
     "compile_around",
     "find_layers",
+    "heatmap_size",
+    "holding_hooks",
+    "image_input_of",
+    "in_backward",
     "in_fastest_format",
     "in_half_precision",
     "layer_candidates",
+    "map_output",
+    "observe",
+    "output_with_graph",
     "read_inputs",
     "rescoring",
     "resolve_target",
     "rows_at_once",
+    "select_layers",
+    "unobservable",
+    "with_channels",
 ]

@@ -49,9 +49,14 @@ def _accumulate(column: Tensor, tensors: Sequence[Tensor], retain: bool) -> list
 
 
 def nodes(scores: Tensor) -> Iterator[Any]:
-    """Every node of the graph behind `scores`, once."""
+    """Yield every node of the graph behind `scores`, once."""
+    yield from behind(scores.grad_fn)
+
+
+def behind(start: Any) -> Iterator[Any]:
+    """Yield a node of a graph and every node that it was computed from, once."""
     seen: set[Any] = set()
-    pending = [scores.grad_fn]
+    pending = [start]
     while pending:
         node = pending.pop()
         if node is not None and node not in seen:
@@ -101,21 +106,22 @@ def layer_curvature(recorder: Recorder, names: Sequence[str], scores: Tensor) ->
 
 
 def guided_gradients(scores: Tensor, images: Tensor) -> Tensor:
-    """The gradient at the input with negative gradients dropped at every ReLU, `(n, [m,] c, *t)`.
+    """Compute the gradient at the input with negative gradients dropped at every rectifier, `(n, [m,] c, *t)`.
 
-    The rule is attached to the nodes of this one graph, so functional ReLUs count too and no module is changed.
+    Rectifiers are ReLU, ReLU6, and those with a slope below zero (PReLU, LeakyReLU), which keep their own derivative.
+    The rule is attached to the nodes of this one graph, so functional ones count too and no module is changed.
 
     Raises:
-        InputError: the model has activations other than ReLU, for which the rule is not defined.
+        InputError: the model has other activations, for which the rule is not defined.
     """
     rectifiers = []
     for node in nodes(scores):
         name = node.name().rstrip("0123456789")
-        if name == "ReluBackward":
+        if name in _RECTIFIERS or (name == "HardtanhBackward" and node._saved_min_val == 0):
             rectifiers.append(node)
         elif name in _OTHER_ACTIVATIONS | _OTHER_RECTIFIERS:
             raise InputError(
-                f"guided backpropagation is defined for ReLU networks, but this model uses "
+                f"guided backpropagation is defined for ReLU networks (ReLU6, PReLU, LeakyReLU), but this model uses "
                 f"{name.removesuffix('Backward')}; use another method"
             )
     handles = [node.register_prehook(lambda gradients: tuple(g.clamp(min=0) for g in gradients)) for node in rectifiers]
@@ -127,6 +133,7 @@ def guided_gradients(scores: Tensor, images: Tensor) -> Tensor:
     return _stack(scores, [torch.zeros_like(images) if g is None else g for g in found])
 
 
+_RECTIFIERS = {"ReluBackward", "PreluKernelBackward", "LeakyReluBackward"}
 # Ways of writing a ReLU that the rule cannot tell from other uses; checkpoints, which hide the nodes inside of them.
 _OTHER_RECTIFIERS = {
     f"{name}Backward" for name in ("Clamp", "ClampMin", "Threshold", "Maximum", "Where", "CheckpointFunction")
@@ -134,7 +141,7 @@ _OTHER_RECTIFIERS = {
 _OTHER_ACTIVATIONS = {
     f"{name}Backward"
     for name in (
-        *("Elu", "Gelu", "Glu", "Hardsigmoid", "Hardswish", "Hardtanh", "LeakyRelu", "Mish", "PreluKernel"),
+        *("Elu", "Gelu", "Glu", "Hardsigmoid", "Hardswish", "Hardtanh", "Mish"),
         *("Selu", "Sigmoid", "Silu", "Softplus", "Tanh", "RreluWithNoise", "Celu"),
     )
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,22 +11,38 @@ import torch
 from torch import Tensor, nn
 
 from gradcam_kit.capture.backward import differentiate
-from gradcam_kit.capture.layouts import infer_layout
 from gradcam_kit.capture.model.inputs import Inputs
 from gradcam_kit.capture.model.state import is_scripted
+from gradcam_kit.capture.model.trees import whole
+from gradcam_kit.capture.provenance.evidence import Evidence, recall
+from gradcam_kit.capture.provenance.settling import is_in_doubt, settle_layout
 from gradcam_kit.errors import CaptureError, ShapeError
 
 
 def implicit_bias(module: nn.Module) -> Tensor | None:
-    """What a module adds to its input's image: its bias; for an evaluated batch norm beta - mu gamma / sigma."""
-    bias = getattr(module, "bias", None)
-    mean, variance = getattr(module, "running_mean", None), getattr(module, "running_var", None)
+    """What a module adds to its input's image: its bias; for an evaluated batch norm beta - mu gamma / sigma.
+
+    Of parameters that are spread over devices (DTensor) the whole: a collective operation, which all ranks do alike.
+    """
+    bias = whole(getattr(module, "bias", None))
+    mean, variance = whole(getattr(module, "running_mean", None)), whole(getattr(module, "running_var", None))
     if isinstance(mean, Tensor) and isinstance(variance, Tensor):
         scale = (variance + getattr(module, "eps", 0.0)).rsqrt()
-        weight = getattr(module, "weight", None)
+        weight = whole(getattr(module, "weight", None))
         shift = -mean * (scale if weight is None else scale * weight)
         return (shift if bias is None else bias + shift).detach()
     return bias.detach() if isinstance(bias, Tensor) and bias.ndim == 1 else None
+
+
+def _has_bias(module: nn.Module) -> bool:
+    """Whether `implicit_bias` finds something, without bringing spread parameters together."""
+    if isinstance(getattr(module, "running_mean", None), Tensor):
+        return isinstance(getattr(module, "running_var", None), Tensor) or _is_bias(getattr(module, "bias", None))
+    return _is_bias(getattr(module, "bias", None))
+
+
+def _is_bias(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.ndim == 1
 
 
 class BiasRecorder:
@@ -46,7 +62,7 @@ class BiasRecorder:
             handles.extend(
                 module.register_forward_hook(self._hook)
                 for module in self.model.modules()
-                if implicit_bias(module) is not None and not is_scripted(module)
+                if _has_bias(module) and not is_scripted(module)
             )
             yield
         finally:
@@ -76,16 +92,30 @@ class BiasRecorder:
                     f"a {type(module).__name__} with a bias ran on {len(output)} rows for {inputs.n} images, so that "
                     "its share of each image is unknown; choose a method that needs no biases"
                 )
-            maps = [self._product(bias, output, gradient, inputs) for gradient in columns]
+            maps = [self._product(module, bias, output.detach(), gradient, inputs) for gradient in columns]
             found.append(torch.stack(maps, 1) if scores.ndim == 2 else maps[0])
         return tuple(found)
 
-    def _product(self, bias: Tensor, output: Tensor, gradient: Tensor | None, inputs: Inputs) -> Tensor:
-        product = torch.zeros_like(output) if gradient is None else gradient
+    def is_in_doubt(self, size: Sequence[int]) -> bool:
+        """Whether tokens were seen, of which nothing but their origin says that they are positions."""
+        return any(output.ndim == 3 and is_in_doubt(output.shape, size, module) for module, output in self.runs)
+
+    def _product(
+        self, module: nn.Module, bias: Tensor, output: Tensor, gradient: Tensor | None, inputs: Inputs
+    ) -> Tensor:
+        product: Tensor = whole(torch.zeros_like(output) if gradient is None else gradient)
+        output = whole(output)
+        if len(bias) not in output.shape[1:]:
+            raise CaptureError(
+                f"a module with a bias of {len(bias)} entries returned {tuple(output.shape)}, a part of its output as "
+                "on one of several devices; run the model whole on one device, or choose a method that needs no biases"
+            )
         if output.ndim == 2:
             return product * bias
         try:
-            maps = infer_layout(output.shape, inputs.size, self.model, "").to_maps(product)
+            evidence = recall(self.model, inputs) or Evidence()
+            layout = settle_layout(output.shape, inputs.size, self.model, "", module, inputs.n, evidence)
+            maps = layout.to_maps(product)
             if maps.shape[1] == len(bias):
                 return maps * bias.view(-1, *(1 for _ in maps.shape[2:]))
         except ShapeError:

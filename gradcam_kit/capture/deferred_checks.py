@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
 
-from gradcam_kit.errors import GradCamKitError, NonFiniteError
+from gradcam_kit.errors import CaptureError, GradCamKitError, NonFiniteError
 from gradcam_kit.functional import finite, on_device
 
 _P = ParamSpec("_P")
@@ -125,3 +125,11 @@ def check_activations(name: str, activations: Tensor, checks: Checks) -> None:
         )
 
     checks.add(~torch.isfinite(finite(activations)), error)
+
+
+def no_patch_gradient(name: str, _sample: int) -> CaptureError:
+    """Say that the score does not depend on the patches behind a layer."""
+    return CaptureError(
+        f"no gradient reaches the patch tokens of layer {name!r}: behind it the score depends on the class token "
+        "alone; choose the last block's input normalization, or target_layers=None to have it found"
+    )

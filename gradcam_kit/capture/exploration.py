@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import sys
 import threading
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
+from torch.utils.checkpoint import CheckpointFunction
 
-from gradcam_kit.capture.layouts import Layout, Tokens, infer_layout, is_resized, recurrent_layout
+from gradcam_kit.capture.backward import differentiate
+from gradcam_kit.capture.layouts import ChannelsFirst, Layout, Tokens, is_resized, recurrent_layout
 from gradcam_kit.capture.model.inputs import Inputs, Runner
 from gradcam_kit.capture.model.state import is_scripted, untouched, version
+from gradcam_kit.capture.provenance.evidence import gather, recall
+from gradcam_kit.capture.provenance.settling import is_in_doubt, layout_by_shape
+from gradcam_kit.capture.reuse import is_chain, is_padding
 from gradcam_kit.errors import GradCamKitError, ShapeError
 from gradcam_kit.targets.classes import ClassTarget, predicted_classes, score
 from gradcam_kit.types import Target
@@ -35,9 +43,12 @@ class Seen:
     version: int
     layout: Layout
     shape: tuple[int, ...]
-    calls: int = 1
+    node: Any = None  # of the graph, where the output was made
+    is_settled: bool = False  # the module itself tells its layout
     reached: bool = False
     depends: bool = False
+    hidden: bool = False
+    """It ran inside of a reentrant checkpoint, which leaves no graph to it."""
     is_output: bool = False
 
     @property
@@ -56,10 +67,18 @@ class Seen:
 
 
 def explore(
-    model: nn.Module, inputs: Inputs, target: Target | None, target_type: Callable[[Any], ClassTarget]
+    model: nn.Module,
+    inputs: Inputs,
+    target: Target | None,
+    target_type: Callable[[Any], ClassTarget],
+    keep_modes: bool = False,
 ) -> tuple[list[Seen], bool]:
-    """The layers with positions that ran once, in their order, and whether the model's output could be scored."""
-    seen: dict[int, Seen] = {}
+    """Find the layers with positions, in their order, and whether the model's output could be scored.
+
+    A module that runs several times, one call on what the other made, is a layer for each call ("act#2").
+    """
+    seen: dict[tuple[int, int], Seen] = {}
+    calls: Counter[int] = Counter()
     thread = threading.get_ident()
     origins: dict[int, tuple[Tensor, Tensor]] = {}
 
@@ -67,9 +86,7 @@ def explore(
         def hook(module: nn.Module, args: Any, output: Any) -> Any:
             if threading.get_ident() != thread:
                 return None
-            if id(module) in seen:
-                seen[id(module)].calls += 1
-                return None
+            calls[id(module)] += 1
             leaves, spec = tree_flatten(output)
             layout = recurrent_layout(module, leaves, inputs.n, inputs.size)
             places = [
@@ -85,9 +102,9 @@ def explore(
             if len(places) != 1:
                 return None
             tensor = leaves[places[0]]
-            try:
-                layout = layout or infer_layout(tensor.shape, inputs.size, model, name)
-            except ShapeError:
+            if layout is None and not _may_have_positions(tensor.shape, inputs.size):
+                return None
+            if is_padding(module, args, tensor):
                 return None
             if not tensor.requires_grad:
                 # A graph starts here: at the first layer, and behind whatever cut it.
@@ -97,16 +114,17 @@ def explore(
                 alias = tensor.view_as(tensor)
             _, origin = origins.get(id(tensor), (tensor, tensor))
             origins[id(alias)] = alias, origin
-            shape = tuple(layout.to_maps(tensor).shape[1:])
-            if max(shape[1:]) > 1:
-                seen[id(module)] = Seen(name, module, alias, origin, version(tensor), layout, shape)
+            call = id(module), calls[id(module)]
+            seen[call] = own = Seen(name, module, alias, origin, version(tensor), layout or ChannelsFirst(), ())
+            own.node, own.is_settled = tensor.grad_fn, layout is not None
+            own.hidden = not torch.is_grad_enabled() and _is_in_checkpoint()
             leaves[places[0]] = alias
             return tree_unflatten(leaves, spec)
 
         return hook
 
     run = Runner.of(model, inputs.images.device)
-    with untouched(model, inputs.images.device), torch.enable_grad():
+    with untouched(model, inputs.images.device, keep_modes), torch.enable_grad():
         observed = [(name, module) for name, module in model.named_modules() if name and not is_scripted(module)]
         handles = [module.register_forward_hook(watch(name)) for name, module in observed]
         try:
@@ -114,9 +132,9 @@ def explore(
         finally:
             for handle in handles:
                 handle.remove()
-        found = [one for one in seen.values() if one.calls == 1]
+        found = _with_layouts(_calls_named(seen, calls), model, inputs)
         tokens = {(one.tensor.shape[1], one.shape[0]) for one in found if isinstance(one.layout, Tokens)}
-        found = _from_the_image([one for one in found if not one.is_split_into_heads(tokens)])
+        found = [one for one in found if not one.is_split_into_heads(tokens)]
         try:
             target = target if target is not None else target_type(predicted_classes(output))
             scores = score(target, output, inputs.n)
@@ -125,7 +143,7 @@ def explore(
                 with torch.no_grad():
                     score(target, output, inputs.n)  # raises, unless all that it lacks are gradients
             return found, False  # methods without a target, or without gradients, still need a layer
-        total = scores.sum()
+        total = scores.reshape(len(scores), -1).sum(1)
         inside = [one for one in found if one.tensor.requires_grad]
         dense = any(
             isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.ndim == inputs.images.ndim
@@ -134,8 +152,8 @@ def explore(
         if total.requires_grad and inside:
             tensors = [one.tensor for one in inside]
             # A head of zeros, as before training, stops every gradient but NaN.
-            for start in (torch.ones_like(total), torch.full_like(total, torch.nan)):
-                gradients = torch.autograd.grad(total, tensors, start, allow_unused=True, retain_graph=True)
+            for start in (1.0, torch.nan):
+                [gradients] = differentiate(start * total, tensors, keep=True)
                 for one, gradient in zip(inside, gradients, strict=True):
                     one.depends = gradient is not None
                     one.reached = gradient is not None and _reaches(one.layout.to_maps(gradient))
@@ -148,8 +166,55 @@ def explore(
         return found, True
 
 
-def _from_the_image(seen: list[Seen]) -> list[Seen]:
-    """All but tokens that are none of an image, such as the queries of a detector, whose number happens to fit a grid.
+def _calls_named(seen: Mapping[tuple[int, int], Seen], calls: Mapping[int, int]) -> list[Seen]:
+    """All layers, calls of a module by their number; without modules whose calls do not work on each other's output."""
+    nodes: dict[int, list[Any]] = {}
+    for (module, call), one in seen.items():
+        if calls[module] > 1:
+            one.name = f"{one.name}#{call}"
+            nodes.setdefault(module, []).append(one.node)
+    chains = {module for module, made in nodes.items() if is_chain(made)}
+    return [one for (module, _), one in seen.items() if calls[module] == 1 or module in chains]
+
+
+def _may_have_positions(shape: Sequence[int], size: Sequence[int]) -> bool:
+    return len(shape) == len(size) + 2 or (len(shape) == 3 and max(shape[1:]) > 1)
+
+
+def _with_layouts(seen: list[Seen], model: nn.Module, inputs: Inputs) -> list[Seen]:
+    """Return those with positions of the images, with their layouts."""
+    size, evidence = inputs.size, None
+    doubtful = [one for one in seen if not one.is_settled and is_in_doubt(one.tensor.shape, size, one.module)]
+    squares = all(one.tensor.ndim == len(size) + 2 for one in doubtful)
+    if doubtful and not (squares and _are_convolutional(seen)):
+        evidence = recall(model, inputs) or gather(model, inputs)
+    kept, judged = [], set()
+    for one in seen:
+        if not one.is_settled:
+            shape = tuple(one.tensor.shape)
+            verdict = evidence.of(one.module, shape, inputs.n) if evidence else None
+            try:
+                layout = verdict.layout if verdict else layout_by_shape(shape, size, model, one.name, one.module)
+            except ShapeError:
+                continue
+            if layout is None:
+                continue
+            one.layout = layout
+            if verdict:
+                judged.add(id(one))
+        one.shape = tuple(one.layout.to_maps(one.tensor).shape[1:])
+        if max(one.shape[1:]) > 1:
+            kept.append(one)
+    return _from_the_image(kept, judged)
+
+
+def _are_convolutional(seen: list[Seen]) -> bool:
+    """Whether no module mixes the last axis of maps, as those do that have the channels there."""
+    return not any(own.ndim == 2 for one in seen for own in one.module.parameters(recurse=False))
+
+
+def _from_the_image(seen: list[Seen], judged: Set[int]) -> list[Seen]:
+    """All but tokens whose number happens to fit a grid, where nothing else is known of them.
 
     A grid of tokens is that of an earlier layer, or was pooled or enlarged from the layer before by a whole number.
     """
@@ -158,11 +223,19 @@ def _from_the_image(seen: list[Seen]) -> list[Seen]:
     for one in seen:
         grid = one.shape[1:]
         is_new = isinstance(one.layout, Tokens) and len(grid) > 1 and bool(known) and grid not in known
-        if is_new and not is_resized(kept[-1].shape[1:], grid):
+        if is_new and id(one) not in judged and not is_resized(kept[-1].shape[1:], grid):
             continue
         known.add(grid)
         kept.append(one)
     return kept
+
+
+def _is_in_checkpoint() -> bool:
+    """Whether a reentrant checkpoint runs what is running, whose inner layers get no gradient."""
+    frame: FrameType | None = sys._getframe()
+    while frame is not None and frame.f_code is not CheckpointFunction.forward.__code__:
+        frame = frame.f_back
+    return frame is not None
 
 
 def _reaches(gradients: Float[Tensor, "n k *s"]) -> bool:

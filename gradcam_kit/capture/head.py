@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from gradcam_kit.capture.deferred_checks import Checks
 from gradcam_kit.capture.model.inputs import Runner
-from gradcam_kit.capture.model.trees import map_output
+from gradcam_kit.capture.model.trees import map_output, whole
 from gradcam_kit.capture.recording import LayerRecord
 from gradcam_kit.capture.rerun.rescore import tolerance_of
 from gradcam_kit.errors import CaptureError, GradCamKitError
@@ -40,6 +40,8 @@ def find_head(
         logits = read_logits(output)
     except GradCamKitError:
         return None
+    if len(logits) != len(activations):
+        return None  # one score for a bag of images
     pooled = activations.flatten(2).mean(2)
     exact = logits.to(pooled)
     for name, module in run.model.named_modules():
@@ -48,8 +50,8 @@ def find_head(
             continue
         if tuple(weight.shape[:2]) != (logits.shape[1], pooled.shape[1]):
             continue
-        matrix = weight.detach().flatten(1).to(pooled)
-        offset = getattr(module, "bias", None)
+        matrix = whole(weight.detach()).flatten(1).to(pooled)
+        offset = whole(getattr(module, "bias", None))
         offset = offset.detach().to(pooled) if isinstance(offset, Tensor) else None
         if not checks.holds((layer, name, "head"), _reproduces(pooled, matrix, offset, exact, logits.dtype)):
             continue
@@ -126,6 +128,11 @@ def weight_gradients(record: LayerRecord, maps: Float[Tensor, "n k *s"], checks:
     assert record.arguments is not None
     leaves, spec = tree_flatten(record.arguments)
     samples = record.captured[0].shape[0]
+    if samples != len(maps):
+        raise CaptureError(
+            f"layer {record.name!r} returned {samples} rows for {len(maps)} images, and the model has no linear head "
+            "behind mean pooling; choose a method that uses gradients"
+        )
     batched = [isinstance(leaf, Tensor) and leaf.ndim > 0 and leaf.shape[0] == samples for leaf in leaves]
 
     def total(weight: Tensor, *rows: Tensor) -> Tensor:

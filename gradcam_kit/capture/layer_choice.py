@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import logging
+import traceback
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from jaxtyping import Int
+from torch import Tensor, nn
 
 from gradcam_kit.capture.exploration import Seen, explore
+from gradcam_kit.capture.input_choice import sees_images
 from gradcam_kit.capture.layouts import Tokens
 from gradcam_kit.capture.model.inputs import Inputs
 from gradcam_kit.capture.model.layers import find_layers
 from gradcam_kit.capture.recording import ATTENTION, INPUT
-from gradcam_kit.errors import LayerNotFoundError
+from gradcam_kit.errors import LayerNotFoundError, interruption, is_same_failure
 from gradcam_kit.targets.classes import ClassTarget
 from gradcam_kit.types import LayerCandidate, LayerChoice, Target
 
@@ -28,6 +31,7 @@ def layer_candidates(
     inputs: Inputs,
     targets: Target | None,
     target_type: Callable[[Any], ClassTarget],
+    keep_modes: bool = False,
 ) -> list[LayerCandidate]:
     """All layers with positions in the order in which they ran, with the one that is chosen and why.
 
@@ -38,16 +42,18 @@ def layer_candidates(
     if targets is None or hasattr(targets, "select"):
         count = 1 if targets is None or isinstance(targets, ClassTarget) else _FEW
         index = torch.arange(min(count, inputs.n), device=inputs.images.device)
-        few = inputs.with_images(inputs.images[index], index)
-        try:
-            seen, scored = explore(model, few, targets and targets.select(index), target_type)
-        except Exception as error:  # what belongs to the samples cannot always be told: the whole batch can
-            if inputs.n == len(index) and not isinstance(error, IndexError):
-                raise
-            _log.debug("the layers are looked for with the whole batch: %s", error)
-            seen, scored = explore(model, inputs, targets, target_type)
+        found = _explore_few(model, inputs, index, targets, target_type, keep_modes)
+        if isinstance(found, Exception):
+            again = _explore_few(model, inputs, index, targets, target_type, keep_modes)
+            if not isinstance(again, Exception) or not is_same_failure(found, again):
+                raise found  # once, so it is not about these samples
+            _log.debug("the layers are looked for with the whole batch: %s", again)
+            found = explore(model, inputs, targets, target_type, keep_modes)
+        seen, scored = found
     else:
-        seen, scored = explore(model, inputs, targets, target_type)
+        seen, scored = explore(model, inputs, targets, target_type, keep_modes)
+    names = sees_images(model, inputs, {one.name: one.module for one in seen})
+    seen = [one for one in seen if one.name in names]
     chosen, reason = _choose(seen, scored)
     return [
         LayerCandidate(
@@ -55,12 +61,35 @@ def layer_candidates(
             shape=one.shape,
             layout=type(one.layout).__name__,
             reached=one.reached,
+            hidden=one.hidden,
             normalizes=one.is_normalization,
             chosen=one is chosen,
             reason=reason if one is chosen else "",
         )
         for one in seen
     ]
+
+
+def _explore_few(
+    model: nn.Module,
+    inputs: Inputs,
+    index: Int[Tensor, " few"],
+    targets: Any,
+    target_type: Callable[[Any], ClassTarget],
+    keep_modes: bool,
+) -> tuple[list[Seen], bool] | Exception:
+    """What `explore` finds with some samples, or the error if it may be theirs.
+
+    Which of the inputs belong to the samples cannot always be told; the whole batch needs no such knowledge.
+    """
+    try:
+        few = inputs.with_images(inputs.images[index], index)
+        return explore(model, few, targets and targets.select(index), target_type, keep_modes)
+    except Exception as error:
+        if interruption(error) is not None or (inputs.n == len(index) and not isinstance(error, IndexError)):
+            raise
+        traceback.clear_frames(error.__traceback__)  # they hold activations
+        return error
 
 
 def choose_layers(
@@ -99,14 +128,15 @@ def choose_among(
     if choice is LayerChoice.BLOCK:
         names = _block_norms(candidates)
     if choice is LayerChoice.RESOLUTIONS:
-        last_of = {one.shape[1:]: one.name for one in candidates if one.reached}
+        last_of = {one.shape[1:]: one.name for one in candidates if one.reached or one.hidden}
         names = list(last_of.values())[-2:]
     if choice is LayerChoice.CONVOLUTIONS:
         # A convolution owns one kernel: channels out, channels in, and one axis for each position axis.
         axes = 2 + len(size)
-        weights = {one.name: getattr(model.get_submodule(one.name), "weight", None) for one in candidates}
+        modules = find_layers(model, [one.name for one in candidates], model) if candidates else {}
+        weights = {name: getattr(module, "weight", None) for name, module in modules.items()}
         kernels = (one for one in candidates if getattr(weights[one.name], "ndim", 0) == axes)
-        names = [one.name for one in kernels if one.reached]
+        names = [one.name for one in kernels if one.reached or one.hidden]
     if names:
         return find_layers(model, names, model)
     listed = ", ".join(f"{one.name} {one.shape}" for one in candidates[-8:]) or "none has positions"
@@ -118,7 +148,7 @@ def choose_among(
 
 _MISSING = {
     LayerChoice.BLOCK: "transformer block, which is a module with two or more normalizations of tokens",
-    LayerChoice.CONVOLUTIONS: "convolution that runs once and that gradients reach",
+    LayerChoice.CONVOLUTIONS: "convolution that gradients reach",
 }
 
 
@@ -127,14 +157,16 @@ def _block_norms(candidates: list[LayerCandidate]) -> list[str]:
     blocks: dict[str, list[str]] = {}
     for one in candidates:
         if one.normalizes and one.layout == Tokens.__name__:
-            blocks.setdefault(one.name.rpartition(".")[0], []).append(one.name)
+            # A block that runs again is another one: its normalizations have the same number behind their name.
+            path, _, call = one.name.partition("#")
+            blocks.setdefault(f"{path.rpartition('.')[0]}#{call}", []).append(one.name)
     firsts = [names[0] for names in blocks.values() if len(names) > 1]
     return firsts[-1:]
 
 
 def _choose(seen: list[Seen], scored: bool) -> tuple[Seen | None, str]:
     """The last layer that still has positions and on which the score depends, in front of a dense output."""
-    usable = [one for one in seen if one.depends] if scored else seen
+    usable = [one for one in seen if one.depends or one.hidden] if scored else seen
     usable = [one for one in usable if not one.is_output] or usable
     if not usable:
         return None, ""
@@ -147,8 +179,10 @@ def _choose(seen: list[Seen], scored: bool) -> tuple[Seen | None, str]:
         return _outermost(last, usable), "the last layer with positions (the output could not be read as scores)"
     if last.reached:
         return _outermost(last, usable), "the last layer with positions on which the score depends"
+    if last.hidden:  # no other one in its place: a method that uses gradients says what hides them
+        return _outermost(last, usable), "the last layer with positions, inside of a reentrant checkpoint"
     reached = [one for one in usable if one.reached]
-    if isinstance(last.layout, Tokens) and (norms := [one for one in norms if one.reached]):
+    if isinstance(last.layout, Tokens) and (norms := [one for one in norms if one.reached or one.hidden]):
         return norms[-1], "the last normalization that sends gradients to the patch tokens"
     if reached:
         return _outermost(reached[-1], usable), "the last layer with positions that gradients reach"

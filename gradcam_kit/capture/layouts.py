@@ -10,8 +10,9 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
-from gradcam_kit.errors import ShapeError
+from gradcam_kit.errors import ShapeError, is_out_of_memory, kind_of
 from gradcam_kit.types import Reshape
 
 _MOST_PREFIX_TOKENS = 8
@@ -73,19 +74,31 @@ class SequenceFirst:
 
 @dataclass(frozen=True)
 class Tokens:
-    """`(n, prefix + positions, k)`, as vision transformers make it."""
+    """`(n, prefix + positions + suffix, k)`, as vision transformers make it.
+
+    `order` lists, position after position, the tokens between prefix and suffix; None where they lie row by row.
+    """
 
     grid: tuple[int, ...]
     prefix: int
+    suffix: int = 0
+    order: tuple[int, ...] | None = None
 
     def to_maps(self, output: Tensor) -> Float[Tensor, "n k *s"]:
-        """Drop the prefix tokens and lay out the others on the grid."""
-        maps: Tensor = output[:, self.prefix :].movedim(-1, 1).unflatten(-1, self.grid)
+        """Drop the tokens that are no positions and lay out the others on the grid."""
+        tokens = output[:, self.prefix : output.shape[1] - self.suffix]
+        if self.order is not None:
+            tokens = tokens[:, list(self.order)]
+        maps: Tensor = tokens.movedim(-1, 1).unflatten(-1, self.grid)
         return maps
 
     def to_native(self, maps: Float[Tensor, "n k *s"], like: Tensor) -> Tensor:
-        """Flatten the grid behind the prefix tokens of `like`."""
-        return torch.cat([like[:, : self.prefix], maps.flatten(2).movedim(1, -1)], dim=1)
+        """Flatten the grid between the other tokens of `like`."""
+        tokens = maps.flatten(2).movedim(1, -1)
+        if self.order is not None:
+            tokens = torch.empty_like(tokens).index_copy(1, torch.tensor(self.order, device=tokens.device), tokens)
+        behind = like[:, like.shape[1] - self.suffix :]
+        return torch.cat([like[:, : self.prefix], tokens, behind], dim=1)
 
 
 @dataclass(frozen=True)
@@ -96,7 +109,16 @@ class Custom:
 
     def to_maps(self, output: Any) -> Shaped[Tensor, "n k *s"]:
         """Call the user's function."""
-        maps = self.reshape(output)
+        try:
+            maps = self.reshape(output)
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
+            shapes = [tuple(leaf.shape) if isinstance(leaf, Tensor) else kind_of(leaf) for leaf in tree_leaves(output)]
+            raise ShapeError(
+                f"reshape failed on an output of {shapes}: {error}; expected a callable from the layer's output to "
+                "(n, k, *positions) that takes any number of samples (-1 in place of n)"
+            ) from error
         if not isinstance(maps, Tensor) or not 3 <= maps.ndim <= 5:
             found = tuple(maps.shape) if isinstance(maps, Tensor) else type(maps).__name__
             raise ShapeError(f"reshape returned {found}; expected a tensor (n, k, *positions)")
@@ -134,7 +156,7 @@ def infer_layout(shape: Sequence[int], size: Sequence[int], model: nn.Module, la
         if axes == 1 and first != size != last:
             return ChannelsLast() if _has_features_last(model, layer, shape) else ChannelsFirst()
         # Convolutions are the rule: the other reading needs the first one not to fit, or to fit worse.
-        channels_last = tuple(last) == tuple(size) if _fits(first, size) else _fits(last, size)
+        channels_last = tuple(last) == tuple(size) if fits(first, size) else fits(last, size)
         return ChannelsLast() if channels_last and tuple(first) != tuple(size) else ChannelsFirst()
     if len(shape) == 3:
         return token_layout(shape[1], size, model, layer)
@@ -157,10 +179,13 @@ def _has_features_last(model: nn.Module, layer: str, shape: Sequence[int]) -> bo
     return shape[2] in sizes and shape[1] not in outputs
 
 
-def _fits(grid: Sequence[int], size: Sequence[int]) -> bool:
+def fits(grid: Sequence[int], size: Sequence[int]) -> bool:
     """Whether one stride could lead from `size` to `grid` along every axis, up to rounding and padding."""
-    if any(s > t for t, s in zip(size, grid, strict=True)):
-        return False
+    return all(s <= t for t, s in zip(size, grid, strict=True)) and has_aspect(grid, size)
+
+
+def has_aspect(grid: Sequence[int], size: Sequence[int]) -> bool:
+    """Whether a grid, which may be larger than the input, has the aspect ratio of the input."""
     lows = [t / (s + 1) for t, s in zip(size, grid, strict=True)]
     highs = [t / max(s - 1, 0.5) for t, s in zip(size, grid, strict=True)]
     return max(lows) < min(highs)
@@ -209,7 +234,7 @@ def _grids(count: int, size: Sequence[int]) -> list[tuple[int, ...]]:
         for rest in ([(count // h,)] if len(size) == 2 else _grids(count // h, size[1:]))
     ]
     # Video has a stride of its own over time, so only its picture axes must agree.
-    return [grid for grid in grids if prod(grid) == count and _fits(grid[-2:], size[-2:])]
+    return [grid for grid in grids if prod(grid) == count and fits(grid[-2:], size[-2:])]
 
 
 def _is_exact(grid: Sequence[int], size: Sequence[int]) -> bool:

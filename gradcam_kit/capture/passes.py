@@ -17,18 +17,21 @@ from torch.utils._pytree import tree_map
 from gradcam_kit.capture.attention.recorder import AttentionRecorder
 from gradcam_kit.capture.backward import guided_gradients, layer_curvature, layer_gradients
 from gradcam_kit.capture.biases import BiasRecorder
-from gradcam_kit.capture.deferred_checks import Checks, check_activations, check_images
+from gradcam_kit.capture.deferred_checks import Checks, check_activations, check_images, no_patch_gradient
 from gradcam_kit.capture.head import find_head, weight_gradients
-from gradcam_kit.capture.layouts import Tokens
+from gradcam_kit.capture.layouts import Custom, Tokens
 from gradcam_kit.capture.model.compiled import parts_compiled
 from gradcam_kit.capture.model.inputs import Inputs, Runner
 from gradcam_kit.capture.model.state import untouched
 from gradcam_kit.capture.model.trees import brought, map_output
+from gradcam_kit.capture.provenance.evidence import gather, recall
+from gradcam_kit.capture.provenance.settling import InDoubtError
 from gradcam_kit.capture.recording import INPUT, NOT_MODULES, LayerRecord, Recorder
+from gradcam_kit.capture.rerun.prefix import Prefix, PrefixRecorder
 from gradcam_kit.capture.rerun.probe import Prober
-from gradcam_kit.capture.rerun.replay import Prefix, PrefixRecorder, Replayer
+from gradcam_kit.capture.rerun.replay import Replayer
 from gradcam_kit.capture.rerun.rescore import Rescorer, RowState
-from gradcam_kit.errors import CaptureError, GradCamKitError, NonFiniteError
+from gradcam_kit.errors import CaptureError, GradCamKitError, NonFiniteError, raise_interruption
 from gradcam_kit.functional import finite, widen
 from gradcam_kit.targets.classes import ClassProbability, ClassTarget, predicted_classes, read_logits, score, settle
 from gradcam_kit.types import Attention, Evidence, Head, LayerCapture, Reshape, Target
@@ -51,6 +54,8 @@ class Request:
     reshape: Reshape | None = None
     settled: bool = False
     """The targets are those of an earlier pass, which settled them."""
+    keep_modes: bool = False
+    """Modules in train mode stay in it."""
 
     @property
     def needs(self) -> Evidence:
@@ -103,21 +108,21 @@ class Capture:
             layer=name,
             activations=activations,
             gradients=self.gradients.get(name) if Evidence.GRADIENTS in needs else None,
-            curvature=self.curvature.get(name),
-            bias_gradients=self.bias_gradients,
-            guided_gradients=self.guided_gradients,
+            curvature=self.curvature.get(name) if Evidence.CURVATURE in needs else None,
+            bias_gradients=self.bias_gradients if Evidence.BIASES in needs else None,
+            guided_gradients=self.guided_gradients if Evidence.GUIDED in needs else None,
             scores=self.scores,
             rescore=rescorer,
             rescore_probability=rescorer
             if self.classes is None
-            else replace(rescorer, target=ClassProbability(self.classes)),
+            else replace(rescorer, target=ClassProbability(self.classes[:1] if self.rows.is_bag else self.classes)),
             replay=replayer,
-            residual=replayer.residual(),
+            residual=replayer.residual() if Evidence.REPLAY in needs else None,
             images=self.inputs.images,
             probe=Prober(rescorer, record, self.reshape),
             head=head,
             weight_gradients=weight_gradients(record, activations, self.checks) if fallback else None,
-            attention=self.attention if Evidence.ATTENTION in needs else None,
+            attention=self.attention and self.attention.for_needs(needs),
         )
 
     def _head(self, name: str, activations: Tensor) -> Head | None:
@@ -137,17 +142,32 @@ def capture(model: nn.Module, inputs: Inputs, request: Request) -> Iterator[Capt
     Raises:
         CaptureError: a layer that ran never or twice, or on which the score does not depend.
         NonFiniteError: NaN or infinite values in images, activations or gradients.
+        ShapeError: a layer without positions of the images.
     """
+    with untouched(model, inputs.images.device), ExitStack() as stack:
+        try:
+            captured = stack.enter_context(_pass(model, inputs, request))
+        except InDoubtError:  # met once for a model and the shapes of its inputs
+            gather(model, inputs)
+            captured = stack.enter_context(_pass(model, inputs, request))
+        yield captured
+
+
+@contextmanager
+def _pass(model: nn.Module, inputs: Inputs, request: Request) -> Iterator[Capture]:
     graph = bool(request.needs & Evidence.DERIVATIVES)
     run = Runner.of(model, inputs.images.device)
-    with untouched(model, inputs.images.device):
+    with untouched(model, inputs.images.device, request.keep_modes):
         checks = Checks(model)
         check_images(inputs.images, checks)
         layers = {**request.layers, **({INPUT: model} if Evidence.GUIDED in request.needs else {})}
-        recorder = Recorder(model, layers, inputs.n, inputs.size, request.reshape, graph)
+        recorder = Recorder(model, layers, inputs.n, inputs.size, request.reshape, graph, recall(model, inputs))
         biases = BiasRecorder(model) if Evidence.BIASES in request.needs else None
         real = {name: module for name, module in layers.items() if name not in NOT_MODULES}
-        attention = AttentionRecorder(model, inputs, request.needs) if Evidence.ATTENTION in request.needs else None
+        attention = None
+        if Evidence.ATTENTION in request.needs:
+            origins = recall(model, inputs) or gather(model, inputs)
+            attention = AttentionRecorder(model, inputs, request.needs, origins)
         prefix = PrefixRecorder(model, real) if Evidence.REPLAY in request.needs else None
         with ExitStack() as stack:
             stack.enter_context(recorder.attached(keep_arguments=Evidence.WEIGHT_GRADIENTS in request.needs))
@@ -161,6 +181,8 @@ def capture(model: nn.Module, inputs: Inputs, request: Request) -> Iterator[Capt
             stack.enter_context(torch.set_grad_enabled(graph))
             output = run(recorder.observe_input(inputs))
             recorder.check()
+            if biases and recall(model, inputs) is None and biases.is_in_doubt(inputs.size):
+                raise InDoubtError
             if attention:
                 recorder.records.update(attention.records())
             optional = not request.needs & ~_WITHOUT_SCORES
@@ -172,12 +194,16 @@ def capture(model: nn.Module, inputs: Inputs, request: Request) -> Iterator[Capt
                     rescorer = Rescorer(run, inputs, target, _detach(output), inputs.n)
                     block_gradients = attention.block_gradients(rescorer, scores, checks)
         with run.arithmetic():
+            is_bag = scores is not None and len(scores) == 1 < inputs.n
             captured = Capture(
                 run=run,
                 inputs=inputs,
                 target=target,
-                scores=None if scores is None else brought(widen(scores.detach()), inputs.images.device),
-                classes=brought(classes, inputs.images.device),
+                scores=None
+                if scores is None
+                else _for_each(brought(widen(scores.detach()), inputs.images.device), inputs.n),
+                classes=None if classes is None else _for_each(brought(classes, inputs.images.device), inputs.n),
+                rows=RowState(is_bag=is_bag),
                 output=_detach(output),
                 records=recorder.records,
                 prefixes=prefix.prefixes if prefix else {},
@@ -196,7 +222,8 @@ def capture(model: nn.Module, inputs: Inputs, request: Request) -> Iterator[Capt
             del output, scores, derivatives
             try:
                 yield captured
-            except Exception:
+            except Exception as error:
+                raise_interruption(error)
                 checks.raise_first()  # on a device that was not waited for, NaN is the cause that should be named
                 raise
             checks.raise_first()
@@ -250,8 +277,9 @@ def _score(
 
 def _check_layers(captured: Capture) -> None:
     for name, record in captured.records.items():
-        for tensor in record.captured:
-            check_activations(name, tensor.detach(), captured.checks)
+        tensors = [tensor.detach() for tensor in record.captured]
+        for tensor in [record.maps(tensors)] if isinstance(record.layout, Custom) else tensors:
+            check_activations(name, tensor, captured.checks)
         gradient = captured.gradients.get(name)
         if gradient is None:
             continue
@@ -266,14 +294,12 @@ def _check_layers(captured: Capture) -> None:
         if isinstance(record.layout, Tokens) and record.layout.prefix:
             others = torch.stack([(native[:, : record.layout.prefix] != 0).any() for native in record.gradients])
             missed = others.any() & ~(gradient != 0).any()
-            captured.checks.add(missed[None], partial(_no_patch_gradient, name))
+            captured.checks.add(missed[None], partial(no_patch_gradient, name))
 
 
-def _no_patch_gradient(name: str, _sample: int) -> CaptureError:
-    return CaptureError(
-        f"no gradient reaches the patch tokens of layer {name!r}: behind it the score depends on the class token "
-        "alone; choose the last block's input normalization, or target_layers=None to have it found"
-    )
+def _for_each(values: Tensor, n: int) -> Tensor:
+    """The score or class of a bag for each of its n images."""
+    return values.expand(n, *values.shape[1:]) if len(values) == 1 < n else values
 
 
 def _detach(output: Any) -> Any:

@@ -12,10 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
-from gradcam_kit.capture.layouts import ChannelsFirst, Custom, Layout, infer_layout, recurrent_layout
+from gradcam_kit.capture.layouts import ChannelsFirst, Custom, Layout, recurrent_layout
 from gradcam_kit.capture.model.inputs import Inputs
-from gradcam_kit.capture.model.layers import split_level
+from gradcam_kit.capture.model.layers import split_name
 from gradcam_kit.capture.model.state import version
+from gradcam_kit.capture.provenance.evidence import Evidence
+from gradcam_kit.capture.provenance.settling import InDoubtError, settle_layout
 from gradcam_kit.errors import CaptureError, ShapeError
 from gradcam_kit.types import Reshape
 
@@ -33,6 +35,7 @@ class LayerRecord:
     name: str
     module: nn.Module
     level: int | None = None  # which of its maps is meant, where it returns several
+    call: int | None = None  # which of its calls is meant, counted from 1, where it runs several times
     order: int = 0
     calls: int = 0
     leaves: list[Any] = field(default_factory=list)
@@ -42,6 +45,7 @@ class LayerRecord:
     versions: list[int] = field(default_factory=list)
     gradients: list[Tensor] = field(default_factory=list)  # one per target, in the layer's own layout
     arguments: tuple[tuple[Any, ...], dict[str, Any]] | None = None
+    rearrangement: Any = None  # of `capture.rerun.native`: where a custom layout takes its values from
 
     @property
     def captured(self) -> list[Tensor]:
@@ -71,11 +75,18 @@ class Recorder:
         size: tuple[int, ...],
         reshape: Reshape | None,
         graph: bool,
+        evidence: Evidence | None = None,
     ) -> None:
+        self.evidence = evidence
+        self.in_doubt = False
         self.model, self.n, self.size, self.reshape, self.graph = model, n, size, reshape, graph
-        self.records = {name: LayerRecord(name, module, split_level(model, name)[1]) for name, module in layers.items()}
+        self.records = {name: self._record(name, module) for name, module in layers.items()}
         self.thread = threading.get_ident()
         self.recomputing = False
+
+    def _record(self, name: str, module: nn.Module) -> LayerRecord:
+        parts = split_name(self.model, name)
+        return LayerRecord(name, module, parts.level, parts.call)
 
     @contextmanager
     def attached(self, keep_arguments: bool = False) -> Iterator[None]:
@@ -112,7 +123,8 @@ class Recorder:
 
     def _argument_hook(self, record: LayerRecord) -> Any:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            if threading.get_ident() == self.thread and record.arguments is None:
+            is_meant = record.calls + 1 == (record.call or 1)
+            if threading.get_ident() == self.thread and record.arguments is None and is_meant:
                 # The layer may change its input in place, so what it got is copied.
                 leaves, spec = tree_flatten((args, kwargs))
                 copies = [leaf.detach().clone() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
@@ -124,11 +136,12 @@ class Recorder:
         def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
             if self.recomputing:
                 # Gradient checkpointing runs the layer again: the same cut of the graph, nothing recorded.
-                return self._cut(record, output, record.chosen)[1] if torch.is_grad_enabled() else None
+                again = torch.is_grad_enabled() and (record.call is None or _is_same_call(record, output))
+                return self._cut(record, output, record.chosen)[1] if again else None
             if threading.get_ident() != self.thread:
                 return None
             record.calls += 1
-            if record.calls > 1:
+            if record.calls != (record.call or 1):
                 return None
             record.order = 1 + max(other.order for other in self.records.values())
             chosen = self._choose(record, output)
@@ -152,25 +165,35 @@ class Recorder:
             if isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.ndim > 0 and leaf.shape[0] == self.n
         ]
         if self.reshape is not None:
+            # Whatever the output looks like: samples may lie on any axis of it.
             record.layout = Custom(self.reshape)
-            if batched and record.level is None:
-                return batched
+            floating = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+            if floating and record.level is None:
+                return floating
+            batched = batched or floating
         maps = [i for i in batched if leaves[i].ndim >= 3]
         chosen = maps if record.level is None else maps[record.level : record.level + 1]
         if len(chosen) == 1:
             if record.layout is None:
-                record.layout = infer_layout(leaves[chosen[0]].shape, self.size, self.model, record.name)
+                record.layout = self._settle(record, leaves[chosen[0]].shape)
             return chosen
         if isinstance(output, Tensor) and batched:
-            infer_layout(output.shape, self.size, self.model, record.name)  # raises: it has no positions
+            self._settle(record, output.shape)  # raises: it has no positions
         found = [tuple(leaf.shape) if isinstance(leaf, Tensor) else type(leaf).__name__ for leaf in leaves]
-        path = split_level(self.model, record.name)[0]
+        path = split_name(self.model, record.name).path + f"#{record.call}" * (record.call is not None)
         levels = f"Name its maps one by one, to be fused: {[f'{path}:{i}' for i in range(len(maps))]}" if maps else ""
         raise CaptureError(
             f"layer {record.name!r} returned a {type(output).__name__} of {found or None} for {self.n} images; "
             f"expected one floating tensor ({self.n}, k, *positions). {levels or 'Choose another layer'}, or pass "
             "reshape=, a callable from the layer's output to such a tensor"
         )
+
+    def _settle(self, record: LayerRecord, shape: tuple[int, ...]) -> Layout:
+        try:
+            return settle_layout(shape, self.size, self.model, record.name, record.module, self.n, self.evidence)
+        except InDoubtError:  # the pass goes on, because a model may catch what is raised inside of it
+            self.in_doubt = True
+            return ChannelsFirst()
 
     def _cut(self, record: LayerRecord, output: Any, chosen: list[int]) -> tuple[list[Any], Any]:
         """Start the graph at the layer's output, and hand on a copy that in-place operations may change."""
@@ -185,16 +208,26 @@ class Recorder:
         return leaves, tree_unflatten(passed_on, record.spec)
 
     def check(self) -> None:
-        """Raise CaptureError for a layer that ran never or twice, or whose record was overwritten."""
+        """Raise CaptureError for a layer that ran never or twice, or whose record was overwritten.
+
+        Raises:
+            InDoubtError: a layout depends on evidence that was not gathered yet.
+        """
         for record in self.records.values():
             if record.calls == 0:
                 raise CaptureError(
                     f"layer {record.name!r} did not run in the forward pass; choose a layer that the model calls"
                 )
-            if record.calls > 1:
+            if record.calls > 1 and record.call is None:
+                path = split_name(self.model, record.name).path
                 raise CaptureError(
                     f"layer {record.name!r} ran {record.calls} times in one forward pass, so its activations are "
-                    "ambiguous; choose the module around it, or give each use a module of its own"
+                    f"ambiguous; say which call is meant: '{path}#1' is the first one, '{path}#{record.calls}' the last"
+                )
+            if record.calls < (record.call or 1):
+                raise CaptureError(
+                    f"layer {record.name!r} is call {record.call} of a module that ran {record.calls} time(s) in this "
+                    "forward pass; calls are counted from 1"
                 )
             if [version(leaf) for leaf in record.captured] != record.versions:
                 raise CaptureError(
@@ -202,11 +235,21 @@ class Recorder:
                     "name of the same memory; choose the module before it"
                 )
             if isinstance(record.layout, Custom):
-                self._check_reshaped(tuple(record.maps([leaf.detach() for leaf in record.captured]).shape))
+                self._check_reshaped(record.name, record.maps([leaf.detach() for leaf in record.captured]))
 
-    def _check_reshaped(self, shape: tuple[int, ...]) -> None:
-        if shape[0] != self.n or len(shape) != 2 + len(self.size):
+        if self.in_doubt:
+            raise InDoubtError
+
+    def _check_reshaped(self, layer: str, maps: Tensor) -> None:
+        if maps.shape[0] != self.n or not maps.is_floating_point():
             raise ShapeError(
-                f"reshape returned {shape}; expected ({self.n}, k, {', '.join('hwd'[: len(self.size)])}): one map per "
-                f"channel with {len(self.size)} position axes, as the images have"
+                f"reshape returned {tuple(maps.shape)} of {maps.dtype} for layer {layer!r} and {self.n} images; "
+                f"expected floating maps ({self.n}, k, *positions), with 1, 2 or 3 position axes and the images first"
             )
+
+
+def _is_same_call(record: LayerRecord, output: Any) -> bool:
+    """Whether a module that runs again gave what the recorded call gave: other calls of it run again too."""
+    leaves, _ = tree_flatten(output)
+    again = [leaves[i] for i in record.chosen if i < len(leaves)]
+    return len(again) == len(record.captured) and all(map(torch.equal, again, record.captured))

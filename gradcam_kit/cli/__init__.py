@@ -8,10 +8,13 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from gradcam_kit.cli.diagnosis import doctor
+from gradcam_kit.cli.lists import layers, methods, metrics
 from gradcam_kit.cli.options import (
     BatchSize,
     Checkpoint,
     ClassNames,
+    Compile,
     Device,
     Directory,
     Dtype,
@@ -25,6 +28,8 @@ from gradcam_kit.cli.options import (
     Model,
     ModelOfRun,
     ReplaceForeign,
+    RetryFailed,
+    Scores,
     Std,
     Targets,
     Weights,
@@ -32,7 +37,7 @@ from gradcam_kit.cli.options import (
     numbers,
     overlay_count,
 )
-from gradcam_kit.cli.printing import Commands, finish, finish_demo, finish_evaluation, mark, note_unfinished, say, show
+from gradcam_kit.cli.printing import Commands, finish, finish_demo, finish_evaluation, note_unfinished, say
 
 app = typer.Typer(
     cls=Commands,
@@ -75,15 +80,14 @@ def run(
     layer: Layer = None,
     metric: Metrics = None,
     targets: Targets = "predicted",
+    scores: Scores = None,
     batch_size: BatchSize = 32,
     workers: Workers = 0,
     device: Annotated[
         str | None, typer.Option(help="Such as cpu, cuda:1, mps, or several: cuda:0,cuda:1. All GPUs if there are any.")
     ] = None,
     dtype: Dtype = "float32",
-    compile: Annotated[  # noqa: A002
-        bool, typer.Option("--compile", help="Compile the model around the target layers (slow start, faster passes).")
-    ] = False,
+    compile: Compile = False,  # noqa: A002
     overlays: Annotated[str, typer.Option(help="all, none, or the number of pictures that get them.")] = "all",
     thumbnails: Annotated[
         int, typer.Option(help="Pictures that are kept small for the report, evenly spread.")
@@ -100,9 +104,7 @@ def run(
     std: Std = None,
     class_names: ClassNames = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run that is in --out.")] = False,
-    retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Try the pictures again that failed before.")
-    ] = False,
+    retry_failed: RetryFailed = False,
     fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first picture that fails.")] = False,
     report: Annotated[bool, typer.Option(help="Write OUT/report.html at the end.")] = True,
 ) -> None:
@@ -122,6 +124,7 @@ def run(
         dtype=dtype,
         layers=tuple(layer or ()),
         targets=targets,
+        scores=scores,
         batch_size=batch_size,
         source=source,
         out=out,
@@ -228,6 +231,7 @@ def compare(
     metric: Metrics = None,
     masks: MaskFolder = None,
     targets: Targets = "predicted",
+    scores: Scores = None,
     batch_size: BatchSize = 32,
     device: Device = None,
     dtype: Dtype = "float32",
@@ -252,6 +256,7 @@ def compare(
         dtype=dtype,
         layers=tuple(layer or ()),
         targets=targets,
+        scores=scores,
         batch_size=batch_size,
         sources=tuple(pictures),
         out=out,
@@ -263,47 +268,8 @@ def compare(
     finish(draw_sheet(request, Console(stderr=True)), rest="")
 
 
-@app.command()
-def layers(
-    model: Model,
-    checkpoint: Checkpoint = None,
-    weights: Weights = None,
-    image_size: ImageSize = None,
-    device: Device = None,
-) -> None:
-    """List the layers that can be explained, their shapes, and which one is chosen and why."""
-    from gradcam_kit.jobs import ModelRequest
-    from gradcam_kit.jobs.listing import candidate_layers
-
-    request = ModelRequest(model, checkpoint=checkpoint, weights=weights, image_size=image_size, device=device)
-    found = candidate_layers(request)
-    show(
-        ["layer", "shape", "layout", "gradients", "chosen"],
-        [[one.name, " x ".join(map(str, one.shape)), one.layout, mark(one.reached), mark(one.chosen)] for one in found],
-    )
-    for one in found:
-        if one.chosen:
-            say(f"{one.name} is chosen: {one.reason}", err=False)
-
-
-@app.command()
-def methods() -> None:
-    """List every method: what it needs, what it costs, its paper."""
-    from gradcam_kit.jobs.listing import described_methods
-
-    show(["method", "needs", "cost", "paper"], described_methods())
-    say(
-        "F = forward pass, B = backward pass from the score to the layer, R = forward pass of one masked row", err=False
-    )
-
-
-@app.command()
-def metrics() -> None:
-    """List every metric: which way is better, what it needs, what it costs, its paper."""
-    from gradcam_kit.jobs.listing import described_metrics
-
-    show(["metric", "better", "needs", "cost", "paper"], described_metrics())
-    say("F = forward pass of the model, E = the method once more; of each heatmap", err=False)
+for listed in (doctor, layers, methods, metrics):
+    app.command()(listed)
 
 
 def main() -> None:

@@ -13,12 +13,24 @@ Model = Annotated[str, typer.Option(help="demo, torchvision:NAME, timm:NAME, hf:
 Checkpoint = Annotated[Path | None, typer.Option(help="Weights: safetensors, or a PyTorch file of tensors.")]
 Weights = Annotated[str | None, typer.Option(help="Pretrained weights by name, such as DEFAULT or IMAGENET1K_V2.")]
 ImageSize = Annotated[int | None, typer.Option(help="Side of the model's input, in pixels.")]
-Mean = Annotated[str | None, typer.Option(help="Mean per channel in [0, 1], such as 0.485,0.456,0.406.")]
+Mean = Annotated[
+    str | None, typer.Option(help="Mean per channel in [0, 1], such as 0.485,0.456,0.406; or one for gray.")
+]
 Std = Annotated[str | None, typer.Option(help="Standard deviation per channel in [0, 1].")]
 ClassNames = Annotated[Path | None, typer.Option(help="A file with one class name on a line.")]
 Device = Annotated[str | None, typer.Option(help="Such as cpu, cuda:1 or mps; CUDA if there is any.")]
 Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16.")]
-Targets = Annotated[str, typer.Option(help="predicted, label (the picture's folder), a class index, or top:K.")]
+Targets = Annotated[
+    str, typer.Option(help="predicted, label (the picture's folder), a class index, a class name, or top:K.")
+]
+Scores = Annotated[
+    str | None,
+    typer.Option(help="What a score is: softmax, sigmoid, or raw (the output as it is); by default the model decides."),
+]
+Compile = Annotated[
+    bool, typer.Option("--compile", help="Compile the model around the target layers (slow start, faster passes).")
+]
+RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Try the pictures again that failed before.")]
 BatchSize = Annotated[int, typer.Option(help="The most images in one forward pass.")]
 Workers = Annotated[int, typer.Option(help="How many read pictures; 0 = as many as cores.")]
 Metrics = Annotated[list[str] | None, typer.Option(help="See 'gradcam-kit metrics'. Can be repeated.")]

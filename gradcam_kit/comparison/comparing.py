@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
-from gradcam_kit.capture import ClassProbability, Inputs, check_model, read_inputs, rescoring
+from gradcam_kit.capture import ClassProbability, Inputs, check_model, output_with_graph, read_inputs, rescoring
 from gradcam_kit.comparison.contenders import (
     Layers,
     Methods,
@@ -18,15 +19,20 @@ from gradcam_kit.comparison.contenders import (
     explained,
     suited,
     with_controls,
+    with_shared_images,
 )
 from gradcam_kit.comparison.gallery import shown_pictures
 from gradcam_kit.comparison.measuring import control_maps, known_metrics, measured
 from gradcam_kit.comparison.record import Comparison
-from gradcam_kit.errors import InputError, ShapeError, TargetError
+from gradcam_kit.errors import GradCamKitError, InputError, ShapeError, TargetError
 from gradcam_kit.methods import Explanation
 from gradcam_kit.metrics import Metric
 from gradcam_kit.metrics.rows import everyone
+from gradcam_kit.options import one_of
 from gradcam_kit.pixels.pictures import RGB, Picture, rgb_picture
+from gradcam_kit.targets.classes import read_logits
+from gradcam_kit.targets.names import carried_names, named_targets, read_class_names
+from gradcam_kit.targets.scores import SCORES, ScoreKind, evident_kind
 from gradcam_kit.transforms import PictureTransform, as_transform
 from gradcam_kit.types import Images, Reshape
 
@@ -42,13 +48,16 @@ def compare(
     masks: Bool[Tensor, "n *t"] | None = None,
     pictures: Sequence[Picture] | None = None,
     names: Sequence[str] | None = None,
-    class_names: Sequence[str] | None = None,
+    class_names: Any = None,
+    scores: ScoreKind | None = None,
     reshape: Reshape | None = None,
+    image_input: int | str | None = None,
     batch_size: int = 64,
     seed: int = 0,
     identities: Int[Tensor, " n"] | None = None,
     cost: bool = True,
     controls: bool = True,
+    keep_modes: bool = False,
 ) -> Comparison:
     """Explain the same images by several methods, at several layers, from as few passes as possible.
 
@@ -61,27 +70,38 @@ def compare(
             that need a single pass and suit the model, the others are in `left_out`.
         target_layers: None = chosen automatically, a module or its name; or a sequence of those, which are compared one
             by one. A sequence in the sequence stands for layers that are fused; a mapping gives labels.
-        targets: as in calling a method; `(n, m)` explains m classes of each image.
+        targets: as in calling a method; `(n, m)` explains m classes of each image. Class names where they are known.
         metrics: names in `METRICS`, or `Metric` objects, measured for every method; one alone needs no list.
         masks: where the objects are, for metrics that ask how well heatmaps find them.
         pictures: to be shown beneath the heatmaps; None = the images, with the model's own normalization undone
             (`model.transform`, if it carries one), else each stretched to its range.
         names: of the images; None = their places in the batch.
         class_names: None = `model.class_names`, if it carries them.
+        scores: what the score of a class is: "softmax", "sigmoid" (of each output by itself) or "raw" (the output as it
+            is); None = by evidence: "raw" where the outputs are probabilities already, else the softmax, of a single
+            output the sigmoid.
         reshape: as in making a method.
+        image_input: as in making a method. All methods of a comparison explain the same input, which metrics change.
         batch_size: the most masked rows in one forward pass.
         seed: of the random draws of metrics and controls.
         identities: a number per image, to which its draws belong; None = from the values of the image.
         cost: whether each method explains the first image once more, alone, to see what it costs.
         controls: whether metrics are measured of all `metrics.CONTROLS` too, for the rows of the summary without which
             its numbers mean little; each takes as long as the metrics of one more method.
+        keep_modes: leave modules that are in train mode in it, such as dropout that is on on purpose, for the methods
+            that are made here and for all scores; objects keep their own. Maps and numbers are then random, and a batch
+            does not equal its images one by one; see `BaseCAM`.
 
     Raises:
         UnknownNameError: no such method or metric.
         InputError: no images, or a metric without what it needs.
         ShapeError: masks, pictures or names whose number differs from that of the images.
     """
-    inputs = read_inputs(images, {})
+    inputs = read_inputs(images, {}, image_input=image_input)
+    if scores is not None:
+        one_of("scores", scores, SCORES)
+    class_names = carried_names(model) if class_names is None else read_class_names(class_names)
+    targets = named_targets(targets, class_names)
     if inputs.n == 0:
         raise InputError("there are no images to compare on; expected a batch of at least one")
     for what, given in {"masks": masks, "pictures": pictures, "names": names}.items():
@@ -91,24 +111,40 @@ def compare(
     for metric in wanted:
         if metric.needs_masks and masks is None:
             raise InputError(f"the metric {metric.name!r} needs to know where the objects are; pass masks=(n, *t) bool")
-    found = contenders(model, methods, target_layers, {"reshape": reshape, "batch_size": batch_size})
+    options = {
+        "reshape": reshape,
+        "image_input": image_input,
+        "batch_size": batch_size,
+        "keep_modes": keep_modes,
+    }
+    found = contenders(model, methods, target_layers, options)
     left_out: dict[str, str] = {}
     if isinstance(methods, str) and methods == "all":
         found, left_out = suited(found, inputs)
+    inputs = with_shared_images(found, inputs, targets)
     model = check_model(model)
     others = {one.label for one in found if one.cam is not None and check_model(one.cam.model) is not model}
     policy = "predicted" if targets is None else "given"
     foreign = len(others) == sum(one.cam is not None for one in found)
     by_model: Tensor | None = None
     if others and (targets is None or foreign):  # all explain what this model predicts, and controls are about it
-        targets, by_model = _asked(model, inputs, targets, batch_size)
+        kind = scores or _score_kind(model, inputs, None)
+        targets, by_model = _asked(model, inputs, targets, batch_size, keep_modes, kind)
     explanations = explained(found, inputs, targets)
-    own = {label: _scores(explanation) for label, explanation in explanations.items()}
+    kinds: dict[nn.Module, ScoreKind | None] = {}
+    own: dict[str, Tensor | None] = {}
+    for one in found:
+        if one.cam is not None:
+            explanation = explanations[one.label]
+            if one.cam.model not in kinds:
+                kinds[one.cam.model] = scores or _score_kind(one.cam.model, inputs, explanation)
+            own[one.label] = _scores(explanation, kinds[one.cam.model])
+    kind = kinds[model] if model in kinds else scores or _score_kind(model, inputs, None)
     first = sorted(explanations, key=others.__contains__)  # those of the model itself before others
     classes = next((explanations[label].targets for label in first if explanations[label].targets is not None), None)
-    scores = by_model if by_model is not None else next((own[one] for one in first if own[one] is not None), None)
+    values = by_model if by_model is not None else next((own[one] for one in first if own[one] is not None), None)
     settled = targets if classes is None else classes
-    several = scores.shape[1] if scores is not None and scores.ndim == 2 else None
+    several = values.shape[1] if values is not None and values.ndim == 2 else None
     contestants = with_controls(found) if controls and wanted else found
     heatmaps = {label: explanation.heatmaps for label, explanation in explanations.items()}
     heatmaps |= control_maps(contestants, inputs.images, several, seed, identities)
@@ -124,6 +160,8 @@ def compare(
         seed=seed,
         identities=identities,
         batch_size=batch_size,
+        keep_modes=keep_modes,
+        scores=kind,
     )
     labels = [one.label for one in found]
     return Comparison(
@@ -133,31 +171,56 @@ def compare(
         controls={label: own for label, own in numbers.items() if label not in labels},
         costs=costs(found, inputs, settled) if cost else {},
         targets=classes,
-        scores=scores,
+        scores=values,
+        score_kind=kind,
         other_scores={label: one for label, one in own.items() if label in others and one is not None},
         pictures=_pictures(model, inputs) if pictures is None else [rgb_picture(picture) for picture in pictures],
         names=[f"image {i}" for i in range(inputs.n)] if names is None else list(map(str, names)),
-        class_names=getattr(model, "class_names", None) if class_names is None else class_names,
+        class_names=class_names,
         left_out=left_out,
     )
 
 
-def _asked(model: nn.Module, inputs: Inputs, targets: Any, batch_size: int) -> tuple[Any, Tensor | None]:
+def _asked(
+    model: nn.Module, inputs: Inputs, targets: Any, batch_size: int, keep_modes: bool, kind: ScoreKind | None
+) -> tuple[Any, Tensor | None]:
     """The targets, None = the predicted classes, and the model's scores; None where its output is no class scores."""
     images, keywords = call_of(inputs)
     try:
-        with rescoring(model, images, targets, batch_size=batch_size, **keywords) as rescore:
+        options: dict[str, Any] = {
+            "image_input": inputs.slot,
+            "scores": kind,
+            "batch_size": batch_size,
+            "keep_modes": keep_modes,
+        }
+        with rescoring(model, images, targets, **options, **keywords) as rescore:
             scores = rescore(inputs.images, everyone(inputs.images))
             return rescore.classes if targets is None else targets, scores
     except (ShapeError, TargetError):
         return targets, None  # methods that look at no class need none, and others say so themselves
 
 
-def _scores(explanation: Explanation) -> Tensor | None:
+def _scores(explanation: Explanation, kind: ScoreKind | None) -> Tensor | None:
     """Probabilities of classes; of a target that is a callable its scores."""
     if explanation.targets is not None:
-        return ClassProbability(explanation.targets)(explanation.output)
+        return ClassProbability(explanation.targets, kind)(explanation.output)
     return explanation.scores
+
+
+def _score_kind(model: nn.Module, inputs: Inputs, explanation: Explanation | None) -> ScoreKind | None:
+    """What the scores of a model are by evidence; None where its output is no class scores.
+
+    Only outputs that could be probabilities cost one more forward pass, of the first image, for the graph.
+    """
+    known: list[Tensor] = []
+    with suppress(GradCamKitError):
+        if explanation is not None:
+            known.append(read_logits(explanation.output).float())
+        if any(bool(((one < 0) | (one > 1)).any()) for one in known):
+            return evident_kind(model, known)[0]
+        with suppress(RuntimeError):  # what cannot have a graph
+            known.insert(0, read_logits(output_with_graph(model, inputs)))
+    return evident_kind(model, known)[0] if known else None
 
 
 def _pictures(model: nn.Module, inputs: Inputs) -> list[RGB]:

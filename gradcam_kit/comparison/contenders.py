@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,9 +13,17 @@ from torch import Tensor, nn
 from gradcam_kit.capture import Inputs, TargetLayers
 from gradcam_kit.capture.model.inputs import Runner
 from gradcam_kit.capture.model.state import untouched
-from gradcam_kit.errors import InputError, UnknownNameError, did_you_mean
+from gradcam_kit.errors import (
+    GradCamKitError,
+    InputError,
+    UnknownNameError,
+    did_you_mean,
+    is_same_failure,
+    raise_interruption,
+)
 from gradcam_kit.meter import Meter
 from gradcam_kit.methods import METHODS, BaseCAM, Explanation, explain_many, single_pass_methods
+from gradcam_kit.methods.engine.engine import with_images_of
 from gradcam_kit.metrics import CONTROLS
 from gradcam_kit.metrics.controls import Control
 
@@ -98,18 +107,48 @@ def suited(found: Sequence[Contender], inputs: Inputs) -> tuple[list[Contender],
 
 
 def _problem(one: Contender, inputs: Inputs) -> str | None:
+    """What keeps a method from explaining the first image.
+
+    Raises:
+        Exception: one that does not come again, and so is not about the method.
+    """
+    error = _failure(one, inputs)
+    if error is None:
+        return None
+    if not isinstance(error, GradCamKitError) and not is_same_failure(error, _failure(one, inputs)):
+        raise error
+    return str(error) or type(error).__name__
+
+
+def _failure(one: Contender, inputs: Inputs) -> Exception | None:
     try:
         if one.cam is not None:
             images, keywords = call_of(inputs)
             one.cam(images, **keywords)
     except Exception as error:  # whatever it is, it suits neither the model nor the layer
-        return str(error) or type(error).__name__
+        raise_interruption(error)
+        traceback.clear_frames(error.__traceback__)  # they hold activations
+        return error
     return None
 
 
 def call_of(inputs: Inputs) -> tuple[Any, dict[str, Any]]:
     """Images and keywords with which a method is called."""
     return (inputs.args, inputs.kwargs) if inputs.args else (inputs.kwargs, {})
+
+
+def with_shared_images(found: Sequence[Contender], inputs: Inputs, targets: Any) -> Inputs:
+    """Return the call with the images at the input that all methods explain.
+
+    Raises:
+        InputError: methods at layers of different inputs, whose heatmaps and metrics cannot be compared.
+    """
+    called = {one.label: with_images_of(one.cam, inputs, targets) for one in found if one.cam is not None}
+    slots = {own.slot for own in called.values()}
+    if len(slots) > 1:
+        listed = ", ".join(f"{label!r} {own.slot!r}" for label, own in called.items())
+        raise InputError(f"the methods explain different inputs ({listed}); compare those of one input at a time")
+    return next(iter(called.values()), inputs)
 
 
 def _alternatives(layers: Layers) -> list[tuple[str, TargetLayers | None]]:

@@ -21,6 +21,7 @@ from gradcam_kit.metrics import METRICS, Case, Measured, Metric
 from gradcam_kit.metrics.case import Explain
 from gradcam_kit.metrics.draws import identities_of
 from gradcam_kit.metrics.rows import everyone
+from gradcam_kit.targets.scores import ScoreKind
 
 
 def known_metric(name: str | Metric) -> Metric:
@@ -73,6 +74,8 @@ def measured(
     seed: int,
     identities: Tensor | None,
     batch_size: int,
+    keep_modes: bool = False,
+    scores: ScoreKind | None = None,
 ) -> dict[str, dict[str, Measured]]:
     """Label -> metric -> one number per image and target, those of the first image first.
 
@@ -88,6 +91,8 @@ def measured(
         seed: of random draws.
         identities: a number per image; None = from its values.
         batch_size: the most rows in one forward pass.
+        keep_modes: leave modules that are in train mode in it.
+        scores: what the probability of a class is, see `ClassProbability`.
     """
     if not metrics:
         return {}
@@ -107,7 +112,18 @@ def measured(
         for one in found:
             asked = model if one.cam is None else check_model(one.cam.model)
             if asks_model and asked not in rescorers:
-                scored = stack.enter_context(rescoring(asked, call, classes, batch_size=batch_size, **keywords))
+                scored = stack.enter_context(
+                    rescoring(
+                        asked,
+                        call,
+                        classes,
+                        image_input=inputs.slot,
+                        scores=scores,
+                        batch_size=batch_size,
+                        keep_modes=keep_modes,
+                        **keywords,
+                    )
+                )
                 rescorers[asked] = replace(scored, settings={**scored.settings, "classes": policy})
             rescore = rescorers.get(asked)
             maps = heatmaps[one.label].flatten(0, 1) if several else heatmaps[one.label]

@@ -31,6 +31,7 @@ from gradcam_kit.metrics import Measured, Status
 from gradcam_kit.metrics.case import described
 from gradcam_kit.pixels.pictures import RGB, encode_picture, write_picture
 from gradcam_kit.tables import csv_text
+from gradcam_kit.targets.scores import WORDS, ScoreKind, are_probabilities
 
 if TYPE_CHECKING:
     import pandas
@@ -51,11 +52,12 @@ class Comparison:
         controls: the same of controls that were not asked for, which the summary shows behind the methods.
         costs: label -> what the method costs by itself for one image; none for controls.
         targets: class indices `(n, [m])`, or None for a target that is a callable.
-        scores: of what was explained `(n, [m])`: probabilities where there are classes; None where nothing is known.
+        scores: of what was explained `(n, [m])`: of classes what `score_kind` says; None where nothing is known.
         other_scores: label -> the same by the method's own model, where that is another one.
         pictures: what is shown beneath the heatmaps.
         names: of the images.
         class_names: of the classes, if they are known.
+        score_kind: what the scores of classes are, see `compare`; None where the output is no class scores.
         left_out: label -> why the method does not suit the model; only after `methods="all"`.
     """
 
@@ -71,6 +73,7 @@ class Comparison:
     left_out: Mapping[str, str] = field(default_factory=dict)
     controls: Mapping[str, Mapping[str, Measured]] = field(default_factory=dict)
     other_scores: Mapping[str, Float[Tensor, "n *m"]] = field(default_factory=dict)
+    score_kind: ScoreKind | None = None
 
     @property
     def table(self) -> pandas.DataFrame:
@@ -157,6 +160,8 @@ class Comparison:
         head = f"{labels} method{'s' * (labels != 1)} on {n} image{'s' * (n != 1)}"
         notes = [f"and {n - most} more images"] if n > most else []
         notes += [f"left out, as it does not suit the model: {label} ({why})" for label, why in self.left_out.items()]
+        if self.targets is not None and self.score_kind in ("sigmoid", "raw"):
+            notes.append(f"the score of a class is {WORDS[self.score_kind]}")
         notes += self.notes
         return draw_page(
             self.panels(most),
@@ -233,7 +238,8 @@ class Comparison:
     def _said(self, target: int | None, score: float | None) -> str:
         if target is None:
             return "" if score is None else f"score {score:.3g}"
-        return f"{self._class_name(target) or f'class {target}'}, {score:.0%}"
+        said = f"{score:.0%}" if are_probabilities(self.score_kind) else f"score {score:.3g}"
+        return f"{self._class_name(target) or f'class {target}'}, {said}"
 
 
 def write_comparisons(path: Path, comparisons: Sequence[Comparison], columns: int = COLUMNS) -> None:

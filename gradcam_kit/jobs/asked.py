@@ -56,6 +56,7 @@ def request_of(run: Run, request: EvaluateRequest) -> RunRequest:
         out=request.directory,
         device=request.device,
         dtype=manifest["dtype"],
+        scores=manifest.get("scores"),
         compile=manifest["compile"],
         batch_size=request.batch_size,
         workers=request.workers,

@@ -19,11 +19,11 @@ from torch import Tensor
 from gradcam_kit.capture import read_inputs
 from gradcam_kit.comparison import Comparison, check_ending, compare, write_comparisons
 from gradcam_kit.comparison.contenders import Contender, contenders, suited
-from gradcam_kit.errors import InputError, OptionError, PictureError
+from gradcam_kit.errors import InputError, OptionError, PictureError, raise_interruption
 from gradcam_kit.jobs.request import ModelRequest, Problems, RunSummary
 from gradcam_kit.jobs.sources.index import Entry, index_pictures
 from gradcam_kit.jobs.sources.masks import Masks
-from gradcam_kit.jobs.sources.reading import read_entry
+from gradcam_kit.jobs.sources.reading import depth_note, read_entry
 from gradcam_kit.jobs.storage.addresses import is_remote
 from gradcam_kit.jobs.work.explainer import Explainer
 from gradcam_kit.jobs.work.loading import load_explainer, method_classes, note
@@ -59,7 +59,7 @@ class _Ready:
     """A picture as the model takes it, and the part of it that the model sees."""
 
     entry: Entry
-    image: Float[Tensor, "3 h w"]
+    image: Float[Tensor, "c h w"]
     seen: UInt8[np.ndarray, "height width 3"]
     mask: Bool[Tensor, "h w"] | None
 
@@ -80,6 +80,8 @@ def draw_sheet(request: SheetRequest, console: Console | None = None) -> RunSumm
     entries = list({entry.path: entry for entry in found}.values())
     _check_inputs_stay(request, entries)
     explainer = load_explainer(request, console)
+    if (dark := depth_note(entries[0])) is not None:
+        note(console, dark)
     if masks is not None:
         masks.check(explainer.loaded.transform)
         masks.check_pictures(entries)
@@ -132,6 +134,7 @@ class _Sheet:
         try:
             return self._prepared(entry)
         except Exception as error:  # one picture never ends the others
+            raise_interruption(error)
             self.problems.add(self.names[entry], error)
             return None
 
@@ -180,13 +183,14 @@ class _Sheet:
     def _compared(self, group: list[_Ready]) -> Iterator[Comparison]:
         """All in one pass; when that fails one by one, so that only the picture at fault is left out."""
         try:
-            yield self._compare(group)
+            found = [self._compare(group)]
         except Exception as error:  # whatever it is, the other pictures can be explained
+            raise_interruption(error)
             if len(group) == 1:
                 self.problems.add(self.names[group[0].entry], error)
                 return
-            for one in group:
-                yield from self._compared([one])
+            found = []
+        yield from found or [two for one in group for two in self._compared([one])]
 
     def _compare(self, group: list[_Ready]) -> Comparison:
         images = self._images(group)
@@ -201,12 +205,13 @@ class _Sheet:
                 pictures=[one.seen for one in group],
                 names=[self.names[one.entry] for one in group],
                 class_names=self.explainer.loaded.class_names,
+                scores=self.explainer.scores,
                 # By name, so that random draws depend neither on the batch nor on the other pictures.
                 identities=torch.tensor([crc32(self.names[one.entry].encode()) for one in group]),
                 batch_size=self.request.batch_size,
             )
 
-    def _images(self, group: Sequence[_Ready]) -> Float[Tensor, "n 3 h w"]:
+    def _images(self, group: Sequence[_Ready]) -> Float[Tensor, "n c h w"]:
         weight = next(self.explainer.model.parameters(), torch.empty(0))
         return torch.stack([one.image for one in group]).to(self.explainer.device, weight.dtype)
 

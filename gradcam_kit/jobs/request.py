@@ -5,19 +5,20 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from torch import nn
 
-from gradcam_kit.errors import InputError, OptionError, did_you_mean, kind_of
+from gradcam_kit.errors import InputError, OptionError, kind_of
+from gradcam_kit.jobs.asked_targets import Targets as Targets
+from gradcam_kit.options import one_of
+from gradcam_kit.targets.scores import SCORES
 
 ENGINES = ("local", "ray")
 PRECISIONS = ("float32", "bfloat16", "float16")
 
 SHOWN = 5
 """Failures that a summary shows."""
-
-TargetKind = Literal["predicted", "label", "class", "top"]
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,10 @@ class ModelRequest:
         device: None = CUDA if there is any, else the CPU.
         dtype: one of `PRECISIONS`, for model and images; heatmaps are computed in float32 all the same.
         layers: target layers; none = chosen once, for all pictures.
-        targets: `predicted`, `label` (the class that the picture's folder or table names), a class index, or `top:K`.
+        targets: `predicted`, `label` (the class that the picture's folder or table names), a class index or name, or
+            `top:K`.
+        scores: what `score` is: `softmax` or `sigmoid` of the outputs, or `raw`, the outputs as they are (of models
+            that give probabilities themselves); None = decided by the model.
         batch_size: the most images in one forward pass, masked ones included.
     """
 
@@ -48,18 +52,23 @@ class ModelRequest:
     dtype: str = "float32"
     layers: tuple[str, ...] = ()
     targets: str = "predicted"
+    scores: str | None = None
     batch_size: int = 32
 
     def __post_init__(self) -> None:
         if not isinstance(self.model, str | nn.Module):
+            is_held = isinstance(getattr(self.model, "model", None), nn.Module)
+            held = f"; it holds a module, so pass {type(self.model).__name__}.model" if is_held else ""
             raise InputError(
                 f"the model cannot be {kind_of(self.model)}; expected a torch.nn.Module, or a specification such as "
-                "'torchvision:resnet50'"
+                f"'torchvision:resnet50'{held}"
             )
         _at_least("batch size", self.batch_size, 1)
         if self.dtype not in PRECISIONS:
             raise OptionError(f"the dtype is {self.dtype!r}; expected one of {', '.join(PRECISIONS)}")
         Targets.parse(self.targets)
+        if self.scores is not None:
+            one_of("the kind of scores", self.scores, SCORES)
         _each_in("--mean", self.mean, 0.0, 1.0)
         _each_in("--std", self.std, 1e-6, 1.0)
 
@@ -210,36 +219,6 @@ class Problems:
         return RunSummary(str(out), pictures, self.count, tuple(self.first), seconds)
 
 
-@dataclass(frozen=True)
-class Targets:
-    """What is explained in each picture; `number` is the class index of "class" and K of "top"."""
-
-    kind: TargetKind
-    number: int = 0
-
-    @property
-    def policy(self) -> str:
-        """Where the classes come from, as it stands beside numbers that depend on it."""
-        return {"class": "given", "top": f"top {self.number}"}.get(self.kind, self.kind)
-
-    @classmethod
-    def parse(cls, text: str) -> Targets:
-        """Read `predicted`, `label`, an integer or `top:K`.
-
-        Raises:
-            OptionError: anything else.
-        """
-        match text.partition(":"):
-            case ("predicted" | "label") as kind, "", "":
-                return cls(kind)
-            case "top", ":", number if number.isdecimal() and int(number) > 0:
-                return cls("top", int(number))
-            case number, "", "" if number.removeprefix("-").isdecimal():
-                return cls("class", int(number))  # one that is negative is the model's to refuse
-        hint = did_you_mean(text, ["predicted", "label", "top:5"])
-        raise OptionError(f"the targets are {text!r}{hint}; expected predicted, label, an index or top:K with K > 0")
-
-
 def one_line(text: object) -> str:
     """A text as rows and terminals can hold it: on one line, and encodable whatever bytes a file name had."""
     return " ".join(str(text).split()).encode("utf-8", "backslashreplace").decode()
@@ -251,11 +230,12 @@ def _cores() -> int:
 
 
 def _each_in(option: str, values: tuple[float, ...] | None, least: float, most: float) -> None:
-    if values is not None and (len(values) != 3 or not all(least <= value <= most for value in values)):
+    if values is not None and (len(values) not in (1, 3) or not all(least <= value <= most for value in values)):
         given = ",".join(f"{value:g}" for value in values)
         bounds = "in [0, 1]" if least == 0 else "above 0, up to 1"
         raise OptionError(
-            f"{option} is {given}; expected three numbers {bounds}, one per channel of a picture scaled to [0, 1]"
+            f"{option} is {given}; expected three numbers {bounds}, one per channel of a picture scaled to [0, 1], or "
+            "a single one for gray"
         )
 
 

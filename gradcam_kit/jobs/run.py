@@ -74,6 +74,7 @@ def run(request: RunRequest, console: Console | None = None) -> RunSummary:
         for line in plan.left_out.lines():
             note(console, line)
         explainer = replace(make_explainer(request, request.methods, plan.entries(), console), metrics=metrics)
+        request = replace(request, scores=explainer.scores)  # what is decided once holds for all workers
         if request.targets != "label" and (unknown := explainer.labels.unknown(plan.entries())) is not None:
             note(console, unknown)  # as targets they are error rows
         explainer.fit.say = lambda text: note(console, text)

@@ -4,12 +4,13 @@ from gradcam_kit.methods.ablation_cam import AblationCAM
 from gradcam_kit.methods.attention_rollout import AttentionRollout
 from gradcam_kit.methods.base import METHODS, BaseCAM
 from gradcam_kit.methods.cam import CAM
+from gradcam_kit.methods.contract import single_pass_methods
 from gradcam_kit.methods.dcam import DCAM
 from gradcam_kit.methods.deep_feature_factorization import DeepFeatureFactorization
 from gradcam_kit.methods.eigen_cam import EigenCAM
 from gradcam_kit.methods.eigen_grad_cam import EigenGradCAM
 from gradcam_kit.methods.einsum_cam import EinsumCAM
-from gradcam_kit.methods.engine.engine import explain_all, explain_many, single_pass_methods
+from gradcam_kit.methods.engine.engine import explain_all, explain_many
 from gradcam_kit.methods.engine.explanation import Explanation
 from gradcam_kit.methods.expected_grad_cam import ExpectedGradCAM
 from gradcam_kit.methods.fem import FEM

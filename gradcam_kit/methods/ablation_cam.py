@@ -4,43 +4,44 @@ from __future__ import annotations
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
-from typing_extensions import Unpack
+from torch import Tensor
 
-from gradcam_kit.capture import TargetLayers
 from gradcam_kit.functional import spatial_mean
-from gradcam_kit.methods.arithmetic.channels import check_channels, places, ranked_channels
-from gradcam_kit.methods.base import BaseCAM, Options
+from gradcam_kit.methods.arithmetic.channels import check_channels, ranked_channels, where_true
+from gradcam_kit.methods.base import BaseCAM
 from gradcam_kit.types import Evidence, LayerCapture
 
 
 class AblationCAM(BaseCAM, name="ablation-cam"):
-    r"""Channels weighted by what the score loses without them: $w_k = (y - y_{\setminus k}) / |y|$.
+    r"""Weight channels by what the score loses without them: $w_k = (y - y_{\setminus k}) / |y|$.
 
-    $y_{\setminus k}$ is the score with channel k set to 0, at every layer. The paper divides by y, which would flip all
-    signs where y < 0; |y| is the same for y > 0. Where y = 0 the weight is the plain difference.
+    Measures instead of differentiating, so saturated scores do not mislead it. It runs the part of the model behind
+    the layer once per channel; behind mean pooling and a linear head it needs no pass at all. $y_{\setminus k}$ is the
+    score with channel k set to 0, at every layer. The paper divides by y, which would flip all signs where y < 0; |y|
+    is the same for y > 0. Where y = 0 the weight is the plain difference.
 
     Args:
-        channels: ablate only so many channels of each image (an int), or this share of them (a float in (0, 1]): those
-            with the largest standard deviation over space. The others get weight 0.
+        channels: ablate only so many channels of each image (an int), or this share of them (a float in (0, 1]): the
+            channels with the largest standard deviation over space. The others get weight 0. None = all.
+
+    Example:
+        >>> from gradcam_kit import AblationCAM
+        >>> from gradcam_kit.demo import collate, draw, load_demo_model
+        >>> AblationCAM(load_demo_model(), "layer3", channels=8)(collate([draw(0)]).images).shape
+        torch.Size([1, 128, 128])
     """
 
     needs = Evidence.REPLAY | Evidence.HEAD
     cost = "F + k S"
 
-    def __init__(
-        self,
-        model: nn.Module,
-        target_layers: TargetLayers | None = None,
-        *,
-        channels: int | float | None = None,
-        **options: Unpack[Options],
-    ) -> None:
-        super().__init__(model, target_layers, **options)
-        self.channels = check_channels(channels)
+    channels: int | float | None = None
+
+    def check_options(self) -> None:
+        """Refuse numbers and shares of channels that cannot be."""
+        check_channels(self.channels)
 
     def saliencies(self, layer: LayerCapture) -> Float[Tensor, "n *ms"]:
-        """All targets from the same rows."""
+        """Return the maps of all targets, from the same ablated passes."""
         assert layer.scores is not None
         activations = layer.activations
         alive = (activations != 0).flatten(2).any(2)  # a channel of zeros changes nothing when it is set to 0
@@ -54,13 +55,13 @@ class AblationCAM(BaseCAM, name="ablation-cam"):
         return torch.einsum(letters, activations, weights)
 
     def _drops(self, layer: LayerCapture, alive: Bool[Tensor, "n k"]) -> Float[Tensor, "n k *targets"]:
-        """y - y without channel k; behind mean pooling and a linear head that is W_k mean_s(A_k), without any pass."""
+        """Return y - y without channel k; behind mean pooling and a linear head, W_k mean_s(A_k) without any pass."""
         activations = layer.activations
         assert layer.scores is not None
         if layer.head is not None and layer.head.is_linear:
             pooled = (spatial_mean(activations).flatten(1) * alive)[(..., *(None for _ in layer.scores.shape[1:]))]
             return pooled * layer.head.target_weights.movedim(-1, 1)
-        (rows,) = places(alive)
+        (rows,) = where_true(alive)
         drops = activations.new_zeros((*activations.shape[:2], *layer.scores.shape[1:]))
         if len(rows):
             ablated = torch.cat([self._ablate(layer, chunk) for chunk in rows.split(self.batch_size)])
@@ -68,8 +69,9 @@ class AblationCAM(BaseCAM, name="ablation-cam"):
         return drops
 
     def _ablate(self, layer: LayerCapture, rows: Int[Tensor, "m 2"]) -> Float[Tensor, "m *targets"]:
-        whose, channel = rows.unbind(1)
-        changed = layer.activations[whose]
-        place = channel.reshape(-1, *(1 for _ in changed.shape[1:])).expand(-1, 1, *changed.shape[2:])
-        changed.scatter_(1, place, 0)  # a number assigned by index would be copied from the host, which waits
-        return layer.replay(changed, whose)
+        """Score the activations of sample `rows[:, 0]` with channel `rows[:, 1]` set to 0."""
+        sample_index, channel = rows.unbind(1)
+        changed = layer.activations[sample_index]
+        position = channel.reshape(-1, *(1 for _ in changed.shape[1:])).expand(-1, 1, *changed.shape[2:])
+        changed.scatter_(1, position, 0)  # a number assigned by index would be copied from the host, which waits
+        return layer.replay(changed, sample_index)

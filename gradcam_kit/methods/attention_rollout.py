@@ -7,12 +7,10 @@ from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
-from typing_extensions import Unpack
+from torch import Tensor
 
-from gradcam_kit.capture import TargetLayers
 from gradcam_kit.errors import CaptureError, OptionError
-from gradcam_kit.methods.base import BaseCAM, Options
+from gradcam_kit.methods.base import BaseCAM
 from gradcam_kit.options import one_of
 from gradcam_kit.types import Attention, Evidence, LayerCapture, LayerChoice
 
@@ -22,7 +20,7 @@ HeadFusion = Literal["mean", "max", "min"]
 def rollout_step(
     attention: Float[Tensor, "n heads t t"], heads: HeadFusion = "mean", discard: float = 0.0
 ) -> Float[Tensor, "n t t"]:
-    r"""One block's $\hat A$: the heads' attention plus the residual branch, rows normalized to sum 1.
+    r"""Return one block's $\hat A$: the heads' attention plus the residual branch, rows normalized to sum 1.
 
     Args:
         attention: softmax over the keys.
@@ -39,9 +37,9 @@ def rollout_step(
 
 
 def relevance_of_patches(attention: Attention, steps: Sequence[Float[Tensor, "n t t"]]) -> Float[Tensor, "n *s"]:
-    """The class token's row of `steps[-1] @ ... @ steps[0]` without prefix columns, on the grid.
+    """Return the class token's row of `steps[-1] @ ... @ steps[0]` without prefix columns, on the grid.
 
-    Without a class token it is the mean of the patches' rows. Only that row is ever computed.
+    Without a class token it is the mean of the patches' rows. No other row is ever computed.
     """
     row = torch.zeros_like(steps[0][:, 0])
     if attention.has_class_token:
@@ -55,21 +53,30 @@ def relevance_of_patches(attention: Attention, steps: Sequence[Float[Tensor, "n 
 
 
 def attention_of(layer: LayerCapture) -> Attention:
-    """The attention of a capture, for methods whose `needs` has ATTENTION."""
+    """Return the attention of a capture, for methods whose `needs` has ATTENTION."""
     if layer.attention is None:
         raise CaptureError("no attention was captured; set needs = Evidence.ATTENTION in the method's class")
     return layer.attention
 
 
 class AttentionRollout(BaseCAM, name="attention-rollout"):
-    r"""Follow the attention back through all blocks: $R = \hat A_L \cdots \hat A_1$.
+    r"""Follow the attention back through all blocks: $R = \hat A_L \cdots \hat A_1$; the same map for every class.
 
-    The map is the same for every class, and `target_layers` is not used. Needs a transformer in which all tokens of an
-    image attend to each other.
+    Shows where a transformer gathers its information, at the price of a forward pass. It ignores values and classes,
+    so it does not explain a decision; GenericAttention and LeGrad do. `target_layers` is not used. Needs a transformer
+    in which all tokens of an image attend to each other.
 
     Args:
         heads: how the heads of a block are fused: "mean", "max" or "min".
         discard: the share of the smallest entries of a block's fused attention that are set to zero, in [0, 1).
+
+    Example:
+        >>> import torch
+        >>> from torchvision.models import VisionTransformer
+        >>> from gradcam_kit import AttentionRollout
+        >>> model = VisionTransformer(32, 8, num_layers=2, num_heads=2, hidden_dim=16, mlp_dim=32, num_classes=3)
+        >>> AttentionRollout(model, heads="max", discard=0.5)(torch.rand(2, 3, 32, 32)).shape
+        torch.Size([2, 32, 32])
     """
 
     needs = Evidence.ATTENTION
@@ -77,23 +84,17 @@ class AttentionRollout(BaseCAM, name="attention-rollout"):
     class_agnostic = True
     cost = "F"
 
-    def __init__(
-        self,
-        model: nn.Module,
-        target_layers: TargetLayers | None = None,
-        *,
-        heads: HeadFusion = "mean",
-        discard: float = 0.0,
-        **options: Unpack[Options],
-    ) -> None:
-        super().__init__(model, target_layers, **options)
-        self.heads: HeadFusion = one_of("heads", heads, get_args(HeadFusion))
-        if not 0 <= discard < 1:
-            raise OptionError(f"discard is {discard!r}; expected a share of at least 0 and less than 1")
-        self.discard = discard
+    heads: HeadFusion = "mean"
+    discard: float = 0.0
+
+    def check_options(self) -> None:
+        """Refuse other fusions, and shares outside of [0, 1)."""
+        one_of("heads", self.heads, get_args(HeadFusion))
+        if not 0 <= self.discard < 1:
+            raise OptionError(f"discard is {self.discard!r}; expected a share of at least 0 and less than 1")
 
     def saliency(self, layer: LayerCapture) -> Float[Tensor, "n *s"]:
-        """Roll the attention out."""
+        """Return the attention, rolled out."""
         attention = attention_of(layer)
         steps = [rollout_step(block, self.heads, self.discard) for block in attention.probabilities]
         return relevance_of_patches(attention, steps)

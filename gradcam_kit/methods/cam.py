@@ -12,16 +12,25 @@ from gradcam_kit.types import Evidence, LayerCapture
 
 
 class CAM(BaseCAM, name="cam"):
-    r"""The head's own weights: $\frac{1}{Z}\sum_k W_{ck} A_k$. All classes from one forward pass, no backward.
+    r"""Weight channels by the head's own weights: $\frac{1}{Z}\sum_k W_{ck} A_k$.
 
-    The paper pools by a sum; with mean pooling the weight is W / Z, so that the map plus the bias sums to the logit.
+    The cheapest method: all classes from one forward pass, no backward pass. Only for models that end in mean pooling
+    and one linear layer, where Grad-CAM gives the same map. The paper pools by a sum; with mean pooling the weight is
+    W / Z, so that the map plus the bias sums to the logit.
+
+    Example:
+        >>> from gradcam_kit import CAM
+        >>> from gradcam_kit.demo import collate, draw, load_demo_model
+        >>> heatmaps = CAM(load_demo_model(), "layer4")(collate([draw(0)]).images, targets=[[0, 1, 2]])
+        >>> heatmaps.shape
+        torch.Size([1, 3, 128, 128])
     """
 
     needs = Evidence.HEAD
     cost = "F"
 
     def saliencies(self, layer: LayerCapture) -> Float[Tensor, "n *ms"]:
-        """All targets in one contraction.
+        """Return the maps of all targets from one contraction.
 
         Raises:
             CaptureError: the layer is not followed by mean pooling and one linear layer.

@@ -19,14 +19,14 @@ from gradcam_kit.targets.classes import predicted_classes
 
 @dataclass(frozen=True, eq=False)
 class DimensionMaps:
-    """Which dimensions of a multivariate series matter, and when.
+    """What dCAM finds: which dimensions of a multivariate series matter, and when.
 
     Attributes:
         heatmaps: `(n, D, t)` float32 in [0, 1], normalized over all dimensions and times of a series together.
         saliency: the signed maps, at the layer's resolution in time.
         targets: the class that is explained.
-        kept: how many of the orders the model gave that class, which are those that count.
-        is_empty: True where there was no positive evidence, as when no order was kept.
+        kept: in how many of the orders the model predicted this class; only these orders count.
+        is_empty: True where there was no positive evidence, for example because no order was kept.
     """
 
     heatmaps: Float[Tensor, "n D t"]
@@ -37,7 +37,7 @@ class DimensionMaps:
 
 
 def cube(series: Float[Tensor, "n D t"], orders: Int[Tensor, "p D"]) -> Float[Tensor, "n p D D t"]:
-    """What the model takes: for each order, at position p of row r the dimension `order[(r + p) % D]`.
+    """Return what the model takes: for each order, at position p of row r the dimension `order[(r + p) % D]`.
 
     Positions are the channels of the model and rows the height of its maps.
     """
@@ -45,36 +45,48 @@ def cube(series: Float[Tensor, "n D t"], orders: Int[Tensor, "p D"]) -> Float[Te
 
 
 def _rolled(orders: Int[Tensor, "p D"]) -> Int[Tensor, "p D D"]:
-    places = torch.arange(orders.shape[1], device=orders.device)
-    return orders[:, (places[:, None] + places) % len(places)]
+    """Return each order, and in row r the same order turned by r."""
+    turns = torch.arange(orders.shape[1], device=orders.device)
+    return orders[:, (turns[:, None] + turns) % len(turns)]
 
 
 def regroup(maps: Float[Tensor, "n p D s"], orders: Int[Tensor, "p D"]) -> Float[Tensor, "n D D s"]:
-    """M(dimension, position): the sum over the orders of the row that has this dimension at this position."""
-    places = torch.arange(orders.shape[1], device=orders.device)
-    rows = (orders.argsort(1)[:, :, None] - places) % len(places)
+    """Return M(dimension, position): the sum over the orders of the row with this dimension at this position."""
+    positions = torch.arange(orders.shape[1], device=orders.device)
+    rows = (orders.argsort(1)[:, :, None] - positions) % len(positions)
     order = torch.arange(len(orders), device=orders.device)[:, None, None]
     return maps[:, order, rows].sum(1)
 
 
 def dcam(regrouped: Float[Tensor, "n D D s"]) -> Float[Tensor, "n D s"]:
-    """Variance over the positions of M(dimension, position), times its mean over dimensions and positions."""
+    """Multiply the variance of M(dimension, position) over the positions by the mean of M over both."""
     return regrouped.var(2, correction=0) * regrouped.mean((1, 2))[:, None]
 
 
 class DCAM:
-    """Which dimensions of a multivariate series matter, and when, from many orders of the dimensions.
+    """Find which dimensions of a multivariate series matter, and when, from many orders of the dimensions.
 
-    The model takes cubes `(n, D, D, t)` as `cube` makes them, and its layer keeps the D rows. Each order of the
-    dimensions gives a CAM (Grad-CAM, which is the same behind mean pooling and a linear layer); a dimension whose place
-    changes the map is one that matters. The result has an axis for the dimensions, so it is no CAM method.
+    A CAM of a series shows when; dCAM also shows which of the sensors or channels. The model takes cubes
+    `(n, D, D, t)` as `cube` makes them, and its layer keeps the D rows. Each order of the dimensions gives a CAM
+    (Grad-CAM, which is the same behind mean pooling and a linear layer); a dimension matters if its place in the order
+    changes the map. The result has an axis for the dimensions, so this is not a CAM method. It costs one pass for each
+    order.
 
     Args:
         model: a model of cubes.
         target_layers: one layer, as for CAM methods; None = chosen automatically.
-        permutations: number of orders.
+        permutations: number of orders, at least 1.
         seed: of the orders, which all series share.
         batch_size: the most cubes in one pass.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from gradcam_kit import DCAM
+        >>> model = nn.Sequential(nn.Conv2d(4, 8, (1, 3), padding=(0, 1)), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        ...                       nn.Linear(8, 3))
+        >>> DCAM(model, "0", permutations=10)(torch.rand(2, 4, 50), targets=1).shape  # 4 dimensions, 50 times
+        torch.Size([2, 4, 50])
     """
 
     def __init__(
@@ -93,12 +105,12 @@ class DCAM:
         self.permutations, self.seed = permutations, seed
 
     def __call__(self, series: Float[Tensor, "n D t"], targets: Any = None) -> Float[Tensor, "n D t"]:
-        """Heatmaps of the dimensions. Arguments as for `explain`."""
+        """Return the heatmaps of the dimensions. Arguments as for `explain`."""
         return self.explain(series, targets).heatmaps
 
     @torch.inference_mode(False)
     def explain(self, series: Float[Tensor, "n D t"], targets: Any = None) -> DimensionMaps:
-        """Heatmaps, signed maps, and how many orders count.
+        """Return heatmaps, signed maps, and how many orders count.
 
         Args:
             series: at least one.
@@ -128,7 +140,7 @@ class DCAM:
     def _explain(
         self, series: Tensor, orders: Int[Tensor, "p D"], classes: Int[Tensor, " n"]
     ) -> tuple[Float[Tensor, "n p D s"], Int[Tensor, "n p"]]:
-        """The CAM and the prediction of each series in each order."""
+        """Return the CAM and the prediction of each series in each order."""
         n, dimensions, _ = series.shape
         index = torch.arange(n, device=series.device).repeat_interleave(len(orders))
         found = self._cam.explain(cube(series, orders).flatten(0, 1), ClassLogit(classes).select(index))

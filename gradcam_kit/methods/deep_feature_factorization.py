@@ -9,19 +9,19 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from gradcam_kit.capture import Inputs, TargetLayers, in_fastest_format, read_inputs
+from gradcam_kit.capture import Inputs, TargetLayers, heatmap_size, in_fastest_format, read_inputs
 from gradcam_kit.errors import OptionError, ShapeError
 from gradcam_kit.functional import on_device, upsample
 from gradcam_kit.methods.arithmetic.distinct_rows import distinct_rows, unit_rows
 from gradcam_kit.methods.base import BaseCAM
-from gradcam_kit.methods.engine.engine import capture_for
+from gradcam_kit.methods.engine.engine import capture_for, with_images_of
 from gradcam_kit.options import positive_int
 from gradcam_kit.types import Evidence, Images, Reshape
 
 
 @dataclass(frozen=True, eq=False)
 class Factorization:
-    """Concepts that a batch shares, and where they are.
+    """What a factorization finds: concepts that a batch shares, and where they are.
 
     Attributes:
         heatmaps: `(n, components, *t)` float32 in [0, 1]: the maps at the size of the images, divided by the largest
@@ -38,7 +38,7 @@ class Factorization:
 
 
 def nonnegative_rows(activations: Float[Tensor, "n k *s"]) -> Float[Tensor, "rows k"]:
-    """One row for each sample and position; channels with negative values are lifted by their minimum."""
+    """Return one row for each sample and position; channels with negative values are lifted by their minimum."""
     rows = activations.movedim(1, -1).flatten(0, -2)
     return rows - rows.amin(0).clamp(max=0)
 
@@ -46,7 +46,7 @@ def nonnegative_rows(activations: Float[Tensor, "n k *s"]) -> Float[Tensor, "row
 def factorize(
     rows: Float[Tensor, "rows k"], components: int, seed: int = 0, iterations: int = 200
 ) -> tuple[Float[Tensor, "rows components"], Float[Tensor, "components k"]]:
-    r"""Non-negative factorization $V \approx H W$ by the multiplicative updates of Lee & Seung; 0/0 stays 0.
+    r"""Factorize $V \approx H W$ without negative entries by the multiplicative updates of Lee & Seung; 0/0 stays 0.
 
     No update increases $\|V - H W\|^2$. The concepts start as rows of V that differ most, with a little noise so that
     none of their entries stays zero. The order of the rows has no influence on what is found.
@@ -76,29 +76,38 @@ def factorize(
 
 
 def _ratio(above: Tensor, below: Tensor) -> Tensor:
+    """Divide; 0 where the divisor is 0."""
     return above / below.where(below > 0, torch.inf)
 
 
 class _Activations(BaseCAM):
-    """Only there to be captured for."""
+    """A method that needs activations and computes nothing: the engine captures them for the factorization."""
 
     needs = Evidence.NONE
     class_agnostic = True
 
 
 class DeepFeatureFactorization:
-    """What a layer sees, as a few concepts that all images of the batch share; no class, no gradient.
+    """Find a few concepts that all images of a batch share, and where they are; no class, no gradient.
 
-    It gives several maps for each image, so it is no CAM method; and as concepts are shared, the result for a batch is
-    not that for its images one by one.
+    Shows what a layer distinguishes: parts, textures, background. It gives several maps for each image, so it is not a
+    CAM method; and because the images share the concepts, the result for a batch differs from its images one by one.
 
     Args:
         model: any PyTorch model.
         target_layers: one layer, as for CAM methods; None = chosen automatically.
-        components: number of concepts.
+        components: number of concepts, at least 1.
         seed: of the start of the factorization.
-        iterations: of the factorization.
+        iterations: of the factorization, at least 1.
         reshape: as for CAM methods.
+        image_input: as for CAM methods.
+
+    Example:
+        >>> from gradcam_kit import DeepFeatureFactorization
+        >>> from gradcam_kit.demo import collate, draw, load_demo_model
+        >>> factorization = DeepFeatureFactorization(load_demo_model(), "layer4", components=3)
+        >>> factorization(collate([draw(0), draw(1)]).images).shape
+        torch.Size([2, 3, 128, 128])
     """
 
     def __init__(
@@ -110,8 +119,9 @@ class DeepFeatureFactorization:
         seed: int = 0,
         iterations: int = 200,
         reshape: Reshape | None = None,
+        image_input: int | str | None = None,
     ) -> None:
-        self._source = _Activations(model, target_layers, reshape=reshape)
+        self._source = _Activations(model, target_layers, reshape=reshape, image_input=image_input)
         if len(self._source.target_layers or ()) > 1:
             raise OptionError(f"{len(self._source.target_layers or ())} target layers; expected one")
         positive_int("components", components)
@@ -119,21 +129,22 @@ class DeepFeatureFactorization:
         self.components, self.seed, self.iterations = components, seed, iterations
 
     def __call__(self, images: Images, **forward_kwargs: Any) -> Float[Tensor, "n components *t"]:
-        """Heatmaps of the concepts."""
+        """Return the heatmaps of the concepts. Arguments as for `explain`."""
         return self.explain(images, **forward_kwargs).heatmaps
 
     @torch.inference_mode(False)
     def explain(self, images: Images, **forward_kwargs: Any) -> Factorization:
-        """Heatmaps, maps and concepts.
+        """Return heatmaps, maps and concepts.
 
         Args:
             images: `(n, c, *t)`, or a tuple or mapping of inputs for models with several; at least one sample.
             forward_kwargs: passed on to the model.
         """
-        inputs = read_inputs(images, forward_kwargs, self._source.model)
+        source = self._source
+        inputs = read_inputs(images, forward_kwargs, source.model, image_input=source.image_input)
         if inputs.n == 0:
             raise ShapeError("the batch has no images; the concepts are found in them, so give at least one")
-        return in_fastest_format(self._source.model, inputs, self._factorize)
+        return in_fastest_format(source.model, with_images_of(source, inputs, None), self._factorize)
 
     def _factorize(self, inputs: Inputs) -> Factorization:
         with capture_for([self._source], inputs, None) as (captured, ((layer,),)):
@@ -143,5 +154,6 @@ class DeepFeatureFactorization:
             maps = amounts.unflatten(0, (n, *positions)).movedim(-1, 1)
             highest = amounts.amax(0).view(-1, *(1 for _ in positions))
             shares = maps / highest.where(highest > 0, 1)
-            heatmaps = upsample(shares.flatten(0, 1), inputs.size).unflatten(0, (n, self.components))
+            size = heatmap_size(positions, inputs.images.shape[1:]) if self._source.reshape else inputs.size
+            heatmaps = upsample(shares.flatten(0, 1), size).unflatten(0, (n, self.components))
         return Factorization(heatmaps.to(torch.float32), maps, concepts, layer)

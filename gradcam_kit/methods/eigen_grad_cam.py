@@ -3,35 +3,33 @@
 from __future__ import annotations
 
 from jaxtyping import Float
-from torch import Tensor, nn
-from typing_extensions import Unpack
+from torch import Tensor
 
-from gradcam_kit.capture import TargetLayers
 from gradcam_kit.methods.arithmetic.components import first_component
-from gradcam_kit.methods.base import BaseCAM, Options, gradients_of
+from gradcam_kit.methods.base import BaseCAM, gradients_of
 from gradcam_kit.types import LayerCapture
 
 
 class EigenGradCAM(BaseCAM, name="eigen-grad-cam"):
-    """The first principal component of G * A.
+    """Return the first principal component of G * A.
+
+    As smooth as Eigen-CAM and specific to the class. Only the strongest component is shown: of two objects with
+    different parts, one may be missing.
 
     Args:
         center: subtract each channel's mean first.
+
+    Example:
+        >>> from gradcam_kit import EigenGradCAM
+        >>> from gradcam_kit.demo import collate, draw, load_demo_model
+        >>> EigenGradCAM(load_demo_model(), "layer4", center=True)(collate([draw(0)]).images).shape
+        torch.Size([1, 128, 128])
     """
 
     cost = "F + B + eigenproblem"
 
-    def __init__(
-        self,
-        model: nn.Module,
-        target_layers: TargetLayers | None = None,
-        *,
-        center: bool = False,
-        **options: Unpack[Options],
-    ) -> None:
-        super().__init__(model, target_layers, **options)
-        self.center = center
+    center: bool = False
 
     def saliency(self, layer: LayerCapture) -> Float[Tensor, "n *s"]:
-        """The component, with a fixed sign."""
+        """Return the component, with a fixed sign."""
         return first_component(gradients_of(layer) * layer.activations, self.center)

@@ -27,17 +27,25 @@ def einsum_cam(activations: Float[Tensor, "n k *s"], head_weight: Float[Tensor, 
 
 
 class EinsumCAM(BaseCAM, name="einsum-cam"):
-    """The class activation map of a linear head behind mean pooling: one forward pass for any number of classes.
+    """Contract the activations with the weights of a linear head: one forward pass for any number of classes.
 
-    Where the model has no such head (checked on every sample), the channel weights are the gradient of the layer's
-    summed output with respect to the layer's own weight, per sample; the map is then the same for every class.
+    CAM for a thousand classes at once, and a fallback where CAM refuses. Where the model has no linear head behind mean
+    pooling (checked on every sample), the channel weights are the gradient of the layer's summed output with respect to
+    the layer's own weight, per sample; the map is then the same for every class.
+
+    Example:
+        >>> from gradcam_kit import EinsumCAM
+        >>> from gradcam_kit.demo import collate, draw, load_demo_model
+        >>> found = EinsumCAM(load_demo_model(), "layer4").explain(collate([draw(0)]).images, targets=[list(range(8))])
+        >>> found.saliency["layer4"].shape
+        torch.Size([1, 8, 16, 16])
     """
 
     needs = Evidence.HEAD | Evidence.WEIGHT_GRADIENTS
     cost = "F"
 
     def saliencies(self, layer: LayerCapture) -> Float[Tensor, "n *ms"]:
-        """All targets in one contraction."""
+        """Return the maps of all targets from one contraction."""
         if layer.head is not None:
             return einsum_cam(layer.activations, layer.head.target_weights)
         one = self.saliency(layer)
@@ -46,12 +54,12 @@ class EinsumCAM(BaseCAM, name="einsum-cam"):
         return one[:, None].expand(-1, layer.scores.shape[1], *one.shape[1:])
 
     def weights(self, layer: LayerCapture) -> Float[Tensor, "n k *one"]:
-        """The class-agnostic weights of a layer without a usable head."""
+        """Return the class-agnostic weights of a layer without a usable head."""
         assert layer.weight_gradients is not None
         return layer.weight_gradients.view(*layer.weight_gradients.shape, *(1 for _ in layer.activations.shape[2:]))
 
     def saliency(self, layer: LayerCapture) -> Float[Tensor, "n *s"]:
-        """One target."""
+        """Return the map of one target."""
         if layer.head is not None:
             return einsum_cam(layer.activations, layer.head.target_weights)
         return weighted_sum(layer.activations, self.weights(layer))

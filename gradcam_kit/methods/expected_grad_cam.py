@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import torch
 from jaxtyping import Float
-from torch import Tensor, nn
-from typing_extensions import Unpack
+from torch import Tensor
 
-from gradcam_kit.capture import TargetLayers
 from gradcam_kit.functional import gaussian_blur, spatial_mean, weighted_sum, widen
-from gradcam_kit.methods.arithmetic.perturbations import gaussian_noise, probe_targets
-from gradcam_kit.methods.base import BaseCAM, Options
+from gradcam_kit.methods.arithmetic.perturbations import gaussian_noise, probe_targets, stack_targets
+from gradcam_kit.methods.base import BaseCAM
 from gradcam_kit.methods.grad_cam import grad_cam_weights
 from gradcam_kit.options import non_negative, positive_int
 from gradcam_kit.types import Evidence, LayerCapture
@@ -23,10 +20,10 @@ def expected_grad_cam(
     baselines: Float[Tensor, "samples n k *s"],
     gradients: Float[Tensor, "samples n k *s"],
 ) -> Float[Tensor, "n *s"]:
-    r"""Expected gradients at a layer: $\mathrm{E}_{x', \alpha} \sum_k w_k(x' + \alpha (x - x'))\,(A_k(x) - A_k(x'))$.
+    r"""Return the expected gradients of a layer.
 
-    $w_k$ are Grad-CAM's weights. Where they are the same everywhere (mean pooling, linear head), the map sums up to
-    $y(x) - \mathrm{E}\,y(x')$.
+    $\mathrm{E}_{x', \alpha} \sum_k w_k(x' + \alpha (x - x'))\,(A_k(x) - A_k(x'))$ with Grad-CAM's weights $w_k$. Where
+    they are the same everywhere (mean pooling, linear head), the map sums up to $y(x) - \mathrm{E}\,y(x')$.
     """
     differences = (activations - baselines).flatten(0, 1)
     maps: Tensor = weighted_sum(differences, grad_cam_weights(gradients.flatten(0, 1)))
@@ -35,38 +32,39 @@ def expected_grad_cam(
 
 
 class ExpectedGradCAM(BaseCAM, name="expected-grad-cam"):
-    """Grad-CAM integrated along paths from many baselines that are made from the image itself; same seed, same map.
+    """Integrate Grad-CAM along paths from many baselines that are made from the image itself; same seed, same map.
 
-    A baseline is the blurred image (kernel smoothing) with noise in proportion to the image's own contrast (data-aware
-    perturbation). The paths share one sample each of the integral, at the middles of equal parts. The distribution of
-    the baselines, the term that the weights are multiplied by and the number of samples could not be confirmed against
-    the paper.
+    For saturated scores, where the gradient at the image alone is close to zero; less dependent on one baseline than
+    IntegratedGradCAM. A baseline is the blurred image (kernel smoothing) with noise in proportion to the image's own
+    contrast (data-aware perturbation). The paths share one sample each of the integral, at the middles of equal parts.
+    The distribution of the baselines, the term that the weights are multiplied by and the number of samples could not
+    be confirmed against the paper.
 
     Args:
-        samples: baselines, and points on paths.
-        std: of the Gaussian noise, in standard deviations of the image.
-        seed: of the noise, of which all images get the same draw.
+        samples: baselines, and points on paths; each costs two passes.
+        std: of the Gaussian noise, in standard deviations of the image, at least 0.
+        seed: of the noise; all images get the same draw.
+
+    Example:
+        >>> from gradcam_kit import ExpectedGradCAM
+        >>> from gradcam_kit.demo import collate, draw, load_demo_model
+        >>> ExpectedGradCAM(load_demo_model(), "layer4", samples=2)(collate([draw(0)]).images).shape
+        torch.Size([1, 128, 128])
     """
 
     needs = Evidence.PROBE
     cost = "F + 2 samples (F + B)"
 
-    def __init__(
-        self,
-        model: nn.Module,
-        target_layers: TargetLayers | None = None,
-        *,
-        samples: int = 16,
-        std: float = 0.3,
-        seed: int = 0,
-        **options: Unpack[Options],
-    ) -> None:
-        super().__init__(model, target_layers, **options)
-        self.samples = positive_int("samples", samples)
-        self.std, self.seed = non_negative("std", std), seed
+    samples: int = 16
+    std: float = 0.3
+    seed: int = 0
+
+    def check_options(self) -> None:
+        """Refuse less than one sample, and noise below 0."""
+        self.samples, self.std = positive_int("samples", self.samples), non_negative("std", self.std)
 
     def saliencies(self, layer: LayerCapture) -> Float[Tensor, "n *ms"]:
-        """All baselines and all points on the paths in one batch; the gradients of the baselines are not used."""
+        """Return the maps from all baselines and points in one batch; gradients at the baselines are not used."""
         images = widen(layer.images)
         mean = spatial_mean(images).mean(1, keepdim=True)
         contrast = spatial_mean((images - mean) ** 2).mean(1, keepdim=True).sqrt()
@@ -79,4 +77,4 @@ class ExpectedGradCAM(BaseCAM, name="expected-grad-cam"):
             expected_grad_cam(layer.activations, activations[: self.samples], own[self.samples :].contiguous())
             for own in gradients
         ]
-        return torch.stack(found, 1) if layer.scores is not None and layer.scores.ndim == 2 else found[0]
+        return stack_targets(layer, found)

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from jaxtyping import Float
-from torch import Tensor, nn
-from typing_extensions import Unpack
+from torch import Tensor
 
-from gradcam_kit.capture import TargetLayers
 from gradcam_kit.functional import spatial_mean
-from gradcam_kit.methods.base import BaseCAM, Options
+from gradcam_kit.methods.base import BaseCAM
 from gradcam_kit.options import non_negative
 from gradcam_kit.types import Evidence, LayerCapture
 
 
 def fem_weights(activations: Float[Tensor, "n k *s"], sigmas: float = 2.0) -> Float[Tensor, "n k *one"]:
-    r"""The share of strong positions: $w_k = \mathrm{mean}_s [A_k > \mu_k + \mathrm{sigmas}\,\sigma_k]$.
+    r"""Return the share of strong positions: $w_k = \mathrm{mean}_s [A_k > \mu_k + \mathrm{sigmas}\,\sigma_k]$.
 
-    The standard deviation is that of the population; a constant channel gets weight 0. Other descriptions weigh a
-    channel by its mean instead; which one the paper prints could not be confirmed.
+    The standard deviation is the population's; a constant channel gets weight 0. Other descriptions weigh a channel by
+    its mean instead; which one the paper prints could not be confirmed.
     """
     mean = spatial_mean(activations)
     deviation = spatial_mean((activations - mean) ** 2).sqrt()
@@ -25,27 +23,30 @@ def fem_weights(activations: Float[Tensor, "n k *s"], sigmas: float = 2.0) -> Fl
 
 
 class FEM(BaseCAM, name="fem"):
-    """Channels weighted by how often they fire strongly; the same for every class.
+    """Weight channels by how often they fire strongly; the same map for every class.
+
+    Needs neither gradients nor classes. It finds rare, strong features, whether or not the class depends on them.
 
     Args:
-        sigmas: standard deviations above the mean from which on a position counts as strong.
+        sigmas: standard deviations above the channel's mean from which on a position counts as strong, at least 0.
+
+    Example:
+        >>> from gradcam_kit import FEM
+        >>> from gradcam_kit.demo import collate, draw, load_demo_model
+        >>> FEM(load_demo_model(), "layer4", sigmas=1.0)(collate([draw(0)]).images).shape
+        torch.Size([1, 128, 128])
     """
 
     needs = Evidence.NONE
     class_agnostic = True
     cost = "F"
 
-    def __init__(
-        self,
-        model: nn.Module,
-        target_layers: TargetLayers | None = None,
-        *,
-        sigmas: float = 2.0,
-        **options: Unpack[Options],
-    ) -> None:
-        super().__init__(model, target_layers, **options)
-        self.sigmas = non_negative("sigmas", sigmas)
+    sigmas: float = 2.0
+
+    def check_options(self) -> None:
+        """Refuse sigmas below 0."""
+        self.sigmas = non_negative("sigmas", self.sigmas)
 
     def weights(self, layer: LayerCapture) -> Float[Tensor, "n k *one"]:
-        """The share of strong positions."""
+        """Return the share of strong positions of each channel."""
         return fem_weights(layer.activations, self.sigmas)

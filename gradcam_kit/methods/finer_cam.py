@@ -7,9 +7,17 @@ from gradcam_kit.methods.grad_cam import GradCAM
 
 
 class FinerCAM(GradCAM, name="finer-cam"):
-    """Grad-CAM of the class against the classes nearest to it, so that what they share is left out.
+    """Explain by Grad-CAM what sets the class apart from the classes nearest to it; what they share is left out.
 
-    The comparison is `FinerTarget` with its defaults; pass a `FinerTarget` to any method for others.
+    For fine-grained classes such as species of birds or models of cars. Where no other class comes close it shows
+    little more than Grad-CAM. The comparison is `FinerTarget` with its defaults; pass a `FinerTarget` to any method
+    for others.
+
+    Example:
+        >>> from gradcam_kit import FinerCAM
+        >>> from gradcam_kit.demo import collate, draw, load_demo_model
+        >>> FinerCAM(load_demo_model(), "layer4")(collate([draw(0)]).images).shape
+        torch.Size([1, 128, 128])
     """
 
     target_type = FinerTarget

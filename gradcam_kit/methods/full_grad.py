@@ -11,15 +11,23 @@ from gradcam_kit.types import Evidence, LayerCapture, LayerChoice
 
 
 def post_process(terms: Float[Tensor, "n k *s"]) -> Float[Tensor, "n *s"]:
-    """psi of the paper, then the sum over channels: absolute value, min-max per sample over all channels jointly."""
+    """Apply psi of the paper (absolute value, min-max per sample over all channels jointly), and sum the channels."""
     return normalize(terms.abs()).sum(dim=1)
 
 
 class FullGrad(BaseCAM, name="full-grad"):
-    r"""Input gradient and all bias gradients: $U\psi(\nabla_x y \odot x) + \sum_l \sum_k U\psi(b_l \odot G_l)$.
+    r"""Sum the input gradient and all bias gradients: $U\psi(\nabla_x y \odot x) + \sum_l \sum_k U\psi(b_l \odot G_l)$.
 
-    Before psi the terms add up to the score, for piecewise linear networks. The channels are summed before upsampling,
-    which is linear. `target_layers` is not used. Biases without positions (linear heads) have no place in the map.
+    A map at the resolution of the image that accounts for the whole score: before psi the terms of a piecewise linear
+    network sum to it. Because of the absolute value it does not tell evidence for a class from evidence against it.
+    The channels are summed before upsampling, which is linear. `target_layers` is not used. Biases without positions
+    (linear heads) have no place in the map.
+
+    Example:
+        >>> from gradcam_kit import FullGrad
+        >>> from gradcam_kit.demo import collate, draw, load_demo_model
+        >>> [maps.shape for maps in FullGrad(load_demo_model()).explain(collate([draw(0)]).images).saliency.values()]
+        [torch.Size([1, 128, 128])]
     """
 
     needs = Evidence.GRADIENTS | Evidence.BIASES
@@ -27,7 +35,7 @@ class FullGrad(BaseCAM, name="full-grad"):
     cost = "F + B to the input"
 
     def saliency(self, layer: LayerCapture) -> Float[Tensor, "n *t"]:
-        """The sum over the input and all biases."""
+        """Return the sum over the input and all biases."""
         total = post_process(gradients_of(layer) * layer.activations)
         for terms in layer.bias_gradients or ():
             if terms.ndim == layer.activations.ndim:

@@ -14,7 +14,7 @@ from gradcam_kit.types import Evidence, LayerCapture, LayerChoice
 def generic_attention_step(
     attention: Float[Tensor, "n heads t t"], gradients: Float[Tensor, "n heads t t"]
 ) -> Float[Tensor, "n t t"]:
-    r"""One block's rule for self-attention, $R \leftarrow R + \bar A R$, as a factor: $I + \bar A$, Equations 5 and 6.
+    r"""Return one block's rule $R \leftarrow R + \bar A R$ as a factor: $I + \bar A$, Equations 5 and 6.
 
     $\bar A$ is the mean over the heads of $(\nabla A \odot A)^+$.
     """
@@ -25,8 +25,18 @@ def generic_attention_step(
 class GenericAttention(BaseCAM, name="generic-attention"):
     r"""Follow the attention that raises the score back through all blocks: $R \leftarrow R + \bar A_l R$ from $R = I$.
 
+    A good first choice for vision transformers: class-specific, at the price of one backward pass through all blocks.
     No relevance propagation is involved. `target_layers` is not used. Needs a transformer in which all tokens of an
     image attend to each other.
+
+    Example:
+        >>> import torch
+        >>> from torchvision.models import VisionTransformer
+        >>> from gradcam_kit import GenericAttention
+        >>> model = VisionTransformer(32, 8, num_layers=2, num_heads=2, hidden_dim=16, mlp_dim=32, num_classes=3)
+        >>> _ = torch.nn.init.normal_(model.heads.head.weight)  # torchvision starts it at zero
+        >>> GenericAttention(model)(torch.rand(2, 3, 32, 32), targets=1).shape
+        torch.Size([2, 32, 32])
     """
 
     needs = Evidence.ATTENTION | Evidence.ATTENTION_GRADIENTS
@@ -34,7 +44,7 @@ class GenericAttention(BaseCAM, name="generic-attention"):
     cost = "F + B through all blocks"
 
     def saliency(self, layer: LayerCapture) -> Float[Tensor, "n *s"]:
-        """The relevance of the patches for the class token."""
+        """Return the relevance of the patches for the class token."""
         attention = attention_of(layer)
         pairs = zip(attention.probabilities, attention.gradients or (), strict=True)
         return relevance_of_patches(attention, [generic_attention_step(*pair) for pair in pairs])

@@ -23,8 +23,22 @@ def grad_cam_weights(gradients: Float[Tensor, "n k *s"]) -> Float[Tensor, "n k *
 
 
 class GradCAM(BaseCAM, name="grad-cam"):
-    """Channels weighted by their mean gradient, Equation 2 (before its ReLU): sum_k alpha_k A_k."""
+    """Weight channels by their mean gradient, Equation 2 (before its ReLU): sum_k alpha_k A_k.
+
+    The method to start with: fast, class-specific, and as good as any other at the last layer with positions. At
+    earlier layers one weight per channel is too coarse; take LayerCAM there, or HiResCAM where each position counts.
+
+    Example:
+        >>> from gradcam_kit import GradCAM
+        >>> from gradcam_kit.demo import collate, draw, load_demo_model
+        >>> batch = collate([draw(0), draw(1)])
+        >>> heatmaps = GradCAM(load_demo_model(), "layer4")(batch.images)
+        >>> heatmaps.shape
+        torch.Size([2, 128, 128])
+        >>> bool(heatmaps[batch.masks].mean() > 3 * heatmaps[~batch.masks].mean())  # the object, not the background
+        True
+    """
 
     def weights(self, layer: LayerCapture) -> Float[Tensor, "n k *one"]:
-        """Equation 1."""
+        """Return the weights of Equation 1."""
         return grad_cam_weights(gradients_of(layer))

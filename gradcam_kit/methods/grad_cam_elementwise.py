@@ -10,8 +10,19 @@ from gradcam_kit.types import LayerCapture
 
 
 class GradCAMElementwise(BaseCAM, name="grad-cam-elementwise"):
-    r"""The positive part of each product: $\sum_k \mathrm{ReLU}(G_k \odot A_k)$; equals LayerCAM where A >= 0."""
+    r"""Sum the positive part of each product: $\sum_k \mathrm{ReLU}(G_k \odot A_k)$.
+
+    Equals LayerCAM where A >= 0, so it adds something only at layers with negative activations. There it also counts
+    negative activations with a negative gradient as evidence.
+
+    Example:
+        >>> from gradcam_kit import GradCAMElementwise
+        >>> from gradcam_kit.demo import collate, draw, load_demo_model
+        >>> cam = GradCAMElementwise(load_demo_model(), "layer4.bn2")
+        >>> bool((cam.explain(collate([draw(0)]).images).saliency["layer4.bn2"] >= 0).all())
+        True
+    """
 
     def saliency(self, layer: LayerCapture) -> Float[Tensor, "n *s"]:
-        """Sum of the positive products."""
+        """Return the sum of the positive products."""
         return (gradients_of(layer) * layer.activations).clamp(min=0).sum(dim=1)

@@ -5,12 +5,10 @@ from __future__ import annotations
 from typing import Literal, get_args
 
 from jaxtyping import Float
-from torch import Tensor, nn
-from typing_extensions import Unpack
+from torch import Tensor
 
-from gradcam_kit.capture import TargetLayers
 from gradcam_kit.functional import spatial_sum
-from gradcam_kit.methods.base import BaseCAM, Options, gradients_of
+from gradcam_kit.methods.base import BaseCAM, gradients_of
 from gradcam_kit.options import one_of
 from gradcam_kit.types import LayerCapture
 
@@ -20,7 +18,7 @@ Variant = Literal["paper", "authors"]
 def grad_cam_plus_plus_weights(
     activations: Float[Tensor, "n k *s"], gradients: Float[Tensor, "n k *s"], variant: Variant = "paper"
 ) -> Float[Tensor, "n k *one"]:
-    r"""Weights of Equation 5 with the coefficients of Equation 19.
+    r"""Return the weights of Equation 5 with the coefficients of Equation 19.
 
     $\alpha = G^2 / (2 G^2 + (\sum_s A_k) G^3)$ and $w_k = \sum_s \alpha\, \mathrm{ReLU}(G)$. It is computed as
     $\alpha = 1 / (2 + G \sum_s A_k)$ where $G \ne 0$, which needs no epsilon and no cubes that underflow. A denominator
@@ -42,23 +40,28 @@ def grad_cam_plus_plus_weights(
 
 
 class GradCAMPlusPlus(BaseCAM, name="grad-cam++"):
-    """Channels weighted by their positive gradients, each position by its share of the channel's evidence.
+    """Weight channels by their positive gradients, each position by its share of the channel's evidence.
+
+    Covers several objects of the same class more evenly than Grad-CAM. Negative gradients do not count, so it
+    separates similar classes less well, and its weights depend on the scale of the score.
 
     Args:
         variant: "paper" (Equation 19) or "authors" (their released code, which normalizes alpha).
+
+    Example:
+        >>> from gradcam_kit import GradCAMPlusPlus
+        >>> from gradcam_kit.demo import collate, draw, load_demo_model
+        >>> cam = GradCAMPlusPlus(load_demo_model(), "layer4", variant="authors")
+        >>> cam(collate([draw(0)]).images).shape
+        torch.Size([1, 128, 128])
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        target_layers: TargetLayers | None = None,
-        *,
-        variant: Variant = "paper",
-        **options: Unpack[Options],
-    ) -> None:
-        super().__init__(model, target_layers, **options)
-        self.variant: Variant = one_of("variant", variant, get_args(Variant))
+    variant: Variant = "paper"
+
+    def check_options(self) -> None:
+        """Refuse variants that do not exist."""
+        one_of("variant", self.variant, get_args(Variant))
 
     def weights(self, layer: LayerCapture) -> Float[Tensor, "n k *one"]:
-        """Equations 5 and 19."""
+        """Return the weights of Equations 5 and 19."""
         return grad_cam_plus_plus_weights(layer.activations, gradients_of(layer), self.variant)

@@ -19,7 +19,7 @@ def grad_eclip_map(
     keys: Float[Tensor, "n patches d"],
     values: Float[Tensor, "n patches d"],
 ) -> Float[Tensor, "n patches"]:
-    r"""What each patch's value adds to the score: $\lambda_i \sum_d G_d v_{i,d}$.
+    r"""Return what each patch's value adds to the score: $\lambda_i \sum_d G_d v_{i,d}$.
 
     Args:
         gradient: d score / d output of the last attention at the class token, before the output projection.
@@ -28,20 +28,30 @@ def grad_eclip_map(
         values: of the patches.
 
     Returns:
-        Signed, where $\lambda$, the cosine of the class token's query and each key, min-max normalized over the
-        patches, stands for the attention, which is too sparse.
+        Signed. $\lambda$ stands for the attention, which is too sparse: the cosine of the class token's query and each
+        key, min-max normalized over the patches.
     """
     loose = normalize(cosine_similarity(query[:, None], keys, dim=-1))
     return loose * (values @ gradient[..., None])[..., 0]
 
 
 class GradECLIP(BaseCAM, name="grad-eclip"):
-    """The values of the last attention, weighted by the gradient at the class token and by how close query and key are.
+    """Weight the values of the last attention by the gradient at the class token, and by how close query and key are.
 
     Made for CLIP's image encoder with `targets=EmbeddingSimilarity(text)`; it works for any transformer with a class
-    token. Heads stand side by side, as the model has them; the released code runs the last block with one head, and
-    compares queries and keys behind the output projection. Here all are as the attention uses them, and the gradient is
-    in front of the output projection, where it shares its axes with the values. `target_layers` is not used.
+    token. It looks at the last block alone. Heads stand side by side, as the model has them; the released code runs
+    the last block with one head, and compares queries and keys behind the output projection. Here all are as the
+    attention uses them, and the gradient is taken in front of the output projection, where it shares its axes with the
+    values. `target_layers` is not used.
+
+    Example:
+        >>> import torch
+        >>> from torchvision.models import VisionTransformer
+        >>> from gradcam_kit import GradECLIP
+        >>> model = VisionTransformer(32, 8, num_layers=2, num_heads=2, hidden_dim=16, mlp_dim=32, num_classes=3)
+        >>> _ = torch.nn.init.normal_(model.heads.head.weight)  # torchvision starts it at zero
+        >>> GradECLIP(model)(torch.rand(2, 3, 32, 32), targets=1).shape
+        torch.Size([2, 32, 32])
     """
 
     needs = Evidence.ATTENTION | Evidence.PROJECTIONS
@@ -49,7 +59,7 @@ class GradECLIP(BaseCAM, name="grad-eclip"):
     cost = "F + B through the last attention"
 
     def saliency(self, layer: LayerCapture) -> Float[Tensor, "n *s"]:
-        """The map of the last block."""
+        """Return the map of the last block."""
         attention = attention_of(layer)
         own = attention.projections
         if own is None or not attention.has_class_token:

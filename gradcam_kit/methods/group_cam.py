@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import one_hot
-from typing_extensions import Unpack
 
-from gradcam_kit.capture import TargetLayers, rows_at_once
+from gradcam_kit.capture import rows_at_once
 from gradcam_kit.functional import gaussian_blur, normalize, upsample, widen
 from gradcam_kit.methods.arithmetic.distinct_rows import distinct_rows, unit_rows
-from gradcam_kit.methods.base import BaseCAM, Options, gradients_of
+from gradcam_kit.methods.base import BaseCAM, gradients_of
 from gradcam_kit.methods.grad_cam import grad_cam_weights
 from gradcam_kit.options import positive_int
 from gradcam_kit.types import Evidence, LayerCapture
@@ -27,7 +26,7 @@ def group_channels(activations: Float[Tensor, "n k *s"], groups: int, seed: int 
     so far; then ten rounds of assigning channels and averaging groups. The random map is shared by the batch.
 
     Args:
-        activations: maps to compare; constant ones have no structure and come into the first group.
+        activations: maps to compare; constant maps have no structure and join the first group.
         groups: at most; fewer where there are fewer channels.
         seed: of the random map.
     """
@@ -45,43 +44,44 @@ def group_channels(activations: Float[Tensor, "n k *s"], groups: int, seed: int 
 
 
 class GroupCAM(BaseCAM, name="group-cam"):
-    r"""Groups of similar channels by what they add to a blurred image: $\sum_g v_g M_g$.
+    r"""Weight groups of similar channels by what they add to a blurred image: $\sum_g v_g M_g$.
 
-    $M_g = ReLU(\sum_{k \in g} w_k A_k)$ with Grad-CAM's weights w; $m_g$ is $M_g$ upsampled and min-max normalized, and
+    About the quality of Score-CAM for a few passes instead of one per channel. $M_g = ReLU(\sum_{k \in g} w_k A_k)$
+    with Grad-CAM's weights w; $m_g$ is $M_g$ upsampled and min-max normalized, and
     $v_g = ReLU(p(x \odot m_g + b \odot (1 - m_g)) - p(b))$ with the probability p of the class and the blurred image b.
-    A constant $M_g$ shows nothing. The released code groups neighboring channels; here similar ones are grouped, so
-    that the order of the channels does not matter. Its thresholding of the maps is left out.
+    A constant $M_g$ shows nothing. The released code groups neighboring channels; here similar channels are grouped,
+    so that the order of the channels does not matter. Its thresholding of the maps is left out.
 
     Args:
-        groups: of channels.
+        groups: of channels, at least 1; each costs a forward pass.
         seed: where the grouping starts, see `group_channels`.
+
+    Example:
+        >>> from gradcam_kit import GroupCAM
+        >>> from gradcam_kit.demo import collate, draw, load_demo_model
+        >>> GroupCAM(load_demo_model(), "layer4", groups=4)(collate([draw(0)]).images).shape
+        torch.Size([1, 128, 128])
     """
 
     needs = Evidence.GRADIENTS | Evidence.RESCORE
     cost = "F + B + (groups + 1) R"
 
-    def __init__(
-        self,
-        model: nn.Module,
-        target_layers: TargetLayers | None = None,
-        *,
-        groups: int = 32,
-        seed: int = 0,
-        **options: Unpack[Options],
-    ) -> None:
-        super().__init__(model, target_layers, **options)
-        positive_int("groups", groups)
-        self.groups, self.seed = groups, seed
+    groups: int = 32
+    seed: int = 0
+
+    def check_options(self) -> None:
+        """Refuse less than one group."""
+        self.groups = positive_int("groups", self.groups)
 
     def saliency(self, layer: LayerCapture) -> Float[Tensor, "n *s"]:
-        """The maps of the groups, weighted by their gain in probability."""
+        """Return the maps of the groups, weighted by their gain in probability."""
         members = one_hot(group_channels(layer.activations, self.groups, self.seed), self.groups)
         weights = members * grad_cam_weights(gradients_of(layer)).flatten(2)
         maps = torch.einsum("nk...,nkg->ng...", layer.activations, weights).clamp(min=0)
         return torch.einsum("ng...,ng->n...", maps, self.gains(layer, maps))
 
     def gains(self, layer: LayerCapture, maps: Float[Tensor, "n g *s"]) -> Float[Tensor, "n g"]:
-        """How much the positions of each map raise the probability of the blurred image, and 0 where they do not."""
+        """Return how much the positions of each map raise the probability of the blurred image, at least 0."""
         n, groups = maps.shape[:2]
         images, flat = widen(layer.images), maps.flatten(0, 1)
         blurred = gaussian_blur(images, _KERNEL, _SIGMA)
@@ -89,8 +89,10 @@ class GroupCAM(BaseCAM, name="group-cam"):
         after = []
         together = rows_at_once(self.batch_size, images[:1].nbytes, images.device)
         for chunk in torch.arange(n * groups, device=maps.device).split(together):
-            whose = chunk // groups
+            sample_index = chunk // groups
             masks = normalize(upsample(flat[chunk], images.shape[2:]))[:, None]
-            after.append(layer.rescore_probability(blurred[whose].lerp(images[whose], masks), whose))
+            after.append(
+                layer.rescore_probability(blurred[sample_index].lerp(images[sample_index], masks), sample_index)
+            )
         gains = (torch.cat(after).view(n, groups) - before[:, None]).clamp(min=0).to(maps.dtype)
         return gains.where(maps.flatten(2).amax(2) > maps.flatten(2).amin(2), 0)

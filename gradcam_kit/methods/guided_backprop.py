@@ -10,10 +10,17 @@ from gradcam_kit.types import Evidence, LayerCapture, LayerChoice
 
 
 class GuidedBackprop(BaseCAM, name="guided-backprop"):
-    """The gradient at the input, with negative gradients dropped at every ReLU, summed over the input channels.
+    """Return the gradient at the input, with negative gradients dropped at every ReLU, summed over the input channels.
 
-    For ReLU networks only. It shows edges rather than what the model learned: it fails the sanity checks of Adebayo et
-    al. (NeurIPS 2018). `target_layers` is not used.
+    Sharp outlines at the resolution of the image, for networks of ReLU, ReLU6, PReLU or LeakyReLU only. It shows edges
+    rather than what the model learned: it fails the sanity checks of Adebayo et al. (NeurIPS 2018). `target_layers` is
+    not used.
+
+    Example:
+        >>> from gradcam_kit import GuidedBackprop
+        >>> from gradcam_kit.demo import collate, draw, load_demo_model
+        >>> GuidedBackprop(load_demo_model())(collate([draw(0)]).images).shape
+        torch.Size([1, 128, 128])
     """
 
     needs = Evidence.GUIDED
@@ -21,6 +28,6 @@ class GuidedBackprop(BaseCAM, name="guided-backprop"):
     cost = "F + B to the input"
 
     def saliency(self, layer: LayerCapture) -> Float[Tensor, "n *t"]:
-        """Sum over the input channels."""
+        """Return the guided gradients, summed over the input channels."""
         assert layer.guided_gradients is not None
         return layer.guided_gradients.sum(dim=1)

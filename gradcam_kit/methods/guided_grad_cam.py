@@ -12,16 +12,23 @@ from gradcam_kit.types import Evidence, LayerCapture
 
 
 class GuidedGradCAM(BaseCAM, name="guided-grad-cam"):
-    """Guided backpropagation where Grad-CAM is positive: their product at the size of the input, summed over channels.
+    """Multiply guided backpropagation by Grad-CAM, at the size of the input, summed over the input channels.
 
-    For ReLU networks only; as sharp, and as blind to what was learned, as guided backpropagation.
+    Sharp outlines where Grad-CAM is positive. For ReLU networks only; the outlines are as blind to what was learned
+    as guided backpropagation, so trust the place and not the detail.
+
+    Example:
+        >>> from gradcam_kit import GuidedGradCAM
+        >>> from gradcam_kit.demo import collate, draw, load_demo_model
+        >>> GuidedGradCAM(load_demo_model(), "layer4").explain(collate([draw(0)]).images).saliency["layer4"].shape
+        torch.Size([1, 128, 128])
     """
 
     needs = Evidence.GRADIENTS | Evidence.GUIDED
     cost = "F + 2 B to the input"
 
     def saliency(self, layer: LayerCapture) -> Float[Tensor, "n *t"]:
-        """Guided gradients times the upsampled positive part of Grad-CAM."""
+        """Return the guided gradients times the upsampled positive part of Grad-CAM."""
         assert layer.guided_gradients is not None
         coarse = weighted_sum(layer.activations, grad_cam_weights(gradients_of(layer))).clamp(min=0)
         guided = layer.guided_gradients

@@ -10,11 +10,20 @@ from gradcam_kit.types import LayerCapture
 
 
 class HiResCAM(BaseCAM, name="hires-cam"):
-    """Each position weighted by its own gradient: sum_k G_k * A_k.
+    """Weight each position by its own gradient: sum_k G_k * A_k.
 
-    If one linear layer follows, the map sums to the score minus the bias. Noisier than Grad-CAM at early layers.
+    Shows exactly the positions that the score uses: if one linear layer follows, the map sums to the score minus the
+    bias. Noisier than Grad-CAM at early layers.
+
+    Example:
+        >>> from gradcam_kit import HiResCAM
+        >>> from gradcam_kit.demo import collate, draw, load_demo_model
+        >>> model = load_demo_model()
+        >>> found = HiResCAM(model, "layer4").explain(collate([draw(0)]).images, targets=2)
+        >>> bool((found.saliency["layer4"].sum() - found.scores + model.fc.bias[2]).abs() < 1e-4)
+        True
     """
 
     def weights(self, layer: LayerCapture) -> Float[Tensor, "n k *s"]:
-        """The gradients themselves."""
+        """Return the gradients themselves."""
         return gradients_of(layer)

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import torch
 from jaxtyping import Float
-from torch import Tensor, nn
-from typing_extensions import Unpack
+from torch import Tensor
 
-from gradcam_kit.capture import TargetLayers
 from gradcam_kit.functional import weighted_sum
-from gradcam_kit.methods.arithmetic.perturbations import probe_targets
-from gradcam_kit.methods.base import BaseCAM, Options
+from gradcam_kit.methods.arithmetic.perturbations import probe_targets, stack_targets
+from gradcam_kit.methods.base import BaseCAM
 from gradcam_kit.methods.grad_cam import grad_cam_weights
 from gradcam_kit.options import positive_int
 from gradcam_kit.types import Evidence, LayerCapture
@@ -33,29 +30,34 @@ def integrated_grad_cam(
 
 
 class IntegratedGradCAM(BaseCAM, name="integrated-grad-cam"):
-    """Grad-CAM integrated along the straight path from the zero input (the mean color) to the image.
+    """Integrate Grad-CAM along the straight path from the zero input (the mean color) to the image.
+
+    For saturated scores, where the gradient at the image alone is close to zero. What has the mean color itself can
+    get no evidence.
 
     Args:
-        steps: points on the path, the image included.
+        steps: points on the path, the image included; each costs a forward and a backward pass.
+
+    Example:
+        >>> from gradcam_kit import IntegratedGradCAM
+        >>> from gradcam_kit.demo import collate, draw, load_demo_model
+        >>> IntegratedGradCAM(load_demo_model(), "layer4", steps=4)(collate([draw(0)]).images).shape
+        torch.Size([1, 128, 128])
     """
 
     needs = Evidence.PROBE
     cost = "F + steps (F + B)"
 
-    def __init__(
-        self,
-        model: nn.Module,
-        target_layers: TargetLayers | None = None,
-        *,
-        steps: int = 20,
-        **options: Unpack[Options],
-    ) -> None:
-        super().__init__(model, target_layers, **options)
-        self.steps = positive_int("steps", steps)
+    steps: int = 20
+
+    def check_options(self) -> None:
+        """Refuse less than one step."""
+        self.steps = positive_int("steps", self.steps)
 
     def saliencies(self, layer: LayerCapture) -> Float[Tensor, "n *ms"]:
-        """All steps in one batch; the start of the path is one more step, whose gradients are not used."""
+        """Return the maps from all steps in one batch; gradients at the start of the path are not used."""
         path = [layer.images * (step / self.steps) for step in range(self.steps + 1)]
         activations, gradients = probe_targets(layer, path)
-        maps = [integrated_grad_cam(activations[1:], own[1:], activations[0]) for own in gradients]
-        return torch.stack(maps, 1) if layer.scores is not None and layer.scores.ndim == 2 else maps[0]
+        return stack_targets(
+            layer, [integrated_grad_cam(activations[1:], own[1:], activations[0]) for own in gradients]
+        )

@@ -7,11 +7,9 @@ from functools import partial
 from operator import mul
 from typing import Literal, get_args
 
-from torch import Tensor, nn
-from typing_extensions import Unpack
+from torch import Tensor
 
-from gradcam_kit.capture import TargetLayers
-from gradcam_kit.methods.score_cam import ScoreCAM, ScoreOptions
+from gradcam_kit.methods.score_cam import ScoreCAM
 from gradcam_kit.options import one_of, positive_int
 from gradcam_kit.types import LayerCapture
 
@@ -19,7 +17,7 @@ Ladder = Literal["linear", "printed", "cumulative"]
 
 
 def ladder_factors(samples: int, ladder: Ladder = "linear") -> list[float]:
-    r"""The brightness of each step i = 1 ... N.
+    r"""Return the brightness of each step i = 1 ... N.
 
     Args:
         samples: N.
@@ -33,29 +31,33 @@ def ladder_factors(samples: int, ladder: Ladder = "linear") -> list[float]:
 
 
 class ISCAM(ScoreCAM, name="is-cam"):
-    r"""Score-CAM with scores averaged along a path to the masked image: $s_k = \mathrm{mean}_i\, y(c_i\, x \odot M_k)$.
+    r"""Average Score-CAM's scores along a path to the masked image: $s_k = \mathrm{mean}_i\, y(c_i\, x \odot M_k)$.
+
+    For scores that saturate in the fully bright image. The path multiplies the price of Score-CAM; the options of
+    Score-CAM apply too, `channels` above all.
 
     Args:
-        samples: steps of the path; they multiply the price of Score-CAM (torch-cam's default).
+        samples: steps of the path (torch-cam's default).
         ladder: the factors $c_i$: "linear", "printed" or "cumulative", see `ladder_factors`.
+
+    Example:
+        >>> from gradcam_kit import ISCAM
+        >>> from gradcam_kit.demo import collate, draw, load_demo_model
+        >>> ISCAM(load_demo_model(), "layer4", samples=2, channels=4)(collate([draw(0)]).images).shape
+        torch.Size([1, 128, 128])
     """
 
     cost = "F + samples k R"
 
-    def __init__(
-        self,
-        model: nn.Module,
-        target_layers: TargetLayers | None = None,
-        *,
-        samples: int = 10,
-        ladder: Ladder = "linear",
-        **options: Unpack[ScoreOptions],
-    ) -> None:
-        super().__init__(model, target_layers, **options)
-        positive_int("samples", samples)
-        self.samples = samples
-        self.ladder: Ladder = one_of("ladder", ladder, get_args(Ladder))
+    samples: int = 10
+    ladder: Ladder = "linear"
+
+    def check_options(self) -> None:
+        """Refuse less than one sample, and ladders that do not exist."""
+        super().check_options()
+        self.samples = positive_int("samples", self.samples)
+        one_of("ladder", self.ladder, get_args(Ladder))
 
     def mask_changes(self, layer: LayerCapture) -> Sequence[Callable[[Tensor], Tensor]]:
-        """One factor for each pass."""
+        """Return one factor for each pass."""
         return [partial(mul, factor) for factor in ladder_factors(self.samples, self.ladder)]

@@ -6,40 +6,44 @@ from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
-from typing_extensions import Unpack
+from torch import Tensor
 
-from gradcam_kit.capture import TargetLayers
-from gradcam_kit.methods.arithmetic.components import fix_sign, principal
-from gradcam_kit.methods.base import BaseCAM, Options
+from gradcam_kit.methods.arithmetic.components import centered_rows, fix_sign, principal
+from gradcam_kit.methods.base import BaseCAM
 from gradcam_kit.options import one_of
 from gradcam_kit.types import Evidence, LayerCapture
 
-Kernel = Literal["sigmoid", "rbf", "linear"]
+Kernel = Literal["sigmoid", "poly", "rbf", "linear"]
+_DEGREE = 3  # of the polynomial kernel
 
 
 def kernel_component(
     activations: Float[Tensor, "n k *s"], kernel: Kernel = "sigmoid", gamma: float | None = None
 ) -> Float[Tensor, "n *s"]:
-    r"""First component of the doubly centered kernel matrix of the positions: $\sqrt{\lambda_1} u_1$.
+    r"""Return the first component of the doubly centered kernel matrix of the positions: $\sqrt{\lambda_1} u_1$.
 
     Args:
         activations: output of the layer; memory grows with the square of its positions.
-        kernel: "sigmoid" $\tanh(\gamma \langle a_i, a_j\rangle + 1)$, "rbf" $\exp(-\gamma \|a_i - a_j\|^2)$ or
-            "linear". The offset 1 and the default gamma follow the common port; the paper's could not be confirmed.
+        kernel: "sigmoid" $\tanh(\gamma \langle a_i, a_j\rangle + 1)$, "poly" $(\gamma \langle a_i, a_j\rangle + 1)^3$,
+            "rbf" $\exp(-\gamma \|a_i - a_j\|^2)$ or "linear". Each channel's mean over the positions is subtracted
+            first: the first two depend on the origin, and far from it they saturate, so that the component would
+            separate the weakest positions, the background. The other two do not. Centering, the offset 1 and the
+            default gamma follow the common port; the paper's could not be confirmed.
         gamma: None = 1 / k.
     """
-    rows = activations.flatten(2).mT
+    rows = centered_rows(activations.flatten(2).mT)
     gamma = 1 / rows.shape[2] if gamma is None else gamma
     products = rows @ rows.mT
     if kernel == "sigmoid":
         products = (gamma * products + 1).tanh()
+    elif kernel == "poly":
+        products = (gamma * products + 1) ** _DEGREE
     elif kernel == "rbf":
         norms = products.diagonal(dim1=1, dim2=2)
         products = (-gamma * (norms[:, :, None] + norms[:, None] - 2 * products).clamp(min=0)).exp()
     centered = products - products.mean(1, keepdim=True) - products.mean(2, keepdim=True)
     values, vectors = principal(centered + products.mean((1, 2), keepdim=True))
-    # Equal positions leave a matrix of rounding errors, which is no component.
+    # Equal positions leave a matrix of rounding errors, which is not a component.
     rounding = 4 * rows.shape[1] * torch.finfo(rows.dtype).eps * products.abs().amax((1, 2))
     largest = values.where(values > rounding, 0)
     component = fix_sign(vectors) * largest[:, None].sqrt()
@@ -48,30 +52,33 @@ def kernel_component(
 
 
 class KPCACAM(BaseCAM, name="kpca-cam"):
-    """The first kernel principal component of the activations; the same for every class.
+    """Return the first kernel principal component of the activations; the same map for every class.
+
+    Eigen-CAM for structure that is not linear. Memory grows with the square of the layer's positions, so take it at a
+    late layer. Like Eigen-CAM it shows what varies, not what the model learned.
 
     Args:
-        kernel: "sigmoid", "rbf" or "linear".
+        kernel: "sigmoid", "poly", "rbf" or "linear".
         gamma: scale inside the kernel; None = 1 / number of channels.
+
+    Example:
+        >>> from gradcam_kit import KPCACAM
+        >>> from gradcam_kit.demo import collate, draw, load_demo_model
+        >>> KPCACAM(load_demo_model(), "layer4", kernel="rbf", gamma=0.1)(collate([draw(0)]).images).shape
+        torch.Size([1, 128, 128])
     """
 
     needs = Evidence.NONE
     class_agnostic = True
     cost = "F + eigenproblem"
 
-    def __init__(
-        self,
-        model: nn.Module,
-        target_layers: TargetLayers | None = None,
-        *,
-        kernel: Kernel = "sigmoid",
-        gamma: float | None = None,
-        **options: Unpack[Options],
-    ) -> None:
-        super().__init__(model, target_layers, **options)
-        self.kernel: Kernel = one_of("kernel", kernel, get_args(Kernel))
-        self.gamma = gamma
+    kernel: Kernel = "sigmoid"
+    gamma: float | None = None
+
+    def check_options(self) -> None:
+        """Refuse kernels that do not exist."""
+        one_of("kernel", self.kernel, get_args(Kernel))
 
     def saliency(self, layer: LayerCapture) -> Float[Tensor, "n *s"]:
-        """The component, with a fixed sign."""
+        """Return the component, with a fixed sign."""
         return kernel_component(layer.activations, self.kernel, self.gamma)

@@ -10,12 +10,22 @@ from gradcam_kit.types import Evidence, LayerCapture
 
 
 class LaFAM(BaseCAM, name="lafam"):
-    r"""The mean over the channels, $\frac{1}{k}\sum_k A_k$: for self-supervised backbones; the same for every class."""
+    r"""Average the activations over the channels, $\frac{1}{k}\sum_k A_k$; the same map for every class.
+
+    For self-supervised backbones, which have no classes. It shows where the layer responds at all, so it cannot say
+    why a classifier chose a class.
+
+    Example:
+        >>> from gradcam_kit import LaFAM
+        >>> from gradcam_kit.demo import collate, draw, load_demo_model
+        >>> LaFAM(load_demo_model(), "layer4")(collate([draw(0)]).images).shape
+        torch.Size([1, 128, 128])
+    """
 
     needs = Evidence.NONE
     class_agnostic = True
     cost = "F"
 
     def saliency(self, layer: LayerCapture) -> Float[Tensor, "n *s"]:
-        """Mean over the channels."""
+        """Return the mean over the channels."""
         return layer.activations.mean(dim=1)

@@ -3,45 +3,45 @@
 from __future__ import annotations
 
 from jaxtyping import Float
-from torch import Tensor, nn
-from typing_extensions import Unpack
+from torch import Tensor
 
-from gradcam_kit.capture import TargetLayers
-from gradcam_kit.errors import OptionError
 from gradcam_kit.functional import Fusion, normalize
-from gradcam_kit.methods.base import BaseCAM, LayerOptions, gradients_of
+from gradcam_kit.methods.base import BaseCAM, gradients_of
+from gradcam_kit.options import positive
 from gradcam_kit.types import LayerCapture
 
 
 class LayerCAM(BaseCAM, name="layer-cam"):
-    r"""Each position weighted by its positive gradient: $\sum_k \mathrm{ReLU}(G_k) \odot A_k$.
+    r"""Weight each position by its positive gradient: $\sum_k \mathrm{ReLU}(G_k) \odot A_k$.
 
-    Made for early layers too. The maps of several layers are fused by their maximum, after those of the shallow layers
-    were scaled by Equation 9, $\tanh(\gamma M / \max M)$. Shallow are all layers but the last to run; this reading of
-    the paper's "shallow" could not be confirmed against its text.
+    Works at early layers too, where it shows fine detail; combine several layers for detail and meaning. Evidence
+    against the class is left out. Before several maps are fused, Equation 9 scales the maps of the shallow layers,
+    $\tanh(\gamma M / \max M)$. Shallow are all layers but the last to run; this reading of the paper's "shallow" could
+    not be confirmed against its text.
 
     Args:
-        gamma: of Equation 9.
+        fusion: of several layers: "max" as in the paper, "mean" or "product".
+        gamma: of Equation 9, above 0.
+
+    Example:
+        >>> from gradcam_kit import LayerCAM
+        >>> from gradcam_kit.demo import collate, draw, load_demo_model
+        >>> cam = LayerCAM(load_demo_model(), ["layer1", "layer4"], gamma=1.0)
+        >>> cam(collate([draw(0)]).images).shape
+        torch.Size([1, 128, 128])
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        target_layers: TargetLayers | None = None,
-        *,
-        fusion: Fusion = "max",
-        gamma: float = 2.0,
-        **options: Unpack[LayerOptions],
-    ) -> None:
-        super().__init__(model, target_layers, fusion=fusion, **options)
-        if not gamma > 0:
-            raise OptionError(f"gamma is {gamma!r}; expected a positive number")
-        self.gamma = gamma
+    fusion: Fusion = "max"
+    gamma: float = 2.0
+
+    def check_options(self) -> None:
+        """Refuse a gamma that is not above 0."""
+        positive("gamma", self.gamma)
 
     def weights(self, layer: LayerCapture) -> Float[Tensor, "n k *s"]:
-        """The positive part of the gradients."""
+        """Return the positive part of the gradients."""
         return gradients_of(layer).clamp(min=0)
 
     def scale(self, heatmaps: Float[Tensor, "r *s"], depth: int, layers: int) -> Float[Tensor, "r *s"]:
-        """Equation 9 for all layers but the deepest."""
+        """Apply Equation 9 to all layers but the deepest."""
         return heatmaps if depth == layers - 1 else (self.gamma * normalize(heatmaps, "max")).tanh()

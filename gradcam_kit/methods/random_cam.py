@@ -1,37 +1,40 @@
-"""Random-CAM: random channel weights, the control that every comparison needs."""
+"""Random-CAM: random channel weights, the baseline that every comparison needs."""
 
 from __future__ import annotations
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
-from typing_extensions import Unpack
+from torch import Tensor
 
-from gradcam_kit.capture import TargetLayers
 from gradcam_kit.functional import on_device
-from gradcam_kit.methods.base import BaseCAM, Options
+from gradcam_kit.methods.base import BaseCAM
 from gradcam_kit.types import Evidence, LayerCapture
 
 
 class RandomCAM(BaseCAM, name="random-cam"):
-    """Channels weighted by one draw of U(-1, 1) that all samples share; the same for every class.
+    """Weight channels by one draw of U(-1, 1) that all samples share; the same map for every class.
+
+    A baseline for comparisons, not an explanation: a method that scores no better says nothing about the class.
 
     Args:
         seed: of the draw, which is made on the host so that every device gets the same weights.
+
+    Example:
+        >>> from gradcam_kit import RandomCAM
+        >>> from gradcam_kit.demo import collate, draw, load_demo_model
+        >>> model, images = load_demo_model(), collate([draw(0)]).images
+        >>> bool((RandomCAM(model, "layer4", seed=1)(images) == RandomCAM(model, "layer4", seed=2)(images)).all())
+        False
     """
 
     needs = Evidence.NONE
     class_agnostic = True
     cost = "F"
 
-    def __init__(
-        self, model: nn.Module, target_layers: TargetLayers | None = None, *, seed: int = 0, **options: Unpack[Options]
-    ) -> None:
-        super().__init__(model, target_layers, **options)
-        self.seed = seed
+    seed: int = 0
 
     def weights(self, layer: LayerCapture) -> Float[Tensor, "n k *one"]:
-        """The draw."""
+        """Return the draw, one weight per channel."""
         n, k, *positions = layer.activations.shape
         generator = torch.Generator("cpu").manual_seed(self.seed)
         drawn = 2 * torch.rand(k, generator=generator, dtype=torch.float32, device="cpu") - 1

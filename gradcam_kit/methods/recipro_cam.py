@@ -6,12 +6,10 @@ from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
-from typing_extensions import Unpack
+from torch import Tensor
 
-from gradcam_kit.capture import TargetLayers
 from gradcam_kit.errors import OptionError
-from gradcam_kit.methods.base import BaseCAM, Options
+from gradcam_kit.methods.base import BaseCAM
 from gradcam_kit.methods.einsum_cam import einsum_cam
 from gradcam_kit.options import one_of
 from gradcam_kit.types import Evidence, LayerCapture
@@ -20,7 +18,7 @@ Mode = Literal["mask", "spread"]
 
 
 def window_weights(positions: torch.Size, window: int, like: Tensor) -> Float[Tensor, "z z"]:
-    """For each kept position p (row), the weight of every position q: 1 at p, or a Gaussian window of 3 around it.
+    """Return for each kept position p (row) the weight of every position q: 1 at p, or a Gaussian window of 3 around p.
 
     The window is 1/4, 1/2, 1/4 along each axis, so 1/16, 1/8, 1/4 in two dimensions; beyond the border it is cut.
     """
@@ -54,34 +52,36 @@ def check_window(window: int) -> int:
 
 
 class ReciproCAM(BaseCAM, name="recipro-cam"):
-    r"""Each position by the score that it gives alone: $S_{ij} = y(A \odot m_{ij})$, saliency $S - \min S$.
+    r"""Score each position alone: $S_{ij} = y(A \odot m_{ij})$, saliency $S - \min S$.
 
-    All classes come from the same rows. The released code scores softmax probabilities: pass `ClassProbability`.
+    No gradients, and all classes from the same passes of the part of the model behind the layer, one per position; so
+    take it at a late layer. The released code scores softmax probabilities: pass `ClassProbability`.
 
     Args:
         window: positions kept along each axis: 1, or 3 with Gaussian weights.
         mode: for window 3, "mask" weighs the activations around the position, "spread" puts the position's own
             activation at its neighbors (the released code). Which the paper means could not be confirmed.
+
+    Example:
+        >>> from gradcam_kit import ReciproCAM
+        >>> from gradcam_kit.demo import collate, draw, load_demo_model
+        >>> ReciproCAM(load_demo_model(), "layer4", window=3)(collate([draw(0)]).images).shape
+        torch.Size([1, 128, 128])
     """
 
     needs = Evidence.REPLAY | Evidence.HEAD
     cost = "F + Z S"
 
-    def __init__(
-        self,
-        model: nn.Module,
-        target_layers: TargetLayers | None = None,
-        *,
-        window: int = 1,
-        mode: Mode = "mask",
-        **options: Unpack[Options],
-    ) -> None:
-        super().__init__(model, target_layers, **options)
-        self.window = check_window(window)
-        self.mode: Mode = one_of("mode", mode, get_args(Mode))
+    window: int = 1
+    mode: Mode = "mask"
+
+    def check_options(self) -> None:
+        """Refuse windows other than 1 and 3, and modes that do not exist."""
+        check_window(self.window)
+        one_of("mode", self.mode, get_args(Mode))
 
     def saliencies(self, layer: LayerCapture) -> Float[Tensor, "n *ms"]:
-        """Scores of all positions, with the smallest of each map subtracted."""
+        """Return the scores of all positions, with the smallest of each map subtracted."""
         activations = layer.activations
         n, positions = len(activations), activations.shape[2:]
         weights = window_weights(positions, self.window, activations)
@@ -96,10 +96,11 @@ class ReciproCAM(BaseCAM, name="recipro-cam"):
         return lift(maps, positions)
 
     def _keep(self, layer: LayerCapture, weights: Tensor, rows: Tensor) -> Float[Tensor, "m *targets"]:
-        whose, kept = rows // len(weights), rows % len(weights)
+        """Score position `row % Z` of sample `row // Z` alone."""
+        sample_index, kept = rows // len(weights), rows % len(weights)
         flat = layer.activations.flatten(2)
         if self.mode == "mask":
-            changed = flat[whose] * weights[kept][:, None]
+            changed = flat[sample_index] * weights[kept][:, None]
         else:
-            changed = flat[whose, :, kept][:, :, None] * weights[kept][:, None]
-        return layer.replay(changed.unflatten(2, layer.activations.shape[2:]), whose)
+            changed = flat[sample_index, :, kept][:, :, None] * weights[kept][:, None]
+        return layer.replay(changed.unflatten(2, layer.activations.shape[2:]), sample_index)

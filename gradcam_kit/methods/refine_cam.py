@@ -2,32 +2,29 @@
 
 from __future__ import annotations
 
-from torch import nn
-from typing_extensions import Unpack
-
-from gradcam_kit.capture import TargetLayers
 from gradcam_kit.functional import Fusion
-from gradcam_kit.methods.base import LayerOptions
-from gradcam_kit.methods.grad_cam_plus_plus import GradCAMPlusPlus, Variant
+from gradcam_kit.methods.grad_cam_plus_plus import GradCAMPlusPlus
 from gradcam_kit.types import LayerChoice
 
 
 class RefineCAM(GradCAMPlusPlus, name="refine-cam"):
-    """The product of the Grad-CAM++ maps of several layers: what the deep layer means, where a shallower one sees it.
+    """Multiply the Grad-CAM++ maps of several layers: the meaning of the deep layer at the detail of a shallower one.
 
-    One layer without positive evidence empties the map (`is_empty`). Without `target_layers` the last layers of the two
-    deepest resolutions are taken.
+    Sharper than a map of the last layer alone. One layer without positive evidence empties the map (`is_empty`).
+    Without `target_layers` the last layers of the two deepest resolutions are taken.
+
+    Args:
+        fusion: "product" as in the paper, or "mean" or "max", which no single layer can empty.
+
+    Example:
+        >>> from gradcam_kit import RefineCAM
+        >>> from gradcam_kit.demo import collate, draw, load_demo_model
+        >>> cam = RefineCAM(load_demo_model(), ["layer2", "layer4"])
+        >>> found = cam.explain(collate([draw(0)]).images)
+        >>> [tuple(maps.shape) for maps in found.saliency.values()]
+        [(1, 32, 32), (1, 16, 16)]
     """
 
     layer_choice = LayerChoice.RESOLUTIONS
 
-    def __init__(
-        self,
-        model: nn.Module,
-        target_layers: TargetLayers | None = None,
-        *,
-        variant: Variant = "paper",
-        fusion: Fusion = "product",
-        **options: Unpack[LayerOptions],
-    ) -> None:
-        super().__init__(model, target_layers, variant=variant, fusion=fusion, **options)
+    fusion: Fusion = "product"

@@ -7,29 +7,19 @@ from typing import Literal, get_args
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
-from typing_extensions import Unpack
+from torch import Tensor
 
-from gradcam_kit.capture import TargetLayers, in_half_precision, rows_at_once
+from gradcam_kit.capture import in_half_precision, rows_at_once
 from gradcam_kit.errors import OptionError
 from gradcam_kit.functional import normalize, upsample
-from gradcam_kit.methods.arithmetic.channels import Ranking, check_channels, places, ranked_channels, take_channels
-from gradcam_kit.methods.base import BaseCAM, Options
+from gradcam_kit.methods.arithmetic.channels import Ranking, check_channels, ranked_channels, take_channels, where_true
+from gradcam_kit.methods.base import BaseCAM
 from gradcam_kit.options import one_of
 from gradcam_kit.types import Evidence, LayerCapture, Rows
 
 Weighting = Literal["softmax", "probability", "relu"]
 _HALF = (torch.bfloat16, torch.float16)
 _BASELINE = -1  # stands for a channel whose mask is zero everywhere
-
-
-class ScoreOptions(Options, total=False):
-    """The options of Score-CAM and those of all methods, as types of the constructors that hand them on."""
-
-    weighting: Weighting
-    channels: int | float | None
-    ranking: Ranking
-    dtype: torch.dtype | None
 
 
 def channel_scores(
@@ -43,8 +33,8 @@ def channel_scores(
 ) -> tuple[Float[Tensor, "n k *m"], Bool[Tensor, "n k"], Float[Tensor, "n *m"]]:
     """Score the images masked by each channel: s_k = y(x * M_k), M_k = the upsampled channel, min-max normalized.
 
-    Masks are built, applied and scored as many at a time as go through the model in one pass. A constant channel has
-    mask 0, so all constant channels of an image share one score, which is computed once.
+    Masks are built, applied and scored in chunks of one forward pass. A constant channel has mask 0, so all constant
+    channels of an image share one score, which is computed once.
 
     Args:
         layer: gives the images.
@@ -60,8 +50,8 @@ def channel_scores(
     """
     flat = activations.flatten(2)
     constant = flat.amax(2) == flat.amin(2)
-    live, whose = places(~constant, torch.ones_like(constant[:, 0]) if baseline else constant.any(1))
-    rows = torch.cat([live, torch.cat([whose, torch.full_like(whose, _BASELINE)], 1)])
+    live, zeroed = where_true(~constant, torch.ones_like(constant[:, 0]) if baseline else constant.any(1))
+    rows = torch.cat([live, torch.cat([zeroed, torch.full_like(zeroed, _BASELINE)], 1)])
     chunks = rows.split(rows_at_once(batch_size, layer.images[:1].nbytes, layer.images.device))
     passes = [[_score_rows(layer, activations, chunk, rescore, change) for chunk in chunks] for change in changes]
     scores = torch.stack([torch.cat(scores) for scores in passes]).mean(0)
@@ -79,64 +69,68 @@ def _score_rows(
     rescore: Rows,
     change: Callable[[Tensor], Tensor] | None,
 ) -> Float[Tensor, "m *targets"]:
-    whose, channel = rows.unbind(1)
+    """Score sample `rows[:, 0]` masked by its channel `rows[:, 1]`."""
+    sample_index, channel = rows.unbind(1)
     size = layer.images.shape[2:]
-    masks = normalize(upsample(activations[whose, channel.clamp(min=0)], size))
+    masks = normalize(upsample(activations[sample_index, channel.clamp(min=0)], size))
     masks = masks * (channel != _BASELINE).view(-1, *(1 for _ in size))
     masks = masks if change is None else change(masks)
-    images = layer.images[whose].mul_(masks[:, None].to(layer.images.dtype))
-    return rescore(images, whose).to(activations.dtype)
+    images = layer.images[sample_index].mul_(masks[:, None].to(layer.images.dtype))
+    return rescore(images, sample_index).to(activations.dtype)
 
 
 class ScoreCAM(BaseCAM, name="score-cam"):
-    """Channels weighted by the score of the image that they mask; no gradients.
+    """Weight channels by the score of the image that they mask; no gradients.
 
-    The masks multiply the model's normalized input, so what they remove becomes the mean color, not black.
+    For models whose gradients are noisy or vanish. The most expensive of the common methods: a forward pass per
+    channel; `channels` and `dtype` make it several times as fast. The masks multiply the model's normalized input, so
+    what they remove becomes the mean color, not black.
 
     Args:
         weighting: "softmax" (paper): softmax of the scores over the channels. The paper subtracts a baseline score
             first, which cancels in the softmax and is not computed. "probability" (released code): the class's softmax
             probability, constant channels skipped. "relu": ReLU(score - score of the zero input).
-        channels: keep only so many channels of each image (an int), or this share of them (a float in (0, 1]).
+        channels: keep only so many channels of each image (an int), or this share of them (a float in (0, 1]); None =
+            all.
         ranking: which channels are kept: those with the largest standard deviation over space ("std"), with the
             largest mean gradient ("gradient", gScoreCAM: Chen et al., ACCV 2022; one backward pass), or whose mask on
             the layer keeps most of the score to first order ("first-order", no paper; one backward pass).
         dtype: torch.bfloat16 or torch.float16 runs the masked passes under autocast in half precision, for speed; None
-            (default) in that of the model. The unchanged image, what is explained and all arithmetic keep theirs.
+            = the model's own. The unchanged image, what is explained and all arithmetic keep their precision.
+
+    Example:
+        >>> from gradcam_kit import ScoreCAM
+        >>> from gradcam_kit.demo import collate, draw, load_demo_model
+        >>> ScoreCAM(load_demo_model(), "layer4", channels=8)(collate([draw(0)]).images).shape
+        torch.Size([1, 128, 128])
     """
 
-    needs: Evidence = Evidence.RESCORE
+    needs = Evidence.RESCORE
     cost = "F + k R"
 
-    def __init__(
-        self,
-        model: nn.Module,
-        target_layers: TargetLayers | None = None,
-        *,
-        weighting: Weighting = "softmax",
-        channels: int | float | None = None,
-        ranking: Ranking = "std",
-        dtype: torch.dtype | None = None,
-        **options: Unpack[Options],
-    ) -> None:
-        super().__init__(model, target_layers, **options)
-        if dtype is not None and dtype not in _HALF:
-            raise OptionError(f"dtype is {dtype!r}; expected None, {' or '.join(map(str, _HALF))}")
-        self.dtype = dtype
-        self.weighting: Weighting = one_of("weighting", weighting, get_args(Weighting))
-        self.ranking: Ranking = one_of("ranking", ranking, get_args(Ranking))
-        self.channels = check_channels(channels)
-        if channels is not None and ranking != "std":
+    weighting: Weighting = "softmax"
+    channels: int | float | None = None
+    ranking: Ranking = "std"
+    dtype: torch.dtype | None = None
+
+    def check_options(self) -> None:
+        """Refuse values that do not exist; a ranking by gradients needs them."""
+        if self.dtype is not None and self.dtype not in _HALF:
+            raise OptionError(f"dtype is {self.dtype!r}; expected None, {' or '.join(map(str, _HALF))}")
+        one_of("weighting", self.weighting, get_args(Weighting))
+        one_of("ranking", self.ranking, get_args(Ranking))
+        check_channels(self.channels)
+        if self.channels is not None and self.ranking != "std":
             self.needs = Evidence.RESCORE | Evidence.GRADIENTS
 
     def saliencies(self, layer: LayerCapture) -> Float[Tensor, "n *ms"]:
-        """One set of masked passes for all targets; a ranking by gradients picks other channels for each."""
+        """Return the maps of all targets, from one set of masked passes unless channels are ranked by gradients."""
         if Evidence.GRADIENTS in self.needs:
             return super().saliencies(layer)
         return self.saliency(layer)
 
     def saliency(self, layer: LayerCapture) -> Float[Tensor, "n *ms"]:
-        """sum_k w_k A_k over the channels that are kept."""
+        """Return sum_k w_k A_k over the channels that are kept."""
         activations = self.keep(layer)
         scores, constant, zero_input = self.score(layer, activations)
         if self.weighting == "softmax":
@@ -150,22 +144,22 @@ class ScoreCAM(BaseCAM, name="score-cam"):
         return torch.einsum("nk...,nkm->nm...", activations, weights)
 
     def score(self, layer: LayerCapture, activations: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Scores of the channels, which are constant, and the score of the zero input; the mean over `mask_changes`."""
+        """Return the channels' scores, which of them are constant, and the zero input's score; means over changes."""
         baseline, rescore = self.weighting == "relu", self.rows(layer)
         changes = self.mask_changes(layer)
         return channel_scores(layer, activations, self.batch_size, rescore=rescore, baseline=baseline, changes=changes)
 
     def rows(self, layer: LayerCapture) -> Rows:
-        """What scores masked images."""
+        """Return the function that scores masked images."""
         rescore = layer.rescore_probability if self.weighting == "probability" else layer.rescore
         return rescore if self.dtype is None else in_half_precision(rescore, self.dtype)
 
     def mask_changes(self, layer: LayerCapture) -> Sequence[Callable[[Tensor], Tensor] | None]:
-        """What is done to the masks before they are applied, once for each pass over the channels."""
+        """Return what changes the masks before they are applied, one entry for each pass over the channels."""
         return [None]
 
     def keep(self, layer: LayerCapture) -> Float[Tensor, "n r *s"]:
-        """The channels that are scored."""
+        """Return the channels that are scored."""
         if self.channels is None:
             return layer.activations
         return take_channels(layer.activations, ranked_channels(layer, self.channels, self.ranking))

@@ -11,10 +11,20 @@ from gradcam_kit.types import LayerCapture
 
 
 class SegEigenCAM(BaseCAM, name="seg-eigen-cam"):
-    """The first principal component of |G| * A, flipped where its smallest value outweighs its largest."""
+    """Return the first principal component of |G| * A, flipped where its smallest value outweighs its largest.
+
+    Made for segmentation: with `targets=SegmentationTarget(class, mask)` it shows the structure on which the class in a
+    region depends. The absolute gradient does not tell evidence for a class from evidence against it.
+
+    Example:
+        >>> from gradcam_kit import SegEigenCAM
+        >>> from gradcam_kit.demo import collate, draw, load_demo_model
+        >>> SegEigenCAM(load_demo_model(), "layer4")(collate([draw(0)]).images).shape
+        torch.Size([1, 128, 128])
+    """
 
     cost = "F + B + eigenproblem"
 
     def saliency(self, layer: LayerCapture) -> Float[Tensor, "n *s"]:
-        """The component, with a fixed sign."""
+        """Return the component, with a fixed sign."""
         return first_component(gradients_of(layer).abs() * layer.activations)

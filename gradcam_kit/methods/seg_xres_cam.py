@@ -6,12 +6,10 @@ from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
-from typing_extensions import Unpack
 
-from gradcam_kit.capture import TargetLayers
-from gradcam_kit.methods.base import BaseCAM, Options, gradients_of
+from gradcam_kit.methods.base import BaseCAM, gradients_of
 from gradcam_kit.options import one_of, positive_int
 from gradcam_kit.types import LayerCapture
 
@@ -36,26 +34,30 @@ def pool_blocks(gradients: Float[Tensor, "n k *s"], window: int, pool: Pool = "m
 
 
 class SegXResCAM(BaseCAM, name="seg-xres-cam"):
-    """Gradients pooled in blocks, then multiplied with the activations: between HiResCAM and Grad-CAM.
+    """Multiply the activations by gradients pooled in blocks: between HiResCAM and Grad-CAM.
+
+    Made for segmentation with `targets=SegmentationTarget(class, mask)`, where Grad-CAM's one weight per channel
+    spreads evidence over the whole image and HiResCAM is noisy.
 
     Args:
         pool_window: positions per block along each axis; 1 is HiResCAM, all positions with "mean" is Grad-CAM.
         pool: "mean" or "max". The paper's defaults could not be confirmed.
+
+    Example:
+        >>> from gradcam_kit import SegXResCAM
+        >>> from gradcam_kit.demo import collate, draw, load_demo_model
+        >>> SegXResCAM(load_demo_model(), "layer4", pool_window=4, pool="max")(collate([draw(0)]).images).shape
+        torch.Size([1, 128, 128])
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        target_layers: TargetLayers | None = None,
-        *,
-        pool_window: int = 2,
-        pool: Pool = "mean",
-        **options: Unpack[Options],
-    ) -> None:
-        super().__init__(model, target_layers, **options)
-        self.pool_window = positive_int("pool_window", pool_window)
-        self.pool: Pool = one_of("pool", pool, get_args(Pool))
+    pool_window: int = 2
+    pool: Pool = "mean"
+
+    def check_options(self) -> None:
+        """Refuse windows below 1, and pools that do not exist."""
+        self.pool_window = positive_int("pool_window", self.pool_window)
+        one_of("pool", self.pool, get_args(Pool))
 
     def weights(self, layer: LayerCapture) -> Float[Tensor, "n k *s"]:
-        """The pooled gradients."""
+        """Return the pooled gradients."""
         return pool_blocks(gradients_of(layer), self.pool_window, self.pool)

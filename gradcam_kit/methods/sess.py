@@ -9,16 +9,13 @@ from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
-from typing_extensions import Unpack
+from torch import Tensor
 
-from gradcam_kit.capture import TargetLayers
-from gradcam_kit.errors import OptionError
 from gradcam_kit.functional import gaussian_blur, normalize, upsample, weighted_sum, widen
 from gradcam_kit.methods.arithmetic.perturbations import probe_targets
-from gradcam_kit.methods.base import BaseCAM, Options
+from gradcam_kit.methods.base import BaseCAM
 from gradcam_kit.methods.grad_cam import grad_cam_weights
-from gradcam_kit.options import one_of, positive_int
+from gradcam_kit.options import one_of, positive, positive_int
 from gradcam_kit.types import Evidence, LayerCapture
 
 Pool = Literal["mean", "max"]
@@ -27,7 +24,7 @@ _KERNEL, _SIGMA = 11, 5.0
 
 
 def windows(size: Sequence[int], scales: int, growth: float) -> list[Window]:
-    """Windows in the shape of the image that tile it at each scale; the last of each axis is moved inside.
+    """Return windows in the shape of the image that tile it at each scale; the last of each axis is moved inside.
 
     At scale i the windows are 1 / (1 + i * growth) of the image; an image of 224 x 224 has 122 with the defaults.
     """
@@ -49,59 +46,58 @@ def paste_windows(
 
     Args:
         maps: of each window, not negative.
-        where: windows that together cover everything.
+        where: windows that together cover every position.
         size: of the result.
         pool: "mean" or "max".
     """
     total = maps.new_zeros(maps.shape[1], *size)
     covering = total.new_zeros(tuple(size))
     for one, window in zip(maps, where, strict=True):
-        place = total[(slice(None), *window)]
-        pasted = upsample(one, place.shape[1:])
+        covered = total[(slice(None), *window)]
+        pasted = upsample(one, covered.shape[1:])
         if pool == "mean":
-            place += pasted
+            covered += pasted
             covering[window] += 1
         else:
-            torch.maximum(place, pasted, out=place)
+            torch.maximum(covered, pasted, out=covered)
     return total / covering if pool == "mean" else total
 
 
 class SESS(BaseCAM, name="sess"):
-    r"""Grad-CAM of many windows of the image, each enlarged to the size of the image, put together.
+    r"""Put together the Grad-CAM maps of many windows of the image, each enlarged to the size of the image.
 
-    A window's map (ReLU, min-max normalized) counts with the probability of the class in the window, as a share of the
-    largest over all windows. The result has the resolution of the image and is smoothed by a Gaussian of 11 cells with
-    $\sigma = 5$. Other scores than those of classes count from 0. Defaults are those of the released code; its windows
-    are square, here they have the shape of the image, which is what the model takes.
+    For small objects, or several of different sizes, which one pass sees too coarsely. A window's map (ReLU, min-max
+    normalized) counts with the probability of the class in the window, as a share of the largest over all windows. The
+    result has the resolution of the image and is smoothed by a Gaussian of 11 cells with $\sigma = 5$. Targets other
+    than classes count from a score of 0. Defaults are those of the released code; its windows are square, here they
+    have the shape of the image, which is what the model takes.
 
     Args:
-        scales: how many sizes of windows.
-        growth: how much the enlargement grows from scale to scale.
+        scales: how many sizes of windows; the defaults make 122 windows of an image of 224 x 224.
+        growth: how much the enlargement grows from scale to scale, above 0.
         pool: "mean" or "max" of the windows that cover a position.
+
+    Example:
+        >>> from gradcam_kit import SESS
+        >>> from gradcam_kit.demo import collate, draw, load_demo_model
+        >>> SESS(load_demo_model(), "layer4", scales=2, growth=1.0)(collate([draw(0)]).images).shape
+        torch.Size([1, 128, 128])
     """
 
     needs = Evidence.PROBE | Evidence.RESCORE
     cost = "F + windows (2 F + B)"
 
-    def __init__(
-        self,
-        model: nn.Module,
-        target_layers: TargetLayers | None = None,
-        *,
-        scales: int = 12,
-        growth: float = 2 / 7,
-        pool: Pool = "mean",
-        **options: Unpack[Options],
-    ) -> None:
-        super().__init__(model, target_layers, **options)
-        positive_int("scales", scales)
-        if not growth > 0:
-            raise OptionError(f"growth is {growth!r}; expected a positive number")
-        self.scales, self.growth = scales, growth
-        self.pool: Pool = one_of("pool", pool, get_args(Pool))
+    scales: int = 12
+    growth: float = 2 / 7
+    pool: Pool = "mean"
+
+    def check_options(self) -> None:
+        """Refuse less than one scale, windows that do not shrink, and pools that do not exist."""
+        self.scales, self.growth = positive_int("scales", self.scales), positive("growth", self.growth)
+        one_of("pool", self.pool, get_args(Pool))
 
     def saliencies(self, layer: LayerCapture) -> Float[Tensor, "n *mt"]:
-        """All targets from the same windows, as many in one pass as fit into `batch_size`."""
+        """Return the maps of all targets from the same windows, as many in one pass as fit into `batch_size`."""
         images, size = widen(layer.images), layer.images.shape[2:]
         where = windows(size, self.scales, self.growth)
         together = max(1, self.batch_size // len(images))
@@ -122,7 +118,7 @@ class SESS(BaseCAM, name="sess"):
     def _scan(
         self, layer: LayerCapture, copies: list[Float[Tensor, "n c *t"]]
     ) -> tuple[Float[Tensor, "r *s"], Float[Tensor, "copies n *m"]]:
-        """Grad-CAM of each copy, sample and target, all in one axis, and the probabilities."""
+        """Return Grad-CAM of each copy, sample and target, all in one axis, and the probabilities."""
         activations, gradients = probe_targets(layer, copies)
         maps = [weighted_sum(activations.flatten(0, 1), grad_cam_weights(own.flatten(0, 1))) for own in gradients]
         index = torch.arange(activations.shape[1], device=activations.device).repeat(len(copies))
@@ -131,6 +127,7 @@ class SESS(BaseCAM, name="sess"):
 
 
 def _enlarge(images: Float[Tensor, "n c *t"], window: Window) -> Float[Tensor, "n c *t"]:
+    """Resize the part of the images in a window to the size of the images."""
     crop = images[(slice(None), slice(None), *window)]
     enlarged: Tensor = upsample(crop.flatten(0, 1), images.shape[2:]).unflatten(0, crop.shape[:2])
     return enlarged

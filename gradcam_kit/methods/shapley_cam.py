@@ -16,10 +16,10 @@ from gradcam_kit.types import Evidence, LayerCapture
 
 @dataclass(frozen=True, eq=False)
 class LogitPlusLogProbability(ClassTarget):
-    """z_c + log softmax_c: with a logit alone the second derivative vanishes behind piecewise linear layers."""
+    """Score z_c + log softmax_c: with a logit alone the second derivative vanishes behind piecewise linear layers."""
 
     def score(self, logits: Float[Tensor, "n classes"], classes: Int[Tensor, "n m"]) -> Float[Tensor, "n m"]:
-        """z_c + log p_c, in float32."""
+        """Return z_c + log p_c, in float32."""
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         return (logits + logits.log_softmax(1)).gather(1, classes)
 
@@ -27,7 +27,7 @@ class LogitPlusLogProbability(ClassTarget):
 def shapley_cam_weights(
     gradients: Float[Tensor, "n k *s"], curvature: Float[Tensor, "n k *s"]
 ) -> Float[Tensor, "n k *one"]:
-    r"""Second-order Shapley estimate: $w_k = \mathrm{mean}_s (G - \frac{1}{2} H A)_k$, H = d²y / dA².
+    r"""Estimate Shapley values to second order: $w_k = \mathrm{mean}_s (G - \frac{1}{2} H A)_k$, H = d²y / dA².
 
     Args:
         gradients: d score / d activation.
@@ -37,13 +37,23 @@ def shapley_cam_weights(
 
 
 class ShapleyCAM(BaseCAM, name="shapley-cam"):
-    """Grad-CAM corrected by the curvature of the score; equals Grad-CAM where the score is piecewise linear."""
+    """Correct Grad-CAM's weights by the curvature of the score.
+
+    For scores that saturate, such as probabilities; equals Grad-CAM where the score is piecewise linear. Plain class
+    indices are therefore scored by the logit plus the log-probability. The second derivative about doubles the price.
+
+    Example:
+        >>> from gradcam_kit import ShapleyCAM
+        >>> from gradcam_kit.demo import collate, draw, load_demo_model
+        >>> ShapleyCAM(load_demo_model(), "layer4")(collate([draw(0)]).images).shape
+        torch.Size([1, 128, 128])
+    """
 
     needs = Evidence.GRADIENTS | Evidence.CURVATURE
     target_type = LogitPlusLogProbability
     cost = "F + B + Hessian-vector product"
 
     def weights(self, layer: LayerCapture) -> Float[Tensor, "n k *one"]:
-        """Gradient minus half the curvature."""
+        """Return the gradient minus half the curvature, averaged over space."""
         assert layer.curvature is not None
         return shapley_cam_weights(gradients_of(layer), layer.curvature)

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
-from typing_extensions import Unpack
+from torch import Tensor
 
-from gradcam_kit.capture import TargetLayers
 from gradcam_kit.functional import spatial_sum
-from gradcam_kit.methods.arithmetic.perturbations import gaussian_noise, probe_targets
-from gradcam_kit.methods.base import BaseCAM, Options
+from gradcam_kit.methods.arithmetic.perturbations import gaussian_noise, probe_targets, stack_targets
+from gradcam_kit.methods.base import BaseCAM
 from gradcam_kit.options import non_negative, positive_int
 from gradcam_kit.types import Evidence, LayerCapture
 
@@ -18,7 +16,7 @@ from gradcam_kit.types import Evidence, LayerCapture
 def smooth_grad_cam_plus_plus_weights(
     activations: Float[Tensor, "n k *s"], gradients: Float[Tensor, "samples n k *s"]
 ) -> Float[Tensor, "n k *one"]:
-    r"""Grad-CAM++ with averaged powers of the gradients over noisy inputs and the activations of the clean one.
+    r"""Return Grad-CAM++'s weights from mean powers of the gradients at noisy inputs, and the clean activations.
 
     $\alpha = \overline{G^2} / (2\,\overline{G^2} + \sum_s A\,\overline{G^3})$,
     $w_k = \sum_s \alpha\,\mathrm{ReLU}(\overline{G})$; a denominator of exactly 0 counts as 1.
@@ -36,41 +34,36 @@ def smooth_grad_cam_plus_plus_weights(
 
 
 class SmoothGradCAMPlusPlus(BaseCAM, name="smooth-grad-cam++"):
-    """Grad-CAM++ with gradients averaged over noisy copies of the input; same seed, same map.
+    """Compute Grad-CAM++ from gradients averaged over noisy copies of the input; same seed, same map.
+
+    For models whose gradients are noisy. To smooth another method, wrap it: `Smooth(LayerCAM(model))`.
 
     Args:
         samples: noisy copies (torch-cam's default).
-        std: of the Gaussian noise, in units of the normalized input (torch-cam's default).
-        seed: of the noise, of which all images get the same draw.
+        std: of the Gaussian noise, in units of the normalized input (torch-cam's default), at least 0.
+        seed: of the noise; all images get the same draw.
+
+    Example:
+        >>> from gradcam_kit import SmoothGradCAMPlusPlus
+        >>> from gradcam_kit.demo import collate, draw, load_demo_model
+        >>> SmoothGradCAMPlusPlus(load_demo_model(), "layer4", samples=2, std=0.1)(collate([draw(0)]).images).shape
+        torch.Size([1, 128, 128])
     """
 
     needs = Evidence.PROBE
     cost = "F + samples (F + B)"
 
-    def __init__(
-        self,
-        model: nn.Module,
-        target_layers: TargetLayers | None = None,
-        *,
-        samples: int = 4,
-        std: float = 0.3,
-        seed: int = 0,
-        **options: Unpack[Options],
-    ) -> None:
-        super().__init__(model, target_layers, **options)
-        self.samples = positive_int("samples", samples)
-        self.std, self.seed = non_negative("std", std), seed
+    samples: int = 4
+    std: float = 0.3
+    seed: int = 0
+
+    def check_options(self) -> None:
+        """Refuse less than one sample, and noise below 0."""
+        self.samples, self.std = positive_int("samples", self.samples), non_negative("std", self.std)
 
     def saliencies(self, layer: LayerCapture) -> Float[Tensor, "n *ms"]:
-        """All noisy copies in one batch."""
+        """Return the maps from all noisy copies in one batch."""
         noise = self.std * gaussian_noise(self.samples, layer.images, self.seed)
         _, gradients = probe_targets(layer, [layer.images + draw for draw in noise])
-        maps = [
-            torch.einsum(
-                "nk...,nk->n...",
-                layer.activations,
-                smooth_grad_cam_plus_plus_weights(layer.activations, own).flatten(1),
-            )
-            for own in gradients
-        ]
-        return torch.stack(maps, 1) if layer.scores is not None and layer.scores.ndim == 2 else maps[0]
+        weights = [smooth_grad_cam_plus_plus_weights(layer.activations, own).flatten(1) for own in gradients]
+        return stack_targets(layer, [torch.einsum("nk...,nk->n...", layer.activations, own) for own in weights])

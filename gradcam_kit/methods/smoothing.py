@@ -13,12 +13,12 @@ from torch import Tensor
 from gradcam_kit.capture import Inputs, in_fastest_format, read_inputs
 from gradcam_kit.errors import InputError, OptionError, kind_of
 from gradcam_kit.methods.arithmetic.components import first_component
-from gradcam_kit.methods.arithmetic.perturbations import check_std, gaussian_noise
+from gradcam_kit.methods.arithmetic.perturbations import gaussian_noise
 from gradcam_kit.methods.base import BaseCAM
 from gradcam_kit.methods.engine.assembly import assemble, signed_maps
-from gradcam_kit.methods.engine.engine import capture_for
+from gradcam_kit.methods.engine.engine import capture_for, with_images_of
 from gradcam_kit.methods.engine.explanation import Explanation
-from gradcam_kit.options import positive_int
+from gradcam_kit.options import non_negative, positive_int
 from gradcam_kit.types import Images, LayerCapture
 
 
@@ -30,14 +30,14 @@ class View(NamedTuple):
 
 
 def check_cam(wrapper: str, cam: object) -> BaseCAM:
-    """Return the method, or raise InputError for what is none."""
+    """Return the method, or raise InputError for anything else."""
     if not isinstance(cam, BaseCAM):
         raise InputError(f"{wrapper} got {kind_of(cam)}; expected a CAM object such as GradCAM(model)")
     return cam
 
 
 class _Mean:
-    """The mean of a method's saliency over views of the images, all with the targets of the images as they are.
+    """Average a method's saliency over views of the images, all with the targets of the unchanged images.
 
     Args:
         cam: any method.
@@ -47,7 +47,7 @@ class _Mean:
         self.cam = check_cam(type(self).__name__, cam)
 
     def views(self, images: Float[Tensor, "n c *t"]) -> Iterator[View]:
-        """What the mean is taken over."""
+        """Return the views that the mean is taken over."""
         raise NotImplementedError
 
     def __call__(self, images: Images, targets: Any = None, **forward_kwargs: Any) -> Float[Tensor, "n *mt"]:
@@ -56,34 +56,41 @@ class _Mean:
 
     @torch.inference_mode(False)
     def explain(self, images: Images, targets: Any = None, **forward_kwargs: Any) -> Explanation:
-        """Explain a batch: `saliency` and what follows from it are of the mean, `scores` and `output` of the images.
+        """Explain a batch: `saliency` and `heatmaps` belong to the mean, `scores` and `output` to the unchanged images.
 
         As many views run in one pass as fit into the method's `batch_size`. A callable target without `select` gets
         the output of one view at a time.
         """
-        inputs = read_inputs(images, forward_kwargs, self.cam.model)
+        inputs = read_inputs(images, forward_kwargs, self.cam.model, image_input=self.cam.image_input)
         if inputs.n == 0:
             return self.cam.explain(images, targets, **forward_kwargs)
+        inputs = with_images_of(self.cam, inputs, targets)
         return in_fastest_format(self.cam.model, inputs, lambda inputs: self._mean(inputs, targets))
 
     def _mean(self, inputs: Inputs, targets: Any) -> Explanation:
+        """Settle the targets on the unchanged images, and average over the views."""
         with capture_for([self.cam], inputs, targets) as (clean, (layers,)):
             pass
-        shared = clean.target is None or hasattr(clean.target, "select")
+        # A bag has its own images in every view.
+        shared = (clean.target is None or hasattr(clean.target, "select")) and not clean.rows.is_bag
         together = max(1, self.cam.batch_size // inputs.n) if shared else 1
         views = self.views(inputs.images)
-        found = [self._explain(part, inputs, clean.target) for part in iter(lambda: list(islice(views, together)), [])]
+        select = not clean.rows.is_bag
+        found = [
+            self._explain(part, inputs, clean.target, select)
+            for part in iter(lambda: list(islice(views, together)), [])
+        ]
         saliency = {name: torch.cat([maps[name] for maps, _ in found]).mean(0) for name in found[0][0]}
         importance = [torch.cat(shares).mean(0) for shares in zip(*(shares for _, shares in found), strict=True)]
         return assemble(self.cam, clean, layers, saliency, importance)
 
     def _explain(
-        self, views: list[View], inputs: Inputs, target: Any
+        self, views: list[View], inputs: Inputs, target: Any, select: bool
     ) -> tuple[dict[str, Float[Tensor, "views n *ms"]], list[Float[Tensor, "views n *m"]]]:
-        """Maps and importance of the layers in some views, from one pass."""
+        """Return maps and importance of the layers in some views, from one pass."""
         index = torch.arange(inputs.n, device=inputs.images.device).repeat(len(views))
         changed = inputs.with_images(torch.cat([view.images for view in views]), index)
-        if hasattr(target, "select"):
+        if select and hasattr(target, "select"):
             target = target.select(index)
         with capture_for([self.cam], changed, target, settled=True) as (captured, (layers,)):
             maps, importance = signed_maps(self.cam, captured, layers)
@@ -93,40 +100,54 @@ class _Mean:
 
 
 def _turn_back(maps: Float[Tensor, "views n *ms"], views: list[View]) -> Float[Tensor, "views n *ms"]:
+    """Mirror the maps of mirrored views."""
     return torch.stack([one.flip(-1) if view.flipped else one for one, view in zip(maps, views, strict=True)])
 
 
 class Smooth(_Mean):
-    """The mean of a method's saliency over noisy images; no paper, after SmoothGrad (Smilkov et al. 2017).
+    """Average a method's saliency over noisy images; no paper, after SmoothGrad (Smilkov et al. 2017).
+
+    Removes the speckle of gradients at early layers. It blurs too: with a large `std` the map explains the noise.
 
     Args:
         cam: any method.
         samples: noisy copies of each image; they multiply the method's price.
-        std: of the Gaussian noise, in units of the normalized images.
-        seed: of the noise, of which all images get the same draws.
+        std: of the Gaussian noise, in units of the normalized images, at least 0.
+        seed: of the noise; all images get the same draws.
+
+    Example:
+        >>> from gradcam_kit import LayerCAM, Smooth
+        >>> from gradcam_kit.demo import collate, draw, load_demo_model
+        >>> Smooth(LayerCAM(load_demo_model(), "layer1"), samples=4)(collate([draw(0)]).images).shape
+        torch.Size([1, 128, 128])
     """
 
     def __init__(self, cam: BaseCAM, *, samples: int = 16, std: float = 0.3, seed: int = 0) -> None:
         super().__init__(cam)
-        positive_int("samples", samples)
-        check_std(std)
-        self.samples, self.std, self.seed = samples, std, seed
+        self.samples, self.std, self.seed = positive_int("samples", samples), non_negative("std", std), seed
 
     def views(self, images: Float[Tensor, "n c *t"]) -> Iterator[View]:
-        """The images with noise."""
+        """Yield the images with noise."""
         for noise in gaussian_noise(self.samples, images, self.seed):
             yield View(images + self.std * noise)
 
 
 class TestTime(_Mean):
-    """The mean of a method's saliency over the images and their mirror images, each in several brightnesses; no paper.
+    """Average a method's saliency over the images and their mirror images, each in several brightnesses; no paper.
 
-    The mirror turns the last axis (left and right, or the time of a signal), and its maps are turned back. A target
-    that names places in the picture (a mask, a box) does not turn with it: use `Smooth` there.
+    Removes what depends on the side or the light. The mirror turns the last axis (left and right, or the time of a
+    signal), and its maps are turned back. A target that names places in the image (a mask, a box) does not turn with
+    it: use `Smooth` there.
 
     Args:
         cam: any method.
         brightness: factors of the normalized images; with the mirror, two passes each.
+
+    Example:
+        >>> from gradcam_kit import GradCAM, TestTime
+        >>> from gradcam_kit.demo import collate, draw, load_demo_model
+        >>> TestTime(GradCAM(load_demo_model(), "layer4"), brightness=[0.9, 1.1])(collate([draw(0)]).images).shape
+        torch.Size([1, 128, 128])
     """
 
     __test__ = False  # not a test case
@@ -138,20 +159,27 @@ class TestTime(_Mean):
         self.brightness = tuple(brightness)
 
     def views(self, images: Float[Tensor, "n c *t"]) -> Iterator[View]:
-        """The images and their mirror images."""
+        """Yield the images and their mirror images."""
         for factor in self.brightness:
             yield View(factor * images)
             yield View(factor * images.flip(-1), flipped=True)
 
 
 class EigenSmooth(BaseCAM):
-    """The first principal component of a method's weighted maps w_k A_k instead of their sum; no paper.
+    """Replace the sum of a method's weighted maps w_k A_k by their first principal component; no paper.
 
-    It is a method itself: it shares passes with others, and `Smooth` and `TestTime` take it.
+    Smoother maps for the price of an eigenproblem. It is a method itself: it shares passes with others, and `Smooth`
+    and `TestTime` take it.
 
     Args:
         cam: a method that sums the channels with weights (Grad-CAM, XGrad-CAM, ...).
         center: subtract each weighted map's mean first (pytorch-grad-cam does).
+
+    Example:
+        >>> from gradcam_kit import EigenSmooth, GradCAM
+        >>> from gradcam_kit.demo import collate, draw, load_demo_model
+        >>> EigenSmooth(GradCAM(load_demo_model(), "layer4"))(collate([draw(0)]).images).shape
+        torch.Size([1, 128, 128])
     """
 
     def __init__(self, cam: BaseCAM, *, center: bool = False) -> None:
@@ -162,34 +190,37 @@ class EigenSmooth(BaseCAM):
                 "`weights`, such as GradCAM"
             )
         super().__init__(
-            cam.model, reshape=cam.reshape, fusion=cam.fusion, normalize=cam.normalize, batch_size=cam.batch_size
+            cam.model,
+            cam.target_layers,
+            reshape=cam.reshape,
+            image_input=cam.image_input,
+            fusion=cam.fusion,
+            normalize=cam.normalize,
+            batch_size=cam.batch_size,
+            keep_modes=cam.keep_modes,
         )
         self.cam, self.center = cam, center
-        self.target_layers, self.chosen_layers, self.layer_choice = (
-            cam.target_layers,
-            cam.chosen_layers,
-            cam.layer_choice,
-        )
+        self.chosen_layers, self.layer_choice = cam.chosen_layers, cam.layer_choice
         self.needs, self.target_type, self.class_agnostic = cam.needs, cam.target_type, cam.class_agnostic
 
     def weights(self, layer: LayerCapture) -> Float[Tensor, "n k *w"]:
-        """The method's."""
+        """Return the weights of the wrapped method."""
         return self.cam.weights(layer)
 
     def saliency(self, layer: LayerCapture) -> Float[Tensor, "n *s"]:
-        """The component, with a fixed sign."""
+        """Return the component, with a fixed sign."""
         return first_component(self.weights(layer) * layer.activations, self.center)
 
-    def importance(self, layer: LayerCapture) -> Float[Tensor, "n *m"] | None:
-        """The method's."""
-        return self.cam.importance(layer)
+    def layer_importance(self, layer: LayerCapture) -> Float[Tensor, "n *m"] | None:
+        """Return the importance that the wrapped method gives the layer."""
+        return self.cam.layer_importance(layer)
 
     def scale(self, heatmaps: Float[Tensor, "r *s"], depth: int, layers: int) -> Float[Tensor, "r *s"]:
-        """The method's."""
+        """Scale as the wrapped method does."""
         return self.cam.scale(heatmaps, depth, layers)
 
     def fuse(
         self, heatmaps: list[Float[Tensor, "r *t"]], importance: list[Float[Tensor, " r"]]
     ) -> Float[Tensor, "r *t"]:
-        """The method's."""
+        """Fuse as the wrapped method does."""
         return self.cam.fuse(heatmaps, importance)

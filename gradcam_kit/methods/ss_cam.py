@@ -6,55 +6,54 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
-from torch import Tensor, nn
-from typing_extensions import Unpack
+from torch import Tensor
 
-from gradcam_kit.capture import TargetLayers
 from gradcam_kit.functional import widen
-from gradcam_kit.methods.arithmetic.perturbations import check_std, gaussian_noise
-from gradcam_kit.methods.score_cam import ScoreCAM, ScoreOptions
-from gradcam_kit.options import positive_int
+from gradcam_kit.methods.arithmetic.perturbations import gaussian_noise
+from gradcam_kit.methods.score_cam import ScoreCAM
+from gradcam_kit.options import non_negative, positive_int
 from gradcam_kit.types import LayerCapture
 
 
 class SSCAM(ScoreCAM, name="ss-cam"):
-    r"""Score-CAM with scores averaged over noisy masks: $s_k = \mathrm{mean}_i\, y(x \odot (M_k + \epsilon_i))$.
+    r"""Average Score-CAM's scores over noisy masks: $s_k = \mathrm{mean}_i\, y(x \odot (M_k + \epsilon_i))$.
 
-    The noise is added to the normalized masks, also to the empty mask of a constant channel. The samples multiply the
-    price of Score-CAM; `std` is large for masks in [0, 1]. Both defaults are torch-cam's.
+    Smoother than Score-CAM, and seldom worth its price: `samples` multiplies the passes. The options of Score-CAM
+    apply too, `channels` above all. The noise is added to the normalized masks, also to the empty mask of a constant
+    channel. `std` is large for masks in [0, 1]; both defaults are torch-cam's.
 
     Args:
-        samples: draws of noise. All channels and images get the same ones.
-        std: of the Gaussian noise, in units of the masks.
+        samples: draws of noise; all channels and images get the same ones.
+        std: of the Gaussian noise, in units of the masks, at least 0.
         seed: of the noise.
+
+    Example:
+        >>> from gradcam_kit import SSCAM
+        >>> from gradcam_kit.demo import collate, draw, load_demo_model
+        >>> SSCAM(load_demo_model(), "layer4", samples=2, std=0.5, channels=4)(collate([draw(0)]).images).shape
+        torch.Size([1, 128, 128])
     """
 
     cost = "F + samples k R"
 
-    def __init__(
-        self,
-        model: nn.Module,
-        target_layers: TargetLayers | None = None,
-        *,
-        samples: int = 35,
-        std: float = 2.0,
-        seed: int = 0,
-        **options: Unpack[ScoreOptions],
-    ) -> None:
-        super().__init__(model, target_layers, **options)
-        positive_int("samples", samples)
-        check_std(std)
-        self.samples, self.std, self.seed = samples, std, seed
+    samples: int = 35
+    std: float = 2.0
+    seed: int = 0
+
+    def check_options(self) -> None:
+        """Refuse less than one sample, and noise below 0."""
+        super().check_options()
+        self.samples, self.std = positive_int("samples", self.samples), non_negative("std", self.std)
 
     def mask_changes(self, layer: LayerCapture) -> Sequence[Callable[[Tensor], Tensor]]:
-        """One draw of noise for each pass."""
+        """Return one draw of noise for each pass."""
         noise = self.std * gaussian_noise(self.samples, widen(layer.images[:, :1]), self.seed)[:, 0]
         return [partial(torch.add, draw) for draw in noise]
 
     def score(self, layer: LayerCapture, activations: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """As for Score-CAM, whose zero input gets no noise."""
+        """Score the channels as Score-CAM does; the zero input gets no noise."""
         scores, constant, zero_input = super().score(layer, activations)
         if self.weighting == "relu":
-            everyone = torch.arange(len(activations), device=activations.device)
-            zero_input = self.rows(layer)(torch.zeros_like(layer.images), everyone)
+            sample_index = torch.arange(len(activations), device=activations.device)
+            zero_input = self.rows(layer)(torch.zeros_like(layer.images), sample_index)
         return scores, constant, zero_input

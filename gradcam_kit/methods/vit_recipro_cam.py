@@ -4,47 +4,50 @@ from __future__ import annotations
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
-from typing_extensions import Unpack
+from torch import Tensor
 
-from gradcam_kit.capture import TargetLayers
 from gradcam_kit.errors import CaptureError
-from gradcam_kit.methods.base import BaseCAM, Options
+from gradcam_kit.methods.base import BaseCAM
 from gradcam_kit.methods.recipro_cam import by_position, check_window, lift, window_weights
 from gradcam_kit.types import Evidence, LayerCapture, LayerChoice
 
 
 class ViTReciproCAM(BaseCAM, name="vit-recipro-cam"):
-    r"""Each patch token by the score that it gives alone in the last block, prefix tokens always kept: $S - \min S$.
+    r"""Score each patch token alone in the last block, prefix tokens always kept: $S - \min S$.
 
-    The tokens are masked both on the residual branch and behind the block's input normalization, which would turn a
-    zeroed token into its bias. Without `target_layers` the input normalization of the last block is taken. That the map
-    is lifted by its minimum is as in Recipro-CAM and could not be confirmed against this paper.
+    Recipro-CAM for vision transformers: no gradients, one pass of the last block per patch. The tokens are masked both
+    on the residual branch and behind the block's input normalization, which would turn a zeroed token into its bias.
+    Without `target_layers` the input normalization of the last block is taken. The map is lifted by its minimum as in
+    Recipro-CAM; this could not be confirmed against the paper.
 
     Args:
         window: patches kept along each axis: 3 with Gaussian weights, or 1.
+
+    Example:
+        >>> import torch
+        >>> from torchvision.models import VisionTransformer
+        >>> from gradcam_kit import ViTReciproCAM
+        >>> model = VisionTransformer(32, 8, num_layers=2, num_heads=2, hidden_dim=16, mlp_dim=32, num_classes=3)
+        >>> _ = torch.nn.init.normal_(model.heads.head.weight)  # torchvision starts it at zero
+        >>> ViTReciproCAM(model, window=1)(torch.rand(2, 3, 32, 32), targets=1).shape
+        torch.Size([2, 32, 32])
     """
 
     needs = Evidence.REPLAY
     layer_choice = LayerChoice.BLOCK
     cost = "F + Z S"
 
-    def __init__(
-        self,
-        model: nn.Module,
-        target_layers: TargetLayers | None = None,
-        *,
-        window: int = 3,
-        **options: Unpack[Options],
-    ) -> None:
-        super().__init__(model, target_layers, **options)
-        self.window = check_window(window)
+    window: int = 3
+
+    def check_options(self) -> None:
+        """Refuse windows other than 1 and 3."""
+        check_window(self.window)
 
     def saliencies(self, layer: LayerCapture) -> Float[Tensor, "n *ms"]:
-        """Scores of all patches, with the smallest of each map subtracted.
+        """Return the scores of all patches, with the smallest of each map subtracted.
 
         Raises:
-            CaptureError: the layer is no input normalization of a block.
+            CaptureError: the layer is not the input normalization of a block.
         """
         if layer.residual is None:
             raise CaptureError(
@@ -57,7 +60,8 @@ class ViTReciproCAM(BaseCAM, name="vit-recipro-cam"):
         return lift(by_position(scores, len(layer.activations)), layer.activations.shape[2:])
 
     def _keep(self, layer: LayerCapture, weights: Tensor, rows: Tensor) -> Float[Tensor, "m *targets"]:
+        """Score patch `row % Z` of sample `row // Z` alone."""
         assert layer.residual is not None
-        whose, kept = rows // len(weights), rows % len(weights)
+        sample_index, kept = rows // len(weights), rows % len(weights)
         mask = weights[kept].view(len(rows), 1, *layer.activations.shape[2:])
-        return layer.replay(layer.activations[whose] * mask, whose, layer.residual[whose] * mask)
+        return layer.replay(layer.activations[sample_index] * mask, sample_index, layer.residual[sample_index] * mask)

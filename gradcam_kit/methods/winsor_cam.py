@@ -6,13 +6,11 @@ from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
-from typing_extensions import Unpack
+from torch import Tensor
 
-from gradcam_kit.capture import TargetLayers
 from gradcam_kit.errors import OptionError
 from gradcam_kit.functional import fuse
-from gradcam_kit.methods.base import BaseCAM, Options, gradients_of
+from gradcam_kit.methods.base import BaseCAM, gradients_of
 from gradcam_kit.methods.grad_cam import grad_cam_weights
 from gradcam_kit.options import one_of
 from gradcam_kit.types import LayerCapture, LayerChoice
@@ -36,51 +34,54 @@ def winsorize(importance: Float[Tensor, "r layers"], percentile: float) -> Float
 
 
 class WinsorCAM(BaseCAM, name="winsor-cam"):
-    """Grad-CAM of all convolutional layers, weighted by each layer's importance with outliers capped.
+    """Weight the Grad-CAM maps of all convolutions by each layer's importance, with outliers capped.
 
-    The paper sums the weighted maps, which is the fusion "mean"; "max" and "product" combine them otherwise.
+    Shows what the whole network used, without a choice of layers; `percentile` moves the map from detail to meaning.
+    Shallow layers bring noise into it. The paper sums the weighted maps, which is the fusion "mean"; "max" and
+    "product" combine them otherwise.
 
     Args:
         percentile: where the positive importances are capped, in [0, 100].
         importance: of a layer, from its Grad-CAM weights: their "mean", "max" or "l2" norm, clipped at 0.
+
+    Example:
+        >>> from gradcam_kit import WinsorCAM
+        >>> from gradcam_kit.demo import collate, draw, load_demo_model
+        >>> found = WinsorCAM(load_demo_model(), percentile=80.0).explain(collate([draw(0)]).images)
+        >>> found.layers[0], len(found.layers)
+        ('conv1', 13)
     """
 
     layer_choice = LayerChoice.CONVOLUTIONS
     cost = "F + B to the first convolution"
 
-    def __init__(
-        self,
-        model: nn.Module,
-        target_layers: TargetLayers | None = None,
-        *,
-        percentile: float = 100.0,
-        importance: Importance = "mean",
-        **options: Unpack[Options],
-    ) -> None:
-        super().__init__(model, target_layers, **options)
-        if not 0 <= percentile <= 100:
-            raise OptionError(f"percentile is {percentile!r}; expected a number from 0 to 100")
-        self.percentile = percentile
-        self.kind: Importance = one_of("importance", importance, get_args(Importance))
+    percentile: float = 100.0
+    importance: Importance = "mean"
+
+    def check_options(self) -> None:
+        """Refuse percentiles outside of [0, 100], and importances that do not exist."""
+        if not 0 <= self.percentile <= 100:
+            raise OptionError(f"percentile is {self.percentile!r}; expected a number from 0 to 100")
+        one_of("importance", self.importance, get_args(Importance))
 
     def weights(self, layer: LayerCapture) -> Float[Tensor, "n k *one"]:
-        """Grad-CAM's."""
+        """Return Grad-CAM's weights."""
         return grad_cam_weights(gradients_of(layer))
 
-    def importance(self, layer: LayerCapture) -> Float[Tensor, "n *m"]:
-        """Mean, maximum or L2 norm of the layer's weights, clipped at 0."""
+    def layer_importance(self, layer: LayerCapture) -> Float[Tensor, "n *m"]:
+        """Return the mean, maximum or L2 norm of the layer's weights, clipped at 0."""
         gradients = gradients_of(layer)
         leading = gradients.ndim - layer.activations.ndim + 1
         flat = grad_cam_weights(gradients.flatten(0, leading - 1)).flatten(1)
         weights: Tensor = flat.unflatten(0, gradients.shape[:leading])
-        if self.kind == "mean":
+        if self.importance == "mean":
             return weights.mean(-1).clamp(min=0)
-        return weights.amax(-1).clamp(min=0) if self.kind == "max" else weights.norm(dim=-1)
+        return weights.amax(-1).clamp(min=0) if self.importance == "max" else weights.norm(dim=-1)
 
     def fuse(
         self, heatmaps: list[Float[Tensor, "r *t"]], importance: list[Float[Tensor, " r"]]
     ) -> Float[Tensor, "r *t"]:
-        """The maps times their winsorized importance, combined: for "mean" their sum."""
+        """Combine the maps times their winsorized importance; for "mean" sum them."""
         shares = winsorize(torch.stack(importance, 1), self.percentile)
         if self.fusion == "mean":
             return torch.einsum("lr...,rl->r...", torch.stack(heatmaps), shares)

@@ -27,8 +27,18 @@ def xgrad_cam_weights(
 
 
 class XGradCAM(BaseCAM, name="xgrad-cam"):
-    """Channels weighted by their activation-weighted mean gradient."""
+    """Weight channels by their mean gradient, where strong activations count more.
+
+    Behind a ReLU the map sums to what the layer contributes to the score, as HiResCAM's does, but with the smoothness
+    of one weight per channel. At layers with negative activations the weights may grow large; take GradCAM there.
+
+    Example:
+        >>> from gradcam_kit import XGradCAM
+        >>> from gradcam_kit.demo import collate, draw, load_demo_model
+        >>> XGradCAM(load_demo_model(), "layer4")(collate([draw(0)]).images, targets=2).shape
+        torch.Size([1, 128, 128])
+    """
 
     def weights(self, layer: LayerCapture) -> Float[Tensor, "n k *one"]:
-        """Axiom-based weights of the paper."""
+        """Return the axiom-based weights of the paper."""
         return xgrad_cam_weights(layer.activations, gradients_of(layer))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import importlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +15,9 @@ from torch import nn
 
 from gradcam_kit.errors import GradCamKitError, InputError, OptionError, UnknownNameError, did_you_mean, kind_of
 from gradcam_kit.models.checkpoints import load_checkpoint
+from gradcam_kit.models.copying import copied
 from gradcam_kit.models.zoo import Parts, Wishes, first_line, hugging_face_model, timm_model, torchvision_model
+from gradcam_kit.targets.names import carried_names, read_class_names
 from gradcam_kit.transforms import IMAGENET, CallableTransform, PictureTransform, Transform, as_transform
 
 _named: set[str] = set()
@@ -31,10 +32,12 @@ class LoadedModel(Parts):
 
     Attributes:
         spec: what it was made from.
+        names_assumed: the class names are those of ImageNet, because the model has as many outputs.
         left_out: of a checkpoint, what was not used, a line for each kind.
     """
 
     spec: str
+    names_assumed: bool = False
     left_out: tuple[str, ...] = ()
 
     @property
@@ -45,6 +48,10 @@ class LoadedModel(Parts):
             notes.append(f"{self.spec} has random weights: its heatmaps mean nothing (see --weights, --checkpoint)")
         if isinstance(self.transform, CallableTransform) and not self.transform.knows_box:
             notes.append("it is unknown what this transform crops: overlays show heatmaps on the whole picture")
+        if isinstance(self.transform, CallableTransform) and (steps := self.transform.random_steps):
+            notes.append(f"the transform draws at random ({', '.join(steps)}): the same command gives other numbers")
+        if self.names_assumed:
+            notes.append("the class names are those of ImageNet, as the model has 1000 outputs (see --class-names)")
         if self.class_names is None:
             notes.append("class names are unknown: targets are shown as numbers (see --class-names)")
         return tuple(notes)
@@ -58,7 +65,7 @@ def load_model(
     image_size: int | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
-    class_names: Sequence[str] | None = None,
+    class_names: Any = None,
 ) -> LoadedModel:
     """Make the model of a specification; the same call makes the same model, also when its weights are random.
 
@@ -69,7 +76,8 @@ def load_model(
         image_size: side of the model's square input, in pixels.
         mean: overrides the transform's mean, per channel in units of [0, 1].
         std: overrides the transform's standard deviation, likewise.
-        class_names: overrides the model's; their number is that of the classes where a model is built by name.
+        class_names: overrides the model's, see `read_class_names`; their number is the number of classes where a model
+            is built by name.
 
     Raises:
         UnknownNameError: no such kind of specification, model, weights or factory.
@@ -79,6 +87,7 @@ def load_model(
     """
     if checkpoint is not None and weights is not None:
         raise OptionError(f"both weights {weights!r} and checkpoint {str(checkpoint)!r} are given; choose one")
+    class_names = None if class_names is None else read_class_names(class_names)
     kind, _, name = spec.partition(":")
     if kind in _LOADERS and bool(name) == (kind != "demo"):
         load = _LOADERS[kind]
@@ -91,12 +100,13 @@ def load_model(
     wishes = Wishes(weights, image_size, {} if class_names is None else {"num_classes": len(class_names)})
     with _seeded():
         parts = load(name, wishes)
-    loaded = LoadedModel(**vars(parts), spec=spec)
+    assumed = kind in ("torchvision", "timm") and weights is None and class_names is None
+    loaded = LoadedModel(**vars(parts), spec=spec, names_assumed=assumed and parts.class_names is not None)
     if checkpoint is not None:
         left_out = load_checkpoint(loaded.model, Path(checkpoint))
         loaded = replace(loaded, weights=f"checkpoint {Path(checkpoint).name}", left_out=left_out)
     if class_names is not None:
-        loaded = replace(loaded, class_names=tuple(class_names))
+        loaded = replace(loaded, class_names=class_names)
     loaded.model.eval()
     if image_size is None and mean is None and std is None:
         return loaded
@@ -104,17 +114,17 @@ def load_model(
     return replace(loaded, transform=transform, transform_source=f"{loaded.transform_source}, changed by options")
 
 
-def from_module(model: nn.Module, transform: Any = None, class_names: Sequence[str] | None = None) -> LoadedModel:
+def from_module(model: nn.Module, transform: Any = None, class_names: Any = None) -> LoadedModel:
     """A copy of a module in eval mode, with the transform and class names that are given or that it carries.
 
     Raises:
         GradCamKitError: they are not understood.
     """
-    parts = _from_module(copy.deepcopy(model), "the transform that the model carries", "its own")
+    parts = _from_module(copied(model), "the transform that the model carries", "its own")
     if transform is not None:
         parts = replace(parts, transform=as_transform(transform), transform_source="the given transform")
     if class_names is not None:
-        parts = replace(parts, class_names=tuple(map(str, class_names)))
+        parts = replace(parts, class_names=read_class_names(class_names))
     parts.model.eval()
     return LoadedModel(**vars(parts), spec=type(model).__name__)
 
@@ -126,11 +136,8 @@ def _changed(
         raise OptionError("the model brings a transform that is a callable, so image size, mean and std cannot be set")
     if image_size is not None:
         transform = transform.with_size(image_size)
-    if mean is not None:
-        transform = replace(transform, mean=tuple(map(float, mean)))
-    if std is not None:
-        transform = replace(transform, std=tuple(map(float, std)))
-    return transform
+    mean = transform.mean if mean is None else tuple(map(float, mean))
+    return replace(transform, mean=mean, std=transform.std if std is None else tuple(map(float, std)))
 
 
 def _demo(_: str, wishes: Wishes) -> Parts:
@@ -213,12 +220,12 @@ def _exited(error: SystemExit) -> str:
 
 def _from_module(model: nn.Module, source: str, weights: str) -> Parts:
     """A module that may carry `transform` and `class_names`."""
-    transform, names = getattr(model, "transform", None), getattr(model, "class_names", None)
+    transform, names = getattr(model, "transform", None), carried_names(model)
     return Parts(
         model=model,
         transform=IMAGENET if transform is None else as_transform(transform),
         transform_source="ImageNet defaults (the model carries no transform)" if transform is None else source,
-        class_names=None if names is None else tuple(map(str, names)),
+        class_names=names,
         weights=weights,
     )
 

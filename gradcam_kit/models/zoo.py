@@ -25,6 +25,8 @@ from gradcam_kit.transforms import (
     from_torchvision,
 )
 
+_IMAGENET_CLASSES = 1000
+
 
 @dataclass(frozen=True)
 class Parts:
@@ -65,7 +67,8 @@ def torchvision_model(name: str, wishes: Wishes) -> Parts:
     if name not in known:
         raise UnknownNameError(f"torchvision has no picture classifier {name!r}{did_you_mean(name, known)}")
     if wishes.weights is None:
-        return Parts(models.get_model(name, **wishes.classes), IMAGENET, "ImageNet defaults", None, "random")
+        model = models.get_model(name, **wishes.classes)
+        return Parts(model, IMAGENET, "ImageNet defaults", None if wishes.classes else _imagenet_names(name), "random")
     available = models.get_model_weights(name)
     wanted = wishes.weights.rpartition(".")[2]
     if wanted not in available.__members__:
@@ -76,6 +79,17 @@ def torchvision_model(name: str, wishes: Wishes) -> Parts:
         model = models.get_model(name, weights=entry)
     transform = from_torchvision(entry.transforms())
     return Parts(model, transform, f"the preset of {entry}", tuple(entry.meta["categories"]), entry.name)
+
+
+def _imagenet_names(name: str) -> tuple[str, ...] | None:
+    """The categories of a classifier's weights, which its 1000 outputs are made for; None of other classifiers."""
+    from torchvision import models
+
+    for entry in models.get_model_weights(name):
+        categories = entry.meta.get("categories", ())
+        if len(categories) == _IMAGENET_CLASSES:
+            return tuple(categories)
+    return None
 
 
 def timm_model(name: str, wishes: Wishes) -> Parts:
@@ -102,7 +116,7 @@ def timm_model(name: str, wishes: Wishes) -> Parts:
     config = timm.data.resolve_model_data_config(model)
     transform = from_timm(config) or CallableTransform(timm.data.create_transform(**config, is_training=False))
     names = None
-    if pretrained and (subset := timm.data.infer_imagenet_subset(model)):
+    if subset := timm.data.infer_imagenet_subset(model):  # of as many classes, with weights or without
         names = tuple(timm.data.ImageNetInfo(subset).label_descriptions())
     return Parts(model, transform, f"timm's data config of {name}", names, name if pretrained else "random")
 
@@ -147,7 +161,7 @@ def _verified(transform: PictureTransform | None, processor: _Processor) -> Tran
     ramps = np.stack([x, y, 255 - x], axis=2)  # channels that differ show when a processor swaps them
     expected = processor(ramps)
     if transform is not None and transform(ramps).shape == expected.shape:
-        levels = (transform(ramps) - expected).abs() * torch.tensor(transform.std).view(3, 1, 1) * 255
+        levels = (transform(ramps) - expected).abs() * torch.tensor(transform.std).view(-1, 1, 1) * 255
         if levels.max() <= 4:
             return transform
     return CallableTransform(processor)

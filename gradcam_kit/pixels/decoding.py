@@ -10,13 +10,24 @@ from os import PathLike
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageFile, ImageOps, TiffImagePlugin, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
-from gradcam_kit.errors import PictureError
+from gradcam_kit.errors import PictureError, raise_interruption
 from gradcam_kit.pixels.opencv import cv2
-from gradcam_kit.pixels.pictures import RGB, no_white, rgb_picture, with_white
+from gradcam_kit.pixels.pictures import PHOTOMETRIC, RGB, no_white, rgb_picture, sixteen_bits, with_white
 
 _LARGEST_UNKNOWN = 2**28  # bytes of a file that PIL does not know and OpenCV may
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What turns a picture of each EXIF orientation upright."""
+_TWELVE_BITS = 15  # the largest high byte of 12-bit values in 16 bits
 
 
 def read_picture(path: str | PathLike[str]) -> RGB:
@@ -31,6 +42,7 @@ def read_picture(path: str | PathLike[str]) -> RGB:
         with open(path, "rb") as file:
             return decode_picture(file)
     except OSError as error:
+        raise_interruption(error)
         raise PictureError(f"cannot read the picture {str(path)!r}: {error.strerror or error}") from error
     except PictureError as error:
         raise PictureError(f"cannot read the picture {str(path)!r}: {error}") from error
@@ -52,14 +64,57 @@ def decode_picture(file: Any, admit: Callable[[int], object] | None = None) -> R
                 raise PictureError("PostScript is a program, and is not run")
             if admit is not None:
                 admit(image.width * image.height)
-            ImageOps.exif_transpose(image, in_place=True)
+            turn_upright(image)
             return rgb_picture(image)
     except UnidentifiedImageError:
         return _decoded_by_opencv(file, admit)
     except PictureError:
         raise
     except Exception as error:  # decoders of damaged files raise anything
+        raise_interruption(error)
         raise PictureError(f"{type(error).__name__}: {error}") from error
+
+
+def turn_upright(image: Image.Image) -> None:
+    """Turn an open picture as its EXIF orientation says, in place.
+
+    The orientation is only read: `ImageOps.exif_transpose` writes all EXIF again, which fails for tags of other types
+    than the standard has. EXIF that cannot be read says nothing about the orientation.
+    """
+    image.load()
+    with suppress(Exception):  # damaged EXIF raises anything
+        turn = _TURNS.get(_whole(image.getexif().get(ExifTags.Base.Orientation)))
+        if turn is not None:
+            image.im = image.im.transpose(turn)
+            image._size = image.im.size
+
+
+def _whole(value: Any) -> int:
+    """A number of EXIF, whatever type of tag it was written with; 0 if it is none."""
+    if isinstance(value, tuple | list) and len(value) == 1:
+        [value] = value
+    if isinstance(value, bytes):
+        value = value.strip(b"\0 ").decode("latin-1")
+    try:
+        number = float(value)
+    except (TypeError, ValueError, ZeroDivisionError):
+        return 0
+    return int(number) if number in _TURNS else 0
+
+
+def looks_like_twelve_bits(file: Any) -> bool:
+    """Whether a 16-bit picture holds no value above 4095, as if 12-bit values were stored as they are."""
+    try:
+        with Image.open(file) as image:
+            if not sixteen_bits(image):
+                return False
+            levels = rgb_picture(image)
+            tags = getattr(image, "tag_v2", {})
+    except Exception:  # what is wrong with a picture is said when it is decoded
+        return False
+    if tags.get(PHOTOMETRIC) == 0:
+        levels = 255 - levels
+    return bool(0 < levels.max() <= _TWELVE_BITS)
 
 
 def _decoded_by_opencv(file: Any, admit: Callable[[int], object] | None) -> RGB:
@@ -69,6 +124,7 @@ def _decoded_by_opencv(file: Any, admit: Callable[[int], object] | None) -> RGB:
         raise PictureError("the file is empty")
     file.seek(0)
     is_tiff = file.read(2) in (b"II", b"MM")
+    white_is_zero = is_tiff and _tags(file).get(PHOTOMETRIC) == 0
     pixels, most = None, 2 * (Image.MAX_IMAGE_PIXELS or _LARGEST_UNKNOWN)
     if (claimed := _claimed_pixels(file)) > most:
         raise PictureError(f"it claims to have {claimed} pixels, and more than {most} are not read")
@@ -87,6 +143,8 @@ def _decoded_by_opencv(file: Any, admit: Callable[[int], object] | None) -> RGB:
             raise no_white(pixels)
         pixels = pixels.astype(np.float32)
         pixels = with_white(pixels) if is_tiff else pixels.clip(0, 1)
+        if white_is_zero:  # which OpenCV heeds for 8 bits alone
+            pixels = 1 - pixels
     return rgb_picture(pixels[..., ::-1])
 
 
@@ -99,12 +157,22 @@ def _claimed_pixels(file: Any) -> int:
     head = file.read(4096)
     if radiance := re.search(rb"^#\?.*?\n[-+][XY] (\d{1,9}) [-+][XY] (\d{1,9})\n", head, re.DOTALL):
         return int(radiance[1]) * int(radiance[2])
+    with suppress(Exception):  # whatever damaged numbers make it raise
+        tags = _tags(file)
+        return int(tags[256]) * int(tags[257])
+    return 0
+
+
+def _tags(file: Any) -> dict[int, Any]:
+    """The tags of a TIFF file; none of what is no TIFF, or damaged."""
     with suppress(Exception):  # whatever a damaged directory makes it raise
+        file.seek(0)
+        head = file.read(16)
         tags = TiffImagePlugin.ImageFileDirectory_v2(head[: 16 if head[2:3] == b"+" else 8])
         file.seek(tags.next)
         tags.load(file)
-        return int(tags[256]) * int(tags[257])
-    return 0
+        return dict(tags)
+    return {}
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from jaxtyping import Float, Shaped, UInt8
 from PIL import Image
 from torch import Tensor
 
-from gradcam_kit.errors import InputError, PictureError, ShapeError, kind_of
+from gradcam_kit.errors import InputError, PictureError, ShapeError, kind_of, raise_interruption
 from gradcam_kit.pixels.opencv import cv2
 
 Array = Shaped[np.ndarray, "..."] | Tensor
@@ -24,7 +24,7 @@ RGB = UInt8[np.ndarray, "h w 3"]
 
 _JPEG_QUALITY, _JPEG_SUFFIXES = 92, (".jpg", ".jpeg")
 _BAND = 2**22  # pixels that are converted at once
-_BITS_PER_SAMPLE = 258  # a tag of TIFF
+_BITS_PER_SAMPLE, PHOTOMETRIC = 258, 262  # tags of TIFF; in the latter 0 says that 0 is white
 _CHANNELS = (3, 1, 4)  # in the order in which an axis is taken for the channels
 
 
@@ -142,17 +142,28 @@ def levels_of(values: Tensor, what: str) -> Float[Tensor, "*shape"]:
 
 def _unpacked(image: Image.Image) -> Shaped[np.ndarray, "h w *c"]:
     """Take the values of a PIL image: RGB for all modes but gray ones of more than 8 bits, which PIL would clip."""
+    white_is_zero = getattr(image, "tag_v2", {}).get(PHOTOMETRIC) == 0  # which PIL heeds up to 8 bits
     if image.mode == "F":
-        return with_white(np.asarray(image))
+        floats = with_white(_in_host_order(np.asarray(image)))
+        return 1 - floats if white_is_zero else floats
     if image.mode.startswith("I"):  # PIL gives 16-bit files as I or I;16
         values, bits = np.asarray(image), _bits_of(image)
         if bits > 16 or (not bits and 0 < values.max() < 256) or not 0 <= values.min() <= values.max() < 65536:
             raise no_white(values)
-        return (values >> (bits or 16) - 8).astype(np.uint8)  # the high byte, which PIL takes for 16-bit colors too
+        high = (values >> (bits or 16) - 8).astype(np.uint8)  # the high byte, which PIL takes for 16-bit colors too
+        return ~high if white_is_zero else high
     try:
         return _converted(image)
     except ValueError as error:
         raise PictureError(f"a picture of mode {image.mode} cannot become RGB: {error}; convert it first") from error
+
+
+def _in_host_order(values: Float[np.ndarray, "h w"]) -> Float[np.ndarray, "h w"]:
+    """Undo that PIL swaps the bytes of compressed big-endian floats twice: no picture is all but 0 to 30 digits."""
+    swapped = values.byteswap()
+    with np.errstate(invalid="ignore"):
+        is_garbage = (values.any() and not values.max() > 1e-30) or not (values.min() >= 0 and values.max() <= 1)
+        return swapped if is_garbage and swapped.min() >= 0 and 1e-3 < swapped.max() <= 1 else values
 
 
 def _converted(image: Image.Image) -> RGB:
@@ -177,6 +188,13 @@ def _bits_of(image: Image.Image) -> int:
     if image.mode != "I" or image.format in ("PNG", "PPM"):
         return 16
     return 32 if image.format else 0
+
+
+def sixteen_bits(image: Image.Image) -> bool:
+    """Whether an open picture has 16 bits per channel, also where PIL gives it with 8."""
+    if image.mode.startswith("I"):
+        return _bits_of(image) == 16
+    return any("16" in str(arguments) for _, _, _, arguments in getattr(image, "tile", ()))
 
 
 def with_white(values: np.ndarray) -> np.ndarray:
@@ -222,8 +240,10 @@ def write_picture(path: str | PathLike[str], picture: Picture) -> None:
         # Encoding in memory leaves the path to Python, which takes every name on every system.
         encoded = encode_picture(picture, path.suffix)
     except PictureError as error:
+        raise_interruption(error)
         raise PictureError(f"cannot write {str(path)!r}: {error}") from error
     try:
         path.write_bytes(encoded)
     except OSError as error:
+        raise_interruption(error)
         raise PictureError(f"cannot write {str(path)!r}: {error.strerror}") from error

@@ -15,7 +15,8 @@ from gradcam_kit.jobs.engines.local import has_thumbnail
 from gradcam_kit.jobs.storage.rows import Row, heatmap_of
 from gradcam_kit.jobs.storage.store import Store
 from gradcam_kit.jobs.work.measuring import MetricMeans
-from gradcam_kit.report.maps import FINEST, packed, resized, shown_map, side_of
+from gradcam_kit.report.maps import FINEST, packed, resized, rounded, shown_map, side_of
+from gradcam_kit.targets.names import normalized
 
 MOST_PICTURES = 10_000
 """Pictures that the page shows; of more, a sample that is spread evenly. The figures are those of all."""
@@ -176,8 +177,8 @@ class _Page:
             **shown,
             "class": class_of(first),
             "correct": first["correct"],
-            "score": round(first["top_scores"][0], 4) if first["top_scores"] else None,
-            "top": [[name if name is not None else str(index), round(score, 4)] for index, name, score in tops],
+            "score": rounded(first["top_scores"][0]) if first["top_scores"] else None,
+            "top": [[name if name is not None else str(index), rounded(score)] for index, name, score in tops],
             "size": [first["picture_width"], first["picture_height"]],
             "box": [round(value, 1) for value in first["box"]],
             "maps": [shown_map(row, self.side) for row in rows],
@@ -262,6 +263,8 @@ def class_of(row: Mapping[str, Any]) -> str:
 def label_of(row: Mapping[str, Any], names: Sequence[str] | None) -> str | None:
     """The label as a person reads it: the class that it names by its number, else what it says."""
     label: str | None = row["label"]
+    if label is not None and row["correct"] is not None and names is not None and label not in names:
+        label = next((name for name in names if normalized(name) == normalized(label)), label)
     if label is None or row["correct"] is None or names is None or not label.isdecimal() or label in names:
         return label
     return names[int(label)] if int(label) < len(names) else label

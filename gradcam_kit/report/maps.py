@@ -29,11 +29,16 @@ def shown_map(row: Row, finest: int) -> dict[str, Any]:
     return {
         "method": row["method"],
         "target": None if target is None else str(target),
-        "score": None if row["score"] is None else round(row["score"], 4),
+        "score": rounded(row["score"]),
         "empty": row["is_empty"],
         "size": list(size),
         "values": packed(resized(stored, size)),
     }
+
+
+def rounded(score: float | None) -> float | None:
+    """A score as the page reads it; JSON has no infinity."""
+    return round(score, 4) if score is not None and math.isfinite(score) else None
 
 
 def resized(heatmap: np.ndarray, size: tuple[int, int]) -> Float[np.ndarray, "h w"]:

@@ -13,12 +13,14 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from gradcam_kit.errors import OptionError
+from gradcam_kit.jobs.request import Targets
 from gradcam_kit.jobs.storage.ownership import check_page
 from gradcam_kit.jobs.storage.store import Store
 from gradcam_kit.jobs.work.measuring import by_method, not_counted
 from gradcam_kit.metrics.case import described
 from gradcam_kit.render import colormap_table
 from gradcam_kit.report.collect import Collected, Keep, collect
+from gradcam_kit.targets.scores import WORDS, are_probabilities
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _COLORMAPS = "jet", "viridis", "bone"  # the colors of the overlays, colors for everybody, and gray
@@ -72,6 +74,7 @@ def render(collected: Collected, manifest: dict[str, Any], speed: float | None, 
         "pictures": collected.pictures,
         "classes": collected.classes,
         "pairs": collected.pairs,
+        "percent": are_probabilities(manifest.get("scores")),
         "counts": {
             "classes": len(collected.figures.predicted | collected.figures.labels),
             "pairs": len(collected.figures.pairs),
@@ -88,6 +91,7 @@ def render(collected: Collected, manifest: dict[str, Any], speed: float | None, 
         left_out=not_counted(collected.measured),
         settings=described(collected.settings),
         explained=_explained(manifest["targets"], manifest["class_names"]),
+        scores=WORDS.get(str(manifest.get("scores"))),
         speed=speed,
         digest=digest,
         made=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
@@ -113,9 +117,12 @@ def _explained(targets: str, names: Sequence[str] | None) -> str:
     """What the heatmaps show, in words."""
     if targets in ("predicted", "label"):
         return {"predicted": "the predicted class", "label": "the class of the label"}[targets]
-    if targets.startswith("top:"):
-        return f"the {targets[4:]} most probable classes"
-    return names[int(targets)] if names and 0 <= int(targets) < len(names) else f"class {targets}"
+    parsed = Targets.parse(targets)
+    if parsed.kind == "top":
+        return f"the {parsed.number} most probable classes"
+    if parsed.kind == "name":
+        return parsed.name
+    return names[parsed.number] if names and 0 <= parsed.number < len(names) else f"class {targets}"
 
 
 def _speed(store: Store, pictures: int, seconds: float) -> float | None:

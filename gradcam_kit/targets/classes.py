@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from gradcam_kit.errors import ClassIndexError, InputError, ShapeError, TargetError, kind_of
 from gradcam_kit.functional import on_device
-from gradcam_kit.targets.values import Classes, read_classes, show
+from gradcam_kit.targets.names import has_names, named_targets
+from gradcam_kit.targets.scores import ScoreKind, class_scores
+from gradcam_kit.targets.values import ALL_CLASSES, Classes, read_classes, show
 from gradcam_kit.types import Target
 
 _T = TypeVar("_T", bound="ClassTarget")
-_ROUNDING = 0.01  # of a softmax in half precision
 
 
 def read_logits(output: Any) -> Float[Tensor, "n classes"]:
@@ -52,12 +53,38 @@ def find_logits(output: Any) -> Tensor:
     floating = [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()]
     if len(floating) == 1:
         return floating[0]
+    if (rows := _beside_maps(floating)) is not None:
+        return rows
     found = ", ".join(str(tuple(tensor.shape)) for tensor in floating) or "none"
     raise TargetError(
         f"the model's output is {kind_of(output)} with {len(floating)} floating tensors ({found}); "
         "class targets need one. Pass targets=callable, which gets the output as it is and returns scores (n,), "
-        "such as those of gradcam_kit.targets"
+        f"such as {_picked(output)} or those of gradcam_kit.targets; for a run wrap the model so that it returns one"
     )
+
+
+def _beside_maps(floating: Sequence[Tensor]) -> Tensor | None:
+    """The only tensor `(n, classes)` beside maps `(n, c, h, w)`, as of models that return (mask, label).
+
+    None where it may be a summary of the maps, because it has as many values as they have channels or positions.
+    """
+    rows = [tensor for tensor in floating if tensor.ndim == 2]
+    maps = [tensor for tensor in floating if tensor.ndim == 4]
+    if len(rows) != 1 or len(rows) + len(maps) != len(floating):
+        return None
+    n, width = rows[0].shape
+    return rows[0] if all(one.shape[0] == n and width not in one.shape[1:] for one in maps) else None
+
+
+def _picked(output: Any) -> str:
+    """How to take the scores of class 7 out of an output, where a tensor of the right shape is in it."""
+    entries = (
+        output.items() if isinstance(output, Mapping) else enumerate(output) if isinstance(output, tuple | list) else ()
+    )
+    for key, value in entries:
+        if isinstance(value, Tensor) and value.is_floating_point() and value.ndim == 2:
+            return f"lambda output: output[{key!r}][:, 7]"
+    return "lambda output: output[0][:, 7]"
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +96,8 @@ class ClassTarget:
     """
 
     classes: Classes
+    named: ClassVar[int | None] = None
+    """How many class names the model carries, if the classes were given by name."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "classes", read_classes(self.classes))
@@ -102,8 +131,15 @@ class ClassTarget:
         }
         return replace(self, **moved) if moved else self
 
-    def check_samples(self, n: int) -> None:
-        """Raise ShapeError if there are targets for another number of samples."""
+    def check_samples(self, n: int, *, or_bag: bool = False) -> None:
+        """Raise ShapeError if there are targets for another number of samples.
+
+        Args:
+            n: samples.
+            or_bag: let a single target pass: that of a bag, which only the model's output shows.
+        """
+        if or_bag and isinstance(self.classes, Tensor) and self.classes.shape[0] == 1:
+            return
         if isinstance(self.classes, Tensor) and self.classes.shape[0] != n:
             raise ShapeError(f"{self.classes.shape[0]} targets for {n} images; give one per image, or an int for all")
 
@@ -113,9 +149,14 @@ class ClassTarget:
         Raises:
             ShapeError: another number of targets than samples.
             ClassIndexError: a class that the model does not have.
-            TargetError: one-hot labels, which would count as indices.
+            TargetError: one-hot or multi-hot labels, which would count as indices.
         """
         n, count = logits.shape
+        if self.named is not None and self.named != count:
+            raise TargetError(
+                f"the model carries {self.named} class names and has {count} outputs, so a name stands for no class; "
+                "give one name for each output, or pass indices"
+            )
         if not isinstance(self.classes, Tensor):
             _check_range(self.classes, self.classes, count)
             return torch.full((n,), self.classes, device=logits.device)
@@ -123,7 +164,7 @@ class ClassTarget:
         # What a user passes lies on the host; what lies elsewhere are predictions, which are in range.
         if self.classes.device.type == "cpu" and self.classes.numel():
             _check_range(int(self.classes.min()), int(self.classes.max()), count)
-            _check_not_one_hot(self.classes, count)
+            _check_not_labels(self.classes, count)
         return on_device(self.classes, logits.device, torch.long)
 
 
@@ -136,17 +177,18 @@ def _check_range(low: int, high: int, count: int) -> None:
     raise ClassIndexError(f"class {low if low < 0 else high} for a model with {count} output(s); {hint}")
 
 
-def _check_not_one_hot(classes: Tensor, count: int) -> None:
-    # With two classes such a row is a sensible request: both, in this order.
-    if classes.ndim == 2 and classes.shape[1] == count > 2 and bool((classes.sort(1).values == _last_one(count)).all()):
-        raise TargetError(
-            f"targets (n, {count}) for a model with {count} classes are one-hot, but (n, m) stands for m class indices "
-            "of each sample; pass targets.argmax(1)"
-        )
-
-
-def _last_one(count: int) -> Int[Tensor, " classes"]:
-    return (torch.arange(count, device="cpu") == count - 1).long()
+def _check_not_labels(classes: Tensor, count: int) -> None:
+    """Raise TargetError for rows of 0 and 1 as wide as the classes: labels, which would be read as indices 0 and 1."""
+    if classes.ndim != 2 or classes.shape[1] != count or count < 2 or not bool((classes <= 1).all()):
+        return
+    single = bool((classes.sum(1) == 1).all())
+    if single and count == 2:
+        return  # a sensible request: both classes, in this order
+    kind, instead = ("one-hot", "targets.argmax(1)") if single else ("multi-hot", ALL_CLASSES.format(count=count))
+    raise TargetError(
+        f"targets (n, {count}) for a model with {count} classes are {kind}, but (n, m) stands for m class indices "
+        f"of each sample; pass {instead}"
+    )
 
 
 class ClassLogit(ClassTarget):
@@ -157,19 +199,23 @@ class ClassLogit(ClassTarget):
         return logits.gather(1, classes)
 
 
+@dataclass(frozen=True, eq=False)
 class ClassProbability(ClassTarget):
-    """The softmax probability of a class, in float32; for a model with one output the sigmoid of it."""
+    """The probability of a class, in float32: its softmax, or for a model with one output the sigmoid of it.
+
+    Args:
+        classes: as of every target.
+        scores: "softmax", "sigmoid" (of models that know several classes in one image), or "raw" for outputs that are
+            probabilities already; None = as the first sentence says.
+    """
+
+    scores: ScoreKind | None = None
+
+    __repr__ = show
 
     def score(self, logits: Float[Tensor, "n classes"], classes: Int[Tensor, "n m"]) -> Float[Tensor, "n m"]:
         """p_c in [0, 1]."""
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        return (logits.sigmoid() if logits.shape[1] == 1 else logits.softmax(1)).gather(1, classes)
-
-
-def are_shares(logits: Float[Tensor, "n classes"]) -> Bool[Tensor, ""]:
-    """Whether scores look like a softmax already: of every sample, none lies below 0 and their sum is 1."""
-    values = logits.float()
-    return ((values.amin(1) >= 0) & ((values.sum(1) - 1).abs() < _ROUNDING)).all()
+        return class_scores(logits, self.scores).gather(1, classes)
 
 
 def predicted_classes(output: Any) -> Int[Tensor, " n"]:
@@ -181,12 +227,24 @@ TargetType = Callable[[Tensor], ClassTarget]
 """How a method scores plain class indices: most by `ClassLogit`."""
 
 
-def resolve_target(targets: Any, target_type: Callable[[Any], ClassTarget]) -> Target | None:
+def resolve_target(
+    targets: Any, target_type: Callable[[Any], ClassTarget], names: Callable[[], Sequence[str] | None] = lambda: None
+) -> Target | None:
     """Turn what the user passed into a target; None stays None (the predicted class, known after the forward pass).
+
+    Args:
+        targets: what the user passed.
+        target_type: how plain class indices are scored.
+        names: gives the model's class names, and is asked only for targets that are names.
 
     Raises:
         InputError: what is neither classes nor callable.
+        UnknownNameError: a name that is no class, or several.
     """
+    if has_names(targets) and (known := names()) is not None:
+        target = target_type(named_targets(targets, known))
+        object.__setattr__(target, "named", len(known))
+        return target
     if isinstance(targets, ClassTarget):
         return targets.on_host()
     if targets is None or callable(targets):
@@ -203,7 +261,9 @@ def settle(target: Target, output: Any) -> Target:
 
 
 def score(target: Target, output: Any, n: int) -> Float[Tensor, "n *targets"]:
-    """Call a target and check what it returns.
+    """Call a target and check what it returns: a score for each sample, or for a bag of samples `(1, *targets)`.
+
+    A model that gives one row for several samples scores them together, as multiple instance learning does.
 
     Raises:
         InputError: no tensor.
@@ -215,6 +275,9 @@ def score(target: Target, output: Any, n: int) -> Float[Tensor, "n *targets"]:
         raise InputError(f"the target returned {kind_of(scores)}; expected a tensor of scores ({n},)")
     classes = getattr(target, "classes", None)
     expected = (n, *classes.shape[1:]) if isinstance(classes, Tensor) else (n,)
+    if n > 1 and _has_single_row(output):
+        scores = _of_the_bag(scores, expected)
+        expected = (len(scores), *expected[1:]) if scores.ndim and len(scores) == 1 else expected
     if tuple(scores.shape) != expected:
         raise ShapeError(
             f"the target returned scores of shape {tuple(scores.shape)}; expected {expected}: one score per sample"
@@ -225,6 +288,20 @@ def score(target: Target, output: Any, n: int) -> Float[Tensor, "n *targets"]:
             "output by differentiable operations: no detach(), no_grad, item(), numpy() or argmax in between"
         )
     return scores
+
+
+def _has_single_row(output: Any) -> bool:
+    """Whether something in an output is one row for all samples."""
+    floating = (leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor) and leaf.is_floating_point())
+    return any(leaf.ndim > 0 and leaf.shape[0] == 1 for leaf in floating)
+
+
+def _of_the_bag(scores: Tensor, expected: tuple[int, ...]) -> Tensor:
+    """The one score of a bag, also where a target repeats it for each sample: its gradient counts once."""
+    if scores.ndim == 0:
+        return scores[None]
+    is_repeated = tuple(scores.shape) == expected and scores.stride(0) == 0
+    return scores[:1] if is_repeated else scores
 
 
 def _has_graph(output: Any) -> bool:

@@ -21,6 +21,8 @@ Classes = Any
 
 _T = TypeVar("_T")
 _MOST_SHOWN = 8
+ALL_CLASSES = "torch.arange({count}).expand(n, -1), which explains all classes, and keep heatmaps[labels.bool()]"
+"""What to pass for multi-label data."""
 
 
 def read_classes(classes: Any) -> int | Tensor:
@@ -41,7 +43,10 @@ def read_classes(classes: Any) -> int | Tensor:
         raise _no_classes(classes) from error
     found = found if found.numel() else found.long()
     if found.is_floating_point() or found.is_complex() or found.dtype == torch.bool:
-        one_hot = "; of one-hot labels or scores pass targets.float().argmax(1)" if found.ndim == 2 else ""
+        one_hot = ""
+        if found.ndim == 2:
+            several = ALL_CLASSES.format(count=found.shape[1])
+            one_hot = f"; of one-hot labels or scores pass targets.float().argmax(1), of multi-hot labels {several}"
         raise InputError(f"targets are {found.dtype}; expected integer class indices{one_hot}")
     if found.ndim not in (1, 2) or found.shape[-1] == 0 < found.ndim - 1:
         raise ShapeError(f"targets have shape {tuple(found.shape)}; expected (n,) or (n, m) with m of at least 1")
@@ -50,7 +55,7 @@ def read_classes(classes: Any) -> int | Tensor:
 
 def _no_classes(classes: Any) -> InputError | ShapeError:
     """The error for what no array of numbers can be made of."""
-    expected = "expected None, an int, class indices (n,) or (n, m), or a callable"
+    expected = "expected None, an int, class indices (n,) or (n, m), names in model.class_names, or a callable"
     if not isinstance(classes, list | tuple):
         return InputError(f"targets is {kind_of(classes)}; {expected}{for_class_names('targets', classes)}")
     if any(callable(entry) for entry in classes):

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from models import TinyCNN, build, conv_model, images, tiny
+from models import TinyCNN, build, conv_model, images, seeded, tiny
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 from traces import unchanged
 
-from gradcam_kit import GradCAM, ScoreCAM
+from gradcam_kit import EigenCAM, GradCAM, ScoreCAM
 from gradcam_kit.capture import check_model
 from gradcam_kit.errors import CaptureError, InputError
 
@@ -156,3 +156,43 @@ def test_checkpointing_around_the_layer_is_right_or_an_error(reentrant: bool) ->
     else:
         assert torch.equal(GradCAM(model, layers)(INPUT), GradCAM(plain, layers)(INPUT))
     assert torch.equal(ScoreCAM(model, "body.relu2")(INPUT), ScoreCAM(plain, "body.relu2")(INPUT))
+
+
+def checkpointed(reentrant: bool, behind: bool = False) -> nn.Module:
+    """A network whose second stage runs inside of a checkpoint; `behind` has another stage after it."""
+    parts = dict(conv_model().named_children())
+    third = {"third": seeded(nn.Conv2d(parts["layer"].out_channels, parts["layer"].out_channels, 1))} if behind else {}
+
+    def forward(m: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        maps = checkpoint(m.layer, m.first(x).relu(), use_reentrant=reentrant)
+        return m.fc((m.third(maps) if behind else maps).relu().mean((2, 3)))
+
+    return build(forward, **parts, **third)
+
+
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
+def test_the_search_for_a_layer_meets_reentrant_checkpoints() -> None:
+    plain, wrapped = checkpointed(False), checkpointed(True)
+    assert GradCAM(plain).explain(INPUT).layers == ("layer",)
+    for cam in (GradCAM(wrapped), GradCAM(wrapped, "layer")):
+        with unchanged(wrapped, INPUT), pytest.raises(CaptureError, match=r"'layer'.*reentrant checkpoint"):
+            cam(INPUT)
+    for method in (EigenCAM, ScoreCAM):
+        with unchanged(wrapped, INPUT):
+            found = method(wrapped).explain(INPUT)
+        assert found.layers == ("layer",)
+        torch.testing.assert_close(found.heatmaps, method(plain)(INPUT), atol=1e-5, rtol=1e-5)
+    inside = build(lambda m, x: checkpoint(m.body, x, use_reentrant=True), body=TinyCNN())
+    with pytest.raises(CaptureError, match="reentrant checkpoint"):
+        GradCAM(inside)(INPUT)
+    assert torch.equal(EigenCAM(inside)(INPUT), EigenCAM(build(lambda m, x: m.body(x), body=TinyCNN()))(INPUT))
+
+
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_a_layer_behind_a_checkpoint_is_found(reentrant: bool) -> None:
+    model = checkpointed(reentrant, behind=True)
+    with unchanged(model, INPUT):
+        explanation = GradCAM(model).explain(INPUT)
+    assert explanation.layers == ("third",)
+    torch.testing.assert_close(explanation.heatmaps, GradCAM(checkpointed(False, True), "third")(INPUT))

@@ -23,7 +23,7 @@ from waits import END, ROWS, device, on_device, on_host, waits_of
 from gradcam_kit import METHODS, EigenSmooth, GradCAM, LayerCAM, explain_all, functional
 from gradcam_kit.capture.deferred_checks import Checks, once_more_if_misjudged
 from gradcam_kit.errors import CaptureError, ClassIndexError, NonFiniteError
-from gradcam_kit.methods.arithmetic.channels import places
+from gradcam_kit.methods.arithmetic.channels import where_true
 from gradcam_kit.targets import (
     ClassLogit,
     DetectionTarget,
@@ -116,7 +116,7 @@ def test_boxes_that_nothing_overlaps_are_looked_for_before_the_rows():
             model,
             pictures(),
         )
-        assert waits == ["detection_target._match: _local_scalar_dense", *waits_of(name, "layer")]
+        assert waits == ["detection._match: _local_scalar_dense", *waits_of(name, "layer")]
 
 
 def test_classes_on_the_device_are_read_before_the_pass():
@@ -264,7 +264,7 @@ def test_the_device_of_these_tests_sees_what_waits():
             *("_linalg_eigh", *["a copy from the host that is waited for"] * 4, "index by indices on the host"),
         ]
         found.waits.clear()
-        (some,) = places(x > 0)
+        (some,) = where_true(x > 0)
         assert on_host(some).tolist() == [[0], [2]]
         assert found.waits == [ROWS]
         found.waits.clear()

@@ -20,6 +20,7 @@ from gradcam_kit.errors import (
     LayerNotFoundError,
     OptionError,
     PictureError,
+    UnknownNameError,
 )
 from gradcam_kit.folder import run_and_report
 from gradcam_kit.jobs import RunRequest, RunSummary, run
@@ -45,6 +46,9 @@ def explain(source: str = "pictures", model: str = "shop:net", **options: Any) -
         ({"model": "shop:never", "layers": ("stage2",)}, InputError, "shop:never cannot take these pictures"),
         ({"targets": "3"}, ClassIndexError, "class 3 for a model with 3 output"),
         ({"targets": "-1"}, ClassIndexError, "class -1"),
+        ({"targets": "predict"}, UnknownNameError, "the targets are 'predict'; did you mean 'predicted'?: there is no"),
+        ({"model": "shop:nameless", "targets": "cat"}, OptionError, "the model has no class names (see --class-names)"),
+        ({"scores": "percent"}, OptionError, "the kind of scores is 'percent'; expected 'softmax', 'sigmoid', 'raw'"),
         ({"targets": "top:4"}, ClassIndexError, "top:4 is asked of a model with 3 classes"),
         ({"layers": ("stage3",)}, LayerNotFoundError, "no layer 'stage3'; did you mean 'stage2'"),
         ({"layers": ("fc",)}, GradCamKitError, "'fc'"),
@@ -66,8 +70,6 @@ def test_a_wrong_request_is_an_error_and_leaves_nothing(
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"targets": "best"}, "the targets are 'best'; expected predicted, label, an index or top:K"),
-        ({"targets": "predict"}, "did you mean 'predicted'"),
         ({"targets": "top:0"}, "the targets are 'top:0'"),
         ({"dtype": "float64"}, "the dtype is 'float64'; expected one of float32, bfloat16, float16"),
         ({"batch_size": 0}, "the batch size is 0; expected at least 1"),
@@ -84,12 +86,25 @@ def test_options_out_of_range(options: dict[str, Any], says: str) -> None:
 
 
 def test_targets_are_parsed() -> None:
-    assert [Targets.parse(text) for text in ("predicted", "label", "7", "top:3")] == [
+    assert [Targets.parse(text) for text in ("predicted", "label", "7", "top:3", "cat", "class:7", "a:b")] == [
         Targets("predicted"),
         Targets("label"),
-        Targets("class", 7),
+        Targets("class", 7, "7"),
         Targets("top", 3),
+        Targets("name", name="cat"),
+        Targets("name", name="7"),
+        Targets("name", name="a:b"),
     ]
+
+
+def test_a_number_that_is_an_index_and_a_name_is_refused() -> None:
+    digits = ("one", "0", "two")
+    assert Targets.parse("2").of_names(digits).number == 2
+    assert Targets.parse("class:0").of_names(digits) == Targets("class", 1)
+    with pytest.raises(
+        OptionError, match="0 are the index of class 0, 'one', and the name of class 1; write class:NAME"
+    ):
+        Targets.parse("0").of_names(digits)
 
 
 def test_fail_fast_stops_and_leaves_no_half_shard() -> None:

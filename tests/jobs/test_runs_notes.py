@@ -66,9 +66,9 @@ def test_only_labels_without_a_class_are_counted(names: list[str] | None, labels
 @pytest.mark.parametrize(
     ("model", "pictures", "says"),
     [
-        ("softmax", 1, "(from 0 to 1, and their sum is 1); methods and confidences expect logits: leave out the last"),
-        ("sigmoid", 4, "(from 0 to 1); methods and confidences expect logits: leave out the last sigmoid"),
-        ("sigmoid", 1, None),  # three numbers say too little
+        ("softmax", 1, "(from 0 to 1, and their sum is 1); methods expect logits: leave out the last"),
+        ("sigmoid", 4, "(from 0 to 1); methods expect logits: leave out the last sigmoid"),
+        ("sigmoid", 1, "(from 0 to 1); methods expect logits: leave out the last sigmoid"),  # by its last operation
         ("net", 4, None),
         ("one_logit", 7, None),
     ],

@@ -27,7 +27,14 @@ from gradcam_kit.errors import CaptureError, LayerNotFoundError, ShapeError
 from gradcam_kit.types import Evidence, LayerCapture
 
 INPUT = images(3, size=(8, 8))
-COMMON = {"reshape": None, "fusion": "mean", "normalize": "minmax", "batch_size": 64}
+COMMON = {
+    "reshape": None,
+    "fusion": "mean",
+    "normalize": "minmax",
+    "batch_size": 64,
+    "keep_modes": False,
+    "image_input": None,
+}
 
 
 # Options

@@ -76,7 +76,7 @@ def test_constant_channels_have_no_centered_component(value, dtype):
         flat = torch.full((1, 5, size, size), value, dtype=dtype) * scales
         assert not first_component(flat, center=True).any()
         assert (first_component(flat) > 0).all()
-        for kernel in ("sigmoid", "rbf", "linear"):
+        for kernel in ("sigmoid", "poly", "rbf", "linear"):
             assert not kernel_component(flat, kernel).any()
 
 

@@ -9,8 +9,8 @@ import pytest
 import reference as ref
 import torch
 from cases import EARLIER, LAST, assert_same
+from models import build, seeded
 from models import images as draw_images
-from models import seeded
 from networks import blocks, flat64, resnet18, signal
 from torch import Tensor, nn
 from torch.testing import assert_close
@@ -151,9 +151,38 @@ def test_guided_backprop_counts_functional_rectifiers():
     images = draw_images(2).double()
     maps = [METHODS["guided-backprop"](one).explain(images, 1).saliency for one in (model, modular)]
     assert_same(*(next(iter(own.values())) for own in maps))
-    for kind in (nn.functional.gelu, torch.tanh, nn.functional.hardswish):
+    for kind in (nn.functional.gelu, torch.tanh, nn.functional.hardswish, nn.functional.hardtanh):
         with pytest.raises(InputError, match="ReLU networks"):
             METHODS["guided-backprop"](seeded(Functional(kind)).double()).explain(images, 1)
+
+
+@pytest.mark.parametrize("kind", ["relu6", "functional relu6", "prelu", "leaky"])
+def test_guided_backprop_takes_rectifiers_with_a_ceiling_or_a_slope(kind):
+    units = {
+        "relu6": nn.ReLU6(inplace=True),
+        "functional relu6": nn.functional.relu6,
+        "prelu": nn.PReLU(4),
+        "leaky": nn.LeakyReLU(0.2, inplace=True),
+    }
+    act = units[kind]
+    first, second, fc = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3), nn.Linear(4, 5)
+    run = lambda m, x: m.fc(act(m.second(act(m.first(x)))).mean((2, 3)))  # noqa: E731
+    parts = {"act": act} if isinstance(act, nn.Module) else {}
+    model, images = build(run, first=first, second=second, fc=fc, **parts).double(), 8 * draw_images(2).double()
+    low, high = first(images), second(act(first(images)))
+    assert (high > 6).any() or kind not in ("relu6", "functional relu6")
+
+    def slope(x: Tensor) -> Tensor:  # the derivative of the unit, by hand
+        below = act.weight.view(1, -1, 1, 1) if kind == "prelu" else 0.2 if kind == "leaky" else 0.0
+        inside = x < 6 if "relu6" in kind else torch.ones_like(x, dtype=torch.bool)
+        return torch.where(x > 0, torch.ones_like(x), torch.ones_like(x) * below) * inside
+
+    with torch.no_grad():
+        gradient = (fc.weight[1].view(1, 4, 1, 1) / high[0, 0].numel()).expand_as(high)
+        for entered, layer in ((high, second), (low, first)):
+            gradient = nn.functional.conv_transpose2d(gradient.clamp(min=0) * slope(entered), layer.weight)
+    found = METHODS["guided-backprop"](model).explain(images, 1).saliency
+    assert_same(next(iter(found.values())), gradient.sum(1))
 
 
 def test_smoothing_takes_clean_activations_and_no_last_sample():

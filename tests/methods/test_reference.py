@@ -92,9 +92,11 @@ def test_method_by_hand(name):
 def test_principal_component_of_two_points():
     # the centered kernel is c ((1, -1), (-1, 1)) with c = (k11 - 2 k12 + k22) / 4, and the component sqrt(c) (1, -1)
     exact(np.sort(ref.kpca_cam([[0, 2]], "rbf", 0.5)), np.sqrt((2 - 2 * np.exp(-2)) / 4) * np.array([-1, 1]))
-    # by default gamma = 1/k: kernel values tanh 1 (three times), and tanh(4 + 1) or tanh(12/3 + 1)
+    # by default gamma = 1/k; centered the points are -1 and 1: kernel values tanh 2 (equal) and tanh 0 (opposite)
     for channels in (1, 3):
-        exact(np.sort(ref.kpca_cam([[0, 2]] * channels)), np.sqrt((np.tanh(5) - np.tanh(1)) / 4) * np.array([-1, 1]))
+        exact(np.sort(ref.kpca_cam([[0, 2]] * channels)), np.sqrt(np.tanh(2) / 2) * np.array([-1, 1]))
+    # 2^3 and 0^3
+    exact(np.sort(ref.kpca_cam([[0, 2]], "poly")), np.sqrt(8 / 2) * np.array([-1, 1]))
 
 
 @pytest.mark.parametrize("shape", SHAPES)

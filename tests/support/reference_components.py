@@ -55,12 +55,15 @@ def eigen_smooth(activations: Any, weights: Any, center: bool = False) -> Array:
 
 
 def kernel_value(first: Any, second: Any, kernel: str, gamma: float) -> float:
-    """Kernel of two rows: "linear" `⟨a, b⟩`, "sigmoid" `tanh(γ⟨a, b⟩ + 1)`, "rbf" `exp(−γ|a − b|²)`."""
+    """Kernel of two rows: "linear" `⟨a, b⟩`, "sigmoid" `tanh(γ⟨a, b⟩ + 1)`, "poly" `(γ⟨a, b⟩ + 1)³`,
+    "rbf" `exp(−γ|a − b|²)`.
+    """
     product = sum(a * b for a, b in zip(first, second, strict=True))
     distance = sum((a - b) ** 2 for a, b in zip(first, second, strict=True))
     return {
         "linear": lambda: product,
         "sigmoid": lambda: math.tanh(gamma * product + 1),
+        "poly": lambda: (gamma * product + 1) ** 3,
         "rbf": lambda: math.exp(-gamma * distance),
     }[kernel]()
 
@@ -68,10 +71,12 @@ def kernel_value(first: Any, second: Any, kernel: str, gamma: float) -> float:
 def kpca_cam(activations: Any, kernel: str = "sigmoid", gamma: float | None = None) -> Array:
     """KPCA-CAM, Karmani et al., MMSP 2024, 2410.00267: `√λ₁ u₁` of the doubly centered kernel matrix; sign fixed.
 
-    Unconfirmed: γ = 1/k and the offset 1 are the common port's. Ambiguous: λ₁ is the largest, not the largest in
-    magnitude (a sigmoid kernel is not positive definite), and λ₁ ≤ 0 gives the zero map.
+    The mean row is subtracted first. Unconfirmed: this, γ = 1/k and the offset 1 are the common port's.
+    Ambiguous: λ₁ is the largest, not the largest in magnitude (a sigmoid kernel is not positive definite), and
+    λ₁ ≤ 0 gives the zero map.
     """
     rows = position_rows(activations)
+    rows = rows - rows.mean(axis=0, keepdims=True)
     gamma = 1 / rows.shape[1] if gamma is None else gamma
     matrix = np.array([[kernel_value(a, b, kernel, gamma) for b in rows] for a in rows])
     centered = matrix - matrix.mean(axis=0, keepdims=True) - matrix.mean(axis=1, keepdims=True) + matrix.mean()

@@ -25,7 +25,7 @@ from gradcam_kit import functional
 DEVICE = torch.device("meta")
 END = "deferred_checks.raise_first: a copy to the host"
 """The one wait of every call, when all of its work is queued: whether anything was wrong is read there."""
-ROWS = "channels.places: a copy to the host"
+ROWS = "channels.where_true: a copy to the host"
 """Channels that cannot matter get no pass, and how many the others are depends on their values."""
 _PACKAGE = "gradcam_kit"
 
@@ -51,7 +51,8 @@ def metric_waits(name: str) -> list[str]:
     runs_again = name in ("coherency", "adcc", "arcc", "sensitivity-max")
     imputes = name.startswith("road") or name == "arcc"
     finds_boxes = name == "box-accuracy"
-    return ["deferred_checks.raise_first"] * runs_again + ["imputation._solve"] * imputes + ["boxes.box_overlaps"] * finds_boxes
+    further = ["imputation._solve"] * imputes + ["boxes.box_overlaps"] * finds_boxes
+    return ["deferred_checks.raise_first"] * runs_again + further
 
 
 class OnDevice(Tensor):

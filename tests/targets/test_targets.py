@@ -126,6 +126,7 @@ def test_passed_targets_are_not_kept_or_changed() -> None:
 # Refused
 
 
+MULTI_HOT = torch.tensor([[0, 1, 1, 0, 0], [1, 0, 0, 0, 1], [0, 0, 0, 0, 0]])
 REFUSED: list[tuple[Any, type[Exception], str]] = [
     (True, InputError, "bool"),
     (np.True_, InputError, "bool"),
@@ -149,6 +150,10 @@ REFUSED: list[tuple[Any, type[Exception], str]] = [
     (torch.eye(5)[:3], InputError, r"float32; expected integer.*one-hot.*argmax\(1\)"),
     (torch.eye(5)[:3] > 0, InputError, r"bool; expected integer.*argmax\(1\)"),
     (torch.eye(5)[:3].long(), TargetError, r"\(n, 5\) for a model with 5 classes are one-hot.*argmax\(1\)"),
+    (MULTI_HOT, TargetError, r"\(n, 5\) for a model with 5 classes are multi-hot.*arange\(5\).*heatmaps\[labels"),
+    (MULTI_HOT.numpy().astype("uint8"), TargetError, "are multi-hot"),
+    (torch.zeros(3, 5).int().tolist(), TargetError, "are multi-hot"),
+    (MULTI_HOT > 0, InputError, r"bool; expected integer.*of multi-hot labels torch\.arange\(5\)"),
     (Ellipsis, InputError, "targets is an ellipsis"),
     (torch.zeros(3, 2, 1).long(), ShapeError, r"\(3, 2, 1\); expected \(n,\) or \(n, m\)"),
     (torch.zeros(3, 0).long(), ShapeError, r"\(3, 0\)"),
@@ -216,7 +221,7 @@ def test_layers_are_blamed_where_they_are_to_blame() -> None:
 def test_rows_of_one_and_zeros_are_classes_where_they_can_be() -> None:
     assert GradCAM(tiny(classes=2), "relu2").explain(INPUT, [[0, 1], [1, 0], [0, 1]]).targets[1].tolist() == [1, 0]
     assert GradCAM(tiny(), "relu2")(INPUT, [[0, 0, 1]] * 3).shape == (3, 3, 8, 8)
-    assert GradCAM(tiny(), "relu2")(INPUT, [[0, 0, 0, 1, 1]] * 3).shape == (3, 5, 8, 8)
+    assert GradCAM(tiny(), "relu2")(INPUT, [[0, 2, 0, 1, 1]] * 3).shape == (3, 5, 8, 8)
 
 
 def test_targets_show_what_they_are() -> None:

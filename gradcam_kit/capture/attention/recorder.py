@@ -23,8 +23,10 @@ from gradcam_kit.capture.layouts import ChannelsFirst, Tokens, has_class_token
 from gradcam_kit.capture.model.inputs import Inputs
 from gradcam_kit.capture.model.state import is_scripted
 from gradcam_kit.capture.model.trees import brought
+from gradcam_kit.capture.provenance.evidence import Evidence as Origins
 from gradcam_kit.capture.recording import LayerRecord
-from gradcam_kit.capture.rerun.replay import Prefix, Replayer
+from gradcam_kit.capture.rerun.prefix import Prefix
+from gradcam_kit.capture.rerun.replay import Replayer
 from gradcam_kit.capture.rerun.rescore import Rescorer
 from gradcam_kit.errors import CaptureError
 from gradcam_kit.functional import widen
@@ -63,7 +65,8 @@ class _Frame:
 class AttentionRecorder:
     """Observes the attention of one forward pass of one thread."""
 
-    def __init__(self, model: nn.Module, inputs: Inputs, needs: Evidence) -> None:
+    def __init__(self, model: nn.Module, inputs: Inputs, needs: Evidence, origins: Origins | None = None) -> None:
+        self.origins = origins
         self.model, self.inputs, self.n, self.needs = model, inputs, inputs.n, needs
         self.thread = threading.get_ident()
         self.recording = True
@@ -162,7 +165,7 @@ class AttentionRecorder:
             CaptureError: no attention, or not of every token to every other.
         """
         self.recording, self.frames = False, []
-        self.seen, self.layout = attention_among_tokens(self.seen, self.model, self.inputs)
+        self.seen, self.layout = attention_among_tokens(self.seen, self.model, self.inputs, self.origins)
         for one in self.seen:
             while (name := f"attention of {one.name}") in self.own:
                 one.name += " again"

@@ -12,6 +12,7 @@ from torch.utils._pytree import TreeSpec, tree_leaves
 
 from gradcam_kit.capture.layouts import Tokens, token_layout
 from gradcam_kit.capture.model.inputs import Inputs
+from gradcam_kit.capture.provenance.evidence import Evidence
 from gradcam_kit.errors import CaptureError, ShapeError
 
 
@@ -69,7 +70,7 @@ class SeenAttention:
 
 
 def attention_among_tokens(
-    seen: Sequence[SeenAttention], model: nn.Module, inputs: Inputs
+    seen: Sequence[SeenAttention], model: nn.Module, inputs: Inputs, evidence: Evidence | None = None
 ) -> tuple[list[SeenAttention], Tokens]:
     """The attentions in which all tokens of an image attend to each other, and the layout of these tokens.
 
@@ -87,7 +88,7 @@ def attention_among_tokens(
         groups = one.groups(inputs.n)
         tokens = one.queries * groups
         if tokens not in known:
-            known[tokens] = _layout(tokens, inputs.size, model)
+            known[tokens] = _layout(tokens, inputs.size, model, evidence)
         layout = known[tokens]
         if layout is None or one.is_of(texts):
             continue
@@ -113,7 +114,11 @@ def attention_among_tokens(
     return plain, layout
 
 
-def _layout(tokens: int, size: tuple[int, ...], model: nn.Module) -> Tokens | None:
+def _layout(tokens: int, size: tuple[int, ...], model: nn.Module, evidence: Evidence | None) -> Tokens | None:
+    verdict = evidence.of_tokens(tokens) if evidence else None
+    if verdict is not None:
+        layout = verdict.layout
+        return layout if isinstance(layout, Tokens) and not layout.suffix and layout.order is None else None
     try:
         return token_layout(tokens, size, model, "")
     except ShapeError:

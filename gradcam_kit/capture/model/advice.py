@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
-from gradcam_kit.errors import InputError, did_you_mean
+from gradcam_kit.errors import InputError, did_you_mean, kind_of
 
 _CHANNELS = (1, 3, 4)  # of a picture
 _MEANT = {
@@ -63,8 +64,31 @@ def check_arguments(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str
         )
 
 
+def nested_advice(args: Sequence[Any], kwargs: Mapping[str, Any]) -> str | None:
+    """What to do with tensors that lie in lists or mappings of inputs, as detection models take them; None without."""
+    inner = [value for value in (*args, *kwargs.values()) if isinstance(value, Mapping | list | tuple)]
+    shapes = [tuple(leaf.shape) for leaf in tree_leaves(list(map(_plain_tree, inner))) if isinstance(leaf, Tensor)]
+    if not shapes:
+        return None
+    return (
+        f"the images lie inside of {', '.join(sorted({kind_of(value) for value in inner}))} (shapes "
+        f"{', '.join(map(str, shapes[:3]))}), where changed images cannot be put; wrap the model in a module whose "
+        "forward(images) takes one tensor (n, c, h, w) and makes these inputs of it, such as "
+        "model([{'image': image} for image in images])"
+    )
+
+
+def _plain_tree(value: Any) -> Any:
+    """Mappings of any class as dicts, in which leaves are found."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain_tree(entry) for key, entry in value.items()}
+    return [_plain_tree(entry) for entry in value] if isinstance(value, list | tuple) else value
+
+
 def _as_a_batch(args: Sequence[Any]) -> str:
     """How to make one batch of what was given as several inputs."""
+    if (nested := nested_advice(args, {})) is not None:
+        return nested
     if not all(isinstance(value, Tensor) for value in args):
         return "make one tensor (n, c, h, w) of the pictures: torch.stack([transform(picture) for picture in pictures])"
     if len({value.shape[1:] for value in args}) == 1 and args[0].ndim == 4:

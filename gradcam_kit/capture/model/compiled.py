@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
-from gradcam_kit.capture.model.layers import split_level
+from gradcam_kit.capture.model.layers import split_name
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ def compile_around(model: nn.Module, layers: Iterable[str], **options: Any) -> N
     layers, number = frozenset(layers), 0
     around = {model}
     for layer in layers:
-        names = split_level(model, layer)[0].split(".")
+        names = split_name(model, layer).path.split(".")
         around |= {model.get_submodule(".".join(names[:depth])) for depth in range(1, len(names) + 1)}
     for module in around:
         for child in module.children():

@@ -12,28 +12,70 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from gradcam_kit.capture.model.advice import advice, check_arguments, precision_advice
-from gradcam_kit.errors import InputError, ShapeError, is_out_of_memory, kind_of
+from gradcam_kit.capture.model.advice import advice, check_arguments, nested_advice, precision_advice
+from gradcam_kit.capture.model.kept import normal_tensors
+from gradcam_kit.errors import InputError, ShapeError, interruption, is_out_of_memory, kind_of
 from gradcam_kit.types import Images
+
+Slot = int | str
+"""The place of an input: its position, or its key."""
 
 
 @dataclass(frozen=True)
 class Inputs:
     """The arguments of one forward call; `slot` is the place of the images among them.
 
-    `memory_format` is the order of axes in memory in which the model gets the images.
+    `memory_format` is the order of axes in memory in which the model gets the images. `channels` is the axis of their
+    channels as the model takes them: 1 as a rule, 2 behind the frames of a video, None for a spectrogram without any.
     """
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
-    slot: int | str
+    slot: Slot
     memory_format: torch.memory_format = torch.preserve_format
+    is_asked: bool = False
+    """Whether the caller named the place of the images."""
+    channels: int | None = 1
+
+    @property
+    def raw(self) -> Tensor:
+        """The images as the model takes them."""
+        images: Tensor = self.value(self.slot)
+        return images
 
     @property
     def images(self) -> Float[Tensor, "n c *t"]:
-        """The first floating tensor with a position axis."""
-        images: Tensor = self.args[self.slot] if isinstance(self.slot, int) else self.kwargs[self.slot]
-        return images
+        """The images with the channels in front of the positions."""
+        if self.channels == 1:
+            return self.raw
+        return self.raw.unsqueeze(1) if self.channels is None else self.raw.movedim(self.channels, 1)
+
+    @property
+    def image_slots(self) -> list[Slot]:
+        """The inputs that could be the images: floating tensors with 1, 2 or 3 position axes."""
+        places: list[tuple[Slot, Any]] = [*enumerate(self.args), *self.kwargs.items()]
+        return [slot for slot, value in places if _could_be_images(value)]
+
+    def value(self, slot: Slot) -> Any:
+        """The input at a place."""
+        return self.args[slot] if isinstance(slot, int) else self.kwargs[slot]
+
+    def at(self, slot: Slot) -> Inputs:
+        """The same call, with the images at another place, whose first axis behind the batch holds the channels."""
+        return self if slot == self.slot else replace(self, slot=slot, channels=1)
+
+    def asked(self, image_input: Slot) -> Inputs:
+        """The same call, with the images at the place that the caller names."""
+        places: dict[Slot, Any] = dict(enumerate(self.args))
+        places.update(self.kwargs)
+        slot = _asked(image_input, places)
+        return replace(self.at(slot), is_asked=True)
+
+    def replacing(self, images: Tensor) -> Inputs:
+        """The same call with this very tensor in the place of the images."""
+        args = tuple(images if place == self.slot else value for place, value in enumerate(self.args))
+        kwargs = {key: images if key == self.slot else value for key, value in self.kwargs.items()}
+        return replace(self, args=args, kwargs=kwargs)
 
     @property
     def n(self) -> int:
@@ -60,6 +102,8 @@ class Inputs:
             return value[index.to(value.device)]
 
         images = images.clone(memory_format=self.memory_format)
+        if self.channels != 1:
+            images = images.squeeze(1) if self.channels is None else images.movedim(1, self.channels).contiguous()
         args = tuple(images if place == self.slot else tree_map(row, value) for place, value in enumerate(self.args))
         kwargs = {key: images if key == self.slot else tree_map(row, value) for key, value in self.kwargs.items()}
         return replace(self, args=args, kwargs=kwargs)
@@ -79,16 +123,21 @@ class Inputs:
         return self.with_images(self.images[:1], torch.zeros(1, dtype=torch.long, device=self.images.device))
 
 
-def read_inputs(images: Images, forward_kwargs: Mapping[str, Any], *models: nn.Module) -> Inputs:
+def read_inputs(
+    images: Images, forward_kwargs: Mapping[str, Any], *models: nn.Module, image_input: Slot | None = None
+) -> Inputs:
     """Find the images among the inputs, detached from any graph and usable in one.
+
+    Of several inputs that could be the images, the first with 2 or 3 position axes counts, else the first one.
 
     Args:
         images: what a CAM was called with.
         forward_kwargs: further keyword arguments of the model.
         models: the models that will be called; arguments that they do not take are named before they run.
+        image_input: position or key of the images among the inputs; None = found.
 
     Raises:
-        InputError: integer images, no tensor at all, or arguments that a model does not take.
+        InputError: no such input, integer images, no tensor at all, or arguments that a model does not take.
         ShapeError: no tensor with 1, 2 or 3 position axes.
     """
     args: tuple[Any, ...]
@@ -106,19 +155,25 @@ def read_inputs(images: Images, forward_kwargs: Mapping[str, Any], *models: nn.M
     for model in dict.fromkeys(models):
         check_arguments(model, args, forward_kwargs)
     args, kwargs = tree_map(_plain, args), tree_map(_plain, kwargs)
-    places: list[tuple[int | str, Any]] = [*enumerate(args), *kwargs.items()]
-    for slot, value in places:
-        if isinstance(value, Tensor) and value.is_floating_point() and 3 <= value.ndim <= 5:
-            return Inputs(args, kwargs, slot)
+    places: list[tuple[Slot, Any]] = [*enumerate(args), *kwargs.items()]
+    if image_input is not None:
+        return Inputs(args, kwargs, _asked(image_input, dict(places)), is_asked=True)
+    # Text embeddings and signals have one position axis, pictures two: min keeps the first of equals.
+    slots = [slot for slot, value in places if _could_be_images(value)]
+    if slots:
+        return Inputs(args, kwargs, min(slots, key=lambda slot: dict(places)[slot].ndim == 3))
     tensors = [value for _, value in places if isinstance(value, Tensor)]
     for value in tensors:
         if value.ndim >= 3 and not value.is_floating_point():
             raise InputError(
                 f"images are {str(value.dtype).removeprefix('torch.')}; expected floating point. "
-                "Scale and normalize them first as in training, e.g. images.float() / 255"
+                "Scale and normalize them first as in training, e.g. images.float() / 255; for a model that scales "
+                "bytes by itself pass images.float(), the same numbers"
             )
     shapes = ", ".join(str(tuple(value.shape)) for value in tensors)
     if not shapes:
+        if (nested := nested_advice(args, kwargs)) is not None:
+            raise InputError(nested)
         kinds = ", ".join(sorted({kind_of(value) for _, value in places})) or "nothing"
         raise ShapeError(
             f"there is no tensor in the images, but {kinds}; expected a tensor (n, c, *positions). "
@@ -127,11 +182,36 @@ def read_inputs(images: Images, forward_kwargs: Mapping[str, Any], *models: nn.M
     raise ShapeError(f"images have shape {shapes}; expected (n, c, *positions) with 1, 2 or 3 position axes")
 
 
+def _could_be_images(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point() and 3 <= value.ndim <= 5
+
+
+def _asked(image_input: Slot, places: Mapping[Slot, Any]) -> Slot:
+    """The place of the images that the caller named."""
+    if image_input not in places:
+        raise InputError(
+            f"image_input is {image_input!r}, and the model is called with {', '.join(map(repr, places))}; give the"
+            "  position or the key of the images among the inputs"
+        )
+    value = places[image_input]
+    if not _could_be_images(value):
+        found = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else kind_of(value)
+        raise InputError(
+            f"image_input is {image_input!r}, which is {found}; expected a floating tensor (n, c, *positions) with "
+            "1, 2 or 3 position axes"
+        )
+    return image_input
+
+
 def _plain(value: Any) -> Any:
     if not isinstance(value, Tensor):
         return value
     # A tensor made under inference_mode cannot enter a graph; a clone can.
     return value.clone() if value.is_inference() else value.detach()
+
+
+_OF_A_CALL = (RuntimeError, ValueError, TypeError, LookupError, ArithmeticError, AssertionError, AttributeError)
+"""Errors that images of another shape or precision may cause; all others are the model's own affair."""
 
 
 @dataclass(frozen=True)
@@ -157,10 +237,10 @@ class Runner:
             InputError: the model fails on images in another precision than its parameters.
         """
         try:
-            with self.context():
+            with self.context(), normal_tensors(self.model):
                 return self.model(*inputs.args, **inputs.kwargs)
-        except Exception as error:
-            if is_out_of_memory(error):
+        except _OF_A_CALL as error:
+            if is_out_of_memory(error) or interruption(error) is not None:
                 raise
             said = f"the model failed on these images: {error}\n"
             if hint := precision_advice(inputs.images, self.model, error):  # of the error, and no guess from a shape

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any, TypeAlias
 
 from torch import nn
 
@@ -10,6 +14,14 @@ from gradcam_kit.capture.model.state import is_scripted, unwrap
 from gradcam_kit.errors import InputError, LayerNotFoundError, did_you_mean, kind_of
 
 TargetLayers = nn.Module | str | Sequence[nn.Module | str]
+
+LayerPattern: TypeAlias = str | nn.Module | type[nn.Module]
+"""A dotted name, a wildcard over dotted names (`*` crosses dots), a module, or a type of modules."""
+LayerPatterns: TypeAlias = LayerPattern | Sequence[LayerPattern] | None
+
+_NEVER_CALLED = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
+_WHOLE = (nn.MultiheadAttention,)
+"""Modules that never call their children: they use the children's weights."""
 
 
 def find_layers(model: nn.Module, target_layers: TargetLayers, given: nn.Module) -> dict[str, nn.Module]:
@@ -40,20 +52,131 @@ def find_layers(model: nn.Module, target_layers: TargetLayers, given: nn.Module)
     return found
 
 
-def split_level(model: nn.Module, name: str) -> tuple[str, int | None]:
-    """The name of a module, and which of its maps is meant: "fpn:1" is the second one that module `fpn` returns."""
-    path, _, level = name.rpartition(":")
-    if not path or not level.isdecimal() or name in dict(model.named_modules(remove_duplicate=False)):
-        return name, None
-    return path, int(level)
+@dataclass(frozen=True)
+class LayerName:
+    """What the name of a target layer says: "act#2" is the second call of module `act` in a pass, "fpn:1" the second
+    map that module `fpn` returns, and "head#2:0" the first map of the second call of `head`.
+
+    Attributes:
+        path: the name of the module.
+        call: which of its calls, counted from 1; None = the only one.
+        level: which of its maps, counted from 0; None = the only one.
+    """
+
+    path: str
+    call: int | None = None
+    level: int | None = None
+
+    @property
+    def suffix(self) -> str:
+        """What stands behind the module's name."""
+        return f"#{self.call}" * (self.call is not None) + f":{self.level}" * (self.level is not None)
+
+
+_SUFFIXES = (r"(.+)#(\d+)()", r"(.+)()[:](\d+)", r"(.+)#(\d+)[:](\d+)")
+
+
+def split_name(model: nn.Module, name: str) -> LayerName:
+    """Split the name of a target layer; characters of a module's own name count as part of it."""
+    modules = dict(model.named_modules(remove_duplicate=False))
+    if name in modules:
+        return LayerName(name)
+    found = [match for pattern in _SUFFIXES if (match := re.fullmatch(pattern, name))]
+    for match in [match for match in found if match[1] in modules] or found[:1]:
+        return LayerName(match[1], int(match[2]) if match[2] else None, int(match[3]) if match[3] else None)
+    return LayerName(name)
+
+
+def select_layers(model: nn.Module, layers: Any = None, given: nn.Module | None = None) -> dict[str, nn.Module]:
+    """Map names to the modules that patterns stand for, in the order of `model.named_modules()`.
+
+    Args:
+        model: the unwrapped model.
+        layers: a dotted name, a wildcard such as "layer*.conv2" (`*` crosses dots), a module, a type of modules, a
+            sequence of those, or None for all modules without children.
+        given: the model that the user passed, whose wrapper prefixes its names may carry.
+
+    Raises:
+        LayerNotFoundError: a pattern that no module of the model matches.
+        InputError: something else than such a pattern, or an empty sequence.
+
+    Example:
+        >>> list(select_layers(nn.Sequential(nn.Linear(2, 3), nn.ReLU()), nn.Linear))
+        ['0']
+    """
+    names = {name or type(model).__name__: module for name, module in model.named_modules(remove_duplicate=False)}
+    if layers is None:
+        found = {module: name for name, module in _without_children(model)}
+    else:
+        patterns = layers if isinstance(layers, list | tuple) else [layers]
+        if not patterns:
+            raise InputError("layers is empty; give at least one name, wildcard or type, or None for all layers")
+        prefixed = dict(given.named_modules(remove_duplicate=False)) if given is not None else {}
+        chosen: dict[nn.Module, str] = {}
+        for pattern in patterns:
+            for name, module in _matches(model, pattern, names, prefixed):
+                chosen.setdefault(module, name)
+        order = {module: place for place, module in reversed(list(enumerate(names.values())))}
+        found = {module: chosen[module] for module in sorted(chosen, key=order.__getitem__)}
+    return {name: module for module, name in found.items() if not is_scripted(module)}
+
+
+def _without_children(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    inner: set[nn.Module] = set()
+    for name, module in model.named_modules():
+        hidden = [child for child_name, child in module.named_children() if child_name == "parametrizations"]
+        if isinstance(module, _WHOLE):
+            hidden = list(module.children())
+        inner.update(part for child in hidden for part in child.modules())
+        is_leaf = all(child in inner for child in module.children())
+        if is_leaf and module not in inner and not isinstance(module, _NEVER_CALLED):
+            yield name or type(model).__name__, module
+
+
+def _matches(
+    model: nn.Module, pattern: object, names: dict[str, nn.Module], prefixed: dict[str, nn.Module]
+) -> list[tuple[str, nn.Module]]:
+    """All that one pattern stands for, at least one module."""
+    kind = type(model).__name__
+    if isinstance(pattern, nn.Module):
+        own = unwrap(pattern)
+        found = [(name, module) for name, module in names.items() if module is own][:1]
+        if not found:
+            raise LayerNotFoundError(
+                f"the {type(own).__name__} given as layer is not a part of this {kind}; take it from the same model "
+                "object, or give its name from model.named_modules()"
+            )
+        return found
+    if isinstance(pattern, type) and issubclass(pattern, nn.Module):
+        found = [(name, module) for name, module in model.named_modules() if isinstance(module, pattern)]
+        if not found:
+            present = sorted({type(module).__name__ for module in model.modules()})
+            hint = did_you_mean(pattern.__name__, present) or f"; it has {', '.join(present)}"
+            raise LayerNotFoundError(f"{kind} has no layer of type {pattern.__name__}{hint}")
+        return [(name or kind, module) for name, module in found]
+    if isinstance(pattern, str):
+        if pattern in names:
+            return [(pattern, names[pattern])]
+        if prefixed.get(pattern) is not None:
+            return _matches(model, prefixed[pattern], names, {})
+        found = [(name, module) for name, module in names.items() if name != kind and fnmatchcase(name, pattern)]
+        if not found:
+            known = [name for name in names if name != kind]
+            hint = did_you_mean(pattern.strip("*"), known)
+            hint = hint or f"; its layers are {', '.join(known[:8])}{', ...' * (len(known) > 8)}"
+            raise LayerNotFoundError(f"{kind} has no layer {pattern!r}{hint}")
+        return found
+    raise InputError(f"a layer is {kind_of(pattern)}; expected a name, a wildcard, a module or a type of modules")
 
 
 def _find_layer(model: nn.Module, layer: object, given: nn.Module) -> tuple[str, nn.Module]:
     if isinstance(layer, str):
-        path, level = split_level(given, layer)
-        if level is not None:
-            name, module = _find_layer(model, path, given)
-            return f"{name}:{level}", module
+        parts = split_name(given, layer)
+        if parts.call == 0:
+            raise LayerNotFoundError(f"{layer!r} is not a call of {parts.path!r}: the first one is '{parts.path}#1'")
+        if parts.suffix:
+            name, module = _find_layer(model, parts.path, given)
+            return f"{name}{parts.suffix}", module
         modules = dict(model.named_modules(remove_duplicate=False))
         if layer and layer in modules:
             return layer, unwrap(modules[layer])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -15,8 +16,9 @@ from torch import Tensor, nn
 
 from gradcam_kit.capture.deferred_checks import once_more_if_misjudged
 from gradcam_kit.capture.model.inputs import Inputs
+from gradcam_kit.capture.model.kept import normal_tensors_help
 from gradcam_kit.capture.model.state import version
-from gradcam_kit.errors import GradCamKitError, is_out_of_memory
+from gradcam_kit.errors import GradCamKitError, interruption, is_out_of_memory
 
 _log = logging.getLogger("gradcam_kit")
 _SMALLEST = 96 * 96
@@ -26,27 +28,57 @@ _Result = TypeVar("_Result")
 
 @once_more_if_misjudged
 def in_fastest_format(model: nn.Module, inputs: Inputs, work: Callable[[Inputs], _Result]) -> _Result:
-    """Run `work` with pictures that the model gets in channels-last order where its kernels are fastest with it.
+    """Run `work` with images that the model gets in channels-last order where its kernels are fastest with it.
 
-    The copy that the model gets anyway is made in that order. A model that fails on it and not without it (`view`
-    behind a convolution reads the order in memory) is remembered, and gets its pictures as they are from then on.
+    The copy that the model gets anyway is made in that order. A model that fails because of that order (`view` behind a
+    convolution reads the order in memory) is remembered, and gets its images as they are from then on. Every other
+    exception reaches the caller at once.
 
     Args:
         model: what `work` runs.
         inputs: the call as the user makes it.
         work: the whole work, which leaves nothing behind when it raises.
     """
+    try:
+        return _in_fastest_format(model, inputs, work)
+    except Exception as error:
+        if not normal_tensors_help(model, error):
+            raise
+    return _in_fastest_format(model, inputs, work)
+
+
+def _in_fastest_format(model: nn.Module, inputs: Inputs, work: Callable[[Inputs], _Result]) -> _Result:
     if model in _refused or not _pays(inputs):
         return work(inputs)
     try:
         return work(replace(inputs, memory_format=torch.channels_last))
     except Exception as error:
-        if is_out_of_memory(error) or (isinstance(error, GradCamKitError) and error.__cause__ is None):
-            raise  # the latter says what is wrong with the call
-        _log.debug("%s is tried without channels-last pictures: %s", type(model).__name__, error)
+        if not is_about_order(error):
+            raise
+        _log.debug("%s is tried without channels-last images: %s", type(model).__name__, error)
     result = work(inputs)
     _refused.add(model)
     return result
+
+
+_ABOUT_ORDER = ("contiguous", "stride", "channels_last", "channels last", "channels-last", "memory format", "cudnn")
+"""Words of errors that the order of axes in memory can cause; cuDNN says that it has no engine for such a tensor."""
+
+
+def is_about_order(error: Exception) -> bool:
+    """Whether an error is about the order of axes in memory, by its own words or by those of the failed `assert`."""
+    if isinstance(error, GradCamKitError):  # advice about images on which the model failed names the failure as cause
+        if not isinstance(error.__cause__, Exception):
+            return False
+        error = error.__cause__
+    if is_out_of_memory(error) or interruption(error) is not None:
+        return False
+    said = str(error)
+    if isinstance(error, AssertionError):
+        said += "".join(line.line or "" for line in traceback.extract_tb(error.__traceback__)[-1:])
+    elif not isinstance(error, RuntimeError | ValueError | TypeError):
+        return False
+    return any(words in said.lower() for words in _ABOUT_ORDER)
 
 
 @dataclass
@@ -63,6 +95,8 @@ class PackedWeights:
 
     What a model writes into the memory of a weight past autograd (`weight.data.mul_`) between two passes is not seen.
     """
+    failed: bool = False
+    """Whether a kernel or a copy failed; from then on convolutions run as they are."""
 
     @contextmanager
     def standing_in(self, model: nn.Module) -> Iterator[None]:
@@ -82,9 +116,27 @@ class PackedWeights:
         kind = maps.device.type
         autocast = torch.is_autocast_enabled(kind) and weight.dtype != torch.float64
         precision = torch.get_autocast_dtype(kind) if autocast else weight.dtype
-        if not _can_pack(conv, maps, weight) or not (autocast or maps.dtype == precision):
+        if self.failed or not _can_pack(conv, maps, weight) or not (autocast or maps.dtype == precision):
             return _forward(conv, maps, weight, bias)
         blocks = kind == "cpu" and _has_blocks(conv, precision) and not (torch.is_grad_enabled() and maps.requires_grad)
+        try:
+            return self._with_copy(conv, maps, weight, bias, precision, blocks)
+        except (RuntimeError, AttributeError) as error:  # of a kernel that this release of torch lacks or refuses
+            if is_out_of_memory(error) or interruption(error) is not None:
+                raise
+            _log.debug("passes go on with the model's own weights: %s", error)
+            self.failed = True
+        return _forward(conv, maps, weight, bias)
+
+    def _with_copy(
+        self,
+        conv: nn.Conv2d,
+        maps: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        precision: torch.dtype,
+        blocks: bool,
+    ) -> Tensor:
         copy = self._copy(conv, weight, precision, blocks, maps.shape)
         if not blocks:
             return _forward(conv, maps, copy, bias)

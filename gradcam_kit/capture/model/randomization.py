@@ -121,7 +121,9 @@ class Randomizer:
 
 
 @contextmanager
-def randomizing(model: nn.Module, images: Images, *, seed: int = 0, **forward_kwargs: Any) -> Iterator[Randomizer]:
+def randomizing(
+    model: nn.Module, images: Images, *, seed: int = 0, keep_modes: bool = False, **forward_kwargs: Any
+) -> Iterator[Randomizer]:
     """Hold a model whose layers can be given random parameters; afterwards all is as before, also after an error.
 
     The model runs once to see which layer uses its parameters when. Values are exchanged in place, so that whatever
@@ -132,11 +134,12 @@ def randomizing(model: nn.Module, images: Images, *, seed: int = 0, **forward_kw
         model: any PyTorch model.
         images: what it is called with.
         seed: of all values; every layer has a seed of its own, derived from it. The global generator is untouched.
+        keep_modes: leave modules that are in train mode in it, see `BaseCAM`.
         forward_kwargs: passed on to the model.
     """
     model = check_model(model)
     inputs = read_inputs(images, forward_kwargs, model)
-    with untouched(model, inputs.images.device):
+    with untouched(model, inputs.images.device, keep_modes):
         randomizer = Randomizer(model, _execution_order(model, inputs), seed)
         try:
             yield randomizer

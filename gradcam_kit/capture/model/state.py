@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import atexit
+import os
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from gradcam_kit.capture.model.kept import standing_in
 from gradcam_kit.errors import InputError, kind_of
 
 _lock = threading.RLock()
@@ -33,8 +36,13 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 def check_model(model: object) -> nn.Module:
     """Return the unwrapped model, or raise InputError for what hooks cannot reach."""
-    if not isinstance(model, nn.Module):
-        raise InputError(f"model is {kind_of(model)}; expected a torch.nn.Module")
+    if not isinstance(model, nn.Module) or _is_wrapper(unwrap(model)):
+        inner = getattr(model, "model", None)
+        hint = f"; it holds one, so pass {type(model).__name__}.model" if isinstance(inner, nn.Module) else ""
+        what = "expected a torch.nn.Module" + (
+            " whose call is its forward pass" if isinstance(model, nn.Module) else ""
+        )
+        raise InputError(f"model is {kind_of(model)}; {what}{hint}")
     model = unwrap(model)
     if is_scripted(model):
         raise InputError(
@@ -44,32 +52,49 @@ def check_model(model: object) -> nn.Module:
     return model
 
 
+def _is_wrapper(model: nn.Module) -> bool:
+    """Whether calling a module is a prediction with all around it, as of the YOLO class, and no forward pass."""
+    own_call = type(model).__call__ is not nn.Module.__call__
+    return (
+        own_call and callable(getattr(model, "predict", None)) and isinstance(getattr(model, "model", None), nn.Module)
+    )
+
+
 def is_scripted(module: nn.Module) -> bool:
     """Whether a module is TorchScript, which takes no hooks."""
     return isinstance(module, torch.jit.ScriptModule)
 
 
 @contextmanager
-def untouched(model: nn.Module, device: torch.device) -> Iterator[None]:
+def untouched(model: nn.Module, device: torch.device, keep_modes: bool = False) -> Iterator[None]:
     """Hold `model` in eval mode with frozen parameters, and restore every flag, buffer and random state afterwards.
 
     One thread at a time: a second one waits, whatever its model, because models may share modules. Entering again in
     the same thread is free.
+
+    Args:
+        model: the unwrapped model.
+        device: of the images.
+        keep_modes: leave modules that are in train mode in it. Random draws are then the user's own, as in a plain
+            pass, and go on from call to call.
     """
     held: set[int] = _active.__dict__.setdefault("models", set())
     if id(model) in held:
         yield
         return
     modules = list(model.modules())  # walking the tree takes as long as running a small model
+    is_random = keep_modes and any(module.training for module in modules)
+    devices = {device, *(tensor.device for tensor in _stored(modules))}
     with (
         _lock,
         _uncompiled(modules),
-        _random_states({device, *(tensor.device for tensor in _stored(modules))}),
-        _normal_tensors(modules),
-        _buffers(modules),
-        _modes_and_flags(modules),
+        nullcontext() if is_random else _random_states(devices),
+        _undone_in_forks() as changes,
         _recurrent_layers(modules),
     ):
+        for change in (_normal_tensors(modules), _buffers(modules, keep_modes), _modes_and_flags(modules, keep_modes)):
+            changes.enter_context(change)
+        changes.enter_context(standing_in(modules))  # behind the flags, of which kept parameters are no exception
         held.add(id(model))
         try:
             # Inference tensors can't enter a graph, so the mode is left for the time of the call.
@@ -79,9 +104,51 @@ def untouched(model: nn.Module, device: torch.device) -> Iterator[None]:
             held.discard(id(model))
 
 
+_changes: dict[int, list[ExitStack]] = {}
+"""What is changed at the moment, by thread."""
+
+
 @contextmanager
-def _modes_and_flags(modules: list[nn.Module]) -> Iterator[None]:
-    modes = [(module, module.training) for module in modules]
+def _undone_in_forks() -> Iterator[ExitStack]:
+    """Undo changes of models when the block ends, and at once in processes that other threads fork meanwhile."""
+    own = _changes.setdefault(threading.get_ident(), [])
+    with ExitStack() as changes:
+        own.append(changes)
+        try:
+            yield changes
+        finally:
+            changes.close()
+            own.remove(changes)
+            if not own:
+                _changes.pop(threading.get_ident(), None)
+
+
+def _after_fork() -> None:
+    """Settle a forked process, in which only the thread that forked goes on: what the others held ends here."""
+    global _lock
+    mine = threading.get_ident()
+    for thread in [thread for thread in _changes if thread != mine]:
+        for changes in reversed(_changes.pop(thread)):
+            with suppress(Exception):  # of a device, which a forked process cannot use anyway
+                changes.close()
+    if mine not in _changes:
+        _lock = threading.RLock()
+
+
+def _let_finish() -> None:
+    """Wait a moment for daemon threads: torch aborts a process that ends while it computes in one of them."""
+    if _lock.acquire(timeout=5):
+        _lock.release()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+atexit.register(_let_finish)
+
+
+@contextmanager
+def _modes_and_flags(modules: list[nn.Module], keep_modes: bool) -> Iterator[None]:
+    modes = [] if keep_modes else [(module, module.training) for module in modules]
     trainable = [tensor for tensor in _stored(modules) if tensor.requires_grad and tensor.is_leaf]
     try:
         for module, training in modes:
@@ -120,8 +187,11 @@ def _normal_tensors(modules: list[nn.Module]) -> Iterator[None]:
 
 
 @contextmanager
-def _buffers(modules: list[nn.Module]) -> Iterator[None]:
-    """Put back buffers that the model writes although it is in eval mode (call counters, caches)."""
+def _buffers(modules: list[nn.Module], keep_modes: bool) -> Iterator[None]:
+    """Put back buffers that the model writes although it is in eval mode (call counters, caches).
+
+    Batch norms in train mode write their statistics without a trace in the version of the tensor.
+    """
     saved: list[tuple[nn.Module, str, Tensor | None, Tensor | None, int]] = [
         (module, name, buffer, None if buffer is None else buffer.detach().clone(), version(buffer))
         for module in modules
@@ -136,7 +206,8 @@ def _buffers(modules: list[nn.Module]) -> Iterator[None]:
                 del module._buffers[name]
         for module, name, buffer, values, before in saved:
             module._buffers[name] = buffer
-            if buffer is not None and values is not None and version(buffer) != before:
+            is_written = version(buffer) != before or (keep_modes and module.training)
+            if buffer is not None and values is not None and is_written:
                 with torch.no_grad():
                     buffer.copy_(values)
 
@@ -203,10 +274,17 @@ def _is_on_cuda(module: nn.Module) -> bool:
     return any(parameter.is_cuda for parameter in module.parameters())
 
 
+def is_compiled(function: Any) -> bool:
+    """Whether a function is what `torch.compile` made of another one."""
+    return hasattr(function, "_torchdynamo_orig_callable")
+
+
 def _uncompiled(modules: list[nn.Module]) -> Any:
     """Run compiled submodules eagerly: compiled code would ignore the hooks."""
     # Nothing is compiled in a process that never loaded the compiler, and loading it takes seconds.
     if "torch._dynamo" not in sys.modules:
         return nullcontext()
-    compiled = any(hasattr(m, "_orig_mod") or m._compiled_call_impl is not None for m in modules)
+    compiled = any(
+        hasattr(m, "_orig_mod") or m._compiled_call_impl is not None or is_compiled(m.forward) for m in modules
+    )
     return torch.compiler.set_stance("force_eager") if compiled else nullcontext()

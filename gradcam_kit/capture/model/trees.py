@@ -60,6 +60,11 @@ def brought(value: Any, device: torch.device) -> Any:
     return map_output(lambda tensor: tensor.to(device, non_blocking=device.type != "cpu"), value)
 
 
+def whole(value: Any) -> Any:
+    """A tensor that is spread over devices (DTensor) as a plain one; everything else as it is."""
+    return value.full_tensor() if isinstance(value, Tensor) and hasattr(value, "full_tensor") else value
+
+
 def device_of(output: Any, otherwise: torch.device) -> torch.device:
     """Where a model's output lies; `otherwise` if it has no tensor."""
     return next((tensor.device for tensor in _tensors(output)), otherwise)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float, Int
@@ -33,10 +35,20 @@ class Prober:
 
         def work(chunk: slice) -> tuple[Tensor, Tensor]:
             part = rows[chunk].to(images.dtype)
+            if not self.rescorer.state.is_bag:
+                return explain(part, lambda: self.rescorer.score_pass(part, index[chunk]))
+            found = []
+            for row, whose in zip(part, index[chunk], strict=True):  # each in a bag of its own
+                bag = self.rescorer.bag_with(row, whose)
+                found.append([own[whose] for own in explain(bag, partial(self.rescorer.bag_pass, bag))])
+            activations, gradients = zip(*found, strict=True)
+            return torch.stack(activations), torch.stack(gradients)
+
+        def explain(part: Tensor, scored: Callable[[], Tensor]) -> tuple[Tensor, Tensor]:
             layers = {self.record.name: self.record.module}
             recorder = Recorder(model, layers, len(part), tuple(part.shape[2:]), self.reshape, True)
             with recorder.attached(), torch.enable_grad():
-                scores = self.rescorer.score_pass(part, index[chunk])
+                scores = scored()
                 recorder.check()
                 found = layer_gradients(recorder, [self.record.name], scores)[self.record.name]
             record = recorder.records[self.record.name]

@@ -11,107 +11,29 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from gradcam_kit.capture.deferred_checks import Checks
-from gradcam_kit.capture.model.state import is_scripted, untouched, version
+from gradcam_kit.capture.model.state import untouched
 from gradcam_kit.capture.model.trees import brought
 from gradcam_kit.capture.recording import LayerRecord
 from gradcam_kit.capture.rerun.lazy_rows import LazyRows
+from gradcam_kit.capture.rerun.native import native_rows
+from gradcam_kit.capture.rerun.prefix import Prefix
 from gradcam_kit.capture.rerun.rescore import Rescorer, same_scores
-from gradcam_kit.errors import CaptureError, is_out_of_memory
+from gradcam_kit.errors import CaptureError, interruption, is_out_of_memory, is_same_failure
 from gradcam_kit.functional import widen
 
 _log = logging.getLogger("gradcam_kit")
-
-
-@dataclass
-class Prefix:
-    """What the outermost modules returned that finished before a layer, in the order in which they ran."""
-
-    calls: list[tuple[nn.Module, Any]]
-    versions: list[int]
-    source: tuple[int, int] | None
-    """Which call, and which tensor of its output, is the input of the layer; None if no module made it."""
-
-    @classmethod
-    def of(cls, calls: list[tuple[nn.Module, Any]], arguments: Any) -> Prefix:
-        """Keep these calls before a layer that was called with these arguments."""
-        inputs = [leaf for leaf in tree_leaves(arguments) if isinstance(leaf, Tensor)][:1]
-        places = [
-            (i, j)
-            for i, (_, output) in enumerate(calls)
-            for j, leaf in enumerate(tree_leaves(output))
-            if any(leaf is tensor for tensor in inputs)
-        ]
-        detached = [(module, tree_map(_detach, output)) for module, output in calls]
-        return cls(detached, [version(leaf) for leaf in _tensors(detached)], places[-1] if places else None)
-
-    @property
-    def residual(self) -> Tensor | None:
-        """The input of the layer, if a module made it."""
-        if self.source is None:
-            return None
-        call, leaf = self.source
-        tensor: Tensor = tree_leaves(self.calls[call][1])[leaf]
-        return tensor
-
-    @property
-    def is_intact(self) -> bool:
-        """Whether no in-place operation behind the layer changed what was kept."""
-        return [version(leaf) for leaf in _tensors(self.calls)] == self.versions
-
-
-@dataclass
-class PrefixRecorder:
-    """Observes every module during the forward pass, until the last target layer has run."""
-
-    model: nn.Module
-    layers: Mapping[str, nn.Module]
-    thread: int = field(default_factory=threading.get_ident)
-    prefixes: dict[str, Prefix] = field(default_factory=dict)
-    frames: list[list[tuple[nn.Module, Any]]] = field(default_factory=lambda: [[]])
-
-    @contextmanager
-    def attached(self) -> Iterator[None]:
-        """Hold the hooks for the duration of the block."""
-        handles = []
-        try:
-            for module in self.model.modules():
-                if is_scripted(module):
-                    continue
-                handles.append(module.register_forward_pre_hook(self._enter))
-                handles.append(module.register_forward_hook(self._leave))
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
-            self.frames.clear()
-
-    @property
-    def _open(self) -> bool:
-        return threading.get_ident() == self.thread and len(self.prefixes) < len(self.layers)
-
-    def _enter(self, module: nn.Module, args: Any) -> None:
-        if self._open:
-            self.frames.append([])
-
-    def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
-        if not self._open:
-            return
-        self.frames.pop()
-        for name, layer in self.layers.items():
-            if layer is module and name not in self.prefixes:
-                self.prefixes[name] = Prefix.of([call for frame in self.frames for call in frame], args)
-        self.frames[-1].append((module, output))
 
 
 @dataclass
@@ -176,50 +98,65 @@ class Replayer:
     def residual(self) -> Float[Tensor, "n k *s"] | None:
         """The layer's input, laid out like its output; None if no module made it."""
         source = self.prefix.residual if self.prefix else None
-        if source is None or source.shape != self.record.captured[0].shape:
+        if source is None or len(self.record.captured) > 1 or source.shape != self.record.captured[0].shape:
             return None
         found: Tensor = brought(widen(self.record.maps([source])), self.rescorer.inputs.images.device)
         return found
 
     def _score(self, rows: Tensor, index: Tensor, residual: Tensor | None = None) -> Tensor:
         record = self.record
-        assert record.layout is not None
-        original = record.captured[0].detach()
-        native = record.layout.to_native(rows.to(original.device, original.dtype), LazyRows(original, index))
-        if native.untyped_storage().data_ptr() == original.untyped_storage().data_ptr():
-            native = native.clone()  # in-place operations behind the layer must not reach the record
+        if self.rescorer.state.is_bag:
+            return torch.cat([self._score_bag(row, whose) for row, whose in zip(rows, index, strict=True)])
+        native = native_rows(record, rows, index, self.rescorer.inputs.n)
         if self.isolated:
             with self._skipped(native, index, residual):
                 return self.rescorer.score_pass(LazyRows(self.rescorer.inputs.images, index), index)
-        thread = threading.get_ident()
+        with self._replaced(native):
+            return self.rescorer.score_pass(self.rescorer.inputs.images[index], index)
+
+    def _score_bag(self, row: Tensor, whose: Tensor) -> Tensor:
+        """The score of the whole bag with the activations of one image replaced."""
+        n = self.rescorer.inputs.n
+        maps = self.record.maps([own.detach() for own in self.record.captured])
+        maps = maps.index_copy(0, whose.view(1).to(maps.device), row[None].to(maps))
+        native = native_rows(self.record, maps, torch.arange(n, device=row.device), n)
+        with self._replaced(native):
+            return self.rescorer.bag_pass(self.rescorer.inputs.images)
+
+    @contextmanager
+    def _replaced(self, native: tuple[int, Tensor]) -> Iterator[None]:
+        """Let the layer hand out other activations in the call that is meant."""
+        thread, calls = threading.get_ident(), count(1)
 
         def replace(module: nn.Module, args: Any, output: Any) -> Any:
-            return self._output(native, output) if threading.get_ident() == thread else None
+            if threading.get_ident() != thread or next(calls) != (self.record.call or 1):
+                return None
+            return self._output(native, output)
 
-        handle = record.module.register_forward_hook(replace)
+        handle = self.record.module.register_forward_hook(replace)
         try:
-            return self.rescorer.score_pass(self.rescorer.inputs.images[index], index)
+            yield
         finally:
             handle.remove()
 
     def _can_isolate(self) -> bool:
         """Replay the layer's own activations behind the kept outputs, and compare with the scores of the pass."""
-        if self.prefix is None or self.scores is None:
+        if self.prefix is None or self.scores is None or self.rescorer.state.is_bag:
             return False
         if not self.prefix.is_intact:
             _log.debug("layer %r cannot be isolated: an output from before it is overwritten later", self.record.name)
             return False
         n, most = len(self.scores), self.rescorer.batch_size
         # Not n rows, because kept outputs may hide something with one entry per sample: a list, an object, a size.
-        count = n + 1 if n < most else min(max(n - 1, 1), most)
-        index = (torch.arange(count, device=self.scores.device) + 1) % n  # and in another order
+        rows = n + 1 if n < most else min(max(n - 1, 1), most)
+        index = (torch.arange(rows, device=self.scores.device) + 1) % n  # and in another order
         record, self.isolated = self.record, True
-        try:
-            replayed = self._score(record.maps([own.detach()[index.to(own.device)] for own in record.captured]), index)
-        except Exception as error:  # whatever keeps the suffix from running alone, the whole model can run
-            if is_out_of_memory(error):
-                raise
-            _log.debug("layer %r cannot be isolated (%s: %s)", record.name, type(error).__name__, error)
+        replayed = self._attempt(index)
+        if isinstance(replayed, Exception):
+            again = self._attempt(index)
+            if not isinstance(again, Exception) or not is_same_failure(replayed, again):
+                raise replayed  # once, so it is not the model that cannot run from here on
+            _log.debug("layer %r cannot be isolated: %s", record.name, again)
             return False
         expected = self.scores[index]
         same = same_scores(widen(replayed), expected, record.captured[0].dtype)
@@ -228,13 +165,23 @@ class Replayer:
             _log.debug("layer %r cannot be isolated: its suffix alone gives other scores", record.name)
         return holds
 
-    def _output(self, native: Tensor, output: Any) -> Any:
+    def _attempt(self, index: Tensor) -> Tensor | Exception:
+        """Scores of the layer's own activations by the suffix alone, or what keeps it from running alone."""
+        try:
+            maps = self.record.maps([own.detach() for own in self.record.captured])
+            return self._score(maps[index.to(maps.device)], index)
+        except Exception as error:  # the code behind a layer may refuse such a call in any way
+            if is_out_of_memory(error) or interruption(error) is not None:
+                raise
+            return error
+
+    def _output(self, native: tuple[int, Tensor], output: Any) -> Any:
         leaves, spec = tree_flatten(output)
-        leaves[self.record.chosen[0]] = native
+        leaves[native[0]] = native[1]
         return tree_unflatten(leaves, spec)
 
     @contextmanager
-    def _skipped(self, native: Tensor, index: Tensor, residual: Tensor | None) -> Iterator[None]:
+    def _skipped(self, native: tuple[int, Tensor], index: Tensor, residual: Tensor | None) -> Iterator[None]:
         """Let the modules before the layer, and the layer itself, hand out what they returned."""
         assert self.prefix is not None
         assert self.record.spec is not None
@@ -278,11 +225,3 @@ def _handing_out(outputs: deque[Any], forward: Any) -> Any:
         return forward(*args, **kwargs)
 
     return replayed
-
-
-def _detach(leaf: Any) -> Any:
-    return leaf.detach() if isinstance(leaf, Tensor) else leaf
-
-
-def _tensors(calls: list[tuple[nn.Module, Any]]) -> Iterator[Tensor]:
-    return (leaf for _, output in calls for leaf in tree_leaves(output) if isinstance(leaf, Tensor))

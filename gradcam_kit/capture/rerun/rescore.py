@@ -17,7 +17,7 @@ from gradcam_kit.capture.model.inputs import Inputs, Runner
 from gradcam_kit.capture.model.memory_format import PackedWeights
 from gradcam_kit.capture.model.state import untouched
 from gradcam_kit.capture.model.trees import brought, device_of, map_output
-from gradcam_kit.errors import CaptureError, GradCamKitError, OptionError, is_out_of_memory
+from gradcam_kit.errors import CaptureError, GradCamKitError, OptionError, interruption, is_out_of_memory
 from gradcam_kit.functional import widen
 from gradcam_kit.targets.classes import score
 from gradcam_kit.types import Rows, Target
@@ -61,9 +61,12 @@ class RowState:
     """The most rows that fit into the device's memory, once they did not."""
     is_checked: bool = False
     """That repeated samples score as the samples do."""
+    is_bag: bool = False
+    """Whether the model gives one score for all images together."""
+    shares_inputs: bool = False
+    """Whether inputs with as many entries as there are images belong to the batch, not to its samples."""
     passes: int = 0
-    weights: PackedWeights | None = field(default_factory=PackedWeights)
-    """None once the model could not run with them."""
+    weights: PackedWeights = field(default_factory=PackedWeights)
 
 
 @dataclass(frozen=True)
@@ -90,12 +93,12 @@ class Rescorer:
         return widen(torch.cat(scores)) if scores else images.new_zeros(0)
 
     def check(self) -> None:
-        """Find out whether other inputs with n entries belong to the samples; with images alone there are none.
+        """Find out whether other inputs with n entries belong to the samples, or to the batch like several prompts.
 
         Raises:
-            CaptureError: they do not, so that rows of them would be wrong.
+            CaptureError: neither gives the scores that are known, so that rows would be wrong.
         """
-        if self.state.is_checked:
+        if self.state.is_checked or self.state.is_bag:
             return
         self.state.is_checked = True
         doubtful = self.inputs.per_sample()
@@ -106,21 +109,28 @@ class Rescorer:
         index = (torch.arange(n + 1, device=self.inputs.images.device) + 1) % n
         with self.run.context():
             expected = self._here(widen(score(self.target, self.output, n)))[index]
-        try:
-            found = widen(self.score_pass(self.inputs.images[index], index))
-            precision = self.run.precision(self.inputs.images)
-            same = found.shape == expected.shape and bool(on_host(same_scores(found, expected, precision)))
-        except GradCamKitError:
-            same = False
-        if not same:
-            raise CaptureError(
-                f"{', '.join(doubtful)} of the model's inputs have {n} entries, as many as there are images, but do "
-                "not belong to them one by one; give another number of images in a batch"
-            )
+        precision = self.run.precision(self.inputs.images)
+        for shares_inputs in (False, True):
+            self.state.shares_inputs = shares_inputs
+            try:
+                found = widen(self.score_pass(self.inputs.images[index], index))
+            except (GradCamKitError, RuntimeError, ValueError, IndexError) as error:
+                if is_out_of_memory(error):
+                    raise
+                _log.debug("rows with shares_inputs=%s fail: %s", shares_inputs, error)
+                continue
+            if found.shape == expected.shape and bool(on_host(same_scores(found, expected, precision))):
+                return
+        raise CaptureError(
+            f"{', '.join(doubtful)} of the model's inputs have {n} entries, as many as there are images, but belong "
+            "neither to them one by one nor to the whole batch; give another number of images in a batch"
+        )
 
     def score_pass(self, rows: Tensor, index: Tensor) -> Tensor:
         """Scores `(m, *targets)` from one forward pass."""
-        output = self.run(self.inputs.with_images(rows, index))
+        if self.state.is_bag:
+            return torch.cat([self.bag_pass(self.bag_with(row, whose)) for row, whose in zip(rows, index, strict=True)])
+        output = self.run(self.inputs.with_images(rows, None if self.state.shares_inputs else index))
         there = brought(index, device_of(output, index.device))
         with self.run.context():
             if hasattr(self.target, "select"):
@@ -128,6 +138,17 @@ class Rescorer:
             else:
                 scores = self._score_by_sample(output, there)
         return self._here(scores)
+
+    def bag_pass(self, images: Float[Tensor, "n c *t"]) -> Float[Tensor, "1 *targets"]:
+        """The score of a whole bag of images."""
+        output = self.run(self.inputs.with_images(images))
+        with self.run.context():
+            return self._here(score(self.target, output, self.inputs.n))
+
+    def bag_with(self, row: Float[Tensor, "c *t"], whose: Int[Tensor, ""]) -> Float[Tensor, "n c *t"]:
+        """The bag with one image changed, the others as they are."""
+        images = self.inputs.images
+        return images.index_copy(0, whose.view(1), row[None].to(images.dtype))
 
     def _here(self, scores: Tensor) -> Tensor:
         found: Tensor = brought(scores, self.inputs.images.device)
@@ -145,7 +166,7 @@ class Rescorer:
             try:
                 results.append(self._pass(work, slice(start, start + size)))
             except Exception as error:
-                if size == 1 or not is_out_of_memory(error):
+                if size == 1 or not is_out_of_memory(error) or interruption(error) is not None:
                     raise
                 self.state.most = size // 2
                 _log.warning("out of memory: %d rows in a pass from here on; pass batch_size=%d", size // 2, size // 2)
@@ -157,15 +178,9 @@ class Rescorer:
         """One pass; copies of the weights pay from the second on."""
         self.state.passes += 1
         ordered = self.inputs.memory_format == torch.channels_last and not is_compiled_around(self.run.model)
-        if self.state.passes > 1 and self.state.weights and ordered:
-            try:
-                with self.state.weights.standing_in(self.run.model):
-                    return work(chunk)
-            except Exception as error:  # if they are not its cause, it comes again
-                if is_out_of_memory(error):
-                    raise
-                _log.debug("passes go on with the model's own weights: %s", error)
-                self.state.weights = None
+        if self.state.passes > 1 and ordered and not self.state.weights.failed:
+            with self.state.weights.standing_in(self.run.model):
+                return work(chunk)
         return work(chunk)
 
     def _score_by_sample(self, output: Any, index: Tensor) -> Tensor:
@@ -205,6 +220,11 @@ def _with_row(clean: Any, changed: Any, row: int, whose: Tensor, sizes: tuple[in
 
     def place(old: Any, new: Any) -> Any:
         if (length(old), length(new)) == sizes:
+            if old.shape[1:] != new.shape[1:]:
+                raise CaptureError(
+                    f"one row of the model's output has shape {tuple(old.shape[1:])} for the batch and "
+                    f"{tuple(new.shape[1:])} for changed rows; give another number of images in a batch"
+                )
             return old.index_copy(0, whose, new[row : row + 1].to(old.dtype))
         if not is_per_sample(old):
             return old

@@ -7,6 +7,7 @@ import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,18 +17,20 @@ from torch import Tensor, nn
 from gradcam_kit.capture.model.inputs import Runner, read_inputs
 from gradcam_kit.capture.model.memory_format import in_fastest_format
 from gradcam_kit.capture.model.state import check_model, untouched
-from gradcam_kit.capture.rerun.rescore import Rescorer
+from gradcam_kit.capture.rerun.rescore import Rescorer, RowState
 from gradcam_kit.options import positive_int
 from gradcam_kit.targets.classes import (
     ClassLogit,
     ClassProbability,
     ClassTarget,
-    are_shares,
     predicted_classes,
     read_logits,
     resolve_target,
+    score,
     settle,
 )
+from gradcam_kit.targets.names import carried_names
+from gradcam_kit.targets.scores import ScoreKind, are_shares
 from gradcam_kit.types import Images, Rows
 
 _log = logging.getLogger("gradcam_kit")
@@ -35,14 +38,16 @@ _log = logging.getLogger("gradcam_kit")
 
 @dataclass(frozen=True, eq=False)
 class IsPrediction(ClassTarget):
-    """1 where a class is the predicted one, else 0; of a model with one output, where its logit is positive.
+    """1 where a class is the predicted one, else 0; of a model with one output, where it is above `threshold`.
 
     NaN where a logit is NaN, of which no class is the largest.
     """
 
+    threshold: float = 0.0
+
     def score(self, logits: Float[Tensor, "n classes"], classes: Int[Tensor, "n m"]) -> Float[Tensor, "n m"]:
         """1[argmax z = c]."""
-        is_best = logits > 0 if logits.shape[1] == 1 else logits.argmax(1, keepdim=True) == classes
+        is_best = logits > self.threshold if logits.shape[1] == 1 else logits.argmax(1, keepdim=True) == classes
         return is_best.expand_as(classes).float().masked_fill(logits.isnan().any(1, keepdim=True), torch.nan)
 
 
@@ -53,10 +58,12 @@ class Rescoring(Rescorer):
     Attributes:
         classes: what is explained `(n, [m])`; None for a target that has no classes.
         settings: what kind of score it is and where the classes come from; it travels with the numbers.
+        scores: what the probability of a class is, see `ClassProbability`.
     """
 
     classes: Tensor | None = None
     settings: Mapping[str, str] = field(default_factory=dict)
+    scores: ScoreKind | None = None
 
     @property
     def predicts(self) -> Rows | None:
@@ -64,7 +71,8 @@ class Rescoring(Rescorer):
         if self.classes is None:
             return None
         settings = {**self.settings, "score": "1 where the class is predicted"}
-        return replace(self, target=IsPrediction(self.classes), settings=settings)
+        threshold = 0.5 if self.scores == "raw" else 0.0  # of one output, a probability or a logit
+        return replace(self, target=IsPrediction(self.classes, threshold), settings=settings)
 
 
 _looked_at: weakref.WeakSet[nn.Module] = weakref.WeakSet()
@@ -78,7 +86,7 @@ def _doubt(model: nn.Module, logits: Float[Tensor, "n classes"]) -> None:
     if bool(are_shares(logits)):
         _log.warning(
             "the outputs of %s look like probabilities (from 0 to 1, and their sum is 1), and what is scored is their "
-            "softmax; leave out the model's last softmax, or score the outputs: rescoring(..., probability=False)",
+            "softmax; leave out the model's last softmax, or score the outputs: rescoring(..., scores='raw')",
             type(model).__name__,
         )
 
@@ -90,7 +98,10 @@ def rescoring(
     targets: Any = None,
     *,
     probability: bool = True,
+    image_input: int | str | None = None,
+    scores: ScoreKind | None = None,
     batch_size: int = 64,
+    keep_modes: bool = False,
     **forward_kwargs: Any,
 ) -> Iterator[Rescoring]:
     """Hold the model in eval mode, and yield `rescore(rows, index)`: scores of changed images, without a graph.
@@ -102,28 +113,43 @@ def rescoring(
         images: what is changed, as in calling a method.
         targets: as in calling a method. None = the predicted class of each image, found by one forward pass; it stays
             the same for all rows.
-        probability: score classes by their softmax probability; False = by the target itself, or by the logit.
+        image_input: which of several inputs is changed, by position or key; None = the first floating one with 2 or 3
+            position axes, else with a single one.
+        probability: score classes by their probability; False = by the target itself, or by the logit.
+        scores: what the probability is: "softmax", "sigmoid" or "raw" (the outputs as they are); None = the softmax, of
+            a model with one output its sigmoid.
         batch_size: the most rows in one forward pass; on a CPU fewer where that is faster.
+        keep_modes: leave modules that are in train mode in it, such as dropout that is on on purpose; scores are then
+            random.
         forward_kwargs: passed on to the model.
     """
     model = check_model(model)
-    inputs = read_inputs(images, forward_kwargs, model)
+    inputs = read_inputs(images, forward_kwargs, model, image_input=image_input)
     positive_int("batch_size", batch_size)
-    target = resolve_target(targets, ClassProbability if probability else ClassLogit)
+    target = resolve_target(targets, ClassProbability if probability else ClassLogit, partial(carried_names, model))
     run = Runner.of(model, inputs.images.device)
-    with untouched(model, inputs.images.device):
+    with untouched(model, inputs.images.device, keep_modes):
         inputs, output = in_fastest_format(model, inputs, lambda own: (own, run(own.with_images(own.images))))
         if target is None:
             target = (ClassProbability if probability else ClassLogit)(predicted_classes(output))
-        classes = None
+        classes, is_bag = None, False
         if isinstance(target, ClassTarget):
-            target.check_samples(inputs.n)
+            target.check_samples(inputs.n, or_bag=True)
             logits = read_logits(output)
+            is_bag = len(logits) == 1 < inputs.n
             classes = target.indices(logits)
-            if probability:
+            if probability and scores is None:
                 _doubt(model, logits)
-            target = ClassProbability(classes) if probability else settle(target, output)
+            target = ClassProbability(classes, scores) if probability else settle(target, output)
         else:
             target = settle(target, output)
-        settings = {"score": type(target).__name__, "classes": "predicted" if targets is None else "given"}
-        yield Rescoring(run, inputs, target, output, batch_size, classes=classes, settings=settings)
+            with torch.no_grad():
+                is_bag = len(score(target, output, inputs.n)) == 1 < inputs.n
+        name = type(target).__name__
+        if probability and classes is not None and scores in ("sigmoid", "raw") and read_logits(output).shape[1] > 1:
+            name = f"{name}, {scores}"
+        settings = {"score": name, "classes": "predicted" if targets is None else "given"}
+        state = RowState(is_bag=is_bag)
+        yield Rescoring(
+            run, inputs, target, output, batch_size, state, classes=classes, settings=settings, scores=scores
+        )

@@ -20,7 +20,8 @@ from gradcam_kit.jobs.sources.plan import Shard
 from gradcam_kit.jobs.storage.counts import Counts, counted
 from gradcam_kit.jobs.storage.rows import Row, method_name
 from gradcam_kit.jobs.storage.store import Store
-from gradcam_kit.jobs.work.explainer import Batch, Explained, Explainer
+from gradcam_kit.jobs.work.batches import Batch
+from gradcam_kit.jobs.work.explainer import Explained, Explainer
 from gradcam_kit.jobs.work.overlays import Painter
 from gradcam_kit.jobs.work.reader import Reader, ahead_of, batches, prefetched
 

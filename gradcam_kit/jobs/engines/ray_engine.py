@@ -30,7 +30,8 @@ from gradcam_kit.jobs.storage.addresses import is_remote
 from gradcam_kit.jobs.storage.counts import Counts, counted
 from gradcam_kit.jobs.storage.rows import Row
 from gradcam_kit.jobs.storage.store import Store
-from gradcam_kit.jobs.work.explainer import Batch, Explainer
+from gradcam_kit.jobs.work.batches import Batch
+from gradcam_kit.jobs.work.explainer import Explainer
 from gradcam_kit.jobs.work.loading import layers_of
 from gradcam_kit.jobs.work.measuring import metric_fields
 from gradcam_kit.jobs.work.overlays import draw, mark_undrawn

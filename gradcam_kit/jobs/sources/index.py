@@ -5,15 +5,18 @@ from __future__ import annotations
 import glob
 import os
 import posixpath
+import unicodedata
 from collections.abc import Iterable, Iterator
 from itertools import takewhile
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
-from gradcam_kit.errors import GradCamKitError, InputError
+from gradcam_kit.errors import GradCamKitError, InputError, raise_interruption
 from gradcam_kit.jobs.sources.tables import LIST_SUFFIXES, TABLE_SUFFIXES, listed_rows
+from gradcam_kit.jobs.sources.text import not_utf8
 from gradcam_kit.jobs.sources.walk import PICTURE_SUFFIXES, LeftOut, Walk, key_of
 from gradcam_kit.jobs.storage.addresses import check_address, is_remote, remote, scheme, unreachable
+from gradcam_kit.targets.names import BLANKS
 
 _NAMING = (*LIST_SUFFIXES, *TABLE_SUFFIXES)  # of files that name pictures
 KINDS = "a picture, a folder, a glob, a list file (.txt) or a table (.csv, .tsv, .parquet) with a column 'path'"
@@ -113,12 +116,31 @@ def _lines(source: str, parent: str, left_out: LeftOut) -> Iterator[tuple[str, s
     own = scheme(source) if is_remote(source) else None
     for path, label in listed_rows(source):
         if path:
-            resolved = _resolved(parent, path)
+            resolved = _as_on_disk(source, parent, path)
             if is_remote(resolved):
                 _check_listed(source, resolved, own)
             yield resolved, label
         else:
             left_out.nameless += 1
+
+
+def _as_on_disk(source: str, parent: str, path: str) -> str:
+    """A path as its file is called, which a list may write with blanks around it or with other forms of its letters.
+
+    Raises:
+        InputError: bytes that are not UTF-8, as of a list in another encoding, and no file of that name.
+    """
+    place = _resolved(parent, path)
+    plain = path.strip(BLANKS)
+    if (path.isascii() and path == plain) or (not is_remote(place) and os.path.exists(place)):
+        return place
+    if any("\udc80" <= sign <= "\udcff" for sign in path):
+        raise not_utf8(source, f"the path {path!a}, which names no file")
+    forms = [plain, *(unicodedata.normalize(form, plain) for form in ("NFC", "NFD"))]
+    places = [_resolved(parent, form) for form in forms if form]
+    return next(
+        (other for other in places if not is_remote(other) and os.path.exists(other)), places[0] if places else place
+    )
 
 
 def _check_listed(source: str, path: str, own: str | None) -> None:
@@ -164,6 +186,7 @@ def _remote_pictures(source: str, out: str, left_out: LeftOut) -> Iterator[Entry
     except GradCamKitError:
         raise
     except Exception as error:  # libraries of storages raise anything
+        raise_interruption(error)
         raise unreachable(source, error) from error
 
 

@@ -9,6 +9,7 @@ from itertools import groupby
 
 from gradcam_kit.errors import UnknownNameError, did_you_mean
 from gradcam_kit.jobs.sources.index import Entry
+from gradcam_kit.targets.names import normalized
 
 _EXAMPLES = 3
 
@@ -22,7 +23,7 @@ class Labels:
     _counts: Counter[str] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        names = self.names or ()
+        names = [normalized(name) for name in self.names or ()]
         object.__setattr__(self, "_indices", {name: index for index, name in enumerate(names)})
         object.__setattr__(self, "_counts", Counter(names))
 
@@ -33,7 +34,7 @@ class Labels:
         """
         if entry.label is not None or not entry.folders:
             return entry.label
-        known = (folder for folder in reversed(entry.folders) if folder in self._counts)
+        known = (folder for folder in reversed(entry.folders) if normalized(folder) in self._counts)
         return next(known, entry.folders[-1])
 
     def index(self, entry: Entry) -> int | None:
@@ -44,8 +45,9 @@ class Labels:
         label = self.of(entry)
         if label is None:
             return None
-        if label in self._counts:
-            return self._indices[label] if self._counts[label] == 1 else None
+        name = normalized(label)
+        if name in self._counts:
+            return self._indices[name] if self._counts[name] == 1 else None
         is_number = label.isdecimal() and label.isascii() and len(label) < 10
         return int(label) if is_number and (entry.label is not None or not self.names) else None
 
@@ -79,7 +81,7 @@ class Labels:
             label = self.of(entry)
             if label is None:
                 raise UnknownNameError("the picture has no label: no column 'label' and no folder names its class")
-            count = self._counts[label]
+            count = self._counts[normalized(label)]
             named = f"names {count} classes" if count else "is no class of the model"
             raise UnknownNameError(f"the label {label!r} {named}{did_you_mean(label, self._counts)}")
         return index

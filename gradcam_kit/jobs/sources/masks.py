@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -11,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool
 from PIL import Image
 
-from gradcam_kit.errors import InputError, OptionError, PictureError
+from gradcam_kit.errors import InputError, OptionError, PictureError, raise_interruption
 from gradcam_kit.jobs.sources.index import Entry
 from gradcam_kit.jobs.storage.addresses import is_remote
 from gradcam_kit.jobs.storage.folders import opened
@@ -107,6 +108,7 @@ class Masks:
         except FileNotFoundError:
             return None
         except Exception as error:  # decoders of damaged files raise anything
+            raise_interruption(error)
             raise PictureError(f"cannot read the mask {name}: {error}") from error
 
     def _path(self, name: str) -> str:
@@ -118,12 +120,16 @@ class Masks:
                 return True
         except FileNotFoundError:
             return False
-        except (OSError, PictureError):  # it is there, and reading it says what is wrong
+        except (OSError, PictureError) as error:  # it is there, and reading it says what is wrong
+            raise_interruption(error)
             return True
 
 
 def _names(key: str) -> list[str]:
-    return [f"{PurePosixPath(key).with_suffix('')}{suffix}" for suffix in SUFFIXES]
+    """The names that the mask of a picture may have; of letters with marks also in their other forms."""
+    stem = str(PurePosixPath(key).with_suffix(""))
+    stems = dict.fromkeys([stem, *(unicodedata.normalize(form, stem) for form in ("NFC", "NFD"))])
+    return [f"{stem}{suffix}" for stem in stems for suffix in SUFFIXES]
 
 
 def _object(image: Image.Image) -> Bool[np.ndarray, "height width"]:

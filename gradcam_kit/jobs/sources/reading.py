@@ -14,10 +14,10 @@ try:
 except ImportError:  # Windows, where large pictures are not counted
     fcntl = None  # type: ignore[assignment]
 
-from gradcam_kit.errors import PictureError
+from gradcam_kit.errors import PictureError, raise_interruption
 from gradcam_kit.jobs.sources.index import Entry
 from gradcam_kit.jobs.storage.folders import opened
-from gradcam_kit.pixels.decoding import decode_picture
+from gradcam_kit.pixels.decoding import decode_picture, looks_like_twelve_bits
 from gradcam_kit.pixels.opencv import log_level, set_log_level
 from gradcam_kit.transforms import Picture
 
@@ -38,8 +38,23 @@ def read_entry(entry: Entry, admit: Callable[[int], object] | None = None) -> Pi
         with opened(entry.path) as file:
             return decode_picture(file, admit)
     except Exception as error:
+        raise_interruption(error)
         reason = error.strerror or error if isinstance(error, OSError) else error
         raise PictureError(f"cannot read the picture: {reason}") from error
+
+
+def depth_note(entry: Entry) -> str | None:
+    """A line about a 16-bit picture that holds 12-bit values, which make it nearly black."""
+    try:
+        with opened(entry.path) as file:
+            if looks_like_twelve_bits(file):
+                return (
+                    f"{entry.key} has 16 bits and no value above 4095, as if 12-bit data were stored as they are, and "
+                    "is read nearly black; multiply such pictures by 16 and save them again"
+                )
+    except Exception:  # what is wrong with a picture is said by its row
+        return None
+    return None
 
 
 @contextmanager
@@ -66,12 +81,14 @@ def _alone() -> Iterator[None]:
     """
     with ExitStack() as held:
         if fcntl is not None:
-            with suppress(OSError):  # a place for it that cannot be used is no reason to read no pictures
+            try:
                 name = os.path.join(tempfile.gettempdir(), f"gradcam-kit-{os.getuid()}.lock")
                 lock = os.open(name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
                 held.callback(os.close, lock)
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 held.callback(fcntl.flock, lock, fcntl.LOCK_UN)  # a process that was forked meanwhile has it open too
+            except OSError as error:  # without a place for it pictures are read all the same
+                raise_interruption(error)
         held.callback(_give_back)
         yield
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from gradcam_kit.errors import InputError
+from gradcam_kit.errors import InputError, raise_interruption
 
 PICTURE_SUFFIXES = (
     *(".apng", ".avif", ".avifs", ".blp", ".bmp", ".bw", ".cur", ".dcx", ".dds", ".dib", ".ftc", ".ftu"),
@@ -151,6 +151,7 @@ class Walk:
             except (FileNotFoundError, NotADirectoryError):  # vanished, or a pattern that leads nowhere
                 continue
             except OSError as error:
+                raise_interruption(error)
                 if folder == self.root or not isinstance(error, PermissionError):
                     raise InputError(f"the folder {folder!r} cannot be listed: {error.strerror}") from error
                 self.left_out.closed.append(key_of(os.path.relpath(folder, self.root)))
@@ -238,5 +239,6 @@ def _leads_nowhere(child: _Child) -> bool:
     try:
         child.stat()
     except OSError as error:
+        raise_interruption(error)
         return error.errno == errno.ELOOP
     return False

@@ -9,7 +9,7 @@ from typing import Any
 import fsspec
 from fsspec.registry import known_implementations
 
-from gradcam_kit.errors import InputError
+from gradcam_kit.errors import InputError, raise_interruption
 
 SIMPLE = frozenset(
     {
@@ -77,6 +77,7 @@ def remote(path: str) -> tuple[Any, str]:
             raise InputError(f"{path!r} cannot be used: {said}") from error
         return system, f"{root.rstrip('/')}/{inner}".rstrip("/")
     except (OSError, ValueError) as error:
+        raise_interruption(error)
         raise InputError(f"{path!r} cannot be used: {first_line(error)}") from error
     return found
 

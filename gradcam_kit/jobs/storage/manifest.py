@@ -20,6 +20,7 @@ def check_same(before: Mapping[str, Any], now: Mapping[str, Any], root: str) -> 
         OptionError: the first field that differs.
     """
     now = json.loads(json.dumps(now))  # tuples become lists, as in the file
+    before = {"scores": "softmax", **before}  # which earlier versions did not say
     for name, old, new in _differences(before, now):
         if name.split(".")[0] != "about":
             raise OptionError(

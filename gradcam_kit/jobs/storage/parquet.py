@@ -9,6 +9,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from gradcam_kit.errors import raise_interruption
+
 _DAMAGE = (OSError, pa.ArrowException, ValueError, KeyError, OverflowError, MemoryError)
 """What Arrow raises about damaged files, whose pages it decompresses and decodes; it has no type for them."""
 
@@ -37,4 +39,5 @@ def read_parquet(file: Any, columns: Sequence[str] | None = None) -> pa.Table:
         with pq.ParquetFile(file, pre_buffer=False, page_checksum_verification=True) as table:
             return table.read(columns=columns, use_threads=False)
     except _DAMAGE as error:
+        raise_interruption(error)
         raise DamagedTableError(" ".join(str(error).split())) from error

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
+from gradcam_kit.errors import raise_interruption
 from gradcam_kit.jobs.storage.addresses import remote, unreachable
 
 
@@ -27,6 +28,7 @@ class RemoteFolder:
         except FileNotFoundError:
             return None
         except Exception as error:  # libraries of storages raise anything
+            raise_interruption(error)
             raise unreachable(self.root, error) from error
         return content
 

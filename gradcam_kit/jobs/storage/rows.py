@@ -20,6 +20,7 @@ from gradcam_kit.jobs.sources.labels import Labels
 from gradcam_kit.jobs.work.reader import Decoded
 from gradcam_kit.methods import BaseCAM, Explanation
 from gradcam_kit.targets.classes import read_logits
+from gradcam_kit.targets.scores import ScoreKind, class_scores
 
 SCHEMA = pa.schema(
     [
@@ -54,9 +55,10 @@ SCHEMA = pa.schema(
 
 `heatmap` is little-endian float16 `(height, width)` in [0, 1], row by row, over the part `box` of the picture; with
 several layers it has the resolution of the finest, and `layer` joins their names with `+`. `correct` says whether
-`predicted` is the class that `label` names, and is null where it names none. `top_*` are the five best classes. A row
-with the status "error" has no heatmap; one with the status "ok" and an `error` lacks its overlay or its metrics, and
-says why.
+`predicted` is the class that `label` names, and is null where it names none. `top_*` are the five best classes. What
+`score` and `top_scores` are, run.json says: softmax or sigmoid of the outputs, or the outputs as they are. A row with
+the status "error" has no heatmap; one with the status "ok" and an `error` lacks its overlay or its metrics, and says
+why.
 """
 
 Row = dict[str, Any]
@@ -75,18 +77,32 @@ def method_name(cam: BaseCAM) -> str:
 
 
 def explained_rows(
-    cam: BaseCAM, explanation: Explanation, group: Sequence[Decoded], labels: Labels, size: tuple[int, int]
+    cam: BaseCAM,
+    explanation: Explanation,
+    group: Sequence[Decoded],
+    labels: Labels,
+    size: tuple[int, int],
+    kind: ScoreKind | None = None,
 ) -> list[list[Row]]:
-    """For each picture of a batch the rows of one method, one per target; `size` is that of the model's input."""
+    """For each picture of a batch the rows of one method, one per target.
+
+    Args:
+        cam: the method.
+        explanation: of the batch.
+        group: its pictures.
+        labels: what their labels mean.
+        size: height and width of the model's input.
+        kind: what the scores of classes are, see `class_scores`.
+    """
     maps = _stored(cam, explanation)
     empty = explanation.is_empty.reshape(len(group), -1).tolist()
     unknown: list[list[Any]] = [[None] * maps.shape[1]] * len(group)
     classes, scores = unknown, unknown
     if explanation.targets is not None:
-        probabilities = ClassProbability(explanation.targets)(explanation.output)
+        probabilities = ClassProbability(explanation.targets, kind)(explanation.output)
         classes = explanation.targets.reshape(len(group), -1).tolist()
         scores = probabilities.reshape(len(group), -1).tolist()
-    best, count = _best(explanation.output, len(group))
+    best, count = _best(explanation.output, len(group), kind)
     names = labels.names or ()
     found = []
     for i, one in enumerate(group):
@@ -157,14 +173,13 @@ def _name(names: Sequence[str], index: int | None) -> str | None:
     return names[index] if index is not None and index < len(names) else None
 
 
-def _best(output: Any, n: int) -> tuple[list[tuple[list[int], list[float]]], int]:
-    """Classes and probabilities of the best few, and how many there are; nothing where the output is no scores."""
+def _best(output: Any, n: int, kind: ScoreKind | None) -> tuple[list[tuple[list[int], list[float]]], int]:
+    """Classes and scores of the best few, and how many there are; nothing where the output is no scores."""
     try:
         logits = read_logits(output).float()
     except GradCamKitError:
         return [([], [])] * n, 0
-    probabilities = logits.softmax(1) if logits.shape[1] > 1 else logits.sigmoid()
-    scores, classes = probabilities.topk(min(_BEST, logits.shape[1]))
+    scores, classes = class_scores(logits, kind).topk(min(_BEST, logits.shape[1]))
     return list(zip(classes.tolist(), scores.tolist(), strict=True)), logits.shape[1]
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gradcam_kit.errors import InputError, OptionError
+from gradcam_kit.errors import InputError, OptionError, raise_interruption
 from gradcam_kit.jobs.storage.counts import Counts, counted
 from gradcam_kit.jobs.storage.folders import Folder, LocalFolder
 from gradcam_kit.jobs.storage.parquet import DamagedTableError, as_parquet, read_parquet
@@ -109,7 +109,8 @@ class ShardFiles:
         try:
             with self.folder.open(name) as file:
                 return pq.read_metadata(file)
-        except (OSError, pa.ArrowException, ValueError):
+        except (OSError, pa.ArrowException, ValueError) as error:
+            raise_interruption(error)
             return None
 
     def write_shard(self, number: int, rows: Sequence[Row], thumbnails: Mapping[str, bytes]) -> Counts:
@@ -234,6 +235,7 @@ class ShardFiles:
         try:
             yield
         except OSError as error:
+            raise_interruption(error)
             root, begun = self.folder.root, None
             with suppress(OSError):
                 begun = self.folder.read("run.json")

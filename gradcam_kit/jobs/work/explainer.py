@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import traceback
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from math import prod
@@ -13,19 +14,28 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from gradcam_kit.capture import ClassLogit, choose_layers, read_inputs, resolve_target, rows_at_once
-from gradcam_kit.errors import ClassIndexError, InputError, OptionError, UnknownNameError, is_out_of_memory
+from gradcam_kit.errors import (
+    ClassIndexError,
+    InputError,
+    OptionError,
+    UnknownNameError,
+    is_out_of_memory,
+    raise_interruption,
+)
 from gradcam_kit.functional import on_device
 from gradcam_kit.jobs.request import Targets, one_line
 from gradcam_kit.jobs.sources.index import Entry
 from gradcam_kit.jobs.sources.labels import Labels
 from gradcam_kit.jobs.storage.rows import Row, explained_rows, failed_rows, method_name
-from gradcam_kit.jobs.work.blame import at_fault, blamed, make_method
+from gradcam_kit.jobs.work.batches import Batch, Fit
+from gradcam_kit.jobs.work.blame import at_fault, blamed, check_again, check_bytes, make_method
 from gradcam_kit.jobs.work.measuring import mark_unmeasured, measure
 from gradcam_kit.jobs.work.reader import Decoded, Failed
 from gradcam_kit.methods import BaseCAM, explain_many
 from gradcam_kit.metrics import Metric
 from gradcam_kit.models import LoadedModel
 from gradcam_kit.targets.classes import read_logits
+from gradcam_kit.targets.scores import ScoreKind
 from gradcam_kit.types import LayerChoice
 
 
@@ -51,30 +61,8 @@ class Explained:
 
 
 @dataclass(frozen=True)
-class Batch:
-    """Pictures that were read, and those of them that could be as a tensor, on its way to the device."""
-
-    items: Sequence[Decoded | Failed]
-    images: Tensor | None = None
-    arrived: torch.cuda.Event | None = None
-
-
-@dataclass
-class Fit:
-    """How many pictures fit into the memory of the device at once, as far as that is known; shared by all batches.
-
-    Attributes:
-        most: None = as many as asked for.
-        say: told when it changes.
-    """
-
-    most: int | None = None
-    say: Callable[[str], None] = lambda _: None
-
-
-@dataclass(frozen=True)
 class Explainer:
-    """Everything that is loaded once; `metrics` are measured for every heatmap.
+    """Everything that is loaded once; `metrics` are measured for every heatmap, `scores` is what a score is.
 
     Passes that need no gradients run under `no_grad`: what a model keeps from one under `inference_mode`, such as a
     grid of positions, could enter no graph later.
@@ -89,6 +77,7 @@ class Explainer:
     dtype: torch.dtype
     fit: Fit = field(default_factory=Fit)
     metrics: tuple[Metric, ...] = ()
+    scores: ScoreKind | None = None
 
     def explain(self, batch: Batch) -> Iterator[Explained]:
         """Explain the pictures that could be read, all methods on one pass; results keep the order of the batch.
@@ -122,7 +111,7 @@ class Explainer:
         with torch.cuda.stream(stream):
             return Batch(items, on_device(stacked, self.device), stream.record_event())
 
-    def images(self, items: Sequence[Decoded], sent: Batch | None = None) -> Float[Tensor, "n 3 h w"]:
+    def images(self, items: Sequence[Decoded], sent: Batch | None = None) -> Float[Tensor, "n c h w"]:
         """The pictures as the model takes them."""
         batch = sent if sent is not None and sent.images is not None else self.send(items)
         if batch.images is None:
@@ -151,9 +140,7 @@ class Explainer:
         image: Decoded | None,
         batch_size: int,
     ) -> Explainer:
-        """The same with methods on the given layers; without any, on those chosen automatically for this image.
-
-        One choice for all pictures keeps rows comparable and independent of their batches, and costs no pass per batch.
+        """The same with methods on the given layers; without any, on those chosen once, for this image.
 
         Raises:
             GradCamKitError: a layer or method that does not suit the model, or a model that cannot take the image.
@@ -167,7 +154,9 @@ class Explainer:
                 chosen[choice] = self._chosen(choice, images)
             cams.append(make_method(method, self.model, list(layers) or chosen.get(choice), batch_size))
         if images is not None:
-            self._check_names(images)
+            self._check_outputs(images)
+        if image is not None and isinstance(image.image, Tensor) and image.image.dtype == torch.uint8:
+            check_bytes(self, image.image)
         return replace(self, cams=tuple(cams))
 
     def suits(self, cam: BaseCAM, one: Decoded) -> bool:
@@ -180,19 +169,23 @@ class Explainer:
             inputs, resolved = read_inputs(images, {}), resolve_target(target, ClassLogit)
             return list(choose_layers(self.model, inputs, resolved, ClassLogit, choice))
         except Exception as error:
+            raise_interruption(error)
             raise blamed(self, error) from error
 
-    def _check_names(self, images: Tensor) -> None:
-        """Refuse class names that are not those of the model."""
+    def _check_outputs(self, images: Tensor) -> None:
+        """Refuse class names that are not those of the model, and the softmax of a single output."""
         names = self.loaded.class_names
-        if names is None:
+        if names is None and self.scores is None:
             return
         try:
             with torch.no_grad():
                 classes = read_logits(self.model(images)).shape[1]
-        except Exception:  # what the model cannot do is said when it is asked to explain
+        except Exception as error:  # what the model cannot do is said when it is asked to explain
+            raise_interruption(error)
             return
-        if len(names) != classes:
+        if classes == 1 and self.scores == "softmax":
+            raise OptionError(f"the softmax of {self.loaded.spec}'s single output is always 1; choose sigmoid or raw")
+        if names is not None and len(names) != classes:
             raise OptionError(
                 f"there are {len(names)} class names and {self.loaded.spec} has {classes} outputs; give one name on a "
                 "line for each, in the order of the outputs (--class-names)"
@@ -201,33 +194,45 @@ class Explainer:
     def _explain_group(self, group: list[Decoded], sent: Batch | None = None) -> list[Explained]:
         image_bytes = 4 * prod(group[0].image.shape)  # in float32
         part = rows_at_once(self.fit.most or len(group), image_bytes, self.device)
+        failure: Exception | None = None
         if len(group) <= part:
             try:
-                return self._explained(group, sent)
+                return self.explained(group, sent)
             except Exception as error:  # whatever it is, it ends no run
+                raise_interruption(error)
                 if is_out_of_memory(error) and (len(group) > 1 or self._fewer_rows()):
                     self._shrink(max(1, len(group) // 2))
                 elif len(group) == 1:
                     return [self._given_up(group[0], at_fault(self, group[0], error))]
+                else:
+                    traceback.clear_frames(error.__traceback__)
+                    failure = error
             part = max(1, len(group) // 2)  # only here the error is gone, and with it what it kept in memory
-        return [one for start in range(0, len(group), part) for one in self._explain_group(group[start : start + part])]
+        found = [
+            one for start in range(0, len(group), part) for one in self._explain_group(group[start : start + part])
+        ]
+        if failure is not None and all(one.error is None for one in found):
+            check_again(self, group, failure)
+        return found
 
     def takes(self, one: Decoded) -> bool:
         """Whether the model takes a picture, be it that no method can explain it."""
         try:
             with torch.no_grad(), self.precision():
                 self.model(self.images([one]))
-        except Exception:
+        except Exception as error:
+            raise_interruption(error)
             return False
         return True
 
-    def _explained(self, group: list[Decoded], sent: Batch | None) -> list[Explained]:
+    def explained(self, group: list[Decoded], sent: Batch | None = None) -> list[Explained]:
+        """Explain a batch in one pass, which fails as a whole."""
         images = self.images(group, sent)
         with self.precision():
             explanations = explain_many(self.cams, images, self.classes(images, [one.entry for one in group]))
         size = int(images.shape[2]), int(images.shape[3])
         columns = [
-            explained_rows(cam, explanation, group, self.labels, size)
+            explained_rows(cam, explanation, group, self.labels, size, self.scores)
             for cam, explanation in zip(self.cams, explanations, strict=True)
         ]
         found = [[row for rows in columns for row in rows[i]] for i in range(len(group))]
@@ -244,7 +249,7 @@ class Explainer:
     ) -> None:
         """Add the columns of the metrics to the rows of each image, whose heatmaps are in them or of controls."""
         with self.precision():
-            measure(self.model, self.cams, self.metrics, images, found, controls, masks)
+            measure(self.model, self.cams, self.metrics, images, found, controls, masks, self.scores)
 
     def precision(self) -> torch.autocast:
         """The precision of the model's passes."""
@@ -275,10 +280,8 @@ class Explainer:
 
     def classes(self, images: Tensor, entries: Sequence[Entry]) -> Any:
         """What the methods take as `targets`."""
-        if self.targets.kind == "predicted":
-            return None
-        if self.targets.kind == "class":
-            return self.targets.number
+        if self.targets.kind in ("predicted", "class"):
+            return None if self.targets.kind == "predicted" else self.targets.number
         if self.targets.kind == "label":
             return torch.tensor([self.labels.require(entry) for entry in entries])
         with torch.no_grad():

@@ -13,22 +13,33 @@ from rich.console import Console
 from torch import nn
 
 from gradcam_kit.capture import check_model
-from gradcam_kit.errors import GradCamKitError, InputError, OptionError, UnknownNameError, did_you_mean
+from gradcam_kit.errors import (
+    GradCamKitError,
+    InputError,
+    OptionError,
+    UnknownNameError,
+    did_you_mean,
+    raise_interruption,
+)
 from gradcam_kit.jobs.request import ModelRequest, Targets
 from gradcam_kit.jobs.sources.index import Entry
 from gradcam_kit.jobs.sources.labels import Labels
 from gradcam_kit.jobs.sources.masks import Masks
+from gradcam_kit.jobs.sources.reading import depth_note
+from gradcam_kit.jobs.sources.text import read_text
 from gradcam_kit.jobs.storage.rows import method_name
+from gradcam_kit.jobs.work.batches import Batch
 from gradcam_kit.jobs.work.blame import blamed, request_error
-from gradcam_kit.jobs.work.explainer import Batch, Explained, Explainer
+from gradcam_kit.jobs.work.explainer import Explained, Explainer
 from gradcam_kit.jobs.work.measuring import results_of
 from gradcam_kit.jobs.work.reader import Decoded, Failed, decode
+from gradcam_kit.jobs.work.scores import with_scores
 from gradcam_kit.methods import METHODS, BaseCAM, single_pass_methods
 from gradcam_kit.models import from_module, imported, load_model
-from gradcam_kit.targets.classes import are_shares, read_logits
+from gradcam_kit.targets.names import normalized
+from gradcam_kit.targets.scores import ScoreKind
 
 TRIED = 1000  # pictures that are opened in search of one that can be read
-_VALUES = 8  # between 0 and 1, of which fewer could be logits by chance
 _EXPLAINED = 8  # pictures that are explained in search of one that can be measured
 
 
@@ -60,8 +71,9 @@ def load_explainer(request: ModelRequest, console: Console | None = None) -> Exp
         note(console, text)
     model = check_model(loaded.model.to(device))
     dtype: torch.dtype = getattr(torch, request.dtype)
-    targets, labels = Targets.parse(request.targets), Labels(loaded.class_names)
-    return Explainer(loaded, model, (), targets, labels, device, dtype)
+    kind: ScoreKind | None = request.scores  # type: ignore[assignment]  # the request has checked it
+    targets = Targets.parse(request.targets).of_names(loaded.class_names)
+    return Explainer(loaded, model, (), targets, Labels(loaded.class_names), device, dtype, scores=kind)
 
 
 def make_explainer(
@@ -96,11 +108,13 @@ def make_explainer(
     else:
         assert blamed is not None
         raise blamed
-    for text in _layer_notes(explainer, request.layers):
+    dark = None if first is None else depth_note(first.entry)
+    for text in [*_layer_notes(explainer, request.layers), *filter(None, [dark])]:
         note(console, text)
     if classes or one is None:
-        if (doubt := _probabilities(explainer, filter(None, chain([one], candidates)))) is not None:
-            note(console, doubt)
+        explainer, said = with_scores(explainer, filter(None, chain([one], candidates)))
+        for text in said:
+            note(console, text)
         return explainer
     tried = (
         [cam for cam in explainer.cams if explainer.suits(cam, picture)]
@@ -155,9 +169,12 @@ def metric_settings(
                     images, cams = explainer.images([one]), explainer.cams[:1]
                     everywhere = torch.ones(1, *one.shape, dtype=torch.bool)  # no setting depends on the mask
                     [results] = results_of(
-                        explainer.model, cams, explainer.metrics, images, [found.rows], targets.policy, masks=everywhere
+                        *(explainer.model, cams, explainer.metrics, images, [found.rows], targets.policy),
+                        masks=everywhere,
+                        scores=explainer.scores,
                     ).values()
             except Exception as error:
+                raise_interruption(error)
                 raise blamed(explainer, error) from error
             origin = {name: {"masks": masks.origin} for name in locating} if masks is not None else {}
             return {name: {**result.settings, **origin.get(name, {})} for name, result in results.items()}
@@ -253,30 +270,13 @@ def _layer_notes(explainer: Explainer, asked: Sequence[str]) -> list[str]:
     return [f"the layer {layer} is explained{said} (see --layer)" for layer, said in by.items()]
 
 
-def _probabilities(explainer: Explainer, pictures: Iterable[Decoded]) -> str | None:
-    """A line about outputs that look like probabilities; asks a second picture only if those of the first do."""
-    seen, is_shared = 0, True
-    for one in pictures:
-        try:
-            with torch.no_grad(), explainer.precision():
-                scores = read_logits(explainer.model(explainer.images([one]))).float()
-        except Exception:  # what the model cannot do is said when it is asked to explain
-            return None
-        if not 0 <= scores.min() <= scores.max() <= 1:
-            return None
-        seen += scores.numel()
-        is_shared &= scores.shape[1] > 1 and bool(are_shares(scores))
-    if not seen or (not is_shared and seen < _VALUES):
-        return None
-    which, last = ("from 0 to 1, and their sum is 1", "softmax") if is_shared else ("from 0 to 1", "sigmoid")
-    return (
-        f"the outputs of {explainer.loaded.spec} look like probabilities ({which}); methods and confidences expect "
-        f"logits: leave out the last {last}"
-    )
-
-
 def _lines(path: Path) -> list[str]:
+    """The names in a file, one on a line, without what programs leave around them."""
     try:
-        return path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"the class names in {str(path)!r} cannot be read: {error}") from error
+        text = read_text(str(path), path.read_bytes())
+    except OSError as error:
+        raise InputError(f"the class names in {str(path)!r} cannot be read: {error.strerror or error}") from error
+    lines = [normalized(line) for line in text.replace("\r\n", "\n").replace("\r", "\n").split("\n")]
+    while lines and not lines[-1]:
+        lines.pop()
+    return lines

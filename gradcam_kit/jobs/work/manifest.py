@@ -44,6 +44,7 @@ def make_manifest(request: RunRequest, explainer: Explainer, plan: Plan) -> dict
         "layers": layers_of(explainer),
         **({"metrics": metric_settings(explainer, plan.entries(), explainer.targets)} if explainer.metrics else {}),
         "targets": request.targets,
+        "scores": explainer.scores,
         "dtype": request.dtype,
         "compile": request.compile,
         "versions": {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import traceback
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,13 +18,14 @@ from torch import Tensor, nn
 from gradcam_kit.capture import read_inputs
 from gradcam_kit.comparison.contenders import Contender, with_controls
 from gradcam_kit.comparison.measuring import control_maps, known_metrics, measured
-from gradcam_kit.errors import OptionError
+from gradcam_kit.errors import OptionError, is_out_of_memory, raise_interruption
 from gradcam_kit.functional import normalize, on_device, upsample
 from gradcam_kit.jobs.request import one_line
 from gradcam_kit.jobs.sources.masks import Masks
 from gradcam_kit.jobs.storage.rows import Row, heatmap_of, method_name
 from gradcam_kit.methods import BaseCAM
 from gradcam_kit.metrics import CONTROLS, METRICS, Measured, Metric, Status
+from gradcam_kit.targets.scores import ScoreKind
 
 _SEED = 0
 
@@ -78,6 +80,7 @@ def measure(
     found: Sequence[Sequence[Row]],
     controls: bool = False,
     masks: Bool[Tensor, "n h w"] | None = None,
+    scores: ScoreKind | None = None,
 ) -> None:
     """Add the columns of metrics to the rows of pictures; what keeps a picture from being measured is its `error`.
 
@@ -89,10 +92,15 @@ def measure(
         found: of each image the rows, one per method and target.
         controls: whether the rows are those of `control_rows`.
         masks: where the objects are, for metrics that ask.
+        scores: what the probability of a class is, see `ClassProbability`.
     """
+    before = [row.get("error") for rows in found for row in rows]
     try:
-        results = results_of(model, cams, metrics, images, found, controls=controls, masks=masks)
+        results = results_of(model, cams, metrics, images, found, controls=controls, masks=masks, scores=scores)
     except Exception as error:  # one picture ends no run
+        raise_interruption(error)
+        traceback.clear_frames(error.__traceback__)
+        failure = error
         if len(found) == 1:
             mark_unmeasured(found[0], metrics)
             for row in found[0]:
@@ -103,7 +111,15 @@ def measure(
         return
     half = len(found) // 2  # only here the error is gone, and with it what it kept in memory
     for part in (slice(half), slice(half, None)):
-        measure(model, cams, metrics, images[part], found[part], controls, None if masks is None else masks[part])
+        own = None if masks is None else masks[part]
+        measure(model, cams, metrics, images[part], found[part], controls, own, scores)
+    if before == [row.get("error") for rows in found for row in rows] and not is_out_of_memory(failure):
+        try:
+            results_of(model, cams, metrics, images, found, controls=controls, masks=masks, scores=scores)
+        except Exception as error:
+            raise_interruption(error)
+            return
+        raise failure  # neither the halves nor the whole fail again, so it is about none of the images
 
 
 def results_of(
@@ -115,6 +131,7 @@ def results_of(
     policy: str = "given",
     controls: bool = False,
     masks: Bool[Tensor, "n h w"] | None = None,
+    scores: ScoreKind | None = None,
 ) -> dict[str, dict[str, Measured]]:
     """Method -> metric -> one number per image and target; arguments as in `measure`.
 
@@ -145,6 +162,7 @@ def results_of(
         seed=_SEED,
         identities=identities,
         batch_size=min(cam.batch_size for cam in cams),
+        scores=scores,
     )
 
 

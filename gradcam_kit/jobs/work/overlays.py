@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+from gradcam_kit.errors import raise_interruption
 from gradcam_kit.functional import Normalization
 from gradcam_kit.jobs.request import one_line
 from gradcam_kit.jobs.sources.index import Entry
@@ -42,6 +43,7 @@ def draw(store: Store, entry: Entry, rows: Sequence[Row], normalization: Mapping
                 name = store.overlay_name(entry.key, row["method"], row["rank"])
                 store.folder.put(name, encode_picture(overlay_of(row, picture, normalization[row["method"]]), ".jpg"))
     except Exception as error:  # one overlay ends no run
+        raise_interruption(error)
         if is_full(error):
             with store.named():
                 raise

@@ -24,7 +24,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
-from gradcam_kit.errors import PictureError
+from gradcam_kit.errors import PictureError, raise_interruption
 from gradcam_kit.jobs.request import one_line
 from gradcam_kit.jobs.sources.index import Entry
 from gradcam_kit.jobs.sources.reading import picture_of, silence_decoders
@@ -49,7 +49,7 @@ class Decoded:
     """
 
     entry: Entry
-    image: UInt8[np.ndarray, "h w 3"] | Float[Tensor, "3 h w"]
+    image: UInt8[np.ndarray, "h w c"] | Float[Tensor, "c h w"] | UInt8[Tensor, "c h w"]
     box: Box
     size: tuple[int, int]
     thumbnail: bytes | None = None
@@ -90,6 +90,7 @@ def decode(entry: Entry, transform: Transform, thumbnail: bool = False) -> Decod
             is_read = True
             return Decoded(entry, transform.prepare(picture), transform.box(*size), size, small)
     except (Exception, SystemExit) as error:  # one picture never ends a run, also if a transform would end the program
+        raise_interruption(error)
         failed = Failed.because(entry, error)
         return replace(failed, by_transform=is_read and not isinstance(error, PictureError))
 

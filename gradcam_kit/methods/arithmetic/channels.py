@@ -1,4 +1,4 @@
-"""Channels one by one: which are used, and the rows of a batch in which each is changed."""
+"""Choose channels, and find the rows of a batch in which one channel each is changed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from gradcam_kit.capture.deferred_checks import on_host
 from gradcam_kit.errors import OptionError
 from gradcam_kit.functional import normalize, on_device, spatial_mean
-from gradcam_kit.methods.base import gradients_of
+from gradcam_kit.methods.contract import gradients_of
 from gradcam_kit.types import LayerCapture
 
 Ranking = Literal["std", "gradient", "first-order"]
@@ -28,7 +28,7 @@ def check_channels(channels: Any) -> int | float | None:
 
 
 def ranked_channels(layer: LayerCapture, channels: int | float, ranking: Ranking) -> Int[Tensor, "n r"]:
-    """The channels to keep, best first: so many (int) or this share of them (float), exactly.
+    """Return the channels to keep, best first: so many (int) or this share of them (float), exactly.
 
     Args:
         layer: activations, and gradients where the ranking needs them.
@@ -51,8 +51,8 @@ def ranked_channels(layer: LayerCapture, channels: int | float, ranking: Ranking
     return rank.topk(count, dim=1).indices
 
 
-def places(*conditions: Bool[Tensor, "..."]) -> list[Int[Tensor, "m axes"]]:
-    """Where conditions on one device hold; how many places that are is read on the host, once for all of them."""
+def where_true(*conditions: Bool[Tensor, "..."]) -> list[Int[Tensor, "m axes"]]:
+    """Return the indices at which each condition holds. The host reads the conditions of a device once, together."""
     host = on_host(torch.cat([condition.flatten() for condition in conditions]))
     parts = host.split([condition.numel() for condition in conditions])
     return [
@@ -62,6 +62,6 @@ def places(*conditions: Bool[Tensor, "..."]) -> list[Int[Tensor, "m axes"]]:
 
 
 def take_channels(activations: Float[Tensor, "n k *s"], channels: Int[Tensor, "n r"]) -> Float[Tensor, "n r *s"]:
-    """The activations of these channels of each sample."""
+    """Return the activations of these channels of each sample."""
     positions = activations.shape[2:]
     return activations.gather(1, channels.view(*channels.shape, *(1 for _ in positions)).expand(-1, -1, *positions))

@@ -12,10 +12,10 @@ _SQUARINGS = 44
 
 
 def principal(symmetric: Float[Tensor, "n z z"]) -> tuple[Float[Tensor, " n"], Float[Tensor, "n z"]]:
-    """The largest eigenvalue of each matrix, and its eigenvector of length 1 (zero for a matrix of zeros, perhaps).
+    """Return the largest eigenvalue of each matrix and its eigenvector of length 1.
 
-    On the host by LAPACK. Devices solve such problems one after the other, and report to the host whether they have,
-    so there small matrices are squared instead.
+    The eigenvector of a matrix of zeros may be zero. The host solves by LAPACK. A device would solve one matrix after
+    the other and make the host wait for each, so there small matrices are squared instead.
     """
     if symmetric.device.type == "cpu" or symmetric.shape[-1] > _LARGEST:
         values, vectors = torch.linalg.eigh(symmetric)
@@ -24,15 +24,15 @@ def principal(symmetric: Float[Tensor, "n z z"]) -> tuple[Float[Tensor, " n"], F
 
 
 def by_squaring(symmetric: Float[Tensor, "n z z"]) -> tuple[Float[Tensor, " n"], Float[Tensor, "n z"]]:
-    r"""`principal` by squaring the matrix again and again: all columns of $A^{2^{44}}$ point to the eigenvector.
+    r"""Find what `principal` returns by repeated squaring: all columns of $A^{2^{44}}$ point to the eigenvector.
 
-    Eigenvalues that differ by a share of $10^{-10}$ are told apart. The squarings' rounding adds up to about that of
-    the first one, because each of them doubles the distance to the other eigenvalues: in float64 the error of the
-    vector is about $10^{-15}$ divided by the share by which the eigenvalues differ. Of equal eigenvalues one vector is
-    taken, as by any solver.
+    Eigenvalues that differ by a share of $10^{-10}$ are told apart. Rounding errors do not add up, because each
+    squaring doubles the distance to the other eigenvalues: in float64 the error of the vector is about $10^{-15}$
+    divided by the share by which the eigenvalues differ. Among equal eigenvalues any one vector is taken, as by any
+    solver.
     """
     wide = symmetric if symmetric.device.type == "mps" else symmetric.double()  # Apple's GPUs have no float64
-    # Where eigenvalues are negative the largest of them need not be the one of largest magnitude; none is below this.
+    # A negative eigenvalue may have the largest magnitude, so all are lifted by a bound that none is below.
     lowest = wide.abs().sum(2).amax(1)
     power = wide + torch.diag_embed(lowest[:, None].expand(wide.shape[:2]))
     for _ in range(_SQUARINGS):
@@ -62,10 +62,7 @@ def first_component(maps: Float[Tensor, "n k *s"], center: bool = False) -> Floa
     """
     rows = maps.flatten(2).mT
     if center:
-        mean = rows.mean(dim=1, keepdim=True)
-        # What a constant channel leaves is rounding, which must not be blown up into a map.
-        centered = rows - mean
-        rows = centered.where(centered.abs() > _ROUNDING * torch.finfo(rows.dtype).eps * mean.abs(), 0)
+        rows = centered_rows(rows)
     # The scale is taken out so that the squares in the Gram matrix neither overflow nor vanish.
     scale = rows.abs().amax(dim=(1, 2), keepdim=True)
     rows = rows / scale.where(scale > 0, 1)
@@ -78,6 +75,14 @@ def first_component(maps: Float[Tensor, "n k *s"], center: bool = False) -> Floa
         component = (rows @ principal(rows.mT @ rows)[1][..., None])[..., 0]
     projected: Tensor = (fix_sign(component) * scale[:, 0]).unflatten(1, maps.shape[2:])
     return projected
+
+
+def centered_rows(rows: Float[Tensor, "n z k"]) -> Float[Tensor, "n z k"]:
+    """Subtract each channel's mean over the positions; a constant channel becomes exactly zero."""
+    mean = rows.mean(dim=1, keepdim=True)
+    # What a constant channel leaves is rounding, which must not be blown up into a map.
+    centered = rows - mean
+    return centered.where(centered.abs() > _ROUNDING * torch.finfo(rows.dtype).eps * mean.abs(), 0)
 
 
 def fix_sign(component: Float[Tensor, "n z"]) -> Float[Tensor, "n z"]:

@@ -1,4 +1,4 @@
-"""Rows that differ most from each other: where clustering and factorization start."""
+"""Choose rows that differ most from each other: where clustering and factorization start."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ def unit_rows(rows: Float[Tensor, "*n r z"]) -> Float[Tensor, "*n r z"]:
 
 
 def distinct_rows(rows: Float[Tensor, "n r z"], count: int, start: Float[Tensor, " z"]) -> Int[Tensor, "n count"]:
-    """Choose rows far apart, by cosine and whatever their order: each is the one least like those before.
+    """Choose rows far apart by cosine, whatever their order: each is the row least like the rows before it.
 
     Args:
-        rows: of length 1, or zero: those have no direction and come last.
+        rows: of length 1; rows of zeros have no direction and come last.
         count: how many; with fewer rows some are chosen again.
-        start: the first row is the one most like this. Made on the host, so that every device gets the same.
+        start: the first choice is the row most like it. Made on the host, so that every device gets the same.
     """
     has_direction = (rows != 0).any(2)
     nearness = -(rows @ on_device(start, rows.device, rows.dtype))

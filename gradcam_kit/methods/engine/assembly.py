@@ -1,4 +1,4 @@
-"""From what a pass captured to an explanation: signed maps, then ReLU, normalization, upsampling and fusion."""
+"""Turn captured tensors into an explanation: signed maps, then ReLU, normalization, upsampling and fusion."""
 
 from __future__ import annotations
 
@@ -12,33 +12,61 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from gradcam_kit.capture import Capture
+from gradcam_kit.capture import Capture, heatmap_size
 from gradcam_kit.errors import NonFiniteError, ShapeError, kind_of
 from gradcam_kit.functional import Fusion, finite, fuse, normalize, upsample
-from gradcam_kit.methods.base import BaseCAM
+from gradcam_kit.methods.contract import Method
+from gradcam_kit.methods.engine.emptiness import cause_of_empty
 from gradcam_kit.methods.engine.explanation import Explanation
-from gradcam_kit.types import LayerCapture
+from gradcam_kit.types import Evidence, LayerCapture
 
 _log = logging.getLogger("gradcam_kit")
 
 
-def signed_maps(cam: BaseCAM, captured: Capture, layers: tuple[str, ...]) -> tuple[dict[str, Tensor], list[Tensor]]:
-    """The saliency of each layer, shallowest first, and the layers' importance where the method weighs them."""
+def signed_maps(cam: Method, captured: Capture, layers: tuple[str, ...]) -> tuple[dict[str, Tensor], list[Tensor]]:
+    """Return the saliency of each layer, shallowest first, and the layers' importance if the method weighs them."""
     saliency, importance = {}, []
     for name in sorted(layers, key=captured.order.index):
         layer = captured.layer(name, cam.needs, cam.batch_size)
+        _check_masks(cam, captured, layer)
         saliency[name] = _checked(cam, layer, cam.saliencies(layer))
-        share = cam.importance(layer)
+        share = cam.layer_importance(layer)
         if share is not None:
             importance.append(share)
         captured.checks.add(~torch.isfinite(finite(saliency[name])), _non_finite(cam, name, saliency[name]))
-    _warn_of_single_positions(saliency, captured.inputs.size)
+    leading = 1 if captured.scores is None else captured.scores.ndim
+    _warn_of_single_positions(saliency, captured.inputs.size, leading)
     return saliency, importance
 
 
-def _warn_of_single_positions(saliency: dict[str, Tensor], size: tuple[int, ...]) -> None:
-    """Maps without positions are right, and useless: the heatmaps are constant."""
-    if max(size) > 1 and all(max(maps.shape[-len(size) :]) == 1 for maps in saliency.values()):
+def _check_masks(cam: Method, captured: Capture, layer: LayerCapture) -> None:
+    """Raise ShapeError for a method that lays maps over the images, if those have other axes than the maps."""
+    positions, image = tuple(layer.activations.shape[2:]), tuple(layer.images.shape[1:])
+    if captured.reshape is None or not cam.needs & (Evidence.RESCORE | Evidence.GUIDED):
+        return
+    if heatmap_size(positions, image) != image[1:]:
+        raise ShapeError(
+            f"{type(cam).__name__} lays the maps of layer {layer.layer!r} over the images, and its positions "
+            f"{positions} are other axes than {image[1:]} of the images; choose a method that does not change the "
+            "images, such as GradCAM"
+        )
+
+
+def _size_of_heatmaps(captured: Capture, saliency: dict[str, Tensor], leading: int) -> tuple[int, ...]:
+    """The size of the images; where `reshape` makes other axes, that of the layers."""
+    if captured.reshape is None:
+        return captured.inputs.size
+    image = captured.inputs.images.shape[1:]
+    sizes = {name: heatmap_size(maps.shape[leading:], image) for name, maps in saliency.items()}
+    if len(set(map(len, sizes.values()))) > 1:
+        found = ", ".join(f"{name!r} {size}" for name, size in sizes.items())
+        raise ShapeError(f"layers with different axes cannot be fused ({found}); explain them one by one")
+    return tuple(map(max, zip(*sizes.values(), strict=True)))
+
+
+def _warn_of_single_positions(saliency: dict[str, Tensor], size: tuple[int, ...], leading: int) -> None:
+    """Warn of maps with a single position: they are right and useless, because the heatmaps are constant."""
+    if max(size) > 1 and all(max(maps.shape[leading:]) == 1 for maps in saliency.values()):
         _log.warning(
             "layer %s has a single position, so it cannot show where anything is in images of %s; choose a layer in "
             "front of the pooling, or give larger images",
@@ -47,15 +75,16 @@ def _warn_of_single_positions(saliency: dict[str, Tensor], size: tuple[int, ...]
         )
 
 
-def _checked(cam: BaseCAM, layer: LayerCapture, maps: Any) -> Tensor:
-    """The maps that a method gave, if they are maps at all.
+def _checked(cam: Method, layer: LayerCapture, maps: Any) -> Tensor:
+    """Return the maps that a method gave, or raise for anything that is not one map for each sample and target.
 
     Raises:
-        ShapeError: not one map for each sample and target.
+        ShapeError: another shape, or not a tensor.
     """
     leading = tuple(layer.activations.shape[:1] if layer.scores is None else layer.scores.shape)
-    size = tuple(layer.images.shape[2:])
-    if isinstance(maps, Tensor) and tuple(maps.shape[: len(leading)]) == leading and maps.ndim == len(leading + size):
+    size = tuple(layer.activations.shape[2:])
+    axes = {len(size), layer.images.ndim - 2}  # some methods give maps of the images' size
+    if isinstance(maps, Tensor) and tuple(maps.shape[: len(leading)]) == leading and maps.ndim - len(leading) in axes:
         return maps
     found = f"shape {tuple(maps.shape)}" if isinstance(maps, Tensor) else kind_of(maps)
     positions = ", ".join(("height", "width", "depth")[: len(size)] if len(size) > 1 else ("length",))
@@ -66,27 +95,28 @@ def _checked(cam: BaseCAM, layer: LayerCapture, maps: Any) -> Tensor:
     )
 
 
-def _without_model(cam: BaseCAM) -> BaseCAM:
-    """The method as it is now; an explanation that holds it does not keep the model alive."""
+def _without_model(cam: Method) -> Method:
+    """Return a copy of the method that does not keep the model alive, for the explanation to hold."""
     own = copy.copy(cam)
     own.model = weakref.proxy(cam.model)  # type: ignore[assignment]
     own.target_layers, own.chosen_layers = None, {}
     for name, value in vars(cam).items():
-        if isinstance(value, BaseCAM):
+        if isinstance(value, Method):
             setattr(own, name, _without_model(value))
     return own
 
 
 def assemble(
-    cam: BaseCAM, captured: Capture, layers: tuple[str, ...], saliency: dict[str, Tensor], importance: list[Tensor]
+    cam: Method, captured: Capture, layers: tuple[str, ...], saliency: dict[str, Tensor], importance: list[Tensor]
 ) -> Explanation:
-    """The explanation of the captured samples by these signed maps, given as `signed_maps` does."""
+    """Make the explanation of the captured samples from what `signed_maps` returned."""
     leading = tuple(captured.scores.shape) if captured.scores is not None else (captured.inputs.n,)
     # Copies, because heatmaps may be computed after their reader has changed the signed maps in place.
     rows = [maps.flatten(0, len(leading) - 1).clone() for maps in saliency.values()]
     shares = [share.flatten() for share in importance]
-    size = captured.inputs.size
+    size = _size_of_heatmaps(captured, saliency, len(leading))
     last_stage = _without_model(cam)
+    is_empty = _is_empty(rows, shares, cam.fusion, size).unflatten(0, leading)
     return Explanation(
         heatmaps=lambda: _heatmaps(last_stage, rows, shares, size).unflatten(0, leading),  # type: ignore[arg-type]
         saliency={name: saliency[name] for name in layers},
@@ -94,16 +124,17 @@ def assemble(
         scores=captured.scores,
         output=captured.output,
         layers=layers,
-        is_empty=_is_empty(rows, shares, cam.fusion, size).unflatten(0, leading),
+        is_empty=is_empty,
+        empty_because=cause_of_empty(cam, captured, saliency, importance) if _are_all(is_empty) else "",
     )
 
 
 @torch.inference_mode(False)
 @torch.no_grad()
 def _heatmaps(
-    cam: BaseCAM, saliency: list[Float[Tensor, "r ..."]], importance: list[Tensor], size: tuple[int, ...]
+    cam: Method, saliency: list[Float[Tensor, "r ..."]], importance: list[Tensor], size: tuple[int, ...]
 ) -> Float[Tensor, "r *t"]:
-    """The last stage: ReLU, normalize and upsample each layer, fuse the layers, normalize."""
+    """Run the last stage: ReLU, normalize and upsample each layer, fuse the layers, normalize."""
     with torch.autocast(saliency[0].device.type, enabled=False):
         maps = []
         for depth, signed in enumerate(saliency):
@@ -112,10 +143,15 @@ def _heatmaps(
         return normalize(cam.fuse(maps, importance), cam.normalize).to(torch.float32)
 
 
+def _are_all(empty: Bool[Tensor, "n *m"]) -> bool:
+    """Whether all maps are empty, where nobody has to wait for the answer."""
+    return empty.device.type == "cpu" and bool(empty.numel()) and bool(empty.all())
+
+
 def _is_empty(
     saliency: list[Float[Tensor, "r ..."]], importance: list[Tensor], fusion: Fusion, size: tuple[int, ...]
 ) -> Bool[Tensor, " r"]:
-    """Which rows have no positive evidence: no layer that counts has any, or for a product, they share no position."""
+    """Return which rows have no positive evidence: in no layer that counts, or for a product, at no shared position."""
     if fusion == "product" and not importance:
         shared = fuse([upsample(normalize(maps.clamp(min=0), "max"), size) for maps in saliency], "product")
         return shared.flatten(1).amax(1) <= 0
@@ -123,7 +159,9 @@ def _is_empty(
     return (empty | (torch.stack(importance) <= 0) if importance else empty).all(0)
 
 
-def _non_finite(cam: BaseCAM, layer: str, maps: Tensor) -> Callable[[int], Exception | None]:
+def _non_finite(cam: Method, layer: str, maps: Tensor) -> Callable[[int], Exception | None]:
+    """Return what makes the error for a sample whose map is not finite."""
+
     def error(sample: int) -> Exception | None:
         if torch.isfinite(maps[sample]).all():
             return None  # only their sum overflowed

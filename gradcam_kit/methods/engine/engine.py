@@ -1,7 +1,8 @@
-"""One pass for several methods: which of them can share it, at which layers, and what each gets of it."""
+"""Run one pass for several methods: which of them can share it, at which layers, and what each gets."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache, partial
@@ -18,28 +19,31 @@ from gradcam_kit.capture import (
     Request,
     capture,
     choose_among,
+    image_input_of,
     in_fastest_format,
     layer_candidates,
     read_inputs,
     resolve_target,
+    with_channels,
 )
+from gradcam_kit.capture.model.layers import split_name
 from gradcam_kit.errors import InputError, kind_of
-from gradcam_kit.methods.base import METHODS, BaseCAM
+from gradcam_kit.methods.contract import Method
 from gradcam_kit.methods.engine.assembly import assemble, signed_maps
 from gradcam_kit.methods.engine.explanation import Explanation
+from gradcam_kit.targets.names import carried_names
 from gradcam_kit.types import Evidence, Images, Target
 
 
-def single_pass_methods() -> list[str]:
-    """The methods of `METHODS` that need no passes but the one that all can share."""
-    again = Evidence.RESCORE | Evidence.REPLAY | Evidence.PROBE
-    return [name for name, method in METHODS.items() if not method.needs & again]
-
-
 def explain_all(
-    methods: Iterable[BaseCAM], images: Images, targets: Any = None, **forward_kwargs: Any
+    methods: Iterable[Method],
+    images: Images,
+    targets: Any = None,
+    *,
+    keep_modes: bool | None = None,
+    **forward_kwargs: Any,
 ) -> list[Float[Tensor, "n *mt"]]:
-    """Heatmaps of several methods from one capture: as if each was called, at the price of about one.
+    """Return the heatmaps of several methods from one capture: equal to separate calls, at about the price of one.
 
     Methods on the same model that score classes in the same way (all but Finer-CAM, Shapley-CAM and their like) share
     one forward and one backward pass, whatever their layers are.
@@ -48,42 +52,74 @@ def explain_all(
         methods: CAM objects.
         images: as in calling one of them.
         targets: as in calling one of them.
+        keep_modes: whether modules that are in train mode stay in it, such as dropout that is on on purpose; None = as
+            each method was made. Methods that share a pass then share its random draws, and a batch does not equal its
+            images one by one; see `BaseCAM`.
         forward_kwargs: passed on to the model.
 
     Returns:
         One tensor of heatmaps per method, in their order.
     """
-    return [explanation.heatmaps for explanation in _explain(methods, images, targets, forward_kwargs)]
+    return [explanation.heatmaps for explanation in _explain(methods, images, targets, forward_kwargs, keep_modes)]
 
 
 def explain_many(
-    cams: Iterable[BaseCAM], images: Images, targets: Any = None, **forward_kwargs: Any
+    cams: Iterable[Method], images: Images, targets: Any = None, **forward_kwargs: Any
 ) -> list[Explanation]:
-    """`explain_all` with everything that the passes produced."""
+    """Return the explanations of several methods, as `explain_all` returns their heatmaps."""
     return _explain(cams, images, targets, forward_kwargs)
 
 
 @torch.inference_mode(False)
-def _explain(cams: Iterable[Any], images: Images, targets: Any, forward_kwargs: dict[str, Any]) -> list[Explanation]:
+def _explain(
+    cams: Iterable[Any],
+    images: Images,
+    targets: Any,
+    forward_kwargs: dict[str, Any],
+    keep_modes: bool | None = None,
+) -> list[Explanation]:
     cams = list(cams)
     for position, cam in enumerate(cams):
-        if not isinstance(cam, BaseCAM):
+        if not isinstance(cam, Method):
             raise InputError(f"methods[{position}] is {kind_of(cam)}; expected CAM objects such as GradCAM(model)")
+    if keep_modes is not None:
+        cams = [_with_modes(cam, keep_modes) for cam in cams]
     inputs = read_inputs(images, forward_kwargs, *(cam.model for cam in cams))
+    called = [with_images_of(cam, inputs, targets) for cam in cams]
     groups: dict[Any, list[int]] = {}
     for position, cam in enumerate(cams):
         scored = None if callable(targets) else cam.target_type  # a callable is the same target for all methods
-        groups.setdefault((id(cam.model), scored, cam.reshape), []).append(position)
+        key = (id(cam.model), scored, cam.reshape, called[position].slot, cam.keep_modes)
+        groups.setdefault(key, []).append(position)
     results: dict[int, Explanation] = {}
     for positions in groups.values():
         group = [cams[position] for position in positions]
-        explanations = in_fastest_format(group[0].model, inputs, partial(_explain_group, group, targets=targets))
+        own = called[positions[0]]
+        explanations = in_fastest_format(group[0].model, own, partial(_explain_group, group, targets=targets))
         results.update(zip(positions, explanations, strict=True))
     return [results[position] for position in range(len(cams))]
 
 
-def _explain_group(cams: list[BaseCAM], inputs: Inputs, targets: Any) -> list[Explanation]:
-    """Explain with methods that can share one pass; the model's part behind the layers only runs if it matters."""
+def _with_modes(cam: Method, keep_modes: bool) -> Method:
+    if cam.keep_modes == keep_modes:
+        return cam
+    changed = copy.copy(cam)
+    changed.keep_modes = keep_modes
+    return changed
+
+
+def with_images_of(cam: Method, inputs: Inputs, targets: Any) -> Inputs:
+    """Return the call with the images at the input that a method explains: the one it names, or that its layers see."""
+    if cam.image_input is not None:
+        inputs = with_channels(cam.model, inputs.asked(cam.image_input))
+    if len(inputs.image_slots) < 2 or inputs.n == 0:
+        return inputs
+    layers = _layers_of([cam], inputs, _read_target(cam, targets, inputs.n))[0]
+    return image_input_of(cam.model, inputs, layers, cam.image_input)
+
+
+def _explain_group(cams: list[Method], inputs: Inputs, targets: Any) -> list[Explanation]:
+    """Explain with methods that can share one pass."""
     target = _read_target(cams[0], targets, inputs.n)
     if inputs.n == 0:
         return [_explain_nothing(cam, inputs, target) for cam in cams]
@@ -96,15 +132,15 @@ def _explain_group(cams: list[BaseCAM], inputs: Inputs, targets: Any) -> list[Ex
 
 @contextmanager
 def capture_for(
-    cams: list[BaseCAM], inputs: Inputs, targets: Any, settled: bool = False
+    cams: list[Method], inputs: Inputs, targets: Any, settled: bool = False
 ) -> Iterator[tuple[Capture, list[tuple[str, ...]]]]:
-    """One pass that serves all of these methods, and the names of each one's layers.
+    """Yield one capture that serves all of these methods, and the names of each method's layers.
 
     Args:
         cams: methods that can share one pass.
         inputs: at least one sample.
         targets: as in calling a method.
-        settled: the target is that of an earlier pass, and takes nothing from this one's output.
+        settled: the target comes from an earlier pass, and takes no class from the output of this pass.
     """
     first = cams[0]
     target = targets if settled else _read_target(first, targets, inputs.n)
@@ -120,28 +156,31 @@ def capture_for(
         target_type=first.target_type,
         reshape=first.reshape,
         settled=settled,
+        keep_modes=first.keep_modes,
     )
     with capture(first.model, inputs, request) as captured:
         yield captured, [tuple(layers) for layers in own]
 
 
-def _read_target(cam: BaseCAM, targets: Any, n: int) -> Target | None:
-    target = resolve_target(targets, cam.target_type)
+def _read_target(cam: Method, targets: Any, n: int) -> Target | None:
+    """Return the target that the user means, checked against the number of samples; None = the predicted class."""
+    target = resolve_target(targets, cam.target_type, partial(carried_names, cam.model))
     if isinstance(target, ClassTarget):
-        target.check_samples(n)
+        target.check_samples(n, or_bag=True)
     return target
 
 
-def _layers_of(cams: list[BaseCAM], inputs: Inputs, target: Target | None) -> list[dict[str, nn.Module]]:
-    """The layers of each method, chosen where it leaves them open and meets this size for the first time."""
+def _layers_of(cams: list[Method], inputs: Inputs, target: Target | None) -> list[dict[str, nn.Module]]:
+    """Return the layers of each method; choose them for a method that leaves them open and has none for this size."""
     # One exploring pass serves every kind of choice.
-    candidates = cache(partial(layer_candidates, cams[0].model, inputs, target, cams[0].target_type))
+    first = cams[0]
+    candidates = cache(partial(layer_candidates, first.model, inputs, target, first.target_type, first.keep_modes))
     own: list[dict[str, nn.Module]] = []
     for cam in cams:
         if cam.target_layers is not None and not cam.layer_choice.is_fixed:
             own.append(cam.target_layers)
             continue
-        # Other targets than classes may depend on other layers, so for them nothing is remembered.
+        # Targets other than classes may depend on other layers, so their layers are not remembered.
         known = cam.chosen_layers.get(inputs.size, {}) if target is None or isinstance(target, ClassTarget) else {}
         if not known or not all(_is_there(cam.model, name, module) for name, module in known.items()):
             known = choose_among(candidates, cam.model, inputs.size, cam.layer_choice)
@@ -151,15 +190,15 @@ def _layers_of(cams: list[BaseCAM], inputs: Inputs, target: Target | None) -> li
 
 
 def _is_there(model: nn.Module, name: str, module: nn.Module) -> bool:
-    """Whether a layer that was chosen earlier is still the model's; what has no name of its own always is."""
+    """Whether a layer that was chosen earlier still belongs to the model; entries that are not modules always do."""
     try:
-        return model.get_submodule(name) is module
+        return model.get_submodule(split_name(model, name).path) is module
     except AttributeError:
         return True
 
 
-def _explain_nothing(cam: BaseCAM, inputs: Inputs, target: Target | None) -> Explanation:
-    """The explanation of an empty batch."""
+def _explain_nothing(cam: Method, inputs: Inputs, target: Target | None) -> Explanation:
+    """Return the explanation of an empty batch."""
     classes = getattr(target, "classes", None)
     leading = tuple(classes.shape) if isinstance(classes, Tensor) else (0,)
     empty = inputs.images.new_zeros(leading)

@@ -1,4 +1,4 @@
-"""What an explanation holds, and how it shows itself in a notebook."""
+"""`Explanation`: the result of a call, and how it renders itself in a notebook."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SHOWN = 8
 
 
 class _OnFirstUse:
-    """A dataclass field that may be given as a callable, which is then called once, when the field is first read."""
+    """A lazy dataclass field: if it is given as a callable, it is called once, when the field is first read."""
 
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
@@ -34,17 +34,18 @@ class _OnFirstUse:
 
 @dataclass(frozen=True, eq=False)
 class Explanation:
-    """Heatmaps and everything else that the pass produced. Axes: n samples, m targets (only after `(n, m)` targets).
+    """Hold heatmaps and everything else that the pass produced. Axes: n samples, m targets (only for `(n, m)` targets).
 
     Attributes:
         heatmaps: `(n, [m,] *t)` float32 in [0, 1] at the size of the images; computed when first read, because the maps
             of a thousand classes are small at the layer's resolution and huge at the input's.
         saliency: layer name -> signed map `(n, [m,] *s)` at the layer's resolution, before ReLU and normalization.
         targets: class indices `(n, [m])`, or None for a target that is a callable.
-        scores: what was explained `(n, [m])`; None when a class-agnostic method ran on an output it could not read.
+        scores: what was explained `(n, [m])`; None when a class-agnostic method ran on an output that is not readable.
         output: the model's output, detached.
         layers: names of the target layers.
         is_empty: `(n, [m])`, True where there was no positive evidence, so that the heatmap is all zeros.
+        empty_because: where all maps are empty, why; on a device that would have to be waited for it stays "".
     """
 
     if TYPE_CHECKING:
@@ -57,6 +58,7 @@ class Explanation:
     output: Any
     layers: tuple[str, ...]
     is_empty: Bool[Tensor, "n *m"]
+    empty_because: str = ""
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "heatmaps": self.heatmaps}
@@ -68,7 +70,7 @@ class Explanation:
         return f"Explanation({', '.join(parts)}{self._empty_maps()})"
 
     def _empty_maps(self) -> str:
-        """How many maps are empty, if any is."""
+        """Say how many maps are empty, if any is."""
         empty = int(self.is_empty.sum())
         return f", {empty} of {self.is_empty.numel()} maps without positive evidence" if empty else ""
 

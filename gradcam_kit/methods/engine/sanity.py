@@ -12,37 +12,46 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from gradcam_kit.capture import find_layers
+from gradcam_kit.capture import (
+    ClassLogit,
+    Inputs,
+    Request,
+    capture,
+    find_layers,
+    in_fastest_format,
+    read_inputs,
+    resolve_target,
+)
 from gradcam_kit.capture.model.randomization import randomizing
 from gradcam_kit.errors import CaptureError, GradCamKitError, LayerNotFoundError
-from gradcam_kit.methods.base import BaseCAM, gradients_of
-from gradcam_kit.methods.engine.engine import explain_many
+from gradcam_kit.methods.contract import Method
+from gradcam_kit.methods.engine.engine import explain_many, with_images_of
 from gradcam_kit.methods.engine.explanation import Explanation
 from gradcam_kit.similarity import pearson, ranks
 from gradcam_kit.targets.classes import read_logits
-from gradcam_kit.types import Images, LayerCapture
+from gradcam_kit.types import Evidence, Images
 
 _DRAWS = 3
-# Above these mean rank correlations the maps count as the same. That of other parameters may be higher than by chance,
-# because the image itself is still there; that of another class may be high where classes look alike.
+# Above these mean rank correlations the maps count as the same. Maps of random parameters correlate more than by
+# chance, because the image is the same; maps of another class may correlate strongly where classes look alike.
 _SAME_PARAMETERS = 0.5
 _SAME_CLASS = 0.95
 
 
 @dataclass(frozen=True, eq=False)
 class SanityCheck:
-    """What a sanity check found; prints itself.
+    """Hold what a sanity check found; prints itself.
 
     Attributes:
         method: the class of the method.
         layers: names of the target layers.
-        parameters: `(n,)` rank correlation of each map with that of the same model with random parameters, the mean of
-            several draws; NaN where a map is constant. Near 1 means that the map does not show what the model learned.
-        classes: `(n,)` rank correlation of each map with that of the class that the model finds least likely; NaN where
-            there is no other class. Near 1 means that the map is the same for all classes.
+        parameters: `(n,)` rank correlation of each map with the map of the same model with random parameters, the mean
+            of several draws; NaN where a map is constant. Near 1: the map does not show what the model learned.
+        classes: `(n,)` rank correlation of each map with the map of the least likely class; NaN where there is no other
+            class. Near 1: the map is the same for all classes.
         is_empty: `(n,)` maps without positive evidence.
         is_unreached: `(n,)` images for which no gradient reaches the positions of the layers.
-        warnings: what is wrong, in words; empty if nothing is.
+        warnings: what is wrong, in words; empty if the check passed.
     """
 
     method: str
@@ -55,7 +64,7 @@ class SanityCheck:
 
     @property
     def passed(self) -> bool:
-        """Whether there is nothing to warn of."""
+        """Whether the check found nothing to warn of."""
         return not self.warnings
 
     def __repr__(self) -> str:
@@ -82,17 +91,14 @@ class SanityCheck:
         ]
 
 
-class _Reach(BaseCAM):
-    """How much gradient arrives at each position."""
+def check(cam: Method, images: Images, targets: Any, seed: int, forward_kwargs: Mapping[str, Any]) -> SanityCheck:
+    """Explain the images, another class, and the model with random parameters; the model is restored afterwards."""
 
-    def saliency(self, layer: LayerCapture) -> Float[Tensor, "n *s"]:
-        return gradients_of(layer).abs().sum(1)
+    def explain(method: Method, targets: Any) -> Explanation:
+        return explain_many([method], images, targets, **forward_kwargs)[0]
 
-
-def check(cam: BaseCAM, images: Images, targets: Any, seed: int, forward_kwargs: Mapping[str, Any]) -> SanityCheck:
-    """`BaseCAM.check`; the model is as before afterwards."""
     try:
-        original = cam.explain(images, targets, **forward_kwargs)
+        original = explain(cam, targets)
     except (CaptureError, LayerNotFoundError) as error:
         nothing = torch.empty(0)
         layers = tuple(cam.target_layers or ())
@@ -105,12 +111,12 @@ def check(cam: BaseCAM, images: Images, targets: Any, seed: int, forward_kwargs:
     others = None if callable(targets) else _least_likely(original)
     classes = _undefined(original)
     if others is not None:
-        classes = _similarity(original, same.explain(images, others, **forward_kwargs))
+        classes = _similarity(original, explain(same, others))
     draws = []
-    with randomizing(cam.model, images, seed=seed, **forward_kwargs) as randomizer:
+    with randomizing(cam.model, images, seed=seed, keep_modes=cam.keep_modes, **forward_kwargs) as randomizer:
         for draw in range(_DRAWS):
             randomizer.randomize(draw=draw)
-            draws.append(_similarity(original, same.explain(images, fixed, **forward_kwargs)))
+            draws.append(_similarity(original, explain(same, fixed)))
     parameters = torch.stack(draws).nanmean(0)
     return SanityCheck(
         method=type(cam).__name__,
@@ -123,32 +129,41 @@ def check(cam: BaseCAM, images: Images, targets: Any, seed: int, forward_kwargs:
     )
 
 
-def _at(cam: BaseCAM, layers: Sequence[str]) -> BaseCAM:
-    """The method at layers that are settled: on another model's parameters it might choose others."""
+def _at(cam: Method, layers: Sequence[str]) -> Method:
+    """Return the method with its layers fixed: on a model with other parameters it might choose others."""
     same = copy.copy(cam)
     if not cam.layer_choice.is_fixed:
         same.target_layers, same.chosen_layers = find_layers(cam.model, list(layers), cam.model), {}
     return same
 
 
+@torch.inference_mode(False)
 def _unreached(
-    cam: BaseCAM, images: Images, targets: Any, original: Explanation, forward_kwargs: Mapping[str, Any]
+    cam: Method, images: Images, targets: Any, original: Explanation, forward_kwargs: Mapping[str, Any]
 ) -> tuple[Bool[Tensor, " n"], str]:
-    """For which images no gradient reaches the positions, and why not if the pass says so."""
+    """Return which images send no gradient to the positions of the layers, and why if the pass itself failed."""
     none = torch.zeros_like(original.is_empty.flatten())
     if cam.layer_choice.is_fixed or original.scores is None:
         return none, ""
-    reach = _Reach(cam.model, list(original.layers), reshape=cam.reshape)
+    layers = cam.target_layers or {}
+
+    def largest_gradients(inputs: Inputs) -> list[Tensor]:
+        needs_at = dict.fromkeys(layers, Evidence.GRADIENTS)
+        target = resolve_target(targets, ClassLogit)
+        request = Request(layers, needs_at, target, ClassLogit, cam.reshape, keep_modes=cam.keep_modes)
+        with capture(cam.model, inputs, request) as captured:
+            return [found.abs().flatten(original.is_empty.ndim).amax(-1) for found in captured.gradients.values()]
+
     try:
-        [found] = explain_many([reach], images, targets, **forward_kwargs)
+        inputs = with_images_of(cam, read_inputs(images, dict(forward_kwargs), cam.model), targets)
+        arriving = torch.stack(in_fastest_format(cam.model, inputs, largest_gradients))
     except GradCamKitError as error:
         return ~none, str(error)
-    arriving = torch.stack([maps.flatten(original.is_empty.ndim).amax(-1) for maps in found.saliency.values()])
     return (arriving == 0).all(0).flatten(), ""
 
 
 def _least_likely(original: Explanation) -> Tensor | None:
-    """The class of each sample that has the lowest logit; None where classes are not what is explained."""
+    """Return the least likely class of each sample; None if the target is not a class."""
     if original.targets is None or original.output is None:
         return None
     logits = read_logits(original.output)
@@ -161,7 +176,7 @@ def _least_likely(original: Explanation) -> Tensor | None:
 
 
 def _similarity(first: Explanation, second: Explanation) -> Float[Tensor, " n"]:
-    """Rank correlation of signed maps; of the heatmaps where several layers were fused."""
+    """Return the rank correlation of the signed maps, or of the heatmaps if several layers were fused."""
     pair = [next(iter(one.saliency.values())) if len(one.saliency) == 1 else one.heatmaps for one in (first, second)]
     flat = [maps.flatten(first.is_empty.ndim).flatten(0, first.is_empty.ndim - 1) for maps in pair]
     return pearson(ranks(flat[0]), ranks(flat[1]))

@@ -21,7 +21,7 @@ function make(tag, options = {}, ...children) {
 }
 const button = (text, onclick) => make("button", { type: "button", textContent: text, onclick });
 const name = (text) => make("bdi", { textContent: text });  // a name that is written from right to left turns nothing else
-const percent = (value) => (value === null || value === undefined ? "" : `${(100 * value).toFixed(value > .9995 ? 0 : 1)}%`);
+const percent = (value) => (value === null || value === undefined ? "" : data.percent ? `${(100 * value).toFixed(value > .9995 ? 0 : 1)}%` : `score ${Number(value.toPrecision(3))}`);
 const number = (value) => value.toLocaleString("en");
 const counted = (count) => (count === 1 ? "1 picture" : `${number(count)} pictures`);
 
@@ -216,8 +216,8 @@ function open(index) {
     const plain = make("div", { className: "view" }, stage(picture, null, width, picture.path), make("span", { textContent: `${w} × ${h}${picture.thumb ? "" : ", without a thumbnail"}` }));
     parts.push(make("div", { className: "views" }, plain, ...views));
     const rows = picture.top.map(([text, score]) => make("tr", {}, make("td", {}, name(text)), make("td", { textContent: percent(score) }),
-      make("td", { className: "bars" }, make("i", { style: { width: `${100 * score}%` } }))));
-    parts.push(make("table", { label: "most probable classes" }, make("tbody", {}, ...rows)));
+      make("td", { className: "bars" }, make("i", { style: { width: `${100 * Math.min(1, Math.max(0, score))}%` } }))));
+    parts.push(make("table", { label: "best classes" }, make("tbody", {}, ...rows)));
   }
   byId("detail-body").replaceChildren(...parts);
   if (!dialog.open) dialog.showModal();
@@ -255,6 +255,7 @@ byId("colors").append(...data.colors.map(([text]) => option(text)));
 byId("predicted").append(...classNames.map((text) => option(text)));
 byId("label").append(...labelNames.map((text) => option(text)));
 byId("label").parentElement.hidden = !labelNames.length;
+for (const id of ["least", "most"]) byId(id).parentElement.hidden = !data.percent;
 if (!isJudged) for (const one of document.querySelectorAll(".judged")) one.remove();
 for (const id of ["search", "status", "predicted", "label", "sort", "least", "most"]) byId(id).addEventListener("input", () => { showNumbers(); find(); });
 byId("method").addEventListener("input", show);

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from math import isfinite
+from operator import index
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,15 +14,40 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
-from gradcam_kit.errors import InputError, OptionError, PictureError, ShapeError, UnknownNameError, did_you_mean
+from gradcam_kit.errors import (
+    InputError,
+    OptionError,
+    PictureError,
+    ShapeError,
+    UnknownNameError,
+    did_you_mean,
+    kind_of,
+)
 from gradcam_kit.functional import on_device
+from gradcam_kit.transforms.callables import CallableTransform
+from gradcam_kit.transforms.protocol import Box, Picture, Prepared, Transform
+from gradcam_kit.transforms.steps import refused_steps
+
+__all__ = [
+    "IMAGENET",
+    "IMAGENET_MEAN",
+    "IMAGENET_STD",
+    "INTERPOLATIONS",
+    "MOST_PIXELS",
+    "Box",
+    "CallableTransform",
+    "Picture",
+    "PictureTransform",
+    "Prepared",
+    "Transform",
+    "as_transform",
+    "from_hugging_face",
+    "from_timm",
+    "from_torchvision",
+]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-
-Picture = UInt8[np.ndarray, "_ _ 3"]
-Box = tuple[float, float, float, float]
-"""`(x0, y0, x1, y1)` in the picture's pixels; it reaches beyond the picture where the model saw padding."""
 
 MOST_PIXELS = 2**26
 """The largest resized picture; only one a thousand times longer than wide gets there."""
@@ -36,38 +62,6 @@ INTERPOLATIONS = {
 }
 
 
-Prepared = UInt8[np.ndarray, "h w 3"] | Float[Tensor, "3 h w"]
-"""A picture on its way to the model: all but the arithmetic that a whole batch shares is done."""
-
-
-@runtime_checkable
-class Transform(Protocol):
-    """What a run asks of the way from a picture to the model's input.
-
-    It has two halves, because the first is work for many processes and the second for the model's device.
-    """
-
-    def __call__(self, picture: Picture) -> Float[Tensor, "3 h w"]:
-        """The model's input for one picture: both halves."""
-        ...
-
-    def prepare(self, picture: Picture) -> Prepared:
-        """What is done to each picture alone."""
-        ...
-
-    def finish(self, batch: UInt8[Tensor, "n h w 3"] | Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
-        """What is done to a batch of prepared pictures, on the device on which it is."""
-        ...
-
-    def box(self, height: int, width: int) -> Box:
-        """The part of a picture of this size that the model sees."""
-        ...
-
-    def describe(self) -> dict[str, Any]:
-        """All that determines the numbers, as plain values."""
-        ...
-
-
 @dataclass(frozen=True)
 class PictureTransform:
     """Resize with antialiasing, crop the center, scale to [0, 1], subtract `mean` and divide by `std`.
@@ -75,8 +69,8 @@ class PictureTransform:
     Attributes:
         size: height and width of the model's input.
         resize: the shorter side before cropping (an int), an exact height and width, or None: exactly `size`.
-        mean: per channel, in units of [0, 1].
-        std: per channel, in units of [0, 1].
+        mean: per channel, in units of [0, 1]; a single number makes gray images of one channel.
+        std: per channel, in units of [0, 1], as many as of `mean`.
         interpolation: a name in `INTERPOLATIONS`.
     """
 
@@ -88,19 +82,24 @@ class PictureTransform:
 
     def __post_init__(self) -> None:
         if self.interpolation not in INTERPOLATIONS:
-            hint = did_you_mean(self.interpolation, INTERPOLATIONS)
+            hint = did_you_mean(str(self.interpolation), INTERPOLATIONS)
             raise UnknownNameError(f"there is no interpolation {self.interpolation!r}{hint}")
         sides = [*self.size, *(_pair(self.resize) if self.resize is not None else ())]
         if len(self.size) != 2 or any(side < 1 for side in sides):
             raise OptionError(f"sizes are positive numbers of pixels, got size={self.size}, resize={self.resize}")
-        if len(self.mean) != 3 or len(self.std) != 3 or any(value <= 0 for value in self.std):
-            raise OptionError(f"mean and std are three numbers, std above 0; got {self.mean} and {self.std}")
+        numbers = [*self.mean, *self.std]
+        if len(self.mean) != len(self.std) or len(self.mean) not in (1, 3):
+            raise OptionError(
+                f"mean and std are three numbers each, or one each for gray images; got {self.mean} and {self.std}"
+            )
+        if not all(isfinite(value) for value in numbers) or any(value <= 0 for value in self.std):
+            raise OptionError(f"mean and std are finite, std above 0; got {self.mean} and {self.std}")
 
-    def __call__(self, picture: Picture) -> Float[Tensor, "3 h w"]:
+    def __call__(self, picture: Picture) -> Float[Tensor, "c h w"]:
         """Normalize the crop; equal to the evaluation transforms of torchvision and timm on a PIL image."""
         return self.finish(torch.from_numpy(self.prepare(picture))[None])[0]
 
-    def finish(self, batch: UInt8[Tensor, "n h w 3"]) -> Float[Tensor, "n 3 h w"]:
+    def finish(self, batch: UInt8[Tensor, "n h w c"]) -> Float[Tensor, "n c h w"]:
         """Scale to [0, 1], subtract `mean`, divide by `std`."""
         pixels = batch.permute(0, 3, 1, 2).float().div_(255)
         mean, std = on_device(torch.tensor([self.mean, self.std]), batch.device)[..., None, None]
@@ -124,7 +123,7 @@ class PictureTransform:
             resize = round(resize * scale)
         elif resize is not None:
             resize = (round(resize[0] * scale), round(resize[1] * scale))
-        return PictureTransform((image_size, image_size), resize, self.mean, self.std, self.interpolation)
+        return replace(self, size=(image_size, image_size), resize=resize)
 
     def _geometry(self, height: int, width: int) -> tuple[tuple[int, int], tuple[int, int]]:
         """Size of the whole picture after resizing; row and column at which the crop begins (negative: padding)."""
@@ -139,7 +138,7 @@ class PictureTransform:
         ]
         return resized, (offsets[0], offsets[1])
 
-    def prepare(self, picture: Picture) -> Picture:
+    def prepare(self, picture: Picture) -> UInt8[np.ndarray, "h w c"]:
         """Resize, then crop; what lies outside of the picture is black."""
         if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
             raise ShapeError(f"a picture is uint8 (height, width, 3), got {picture.dtype} {picture.shape}")
@@ -149,57 +148,21 @@ class PictureTransform:
             raise PictureError(
                 f"{width} x {height} pixels are too thin: resized they would be {resized_w} x {resized_h}"
             )
-        resized = Image.fromarray(picture).resize((resized_w, resized_h), INTERPOLATIONS[self.interpolation])
-        return np.array(resized.crop((left, top, left + self.size[1], top + self.size[0])))
+        image = Image.fromarray(picture)
+        if len(self.mean) == 1:
+            image = image.convert("L")
+        resized = image.resize((resized_w, resized_h), INTERPOLATIONS[self.interpolation])
+        pixels = np.array(resized.crop((left, top, left + self.size[1], top + self.size[0])))
+        return pixels[..., None] if pixels.ndim == 2 else pixels
 
 
-@dataclass(frozen=True)
-class CallableTransform:
-    """Any callable from a picture to a tensor `(3, h, w)`.
+def as_transform(value: Any) -> Transform:
+    """Read the `transform` that a model carries: one of this module, fields of `PictureTransform`, or a callable.
 
-    The callable gets the picture as uint8 `(height, width, 3)`; one of torchvision gets a PIL image, as it expects.
-    It may have a method `box(height, width)` that says which part of a picture it shows; else that is the whole.
+    Raises:
+        OptionError: an unknown field, numbers that are not finite, or a callable that crops at random.
+        InputError: something else.
     """
-
-    function: Callable[[Any], Tensor]
-
-    def __call__(self, picture: Picture) -> Float[Tensor, "3 h w"]:
-        """Call the function and verify what it returns."""
-        wants_pil = type(self.function).__module__.startswith("torchvision.")
-        image = self.function(Image.fromarray(picture) if wants_pil else picture)
-        if not isinstance(image, Tensor) or not image.is_floating_point() or image.ndim != 3:
-            got = f"{image.dtype} {tuple(image.shape)}" if isinstance(image, Tensor) else type(image).__name__
-            raise ShapeError(f"the model's transform returns {got}; a floating tensor (3, h, w) was expected")
-        return image
-
-    def prepare(self, picture: Picture) -> Float[Tensor, "3 h w"]:
-        """All of it: nothing is known that a batch could share."""
-        return self(picture)
-
-    def finish(self, batch: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
-        """Nothing is left to do."""
-        return batch
-
-    @property
-    def knows_box(self) -> bool:
-        """Whether the callable says which part of a picture it shows."""
-        return callable(getattr(self.function, "box", None))
-
-    def box(self, height: int, width: int) -> Box:
-        """What the callable says, else the whole picture."""
-        if self.knows_box:
-            x0, y0, x1, y1 = map(float, self.function.box(height, width))  # type: ignore[attr-defined]
-            return x0, y0, x1, y1
-        return 0.0, 0.0, float(width), float(height)
-
-    def describe(self) -> dict[str, Any]:
-        """The function's name, or its representation without the address of the object."""
-        name = getattr(self.function, "__qualname__", None) or re.sub(r" at 0x\w+", "", repr(self.function))
-        return {"callable": f"{getattr(self.function, '__module__', '')}:{name}"}
-
-
-def as_transform(value: Transform | Mapping[str, Any] | Callable[[Any], Tensor]) -> Transform:
-    """Read the `transform` that a model carries: one of this module, fields of `PictureTransform`, or a callable."""
     if isinstance(value, Transform):
         return value
     if isinstance(value, Mapping):
@@ -207,13 +170,59 @@ def as_transform(value: Transform | Mapping[str, Any] | Callable[[Any], Tensor])
         for key in value:
             if key not in known:
                 raise OptionError(f"transform has no field {key!r}; its fields are {', '.join(known)}")
-        plain: dict[str, Any] = {
-            key: tuple(entry) if isinstance(entry, list) else entry for key, entry in value.items()
-        }
-        return PictureTransform(**{**plain, "size": _pair(plain.get("size", 224))})
+        return PictureTransform(**{key: _READERS[key](key, entry) for key, entry in value.items()})
     if callable(value):
+        if refused := refused_steps(value):
+            raise OptionError(
+                f"the transform has {', '.join(refused)}, which shows another part of the picture each time; give the "
+                "transform of the evaluation, such as Resize and CenterCrop"
+            )
         return CallableTransform(value)
-    raise InputError(f"a transform is a mapping or a callable from picture to tensor, got {type(value).__name__}")
+    raise InputError(f"a transform is a mapping or a callable from picture to tensor, got {kind_of(value)}")
+
+
+def _size(name: str, value: Any) -> tuple[int, int]:
+    """Height and width, of one number both."""
+    sides = [value] if np.ndim(value) == 0 and not isinstance(value, str) else value
+    try:
+        found = [index(side) for side in sides if not isinstance(side, bool)]
+    except TypeError:
+        found = []
+    if len(found) not in (1, 2) or len(found) != len(sides):
+        raise OptionError(f"transform[{name!r}] is {value!r}; expected a number of pixels, or height and width")
+    return found[0], found[-1]
+
+
+def _resize(name: str, value: Any) -> int | tuple[int, int] | None:
+    """A single number is the shorter side."""
+    if value is None:
+        return None
+    sides = _size(name, value)
+    return sides[0] if np.ndim(value) == 0 else sides
+
+
+def _numbers(name: str, value: Any) -> tuple[float, ...]:
+    """One finite number per channel."""
+    entries = value.tolist() if isinstance(value, np.ndarray | Tensor) else value
+    entries = entries if isinstance(entries, Sequence | Iterable) else [entries]
+    try:
+        found = tuple(float(entry) for entry in entries if not isinstance(entry, str | bool))
+    except (TypeError, ValueError):
+        found = ()
+    if not found or len(found) != len(tuple(entries)) or not all(map(isfinite, found)):
+        raise OptionError(
+            f"transform[{name!r}] is {value!r}; expected a finite number per channel, such as 0.5, 0.5, 0.5"
+        )
+    return found
+
+
+_READERS: dict[str, Callable[[str, Any], Any]] = {
+    "size": _size,
+    "resize": _resize,
+    "mean": _numbers,
+    "std": _numbers,
+    "interpolation": lambda _, value: getattr(value, "value", value),
+}
 
 
 def from_torchvision(preset: Any) -> PictureTransform:

@@ -1,0 +1,243 @@
+"""The one way to hold hooks: for the time of a block, in one thread or in all, and never on a copy of the model.
+
+    with holding_hooks() as attach:
+        attach.before(module, enter)
+        attach.after(module, leave)
+        output = model(images)
+
+Handles are closed in reverse order when the block ends, also by an error, an interruption or a closed generator.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+_FEWEST_PRUNED = 64
+_lock = threading.Lock()
+
+
+class Hooks:
+    """The hooks of one block; `holding_hooks` makes and closes it.
+
+    Hooks of modules run in the thread that made the block, or in every thread. Hooks of gradients run wherever
+    autograd runs them, which on a device is a thread of its own.
+    """
+
+    def __init__(self, every_thread: bool) -> None:
+        self._owner = threading.get_ident()
+        self._thread = None if every_thread else self._owner
+        self._stack = ExitStack()
+        self._short_lived: list[tuple[RemovableHandle, _Hook]] = []
+        self._limit = _FEWEST_PRUNED
+
+    @property
+    def in_own_thread(self) -> bool:
+        """Whether the caller runs in the thread that made the block."""
+        return threading.get_ident() == self._owner
+
+    def before(self, module: nn.Module, hook: Callable[..., Any], *, with_kwargs: bool = False) -> None:
+        """Call `hook(module, args[, kwargs])` in front of `module`; what it returns replaces the arguments.
+
+        A TorchScript module takes no hooks and is skipped.
+        """
+        if not isinstance(module, torch.jit.ScriptModule):
+            own = self._guarded(hook)
+            self._keep(module.register_forward_pre_hook(own, with_kwargs=with_kwargs), own)
+            self._protect_copies_of(module)
+
+    def after(
+        self, module: nn.Module, hook: Callable[..., Any], *, with_kwargs: bool = False, always: bool = False
+    ) -> None:
+        """Call `hook(module, args[, kwargs], output)` behind `module`; what it returns replaces the output.
+
+        Args:
+            module: a TorchScript module takes no hooks and is skipped.
+            hook: the function.
+            with_kwargs: also hand over the keyword arguments.
+            always: also call it when the module raised.
+        """
+        if not isinstance(module, torch.jit.ScriptModule):
+            own = self._guarded(hook)
+            self._keep(module.register_forward_hook(own, with_kwargs=with_kwargs, always_call=always), own)
+            self._protect_copies_of(module)
+
+    def on_gradient(self, tensor: Tensor, hook: Callable[[Tensor], Tensor | None]) -> None:
+        """Call `hook(gradient)` when the gradient of `tensor` is complete; what it returns replaces the gradient."""
+        own = _Hook(hook, None)
+        self._keep_while_alive(tensor.register_hook(own), own)
+
+    def on_accumulation(self, parameter: Tensor, hook: Callable[[Tensor], None]) -> None:
+        """Call `hook(parameter)` after a gradient was added to `parameter.grad`."""
+        own = _Hook(hook, None)
+        self._keep(parameter.register_post_accumulate_grad_hook(own), own)
+
+    def before_node(self, node: Any, hook: Callable[[tuple[Tensor | None, ...]], Any]) -> None:
+        """Call `hook(gradients of the outputs)` in front of a node of the graph."""
+        own = _Hook(hook, None)
+        self._keep_while_alive(node.register_prehook(own), own)
+
+    def after_node(self, node: Any, hook: Callable[..., Any]) -> None:
+        """Call `hook(gradients of the inputs, gradients of the outputs)` behind a node of the graph."""
+        own = _Hook(hook, None)
+        self._keep_while_alive(node.register_hook(own), own)
+
+    def before_step(self, optimizer: torch.optim.Optimizer, hook: Callable[..., Any]) -> None:
+        """Call `hook(optimizer, args, kwargs)` in front of each step of an optimizer."""
+        own = self._guarded(hook)
+        self._keep(optimizer.register_step_pre_hook(own), own)
+
+    def after_step(self, optimizer: torch.optim.Optimizer, hook: Callable[..., Any]) -> None:
+        """Call `hook(optimizer, args, kwargs)` behind each step of an optimizer."""
+        own = self._guarded(hook)
+        self._keep(optimizer.register_step_post_hook(own), own)
+
+    def close(self) -> None:
+        """Remove every hook, the last one first."""
+        for handle, hook in reversed(self._short_lived):
+            hook.disable()
+            handle.remove()
+        self._short_lived.clear()
+        self._stack.close()
+
+    def _guarded(self, hook: Callable[..., Any]) -> _Hook:
+        return _Hook(hook, self._thread)
+
+    def _keep(self, handle: RemovableHandle, hook: _Hook) -> None:
+        self._stack.callback(handle.remove)
+        self._stack.callback(hook.disable)
+
+    def _keep_while_alive(self, handle: RemovableHandle, hook: _Hook) -> None:
+        # A handle holds neither tensor nor graph; those whose tensor is gone are dropped, or a long block would grow.
+        self._short_lived.append((handle, hook))
+        if len(self._short_lived) > self._limit:
+            self._short_lived = [own for own in self._short_lived if own[0].hooks_dict_ref() is not None]
+            self._limit = max(_FEWEST_PRUNED, 2 * len(self._short_lived))
+
+    def _protect_copies_of(self, module: nn.Module) -> None:
+        with _lock:
+            protection = module.__dict__.get(_PROTECTED)
+            if not isinstance(protection, _CopiedWithoutHooks):
+                protection = _CopiedWithoutHooks(module)
+            protection.blocks += 1
+        self._stack.callback(protection.release)
+
+
+@contextmanager
+def holding_hooks(*, every_thread: bool = False) -> Iterator[Hooks]:
+    """Hold hooks for the time of the block.
+
+    Args:
+        every_thread: run the hooks of modules and optimizers in every thread, and not in the calling one alone.
+    """
+    hooks = Hooks(every_thread)
+    try:
+        yield hooks
+    finally:
+        hooks.close()
+
+
+class _Hook:
+    """A function that runs in one thread, or in all, until its block ends."""
+
+    __slots__ = ("function", "thread")
+    __torch_unserializable__ = True  # tensors are saved without a warning that their hooks are not
+
+    def __init__(self, function: Callable[..., Any], thread: int | None) -> None:
+        self.function, self.thread = function, thread
+
+    def __call__(self, *args: Any) -> Any:
+        if self.thread is None or threading.get_ident() == self.thread:
+            return self.function(*args)
+        return None
+
+    def disable(self) -> None:
+        """Do nothing from now on, even where a running call has looked the hook up already."""
+        self.function = _do_nothing
+
+    def __reduce__(self) -> tuple[Any, ...]:  # where a class copies its modules by itself
+        return _inert, ()
+
+
+def _do_nothing(*_: Any) -> None:
+    return None
+
+
+def _inert() -> Callable[..., None]:
+    return _do_nothing
+
+
+_PROTECTED = "__reduce_ex__"
+_HOOK_STORES = {
+    "_forward_hooks": ("_forward_hooks_with_kwargs", "_forward_hooks_always_called"),
+    "_forward_pre_hooks": ("_forward_pre_hooks_with_kwargs",),
+}
+
+
+class _CopiedWithoutHooks:
+    """How a module with hooks is copied and pickled: as without them. Stands in the module's `__dict__`."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module, self.blocks = module, 0
+        module.__dict__[_PROTECTED] = self
+        if hasattr(type(module), "__deepcopy__"):
+            module.__dict__["__deepcopy__"] = self.deepcopy
+
+    def release(self) -> None:
+        """Give up when the last block that holds hooks on the module ends."""
+        with _lock:
+            self.blocks -= 1
+            if self.blocks == 0:
+                _strip(self.module.__dict__)
+
+    def __call__(self, protocol: Any) -> Any:
+        own = self.module.__dict__
+        protections = _strip(own)  # a class may copy its attributes here
+        try:
+            reduced = type(self.module).__reduce_ex__(self.module, protocol)
+        finally:
+            own.update(protections)
+        if not isinstance(reduced, tuple) or len(reduced) < 3:
+            return reduced
+        state = reduced[2]
+        if isinstance(state, dict):
+            state = _without_hooks(state)
+        elif isinstance(state, tuple) and state and isinstance(state[0], dict):
+            state = (_without_hooks(state[0]), *state[1:])
+        return (*reduced[:2], state, *reduced[3:])
+
+    def deepcopy(self, memo: dict[int, Any]) -> nn.Module:
+        """Copy by the class's own `__deepcopy__`, and take the hooks off the copy."""
+        own = self.module.__dict__
+        protections = _strip(own)
+        try:
+            copied: nn.Module = type(self.module).__deepcopy__(self.module, memo)  # type: ignore[attr-defined]
+        finally:
+            own.update(protections)
+        copied.__dict__.update(_without_hooks(copied.__dict__))
+        return copied
+
+
+def _strip(attributes: dict[str, Any]) -> dict[str, Any]:
+    """Take the protections of copies out of a module's attributes, and return them."""
+    return {name: attributes.pop(name) for name in (_PROTECTED, "__deepcopy__") if name in attributes}
+
+
+def _without_hooks(attributes: dict[str, Any]) -> dict[str, Any]:
+    kept = {name: value for name, value in attributes.items() if name not in (_PROTECTED, "__deepcopy__")}
+    for name, beside in _HOOK_STORES.items():
+        hooks = kept.get(name)
+        if hooks:
+            own = {key for key, hook in hooks.items() if isinstance(hook, _Hook) or hook is _do_nothing}
+            kept[name] = type(hooks)((key, hook) for key, hook in hooks.items() if key not in own)
+            for extra in beside:
+                marks = kept.get(extra)
+                if marks:
+                    kept[extra] = type(marks)((key, mark) for key, mark in marks.items() if key not in own)
+    return kept

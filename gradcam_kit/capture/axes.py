@@ -1,0 +1,82 @@
+"""Which axis of the images holds the channels, read from the model where their shape does not say it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor, nn
+
+from gradcam_kit.capture.model.inputs import Inputs, Slot
+from gradcam_kit.capture.model.inputs import read_inputs as read_arguments
+from gradcam_kit.capture.provenance.evidence import gather, recall
+from gradcam_kit.errors import ShapeError
+from gradcam_kit.types import Images
+
+_AXES = {3: 1, 4: 2, 5: 3}
+"""Position axes that a convolution has, by the axes of its kernel."""
+
+
+def read_inputs(
+    images: Images, forward_kwargs: Mapping[str, Any], *models: nn.Module, image_input: Slot | None = None
+) -> Inputs:
+    """Find the images among the inputs, and the axis of their channels.
+
+    `(n, c, *t)` is the rule. Video models of other libraries take `(n, t, c, h, w)`, and spectrogram models
+    `(n, time, frequency)`: which axis a model sums over first decides, whatever the sizes are.
+
+    Args:
+        images: what a CAM was called with.
+        forward_kwargs: further keyword arguments of the model.
+        models: the models that will be called; the first one says how it takes the images.
+        image_input: position or key of the images among the inputs; None = found.
+
+    Raises:
+        InputError: integer images, no tensor at all, or arguments that a model does not take.
+        ShapeError: no tensor with 1, 2 or 3 position axes, or several axes that may be the channels.
+    """
+    inputs = read_arguments(images, forward_kwargs, *models, image_input=image_input)
+    return with_channels(models[0], inputs) if models else inputs
+
+
+def with_channels(model: nn.Module, inputs: Inputs) -> Inputs:
+    """Return the call with the axis that holds the channels of the images.
+
+    Raises:
+        ShapeError: several axes may be the channels, and the model does not say which.
+    """
+    if inputs.n == 0 or not _is_open(model, inputs.raw):
+        return inputs
+    evidence = recall(model, inputs) or gather(model, inputs)
+    return replace(inputs, channels=_channels(evidence.channels, inputs.raw))
+
+
+def _is_open(model: nn.Module, raw: Tensor) -> bool:
+    """Whether something else than the first axis behind the batch may be the channels."""
+    if raw.ndim not in (3, 5):
+        return False
+    kernels = [
+        (weight.ndim, weight.shape[1] * getattr(module, "groups", 1))
+        for module in model.modules()
+        if isinstance(weight := getattr(module, "weight", None), Tensor) and weight.ndim in _AXES
+    ]
+    if raw.ndim == 3:  # a signal, unless the model makes pictures of it
+        return bool(kernels) and all(ndim > 3 for ndim, _ in kernels)
+    first = next((channels for ndim, channels in kernels if ndim == raw.ndim), None)
+    return first != raw.shape[1] or raw.shape[1] == raw.shape[2]
+
+
+def _channels(summed: int | None, raw: Tensor) -> int | None:
+    if raw.ndim == 3:
+        return None if summed is None else 1
+    if summed in (1, 2):
+        return summed
+    single = [axis for axis in (1, 2) if raw.shape[axis] == 1]
+    if single or summed is not None:
+        return single[0] if single else 1
+    raise ShapeError(
+        f"images of shape {tuple(raw.shape)} can be read as (n, c, t, h, w) with {raw.shape[1]} channels or as "
+        f"(n, t, c, h, w) with {raw.shape[2]}, and no layer of the model sums over one of the two axes alone; "
+        "pass a model that takes (n, c, t, h, w) and moves the axes itself"
+    )

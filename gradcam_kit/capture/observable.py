@@ -1,0 +1,98 @@
+"""What can be observed: models, moments and values; everything else is refused or skipped with its reason."""
+
+from __future__ import annotations
+
+import sys
+import threading
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from gradcam_kit.capture.model.state import is_scripted, unwrap
+from gradcam_kit.errors import InputError, kind_of
+
+
+def check_observable(model: object) -> nn.Module:
+    """Return the unwrapped model, or raise InputError for what cannot be observed, with the way out."""
+    if not isinstance(model, nn.Module):
+        way_out = "; pass the torch.nn.Module that was exported" if "Exported" in type(model).__name__ else ""
+        raise InputError(f"model is {kind_of(model)}; expected a torch.nn.Module{way_out}")
+    if isinstance(model, nn.DataParallel):
+        raise InputError(
+            "DataParallel copies the model anew in each call, and copies are not observed; pass model.module and run "
+            "it on one device, or use DistributedDataParallel and observe each rank"
+        )
+    context = getattr(model, "dynamo_ctx", None)
+    if getattr(context, "fullgraph", False) or getattr(context, "nopython", False):
+        raise InputError(
+            "the model is compiled with fullgraph=True, which forbids observing its layers; pass the original module"
+        )
+    inner = unwrap(model)
+    if is_scripted(inner):
+        raise InputError(
+            f"{type(inner).__name__} is a TorchScript module, whose layers cannot be observed; pass the original module"
+        )
+    if isinstance(inner, torch.fx.GraphModule) and not _calls_modules(inner):
+        raise InputError(
+            f"{type(inner).__name__} is an exported graph, in which layers are functions that cannot be observed; "
+            "pass the original module"
+        )
+    return inner
+
+
+def _calls_modules(graph: torch.fx.GraphModule) -> bool:
+    return any(node.op == "call_module" and node.target != "_guards_fn" for node in graph.graph.nodes)
+
+
+def in_backward() -> bool:
+    """Whether a backward pass runs in this thread: a layer that runs now is recomputed by checkpointing."""
+    running = getattr(torch._C, "_current_graph_task_id", None)
+    if running is not None:
+        return bool(running() != -1)
+    frame = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code.co_name in ("backward", "unpack_hook") and "checkpoint" in frame.f_code.co_filename:
+            return True
+        frame = frame.f_back  # type: ignore[assignment]
+    return False
+
+
+def is_transformed() -> bool:
+    """Whether torch runs under vmap, a functorch transform, or tracing, where tensors have no values of their own."""
+    if torch._C._get_tracing_state() is not None or torch.compiler.is_compiling():
+        return True
+    return torch._C._functorch.peek_interpreter_stack() is not None
+
+
+def unobservable(value: object) -> str | None:
+    """Why a leaf of an output has no statistics, in a few words; None if it has."""
+    if not isinstance(value, Tensor):
+        return f"{kind_of(value)}, not a tensor"
+    if value.layout != torch.strided:
+        return f"a tensor with layout {str(value.layout).removeprefix('torch.')}"
+    if value.is_nested:
+        return "a nested tensor"
+    if value.is_quantized:
+        return "a quantized tensor"
+    if not value.is_floating_point():
+        return f"a tensor of {str(value.dtype).removeprefix('torch.')}"
+    if value.is_meta:
+        return "a tensor without values (meta)"
+    if value.numel() == 0:
+        return f"an empty tensor {tuple(value.shape)}"
+    return None
+
+
+def is_autograd_thread() -> bool:
+    """Whether Python did not start this thread: autograd has one per device."""
+    return isinstance(threading.current_thread(), threading._DummyThread)
+
+
+def places(model: nn.Module) -> dict[str, object]:
+    """Return device and type of every parameter and buffer, and whether a lazy module has built it."""
+    return {
+        name: (tensor.device, tensor.dtype, is_lazy(tensor))
+        for named in (model.named_parameters(), model.named_buffers())
+        for name, tensor in named
+    }

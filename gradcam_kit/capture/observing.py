@@ -1,0 +1,291 @@
+"""Passes of the user, only observed: any mode, any number of calls, and nothing of the model is changed.
+
+`observe` holds hooks on layers for the time of a block and tells an observer of every call. It leaves out other threads
+and calls under vmap or tracing, and marks layers that checkpointing runs again during the backward pass.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from gradcam_kit.capture.attaching import Hooks, holding_hooks
+from gradcam_kit.capture.model.state import is_scripted
+from gradcam_kit.capture.observable import check_observable, in_backward, is_autograd_thread, is_transformed, places
+from gradcam_kit.errors import CaptureError
+
+_log = logging.getLogger("gradcam_kit")
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call of one layer.
+
+    Attributes:
+        name: the layer's dotted name.
+        module: the layer.
+        step: the call of the whole model that it belongs to, from 1.
+        index: how often the layer ran before in this step.
+        args: positional arguments; in `Observer.leave` those that the module may have changed in place.
+        kwargs: keyword arguments.
+        output: what the layer returned; None in `Observer.enter`.
+        recomputed: whether checkpointing runs the layer again, during the backward pass.
+    """
+
+    name: str
+    module: nn.Module
+    step: int
+    index: int
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    output: Any
+    recomputed: bool
+
+
+class Observer:
+    """What is told of the passes; a subclass overrides what it wants to know. Nothing that it returns is used."""
+
+    def begin(self, step: int, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """The whole model is about to run."""
+
+    def enter(self, call: Call) -> None:
+        """A layer is about to run."""
+
+    def leave(self, call: Call) -> None:
+        """A layer has run."""
+
+    def end(self, step: int, output: Any) -> None:
+        """The whole model has run."""
+
+
+@dataclass(eq=False)
+class Observation:
+    """What the block around the passes knows.
+
+    Attributes:
+        model: the unwrapped model.
+        layers: name -> module of what is observed.
+        attach: further hooks of the block, such as on gradients.
+        step: how often the model ran.
+        active: whether the running step is observed.
+        ran: names of the layers that ran in observed steps.
+        notes: what was not observed, and why; each is said once.
+        paused: while True nothing is observed.
+    """
+
+    model: nn.Module
+    layers: Mapping[str, nn.Module]
+    attach: Hooks
+    every: int = 1
+    step: int = 0
+    active: bool = False
+    paused: bool = False
+    ran: set[str] = field(default_factory=set)
+    notes: list[str] = field(default_factory=list)
+
+    def note(self, text: str) -> None:
+        """Say once what was not observed."""
+        if text not in self.notes:
+            self.notes.append(text)
+            _log.warning(text)
+
+    @property
+    def never_ran(self) -> tuple[str, ...]:
+        """Layers that did not run in any observed step."""
+        return tuple(name for name in self.layers if name not in self.ran)
+
+
+@contextmanager
+def observe(
+    model: nn.Module, layers: Mapping[str, nn.Module], observer: Observer, *, every: int = 1, enter: bool = False
+) -> Iterator[Observation]:
+    """Tell `observer` of the calls of `layers` while the block runs.
+
+    Args:
+        model: as the user holds it; `layers` are modules of the unwrapped model.
+        layers: name -> module, from `select_layers`.
+        observer: is told of the calls of this thread, and of recomputations in the threads of autograd.
+        every: observe each `every`-th step, beginning with the first one.
+        enter: also tell of layers that are about to run.
+
+    Raises:
+        InputError: a model whose layers cannot be observed.
+        CaptureError: modules of the model were added or replaced inside the block.
+    """
+    inner = check_observable(model)
+    before = {name: module for name, module in inner.named_modules() if not is_scripted(module)}
+    places_before = places(inner)
+    with ExitStack() as stack:
+        attach = stack.enter_context(holding_hooks(every_thread=True))
+        observation = Observation(inner, dict(layers), attach, every)
+        if _runs_compiled(model):
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+            observation.note("The model is compiled; it runs eagerly while it is observed, and the values are eager's.")
+        watch = _Watch(observation, observer)
+        attach.before(inner, watch.begin, with_kwargs=True)
+        fast = {name: part for name, part in before.items() if part is not inner and isinstance(part, _FAST_PATH)}
+        watch.optional = [_OptionalLayers(name, part) for name, part in fast.items()]
+        inside = {part: group for group in watch.optional for part in group.encoder.modules()}
+        for name, module in layers.items():
+            if module in inside:
+                inside[module].layers[name] = module
+            else:
+                watch.attach(attach, name, module, enter)
+        for group in watch.optional:
+            stack.callback(group.close)
+            group.enter = enter
+            group.switch(watch)
+        attach.after(inner, watch.end, with_kwargs=True)
+        yield observation
+    _check_unchanged(inner, before, places_before)
+
+
+def _check_unchanged(inner: nn.Module, before: Mapping[str, nn.Module], places_before: Mapping[str, object]) -> None:
+    changed = [name for name, module in inner.named_modules() if not is_scripted(module) and name not in before]
+    changed += [name for name, module in before.items() if _get(inner, name) is not module]
+    if changed:
+        raise CaptureError(
+            f"modules of {type(inner).__name__} were added or replaced inside the block: {', '.join(changed[:5])}"
+            f"{', ...' * (len(changed) > 5)}; what they did was not observed. Build the model before the block"
+        )
+
+    now = places(inner)
+    moved = [name for name, place in places_before.items() if now.get(name, place) != place]
+    if moved:
+        names = dict.fromkeys(name.rpartition(".")[0] or type(inner).__name__ for name in moved)
+        raise CaptureError(
+            f"modules of {type(inner).__name__} were built, moved or cast inside the block: {', '.join([*names][:5])}"
+            f"{', ...' * (len(names) > 5)}; values before and after do not belong together. Do it before the block"
+        )
+
+
+class _Watch:
+    """The hooks of one block: which calls count, and as what."""
+
+    def __init__(self, observation: Observation, observer: Observer) -> None:
+        self.observation, self.observer = observation, observer
+        self.calls: dict[str, int] = {}
+        self.optional: list[_OptionalLayers] = []
+
+    def attach(self, hooks: Hooks, name: str, module: nn.Module, enter: bool) -> None:
+        """Hold the hooks of one layer."""
+        if enter:
+            hooks.before(module, self._entering(name), with_kwargs=True)
+        hooks.after(module, self._leaving(name), with_kwargs=True)
+
+    def begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        seen = self.observation
+        if seen.paused or not seen.attach.in_own_thread or in_backward():
+            return
+        for group in self.optional:
+            group.switch(self)
+        self._next_step(args, kwargs)
+
+    def _next_step(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        seen = self.observation
+        if is_transformed():
+            seen.active = False
+            seen.note("Calls under vmap, functorch transforms or tracing are not observed.")
+            return
+        seen.step += 1
+        seen.active = (seen.step - 1) % seen.every == 0
+        self.calls.clear()
+        self.observer.begin(seen.step, args, kwargs)
+
+    def end(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        seen = self.observation
+        if seen.active and not seen.paused and seen.attach.in_own_thread and not in_backward():
+            self.observer.end(seen.step, output)
+
+    def _counts(self) -> tuple[bool, bool]:
+        """Whether this call is observed, and whether it is a recomputation."""
+        seen = self.observation
+        if seen.paused or (seen.step and not seen.active):
+            return False, False
+        recomputed = in_backward()
+        if not seen.attach.in_own_thread and not (recomputed and is_autograd_thread()):
+            return False, False
+        if not seen.step:  # a layer was called by itself before the model ran
+            self._next_step((), {})
+        return seen.active and not is_transformed(), recomputed
+
+    def _entering(self, name: str) -> Any:
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            counts, recomputed = self._counts()
+            if counts:
+                seen = self.observation
+                index = self.calls.get(name, 0)
+                self.observer.enter(Call(name, module, seen.step, index, args, kwargs, None, recomputed))
+
+        return hook
+
+    def _leaving(self, name: str) -> Any:
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+            counts, recomputed = self._counts()
+            if counts:
+                seen = self.observation
+                index = self.calls.get(name, 0)
+                if not recomputed:
+                    self.calls[name] = index + 1
+                    seen.ran.add(name)
+                self.observer.leave(Call(name, module, seen.step, index, args, kwargs, output, recomputed))
+
+        return hook
+
+
+_FAST_PATH = (nn.TransformerEncoderLayer,)
+
+
+@dataclass(eq=False)
+class _OptionalLayers:
+    """Layers inside an `nn.TransformerEncoderLayer`, whose closed fast path would be left if it had hooks."""
+
+    name: str
+    encoder: nn.Module
+    layers: dict[str, nn.Module] = field(default_factory=dict)
+    enter: bool = False
+    block: ExitStack | None = None
+
+    def switch(self, watch: _Watch) -> None:
+        """Hold the hooks, but not while the fast path may be taken: with hooks the output would differ in bits."""
+        graph = torch.is_grad_enabled() and any(own.requires_grad for own in self.encoder.parameters())
+        fast = not self.encoder.training and not graph
+        if fast and self.layers:
+            self.close()
+            watch.observation.note(
+                f"Layers inside {self.name!r} were not observed: in eval mode without gradients "
+                f"{type(self.encoder).__name__} runs on a closed fast path that calls none of them. Observe it in "
+                "train mode or with gradients enabled."
+            )
+        elif not fast and self.block is None:
+            self.block = ExitStack()
+            hooks = self.block.enter_context(holding_hooks(every_thread=True))
+            for name, module in self.layers.items():
+                watch.attach(hooks, name, module, self.enter)
+
+    def close(self) -> None:
+        """Remove the hooks."""
+        if self.block is not None:
+            self.block.close()
+            self.block = None
+
+
+def _runs_compiled(model: nn.Module) -> bool:
+    # Nothing is compiled in a process that never loaded the compiler, and loading it takes seconds.
+    if "torch._dynamo" not in sys.modules:
+        return False
+    return any(hasattr(part, "_orig_mod") or part._compiled_call_impl is not None for part in model.modules())
+
+
+def _get(model: nn.Module, name: str) -> nn.Module | None:
+    try:
+        return model.get_submodule(name)
+    except AttributeError:
+        return None

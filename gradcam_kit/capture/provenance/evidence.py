@@ -1,0 +1,153 @@
+"""One pass that tells of every layer where in the images its values come from; remembered with the model."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from gradcam_kit.capture.layouts import Layout, Tokens
+from gradcam_kit.capture.model.inputs import Inputs, Runner
+from gradcam_kit.capture.model.state import is_scripted, untouched
+from gradcam_kit.capture.provenance.places import FOREIGN, Places, origin
+from gradcam_kit.capture.provenance.reading import read_layout
+from gradcam_kit.capture.provenance.tracker import Tracker
+from gradcam_kit.errors import is_out_of_memory
+
+_UNUSUAL = (RuntimeError, NotImplementedError, TypeError, ValueError, AttributeError)
+_known: WeakKeyDictionary[nn.Module, dict[Hashable, Evidence]] = WeakKeyDictionary()
+"""What was found out about a model, by the shapes of its inputs."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What an output is: its layout, or why it has none, or None for both where nothing is known.
+
+    Attributes:
+        shape: of the output for one image.
+    """
+
+    shape: tuple[int, ...]
+    layout: Layout | None = None
+    reason: str = ""
+
+
+@dataclass
+class Evidence:
+    """The verdicts on the outputs of every module.
+
+    Attributes:
+        channels: the axis of the raw images that is summed up before all others; None if none is.
+    """
+
+    verdicts: WeakKeyDictionary[nn.Module, list[Verdict]] = field(default_factory=WeakKeyDictionary)
+    channels: int | None = 1
+
+    def of(self, module: nn.Module, shape: Sequence[int], n: int) -> Verdict | None:
+        """What is known about the output of this shape for n images that a module returned; None if nothing is."""
+        own = self.verdicts.get(module, [])
+        found = [one for one in own if one.shape == (1, *shape[1:])]
+        if found:
+            return found[0] if found[0].layout is not None or found[0].reason else None
+        for one in own:
+            for axis, size in enumerate(one.shape):
+                if size == 1 and (*one.shape[:axis], n, *one.shape[axis + 1 :]) == tuple(shape):
+                    return Verdict(one.shape, None, f"its samples lie along axis {axis}, not along the first one")
+        return None
+
+    def of_tokens(self, tokens: int) -> Verdict | None:
+        """What is known about outputs `(n, tokens, k)`: those on a grid count before all others."""
+        found = [one for own in self.verdicts.values() for one in own if one.shape[:2] == (1, tokens) == one.shape[:-1]]
+        known = [one for one in found if one.layout is not None or one.reason]
+        return next((one for one in known if isinstance(one.layout, Tokens)), next(iter(known), None))
+
+
+def recall(model: nn.Module, inputs: Inputs) -> Evidence | None:
+    """What was gathered for inputs of these shapes; None if nothing was yet."""
+    return _known.get(model, {}).get(_signature(inputs))
+
+
+def gather(model: nn.Module, inputs: Inputs) -> Evidence:
+    """Run the model once on the first image and note of every layer where its values come from."""
+    found = _look(model, inputs)
+    _known.setdefault(model, {})[_signature(inputs)] = found
+    return found
+
+
+def _signature(inputs: Inputs) -> Hashable:
+    leaves = [leaf for leaf in tree_leaves((inputs.args, inputs.kwargs)) if isinstance(leaf, Tensor)]
+    shapes = [("n", *leaf.shape[1:]) if leaf.ndim and len(leaf) == inputs.n else tuple(leaf.shape) for leaf in leaves]
+    return inputs.slot, inputs.channels, tuple(shapes)
+
+
+def _look(model: nn.Module, inputs: Inputs) -> Evidence:
+    device = inputs.images.device
+    thread = threading.get_ident()
+    seen: list[tuple[nn.Module, tuple[int, ...], Tensor | None]] = []
+    with untouched(model, device), torch.no_grad():
+        call = inputs.first()
+        raw = call.raw
+        places = Places(raw.shape[1:])
+        tracker = Tracker(places)
+        for leaf in tree_leaves((call.args, call.kwargs)):
+            if isinstance(leaf, Tensor):
+                tracker.mark(leaf, places.image() if leaf is raw else origin(leaf.ndim, FOREIGN))
+
+        def watch(module: nn.Module, args: Any, output: Any) -> None:
+            if threading.get_ident() == thread:
+                seen.extend(
+                    (module, tuple(leaf.shape), tracker.memory.get(leaf))
+                    for leaf in tree_leaves(output)
+                    if isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.ndim >= 3
+                )
+
+        handles = []
+        try:
+            handles += [one.register_forward_hook(watch) for one in model.modules() if not is_scripted(one)]
+            with tracker:
+                Runner.of(model, device)(call)
+        except _UNUSUAL as error:  # what runs alone but not observed operation by operation is judged by its shapes
+            if is_out_of_memory(error):
+                raise
+            return Evidence()
+        finally:
+            for handle in handles:
+                handle.remove()
+    axes = [axis for axis in range(places.axes) if inputs.channels is None or axis != inputs.channels - 1]
+    own = None if inputs.channels is None else inputs.channels - 1
+    known: dict[Any, Layout | str | None] = {}
+    evidence = Evidence(channels=_first_summed([ids for _, _, ids in seen], places))
+    for module, shape, ids in seen:
+        key = shape, id(ids)
+        if key not in known:
+            known[key] = read_layout(shape, ids, places, axes, own)
+        found = known[key]
+        reason, layout = (found, None) if isinstance(found, str) else ("", found)
+        evidence.verdicts.setdefault(module, []).append(Verdict(shape, layout, reason))
+    return evidence
+
+
+def _first_summed(seen: Sequence[Tensor | None], places: Places) -> int | None:
+    """The axis of the raw images over which the first layer sums that sums over a whole axis; None without any.
+
+    A layer that sums over several axes at once pools positions, so that no axis was one of channels.
+    """
+    last = torch.tensor([size - 1.0 for size in places.sizes])
+    for ids in seen:
+        if ids is None:
+            continue
+        low, high, flags = places.rows(ids)
+        placed = low[..., 0].isfinite()
+        if not bool(placed.any()) or bool(flags[..., 1].any()):
+            continue
+        covered = ((low == 0) & (high == last))[placed].all(0)
+        summed = [axis + 1 for axis, size in enumerate(places.sizes) if size > 1 and bool(covered[axis])]
+        if summed:
+            return summed[0] if len(summed) == 1 else None
+    return None

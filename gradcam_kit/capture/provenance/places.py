@@ -1,0 +1,124 @@
+"""The part of the images that a value comes from: an interval along each of their axes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+CONSTANT, FOREIGN, UNKNOWN = 0, 1, 2
+"""Values that depend on no input, only on other inputs, and on nobody knows what."""
+_WIDER = 0.5
+"""Extent, as a share of an axis, by which a value is wider than its neighbor and tells nothing about the place."""
+
+
+class Places:
+    """A table of intervals.
+
+    Tensors of row numbers, with size 1 along axes where they are all the same, stand for the values of tensors.
+
+    Args:
+        sizes: of the axes of the images behind the batch.
+    """
+
+    def __init__(self, sizes: Sequence[int]) -> None:
+        self.sizes, self.axes = tuple(sizes), len(sizes)
+        inf = float("inf")
+        # low and high end along each axis, extent, whether other inputs and operations that nobody knows have a part
+        special = [(0.0, 0.0, inf), (1.0, 0.0, 2e6), (0.0, 1.0, 1e6)]
+        self._rows = torch.tensor([[inf] * self.axes + [-inf] * self.axes + [w, f, u] for f, u, w in special])
+        self._count = len(special)
+
+    def image(self) -> Tensor:
+        """The row numbers of one image: every value is its own place."""
+        places = [torch.arange(size, dtype=torch.float32) for size in self.sizes]
+        grid = torch.stack(torch.meshgrid(*places, indexing="ij"), -1).view(-1, self.axes)
+        return self._add(torch.cat([grid, grid, torch.zeros(len(grid), 3)], 1)).view(1, *self.sizes)
+
+    def rows(self, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The lower and upper ends `(..., axes)`, which are infinite without a place, and the flags `(..., 2)`."""
+        rows = self._rows[ids.long()]
+        return rows[..., : self.axes], rows[..., self.axes : 2 * self.axes], rows[..., -2:]
+
+    def axes_along(self, ids: Tensor, dim: int) -> int:
+        """How many axes of the images an axis of a tensor goes along; several where positions are in one row."""
+        low = self._rows[ids.long()][..., : self.axes]
+        return int(((low - low.narrow(dim, 0, 1)).abs() > 1e-3).flatten(0, -2).any(0).sum())
+
+    def hull(self, ids: Tensor, dims: Sequence[int]) -> Tensor:
+        """The smallest intervals around all values along some axes, which keep size 1.
+
+        Values that are much wider than others (what was pooled beside what was not) say nothing about the place.
+        """
+        for d in dims:
+            if ids.shape[d] > 1 and bool((ids == ids.narrow(d, 0, 1)).all()):
+                ids = ids.narrow(d, 0, 1)
+        over = [d for d in dims if ids.shape[d] > 1]
+        if not over:
+            return ids
+        rows = self._rows[ids.long()]
+        width = rows[..., 2 * self.axes, None]
+        kept = width <= width.amin(over, keepdim=True) + _WIDER
+        low = rows[..., : self.axes].where(kept, torch.inf).amin(over, keepdim=True)
+        high = rows[..., self.axes : 2 * self.axes].where(kept, -torch.inf).amax(over, keepdim=True)
+        return self._merged(low, high, rows[..., -2:].amax(over, keepdim=True))
+
+    def narrower(self, first: Tensor, second: Tensor) -> Tensor:
+        """Value by value the one with the smaller extent; the first where both are equally wide."""
+        if first.numel() == 1 and int(first) == CONSTANT:
+            return second.expand(torch.broadcast_shapes(first.shape, second.shape))
+        if second.numel() == 1 and int(second) == CONSTANT:
+            return first.expand(torch.broadcast_shapes(first.shape, second.shape))
+        width = self._rows[:, 2 * self.axes]
+        return torch.where(width[first.long()] <= width[second.long()] + 1e-6, first, second)
+
+    def resample(self, ids: Tensor, centers: Mapping[int, Tensor]) -> Tensor:
+        """The places at fractional indices along some axes, interpolated and continued beyond the ends."""
+        centers = {d: c for d, c in centers.items() if ids.shape[d] > 1}
+        if not centers:
+            return ids
+        rows = self._rows[ids.long()]
+        for d, c in centers.items():
+            index = c.floor().long().clamp(0, ids.shape[d] - 2)
+            share = (c - index).view(-1, *(1 for _ in range(rows.ndim - d - 1)))
+            before, behind = rows.index_select(d, index), rows.index_select(d, index + 1)
+            moved = before + share * (behind - before)
+            moved[..., -2:] = torch.maximum(before, behind)[..., -2:]
+            rows = moved.where(~moved.isnan(), before)
+        return self._merged(rows[..., : self.axes], rows[..., self.axes : 2 * self.axes], rows[..., -2:])
+
+    def _merged(self, low: Tensor, high: Tensor, flags: Tensor) -> Tensor:
+        sizes = torch.tensor([float(max(size - 1, 1)) for size in self.sizes])
+        width = ((high - low) / sizes).sum(-1, keepdim=True)
+        placed = width.isfinite()[..., 0]
+        new = self._add(torch.cat([low, high, width, flags], -1).flatten(0, -2)).view(placed.shape)
+        special = torch.where(flags[..., 1] > 0, UNKNOWN, torch.where(flags[..., 0] > 0, FOREIGN, CONSTANT))
+        return new.where(placed, special.to(new.dtype))
+
+    def _add(self, rows: Tensor) -> Tensor:
+        start, self._count = self._count, self._count + len(rows)
+        if self._count > len(self._rows):
+            grown = self._rows.new_empty(max(2 * len(self._rows), self._count), self._rows.shape[1])
+            grown[:start] = self._rows[:start]
+            self._rows = grown
+        self._rows[start : self._count] = rows
+        return torch.arange(start, self._count, dtype=torch.float64)
+
+
+def compressed(ids: Tensor) -> Tensor:
+    """The same row numbers with size 1 along axes where they are all the same."""
+    for d, (size, stride) in enumerate(zip(ids.shape, ids.stride(), strict=True)):
+        if size > 1 and (stride == 0 or bool((ids == ids.narrow(d, 0, 1)).all())):
+            ids = ids.narrow(d, 0, 1)
+    return ids
+
+
+def lined_up(ids: Tensor, ndim: int) -> Tensor:
+    """With as many axes as a broadcast result has."""
+    return ids.reshape((1,) * (ndim - ids.ndim) + tuple(ids.shape))
+
+
+def origin(ndim: int, kind: int = CONSTANT) -> Tensor:
+    """The row number of values without a place, which are all of one kind, for a tensor with so many axes."""
+    return torch.full((1,) * ndim, float(kind), dtype=torch.float64)

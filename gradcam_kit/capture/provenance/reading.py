@@ -1,0 +1,116 @@
+"""The layout of a layer's output, read from the places that its values come from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from gradcam_kit.capture.layouts import ChannelsFirst, ChannelsLast, Layout, Tokens
+from gradcam_kit.capture.provenance.places import FOREIGN, Places, origin
+
+_SAME = 1e-3
+"""Distance of two places, in pixels, up to which they are one."""
+_WHOLE = 0.6
+"""Share of all positions along an axis from which a token gathers from everywhere; one of two patches has half."""
+
+
+def read_layout(
+    shape: Sequence[int], ids: Tensor | None, places: Places, positions: Sequence[int], channels: int | None
+) -> Layout | str | None:
+    """How an output for one image is laid out.
+
+    Args:
+        shape: of the output.
+        ids: where its values come from, as rows of `places`.
+        places: of one image.
+        positions: the axes of the image that heatmaps have, among those in `places`.
+        channels: the axis of its channels, if it has one.
+
+    Returns:
+        The layout; or why there is none; or None, if an operation was met that nothing is known about.
+    """
+    ids = origin(len(shape)) if ids is None else ids
+    low, _, flags = places.rows(ids)
+    placed = low[..., 0].isfinite()
+    if not bool(placed.any()):
+        if bool(flags[..., 1].any()):
+            return None
+        return (
+            "it depends on other inputs, not on the images" if bool(flags.any()) else "it does not depend on the images"
+        )
+    if shape[0] != 1:
+        return f"its first axis has {shape[0]} entries for one image, so that it is not the axis of samples"
+    if len(shape) == len(positions) + 2:
+        for layout, first in ((ChannelsFirst(), 2), (ChannelsLast(), 1)):
+            if _are_axes(shape, ids, places, positions, range(first, first + len(positions))):
+                return layout
+    if len(shape) == 3:
+        found = _token_grid(shape[1], ids, places, positions, channels)
+        if isinstance(found, str) and isinstance(_token_grid(shape[2], ids.mT, places, positions, channels), Tokens):
+            found = "its positions lie on the last axis, behind the channels"
+    else:
+        found = "its axes are not those of the images"
+    return None if isinstance(found, str) and bool(flags[..., 1].any()) else found
+
+
+def _are_axes(shape: Sequence[int], ids: Tensor, places: Places, positions: Sequence[int], axes: Sequence[int]) -> bool:
+    """Whether one axis of the output goes along each axis of the images, all others being channels."""
+    others = [d for d in range(len(shape)) if d not in axes]
+    low, high, flags = places.rows(places.hull(ids, others))
+    if not bool(low.isfinite().all()) or bool(flags.any()):
+        return False
+    middles = (low + high) / 2
+    for own, axis in zip(axes, positions, strict=True):
+        middle = middles[..., axis]
+        if shape[own] > 1 and (middle.shape[own] == 1 or not bool((middle.diff(dim=own) > _SAME).all())):
+            return False
+        if any(float((middle - middle.narrow(d, 0, 1)).abs().max()) > _SAME for d in axes if d != own):
+            return False
+    return True
+
+
+def _token_grid(
+    tokens: int, ids: Tensor, places: Places, positions: Sequence[int], channels: int | None
+) -> Tokens | str:
+    """The grid on which the tokens along axis 1 lie, and which tokens stand before and behind them."""
+    low, high, flags = (part[0, :, 0].expand(tokens, -1) for part in places.rows(places.hull(ids, [2])))
+    kinds = places.hull(ids, [2])[0, :, 0].long().expand(tokens)
+    placed = low.isfinite().all(1)
+    whole_low, whole_high = low[placed].amin(0), high[placed].amax(0)
+    axes = list(positions)
+    everywhere = high - low >= _WHOLE * (whole_high - whole_low)
+    at_a_place = placed & ~everywhere[:, axes].all(1)
+    if not bool(at_a_place.any()):
+        return (
+            f"each of its {tokens} tokens gathers from all of the image, as queries do, and none is a position itself"
+        )
+    (where,) = at_a_place.nonzero(as_tuple=True)
+    first, last = int(where[0]), int(where[-1]) + 1
+    outside = torch.ones(tokens, dtype=torch.bool)
+    outside[first:last] = False
+    if bool((flags[outside, 0] > 0).any()) or bool((kinds == FOREIGN).any()):
+        return f"only {len(where)} of its {tokens} tokens come from the images, the others from other inputs"
+    middles = ((low + high) / 2)[first:last]
+    if not bool(at_a_place[first:last].all()):
+        return f"only {len(where)} of its {tokens} tokens are positions, and others lie between them"
+    if channels is not None and float((middles[:, channels] - middles[:1, channels]).abs().max()) > _SAME:
+        return "its tokens come from single channels of the images"
+    cells = [_ranks(middles[:, axis]) for axis in axes]
+    grid = tuple(int(ranks.max()) + 1 for ranks in cells)
+    order = torch.zeros(len(middles), dtype=torch.long)
+    for ranks, size in zip(cells, grid, strict=True):
+        order = order * size + ranks
+    if torch.Size(grid).numel() != len(middles) or len(order.unique()) != len(middles):
+        return f"its {len(middles)} tokens lie on no single grid of positions, as anchors of several levels do"
+    sequence = order.argsort()
+    is_sorted = bool((sequence == torch.arange(len(sequence))).all())
+    return Tokens(grid, first, tokens - last, None if is_sorted else tuple(sequence.tolist()))
+
+
+def _ranks(values: Tensor) -> Tensor:
+    """The number of each value among the distinct ones."""
+    ordered, index = values.sort()
+    steps = torch.cat([torch.zeros(1), (ordered.diff() > _SAME).float()]).cumsum(0).long()
+    return torch.empty_like(index).scatter(0, index, steps)

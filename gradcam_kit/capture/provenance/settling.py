@@ -1,0 +1,90 @@
+"""The layout of an output: from its shape where that leaves no doubt, else from where its values come."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from gradcam_kit.capture.layouts import ChannelsFirst, Layout, fits, has_aspect, infer_layout
+from gradcam_kit.capture.provenance.evidence import Evidence
+from gradcam_kit.errors import ShapeError
+
+
+class InDoubtError(Exception):
+    """The shape of an output can be read in several ways, and where its values come from is not known yet."""
+
+
+def is_in_doubt(shape: Sequence[int], size: Sequence[int], module: nn.Module) -> bool:
+    """Whether an output of this shape for images with positions `size` may be laid out in several ways.
+
+    Tokens may be those of a text, queries or anchors; maps of another aspect ratio than the images may be no maps; and
+    axes of the same size may be positions or channels, unless the module itself is a convolution or one of its norms.
+    """
+    if len(shape) == 3 and len(size) > 1:
+        return True
+    if len(shape) != len(size) + 2:
+        return False
+    first, last = tuple(shape[2:]), tuple(shape[1:-1])
+    if len(size) > 1 and not has_aspect(first[-2:], size[-2:]):
+        return True
+    if _has_channels_first(module, len(size)):
+        return False
+    if len(size) == 1:
+        return first == last or last == tuple(size)
+    return fits(first, size) and fits(last, size)
+
+
+def settle_layout(
+    shape: Sequence[int],
+    size: Sequence[int],
+    model: nn.Module,
+    layer: str,
+    module: nn.Module,
+    n: int,
+    evidence: Evidence | None,
+) -> Layout:
+    """The layout of what a layer returned for n images.
+
+    Raises:
+        InDoubtError: the shape alone does not tell, and there is no evidence yet.
+        ShapeError: no positions; the message says why.
+    """
+    doubt = is_in_doubt(shape, size, module)
+    if doubt and evidence is None:
+        raise InDoubtError(layer)
+    verdict = evidence.of(module, shape, n) if doubt and evidence else None
+    if verdict is None:
+        return layout_by_shape(shape, size, model, layer, module)
+    if verdict.layout is None:
+        raise refused(shape, layer, verdict.reason)
+    return verdict.layout
+
+
+def layout_by_shape(
+    shape: Sequence[int], size: Sequence[int], model: nn.Module, layer: str, module: nn.Module
+) -> Layout:
+    """The layout that the sizes suggest, and the kernel of the module itself.
+
+    Raises:
+        ShapeError: no positions, or tokens that fit no grid or several.
+    """
+    if len(shape) == len(size) + 2 and _has_channels_first(module, len(size)):
+        return ChannelsFirst()
+    return infer_layout(shape, size, model, layer)
+
+
+def refused(shape: Sequence[int], layer: str, reason: str) -> ShapeError:
+    """The error for an output without positions of the images."""
+    return ShapeError(
+        f"layer {layer!r} returned shape {tuple(shape)}, but {reason}; choose a layer whose positions are those of "
+        "the images, or pass reshape=, a callable from the layer's output to (n, k, *positions)"
+    )
+
+
+def _has_channels_first(module: nn.Module, axes: int) -> bool:
+    """Whether all parameters inside of a module are kernels of convolutions, or belong to their norms."""
+    owners = [one for one in module.modules() if one._parameters or hasattr(one, "running_mean")]
+    return bool(owners) and all(
+        hasattr(one, "running_mean") or getattr(getattr(one, "weight", None), "ndim", 0) == axes + 2 for one in owners
+    )

@@ -1,0 +1,120 @@
+"""From changed maps back to a layer's own output, for any number of rows, whatever the user's `reshape` does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from gradcam_kit.capture.layouts import Custom
+from gradcam_kit.capture.recording import LayerRecord
+from gradcam_kit.capture.rerun.lazy_rows import LazyRows
+from gradcam_kit.errors import CaptureError, ShapeError
+
+
+def native_rows(
+    record: LayerRecord, maps: Float[Tensor, "m k *s"], index: Int[Tensor, " m"], n: int
+) -> tuple[int, Tensor]:
+    """Return which tensor of the layer's output the maps come from, and that tensor for these rows.
+
+    Args:
+        record: what the layer returned for n samples.
+        maps: one per row.
+        index: the sample of each row; what the maps leave out (prefix tokens) is taken from it.
+        n: samples.
+    """
+    assert record.layout is not None
+    if not isinstance(record.layout, Custom):
+        original = record.captured[0].detach()
+        rows = record.layout.to_native(maps.to(original.device, original.dtype), LazyRows(original, index))
+        return record.chosen[0], _owned(rows, original)
+    if record.rearrangement is None:
+        record.rearrangement = _trace(record, n)
+    found: Rearrangement = record.rearrangement
+    original = record.captured[found.tensor].detach()
+    return record.chosen[found.tensor], found.to_native(maps.to(original.dtype), original, index, n)
+
+
+def _owned(rows: Tensor, original: Tensor) -> Tensor:
+    # In-place operations behind the layer must not reach the record.
+    return rows.clone() if rows.untyped_storage().data_ptr() == original.untyped_storage().data_ptr() else rows
+
+
+@dataclass(frozen=True)
+class Rearrangement:
+    """Where `reshape` takes the values of the maps from.
+
+    Attributes:
+        tensor: which of the captured tensors.
+        axis: of that tensor, the axis on which the samples lie.
+        interleaved: whether the entries of one sample on that axis stand n apart, instead of side by side.
+        places: of the values of a sample's maps among the values of the sample.
+    """
+
+    tensor: int
+    axis: int
+    interleaved: bool
+    places: Int[Tensor, " values"]
+
+    def to_native(self, maps: Float[Tensor, "m k *s"], original: Tensor, index: Int[Tensor, " m"], n: int) -> Tensor:
+        """Put each value of the maps back to the place that `reshape` took it from."""
+        own = _by_sample(original, self.axis, self.interleaved, n)[index.to(original.device)]
+        values = own.flatten(1).scatter(1, self.places.expand(len(own), -1), maps.to(own.device).flatten(1))
+        rows = values.view_as(own)
+        joined = (rows.transpose(0, 1) if self.interleaved else rows).flatten(0, 1)
+        native: Tensor = joined.movedim(0, self.axis)
+        return native
+
+
+def _by_sample(tensor: Tensor, axis: int, interleaved: bool, n: int) -> Tensor:
+    """`(n, entries, ...)`: the entries of each sample on the axis of the samples, then all other axes."""
+    apart: Tensor = tensor.movedim(axis, 0).unflatten(0, (-1, n) if interleaved else (n, -1))
+    return apart.transpose(0, 1) if interleaved else apart
+
+
+def _trace(record: LayerRecord, n: int) -> Rearrangement:
+    """Find where each value of the maps comes from, by laying out the numbers of the places.
+
+    Raises:
+        CaptureError: `reshape` computes instead of rearranging, or does not keep samples apart.
+    """
+    for tensor, captured in enumerate(record.captured):
+        for axis, samples in _axes_of_samples(captured, n):
+            shape = [size * samples // n if place == axis else size for place, size in enumerate(captured.shape)]
+            numbers = torch.arange(captured.numel() * samples // n, device=captured.device).view(shape)
+            others = [torch.full_like(other, -1, dtype=torch.long) for other in record.captured]
+            others[tensor] = numbers
+            try:
+                taken = record.maps(others)
+            except (ShapeError, RuntimeError):
+                continue  # another number of samples than it was written for, or an arithmetic
+            if taken.is_floating_point() or len(taken) != samples or bool((taken < 0).any()):
+                continue
+            taken = taken.flatten(1)
+            if taken.unique().numel() != taken.numel():
+                continue
+            for interleaved in (False, True):
+                local = torch.empty_like(numbers).flatten()
+                by_sample = _by_sample(numbers, axis, interleaved, samples).flatten(1)
+                places = torch.arange(by_sample.shape[1], device=numbers.device).expand_as(by_sample)
+                local[by_sample.flatten()] = places.flatten()
+                owner = torch.empty_like(local)
+                whose = torch.arange(samples, device=numbers.device)[:, None]
+                owner[by_sample.flatten()] = whose.expand_as(by_sample).flatten()
+                if torch.equal(owner[taken], whose.expand_as(taken)) and bool((local[taken] == local[taken[:1]]).all()):
+                    return Rearrangement(tensor, axis, interleaved, local[taken[0]])
+    raise CaptureError(
+        f"reshape for layer {record.name!r} cannot be inverted, so its activations cannot be changed; write it for any "
+        "number of samples (-1 in place of n) and without arithmetic, from one tensor, or choose a method that "
+        "replays nothing, such as GradCAM"
+    )
+
+
+def _axes_of_samples(tensor: Tensor, n: int) -> Iterator[tuple[int, int]]:
+    """Axes on which the samples may lie, with the number of samples to look for: one alone would not show where."""
+    for axis, size in enumerate(tensor.shape):
+        if size % n == 0:
+            yield axis, n if n > 1 else 2

@@ -1,0 +1,87 @@
+"""Diagnostics: look inside of a model while it trains, and say what is wrong, where, and what to try."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gradcam_kit.diagnostics.checks import (
+        can_overfit,
+        check_curves,
+        check_data,
+        check_loss,
+        check_output,
+        check_training,
+    )
+    from gradcam_kit.diagnostics.features import capture_features
+    from gradcam_kit.diagnostics.findings import Finding
+    from gradcam_kit.diagnostics.gradients import clip_gradients, monitor_gradients, smooth_gradients
+    from gradcam_kit.diagnostics.maths.distances import cka, mmd
+    from gradcam_kit.diagnostics.maths.spectra import effective_rank
+    from gradcam_kit.diagnostics.nonfinite import Origin, find_nonfinite
+    from gradcam_kit.diagnostics.overhead import measure_overhead
+    from gradcam_kit.diagnostics.report import LayerRow, ParameterRow, Report
+    from gradcam_kit.diagnostics.thresholds import Thresholds
+    from gradcam_kit.diagnostics.watching import ModelDiagnostics
+
+# Everything is loaded when first used.
+_HOMES = {
+    "Finding": "findings",
+    "LayerRow": "report",
+    "ModelDiagnostics": "watching",
+    "Origin": "nonfinite",
+    "ParameterRow": "report",
+    "Report": "report",
+    "Thresholds": "thresholds",
+    "can_overfit": "checks",
+    "capture_features": "features",
+    "check_curves": "checks",
+    "check_data": "checks",
+    "check_loss": "checks",
+    "check_output": "checks",
+    "check_training": "checks",
+    "cka": "maths.distances",
+    "clip_gradients": "gradients",
+    "effective_rank": "maths.spectra",
+    "find_nonfinite": "nonfinite",
+    "measure_overhead": "overhead",
+    "mmd": "maths.distances",
+    "monitor_gradients": "gradients",
+    "smooth_gradients": "gradients",
+}
+
+__all__ = [
+    "Finding",
+    "LayerRow",
+    "ModelDiagnostics",
+    "Origin",
+    "ParameterRow",
+    "Report",
+    "Thresholds",
+    "can_overfit",
+    "capture_features",
+    "check_curves",
+    "check_data",
+    "check_loss",
+    "check_output",
+    "check_training",
+    "cka",
+    "clip_gradients",
+    "effective_rank",
+    "find_nonfinite",
+    "measure_overhead",
+    "mmd",
+    "monitor_gradients",
+    "smooth_gradients",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(f"gradcam_kit.diagnostics.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'gradcam_kit.diagnostics' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,128 @@
+"""Accumulators of a block on their devices, and how they come to the host: one copy for each step."""
+
+from __future__ import annotations
+
+import weakref
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gradcam_kit.diagnostics.kinds import own_weight
+from gradcam_kit.diagnostics.maths.statistics import Axes, Moments
+from gradcam_kit.diagnostics.pending import Copied, Histograms, Reservoir, Scalars
+from gradcam_kit.diagnostics.tracks import LayerTrack, Ledger
+
+
+@dataclass(eq=False)
+class LiveLayer:
+    """What only lives as long as the block: a layer's accumulators on its device, and how its tensors are read."""
+
+    track: LayerTrack
+    module: weakref.ref[nn.Module]
+    flat: tuple[float, float] | None
+    shape: torch.Size | None = None
+    axes: Axes | None = None
+    stride: int = 1
+    sample_axis: int = 0
+    two_pass: bool = True
+    low: Tensor | None = None
+    high: Tensor | None = None
+    new_low: Tensor | None = None
+    new_high: Tensor | None = None
+    rows: dict[torch.device, tuple[int, int]] = field(default_factory=dict)
+    reservoir: Reservoir | None = None
+    pooled: list[tuple[Tensor, int]] = field(default_factory=list)
+    had_graph: bool = False
+    alive: Tensor | None = None
+
+
+class Accumulators:
+    """The layers of a block, and the scalars, samples and features that wait on their devices."""
+
+    def __init__(self, ledger: Ledger, features: int) -> None:
+        self.most_features = features
+        self.restart(ledger)
+
+    def restart(self, ledger: Ledger) -> None:
+        """Begin anew with an empty ledger."""
+        self.ledger = ledger
+        self.live: dict[str, LiveLayer] = {}
+        self.scalars: dict[torch.device, Scalars] = {}
+        self.histograms: dict[torch.device, Histograms] = {}
+        self.copied: list[Copied] = []
+        self.nodes: dict[str, Any] | None = {}
+        self.features_chosen = False
+
+    def scalars_of(self, device: torch.device) -> Scalars:
+        """Return the scalars that wait on a device."""
+        scalars = self.scalars.get(device)
+        if scalars is None:
+            scalars = self.scalars[device] = Scalars(device)
+        return scalars
+
+    @torch.inference_mode(False)
+    @torch.no_grad()
+    def flush(self, wait: bool = False) -> None:
+        """Count samples, merge extremes, and start the one copy to the host; read the one before."""
+        for histograms in self.histograms.values():
+            histograms.flush()
+        for live in self.live.values():
+            if live.new_low is not None and live.new_high is not None:
+                fits = live.low is not None and live.high is not None and live.low.shape == live.new_low.shape
+                live.low = torch.minimum(live.low, live.new_low) if fits else live.new_low  # type: ignore[arg-type]
+                live.high = torch.maximum(live.high, live.new_high) if fits else live.new_high  # type: ignore[arg-type]
+                live.new_low = live.new_high = None
+        self._flush_features()
+        for copied in self.copied:
+            copied.read()
+        started = [scalars.flush() for scalars in self.scalars.values()]
+        self.copied = [copied for copied in started if copied is not None]
+        if wait or all(device.type == "cpu" for device in self.scalars):
+            for copied in self.copied:
+                copied.read()
+            self.copied = []
+
+    def _flush_features(self) -> None:
+        if not self.features_chosen and self.live and any(live.pooled for live in self.live.values()):
+            candidates = [live for live in self.live.values() if live.pooled]
+            number = min(self.most_features, len(candidates))
+            for i in range(number):
+                live = candidates[round(i * (len(candidates) - 1) / max(number - 1, 1))]
+                live.reservoir = live.reservoir or Reservoir(live.track.units)
+            self.features_chosen = True
+        for live in self.live.values():
+            if live.reservoir is not None:
+                for pooled, positions in live.pooled:
+                    if pooled.shape[1] == live.reservoir.units:
+                        live.reservoir.add(pooled / positions)
+            live.pooled.clear()
+
+    def read_window(self, close: bool) -> None:
+        """Bring extremes, features and histograms of the open window to the host."""
+        for live in self.live.values():
+            track = live.track
+            if live.low is not None and live.high is not None:
+                track.open.low, track.open.high = live.low.double().cpu().numpy(), live.high.double().cpu().numpy()
+                found = track.open.moments
+                low, high = float(live.low.amin()), float(live.high.amax())
+                track.open.moments = found.merge(Moments(minimum=low, maximum=high))
+            if live.reservoir is not None:
+                rows = live.reservoir.take() if close else live.reservoir.peek()
+                track.open.features = None if rows is None else rows.float().cpu().numpy()
+            for device, (row, gradient_row) in live.rows.items():
+                counts = self.histograms[device].counts
+                track.counts = counts[row].cpu().numpy().copy()
+                track.gradient_counts = counts[gradient_row].cpu().numpy().copy()
+            if live.alive is not None:
+                track.open.alive = live.alive.cpu().numpy()
+            module = live.module()
+            weight = None if module is None else own_weight(module)
+            track.zero_weight = weight is not None and weight.device.type != "meta" and not bool((weight != 0).any())
+            if close:
+                live.low = live.high = live.alive = None
+
+    def begin_window(self) -> None:
+        """Look at the paths of the graph again, which may depend on the input."""
+        self.nodes = {}

@@ -1,0 +1,44 @@
+"""What a finding usually means and what to try: one or two sentences for each."""
+
+from __future__ import annotations
+
+DEAD = (
+    "These units put out 0 for every input and learn nothing. Lower the learning rate, check biases and "
+    "initialization, or use LeakyReLU"
+)
+SATURATED = (
+    "The slope is nearly 0 there, so the layers in front hardly learn. Scale down weights or inputs, or normalize"
+)
+CONSTANT = (
+    "The layer answers the same to every input. Look for zero weights, a cut input, or a layer that died in front"
+)
+ZERO_WEIGHT = "The weights are exactly 0, as zero-initialized residual branches are at first. Fine if they grow"
+COLLAPSED = (
+    "All inputs look alike to the layer. Check that inputs differ, that targets are not constant, and lower the "
+    "learning rate"
+)
+REDUNDANT = "Units repeat each other. Break the symmetry of the initialization, or make the layer narrower"
+VANISHING = "Early layers hardly learn. Use ReLU-like activations with He initialization, normalization, or shortcuts"
+EXPLODING = "Early layers get huge gradients. Scale down the initialization, normalize, or clip gradients"
+SPIKE = "The training became unstable. Lower the learning rate, warm it up, or clip the gradient norm"
+OVERFLOW = "Half precision ends at 65,504. Normalize, scale down, or use bfloat16"
+DEPTH = "The scale of the signal changes with depth. Use an initialization that fits the activation, or normalize"
+NONFINITE = (
+    "Run one step inside find_nonfinite(model), which tells whether input, parameter or computation is the cause"
+)
+DETACHED = (
+    "No graph leads from the loss to it. Look for detach(), no_grad(), .item() or numpy on the way, or for an output "
+    "that the loss does not use"
+)
+UNUSED = "Its layer never ran. Call it in forward, or remove it"
+BEHIND_ZERO = "No gradient reaches its output. Look at what follows: dead units, or a loss that does not depend on it"
+OWN_ZERO = "A gradient reaches its output but not the parameter. Its input is 0, or its weights are masked"
+NOT_IN_OPTIMIZER = "It never changes. Pass it to the optimizer, or freeze it with requires_grad_(False)"
+FROZEN = (
+    "It has a gradient but does not change. Look at the learning rate of its group, and for copies of the parameter"
+)
+NO_GRADIENT_WANTED = "It does not train. Fine for a frozen backbone; else call requires_grad_(True)"
+UPDATE_HIGH = "Steps are a large part of the weights themselves. Lower the learning rate; about 1e-3 is healthy"
+UPDATE_LOW = "Steps are tiny compared to the weights. Raise the learning rate; about 1e-3 is healthy"
+ACCUMULATED = "Gradients add up from step to step. Call optimizer.zero_grad() in every step"
+AMP = "Normal in the first steps with a GradScaler, which skips them and lowers its scale. Worth a look if it stays"

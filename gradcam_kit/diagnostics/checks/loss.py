@@ -1,0 +1,154 @@
+"""The loss of a fresh model: its first value, its gradients, and whether it falls at all."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gradcam_kit.capture import check_model
+from gradcam_kit.diagnostics.checks.batches import call, loss_value, moved, read_pair, samples
+from gradcam_kit.diagnostics.checks.preserving import copied_together, device_of, left_as_found
+from gradcam_kit.diagnostics.checks.steps import Steps, broadcast_finding, gradient_findings, train
+from gradcam_kit.diagnostics.checks.tasks import Loss, Task, outputs_of, read_task
+from gradcam_kit.diagnostics.findings import Finding, worst_first
+
+_STEPS = 10
+_OFF = 0.2  # of the loss of chance
+_FALLEN = 1e-3  # of the first loss
+_RATE = 1e-3
+
+
+def check_loss(
+    model: Any,
+    batch: Any,
+    loss: Loss,
+    *,
+    optimizer: torch.optim.Optimizer | None = None,
+    trained: bool = False,
+) -> list[Finding]:
+    """Check the loss of one batch: its first value, its gradients, and ten steps on a copy of the model.
+
+    Args:
+        model: any module; a copy of it is trained, with fixed seeds.
+        batch: inputs and labels.
+        loss: `loss(output, labels)`, one number.
+        optimizer: of the model's parameters; a copy of it is used. None = Adam with a learning rate of 1e-3.
+        trained: the weights are not fresh, so that the first value is not judged.
+
+    Returns:
+        Findings, the worst first; of kinds nonfinite, range (the first value), no-gradient, label-range (shapes that
+        are broadcast) and plateau.
+
+    Raises:
+        InputError: a loss that is not one number, a batch that is not a pair, a model that cannot be copied.
+    """
+    model = check_model(model)
+    inputs, labels = read_pair(batch)
+    device = device_of(model)
+    inputs, labels = moved(inputs, device), moved(labels, device)
+    with left_as_found(model, inputs, seed=0):
+        copy, *copies = copied_together(model, *([] if optimizer is None else [optimizer]))
+        copy.train()
+        n = samples(inputs)
+        with torch.no_grad():
+            output = call(copy, inputs)
+            scores = outputs_of(output)
+            if broken := broadcast_finding(scores, labels, loss):
+                return broken
+            first = loss_value(loss, output, labels)
+        found = first_value_findings(first, read_task(scores, labels, loss), n, trained)
+        if any(finding.kind == "nonfinite" for finding in found):
+            return found
+        tool = copies[0] if copies else torch.optim.Adam(_trainable(copy), lr=_RATE)
+        steps = train(copy, [(inputs, labels)], loss, tool, _STEPS)
+    return worst_first([*found, *gradient_findings(model, steps, n), *_fall_findings(steps, n)])
+
+
+def first_value_findings(first: Tensor, task: Task, n: int, trained: bool) -> list[Finding]:
+    """Judge the first value of a loss."""
+    value = float(first)
+    if not math.isfinite(value):
+        return [
+            Finding(
+                "bad",
+                "nonfinite",
+                "",
+                f"The loss is {value} before any step",
+                value,
+                None,
+                n,
+                "Find the module that makes it with find_nonfinite(model); check labels and inputs with check_data",
+                "definition",
+            )
+        ]
+    chance = task.chance
+    if chance is None or trained or abs(value - chance) <= _OFF * chance:
+        return []
+    per_sample = value / max(1, n)
+    if value < 0:
+        why = "A cross-entropy is never negative: check the sign of the loss"
+    elif abs(per_sample - chance) <= _OFF * chance:
+        why = f"It is {n} times too large, as a loss with reduction='sum' is; use reduction='mean'"
+    elif value < chance:
+        why = "The model knows too much for a fresh one: is the label among the inputs, or are the weights trained?"
+    else:
+        why = "The last layer starts with outputs that are too large: shrink its initialization, and normalize inputs"
+    return [
+        Finding(
+            "warn",
+            "range",
+            "",
+            f"The first loss is {value:.4g}, and a model that knows nothing of {task.classes} classes has {chance:.4g}",
+            value,
+            chance,
+            n,
+            why,
+            "ln(classes), 20 % either way by convention",
+        )
+    ]
+
+
+def _fall_findings(steps: Steps, n: int) -> list[Finding]:
+    if steps.detached or len(steps.losses) < 3:
+        return []
+    first, best = steps.losses[0], min(steps.losses[1:])
+    if not all(map(math.isfinite, steps.losses)):
+        return [
+            Finding(
+                "bad",
+                "nonfinite",
+                "",
+                f"The loss is {steps.losses[-1]} after {len(steps.losses) - 1} steps on one batch",
+                None,
+                None,
+                n,
+                "Lower the learning rate, or find the module with find_nonfinite(model)",
+                "definition",
+            )
+        ]
+    limit = first - _FALLEN * abs(first)
+    if best < limit or first == 0:
+        return []
+    return [
+        Finding(
+            "warn",
+            "plateau",
+            "",
+            f"The loss does not fall in {len(steps.losses)} steps on one batch: {first:.4g}, at best {best:.4g}",
+            best,
+            limit,
+            n,
+            "Check that gradients reach the weights, that the optimizer holds them, and that the learning rate is not "
+            "far too large or small",
+            "convention: one part in a thousand",
+        )
+    ]
+
+
+def _trainable(model: nn.Module) -> list[nn.Parameter]:
+    """Return the trainable parameters; a model without any gets one that nothing depends on."""
+    found = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return found or [nn.Parameter(torch.zeros(1))]

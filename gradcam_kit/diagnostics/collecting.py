@@ -1,0 +1,265 @@
+"""The hot path of `ModelDiagnostics`: a few passes over each tensor, no graph held, one copy to the host per step."""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gradcam_kit.capture import Call, Observation, Observer, unobservable
+from gradcam_kit.diagnostics.accumulators import Accumulators, LiveLayer
+from gradcam_kit.diagnostics.kinds import FEW_INPUTS, activation_of, flat_beyond, inputs_per_unit, own_weight
+from gradcam_kit.diagnostics.maths.histogram import SAMPLE, stride_of, take_sample
+from gradcam_kit.diagnostics.maths.histogram import histogram as full_histogram
+from gradcam_kit.diagnostics.maths.statistics import (
+    Axes,
+    Moments,
+    Summary,
+    at_least_float32,
+    moments_of,
+    moments_of_finite,
+    needs_two_passes,
+    sum_of_squares,
+    summarize,
+)
+from gradcam_kit.diagnostics.naming import named_leaves
+from gradcam_kit.diagnostics.paths import on_every_path
+from gradcam_kit.diagnostics.pending import Histograms
+from gradcam_kit.diagnostics.tracks import LayerTrack, Ledger
+from gradcam_kit.diagnostics.units import UnitAxes, sample_axis
+
+_MOST_PENDING = 4096
+
+
+def decides_at_once(x: Tensor) -> bool:
+    """Whether reading a number of the tensor waits for nothing: true on the host."""
+    return x.device.type == "cpu"
+
+
+class Collector(Accumulators, Observer):
+    """Reads activations and gradients of one block into a ledger."""
+
+    def __init__(
+        self, ledger: Ledger, *, activations: bool, gradients: bool, features: int, exact: bool,
+        unit_axis: Mapping[str, int] | None, end_step: Callable[[], None],
+    ) -> None:  # fmt: skip
+        super().__init__(ledger, features)
+        self.activations, self.gradients, self.exact, self.end_step = activations, gradients, exact, end_step
+        self.axes = UnitAxes(unit_axis)
+        self.producers: dict[int, tuple[weakref.ref[Tensor], LayerTrack]] = {}
+        self.step = 0
+        self.scale = 1.0
+        self.observation: Observation | None = None
+
+    def forget_step(self) -> None:
+        """Forget the tensors of the running step."""
+        self.axes.clear()
+        self.producers.clear()
+
+    # Observer ---------------------------------------------------------------------------------------------------
+
+    def begin(self, step: int, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """End the step before, if no optimizer did."""
+        assert self.observation is not None
+        if self.step:
+            self.end_step()
+        self.forget_step()
+        self.step = step
+        if self.observation.active:
+            self.ledger.steps += 1
+
+    def leave(self, call: Call) -> None:
+        """Read what a layer returned."""
+        output = call.output
+        for name, leaf in ((call.name, output),) if isinstance(output, Tensor) else named_leaves(call.name, output):
+            reason = unobservable(leaf)
+            if reason is not None:
+                if leaf is not None or output is None:
+                    self.ledger.skipped[name] = reason
+                continue
+            live = self.live.get(name) or self._new(name, call, leaf)
+            if not call.recomputed:
+                self._read(live, call, leaf)
+            if self.gradients and leaf.requires_grad and not leaf.is_leaf and not (call.recomputed and live.had_graph):
+                self._watch_gradient(live, leaf)
+        if len(self.producers) > _MOST_PENDING:  # layers called by themselves, without a step that ends
+            self.end_step()
+            self.forget_step()
+
+    def end(self, step: int, output: Any) -> None:
+        """Remember which layer made the output, and once in each window which layers all paths pass."""
+        leaves = [leaf for _, leaf in named_leaves("", output) if isinstance(leaf, Tensor)]
+        for leaf in leaves:
+            known = self.producers.get(id(leaf))
+            if known is not None and known[0]() is leaf:
+                known[1].is_output = True
+        floating = [leaf for leaf in leaves if leaf.is_floating_point() and leaf.ndim > 1]
+        if floating:
+            self.ledger.outputs = max(self.ledger.outputs, floating[0].shape[1])
+        if self.nodes:
+            nodes, self.nodes = self.nodes, None
+            passed = on_every_path([leaf.grad_fn for leaf in leaves], nodes)
+            for name, live in self.live.items():
+                live.track.on_path = name in passed if passed else None
+
+    # Reading ----------------------------------------------------------------------------------------------------
+
+    def _new(self, name: str, call: Call, leaf: Tensor) -> LiveLayer:
+        module = call.module
+        track = LayerTrack(name, call.name, type(module).__name__, len(self.live), activation_of(module))
+        track.owns_weight = own_weight(module) is not None
+        live = LiveLayer(track, weakref.ref(module), flat_beyond(module), sample_axis=sample_axis(module, name))
+        self.ledger.tracks[name] = track
+        self.live[name] = live
+        return live
+
+    def _plan(self, live: LiveLayer, call: Call, leaf: Tensor) -> Axes:
+        axis = self.axes.of(live.track.layer, call.module, call.args, leaf)
+        if live.shape == leaf.shape and live.axes is not None and live.track.unit_axis == axis:
+            return live.axes
+        live.shape, live.axes = leaf.shape, Axes.of(leaf.shape, axis, live.sample_axis)
+        live.stride = stride_of(tuple(leaf.shape), SAMPLE)
+        track = live.track
+        track.unit_axis, track.shape, track.units = axis, tuple(leaf.shape), live.axes.units
+        track.is_half = leaf.dtype in (torch.float16,)
+        return live.axes
+
+    def _read(self, live: LiveLayer, call: Call, leaf: Tensor) -> None:
+        track = live.track
+        axes = self._plan(live, call, leaf)
+        self._note_origin(live, call, leaf)
+        track.calls = max(track.calls, call.index + 1)
+        track.batch = max(track.batch, axes.n)
+        track.open.steps += 1
+        live.had_graph = leaf.requires_grad
+        if self.gradients and leaf.requires_grad:
+            track.open.expected += 1
+        if not self.activations:
+            return
+        x = at_least_float32(leaf.detach())
+        on_host = decides_at_once(x)
+        summary = summarize(x, axes, two_pass=not on_host and live.two_pass)
+        if on_host:
+            summary = self._read_on_host(live, x, axes, summary)
+        else:
+            self._read_later(live, x, axes, summary)
+        fits = live.new_low is not None and live.new_low.shape == summary.low.shape
+        live.new_low = torch.minimum(live.new_low, summary.low) if fits and live.new_low is not None else summary.low
+        live.new_high = (
+            torch.maximum(live.new_high, summary.high) if fits and live.new_high is not None else summary.high
+        )
+        self._keep_features(live, summary.pooled, x.numel() // (axes.n * axes.units))
+        sample = self._sample(live, x, 0)
+        if live.flat is not None:
+            low, high = live.flat
+            hits = ((sample < low) | (sample > high)).sum()
+            track.open.sampled += len(sample)
+            self.scalars_of(x.device).add(self._saturation(track), hits)
+
+    def _read_on_host(self, live: LiveLayer, x: Tensor, axes: Axes, summary: Summary) -> Summary:
+        total, square, m = float(summary.total), float(summary.square), x.numel()
+        if not (math.isfinite(total) and math.isfinite(square)):
+            found, summary = moments_of_finite(x, axes)
+            if (found.nan or found.inf) and live.track.first_bad_step is None:
+                live.track.first_bad_step = self.step
+        else:
+            two_pass = x.dtype == torch.float64 or needs_two_passes(total, square, m)
+            m2 = float(x.var(correction=0)) * m if two_pass else None
+            found = moments_of(axes, m, total, square, m2, math.inf, -math.inf)  # extremes come with the units
+        live.track.open.moments = live.track.open.moments.merge(found)
+        return summary
+
+    def _read_later(self, live: LiveLayer, x: Tensor, axes: Axes, summary: Summary) -> None:
+        """On a device nothing is decided here: what the host learns after the step holds for the next one."""
+        m, step, with_m2 = x.numel(), self.step, summary.m2 is not None
+
+        def read(total: float, square: float, m2: float = 0.0) -> None:
+            track = live.track
+            if not (math.isfinite(total) and math.isfinite(square)):
+                bad = Moments(axes.n, m, nan=int(math.isnan(square)), inf=int(not math.isnan(square)))
+                track.open.moments = track.open.moments.merge(bad)
+                track.first_bad_step = step if track.first_bad_step is None else track.first_bad_step
+                return
+            live.two_pass = needs_two_passes(total, square, m)
+            found = moments_of(axes, m, total, square, m2 if with_m2 else None, math.inf, -math.inf)
+            track.open.moments = track.open.moments.merge(found)
+
+        extra = () if summary.m2 is None else (summary.m2,)
+        self.scalars_of(x.device).add(read, summary.total, summary.square, *extra)
+
+    def _note_origin(self, live: LiveLayer, call: Call, leaf: Tensor) -> None:
+        """Which layer made the input, by identity within the step."""
+        track = live.track
+        first = call.args[0] if call.args else None
+        known = self.producers.get(id(first))
+        if known is not None and known[0]() is first and known[1] is not track:
+            track.producer = known[1].name
+        own = inputs_per_unit(call.module)
+        if own is not None:
+            track.mixes, track.few_inputs = True, own < FEW_INPUTS
+        elif track.producer is not None and track.producer in self.ledger.tracks:
+            track.few_inputs = self.ledger.tracks[track.producer].few_inputs
+        self.producers[id(leaf)] = weakref.ref(leaf), track
+        if self.nodes is not None and leaf.grad_fn is not None:
+            self.nodes.setdefault(track.name, leaf.grad_fn)
+
+    def _keep_features(self, live: LiveLayer, pooled: Tensor, positions: int) -> None:
+        if live.track.units < FEW_INPUTS or not self.most_features:
+            return
+        if not self.features_chosen or live.reservoir is not None:
+            live.pooled.append((pooled, positions))
+
+    def _sample(self, live: LiveLayer, x: Tensor, kind: int) -> Tensor:
+        """Count a sample of a tensor (or all of it) in the layer's histogram, and return the sample."""
+        device = x.device
+        histograms = self.histograms.get(device)
+        if histograms is None:
+            histograms = self.histograms[device] = Histograms(device)
+        rows = live.rows.get(device)
+        if rows is None:
+            rows = live.rows[device] = histograms.new_row(), histograms.new_row()
+        if self.exact:
+            with torch.inference_mode(False), torch.no_grad():
+                histograms.counts[rows[kind]] += full_histogram(x)
+            return x.reshape(-1)
+        stride = live.stride if live.shape == x.shape else stride_of(tuple(x.shape), SAMPLE)
+        sample = take_sample(x, self.step, stride)
+        histograms.add(rows[kind], sample)
+        return sample
+
+    def _saturation(self, track: LayerTrack) -> Callable[[float], None]:
+        def read(hits: float) -> None:
+            track.open.saturated += hits
+
+        return read
+
+    # Gradients --------------------------------------------------------------------------------------------------
+
+    def _watch_gradient(self, live: LiveLayer, leaf: Tensor) -> None:
+        assert self.observation is not None
+
+        def hook(gradient: Tensor) -> None:
+            # The closure holds the accumulators, never a tensor of the graph.
+            if self.observation is None or self.observation.paused or unobservable(gradient) is not None:
+                return
+            g = at_least_float32(gradient.detach())
+            self.scalars_of(g.device).add(self._gradient(live.track, g.numel()), sum_of_squares(g))
+            self._sample(live, g, 1)
+
+        self.observation.attach.on_gradient(leaf, hook)
+
+    def _gradient(self, track: LayerTrack, m: int) -> Callable[[float], None]:
+        def read(square: float) -> None:
+            norm = math.sqrt(square) / self.scale if square >= 0 else math.nan
+            if math.isfinite(norm):
+                track.gradient_norm.add(norm)
+                track.gradient_rms.add(norm / math.sqrt(m))
+            else:
+                track.open.bad_gradients += 1
+            track.open.gradient_norms.append(norm)
+
+        return read

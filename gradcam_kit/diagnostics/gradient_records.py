@@ -1,0 +1,95 @@
+"""The gradients that arrived at outputs and parameters: their norms, measured on the device."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from gradcam_kit.errors import CaptureError, UnknownNameError, did_you_mean
+
+
+@dataclass(eq=False)
+class GradientRecord:
+    """The gradients that arrived at one output or parameter.
+
+    Attributes:
+        shape: of the last one.
+    """
+
+    shape: tuple[int, ...] = ()
+    _norms: list[Tensor] = field(default_factory=list, repr=False)
+    _largest: list[Tensor] = field(default_factory=list, repr=False)
+
+    def add(self, gradient: Tensor) -> None:
+        """Measure a gradient on its device; nothing waits for it."""
+        own = gradient.detach()
+        self.shape = tuple(own.shape)
+        wide = own if own.dtype == torch.float64 else own.float()
+        self._norms.append(torch.linalg.vector_norm(wide))
+        self._largest.append(torch.linalg.vector_norm(wide, torch.inf))
+
+    @property
+    def norms(self) -> list[float]:
+        """Euclidean norm of each gradient, in the order of arrival."""
+        return torch.stack(self._norms).tolist() if self._norms else []
+
+    @property
+    def norm(self) -> float:
+        """Norm of the last gradient; NaN before any."""
+        return self.norms[-1] if self._norms else math.nan
+
+    @property
+    def rms(self) -> float:
+        """Norm of the last gradient divided by the square root of the number of its values."""
+        return self.norm / math.sqrt(max(math.prod(self.shape), 1))
+
+    @property
+    def largest(self) -> float:
+        """Largest magnitude in the last gradient; NaN before any."""
+        return float(self._largest[-1]) if self._largest else math.nan
+
+    @property
+    def calls(self) -> int:
+        """How many gradients arrived."""
+        return len(self._norms)
+
+
+class GradientRecords(Mapping[str, GradientRecord]):
+    """Name of a layer (its output) or of a parameter -> the gradients that arrived, in the order of arrival."""
+
+    def __init__(self, layers: Iterable[str], parameters: Iterable[str]) -> None:
+        self.parameters = frozenset(parameters)
+        self.names = (*layers, *self.parameters)
+        self.records: dict[str, GradientRecord] = {}
+
+    def record(self, name: str) -> GradientRecord:
+        """Return the record of a name, made when it is first asked for."""
+        return self.records.setdefault(name, GradientRecord())
+
+    def __getitem__(self, name: str) -> GradientRecord:
+        if name not in self.records:
+            if name in self.names:
+                raise CaptureError(
+                    f"no gradient arrived at {name!r}; run the backward pass inside the block, and for the outputs of "
+                    "layers the forward pass too"
+                )
+            raise UnknownNameError(f"{name!r} is not watched{did_you_mean(name, self.names)}")
+        return self.records[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.records
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.records)
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    @property
+    def total_norm(self) -> float:
+        """The norm of the last gradients of all watched parameters together: one number for the whole."""
+        return math.sqrt(sum(own.norm**2 for name, own in self.records.items() if name in self.parameters))

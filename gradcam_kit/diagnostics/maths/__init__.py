@@ -1,0 +1,1 @@
+"""Arithmetic of the diagnostics: pure functions on tensors."""

@@ -1,0 +1,177 @@
+"""Distances between sets of features: CKA for layers, MMD for samples, Holm's correction for many tests."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from gradcam_kit.errors import InputError, NonFiniteError, ShapeError
+
+_SCALES = (0.5, 1.0, 2.0)
+_AT_ONCE = 64  # permutations in one matrix product
+
+
+@dataclass(frozen=True)
+class MMD:
+    """The outcome of a test whether two samples come from the same distribution.
+
+    Attributes:
+        value: the unbiased estimate of MMD squared; it may be slightly negative.
+        p: the share of random splits of the pooled samples that differ at least as much.
+    """
+
+    value: float
+    p: float
+
+
+def cka(
+    a: Float[Tensor, "n k"] | Iterable[Float[Tensor, "_ _"]], b: Float[Tensor, "m l"] | Iterable[Float[Tensor, "_ _"]]
+) -> float:
+    """Return the linear centered kernel alignment of two representations of the same samples.
+
+    Minibatch CKA: the sums of the unbiased HSIC over batches are divided, as in Nguyen, Raghu & Kornblith, ICLR 2021.
+    It ignores rotations and scales of the features. Few outliers can drive it: Davari et al., ICLR 2023.
+
+    Args:
+        a: features of one layer `(n, k)`, or batches of them.
+        b: features of the other layer for the same samples in the same order, batched alike.
+
+    Returns:
+        About 0 (unrelated) to 1 (equal up to rotation and scale); NaN if one of them is constant.
+
+    Raises:
+        ShapeError: fewer than 4 samples in a batch, or batches of different lengths.
+        InputError: another number of batches in `a` than in `b`.
+        NonFiniteError: NaN or infinite features.
+
+    Example:
+        >>> x = torch.randn(8, 3, generator=torch.Generator().manual_seed(0))
+        >>> round(cka(x, 2 * x), 6)
+        1.0
+    """
+    batches_a, batches_b = ([one] if isinstance(one, Tensor) else list(one) for one in (a, b))
+    if len(batches_a) != len(batches_b) or not batches_a:
+        raise InputError(
+            f"there are {len(batches_a)} batches of the first features and {len(batches_b)} of the second; expected "
+            "pairs of batches, at least one"
+        )
+    cross = own_a = own_b = 0.0
+    for one, other in zip(batches_a, batches_b, strict=True):
+        if one.ndim != 2 or other.ndim != 2 or len(one) != len(other) or len(one) < 4:
+            raise ShapeError(
+                f"features are {tuple(one.shape)} and {tuple(other.shape)}; expected (n, k) and (n, l) of the same n "
+                "of at least 4 samples"
+            )
+        gram_a, gram_b = (_without_diagonal(_gram(features)) for features in (one, other))
+        cross += _hsic(gram_a, gram_b)
+        own_a += _hsic(gram_a, gram_a)
+        own_b += _hsic(gram_b, gram_b)
+    return cross / math.sqrt(own_a * own_b) if own_a > 0 and own_b > 0 else math.nan
+
+
+def mmd(x: Float[Tensor, "m k"], y: Float[Tensor, "n l"], *, permutations: int = 500, seed: int = 0) -> MMD:
+    r"""Test whether two samples come from the same distribution: Gretton et al., JMLR 2012.
+
+    The kernel is $\sum_s \exp(-d^2 / (2 s m))$, where m is the median of the squared distances of all pairs of the
+    pooled samples and s is ½, 1 and 2.
+
+    Args:
+        x: features of one sample.
+        y: features of the other.
+        permutations: random splits of the pooled samples behind `p`, which is never below 1 / (permutations + 1).
+        seed: of the splits; global random states are neither used nor changed.
+
+    Raises:
+        ShapeError: fewer than 2 rows, or different numbers of features.
+        NonFiniteError: NaN or infinite features.
+    """
+    if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1] or min(len(x), len(y)) < 2:
+        raise ShapeError(
+            f"features are {tuple(x.shape)} and {tuple(y.shape)}; expected (m, k) and (n, k) of the same k, and at "
+            "least 2 rows of each"
+        )
+    m, n = len(x), len(y)
+    kernel = _without_diagonal(_kernel(torch.cat([_checked(x), _checked(y)])))
+    first = torch.zeros(permutations + 1, m + n, dtype=torch.float64)
+    first[0, :m] = 1
+    generator = torch.Generator().manual_seed(seed)
+    for row in first[1:]:
+        row[torch.randperm(m + n, generator=generator)[:m]] = 1
+    found = torch.cat([_mmd_squared(kernel, rows, m, n) for rows in first.split(_AT_ONCE)])
+    value = float(found[0])
+    rounding = 1e-12 * len(_SCALES)
+    at_least = int((found[1:] >= value - rounding).sum())
+    return MMD(value, (1 + at_least) / (1 + permutations))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Adjust p-values so that the chance of any false alarm among them stays below the level: Holm, 1979.
+
+    Args:
+        p_values: one for each test.
+
+    Returns:
+        One for each test, in the same order; compare each with the level, such as 0.05.
+
+    Example:
+        >>> holm([0.01, 0.04, 0.03])
+        [0.03, 0.06, 0.06]
+    """
+    adjusted, highest = [0.0] * len(p_values), 0.0
+    for rank, index in enumerate(sorted(range(len(p_values)), key=lambda index: p_values[index])):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = highest
+    return adjusted
+
+
+def _hsic(k: Float[Tensor, "n n"], j: Float[Tensor, "n n"]) -> float:
+    """Return the unbiased HSIC of two Gram matrices with zero diagonals: Song et al., JMLR 2012."""
+    n = len(k)
+    traced = (k * j).sum()
+    sums = k.sum() * j.sum() / ((n - 1) * (n - 2))
+    rows = 2 / (n - 2) * (k.sum(dim=0) @ j.sum(dim=0))
+    return float((traced + sums - rows) / (n * (n - 3)))
+
+
+def _gram(features: Float[Tensor, "n k"]) -> Float[Tensor, "n n"]:
+    """Return inner products; features are centered first, which changes nothing but their rounding."""
+    wide = _checked(features)
+    wide = wide - wide.mean(dim=0)
+    return wide @ wide.mT
+
+
+def _kernel(pooled: Float[Tensor, "n k"]) -> Float[Tensor, "n n"]:
+    squared = torch.cdist(pooled, pooled, compute_mode="donot_use_mm_for_euclid_dist").square()
+    upper = squared[torch.triu(torch.ones_like(squared, dtype=torch.bool), diagonal=1)].sort().values
+    middle = float((upper[(len(upper) - 1) // 2] + upper[len(upper) // 2]) / 2)
+    if middle == 0:  # more than half of the pairs are equal: the others say how far apart samples are
+        others = upper[upper > 0]
+        middle = float(others.mean()) if len(others) else 1.0
+    kernel = torch.zeros_like(squared)
+    for scale in _SCALES:
+        kernel += torch.exp(-squared / (2 * scale * middle))
+    return kernel
+
+
+def _mmd_squared(kernel: Float[Tensor, "N N"], first: Float[Tensor, "p N"], m: int, n: int) -> Float[Tensor, " p"]:
+    """Return the unbiased estimate for each split; `first` is 1 where a sample belongs to the first set."""
+    reached = first @ kernel
+    within = (reached * first).sum(dim=1)
+    across = (reached * (1 - first)).sum(dim=1)
+    rest = kernel.sum() - within - 2 * across
+    return within / (m * (m - 1)) + rest / (n * (n - 1)) - 2 * across / (m * n)
+
+
+def _without_diagonal(matrix: Float[Tensor, "n n"]) -> Float[Tensor, "n n"]:
+    return matrix.fill_diagonal_(0)
+
+
+def _checked(features: Float[Tensor, "n k"]) -> Float[Tensor, "n k"]:
+    if not bool(features.isfinite().all()):
+        raise NonFiniteError("features hold NaN or infinite values, so they have no distances")
+    return features.detach().to("cpu", torch.float64)

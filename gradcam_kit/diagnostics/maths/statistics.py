@@ -1,0 +1,250 @@
+"""Statistics of tensors that can be merged: Chan, Golub, LeVeque, Stanford STAN-CS-79-773 (1979).
+
+`summarize` reads a tensor a few times and leaves numbers on its device. `Moments` merges what came from batches,
+windows and ranks in float64 on the host, in any order.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from gradcam_kit.diagnostics.maths.histogram import in_memory_order
+
+_PIECE = 4096
+_CANCELLATION = 1e-2
+"""Below this share of the mean square, `|x|^2 - m mean^2` has lost too many digits."""
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Moments of all values that were seen.
+
+    Attributes:
+        n: samples.
+        elements: values, those that are NaN or infinite included.
+        finite: values that the moments are of.
+        mean: their mean.
+        m2: the sum of their squared deviations from the mean.
+        minimum: the smallest one.
+        maximum: the largest one.
+        nan: how many values are NaN.
+        inf: how many are infinite.
+    """
+
+    n: int = 0
+    elements: int = 0
+    finite: int = 0
+    mean: float = 0.0
+    m2: float = 0.0
+    minimum: float = math.inf
+    maximum: float = -math.inf
+    nan: int = 0
+    inf: int = 0
+
+    @property
+    def std(self) -> float:
+        r"""$\sqrt{M_2 / m}$; NaN before any value was seen."""
+        return math.sqrt(max(self.m2, 0.0) / self.finite) if self.finite else math.nan
+
+    @property
+    def mean_square(self) -> float:
+        r"""$E[x^2]$; NaN before any value was seen."""
+        return self.m2 / self.finite + self.mean**2 if self.finite else math.nan
+
+    def merge(self, other: Moments) -> Moments:
+        r"""Return the moments of both: $\delta = \mu_b - \mu_a$, $M_2 = M_{2a} + M_{2b} + \delta^2 n_a n_b / N$."""
+        total = self.finite + other.finite
+        counts = Moments(
+            n=self.n + other.n,
+            elements=self.elements + other.elements,
+            finite=total,
+            minimum=min(self.minimum, other.minimum),
+            maximum=max(self.maximum, other.maximum),
+            nan=self.nan + other.nan,
+            inf=self.inf + other.inf,
+        )
+        if not total:
+            return counts
+        delta = other.mean - self.mean if self.finite and other.finite else 0.0
+        start = self.mean if self.finite else other.mean
+        return replace(
+            counts,
+            mean=start + delta * other.finite / total,
+            m2=self.m2 + other.m2 + delta * delta * self.finite * other.finite / total,
+        )
+
+
+@dataclass(frozen=True)
+class Axes:
+    """Which axis of a tensor holds samples and which one units; the others are positions.
+
+    Attributes:
+        units: number of units.
+        n: number of samples.
+        unit: the axis of the units, not negative; None where a tensor has a single unit.
+        sample: the axis of the samples; None where a tensor has a single sample.
+    """
+
+    units: int
+    n: int
+    unit: int | None
+    sample: int | None
+
+    @classmethod
+    def of(cls, shape: torch.Size, unit: int | None, sample: int = 0) -> Axes:
+        """Read the axes off a shape; a single axis holds samples of one unit, or the units of one sample (`unit=0`)."""
+        if unit is not None:
+            unit = unit + len(shape) if unit < 0 else unit
+            unit = unit if 0 <= unit < len(shape) else None
+        axis = sample if sample < len(shape) and sample != unit else None
+        return cls(1 if unit is None else shape[unit], 1 if axis is None else shape[axis], unit, axis)
+
+
+class Summary(NamedTuple):
+    """What was read of one tensor, still on its device.
+
+    Attributes:
+        pooled: the sum over positions `(n, k)`.
+        low: the smallest value of each unit `(k,)`.
+        high: the largest value of each unit `(k,)`.
+        total: the sum of all values, float64.
+        square: the sum of all squares, float64.
+        m2: the sum of squared deviations by two passes, where it was asked for.
+    """
+
+    pooled: Float[Tensor, "n k"]
+    low: Float[Tensor, " k"]
+    high: Float[Tensor, " k"]
+    total: Float[Tensor, ""]
+    square: Float[Tensor, ""]
+    m2: Float[Tensor, ""] | None
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """Half precision as float32, whose norm cannot overflow; other floating tensors as they are."""
+    return x if x.dtype in (torch.float32, torch.float64) else x.float()
+
+
+def summarize(x: Float[Tensor, "..."], axes: Axes, *, two_pass: bool = False) -> Summary:
+    """Read a tensor of float32 or float64 in four passes: sums over positions, squares, minima and maxima of units.
+
+    Args:
+        x: the values, at least one.
+        axes: what its axes mean.
+        two_pass: also sum the squared deviations from the mean, in passes of their own.
+    """
+    pooled = _pool(x, axes)
+    low, high = _extremes(x, axes)
+    total = pooled.sum(dtype=_widest(x))
+    m2 = x.var(correction=0) * x.numel() if two_pass else None
+    return Summary(pooled, low, high, total, sum_of_squares(x), m2)
+
+
+def sum_of_squares(x: Float[Tensor, "..."]) -> Float[Tensor, ""]:
+    """Return the sum of the squares of all values, in float64.
+
+    The norm of millions of float32 is off by 3e-4 in one piece, so it is taken of pieces and these are added up.
+    """
+    flat = in_memory_order(x)
+    wide = _widest(x)
+    rows = flat.numel() // _PIECE
+    if rows < 2:
+        return _square_of_norm(flat, wide)
+    pieces = torch.linalg.vector_norm(flat[: rows * _PIECE].view(rows, _PIECE), dim=1).to(wide)
+    total: Tensor = pieces.square().sum()
+    rest = flat[rows * _PIECE :]
+    return total + _square_of_norm(rest, wide) if len(rest) else total
+
+
+def _square_of_norm(x: Tensor, wide: torch.dtype) -> Tensor:
+    norm: Tensor = torch.linalg.vector_norm(x)
+    return norm.to(wide).square()
+
+
+def _widest(x: Tensor) -> torch.dtype:
+    return torch.float64 if x.device.type != "mps" else torch.float32
+
+
+def _pool(x: Tensor, axes: Axes) -> Float[Tensor, "n k"]:
+    positions = [axis for axis in range(x.ndim) if axis not in (axes.unit, axes.sample)]
+    if positions:
+        behind = axes.unit is not None and positions == list(range(positions[0], x.ndim))
+        x = x.flatten(positions[0]).sum(-1) if behind and x.is_contiguous() else x.sum(positions)
+    if axes.unit is not None and axes.sample is not None:
+        return x if axes.sample < axes.unit else x.t()
+    return x.reshape(axes.n, axes.units)
+
+
+def _extremes(x: Tensor, axes: Axes) -> tuple[Tensor, Tensor]:
+    if axes.unit is None:
+        return x.amin().reshape(1), x.amax().reshape(1)
+    if axes.unit == 1 and x.ndim > 2:  # samples first: each pass runs through memory in order
+        low, high = x.amin(0), x.amax(0)
+        rest = list(range(1, low.ndim))
+        return low.amin(rest), high.amax(rest)
+    others = [axis for axis in range(x.ndim) if axis != axes.unit]
+    return (x.amin(others), x.amax(others)) if others else (x, x)
+
+
+def needs_two_passes(total: float, square: float, elements: int) -> bool:
+    """Whether `square - total^2 / elements` is too small a difference of large numbers."""
+    of_mean = total * total / elements
+    return square - of_mean <= _CANCELLATION * of_mean
+
+
+def moments_of(
+    axes: Axes, elements: int, total: float, square: float, m2: float | None, low: float, high: float
+) -> Moments:
+    """Return the moments of one tensor without NaN and infinities, from its summary on the host."""
+    mean = total / elements
+    squares = square - mean * total if m2 is None else m2
+    return Moments(axes.n, elements, elements, mean, max(squares, 0.0), low, high)
+
+
+def moments_of_finite(x: Float[Tensor, "..."], axes: Axes) -> tuple[Moments, Summary]:
+    """Count NaN and infinities exactly, and take the statistics of the finite rest.
+
+    Waits for the device. A unit without any finite value has the extremes +inf and -inf, which merge as nothing.
+    """
+    finite = torch.isfinite(x)
+    nan = int(torch.isnan(x).sum())
+    count = int(finite.sum())
+    counts = Moments(axes.n, x.numel(), 0, nan=nan, inf=x.numel() - count - nan)
+    zeroed = torch.where(finite, x, 0)
+    low, _ = _extremes(torch.where(finite, x, torch.inf), axes)
+    _, high = _extremes(torch.where(finite, x, -torch.inf), axes)
+    summary = Summary(_pool(zeroed, axes), low, high, zeroed.sum(dtype=_widest(x)), sum_of_squares(zeroed), None)
+    if not count:
+        return counts, summary
+    values = x[finite].double()
+    return replace(
+        counts,
+        finite=count,
+        mean=float(values.mean()),
+        m2=float(values.var(correction=0)) * count,
+        minimum=float(values.min()),
+        maximum=float(values.max()),
+    ), summary
+
+
+def moments(x: Float[Tensor, "..."], unit: int | None = None, sample: int = 0) -> tuple[Moments, Summary]:
+    """Return the moments of a tensor, and its summary: a few passes, more only where they are needed.
+
+    Waits for the device. Half precision is read as float32; float64 stays float64.
+    """
+    x = at_least_float32(x.detach())
+    axes = Axes.of(x.shape, unit, sample)
+    summary = summarize(x, axes)
+    total, square = float(summary.total), float(summary.square)
+    low, high = float(summary.low.min()), float(summary.high.max())
+    if not (math.isfinite(total) and math.isfinite(square) and math.isfinite(low) and math.isfinite(high)):
+        return moments_of_finite(x, axes)
+    two_pass = x.dtype == torch.float64 or needs_two_passes(total, square, x.numel())
+    m2 = float(x.double().var(correction=0)) * x.numel() if two_pass else None
+    return moments_of(axes, x.numel(), total, square, m2, low, high), summary

@@ -1,0 +1,34 @@
+"""Names for the tensors that a module returned: `layer`, `layer[0]`, `layer.logits`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+from torch import Tensor
+
+
+def named_leaves(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the tensors in a module's output with their names, and what is none under the name of its place.
+
+    Example:
+        >>> [name for name, _ in named_leaves("lstm", (torch.ones(1), (torch.ones(1), torch.ones(1))))]
+        ['lstm[0]', 'lstm[1][0]', 'lstm[1][1]']
+    """
+    if isinstance(value, Tensor) or value is None:
+        yield name, value
+    elif isinstance(value, Mapping):
+        for key, own in value.items():
+            yield from named_leaves(f"{name}.{key}", own)
+    elif isinstance(value, tuple) and hasattr(value, "_fields"):
+        for key, own in zip(value._fields, value, strict=True):
+            yield from named_leaves(f"{name}.{key}", own)
+    elif isinstance(value, tuple | list):
+        for place, own in enumerate(value):
+            yield from named_leaves(f"{name}[{place}]", own)
+    elif is_dataclass(value) and not isinstance(value, type):
+        for one in fields(value):
+            yield from named_leaves(f"{name}.{one.name}", getattr(value, one.name))
+    else:
+        yield name, value

@@ -1,0 +1,151 @@
+"""Norms, gradients and updates of parameters, at every tenth observed step, around `optimizer.step`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from gradcam_kit.diagnostics.collecting import Collector
+from gradcam_kit.diagnostics.maths.histogram import SAMPLE, stride_of, take_sample
+from gradcam_kit.diagnostics.tracks import Ledger, ParameterTrack
+
+EVERY = 10
+_MOST_NORMS = 64
+
+
+class ParameterWatch:
+    """Measures the parameters of a model in front of and behind the steps of its optimizers."""
+
+    def __init__(self, ledger: Ledger, model: nn.Module, optimizers: Sequence[Optimizer], collector: Collector) -> None:
+        self.ledger, self.model, self.collector = ledger, model, collector
+        self.optimizers = list(optimizers)
+        self.next: dict[int, int] = {id(optimizer): 1 for optimizer in optimizers}
+        self.sampled: list[tuple[ParameterTrack, Tensor, int, Tensor]] = []
+        owners = {id(own): name for name, module in model.named_modules() for own in module._parameters.values()}
+        for name, parameter in model.named_parameters():
+            track = ParameterTrack(name, owners.get(id(parameter), ""), parameter.ndim, parameter.requires_grad)
+            ledger.parameters.setdefault(name, track)
+        self.update_membership()
+
+    def update_membership(self) -> None:
+        """Note which parameters the optimizers hold, and which train."""
+        held = {id(own) for optimizer in self.optimizers for group in optimizer.param_groups for own in group["params"]}
+        for name, parameter in self.model.named_parameters():
+            track = self.ledger.parameters.get(name)
+            if track is not None:
+                track.trains = parameter.requires_grad
+                track.optimized = id(parameter) in held if self.optimizers else None
+
+    def _own(self, optimizer: Optimizer) -> list[tuple[ParameterTrack, Tensor]]:
+        """The parameters of one optimizer; the first one also answers for what no optimizer holds."""
+        held = {id(own) for group in optimizer.param_groups for own in group["params"]}
+        first = optimizer is self.optimizers[0]
+        return [
+            (self.ledger.parameters[name], parameter)
+            for name, parameter in self.model.named_parameters()
+            if name in self.ledger.parameters
+            and (id(parameter) in held or (first and not self.ledger.parameters[name].optimized))
+        ]
+
+    @torch.no_grad()
+    def before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        """Measure gradients and remember samples of the parameters."""
+        self.sampled.clear()
+        if self.ledger.steps < self.next[id(optimizer)]:
+            return
+        self.next[id(optimizer)] = self.ledger.steps - (self.ledger.steps - 1) % EVERY + EVERY
+        self.update_membership()
+        measured: list[tuple[ParameterTrack, Tensor, Tensor]] = []
+        for track, parameter in self._own(optimizer):
+            if not track.trains or not _is_plain(parameter):
+                continue
+            track.measured += 1
+            if parameter.grad is None:
+                track.missing += 1
+            elif _is_plain(parameter.grad):
+                measured.append((track, parameter.detach(), parameter.grad.detach()))
+                if track.optimized:
+                    stride = stride_of(tuple(parameter.shape), SAMPLE)
+                    sample = take_sample(parameter.detach(), 0, stride)
+                    self.sampled.append((track, parameter, stride, sample))
+        self._norms(measured)
+        self._alive_units()
+
+    @torch.no_grad()
+    def after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        """Compare the samples with what the step made of them."""
+        for track, parameter, stride, before in self.sampled:
+            change = take_sample(parameter.detach(), 0, stride) - before
+            norms = torch.linalg.vector_norm(change.float()), torch.linalg.vector_norm(before.float())
+            self.collector.scalars_of(parameter.device).add(_update(track), *norms)
+        self.sampled.clear()
+        self.ledger.optimizer_steps += 1
+
+    def _norms(self, measured: list[tuple[ParameterTrack, Tensor, Tensor]]) -> None:
+        squares: list[float] = []
+        groups: dict[tuple[torch.device, torch.dtype, torch.dtype], list[tuple[ParameterTrack, Tensor, Tensor]]] = {}
+        for one in measured:
+            groups.setdefault((one[1].device, one[1].dtype, one[2].dtype), []).append(one)
+        for (device, *_), own in groups.items():
+            weights = torch._foreach_norm([_wide(weight) for _, weight, _ in own])
+            gradients = torch._foreach_norm([_wide(gradient) for _, _, gradient in own])
+            for (track, *_), weight, gradient in zip(own, weights, gradients, strict=True):
+                self.collector.scalars_of(device).add(_norm(track, squares), weight, gradient)
+        if measured:
+            step = self.ledger.steps
+
+            def total() -> None:
+                norms = self.ledger.gradient_norms
+                norms.append((step, math.sqrt(sum(squares))))
+                del norms[:-_MOST_NORMS]
+
+            # Readers run in order, and this one is the last of its device.
+            self.collector.scalars_of(next(reversed(groups))[0]).add(total)
+
+    def _alive_units(self) -> None:
+        """Which units have a gradient at their own weights or bias: without one, what follows never lets it through."""
+        for live in self.collector.live.values():
+            module = live.module()
+            if module is None:
+                continue
+            weight, bias = module._parameters.get("weight"), module._parameters.get("bias")
+            if weight is None or bias is None or weight.grad is None or bias.grad is None or bias.ndim != 1:
+                continue
+            if not _is_plain(weight.grad) or len(weight) != len(bias):
+                continue
+            alive = (weight.grad.detach().reshape(len(weight), -1) != 0).any(1) | (bias.grad.detach() != 0)
+            live.alive = alive if live.alive is None else live.alive | alive
+            live.track.open.measured += 1
+
+
+def _norm(track: ParameterTrack, squares: list[float]) -> Callable[[float, float], None]:
+    def read(norm: float, gradient: float) -> None:
+        track.norm, track.gradient_norm = norm, gradient
+        track.zero += gradient == 0
+        squares.append(gradient * gradient)
+
+    return read
+
+
+def _update(track: ParameterTrack) -> Callable[[float, float], None]:
+    def read(change: float, before: float) -> None:
+        if before > 0 or change == 0:
+            ratio = change / before if before > 0 else 0.0
+            track.update.add(ratio)
+            track.updates.append(ratio)
+            del track.updates[:-_MOST_NORMS]
+
+    return read
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    return tensor.layout == torch.strided and tensor.is_floating_point() and not tensor.is_meta and tensor.numel() > 0

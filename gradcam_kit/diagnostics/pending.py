@@ -1,0 +1,156 @@
+"""Numbers and samples of one step that wait on their device for one common copy to the host."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gradcam_kit.diagnostics.maths.histogram import BINS, add_counts
+
+_MOST_INDICES = 4
+
+
+@dataclass(eq=False)
+class Scalars:
+    """Scalars of one device, and what is done with them once they are on the host."""
+
+    device: torch.device
+    tensors: list[Tensor] = field(default_factory=list)
+    readers: list[tuple[Callable[..., None], int]] = field(default_factory=list)
+
+    def add(self, reader: Callable[..., None], *scalars: Tensor) -> None:
+        """Call `reader` with these scalars as floats, later."""
+        self.tensors.extend(scalars)
+        self.readers.append((reader, len(scalars)))
+
+    def flush(self) -> Copied | None:
+        """Start the copy; the caller reads it when the device has gone on."""
+        if not self.tensors:
+            return None
+        wide = torch.float64 if self.device.type != "mps" else torch.float32
+        stacked = torch.stack([tensor.to(wide) for tensor in self.tensors])
+        copied = Copied(self.readers, stacked)
+        self.tensors, self.readers = [], []
+        return copied
+
+
+class Copied:
+    """Scalars on their way to the host."""
+
+    def __init__(self, readers: list[tuple[Callable[..., None], int]], stacked: Tensor) -> None:
+        self.readers = readers
+        self.event: torch.cuda.Event | None = None
+        if stacked.is_cuda:
+            self.host = torch.empty(stacked.shape, dtype=stacked.dtype, pin_memory=True)
+            self.host.copy_(stacked, non_blocking=True)
+            self.event = torch.cuda.Event()
+            self.event.record(torch.cuda.current_stream(stacked.device))
+        else:
+            self.host = stacked.to("cpu")
+
+    def read(self) -> None:
+        """Wait for the copy and hand the numbers out."""
+        if self.event is not None:
+            self.event.synchronize()
+        values = iter(self.host.tolist())
+        for reader, count in self.readers:
+            reader(*(next(values) for _ in range(count)))
+
+
+@dataclass(eq=False)
+class Histograms:
+    """Histograms of all layers on one device, one row each; samples of a step are counted together."""
+
+    device: torch.device
+    counts: Tensor = field(init=False)
+    rows: list[int] = field(default_factory=list)
+    samples: list[Tensor] = field(default_factory=list)
+    used: int = 0
+    _index: dict[tuple[tuple[int, int], ...], Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        with torch.inference_mode(False):
+            self.counts = torch.zeros(64, BINS, dtype=torch.int64, device=self.device)
+
+    def new_row(self) -> int:
+        """Reserve a row."""
+        self.used += 1
+        if self.used > len(self.counts):
+            with torch.inference_mode(False):
+                self.counts = torch.cat([self.counts, torch.zeros_like(self.counts)])
+        return self.used - 1
+
+    def add(self, row: int, sample: Tensor) -> None:
+        """Count a sample later."""
+        self.rows.append(row)
+        self.samples.append(sample)
+
+    def flush(self) -> None:
+        """Count the samples that wait."""
+        if not self.samples:
+            return
+        key = tuple((row, len(sample)) for row, sample in zip(self.rows, self.samples, strict=True))
+        index = self._index.get(key)
+        if index is None:
+            places = np.repeat([row for row, _ in key], [size for _, size in key])
+            index = torch.from_numpy(places).to(self.device, non_blocking=True)
+            if len(self._index) >= _MOST_INDICES:  # lengths that never repeat must not pile up
+                self._index.clear()
+            self._index[key] = index
+        add_counts(self.counts, index, torch.cat([sample.float() for sample in self.samples]))
+        self.rows, self.samples = [], []
+
+
+@dataclass(eq=False)
+class Reservoir:
+    """Pooled outputs of a few samples of a window, evenly drawn by a generator of its own.
+
+    `size` rows of at most `most` fixed units stay on the device.
+    """
+
+    units: int
+    size: int = 256
+    most: int = 1024
+    seen: int = 0
+    rows: Tensor | None = None
+    state: int = 1
+
+    def add(self, pooled: Tensor) -> None:
+        """Offer the samples of one call `(n, k)`."""
+        if pooled.shape[1] > self.most:
+            step = pooled.shape[1] / self.most
+            chosen = [int(i * step) for i in range(self.most)]
+            pooled = pooled[:, torch.tensor(chosen).to(pooled.device, non_blocking=True)]
+        if self.rows is None:
+            self.rows = torch.empty(self.size, pooled.shape[1], dtype=pooled.dtype, device=pooled.device)
+        places, sources = self._places(len(pooled))
+        if places:
+            both = torch.tensor([places, sources]).to(pooled.device, non_blocking=True)
+            self.rows.index_copy_(0, both[0], pooled[both[1]])
+
+    def _places(self, n: int) -> tuple[list[int], list[int]]:
+        """Where each sample goes: algorithm R (Vitter 1985); a later sample of the batch replaces an earlier one."""
+        chosen: dict[int, int] = {}
+        for sample in range(n):
+            at = self.seen
+            if at >= self.size:
+                self.state = (self.state * 6364136223846793005 + 1442695040888963407) % 2**64
+                at = (self.state >> 33) % (self.seen + 1)
+            if at < self.size:
+                chosen[at] = sample
+            self.seen += 1
+        return list(chosen), list(chosen.values())
+
+    def take(self) -> Tensor | None:
+        """Return the rows, and begin anew."""
+        rows = None if self.rows is None else self.rows[: min(self.seen, self.size)]
+        self.rows, self.seen = None, 0
+        return rows
+
+    def peek(self) -> Tensor | None:
+        """Return the rows."""
+        return None if self.rows is None else self.rows[: min(self.seen, self.size)]

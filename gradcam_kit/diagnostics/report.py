@@ -1,0 +1,200 @@
+"""What `ModelDiagnostics` reports: findings first, then one row for each layer and parameter."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+from gradcam_kit.diagnostics.findings import Finding, worst_first
+from gradcam_kit.errors import MissingExtraError
+
+if TYPE_CHECKING:
+    import pandas
+
+_SHOWN = {"name": 28, "type": 18}
+
+
+@dataclass(frozen=True)
+class LayerRow:
+    """One layer since the start; `dead` is of the last window.
+
+    Attributes:
+        name: dotted name; with the place in the output where the layer returns several tensors.
+        type: class of the module.
+        calls: calls in one step.
+        n: samples.
+        elements: values.
+        shape: of the last output.
+        unit_axis: the axis of the units (channels); None for a single unit.
+        mean: of all finite values.
+        std: their standard deviation, with the divisor m.
+        min: the smallest one.
+        max: the largest one.
+        nan: how many values are NaN.
+        inf: how many are infinite.
+        zeros: how many are zero; estimated from samples unless `exact=True`.
+        dead: units that never answered; None where that has no meaning.
+        units: how many units there are.
+        effective_rank: of the pooled features of a few layers, raw; None for the others.
+        gradient_norm: median norm of the gradient at the output.
+        gradient_rms: median of the norm divided by the square root of the number of values.
+    """
+
+    name: str
+    type: str
+    calls: int
+    n: int
+    elements: int
+    shape: tuple[int, ...]
+    unit_axis: int | None
+    mean: float
+    std: float
+    min: float
+    max: float
+    nan: int
+    inf: int
+    zeros: int
+    dead: int | None
+    units: int
+    effective_rank: float | None
+    gradient_norm: float
+    gradient_rms: float
+
+
+@dataclass(frozen=True)
+class ParameterRow:
+    """One parameter; NaN until it was measured.
+
+    Attributes:
+        name: dotted name.
+        norm: of its values at the last measured step.
+        gradient_norm: of its gradient at the last measured step.
+        gradient_ratio: the second divided by the first.
+        update_ratio: median of rms(change) / rms(values) of one optimizer step.
+    """
+
+    name: str
+    norm: float
+    gradient_norm: float
+    gradient_ratio: float
+    update_ratio: float
+
+
+@dataclass(frozen=True, repr=False)
+class Report:
+    """The findings of a block, worst first, and the numbers behind them. It shows itself in a notebook.
+
+    Attributes:
+        findings: what is wrong, in which module, and what to try.
+        layers: one row per layer, in the order of execution.
+        parameters: one row per parameter.
+        never_ran: layers that did not run, and of which nothing is said.
+        skipped: outputs without statistics, and why.
+        notes: what was not observed, and why.
+        steps: observed steps.
+    """
+
+    findings: tuple[Finding, ...]
+    layers: tuple[LayerRow, ...] = ()
+    parameters: tuple[ParameterRow, ...] = ()
+    never_ran: tuple[str, ...] = ()
+    skipped: tuple[tuple[str, str], ...] = ()
+    notes: tuple[str, ...] = ()
+    steps: int = 0
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """Return the rows of the layers as a table, in the order of execution.
+
+        Raises:
+            MissingExtraError: pandas is not installed.
+        """
+        try:
+            import pandas as pd
+        except ImportError as error:
+            raise MissingExtraError(
+                'to_pandas() needs pandas, which is not installed: pip install "gradcam-kit[diagnostics]"'
+            ) from error
+        return pd.DataFrame([asdict(row) for row in self.layers], columns=[field.name for field in fields(LayerRow)])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as strict JSON takes it: numbers that are NaN or infinite become None."""
+        return {
+            "steps": self.steps,
+            "findings": [finding.to_dict() for finding in self.findings],
+            "layers": [_strict(asdict(row)) for row in self.layers],
+            "parameters": [_strict(asdict(row)) for row in self.parameters],
+            "never_ran": list(self.never_ran),
+            "skipped": dict(self.skipped),
+            "notes": list(self.notes),
+        }
+
+    def __str__(self) -> str:
+        if not self.steps:
+            return "nothing observed: no step ran inside the block"
+        lines = [self.summary, *map(str, self.findings), *(f"NOTE {note}" for note in self.notes)]
+        if self.never_ran:
+            lines.append(f"Never ran: {', '.join(self.never_ran)}.")
+        if self.skipped:
+            lines.append(f"No statistics: {', '.join(f'{name} ({reason})' for name, reason in self.skipped)}.")
+        return "\n".join([*lines, "", *_table(self.layers)])
+
+    @property
+    def summary(self) -> str:
+        """One sentence: how much was observed, and how many findings there are."""
+        counts = {level: sum(finding.level == level for finding in self.findings) for level in ("bad", "warn", "note")}
+        said = ", ".join(f"{count} {level}" for level, count in counts.items() if count) or "nothing found"
+        return f"{self.steps} steps, {len(self.layers)} layers: {said}."
+
+    def _repr_html_(self) -> str:
+        if not self.steps:
+            return f"<p>{html.escape(str(self))}</p>"
+        items = "".join(f"<li><pre>{html.escape(str(finding))}</pre></li>" for finding in self.findings)
+        names = _COLUMNS
+        head = "".join(f"<th>{name}</th>" for name in names)
+        rows = "".join(
+            "<tr>" + "".join(f"<td>{html.escape(_shown(getattr(row, name)))}</td>" for name in names) + "</tr>"
+            for row in self.layers
+        )
+        return (
+            f"<p>{html.escape(self.summary)}</p><ul>{items}</ul>"
+            f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+        )
+
+
+_COLUMNS = ("name", "type", "shape", "n", "mean", "std", "min", "max", "zeros", "dead", "units", "gradient_rms")
+
+
+def sorted_findings(findings: Sequence[Finding]) -> tuple[Finding, ...]:
+    """Return the findings, the worst first."""
+    return tuple(worst_first(findings))
+
+
+def _table(rows: Sequence[LayerRow]) -> list[str]:
+    cells = [list(_COLUMNS), *([_shown(getattr(row, name)) for name in _COLUMNS] for row in rows)]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(_COLUMNS))]
+    return [
+        "  ".join(
+            cell.ljust(width) if i < 3 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        )
+        for line in cells
+    ]
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return "-" if math.isnan(value) else f"{value:.3g}"
+    return "x".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _strict(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _strict(own) for key, own in value.items()}
+    if isinstance(value, tuple | list):
+        return [_strict(own) for own in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

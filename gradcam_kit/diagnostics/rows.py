@@ -1,0 +1,93 @@
+"""From a ledger to rows of tables and to the report."""
+
+from __future__ import annotations
+
+import math
+
+from gradcam_kit.diagnostics.maths.histogram import zeros
+from gradcam_kit.diagnostics.report import LayerRow, ParameterRow, Report, sorted_findings
+from gradcam_kit.diagnostics.thresholds import Thresholds
+from gradcam_kit.diagnostics.tracks import LayerTrack, Ledger, ParameterTrack
+from gradcam_kit.diagnostics.verdicts import (
+    dead_units,
+    effective_ranks,
+    flow_findings,
+    spread_findings,
+    unit_findings,
+    update_findings,
+)
+
+
+def report_of(ledger: Ledger, limits: Thresholds) -> Report:
+    """Judge what was observed."""
+    ranks = effective_ranks(ledger, limits)
+    units, silent, starved = unit_findings(ledger, limits)
+    dead = {finding.layer for finding in units if finding.kind in ("dead", "constant")}
+    findings = [
+        *flow_findings(ledger, limits),
+        *units,
+        *spread_findings(ledger, limits, silent, ranks),
+        *update_findings(ledger, limits, dead, starved),
+    ]
+    tracks = sorted(ledger.tracks.values(), key=lambda track: track.order)
+    return Report(
+        sorted_findings(findings) if ledger.steps else (),
+        tuple(layer_row(track, limits, ranks.get(track.name)) for track in tracks),
+        tuple(map(parameter_row, ledger.parameters.values())),
+        ledger.never_ran,
+        tuple(ledger.skipped.items()),
+        tuple(ledger.notes),
+        ledger.steps,
+    )
+
+
+def layer_row(track: LayerTrack, limits: Thresholds, rank: float | None) -> LayerRow:
+    """Return the totals of one layer since the start."""
+    moments = track.total.merge(track.open.moments)
+    counted = int(track.counts.sum())
+    share = zeros(track.counts) / counted if counted else 0.0
+    return LayerRow(
+        name=track.name,
+        type=track.kind,
+        calls=track.calls,
+        n=moments.n,
+        elements=moments.elements,
+        shape=track.shape,
+        unit_axis=track.unit_axis,
+        mean=moments.mean if moments.finite else math.nan,
+        std=moments.std,
+        min=moments.minimum,
+        max=moments.maximum,
+        nan=moments.nan,
+        inf=moments.inf,
+        zeros=round(share * moments.elements),
+        dead=dead_units(track, track.last_window(limits.dead_samples)),
+        units=track.units,
+        effective_rank=rank,
+        gradient_norm=track.gradient_norm.value,
+        gradient_rms=track.gradient_rms.value,
+    )
+
+
+def parameter_row(track: ParameterTrack) -> ParameterRow:
+    """Return the last norms of one parameter, and its median update."""
+    ratio = track.gradient_norm / track.norm if track.norm > 0 else math.nan
+    return ParameterRow(track.name, track.norm, track.gradient_norm, ratio, track.update.value)
+
+
+def history_row(track: LayerTrack, step: int) -> dict[str, float]:
+    """Return the numbers of the open window for the history."""
+    window = track.open
+    moments = window.moments
+    return {
+        "step": float(step),
+        "elements": float(moments.elements),
+        "mean": moments.mean,
+        "std": moments.std,
+        "min": moments.minimum,
+        "max": moments.maximum,
+        "not_finite": float(moments.nan + moments.inf),
+        "dead": float(dead_units(track, window) or 0),
+        "gradient_norm": window.gradient_norm,
+        "saturated": window.saturated / window.sampled if window.sampled else 0.0,
+    }

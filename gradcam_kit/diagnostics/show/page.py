@@ -1,0 +1,195 @@
+"""The page about a model: findings first, then what was not examined, the layers, the updates, and the data."""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from gradcam_kit.diagnostics.findings import Finding, worst_first
+
+_TEMPLATES = Path(__file__).parent / "templates"
+_LOWEST, _HIGHEST = -6.0, 0.0  # decades of update ratios on the page
+_ROWS = 400  # layers and parameters on the page
+
+
+@dataclass(frozen=True)
+class Channel:
+    """Statistics of one channel of the images as the model gets them."""
+
+    title: str
+    index: int
+    mean: float
+    std: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two pictures that show the same, as JPEG, and in words in which way."""
+
+    first: str
+    second: str
+    first_jpeg: bytes
+    second_jpeg: bytes
+    what: str
+
+    @property
+    def pictures(self) -> list[tuple[str, str]]:
+        """Name and address of both."""
+        both = (self.first, self.first_jpeg), (self.second, self.second_jpeg)
+        return [(name, f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}") for name, jpeg in both]
+
+
+@dataclass(frozen=True)
+class DataSection:
+    """What the page shows of data.
+
+    Attributes:
+        counts: of each data set, labels with their number of samples, the largest first.
+        channels: of each data set.
+        pairs: duplicates.
+    """
+
+    counts: Mapping[str, Sequence[tuple[str, int]]] = field(default_factory=dict)
+    channels: Sequence[Channel] = ()
+    pairs: Sequence[Pair] = ()
+
+
+@dataclass(frozen=True)
+class FeatureMaps:
+    """Maps of one layer as PNG, one per picture."""
+
+    layer: str
+    shape: str
+    pngs: Sequence[bytes]
+
+    @property
+    def addresses(self) -> list[str]:
+        """Addresses of the pictures."""
+        return [f"data:image/png;base64,{base64.b64encode(png).decode()}" for png in self.pngs]
+
+
+def render_page(
+    *,
+    model: str,
+    findings: Sequence[Finding],
+    weights: str = "",
+    inputs: Sequence[str] = (),
+    skipped: Sequence[tuple[str, str]] = (),
+    report: Any = None,
+    maps: Sequence[FeatureMaps] = (),
+    data: DataSection | None = None,
+    settings: Mapping[str, str] | None = None,
+    seconds: Mapping[str, float] | None = None,
+) -> str:
+    """Return the page as one HTML text that needs neither network nor scripts.
+
+    Args:
+        model: what was examined.
+        findings: in any order.
+        weights: where they come from.
+        inputs: what it was examined with, in words.
+        skipped: what was not examined, and why.
+        report: of ModelDiagnostics, for the layers and the updates; None = left out.
+        maps: feature maps of some layers.
+        data: of the data that was examined.
+        settings: names and values.
+        seconds: how long each part took.
+    """
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    findings = worst_first(findings)
+    counts = Counter(finding.level for finding in findings)
+    return environment.get_template("doctor.html").render(
+        model=model,
+        weights=weights,
+        findings=findings,
+        counts=counts,
+        verdict=verdict(findings),
+        inputs=inputs,
+        skipped=skipped,
+        layers=_profile(report),
+        updates=_updates(report),
+        maps=maps,
+        data=data,
+        settings=settings or {},
+        seconds=seconds or {},
+        made=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+    )
+
+
+def verdict(findings: Sequence[Finding]) -> str:
+    """Return one sentence about all findings."""
+    bad = [finding for finding in findings if finding.level == "bad"]
+    if bad:
+        kinds = list(dict.fromkeys(finding.kind for finding in bad))
+        return f"Something is wrong: {', '.join(kinds[:4])}{' and more' if len(kinds) > 4 else ''}."
+    if any(finding.level == "warn" for finding in findings):
+        return "Nothing is clearly wrong, and something deserves a look."
+    return "Nothing wrong was found."
+
+
+def _profile(report: Any) -> list[dict[str, Any]]:
+    """Return one entry per layer: its numbers, and the lengths of its bars in percent."""
+    rows = [] if report is None else list(report.layers)[:_ROWS]
+    stds, gradients = (_decades([getattr(row, name) for row in rows]) for name in ("std", "gradient_rms"))
+    return [
+        {
+            "row": row,
+            "std": std,
+            "gradient": gradient,
+            "dead": None if row.dead is None or not row.units else 100 * row.dead / row.units,
+            "broken": (row.nan or 0) + (row.inf or 0),
+            "numbers": [
+                ("mean", row.mean),
+                ("std", row.std),
+                ("min", row.min),
+                ("max", row.max),
+                ("zeros", row.zeros),
+                ("dead units", row.dead),
+                ("units", row.units),
+                ("effective rank", row.effective_rank),
+                ("gradient norm", row.gradient_norm),
+                ("gradient rms", row.gradient_rms),
+                ("samples", row.n),
+                ("calls", row.calls),
+            ],
+        }
+        for row, std, gradient in zip(rows, stds, gradients, strict=True)
+    ]
+
+
+def _updates(report: Any) -> list[dict[str, Any]]:
+    """Return one entry per parameter that was measured, with the place of its update ratio between 1e-6 and 1."""
+    rows = [] if report is None else [row for row in report.parameters if _is_finite(row.update_ratio)][:_ROWS]
+    return [{"name": row.name, "ratio": row.update_ratio, "place": place_of(row.update_ratio)} for row in rows]
+
+
+def place_of(ratio: float) -> float:
+    """Return where an update ratio lies on the page, in percent of the width."""
+    decade = _LOWEST if ratio <= 0 or not math.isfinite(ratio) else math.log10(ratio)
+    return 100 * (min(max(decade, _LOWEST), _HIGHEST) - _LOWEST) / (_HIGHEST - _LOWEST)
+
+
+def _decades(values: Sequence[float | None]) -> list[float | None]:
+    """Return bars on a logarithmic scale from a decade below the smallest value to the largest, in percent."""
+    logs = [math.log10(value) if value is not None and _is_finite(value) and value > 0 else None for value in values]
+    known = [value for value in logs if value is not None]
+    if not known:
+        return [None] * len(values)
+    low, high = min(known) - 1, max(known)
+    return [None if value is None else 100 * (value - low) / (high - low) for value in logs]
+
+
+def _is_finite(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)

@@ -1,0 +1,61 @@
+"""The limits behind the verdicts, all of which can be set."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+from gradcam_kit.options import non_negative
+
+
+@dataclass(frozen=True, kw_only=True)
+class Thresholds:
+    """Limits of the verdicts of `ModelDiagnostics`. Those without a source are conventions.
+
+    Attributes:
+        dead_warn: share of a layer's units that never answer.
+        dead_bad: the same, for a bad finding.
+        dead_samples: with fewer samples, dead units are never more than a note (rule of three: Hanley &
+            Lippman-Hand, JAMA 1983).
+        saturated_warn: share of the values where the slope is below 5 % of its maximum (Glorot & Bengio, AISTATS 2010).
+        saturated_bad: the same, for a bad finding.
+        constant: share of a layer's units that always answer the same.
+        rank: effective rank below which features have collapsed.
+        between: share of the mean square that differs between samples, below which features have collapsed.
+        collapsed_samples: with fewer samples, collapse is not judged.
+        correlation: of two units that repeat each other.
+        redundant: share of such units.
+        gradient_warn: factor by which the norm of the gradient changes over the depth of the model.
+        gradient_bad: the same, for a bad finding.
+        spike: factor of the gradient norm over the median of the last windows.
+        scale: largest activation in half precision, whose largest number is 65,504.
+        depth: ratio of the standard deviations of activations over the depth of the model.
+        update_low: relative update of a parameter below which it hardly learns (aim: 1e-3, CS231n notes).
+        update_high: relative update of a parameter above which it is thrown about.
+        accumulated: correlation of the gradient norm with the step number.
+        accumulated_steps: measured steps for that correlation.
+    """
+
+    dead_warn: float = 0.1
+    dead_bad: float = 0.5
+    dead_samples: int = 100
+    saturated_warn: float = 0.5
+    saturated_bad: float = 0.9
+    constant: float = 0.99
+    rank: float = 2.0
+    between: float = 1e-4
+    collapsed_samples: int = 64
+    correlation: float = 0.95
+    redundant: float = 0.5
+    gradient_warn: float = 1e3
+    gradient_bad: float = 1e6
+    spike: float = 10.0
+    scale: float = 1e4
+    depth: float = 100.0
+    update_low: float = 1e-5
+    update_high: float = 1e-1
+    accumulated: float = 0.99
+    accumulated_steps: int = 4
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            non_negative(field.name, getattr(self, field.name))

@@ -1,0 +1,256 @@
+"""Follow finiteness through the modules of a pass: which one took finite values and returned others."""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from gradcam_kit.capture import Call, Observation, Observer, unobservable
+from gradcam_kit.diagnostics.naming import named_leaves
+
+_TRAIL = 20
+_SOFTMAX = (nn.Softmax, nn.LogSoftmax, nn.Softmax2d)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One module on the way: the largest magnitudes of its input and output; NaN where it has none."""
+
+    layer: str
+    input: float
+    output: float
+
+    def __str__(self) -> str:
+        return f"{self.layer or 'model'} |x|max {self.input:.3g} -> {self.output:.3g}"
+
+
+@runtime_checkable
+class Finder(Protocol):
+    """Who is told of the first value that is not finite."""
+
+    def forward(
+        self, layer: str, module: nn.Module | None, tensor: Tensor, path: str, trail: Sequence[Seen], cause: str | None
+    ) -> None:
+        """Met in the forward pass."""
+
+    def backward(self, layer: str, tensor: Tensor, path: str, trail: Sequence[Seen], cause: str) -> None:
+        """Met in the backward pass."""
+
+
+def largest_magnitude(tensor: Tensor) -> float:
+    """Return max |x|: NaN if any value is NaN, infinity if any is infinite. Waits for the device."""
+    low, high = map(float, torch.aminmax(tensor.detach()))
+    return math.nan if math.isnan(low) or math.isnan(high) else max(abs(low), abs(high))
+
+
+@dataclass(eq=False)
+class _Frame:
+    """One running module: whether its inputs were finite, masked scores among them, and its children's nodes."""
+
+    name: str
+    module: nn.Module
+    finite_input: bool = True
+    largest_input: float = math.nan
+    scores: Tensor | None = None
+    children: dict[Any, list[Any]] = field(default_factory=dict)
+    inputs: list[Any] = field(default_factory=list)
+
+
+class Tracer(Observer):
+    """Tests inputs before and outputs behind every module, and the gradients that the nodes of a module pass on."""
+
+    def __init__(self, model: nn.Module, finder: Finder) -> None:
+        self.model, self.finder = model, finder
+        self.observation: Observation | None = None
+        self.frames: list[_Frame] = []
+        self.again: list[_Frame] = []
+        self.trail: deque[Seen] = deque(maxlen=_TRAIL)
+        self.known: dict[int, tuple[weakref.ref[Tensor], int, float]] = {}
+        self.masked: tuple[str, nn.Module, Tensor, str] | None = None
+        self.masked_depth = 0
+
+    def forget(self) -> None:
+        """Hold nothing any more."""
+        self.frames, self.again, self.masked, self.observation = [], [], None, None
+        self.known.clear()
+        self.trail.clear()
+
+    # Forward ----------------------------------------------------------------------------------------------------
+
+    def begin(self, step: int, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """A new pass."""
+        self.frames, self.again, self.masked = [], [], None
+        self.known.clear()
+        self.trail.clear()
+
+    def enter(self, call: Call) -> None:
+        """Test the inputs before the module can change them in place."""
+        given = [*named_leaves("input", call.args if len(call.args) != 1 else call.args[0])]
+        given += named_leaves("input", dict(call.kwargs))
+        tensors = [(path, leaf) for path, leaf in given if unobservable(leaf) is None]
+        frame = _Frame(call.name, call.module, inputs=[leaf.grad_fn for _, leaf in tensors if leaf.grad_fn is not None])
+        if call.recomputed:
+            self.again.append(frame)
+            return
+        if tensors:
+            frame.largest_input = self._largest(tensors[0][1])
+        for path, leaf in tensors:
+            if math.isfinite(self._largest(leaf)) or _is_mask(path, leaf):
+                continue
+            if _has_only_minus_infinity(leaf):
+                frame.scores = leaf.detach().clone()  # what comes out decides, and the module may work in place
+                continue
+            frame.finite_input = False
+            if not call.name and not self.frames:
+                self._found("", None, leaf, path, "input")
+            else:
+                self._settle()
+        self.frames.append(frame)
+
+    def leave(self, call: Call) -> None:
+        """Test the outputs; the innermost module with finite inputs made what is not finite."""
+        frame = _popped(self.again if call.recomputed else self.frames, call)
+        if torch.is_grad_enabled():
+            self._watch_nodes(frame, call)
+        if call.recomputed:
+            return
+        leaves = [(path, leaf) for path, leaf in named_leaves(call.name, call.output) if unobservable(leaf) is None]
+        magnitudes = [self._largest(leaf) for _, leaf in leaves]
+        if all(map(math.isfinite, magnitudes)):
+            if frame.scores is not None or len(self.frames) < self.masked_depth:
+                self.masked = None  # a softmax took the masked scores
+        else:
+            for (path, leaf), largest in zip(leaves, magnitudes, strict=True):
+                if not math.isfinite(largest) and frame.finite_input and not _is_mask("", leaf):
+                    self._judge(frame, call, path, leaf)
+        self.trail.append(Seen(call.name, frame.largest_input, magnitudes[0] if magnitudes else math.nan))
+
+    def _judge(self, frame: _Frame, call: Call, path: str, leaf: Tensor) -> None:
+        """Finite inputs, apart from masked scores, and an output that is not finite."""
+        if call.name and _has_only_minus_infinity(leaf):
+            # Masked scores are healthy in front of a softmax, so what takes them decides.
+            if self.masked is None:
+                self.masked, self.masked_depth = (call.name, call.module, leaf, path), len(self.frames)
+            return
+        if frame.scores is not None:
+            is_softmax = isinstance(call.module, _SOFTMAX) or _acts_as_softmax(frame.scores, leaf)
+            if not is_softmax:
+                self._settle()
+                return
+        elif self.masked is not None and not bool((self.masked[2] == -torch.inf).all(-1).any()):
+            self._settle()
+        self._found(call.name, call.module, leaf, path or "the output", None)
+
+    def end(self, step: int, output: Any) -> None:
+        """The pass is over."""
+        for _, leaf in named_leaves("", output):
+            if isinstance(leaf, Tensor) and leaf.requires_grad and not leaf.is_leaf and self.observation is not None:
+                self.observation.attach.on_gradient(leaf, self._at_the_loss)
+            if self.masked is not None and unobservable(leaf) is None and not math.isfinite(self._largest(leaf)):
+                self._settle()
+        self.frames, self.masked = [], None
+        self.known.clear()
+
+    def _settle(self) -> None:
+        """Tell of -inf that did not go into a softmax."""
+        if self.masked is not None:
+            (name, module, tensor, path), self.masked = self.masked, None
+            self._found(name, module, tensor, path, None)
+
+    def _found(self, name: str, module: nn.Module | None, tensor: Tensor, path: str, cause: str | None) -> None:
+        self.finder.forward(name, module, tensor, path, tuple(self.trail), cause)
+
+    def _largest(self, tensor: Tensor) -> float:
+        version = -1 if tensor.is_inference() else tensor._version
+        known = self.known.get(id(tensor))
+        if known is not None and known[0]() is tensor and known[1] == version and version >= 0:
+            return known[2]
+        largest = largest_magnitude(tensor)
+        self.known[id(tensor)] = weakref.ref(tensor), version, largest
+        return largest
+
+    # Backward ---------------------------------------------------------------------------------------------------
+
+    def _watch_nodes(self, frame: _Frame, call: Call) -> None:
+        """Watch the nodes that the module itself made: from its outputs to its inputs, without its children's."""
+        assert self.observation is not None
+        ends = set(frame.inputs)
+        tensors = [leaf for _, leaf in named_leaves("", call.output) if isinstance(leaf, Tensor)]
+        starts = [leaf.grad_fn for leaf in tensors if leaf.grad_fn is not None and leaf.grad_fn not in ends]
+        stack, done = list(starts), set(ends)
+        while stack:
+            node = stack.pop()
+            if node in done or hasattr(node, "variable"):
+                continue
+            done.add(node)
+            inner = frame.children.get(node)
+            if inner is not None:
+                stack.extend(inner)
+                continue
+            self.observation.attach.after_node(node, self._behind_node(frame.name, type(frame.module).__name__))
+            stack.extend(following for following, _ in node.next_functions if following is not None)
+        outer = self.again if call.recomputed else self.frames
+        if outer:
+            for start in starts:
+                outer[-1].children.setdefault(start, frame.inputs)
+
+    def _behind_node(self, name: str, kind: str) -> Any:
+        def hook(inputs: tuple[Tensor | None, ...], outputs: tuple[Tensor | None, ...]) -> None:
+            bad = next((own for own in inputs if own is not None and _is_bad(own)), None)
+            if bad is None:
+                return
+            if any(own is not None and _is_bad(own) for own in outputs):
+                self.finder.backward("", bad, "the gradient of the output", [], OUTSIDE)
+            else:
+                self.finder.backward(name, bad, f"the gradient that {name or kind} passes on", [], "computed here")
+
+        return hook
+
+    def _at_the_loss(self, gradient: Tensor) -> None:
+        if _is_bad(gradient):
+            self.finder.backward("", gradient, "the gradient of the output", [], OUTSIDE)
+
+
+OUTSIDE = "outside of any module: the loss"
+
+
+def _popped(frames: list[_Frame], call: Call) -> _Frame:
+    """Take the frame of this call off the stack, with frames of modules that raised where the model went on."""
+    while frames:
+        frame = frames.pop()
+        if frame.module is call.module:
+            return frame
+    return _Frame(call.name, call.module)
+
+
+def _is_bad(gradient: Tensor) -> bool:
+    return unobservable(gradient) is None and not math.isfinite(largest_magnitude(gradient))
+
+
+def _is_mask(path: str, tensor: Tensor) -> bool:
+    """Whether infinities belong there: a tensor named like a mask, or one of nothing but 0 and -inf; never NaN."""
+    if bool(tensor.isnan().any()):
+        return False
+    return "mask" in path or bool(((tensor == 0) | (tensor == -torch.inf)).all() and (tensor == 0).any())
+
+
+def _has_only_minus_infinity(tensor: Tensor) -> bool:
+    """Whether -inf is all that is not finite, and some values are finite."""
+    return not bool(tensor.isnan().any() or (tensor == torch.inf).any()) and bool(tensor.isfinite().any())
+
+
+def _acts_as_softmax(scores: Tensor, output: Tensor) -> bool:
+    """Whether rows with some -inf came out finite, and only rows of nothing but -inf did not."""
+    if scores.shape != output.shape or scores.ndim == 0:
+        return False
+    masked = scores == -torch.inf
+    partly = masked.any(-1) & ~masked.all(-1)
+    bad = ~output.isfinite().all(-1)
+    return bool(partly.any()) and not bool((bad & partly).any())

@@ -1,0 +1,262 @@
+"""What is known of each layer and parameter: numbers on the host that can be merged, stored and judged."""
+
+from __future__ import annotations
+
+from array import array
+from dataclasses import dataclass, field, replace
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from gradcam_kit.diagnostics.history import History
+from gradcam_kit.diagnostics.maths.histogram import BINS, COARSE
+from gradcam_kit.diagnostics.maths.statistics import Moments
+
+_MOST_VALUES = 512
+
+
+@dataclass
+class RunningMedian:
+    """The median of a stream in constant memory: of all values up to 512, of every second, fourth, ... beyond."""
+
+    values: Any = field(default_factory=lambda: array("d"))
+    stride: int = 1
+    seen: int = 0
+
+    def add(self, value: float) -> None:
+        """Take one value."""
+        if self.seen % self.stride == 0:
+            self.values.append(value)
+        self.seen += 1
+        if len(self.values) > _MOST_VALUES:
+            self.values, self.stride = self.values[::2], 2 * self.stride
+
+    @property
+    def value(self) -> float:
+        """The median; NaN before any value."""
+        return float(median(self.values)) if self.values else float("nan")
+
+    def merge(self, other: RunningMedian) -> RunningMedian:
+        """Return the median of both streams."""
+        values = sorted([*self.values, *other.values])
+        stride = max(self.stride, other.stride)
+        while len(values) > _MOST_VALUES:
+            values, stride = values[::2], 2 * stride
+        return RunningMedian(array("d", values), stride, self.seen + other.seen)
+
+
+def _least(a: Any, b: Any) -> Any:
+    return b if a is None else a if b is None or a.shape != b.shape else np.minimum(a, b)
+
+
+def _most(a: Any, b: Any) -> Any:
+    return b if a is None else a if b is None or a.shape != b.shape else np.maximum(a, b)
+
+
+@dataclass
+class WindowStats:
+    """One layer in one window of steps.
+
+    Attributes:
+        steps: calls that were observed.
+        moments: of all values.
+        low: the smallest value of each unit `(k,)`.
+        high: the largest value of each unit `(k,)`.
+        saturated: how many sampled values lie where the slope is small; `sampled` of how many.
+        gradient_norms: one for each gradient that arrived.
+        expected: outputs that had a graph, where a gradient could arrive.
+        bad_gradients: gradients with NaN or infinities.
+        alive: units whose own weights had a gradient `(k,)`, over all measured steps; `measured` of how many.
+        features: pooled outputs `(r, k)` of a few samples.
+    """
+
+    steps: int = 0
+    moments: Moments = field(default_factory=Moments)
+    low: Any = None
+    high: Any = None
+    saturated: float = 0.0
+    sampled: int = 0
+    gradient_norms: list[float] = field(default_factory=list)
+    expected: int = 0
+    bad_gradients: int = 0
+    alive: Any = None
+    measured: int = 0
+    features: Any = None
+
+    def merge(self, other: WindowStats) -> WindowStats:
+        """Return the statistics of both windows."""
+        rows = [own for own in (self.features, other.features) if own is not None]
+        same = len({row.shape[1] for row in rows}) == 1
+        return WindowStats(
+            self.steps + other.steps,
+            self.moments.merge(other.moments),
+            _least(self.low, other.low),
+            _most(self.high, other.high),
+            self.saturated + other.saturated,
+            self.sampled + other.sampled,
+            self.gradient_norms + other.gradient_norms,
+            self.expected + other.expected,
+            self.bad_gradients + other.bad_gradients,
+            _most(self.alive, other.alive),
+            self.measured + other.measured,
+            np.concatenate(rows) if same else None,
+        )
+
+    @property
+    def gradient_norm(self) -> float:
+        """The median of the finite gradient norms; NaN without any."""
+        finite = [norm for norm in self.gradient_norms if np.isfinite(norm)]
+        return median(finite) if finite else float("nan")
+
+
+@dataclass
+class LayerTrack:
+    """One tensor that a layer returns: `layer` for a plain output, `layer[0]` and the like for others."""
+
+    name: str
+    layer: str
+    kind: str
+    order: int
+    activation: str | None = None
+    owns_weight: bool = False
+    mixes: bool = False
+    unit_axis: int | None = None
+    shape: tuple[int, ...] = ()
+    units: int = 1
+    batch: int = 0
+    calls: int = 0
+    is_half: bool = False
+    few_inputs: bool = False
+    is_output: bool = False
+    zero_weight: bool = False
+    on_path: bool | None = None
+    producer: str | None = None
+    first_bad_step: int | None = None
+    total: Moments = field(default_factory=Moments)
+    counts: Any = field(default_factory=lambda: np.zeros(BINS, dtype=np.int64))
+    gradient_counts: Any = field(default_factory=lambda: np.zeros(BINS, dtype=np.int64))
+    gradient_norm: RunningMedian = field(default_factory=RunningMedian)
+    gradient_rms: RunningMedian = field(default_factory=RunningMedian)
+    open: WindowStats = field(default_factory=WindowStats)
+    closed: WindowStats | None = None
+    windows: int = 0
+    coarse_before: Any = field(default_factory=lambda: np.zeros(COARSE, dtype=np.int64))
+    history: History = field(default_factory=History)
+
+    def last_window(self, enough: int) -> WindowStats:
+        """The window that verdicts are of: the open one, and the one before while the open one has few samples."""
+        if self.closed is None or self.open.moments.n >= min(enough, self.closed.moments.n) > 0:
+            return self.open
+        return self.closed.merge(self.open)
+
+    @property
+    def open_or_closed_std(self) -> float:
+        """The standard deviation in the open window, else in the last one; 0 without values."""
+        windows = [own for own in (self.open, self.closed) if own is not None and own.moments.finite]
+        return windows[0].moments.std if windows else 0.0
+
+    def merge(self, other: LayerTrack) -> LayerTrack:
+        """Return the track of both."""
+        steps = [own for own in (self.first_bad_step, other.first_bad_step) if own is not None]
+        windows = [own.closed for own in (self, other) if own.closed is not None]
+        return replace(
+            self,
+            calls=max(self.calls, other.calls),
+            batch=max(self.batch, other.batch),
+            first_bad_step=min(steps) if steps else None,
+            total=self.total.merge(other.total),
+            counts=self.counts + other.counts,
+            gradient_counts=self.gradient_counts + other.gradient_counts,
+            gradient_norm=self.gradient_norm.merge(other.gradient_norm),
+            gradient_rms=self.gradient_rms.merge(other.gradient_rms),
+            open=self.open.merge(other.open),
+            closed=windows[0].merge(windows[1]) if len(windows) == 2 else next(iter(windows), None),
+            windows=max(self.windows, other.windows),
+            history=self.history.merge(other.history),
+        )
+
+
+@dataclass
+class ParameterTrack:
+    """One parameter: norms and updates at measured steps, and how often a gradient was missing.
+
+    `missing` and `zero` count the measured steps of the window without a gradient, or with one of zeros.
+    """
+
+    name: str
+    module: str
+    dims: int
+    trains: bool
+    optimized: bool | None = None
+    norm: float = float("nan")
+    gradient_norm: float = float("nan")
+    update: RunningMedian = field(default_factory=RunningMedian)
+    updates: list[float] = field(default_factory=list)
+    measured: int = 0
+    missing: int = 0
+    zero: int = 0
+    previous: tuple[int, int, int, tuple[float, ...]] | None = None
+
+    def close_window(self) -> None:
+        """Begin a new window, and keep the last one until something was measured in the new one."""
+        if self.measured:
+            self.previous = (self.measured, self.missing, self.zero, tuple(self.updates))
+            self.measured = self.missing = self.zero = 0
+            self.updates = []
+
+    @property
+    def window(self) -> tuple[int, int, int, tuple[float, ...]]:
+        """Measured steps, those without a gradient, those with zeros, and the relative updates: of the last window."""
+        if self.measured or self.previous is None:
+            return (self.measured, self.missing, self.zero, tuple(self.updates))
+        return self.previous
+
+    def merge(self, other: ParameterTrack) -> ParameterTrack:
+        """Return the track of both ranks; the gradients of data parallel ranks are equal after their reduction."""
+        return replace(
+            self,
+            update=self.update.merge(other.update),
+            updates=self.updates + other.updates,
+            measured=self.measured + other.measured,
+            missing=self.missing + other.missing,
+            zero=self.zero + other.zero,
+        )
+
+
+@dataclass
+class Ledger:
+    """All that one block has found out; holds no tensor and no module."""
+
+    model: str
+    tracks: dict[str, LayerTrack] = field(default_factory=dict)
+    parameters: dict[str, ParameterTrack] = field(default_factory=dict)
+    never_ran: tuple[str, ...] = ()
+    skipped: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    steps: int = 0
+    window: int = 50
+    exact: bool = False
+    outputs: int = 0
+    optimizer_steps: int = 0
+    gradient_norms: list[tuple[int, float]] = field(default_factory=list)
+    window_norms: list[float] = field(default_factory=list)
+    has_optimizer: bool = False
+    scaled: bool = False
+
+    def merge(self, other: Ledger) -> Ledger:
+        """Return what both have found out; neither is changed."""
+
+        def united(mine: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
+            both = {name: own.merge(theirs[name]) if name in theirs else own for name, own in mine.items()}
+            return {**both, **{name: own for name, own in theirs.items() if name not in mine}}
+
+        return replace(
+            self,
+            tracks=united(self.tracks, other.tracks),
+            parameters=united(self.parameters, other.parameters),
+            never_ran=tuple(name for name in self.never_ran if name in other.never_ran),
+            skipped={**self.skipped, **other.skipped},
+            notes=list(dict.fromkeys(self.notes + other.notes)),
+            steps=max(self.steps, other.steps),
+        )

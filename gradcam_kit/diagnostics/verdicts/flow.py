@@ -1,0 +1,153 @@
+"""How signals and gradients change over depth and time, and where numbers stop being finite."""
+
+from __future__ import annotations
+
+import math
+from statistics import median
+
+import numpy as np
+
+from gradcam_kit.diagnostics import advice
+from gradcam_kit.diagnostics.findings import Finding
+from gradcam_kit.diagnostics.thresholds import Thresholds
+from gradcam_kit.diagnostics.tracks import LayerTrack, Ledger
+
+_FEWEST_LAYERS = 4
+_FEWEST_WINDOWS = 3
+_MASKS = ("Softmax", "LogSoftmax")
+
+
+def flow_findings(ledger: Ledger, limits: Thresholds) -> list[Finding]:
+    """Return what is wrong with finiteness, gradients over depth and time, and the scale of activations."""
+    tracks = sorted(ledger.tracks.values(), key=lambda track: track.order)
+    nonfinite = _nonfinite(tracks, ledger)
+    bad_gradients = [] if nonfinite else _bad_gradients(tracks, ledger, limits)
+    depth = _gradients_over_depth(tracks, limits)
+    found = [*nonfinite, *bad_gradients, *depth, *_spike(ledger, limits, bool(nonfinite or bad_gradients))]
+    return found + _half_precision(tracks, limits) + ([] if depth else _signal_over_depth(tracks, limits))
+
+
+def _nonfinite(tracks: list[LayerTrack], ledger: Ledger) -> list[Finding]:
+    feeds_softmax = {track.producer for track in tracks if track.kind in _MASKS}
+    broken = []
+    for track in tracks:
+        moments = track.total.merge(track.open.moments)
+        masked = moments.nan == 0 and track.name in feeds_softmax  # -inf masks
+        if moments.nan + moments.inf and not masked:
+            broken.append((track.first_bad_step or 0, track.order, track, moments))
+    if not broken:
+        return []
+    step, _, track, moments = min(broken)[:4]
+    kind = "NaN" if moments.nan else "infinite"
+    others = f"; {len(broken) - 1} more layers follow" if len(broken) > 1 else ""
+    return [
+        Finding(
+            "bad", "nonfinite", track.layer,
+            f"the first layer with {kind} values, in step {step}{others}", float(moments.nan + moments.inf), 0.0,
+            moments.n, advice.NONFINITE, "definition",
+        )
+    ]  # fmt: skip
+
+
+def _bad_gradients(tracks: list[LayerTrack], ledger: Ledger, limits: Thresholds) -> list[Finding]:
+    broken = [track for track in tracks if track.last_window(limits.dead_samples).bad_gradients]
+    if not broken:
+        return []
+    track = broken[-1]  # the last layer in the order of execution is the first one of the backward pass
+    window = track.last_window(limits.dead_samples)
+    number = len(window.gradient_norms)
+    # A scaler finds its scale by overflowing; such steps are skipped.
+    is_scaling = (ledger.scaled or track.is_half) and window.bad_gradients < max(number / 2, 3)
+    return [
+        Finding(
+            "note" if is_scaling else "bad", "nonfinite", track.layer,
+            f"{window.bad_gradients} of {number} gradients at its output are NaN or infinite",
+            window.bad_gradients / max(number, 1), 0.0, window.moments.n or None,
+            advice.AMP if is_scaling else advice.NONFINITE, "definition",
+        )
+    ]  # fmt: skip
+
+
+def _fit(values: list[float]) -> float:
+    """The factor from the first to the last of positive values, by a straight line through their logarithms."""
+    logarithms = np.log(np.asarray(values, dtype=np.float64))
+    slope = np.polyfit(np.arange(len(values)), logarithms, 1)[0]
+    return float(math.exp(min(slope * (len(values) - 1), 700)))
+
+
+def _gradients_over_depth(tracks: list[LayerTrack], limits: Thresholds) -> list[Finding]:
+    norms = {track.name: track.last_window(limits.dead_samples).gradient_norm for track in tracks}
+    usable = [track for track in tracks if norms[track.name] > 0]
+    chosen = [track for track in usable if track.on_path]
+    sure = len(chosen) >= _FEWEST_LAYERS
+    if not sure:
+        chosen = usable
+    if len(chosen) < _FEWEST_LAYERS:
+        return []
+    factor = _fit([norms[track.name] for track in chosen])
+    change = max(factor, 1 / max(factor, 1e-300))
+    if change < limits.gradient_warn:
+        return []
+    is_bad = change >= limits.gradient_bad and sure
+    first, last = chosen[0], chosen[-1]
+    vanishes = factor > 1
+    return [
+        Finding(
+            "bad" if is_bad else "warn",
+            "vanishing" if vanishes else "exploding",
+            first.layer,
+            f"the gradient norm {'falls' if vanishes else 'grows'} by a factor of {change:.1e} from {last.layer!r} "
+            f"({norms[last.name]:.1e}) back to {first.layer!r} ({norms[first.name]:.1e}), over {len(chosen)} layers",
+            change,
+            limits.gradient_bad if is_bad else limits.gradient_warn,
+            None,
+            advice.VANISHING if vanishes else advice.EXPLODING,
+            "convention: healthy models change by less than 10",
+        )
+    ]
+
+
+def _spike(ledger: Ledger, limits: Thresholds, nonfinite: bool) -> list[Finding]:
+    *before, last = ledger.window_norms or [0.0]
+    finite = [norm for norm in before[-10:] if math.isfinite(norm)]
+    if len(finite) < _FEWEST_WINDOWS or not math.isfinite(last) or last <= limits.spike * median(finite):
+        return []
+    factor = last / max(median(finite), 1e-300)
+    said = f"the gradient norm rose to {factor:.1f} times the median of the {len(finite)} windows before"
+    level = "bad" if nonfinite else "warn"
+    return [Finding(level, "exploding", "", said, factor, limits.spike, None, advice.SPIKE, "convention")]  # type: ignore[arg-type]
+
+
+def _half_precision(tracks: list[LayerTrack], limits: Thresholds) -> list[Finding]:
+    for track in tracks:
+        moments = track.last_window(limits.dead_samples).moments
+        largest = max(abs(moments.minimum), abs(moments.maximum)) if moments.finite else 0.0
+        if track.is_half and math.isfinite(largest) and largest > limits.scale:
+            said = f"values of float16 reach {largest:.3g}"
+            return [
+                Finding(
+                    "warn", "exploding", track.layer, said, largest, limits.scale, moments.n, advice.OVERFLOW,
+                    "largest float16: 65,504",
+                )
+            ]  # fmt: skip
+    return []
+
+
+def _signal_over_depth(tracks: list[LayerTrack], limits: Thresholds) -> list[Finding]:
+    chosen = [
+        track
+        for track in tracks
+        if track.on_path and track.mixes and not track.is_output and track.open_or_closed_std > 0
+    ]
+    if len(chosen) < _FEWEST_LAYERS:
+        return []
+    factor = _fit([track.open_or_closed_std for track in chosen])
+    change = max(factor, 1 / max(factor, 1e-300))
+    if change < limits.depth:
+        return []
+    kind = "exploding" if factor > 1 else "vanishing"
+    said = (
+        f"the standard deviation of activations {'grows' if factor > 1 else 'falls'} by a factor of {change:.3g} from "
+        f"{chosen[0].layer!r} to {chosen[-1].layer!r}"
+    )
+    return [Finding("warn", kind, chosen[-1].layer, said, change, limits.depth, None, advice.DEPTH, "convention")]

@@ -1,0 +1,140 @@
+"""Dead, saturated and constant units, in the last window."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from gradcam_kit.diagnostics import advice
+from gradcam_kit.diagnostics.findings import Finding, Level
+from gradcam_kit.diagnostics.thresholds import Thresholds
+from gradcam_kit.diagnostics.tracks import LayerTrack, Ledger, WindowStats
+
+_SAME = 1e-6
+_FEWEST = 64
+_RULE_OF_THREE = "rule of three: Hanley & Lippman-Hand 1983; share of units: convention"
+
+
+def dead_units(track: LayerTrack, window: WindowStats) -> int | None:
+    """Return how many units never answered; None where a unit cannot die.
+
+    Behind a ReLU module a unit is dead if its largest value is 0. Where the ReLU is a function, the unit in front of it
+    is dead if its largest value is at most 0 and neither its own weights nor its bias ever had a gradient.
+    """
+    if window.high is None:
+        return None
+    if track.activation == "relu":
+        return int((window.high <= 0).sum())
+    if window.alive is not None and window.alive.shape == window.high.shape:
+        return int(((window.high <= 0) & ~window.alive).sum())
+    return None
+
+
+def unit_findings(ledger: Ledger, limits: Thresholds) -> tuple[list[Finding], set[str], set[str]]:
+    """Return the findings, the tracks whose output says nothing any more, and the layers that get such an input."""
+    findings: list[Finding] = []
+    silent: set[str] = set()
+    starved: set[str] = set()
+    tracks = sorted(ledger.tracks.values(), key=lambda track: track.order)
+    for position, track in enumerate(tracks):
+        window = track.last_window(limits.dead_samples)
+        inherited = _inherits(track, tracks[:position], silent)
+        if inherited:
+            starved.add(track.layer)
+        dead = _dead(track, window, tracks[position + 1 :], ledger, limits)
+        constant = _constant(track, window, limits)
+        if inherited and (dead is not None or constant is not None or track.producer in silent):
+            silent.add(track.name)
+        elif dead is not None:
+            findings.append(dead)
+            if dead.value is not None and dead.value >= limits.constant:
+                silent.add(track.name)
+        elif constant is not None:
+            findings.append(constant)
+            silent.add(track.name)
+        saturated = _saturated(track, window, limits)
+        if saturated is not None:
+            findings.append(saturated)
+    return findings, silent, starved
+
+
+def _inherits(track: LayerTrack, before: list[LayerTrack], silent: set[str]) -> bool:
+    """Whether the input is silent already: by the tensor that it took, else by the layer that ran before."""
+    source = track.producer or (before[-1].name if before else None)
+    return source in silent
+
+
+def _dead(
+    track: LayerTrack, window: WindowStats, behind: Iterable[LayerTrack], ledger: Ledger, limits: Thresholds
+) -> Finding | None:
+    dead, n = dead_units(track, window), window.moments.n
+    if not dead or not track.units:
+        return None
+    if track.activation is None:
+        # Judged at the ReLU module that follows, if there is one in front of the next layer with weights.
+        following = next((own for own in behind if own.activation == "relu" or own.owns_weight), None)
+        if following is not None and following.activation == "relu":
+            return None
+    share = dead / track.units
+    if share < limits.dead_warn:
+        return None
+    chance = 1 - 0.05 ** (1 / n)
+    level: Level = "bad" if share >= limits.dead_bad else "warn"
+    first = " at initialization" if track.windows == 0 and ledger.optimizer_steps <= 1 and ledger.has_optimizer else ""
+    return Finding(
+        "note" if n < limits.dead_samples else level,
+        "dead",
+        track.layer,
+        f"{dead} of {track.units} units never answered{first}; the chance that another sample wakes one is at most "
+        f"{chance:.1%} (95 %)",
+        share,
+        limits.dead_bad if share >= limits.dead_bad else limits.dead_warn,
+        n,
+        advice.DEAD,
+        _RULE_OF_THREE,
+    )
+
+
+def _saturated(track: LayerTrack, window: WindowStats, limits: Thresholds) -> Finding | None:
+    if window.sampled < limits.dead_samples:
+        return None
+    share = window.saturated / window.sampled
+    if share < limits.saturated_warn:
+        return None
+    # The output of a model is meant to be decided, so there it is never more than a warning.
+    is_bad = share >= limits.saturated_bad and not track.is_output
+    return Finding(
+        "bad" if is_bad else "warn",
+        "saturated",
+        track.layer,
+        f"{share:.0%} of the values of {track.kind} lie where its slope is below 5 % of its maximum",
+        share,
+        limits.saturated_bad if is_bad else limits.saturated_warn,
+        window.moments.n,
+        advice.SATURATED,
+        "Glorot & Bengio 2010; shares: convention",
+    )
+
+
+def _constant(track: LayerTrack, window: WindowStats, limits: Thresholds) -> Finding | None:
+    n = window.moments.n
+    if window.low is None or window.high is None or track.batch < 2 or n < 16:
+        return None
+    largest = np.maximum(np.abs(window.high), np.abs(window.low))
+    same = window.high - window.low <= _SAME * largest
+    share = float(same.mean())
+    if share < limits.constant:
+        return None
+    level: Level = "note" if track.zero_weight else "bad" if n >= _FEWEST else "warn"
+    return Finding(
+        level,
+        "constant",
+        track.layer,
+        f"{int(same.sum())} of {track.units} units answer the same to every input",
+        share,
+        limits.constant,
+        n,
+        advice.ZERO_WEIGHT if track.zero_weight else advice.CONSTANT,
+        "convention",
+    )

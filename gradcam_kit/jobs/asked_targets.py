@@ -1,0 +1,78 @@
+"""What a person asks to be explained, in words: the predicted class, that of the label, a class, or the best few."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from gradcam_kit.errors import OptionError, UnknownNameError, did_you_mean
+from gradcam_kit.targets.names import class_index
+
+_TARGETS = "predicted, label, an index, top:K with K > 0, or the name of a class"
+
+TargetKind = Literal["predicted", "label", "class", "top", "name"]
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What is explained in each picture; `number` is the class index of "class" and K of "top".
+
+    `name` is a class name, of which `of_names` makes the class.
+    """
+
+    kind: TargetKind
+    number: int = 0
+    name: str = ""
+
+    @property
+    def policy(self) -> str:
+        """Where the classes come from, as it stands beside numbers that depend on it."""
+        return {"class": "given", "name": "given", "top": f"top {self.number}"}.get(self.kind, self.kind)
+
+    @classmethod
+    def parse(cls, text: str) -> Targets:
+        """Read `predicted`, `label`, an integer, `top:K`, a class name, or one that looks like these as `class:NAME`.
+
+        Raises:
+            OptionError: anything else.
+        """
+        match text.partition(":"):
+            case ("predicted" | "label") as kind, "", "":
+                return cls(kind)
+            case "top", ":", number if number.isdecimal() and int(number) > 0:
+                return cls("top", int(number))
+            case "class", ":", name if name.strip():
+                return cls("name", name=name)
+            case number, "", "" if number.removeprefix("-").isdecimal():
+                return cls("class", int(number), text)  # one that is negative is the model's to refuse
+            case word, _, _ if word.strip() and word != "top":
+                return cls("name", name=text)
+        raise OptionError(f"the targets are {text!r}; expected {_TARGETS}")
+
+    def of_names(self, names: Sequence[str] | None) -> Targets:
+        """Return the same with the class index in place of a class name.
+
+        Raises:
+            UnknownNameError: a name that is no class, or several.
+            OptionError: a name for a model whose class names are unknown, or a number that is an index and a name.
+        """
+        if self.kind == "class" and names is not None and self.name in names and names.index(self.name) != self.number:
+            other = f"{self.number}, {names[self.number]!r}," if 0 <= self.number < len(names) else str(self.number)
+            raise OptionError(
+                f"the targets {self.name} are the index of class {other} and the name of class "
+                f"{names.index(self.name)}; write class:NAME for the one that is meant"
+            )
+        if self.kind != "name":
+            return self
+        if names is None:
+            hint = did_you_mean(self.name, ["predicted", "label", "top:5"])
+            raise OptionError(
+                f"the targets are {self.name!r}{hint}; expected {_TARGETS}, and the model has no class names (see "
+                "--class-names)"
+            )
+        try:
+            return Targets("class", class_index(self.name, names))
+        except UnknownNameError as error:
+            hint = did_you_mean(self.name, ["predicted", "label", "top:5"])
+            raise UnknownNameError(f"the targets are {self.name!r}{hint}: {error}; expected {_TARGETS}") from None

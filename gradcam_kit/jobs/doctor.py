@@ -1,0 +1,177 @@
+"""What is wrong with a model and its data: checks in order, findings on the terminal, in a file and on a page."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import Tensor
+from torch.nn import functional
+
+from gradcam_kit._version import __version__
+from gradcam_kit.diagnostics.checks.loss import check_loss
+from gradcam_kit.diagnostics.checks.output import check_output
+from gradcam_kit.diagnostics.checks.overfit import can_overfit
+from gradcam_kit.diagnostics.checks.preserving import random_states
+from gradcam_kit.diagnostics.checks.tasks import outputs_of
+from gradcam_kit.diagnostics.checks.training import run_findings
+from gradcam_kit.diagnostics.findings import worst_first
+from gradcam_kit.diagnostics.show.page import render_page
+from gradcam_kit.errors import GradCamKitError
+from gradcam_kit.jobs.request import one_line
+from gradcam_kit.jobs.storage.folders import folder_at
+from gradcam_kit.jobs.work.diagnosis import Diagnosis, DoctorRequest
+from gradcam_kit.jobs.work.examined_data import ExaminedData, count_outputs, random_images
+from gradcam_kit.jobs.work.explainer import Explainer
+from gradcam_kit.jobs.work.loading import load_explainer, note
+from gradcam_kit.jobs.work.observed import feature_maps, observed_training
+
+__all__ = ["Diagnosis", "DoctorRequest", "examine"]
+
+_ALONE = 8  # random images where there are no pictures
+_OVERFIT = 16  # images that are learned by heart
+_UNTRAINED, _UNKNOWN = "random", "its factory"
+
+
+def examine(request: DoctorRequest, console: Console | None = None) -> Diagnosis:
+    """Examine a model and its data, and write the page and the file of findings.
+
+    The given weights are never trained: every training happens on a copy, from fixed seeds, and ends after 60 s.
+
+    Args:
+        request: what is examined.
+        console: where notes are shown; None = nowhere.
+
+    Raises:
+        GradCamKitError: the request is wrong.
+    """
+    done, data = Diagnosis(), None
+    with random_states():
+        explainer = load_explainer(request.model)
+        trained = _is_trained(explainer)
+        with done.timed("data"):
+            if request.data is None:
+                images, labels, outputs = _random_batch(explainer, min(request.batch_size, _ALONE), done)
+            else:
+                data = ExaminedData.read(request, explainer, trained, done)
+                images, labels, outputs = data.images, data.labels, data.outputs
+        for text in done.inputs:
+            note(console, text)
+        _examine_model(explainer, images, labels, outputs, trained, request, done)
+    done.findings = worst_first(done.findings)
+    section = None if data is None else data.section()
+    page = render_page(
+        model=explainer.loaded.spec,
+        weights=explainer.loaded.weights,
+        findings=done.findings,
+        inputs=done.inputs,
+        skipped=done.skipped,
+        report=done.report,
+        maps=done.maps,
+        data=section,
+        settings=_settings(request, explainer),
+        seconds=done.seconds,
+    )
+    folder = folder_at(request.out)
+    folder.write("doctor.json", done.to_json().encode())
+    folder.write("doctor.html", page.encode("utf-8", "backslashreplace"))
+    done.page = f"{request.out.rstrip('/')}/doctor.html"
+    return done
+
+
+def _examine_model(
+    explainer: Explainer,
+    images: Tensor,
+    labels: Tensor | None,
+    outputs: int,
+    trained: bool | None,
+    request: DoctorRequest,
+    done: Diagnosis,
+) -> None:
+    """Examine outputs, loss, training and memory of the model; without labels random ones stand for them."""
+    model = explainer.model
+    with done.timed("outputs"):
+        done.findings += check_output(model, (images, labels))
+    if any(finding.kind in ("nonfinite", "label-range") for finding in done.findings):
+        done.skipped.append(("loss and training", "outputs or labels are broken, see above"))
+        return
+    if outputs < 1:
+        done.skipped.append(("loss and training", "the outputs are not scores of classes (n, classes)"))
+        return
+    if labels is None:
+        labels = torch.arange(len(images)) % max(2, outputs)
+        text = "random labels stood for the missing ones, so only the structure was examined"
+        done.skipped.append(("labels in loss and training", text))
+    if trained is not False:
+        done.skipped.append(("first value of the loss", "it is judged for fresh weights only"))
+    batch = images[:_OVERFIT], labels[:_OVERFIT]
+    are_shares = any(finding.kind == "softmax-twice" for finding in done.findings)
+    loss = _loss_of_shares if are_shares else _loss  # so that one fault is not told twice
+    with done.timed("loss"):
+        done.findings += check_loss(model, batch, loss, trained=trained is not False)
+    if any(finding.kind == "no-gradient" and finding.value is None for finding in done.findings):
+        done.skipped.append(("training", "no gradient reaches the model"))
+        return
+    with done.timed("training"):
+        parts = list(zip(images.split(request.batch_size), labels.split(request.batch_size), strict=True))
+        try:
+            found, done.report = observed_training(model, parts, loss, request.steps)
+            done.maps = feature_maps(model, images.to(explainer.device), done.report)
+        except GradCamKitError as error:
+            done.skipped.append(("layers", one_line(error)))
+            found = run_findings(model, parts, loss, None, request.steps)
+        known = {(finding.kind, finding.layer) for finding in done.findings}
+        done.findings += [finding for finding in found if (finding.kind, finding.layer) not in known]
+    with done.timed("overfitting one batch"):
+        done.findings += can_overfit(model, batch, loss)
+
+
+def _is_trained(explainer: Explainer) -> bool | None:
+    """Whether the weights are trained; None if nothing tells."""
+    weights = explainer.loaded.weights
+    if weights == _UNTRAINED:
+        return False
+    if weights != _UNKNOWN:
+        return True
+    batches = [buffer for name, buffer in explainer.model.named_buffers() if name.endswith("num_batches_tracked")]
+    return bool(torch.stack(batches).any()) or None if batches else None
+
+
+def _random_batch(explainer: Explainer, n: int, done: Diagnosis) -> tuple[Tensor, Tensor | None, int]:
+    done.inputs.append(f"{n} random images stood for data, so only the structure of the model was examined")
+    done.skipped.append(("data, labels and leaks", "no --data was given"))
+    images = random_images(explainer, n)
+    return images, None, count_outputs(explainer, images)
+
+
+def _loss(output: Any, labels: Tensor) -> Tensor:
+    """Cross-entropy; for a single output the binary one."""
+    scores = outputs_of(output)
+    assert scores is not None
+    if scores.ndim == 1 or scores.shape[1] == 1:
+        return functional.binary_cross_entropy_with_logits(scores.reshape(len(labels)), labels.to(scores.dtype))
+    return functional.cross_entropy(scores, labels)
+
+
+def _loss_of_shares(output: Any, labels: Tensor) -> Tensor:
+    """Cross-entropy of outputs that are probabilities."""
+    shares = outputs_of(output)
+    assert shares is not None
+    return functional.nll_loss(shares.clamp(min=torch.finfo(shares.dtype).tiny).log(), labels)
+
+
+def _settings(request: DoctorRequest, explainer: Explainer) -> dict[str, str]:
+    loaded = explainer.loaded
+    return {
+        "model": f"{loaded.spec}, weights {loaded.weights}, on {explainer.device}",
+        "pictures": f"prepared by {loaded.transform_source}: {loaded.transform.describe()}",
+        "data": str(request.data or "none"),
+        "test": str(request.test or "none"),
+        "training": f"{request.steps} steps of Adam at 1e-3 with batches of {request.batch_size}, on a copy, seed 0",
+        "versions": f"gradcam_kit {__version__}, torch {torch.__version__}, Python {platform.python_version()}",
+        "machine": f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} threads",
+        "folder": str(Path(request.out)),
+    }

@@ -1,0 +1,82 @@
+"""What a doctor is asked, and what it finds."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from gradcam_kit.diagnostics.findings import Finding
+from gradcam_kit.diagnostics.report import Report
+from gradcam_kit.diagnostics.show.page import FeatureMaps
+from gradcam_kit.errors import OptionError
+from gradcam_kit.jobs.request import ModelRequest
+
+
+@dataclass(frozen=True)
+class DoctorRequest:
+    """What is examined.
+
+    Attributes:
+        model: which model.
+        data: its training pictures: a folder with one subfolder per class, a glob, a list or a table; None = none.
+        test: its test pictures likewise.
+        steps: training steps on a copy of the model.
+        batch_size: images in each of them.
+        out: the folder for `doctor.html` and `doctor.json`.
+    """
+
+    model: ModelRequest
+    data: str | None = None
+    test: str | None = None
+    steps: int = 20
+    batch_size: int = 32
+    out: str = "gradcam-doctor"
+
+    def __post_init__(self) -> None:
+        for name, value, least in (("number of steps", self.steps, 1), ("batch size", self.batch_size, 2)):
+            if value < least:
+                raise OptionError(f"the {name} is {value}; expected at least {least}")
+        if self.test is not None and self.data is None:
+            raise OptionError("--test needs --data: leaks are found by comparing both")
+
+
+@dataclass
+class Diagnosis:
+    """What was found.
+
+    Attributes:
+        findings: the worst first.
+        inputs: in words, what the model was examined with.
+        skipped: what was not examined, and why.
+        page: where the page is.
+        seconds: how long each part took.
+        report: about the layers of the copy that was trained.
+        maps: feature maps of some layers.
+    """
+
+    findings: list[Finding] = field(default_factory=list)
+    inputs: list[str] = field(default_factory=list)
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+    page: str = ""
+    seconds: dict[str, float] = field(default_factory=dict)
+    report: Report | None = None
+    maps: list[FeatureMaps] = field(default_factory=list)
+
+    @property
+    def exit_status(self) -> int:
+        """0 = nothing bad, 1 = at least one bad finding."""
+        return int(any(finding.level == "bad" for finding in self.findings))
+
+    def to_json(self) -> str:
+        """Return all findings as strict JSON."""
+        return json.dumps({"findings": [finding.to_dict() for finding in self.findings]}, indent=1, allow_nan=False)
+
+    @contextmanager
+    def timed(self, part: str) -> Iterator[None]:
+        """Note how long a part takes."""
+        start = time.monotonic()
+        yield
+        self.seconds[part] = self.seconds.get(part, 0.0) + time.monotonic() - start

@@ -1,0 +1,229 @@
+"""A folder of pictures as a data set to be examined: each picture is read once, and a batch is kept for the model."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import chain, islice, zip_longest
+
+import torch
+from torch import Tensor
+
+from gradcam_kit.diagnostics.checks.splits import Split
+from gradcam_kit.diagnostics.checks.tasks import outputs_of
+from gradcam_kit.errors import InputError
+from gradcam_kit.jobs.request import one_line
+from gradcam_kit.jobs.sources.index import Entry, index_pictures
+from gradcam_kit.jobs.sources.reading import decoders_quiet, picture_of
+from gradcam_kit.jobs.work.explainer import Explainer
+
+MOST = 5000
+"""Pictures of a folder that are examined; of more, as many evenly spread."""
+
+_TRAIN = ("train", "training")
+_TEST = ("test", "testing", "val", "valid", "validation", "eval")
+_DIM = 8  # levels of 256 below which a picture holds next to nothing
+
+ClassOf = Callable[[Entry], int | None]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What the model says of a picture with a label: probabilities of its label and of the class that it predicts."""
+
+    name: str
+    label: int
+    predicted: int
+    of_label: float
+    of_predicted: float
+
+
+@dataclass
+class Examined:
+    """What was seen of a folder.
+
+    Attributes:
+        split: what the checks of data need.
+        entries: by the name that messages use.
+        counts: pictures by label, as it is written.
+        unknown: of these, labels that name no class of the model.
+        unreadable: pictures that could not be read, with the reason.
+        dim: pictures of fewer than 8 levels.
+        judged: what the model says, if it is trained.
+        images: of the pictures that were kept for the model, with the classes of their labels.
+        left: pictures that were not examined.
+    """
+
+    split: Split
+    entries: dict[str, Entry] = field(default_factory=dict)
+    counts: Counter[str] = field(default_factory=Counter)
+    unknown: Counter[str] = field(default_factory=Counter)
+    unreadable: list[str] = field(default_factory=list)
+    dim: list[str] = field(default_factory=list)
+    judged: list[Judged] = field(default_factory=list)
+    images: list[tuple[Tensor, int | None]] = field(default_factory=list)
+    left: int = 0
+
+    def batch(self) -> tuple[Tensor, Tensor | None]:
+        """Return the images that were kept, and their labels if most have one: then only those that have."""
+        labeled = [(image, label) for image, label in self.images if label is not None]
+        if len(labeled) * 2 > len(self.images):
+            return torch.stack([image for image, _ in labeled]), torch.tensor([label for _, label in labeled])
+        return torch.stack([image for image, _ in self.images]), None
+
+
+def list_folders(data: str, test: str | None, out: str) -> tuple[list[Entry], list[Entry] | None, str]:
+    """List the pictures of the training and of the test set, and say in words where they come from.
+
+    A folder with the subfolders `train` and `test` (or `val`) holds both.
+
+    Raises:
+        InputError: a folder without pictures.
+    """
+    entries = index_pictures(data, out)
+    if test is not None:
+        return entries, index_pictures(test, out), f"training set {data}, test set {test}"
+    first = {entry.folders[0].lower() for entry in entries if entry.folders}
+    parts = [name for name in _TRAIN if name in first], [name for name in _TEST if name in first]
+    if not all(parts):
+        return entries, None, f"one data set, {data}"
+    train, held = (
+        [entry for entry in entries if entry.folders and entry.folders[0].lower() in names] for names in parts
+    )
+    return train, held, f"training set {data}/{parts[0][0]}, test set {data}/{' and '.join(parts[1])}"
+
+
+def classes_of(explainer: Explainer, entries: Sequence[Entry], outputs: int) -> tuple[ClassOf, str]:
+    """Return what gives the class of a picture's label, and in words how.
+
+    Args:
+        explainer: with the class names of the model, if they are known.
+        entries: all pictures, of which the labels are counted where class names are unknown.
+        outputs: how many classes the model has.
+    """
+    labels = explainer.labels
+    if labels.names:
+        return labels.index, "labels are folder names, read as class names of the model"
+    found = sorted({label for entry in entries if (label := labels.of(entry)) is not None})
+    if not found:
+        return (lambda _: None), "the pictures have no labels: no folder names a class"
+    if all(label.isdecimal() for label in found):
+        return (lambda entry: int(labels.of(entry) or -1)), "labels are folder names, read as class indices"
+    if len(found) <= outputs:
+        index = {label: i for i, label in enumerate(found)}
+        return (
+            (lambda entry: None if (label := labels.of(entry)) is None else index[label]),
+            "labels are folder names in alphabetical order, because the class names of the model are unknown",
+        )
+    said = f"{len(found)} folder names do not fit {outputs} outputs, and class names are unknown: labels are not used"
+    return (lambda _: None), said
+
+
+def examine_folder(
+    explainer: Explainer,
+    entries: Sequence[Entry],
+    title: str,
+    class_of: ClassOf,
+    *,
+    kept: int,
+    outputs: int,
+    judge: bool,
+    prefix: str = "",
+) -> Examined:
+    """Read the pictures of a folder.
+
+    Args:
+        explainer: the model, its transform and class names.
+        entries: the pictures.
+        title: what the data set is called in messages.
+        class_of: the class of a picture's label.
+        kept: how many images are kept for the model, spread over the classes.
+        outputs: how many classes the model has.
+        judge: ask the model about each picture.
+        prefix: in front of the names of pictures.
+    """
+    step = max(1, -(-len(entries) // MOST))
+    chosen = entries[::step]
+    done = Examined(Split(title), left=len(entries) - len(chosen))
+    wanted = {entry.key for entry in islice(_spread(chosen, class_of), kept)}
+    with decoders_quiet():
+        for group in _groups(chosen, explainer, done, class_of, outputs, prefix):
+            if judge:
+                _judge(explainer, group, done)
+            for name, image, label in group:
+                if done.entries[name].key in wanted:
+                    done.images.append((image, label))
+    if not done.split.names:
+        reason = done.unreadable[0] if done.unreadable else "nothing"
+        raise InputError(f"none of {len(chosen)} pictures can be read: {reason}")
+    shape = done.images[0][0].shape if done.images else None
+    done.images = [(image, label) for image, label in done.images if image.shape == shape]
+    return done
+
+
+Item = tuple[str, Tensor, int | None]
+
+
+def _groups(
+    entries: Iterable[Entry], explainer: Explainer, done: Examined, class_of: ClassOf, outputs: int, prefix: str
+) -> Iterator[list[Item]]:
+    group: list[Item] = []
+    for entry in entries:
+        name = prefix + entry.key
+        try:
+            with picture_of(entry) as picture:
+                pixels = torch.from_numpy(picture.copy()).permute(2, 0, 1)[None]
+                image = explainer.loaded.transform(picture)
+        except Exception as error:  # one picture never ends the examination
+            done.unreadable.append(one_line(f"{name} ({error})"))
+            continue
+        written, label = explainer.labels.of(entry), class_of(entry)
+        if written is not None:
+            done.counts[written] += 1
+            if label is None or not 0 <= label < outputs:
+                done.unknown[written] += 1
+        if 0 < int(pixels.max()) - int(pixels.min()) < _DIM:
+            done.dim.append(name)
+        done.entries[name] = entry
+        done.split.add(image[None], [_index_or_word(written)], [name], pixels)
+        group.append((name, image, label))
+        if len(group) == 32:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def _index_or_word(written: str | None) -> int | str | None:
+    return int(written) if written is not None and written.isdecimal() else written
+
+
+def _judge(explainer: Explainer, group: Sequence[Item], done: Examined) -> None:
+    """Ask the model about pictures with a label; images of other sizes than the first are left out."""
+    asked = [one for one in group if one[2] is not None and one[1].shape == group[0][1].shape]
+    if not asked:
+        return
+    with torch.no_grad():
+        scores = outputs_of(explainer.model(torch.stack([image for _, image, _ in asked]).to(explainer.device)))
+    if scores is None or scores.ndim != 2 or scores.shape[1] < 2:
+        return
+    shares = scores.float().softmax(dim=1).cpu()
+    for (name, _, label), row in zip(asked, shares, strict=True):
+        if label is not None and 0 <= label < len(row):
+            top = int(row.argmax())
+            done.judged.append(Judged(name, label, top, float(row[label]), float(row[top])))
+
+
+def _spread(entries: Sequence[Entry], class_of: ClassOf) -> Iterator[Entry]:
+    """Yield pictures of each label in turn."""
+    groups: dict[int | str | None, list[Entry]] = defaultdict(list)
+    for entry in entries:
+        groups[class_of(entry)].append(entry)
+    return (entry for entry in chain.from_iterable(zip_longest(*groups.values())) if entry is not None)
+
+
+def prefix_of(source: str | None) -> str:
+    """Return what tells pictures of two folders apart."""
+    return "" if source is None else f"{os.path.basename(os.path.normpath(source))}/"

@@ -1,0 +1,51 @@
+"""What the score of a run is: asked for, or decided by the first pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from torch import Tensor
+
+from gradcam_kit.capture import output_with_graph, read_inputs
+from gradcam_kit.jobs.work.explainer import Explainer
+from gradcam_kit.jobs.work.reader import Decoded
+from gradcam_kit.targets.classes import read_logits
+from gradcam_kit.targets.scores import WORDS, are_shares, evident_kind, last_operation
+
+
+def with_scores(explainer: Explainer, pictures: Iterable[Decoded]) -> tuple[Explainer, list[str]]:
+    """Return the explainer with what its scores are, decided by evidence where nothing was asked for, and notes.
+
+    More pictures are asked only while all outputs lie between 0 and 1, which those of few pictures may do by chance.
+    """
+    if explainer.scores is not None:
+        return explainer, [f"the score is {WORDS[explainer.scores]}, as asked for"]
+    outputs: list[Tensor] = []
+    for one in pictures:
+        try:
+            inputs = read_inputs(explainer.images([one]), {})
+            with explainer.precision():
+                output = output_with_graph(explainer.model, inputs)
+            logits = read_logits(output)
+            outputs.append(logits.detach() if outputs else logits)  # one graph tells enough
+            kind, why = evident_kind(explainer.model, outputs)
+        except Exception:  # what the model cannot do is said when it is asked to explain
+            break
+        if last_operation(outputs[0]) in ("softmax", "sigmoid", "logsoftmax") or not _may_be_probabilities(outputs):
+            break
+    if not outputs:
+        return explainer, []
+    notes = [f"the score is {WORDS[kind]}: {why} (see --scores)"]
+    if kind == "raw" and _may_be_probabilities(outputs):
+        is_shared = outputs[0].shape[1] > 1 and all(bool(are_shares(one.detach())) for one in outputs)
+        which, last = ("from 0 to 1, and their sum is 1", "softmax") if is_shared else ("from 0 to 1", "sigmoid")
+        notes.append(
+            f"the outputs of {explainer.loaded.spec} look like probabilities ({which}); methods expect logits: leave "
+            f"out the last {last}"
+        )
+    return replace(explainer, scores=kind), notes
+
+
+def _may_be_probabilities(outputs: Iterable[Tensor]) -> bool:
+    return all(bool(((one.detach() >= 0) & (one.detach() <= 1)).all()) for one in outputs)

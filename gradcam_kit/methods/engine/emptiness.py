@@ -1,0 +1,65 @@
+"""Why all maps of a call are empty, in words."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from gradcam_kit.capture import Capture
+from gradcam_kit.methods.contract import Method
+from gradcam_kit.types import Evidence
+
+
+def cause_of_empty(cam: Method, captured: Capture, saliency: dict[str, Tensor], importance: list[Tensor]) -> str:
+    """Return the cause that is there, found on the very numbers of the call, and what to do about it.
+
+    Args:
+        cam: the method.
+        captured: what the pass recorded.
+        saliency: the signed maps of its layers, of which no sample has positive evidence.
+        importance: of the layers, for methods that weigh them.
+    """
+    silent = [name for name in saliency if not _activations(captured, name).any()]
+    if silent:
+        return (
+            f"the activations of {', '.join(silent)} are zero everywhere, as behind a ReLU that is off; choose a layer "
+            "in front of it, and check the normalization of the images and the weights"
+        )
+    gradients = [captured.gradients[name] for name in saliency if name in captured.gradients]
+    if Evidence.GRADIENTS in cam.needs and gradients and not any(bool(own.any()) for own in gradients):
+        if _ignores_images(captured):
+            return (
+                "the score does not depend on the image, as with a head of zeros before training; load trained weights"
+            )
+        return (
+            "no gradient reaches the layers: the score is saturated or behind units that are off; explain the logit in "
+            "place of a probability, or choose a later layer"
+        )
+    positive = {name: bool((maps > 0).any()) for name, maps in saliency.items()}
+    if all(positive.values()) and cam.fusion == "product" and not importance:
+        return "the layers have positive evidence, but nowhere at the same position; explain them one by one"
+    if any(positive.values()):
+        without = [name for name, is_positive in positive.items() if not is_positive]
+        if importance:
+            return "the layers with positive evidence do not count, because their importance is not positive"
+        return f"{', '.join(without) or 'each image in some layer'} has none, which empties the product of the layers"
+    if any(bool((maps < 0).any()) for maps in saliency.values()):
+        return (
+            "all evidence is against what is explained; that is a target of its own, targets=Negative(...) of "
+            "gradcam_kit.targets"
+        )
+    return "the maps are zero everywhere: what the method measures is the same at every position of the layers"
+
+
+def _activations(captured: Capture, name: str) -> Tensor:
+    record = captured.records[name]
+    return record.maps([tensor.detach() for tensor in record.captured])
+
+
+def _ignores_images(captured: Capture) -> bool:
+    """Whether everything in the output is the same for all images, and all classes have one score."""
+    leaves = [leaf for leaf in tree_leaves(captured.output) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+    return bool(leaves) and all(
+        leaf.numel() > 0 and torch.equal(leaf, leaf.flatten()[:1].expand_as(leaf)) for leaf in leaves
+    )

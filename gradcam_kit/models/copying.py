@@ -1,0 +1,125 @@
+"""Copies of models: what they compute with is copied, what they keep of a graph is copied without it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from types import FunctionType, MethodType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from gradcam_kit.errors import GradCamKitError, InputError, kind_of, raise_interruption
+
+
+def copied(model: nn.Module) -> nn.Module:
+    """Return a copy that shares nothing with a model.
+
+    Tensors that belong to a graph, such as features of the last pass or the weight that `weight_norm` computed, are
+    copied by their values. A `forward` that was compiled in the place of a module's own is copied as it was before.
+
+    Raises:
+        InputError: an attribute that cannot be copied, or whose copy would run the original; the message names it.
+    """
+    memo: dict[int, Any] = {}
+    _check_forwards(model)
+    try:
+        with torch.inference_mode(False), _WithoutGraphs():
+            found = copy.deepcopy(model, memo)
+    except GradCamKitError:
+        raise
+    except Exception as error:
+        raise_interruption(error)
+        raise _uncopied(model, error) from error
+    for module in model.modules():
+        own = vars(module).get("forward")
+        if own is not None and (inner := _compiled_from(own)) is not None:
+            memo[id(module)].__dict__["forward"] = MethodType(inner.__func__, memo[id(inner.__self__)])
+    return found
+
+
+class _WithoutGraphs(TorchFunctionMode):
+    """Lets `copy.deepcopy` take tensors that are no leaves of their graph."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is Tensor.__deepcopy__ and not args[0].is_leaf:
+            tensor, memo = args
+            memo[id(tensor)] = tensor.detach().clone()
+            return memo[id(tensor)]
+        return func(*args, **(kwargs or {}))
+
+
+def _compiled_from(function: Any) -> MethodType | None:
+    """The bound method that `torch.compile` was given, if a function is what it made of one."""
+    inner = getattr(function, "_torchdynamo_orig_callable", None)
+    while inner is not None and not isinstance(inner, MethodType):
+        inner = getattr(inner, "__wrapped__", None)  # up to two functions around those of torch's own files
+    return inner if inner is not None and isinstance(inner.__self__, nn.Module) else None
+
+
+def _check_forwards(model: nn.Module) -> None:
+    """Refuse functions in the place of `forward` that hold modules of this model, which a copy would go on to run."""
+    modules = {id(module) for module in model.modules()}
+    for name, module in model.named_modules():
+        own = vars(module).get("forward")
+        if own is None or hasattr(module, "_orig_mod"):
+            continue
+        inner = _compiled_from(own)
+        inside = inner is not None and id(inner.__self__) in modules
+        if inside or not any(id(held) in modules for held in _modules_of(own)):
+            continue
+        path = f"{name}.forward" if name else "forward"
+        raise InputError(
+            f"{type(model).__name__} cannot be copied: its attribute {path!r} is a function that holds the model, so "
+            "the copy would run the original; make it a method (types.MethodType(function, module)), or name a factory "
+            "'package.module:function' that makes the model"
+        )
+
+
+def _modules_of(function: Any) -> Iterator[nn.Module]:
+    """The modules that a function reaches without being given them; a bound method is bound again by a copy."""
+    function = getattr(function, "_torchdynamo_orig_callable", function)
+    if isinstance(function, MethodType):
+        if isinstance(function.__self__, nn.Module):
+            yield function.__self__
+        return
+    if not isinstance(function, FunctionType):
+        return
+    for cell in function.__closure__ or ():
+        try:
+            held = cell.cell_contents
+        except ValueError:  # an empty cell
+            continue
+        held = getattr(held, "__self__", held)
+        if isinstance(held, nn.Module):
+            yield held
+    for name in function.__code__.co_names:
+        held = function.__globals__.get(name)
+        if isinstance(held, nn.Module):
+            yield held
+
+
+def _uncopied(model: nn.Module, error: Exception) -> InputError:
+    """The error that names the attribute at which a copy failed."""
+    said = str(error).partition("\n")[0]
+    for name, module in model.named_modules():
+        rest = {id(part): part for part in model.modules()}
+        for key, value in vars(module).items():
+            if key in ("_parameters", "_buffers", "_modules"):
+                continue
+            try:
+                with torch.inference_mode(False), _WithoutGraphs():
+                    copy.deepcopy(value, dict(rest))
+            except Exception as again:
+                raise_interruption(again)
+                path = f"{name}.{key}" if name else key
+                return InputError(
+                    f"{type(model).__name__} cannot be copied: its attribute {path!r} holds {kind_of(value)} that "
+                    f"cannot be ({said}); remove it before, or name a factory 'package.module:function' that makes the "
+                    "model"
+                )
+    return InputError(
+        f"{type(model).__name__} cannot be copied ({said}); name a factory 'package.module:function' that makes it"
+    )

@@ -1,0 +1,102 @@
+"""What the score of a class is: a softmax or a sigmoid of the outputs, or the outputs as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, get_args
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+ScoreKind = Literal["softmax", "sigmoid", "raw"]
+
+SCORES: tuple[str, ...] = get_args(ScoreKind)
+
+_ROUNDING = 0.01  # of a softmax in half precision
+_VALUES = 8  # between 0 and 1, of which fewer could be logits by chance
+_MOVES = {
+    *("alias", "cat", "clone", "contiguous", "expand", "flatten", "index", "indexselect", "permute", "reshapealias"),
+    *("select", "slice", "split", "squeeze", "stack", "t", "tocopy", "transpose", "unbind", "unsqueeze", "unsafeview"),
+    "view",
+}
+"""Operations of a graph that only move values."""
+_LINEAR = {"add", "addmm", "bmm", "convolution", "mm"}
+"""Operations whose results are probabilities by chance alone."""
+_SEARCHED = 100  # operations
+
+
+def class_scores(logits: Float[Tensor, "n classes"], kind: ScoreKind | None = None) -> Float[Tensor, "n classes"]:
+    """Return scores in at least float32; None = the softmax, of a model with one output its sigmoid."""
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    match kind or ("sigmoid" if logits.shape[1] == 1 else "softmax"):
+        case "softmax":
+            return logits.softmax(1)
+        case "sigmoid":
+            return logits.sigmoid()
+    return logits
+
+
+WORDS: dict[str, str] = {
+    "softmax": "the softmax of the outputs",
+    "sigmoid": "the sigmoid of the output of the class",
+    "raw": "the output of the class as it is",
+}
+"""What the score of each kind is."""
+
+
+def are_probabilities(kind: ScoreKind | None) -> bool:
+    """Whether scores of this kind are between 0 and 1 by construction, so that they may be shown in percent."""
+    return kind != "raw"
+
+
+def are_shares(logits: Float[Tensor, "n classes"]) -> Bool[Tensor, ""]:
+    """Whether scores look like a softmax already: of every sample, none lies below 0 and their sum is 1."""
+    values = logits.float()
+    return ((values.amin(1) >= 0) & ((values.sum(1) - 1).abs() < _ROUNDING)).all()
+
+
+def evident_kind(model: object, outputs: Sequence[Float[Tensor, "_ classes"]]) -> tuple[ScoreKind, str]:
+    """Return what the score of a model is, and why in words.
+
+    Evidence, in this order: the kind of problem that the model's configuration names; the last operation, of outputs
+    that have a graph; values that all lie between 0 and 1. Without any of these the outputs are logits.
+
+    Args:
+        model: for its configuration.
+        outputs: class scores of some images; those of all but the first may lack a graph.
+    """
+    problem = getattr(getattr(model, "config", None), "problem_type", None)
+    if problem == "multi_label_classification":
+        return "sigmoid", "its configuration says multi-label"
+    if problem == "regression":
+        return "raw", "its configuration says regression"
+    last = last_operation(outputs[0])
+    if last in ("softmax", "sigmoid", "logsigmoid"):
+        return "raw", f"the last operation of the model is a {last}"
+    values = torch.cat([output.detach().flatten().float() for output in outputs])
+    if last == "logsoftmax":
+        return "softmax", "the outputs are logarithms of probabilities"
+    single = outputs[0].shape[1] == 1
+    if last not in _LINEAR and len(values) and bool(((values >= 0) & (values <= 1)).all()):
+        if not single and all(bool(are_shares(output.detach())) for output in outputs):
+            return "raw", "the outputs are between 0 and 1, and their sum is 1"
+        if len(values) >= _VALUES:
+            return "raw", "the outputs are between 0 and 1"
+    return ("sigmoid", "the model has one output") if single else ("softmax", "the outputs are logits")
+
+
+def last_operation(output: Tensor) -> str | None:
+    """Return what computed an output, such as "sigmoid"; None where no graph tells, or parts of it differ."""
+    found: set[str | None] = set()
+    waiting: list[Any] = [output.grad_fn]
+    for _ in range(_SEARCHED):
+        if not waiting:
+            break
+        node = waiting.pop()
+        name = None if node is None else node.name().partition("Backward")[0].lower()
+        if name in _MOVES:
+            waiting += [following for following, _ in node.next_functions]
+        else:
+            found.add(name)
+    return found.pop() if len(found) == 1 and not waiting else None

@@ -1,0 +1,44 @@
+"""What a run asks of the way from a picture to the model's input."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+Picture = UInt8[np.ndarray, "_ _ 3"]
+Box = tuple[float, float, float, float]
+"""`(x0, y0, x1, y1)` in the picture's pixels; it reaches beyond the picture where the model saw padding."""
+
+Prepared = UInt8[np.ndarray, "h w c"] | Float[Tensor, "c h w"] | UInt8[Tensor, "c h w"]
+"""A picture on its way to the model: all but the arithmetic that a whole batch shares is done."""
+
+
+@runtime_checkable
+class Transform(Protocol):
+    """What a run asks of the way from a picture to the model's input.
+
+    It has two halves, because the first is work for many processes and the second for the model's device.
+    """
+
+    def __call__(self, picture: Picture) -> Float[Tensor, "c h w"]:
+        """The model's input for one picture: both halves."""
+        ...
+
+    def prepare(self, picture: Picture) -> Prepared:
+        """What is done to each picture alone."""
+        ...
+
+    def finish(self, batch: UInt8[Tensor, "n ..."] | Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
+        """What is done to a batch of prepared pictures, on the device on which it is."""
+        ...
+
+    def box(self, height: int, width: int) -> Box:
+        """The part of a picture of this size that the model sees."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """All that determines the numbers, as plain values."""
+        ...

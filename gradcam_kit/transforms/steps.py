@@ -1,0 +1,175 @@
+"""Transforms of torchvision and timm, step by step: which part of a picture is left, and which steps draw at random."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import nn
+
+from gradcam_kit.transforms.protocol import Box
+
+_IN_PLACE = {
+    *(
+        "ConvertImageDtype",
+        "Grayscale",
+        "Identity",
+        "LinearTransformation",
+        "Normalize",
+        "PILToTensor",
+        "RGB",
+        "ToDtype",
+    ),
+    *("ToImage", "ToPILImage", "ToPureTensor", "ToTensor", "MaybePILToTensor", "MaybeToTensor", "ToNumpy"),
+}
+"""Steps that leave every pixel where it is."""
+
+_COLORS = {
+    *("ColorJitter", "GaussianBlur", "GaussianNoise", "JPEG", "RandomAdjustSharpness", "RandomAutocontrast"),
+    *("RandomChannelPermutation", "RandomEqualize", "RandomErasing", "RandomGrayscale", "RandomInvert"),
+    *("RandomPhotometricDistort", "RandomPosterize", "RandomSolarize"),
+}
+"""Steps that draw at random, and leave every pixel where it is."""
+
+_PLACES = {
+    "AugMix",
+    "AutoAugment",
+    "CutMix",
+    "ElasticTransform",
+    "MixUp",
+    "RandAugment",
+    "ScaleJitter",
+    "TrivialAugmentWide",
+}
+"""Steps that move pixels at random, beside those whose names begin with Random."""
+
+
+@dataclass(frozen=True)
+class View:
+    """Where an image on its way to the model lies in the picture.
+
+    Attributes:
+        height: of the image.
+        width: of the image.
+        top: the row of the picture at which the image begins.
+        left: the column.
+        y: rows of the picture for each row of the image.
+        x: columns for each column.
+    """
+
+    height: int
+    width: int
+    top: float = 0.0
+    left: float = 0.0
+    y: float = 1.0
+    x: float = 1.0
+
+    def resized(self, height: int, width: int) -> View:
+        """The same part with another number of pixels."""
+        return replace(self, height=height, width=width, y=self.y * self.height / height, x=self.x * self.width / width)
+
+    def cropped(self, top: int, left: int, height: int, width: int) -> View:
+        """Another part; beyond the edges of the image there is padding."""
+        return replace(self, height=height, width=width, top=self.top + top * self.y, left=self.left + left * self.x)
+
+    @property
+    def box(self) -> Box:
+        """The part in the picture's pixels."""
+        return self.left, self.top, self.left + self.width * self.x, self.top + self.height * self.y
+
+
+def seen_box(transform: Any, height: int, width: int) -> Box | None:
+    """Return the part of a picture of this size that a transform shows; None where a step is not known."""
+    view = View(height, width)
+    for step in steps_of(transform):
+        found = _after(step, view)
+        if found is None:
+            return None
+        view = found
+    return view.box
+
+
+def steps_of(transform: Any) -> Iterator[Any]:
+    """Yield the steps of a transform, those of nested ones too."""
+    parts = getattr(transform, "transforms", None) if _name(transform) == "Compose" else None
+    if isinstance(transform, nn.Sequential):
+        parts = list(transform)
+    if parts is None:
+        yield transform
+        return
+    for part in parts:
+        yield from steps_of(part)
+
+
+def refused_steps(transform: Any) -> list[str]:
+    """Return the names of steps that show another part of the picture each time."""
+    names = (_name(step) for step in steps_of(transform))
+    return [name for name in names if name not in _COLORS and (name.startswith("Random") or name in _PLACES)]
+
+
+def random_steps(transform: Any) -> list[str]:
+    """Return the names of steps that change colors at random."""
+    return [name for name in map(_name, steps_of(transform)) if name in _COLORS]
+
+
+def _name(step: Any) -> str:
+    """The class of a step of torchvision or timm; an empty string for anything else, whatever it is called."""
+    is_known = type(step).__module__.startswith(("torchvision.transforms", "timm.data")) or isinstance(
+        step, nn.Identity
+    )
+    return type(step).__name__ if is_known else ""
+
+
+def _after(step: Any, view: View) -> View | None:
+    match _name(step):
+        case name if name in _IN_PLACE or name in _COLORS:
+            return view
+        case "Resize":
+            return _resize(view, step.size, getattr(step, "max_size", None))
+        case "CenterCrop" | "CenterCropOrPad":
+            return _center_crop(view, step.size)
+        case "Pad":
+            return _pad(view, step.padding)
+        case "ImageClassification":
+            return _center_crop(_resize(view, step.resize_size, None), step.crop_size)
+        case "SemanticSegmentation":
+            return view if not step.resize_size else _resize(view, step.resize_size, None)
+        case "ObjectDetection":
+            return view
+    return None
+
+
+def _resize(view: View, size: int | Sequence[int] | None, most: int | None) -> View:
+    """A pair is height and width; one number the shorter side, of which the longer may be bounded."""
+    sides = [size] if isinstance(size, int) else size
+    if sides is not None and len(sides) == 2:
+        return view.resized(sides[0], sides[1])
+    shorter, longer = sorted((view.height, view.width))
+    if sides is None:
+        assert most is not None  # torchvision has checked it
+        short, long = int(most * shorter / longer), most
+    else:
+        short, long = sides[0], int(sides[0] * longer / shorter)
+        if most is not None and long > most:
+            short, long = int(most * short / long), most
+    return view.resized(long, short) if view.width <= view.height else view.resized(short, long)
+
+
+def _center_crop(view: View, size: int | Sequence[int]) -> View:
+    """Around the middle; what is too small is padded, the odd pixel behind it."""
+    sides = [size] if isinstance(size, int) else size
+    height, width = sides[0], sides[-1]
+    top, left = _begin(view.height, height), _begin(view.width, width)
+    return view.cropped(top, left, height, width)
+
+
+def _begin(have: int, want: int) -> int:
+    return round((have - want) / 2) if have >= want else -((want - have) // 2)
+
+
+def _pad(view: View, padding: int | Sequence[int]) -> View:
+    """One number for all sides, two for left and right and for top and bottom, or four: left, top, right, bottom."""
+    sides = [padding] if isinstance(padding, int) else list(padding)
+    left, top, right, bottom = (sides * 4)[:4] if len(sides) < 4 else sides
+    return view.cropped(-top, -left, view.height + top + bottom, view.width + left + right)

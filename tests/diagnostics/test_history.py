@@ -1,0 +1,25 @@
+"""The history of a layer: constant memory, and the time axis halves its resolution."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from gradcam_kit.diagnostics.history import FIELDS, ROWS, History
+from gradcam_kit.diagnostics.maths.histogram import COARSE
+
+
+def test_a_full_history_halves_its_resolution() -> None:
+    history, rng = History(), np.random.default_rng(0)
+    parts = [rng.standard_normal(50) for _ in range(1024)]
+    for number, part in enumerate(parts):
+        row = dict.fromkeys(FIELDS, 0.0) | {"step": float(number), "elements": 50.0}
+        row |= {"mean": part.mean(), "std": part.std(), "min": part.min(), "max": part.max()}
+        history.add(row, np.eye(COARSE)[number % COARSE])
+    assert len(history.values) == 256
+    assert history.windows == 4
+    first = np.concatenate(parts[:4])
+    assert history.column("mean")[0] == pytest.approx(first.mean(), rel=1e-5)
+    assert history.column("std")[0] == pytest.approx(first.std(), rel=1e-5)
+    assert history.column("step")[0] == 3
+    assert ROWS * (history.values[0].nbytes + history.shares[0].nbytes) < 65536

@@ -1,0 +1,183 @@
+"""find_nonfinite: the first module that makes a NaN or an infinity, and why."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from models import Built
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+from trainings import mlp
+
+from gradcam_kit.diagnostics import find_nonfinite
+from gradcam_kit.errors import NonFiniteError
+
+X = torch.randn(4, 16, generator=torch.Generator().manual_seed(1))
+
+
+class Function(nn.Module):
+    def __init__(self, function: Any) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
+def after(function: Any) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(16, 8), nn.ReLU(), Function(function), nn.Linear(8, 2))
+
+
+def origin_of(model: nn.Module, x: Tensor = X, loss: Any = lambda output: output.sum()) -> Any:
+    with find_nonfinite(model, raise_error=False) as origin:
+        loss(model(x)).backward()
+    return origin
+
+
+def test_healthy_models_are_silent() -> None:
+    for model in (mlp(), after(torch.sigmoid), nn.Linear(16, 2), nn.TransformerEncoderLayer(16, 2, 8)):
+        assert not origin_of(model)
+
+
+def test_log_of_zero_in_a_named_module() -> None:
+    origin = origin_of(after(torch.log))
+    assert (origin.forward.layer, origin.forward.kind, origin.forward.phase) == ("2", "inf", "forward")
+    assert origin.forward.cause == "computed here"
+    with pytest.raises(NonFiniteError, match="layer '2'"), find_nonfinite(model := after(torch.log)):
+        model(X)
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+@pytest.mark.parametrize("name", ["weight", "bias"])
+def test_a_parameter(name: str) -> None:
+    model = mlp()
+    with torch.no_grad():
+        getattr(model[2], name).view(-1)[0] = torch.nan
+    origin = origin_of(model)
+    assert (origin.forward.layer, origin.forward.cause, origin.forward.kind) == ("2", f"parameter {name}", "nan")
+    assert origin.forward.sample == 0
+
+
+def test_a_buffer() -> None:
+    model = nn.Sequential(nn.Linear(16, 8), nn.BatchNorm1d(8), nn.Linear(8, 2)).eval()
+    model[1].running_mean[3] = torch.nan
+    origin = origin_of(model)
+    assert (origin.forward.layer, origin.forward.cause) == ("1", "buffer running_mean")
+    assert origin.forward.count == 4
+
+
+def test_an_input() -> None:
+    x = X.clone()
+    x[2, 5] = torch.inf
+    origin = origin_of(mlp(), x)
+    assert (origin.forward.layer, origin.forward.cause, origin.forward.sample) == ("", "input", 2)
+
+
+def test_an_overflow_is_seen_coming() -> None:
+    model = nn.Sequential(*(nn.Linear(16, 16) for _ in range(6))).half()
+    with torch.no_grad():
+        for layer in model:
+            layer.weight.fill_(1.0)
+    origin = origin_of(model, X.abs().half())
+    assert origin.forward.kind == "inf"
+    assert int(origin.forward.layer) >= 2
+    magnitudes = [seen.output for seen in origin.forward.trail]
+    assert magnitudes == sorted(magnitudes)
+    assert magnitudes[-1] > 1000
+
+
+def test_only_in_the_backward_pass() -> None:
+    origin = origin_of(after(torch.sqrt))  # ReLU gives exact zeros
+    assert origin.forward is None
+    assert (origin.backward.layer, origin.backward.phase) == ("2", "backward")
+    assert not origin_of(after(lambda x: torch.sqrt(x + 1e-6)))
+    with pytest.raises(NonFiniteError, match="backward pass: layer '2'"), find_nonfinite(model := after(torch.sqrt)):
+        model(X).sum().backward()
+
+
+def test_a_function_in_a_block_is_the_block_s() -> None:
+    class Block(nn.Module):
+        def __init__(self, function: Any) -> None:
+            super().__init__()
+            self.inner, self.function = nn.Linear(16, 16), function
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + self.function(self.inner(x).relu())
+
+    for function, phase in ((torch.log, "forward"), (torch.sqrt, "backward")):
+        origin = origin_of(nn.Sequential(nn.Linear(16, 16), Block(function), nn.Linear(16, 2)))
+        assert getattr(origin, phase).layer == "1"
+    origin = origin_of(
+        Built(lambda m, x: m.last(torch.log(m.first(x).relu())), first=nn.Linear(16, 8), last=nn.Linear(8, 2))
+    )
+    assert (origin.forward.layer, origin.forward.cause) == ("", "computed here")
+
+
+def test_a_loss_that_is_not_finite() -> None:
+    origin = origin_of(mlp(), loss=lambda output: (output.sum() * 0).log() * 0)
+    assert origin.forward is None
+    assert (origin.backward.layer, origin.backward.cause) == ("", "outside of any module: the loss")
+
+
+@pytest.mark.parametrize("softmax", [nn.Softmax(-1), Function(lambda x: functional.softmax(x, -1))])
+@pytest.mark.parametrize("full", [False, True])
+def test_masks_in_front_of_a_softmax(softmax: nn.Module, full: bool) -> None:
+    mask = torch.zeros(4, 4, dtype=torch.bool)
+    mask[0, 0] = True
+    mask[1] = full
+    model = Built(
+        lambda m, x: m.head(m.softmax(m.masked(m.scores(x)))),
+        scores=nn.Linear(16, 4), masked=Function(lambda x: x.masked_fill(mask, -torch.inf)), softmax=softmax,
+        head=nn.Linear(4, 2),
+    )  # fmt: skip
+    origin = origin_of(model)
+    if full:
+        assert origin.forward.layer == "softmax"
+    else:
+        assert not origin
+
+
+def test_a_functional_softmax_takes_masked_scores() -> None:
+    mask = torch.eye(4, dtype=torch.bool)
+    parts = {"scores": nn.Linear(16, 4), "masked": Function(lambda x: x.masked_fill(mask, -torch.inf))}
+    model = Built(lambda m, x: m.head(functional.softmax(m.masked(m.scores(x)), -1)), **parts, head=nn.Linear(4, 2))
+    assert not origin_of(model)
+    attention = nn.MultiheadAttention(16, 2, batch_first=True)
+    model = Built(
+        lambda m, x: m.attention(x, x, x, attn_mask=mask.float().masked_fill(mask, -torch.inf))[0], attention=attention
+    )
+    assert not origin_of(model, X[None])
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_inside_of_a_checkpoint(reentrant: bool) -> None:
+    part = after(torch.sqrt)[1:]
+    model = Built(
+        lambda m, x: checkpoint(m.part, m.first(x), use_reentrant=reentrant), first=nn.Linear(16, 8), part=part
+    )
+    origin = origin_of(model)
+    assert origin.forward is None
+    assert origin.backward.layer == "part.2"
+
+
+def test_residual_uses_of_one_tensor_are_told_apart() -> None:
+    parts = {"first": nn.Linear(16, 8), "act": nn.ReLU(), "conv": nn.Linear(8, 8), "root": Function(torch.sqrt)}
+    model = Built(lambda m, x: m.conv(y := m.act(m.first(x))) + m.root(y), **parts)
+    assert origin_of(model).backward.layer == "root"
+
+
+def test_nothing_changes() -> None:
+    results = []
+    for watched in (False, True):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(16, 8), nn.ReLU(inplace=True), nn.Dropout(0.5), nn.Linear(8, 2))
+        if watched:
+            with find_nonfinite(model):
+                model(X).sum().backward()
+        else:
+            model(X).sum().backward()
+        results.append([*(own.grad for own in model.parameters()), torch.get_rng_state()])
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
