@@ -225,10 +225,14 @@ def test_autocast_is_close_to_float32(name: str) -> None:
 @pytest.mark.parametrize("name", each())
 def test_channels_last_memory_changes_no_map(name: str) -> None:
     cam, last = quick(name)(*subject(name)), quick(name)(*subject(name))
+    x = INPUT
+    if name == "vit-recipro-cam":  # min-max enlarges the rounding of float32, as scores of its four tokens differ little
+        x = INPUT.double()
+        cam.model.double(), last.model.double()
     last.model.to(memory_format=torch.channels_last)
-    expected = cam(INPUT)
-    strided = INPUT.to(memory_format=torch.channels_last)
-    for heatmaps in (cam(strided), last(strided), last(INPUT)):
+    expected = cam(x)
+    strided = x.to(memory_format=torch.channels_last)
+    for heatmaps in (cam(strided), last(strided), last(x)):
         assert close(heatmaps, expected, 1e-5)
         assert heatmaps.is_contiguous()
 
