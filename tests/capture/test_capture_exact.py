@@ -226,7 +226,7 @@ def test_autocast_is_close_to_float32(name: str) -> None:
 def test_channels_last_memory_changes_no_map(name: str) -> None:
     cam, last = quick(name)(*subject(name)), quick(name)(*subject(name))
     x = INPUT
-    if name == "vit-recipro-cam":  # min-max enlarges the rounding of float32, as scores of its four tokens differ little
+    if name == "vit-recipro-cam":  # scores of its four tokens differ so little that min-max enlarges rounding
         x = INPUT.double()
         cam.model.double(), last.model.double()
     last.model.to(memory_format=torch.channels_last)
