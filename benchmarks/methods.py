@@ -125,7 +125,13 @@ def measured(plan: Plan, device: str, rounds: int) -> Iterator[Row]:
     for model in plan.models:
         for dtype in plan.dtypes:
             for batch in plan.batches:
-                case: Case = {"model": model, "batch": batch, "side": plan.side, "dtype": dtype, "device": device}
+                case: Case = {
+                    "model": model,
+                    "batch": batch,
+                    "side": plan.side,
+                    "dtype": dtype,
+                    "device": device,
+                }
                 if plan.times:
                     yield from attempt({**case, "method": FORWARD}, partial(_times, plan, case, rounds))
                 if plan.memory:

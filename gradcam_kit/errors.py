@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from types import CodeType, TracebackType
 from typing import Any
 
-_TOO_LITTLE = ("out of memory", "can't allocate memory", "_STATUS_ALLOC_FAILED")
+_OOM_MESSAGES = ("out of memory", "can't allocate memory", "_STATUS_ALLOC_FAILED")
 """How a device, a host and the libraries of a device (cuBLAS, cuDNN) say that there is no memory left."""
 
 
@@ -84,7 +84,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     said = str(error)
-    return isinstance(error, RuntimeError) and any(words in said for words in _TOO_LITTLE)
+    return isinstance(error, RuntimeError) and any(words in said for words in _OOM_MESSAGES)
 
 
 def interruption(error: BaseException) -> BaseException | None:

@@ -132,6 +132,6 @@ def finite(tensor: Float[Tensor, "n *s"]) -> Float[Tensor, " n"]:
     return tensor.sum(dim=tuple(range(1, tensor.ndim)), dtype=torch.promote_types(tensor.dtype, torch.float32))
 
 
-def widen(tensor: Tensor) -> Tensor:
+def at_least_float32(tensor: Tensor) -> Tensor:
     """At least float32, in which all arithmetic is done."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

@@ -11,14 +11,14 @@ from torch import Tensor
 from torch.nn.functional import conv1d
 
 from gradcam_kit.errors import OptionError, ShapeError
-from gradcam_kit.functional import finite, widen
+from gradcam_kit.functional import at_least_float32, finite
 
 
 def pearson(first: Float[Tensor, "n *t"], second: Float[Tensor, "n *t"]) -> Float[Tensor, " n"]:
     """Correlation of the values in [-1, 1]."""
     check_pair(first, second)
     undefined = broken(first) | constant(first) | broken(second) | constant(second)
-    a, b = _standardize(widen(first).flatten(1)), _standardize(widen(second).flatten(1))
+    a, b = _standardize(at_least_float32(first).flatten(1)), _standardize(at_least_float32(second).flatten(1))
     return (a * b).mean(1).clamp(-1, 1).masked_fill(undefined, torch.nan)
 
 
@@ -31,7 +31,7 @@ def spearman(first: Float[Tensor, "n *t"], second: Float[Tensor, "n *t"]) -> Flo
 
 def ranks(values: Float[Tensor, "n p"]) -> Float[Tensor, "n p"]:
     """Ranks from 0, ascending; equal values share the mean of their ranks."""
-    ordered, order = widen(values).sort(dim=1, stable=True)
+    ordered, order = at_least_float32(values).sort(dim=1, stable=True)
     starts = torch.searchsorted(ordered, ordered, right=False)
     ends = torch.searchsorted(ordered, ordered, right=True)
     shared = (starts + ends - 1).double() / 2  # exact: float32 has no halves above 2^23
@@ -60,7 +60,7 @@ def ssim(
             f"window is {window} for maps of {tuple(first.shape[1:])}; expected an odd number that is no larger"
         )
     undefined = broken(first) | constant(first) | broken(second) | constant(second)
-    a, b = widen(first), widen(second)
+    a, b = at_least_float32(first), at_least_float32(second)
     both = torch.stack([a, b], 1).flatten(1)
     lowest = both.amin(1).reshape(-1, *(1 for _ in a.shape[1:]))
     span = (both.amax(1).reshape(lowest.shape) - lowest).clamp(min=torch.finfo(a.dtype).tiny)

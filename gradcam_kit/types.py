@@ -10,6 +10,8 @@ from typing import Any, Protocol, runtime_checkable
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from gradcam_kit.renamed import former_names
+
 Images = Tensor | Sequence[Any] | Mapping[str, Any]
 """What a model is called with: one tensor `(n, c, *t)`, or a tuple (positional) or mapping (keywords) of inputs."""
 
@@ -77,7 +79,7 @@ class LayerChoice(Enum):
 
 
 @runtime_checkable
-class Rows(Protocol):
+class Rescore(Protocol):
     """Scores of changed inputs."""
 
     def __call__(self, rows: Float[Tensor, "m k *s"], index: Int[Tensor, " m"]) -> Float[Tensor, "m *targets"]:
@@ -95,7 +97,7 @@ class Replay(Protocol):
         index: Int[Tensor, " m"],
         residual: Float[Tensor, "m k *s"] | None = None,
     ) -> Float[Tensor, "m *targets"]:
-        """As `Rows`; `residual` stands for the layer's input wherever else it is used."""
+        """As `Rescore`; `residual` stands for the layer's input wherever else it is used."""
         ...
 
 
@@ -210,8 +212,8 @@ class LayerCapture:
     activations: Float[Tensor, "n k *s"]
     gradients: Float[Tensor, "n *mks"] | None
     scores: Float[Tensor, "n *targets"] | None
-    rescore: Rows
-    rescore_probability: Rows
+    rescore: Rescore
+    rescore_probability: Rescore
     replay: Replay
     images: Float[Tensor, "n c *t"]
     probe: Probe
@@ -265,3 +267,6 @@ class LayerCandidate:
     chosen: bool
     reason: str
     hidden: bool = False
+
+
+__getattr__ = former_names(__name__, {"Rows": "Rescore"})

@@ -16,7 +16,7 @@ from waits import metric_waits, waits_of
 from gradcam_kit import METHODS, GradCAM, explain_all, overlay
 from gradcam_kit.capture import rescoring
 from gradcam_kit.methods.arithmetic.components import principal
-from gradcam_kit.metrics import METRICS, Case, impute
+from gradcam_kit.metrics import METRICS, MetricInput, impute
 
 pytestmark = [pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
@@ -167,7 +167,7 @@ def test_metrics_are_those_of_the_cpu_and_wait_where_they_have_to(name):
     cam = GradCAM(model, "relu1")
     with rescoring(model, x, classes) as rescore:
         for mode in ("default", "default" if metric_waits(name) else "error"):
-            own = Case(
+            own = MetricInput(
                 case.heatmaps.cuda(),
                 x,
                 rescore,

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from gradcam_kit import METHODS
 from gradcam_kit.errors import GradCamKitError
-from gradcam_kit.metrics import CONTROLS, mass_accuracy
+from gradcam_kit.metrics import BASELINES, mass_accuracy
 from gradcam_kit.types import LayerChoice
 
 # Fewer draws than in the papers, and fewer images, where a map takes hundreds of passes.
@@ -95,7 +95,7 @@ def explain_all(subject: Subject, plan: Plan, skipped: dict[str, str]) -> Iterat
             yield name, explain(name, subject, some)
         except GradCamKitError as error:
             skipped[name] = str(error).partition(";")[0]
-    for name, control in CONTROLS.items():
+    for name, control in BASELINES.items():
         heatmaps = control(subject.images, plan.seed, torch.arange(len(subject.images)))
         if subject.targets.ndim == 2:
             heatmaps = heatmaps[:, None].expand(-1, subject.targets.shape[1], *heatmaps.shape[1:])

@@ -9,7 +9,7 @@ from benchmarks.ground_truth.scoring import Found, Plan, Subject, Test, score_al
 from benchmarks.ground_truth.training import accuracy, train
 from gradcam_kit import DCAM, GradCAM
 from gradcam_kit.methods.dcam import cube
-from gradcam_kit.metrics import CONTROLS, pixel_average_precision
+from gradcam_kit.metrics import BASELINES, pixel_average_precision
 
 _DIMENSIONS, _TIMES, _LENGTH = 4, 64, 12
 _TRAINING, _STEPS, _SERIES, _ORDERS = 1200, 700, 32, 40
@@ -79,7 +79,7 @@ def when(plan: Plan) -> dict[str, Found]:
     maps = {
         "dcam": DCAM(cubes, "3", permutations=_ORDERS, seed=plan.seed)(tests, 1),
         "grad-cam": flat,
-        **{name: control(tests[:, None], plan.seed, torch.arange(len(tests))) for name, control in CONTROLS.items()},
+        **{name: control(tests[:, None], plan.seed, torch.arange(len(tests))) for name, control in BASELINES.items()},
     }
     which = Found({row: pixel_average_precision(heatmaps, masks).values for row, heatmaps in maps.items()})
     which.notes = {"grad-cam": "the same map in every dimension, as any method over time would give"}

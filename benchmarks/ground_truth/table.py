@@ -10,7 +10,7 @@ from typing import Any
 from rich.table import Table
 
 from benchmarks.ground_truth.scoring import OPTIONS, Cell, Found, Test, summarize
-from gradcam_kit.metrics import CONTROLS
+from gradcam_kit.metrics import BASELINES
 
 Cells = dict[str, dict[str, Cell]]
 """Column -> row -> cell."""
@@ -35,14 +35,14 @@ def rows_of(cells: Cells) -> list[str]:
         scored = {
             row: round(cell.mean, DIGITS) if cell.n else float("-inf")
             for row, cell in column.items()
-            if row not in CONTROLS
+            if row not in BASELINES
         }
         for row, mean in scored.items():
             places.setdefault(row, []).append(sum(other > mean for other in scored.values()) / max(len(scored), 1))
     methods = sorted(
         places, key=lambda row: (2 * len(places[row]) < len(cells), sum(places[row]) / len(places[row]), row)
     )
-    return [*methods, *(name for name in CONTROLS if any(name in column for column in cells.values()))]
+    return [*methods, *(name for name in BASELINES if any(name in column for column in cells.values()))]
 
 
 def text(cell: Cell | None, *, interval: bool = True) -> str:
@@ -72,7 +72,8 @@ def on_screen(cells: Cells) -> list[Table]:
 # What the README shows: families that differ, the one method that is made for several series, and all controls.
 SHOWN = (
     "guided-grad-cam", "hires-cam", "layer-cam", "grad-cam", "xgrad-cam", "grad-cam++", "integrated-grad-cam",
-    "finer-cam", "ablation-cam", "score-cam", "recipro-cam", "refine-cam", "eigen-cam", "random-cam", "dcam", *CONTROLS,
+    "finer-cam", "ablation-cam", "score-cam", "recipro-cam", "refine-cam", "eigen-cam", "random-cam", "dcam",
+    *BASELINES,
 )  # fmt: skip
 
 
@@ -143,7 +144,7 @@ def draw(cells: Cells, path: Path) -> None:
     axes.set_xticks(range(len(columns)), columns, rotation=35, ha="left", fontsize=9)
     axes.xaxis.tick_top()
     axes.set_yticks(range(len(rows)), rows, fontsize=9)
-    axes.axhline(len(rows) - len([row for row in rows if row in CONTROLS]) - 0.5, color="black", linewidth=1.5)
+    axes.axhline(len(rows) - len([row for row in rows if row in BASELINES]) - 0.5, color="black", linewidth=1.5)
     axes.tick_params(length=0)
     axes.set_xlabel(
         "Mean scores; 1 is right everywhere. White: the chance level of the column, blue better, red worse.\n"

@@ -21,7 +21,7 @@ _P = ParamSpec("_P")
 _T = TypeVar("_T")
 _answers: WeakKeyDictionary[nn.Module, dict[Hashable, bool]] = WeakKeyDictionary()
 """What was found out about a model."""
-_expects_nothing: ContextVar[bool] = ContextVar("_expects_nothing", default=False)
+_ignore_cached: ContextVar[bool] = ContextVar("_expects_nothing", default=False)
 
 
 def on_host(tensor: Tensor) -> Tensor:
@@ -40,18 +40,18 @@ class _MisjudgedError(GradCamKitError):
     """What was found out about a model in an earlier call, and was expected again, was otherwise in this one."""
 
 
-def once_more_if_misjudged(work: Callable[_P, _T]) -> Callable[_P, _T]:
+def retry_without_cache(work: Callable[_P, _T]) -> Callable[_P, _T]:
     """Do the whole work again, expecting nothing, when something in it was not as it was expected to be."""
 
     @wraps(work)
     def judged(*args: _P.args, **kwargs: _P.kwargs) -> _T:
         with suppress(_MisjudgedError):
             return work(*args, **kwargs)
-        token = _expects_nothing.set(True)  # only here the error is gone, and with it what it kept in memory
+        token = _ignore_cached.set(True)  # only here the error is gone, and with it what it kept in memory
         try:
             return work(*args, **kwargs)
         finally:
-            _expects_nothing.reset(token)
+            _ignore_cached.reset(token)
 
     return judged
 
@@ -75,7 +75,7 @@ class Checks:
         other conditions; where it is not, the work starts again.
         """
         known = _answers.setdefault(self.model, {})
-        if condition.device.type == "cpu" or question not in known or _expects_nothing.get():
+        if condition.device.type == "cpu" or question not in known or _ignore_cached.get():
             known[question] = bool(on_host(condition))
             return known[question]
         expected = known[question]

@@ -16,7 +16,7 @@ from gradcam_kit.capture.model.trees import map_output, whole
 from gradcam_kit.capture.recording import LayerRecord
 from gradcam_kit.capture.rerun.rescore import tolerance_of
 from gradcam_kit.errors import CaptureError, GradCamKitError
-from gradcam_kit.functional import on_device, widen
+from gradcam_kit.functional import at_least_float32, on_device
 from gradcam_kit.targets.classes import ClassLogit, find_logits, read_logits, score
 from gradcam_kit.types import Head, Target
 
@@ -147,7 +147,7 @@ def weight_gradients(record: LayerRecord, maps: Float[Tensor, "n k *s"], checks:
     with torch.enable_grad():
         gradients = vmap(grad(total), in_dims=(None, *(0 for _ in rows)))(weight, *rows)
     per_channel = gradients.movedim(axis + 1, 1).flatten(2).mean(2) if weight.ndim > 1 else gradients
-    per_channel = widen(per_channel).to(maps.device)
+    per_channel = at_least_float32(per_channel).to(maps.device)
     if channels > 1:
         spread = (per_channel - per_channel.mean(1, keepdim=True)).abs().amax()
         checks.add((spread <= _EQUAL_WEIGHTS * per_channel.abs().amax())[None], lambda _: _equal_weights(record.name))

@@ -23,7 +23,7 @@ from gradcam_kit.capture.layouts import Custom, Tokens
 from gradcam_kit.capture.model.compiled import parts_compiled
 from gradcam_kit.capture.model.inputs import Inputs, Runner
 from gradcam_kit.capture.model.state import untouched
-from gradcam_kit.capture.model.trees import brought, map_output
+from gradcam_kit.capture.model.trees import map_output, move_tree
 from gradcam_kit.capture.provenance.evidence import gather, recall
 from gradcam_kit.capture.provenance.settling import InDoubtError
 from gradcam_kit.capture.recording import INPUT, NOT_MODULES, LayerRecord, Recorder
@@ -32,7 +32,7 @@ from gradcam_kit.capture.rerun.probe import Prober
 from gradcam_kit.capture.rerun.replay import Replayer
 from gradcam_kit.capture.rerun.rescore import Rescorer, RowState
 from gradcam_kit.errors import CaptureError, GradCamKitError, NonFiniteError, raise_interruption
-from gradcam_kit.functional import finite, widen
+from gradcam_kit.functional import at_least_float32, finite
 from gradcam_kit.targets.classes import ClassProbability, ClassTarget, predicted_classes, read_logits, score, settle
 from gradcam_kit.types import Attention, Evidence, Head, LayerCapture, Reshape, Target
 
@@ -98,7 +98,7 @@ class Capture:
         """What a method with these needs may see of one layer."""
         record = self.records[name]
         activations = record.maps([tensor.detach() for tensor in record.captured])
-        activations = brought(widen(activations), self.inputs.images.device)
+        activations = move_tree(at_least_float32(activations), self.inputs.images.device)
         target = self.target if self.target is not None else _no_scores
         rescorer = Rescorer(self.run, self.inputs, target, self.output, batch_size, self.rows)
         replayer = Replayer(rescorer, record, self.prefixes.get(name), self.scores, self.checks)
@@ -144,7 +144,7 @@ def capture(model: nn.Module, inputs: Inputs, request: Request) -> Iterator[Capt
         NonFiniteError: NaN or infinite values in images, activations or gradients.
         ShapeError: a layer without positions of the images.
     """
-    with untouched(model, inputs.images.device), ExitStack() as stack:
+    with untouched(model, inputs.images.device, request.keep_modes), ExitStack() as stack:
         try:
             captured = stack.enter_context(_pass(model, inputs, request))
         except InDoubtError:  # met once for a model and the shapes of its inputs
@@ -201,15 +201,15 @@ def _pass(model: nn.Module, inputs: Inputs, request: Request) -> Iterator[Captur
                 target=target,
                 scores=None
                 if scores is None
-                else _for_each(brought(widen(scores.detach()), inputs.images.device), inputs.n),
-                classes=None if classes is None else _for_each(brought(classes, inputs.images.device), inputs.n),
+                else _for_each(move_tree(at_least_float32(scores.detach()), inputs.images.device), inputs.n),
+                classes=None if classes is None else _for_each(move_tree(classes, inputs.images.device), inputs.n),
                 rows=RowState(is_bag=is_bag),
                 output=_detach(output),
                 records=recorder.records,
                 prefixes=prefix.prefixes if prefix else {},
                 reshape=request.reshape,
                 checks=checks,
-                attention=brought(
+                attention=move_tree(
                     attention and attention.evidence(derivatives.get("gradients", {}), block_gradients, checks),
                     inputs.images.device,
                 ),
@@ -248,7 +248,7 @@ def _derive(
         found["bias_gradients"] = biases.products(scores, inputs)
     if Evidence.GUIDED in request.needs:
         found["guided_gradients"] = guided_gradients(scores, recorder.records[INPUT].captured[0])
-    here: dict[str, Any] = brought(tree_map(widen, found), inputs.images.device)
+    here: dict[str, Any] = move_tree(tree_map(at_least_float32, found), inputs.images.device)
     return here
 
 

@@ -10,11 +10,11 @@ from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
 from gradcam_kit.capture import ClassProbability, Inputs, check_model, output_with_graph, read_inputs, rescoring
-from gradcam_kit.comparison.contenders import (
+from gradcam_kit.comparison.compared import (
     Layers,
     Methods,
     call_of,
-    contenders,
+    compared_methods,
     costs,
     explained,
     suited,
@@ -27,7 +27,7 @@ from gradcam_kit.comparison.record import Comparison
 from gradcam_kit.errors import GradCamKitError, InputError, ShapeError, TargetError
 from gradcam_kit.methods import Explanation
 from gradcam_kit.metrics import Metric
-from gradcam_kit.metrics.rows import everyone
+from gradcam_kit.metrics.rows import sample_index
 from gradcam_kit.options import one_of
 from gradcam_kit.pixels.pictures import RGB, Picture, rgb_picture
 from gradcam_kit.targets.classes import read_logits
@@ -64,7 +64,7 @@ def compare(
     Args:
         model: any PyTorch model; whatever is no object with a model of its own is of this one.
         images: as in calling a method.
-        methods: names in `METHODS` or `metrics.CONTROLS`, classes, objects that bring their own options and layers, or
+        methods: names in `METHODS` or `metrics.BASELINES`, classes, objects that bring their own options and layers, or
             a mapping from labels to those. Objects of another model, such as one before it was trained further, explain
             the same classes, and are scored and measured by their own model. None = six well-known ones; "all" = all
             that need a single pass and suit the model, the others are in `left_out`.
@@ -86,7 +86,7 @@ def compare(
         seed: of the random draws of metrics and controls.
         identities: a number per image, to which its draws belong; None = from the values of the image.
         cost: whether each method explains the first image once more, alone, to see what it costs.
-        controls: whether metrics are measured of all `metrics.CONTROLS` too, for the rows of the summary without which
+        controls: whether metrics are measured of all `metrics.BASELINES` too, for the rows of the summary without which
             its numbers mean little; each takes as long as the metrics of one more method.
         keep_modes: leave modules that are in train mode in it, such as dropout that is on on purpose, for the methods
             that are made here and for all scores; objects keep their own. Maps and numbers are then random, and a batch
@@ -117,7 +117,7 @@ def compare(
         "batch_size": batch_size,
         "keep_modes": keep_modes,
     }
-    found = contenders(model, methods, target_layers, options)
+    found = compared_methods(model, methods, target_layers, options)
     left_out: dict[str, str] = {}
     if isinstance(methods, str) and methods == "all":
         found, left_out = suited(found, inputs)
@@ -194,7 +194,7 @@ def _asked(
             "keep_modes": keep_modes,
         }
         with rescoring(model, images, targets, **options, **keywords) as rescore:
-            scores = rescore(inputs.images, everyone(inputs.images))
+            scores = rescore(inputs.images, sample_index(inputs.images))
             return rescore.classes if targets is None else targets, scores
     except (ShapeError, TargetError):
         return targets, None  # methods that look at no class need none, and others say so themselves

@@ -13,14 +13,14 @@ from torch import Tensor, nn
 
 from gradcam_kit.capture import Inputs, check_model, rescoring
 from gradcam_kit.capture.rerun.session import Rescoring
-from gradcam_kit.comparison.contenders import Contender, call_of
+from gradcam_kit.comparison.compared import ComparedMethod, call_of
 from gradcam_kit.errors import OptionError
 from gradcam_kit.functional import on_device
 from gradcam_kit.methods import BaseCAM
-from gradcam_kit.metrics import METRICS, Case, Measured, Metric
-from gradcam_kit.metrics.case import Explain
+from gradcam_kit.metrics import METRICS, Metric, MetricInput, MetricResult
 from gradcam_kit.metrics.draws import identities_of
-from gradcam_kit.metrics.rows import everyone
+from gradcam_kit.metrics.registry import Explain
+from gradcam_kit.metrics.rows import sample_index
 from gradcam_kit.targets.scores import ScoreKind
 
 
@@ -51,7 +51,7 @@ def known_metrics(names: Iterable[str | Metric]) -> list[Metric]:
 
 
 def control_maps(
-    found: Sequence[Contender], images: Tensor, targets: int | None, seed: int, identities: Tensor | None
+    found: Sequence[ComparedMethod], images: Tensor, targets: int | None, seed: int, identities: Tensor | None
 ) -> dict[str, Tensor]:
     """The heatmaps of all controls, by label; the same for each of `targets` targets, None = no axis for them."""
     maps = {one.label: one.control(images, seed, identities) for one in found if one.control is not None}
@@ -65,7 +65,7 @@ def measured(
     model: nn.Module,
     inputs: Inputs,
     heatmaps: Mapping[str, Tensor],
-    found: Sequence[Contender],
+    found: Sequence[ComparedMethod],
     metrics: Sequence[Metric],
     *,
     targets: Any,
@@ -76,7 +76,7 @@ def measured(
     batch_size: int,
     keep_modes: bool = False,
     scores: ScoreKind | None = None,
-) -> dict[str, dict[str, Measured]]:
+) -> dict[str, dict[str, MetricResult]]:
     """Label -> metric -> one number per image and target, those of the first image first.
 
     Args:
@@ -101,12 +101,12 @@ def measured(
     repeat = partial(torch.repeat_interleave, repeats=count, dim=0)
     images = inputs.images
     classes = targets.flatten() if isinstance(targets, Tensor) else targets
-    asked_with = inputs.with_images(repeat(images), repeat(everyone(images)))
+    asked_with = inputs.with_images(repeat(images), repeat(sample_index(images)))
     rows, (call, keywords) = asked_with.images, call_of(asked_with)
     shown = None if masks is None else repeat(on_device(masks, images.device))
     whose = repeat(identities_of(identities, images))
     asks_model = any({"rescore", "predicts", "explain"} & set(metric.uses) for metric in metrics)
-    results: dict[str, dict[str, Measured]] = {}
+    results: dict[str, dict[str, MetricResult]] = {}
     rescorers: dict[nn.Module, Rescoring] = {}
     with ExitStack() as stack:
         for one in found:
@@ -128,12 +128,12 @@ def measured(
             rescore = rescorers.get(asked)
             maps = heatmaps[one.label].flatten(0, 1) if several else heatmaps[one.label]
             explain = _again(one, asked_with, classes, seed, whose)
-            case = Case(maps, rows, rescore, masks=shown, explain=explain, seed=seed, identities=whose)
+            case = MetricInput(maps, rows, rescore, masks=shown, explain=explain, seed=seed, identities=whose)
             results[one.label] = {metric.name: metric(case) for metric in metrics}
     return results
 
 
-def _again(one: Contender, inputs: Inputs, classes: Any, seed: int, identities: Tensor) -> Explain | None:
+def _again(one: ComparedMethod, inputs: Inputs, classes: Any, seed: int, identities: Tensor) -> Explain | None:
     """The contender as a callable from changed images to heatmaps for the same classes, all else as it is."""
     if one.cam is not None:
         return partial(_explained, one.cam, inputs, classes)

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from gradcam_kit.comparison.contenders import MethodCost
+from gradcam_kit.comparison.compared import MethodCost
 from gradcam_kit.comparison.gallery import (
     COLUMNS,
     Cell,
@@ -27,8 +27,8 @@ from gradcam_kit.comparison.gallery import (
 )
 from gradcam_kit.errors import MissingExtraError, PictureError
 from gradcam_kit.methods import Explanation
-from gradcam_kit.metrics import Measured, Status
-from gradcam_kit.metrics.case import described
+from gradcam_kit.metrics import MetricResult, Status
+from gradcam_kit.metrics.registry import described
 from gradcam_kit.pixels.pictures import RGB, encode_picture, write_picture
 from gradcam_kit.tables import csv_text
 from gradcam_kit.targets.scores import WORDS, ScoreKind, are_probabilities
@@ -63,7 +63,7 @@ class Comparison:
 
     heatmaps: Mapping[str, Float[Tensor, "n *mt"]]
     explanations: Mapping[str, Explanation]
-    measured: Mapping[str, Mapping[str, Measured]]
+    measured: Mapping[str, Mapping[str, MetricResult]]
     costs: Mapping[str, MethodCost]
     targets: Int[Tensor, "n *m"] | None
     scores: Float[Tensor, "n *m"] | None
@@ -71,7 +71,7 @@ class Comparison:
     names: Sequence[str]
     class_names: Sequence[str] | None = None
     left_out: Mapping[str, str] = field(default_factory=dict)
-    controls: Mapping[str, Mapping[str, Measured]] = field(default_factory=dict)
+    controls: Mapping[str, Mapping[str, MetricResult]] = field(default_factory=dict)
     other_scores: Mapping[str, Float[Tensor, "n *m"]] = field(default_factory=dict)
     score_kind: ScoreKind | None = None
 

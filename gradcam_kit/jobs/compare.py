@@ -18,7 +18,7 @@ from torch import Tensor
 
 from gradcam_kit.capture import read_inputs
 from gradcam_kit.comparison import Comparison, check_ending, compare, write_comparisons
-from gradcam_kit.comparison.contenders import Contender, contenders, suited
+from gradcam_kit.comparison.compared import ComparedMethod, compared_methods, suited
 from gradcam_kit.errors import InputError, OptionError, PictureError, raise_interruption
 from gradcam_kit.jobs.request import ModelRequest, Problems, RunSummary
 from gradcam_kit.jobs.sources.index import Entry, index_pictures
@@ -40,7 +40,7 @@ class SheetRequest(ModelRequest):
     Attributes:
         sources: pictures, folders, globs or list files.
         out: the file to write; its ending says what: a picture, a page (.html) or a table (.csv).
-        methods: names in `METHODS` or `CONTROLS`; none = all that need a single pass and suit the model.
+        methods: names in `METHODS` or `BASELINES`; none = all that need a single pass and suit the model.
         metrics: names in `METRICS`.
         masks: a folder that says where the objects are, see `Masks`, for metrics that ask.
         overwrite: replace a file that is there.
@@ -119,14 +119,14 @@ class _Sheet:
     masks: Masks | None
     console: Console | None
     problems: Problems = field(default_factory=Problems)
-    contenders: list[Contender] = field(default_factory=list)
+    compared_methods: list[ComparedMethod] = field(default_factory=list)
     """Chosen on the first picture that can be read."""
 
     def comparisons(self, entries: Sequence[Entry]) -> Iterator[Comparison]:
         """One for as many pictures as a forward pass takes."""
         for batch in batches(entries, self.request.batch_size):
             if ready := [one for one in map(self._read, batch) if one is not None]:
-                if not self.contenders:
+                if not self.compared_methods:
                     self._choose(ready[0])
                 yield from self._compared(ready)
 
@@ -171,14 +171,14 @@ class _Sheet:
         options = {"batch_size": self.request.batch_size}
         # A name with a colon is a class of the user's.
         methods = [method_classes([name])[0] if ":" in name else name for name in self.request.methods]
-        found = contenders(self.explainer.model, methods or "all", layers or None, options)
+        found = compared_methods(self.explainer.model, methods or "all", layers or None, options)
         fitting, left_out = suited(found, read_inputs(self._images([one]), {}))
         if not fitting or (left_out and self.request.methods):
             method, (problem, *_) = next(iter(left_out)), left_out.values()
             raise InputError(f"{method} cannot explain {self.names[one.entry]!r} with {self.request.model}: {problem}")
         if left_out:
             note(self.console, f"left out, because they do not suit the model or layer: {', '.join(left_out)}")
-        self.contenders = fitting
+        self.compared_methods = fitting
 
     def _compared(self, group: list[_Ready]) -> Iterator[Comparison]:
         """All in one pass; when that fails one by one, so that only the picture at fault is left out."""
@@ -198,7 +198,7 @@ class _Sheet:
             return compare(
                 self.explainer.model,
                 images,
-                {one.label: one.cam or one.method for one in self.contenders},
+                {one.label: one.cam or one.method for one in self.compared_methods},
                 targets=self.explainer.classes(images, [one.entry for one in group]),
                 metrics=self.request.metrics,
                 masks=None if self.masks is None else torch.stack([one.mask for one in group if one.mask is not None]),

@@ -51,7 +51,7 @@ class EvaluateRequest:
         batch_size: the most images in one forward pass.
         workers: how many read pictures; 0 = one per core, at most 8.
         overwrite: replace what was measured before.
-        controls: measure all `metrics.CONTROLS` on the same pictures too, each of which takes as long as a method.
+        controls: measure all `metrics.BASELINES` on the same pictures too, each of which takes as long as a method.
         processes: as in a run.
     """
 

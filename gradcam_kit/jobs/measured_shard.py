@@ -29,7 +29,7 @@ from gradcam_kit.jobs.work.measuring import (
     metric_fields,
 )
 from gradcam_kit.jobs.work.reader import Decoded, Failed, Reader, ahead_of, batches
-from gradcam_kit.metrics import CONTROLS, METRICS
+from gradcam_kit.metrics import BASELINES, METRICS
 
 KEYS = (
     pa.field("path", pa.string(), nullable=False),
@@ -73,8 +73,8 @@ class MeasuredShard:
         wanted = json.loads(json.dumps(settings))
         table, stored = run.store.read_metrics(number)
         stored_rows = [] if table is None else table.to_pylist()
-        earlier = [row for row in stored_rows if row["method"] not in CONTROLS]
-        controls = [row for row in stored_rows if row["method"] in CONTROLS]
+        earlier = [row for row in stored_rows if row["method"] not in BASELINES]
+        controls = [row for row in stored_rows if row["method"] in BASELINES]
         missing = [
             name
             for name in wanted

@@ -27,7 +27,7 @@ from gradcam_kit.jobs.storage.rows import SCHEMA, Row, enlarged, heatmap_of
 from gradcam_kit.jobs.storage.store import Store
 from gradcam_kit.jobs.work.measuring import MetricMeans, columns_of, metric_fields
 from gradcam_kit.jobs.work.overlays import overlay_of
-from gradcam_kit.metrics.case import described
+from gradcam_kit.metrics.registry import described
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -115,7 +115,7 @@ def run(request: RunRequest, console: Console | None = None) -> RunSummary:
                 progress=bar.add,
             )
             try:
-                with stoppable(), closing(engine.work(shards, len(todo))) as finished:
+                with sigterm_as_interrupt(), closing(engine.work(shards, len(todo))) as finished:
                     for done in finished:
                         tally.add(done.counts)
                         written.add(done.number)
@@ -156,7 +156,7 @@ def _file_part(method: str) -> str:
 
 
 @contextmanager
-def stoppable() -> Iterator[None]:
+def sigterm_as_interrupt() -> Iterator[None]:
     """Let a request to end, as schedulers send it, count as an interruption from the keyboard."""
     if threading.current_thread() is not threading.main_thread():
         yield

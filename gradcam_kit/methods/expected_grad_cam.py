@@ -5,7 +5,7 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor
 
-from gradcam_kit.functional import gaussian_blur, spatial_mean, weighted_sum, widen
+from gradcam_kit.functional import at_least_float32, gaussian_blur, spatial_mean, weighted_sum
 from gradcam_kit.methods.arithmetic.perturbations import gaussian_noise, probe_targets, stack_targets
 from gradcam_kit.methods.base import BaseCAM
 from gradcam_kit.methods.grad_cam import grad_cam_weights
@@ -65,7 +65,7 @@ class ExpectedGradCAM(BaseCAM, name="expected-grad-cam"):
 
     def saliencies(self, layer: LayerCapture) -> Float[Tensor, "n *ms"]:
         """Return the maps from all baselines and points in one batch; gradients at the baselines are not used."""
-        images = widen(layer.images)
+        images = at_least_float32(layer.images)
         mean = spatial_mean(images).mean(1, keepdim=True)
         contrast = spatial_mean((images - mean) ** 2).mean(1, keepdim=True).sqrt()
         blurred = gaussian_blur(images, _KERNEL, _SIGMA)

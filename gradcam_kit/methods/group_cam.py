@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from gradcam_kit.capture import rows_at_once
-from gradcam_kit.functional import gaussian_blur, normalize, upsample, widen
+from gradcam_kit.functional import at_least_float32, gaussian_blur, normalize, upsample
 from gradcam_kit.methods.arithmetic.distinct_rows import distinct_rows, unit_rows
 from gradcam_kit.methods.base import BaseCAM, gradients_of
 from gradcam_kit.methods.grad_cam import grad_cam_weights
@@ -83,7 +83,7 @@ class GroupCAM(BaseCAM, name="group-cam"):
     def gains(self, layer: LayerCapture, maps: Float[Tensor, "n g *s"]) -> Float[Tensor, "n g"]:
         """Return how much the positions of each map raise the probability of the blurred image, at least 0."""
         n, groups = maps.shape[:2]
-        images, flat = widen(layer.images), maps.flatten(0, 1)
+        images, flat = at_least_float32(layer.images), maps.flatten(0, 1)
         blurred = gaussian_blur(images, _KERNEL, _SIGMA)
         before = layer.rescore_probability(blurred, torch.arange(n, device=maps.device))
         after = []

@@ -15,7 +15,7 @@ from gradcam_kit.functional import normalize, upsample
 from gradcam_kit.methods.arithmetic.channels import Ranking, check_channels, ranked_channels, take_channels, where_true
 from gradcam_kit.methods.base import BaseCAM
 from gradcam_kit.options import one_of
-from gradcam_kit.types import Evidence, LayerCapture, Rows
+from gradcam_kit.types import Evidence, LayerCapture, Rescore
 
 Weighting = Literal["softmax", "probability", "relu"]
 _HALF = (torch.bfloat16, torch.float16)
@@ -27,7 +27,7 @@ def channel_scores(
     activations: Float[Tensor, "n k *s"],
     batch_size: int,
     *,
-    rescore: Rows,
+    rescore: Rescore,
     baseline: bool = False,
     changes: Sequence[Callable[[Tensor], Tensor] | None] = (None,),
 ) -> tuple[Float[Tensor, "n k *m"], Bool[Tensor, "n k"], Float[Tensor, "n *m"]]:
@@ -66,7 +66,7 @@ def _score_rows(
     layer: LayerCapture,
     activations: Tensor,
     rows: Int[Tensor, "m 2"],
-    rescore: Rows,
+    rescore: Rescore,
     change: Callable[[Tensor], Tensor] | None,
 ) -> Float[Tensor, "m *targets"]:
     """Score sample `rows[:, 0]` masked by its channel `rows[:, 1]`."""
@@ -149,7 +149,7 @@ class ScoreCAM(BaseCAM, name="score-cam"):
         changes = self.mask_changes(layer)
         return channel_scores(layer, activations, self.batch_size, rescore=rescore, baseline=baseline, changes=changes)
 
-    def rows(self, layer: LayerCapture) -> Rows:
+    def rows(self, layer: LayerCapture) -> Rescore:
         """Return the function that scores masked images."""
         rescore = layer.rescore_probability if self.weighting == "probability" else layer.rescore
         return rescore if self.dtype is None else in_half_precision(rescore, self.dtype)

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gradcam_kit.functional import gaussian_blur, normalize, upsample, weighted_sum, widen
+from gradcam_kit.functional import at_least_float32, gaussian_blur, normalize, upsample, weighted_sum
 from gradcam_kit.methods.arithmetic.perturbations import probe_targets
 from gradcam_kit.methods.base import BaseCAM
 from gradcam_kit.methods.grad_cam import grad_cam_weights
@@ -98,7 +98,7 @@ class SESS(BaseCAM, name="sess"):
 
     def saliencies(self, layer: LayerCapture) -> Float[Tensor, "n *mt"]:
         """Return the maps of all targets from the same windows, as many in one pass as fit into `batch_size`."""
-        images, size = widen(layer.images), layer.images.shape[2:]
+        images, size = at_least_float32(layer.images), layer.images.shape[2:]
         where = windows(size, self.scales, self.growth)
         together = max(1, self.batch_size // len(images))
         parts = [

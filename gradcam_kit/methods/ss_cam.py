@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from gradcam_kit.functional import widen
+from gradcam_kit.functional import at_least_float32
 from gradcam_kit.methods.arithmetic.perturbations import gaussian_noise
 from gradcam_kit.methods.score_cam import ScoreCAM
 from gradcam_kit.options import non_negative, positive_int
@@ -47,7 +47,7 @@ class SSCAM(ScoreCAM, name="ss-cam"):
 
     def mask_changes(self, layer: LayerCapture) -> Sequence[Callable[[Tensor], Tensor]]:
         """Return one draw of noise for each pass."""
-        noise = self.std * gaussian_noise(self.samples, widen(layer.images[:, :1]), self.seed)[:, 0]
+        noise = self.std * gaussian_noise(self.samples, at_least_float32(layer.images[:, :1]), self.seed)[:, 0]
         return [partial(torch.add, draw) for draw in noise]
 
     def score(self, layer: LayerCapture, activations: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,9 +1,8 @@
 """How good are the maps? Batched metrics on tensors, one number per image, and a status where there is none."""
 
+from gradcam_kit.metrics.baselines import BASELINES
 from gradcam_kit.metrics.boxes import bounding_boxes, box_accuracy, box_overlaps, max_box_accuracy
-from gradcam_kit.metrics.case import METRICS, Case, Metric
 from gradcam_kit.metrics.complexity import entropy, sparseness
-from gradcam_kit.metrics.controls import CONTROLS
 from gradcam_kit.metrics.curves import deletion, insertion
 from gradcam_kit.metrics.faithfulness import (
     adcc,
@@ -26,7 +25,6 @@ from gradcam_kit.metrics.localization import (
     top_k_intersection,
     weighted_ioa,
 )
-from gradcam_kit.metrics.measured import Measured, Status
 from gradcam_kit.metrics.pixels import average_precision, pixel_average_precision, pixel_histograms
 from gradcam_kit.metrics.randomization import (
     RandomizationCurve,
@@ -35,16 +33,19 @@ from gradcam_kit.metrics.randomization import (
     method_agreement,
     parameter_randomization,
 )
+from gradcam_kit.metrics.registry import METRICS, Metric, MetricInput
+from gradcam_kit.metrics.result import MetricResult, Status
 from gradcam_kit.metrics.road import arcc, road_combined, road_curve, road_lerf, road_morf
 from gradcam_kit.metrics.robustness import infidelity, sensitivity_max
+from gradcam_kit.renamed import former_names
 from gradcam_kit.similarity import pearson, spearman, ssim
 
 __all__ = [
-    "CONTROLS",
+    "BASELINES",
     "METRICS",
-    "Case",
-    "Measured",
     "Metric",
+    "MetricInput",
+    "MetricResult",
     "RandomizationCurve",
     "Status",
     "adcc",
@@ -90,3 +91,5 @@ __all__ = [
     "top_k_intersection",
     "weighted_ioa",
 ]
+
+__getattr__ = former_names(__name__, {"CONTROLS": "BASELINES", "Case": "MetricInput", "Measured": "MetricResult"})

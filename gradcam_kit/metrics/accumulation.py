@@ -16,11 +16,11 @@ from torch import Tensor
 from gradcam_kit.errors import InputError, MissingExtraError, kind_of
 from gradcam_kit.functional import on_device
 from gradcam_kit.metrics.boxes import THRESHOLDS, bounding_boxes, box_overlaps, check_overlap, max_box_accuracy
-from gradcam_kit.metrics.case import METRICS, Case, Metric
 from gradcam_kit.metrics.checks import check_masks, degenerate, read_whole_numbers
 from gradcam_kit.metrics.localization import pointing_game
-from gradcam_kit.metrics.measured import Measured, Status, measured
 from gradcam_kit.metrics.pixels import average_precision, pixel_histograms
+from gradcam_kit.metrics.registry import METRICS, Metric, MetricInput
+from gradcam_kit.metrics.result import MetricResult, Status, measured
 from gradcam_kit.options import non_negative, positive_int
 
 try:
@@ -76,19 +76,19 @@ class MeanOverImages(torchmetrics.Metric):
         self.add_state("total", torch.zeros((), dtype=torch.double), dist_reduce_fx="sum")
         self.add_state("counts", torch.zeros(len(Status), dtype=torch.long), dist_reduce_fx="sum")
 
-    def update(self, case: Case | Measured, *others: object) -> None:
+    def update(self, case: MetricInput | MetricResult, *others: object) -> None:
         """Add a batch: a case to measure, or what the metric returned for it.
 
         Raises:
             InputError: tensors, as the classes below take them, or a batch measured with other settings.
         """
-        if others or not isinstance(case, Case | Measured):
+        if others or not isinstance(case, MetricInput | MetricResult):
             fields = ", ".join(["heatmaps", "images", *(f"{field}={field}" for field in self.metric.needs)])
             raise InputError(
                 f"update got {', '.join(map(kind_of, (case, *others)))}; expected one case, with all that the metric "
                 f"{self.metric.name!r} needs: update(Case({fields}))"
             )
-        found = case if isinstance(case, Measured) else self.metric(case, **self.options)
+        found = case if isinstance(case, MetricResult) else self.metric(case, **self.options)
         if self.settings and dict(found.settings) != self.settings:
             different = sorted(key for key, value in found.settings.items() if self.settings.get(key) != value)
             raise InputError(

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from gradcam_kit.errors import InputError, OptionError, ShapeError
 from gradcam_kit.functional import on_device
-from gradcam_kit.metrics.case import metric
 from gradcam_kit.metrics.checks import check_boxes, check_masks, usable
 from gradcam_kit.metrics.localization import empty, localization_flags
-from gradcam_kit.metrics.measured import Measured, measured
 from gradcam_kit.metrics.ordering import unordered
+from gradcam_kit.metrics.registry import metric
+from gradcam_kit.metrics.result import MetricResult, measured
 from gradcam_kit.options import finite_number
 
 THRESHOLDS = tuple(i / 100 for i in range(100))
@@ -30,7 +30,7 @@ def box_accuracy(
     *,
     threshold: float = 0.2,
     overlap: float = 0.5,
-) -> Measured:
+) -> MetricResult:
     """1 where the box around the map's largest contour overlaps that around the mask by at least `overlap`, else 0.
 
     One threshold for one image. The paper takes the threshold that suits the data set best: `max_box_accuracy`, or

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from gradcam_kit.capture.rerun.session import Rescoring
 from gradcam_kit.errors import InputError, OptionError, ShapeError, kind_of
-from gradcam_kit.functional import widen
-from gradcam_kit.metrics.measured import Status
+from gradcam_kit.functional import at_least_float32
+from gradcam_kit.metrics.result import Status
 from gradcam_kit.similarity import broken, constant
 from gradcam_kit.targets.values import for_class_names, kinds_in
 
@@ -187,7 +187,7 @@ def check_scores(scores: Tensor, rows: int) -> Tensor:
             f"rescore returned scores of shape {tuple(scores.shape)} for {rows} rows; expected ({rows},). "
             "For (n, m) targets repeat the images, so that each has one"
         )
-    return widen(scores)
+    return at_least_float32(scores)
 
 
 def degenerate(maps: Float[Tensor, "n *t"]) -> dict[Status, Bool[Tensor, " n"]]:
@@ -197,4 +197,4 @@ def degenerate(maps: Float[Tensor, "n *t"]) -> dict[Status, Bool[Tensor, " n"]]:
 
 def usable(maps: Float[Tensor, "n *t"]) -> Float[Tensor, "n *t"]:
     """The maps in at least float32, with zeros for those that are not finite, so that a pass for the others works."""
-    return widen(maps).where(~broken(maps).reshape(-1, *(1 for _ in maps.shape[1:])), 0)
+    return at_least_float32(maps).where(~broken(maps).reshape(-1, *(1 for _ in maps.shape[1:])), 0)

@@ -6,9 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gradcam_kit.metrics.case import metric
 from gradcam_kit.metrics.checks import degenerate, usable
-from gradcam_kit.metrics.measured import Measured, measured
+from gradcam_kit.metrics.registry import metric
+from gradcam_kit.metrics.result import MetricResult, measured
 from gradcam_kit.similarity import broken
 
 
@@ -17,7 +17,7 @@ from gradcam_kit.similarity import broken
     better="lower",
     paper="Complexity: Bhatt et al., IJCAI 2020, https://arxiv.org/abs/2005.00631.",
 )
-def entropy(heatmaps: Float[Tensor, "n *t"]) -> Measured:
+def entropy(heatmaps: Float[Tensor, "n *t"]) -> MetricResult:
     """The entropy of |L| / sum |L| in nats: 0 for one lit position, log P for an even map; NaN for a map of zeros."""
     shares = _magnitudes(heatmaps)
     shares = shares / shares.sum(1, keepdim=True)
@@ -29,7 +29,7 @@ def entropy(heatmaps: Float[Tensor, "n *t"]) -> Measured:
     better="higher",
     paper="Sparseness: Chalasani et al., ICML 2020, https://arxiv.org/abs/1810.06583.",
 )
-def sparseness(heatmaps: Float[Tensor, "n *t"]) -> Measured:
+def sparseness(heatmaps: Float[Tensor, "n *t"]) -> MetricResult:
     """The Gini index of |L|: 0 for an even map, 1 - 1/P for one lit position; NaN for a map of zeros.
 
     With values ascending, i from 1: 1 - 2 sum_i (v_i / sum v) (P - i + 1/2) / P.

@@ -9,14 +9,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gradcam_kit.errors import OptionError
-from gradcam_kit.functional import gaussian_blur, widen
-from gradcam_kit.metrics.case import metric
+from gradcam_kit.functional import at_least_float32, gaussian_blur
 from gradcam_kit.metrics.checks import check_heatmaps, degenerate, usable
-from gradcam_kit.metrics.measured import Measured, measured
 from gradcam_kit.metrics.ordering import Order, unordered
+from gradcam_kit.metrics.registry import metric
+from gradcam_kit.metrics.result import MetricResult, measured
 from gradcam_kit.metrics.rows import score_grid, score_settings, spread
 from gradcam_kit.options import finite_number, positive, positive_int
-from gradcam_kit.types import Rows
+from gradcam_kit.types import Rescore
 
 _PAPER = "{}: Petsiuk et al., BMVC 2018 (RISE), https://arxiv.org/abs/1806.07421."
 
@@ -25,12 +25,12 @@ _PAPER = "{}: Petsiuk et al., BMVC 2018 (RISE), https://arxiv.org/abs/1806.07421
 def deletion(
     heatmaps: Float[Tensor, "n *t"],
     images: Float[Tensor, "n c *t"],
-    rescore: Rows,
+    rescore: Rescore,
     *,
     steps: int = 224,
     baseline: float = 0.0,
     batch_size: int = 64,
-) -> Measured:
+) -> MetricResult:
     """The area under the score while positions are removed, the most relevant first; over the removed fraction.
 
     The trapezoid rule on the true fractions: a last step that is shorter counts for less. The untouched image and the
@@ -53,13 +53,13 @@ def deletion(
 def insertion(
     heatmaps: Float[Tensor, "n *t"],
     images: Float[Tensor, "n c *t"],
-    rescore: Rows,
+    rescore: Rescore,
     *,
     steps: int = 224,
     kernel: int = 11,
     sigma: float = 5.0,
     batch_size: int = 64,
-) -> Measured:
+) -> MetricResult:
     """The area under the score while positions of the blurred image get their own values back, as `deletion`.
 
     Args:
@@ -76,7 +76,7 @@ def insertion(
     if positive_int("kernel", kernel) % 2 == 0:
         raise OptionError(f"kernel is {kernel}; expected an odd number of positions, so that the window has a middle")
     with torch.autocast(images.device.type, enabled=False):
-        start = gaussian_blur(widen(images), kernel, sigma).to(images.dtype)
+        start = gaussian_blur(at_least_float32(images), kernel, sigma).to(images.dtype)
     baseline = {"baseline": f"Gaussian blur, kernel {kernel}, sigma {sigma:g}, mirrored borders"}
     return _curve(heatmaps, images, (start, images), rescore, steps, batch_size, baseline)
 
@@ -85,11 +85,11 @@ def _curve(
     heatmaps: Tensor,
     images: Tensor,
     versions: tuple[Tensor, Tensor],
-    rescore: Rows,
+    rescore: Rescore,
     steps: int,
     batch_size: int,
     settings: dict[str, str],
-) -> Measured:
+) -> MetricResult:
     """Score the way from one version of the images to the other, in the order of the maps."""
     start, end = versions
     total = math.prod(heatmaps.shape[1:])

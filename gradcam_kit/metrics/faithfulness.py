@@ -4,7 +4,7 @@ Y is the probability of the class for the image, O for the image times the map, 
 The product is taken in the units of the images: where they are normalized, what the map leaves out becomes the mean
 color of the training data, not black. Shares of scores outside of [0, 1], which are no probabilities, are undefined.
 What several metrics need, Y and O (`masked_scores`) and the heatmaps of the masked images (`masked_heatmaps`), is
-computed once by a `Case`; where it is not given, a metric computes its own.
+computed once by a `MetricInput`; where it is not given, a metric computes its own.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from torch import Tensor
 
 from gradcam_kit.functional import normalize
 from gradcam_kit.metrics import rows
-from gradcam_kit.metrics.case import Explain, metric
 from gradcam_kit.metrics.checks import check_heatmaps, degenerate, improbable, usable
-from gradcam_kit.metrics.measured import Measured, measured
+from gradcam_kit.metrics.registry import Explain, metric
+from gradcam_kit.metrics.result import MetricResult, measured
 from gradcam_kit.metrics.rows import score_settings
 from gradcam_kit.similarity import broken, pearson
-from gradcam_kit.types import Rows
+from gradcam_kit.types import Rescore
 
 Scores = tuple[Tensor, Tensor]
 
@@ -37,13 +37,13 @@ _CLAMP = 1e-7
 def average_drop(
     heatmaps: Float[Tensor, "n *t"],
     images: Float[Tensor, "n c *t"],
-    rescore: Rows,
+    rescore: Rescore,
     *,
     masked_scores: Scores | None = None,
-) -> Measured:
+) -> MetricResult:
     """The share of the score that is lost, in percent: 100 max(0, Y - O) / Y, relative to each image's own score.
 
-    The map of ones has the best value, so it means nothing alone: see `CONTROLS`.
+    The map of ones has the best value, so it means nothing alone: see `BASELINES`.
     """
     before, after = masked_scores or rows.masked_scores(heatmaps, images, rescore)
     values = 100 * (before - after).clamp(min=0) / before.clamp(min=_CLAMP)
@@ -59,10 +59,10 @@ def average_drop(
 def average_increase(
     heatmaps: Float[Tensor, "n *t"],
     images: Float[Tensor, "n c *t"],
-    rescore: Rows,
+    rescore: Rescore,
     *,
     masked_scores: Scores | None = None,
-) -> Measured:
+) -> MetricResult:
     """Whether the score rises, in percent of the images: 100 where Y < O, else 0."""
     before, after = masked_scores or rows.masked_scores(heatmaps, images, rescore)
     values = (100.0 * (before < after)).where(before.isfinite() & after.isfinite(), float("nan"))
@@ -78,10 +78,10 @@ def average_increase(
 def average_gain(
     heatmaps: Float[Tensor, "n *t"],
     images: Float[Tensor, "n c *t"],
-    rescore: Rows,
+    rescore: Rescore,
     *,
     masked_scores: Scores | None = None,
-) -> Measured:
+) -> MetricResult:
     """The share of what was missing that is gained, in percent: 100 max(0, O - Y) / (1 - Y); 0 where Y is 1."""
     before, after = masked_scores or rows.masked_scores(heatmaps, images, rescore)
     missing = 1 - before
@@ -99,10 +99,10 @@ def coherency(
     heatmaps: Float[Tensor, "n *t"],
     images: Float[Tensor, "n c *t"],
     explain: Explain,
-    rescore: Rows | None = None,
+    rescore: Rescore | None = None,
     *,
     masked_heatmaps: Float[Tensor, "n *t"] | None = None,
-) -> Measured:
+) -> MetricResult:
     """Whether the method finds the same in the masked image: (Pearson(L(L * x), L) + 1) / 2 in [0, 1].
 
     Where one of the maps is constant there is no correlation: 0, and the status says so. `rescore` scores nothing here:
@@ -123,7 +123,7 @@ def coherency(
     better="lower",
     paper="Complexity of ADCC: Poppi et al., CVPRW 2021, https://arxiv.org/abs/2104.10252.",
 )
-def adcc_complexity(heatmaps: Float[Tensor, "n *t"]) -> Measured:
+def adcc_complexity(heatmaps: Float[Tensor, "n *t"]) -> MetricResult:
     """The mean of the min-max map, in [0, 1]: how much of the image is lit. Not the entropy (`complexity.entropy`)."""
     values = normalize(usable(heatmaps)).flatten(1).mean(1)
     return measured(values.masked_fill(broken(heatmaps), float("nan")), degenerate(heatmaps))
@@ -138,12 +138,12 @@ def adcc_complexity(heatmaps: Float[Tensor, "n *t"]) -> Measured:
 def adcc(
     heatmaps: Float[Tensor, "n *t"],
     images: Float[Tensor, "n c *t"],
-    rescore: Rows,
+    rescore: Rescore,
     explain: Explain,
     *,
     masked_scores: Scores | None = None,
     masked_heatmaps: Float[Tensor, "n *t"] | None = None,
-) -> Measured:
+) -> MetricResult:
     """Average drop, coherency and complexity in one: their harmonic mean 3 / (1/Coh + 1/(1 - Com) + 1/(1 - AD)).
 
     A component of 0 gives 0. The components are among the details; the ADCC of their means is `adcc_of_means`.
@@ -168,7 +168,7 @@ def harmonic_mean(*parts: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
     return len(parts) / torch.stack([1 / part for part in parts]).sum(0)
 
 
-def _of_masked(values: Tensor, heatmaps: Tensor, rescore: Rows, **details: Tensor) -> Measured:
+def _of_masked(values: Tensor, heatmaps: Tensor, rescore: Rescore, **details: Tensor) -> MetricResult:
     """What is a share of scores, `details`, is defined where they are probabilities."""
     undefined = broken(heatmaps) | improbable(torch.stack([*details.values()], 1))
     values = values.masked_fill(undefined, float("nan"))

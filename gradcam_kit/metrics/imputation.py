@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.nn.functional import conv2d, conv_transpose2d, pad
 
 from gradcam_kit.errors import OptionError, ShapeError
-from gradcam_kit.functional import widen
+from gradcam_kit.functional import at_least_float32
 
 _DIRECT, _DIAGONAL = 1 / 6, 1 / 12
 TOLERANCE = 5e-4
@@ -59,10 +59,10 @@ def impute(
         raise ShapeError(f"imputation needs images (n, c, h, w); got {tuple(images.shape)}")
     if bool(removed.flatten(1).all(1).any()):
         raise OptionError("all positions of an image are removed, so there is nothing to fill them in from; keep some")
-    return imputed(images, removed, tolerance, Room()).contiguous()
+    return imputed(images, removed, tolerance, Workspace()).contiguous()
 
 
-class Room:
+class Workspace:
     """Memory for chunks of images one after another; on a CPU fresh memory for each would cost a fifth of the time.
 
     Elsewhere nothing is kept: there freed memory is fast to get, and the model needs it in between.
@@ -84,7 +84,7 @@ class Room:
 
 @torch.no_grad()
 def imputed(
-    images: Float[Tensor, "m c h w"], removed: Bool[Tensor, "m h w"], tolerance: float, room: Room
+    images: Float[Tensor, "m c h w"], removed: Bool[Tensor, "m h w"], tolerance: float, room: Workspace
 ) -> Float[Tensor, "m c h w"]:
     """`impute` for those who know that something is left of every image.
 
@@ -93,7 +93,7 @@ def imputed(
     if len(images) == 1 and images.is_cuda:  # convolutions of a single group would round to TF32 there
         twice = images.expand(2, -1, -1, -1), removed.expand(2, -1, -1)
         return imputed(*twice, tolerance, room)[:1]
-    values = widen(images).transpose(0, 1)
+    values = at_least_float32(images).transpose(0, 1)
     with torch.autocast(images.device.type, enabled=False):
         mask = room("mask", (1, *removed.shape), values).copy_(removed)
         known = room("known", values.shape, values).copy_(values)
@@ -128,7 +128,7 @@ class _Level:
     stencils: _Stencils
 
 
-def _levels(mask: Float[Tensor, "1 m h w"], channels: int, room: Room) -> list[_Level]:
+def _levels(mask: Float[Tensor, "1 m h w"], channels: int, room: Workspace) -> list[_Level]:
     """The grid itself and coarser ones, each of half the size."""
     stencils = _Stencils(mask)
     weight, borders = _frame(mask)
@@ -173,7 +173,7 @@ def _border(length: int, like: Tensor) -> Tensor:
 
 
 def _solve(
-    levels: list[_Level], known: Float[Tensor, "c m h w"], tolerance: float, room: Room
+    levels: list[_Level], known: Float[Tensor, "c m h w"], tolerance: float, room: Workspace
 ) -> Float[Tensor, "c m h w"]:
     """Preconditioned conjugate gradients; a plane that has converged stands still while others go on.
 

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from gradcam_kit.errors import OptionError, ShapeError
 from gradcam_kit.functional import on_device
-from gradcam_kit.metrics.case import metric
 from gradcam_kit.metrics.checks import check_boxes, check_masks, check_numbers, degenerate, usable
-from gradcam_kit.metrics.measured import Measured, Status, measured
 from gradcam_kit.metrics.ordering import Order, unordered
+from gradcam_kit.metrics.registry import metric
+from gradcam_kit.metrics.result import MetricResult, Status, measured
 from gradcam_kit.options import non_negative, positive_int
 from gradcam_kit.similarity import broken
 
@@ -29,7 +29,9 @@ _ARRAS = "Arras et al., Information Fusion 2022, https://arxiv.org/abs/2003.0725
 
 @metric("pointing-game", better="higher", paper=_POINTING)
 @metric("pointing-game-15", better="higher", paper=_POINTING + " Tolerance of 15 pixels.", tolerance=15.0)
-def pointing_game(heatmaps: Float[Tensor, "n *t"], masks: Bool[Tensor, "n *t"], *, tolerance: float = 0.0) -> Measured:
+def pointing_game(
+    heatmaps: Float[Tensor, "n *t"], masks: Bool[Tensor, "n *t"], *, tolerance: float = 0.0
+) -> MetricResult:
     """1 where the first maximum lies on the object or nearer than `tolerance` to it, else 0.
 
     The paper's number is the mean of the classes' hit rates: `PointingGame` in `gradcam_kit.metrics.accumulation`.
@@ -59,7 +61,7 @@ def pointing_game(heatmaps: Float[Tensor, "n *t"], masks: Bool[Tensor, "n *t"], 
     paper="Energy-based pointing game: Wang et al., CVPRW 2020 (Score-CAM), https://arxiv.org/abs/1910.01279.",
 )
 @metric("mass-accuracy", better="higher", paper="Relevance mass accuracy: " + _ARRAS)
-def mass_accuracy(heatmaps: Float[Tensor, "n *t"], masks: Bool[Tensor, "n *t"]) -> Measured:
+def mass_accuracy(heatmaps: Float[Tensor, "n *t"], masks: Bool[Tensor, "n *t"]) -> MetricResult:
     """The share of the positive map that lies on the object: the energy-based pointing game is the same with a box.
 
     `details["chance"]`, the share of the image that the object covers, is what a map without knowledge reaches.
@@ -69,7 +71,7 @@ def mass_accuracy(heatmaps: Float[Tensor, "n *t"], masks: Bool[Tensor, "n *t"]) 
 
 
 @metric("rank-accuracy", better="higher", paper="Relevance rank accuracy: " + _ARRAS)
-def rank_accuracy(heatmaps: Float[Tensor, "n *t"], masks: Bool[Tensor, "n *t"]) -> Measured:
+def rank_accuracy(heatmaps: Float[Tensor, "n *t"], masks: Bool[Tensor, "n *t"]) -> MetricResult:
     """The share of the |m| most relevant positions that lie on the object, which has |m| positions."""
     check_masks(masks, heatmaps)
     return _top(heatmaps, masks, masks.flatten(1).sum(1), {})
@@ -78,7 +80,7 @@ def rank_accuracy(heatmaps: Float[Tensor, "n *t"], masks: Bool[Tensor, "n *t"]) 
 @metric("top-k-intersection", better="higher", paper="Theiner et al. 2021, https://arxiv.org/abs/2104.14995.")
 def top_k_intersection(
     heatmaps: Float[Tensor, "n *t"], masks: Bool[Tensor, "n *t"], *, k: int | None = None
-) -> Measured:
+) -> MetricResult:
     """The share of the k most relevant positions that lie on the object; at most |m| / k where it is smaller than k.
 
     Args:
@@ -102,7 +104,7 @@ def top_k_intersection(
 @metric("iou-otsu", better="higher", threshold="otsu")
 def iou(
     heatmaps: Float[Tensor, "n *t"], masks: Bool[Tensor, "n *t"], *, threshold: float | Literal["otsu"] = 0.5
-) -> Measured:
+) -> MetricResult:
     """Overlap |Q and m| / |Q or m| of the object with Q, where the map is at least the threshold.
 
     Args:
@@ -121,7 +123,9 @@ def iou(
 @metric(
     "weighted-ioa", better="higher", paper="Intersection over attention: M3d-Cam, https://arxiv.org/abs/2007.00453."
 )
-def weighted_ioa(heatmaps: Float[Tensor, "n *t"], masks: Bool[Tensor, "n *t"], *, threshold: float = 0.5) -> Measured:
+def weighted_ioa(
+    heatmaps: Float[Tensor, "n *t"], masks: Bool[Tensor, "n *t"], *, threshold: float = 0.5
+) -> MetricResult:
     """The share of the map above the threshold that lies on the object: sum of L on Q and m / sum of L on Q."""
     check_masks(masks, heatmaps)
     maps = usable(heatmaps).flatten(1).double()
@@ -131,7 +135,7 @@ def weighted_ioa(heatmaps: Float[Tensor, "n *t"], masks: Bool[Tensor, "n *t"], *
     return measured(values, localization_flags(heatmaps, masks), {"threshold": threshold})
 
 
-def grid_pointing(maps: Float[Tensor, "n *t"], cells: Int[Tensor, " n"], grid: Sequence[int] = (2, 2)) -> Measured:
+def grid_pointing(maps: Float[Tensor, "n *t"], cells: Int[Tensor, " n"], grid: Sequence[int] = (2, 2)) -> MetricResult:
     """The share of the positive map in the cell of a mosaic that shows the class; by chance 1 / cells.
 
     Grid pointing game: Rao et al., CVPR 2022, https://arxiv.org/abs/2205.10435. Compare methods at the same layer only.
@@ -214,7 +218,9 @@ def _above(heatmaps: Tensor, threshold: float | Literal["otsu"]) -> Bool[Tensor,
     return (maps >= threshold * highest) & (highest > 0)
 
 
-def _share(heatmaps: Tensor, masks: Tensor, settings: dict[str, object] | None = None, least: float = 0.0) -> Measured:
+def _share(
+    heatmaps: Tensor, masks: Tensor, settings: dict[str, object] | None = None, least: float = 0.0
+) -> MetricResult:
     """The share of the positive map that lies on the object; undefined where the map sums to `least` or less."""
     maps = usable(heatmaps).flatten(1).clamp(min=0).double()
     nothing = maps.sum(1) <= least
@@ -225,7 +231,7 @@ def _share(heatmaps: Tensor, masks: Tensor, settings: dict[str, object] | None =
     return measured(values, flags, settings or {}, {"chance": chance(masks)})
 
 
-def _top(heatmaps: Tensor, masks: Tensor, count: Int[Tensor, " n"], settings: dict[str, object]) -> Measured:
+def _top(heatmaps: Tensor, masks: Tensor, count: Int[Tensor, " n"], settings: dict[str, object]) -> MetricResult:
     """The share of the first `count` positions that lie on the object."""
     order = Order.of(usable(heatmaps))
     inside = (order.place.flatten(1) < count[:, None]) & masks.flatten(1)

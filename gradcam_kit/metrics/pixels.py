@@ -6,10 +6,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from gradcam_kit.metrics.case import metric
 from gradcam_kit.metrics.checks import check_heatmaps, check_masks, usable
 from gradcam_kit.metrics.localization import chance, empty, localization_flags
-from gradcam_kit.metrics.measured import Measured, measured
+from gradcam_kit.metrics.registry import metric
+from gradcam_kit.metrics.result import MetricResult, measured
 from gradcam_kit.options import positive_int
 from gradcam_kit.similarity import broken
 
@@ -19,7 +19,7 @@ _PAPER = "Pixel average precision: Choe et al., CVPR 2020, https://arxiv.org/abs
 @metric("pixel-ap", better="higher", paper=_PAPER)
 def pixel_average_precision(
     heatmaps: Float[Tensor, "n *t"], masks: Bool[Tensor, "n *t"], *, bins: int = 1000
-) -> Measured:
+) -> MetricResult:
     """The area under the precision-recall curve of each image's pixels.
 
     The paper's is that of all pixels of a data set: `PixelAveragePrecision` in `gradcam_kit.metrics.accumulation`.

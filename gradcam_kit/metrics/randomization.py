@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from gradcam_kit.capture.model.randomization import randomizing
 from gradcam_kit.errors import InputError, OptionError
 from gradcam_kit.functional import normalize, on_device, upsample
-from gradcam_kit.metrics.case import follows_predictions
 from gradcam_kit.metrics.checks import degenerate, usable
-from gradcam_kit.metrics.measured import Measured, Status, measured
+from gradcam_kit.metrics.registry import follows_predictions
+from gradcam_kit.metrics.result import MetricResult, Status, measured
 from gradcam_kit.options import one_of
 from gradcam_kit.similarity import check_pair, pearson, ranks, spearman, ssim
 from gradcam_kit.types import Images
@@ -140,7 +140,7 @@ def parameter_randomization(
     )
 
 
-def class_sensitivity(a: Float[Tensor, "n *s"], b: Float[Tensor, "n *s"]) -> Measured:
+def class_sensitivity(a: Float[Tensor, "n *s"], b: Float[Tensor, "n *s"]) -> MetricResult:
     """Rank correlation of the signed maps of two classes of the same images; near 1 means class-agnostic.
 
     After Williamson et al. 2025, arXiv 2506.07327. Flagged where a map is constant or not finite.
@@ -153,7 +153,7 @@ def _flags(a: Tensor, b: Tensor) -> dict[Status, Tensor]:
     return {flag: holds | degenerate(b)[flag] for flag, holds in degenerate(a).items()}
 
 
-def method_agreement(maps: Mapping[str, Float[Tensor, "n *s"]]) -> Measured:
+def method_agreement(maps: Mapping[str, Float[Tensor, "n *s"]]) -> MetricResult:
     """Rank correlation of the maps of every two methods, signed; an image's number is the mean over all pairs.
 
     Flagged where a map is constant or not finite. `details["pairs"]` are the correlations, `(n, methods, methods)` in

@@ -12,17 +12,17 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from gradcam_kit.errors import OptionError, ShapeError
-from gradcam_kit.functional import on_device, widen
-from gradcam_kit.metrics.case import Explain, metric
+from gradcam_kit.functional import at_least_float32, on_device
 from gradcam_kit.metrics.checks import check_heatmaps, check_rows, degenerate, improbable, usable
 from gradcam_kit.metrics.draws import identities_of, normal
 from gradcam_kit.metrics.faithfulness import adcc_complexity, coherency, harmonic_mean
-from gradcam_kit.metrics.imputation import TOLERANCE, Room, imputed
-from gradcam_kit.metrics.measured import Measured, measured
+from gradcam_kit.metrics.imputation import TOLERANCE, Workspace, imputed
 from gradcam_kit.metrics.ordering import Order, unordered
+from gradcam_kit.metrics.registry import Explain, metric
+from gradcam_kit.metrics.result import MetricResult, measured
 from gradcam_kit.metrics.rows import score_grid, score_settings
 from gradcam_kit.options import finite_number, non_negative, positive
-from gradcam_kit.types import Rows
+from gradcam_kit.types import Rescore
 
 PERCENTAGES = (10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 70.0, 80.0, 90.0)
 NOISE = 0.01
@@ -34,7 +34,7 @@ _STREAM = 2
 def road_morf(
     heatmaps: Float[Tensor, "n *t"],
     images: Float[Tensor, "n c *t"],
-    predicts: Rows,
+    predicts: Rescore,
     seed: int = 0,
     identities: Int[Tensor, " n"] | None = None,
     *,
@@ -42,7 +42,7 @@ def road_morf(
     noise: float = NOISE,
     tolerance: float = TOLERANCE,
     batch_size: int = 64,
-) -> Measured:
+) -> MetricResult:
     """How often the class is still predicted after the most relevant positions were imputed; mean of percentages.
 
     Args:
@@ -61,7 +61,7 @@ def road_morf(
 def road_lerf(
     heatmaps: Float[Tensor, "n *t"],
     images: Float[Tensor, "n c *t"],
-    predicts: Rows,
+    predicts: Rescore,
     seed: int = 0,
     identities: Int[Tensor, " n"] | None = None,
     *,
@@ -69,7 +69,7 @@ def road_lerf(
     noise: float = NOISE,
     tolerance: float = TOLERANCE,
     batch_size: int = 64,
-) -> Measured:
+) -> MetricResult:
     """How often the class is still predicted after the least relevant positions were imputed. As `road_morf`."""
     options = _options(percentages, noise, tolerance, batch_size)
     return _of_curve("least relevant first", heatmaps, images, predicts, seed, identities, options)
@@ -84,7 +84,7 @@ def road_lerf(
 def road_combined(
     heatmaps: Float[Tensor, "n *t"],
     images: Float[Tensor, "n c *t"],
-    rescore: Rows,
+    rescore: Rescore,
     seed: int = 0,
     identities: Int[Tensor, " n"] | None = None,
     *,
@@ -92,7 +92,7 @@ def road_combined(
     noise: float = NOISE,
     tolerance: float = TOLERANCE,
     batch_size: int = 64,
-) -> Measured:
+) -> MetricResult:
     """(LeRF - MoRF) / 2 of the score itself, mean of the percentages; in [-0.5, 0.5]. A variant, not the paper's.
 
     Args:
@@ -120,7 +120,7 @@ def road_combined(
 def arcc(
     heatmaps: Float[Tensor, "n *t"],
     images: Float[Tensor, "n c *t"],
-    rescore: Rows,
+    rescore: Rescore,
     explain: Explain,
     seed: int = 0,
     identities: Int[Tensor, " n"] | None = None,
@@ -130,7 +130,7 @@ def arcc(
     noise: float = NOISE,
     tolerance: float = TOLERANCE,
     batch_size: int = 64,
-) -> Measured:
+) -> MetricResult:
     """Harmonic mean of coherency, 1 - complexity and clip(2 ROAD combined, 0, 1); arguments as in `road_combined`."""
     options = _options(percentages, noise, tolerance, batch_size)
     road = road_combined(heatmaps, images, rescore, seed, identities, **options)
@@ -146,7 +146,7 @@ def arcc(
 def road_curve(
     heatmaps: Float[Tensor, "n *t"],
     images: Float[Tensor, "n c *t"],
-    rescore: Rows,
+    rescore: Rescore,
     seed: int = 0,
     identities: Int[Tensor, " n"] | None = None,
     *,
@@ -196,7 +196,7 @@ class _Curves:
 def _curves(
     heatmaps: Tensor,
     images: Tensor,
-    rescore: Rows,
+    rescore: Rescore,
     seed: int,
     identities: Tensor | None,
     orders: Sequence[bool],
@@ -219,7 +219,7 @@ def _curves(
     # Positions from `first` to `last` in the order are removed.
     spans = [(0, count) if most else (total - count, total) for most in orders for count in counts]
     first, last = on_device(torch.tensor(spans), heatmaps.device).unbind(1)
-    room = Room()
+    room = Workspace()
 
     def build(index: Tensor, step: Tensor) -> Tensor:
         place = order.place[index]
@@ -238,7 +238,7 @@ def _curves(
         "seed": seed,
     }
     ties = torch.stack([order.split_ties(own) for own in cuts], 1)
-    return _Curves(widen(scores).unflatten(1, (len(orders), len(counts))), ties, settings)
+    return _Curves(at_least_float32(scores).unflatten(1, (len(orders), len(counts))), ties, settings)
 
 
 def _counts(percentages: Sequence[float], total: int) -> list[int]:
@@ -256,11 +256,11 @@ def _of_curve(
     which: str,
     heatmaps: Tensor,
     images: Tensor,
-    rescore: Rows,
+    rescore: Rescore,
     seed: int,
     identities: Tensor | None,
     options: Mapping[str, Any],
-) -> Measured:
+) -> MetricResult:
     """The mean of one curve."""
     check_rows("predicts", rescore)
     found = _curves(heatmaps, images, rescore, seed, identities, (which == "most relevant first",), **options)

@@ -10,8 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from gradcam_kit.errors import OptionError
-from gradcam_kit.functional import widen
-from gradcam_kit.metrics.case import Explain, metric
+from gradcam_kit.functional import at_least_float32
 from gradcam_kit.metrics.checks import (
     check_heatmaps,
     check_same_images,
@@ -20,11 +19,12 @@ from gradcam_kit.metrics.checks import (
     usable,
 )
 from gradcam_kit.metrics.draws import identities_of, normal, uniform
-from gradcam_kit.metrics.measured import Measured, Status, measured
-from gradcam_kit.metrics.rows import everyone, score_grid, score_settings, spread
+from gradcam_kit.metrics.registry import Explain, metric
+from gradcam_kit.metrics.result import MetricResult, Status, measured
+from gradcam_kit.metrics.rows import sample_index, score_grid, score_settings, spread
 from gradcam_kit.options import non_negative, one_of, positive_int
 from gradcam_kit.similarity import broken
-from gradcam_kit.types import Rows
+from gradcam_kit.types import Rescore
 
 Perturbation = Literal["noise", "patches"]
 
@@ -41,11 +41,11 @@ def sensitivity_max(
     explain: Explain,
     seed: int = 0,
     identities: Int[Tensor, " n"] | None = None,
-    predicts: Rows | None = None,
+    predicts: Rescore | None = None,
     *,
     radius: float = 0.02,
     samples: int = 10,
-) -> Measured:
+) -> MetricResult:
     """The largest relative change of the map under small noise: max ||L(x + d) - L(x)|| / ||L(x)||, d uniform.
 
     The classes stay those of the unchanged images. A map of zeros has no relative change and is flagged. Where the
@@ -68,7 +68,7 @@ def sensitivity_max(
     own = identities_of(identities, images)
     clean = usable(heatmaps).flatten(1)
     largest = clean.new_zeros(len(clean))
-    index, flipped = everyone(images), torch.zeros(len(clean), dtype=torch.long, device=images.device)
+    index, flipped = sample_index(images), torch.zeros(len(clean), dtype=torch.long, device=images.device)
     check_same_images(images, predicts, "predicts")
     before = None if predicts is None else check_scores(predicts(images, index), len(images))
     for draw in range(positive_int("samples", samples)):
@@ -76,7 +76,7 @@ def sensitivity_max(
         noisy = (images + moved).to(images.dtype)
         again = explain(noisy)
         check_heatmaps(again, images, within=False)
-        distance = torch.linalg.vector_norm(widen(again).flatten(1) - clean, dim=1)
+        distance = torch.linalg.vector_norm(at_least_float32(again).flatten(1) - clean, dim=1)
         largest = torch.maximum(largest, distance)  # NaN stays
         if predicts is not None and before is not None:
             after = check_scores(predicts(noisy, index), len(images))
@@ -98,7 +98,7 @@ def sensitivity_max(
 def infidelity(
     heatmaps: Float[Tensor, "n *t"],
     images: Float[Tensor, "n c *t"],
-    rescore: Rows,
+    rescore: Rescore,
     seed: int = 0,
     identities: Int[Tensor, " n"] | None = None,
     *,
@@ -108,7 +108,7 @@ def infidelity(
     patch: int | None = None,
     scaled: bool = True,
     batch_size: int = 64,
-) -> Measured:
+) -> MetricResult:
     r"""How far the map is from predicting changes of the score: $E_I[(\beta\, I \cdot \Phi - (y(x) - y(x - I)))^2]$.
 
     $\Phi$ is the map in every channel. The scale of a class activation map means nothing, so by default it is the best
@@ -160,7 +160,7 @@ def infidelity(
         return (images[index] - moved).to(images.dtype)
 
     after = score_grid(rescore, images, samples, build, batch_size)
-    before = check_scores(rescore(images, everyone(images)), len(images))
+    before = check_scores(rescore(images, sample_index(images)), len(images))
     fall = (before[:, None] - after).double()
     scale = torch.ones_like(fall[:, :1])
     if scaled:

@@ -12,7 +12,7 @@ from torch import Tensor
 from gradcam_kit.capture import rows_at_once
 from gradcam_kit.metrics.checks import check_heatmaps, check_same_images, check_scores, usable
 from gradcam_kit.options import positive_int
-from gradcam_kit.types import Rows
+from gradcam_kit.types import Rescore
 
 Build = Callable[[Tensor, Tensor], Tensor]
 """From images `index (m,)` and their changes `step (m,)` to the changed images `(m, c, *t)`."""
@@ -20,7 +20,7 @@ Build = Callable[[Tensor, Tensor], Tensor]
 _PASSES = 4  # of the model, for which rows are made together; on a CPU those of more leave the caches
 
 
-def score_grid(rescore: Rows, images: Tensor, steps: int, build: Build, batch_size: int) -> Float[Tensor, "n steps"]:
+def score_grid(rescore: Rescore, images: Tensor, steps: int, build: Build, batch_size: int) -> Float[Tensor, "n steps"]:
     """Score `steps` changes of every image.
 
     Args:
@@ -42,12 +42,12 @@ def score_grid(rescore: Rows, images: Tensor, steps: int, build: Build, batch_si
     return torch.cat(scores).reshape(len(images), steps)
 
 
-def score_settings(rescore: Rows | None) -> dict[str, Any]:
+def score_settings(rescore: Rescore | None) -> dict[str, Any]:
     """What is known of the scores: their kind and where the classes come from."""
     return dict(getattr(rescore, "settings", {"score": "unknown", "classes": "unknown"}))
 
 
-def everyone(images: Tensor) -> Int[Tensor, " n"]:
+def sample_index(images: Tensor) -> Int[Tensor, " n"]:
     """The index of rows that are the images in their order."""
     return torch.arange(len(images), device=images.device)
 
@@ -64,10 +64,10 @@ def masked(heatmaps: Float[Tensor, "n *t"], images: Float[Tensor, "n c *t"]) -> 
 
 
 def masked_scores(
-    heatmaps: Float[Tensor, "n *t"], images: Float[Tensor, "n c *t"], rescore: Rows
+    heatmaps: Float[Tensor, "n *t"], images: Float[Tensor, "n c *t"], rescore: Rescore
 ) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
     """Y and O: the scores of the images and of the images times their maps."""
     check_same_images(images, rescore)
-    changed, index = masked(heatmaps, images), everyone(images)
+    changed, index = masked(heatmaps, images), sample_index(images)
     before = check_scores(rescore(images, index), len(images))
     return before, check_scores(rescore(changed, index), len(images))

@@ -16,7 +16,14 @@ from torch import nn
 from gradcam_kit.errors import GradCamKitError, InputError, OptionError, UnknownNameError, did_you_mean, kind_of
 from gradcam_kit.models.checkpoints import load_checkpoint
 from gradcam_kit.models.copying import copied
-from gradcam_kit.models.zoo import Parts, Wishes, first_line, hugging_face_model, timm_model, torchvision_model
+from gradcam_kit.models.zoo import (
+    LoadOptions,
+    ModelParts,
+    first_line,
+    hugging_face_model,
+    timm_model,
+    torchvision_model,
+)
 from gradcam_kit.targets.names import carried_names, read_class_names
 from gradcam_kit.transforms import IMAGENET, CallableTransform, PictureTransform, Transform, as_transform
 
@@ -27,7 +34,7 @@ SPECS = "demo, torchvision:NAME, timm:NAME, hf:NAME or package.module:factory"
 
 
 @dataclass(frozen=True)
-class LoadedModel(Parts):
+class LoadedModel(ModelParts):
     """A model that is ready to be asked, in eval mode.
 
     Attributes:
@@ -97,7 +104,7 @@ def load_model(
         raise UnknownNameError(f"{spec!r} names no model{did_you_mean(spec, _LOADERS)}; expected {SPECS}")
     if weights is not None and kind not in ("torchvision", "timm"):
         raise OptionError(f"{spec} has weights of its own, so weights {weights!r} cannot be chosen; use a checkpoint")
-    wishes = Wishes(weights, image_size, {} if class_names is None else {"num_classes": len(class_names)})
+    wishes = LoadOptions(weights, image_size, {} if class_names is None else {"num_classes": len(class_names)})
     with _seeded():
         parts = load(name, wishes)
     assumed = kind in ("torchvision", "timm") and weights is None and class_names is None
@@ -140,13 +147,13 @@ def _changed(
     return replace(transform, mean=mean, std=transform.std if std is None else tuple(map(float, std)))
 
 
-def _demo(_: str, wishes: Wishes) -> Parts:
+def _demo(_: str, wishes: LoadOptions) -> ModelParts:
     from gradcam_kit.demo import load_demo_model
 
     return _from_module(load_demo_model(), "the bundled model's own transform", "bundled")
 
 
-def _from_factory(spec: str, wishes: Wishes) -> Parts:
+def _from_factory(spec: str, wishes: LoadOptions) -> ModelParts:
     try:
         factory = imported(spec, "factory")
     except ModuleNotFoundError as error:
@@ -218,10 +225,10 @@ def _exited(error: SystemExit) -> str:
     return f"called sys.exit({'' if error.code is None else repr(error.code)})"
 
 
-def _from_module(model: nn.Module, source: str, weights: str) -> Parts:
+def _from_module(model: nn.Module, source: str, weights: str) -> ModelParts:
     """A module that may carry `transform` and `class_names`."""
     transform, names = getattr(model, "transform", None), carried_names(model)
-    return Parts(
+    return ModelParts(
         model=model,
         transform=IMAGENET if transform is None else as_transform(transform),
         transform_source="ImageNet defaults (the model carries no transform)" if transform is None else source,
@@ -230,7 +237,7 @@ def _from_module(model: nn.Module, source: str, weights: str) -> Parts:
     )
 
 
-_LOADERS: dict[str, Callable[[str, Wishes], Parts]] = {
+_LOADERS: dict[str, Callable[[str, LoadOptions], ModelParts]] = {
     "demo": _demo,
     "torchvision": torchvision_model,
     "timm": timm_model,

@@ -29,7 +29,7 @@ _IMAGENET_CLASSES = 1000
 
 
 @dataclass(frozen=True)
-class Parts:
+class ModelParts:
     """A model with what belongs to it.
 
     Attributes:
@@ -45,7 +45,7 @@ class Parts:
 
 
 @dataclass(frozen=True)
-class Wishes:
+class LoadOptions:
     """What a loader may need to know; it takes what it can use."""
 
     weights: str | None
@@ -54,7 +54,7 @@ class Wishes:
     """`num_classes`, if the caller said how many there are."""
 
 
-def torchvision_model(name: str, wishes: Wishes) -> Parts:
+def torchvision_model(name: str, wishes: LoadOptions) -> ModelParts:
     """A classifier of torchvision: with named weights, their preset and categories, else random and for ImageNet.
 
     Raises:
@@ -68,7 +68,9 @@ def torchvision_model(name: str, wishes: Wishes) -> Parts:
         raise UnknownNameError(f"torchvision has no picture classifier {name!r}{did_you_mean(name, known)}")
     if wishes.weights is None:
         model = models.get_model(name, **wishes.classes)
-        return Parts(model, IMAGENET, "ImageNet defaults", None if wishes.classes else _imagenet_names(name), "random")
+        return ModelParts(
+            model, IMAGENET, "ImageNet defaults", None if wishes.classes else _imagenet_names(name), "random"
+        )
     available = models.get_model_weights(name)
     wanted = wishes.weights.rpartition(".")[2]
     if wanted not in available.__members__:
@@ -78,7 +80,7 @@ def torchvision_model(name: str, wishes: Wishes) -> Parts:
     with _download(f"torchvision's weights {entry.name} of {name}"):
         model = models.get_model(name, weights=entry)
     transform = from_torchvision(entry.transforms())
-    return Parts(model, transform, f"the preset of {entry}", tuple(entry.meta["categories"]), entry.name)
+    return ModelParts(model, transform, f"the preset of {entry}", tuple(entry.meta["categories"]), entry.name)
 
 
 def _imagenet_names(name: str) -> tuple[str, ...] | None:
@@ -92,7 +94,7 @@ def _imagenet_names(name: str) -> tuple[str, ...] | None:
     return None
 
 
-def timm_model(name: str, wishes: Wishes) -> Parts:
+def timm_model(name: str, wishes: LoadOptions) -> ModelParts:
     """A model of timm with its data config; `DEFAULT` weights are those of its default tag.
 
     Raises:
@@ -118,10 +120,10 @@ def timm_model(name: str, wishes: Wishes) -> Parts:
     names = None
     if subset := timm.data.infer_imagenet_subset(model):  # of as many classes, with weights or without
         names = tuple(timm.data.ImageNetInfo(subset).label_descriptions())
-    return Parts(model, transform, f"timm's data config of {name}", names, name if pretrained else "random")
+    return ModelParts(model, transform, f"timm's data config of {name}", names, name if pretrained else "random")
 
 
-def hugging_face_model(name: str, wishes: Wishes) -> Parts:
+def hugging_face_model(name: str, wishes: LoadOptions) -> ModelParts:
     """An image classifier of the Hugging Face Hub, or of a local folder, with its image processor and labels.
 
     Raises:
@@ -139,9 +141,9 @@ def hugging_face_model(name: str, wishes: Wishes) -> Parts:
     try:
         processor = transformers.AutoImageProcessor.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError):
-        return Parts(model, IMAGENET, "ImageNet defaults (it has no image processor)", names or None, name)
+        return ModelParts(model, IMAGENET, "ImageNet defaults (it has no image processor)", names or None, name)
     transform = _verified(from_hugging_face(processor.to_dict()), _Processor(processor))
-    return Parts(model, transform, f"the image processor of {name}", names or None, name)
+    return ModelParts(model, transform, f"the image processor of {name}", names or None, name)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from gradcam_kit.jobs.request import Targets
 from gradcam_kit.jobs.storage.ownership import check_page
 from gradcam_kit.jobs.storage.store import Store
 from gradcam_kit.jobs.work.measuring import by_method, not_counted
-from gradcam_kit.metrics.case import described
+from gradcam_kit.metrics.registry import described
 from gradcam_kit.render import colormap_table
 from gradcam_kit.report.collect import Collected, Keep, collect
 from gradcam_kit.targets.scores import WORDS, are_probabilities

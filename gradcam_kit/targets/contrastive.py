@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from gradcam_kit.errors import InputError, OptionError, ShapeError, TargetError, kind_of
-from gradcam_kit.functional import on_device, widen
+from gradcam_kit.functional import at_least_float32, on_device
 from gradcam_kit.options import positive_int
 from gradcam_kit.targets.classes import ClassLogit, ClassTarget, read_logits, resolve_target, settle
 from gradcam_kit.targets.values import Classes, changed, read_classes, show
@@ -125,7 +125,7 @@ class FinerTarget(ClassTarget):
 
     def score(self, logits: Float[Tensor, "n classes"], classes: Int[Tensor, "n m"]) -> Float[Tensor, "n m"]:
         """The comparison with the nearest classes, in logit units."""
-        logits = widen(logits)
+        logits = at_least_float32(logits)
         chosen = logits.gather(1, classes)
         nearest = self._nearest(logits, classes) if self.nearest is None else self.nearest
         if nearest.shape[2] == 0:
@@ -139,7 +139,9 @@ class FinerTarget(ClassTarget):
     def settle(self, output: Any) -> FinerTarget:
         """The same classes against those that are nearest in this output."""
         logits = read_logits(output)
-        return replace(self, nearest=self._nearest(widen(logits), self.indices(logits).reshape(len(logits), -1)))
+        return replace(
+            self, nearest=self._nearest(at_least_float32(logits), self.indices(logits).reshape(len(logits), -1))
+        )
 
     def select(self, index: Int[Tensor, " m"]) -> FinerTarget:
         """The target of the rows that belong to samples `index`."""
@@ -177,7 +179,7 @@ class TopK:
         """Scores in logit units."""
         logits = read_logits(output)
         largest = self._largest(logits) if self.largest is None else self.largest
-        return widen(logits).gather(1, largest).sum(1)
+        return at_least_float32(logits).gather(1, largest).sum(1)
 
     def settle(self, output: Any) -> TopK:
         """The sum of the classes that are largest in this output."""

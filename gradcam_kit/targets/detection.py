@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from gradcam_kit.errors import OptionError, ShapeError, TargetError, kind_of
-from gradcam_kit.functional import on_device, widen
+from gradcam_kit.functional import at_least_float32, on_device
 from gradcam_kit.targets.classes import ClassLogit
 from gradcam_kit.targets.values import Classes, changed, read_numbers, show
 
@@ -137,11 +137,11 @@ def _best(detections: Mapping[str, Tensor], box: Float[Tensor, "4"], label: Any)
     labels = detections.get("labels", torch.full_like(scores, _NO_LABEL, dtype=torch.long))
     if not len(scores):
         return scores.new_full((), -1), scores.sum(), labels.new_full((), _NO_LABEL)
-    overlaps = _overlaps(on_device(box, scores.device), widen(detections["boxes"].detach()))
+    overlaps = _overlaps(on_device(box, scores.device), at_least_float32(detections["boxes"].detach()))
     if label is not None and "labels" in detections:
         overlaps = overlaps.where(labels == label, -1)
     most = overlaps.amax()
-    place = widen(scores.detach()).where(overlaps == most, -torch.inf).argmax()[None]
+    place = at_least_float32(scores.detach()).where(overlaps == most, -torch.inf).argmax()[None]
     return most, scores.index_select(0, place)[0], labels.index_select(0, place)[0]
 
 

@@ -12,7 +12,7 @@ from torch.nn.functional import cosine_similarity
 from torch.utils._pytree import tree_leaves
 
 from gradcam_kit.errors import ShapeError, TargetError
-from gradcam_kit.functional import on_device, widen
+from gradcam_kit.functional import at_least_float32, on_device
 from gradcam_kit.targets.classes import find_logits
 from gradcam_kit.targets.values import changed, read_numbers, show
 
@@ -54,7 +54,7 @@ class EmbeddingSimilarity:
             raise ShapeError(
                 f"{len(self.reference)} references for {len(embeddings)} images; give one per image, or (d,) for all"
             )
-        embeddings = widen(embeddings)
+        embeddings = at_least_float32(embeddings)
         reference = on_device(self.reference, embeddings.device, embeddings.dtype)
         return cosine_similarity(_scaled(embeddings), _scaled(reference), dim=-1)
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from gradcam_kit.errors import ShapeError
-from gradcam_kit.functional import on_device, widen
+from gradcam_kit.functional import at_least_float32, on_device
 from gradcam_kit.targets.classes import ClassLogit, find_logits
 from gradcam_kit.targets.values import Classes, changed, read_numbers, show
 
@@ -55,7 +55,7 @@ class SegmentationTarget:
         target = ClassLogit(self.classes)
         classes = (target if self.rows is None else target.select(self.rows)).indices(flat[..., 0])
         columns = classes.reshape(len(flat), -1)
-        chosen = widen(flat.gather(1, columns[..., None].expand(-1, -1, flat.shape[2])))
+        chosen = at_least_float32(flat.gather(1, columns[..., None].expand(-1, -1, flat.shape[2])))
         if self.mask is not None:
             region = self._region(logits)
         else:

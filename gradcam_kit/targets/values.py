@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gradcam_kit.errors import InputError, ShapeError, kind_of
-from gradcam_kit.functional import widen
+from gradcam_kit.functional import at_least_float32
 
 Classes = Any
 """An int (also NumPy's), or one or m of them for each sample: a sequence, an array or a tensor."""
@@ -102,7 +102,7 @@ def read_numbers(name: str, value: Any) -> Float[Tensor, "..."]:
         raise InputError(f"{name} is {kind_of(value)}; expected an array of numbers") from error
     if found.is_complex() or not torch.isfinite(found).all():
         raise InputError(f"{name} has complex, NaN or infinite values; expected finite numbers")
-    return widen(_own(found))
+    return at_least_float32(_own(found))
 
 
 def _own(tensor: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from benchmarks.ground_truth.series import walks
 from benchmarks.ground_truth.shortcut import pictures
 from gradcam_kit import FullGrad, GradCAM, HiResCAM
 from gradcam_kit.errors import CaptureError
-from gradcam_kit.metrics import CONTROLS
+from gradcam_kit.metrics import BASELINES
 
 PLAN = Plan(("grad-cam", "hires-cam", "layer-cam", "grad-cam++", "score-cam", "eigen-cam", "legrad"), scale=0.5)
 
@@ -123,14 +123,14 @@ def test_controls_have_the_chance_level() -> None:
     for i in range(24):
         masks[i, i : i + 8, 4:20] = True
     found = score_all(Subject(Wired().eval(), "relu", images, torch.zeros(24).long(), masks), Plan(()))
-    assert list(found.scores) == list(CONTROLS)
+    assert list(found.scores) == list(BASELINES)
     assert torch.allclose(found.scores["ones"], masks.flatten(1).float().mean(1))
     assert mean(found, "random") == pytest.approx(128 / 1024, abs=0.01)
 
 
 def test_methods_that_do_not_apply_say_why(columns: dict[str, Found]) -> None:
     for name, found in columns.items():
-        assert set(found.scores) | set(found.skipped) == {*PLAN.methods, *CONTROLS}, name
+        assert set(found.scores) | set(found.skipped) == {*PLAN.methods, *BASELINES}, name
         assert "attention" in found.skipped["legrad"]
 
 

@@ -36,10 +36,10 @@ def test_the_predicted_class_is_that_of_the_unchanged_image() -> None:
     with rescoring(model, x) as rescore:
         assert torch.equal(rescore.classes, predicted)
         assert rescore.settings == {"score": "ClassProbability", "classes": "predicted"}
-        everyone = torch.arange(3)
-        assert rescore.predicts(x, everyone).tolist() == [1, 1, 1]
+        sample_index = torch.arange(3)
+        assert rescore.predicts(x, sample_index).tolist() == [1, 1, 1]
         changed = model(-x).softmax(1)
-        torch.testing.assert_close(rescore(-x, everyone), changed.gather(1, predicted[:, None])[:, 0])
+        torch.testing.assert_close(rescore(-x, sample_index), changed.gather(1, predicted[:, None])[:, 0])
 
 
 def test_where_logits_are_nan_no_class_is_predicted() -> None:
@@ -82,7 +82,7 @@ def test_a_model_is_looked_at_once() -> None:
 
 
 def test_kinds_of_scores() -> None:
-    model, x, everyone = tiny(), images(), torch.arange(3)
+    model, x, sample_index = tiny(), images(), torch.arange(3)
     logits = model(x).detach()
     for targets, options, expected in (
         (2, {}, logits.softmax(1)[:, 2]),
@@ -93,11 +93,11 @@ def test_kinds_of_scores() -> None:
         (lambda output: output[:, 1] * 2, {}, logits[:, 1] * 2),
     ):
         with rescoring(model, x, targets, **options) as rescore:
-            torch.testing.assert_close(rescore(x, everyone), expected)
+            torch.testing.assert_close(rescore(x, sample_index), expected)
     with rescoring(model, x, TopK(2)) as rescore:
         assert rescore.predicts is None
         largest = logits.topk(2).indices
-        torch.testing.assert_close(rescore(-x, everyone), model(-x).detach().gather(1, largest).sum(1))
+        torch.testing.assert_close(rescore(-x, sample_index), model(-x).detach().gather(1, largest).sum(1))
 
 
 def test_several_classes_of_each_image() -> None:
@@ -109,10 +109,10 @@ def test_several_classes_of_each_image() -> None:
 
 def test_a_model_with_one_output() -> None:
     model = seeded(nn.Sequential(nn.Conv2d(3, 1, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()))
-    x, everyone = images(), torch.arange(3)
+    x, sample_index = images(), torch.arange(3)
     with rescoring(model, x) as rescore:
-        torch.testing.assert_close(rescore(x, everyone), model(x)[:, 0].sigmoid().detach())
-        assert torch.equal(rescore.predicts(x, everyone), (model(x)[:, 0] > 0).float())
+        torch.testing.assert_close(rescore(x, sample_index), model(x)[:, 0].sigmoid().detach())
+        assert torch.equal(rescore.predicts(x, sample_index), (model(x)[:, 0] > 0).float())
 
 
 @pytest.mark.parametrize("fails", [False, True])

@@ -21,7 +21,7 @@ from wait_cases import CLASSES, TARGETS, pictures
 from waits import END, ROWS, device, on_device, on_host, waits_of
 
 from gradcam_kit import METHODS, EigenSmooth, GradCAM, LayerCAM, explain_all, functional
-from gradcam_kit.capture.deferred_checks import Checks, once_more_if_misjudged
+from gradcam_kit.capture.deferred_checks import Checks, retry_without_cache
 from gradcam_kit.errors import CaptureError, ClassIndexError, NonFiniteError
 from gradcam_kit.methods.arithmetic.channels import where_true
 from gradcam_kit.targets import (
@@ -200,8 +200,8 @@ def test_what_one_pass_of_a_call_shows_and_the_next_does_not_ends():
         return answers == [True, False]
 
     with device():
-        assert once_more_if_misjudged(work)()
-        assert once_more_if_misjudged(work)()
+        assert retry_without_cache(work)()
+        assert retry_without_cache(work)()
     assert not Checks(model).holds("question", torch.tensor(False))
 
 

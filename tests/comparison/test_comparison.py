@@ -23,7 +23,7 @@ from gradcam_kit import METHODS, GradCAM, LayerCAM, compare
 from gradcam_kit.capture import rescoring
 from gradcam_kit.demo import HELD_OUT, collate, draw, load_demo_model
 from gradcam_kit.errors import InputError, OptionError, PictureError, ShapeError, UnknownNameError
-from gradcam_kit.metrics import CONTROLS, METRICS, Case
+from gradcam_kit.metrics import BASELINES, METRICS, MetricInput
 
 ROOT = Path(__file__).parents[2]
 
@@ -161,7 +161,7 @@ def test_undefined_metrics_are_nan_and_do_not_count(model, batch):
 
 def test_methods_of_another_model_are_scored_and_measured_by_their_own(batch):
     ours, theirs = tiny(), seeded(TinyCNN(), 3)
-    x, everyone = batch.images, torch.arange(len(batch.images))
+    x, sample_index = batch.images, torch.arange(len(batch.images))
     classes = ours(x).argmax(1)
     assert not torch.equal(theirs(x).argmax(1), classes)
     methods = {"after": GradCAM(theirs, "relu2"), "before": GradCAM(ours, "relu2")}
@@ -170,12 +170,12 @@ def test_methods_of_another_model_are_scored_and_measured_by_their_own(batch):
         assert torch.equal(found.targets, classes)  # those that the model predicts, for all
         table = found.table.set_index(["method", "image"])
         for label, model in (("before", ours), ("after", theirs)):
-            expected = model(x).softmax(1)[everyone, classes].tolist()
+            expected = model(x).softmax(1)[sample_index, classes].tolist()
             assert table.loc[label, "score"].tolist() == pytest.approx(expected, rel=1e-4)
             heatmaps = GradCAM(model, "relu2")(x, classes)
             torch.testing.assert_close(found.heatmaps[label], heatmaps)
             with rescoring(model, x, classes) as rescore:
-                dropped = METRICS["average-drop"](Case(heatmaps, x, rescore)).values.tolist()
+                dropped = METRICS["average-drop"](MetricInput(heatmaps, x, rescore)).values.tolist()
             assert table.loc[label, "average-drop"].tolist() == pytest.approx(dropped, rel=1e-3)
         panel = found.panels()[0]
         said = {cell.title: cell.notes[0] for cell in panel.cells}
@@ -193,7 +193,7 @@ def test_controls_beside_methods_of_another_model_are_about_the_model_itself(bat
         assert table.loc["edges", "score"].tolist() == pytest.approx(expected, rel=1e-4)
         assert found.scores.tolist() == pytest.approx(expected, rel=1e-4)
         with rescoring(ours, x, classes) as rescore:
-            deleted = METRICS["deletion"](Case(CONTROLS["edges"](x), x, rescore)).values.tolist()
+            deleted = METRICS["deletion"](MetricInput(BASELINES["edges"](x), x, rescore)).values.tolist()
         assert table.loc["edges", "deletion"].tolist() == pytest.approx(deleted, rel=1e-3)
 
 
@@ -226,7 +226,7 @@ def test_metrics_give_the_model_all_of_its_inputs(batch, targets):
         "explain": lambda rows: GradCAM(model, "body.relu1")({"image": rows, "shift": shift[whose]}, classes),
     }
     with rescoring(model, {"image": x[whose], "shift": shift[whose]}, classes) as rescore:
-        expected = {name: METRICS[name](Case(**case, rescore=rescore)).values for name in asked["metrics"]}
+        expected = {name: METRICS[name](MetricInput(**case, rescore=rescore)).values for name in asked["metrics"]}
     for name, values in expected.items():
         assert found.table[name].tolist() == pytest.approx(values.tolist(), rel=1e-3, nan_ok=True)
     assert len(set(expected["deletion"].tolist())) > 1
@@ -239,9 +239,9 @@ def test_the_summary_has_the_controls_and_the_table_what_was_asked_for(model, ba
     assert list(found.heatmaps) == list(found.measured) == ["grad-cam", "edges"]
     assert list(found.table["method"]) == ["grad-cam", "edges"] * 3
     assert found.summary.loc["ones", ["average-drop", "average-drop n"]].tolist() == [0, 0]  # constant, so none counts
-    as_methods = compare(model, batch.images, ["grad-cam", *CONTROLS], **asked)
+    as_methods = compare(model, batch.images, ["grad-cam", *BASELINES], **asked)
     assert not as_methods.controls
-    for name in CONTROLS:
+    for name in BASELINES:
         np.testing.assert_allclose(found.summary.loc[name], as_methods.summary.loc[name], rtol=1e-5)
     assert "center" in found.page()
     bare = compare(model, batch.images, ["grad-cam"], controls=False, **asked)
@@ -251,7 +251,9 @@ def test_the_summary_has_the_controls_and_the_table_what_was_asked_for(model, ba
 
 def test_controls_of_several_targets(model, batch):
     found = compare(model, batch.images, "grad-cam", targets=[[0, 1]] * 3, metrics="average-drop", cost=False)
-    assert {name: len(own["average-drop"].values) for name, own in found.controls.items()} == dict.fromkeys(CONTROLS, 6)
+    assert {name: len(own["average-drop"].values) for name, own in found.controls.items()} == dict.fromkeys(
+        BASELINES, 6
+    )
 
 
 def test_two_metrics_of_one_name(model, batch):
@@ -266,8 +268,8 @@ def test_two_metrics_of_one_name(model, batch):
 
 
 def test_controls_are_methods_too(model, batch):
-    found = compare(model, batch.images, list(CONTROLS), seed=3)
-    for name, control in CONTROLS.items():
+    found = compare(model, batch.images, list(BASELINES), seed=3)
+    for name, control in BASELINES.items():
         torch.testing.assert_close(found.heatmaps[name], control(batch.images, 3, None))
     assert found.targets is None
     assert found.table["target"].isna().all()

@@ -23,7 +23,7 @@ from gradcam_kit.capture import rescoring
 from gradcam_kit.demo import sample_pictures
 from gradcam_kit.errors import OptionError
 from gradcam_kit.jobs import EvaluateRequest, RunRequest, evaluate, load_run, run
-from gradcam_kit.metrics import CONTROLS, METRICS, Case
+from gradcam_kit.metrics import BASELINES, METRICS, MetricInput
 from gradcam_kit.models import load_model
 
 SMALL = ("--image-size", "64")
@@ -68,7 +68,7 @@ def test_measured_at_once_or_later_the_numbers_are_the_same() -> None:
     assert run_demo("later", *both)[0] == 0
     status, said, _ = cli("evaluate", "later", *asking(*MEASURED), "--batch-size", "1")
     assert (status, "3 of 3 pictures measured in" in said) == (0, True)
-    once, later = rows_of("once/shards"), [row for row in rows_of("later/metrics") if row["method"] not in CONTROLS]
+    once, later = rows_of("once/shards"), [row for row in rows_of("later/metrics") if row["method"] not in BASELINES]
     key = ("path", "method", "rank", "target", "status")
     assert [[row[name] for name in key] for row in once] == [[row[name] for name in key] for row in later]
     assert len(once) == 3 * 2 * 2
@@ -88,7 +88,7 @@ def test_the_columns_are_what_the_library_measures() -> None:
     maps = torch.from_numpy(np.stack([found.heatmap(i) for i in places]))
     classes = torch.tensor([found[i]["target"] for i in places])
     with rescoring(loaded.model, images, classes) as rescore:
-        expected = METRICS["average-drop"](Case(maps, images, rescore))
+        expected = METRICS["average-drop"](MetricInput(maps, images, rescore))
     assert ((expected.values > 0.1) & (expected.values < 99)).any()  # some are at neither end, where all maps are alike
     np.testing.assert_allclose([found[i]["average_drop"] for i in places], expected.values, rtol=1e-3, atol=1e-3)
 
@@ -145,10 +145,10 @@ def test_controls_are_measured_on_the_same_pictures() -> None:
     assert status == 0
     rows = rows_of("out/metrics")
     assert [row for row in rows if row["method"] == "grad-cam"] == before  # nothing of them is measured again
-    assert Counter(row["method"] for row in rows) == dict.fromkeys(("grad-cam", *CONTROLS), 6)
+    assert Counter(row["method"] for row in rows) == dict.fromkeys(("grad-cam", *BASELINES), 6)
     head, *shown = table_of(said)
     assert head == ["method", *(f"{name} (count)" for name in names)]
-    assert [line[0] for line in shown] == ["grad-cam", *CONTROLS]
+    assert [line[0] for line in shown] == ["grad-cam", *BASELINES]
     [ones] = (line for line in shown if line[0] == "ones")
     assert ones[1] == "0 (0)"  # what the formula gives; as the map is constant, it counts nowhere
     assert "not counted in average-drop, infidelity, coherency: 6 degenerate map (ones)" in said
@@ -163,7 +163,7 @@ def test_controls_are_measured_on_the_same_pictures() -> None:
             (row["path"], row["rank"], row["target"]) for row in found
         ]
         with rescoring(loaded.model, images, classes) as rescore:
-            expected = METRICS["average-drop"](Case(CONTROLS[name](images), images, rescore))
+            expected = METRICS["average-drop"](MetricInput(BASELINES[name](images), images, rescore))
         np.testing.assert_allclose([row["average_drop"] for row in own], expected.values, rtol=1e-3, atol=1e-3)
     assert "(3 of them before)" in cli("evaluate", "out", *asking(*names))[1]
     assert rows_of("out/metrics") == rows
@@ -245,8 +245,8 @@ def test_pictures_that_vanished_or_changed_become_rows_that_say_so() -> None:
     status, said, problems = cli("evaluate", "out", *asking("average-drop"))
     assert (status, "1 of 4 pictures measured" in said, "failed: 0.png" in problems) == (1, True, True)
     everything = rows_of("out/metrics")
-    rows = {row["path"]: row for row in everything if row["method"] not in CONTROLS}
-    controls = {(row["path"], row["status"], row["error"]) for row in everything if row["method"] in CONTROLS}
+    rows = {row["path"]: row for row in everything if row["method"] not in BASELINES}
+    controls = {(row["path"], row["status"], row["error"]) for row in everything if row["method"] in BASELINES}
     assert controls == {(path, row["status"], row["error"]) for path, row in rows.items() if path != "broken.png"}
     assert {path: row["status"] for path, row in rows.items()} == {
         "0.png": "error", "1.png": "error", "2.png": "ok", "broken.png": "error"
@@ -266,7 +266,7 @@ def test_rows_of_a_run_have_what_was_measured_later() -> None:
     run_demo("out", *asking("average-drop"))
     assert sorted(path.name for path in Path("out/shards").iterdir()) == ["00000.parquet", "00001.parquet"]
     stored, found = rows_of("out/shards"), load_run("out")
-    measured = [row for row in rows_of("out/metrics") if row["method"] not in CONTROLS]
+    measured = [row for row in rows_of("out/metrics") if row["method"] not in BASELINES]
     assert found.metrics == ["average-drop", "adcc-complexity"]
     assert [row["path"] for row in measured] == ["0.png", "0.png", "1.png", "1.png"]  # the other shard is not measured
     assert {row["adcc_complexity_status"] for row in measured} == {"ok", "error"}

@@ -19,7 +19,7 @@ import pytest
 from gradcam_kit.errors import InputError
 from gradcam_kit.jobs import RunRequest, RunSummary, run
 from gradcam_kit.jobs.sources.index import Entry, find_pictures, index_pictures
-from gradcam_kit.jobs.sources.walk import LeftOut
+from gradcam_kit.jobs.sources.walk import Skipped
 from gradcam_kit.jobs.storage import folders as files
 from gradcam_kit.jobs.storage.folders import LocalFolder
 from gradcam_kit.jobs.storage.store import Store
@@ -65,7 +65,7 @@ def test_the_folders_of_runs_are_no_input() -> None:
     Path("pictures/sub/old/run.json").write_text("{}")
     Path("pictures/sub/old/shards").mkdir()
     for source in ("pictures", "pictures/**/*.*"):
-        left_out = LeftOut()
+        left_out = Skipped()
         assert [entry.key for entry in find_pictures(source, "pictures/run", left_out)] == ["a.png"]
         assert left_out.runs == ["sub/old"]
         assert "left out the folders of earlier runs: sub/old" in left_out.lines()

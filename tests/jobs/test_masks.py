@@ -20,7 +20,7 @@ from gradcam_kit.demo import sample_pictures
 from gradcam_kit.errors import InputError, OptionError, PictureError
 from gradcam_kit.jobs import load_run
 from gradcam_kit.jobs.sources.masks import Masks
-from gradcam_kit.metrics import CONTROLS, METRICS, Case
+from gradcam_kit.metrics import BASELINES, METRICS, MetricInput
 from gradcam_kit.models import load_model
 from gradcam_kit.transforms import CallableTransform, PictureTransform
 
@@ -118,7 +118,7 @@ def test_a_run_is_measured_with_masks() -> None:
     assert f"masks {Path('masks').resolve()}" in said  # among the settings of a number
     assert cli("evaluate", "out", "--no-controls", *asking("average-drop"))[0] == 0  # has them all
     rows = rows_of("out/metrics")
-    assert {row["method"] for row in rows} > set(CONTROLS)
+    assert {row["method"] for row in rows} > set(BASELINES)
     for row in rows:
         with_mask = row["path"] != "2.png"
         assert row["average_drop_status"] in ("ok", "degenerate_map")  # that of a constant control
@@ -130,7 +130,7 @@ def test_a_run_is_measured_with_masks() -> None:
     masks = [sample_pictures()[int(found[i]["path"][0])].mask for i in places]
     maps = torch.from_numpy(np.stack([found.heatmap(i) for i in places]))
     expected = METRICS["energy-pointing-game"](
-        Case(maps, torch.zeros(len(maps), 3, 128, 128), masks=torch.from_numpy(np.stack(masks)))
+        MetricInput(maps, torch.zeros(len(maps), 3, 128, 128), masks=torch.from_numpy(np.stack(masks)))
     ).values
     keys = [(found[i]["path"], found[i]["method"], found[i]["rank"]) for i in places]
     np.testing.assert_allclose([own[key] for key in keys], expected, rtol=1e-3)
@@ -202,6 +202,6 @@ def test_methods_side_by_side_with_masks() -> None:
     loaded, samples = load_model("demo"), sample_pictures()[:2]
     images = torch.stack([loaded.transform(sample.picture) for sample in samples])
     masks = torch.from_numpy(np.stack([sample.mask for sample in samples]))
-    expected = METRICS["energy-pointing-game"](Case(GradCAM(loaded.model)(images), images, masks=masks)).values
+    expected = METRICS["energy-pointing-game"](MetricInput(GradCAM(loaded.model)(images), images, masks=masks)).values
     assert [float(row["energy-pointing-game"]) for row in rows] == pytest.approx(expected.tolist(), abs=1e-3)
     assert 0.1 < float(expected.min()) < float(expected.max()) < 1

@@ -27,7 +27,7 @@ from gradcam_kit.jobs import RunRequest, RunSummary, load_run, run
 from gradcam_kit.jobs.engines.local import has_thumbnail
 from gradcam_kit.jobs.sources import plan as plans
 from gradcam_kit.jobs.sources.index import Entry, find_pictures, index_pictures
-from gradcam_kit.jobs.sources.walk import LeftOut
+from gradcam_kit.jobs.sources.walk import Skipped
 from gradcam_kit.jobs.storage.folders import LocalFolder
 from gradcam_kit.jobs.storage.store import Store
 from gradcam_kit.jobs.work.explainer import Batch, Explained, Explainer
@@ -244,7 +244,7 @@ def test_tables_give_paths_and_labels() -> None:
     import pyarrow.parquet as pq
 
     pq.write_table(pa.table({"path": ["top.png", "top.png"], "label": [1, 2]}), "pictures/list.parquet")
-    left_out = LeftOut()
+    left_out = Skipped()
     assert [(entry.key, entry.label) for entry in find_pictures("pictures/list.parquet", "out", left_out)] == [
         ("top.png", "1"),
         ("top.png", "2"),

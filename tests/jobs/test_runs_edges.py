@@ -20,7 +20,7 @@ from gradcam_kit.errors import CaptureError, ClassIndexError, InputError, Option
 from gradcam_kit.jobs import RunRequest, RunSummary, load_run, run
 from gradcam_kit.jobs.engines.devices import _next_answer
 from gradcam_kit.jobs.sources.index import find_pictures, index_pictures
-from gradcam_kit.jobs.sources.walk import LeftOut, key_of
+from gradcam_kit.jobs.sources.walk import Skipped, key_of
 from gradcam_kit.jobs.storage import store
 from gradcam_kit.jobs.storage.folders import LocalFolder
 from gradcam_kit.jobs.storage.store import Store
@@ -143,7 +143,7 @@ def test_a_glob_names_what_it_names_elsewhere(pattern: str) -> None:
     disk.write_picture(Path("far/b.png"), disk.CAT)
     if "link" in pattern:
         os.symlink(os.path.abspath("far/away"), "pictures/cup/link")
-    entries = list(find_pictures(pattern, "out", LeftOut()))
+    entries = list(find_pictures(pattern, "out", Skipped()))
     found = {os.path.realpath(entry.path) for entry in entries}
     files = {os.path.realpath(path) for path in glob.glob(pattern, recursive=True) if os.path.isfile(path)}
     assert found == {path for path in files if path.lower().endswith(".png")}
@@ -164,11 +164,11 @@ def test_a_folder_that_may_not_be_read_is_left_out(pattern: str, monkeypatch: py
 
     monkeypatch.setattr(os, "scandir", partial(refused, os.scandir))
     monkeypatch.setattr(Path, "lstat", partialmethod(lambda self, whole: refused(whole, self), Path.lstat))
-    left_out = LeftOut()
+    left_out = Skipped()
     assert sorted(entry.key[0] for entry in find_pictures(pattern, "out", left_out)) == ["a", "c"]
     assert left_out.lines() == ["left out folders that may not be read: b"]
     with pytest.raises(InputError, match="home/b' cannot be listed: Permission denied"):
-        list(find_pictures("home/b", "out", LeftOut()))
+        list(find_pictures("home/b", "out", Skipped()))
 
 
 @pytest.mark.parametrize("pattern", ["pictures", "pictures/**/*.png", "pictures/**/**/*", "pictures/*/*/*/*.png"])
@@ -178,7 +178,7 @@ def test_links_around_in_a_circle_are_not_followed(pattern: str) -> None:
     os.symlink("../..", "pictures/one/two/up")
     os.symlink(os.path.abspath("pictures"), "pictures/one/two/three/top")
     os.symlink("one", "pictures/other")  # another name of a folder, and no circle
-    keys = [entry.key for entry in find_pictures(pattern, "out", LeftOut())]
+    keys = [entry.key for entry in find_pictures(pattern, "out", Skipped())]
     assert sorted(keys) == ["one/two/three/a.png", "other/two/three/a.png"]
 
 
@@ -209,7 +209,7 @@ def test_lists_that_cannot_be_used_are_errors_of_the_request(name: str, content:
 
 def test_lists_of_remote_pictures_and_rows_without_a_path() -> None:
     Path("a.csv").write_text("path,label\ns3://one/in/x/a.png,cat\n,cup\ns3://one/in/b.png,cup\n")
-    left_out = LeftOut()
+    left_out = Skipped()
     found = {entry.key: entry.path for entry in find_pictures("a.csv", "out", left_out)}
     assert found == {"x/a.png": "s3://one/in/x/a.png", "b.png": "s3://one/in/b.png"}
     assert left_out.lines() == ["left out 1 rows of the table that have no path"]

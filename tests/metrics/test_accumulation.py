@@ -15,8 +15,8 @@ from torchmetrics import MetricCollection
 from gradcam_kit.errors import InputError, UnknownNameError
 from gradcam_kit.metrics import (
     METRICS,
-    Measured,
     Metric,
+    MetricResult,
     average_precision,
     box_overlaps,
     grid_pointing,
@@ -215,9 +215,9 @@ def test_after_a_reset_other_settings_may_come():
     values = torch.tensor([0.25, 0.75])
     status = torch.zeros(2, dtype=torch.long)
     mean = MeanOverImages("deletion")
-    mean.update(Measured(values, status, {"steps": 8}, {}))
+    mean.update(MetricResult(values, status, {"steps": 8}, {}))
     mean.reset()
-    mean.update(Measured(values, status, {"steps": 16}, {}))
+    mean.update(MetricResult(values, status, {"steps": 16}, {}))
     assert mean.compute()["mean"] == 0.5
     with pytest.raises(InputError, match="steps"):
-        mean.update(Measured(values, status, {"steps": 8}, {}))
+        mean.update(MetricResult(values, status, {"steps": 8}, {}))

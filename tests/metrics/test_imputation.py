@@ -131,7 +131,7 @@ def test_a_cycle_is_what_conjugate_gradients_need(kind: str, size: tuple[int, in
     Above 2 a second visit of a coarser grid would turn their sign, and what comes out would be anything.
     """
     mask = kinds(size)[kind][None].double()
-    levels = imputation._levels(mask, 1, imputation.Room())
+    levels = imputation._levels(mask, 1, imputation.Workspace())
     one, other = (images(1, c=1, size=size, seed=seed).double() * mask for seed in range(2))
 
     def cycle(residual: Tensor) -> Tensor:
@@ -159,7 +159,7 @@ def test_what_is_the_same_everywhere_stays_so(kind: str, size: tuple[int, int]) 
 
 
 def test_memory_that_is_used_again_leaves_no_trace() -> None:
-    x, room = images(4, size=(20, 24)), imputation.Room()
+    x, room = images(4, size=(20, 24)), imputation.Workspace()
     masks = torch.cat([removed(blobs(s)[:20, :24], 0.5) for s in range(4)])
     for rows, dtype in (
         ([0, 1], torch.float32),

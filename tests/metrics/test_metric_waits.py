@@ -15,7 +15,7 @@ from waits import device, metric_waits, on_device, on_host
 
 from gradcam_kit import GradCAM
 from gradcam_kit.capture import rescoring
-from gradcam_kit.metrics import CONTROLS, METRICS, Case
+from gradcam_kit.metrics import BASELINES, METRICS, MetricInput
 
 
 @pytest.mark.parametrize("name", METRICS)
@@ -30,7 +30,9 @@ def test_metrics_wait_where_they_have_to(name):
         with rescoring(model, x, classes) as rescore:
             for _ in range(2):  # the first time the model gets known
                 seen.waits.clear()
-                own = Case(heatmaps, x, rescore, masks=objects, explain=lambda rows: cam(rows, classes), seed=case.seed)
+                own = MetricInput(
+                    heatmaps, x, rescore, masks=objects, explain=lambda rows: cam(rows, classes), seed=case.seed
+                )
                 of_case = Counter(seen.waits)
                 found = measure(METRICS[name], own)
     assert found.values.device.type == "meta"
@@ -41,10 +43,10 @@ def test_metrics_wait_where_they_have_to(name):
     assert places == set(metric_waits(name))
 
 
-@pytest.mark.parametrize("name", CONTROLS)
+@pytest.mark.parametrize("name", BASELINES)
 def test_controls_do_not_wait(name):
     x = images(size=SIZE)
     with device() as seen:
-        found = CONTROLS[name](on_device(x), 3)
-    torch.testing.assert_close(on_host(found), CONTROLS[name](x, 3))
+        found = BASELINES[name](on_device(x), 3)
+    torch.testing.assert_close(on_host(found), BASELINES[name](x, 3))
     assert not seen.waits

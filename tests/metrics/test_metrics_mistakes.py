@@ -15,7 +15,7 @@ from models import images, tiny
 from gradcam_kit import GradCAM
 from gradcam_kit.capture import rescoring
 from gradcam_kit.errors import InputError, OptionError, ShapeError, UnknownNameError
-from gradcam_kit.metrics import CONTROLS, METRICS, Case, Metric, grid_pointing, iou, mass_accuracy, road_morf
+from gradcam_kit.metrics import BASELINES, METRICS, Metric, MetricInput, grid_pointing, iou, mass_accuracy, road_morf
 from gradcam_kit.metrics.accumulation import MeanOverImages, PointingGame
 from gradcam_kit.metrics.checks import check_heatmaps, check_masks
 
@@ -23,13 +23,13 @@ X = images(size=SIZE)
 HEATMAPS = torch.rand(3, *SIZE, generator=torch.Generator().manual_seed(0))
 
 
-def unchecked_case(heatmaps: Any, x: Any, rescore: Any = None, **fields: Any) -> Case:
+def unchecked_case(heatmaps: Any, x: Any, rescore: Any = None, **fields: Any) -> MetricInput:
     """A case as it is made outside of the tests, where nothing checks the kinds of its fields before it does."""
-    case = object.__new__(Case)
+    case = object.__new__(MetricInput)
     none = dict.fromkeys(("predicts", "masks", "explain", "identities"))
     for name, value in {**none, "seed": 0, "heatmaps": heatmaps, "images": x, "rescore": rescore, **fields}.items():
         object.__setattr__(case, name, value)
-    unwrap(Case.__post_init__)(case)
+    unwrap(MetricInput.__post_init__)(case)
     return case
 
 
@@ -47,7 +47,7 @@ def unchecked_case(heatmaps: Any, x: Any, rescore: Any = None, **fields: Any) ->
 )
 def test_masks_of_another_shape(shape: tuple[int, ...], said: str) -> None:
     with pytest.raises(ShapeError, match=re.escape(f"masks have shape {shape}, heatmaps (3, 13, 14); {said}") + "$"):
-        Case(HEATMAPS, X, masks=torch.ones(shape, dtype=torch.bool))
+        MetricInput(HEATMAPS, X, masks=torch.ones(shape, dtype=torch.bool))
 
 
 def test_an_axis_too_many_of_what_metrics_take_besides_masks() -> None:
@@ -59,11 +59,11 @@ def test_an_axis_too_many_of_what_metrics_take_besides_masks() -> None:
 
 def test_heatmaps_of_one_target_lose_its_axis_and_those_of_several_are_folded() -> None:
     with pytest.raises(ShapeError, match=r"need \(3, 13, 14\); pass heatmaps\[:, 0\]$"):
-        Case(HEATMAPS[:, None], X)
+        MetricInput(HEATMAPS[:, None], X)
     with pytest.raises(ShapeError, match=r"need \(3, 13, 14\); fold the axis of several targets into the batch$"):
-        Case(HEATMAPS[:, None].expand(-1, 2, *SIZE), X)
+        MetricInput(HEATMAPS[:, None].expand(-1, 2, *SIZE), X)
     with pytest.raises(ShapeError, match=r"need \(3, 13, 14\)$"):
-        Case(HEATMAPS[0], X)
+        MetricInput(HEATMAPS[0], X)
 
 
 def test_methods_and_explanations_are_no_heatmaps() -> None:
@@ -157,7 +157,7 @@ def test_the_mean_over_images_takes_a_case_and_no_tensors() -> None:
             unwrap(MeanOverImages.update)(metric, *given)
     with pytest.raises(InputError, match=r"update\(Case\(heatmaps, images, rescore=rescore, explain=explain\)\)$"):
         unwrap(MeanOverImages.update)(MeanOverImages("adcc"), MAP)
-    case = Case(MAP, IMAGE, masks=RIGHT)
+    case = MetricInput(MAP, IMAGE, masks=RIGHT)
     with pytest.raises(InputError, match="update got a Case, a Tensor; expected one case"):
         unwrap(MeanOverImages.update)(metric, case, RIGHT)
     assert not metric.counts.any()
@@ -186,13 +186,13 @@ def test_unknown_options_of_a_metric(name: str) -> None:
 
 def test_unknown_options_of_a_metric_of_ones_own() -> None:
     with pytest.raises(OptionError, match="no option 'thresh'; its options are threshold; did you mean"):
-        Metric("loose", iou, "higher", options={"thresh": 0.2})(Case(MAP, IMAGE, masks=RIGHT))
+        Metric("loose", iou, "higher", options={"thresh": 0.2})(MetricInput(MAP, IMAGE, masks=RIGHT))
 
     def any_options(heatmaps: torch.Tensor, **options: Any) -> Any:
         assert options == {"flavor": 2}
         return METRICS["entropy"].function(heatmaps)
 
-    assert Metric("own", any_options, "")(Case(MAP, IMAGE), flavor=2).ok.all()
+    assert Metric("own", any_options, "")(MetricInput(MAP, IMAGE), flavor=2).ok.all()
 
 
 @pytest.mark.parametrize("name", ["road-morf", "road-lerf", "road-combined", "arcc"])
@@ -205,8 +205,8 @@ def test_options_of_road_are_those_of_its_curve(name: str) -> None:
 
 def test_unknown_controls() -> None:
     with pytest.raises(UnknownNameError, match=r"^there is no control 'rand'; did you mean 'random'\?$"):
-        CONTROLS["rand"]
-    assert list(CONTROLS) == ["random", "ones", "center", "edges"]
+        BASELINES["rand"]
+    assert list(BASELINES) == ["random", "ones", "center", "edges"]
 
 
 def test_the_mean_over_images_shows_what_it_is_the_mean_of() -> None:

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from gradcam_kit.errors import InputError, OptionError, ShapeError
 from gradcam_kit.metrics import (
-    CONTROLS,
+    BASELINES,
     METRICS,
-    Case,
+    MetricInput,
     Status,
     adcc,
     adcc_complexity,
@@ -92,7 +92,7 @@ def test_coherency_where_the_second_map_is_constant() -> None:
 
 
 def test_the_map_of_ones_games_the_drop_and_says_so() -> None:
-    ones = CONTROLS["ones"](IMAGE, 0, None)
+    ones = BASELINES["ones"](IMAGE, 0, None)
     drop = average_drop(ones, IMAGE, mean_over_eight)
     assert drop.values.tolist() == [0]
     assert drop.status.tolist() == [Status.DEGENERATE_MAP]
@@ -253,17 +253,17 @@ def test_what_metrics_share_is_computed_once() -> None:
         calls.append("explain")
         return MAP
 
-    case = Case(MAP, IMAGE, rescore, explain=explain)
+    case = MetricInput(MAP, IMAGE, rescore, explain=explain)
     for name in ("average-drop", "average-increase", "average-gain", "coherency", "adcc"):
         shared = METRICS[name](case)
-        alone = METRICS[name](Case(MAP, IMAGE, mean_over_eight, explain=lambda images: MAP))
+        alone = METRICS[name](MetricInput(MAP, IMAGE, mean_over_eight, explain=lambda images: MAP))
         torch.testing.assert_close(shared.values, alone.values)
     assert calls == ["score", "score", "explain"]
 
 
 def test_a_number_is_described_with_all_that_it_depends_on() -> None:
     found = METRICS["road-combined"](
-        Case(MAP, IMAGE, mean_over_eight), percentages=(25.0, 50.0), noise=0.0, batch_size=4
+        MetricInput(MAP, IMAGE, mean_over_eight), percentages=(25.0, 50.0), noise=0.0, batch_size=4
     )
     said = METRICS["road-combined"].describe(found.settings)
     assert said.startswith(

@@ -13,7 +13,7 @@ from torch import nn
 
 from gradcam_kit import metrics
 from gradcam_kit.errors import InputError, LayerNotFoundError, OptionError, ShapeError
-from gradcam_kit.metrics import METRICS, Case
+from gradcam_kit.metrics import METRICS, MetricInput
 from gradcam_kit.metrics.accumulation import MaxBoxAccuracy, MeanOverImages, PixelAveragePrecision, PointingGame
 from gradcam_kit.metrics.draws import uniform
 
@@ -69,7 +69,7 @@ def test_options_are_refused(name: str, options: dict[str, Any], said: str) -> N
             "ignored pixels have shape",
         ),
         (lambda: unwrap(metrics.pixel_histograms)(MAP, RIGHT.float()), InputError, "masks are torch.float32"),
-        (lambda: Case(MAP * 1.0000002, images(1, size=(2, 2))), OptionError, r"from 0 to 1\.0000002; expected"),
+        (lambda: MetricInput(MAP * 1.0000002, images(1, size=(2, 2))), OptionError, r"from 0 to 1\.0000002; expected"),
     ],
 )
 def test_inputs_are_refused(found: Any, error: type[Exception], said: str) -> None:
@@ -81,7 +81,7 @@ def test_a_method_that_cannot_be_called_is_refused() -> None:
     with standard_case() as case:
         object.__setattr__(case, "explain", 3)
         with pytest.raises(InputError, match=r"explain is an? int; expected a method: images -> heatmaps"):
-            unwrap(Case.__post_init__)(case)
+            unwrap(MetricInput.__post_init__)(case)
 
 
 @pytest.mark.parametrize("name", [name for name in METRICS if {"rescore", "predicts"} & {*METRICS[name].needs}])
@@ -124,7 +124,7 @@ def test_defaults_that_follow_the_size_are_one_setting(name: str) -> None:
         def mean(rows: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
             return rows.flatten(1).mean(1)
 
-        over_all.update(Case(torch.rand(2, side, side), x, mean, masks=objects))
+        over_all.update(MetricInput(torch.rand(2, side, side), x, mean, masks=objects))
     assert over_all.compute()["count"] == 4
 
 

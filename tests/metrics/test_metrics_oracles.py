@@ -18,7 +18,7 @@ from torch.nn.functional import avg_pool2d
 
 from gradcam_kit import GradCAM, metrics
 from gradcam_kit.capture import ClassProbability, IsPrediction
-from gradcam_kit.metrics import METRICS, Case, box_overlaps, road, robustness
+from gradcam_kit.metrics import METRICS, MetricInput, box_overlaps, road, robustness
 from gradcam_kit.metrics.draws import normal, uniform
 
 PERCENTAGES = (10, 20, 30, 40, 50, 60, 70, 80, 90)
@@ -27,7 +27,7 @@ PERCENTAGES = (10, 20, 30, 40, 50, 60, 70, 80, 90)
 class Sample:
     """One image of the case in float64, with the model as plain functions."""
 
-    def __init__(self, case: Case, i: int) -> None:
+    def __init__(self, case: MetricInput, i: int) -> None:
         self.heatmap, self.image = case.heatmaps[i].double().numpy(), case.images[i].double().numpy()
         self.mask = case.masks[i].numpy()
         self.identity, self.seed, self.target = case.identities[i : i + 1], case.seed, CLASSES[i : i + 1]

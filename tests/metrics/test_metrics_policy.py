@@ -12,7 +12,7 @@ from models import images, tiny
 from gradcam_kit import GradCAM
 from gradcam_kit.capture import rescoring
 from gradcam_kit.errors import InputError, ShapeError
-from gradcam_kit.metrics import METRICS, Case, Status, parameter_randomization
+from gradcam_kit.metrics import METRICS, MetricInput, Status, parameter_randomization
 
 SHARES = ("average-drop", "average-increase", "average-gain", "adcc", "arcc")
 
@@ -40,7 +40,7 @@ def test_logits_are_no_probabilities(name):
         model.fc.bias -= 100
     cam = GradCAM(model, "relu1")
     with rescoring(model, x, CLASSES, probability=False) as rescore:
-        found = METRICS[name](Case(cam(x, CLASSES), x, rescore, explain=cam))
+        found = METRICS[name](MetricInput(cam(x, CLASSES), x, rescore, explain=cam))
     assert found.status.tolist() == [Status.NAN] * 3
 
 
@@ -48,13 +48,13 @@ def test_scores_are_those_of_the_same_images():
     x = images(size=SIZE)
     heatmaps = GradCAM(tiny(), "relu1")(x)
     with rescoring(tiny(), x) as rescore:
-        Case(heatmaps, x.clone(), rescore)
+        MetricInput(heatmaps, x.clone(), rescore)
         with pytest.raises(
             ShapeError, match=r"rescore was made for images of shape \(3, 3, 13, 14\).*\(2, 3, 13, 14\)"
         ):
-            Case(heatmaps[:2], x[:2], rescore)
+            MetricInput(heatmaps[:2], x[:2], rescore)
         with pytest.raises(InputError, match="rescore was made for other images"):
-            Case(heatmaps, x.flip(0), rescore)
+            MetricInput(heatmaps, x.flip(0), rescore)
 
 
 def test_a_method_that_runs_again_keeps_its_classes():
@@ -65,15 +65,15 @@ def test_a_method_that_runs_again_keeps_its_classes():
     assert (cam.explain(shown).targets != CLASSES).any()
     with rescoring(model, x, CLASSES) as rescore:
         found, fixed, following = (
-            METRICS["coherency"](Case(heatmaps, x, rescore, explain=explain))
+            METRICS["coherency"](MetricInput(heatmaps, x, rescore, explain=explain))
             for explain in (cam, lambda changed: cam(changed, CLASSES), lambda changed: cam(changed))
         )
     assert torch.equal(found.values, fixed.values)
     assert not torch.equal(found.values, following.values)
     with pytest.raises(InputError, match="explain takes the class that is predicted for each changed image"):
-        Case(heatmaps, x, explain=cam)
+        MetricInput(heatmaps, x, explain=cam)
     with rescoring(model, x, lambda logits: logits[:, 0]) as rescore:
-        bound = Case(heatmaps, x, rescore, explain=cam).explain
+        bound = MetricInput(heatmaps, x, rescore, explain=cam).explain
     torch.testing.assert_close(bound(shown), cam(shown, 0))
 
 

@@ -10,7 +10,7 @@ from metric_cases import SIZE, masks, measure, names_that_need, standard_case, w
 from models import images
 
 from gradcam_kit.errors import InputError, OptionError, ShapeError
-from gradcam_kit.metrics import CONTROLS, METRICS, Case, Status
+from gradcam_kit.metrics import BASELINES, METRICS, MetricInput, Status
 
 ALL = pytest.mark.parametrize("name", METRICS)
 
@@ -151,7 +151,7 @@ def test_no_images(name):
     with standard_case() as case:
         none = {"heatmaps": case.heatmaps[:0], "images": case.images[:0], "masks": case.masks[:0]}
         scores = dict.fromkeys(("rescore", "predicts"), lambda rows, index: rows.new_zeros(len(rows)))
-        found = measure(METRICS[name], Case(**none, **scores, explain=lambda x: x[:, 0]))
+        found = measure(METRICS[name], MetricInput(**none, **scores, explain=lambda x: x[:, 0]))
     assert found.values.shape == (0,)
     assert found.count == 0
     assert found.mean.isnan()
@@ -161,7 +161,7 @@ def test_no_images(name):
 def test_what_a_metric_needs_is_said(name):
     metric = METRICS[name]
     with standard_case() as case:
-        bare = Case(case.heatmaps, case.images)
+        bare = MetricInput(case.heatmaps, case.images)
     assert metric.better in ("higher", "lower")
     for field in metric.needs:
         with pytest.raises(InputError, match=rf"'{name}' needs .*{field}"):
@@ -182,20 +182,20 @@ def test_heatmaps_in_half_precision(name):
 def test_sizes_that_do_not_fit():
     heatmaps, x = torch.rand(3, *SIZE), images(size=SIZE)
     with pytest.raises(ShapeError, match=r"\(3, 13, 14\).*\(2, 3, 13, 14\)"):
-        Case(heatmaps, x[:2])
+        MetricInput(heatmaps, x[:2])
     with pytest.raises(ShapeError, match=r"\(3, 7, 7\).*need \(3, 13, 14\)"):
-        Case(torch.rand(3, 7, 7), x)
+        MetricInput(torch.rand(3, 7, 7), x)
     with pytest.raises(ShapeError, match="fold the axis of several targets"):
-        Case(torch.rand(3, 2, *SIZE), x)
+        MetricInput(torch.rand(3, 2, *SIZE), x)
     with pytest.raises(ShapeError, match=r"masks have shape \(3, 26, 28\).*Resize them yourself"):
-        Case(heatmaps, x, masks=torch.ones(3, 26, 28, dtype=torch.bool))
+        MetricInput(heatmaps, x, masks=torch.ones(3, 26, 28, dtype=torch.bool))
     with pytest.raises(ShapeError, match="identities"):
-        Case(heatmaps, x, identities=torch.arange(2))
+        MetricInput(heatmaps, x, identities=torch.arange(2))
     for wrong, said in ((torch.rand(3), "float32"), (torch.ones(3) > 0, "bool")):
         with pytest.raises(InputError, match=f"identities.*{said}"):
-            Case(heatmaps, x, identities=wrong)
+            MetricInput(heatmaps, x, identities=wrong)
     with pytest.raises(ShapeError, match=r"scores of shape \(3, 2\) for 3 rows"):
-        METRICS["average-drop"](Case(heatmaps, x, rescore=lambda rows, index: torch.zeros(len(rows), 2)))
+        METRICS["average-drop"](MetricInput(heatmaps, x, rescore=lambda rows, index: torch.zeros(len(rows), 2)))
 
 
 @pytest.mark.parametrize("bad", [-0.01, 1.01, 255.0])
@@ -203,18 +203,18 @@ def test_heatmaps_outside_of_their_range(bad):
     heatmaps = torch.rand(3, *SIZE)
     heatmaps[1, 2, 3] = bad
     with pytest.raises(OptionError, match="range from"):
-        Case(heatmaps, images(size=SIZE))
+        MetricInput(heatmaps, images(size=SIZE))
 
 
-@pytest.mark.parametrize("name", CONTROLS)
+@pytest.mark.parametrize("name", BASELINES)
 def test_controls(name):
     x, identities = images(size=SIZE), torch.tensor([4, 9, 2])
-    whole = CONTROLS[name](x, 3, identities)
+    whole = BASELINES[name](x, 3, identities)
     assert whole.shape == (3, *SIZE)
     assert whole.dtype == torch.float32
     assert 0 <= whole.min() <= whole.max() <= 1
     turned = torch.tensor([2, 0])
-    torch.testing.assert_close(CONTROLS[name](x[turned], 3, identities[turned]), whole[turned])
-    torch.testing.assert_close(CONTROLS[name](x[turned], 3), CONTROLS[name](x, 3)[turned])
+    torch.testing.assert_close(BASELINES[name](x[turned], 3, identities[turned]), whole[turned])
+    torch.testing.assert_close(BASELINES[name](x[turned], 3), BASELINES[name](x, 3)[turned])
     for dims in ((9,), (4, 5, 6)):
-        assert CONTROLS[name](images(size=dims), 0, None).shape == (3, *dims)
+        assert BASELINES[name](images(size=dims), 0, None).shape == (3, *dims)

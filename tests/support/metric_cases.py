@@ -13,7 +13,7 @@ from torch import Tensor
 
 from gradcam_kit import GradCAM
 from gradcam_kit.capture import rescoring
-from gradcam_kit.metrics import METRICS, Case, Measured, Metric
+from gradcam_kit.metrics import METRICS, Metric, MetricInput, MetricResult
 
 SIZE = (13, 14)
 CLASSES = torch.tensor([1, 4, 0])
@@ -28,21 +28,21 @@ FEW = {"deletion": {"steps": 9}, "insertion": {"steps": 9}, "infidelity": {"samp
 """Options that make a metric fast."""
 
 
-def measure(metric: Metric, case: Case, **options: object) -> Measured:
+def measure(metric: Metric, case: MetricInput, **options: object) -> MetricResult:
     return metric(case, **{**FEW.get(metric.name, {}), **options})
 
 
 @contextmanager
 def standard_case(
     n: int = 3, *, batch_size: int = 64, pick: Tensor | None = None, named: bool = True
-) -> Iterator[Case]:
+) -> Iterator[MetricInput]:
     """The batch, or the samples `pick` of it; `named` says whether the images have identities of their own."""
     chosen = torch.arange(n) if pick is None else pick
     x, classes = images(size=SIZE)[chosen], CLASSES[chosen]
     model = tiny()
     cam = GradCAM(model, "relu1")
     with rescoring(model, x, classes, batch_size=batch_size) as rescore:
-        yield Case(
+        yield MetricInput(
             heatmaps=cam(x, classes),
             images=x,
             rescore=rescore,
@@ -61,7 +61,7 @@ def masks() -> Tensor:
     return found
 
 
-def with_maps(case: Case, heatmaps: Tensor) -> Case:
+def with_maps(case: MetricInput, heatmaps: Tensor) -> MetricInput:
     return replace(case, heatmaps=heatmaps)
 
 
@@ -69,7 +69,7 @@ def names_that_need(field: str) -> list[str]:
     return [name for name, metric in METRICS.items() if field in metric.needs]
 
 
-def value(found: Measured) -> float:
+def value(found: MetricResult) -> float:
     """The number of the first image, to compare with `==`."""
     assert found.ok.all()
     return pytest.approx(float(found.values[0]), abs=1e-6)

@@ -22,14 +22,14 @@ from gradcam_kit.capture.deferred_checks import Checks
 from gradcam_kit.capture.layouts import ChannelsFirst, Tokens, has_class_token
 from gradcam_kit.capture.model.inputs import Inputs
 from gradcam_kit.capture.model.state import is_scripted
-from gradcam_kit.capture.model.trees import brought
+from gradcam_kit.capture.model.trees import move_tree
 from gradcam_kit.capture.provenance.evidence import Evidence as Origins
 from gradcam_kit.capture.recording import LayerRecord
 from gradcam_kit.capture.rerun.prefix import Prefix
 from gradcam_kit.capture.rerun.replay import Replayer
 from gradcam_kit.capture.rerun.rescore import Rescorer
 from gradcam_kit.errors import CaptureError
-from gradcam_kit.functional import widen
+from gradcam_kit.functional import at_least_float32
 from gradcam_kit.types import Attention, Evidence, Projections
 
 _OUTPUT = "output of the last attention"
@@ -207,7 +207,7 @@ class AttentionRecorder:
         record = LayerRecord(
             last.name, last.module, leaves=last.leaves, chosen=[last.place], spec=last.spec, layout=ChannelsFirst()
         )
-        expected = brought(widen(scores.detach()), self.inputs.images.device)
+        expected = move_tree(at_least_float32(scores.detach()), self.inputs.images.device)
         replayer = Replayer(rescorer, record, Prefix.of(last.calls, ()), expected, checks)
         found = []
         for one, block in zip(self.seen, blocks, strict=True):
@@ -236,7 +236,7 @@ class AttentionRecorder:
         own = [gradients[name] for name in attentions if name in gradients]
         found = Attention(
             blocks=tuple(one.name for one in self.seen),
-            probabilities=tuple(widen(self.own[name].maps(self.own[name].captured)) for name in attentions),
+            probabilities=tuple(at_least_float32(self.own[name].maps(self.own[name].captured)) for name in attentions),
             grid=self.layout.grid,
             prefix=self.layout.prefix,
             has_class_token=has_class_token(self.model, self.layout.prefix),
@@ -256,7 +256,7 @@ class AttentionRecorder:
         assert last.values is not None
 
         def joined(tensor: Tensor) -> Tensor:
-            return widen(Heads(self.n).to_maps(tensor.detach()).movedim(1, 2).flatten(2))
+            return at_least_float32(Heads(self.n).to_maps(tensor.detach()).movedim(1, 2).flatten(2))
 
         return Projections(
             queries=joined(last.factors[0]),

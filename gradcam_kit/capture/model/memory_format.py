@@ -14,7 +14,7 @@ from weakref import WeakSet
 import torch
 from torch import Tensor, nn
 
-from gradcam_kit.capture.deferred_checks import once_more_if_misjudged
+from gradcam_kit.capture.deferred_checks import retry_without_cache
 from gradcam_kit.capture.model.inputs import Inputs
 from gradcam_kit.capture.model.kept import normal_tensors_help
 from gradcam_kit.capture.model.state import version
@@ -26,7 +26,7 @@ _refused: WeakSet[nn.Module] = WeakSet()
 _Result = TypeVar("_Result")
 
 
-@once_more_if_misjudged
+@retry_without_cache
 def in_fastest_format(model: nn.Module, inputs: Inputs, work: Callable[[Inputs], _Result]) -> _Result:
     """Run `work` with images that the model gets in channels-last order where its kernels are fastest with it.
 

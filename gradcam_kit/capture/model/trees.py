@@ -54,7 +54,7 @@ def _copied(mapping: Mapping[Any, Any]) -> Any:
     return changed
 
 
-def brought(value: Any, device: torch.device) -> Any:
+def move_tree(value: Any, device: torch.device) -> Any:
     """The same with all tensors on this device: a model may be spread over several."""
     # Nobody would wait for a copy to the host, so it has to be waited for here.
     return map_output(lambda tensor: tensor.to(device, non_blocking=device.type != "cpu"), value)

@@ -13,7 +13,8 @@ from torch import Tensor
 from gradcam_kit.capture.backward import layer_gradients
 from gradcam_kit.capture.model.compiled import parts_compiled
 from gradcam_kit.capture.model.state import untouched
-from gradcam_kit.capture.model.trees import brought
+from gradcam_kit.capture.model.trees import move_tree
+from gradcam_kit.capture.provenance.evidence import recall
 from gradcam_kit.capture.recording import LayerRecord, Recorder
 from gradcam_kit.capture.rerun.rescore import Rescorer
 from gradcam_kit.types import Reshape
@@ -46,13 +47,14 @@ class Prober:
 
         def explain(part: Tensor, scored: Callable[[], Tensor]) -> tuple[Tensor, Tensor]:
             layers = {self.record.name: self.record.module}
-            recorder = Recorder(model, layers, len(part), tuple(part.shape[2:]), self.reshape, True)
+            evidence = recall(model, self.rescorer.inputs)
+            recorder = Recorder(model, layers, len(part), tuple(part.shape[2:]), self.reshape, True, evidence)
             with recorder.attached(), torch.enable_grad():
                 scores = scored()
                 recorder.check()
                 found = layer_gradients(recorder, [self.record.name], scores)[self.record.name]
             record = recorder.records[self.record.name]
-            here: tuple[Tensor, Tensor] = brought(
+            here: tuple[Tensor, Tensor] = move_tree(
                 (record.maps([tensor.detach() for tensor in record.captured]), found), images.device
             )
             return here

@@ -24,14 +24,14 @@ from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from gradcam_kit.capture.deferred_checks import Checks
 from gradcam_kit.capture.model.state import untouched
-from gradcam_kit.capture.model.trees import brought
+from gradcam_kit.capture.model.trees import move_tree
 from gradcam_kit.capture.recording import LayerRecord
 from gradcam_kit.capture.rerun.lazy_rows import LazyRows
 from gradcam_kit.capture.rerun.native import native_rows
 from gradcam_kit.capture.rerun.prefix import Prefix
 from gradcam_kit.capture.rerun.rescore import Rescorer, same_scores
 from gradcam_kit.errors import CaptureError, interruption, is_out_of_memory, is_same_failure
-from gradcam_kit.functional import widen
+from gradcam_kit.functional import at_least_float32
 
 _log = logging.getLogger("gradcam_kit")
 
@@ -83,7 +83,7 @@ class Replayer:
                 self.rescorer.batch_size,  # behind the layer, weights are what is read most
                 lambda chunk: self._score(rows[chunk], index[chunk], None if residual is None else residual[chunk]),
             )
-        return widen(torch.cat(scores)) if scores else images.new_zeros(0)
+        return at_least_float32(torch.cat(scores)) if scores else images.new_zeros(0)
 
     def with_graph(self, rows: Tensor) -> Float[Tensor, "n *targets"]:
         """Scores with a graph to the rows, which are one per sample and in the layer's own layout."""
@@ -100,7 +100,7 @@ class Replayer:
         source = self.prefix.residual if self.prefix else None
         if source is None or len(self.record.captured) > 1 or source.shape != self.record.captured[0].shape:
             return None
-        found: Tensor = brought(widen(self.record.maps([source])), self.rescorer.inputs.images.device)
+        found: Tensor = move_tree(at_least_float32(self.record.maps([source])), self.rescorer.inputs.images.device)
         return found
 
     def _score(self, rows: Tensor, index: Tensor, residual: Tensor | None = None) -> Tensor:
@@ -159,7 +159,7 @@ class Replayer:
             _log.debug("layer %r cannot be isolated: %s", record.name, again)
             return False
         expected = self.scores[index]
-        same = same_scores(widen(replayed), expected, record.captured[0].dtype)
+        same = same_scores(at_least_float32(replayed), expected, record.captured[0].dtype)
         holds = self.checks.holds((record.name, "isolated"), same)
         if not holds:
             _log.debug("layer %r cannot be isolated: its suffix alone gives other scores", record.name)

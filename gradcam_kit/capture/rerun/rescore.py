@@ -16,11 +16,11 @@ from gradcam_kit.capture.model.compiled import is_compiled_around, parts_compile
 from gradcam_kit.capture.model.inputs import Inputs, Runner
 from gradcam_kit.capture.model.memory_format import PackedWeights
 from gradcam_kit.capture.model.state import untouched
-from gradcam_kit.capture.model.trees import brought, device_of, map_output
+from gradcam_kit.capture.model.trees import device_of, map_output, move_tree
 from gradcam_kit.errors import CaptureError, GradCamKitError, OptionError, interruption, is_out_of_memory
-from gradcam_kit.functional import widen
+from gradcam_kit.functional import at_least_float32
 from gradcam_kit.targets.classes import score
-from gradcam_kit.types import Rows, Target
+from gradcam_kit.types import Rescore, Target
 
 _log = logging.getLogger("gradcam_kit")
 _Result = TypeVar("_Result")
@@ -90,7 +90,7 @@ class Rescorer:
                 self.at_once(rows),
                 lambda chunk: self.score_pass(rows[chunk].to(images.dtype), index[chunk]),
             )
-        return widen(torch.cat(scores)) if scores else images.new_zeros(0)
+        return at_least_float32(torch.cat(scores)) if scores else images.new_zeros(0)
 
     def check(self) -> None:
         """Find out whether other inputs with n entries belong to the samples, or to the batch like several prompts.
@@ -108,12 +108,12 @@ class Rescorer:
         # Another order and another number: in their own, even what does not belong to the samples fits them.
         index = (torch.arange(n + 1, device=self.inputs.images.device) + 1) % n
         with self.run.context():
-            expected = self._here(widen(score(self.target, self.output, n)))[index]
+            expected = self._here(at_least_float32(score(self.target, self.output, n)))[index]
         precision = self.run.precision(self.inputs.images)
         for shares_inputs in (False, True):
             self.state.shares_inputs = shares_inputs
             try:
-                found = widen(self.score_pass(self.inputs.images[index], index))
+                found = at_least_float32(self.score_pass(self.inputs.images[index], index))
             except (GradCamKitError, RuntimeError, ValueError, IndexError) as error:
                 if is_out_of_memory(error):
                     raise
@@ -131,7 +131,7 @@ class Rescorer:
         if self.state.is_bag:
             return torch.cat([self.bag_pass(self.bag_with(row, whose)) for row, whose in zip(rows, index, strict=True)])
         output = self.run(self.inputs.with_images(rows, None if self.state.shares_inputs else index))
-        there = brought(index, device_of(output, index.device))
+        there = move_tree(index, device_of(output, index.device))
         with self.run.context():
             if hasattr(self.target, "select"):
                 scores = score(self.target.select(there), output, len(index))
@@ -151,7 +151,7 @@ class Rescorer:
         return images.index_copy(0, whose.view(1), row[None].to(images.dtype))
 
     def _here(self, scores: Tensor) -> Tensor:
-        found: Tensor = brought(scores, self.inputs.images.device)
+        found: Tensor = move_tree(scores, self.inputs.images.device)
         return found
 
     def at_once(self, rows: Tensor) -> int:
@@ -193,7 +193,7 @@ class Rescorer:
         return torch.cat(scores)
 
 
-def in_half_precision(rows: Rows, dtype: torch.dtype) -> Rows:
+def in_half_precision(rows: Rescore, dtype: torch.dtype) -> Rescore:
     """The same scores from passes under autocast.
 
     Raises:

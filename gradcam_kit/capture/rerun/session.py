@@ -31,7 +31,7 @@ from gradcam_kit.targets.classes import (
 )
 from gradcam_kit.targets.names import carried_names
 from gradcam_kit.targets.scores import ScoreKind, are_shares
-from gradcam_kit.types import Images, Rows
+from gradcam_kit.types import Images, Rescore
 
 _log = logging.getLogger("gradcam_kit")
 
@@ -53,7 +53,7 @@ class IsPrediction(ClassTarget):
 
 @dataclass(frozen=True)
 class Rescoring(Rescorer):
-    """`Rows` of the explained score, and whether changed images are still predicted as their class.
+    """`Rescore` of the explained score, and whether changed images are still predicted as their class.
 
     Attributes:
         classes: what is explained `(n, [m])`; None for a target that has no classes.
@@ -66,7 +66,7 @@ class Rescoring(Rescorer):
     scores: ScoreKind | None = None
 
     @property
-    def predicts(self) -> Rows | None:
+    def predicts(self) -> Rescore | None:
         """Rows of 1 where a changed image is predicted as the explained class of its sample, else 0."""
         if self.classes is None:
             return None

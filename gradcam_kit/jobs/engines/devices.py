@@ -23,7 +23,7 @@ from gradcam_kit.jobs.work.blame import make_method
 from gradcam_kit.jobs.work.explainer import Explainer
 from gradcam_kit.jobs.work.loading import load_explainer, method_classes
 from gradcam_kit.jobs.work.measuring import chosen_metrics, metric_fields
-from gradcam_kit.jobs.work.reader import ahead_of, belong_to_parent, interruptions_blocked
+from gradcam_kit.jobs.work.reader import ahead_of, init_worker, sigint_blocked
 
 if TYPE_CHECKING:
     from multiprocessing.queues import Queue
@@ -54,7 +54,7 @@ def work_on_devices(
             own = replace(request, device=device, workers=threads, overwrite=False)
             arguments = (own, layers, pictures, os.getcwd(), tasks, answers)
             processes.append(context.Process(target=_serve, args=arguments))
-            with interruptions_blocked():
+            with sigint_blocked():
                 processes[-1].start()
         # Each process reads some batches ahead, which may be as many shards; with fewer all could wait for more.
         at_once = len(devices) * (ahead_of(request.batch_size, threads) + 3)
@@ -103,7 +103,7 @@ def _serve(
     request: RunRequest, layers: Mapping[str, list[str]], pictures: int, folder: str, tasks: Any, answers: Any
 ) -> None:
     """What the process of a device does."""
-    belong_to_parent()
+    init_worker()
     sys.path.insert(0, folder)  # where the modules of the user's are
     try:
         explainer = with_layers(request, layers)

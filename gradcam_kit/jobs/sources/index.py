@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from gradcam_kit.errors import GradCamKitError, InputError, raise_interruption
 from gradcam_kit.jobs.sources.tables import LIST_SUFFIXES, TABLE_SUFFIXES, listed_rows
 from gradcam_kit.jobs.sources.text import not_utf8
-from gradcam_kit.jobs.sources.walk import PICTURE_SUFFIXES, LeftOut, Walk, key_of
+from gradcam_kit.jobs.sources.walk import PICTURE_SUFFIXES, Skipped, Walk, key_of
 from gradcam_kit.jobs.storage.addresses import check_address, is_remote, remote, scheme, unreachable
 from gradcam_kit.targets.names import BLANKS
 
@@ -35,7 +35,7 @@ class Entry(NamedTuple):
         return PurePosixPath(self.key).parts[:-1]
 
 
-def find_pictures(source: str, out: str, left_out: LeftOut) -> Iterator[Entry]:
+def find_pictures(source: str, out: str, left_out: Skipped) -> Iterator[Entry]:
     """The pictures of a file, folder (recursive), glob, list file or table, in any order.
 
     Keys are POSIX paths relative to the folder, to the part of the glob before its first wildcard, or to the folder of
@@ -77,19 +77,19 @@ def index_pictures(source: str, out: str) -> list[Entry]:
     Raises:
         InputError: no pictures.
     """
-    found = {entry.key: entry for entry in find_pictures(source, out, LeftOut())}
+    found = {entry.key: entry for entry in find_pictures(source, out, Skipped())}
     if not found:
         raise no_pictures(source)
     return [found[key] for key in sorted(found)]
 
 
-def no_pictures(source: str, left_out: LeftOut | None = None) -> InputError:
+def no_pictures(source: str, left_out: Skipped | None = None) -> InputError:
     """The error of a source that holds none."""
     said = "".join(f"; {line}" for line in (left_out.lines() if left_out else ()))
     return InputError(f"{source!r} holds no pictures{said}; known are files that end in {' '.join(PICTURE_SUFFIXES)}")
 
 
-def _listed(source: str, left_out: LeftOut) -> Iterator[Entry]:
+def _listed(source: str, left_out: Skipped) -> Iterator[Entry]:
     """The pictures that a list file or table names; a relative path starts at its folder.
 
     Raises:
@@ -97,9 +97,9 @@ def _listed(source: str, left_out: LeftOut) -> Iterator[Entry]:
     """
     parent = source.rpartition("/")[0] if is_remote(source) else os.path.dirname(os.path.abspath(source))
     root = "" if parent == "/" else parent
-    if any(not path.startswith(root + "/") for path, _ in _lines(source, parent, LeftOut())):
+    if any(not path.startswith(root + "/") for path, _ in _lines(source, parent, Skipped())):
         common: list[str] | None = None  # some lie elsewhere, so the common folder is that of the pictures alone
-        for path, _ in _lines(source, parent, LeftOut()):
+        for path, _ in _lines(source, parent, Skipped()):
             folder = path.split("/")[:-1]
             pairs = zip(folder if common is None else common, folder, strict=False)
             common = [ours for ours, _ in takewhile(lambda pair: pair[0] == pair[1], pairs)]
@@ -112,7 +112,7 @@ def _listed(source: str, left_out: LeftOut) -> Iterator[Entry]:
         yield Entry(key_of(path[len(root) + 1 :]), path, label)
 
 
-def _lines(source: str, parent: str, left_out: LeftOut) -> Iterator[tuple[str, str | None]]:
+def _lines(source: str, parent: str, left_out: Skipped) -> Iterator[tuple[str, str | None]]:
     own = scheme(source) if is_remote(source) else None
     for path, label in listed_rows(source):
         if path:
@@ -166,7 +166,7 @@ def _resolved(parent: str, path: str) -> str:
     return f"{scheme}://{posixpath.normpath(inner)}"
 
 
-def _remote_pictures(source: str, out: str, left_out: LeftOut) -> Iterator[Entry]:
+def _remote_pictures(source: str, out: str, left_out: Skipped) -> Iterator[Entry]:
     """The same for remote storage."""
     system, root = remote(source)
     out = remote(out)[1].rstrip("/") + "/" if is_remote(out) else "\0"

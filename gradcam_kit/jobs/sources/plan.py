@@ -16,7 +16,7 @@ from typing import IO, Any
 
 from gradcam_kit.errors import OptionError
 from gradcam_kit.jobs.sources.index import Entry, find_pictures, no_pictures
-from gradcam_kit.jobs.sources.walk import LeftOut
+from gradcam_kit.jobs.sources.walk import Skipped
 from gradcam_kit.jobs.storage.folders import is_full
 
 _SORTED_AT_ONCE = 100_000  # entries, about 60 MB
@@ -65,7 +65,7 @@ class Plan:
     shard_size: int
     pictures: int
     digest: str
-    left_out: LeftOut
+    left_out: Skipped
     lines: IO[bytes] = field(repr=False)
     offsets: array[int] = field(repr=False)
 
@@ -107,7 +107,7 @@ def make_plan(source: str, out: str, shard_size: int) -> Plan:
 
 
 def _written(lines: IO[bytes], source: str, out: str, shard_size: int) -> Plan:
-    left_out = LeftOut()
+    left_out = Skipped()
     digest, offsets, position, pictures = hashlib.sha256(), array("Q"), 0, 0
     last: Entry | None = None
     for entry in _sorted(find_pictures(source, out, left_out)):

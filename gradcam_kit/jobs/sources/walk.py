@@ -35,7 +35,7 @@ OWN_FOLDERS = ("shards", "overlays", "thumbnails", "metrics", "report", "export"
 
 
 @dataclass
-class LeftOut:
+class Skipped:
     """What lies below SOURCE and is no input; complete when the pictures have streamed by.
 
     Attributes:
@@ -103,7 +103,7 @@ class Walk:
 
     root: str
     out: str
-    left_out: LeftOut
+    left_out: Skipped
 
     def __post_init__(self) -> None:
         out, root = os.path.realpath(self.out), os.path.realpath(self.root)

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from gradcam_kit.capture import read_inputs
-from gradcam_kit.comparison.contenders import Contender, with_controls
+from gradcam_kit.comparison.compared import ComparedMethod, with_controls
 from gradcam_kit.comparison.measuring import control_maps, known_metrics, measured
 from gradcam_kit.errors import OptionError, is_out_of_memory, raise_interruption
 from gradcam_kit.functional import normalize, on_device, upsample
@@ -24,7 +24,7 @@ from gradcam_kit.jobs.request import one_line
 from gradcam_kit.jobs.sources.masks import Masks
 from gradcam_kit.jobs.storage.rows import Row, heatmap_of, method_name
 from gradcam_kit.methods import BaseCAM
-from gradcam_kit.metrics import CONTROLS, METRICS, Measured, Metric, Status
+from gradcam_kit.metrics import BASELINES, METRICS, Metric, MetricResult, Status
 from gradcam_kit.targets.scores import ScoreKind
 
 _SEED = 0
@@ -132,20 +132,20 @@ def results_of(
     controls: bool = False,
     masks: Bool[Tensor, "n h w"] | None = None,
     scores: ScoreKind | None = None,
-) -> dict[str, dict[str, Measured]]:
+) -> dict[str, dict[str, MetricResult]]:
     """Method -> metric -> one number per image and target; arguments as in `measure`.
 
     `policy` is where the classes come from, in words: one of the settings.
     """
-    ours = [Contender(name, name, cam) for name, cam in zip(map(method_name, cams), cams, strict=True)]
-    contenders = with_controls([]) if controls else ours
-    rows = {one.label: _rows_of(one.label, found) for one in contenders}
-    classes = [row["target"] for row in rows[contenders[0].label]]
+    ours = [ComparedMethod(name, name, cam) for name, cam in zip(map(method_name, cams), cams, strict=True)]
+    compared_methods = with_controls([]) if controls else ours
+    rows = {one.label: _rows_of(one.label, found) for one in compared_methods}
+    classes = [row["target"] for row in rows[compared_methods[0].label]]
     several = len(classes) // len(found) if len(classes) > len(found) else None
     shape = (len(found),) if several is None else (len(found), several)
     identities = torch.tensor([_identity(one[0]["path"]) for one in found])
-    heatmaps = control_maps(contenders, images, several, _SEED, identities)
-    for one in contenders:
+    heatmaps = control_maps(compared_methods, images, several, _SEED, identities)
+    for one in compared_methods:
         if one.cam is not None:
             stored = torch.from_numpy(np.stack([heatmap_of(row) for row in rows[one.label]]).astype(np.float32))
             maps = normalize(upsample(on_device(stored, images.device), images.shape[2:]), one.cam.normalize)
@@ -154,7 +154,7 @@ def results_of(
         model,
         read_inputs(images, {}),
         heatmaps,
-        contenders,
+        compared_methods,
         metrics,
         targets=None if None in classes else on_device(torch.tensor(classes), images.device).reshape(shape),
         policy=policy,
@@ -170,7 +170,7 @@ def control_rows(rows: Sequence[Row]) -> list[Row]:
     """Rows for the controls of a picture, one per control and target, from those of its methods."""
     targets = [row for row in rows if row["method"] == rows[0]["method"]]
     kept = ("path", "rank", "target", "status")
-    return [{**{key: row[key] for key in kept}, "method": name, "error": None} for name in CONTROLS for row in targets]
+    return [{**{key: row[key] for key in kept}, "method": name, "error": None} for name in BASELINES for row in targets]
 
 
 @dataclass
@@ -193,7 +193,7 @@ class MetricMeans:
                     self.sums[row["method"], metric] += row[number]
                     self.counts[row["method"], metric] += 1
 
-    def add_measured(self, method: str, numbers: Mapping[str, Measured]) -> None:
+    def add_measured(self, method: str, numbers: Mapping[str, MetricResult]) -> None:
         """Count what was measured of a method, by metric."""
         for metric, one in numbers.items():
             rows: list[Row] = [{"method": method} for _ in range(len(one.values))]
@@ -244,7 +244,7 @@ def _rows_of(method: str, found: Sequence[Sequence[Row]]) -> list[Row]:
     return [row for rows in found for row in rows if row["method"] == method]
 
 
-def _write(results: dict[str, dict[str, Measured]], found: Sequence[Sequence[Row]]) -> None:
+def _write(results: dict[str, dict[str, MetricResult]], found: Sequence[Sequence[Row]]) -> None:
     for method, by_metric in results.items():
         rows = _rows_of(method, found)
         for metric, one in by_metric.items():

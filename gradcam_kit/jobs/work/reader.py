@@ -154,7 +154,7 @@ class Reader:
         try:
             if self._packed is None:
                 return self._pool.submit(_decode_all, chunk, self._transform)
-            with interruptions_blocked():
+            with sigint_blocked():
                 return self._pool.submit(_decode_all, chunk)
         except BrokenProcessPool as error:
             broken: Future[list[Decoded | Failed]] = Future()
@@ -180,7 +180,7 @@ class Reader:
         for one in chunk:
             pool = self._start(1)
             try:
-                with interruptions_blocked():
+                with sigint_blocked():
                     future = pool.submit(_decode_all, [one])
                 yield from future.result()
             except BrokenProcessPool:
@@ -224,8 +224,8 @@ def prefetched(items: Iterable[_T], ahead: int = 1) -> Generator[_T, None, None]
 
 
 @contextmanager
-def interruptions_blocked() -> Iterator[None]:
-    """Keep an interruption from the processes that are started meanwhile, until `belong_to_parent` settles them.
+def sigint_blocked() -> Iterator[None]:
+    """Keep an interruption from the processes that are started meanwhile, until `init_worker` settles them.
 
     A terminal sends it to all processes, and those that are still importing would show a traceback.
     """
@@ -239,7 +239,7 @@ def interruptions_blocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def belong_to_parent() -> None:
+def init_worker() -> None:
     """Settle a new process: it leaves interruptions to the one that started it, and ends with it, however that ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     silence_decoders()
@@ -260,7 +260,7 @@ def _decode_all(chunk: Sequence[tuple[Entry, bool]], transform: Transform | None
 def _set_up(folder: str, packed: bytes) -> None:
     """Make a worker process ready."""
     global _transform
-    belong_to_parent()
+    init_worker()
     sys.path.insert(0, folder)  # where the user's modules are, for as long as the transform may need them
     try:
         _transform = pickle.loads(packed)

@@ -8,13 +8,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from gradcam_kit.functional import normalize, widen
+from gradcam_kit.functional import at_least_float32, normalize
 from gradcam_kit.metrics.draws import identities_of, uniform
 from gradcam_kit.options import Registry
 
 
 @runtime_checkable
-class Control(Protocol):
+class Baseline(Protocol):
     """A map that knows nothing of the model."""
 
     def __call__(
@@ -57,7 +57,7 @@ def edge_map(
     images: Float[Tensor, "n c *t"], seed: int = 0, identities: Int[Tensor, " n"] | None = None
 ) -> Float[Tensor, "n *t"]:
     """The Sobel magnitude of the channels' mean, min-max scaled: what the eye likes. Borders are repeated."""
-    gray = widen(images).mean(1)
+    gray = at_least_float32(images).mean(1)
     axes = range(1, gray.ndim)
     squares = torch.zeros_like(gray)
     for along in axes:
@@ -68,9 +68,9 @@ def edge_map(
     return normalize(squares.sqrt()).float()
 
 
-CONTROLS: dict[str, Control] = Registry("control")
+BASELINES: dict[str, Baseline] = Registry("control")
 """Every control by its name; called with images, seed and identities."""
-CONTROLS.update(random=random_map, ones=ones_map, center=center_map, edges=edge_map)
+BASELINES.update(random=random_map, ones=ones_map, center=center_map, edges=edge_map)
 
 
 def _neighbors(maps: Tensor, axis: int) -> tuple[Tensor, Tensor]:

@@ -24,11 +24,11 @@ from gradcam_kit.errors import (
 from gradcam_kit.meter import Meter
 from gradcam_kit.methods import METHODS, BaseCAM, Explanation, explain_many, single_pass_methods
 from gradcam_kit.methods.engine.engine import with_images_of
-from gradcam_kit.metrics import CONTROLS
-from gradcam_kit.metrics.controls import Control
+from gradcam_kit.metrics import BASELINES
+from gradcam_kit.metrics.baselines import Baseline
 
 MethodLike = str | type[BaseCAM] | BaseCAM
-"""A name in `METHODS` or `CONTROLS`, a class, or an object that brings its model and layers."""
+"""A name in `METHODS` or `BASELINES`, a class, or an object that brings its model and layers."""
 
 Methods = MethodLike | Sequence[MethodLike] | Mapping[str, MethodLike] | None
 Layers = TargetLayers | Mapping[str, TargetLayers] | Sequence[Any] | None
@@ -37,18 +37,18 @@ USUAL = ("grad-cam", "grad-cam++", "hires-cam", "layer-cam", "xgrad-cam", "eigen
 
 
 @dataclass(frozen=True)
-class Contender:
+class ComparedMethod:
     """A method on its layers, or a control, which looks at no model.
 
     Attributes:
         label: its name in the comparison.
-        method: its name in `METHODS` or `CONTROLS`; of a class without one, the class name.
+        method: its name in `METHODS` or `BASELINES`; of a class without one, the class name.
     """
 
     label: str
     method: str
     cam: BaseCAM | None = None
-    control: Control | None = None
+    control: Baseline | None = None
 
 
 @dataclass(frozen=True)
@@ -66,9 +66,9 @@ class MethodCost:
     peak_mb: float = float("nan")
 
 
-def contenders(
+def compared_methods(
     model: nn.Module, methods: Methods, target_layers: Layers, options: Mapping[str, Any]
-) -> list[Contender]:
+) -> list[ComparedMethod]:
     """Methods times layers; labels are "method" or, with several layers, "method layer".
 
     Args:
@@ -91,14 +91,16 @@ def contenders(
     return list(_distinct(found))
 
 
-def with_controls(found: Sequence[Contender]) -> list[Contender]:
+def with_controls(found: Sequence[ComparedMethod]) -> list[ComparedMethod]:
     """The contenders, and behind them all controls that are not among them."""
     there = [one.control for one in found if one.control is not None]
-    others = [Contender(name, name, control=control) for name, control in CONTROLS.items() if control not in there]
+    others = [
+        ComparedMethod(name, name, control=control) for name, control in BASELINES.items() if control not in there
+    ]
     return list(_distinct([*found, *others]))
 
 
-def suited(found: Sequence[Contender], inputs: Inputs) -> tuple[list[Contender], dict[str, str]]:
+def suited(found: Sequence[ComparedMethod], inputs: Inputs) -> tuple[list[ComparedMethod], dict[str, str]]:
     """Those that can explain the first image, and why the others cannot."""
     first = inputs.first()
     problems = {one.label: _problem(one, first) for one in found}
@@ -106,7 +108,7 @@ def suited(found: Sequence[Contender], inputs: Inputs) -> tuple[list[Contender],
     return [one for one in found if one.label not in left_out], left_out
 
 
-def _problem(one: Contender, inputs: Inputs) -> str | None:
+def _problem(one: ComparedMethod, inputs: Inputs) -> str | None:
     """What keeps a method from explaining the first image.
 
     Raises:
@@ -120,7 +122,7 @@ def _problem(one: Contender, inputs: Inputs) -> str | None:
     return str(error) or type(error).__name__
 
 
-def _failure(one: Contender, inputs: Inputs) -> Exception | None:
+def _failure(one: ComparedMethod, inputs: Inputs) -> Exception | None:
     try:
         if one.cam is not None:
             images, keywords = call_of(inputs)
@@ -137,7 +139,7 @@ def call_of(inputs: Inputs) -> tuple[Any, dict[str, Any]]:
     return (inputs.args, inputs.kwargs) if inputs.args else (inputs.kwargs, {})
 
 
-def with_shared_images(found: Sequence[Contender], inputs: Inputs, targets: Any) -> Inputs:
+def with_shared_images(found: Sequence[ComparedMethod], inputs: Inputs, targets: Any) -> Inputs:
     """Return the call with the images at the input that all methods explain.
 
     Raises:
@@ -166,13 +168,13 @@ def _placed(
     method: MethodLike,
     alternatives: Sequence[tuple[str, TargetLayers | None]],
     options: Mapping[str, Any],
-) -> Iterator[Contender]:
+) -> Iterator[ComparedMethod]:
     if isinstance(method, BaseCAM):
         name = method.name or type(method).__name__
-        yield Contender(label or name, name, method)
+        yield ComparedMethod(label or name, name, method)
         return
-    if isinstance(method, str) and method in CONTROLS:
-        yield Contender(label or method, method, control=CONTROLS[method])
+    if isinstance(method, str) and method in BASELINES:
+        yield ComparedMethod(label or method, method, control=BASELINES[method])
         return
     kind = _class_of(method)
     name = kind.name or kind.__name__
@@ -181,7 +183,7 @@ def _placed(
     for layer, layers in alternatives:
         cam = kind(model, layers, **options)
         place = layer or "+".join(cam.target_layers or ())
-        yield Contender(f"{label or name} {place}" if len(alternatives) > 1 else label or name, name, cam)
+        yield ComparedMethod(f"{label or name} {place}" if len(alternatives) > 1 else label or name, name, cam)
 
 
 def _class_of(method: Any) -> type[BaseCAM]:
@@ -192,7 +194,7 @@ def _class_of(method: Any) -> type[BaseCAM]:
             f"a method is a {type(method).__name__}; expected a name, a class such as GradCAM, or an object"
         )
     if method not in METHODS:
-        known = [*METHODS, *CONTROLS]
+        known = [*METHODS, *BASELINES]
         classes = {kind.__name__.lower(): name for name, kind in METHODS.items()}
         called = classes.get(method.lower())
         hint = (
@@ -202,7 +204,7 @@ def _class_of(method: Any) -> type[BaseCAM]:
     return METHODS[method]
 
 
-def _distinct(found: Sequence[Contender]) -> Iterator[Contender]:
+def _distinct(found: Sequence[ComparedMethod]) -> Iterator[ComparedMethod]:
     """Number labels that come again."""
     seen: dict[str, int] = {}
     for one in found:
@@ -210,7 +212,7 @@ def _distinct(found: Sequence[Contender]) -> Iterator[Contender]:
         yield one if seen[one.label] == 1 else replace(one, label=f"{one.label} ({seen[one.label]})")
 
 
-def explained(found: Sequence[Contender], inputs: Inputs, targets: Any) -> dict[str, Explanation]:
+def explained(found: Sequence[ComparedMethod], inputs: Inputs, targets: Any) -> dict[str, Explanation]:
     """Explanations of all that look at the model, by label, from as few passes as possible."""
     cams = {one.label: one.cam for one in found if one.cam is not None}
     images, keywords = call_of(inputs)
@@ -218,7 +220,7 @@ def explained(found: Sequence[Contender], inputs: Inputs, targets: Any) -> dict[
     return dict(zip(cams, explanations, strict=True))
 
 
-def costs(found: Sequence[Contender], inputs: Inputs, targets: Any) -> dict[str, MethodCost]:
+def costs(found: Sequence[ComparedMethod], inputs: Inputs, targets: Any) -> dict[str, MethodCost]:
     """What each method that looks at the model costs when it explains the first image alone, by label.
 
     Args:

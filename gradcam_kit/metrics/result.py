@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from gradcam_kit.functional import widen
+from gradcam_kit.functional import at_least_float32
 
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
@@ -32,7 +32,7 @@ class Status(IntEnum):
 
 
 @dataclass(frozen=True, eq=False)
-class Measured:
+class MetricResult:
     """One number per image.
 
     Attributes:
@@ -68,10 +68,10 @@ def measured(
     flags: Mapping[Status, Bool[Tensor, " n"]],
     settings: Mapping[str, Any] = _NOTHING,
     details: Mapping[str, Tensor] = _NOTHING,
-) -> Measured:
+) -> MetricResult:
     """Give every image its status: the first flag that holds, else NAN where the value is not finite, else OK."""
-    values = widen(values.detach()).float()
+    values = at_least_float32(values.detach()).float()
     status = torch.where(values.isfinite(), int(Status.OK), int(Status.NAN))
     for flag, holds in reversed(list(flags.items())):
         status = status.masked_fill(holds, int(flag))
-    return Measured(values, status, dict(settings), {name: detail.detach() for name, detail in details.items()})
+    return MetricResult(values, status, dict(settings), {name: detail.detach() for name, detail in details.items()})

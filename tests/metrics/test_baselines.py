@@ -9,7 +9,7 @@ from models import images
 from scipy import ndimage, stats
 from torch import Tensor
 
-from gradcam_kit.metrics import CONTROLS
+from gradcam_kit.metrics import BASELINES
 
 
 def edges(image: Tensor) -> np.ndarray:
@@ -30,15 +30,15 @@ def center(image: Tensor) -> np.ndarray:
 @pytest.mark.parametrize(("name", "expected"), [("edges", edges), ("center", center)])
 def test_the_map_is_its_definition(name, expected, size):
     x = images(3, size=size)
-    found = CONTROLS[name](x).numpy()
+    found = BASELINES[name](x).numpy()
     for own, image in zip(found, x, strict=True):
         np.testing.assert_allclose(own, expected(image), atol=1e-5)
 
 
 def test_random_maps_are_even_and_ones_are_ones():
     x = images(4, size=(40, 50))
-    drawn = CONTROLS["random"](x, 3)
+    drawn = BASELINES["random"](x, 3)
     assert stats.kstest(drawn.flatten().numpy(), "uniform").pvalue > 0.001
     assert np.abs(np.corrcoef(drawn.flatten(1).numpy()) - np.eye(4)).max() < 0.1
-    assert not torch.equal(drawn, CONTROLS["random"](x, 4))
-    assert torch.equal(CONTROLS["ones"](x), torch.ones(4, 40, 50))
+    assert not torch.equal(drawn, BASELINES["random"](x, 4))
+    assert torch.equal(BASELINES["ones"](x), torch.ones(4, 40, 50))

@@ -20,17 +20,17 @@ from gradcam_kit.metrics.checks import (
     check_rows,
     check_same_images,
 )
-from gradcam_kit.metrics.measured import Measured
+from gradcam_kit.metrics.result import MetricResult
 from gradcam_kit.metrics.rows import masked, masked_scores
 from gradcam_kit.options import Registry
-from gradcam_kit.types import Rows
+from gradcam_kit.types import Rescore
 
 Explain = Callable[[Tensor], Tensor]
 """From changed images `(n, c, *t)` to the heatmaps `(n, *t)` of the same samples for the same classes."""
 
 
 @dataclass(frozen=True, eq=False)
-class Case:
+class MetricInput:
     """A batch and its heatmaps; all that a metric may look at.
 
     Attributes:
@@ -55,8 +55,8 @@ class Case:
     # Plain tensors here, so that what does not fit meets the checks below and their words.
     heatmaps: Tensor
     images: Tensor
-    rescore: Rows | None = None
-    predicts: Rows | None = None
+    rescore: Rescore | None = None
+    predicts: Rescore | None = None
     masks: Tensor | None = None
     explain: Explain | None = None
     seed: int = 0
@@ -110,8 +110,8 @@ def follows_predictions(explain: Callable[..., Any]) -> bool:
     return targets is not None and targets.default is None
 
 
-_FIELDS = {field.name for field in fields(Case)}
-_SHARED = {name for name, value in vars(Case).items() if isinstance(value, cached_property)}
+_FIELDS = {field.name for field in fields(MetricInput)}
+_SHARED = {name for name, value in vars(MetricInput).items() if isinstance(value, cached_property)}
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ class Metric:
 
     Attributes:
         name: on the command line.
-        function: its plain function, whose parameters are fields of `Case` and options.
+        function: its plain function, whose parameters are fields of `MetricInput` and options.
         better: "higher" or "lower"; "" where neither is.
         cost: passes per image: F forward, E one run of the method.
         paper: where it comes from.
@@ -128,7 +128,7 @@ class Metric:
     """
 
     name: str
-    function: Callable[..., Measured]
+    function: Callable[..., MetricResult]
     better: str
     cost: str = ""
     paper: str = ""
@@ -170,7 +170,7 @@ class Metric:
         said = [f"{self.better} is better"] * bool(self.better)
         return f"{self.name}: " + ", ".join(said + [f"{name} {_plain(value)}" for name, value in settings.items()])
 
-    def __call__(self, case: Case, **options: Any) -> Measured:
+    def __call__(self, case: MetricInput, **options: Any) -> MetricResult:
         """Measure.
 
         Args:
@@ -209,7 +209,7 @@ def described(settings: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return [METRICS[name].describe(one) for name, one in settings.items() if name in METRICS]
 
 
-_Function = TypeVar("_Function", bound=Callable[..., Measured])
+_Function = TypeVar("_Function", bound=Callable[..., MetricResult])
 
 
 def metric(
