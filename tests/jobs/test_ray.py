@@ -6,7 +6,6 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from importlib.util import find_spec
 from io import StringIO
 from pathlib import Path
 
@@ -23,8 +22,8 @@ from gradcam_kit.jobs.work import reader as decode
 os.environ.setdefault("RAY_raylet_start_wait_time_s", "300")  # machines that are busy start slowly; read at import
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+ray = pytest.importorskip("ray")
 pytestmark = [
-    pytest.mark.skipif(find_spec("ray") is None, reason="needs Ray"),
     pytest.mark.slow,
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),  # Ray leaves files open
