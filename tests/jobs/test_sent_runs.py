@@ -108,7 +108,6 @@ BAD = [
     (("methods",), {"grad-cam": {"normalize": "maximal"}}),
     (("layers",), {"grad-cam": 7}),
     (("class_names",), [1, 2]),
-    (("targets",), "whatever"),
     (("dtype",), ["float32"]),
     (("metrics",), None),
     (("about",), None),
