@@ -47,7 +47,8 @@ def former_arguments(**names: str) -> Callable[[_C], _C]:
 
     def decorated(function: _C) -> _C:
         if isinstance(function, type):
-            setattr(function, "__init__", decorated(function.__init__))  # noqa: B010 - mypy takes no assignment here
+            # Through getattr and setattr, because types allow neither reading nor replacing `__init__`.
+            setattr(function, "__init__", decorated(getattr(function, "__init__")))  # noqa: B009, B010
             return function
         title = function.__qualname__.removesuffix(".__init__")
 

@@ -24,7 +24,8 @@ from gradcam_kit.capture.provenance.evidence import gather, recall
 from gradcam_kit.capture.provenance.settling import is_in_doubt, layout_by_shape
 from gradcam_kit.capture.reuse import is_chain, is_padding
 from gradcam_kit.errors import GradCamKitError, ShapeError
-from gradcam_kit.targets.classes import ClassTarget, predicted_classes, score
+from gradcam_kit.targets.classes import ClassTarget, score
+from gradcam_kit.targets.outputs import predicted_classes
 from gradcam_kit.types import Target
 
 
