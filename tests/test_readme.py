@@ -40,6 +40,7 @@ def test_the_python_examples_run_in_order_and_give_what_their_comments_say(tmp_p
     added_up = names["average_drop"].compute()
     assert (added_up["count"], float(added_up["mean"])) == (8, pytest.approx(float(names["dropped"].mean), rel=1e-4))
     assert names["pointing"].compute()["count"] == names["precision"].compute()["count"] == 8
+    assert names["learned"].steps == 3
 
 
 def test_the_check_it_shows_is_what_the_example_prints(tmp_path, monkeypatch, capsys):

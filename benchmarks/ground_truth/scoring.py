@@ -1,4 +1,4 @@
-"""Every method and every control on one subject, and what is measured of their maps."""
+"""Every method and every baseline on one subject, and what is measured of their maps."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def share(heatmaps: Tensor, masks: Tensor) -> Tensor:
 
 
 def score_all(subject: Subject, plan: Plan, measure: Measure = share) -> Found:
-    """Measure the maps of all methods that apply, and of the controls."""
+    """Measure the maps of all methods that apply, and of the baselines."""
     found = Found()
     for row, heatmaps in explain_all(subject, plan, found.skipped):
         masks = subject.masks[: len(heatmaps)]
@@ -88,15 +88,15 @@ def score_all(subject: Subject, plan: Plan, measure: Measure = share) -> Found:
 
 
 def explain_all(subject: Subject, plan: Plan, skipped: dict[str, str]) -> Iterator[tuple[str, Tensor]]:
-    """The heatmaps of each method that applies and of each control; `skipped` gets the reasons of the others."""
+    """The heatmaps of each method that applies and of each baseline; `skipped` gets the reasons of the others."""
     for name in plan.methods:
         some = -(-len(subject.images) // _SLOW_SHARE) if name in SLOW and subject.is_costly else len(subject.images)
         try:
             yield name, explain(name, subject, some)
         except GradCamKitError as error:
             skipped[name] = str(error).partition(";")[0]
-    for name, control in BASELINES.items():
-        heatmaps = control(subject.images, plan.seed, torch.arange(len(subject.images)))
+    for name, baseline in BASELINES.items():
+        heatmaps = baseline(subject.images, plan.seed, torch.arange(len(subject.images)))
         if subject.targets.ndim == 2:
             heatmaps = heatmaps[:, None].expand(-1, subject.targets.shape[1], *heatmaps.shape[1:])
         yield name, heatmaps

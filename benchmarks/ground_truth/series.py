@@ -79,7 +79,7 @@ def when(plan: Plan) -> dict[str, Found]:
     maps = {
         "dcam": DCAM(cubes, "3", permutations=_ORDERS, seed=plan.seed)(tests, 1),
         "grad-cam": flat,
-        **{name: control(tests[:, None], plan.seed, torch.arange(len(tests))) for name, control in BASELINES.items()},
+        **{name: baseline(tests[:, None], plan.seed, torch.arange(len(tests))) for name, baseline in BASELINES.items()},
     }
     which = Found({row: pixel_average_precision(heatmaps, masks).values for row, heatmaps in maps.items()})
     which.notes = {"grad-cam": "the same map in every dimension, as any method over time would give"}

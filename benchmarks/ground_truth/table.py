@@ -26,7 +26,7 @@ def cells_of(columns: Mapping[str, Found], seed: int) -> Cells:
 
 
 def rows_of(cells: Cells) -> list[str]:
-    """Methods by their mean place in the columns, those that apply to less than half of them last; then controls.
+    """Methods by their mean place in the columns, those that apply to less than half of them last; then baselines.
 
     Places are those of the numbers as shown, ties by name: the digits behind them differ between machines.
     """
@@ -69,7 +69,7 @@ def on_screen(cells: Cells) -> list[Table]:
     return tables
 
 
-# What the README shows: families that differ, the one method that is made for several series, and all controls.
+# What the README shows: families that differ, the one method that is made for several series, and all baselines.
 SHOWN = (
     "guided-grad-cam", "hires-cam", "layer-cam", "grad-cam", "xgrad-cam", "grad-cam++", "integrated-grad-cam",
     "finer-cam", "ablation-cam", "score-cam", "recipro-cam", "refine-cam", "eigen-cam", "random-cam", "dcam",
@@ -148,7 +148,7 @@ def draw(cells: Cells, path: Path) -> None:
     axes.tick_params(length=0)
     axes.set_xlabel(
         "Mean scores; 1 is right everywhere. White: the chance level of the column, blue better, red worse.\n"
-        "– does not apply; empty: zero everywhere. Below the line: controls that know nothing of a model.",
+        "– does not apply; empty: zero everywhere. Below the line: baselines that know nothing of a model.",
         fontsize=8,
     )
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -168,14 +168,17 @@ def evaluate(
     workers: Workers = 0,
     device: Device = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what was measured before.")] = False,
-    controls: Annotated[
+    baselines: Annotated[
         bool, typer.Option(help="Measure maps that know nothing of the model too; each takes as long as a method.")
     ] = True,
+    controls: Annotated[bool | None, typer.Option(help="The former name of --baselines.", hidden=True)] = None,
 ) -> None:
     """Measure the heatmaps of a run: rows in DIR/metrics, and the mean of each method."""
     from gradcam_kit.jobs import EvaluateRequest
     from gradcam_kit.jobs import evaluate as measure_run
 
+    if controls is not None:
+        say("--controls and --no-controls are now called --baselines and --no-baselines")
     request = EvaluateRequest(
         directory,
         model=model,
@@ -187,7 +190,7 @@ def evaluate(
         workers=workers,
         device=device,
         overwrite=overwrite,
-        controls=controls,
+        baselines=baselines if controls is None else controls,
         processes=True,
     )
     done = measure_run(request, Console(stderr=True))

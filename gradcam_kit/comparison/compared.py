@@ -38,7 +38,7 @@ USUAL = ("grad-cam", "grad-cam++", "hires-cam", "layer-cam", "xgrad-cam", "eigen
 
 @dataclass(frozen=True)
 class ComparedMethod:
-    """A method on its layers, or a control, which looks at no model.
+    """A method on its layers, or a baseline, which looks at no model.
 
     Attributes:
         label: its name in the comparison.
@@ -48,7 +48,7 @@ class ComparedMethod:
     label: str
     method: str
     cam: BaseCAM | None = None
-    control: Baseline | None = None
+    baseline: Baseline | None = None
 
 
 @dataclass(frozen=True)
@@ -91,11 +91,11 @@ def compared_methods(
     return list(_distinct(found))
 
 
-def with_controls(found: Sequence[ComparedMethod]) -> list[ComparedMethod]:
-    """The contenders, and behind them all controls that are not among them."""
-    there = [one.control for one in found if one.control is not None]
+def with_baselines(found: Sequence[ComparedMethod]) -> list[ComparedMethod]:
+    """Return the compared methods, followed by all baselines that are not among them."""
+    there = [one.baseline for one in found if one.baseline is not None]
     others = [
-        ComparedMethod(name, name, control=control) for name, control in BASELINES.items() if control not in there
+        ComparedMethod(name, name, baseline=baseline) for name, baseline in BASELINES.items() if baseline not in there
     ]
     return list(_distinct([*found, *others]))
 
@@ -174,7 +174,7 @@ def _placed(
         yield ComparedMethod(label or name, name, method)
         return
     if isinstance(method, str) and method in BASELINES:
-        yield ComparedMethod(label or method, method, control=BASELINES[method])
+        yield ComparedMethod(label or method, method, baseline=BASELINES[method])
         return
     kind = _class_of(method)
     name = kind.name or kind.__name__
@@ -224,7 +224,7 @@ def costs(found: Sequence[ComparedMethod], inputs: Inputs, targets: Any) -> dict
     """What each method that looks at the model costs when it explains the first image alone, by label.
 
     Args:
-        found: the contenders, whose layers are chosen already.
+        found: the compared methods, whose layers are chosen already.
         inputs: those of the comparison.
         targets: what was explained: class indices `(n, [m])`, or a callable.
     """

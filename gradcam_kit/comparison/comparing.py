@@ -18,11 +18,11 @@ from gradcam_kit.comparison.compared import (
     costs,
     explained,
     suited,
-    with_controls,
+    with_baselines,
     with_shared_images,
 )
 from gradcam_kit.comparison.gallery import shown_pictures
-from gradcam_kit.comparison.measuring import control_maps, known_metrics, measured
+from gradcam_kit.comparison.measuring import baseline_maps, known_metrics, measured
 from gradcam_kit.comparison.record import Comparison
 from gradcam_kit.errors import GradCamKitError, InputError, ShapeError, TargetError
 from gradcam_kit.methods import Explanation
@@ -30,6 +30,7 @@ from gradcam_kit.metrics import Metric
 from gradcam_kit.metrics.rows import sample_index
 from gradcam_kit.options import one_of
 from gradcam_kit.pixels.pictures import RGB, Picture, rgb_picture
+from gradcam_kit.renamed import former_arguments
 from gradcam_kit.targets.names import carried_names, named_targets, read_class_names
 from gradcam_kit.targets.outputs import read_logits
 from gradcam_kit.targets.scores import SCORES, ScoreKind, evident_kind
@@ -37,6 +38,7 @@ from gradcam_kit.transforms import PictureTransform, as_transform
 from gradcam_kit.types import Images, Reshape
 
 
+@former_arguments(controls="baselines")
 def compare(
     model: nn.Module,
     images: Images,
@@ -56,7 +58,7 @@ def compare(
     seed: int = 0,
     identities: Int[Tensor, " n"] | None = None,
     cost: bool = True,
-    controls: bool = True,
+    baselines: bool = True,
     keep_modes: bool = False,
 ) -> Comparison:
     """Explain the same images by several methods, at several layers, from as few passes as possible.
@@ -83,11 +85,12 @@ def compare(
         reshape: as in making a method.
         image_input: as in making a method. All methods of a comparison explain the same input, which metrics change.
         batch_size: the most masked rows in one forward pass.
-        seed: of the random draws of metrics and controls.
+        seed: of the random draws of metrics and baselines.
         identities: a number per image, to which its draws belong; None = from the values of the image.
         cost: whether each method explains the first image once more, alone, to see what it costs.
-        controls: whether metrics are measured of all `metrics.BASELINES` too, for the rows of the summary without which
-            its numbers mean little; each takes as long as the metrics of one more method.
+        baselines: whether metrics are measured of all `metrics.BASELINES` too, because the numbers of methods mean
+            little without them; each takes as long as the metrics of one more method. `controls`, the former name, is
+            accepted for one release.
         keep_modes: leave modules that are in train mode in it, such as dropout that is on on purpose, for the methods
             that are made here and for all scores; objects keep their own. Maps and numbers are then random, and a batch
             does not equal its images one by one; see `BaseCAM`.
@@ -127,7 +130,7 @@ def compare(
     policy = "predicted" if targets is None else "given"
     foreign = len(others) == sum(one.cam is not None for one in found)
     by_model: Tensor | None = None
-    if others and (targets is None or foreign):  # all explain what this model predicts, and controls are about it
+    if others and (targets is None or foreign):  # all explain what this model predicts, and baselines are about it
         kind = scores or _score_kind(model, inputs, None)
         targets, by_model = _asked(model, inputs, targets, batch_size, keep_modes, kind)
     explanations = explained(found, inputs, targets)
@@ -145,14 +148,14 @@ def compare(
     values = by_model if by_model is not None else next((own[one] for one in first if own[one] is not None), None)
     settled = targets if classes is None else classes
     several = values.shape[1] if values is not None and values.ndim == 2 else None
-    contestants = with_controls(found) if controls and wanted else found
+    participants = with_baselines(found) if baselines and wanted else found
     heatmaps = {label: explanation.heatmaps for label, explanation in explanations.items()}
-    heatmaps |= control_maps(contestants, inputs.images, several, seed, identities)
+    heatmaps |= baseline_maps(participants, inputs.images, several, seed, identities)
     numbers = measured(
         model,
         inputs,
         heatmaps,
-        contestants,
+        participants,
         wanted,
         targets=settled,
         policy=policy,
@@ -168,7 +171,7 @@ def compare(
         heatmaps={label: heatmaps[label] for label in labels},
         explanations=explanations,
         measured={label: own for label, own in numbers.items() if label in labels},
-        controls={label: own for label, own in numbers.items() if label not in labels},
+        baselines={label: own for label, own in numbers.items() if label not in labels},
         costs=costs(found, inputs, settled) if cost else {},
         targets=classes,
         scores=values,

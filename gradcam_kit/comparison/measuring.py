@@ -1,4 +1,4 @@
-"""What metrics say of contenders: by name, of methods and of controls alike."""
+"""Measure what is compared, methods and baselines alike, by metrics of these names."""
 
 from __future__ import annotations
 
@@ -50,11 +50,11 @@ def known_metrics(names: Iterable[str | Metric]) -> list[Metric]:
     return list(found.values())
 
 
-def control_maps(
+def baseline_maps(
     found: Sequence[ComparedMethod], images: Tensor, targets: int | None, seed: int, identities: Tensor | None
 ) -> dict[str, Tensor]:
-    """The heatmaps of all controls, by label; the same for each of `targets` targets, None = no axis for them."""
-    maps = {one.label: one.control(images, seed, identities) for one in found if one.control is not None}
+    """Return the heatmaps of all baselines by label, the same for each of `targets` targets (None = no such axis)."""
+    maps = {one.label: one.baseline(images, seed, identities) for one in found if one.baseline is not None}
     if targets is None:
         return maps
     return {label: one[:, None].expand(-1, targets, *one.shape[1:]) for label, one in maps.items()}
@@ -83,7 +83,7 @@ def measured(
         model: what the images are shown to again; for a method of another model its own is asked.
         inputs: the images, and what else the model gets with them.
         heatmaps: label -> `(n, [m,] *t)`.
-        found: the contenders, for metrics that run a method again.
+        found: the compared methods, for metrics that run a method again.
         metrics: what to measure.
         targets: what was explained: class indices `(n, [m])`, or a callable.
         policy: where they come from, in words.
@@ -134,10 +134,10 @@ def measured(
 
 
 def _again(one: ComparedMethod, inputs: Inputs, classes: Any, seed: int, identities: Tensor) -> Explain | None:
-    """The contender as a callable from changed images to heatmaps for the same classes, all else as it is."""
+    """Return the method as a callable from changed images to heatmaps for the same classes, all else as it is."""
     if one.cam is not None:
         return partial(_explained, one.cam, inputs, classes)
-    return None if one.control is None else partial(one.control, seed=seed, identities=identities)
+    return None if one.baseline is None else partial(one.baseline, seed=seed, identities=identities)
 
 
 def _explained(cam: BaseCAM, inputs: Inputs, classes: Any, changed: Tensor) -> Tensor:

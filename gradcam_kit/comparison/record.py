@@ -30,6 +30,7 @@ from gradcam_kit.methods import Explanation
 from gradcam_kit.metrics import MetricResult, Status
 from gradcam_kit.metrics.registry import described
 from gradcam_kit.pixels.pictures import RGB, encode_picture, write_picture
+from gradcam_kit.renamed import warn_of_former_name
 from gradcam_kit.tables import csv_text
 from gradcam_kit.targets.scores import WORDS, ScoreKind, are_probabilities
 
@@ -47,10 +48,10 @@ class Comparison:
 
     Attributes:
         heatmaps: label of a method -> `(n, [m,] *t)` in [0, 1].
-        explanations: label -> all that its pass produced; none for controls, which look at no model.
+        explanations: label -> all that its pass produced; none for baselines, which look at no model.
         measured: label -> metric -> one number per image and target, those of the first image first.
-        controls: the same of controls that were not asked for, which the summary shows behind the methods.
-        costs: label -> what the method costs by itself for one image; none for controls.
+        baselines: label -> metric -> numbers of the baselines that were not asked for, which the summary shows last.
+        costs: label -> what the method costs by itself for one image; none for baselines.
         targets: class indices `(n, [m])`, or None for a target that is a callable.
         scores: of what was explained `(n, [m])`: of classes what `score_kind` says; None where nothing is known.
         other_scores: label -> the same by the method's own model, where that is another one.
@@ -71,9 +72,15 @@ class Comparison:
     names: Sequence[str]
     class_names: Sequence[str] | None = None
     left_out: Mapping[str, str] = field(default_factory=dict)
-    controls: Mapping[str, Mapping[str, MetricResult]] = field(default_factory=dict)
+    baselines: Mapping[str, Mapping[str, MetricResult]] = field(default_factory=dict)
     other_scores: Mapping[str, Float[Tensor, "n *m"]] = field(default_factory=dict)
     score_kind: ScoreKind | None = None
+
+    @property
+    def controls(self) -> Mapping[str, Mapping[str, MetricResult]]:
+        """Return `baselines`, under its former name."""
+        warn_of_former_name("Comparison.controls", "baselines")
+        return self.baselines
 
     @property
     def table(self) -> pandas.DataFrame:
@@ -86,7 +93,7 @@ class Comparison:
 
     @property
     def summary(self) -> pandas.DataFrame:
-        """One row per method and control: means of the metrics over the images that count, their number, and the cost.
+        """One row per method and baseline: means of the metrics over the images that count, their number, and the cost.
 
         Raises:
             MissingExtraError: pandas is not installed.
@@ -121,9 +128,9 @@ class Comparison:
     def summary_rows(self) -> list[dict[str, Any]]:
         """What `summary` shows, as plain values."""
         found = []
-        for label in [*self.heatmaps, *self.controls]:
+        for label in [*self.heatmaps, *self.baselines]:
             row: dict[str, Any] = {"method": label}
-            for metric, one in {**self.measured, **self.controls}.get(label, {}).items():
+            for metric, one in {**self.measured, **self.baselines}.get(label, {}).items():
                 # A map of ones is constant on purpose: what the formula gives is shown, with a count of 0.
                 by_formula = label not in self.explanations and not one.ok.any()
                 shown = one.values.nanmean() if by_formula else one.mean
@@ -163,12 +170,8 @@ class Comparison:
         if self.targets is not None and self.score_kind in ("sigmoid", "raw"):
             notes.append(f"the score of a class is {WORDS[self.score_kind]}")
         notes += self.notes
-        return draw_page(
-            self.panels(most),
-            head,
-            {"means and costs": self.summary_rows() if self.costs or self.measured else []},
-            notes,
-        )
+        tables = {"means and costs": self.summary_rows() if self.costs or self.measured else []}
+        return draw_page(self.panels(most), head, tables, notes)
 
     def __repr__(self) -> str:
         return f"Comparison({', '.join(self.heatmaps)}; {len(self.names)} images)"

@@ -91,7 +91,7 @@ def draw_sheet(request: SheetRequest, console: Console | None = None) -> RunSumm
         raise PictureError(f"no picture could be explained: {sheet.problems.first[0]}")
     write_comparisons(request.out, comparisons)
     for one in comparisons:
-        for label, numbers in {**one.measured, **one.controls}.items():
+        for label, numbers in {**one.measured, **one.baselines}.items():
             means.add_measured(label, numbers)
     summary = sheet.problems.summary(request.out, len(entries), time.monotonic() - start)
     return replace(summary, means=tuple(means.lines()), notes=tuple(comparisons[0].notes))

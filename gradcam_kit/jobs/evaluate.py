@@ -29,11 +29,13 @@ from gradcam_kit.jobs.work.loading import TRIED, metric_settings, note
 from gradcam_kit.jobs.work.measuring import MetricMeans, chosen_metrics
 from gradcam_kit.jobs.work.reader import Reader
 from gradcam_kit.models.checkpoints import weights_hash
+from gradcam_kit.renamed import former_arguments
 
 DEFAULT_METRICS = ("average-drop", "average-increase", "average-gain", "adcc-complexity")
 """Two forward passes for each heatmap, and how much of the picture is lit, which a low drop has to be paid with."""
 
 
+@former_arguments(controls="baselines")
 @dataclass(frozen=True)
 class EvaluateRequest:
     """What is to be measured of a run.
@@ -51,7 +53,8 @@ class EvaluateRequest:
         batch_size: the most images in one forward pass.
         workers: how many read pictures; 0 = one per core, at most 8.
         overwrite: replace what was measured before.
-        controls: measure all `metrics.BASELINES` on the same pictures too, each of which takes as long as a method.
+        baselines: measure all `metrics.BASELINES` on the same pictures too; each takes as long as a method. `controls`,
+            the former name, is accepted for one release.
         processes: as in a run.
     """
 
@@ -66,7 +69,7 @@ class EvaluateRequest:
     batch_size: int = 32
     workers: int = 0
     overwrite: bool = False
-    controls: bool = True
+    baselines: bool = True
     processes: bool = False
 
 
@@ -148,7 +151,7 @@ def evaluate(request: EvaluateRequest, console: Console | None = None) -> Evalua
         reader = Reader(explainer.loaded.transform, own.threads, total, request.processes)
         with reader, explainer.ready(), ProgressBar(console, total, "measuring") as bar:
             for number in numbers:
-                shard = MeasuredShard.read(run, number, settings, request.controls, request.overwrite)
+                shard = MeasuredShard.read(run, number, settings, request.baselines, request.overwrite)
                 if shard.is_whole:
                     counts = shard.counts(names)
                     done.before += counts.pictures
@@ -157,7 +160,7 @@ def evaluate(request: EvaluateRequest, console: Console | None = None) -> Evalua
                     shard.measure(run, explainer, reader, own, bar, masks)
                     shard.write(run)
                 done.add(shard.counts(names))
-                means.add([*shard.rows, *(shard.controls if request.controls else ())], names)
+                means.add([*shard.rows, *(shard.baselines if request.baselines else ())], names)
     done.means, done.notes = means.lines(), [metric.describe(settings[metric.name]) for metric in metrics]
     done.seconds = time.monotonic() - start
     return done

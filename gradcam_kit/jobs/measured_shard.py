@@ -1,4 +1,4 @@
-"""The metrics of one shard: what is there, what is missing, and how it is added; of the methods and of controls."""
+"""Complete the metrics of one shard, of its methods and of the baselines: keep what is stored, add what is missing."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from gradcam_kit.jobs.storage.counts import Counts, counted
 from gradcam_kit.jobs.storage.rows import Row
 from gradcam_kit.jobs.work.explainer import Explainer
 from gradcam_kit.jobs.work.measuring import (
+    baseline_rows,
     chosen_metrics,
     columns_of,
-    control_rows,
     mark_unmeasured,
     metric_fields,
 )
@@ -41,7 +41,7 @@ KEYS = (
 )
 """The first columns of `metrics/NNNNN.parquet`, whose rows are those of the shard with this number, in its order.
 
-Behind them are those of the controls, under their names as methods, where they were measured.
+The rows of the baselines follow, under their names as methods, where they were measured.
 """
 
 
@@ -52,40 +52,40 @@ class MeasuredShard:
     Attributes:
         number: of the shard.
         rows: those of the shard, in its order.
-        controls: rows of the controls for the pictures that were explained, or none.
+        baselines: rows of the baselines for the pictures that were explained, or none.
         settings: of each metric.
         missing: metrics that are not measured of the rows yet.
-        missing_controls: the same of the controls.
+        missing_baselines: metrics that are not measured of the baselines yet.
     """
 
     number: int
     rows: list[Row]
-    controls: list[Row]
+    baselines: list[Row]
     settings: dict[str, Any]
     missing: list[str]
-    missing_controls: list[str]
+    missing_baselines: list[str]
 
     @classmethod
     def read(
-        cls, run: Run, number: int, settings: Mapping[str, Any], with_controls: bool, overwrite: bool
+        cls, run: Run, number: int, settings: Mapping[str, Any], with_baselines: bool, overwrite: bool
     ) -> MeasuredShard:
         """What is there of a shard: measured by `evaluate` before, or by the run itself, with the same settings."""
         wanted = json.loads(json.dumps(settings))
         table, stored = run.store.read_metrics(number)
         stored_rows = [] if table is None else table.to_pylist()
         earlier = [row for row in stored_rows if row["method"] not in BASELINES]
-        controls = [row for row in stored_rows if row["method"] in BASELINES]
+        baselines = [row for row in stored_rows if row["method"] in BASELINES]
         missing = [
             name
             for name in wanted
             if overwrite or stored.get(name) != wanted[name] or _lacks_masks(name, earlier)  # there may be some now
         ]
-        for row in controls:
+        for row in baselines:
             row |= dict.fromkeys(column for name in missing for column in columns_of(name))
             _clear_error(row, [name for name in stored if name not in missing])
-        lacking = [name for name in wanted if with_controls and not _all_have(name, controls)]
+        lacking = [name for name in wanted if with_baselines and not _all_have(name, baselines)]
         if earlier and not missing and not lacking:
-            return cls(number, earlier, controls, stored, [], [])
+            return cls(number, earlier, baselines, stored, [], [])
         rows = run.store.read_shard(number)
         kept = {name: one for name, one in stored.items() if name not in missing}
         if earlier:
@@ -98,14 +98,14 @@ class MeasuredShard:
             kept |= known
         for row in rows:
             _clear_error(row, kept)  # also what the run had to say of its overlay
-        if lacking and not controls:
-            controls = [row for _, own in _by_picture(rows) if own[0]["status"] == "ok" for row in control_rows(own)]
-        return cls(number, rows, controls, {**kept, **wanted}, missing, lacking)
+        if lacking and not baselines:
+            baselines = [row for _, own in _by_picture(rows) if own[0]["status"] == "ok" for row in baseline_rows(own)]
+        return cls(number, rows, baselines, {**kept, **wanted}, missing, lacking)
 
     @property
     def is_whole(self) -> bool:
         """Whether all is measured."""
-        return not (self.missing or self.missing_controls)
+        return not (self.missing or self.missing_baselines)
 
     def counts(self, names: Iterable[str]) -> Counts:
         """How many pictures there are, and how many failed, be it in one of these metrics."""
@@ -126,26 +126,26 @@ class MeasuredShard:
     ) -> None:
         """Add the columns that are missing."""
         ours = replace(explainer, metrics=chosen_metrics(self.missing, masks))
-        of_controls = replace(explainer, metrics=chosen_metrics(self.missing_controls, masks))
-        pictures, controls = dict(_by_picture(self.rows)), dict(_by_picture(self.controls))
+        of_baselines = replace(explainer, metrics=chosen_metrics(self.missing_baselines, masks))
+        pictures, baselines = dict(_by_picture(self.rows)), dict(_by_picture(self.baselines))
         ready = {path: rows for path, rows in pictures.items() if rows[0]["status"] == "ok"}
         lost = [row for row in self.rows if row["status"] != "ok"]
         mark_unmeasured(lost, ours.metrics)
         bar.add(len(pictures) - len(ready), len(pictures) - len(ready))
-        asks = any(metric.needs_masks for metric in (*ours.metrics, *of_controls.metrics))
+        asks = any(metric.needs_masks for metric in (*ours.metrics, *of_baselines.metrics))
         marked = batches(((entry_of(run, path), False) for path in ready), request.batch_size)
         for items in reader.read(marked, ahead_of(request.batch_size, request.threads)):
             checked = [_unchanged(one, ready[one.entry.key][0]) for one in items]
             readable = [one for one in checked if isinstance(one, Decoded)]
             where = {one.entry.key: _mask_of(one, masks) for one in readable} if masks is not None and asks else {}
             _measure_batch(ours, checked, ready, where)
-            _measure_batch(of_controls, checked, controls, where, controls=True)
+            _measure_batch(of_baselines, checked, baselines, where, baselines=True)
             bar.add(len(items), sum(ready[one.entry.key][0]["error"] is not None for one in items))
 
     def write(self, run: Run) -> None:
         """Write all that is measured of the shard."""
         fields = [*KEYS, *metric_fields(self.settings)]
-        run.store.write_metrics(self.number, [*self.rows, *self.controls], fields, self.settings)
+        run.store.write_metrics(self.number, [*self.rows, *self.baselines], fields, self.settings)
 
 
 def _by_picture(rows: Iterable[Row]) -> Iterator[tuple[str, list[Row]]]:
@@ -164,8 +164,8 @@ def _clear_error(row: Row, kept: Iterable[str]) -> None:
         row["error"] = None
 
 
-def _all_have(metric: str, controls: Sequence[Row]) -> bool:
-    return bool(controls) and all(row.get(columns_of(metric)[1]) is not None for row in controls)
+def _all_have(metric: str, baselines: Sequence[Row]) -> bool:
+    return bool(baselines) and all(row.get(columns_of(metric)[1]) is not None for row in baselines)
 
 
 def _measure_batch(
@@ -173,7 +173,7 @@ def _measure_batch(
     items: Sequence[Decoded | Failed],
     rows: Mapping[str, list[Row]],
     masks: Mapping[str, Tensor | str],
-    controls: bool = False,
+    baselines: bool = False,
 ) -> None:
     """Measure the pictures that could be read again, of which there are rows; the others' rows say why not.
 
@@ -186,13 +186,13 @@ def _measure_batch(
     readable = [one for one in items if isinstance(one, Decoded)]
     if of_maps.metrics:
         for group in _alike(readable):
-            of_maps.measure(of_maps.images(group), [rows[one.entry.key] for one in group], controls)
+            of_maps.measure(of_maps.images(group), [rows[one.entry.key] for one in group], baselines)
     if of_objects.metrics:
         where = {key: mask for key, mask in masks.items() if isinstance(mask, Tensor)}
         for group in _alike([one for one in readable if one.entry.key in where]):
             keys = [one.entry.key for one in group]
             placed = torch.stack([where[key] for key in keys])
-            of_objects.measure(of_objects.images(group), [rows[key] for key in keys], controls, placed)
+            of_objects.measure(of_objects.images(group), [rows[key] for key in keys], baselines, placed)
         for key, reason in masks.items():
             if isinstance(reason, str):  # the numbers of other metrics stand
                 mark_unmeasured(rows[key], of_objects.metrics)

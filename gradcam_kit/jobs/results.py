@@ -142,14 +142,14 @@ class Run:
         return frame
 
     def means(self) -> list[dict[str, Any]]:
-        """The means of all metrics, of the methods and of controls, see `MetricMeans.lines`."""
+        """The means of all metrics, of the methods and of baselines, see `MetricMeans.lines`."""
         found, columns = MetricMeans(), [field.name for field in metric_fields(self.metrics)]
         for number in self._numbers:
             later, settings = measured = self.store.read_metrics(number)
             rows = self._shard(number, ["method", *columns], measured)
             found.add(rows.to_pylist(), self.metrics)
             if later is not None:
-                found.add(later.slice(rows.num_rows).to_pylist(), list(settings))  # the controls
+                found.add(later.slice(rows.num_rows).to_pylist(), list(settings))  # the baselines
         return found.lines()
 
     def heatmap(self, index: SupportsIndex) -> Float[np.ndarray, "h w"]:
@@ -235,7 +235,7 @@ class Run:
             found_later = self.store.read_metrics(number) if self._later and wanted else (None, {})
         later, settings = found_later
         if later is not None:
-            later = later.slice(0, table.num_rows)  # the controls stand behind
+            later = later.slice(0, table.num_rows)  # the rows of the baselines follow
             if "error" in wanted:
                 found["error"] = _joined_errors(table, later, measured, settings)
             found |= {name: later[name] for name in wanted - {"error"} if name in later.column_names}

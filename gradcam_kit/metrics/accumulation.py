@@ -86,7 +86,7 @@ class MeanOverImages(torchmetrics.Metric):
             fields = ", ".join(["heatmaps", "images", *(f"{field}={field}" for field in self.metric.needs)])
             raise InputError(
                 f"update got {', '.join(map(kind_of, (case, *others)))}; expected one case, with all that the metric "
-                f"{self.metric.name!r} needs: update(Case({fields}))"
+                f"{self.metric.name!r} needs: update(MetricInput({fields}))"
             )
         found = case if isinstance(case, MetricResult) else self.metric(case, **self.options)
         if self.settings and dict(found.settings) != self.settings:

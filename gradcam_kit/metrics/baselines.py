@@ -68,8 +68,8 @@ def edge_map(
     return normalize(squares.sqrt()).float()
 
 
-BASELINES: dict[str, Baseline] = Registry("control")
-"""Every control by its name; called with images, seed and identities."""
+BASELINES: dict[str, Baseline] = Registry("baseline")
+"""Every baseline by its name; called with images, seed and identities."""
 BASELINES.update(random=random_map, ones=ones_map, center=center_map, edges=edge_map)
 
 

@@ -162,7 +162,7 @@ class Metric:
         known = [one.name for one in parameters if one.name not in _FIELDS | _SHARED]
         for name in (name for name in options if name not in known):
             said = f"its options are {', '.join(known)}" if known else "it has none"
-            hint = f"; pass Case(..., {name}=...)" if name in _FIELDS else did_you_mean(name, known)
+            hint = f"; pass MetricInput(..., {name}=...)" if name in _FIELDS else did_you_mean(name, known)
             raise OptionError(f"the metric {self.name!r} has no option {name!r}; {said}{hint}")
 
     def describe(self, settings: Mapping[str, Any]) -> str:
@@ -186,7 +186,7 @@ class Metric:
         if missing:
             raise InputError(
                 f"the metric {self.name!r} needs {' and '.join(missing)}, which the case does not have; "
-                f"pass Case(..., {', '.join(f'{name}=...' for name in missing)})"
+                f"pass MetricInput(..., {', '.join(f'{name}=...' for name in missing)})"
             )
         with case_checked():  # by the case, and once is enough: on a device it has to be waited for
             given = {name: getattr(case, name) for name in self.uses}

@@ -117,7 +117,7 @@ def test_a_cell_gets_evidence_from_its_own_positions(isolated: bool) -> None:
             FullGrad(model)(mosaics, 0)
 
 
-def test_controls_have_the_chance_level() -> None:
+def test_baselines_have_the_chance_level() -> None:
     images = torch.rand(24, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     masks = torch.zeros(24, 32, 32, dtype=torch.bool)
     for i in range(24):

@@ -138,7 +138,7 @@ def test_deletion_and_insertion_change_the_input_that_is_explained():
     alone = build(lambda m, x: m.both(rgb.expand(len(x), -1, -1, -1), x), both=rgb_and_depth()).double()
     alone.both.load_state_dict(model.state_dict())
     metrics = ["deletion", "average-drop"]
-    options = {"methods": ["score-cam"], "targets": 1, "metrics": metrics, "cost": False, "controls": False}
+    options = {"methods": ["score-cam"], "targets": 1, "metrics": metrics, "cost": False, "baselines": False}
     found = compare(model, (rgb, depth), target_layers="depth", **options).table
     expected = compare(alone, depth, target_layers="both.depth", **options).table
     on_rgb = compare(model, (rgb, depth), target_layers="rgb", **options).table

@@ -147,7 +147,7 @@ def test_metrics_are_those_of_the_metric_itself(model, batch):
 
 def test_one_metric_needs_no_list(model, batch):
     for metric in ("sparseness", METRICS["sparseness"]):
-        found = compare(model, batch.images[:1], "grad-cam", metrics=metric, cost=False, controls=False)
+        found = compare(model, batch.images[:1], "grad-cam", metrics=metric, cost=False, baselines=False)
         assert list(found.measured["grad-cam"]) == ["sparseness"]
 
 
@@ -166,7 +166,7 @@ def test_methods_of_another_model_are_scored_and_measured_by_their_own(batch):
     assert not torch.equal(theirs(x).argmax(1), classes)
     methods = {"after": GradCAM(theirs, "relu2"), "before": GradCAM(ours, "relu2")}
     for order in (methods, dict(reversed(methods.items()))):
-        found = compare(ours, x, order, metrics=["average-drop"], controls=False)
+        found = compare(ours, x, order, metrics=["average-drop"], baselines=False)
         assert torch.equal(found.targets, classes)  # those that the model predicts, for all
         table = found.table.set_index(["method", "image"])
         for label, model in (("before", ours), ("after", theirs)):
@@ -184,7 +184,7 @@ def test_methods_of_another_model_are_scored_and_measured_by_their_own(batch):
         assert said["before"].startswith("average-drop")
 
 
-def test_controls_beside_methods_of_another_model_are_about_the_model_itself(batch):
+def test_baselines_beside_methods_of_another_model_are_about_the_model_itself(batch):
     ours, theirs, x = tiny(), seeded(TinyCNN(), 3), batch.images
     for targets, classes in ((None, ours(x).argmax(1)), (1, torch.ones(3, dtype=torch.long))):
         found = compare(ours, x, [GradCAM(theirs, "relu2"), "edges"], targets=targets, metrics=["deletion"], cost=False)
@@ -216,7 +216,7 @@ def test_metrics_give_the_model_all_of_its_inputs(batch, targets):
     body.load_state_dict(tiny().state_dict())
     x = batch.images
     shift = torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
-    asked = {"metrics": ["deletion", "coherency"], "target_layers": "body.relu1", "controls": False, "cost": False}
+    asked = {"metrics": ["deletion", "coherency"], "target_layers": "body.relu1", "baselines": False, "cost": False}
     found = compare(model, {"image": x, "shift": shift}, ["grad-cam"], targets=targets, **asked)
     classes = found.targets.flatten()
     whose = torch.arange(3).repeat_interleave(len(classes) // 3)
@@ -232,7 +232,7 @@ def test_metrics_give_the_model_all_of_its_inputs(batch, targets):
     assert len(set(expected["deletion"].tolist())) > 1
 
 
-def test_the_summary_has_the_controls_and_the_table_what_was_asked_for(model, batch):
+def test_the_summary_has_the_baselines_and_the_table_what_was_asked_for(model, batch):
     asked = {"metrics": ["average-drop", "coherency", "sparseness"], "cost": False, "seed": 3}
     found = compare(model, batch.images, ["grad-cam", "edges"], **asked)
     assert list(found.summary.index) == ["grad-cam", "edges", "random", "ones", "center"]
@@ -240,18 +240,18 @@ def test_the_summary_has_the_controls_and_the_table_what_was_asked_for(model, ba
     assert list(found.table["method"]) == ["grad-cam", "edges"] * 3
     assert found.summary.loc["ones", ["average-drop", "average-drop n"]].tolist() == [0, 0]  # constant, so none counts
     as_methods = compare(model, batch.images, ["grad-cam", *BASELINES], **asked)
-    assert not as_methods.controls
+    assert not as_methods.baselines
     for name in BASELINES:
         np.testing.assert_allclose(found.summary.loc[name], as_methods.summary.loc[name], rtol=1e-5)
     assert "center" in found.page()
-    bare = compare(model, batch.images, ["grad-cam"], controls=False, **asked)
+    bare = compare(model, batch.images, ["grad-cam"], baselines=False, **asked)
     assert list(bare.summary.index) == ["grad-cam"]
     assert list(compare(model, batch.images, ["grad-cam"], cost=False).summary.index) == ["grad-cam"]
 
 
-def test_controls_of_several_targets(model, batch):
+def test_baselines_of_several_targets(model, batch):
     found = compare(model, batch.images, "grad-cam", targets=[[0, 1]] * 3, metrics="average-drop", cost=False)
-    assert {name: len(own["average-drop"].values) for name, own in found.controls.items()} == dict.fromkeys(
+    assert {name: len(own["average-drop"].values) for name, own in found.baselines.items()} == dict.fromkeys(
         BASELINES, 6
     )
 
@@ -261,16 +261,16 @@ def test_two_metrics_of_one_name(model, batch):
     with pytest.raises(OptionError, match=r"two different metrics are named 'deletion'.*name='deletion-2'"):
         compare(model, batch.images, "grad-cam", metrics=[few, more])
     both = compare(
-        model, batch.images, "grad-cam", metrics=[few, few, replace(more, name="deletion-16")], controls=False
+        model, batch.images, "grad-cam", metrics=[few, few, replace(more, name="deletion-16")], baselines=False
     )
     steps = [own.settings["steps"] for own in both.measured["grad-cam"].values()]
     assert steps == [4, 16]
 
 
-def test_controls_are_methods_too(model, batch):
+def test_baselines_are_methods_too(model, batch):
     found = compare(model, batch.images, list(BASELINES), seed=3)
-    for name, control in BASELINES.items():
-        torch.testing.assert_close(found.heatmaps[name], control(batch.images, 3, None))
+    for name, baseline in BASELINES.items():
+        torch.testing.assert_close(found.heatmaps[name], baseline(batch.images, 3, None))
     assert found.targets is None
     assert found.table["target"].isna().all()
 

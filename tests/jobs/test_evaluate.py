@@ -98,7 +98,7 @@ def test_the_table_has_means_counts_and_statuses() -> None:
     Image.fromarray(disk.BLACK).save("pictures/black.png")
     run_demo("out", "--method", "grad-cam", "--targets", "3")
     shards = {path: path.read_bytes() for path in Path("out/shards").iterdir()}
-    status, said, _ = cli("evaluate", "out", "--no-controls")
+    status, said, _ = cli("evaluate", "out", "--no-baselines")
     assert status == 0
     assert {path: path.read_bytes() for path in Path("out/shards").iterdir()} == shards
     rows = rows_of("out/metrics")
@@ -117,7 +117,8 @@ def test_the_table_has_means_counts_and_statuses() -> None:
 def test_only_what_is_missing_is_measured() -> None:
     write_samples()
     run_demo("out", *asking("average-drop"))
-    assert cli("evaluate", "out", "--no-controls", *asking("average-drop"))[1].count("(3 of them before)") == 1  # by it
+    said = cli("evaluate", "out", "--no-baselines", *asking("average-drop"))[1]
+    assert said.count("(3 of them before)") == 1  # by the run
     cli("evaluate", "out", *asking("sparseness"))
     files = {path: path.stat().st_mtime_ns for path in sorted(Path("out/metrics").iterdir())}
     assert [path.name for path in files] == ["00000.parquet", "00001.parquet"]
@@ -134,11 +135,11 @@ def test_only_what_is_missing_is_measured() -> None:
     assert not Path("out/metrics").exists()
 
 
-def test_controls_are_measured_on_the_same_pictures() -> None:
+def test_baselines_are_measured_on_the_same_pictures() -> None:
     write_samples()
     names = ("average-drop", "infidelity", "coherency")
     run_demo("out", "--method", "grad-cam", *SMALL, *asking("average-drop"))
-    assert cli("evaluate", "out", "--no-controls", *asking(*names))[0] == 0
+    assert cli("evaluate", "out", "--no-baselines", *asking(*names))[0] == 0
     before = rows_of("out/metrics")
     assert {row["method"] for row in before} == {"grad-cam"}
     status, said, _ = cli("evaluate", "out", "--batch-size", "2", *asking(*names))
@@ -167,7 +168,10 @@ def test_controls_are_measured_on_the_same_pictures() -> None:
         np.testing.assert_allclose([row["average_drop"] for row in own], expected.values, rtol=1e-3, atol=1e-3)
     assert "(3 of them before)" in cli("evaluate", "out", *asking(*names))[1]
     assert rows_of("out/metrics") == rows
-    assert "center" not in cli("evaluate", "out", "--no-controls", *asking(*names))[1]
+    assert "center" not in cli("evaluate", "out", "--no-baselines", *asking(*names))[1]
+    _, said, warned = cli("evaluate", "out", "--no-controls", *asking(*names))
+    assert "center" not in said
+    assert "--no-controls are now called --baselines and --no-baselines" in warned
     assert "center" in report_of("out")
 
 
@@ -187,7 +191,7 @@ def test_a_run_that_measures_says_its_means() -> None:
     assert "average-drop: lower is better, score ClassProbability, classes top 2" in said
     assert table_of(run_demo("out", *asking("average-drop", "sparseness"))[1]) == [head, row]  # also if nothing is left
     assert not table_of(run_demo("plain")[1])
-    cli("evaluate", "out", "--no-controls", *asking("entropy"))
+    cli("evaluate", "out", "--no-baselines", *asking("entropy"))
     _, said, _ = run_demo("out", *asking("average-drop", "sparseness"))
     assert table_of(said)[0][-1] == "entropy (count)"
     assert "\nentropy: lower is better" in said
@@ -246,8 +250,8 @@ def test_pictures_that_vanished_or_changed_become_rows_that_say_so() -> None:
     assert (status, "1 of 4 pictures measured" in said, "failed: 0.png" in problems) == (1, True, True)
     everything = rows_of("out/metrics")
     rows = {row["path"]: row for row in everything if row["method"] not in BASELINES}
-    controls = {(row["path"], row["status"], row["error"]) for row in everything if row["method"] in BASELINES}
-    assert controls == {(path, row["status"], row["error"]) for path, row in rows.items() if path != "broken.png"}
+    baselines = {(row["path"], row["status"], row["error"]) for row in everything if row["method"] in BASELINES}
+    assert baselines == {(path, row["status"], row["error"]) for path, row in rows.items() if path != "broken.png"}
     assert {path: row["status"] for path, row in rows.items()} == {
         "0.png": "error", "1.png": "error", "2.png": "ok", "broken.png": "error"
     }  # fmt: skip
@@ -303,7 +307,7 @@ def test_what_was_measured_again_stands_for_what_the_run_measured() -> None:
     """Also in the report: a number of the run that has been measured again is not shown."""
     write_samples(1)
     run_demo("out", *asking("average-drop"))
-    cli("evaluate", "out", "--overwrite", "--no-controls", *asking("average-drop"))
+    cli("evaluate", "out", "--overwrite", "--no-baselines", *asking("average-drop"))
     path = Path("out/metrics/00000.parquet")
     table = pq.read_table(path)
     other = pa.array([75.0, 25.0], pa.float32())
@@ -360,7 +364,7 @@ def test_errors_of_metrics_go_when_they_are_measured_again_and_others_stay() -> 
     with_column("average_drop_status", ["error", "ok", "error", "ok"])
     with_column("entropy_status", ["ok", "ok", "error", "ok"])
     pq.write_table(table, path)
-    cli("evaluate", "out", "--overwrite", "--no-controls", *asking("average-drop"))
+    cli("evaluate", "out", "--overwrite", "--no-baselines", *asking("average-drop"))
     found = load_run("out").to_pandas(["average_drop_status", "error"])
     assert found.average_drop_status.tolist() == ["ok"] * 4
     assert found.error.fillna("").tolist() == ["", "the overlay cannot be written", "both", ""]

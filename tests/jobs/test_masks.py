@@ -116,12 +116,12 @@ def test_a_run_is_measured_with_masks() -> None:
     assert (status, "2 of 3 pictures measured" in said) == (1, True)
     assert "failed: 2.png: there is no mask 2.png or" in problems
     assert f"masks {Path('masks').resolve()}" in said  # among the settings of a number
-    assert cli("evaluate", "out", "--no-controls", *asking("average-drop"))[0] == 0  # has them all
+    assert cli("evaluate", "out", "--no-baselines", *asking("average-drop"))[0] == 0  # has them all
     rows = rows_of("out/metrics")
     assert {row["method"] for row in rows} > set(BASELINES)
     for row in rows:
         with_mask = row["path"] != "2.png"
-        assert row["average_drop_status"] in ("ok", "degenerate_map")  # that of a constant control
+        assert row["average_drop_status"] in ("ok", "degenerate_map")  # that of a constant baseline
         assert (row["pointing_game_status"] == "error") is not with_mask
         assert (row["energy_pointing_game_status"] == "error") is not with_mask
     found = load_run("out")
@@ -142,11 +142,11 @@ def test_a_run_is_measured_with_masks() -> None:
     assert {row["error"] for row in rows_of("out/metrics")} == {None}
     write_masks(3, "more")
     status, said, _ = cli(
-        "evaluate", "out", "--no-controls", "--masks", "more", *asked
+        "evaluate", "out", "--no-baselines", "--masks", "more", *asked
     )  # others, so it is measured again
     assert (status, "3 of 3 pictures measured" in said) == (0, True)
     assert "error" not in {row["pointing_game_status"] for row in rows_of("out/metrics")}
-    again = ("evaluate", "out", "--no-controls", "--masks", "more")
+    again = ("evaluate", "out", "--no-baselines", "--masks", "more")
     assert "(3 of them before)" in cli(*again, *asked)[1]
     assert cli(*again, "--overwrite", *asking("pointing-game"))[0] == 0
     assert all(row["average_drop_status"] for row in rows_of("out/metrics"))  # what was not asked for stays

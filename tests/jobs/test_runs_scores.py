@@ -96,7 +96,7 @@ def test_what_is_asked_for_is_kept_and_agrees_on_resuming_and_measuring() -> Non
     assert [row["score"] for row in plain] == [row["score"] for row in run]
     with pytest.raises(OptionError, match='a run with different scores: "sigmoid" there, "softmax" now'):
         explain(model, "plain", report=False)
-    request = EvaluateRequest("out", metrics=("average-gain",), model=model, workers=1, controls=False)
+    request = EvaluateRequest("out", metrics=("average-gain",), model=model, workers=1, baselines=False)
     assert evaluate(request).failed == 0
     assert "the score is the sigmoid of the output of the class" in Path("out/report.html").read_text()
 
@@ -111,7 +111,7 @@ def test_raw_scores_are_no_percentages_on_the_page() -> None:
 def test_a_class_name_is_a_target(targets: str, index: int) -> None:
     run = explain(Net(), targets=targets)
     assert {(row["target"], row["target_name"]) for row in run} == {(index, Net().class_names[index])}
-    assert evaluate(EvaluateRequest("out", model=Net().eval(), workers=1, controls=False)).failed == 0
+    assert evaluate(EvaluateRequest("out", model=Net().eval(), workers=1, baselines=False)).failed == 0
 
 
 @pytest.mark.parametrize(

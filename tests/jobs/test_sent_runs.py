@@ -88,7 +88,7 @@ def test_what_is_named_again_is_used() -> None:
     run(RunRequest("shop:net", methods=("shop:Positive", "grad-cam"), **asked))
     for spec in ("shop:net", "shop:Positive"):
         sys.modules["gradcam_kit.models"]._named.discard(spec)  # as in another process
-    command = ["evaluate", "mine", "--metric", "sparseness", "--no-controls"]
+    command = ["evaluate", "mine", "--metric", "sparseness", "--no-baselines"]
     assert CliRunner().invoke(app, command).exit_code == 2
     assert CliRunner().invoke(app, [*command, "--model", "shop:net"]).exit_code == 2
     done = CliRunner().invoke(app, [*command, "--model", "shop:net", "--method", "shop:Positive"])
@@ -187,7 +187,7 @@ def test_who_reads_a_damaged_shard_is_told_its_name_and_what_to_do(damage: str) 
 
 
 def test_measurements_that_are_damaged_are_made_again_and_those_of_others_stay() -> None:
-    request = EvaluateRequest("out", ("sparseness",), controls=False)
+    request = EvaluateRequest("out", ("sparseness",), baselines=False)
     evaluate(request)
     path = Path("out/metrics/00000.parquet")
     path.write_bytes(DAMAGE["zeros"](path.read_bytes()))

@@ -176,12 +176,12 @@ import torch.distributed as dist
 from gradcam_kit.metrics.accumulation import MeanOverImages, PixelAveragePrecision
 rank, store = int(sys.argv[1]), sys.argv[2]
 dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
-from gradcam_kit.metrics import Case
+from gradcam_kit.metrics import MetricInput
 maps = torch.rand(5, 6, 7, generator=torch.Generator().manual_seed(0))
 masks = torch.rand(5, 6, 7, generator=torch.Generator().manual_seed(1)) < 0.3
 own = slice(0, 2) if rank == 0 else slice(2, 5)
 mean, pixels = MeanOverImages("mass-accuracy"), PixelAveragePrecision()
-mean.update(Case(maps[own], maps[own][:, None], masks=masks[own]))
+mean.update(MetricInput(maps[own], maps[own][:, None], masks=masks[own]))
 pixels.update(maps[own], masks[own])
 print(float(mean.compute()["mean"]), int(mean.compute()["count"]), float(pixels.compute()["average_precision"]))
 dist.destroy_process_group()

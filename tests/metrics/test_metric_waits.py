@@ -44,7 +44,7 @@ def test_metrics_wait_where_they_have_to(name):
 
 
 @pytest.mark.parametrize("name", BASELINES)
-def test_controls_do_not_wait(name):
+def test_baselines_do_not_wait(name):
     x = images(size=SIZE)
     with device() as seen:
         found = BASELINES[name](on_device(x), 3)

@@ -151,14 +151,16 @@ def test_wrong_classes_add_nothing_to_the_pointing_game(classes: Any, error: typ
 
 def test_the_mean_over_images_takes_a_case_and_no_tensors() -> None:
     metric = MeanOverImages("iou")
-    shown = r"update\(Case\(heatmaps, images, masks=masks\)\)$"
+    shown = r"update\(MetricInput\(heatmaps, images, masks=masks\)\)$"
     for given, kinds in (((MAP, RIGHT), "a Tensor, a Tensor"), ((MAP,), "a Tensor")):
         with pytest.raises(InputError, match=f"update got {kinds}; expected one case.*{shown}"):
             unwrap(MeanOverImages.update)(metric, *given)
-    with pytest.raises(InputError, match=r"update\(Case\(heatmaps, images, rescore=rescore, explain=explain\)\)$"):
+    with pytest.raises(
+        InputError, match=r"update\(MetricInput\(heatmaps, images, rescore=rescore, explain=explain\)\)$"
+    ):
         unwrap(MeanOverImages.update)(MeanOverImages("adcc"), MAP)
     case = MetricInput(MAP, IMAGE, masks=RIGHT)
-    with pytest.raises(InputError, match="update got a Case, a Tensor; expected one case"):
+    with pytest.raises(InputError, match="update got a MetricInput, a Tensor; expected one case"):
         unwrap(MeanOverImages.update)(metric, case, RIGHT)
     assert not metric.counts.any()
     metric.update(case)
@@ -170,7 +172,7 @@ UNKNOWN = {
     "road-morf": ("percentage", "options are percentages, noise, tolerance, batch_size; did you mean 'percentages'"),
     "road-combined": ("nois", "did you mean 'noise'"),
     "arcc": ("batchsize", "its options are percentages, noise, tolerance, batch_size; did you mean 'batch_size'"),
-    "iou": ("seed", r"its options are threshold; pass Case\(\.\.\., seed=\.\.\.\)$"),
+    "iou": ("seed", r"its options are threshold; pass MetricInput\(\.\.\., seed=\.\.\.\)$"),
     "entropy": ("zzz", "the metric 'entropy' has no option 'zzz'; it has none$"),
 }
 
@@ -203,8 +205,8 @@ def test_options_of_road_are_those_of_its_curve(name: str) -> None:
     assert {key: found.settings[key] for key in options} == options
 
 
-def test_unknown_controls() -> None:
-    with pytest.raises(UnknownNameError, match=r"^there is no control 'rand'; did you mean 'random'\?$"):
+def test_unknown_baselines() -> None:
+    with pytest.raises(UnknownNameError, match=r"^there is no baseline 'rand'; did you mean 'random'\?$"):
         BASELINES["rand"]
     assert list(BASELINES) == ["random", "ones", "center", "edges"]
 

@@ -1,4 +1,4 @@
-"""What holds for every name in `METRICS`, and for every control."""
+"""What holds for every name in `METRICS`, and for every baseline."""
 
 from __future__ import annotations
 
@@ -207,7 +207,7 @@ def test_heatmaps_outside_of_their_range(bad):
 
 
 @pytest.mark.parametrize("name", BASELINES)
-def test_controls(name):
+def test_baselines(name):
     x, identities = images(size=SIZE), torch.tensor([4, 9, 2])
     whole = BASELINES[name](x, 3, identities)
     assert whole.shape == (3, *SIZE)

@@ -239,7 +239,7 @@ def test_heatmaps_are_painted_when_they_come_near_the_screen(seen: Page) -> None
     assert seen.painted("#gallery .card:last-child canvas")
 
 
-def test_every_control_has_a_name(seen: Page) -> None:
+def test_every_input_has_a_name(seen: Page) -> None:
     seen.page.locator("#gallery .card").first.click()
     nameless = seen.page.evaluate(
         """[...document.querySelectorAll("input, select, button")].filter((one) => {

@@ -60,5 +60,5 @@ def lafam(activations: Any) -> Array:
 
 
 def random_cam(activations: Any, weights: Any) -> Array:
-    """RandomCAM, a control without a paper: `Σ_k w_k A_k` with the weights that were drawn from U(−1, 1)."""
+    """RandomCAM, a baseline without a paper: `Σ_k w_k A_k` with the weights that were drawn from U(−1, 1)."""
     return weighted_sum(weights, activations)

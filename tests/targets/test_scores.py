@@ -88,7 +88,7 @@ def test_scores_by_hand() -> None:
 @pytest.mark.parametrize("end", [torch.sigmoid, nn.Softmax(1)], ids=["sigmoid", "softmax"])
 def test_a_comparison_shows_probabilities_as_the_model_has_them(end: Any) -> None:
     model = Net(end).eval()
-    found = compare(model, IMAGES, ["grad-cam"], "features", cost=False, metrics="average-drop", controls=False)
+    found = compare(model, IMAGES, ["grad-cam"], "features", cost=False, metrics="average-drop", baselines=False)
     torch.testing.assert_close(found.scores, model(IMAGES).amax(1).detach())
     assert found.score_kind == "raw"
     assert "the score of a class is the output of the class as it is" in found.page()

@@ -244,12 +244,12 @@ class Explainer:
         self,
         images: Tensor,
         found: Sequence[Sequence[Row]],
-        controls: bool = False,
+        baselines: bool = False,
         masks: Bool[Tensor, "n h w"] | None = None,
     ) -> None:
-        """Add the columns of the metrics to the rows of each image, whose heatmaps are in them or of controls."""
+        """Add the columns of the metrics to the rows of each image: of its heatmaps, or of the baselines."""
         with self.precision():
-            measure(self.model, self.cams, self.metrics, images, found, controls, masks, self.scores)
+            measure(self.model, self.cams, self.metrics, images, found, baselines, masks, self.scores)
 
     def precision(self) -> torch.autocast:
         """The precision of the model's passes."""

@@ -16,8 +16,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from gradcam_kit.capture import read_inputs
-from gradcam_kit.comparison.compared import ComparedMethod, with_controls
-from gradcam_kit.comparison.measuring import control_maps, known_metrics, measured
+from gradcam_kit.comparison.compared import ComparedMethod, with_baselines
+from gradcam_kit.comparison.measuring import baseline_maps, known_metrics, measured
 from gradcam_kit.errors import OptionError, is_out_of_memory, raise_interruption
 from gradcam_kit.functional import move, normalize, upsample
 from gradcam_kit.jobs.request import one_line
@@ -78,7 +78,7 @@ def measure(
     metrics: Sequence[Metric],
     images: Float[Tensor, "n c h w"],
     found: Sequence[Sequence[Row]],
-    controls: bool = False,
+    baselines: bool = False,
     masks: Bool[Tensor, "n h w"] | None = None,
     scores: ScoreKind | None = None,
 ) -> None:
@@ -90,13 +90,13 @@ def measure(
         metrics: what to measure.
         images: as the model gets them.
         found: of each image the rows, one per method and target.
-        controls: whether the rows are those of `control_rows`.
+        baselines: whether the rows are those of `baseline_rows`.
         masks: where the objects are, for metrics that ask.
         scores: what the probability of a class is, see `ClassProbability`.
     """
     before = [row.get("error") for rows in found for row in rows]
     try:
-        results = results_of(model, cams, metrics, images, found, controls=controls, masks=masks, scores=scores)
+        results = results_of(model, cams, metrics, images, found, baselines=baselines, masks=masks, scores=scores)
     except Exception as error:  # one picture ends no run
         raise_interruption(error)
         traceback.clear_frames(error.__traceback__)
@@ -112,10 +112,10 @@ def measure(
     half = len(found) // 2  # only here the error is gone, and with it what it kept in memory
     for part in (slice(half), slice(half, None)):
         own = None if masks is None else masks[part]
-        measure(model, cams, metrics, images[part], found[part], controls, own, scores)
+        measure(model, cams, metrics, images[part], found[part], baselines, own, scores)
     if before == [row.get("error") for rows in found for row in rows] and not is_out_of_memory(failure):
         try:
-            results_of(model, cams, metrics, images, found, controls=controls, masks=masks, scores=scores)
+            results_of(model, cams, metrics, images, found, baselines=baselines, masks=masks, scores=scores)
         except Exception as error:
             raise_interruption(error)
             return
@@ -129,7 +129,7 @@ def results_of(
     images: Float[Tensor, "n c h w"],
     found: Sequence[Sequence[Row]],
     policy: str = "given",
-    controls: bool = False,
+    baselines: bool = False,
     masks: Bool[Tensor, "n h w"] | None = None,
     scores: ScoreKind | None = None,
 ) -> dict[str, dict[str, MetricResult]]:
@@ -138,13 +138,13 @@ def results_of(
     `policy` is where the classes come from, in words: one of the settings.
     """
     ours = [ComparedMethod(name, name, cam) for name, cam in zip(map(method_name, cams), cams, strict=True)]
-    compared_methods = with_controls([]) if controls else ours
+    compared_methods = with_baselines([]) if baselines else ours
     rows = {one.label: _rows_of(one.label, found) for one in compared_methods}
     classes = [row["target"] for row in rows[compared_methods[0].label]]
     several = len(classes) // len(found) if len(classes) > len(found) else None
     shape = (len(found),) if several is None else (len(found), several)
     identities = torch.tensor([_identity(one[0]["path"]) for one in found])
-    heatmaps = control_maps(compared_methods, images, several, _SEED, identities)
+    heatmaps = baseline_maps(compared_methods, images, several, _SEED, identities)
     for one in compared_methods:
         if one.cam is not None:
             stored = torch.from_numpy(np.stack([heatmap_of(row) for row in rows[one.label]]).astype(np.float32))
@@ -166,8 +166,8 @@ def results_of(
     )
 
 
-def control_rows(rows: Sequence[Row]) -> list[Row]:
-    """Rows for the controls of a picture, one per control and target, from those of its methods."""
+def baseline_rows(rows: Sequence[Row]) -> list[Row]:
+    """Return rows for the baselines of a picture, one per baseline and target, from the rows of its methods."""
     targets = [row for row in rows if row["method"] == rows[0]["method"]]
     kept = ("path", "rank", "target", "status")
     return [{**{key: row[key] for key in kept}, "method": name, "error": None} for name in BASELINES for row in targets]
