@@ -71,17 +71,15 @@ def _statistics_of_tutorials(output: Tensor) -> None:
 
 @contextmanager
 def _transformers_debugger(model: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[None]:
-    from transformers.debug_utils import DebugUnderflowOverflow
-
+    debugger: Any = import_module("transformers.debug_utils").DebugUnderflowOverflow
     with contextlib.redirect_stdout(io.StringIO()):
-        DebugUnderflowOverflow(model)  # its hooks stay; the model is a copy that is thrown away
+        debugger(model)  # its hooks stay; the model is a copy that is thrown away
         yield
 
 
 @contextmanager
 def _wandb(log: str, model: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[Callable[[], object]]:
-    import wandb
-
+    wandb: Any = import_module("wandb")
     with tempfile.TemporaryDirectory() as folder:
         run = wandb.init(mode="offline", dir=folder, settings=wandb.Settings(silent=True))
         try:
