@@ -31,7 +31,8 @@ def run_and_report(request: RunRequest, console: Console | None = None) -> RunSu
         return summary
     if summary.pictures == summary.before and is_current(summary.out):
         return summary
-    return replace(summary, report=write_report(summary.out, summary.pictures - summary.before, summary.seconds))
+    page = write_report(summary.out, summary.pictures - summary.before, summary.seconds, request.overwrite)
+    return replace(summary, report=page)
 
 
 def measured(summary: RunSummary) -> RunSummary:

@@ -132,6 +132,20 @@ def finite(tensor: Float[Tensor, "n *s"]) -> Float[Tensor, " n"]:
     return tensor.sum(dim=tuple(range(1, tensor.ndim)), dtype=torch.promote_types(tensor.dtype, torch.float32))
 
 
+_ROUNDING = 16  # units of the last place, more than sums and blurs of equal values lose
+
+
+def without_rounding(differences: Float[Tensor, "*any"], values: Float[Tensor, "*other"]) -> Float[Tensor, "*any"]:
+    """Set differences that are rounding errors of `values` to 0, so that normalization cannot stretch them into a map.
+
+    Args:
+        differences: of two tensors that may be equal up to rounding.
+        values: one of the two; broadcasts against the differences.
+    """
+    least = _ROUNDING * torch.finfo(differences.dtype).eps * values.abs()
+    return differences.where(differences.abs() > least, 0)
+
+
 def at_least_float32(tensor: Tensor) -> Tensor:
     """At least float32, in which all arithmetic is done."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

@@ -47,8 +47,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m notebooks.build", description=__doc__)
     parser.add_argument("names", nargs="*", help="beginnings of names, such as 01 (default: all)")
     parser.add_argument("--out", type=Path, default=FOLDER.parent / "build" / "notebooks", help="default: %(default)s")
+    parser.add_argument("--source", type=Path, default=FOLDER, help="where the notebooks are (default: %(default)s)")
     options = parser.parse_args(arguments)
-    chosen = [path for path in NOTEBOOKS if path.name.startswith(tuple(options.names) or "")]
+    names = tuple(options.names) or ""
+    chosen = [path for path in sorted(options.source.glob("*.ipynb")) if path.name.startswith(names)]
     if not chosen:
         parser.error(f"no notebook begins with {', '.join(options.names)}")
     for path in chosen:

@@ -18,6 +18,13 @@ _HAS_CUDA = torch.cuda.is_available()
 _HIDDEN = pytest.StashKey[pytest.MonkeyPatch]()
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Let workers take neighboring tests, so that fixtures of a module are made by few of them (`-n`, pytest-xdist)."""
+    if getattr(config.option, "numprocesses", None) and config.option.dist == "no":
+        config.option.dist = "worksteal"
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--seed", type=int, default=0, help="seeds the global generators in front of every test")
 

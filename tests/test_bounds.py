@@ -7,7 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 from packaging.version import Version
 
 ROOT = Path(__file__).parents[1]
@@ -31,38 +30,40 @@ import importlib.abc, sys
 class Missing(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
         if name == "cv2":
-            raise ImportError({message!r})
+            raise ImportError(message)
 sys.meta_path.insert(0, Missing())
+message = {message!r}
+"""
+COMMAND = """
 from gradcam_kit.__main__ import main
-sys.argv = ["gradcam-kit", "methods"]
-main()
+for message in sys.argv[1:]:
+    sys.argv = ["gradcam-kit", "methods"]
+    try:
+        main()
+    except SystemExit as ending:
+        print(ending.code)
 """
 
 
-@pytest.mark.parametrize(
-    ("message", "remedy"),
-    [
-        (
-            "libGL.so.1: cannot open shared object file: No such file",
-            "apt-get install libgl1 libglib2.0-0",
-        ),
-        ("libgthread-2.0.so.0: cannot open shared object file: No such file", "apt-get install libgl1 libglib2.0-0"),
-        ("No module named 'cv2'", "pip install opencv-python"),
-    ],
-)
-def test_a_machine_where_opencv_cannot_be_loaded_gets_one_line(message: str, remedy: str) -> None:
-    result = subprocess.run(
-        [sys.executable, "-c", BROKEN.format(message=message)], capture_output=True, text=True, cwd=ROOT
-    )
-    assert result.returncode == 2
-    (line,) = result.stderr.splitlines()
-    assert line.startswith("gradcam-kit: ")
-    assert message in line
-    assert remedy in line
+REMEDIES = {
+    "libGL.so.1: cannot open shared object file: No such file": "apt-get install libgl1 libglib2.0-0",
+    "libgthread-2.0.so.0: cannot open shared object file: No such file": "apt-get install libgl1 libglib2.0-0",
+    "No module named 'cv2'": "pip install opencv-python",
+}
+
+
+def test_a_machine_where_opencv_cannot_be_loaded_gets_one_line() -> None:
+    command = [sys.executable, "-c", BROKEN.format(message="") + COMMAND, *REMEDIES]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert result.stdout.split() == ["2"] * 3, result.stderr
+    for line, (message, remedy) in zip(result.stderr.splitlines(), REMEDIES.items(), strict=True):
+        assert line.startswith("gradcam-kit: ")
+        assert message in line
+        assert remedy in line
 
 
 def test_overlay_names_the_remedy_too() -> None:
-    code = BROKEN.format(message="libGL.so.1: cannot open shared object file").partition("from gradcam_kit")[0]
+    code = BROKEN.format(message="libGL.so.1: cannot open shared object file")
     code += "import gradcam_kit\ntry:\n    gradcam_kit.overlay\nexcept ImportError as error:\n    print(error)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert "apt-get install libgl1 libglib2.0-0" in result.stdout

@@ -9,6 +9,7 @@ import torch
 from comparisons import FEWER, home, is_for_transformers, layers_of
 from metric_cases import CLASSES, measure, standard_case
 from models import Apply, build, images, tiny
+from representatives import each
 from torch import nn
 from waits import metric_waits, waits_of
 
@@ -29,7 +30,7 @@ def _full_float32():
     torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", each())
 def test_the_map_is_that_of_the_cpu(name):
     model, x = tiny(), images()
     try:
@@ -52,7 +53,7 @@ def test_the_imputation_is_exact_where_convolutions_may_round(count, monkeypatch
 
 
 @pytest.mark.parametrize("targets", [None, [0, 1, 2], [[0, 1], [2, 3], [4, 0]]], ids=["predicted", "n", "nm"])
-@pytest.mark.parametrize(("name", "layer"), [(name, layer) for name in METHODS for layer in layers_of(name)])
+@pytest.mark.parametrize(("name", "layer"), each((name, layer) for name in METHODS for layer in layers_of(name)))
 def test_a_call_waits_at_its_end_alone(name, layer, targets, monkeypatch):
     model, x = home(name), images(3, size=(16, 16) if is_for_transformers(name) else (16, 14)).double()
     expected = METHODS[name](model, layer, **FEWER.get(name, {}))(x, targets)

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from gradcam_kit.capture.backward import differentiate
+from gradcam_kit.capture.model.forks import is_scripted
 from gradcam_kit.capture.model.inputs import Inputs
-from gradcam_kit.capture.model.state import is_scripted
 from gradcam_kit.capture.model.trees import whole
 from gradcam_kit.capture.provenance.evidence import Evidence, recall
 from gradcam_kit.capture.provenance.settling import is_in_doubt, settle_layout

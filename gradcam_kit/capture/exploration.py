@@ -18,13 +18,15 @@ from torch.utils.checkpoint import CheckpointFunction
 
 from gradcam_kit.capture.backward import differentiate
 from gradcam_kit.capture.layouts import ChannelsFirst, Layout, Tokens, is_resized, recurrent_layout
+from gradcam_kit.capture.model.forks import is_scripted
 from gradcam_kit.capture.model.inputs import Inputs, Runner
-from gradcam_kit.capture.model.state import is_scripted, untouched, version
+from gradcam_kit.capture.model.state import untouched, version
 from gradcam_kit.capture.provenance.evidence import gather, recall
 from gradcam_kit.capture.provenance.settling import is_in_doubt, layout_by_shape
 from gradcam_kit.capture.reuse import is_chain, is_padding
 from gradcam_kit.errors import GradCamKitError, ShapeError
-from gradcam_kit.targets.classes import ClassTarget, predicted_classes, score
+from gradcam_kit.targets.classes import ClassTarget, score
+from gradcam_kit.targets.outputs import predicted_classes
 from gradcam_kit.types import Target
 
 

@@ -17,7 +17,8 @@ from gradcam_kit.capture.recording import LayerRecord
 from gradcam_kit.capture.rerun.rescore import tolerance_of
 from gradcam_kit.errors import CaptureError, GradCamKitError
 from gradcam_kit.functional import at_least_float32, on_device
-from gradcam_kit.targets.classes import ClassLogit, find_logits, read_logits, score
+from gradcam_kit.targets.classes import ClassLogit, score
+from gradcam_kit.targets.outputs import find_logits, read_logits
 from gradcam_kit.types import Head, Target
 
 _MOST_ROUNDING = 1e-2

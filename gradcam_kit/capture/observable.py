@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from gradcam_kit.capture.model.state import is_scripted, unwrap
+from gradcam_kit.capture.model.forks import is_scripted
+from gradcam_kit.capture.model.state import unwrap
 from gradcam_kit.errors import InputError, kind_of
 
 

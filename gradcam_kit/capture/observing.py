@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from gradcam_kit.capture.attaching import Hooks, holding_hooks
-from gradcam_kit.capture.model.state import is_scripted
+from gradcam_kit.capture.model.forks import is_scripted
 from gradcam_kit.capture.observable import check_observable, in_backward, is_autograd_thread, is_transformed, places
 from gradcam_kit.errors import CaptureError
 

@@ -33,7 +33,8 @@ from gradcam_kit.capture.rerun.replay import Replayer
 from gradcam_kit.capture.rerun.rescore import Rescorer, RowState
 from gradcam_kit.errors import CaptureError, GradCamKitError, NonFiniteError, raise_interruption
 from gradcam_kit.functional import at_least_float32, finite
-from gradcam_kit.targets.classes import ClassProbability, ClassTarget, predicted_classes, read_logits, score, settle
+from gradcam_kit.targets.classes import ClassProbability, ClassTarget, score, settle
+from gradcam_kit.targets.outputs import predicted_classes, read_logits
 from gradcam_kit.types import Attention, Evidence, Head, LayerCapture, Reshape, Target
 
 _WITHOUT_SCORES = Evidence.ATTENTION | Evidence.HEAD | Evidence.WEIGHT_GRADIENTS
@@ -144,7 +145,7 @@ def capture(model: nn.Module, inputs: Inputs, request: Request) -> Iterator[Capt
         NonFiniteError: NaN or infinite values in images, activations or gradients.
         ShapeError: a layer without positions of the images.
     """
-    with untouched(model, inputs.images.device), ExitStack() as stack:
+    with untouched(model, inputs.images.device, request.keep_modes), ExitStack() as stack:
         try:
             captured = stack.enter_context(_pass(model, inputs, request))
         except InDoubtError:  # met once for a model and the shapes of its inputs

@@ -30,8 +30,8 @@ from gradcam_kit.metrics import Metric
 from gradcam_kit.metrics.rows import sample_index
 from gradcam_kit.options import one_of
 from gradcam_kit.pixels.pictures import RGB, Picture, rgb_picture
-from gradcam_kit.targets.classes import read_logits
 from gradcam_kit.targets.names import carried_names, named_targets, read_class_names
+from gradcam_kit.targets.outputs import read_logits
 from gradcam_kit.targets.scores import SCORES, ScoreKind, evident_kind
 from gradcam_kit.transforms import PictureTransform, as_transform
 from gradcam_kit.types import Images, Reshape

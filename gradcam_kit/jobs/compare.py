@@ -24,7 +24,7 @@ from gradcam_kit.jobs.request import ModelRequest, Problems, RunSummary
 from gradcam_kit.jobs.sources.index import Entry, index_pictures
 from gradcam_kit.jobs.sources.masks import Masks
 from gradcam_kit.jobs.sources.reading import depth_note, read_entry
-from gradcam_kit.jobs.storage.addresses import is_remote
+from gradcam_kit.jobs.storage.addresses import local_path
 from gradcam_kit.jobs.work.explainer import Explainer
 from gradcam_kit.jobs.work.loading import load_explainer, method_classes, note
 from gradcam_kit.jobs.work.measuring import MetricMeans, chosen_metrics
@@ -98,17 +98,26 @@ def draw_sheet(request: SheetRequest, console: Console | None = None) -> RunSumm
 
 
 def _check_inputs_stay(request: SheetRequest, entries: Sequence[Entry]) -> None:
-    """Refuse to write over what is read, also where links lead to it.
+    """Refuse to write over what is read, also under another name of the same file.
 
     Raises:
         OptionError: names what is read.
     """
-    if not os.path.lexists(request.out):
+    if not os.path.exists(request.out):
         return
-    out, others = os.path.realpath(request.out), (request.checkpoint, request.class_names)
-    for path in (*(entry.path for entry in entries), *(os.fspath(one) for one in others if isinstance(one, Path))):
-        if not is_remote(path) and os.path.realpath(path) == out:
-            raise OptionError(f"--out {str(request.out)!r} is read by this comparison; choose another file")
+    others = (str(path) for path in (request.checkpoint, request.class_names) if isinstance(path, Path))
+    read = map(local_path, (*(entry.path for entry in entries), *request.sources, *others))
+    folder = None if request.masks is None else local_path(request.masks)
+    is_mask = folder is not None and Path(os.path.realpath(folder)) in Path(os.path.realpath(request.out)).parents
+    if is_mask or any(path is not None and _is_same_file(path, request.out) for path in read):
+        raise OptionError(f"--out {str(request.out)!r} is read by this comparison; choose another file")
+
+
+def _is_same_file(one: str, other: Path) -> bool:
+    try:
+        return os.path.samefile(one, other)  # hard links too, and names that differ by the case of their letters
+    except OSError:
+        return False
 
 
 @dataclass

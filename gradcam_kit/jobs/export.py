@@ -54,7 +54,7 @@ def export_run(
         out: where the files go, also on remote storage; None = `export/FORMAT` in the folder of the run.
         methods: those that are wanted; none = all.
         threshold: for boxes, the share of the largest value from which on a heatmap counts.
-        overwrite: replace files in `out` that no export wrote.
+        overwrite: replace files that no export wrote.
 
     Returns:
         The folder with what was written.
@@ -81,7 +81,7 @@ def export_run(
         if to == "csv" or not len(run):
             why = f"{os.fspath(directory)!r} has no rows yet; the command that began the run goes on with it"
         raise OptionError(f"there is nothing to export: {why}")
-    if out is not None and not overwrite:
+    if not overwrite:
         _check_replaceable(target, to, _names(run, to, methods or run.methods))
     with run.store.named():
         FORMATS[to](run, chain([first], rows), target, threshold)

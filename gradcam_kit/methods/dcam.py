@@ -14,7 +14,7 @@ from gradcam_kit.errors import OptionError, ShapeError, TargetError
 from gradcam_kit.functional import normalize, on_device, upsample
 from gradcam_kit.methods.grad_cam import GradCAM
 from gradcam_kit.options import positive_int
-from gradcam_kit.targets.classes import predicted_classes
+from gradcam_kit.targets.outputs import predicted_classes
 
 
 @dataclass(frozen=True, eq=False)

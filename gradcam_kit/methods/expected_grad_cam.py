@@ -5,7 +5,13 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor
 
-from gradcam_kit.functional import at_least_float32, gaussian_blur, spatial_mean, weighted_sum
+from gradcam_kit.functional import (
+    at_least_float32,
+    gaussian_blur,
+    spatial_mean,
+    weighted_sum,
+    without_rounding,
+)
 from gradcam_kit.methods.arithmetic.perturbations import gaussian_noise, probe_targets, stack_targets
 from gradcam_kit.methods.base import BaseCAM
 from gradcam_kit.methods.grad_cam import grad_cam_weights
@@ -25,7 +31,7 @@ def expected_grad_cam(
     $\mathrm{E}_{x', \alpha} \sum_k w_k(x' + \alpha (x - x'))\,(A_k(x) - A_k(x'))$ with Grad-CAM's weights $w_k$. Where
     they are the same everywhere (mean pooling, linear head), the map sums up to $y(x) - \mathrm{E}\,y(x')$.
     """
-    differences = (activations - baselines).flatten(0, 1)
+    differences = without_rounding(activations - baselines, activations).flatten(0, 1)
     maps: Tensor = weighted_sum(differences, grad_cam_weights(gradients.flatten(0, 1)))
     by_sample: Tensor = maps.unflatten(0, (len(baselines), -1))
     return by_sample.mean(0)

@@ -13,7 +13,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from gradcam_kit.errors import GradCamKitError, InputError, OptionError, UnknownNameError, did_you_mean, kind_of
+from gradcam_kit.errors import (
+    GradCamKitError,
+    InputError,
+    OptionError,
+    UnknownNameError,
+    did_you_mean,
+    kind_of,
+    raise_interruption,
+)
 from gradcam_kit.models.checkpoints import load_checkpoint
 from gradcam_kit.models.copying import copied
 from gradcam_kit.models.zoo import (
@@ -167,6 +175,7 @@ def _from_factory(spec: str, wishes: LoadOptions) -> ModelParts:
     except SystemExit as error:
         raise InputError(f"{spec} {_exited(error)}; a factory returns a torch.nn.Module") from error
     except Exception as error:
+        raise_interruption(error)
         raise InputError(f"{spec} failed: {type(error).__name__}: {first_line(error)}") from error
     if not isinstance(model, nn.Module):
         raise InputError(f"{spec} returned {kind_of(model)}; a torch.nn.Module was expected")
@@ -189,6 +198,7 @@ def imported(spec: str, what: str) -> Any:
     with working_directory_on_path():
         try:
             module = importlib.import_module(path)
+            found = getattr(module, attribute, None)  # which a module may answer with code of its own
         except ModuleNotFoundError as error:
             if error.name is not None and (path == error.name or path.startswith(f"{error.name}.")):
                 raise
@@ -198,11 +208,11 @@ def imported(spec: str, what: str) -> Any:
                 f"importing {path!r} {_exited(error)}; keep what ends a program below if __name__ == '__main__'"
             ) from error
         except Exception as error:
+            raise_interruption(error)
             raise InputError(f"importing {path!r} failed: {type(error).__name__}: {first_line(error)}") from error
-    if not hasattr(module, attribute):
+    if found is None:
         hint = did_you_mean(attribute, (name for name, value in vars(module).items() if callable(value)))
         raise UnknownNameError(f"module {path!r} has no {what} {attribute!r}{hint}")
-    found = getattr(module, attribute)
     _named.add(spec)
     if not callable(found):
         raise InputError(f"{spec} is a {type(found).__name__}, and no {what}; expected something that can be called")

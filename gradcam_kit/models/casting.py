@@ -37,10 +37,27 @@ def fitted(state: Mapping[str, Any], own: Mapping[str, Any], path: Path) -> tupl
             ready[name] = _cast(state[name], value)
             if _has_fractions(state[name], value):
                 rounded.append(name)
+    wrong += _torn(ready, own)
     if wrong:
         raise CheckpointError(f"{path} does not fit the model: {few(wrong)}")
     notes = [f"of {path.name}, {few(rounded)} have fractions, which the model's whole numbers lose"] if rounded else []
     return ready, tuple(notes)
+
+
+def _torn(ready: Mapping[str, Any], own: Mapping[str, Any]) -> list[str]:
+    """Names that share one tensor in the model and have different values in the file, of which one would be lost."""
+    first: dict[tuple[Any, ...], str] = {}
+    found = []
+    for name, value in own.items():
+        if name not in ready or not isinstance(value, Tensor) or is_lazy(value) or not value.numel():
+            continue
+        if value.layout != torch.strided or value.is_meta:
+            continue
+        place = value.device, value.data_ptr(), value.shape, value.stride()
+        other = first.setdefault(place, name)
+        if other != name and not torch.equal(ready[name], ready[other]):
+            found.append(f"{other} and {name} differ in the file and are one tensor in the model")
+    return found
 
 
 def _has_fractions(given: Tensor, own: Tensor) -> bool:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import pickletools
 import re
 import warnings
+import zipfile
 from collections.abc import Iterable, Mapping
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +20,20 @@ from torch.nn.parameter import is_lazy
 
 from gradcam_kit.errors import CheckpointError
 from gradcam_kit.models.casting import fitted
+from gradcam_kit.models.former_names import understood
 from gradcam_kit.models.state_dicts import chosen_state, few
 
 _HARMLESS = re.compile(
-    r"argparse\.Namespace|pathlib(\._local)?\.\w*Path|numpy\.|collections\.|datetime\.|types\.SimpleNamespace|"
+    r"argparse\.Namespace|pathlib(\._local)?\.\w*Path|numpy\.|_codecs\.encode|collections\.|datetime\.|types\.SimpleNamespace|"
+    r"builtins\.(bool|bytearray|bytes|complex|dict|float|frozenset|int|list|range|set|slice|str|tuple)$|"
+    r"decimal\.Decimal|fractions\.Fraction|uuid\.UUID|enum\.|torch\.torch_version\.|"
     r"omegaconf\.|yacs\.|easydict\.|addict\.|box\.|ml_collections\.|pytorch_lightning\.|lightning\.|lightning_fabric\."
 )
 """What training scripts put beside weights: settings, numbers, paths."""
+
+_KEYS = ("state_dict", "model_state_dict", "model", "net", "network", "params", "weights")
+_FORMER = 4  # pickles at the beginning of a file of the former format, the last of which has the keys
+_MOST_READ = 2**26  # bytes of what a file says about its tensors
 
 _MODULES = re.compile(r"torch\.nn\.modules\.|torchvision\.models\.|timm\.")
 
@@ -43,7 +53,7 @@ def load_checkpoint(model: nn.Module, path: Path) -> tuple[str, ...]:
     """
     content = read_checkpoint(path)
     own = dict(model.state_dict())
-    state, notes = chosen_state(content, own, path)
+    state, notes = chosen_state(content, own, path, lambda given: understood(model, given))
     ready, rounded = fitted(state, own, path)
     _put_in(model, own, ready, path)
     return (*notes, *rounded)
@@ -106,12 +116,12 @@ def _refused(path: Path, error: Exception) -> str:
     if names and len(harmless) == len(names):
         return (
             f"{path} holds {few(names)} beside its weights, and whatever loads such objects would also run code that a "
-            f"file carries; if you trust it, save its weights alone: {_saving(path, mapping=True)}"
+            f"file carries; if you trust it, save its weights alone: {_saving(path, _state_key(path))}"
         )
     if any(_MODULES.match(name) for name in names):
         return (
             f"{path} holds a whole model ({few(names)}), and loading it would run code that it carries; that is "
-            f"refused: if you trust it, save its weights alone: {_saving(path, mapping=False)}"
+            f"refused: if you trust it, save its weights alone: {_saving(path, '.state_dict()')}"
         )
     found = f" (it names {few([name for name in names if name not in harmless])})" if names else ""
     return (
@@ -120,9 +130,31 @@ def _refused(path: Path, error: Exception) -> str:
     )
 
 
-def _saving(path: Path, mapping: bool) -> str:
-    state = "['state_dict']" if mapping else ".state_dict()"
-    return f"torch.save(torch.load({path.name!r}, weights_only=False){state}, 'weights.pth')"
+def _saving(path: Path, part: str) -> str:
+    return f"torch.save(torch.load({path.name!r}, weights_only=False){part}, 'weights.pth')"
+
+
+def _state_key(path: Path) -> str:
+    """Behind which key of a mapping the weights lie, as far as the file tells without being loaded."""
+    texts = set[str]()
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                name = next(name for name in archive.namelist() if name.endswith("/data.pkl"))
+                with archive.open(name) as file:
+                    texts |= _texts(BytesIO(file.read(_MOST_READ)))
+        else:
+            with path.open("rb") as file:
+                for _ in range(_FORMER):
+                    texts |= _texts(file)
+    except (OSError, ValueError, StopIteration, zipfile.BadZipFile, NotImplementedError, RuntimeError):
+        pass  # of a damaged file, or another format, nothing is known
+    return next((f"[{key!r}]" for key in _KEYS if key in texts), "")
+
+
+def _texts(file: Any) -> set[str]:
+    """The texts in a pickle, which is taken apart and not loaded."""
+    return {argument for _, argument, _ in pickletools.genops(file) if isinstance(argument, str)}
 
 
 def _objects(path: Path, error: Exception) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,13 +72,19 @@ class _Reading:
         return all(isinstance(a, Tensor) and isinstance(b, Tensor) and torch.equal(a, b) for a, b in pairs)
 
 
-def chosen_state(content: Any, own: Mapping[str, Any], path: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
+def chosen_state(
+    content: Any,
+    own: Mapping[str, Any],
+    path: Path,
+    understood: Callable[[Mapping[str, Any]], Mapping[str, Any] | None],
+) -> tuple[dict[str, Any], tuple[str, ...]]:
     """The weights of a model in what a file holds, under the names of the model, and what was left out, in words.
 
     Args:
         content: of the file.
         own: the state dict of the model.
         path: the file, for errors.
+        understood: what the model itself makes of names that are not its own; None = nothing.
 
     Raises:
         CheckpointError: no weights, names that do not fit, or several sets of weights that fit equally well.
@@ -90,6 +96,9 @@ def chosen_state(content: Any, own: Mapping[str, Any], path: Path) -> tuple[dict
     readings = [reading for keys, values in found for reading in _readings(keys, values, own)]
     fitting = [one for one in readings if one.fits(own)] or [one for one in readings if one.holds(own)]
     if not fitting:
+        if (former := _former(readings, own, understood)) is not None:
+            missing = [name for name in own if name not in former[0].names]
+            return former[1], (f"{path.name} does not hold {few(missing)}, which the modules of the model make",)
         raise CheckpointError(f"{path} does not fit the model: {_misfit(found, readings, own)}")
     best = min(one.rank for one in fitting)
     first, *others = [one for one in fitting if one.rank == best]
@@ -103,6 +112,30 @@ def chosen_state(content: Any, own: Mapping[str, Any], path: Path) -> tuple[dict
     copies = [one for one in fitting if one is not first]
     notes = _left_out(first, copies, own, path)
     return {name: first.values[place] for name, place in first.names.items()}, notes
+
+
+def _former(
+    readings: Sequence[_Reading],
+    own: Mapping[str, Any],
+    understood: Callable[[Mapping[str, Any]], Mapping[str, Any] | None],
+) -> tuple[_Reading, dict[str, Any]] | None:
+    """The nearest reading that the model itself understands, and the weights by it; None if there is not a single one.
+
+    Several that are as near are not tried, because nothing tells which of them is meant.
+    """
+    ranked = sorted(readings, key=lambda one: (one.rank, -len(one.names)))
+    if not ranked:
+        return None
+    one = ranked[0]
+    near = [two for two in ranked if (two.rank, len(two.names)) == (one.rank, len(one.names))]
+    if any((two.keys, two.names) != (one.keys, one.names) for two in near):
+        return None
+    used = {*one.names.values()}
+    given = {name.removeprefix(one.prefix): value for name, value in one.values.items() if name not in used}
+    given = {name: value for name, value in given.items() if isinstance(value, Tensor)}
+    given |= {name: one.values[place] for name, place in one.names.items()}
+    found = understood(given)
+    return None if found is None else (one, {name: given.get(name, found[name]) for name in own})
 
 
 def _state_dicts(content: Any, keys: str = "", depth: int = 0) -> Iterator[tuple[str, dict[str, Any]]]:

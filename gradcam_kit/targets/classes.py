@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, TypeVar
 
@@ -14,77 +14,12 @@ from torch.utils._pytree import tree_leaves
 from gradcam_kit.errors import ClassIndexError, InputError, ShapeError, TargetError, kind_of
 from gradcam_kit.functional import on_device
 from gradcam_kit.targets.names import has_names, named_targets
+from gradcam_kit.targets.outputs import read_logits
 from gradcam_kit.targets.scores import ScoreKind, class_scores
 from gradcam_kit.targets.values import ALL_CLASSES, Classes, read_classes, show
 from gradcam_kit.types import Target
 
 _T = TypeVar("_T", bound="ClassTarget")
-
-
-def read_logits(output: Any) -> Float[Tensor, "n classes"]:
-    """Find the class scores in a model's output.
-
-    A tensor is taken as it is; a mapping or a Hugging Face output by its `logits`, else its only floating tensor; a
-    tuple by its only floating tensor. One value per sample `(n,)` counts as one class.
-
-    Raises:
-        TargetError: none or several tensors could be meant; the message says what was found.
-        ShapeError: the scores are not `(n, classes)`.
-    """
-    found = find_logits(output)
-    if found.ndim < 2:
-        return found.reshape(-1, 1)  # without any axis it is one sample, squeezed
-    if found.ndim != 2:
-        raise ShapeError(
-            f"the model's output has shape {tuple(found.shape)}; class targets need (n, classes). "
-            "For dense predictions pass targets=SegmentationTarget(...) or a callable output -> scores (n,)"
-        )
-    return found
-
-
-def find_logits(output: Any) -> Tensor:
-    """The tensor of a model's output that `read_logits` reads, as it is."""
-    if isinstance(output, Tensor):
-        return output
-    logits = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
-    if isinstance(logits, Tensor):
-        return logits
-    leaves = tree_leaves(dict(output) if isinstance(output, Mapping) else output)
-    floating = [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()]
-    if len(floating) == 1:
-        return floating[0]
-    if (rows := _beside_maps(floating)) is not None:
-        return rows
-    found = ", ".join(str(tuple(tensor.shape)) for tensor in floating) or "none"
-    raise TargetError(
-        f"the model's output is {kind_of(output)} with {len(floating)} floating tensors ({found}); "
-        "class targets need one. Pass targets=callable, which gets the output as it is and returns scores (n,), "
-        f"such as {_picked(output)} or those of gradcam_kit.targets; for a run wrap the model so that it returns one"
-    )
-
-
-def _beside_maps(floating: Sequence[Tensor]) -> Tensor | None:
-    """The only tensor `(n, classes)` beside maps `(n, c, h, w)`, as of models that return (mask, label).
-
-    None where it may be a summary of the maps, because it has as many values as they have channels or positions.
-    """
-    rows = [tensor for tensor in floating if tensor.ndim == 2]
-    maps = [tensor for tensor in floating if tensor.ndim == 4]
-    if len(rows) != 1 or len(rows) + len(maps) != len(floating):
-        return None
-    n, width = rows[0].shape
-    return rows[0] if all(one.shape[0] == n and width not in one.shape[1:] for one in maps) else None
-
-
-def _picked(output: Any) -> str:
-    """How to take the scores of class 7 out of an output, where a tensor of the right shape is in it."""
-    entries = (
-        output.items() if isinstance(output, Mapping) else enumerate(output) if isinstance(output, tuple | list) else ()
-    )
-    for key, value in entries:
-        if isinstance(value, Tensor) and value.is_floating_point() and value.ndim == 2:
-            return f"lambda output: output[{key!r}][:, 7]"
-    return "lambda output: output[0][:, 7]"
 
 
 @dataclass(frozen=True, eq=False)
@@ -216,11 +151,6 @@ class ClassProbability(ClassTarget):
     def score(self, logits: Float[Tensor, "n classes"], classes: Int[Tensor, "n m"]) -> Float[Tensor, "n m"]:
         """p_c in [0, 1]."""
         return class_scores(logits, self.scores).gather(1, classes)
-
-
-def predicted_classes(output: Any) -> Int[Tensor, " n"]:
-    """The class with the largest logit, for each sample; 0 for a model with one output."""
-    return read_logits(output).argmax(dim=1)
 
 
 TargetType = Callable[[Tensor], ClassTarget]

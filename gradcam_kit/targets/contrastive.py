@@ -12,7 +12,8 @@ from torch import Tensor
 from gradcam_kit.errors import InputError, OptionError, ShapeError, TargetError, kind_of
 from gradcam_kit.functional import at_least_float32, on_device
 from gradcam_kit.options import positive_int
-from gradcam_kit.targets.classes import ClassLogit, ClassTarget, read_logits, resolve_target, settle
+from gradcam_kit.targets.classes import ClassLogit, ClassTarget, resolve_target, settle
+from gradcam_kit.targets.outputs import read_logits
 from gradcam_kit.targets.values import Classes, changed, read_classes, show
 
 Weighting = Literal["softmax", "mean"]

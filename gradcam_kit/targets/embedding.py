@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 from gradcam_kit.errors import ShapeError, TargetError
 from gradcam_kit.functional import at_least_float32, on_device
-from gradcam_kit.targets.classes import find_logits
+from gradcam_kit.targets.outputs import find_logits
 from gradcam_kit.targets.values import changed, read_numbers, show
 
 _NAMES = ("image_embeds", "image_features", "pooler_output")

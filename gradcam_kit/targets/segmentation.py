@@ -12,7 +12,8 @@ from torch.nn.functional import interpolate
 
 from gradcam_kit.errors import ShapeError
 from gradcam_kit.functional import at_least_float32, on_device
-from gradcam_kit.targets.classes import ClassLogit, find_logits
+from gradcam_kit.targets.classes import ClassLogit
+from gradcam_kit.targets.outputs import find_logits
 from gradcam_kit.targets.values import Classes, changed, read_numbers, show
 
 

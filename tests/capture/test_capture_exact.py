@@ -9,10 +9,11 @@ import pytest
 import torch
 from evidence import ANY_LAYER, LAYERED, ON_CNNS, ON_TOKENS, Spy, close, evidence, quick, subject
 from models import Restless, TinyCNN, build, conv_model, images, seeded, tiny
+from representatives import each
 from torch import Tensor, nn
 from torch.nn import functional
 
-from gradcam_kit import METHODS, GradCAM, ScoreCAM
+from gradcam_kit import GradCAM, ScoreCAM
 from gradcam_kit.targets import ClassLogit, ClassProbability, LogitDifference
 
 INPUT = images(3, size=(8, 8))
@@ -47,7 +48,7 @@ def test_activations_and_gradients_equal_plain_autograd(how: str, layer: str) ->
     assert seen.activations.min() < 0 < expected[1].abs().max()
 
 
-@pytest.mark.parametrize("name", ON_CNNS)
+@pytest.mark.parametrize("name", each(ON_CNNS))
 def test_in_place_relu_changes_no_map(name: str) -> None:
     for layer in ("stage1", "relu1", "stage2", "relu2") if name in ANY_LAYER else ("relu2",):
         one, other = (quick(name)(tiny(inplace=inplace), layer).explain(INPUT) for inplace in (True, False))
@@ -55,7 +56,7 @@ def test_in_place_relu_changes_no_map(name: str) -> None:
         assert one.saliency[one.layers[0]].std() > 0
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", each())
 def test_frozen_equals_trainable_bit_for_bit(name: str) -> None:
     for targets in (None, torch.tensor([[0, 1], [2, 3], [4, 0]])):
         model, layer = subject(name)
@@ -63,7 +64,7 @@ def test_frozen_equals_trainable_bit_for_bit(name: str) -> None:
         assert torch.equal(quick(name)(model.requires_grad_(False), layer)(INPUT, targets), trainable)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", each())
 def test_context_of_the_call_changes_no_map(name: str) -> None:
     classes = torch.tensor([[0, 1], [2, 3], [4, 0]])
     model, named = subject(name)
@@ -92,7 +93,7 @@ def test_targets_made_in_inference_mode(target: Any) -> None:
     assert torch.equal(cam(INPUT, made_inside), expected)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", each())
 def test_inputs_of_any_origin_give_the_same_maps(name: str) -> None:
     cam = quick(name)(*subject(name))
     expected = cam(INPUT)
@@ -122,7 +123,7 @@ def test_model_that_runs_itself_in_inference_mode() -> None:
     assert torch.equal(ScoreCAM(model, "relu2")(INPUT), expected)
 
 
-@pytest.mark.parametrize("name", ON_CNNS)
+@pytest.mark.parametrize("name", each(ON_CNNS))
 def test_train_mode_is_explained_in_eval_mode(name: str) -> None:
     model = seeded(Restless())
     model.norm.running_mean += torch.arange(4.0)
@@ -138,7 +139,7 @@ def test_train_mode_is_explained_in_eval_mode(name: str) -> None:
     assert model.norm.num_batches_tracked == 0
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", each())
 def test_global_random_state_changes_no_map(name: str) -> None:
     cam = quick(name)(*subject(name))
     with torch.random.fork_rng(devices=[]):
@@ -152,7 +153,7 @@ def test_global_random_state_changes_no_map(name: str) -> None:
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-6), (torch.float16, 2e-3), (torch.bfloat16, 2e-2)])
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", each())
 def test_other_precision_is_close_to_float32(name: str, dtype: torch.dtype, tolerance: float) -> None:
     model, layer = subject(name)
     expected = quick(name)(model, layer)(INPUT)
@@ -204,7 +205,7 @@ def test_under_autocast_the_model_is_cast_and_the_method_is_not() -> None:
     assert 0 < (cast.scores - plain.scores).abs().max() < 0.05
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", each())
 def test_autocast_is_close_to_float32(name: str) -> None:
     weight = images(5, 2, (1,))[..., 0]
     cam = quick(name)(*subject(name))
@@ -221,18 +222,22 @@ def test_autocast_is_close_to_float32(name: str) -> None:
 # Inputs
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", each())
 def test_channels_last_memory_changes_no_map(name: str) -> None:
     cam, last = quick(name)(*subject(name)), quick(name)(*subject(name))
+    x = INPUT
+    if name == "vit-recipro-cam":  # scores of its four tokens differ so little that min-max enlarges rounding
+        x = INPUT.double()
+        cam.model.double(), last.model.double()
     last.model.to(memory_format=torch.channels_last)
-    expected = cam(INPUT)
-    strided = INPUT.to(memory_format=torch.channels_last)
-    for heatmaps in (cam(strided), last(strided), last(INPUT)):
+    expected = cam(x)
+    strided = x.to(memory_format=torch.channels_last)
+    for heatmaps in (cam(strided), last(strided), last(x)):
         assert close(heatmaps, expected, 1e-5)
         assert heatmaps.is_contiguous()
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", each())
 def test_inputs_stay_as_they_are_though_the_model_writes_into_them(name: str) -> None:
     def careless(m: nn.Module, x: Tensor, factor: Tensor) -> Tensor:
         return m.body(x.sub_(0.3).mul_(factor.add_(1)))

@@ -10,6 +10,7 @@ import torch
 import torchvision
 from evidence import ON_CNNS, counted, evidence, quick
 from models import Restless, TinyCNN, TinyViT, build, conv_model, images, seeded, tiny
+from representatives import each
 from torch import Tensor, nn
 
 from gradcam_kit import BaseCAM, GradCAM, ScoreCAM
@@ -181,7 +182,7 @@ def test_squeezed_outputs_of_one_image_are_read() -> None:
         assert torch.equal(explanation.heatmaps, GradCAM(model, "body.relu2")(batch))
 
 
-@pytest.mark.parametrize("name", ON_CNNS)
+@pytest.mark.parametrize("name", each(ON_CNNS))
 def test_automatic_layers_are_those_that_are_reported_and_used(name: str) -> None:
     model = seeded(Restless())
     explanation = quick(name)(model).explain(INPUT)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from evidence import ANY_LAYER, LAYERED, Spy, evidence, quick, subject
 from models import Apply, TinyCNN, build, conv_model, images, tiny
+from representatives import each
 from torch import Tensor, nn
 from transformers.modeling_outputs import ImageClassifierOutput
 
@@ -66,7 +67,7 @@ OUTPUTS: dict[str, Callable[[Tensor], Any]] = {
     ("name", "kind"),
     [
         *product(("grad-cam", "score-cam", "einsum-cam"), OUTPUTS),
-        *((name, "ModelOutput with loss") for name in METHODS),
+        *each((name, "ModelOutput with loss") for name in METHODS),
     ],
 )
 def test_outputs_of_many_kinds_are_read(name: str, kind: str) -> None:
@@ -80,7 +81,7 @@ def test_outputs_of_many_kinds_are_read(name: str, kind: str) -> None:
     assert type(explanation.output) is type(OUTPUTS[kind](torch.zeros(3, 5)))
 
 
-@pytest.mark.parametrize("name", ANY_LAYER)
+@pytest.mark.parametrize("name", each(ANY_LAYER))
 def test_a_callable_gets_the_output_as_it_is(name: str) -> None:
     plain = build(lambda m, x: m.body(x), body=TinyCNN())
     model = build(lambda m, x: {"b": (z := m.body(x)), "a": z.square()}, body=TinyCNN())
@@ -114,7 +115,7 @@ def test_ambiguous_outputs_are_an_error_that_lists_them() -> None:
         GradCAM(conv_model(output=lambda z: z[..., None]), "layer")(INPUT)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", each())
 def test_one_value_per_sample_counts_as_one_class(name: str) -> None:
     column, layer = subject(name, classes=1)
     flat = build(lambda m, x: m.body(x)[:, 0], body=column)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from evidence import ANY_LAYER, LAYERED, ON_CNNS, ON_TOKENS, Operations, Spy, close, counted, evidence, quick
 from models import TinyViT, build, conv_model, images, seeded, tiny
+from representatives import crossed, each
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
@@ -26,8 +27,7 @@ NO_GRAPH = [name for name in ONE_PASS if not METHODS[name].needs & Evidence.DERI
 TO_THE_LAYER = [name for name in LAYERED if METHODS[name].needs == Evidence.GRADIENTS]
 
 
-@pytest.mark.parametrize("classes", [None, [0, 1, 2], [[0, 1, 2, 3]] * 3], ids=["predicted", "one", "four"])
-@pytest.mark.parametrize("name", ONE_PASS)
+@pytest.mark.parametrize(("name", "classes"), crossed(ONE_PASS, [[[0, 1, 2, 3]] * 3, [0, 1, 2], None]))
 def test_one_forward_pass_for_any_number_of_classes(name: str, classes: Any) -> None:
     model = tiny()
     with counted(model.stage1) as passes:
@@ -55,7 +55,7 @@ def graphs(model: nn.Module) -> dict[str, list[bool]]:
     return seen
 
 
-@pytest.mark.parametrize("name", NO_GRAPH)
+@pytest.mark.parametrize("name", each(NO_GRAPH))
 def test_no_graph_at_all_for_methods_without_gradients(name: str) -> None:
     model, saved = tiny(), []
     seen = graphs(model)
@@ -66,7 +66,7 @@ def test_no_graph_at_all_for_methods_without_gradients(name: str) -> None:
     assert saved == []
 
 
-@pytest.mark.parametrize("name", TO_THE_LAYER)
+@pytest.mark.parametrize("name", each(TO_THE_LAYER))
 def test_no_graph_in_front_of_the_layer(name: str) -> None:
     model = tiny()
     seen = graphs(model)
@@ -90,7 +90,7 @@ def test_no_more_is_saved_for_the_backward_pass_than_the_part_behind_the_layer_n
     assert sum(kept) == sum(needed) > 0
 
 
-@pytest.mark.parametrize("name", TO_THE_LAYER)
+@pytest.mark.parametrize("name", each(TO_THE_LAYER))
 def test_no_gradient_of_a_parameter_is_computed(name: str) -> None:
     model, reached = tiny(), []
     for parameter in model.parameters():
@@ -164,7 +164,7 @@ def test_explain_all_refuses_what_is_no_method() -> None:
     assert explain_all([], INPUT) == []
 
 
-@pytest.mark.parametrize("name", ANY_LAYER)
+@pytest.mark.parametrize("name", each(ANY_LAYER))
 def test_order_of_the_target_layers_changes_no_map(name: str) -> None:
     one, other = (quick(name)(tiny(), layers).explain(INPUT) for layers in (["relu1", "relu2"], ["relu2", "relu1"]))
     assert one.layers == ("relu1", "relu2")
@@ -179,7 +179,7 @@ def test_order_of_the_target_layers_changes_no_map(name: str) -> None:
 # Chunks
 
 
-@pytest.mark.parametrize("name", IN_CHUNKS)
+@pytest.mark.parametrize("name", each(IN_CHUNKS))
 def test_batch_size_changes_no_map(name: str) -> None:
     for layer in ("relu2", "stage1"):
         expected = quick(name)(tiny(), layer)(INPUT, [0, 1, 2])
@@ -187,7 +187,7 @@ def test_batch_size_changes_no_map(name: str) -> None:
             assert close(quick(name)(tiny(), layer, batch_size=batch_size)(INPUT, [0, 1, 2]), expected, 1e-5)
 
 
-@pytest.mark.parametrize("name", IN_CHUNKS)
+@pytest.mark.parametrize("name", each(IN_CHUNKS))
 def test_no_pass_has_more_rows_than_batch_size(name: str) -> None:
     model = tiny()
     with counted(model.fc) as passes:

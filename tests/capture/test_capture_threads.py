@@ -9,6 +9,7 @@ import pytest
 import torch
 from evidence import ON_CNNS, quick
 from models import Apply, Restless, build, images, seeded, tiny
+from representatives import each
 from torch import Tensor, nn
 from traces import unchanged
 
@@ -41,7 +42,7 @@ def test_a_call_inside_of_a_call_is_right() -> None:
     assert torch.equal(inner["maps"], GradCAM(tiny(), "stage1")(BATCHES[2]))
 
 
-@pytest.mark.parametrize("name", ON_CNNS)
+@pytest.mark.parametrize("name", each(ON_CNNS))
 def test_threads_on_one_model_get_what_they_get_alone(name: str) -> None:
     model = seeded(Restless()).train()
     shared = quick(name)(model, "relu2")
@@ -73,7 +74,7 @@ class Meeting:
         self.seen.append(self.model(self.batch))
 
 
-@pytest.mark.parametrize("name", ON_CNNS)
+@pytest.mark.parametrize("name", each(ON_CNNS))
 def test_a_plain_pass_of_another_thread_meanwhile_is_not_disturbed(name: str) -> None:
     body = tiny()
     model = build(

@@ -12,6 +12,7 @@ import pytest
 import torch
 from evidence import ANY_LAYER, LAYERED, ON_CNNS, ON_TOKENS, quick, subject
 from models import Restless, RestlessViT, build, conv_model, images, seeded, tiny
+from representatives import each
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 from traces import traces, unchanged
@@ -54,7 +55,7 @@ def layer_of(name: str) -> str:
     return "blocks.1.norm1" if name in ON_TOKENS else "relu2"
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", each())
 def test_success_leaves_no_trace(name: str) -> None:
     model = restless(name)
     for layers in (layer_of(name), None, *((["norm", "relu2"],) if name in ANY_LAYER else ())):
@@ -110,7 +111,7 @@ def test_failure_leaves_no_trace(failure: str) -> None:
             cam(INPUT, targets)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", each())
 def test_method_that_raises_leaves_no_trace(name: str) -> None:
     model = restless(name)
     with unchanged(model, INPUT), pytest.raises(FaultError):
@@ -242,7 +243,7 @@ def watched(model: nn.Module) -> list[weakref.ref[Tensor]]:
     return seen
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", each())
 def test_nothing_is_kept_once_the_result_is_dropped(name: str) -> None:
     model, _ = subject(name)
     seen = watched(model)

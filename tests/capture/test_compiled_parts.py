@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 import pytest
 import torch
 from models import build, images, seeded, tiny
+from representatives import each
 from test_capture_wrappers import Backend
 from traces import unchanged
 
@@ -34,7 +35,7 @@ def compiled(*layers: str) -> tuple[torch.nn.Module, Backend]:
     return model, backend
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", each())
 def test_every_method_gives_the_same_maps(name: str) -> None:
     model, backend = compiled("stage2")
     try:

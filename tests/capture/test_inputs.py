@@ -9,6 +9,7 @@ import pytest
 import torch
 from evidence import LAYERED, ON_CNNS, close, evidence, quick, subject
 from models import TinyCNN, build, conv_model, images, seeded, tiny
+from representatives import crossed, each
 from torch import Tensor, nn
 
 from gradcam_kit import METHODS, GradCAM, ScoreCAM, explain_all
@@ -30,7 +31,7 @@ def with_extras(
 SHIFT, MASK = images(3, 2, (1,))[..., 0], torch.rand(8, 8, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", each())
 def test_several_inputs_in_every_form_give_one_result(name: str) -> None:
     body, layer = subject(name)
     cam = quick(name)(build(with_extras, body=body), f"body.{layer}")
@@ -84,8 +85,7 @@ def test_images_made_under_inference_mode_can_enter_a_graph() -> None:
     assert read_inputs(INPUT.clone().requires_grad_(), {}).images.requires_grad is False
 
 
-@pytest.mark.parametrize("axes", [1, 2, 3])
-@pytest.mark.parametrize("name", ON_CNNS)
+@pytest.mark.parametrize(("name", "axes"), crossed(ON_CNNS, [3, 1, 2]))
 def test_signals_pictures_and_volumes(name: str, axes: int) -> None:
     conv = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[axes - 1]
     model = build(
@@ -128,7 +128,7 @@ def test_images_of_the_wrong_kind_are_an_error(kind: str) -> None:
 
 
 @pytest.mark.parametrize("layer", ["relu2", None])
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", each())
 def test_an_empty_batch_gives_an_empty_result(name: str, layer: str | None) -> None:
     cam = quick(name)(subject(name)[0], layer and subject(name)[1])
     for targets, shape in (
@@ -176,8 +176,7 @@ def test_images_of_zeros_and_constants_give_finite_maps(name: str) -> None:
 # NaN and infinity
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(("name", "value"), crossed(METHODS, [float("nan"), float("inf"), -float("inf")]))
 def test_images_that_are_not_finite_are_an_error_with_the_sample(name: str, value: float) -> None:
     bad = INPUT.clone()
     bad[1, 2, 3, 4] = value
@@ -187,8 +186,7 @@ def test_images_that_are_not_finite_are_an_error_with_the_sample(name: str, valu
     assert torch.equal(bad, copy) or torch.equal(bad.isnan(), copy.isnan())
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-@pytest.mark.parametrize("name", LAYERED)
+@pytest.mark.parametrize(("name", "value"), crossed(LAYERED, [float("nan"), float("inf")]))
 def test_activations_that_are_not_finite_are_an_error_with_layer_and_sample(name: str, value: float) -> None:
     def spoil(y: Tensor) -> Tensor:
         y = y.clone()

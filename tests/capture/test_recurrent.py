@@ -8,6 +8,7 @@ import pytest
 import torch
 from evidence import evidence
 from models import build, images
+from representatives import each
 from torch import Tensor, nn
 from torch.backends import cudnn
 from traces import unchanged
@@ -59,7 +60,7 @@ def test_the_sequence_is_explained_and_not_the_states(
     assert torch.allclose(seen.gradients, leaf.grad.transpose(1, 2), atol=1e-6)
 
 
-@pytest.mark.parametrize("name", GRADIENT_FAMILY)
+@pytest.mark.parametrize("name", each(GRADIENT_FAMILY))
 @pytest.mark.parametrize("layer", ["conv", "layer", None])
 def test_gradient_methods_over_time(name: str, layer: str | None) -> None:
     for batch_first in (True, False):

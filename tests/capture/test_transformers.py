@@ -27,7 +27,7 @@ from transformer_models import (
 from gradcam_kit import METHODS, AttentionRollout, GradCAM
 from gradcam_kit.errors import CaptureError
 from gradcam_kit.targets import EmbeddingSimilarity
-from gradcam_kit.targets.classes import find_logits
+from gradcam_kit.targets.outputs import find_logits
 from gradcam_kit.types import Attention
 
 WINDOWS, MERGED = r"is split into \d+ windows", r"\d+ tokens attend to \d+ merged ones"

@@ -14,9 +14,10 @@ import torch
 from comparisons import FEWER, home, is_for_transformers, layers_of
 from models import build, images, tiny
 from networks import blocks, vit
+from representatives import crossed, each, others
 from torch import Tensor, nn
 from torch.testing import assert_close
-from wait_cases import CLASSES, EACH_LAYER, TARGETS, pictures
+from wait_cases import CLASSES, TARGETS, pictures
 from waits import END, ROWS, device, on_device, on_host, waits_of
 
 from gradcam_kit import METHODS, EigenSmooth, GradCAM, LayerCAM, explain_all, functional
@@ -28,6 +29,19 @@ from gradcam_kit.targets import (
     DetectionTarget,
     SegmentationTarget,
 )
+
+TWO_EACH = [[0, 1], [2, 3], [4, 0]]
+# Any formula might wait, so every method is asked; layers and shapes of targets are matters of the pass.
+CALLS = [
+    *((name, layers_of(name)[0], TWO_EACH) for name in METHODS),
+    *each((name, layers_of(name)[-1], None) for name in METHODS),
+    *others((name, layers_of(name)[0], None) for name in METHODS if len(layers_of(name)) > 1),
+    *others((name, layers_of(name)[-1], TWO_EACH) for name in METHODS if len(layers_of(name)) > 1),
+]
+
+
+SCORED = ("grad-cam", "score-cam")
+"""Methods that ask a target for its gradient, and for the scores of changed images."""
 
 
 def waits_of_second(explain: Callable[[nn.Module, Tensor], Any], model: nn.Module, x: Tensor) -> list[str]:
@@ -46,8 +60,7 @@ def waits_of_second(explain: Callable[[nn.Module, Tensor], Any], model: nn.Modul
     return waits
 
 
-@pytest.mark.parametrize("targets", [None, [[0, 1], [2, 3], [4, 0]]], ids=["predicted", "nm"])
-@EACH_LAYER
+@pytest.mark.parametrize(("name", "layer", "targets"), CALLS)
 def test_a_call_waits_at_its_end_alone(name, layer, targets):
     def explain(model, x):
         return METHODS[name](model, layer, **FEWER.get(name, {}))(x, targets)
@@ -55,8 +68,9 @@ def test_a_call_waits_at_its_end_alone(name, layer, targets):
     assert waits_of_second(explain, home(name), pictures(name)) == waits_of(name, layer)
 
 
-@pytest.mark.parametrize("name", ["grad-cam", "score-cam", "ablation-cam", "recipro-cam", "integrated-grad-cam"])
-@pytest.mark.parametrize("kind", TARGETS)
+@pytest.mark.parametrize(
+    ("name", "kind"), crossed([*SCORED, "ablation-cam", "recipro-cam", "integrated-grad-cam"], TARGETS, whole=SCORED)
+)
 def test_targets_do_not_wait(kind, name):
     def explain(model, x):
         return METHODS[name](model, "block1", **FEWER.get(name, {}))(x, TARGETS[kind]())

@@ -10,9 +10,10 @@ import torch
 from comparisons import FEWER, home, is_for_transformers
 from models import build, images
 from networks import blocks
+from representatives import each
 from torch import nn
 from torch.testing import assert_close
-from wait_cases import CLASSES, EACH_LAYER, TARGETS, pictures
+from wait_cases import CLASSES, LAYERS, TARGETS, pictures
 from waits import END, device, on_device, on_host
 
 from gradcam_kit import METHODS
@@ -45,7 +46,7 @@ def spread(model: nn.Module, first: str) -> nn.Module:
     return model
 
 
-@EACH_LAYER
+@pytest.mark.parametrize(("name", "layer"), each(LAYERS))
 def test_a_model_spread_over_two_devices(name, layer):
     images, targets = pictures(name), [[0, 1], [2, 3], [4, 0]]
     expected = METHODS[name](home(name), layer, **FEWER.get(name, {})).explain(images, targets)

@@ -26,6 +26,8 @@ from gradcam_kit.jobs import EvaluateRequest, RunRequest, evaluate, load_run, ru
 from gradcam_kit.metrics import BASELINES, METRICS, MetricInput
 from gradcam_kit.models import load_model
 
+SMALL = ("--image-size", "64")
+"""A quarter of the pixels, for metrics that make many passes."""
 MEASURED = ("average-drop", "infidelity", "coherency")
 
 
@@ -61,7 +63,7 @@ def rows_of(folder: str) -> list[dict[str, Any]]:
 
 def test_measured_at_once_or_later_the_numbers_are_the_same() -> None:
     write_samples()
-    both = ("--method", "grad-cam", "--method", "layer-cam")
+    both = ("--method", "grad-cam", "--method", "layer-cam", *SMALL)
     assert run_demo("once", *both, *asking(*MEASURED))[0] == 0
     assert run_demo("later", *both)[0] == 0
     status, said, _ = cli("evaluate", "later", *asking(*MEASURED), "--batch-size", "1")
@@ -135,7 +137,7 @@ def test_only_what_is_missing_is_measured() -> None:
 def test_controls_are_measured_on_the_same_pictures() -> None:
     write_samples()
     names = ("average-drop", "infidelity", "coherency")
-    run_demo("out", "--method", "grad-cam", *asking("average-drop"))
+    run_demo("out", "--method", "grad-cam", *SMALL, *asking("average-drop"))
     assert cli("evaluate", "out", "--no-controls", *asking(*names))[0] == 0
     before = rows_of("out/metrics")
     assert {row["method"] for row in before} == {"grad-cam"}
@@ -152,7 +154,7 @@ def test_controls_are_measured_on_the_same_pictures() -> None:
     assert "not counted in average-drop, infidelity, coherency: 6 degenerate map (ones)" in said
     assert load_run("out").means() == evaluate(EvaluateRequest("out", names)).means
 
-    found, loaded = load_run("out"), load_model("demo")
+    found, loaded = load_run("out"), load_model("demo", image_size=64)
     images = torch.stack([loaded.transform(found.picture(i)) for i in range(len(found))])
     classes = torch.tensor([found[i]["target"] for i in range(len(found))])
     for name in ("center", "edges"):

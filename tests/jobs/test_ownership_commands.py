@@ -54,6 +54,17 @@ def test_an_export_replaces_only_exports(to: str, name: str) -> None:
     assert Path("there", name).read_bytes() != b"mine"
 
 
+@pytest.mark.parametrize(("to", "name"), [("csv", "rows.csv"), ("coco", "grad-cam.json")])
+def test_an_export_into_the_run_replaces_only_exports(to: str, name: str) -> None:
+    explain()
+    export_run("out", to)
+    export_run("out", to)
+    Path("out/export", to, name).write_text("mine")
+    with pytest.raises(OptionError, match="no export to"):
+        export_run("out", to)
+    assert Path("out/export", to, name).read_text() == "mine"
+
+
 def test_the_demo_replaces_only_demos(monkeypatch: pytest.MonkeyPatch) -> None:
     from gradcam_kit.jobs import demo
 
@@ -67,15 +78,35 @@ def test_the_demo_replaces_only_demos(monkeypatch: pytest.MonkeyPatch) -> None:
     demo.run_demo(Path("shown"))
     with pytest.raises(OptionError, match="cannot be written"):
         demo.run_demo(Path("shop.py"))
+    Path("blocked").mkdir()
+    Path("blocked/overlays").write_text("mine")
+    with pytest.raises(OptionError, match="blocked/overlays is in the way"):
+        demo.run_demo(Path("blocked"))
+    assert everything("blocked") == {"blocked/overlays": b"mine"}
 
 
 def test_a_comparison_does_not_write_over_what_it_reads() -> None:
     Path("link.png").symlink_to("pictures/a.png")
-    before = everything()
-    for out in ("pictures/a.png", "link.png"):
-        done = CliRunner().invoke(
-            app,
-            ["compare", "pictures/a.png", "--model", "shop:net", "--method", "eigen-cam", "--out", out, "--overwrite"],
-        )
+    Path("hard.png").hardlink_to("pictures/a.png")
+    Path("list.csv").write_text("path\npictures/a.png\n")
+    disk.write_picture(Path("masks/a.png"), disk.CAT)
+    before, address = everything(), Path("pictures/a.png").resolve().as_uri()
+    for source, out in [
+        *(("pictures/a.png", out) for out in ("pictures/a.png", "link.png", "hard.png", "masks/a.png")),
+        ("list.csv", "list.csv"),
+        (address, "pictures/a.png"),
+    ]:
+        asked = ["compare", source, "--model", "shop:net", "--method", "eigen-cam", "--out", out, "--overwrite"]
+        done = CliRunner().invoke(app, [*asked, "--masks", "masks"])
         assert (done.exit_code, "is read by this comparison" in done.output) == (2, True)
     assert everything() == before
+
+
+@pytest.mark.parametrize("report", [False, True])
+def test_overwriting_a_run_removes_no_page_of_others(report: bool) -> None:
+    explain()
+    Path("out/report.html").write_text("<h1>mine</h1>")
+    asked = ["run", "pictures", "--model", "shop:net", "--out", "out", "--workers", "1", "--overwrite"]
+    done = CliRunner().invoke(app, asked if report else [*asked, "--no-report"])
+    assert done.exit_code == 0
+    assert (Path("out/report.html").read_text() == "<h1>mine</h1>") is not report  # replaced where it was asked for

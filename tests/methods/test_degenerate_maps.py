@@ -7,11 +7,13 @@ import torch
 from comparisons import FEWER, is_for_transformers
 from models import images as draw_images
 from models import tiny
+from representatives import crossed
 from torch import Tensor, nn
 
 from gradcam_kit import METHODS, GradCAM
 
-EACH_FOR_CNNS = pytest.mark.parametrize("name", [name for name in METHODS if not is_for_transformers(name)])
+ON_CNNS = [name for name in METHODS if not is_for_transformers(name)]
+EACH_FOR_CNNS = pytest.mark.parametrize("name", ON_CNNS)
 
 FLAT = {
     "fem": "no position of a constant channel is above the others",
@@ -77,8 +79,7 @@ def test_constant_positive_map(name):
         assert found.is_empty.tolist() == [name in FLAT] * 2
 
 
-@EACH_FOR_CNNS
-@pytest.mark.parametrize("how", ["minmax", "max", "none"])
+@pytest.mark.parametrize(("name", "how"), crossed(ON_CNNS, ["minmax", "max", "none"], first=ON_CNNS))
 def test_all_zero_layer(name, how):
     found = explain(name, flat_model(-1, 1), torch.ones(2, 3, 5, 6, dtype=torch.float64), normalize=how)
     assert not signed(found).any()

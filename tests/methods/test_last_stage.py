@@ -16,6 +16,7 @@ from models import images as draw_images
 from networks import blocks, signal, volume
 from numpy.testing import assert_allclose
 from oracles import ORACLES
+from representatives import crossed, each
 from torch import Tensor
 
 from gradcam_kit import METHODS
@@ -77,10 +78,12 @@ def same(found: Tensor, expected: np.ndarray) -> None:
 ON_CNNS = [name for name in METHODS if not is_for_transformers(name)]
 SINGLE = [(name, layer) for name in ON_CNNS for layer in layers_of(name)]
 SEVERAL = [name for name in ON_CNNS if len(layers_of(name)) > 1]
+OWN_FUSION = ("grad-cam", "layer-cam", "refine-cam", "winsor-cam")
+"""Methods that fuse layers in their own way, and one that does not."""
 
 
 @pytest.mark.parametrize("normalization", NORMALIZATIONS)
-@pytest.mark.parametrize(("name", "layer"), SINGLE)
+@pytest.mark.parametrize(("name", "layer"), each(SINGLE))
 def test_one_layer(name, layer, normalization):
     found = explain(name, blocks, layer, normalize=normalization)
     same(found.heatmaps, heatmaps(name, blocks, [layer], normalization))
@@ -90,8 +93,9 @@ def test_one_layer(name, layer, normalization):
         assert found.is_empty.tolist() == (expected(name, blocks, layer).max((2, 3)) <= 0).tolist()
 
 
-@pytest.mark.parametrize(("normalization", "fusion"), list(product(NORMALIZATIONS, FUSIONS)))
-@pytest.mark.parametrize("name", SEVERAL)
+@pytest.mark.parametrize(
+    ("name", "normalization", "fusion"), crossed(SEVERAL, product(NORMALIZATIONS, FUSIONS), whole=OWN_FUSION)
+)
 def test_two_layers(name, normalization, fusion):
     found = explain(name, blocks, ["block2", "block1"], normalize=normalization, fusion=fusion)
     wanted = heatmaps(name, blocks, ["block1", "block2"], normalization, fusion)

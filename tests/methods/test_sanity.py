@@ -6,6 +6,7 @@ import pytest
 import torch
 from evidence import quick, subject
 from models import TinyViT, build, images, seeded, tiny
+from representatives import each
 from torch import Tensor, nn
 from traces import unchanged
 
@@ -117,7 +118,7 @@ def test_the_layer_is_not_chosen_again_on_the_random_model() -> None:
     assert torch.isfinite(found.parameters).all()
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", each())
 def test_every_method_can_be_checked(name: str) -> None:
     model, layer = subject(name)
     batch = images(2, size=(8, 8))

@@ -9,11 +9,12 @@ import pytest
 import reference as ref
 import torch
 from cases import MINI, Sample, assert_same, stack
-from comparisons import home, layers_of
+from comparisons import FEWER, home, layers_of
 from models import Restless, build
 from models import images as draw_images
 from networks import blocks, signal
 from oracles import ORACLES
+from representatives import each
 from test_score_cam import Counted
 from traces import unchanged
 
@@ -111,12 +112,12 @@ def test_equal_the_transcriptions(name, case):
 
 
 @EACH
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", each())
 def test_works_with_every_method(wrap, name):
     model, layer = home(name), layers_of(name)[-1]
     size = (16, 16) if hasattr(model, "patch") else (8, 7)
     images, targets = draw_images(2, size=size).double(), torch.tensor([1, 3])
-    wrapper = wrap(METHODS[name](model, layer))
+    wrapper = wrap(METHODS[name](model, layer, **FEWER.get(name, {})))
     found = wrapper.explain(images, targets)
     (layer,) = found.saliency
     assert_same(found.saliency[layer], mean_of_calls(wrapper, images, targets, layer))

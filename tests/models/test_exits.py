@@ -36,6 +36,8 @@ MODULES = {
         NET + "class Ending(Net):\n    def forward(self, images): sys.exit(0)\ndef make(): return Ending()\n",
         "called sys.exit(0)",
     ),
+    "lazy_module_exits": ("import sys\ndef __getattr__(name): sys.exit(0)\n", "called sys.exit(0)"),
+    "lazy_module_fails": ("def __getattr__(name): return 1 / 0\n", "failed: ZeroDivisionError"),
     "transform_exits": (
         NET + "def make():\n    model = Net()\n    model.transform = lambda picture: sys.exit(0)\n    return model\n",
         "the transform of transform_exits:make fails with every picture: SystemExit",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
 from comparisons import is_for_transformers, layers_of
 from models import images
@@ -18,9 +17,7 @@ from gradcam_kit.targets import (
     TopK,
 )
 
-EACH_LAYER = pytest.mark.parametrize(
-    ("name", "layer"), [(name, layer) for name in METHODS for layer in layers_of(name)]
-)
+LAYERS = [(name, layer) for name in METHODS for layer in layers_of(name)]
 CLASSES = [0, 1, 2]
 
 

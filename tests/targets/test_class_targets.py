@@ -9,9 +9,10 @@ import pytest
 import torch
 from evidence import close, quick, subject
 from models import images, tiny
+from representatives import each
 from torch import Tensor
 
-from gradcam_kit import METHODS, GradCAM
+from gradcam_kit import GradCAM
 from gradcam_kit.errors import ClassIndexError, ShapeError, TargetError
 from gradcam_kit.targets import ClassLogit, ClassProbability, LogitDifference
 
@@ -19,7 +20,7 @@ INPUT = images(3, size=(8, 8))
 LOGITS = torch.tensor([[5.0, 1.0, 0.0], [0.0, 7.0, 2.0]])
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", each())
 def test_model_with_one_output(name: str) -> None:
     cam = quick(name)(*subject(name, classes=1))
     none, negative = cam.explain(INPUT, ClassLogit(0)), cam.explain(INPUT, lambda logits: -logits[:, 0])

@@ -10,9 +10,10 @@ import pytest
 import torch
 from evidence import ON_CNNS, close, quick, subject
 from models import build, images, tiny
+from representatives import each
 from torch import Tensor, nn
 
-from gradcam_kit import METHODS, EinsumCAM, GradCAM, ScoreCAM
+from gradcam_kit import EinsumCAM, GradCAM, ScoreCAM
 from gradcam_kit.capture import resolve_target
 from gradcam_kit.errors import CaptureError, ClassIndexError, InputError, ShapeError, TargetError
 from gradcam_kit.targets import (
@@ -59,7 +60,7 @@ def test_several_classes_in_every_form(targets: Any) -> None:
     assert explanation.scores.shape == explanation.is_empty.shape == (3, 2)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", each())
 def test_m_classes_from_one_pass_equal_m_calls(name: str) -> None:
     cam = quick(name)(*subject(name))
     classes = torch.tensor(CLASSES)
@@ -74,7 +75,7 @@ def test_m_classes_from_one_pass_equal_m_calls(name: str) -> None:
     assert close(single[:, 0], cam(INPUT, classes[:, 0]))
 
 
-@pytest.mark.parametrize("name", ON_CNNS)
+@pytest.mark.parametrize("name", each(ON_CNNS))
 def test_none_explains_the_predicted_class_of_each_sample(name: str) -> None:
     model = tiny()
     with torch.no_grad():
@@ -88,7 +89,7 @@ def test_none_explains_the_predicted_class_of_each_sample(name: str) -> None:
     assert torch.equal(explanation.scores, again.scores)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", each())
 def test_a_batch_equals_its_samples_one_by_one(name: str) -> None:
     model, layer = subject(name)
     cam, x = quick(name)(model.double(), layer), INPUT.double()  # min-max would enlarge rounding of float32
@@ -252,7 +253,7 @@ class Column:
         return Column(self.columns[index])
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", each())
 def test_callable_with_and_without_select_and_class_indices_agree(name: str) -> None:
     classes = torch.tensor([0, 3, 1])
     cam = quick(name)(*subject(name), batch_size=4)

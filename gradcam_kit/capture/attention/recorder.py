@@ -20,8 +20,8 @@ from gradcam_kit.capture.attention.selection import Block, SeenAttention, attent
 from gradcam_kit.capture.backward import differentiate
 from gradcam_kit.capture.deferred_checks import Checks
 from gradcam_kit.capture.layouts import ChannelsFirst, Tokens, has_class_token
+from gradcam_kit.capture.model.forks import is_scripted
 from gradcam_kit.capture.model.inputs import Inputs
-from gradcam_kit.capture.model.state import is_scripted
 from gradcam_kit.capture.model.trees import move_tree
 from gradcam_kit.capture.provenance.evidence import Evidence as Origins
 from gradcam_kit.capture.recording import LayerRecord

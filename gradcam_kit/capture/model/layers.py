@@ -10,7 +10,8 @@ from typing import Any, TypeAlias
 
 from torch import nn
 
-from gradcam_kit.capture.model.state import is_scripted, unwrap
+from gradcam_kit.capture.model.forks import is_scripted
+from gradcam_kit.capture.model.state import unwrap
 from gradcam_kit.errors import InputError, LayerNotFoundError, did_you_mean, kind_of
 
 TargetLayers = nn.Module | str | Sequence[nn.Module | str]

@@ -172,10 +172,14 @@ def _can_pack(conv: nn.Conv2d, maps: Tensor, weight: Tensor) -> bool:
 
 
 def _has_blocks(conv: nn.Conv2d, precision: torch.dtype) -> bool:
-    known = precision in (torch.float32, torch.bfloat16, torch.float16)
-    return (
-        bool(torch.backends.mkldnn.enabled) and known and conv.padding_mode == "zeros" and type(conv.padding) is tuple
-    )
+    """Whether oneDNN has a kernel of its own for this convolution, on this processor."""
+    if not torch.backends.mkldnn.enabled or conv.padding_mode != "zeros" or type(conv.padding) is not tuple:
+        return False
+    if precision is torch.bfloat16:
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    if precision is torch.float16:
+        return bool(torch.ops.mkldnn._is_mkldnn_fp16_supported())
+    return precision is torch.float32
 
 
 def _pays(inputs: Inputs) -> bool:

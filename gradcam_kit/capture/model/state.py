@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import atexit
-import os
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from gradcam_kit.capture.model.forks import hooks_as_they_are, is_scripted, turn, undone_in_forks
 from gradcam_kit.capture.model.kept import standing_in
 from gradcam_kit.errors import InputError, kind_of
 
-_lock = threading.RLock()
 _active = threading.local()
 
 
@@ -60,11 +58,6 @@ def _is_wrapper(model: nn.Module) -> bool:
     )
 
 
-def is_scripted(module: nn.Module) -> bool:
-    """Whether a module is TorchScript, which takes no hooks."""
-    return isinstance(module, torch.jit.ScriptModule)
-
-
 @contextmanager
 def untouched(model: nn.Module, device: torch.device, keep_modes: bool = False) -> Iterator[None]:
     """Hold `model` in eval mode with frozen parameters, and restore every flag, buffer and random state afterwards.
@@ -86,13 +79,18 @@ def untouched(model: nn.Module, device: torch.device, keep_modes: bool = False) 
     is_random = keep_modes and any(module.training for module in modules)
     devices = {device, *(tensor.device for tensor in _stored(modules))}
     with (
-        _lock,
-        _uncompiled(modules),
-        nullcontext() if is_random else _random_states(devices),
-        _undone_in_forks() as changes,
-        _recurrent_layers(modules),
+        turn(),
+        undone_in_forks() as changes,
     ):
-        for change in (_normal_tensors(modules), _buffers(modules, keep_modes), _modes_and_flags(modules, keep_modes)):
+        for change in (
+            hooks_as_they_are(modules),
+            _uncompiled(modules),
+            nullcontext() if is_random else _random_states(devices),
+            _recurrent_layers(modules),
+            _normal_tensors(modules),
+            _buffers(modules, keep_modes),
+            _modes_and_flags(modules, keep_modes),
+        ):
             changes.enter_context(change)
         changes.enter_context(standing_in(modules))  # behind the flags, of which kept parameters are no exception
         held.add(id(model))
@@ -102,48 +100,6 @@ def untouched(model: nn.Module, device: torch.device, keep_modes: bool = False) 
                 yield
         finally:
             held.discard(id(model))
-
-
-_changes: dict[int, list[ExitStack]] = {}
-"""What is changed at the moment, by thread."""
-
-
-@contextmanager
-def _undone_in_forks() -> Iterator[ExitStack]:
-    """Undo changes of models when the block ends, and at once in processes that other threads fork meanwhile."""
-    own = _changes.setdefault(threading.get_ident(), [])
-    with ExitStack() as changes:
-        own.append(changes)
-        try:
-            yield changes
-        finally:
-            changes.close()
-            own.remove(changes)
-            if not own:
-                _changes.pop(threading.get_ident(), None)
-
-
-def _after_fork() -> None:
-    """Settle a forked process, in which only the thread that forked goes on: what the others held ends here."""
-    global _lock
-    mine = threading.get_ident()
-    for thread in [thread for thread in _changes if thread != mine]:
-        for changes in reversed(_changes.pop(thread)):
-            with suppress(Exception):  # of a device, which a forked process cannot use anyway
-                changes.close()
-    if mine not in _changes:
-        _lock = threading.RLock()
-
-
-def _let_finish() -> None:
-    """Wait a moment for daemon threads: torch aborts a process that ends while it computes in one of them."""
-    if _lock.acquire(timeout=5):
-        _lock.release()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
-atexit.register(_let_finish)
 
 
 @contextmanager

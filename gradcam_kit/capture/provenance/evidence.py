@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from gradcam_kit.capture.layouts import Layout, Tokens
+from gradcam_kit.capture.model.forks import is_scripted
 from gradcam_kit.capture.model.inputs import Inputs, Runner
-from gradcam_kit.capture.model.state import is_scripted, untouched
+from gradcam_kit.capture.model.state import untouched
 from gradcam_kit.capture.provenance.places import FOREIGN, Places, origin
 from gradcam_kit.capture.provenance.reading import read_layout
 from gradcam_kit.capture.provenance.tracker import Tracker

@@ -11,8 +11,9 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
+from gradcam_kit.capture.model.forks import is_scripted
 from gradcam_kit.capture.model.layers import split_name
-from gradcam_kit.capture.model.state import is_scripted, version
+from gradcam_kit.capture.model.state import version
 
 
 @dataclass

@@ -14,6 +14,7 @@ from gradcam_kit.capture.backward import layer_gradients
 from gradcam_kit.capture.model.compiled import parts_compiled
 from gradcam_kit.capture.model.state import untouched
 from gradcam_kit.capture.model.trees import move_tree
+from gradcam_kit.capture.provenance.evidence import recall
 from gradcam_kit.capture.recording import LayerRecord, Recorder
 from gradcam_kit.capture.rerun.rescore import Rescorer
 from gradcam_kit.types import Reshape
@@ -46,7 +47,8 @@ class Prober:
 
         def explain(part: Tensor, scored: Callable[[], Tensor]) -> tuple[Tensor, Tensor]:
             layers = {self.record.name: self.record.module}
-            recorder = Recorder(model, layers, len(part), tuple(part.shape[2:]), self.reshape, True)
+            evidence = recall(model, self.rescorer.inputs)
+            recorder = Recorder(model, layers, len(part), tuple(part.shape[2:]), self.reshape, True, evidence)
             with recorder.attached(), torch.enable_grad():
                 scores = scored()
                 recorder.check()

@@ -19,17 +19,9 @@ from gradcam_kit.capture.model.memory_format import in_fastest_format
 from gradcam_kit.capture.model.state import check_model, untouched
 from gradcam_kit.capture.rerun.rescore import Rescorer, RowState
 from gradcam_kit.options import positive_int
-from gradcam_kit.targets.classes import (
-    ClassLogit,
-    ClassProbability,
-    ClassTarget,
-    predicted_classes,
-    read_logits,
-    resolve_target,
-    score,
-    settle,
-)
+from gradcam_kit.targets.classes import ClassLogit, ClassProbability, ClassTarget, resolve_target, score, settle
 from gradcam_kit.targets.names import carried_names
+from gradcam_kit.targets.outputs import predicted_classes, read_logits
 from gradcam_kit.targets.scores import ScoreKind, are_shares
 from gradcam_kit.types import Images, Rescore
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gradcam_kit.errors import TargetError
-from gradcam_kit.targets.classes import find_logits
+from gradcam_kit.targets.outputs import find_logits
 
 Loss = Callable[[Any, Any], Any]
 

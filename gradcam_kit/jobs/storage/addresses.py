@@ -30,6 +30,13 @@ def is_remote(path: str | os.PathLike[str]) -> bool:
     return "://" in os.fspath(path)
 
 
+def local_path(path: str) -> str | None:
+    """The path on this machine that an address means, also one that begins with `file://`; None = on another one."""
+    if not is_remote(path):
+        return path
+    return path.partition("://")[2] if scheme(path) in ("file", "local") else None
+
+
 def check_address(path: str, also: str | None = None) -> None:
     """Refuse addresses of anything but files on a single storage.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from pathlib import PurePosixPath
 
 from gradcam_kit.errors import OptionError
 from gradcam_kit.jobs.storage.folders import Folder
@@ -24,6 +25,9 @@ def claim(folder: Folder, notes: str, names: Iterable[str], overwrite: bool) -> 
     names = list(dict.fromkeys(names))
     try:
         own = _noted(folder, notes)
+        for parent in {str(parent) for name in names for parent in PurePosixPath(name).parents} - {"."}:
+            if folder.blocks(parent):
+                raise OptionError(f"{folder.root}/{parent} is in the way, as a folder is needed; choose another folder")
         if not overwrite:
             found = next((name for name in [*names, notes] if name not in own and folder.holds(name)), None)
             if found is not None:

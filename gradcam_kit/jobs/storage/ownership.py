@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Any
 
 from gradcam_kit.errors import OptionError
-from gradcam_kit.jobs.storage.addresses import is_remote
+from gradcam_kit.jobs.storage.addresses import local_path
 from gradcam_kit.jobs.storage.folders import Folder
 
 PAGE = "report.html"
@@ -90,14 +90,17 @@ def check_page(folder: Folder, remedy: str) -> None:
     Raises:
         OptionError: as it says.
     """
-    if not folder.holds(PAGE):
-        return
+    if folder.holds(PAGE) and not has_own_page(folder):
+        raise OptionError(f"{folder.root}/{PAGE} is not the page of a run, so it is not replaced; {remedy}")
+
+
+def has_own_page(folder: Folder) -> bool:
+    """Whether there is a `report.html` that is the page of a run, as far as it can be read."""
     try:
         content = folder.read(PAGE)
-    except OSError as error:
-        raise OptionError(f"{folder.root}/{PAGE} cannot be read: {error.strerror or error}; {remedy}") from error
-    if content is None or not any(mark in content for mark in _PAGE_MARKS):
-        raise OptionError(f"{folder.root}/{PAGE} is not the page of a run, so it is not replaced; {remedy}")
+    except OSError:  # a folder, a pipe, or what may not be read
+        return False
+    return content is not None and any(mark in content for mark in _PAGE_MARKS)
 
 
 def check_inputs_stay(folder: Folder, inputs: Iterable[str]) -> None:
@@ -127,9 +130,10 @@ def _children(folder: Folder, part: str) -> list[str]:
 
 def _places(path: str) -> tuple[str, ...]:
     """A path by its name and where its links lead."""
-    if is_remote(path):
-        return (path.removeprefix("file://").removeprefix("local://").rstrip("/"),)
-    whole = os.path.abspath(path)
+    local = local_path(path)
+    if local is None:
+        return (path.rstrip("/"),)
+    whole = os.path.abspath(local)
     above, name = os.path.split(whole)
     by_folder = os.path.join(_real(above), name)
     return whole, by_folder, os.path.realpath(by_folder) if os.path.islink(by_folder) else by_folder

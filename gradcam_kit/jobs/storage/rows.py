@@ -19,7 +19,7 @@ from gradcam_kit.jobs.sources.index import Entry
 from gradcam_kit.jobs.sources.labels import Labels
 from gradcam_kit.jobs.work.reader import Decoded
 from gradcam_kit.methods import BaseCAM, Explanation
-from gradcam_kit.targets.classes import read_logits
+from gradcam_kit.targets.outputs import read_logits
 from gradcam_kit.targets.scores import ScoreKind, class_scores
 
 SCHEMA = pa.schema(

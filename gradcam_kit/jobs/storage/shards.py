@@ -19,6 +19,7 @@ from gradcam_kit.errors import InputError, OptionError, raise_interruption
 from gradcam_kit.jobs.storage.counts import Counts, counted
 from gradcam_kit.jobs.storage.folders import Folder, LocalFolder
 from gradcam_kit.jobs.storage.parquet import DamagedTableError, as_parquet, read_parquet
+from gradcam_kit.jobs.storage.row_checks import problem_of
 from gradcam_kit.jobs.storage.rows import SCHEMA, Row
 
 _SETTINGS = b"gradcam_kit.metrics"
@@ -59,10 +60,10 @@ class ShardFiles:
 
     def _is_sound(self, number: int) -> bool:
         try:
-            self._read("shards", number)
             if _shard(number) in self.folder.names("thumbnails"):
                 self._read("thumbnails", number)
-        except (DamagedTableError, FileNotFoundError):
+            self.shard_table(number)
+        except (DamagedTableError, FileNotFoundError, InputError):
             return False
         return True
 
@@ -192,6 +193,8 @@ class ShardFiles:
                     f"{table.schema.field(name).type}, expected {SCHEMA.field(name).type}; move it away, and the run "
                     "makes its own"
                 )
+        if (problem := problem_of(table)) is not None:
+            raise self._damaged("shards", number, problem)
         return table
 
     def read_thumbnails(self, number: int) -> dict[str, bytes]:
@@ -209,10 +212,13 @@ class ShardFiles:
         try:
             return self._read(folder, number, columns)
         except DamagedTableError as error:
-            place = self.place(f"{folder}/{_shard(number)}")
-            raise InputError(
-                f"{place} is damaged ({error}); the command that made the run makes it again, without --overwrite"
-            ) from error
+            raise self._damaged(folder, number, error) from error
+
+    def _damaged(self, folder: str, number: int, problem: object) -> InputError:
+        place = self.place(f"{folder}/{_shard(number)}")
+        return InputError(
+            f"{place} is damaged ({problem}); the command that made the run makes it again, without --overwrite"
+        )
 
     def length(self, number: int) -> int:
         """How many rows a shard has, as the end of its file says."""

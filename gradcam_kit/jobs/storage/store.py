@@ -15,7 +15,7 @@ from gradcam_kit.errors import OptionError
 from gradcam_kit.jobs.storage.folders import folder_at
 from gradcam_kit.jobs.storage.manifest import check_readable, check_same
 from gradcam_kit.jobs.storage.names import overlay_name
-from gradcam_kit.jobs.storage.ownership import PAGE, check_links, check_vacant, is_run_manifest, own_files
+from gradcam_kit.jobs.storage.ownership import PAGE, check_links, check_vacant, has_own_page, is_run_manifest, own_files
 from gradcam_kit.jobs.storage.shards import ShardFiles
 
 _TRIES, _PAUSE = 10, 0.1  # to read a manifest that another process writes; seconds
@@ -124,7 +124,8 @@ class Store(ShardFiles):
             if overwrite:
                 before = self.check_free(manifest.get("methods", ()), overwrite)
                 if before is not None:  # emptied first: whenever this is interrupted, what is left is still that run
-                    self.folder.remove(*own_files(self.folder, before["methods"]), PAGE)
+                    page = [PAGE] if has_own_page(self.folder) else []
+                    self.folder.remove(*own_files(self.folder, before["methods"]), *page)
                 self.folder.write("run.json", content.encode("utf-8", "backslashreplace"))
                 return
             for _ in range(_TRIES):

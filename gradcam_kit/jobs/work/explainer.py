@@ -34,7 +34,7 @@ from gradcam_kit.jobs.work.reader import Decoded, Failed
 from gradcam_kit.methods import BaseCAM, explain_many
 from gradcam_kit.metrics import Metric
 from gradcam_kit.models import LoadedModel
-from gradcam_kit.targets.classes import read_logits
+from gradcam_kit.targets.outputs import read_logits
 from gradcam_kit.targets.scores import ScoreKind
 from gradcam_kit.types import LayerChoice
 

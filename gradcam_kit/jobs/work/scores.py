@@ -10,7 +10,7 @@ from torch import Tensor
 from gradcam_kit.capture import output_with_graph, read_inputs
 from gradcam_kit.jobs.work.explainer import Explainer
 from gradcam_kit.jobs.work.reader import Decoded
-from gradcam_kit.targets.classes import read_logits
+from gradcam_kit.targets.outputs import read_logits
 from gradcam_kit.targets.scores import WORDS, are_shares, evident_kind, last_operation
 
 

@@ -6,7 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-_ROUNDING = 16
+from gradcam_kit.functional import without_rounding
+
 _LARGEST = 512
 _SQUARINGS = 44
 
@@ -80,9 +81,7 @@ def first_component(maps: Float[Tensor, "n k *s"], center: bool = False) -> Floa
 def centered_rows(rows: Float[Tensor, "n z k"]) -> Float[Tensor, "n z k"]:
     """Subtract each channel's mean over the positions; a constant channel becomes exactly zero."""
     mean = rows.mean(dim=1, keepdim=True)
-    # What a constant channel leaves is rounding, which must not be blown up into a map.
-    centered = rows - mean
-    return centered.where(centered.abs() > _ROUNDING * torch.finfo(rows.dtype).eps * mean.abs(), 0)
+    return without_rounding(rows - mean, mean)
 
 
 def fix_sign(component: Float[Tensor, "n z"]) -> Float[Tensor, "n z"]:

@@ -28,7 +28,7 @@ from gradcam_kit.methods.contract import Method
 from gradcam_kit.methods.engine.engine import explain_many, with_images_of
 from gradcam_kit.methods.engine.explanation import Explanation
 from gradcam_kit.similarity import pearson, ranks
-from gradcam_kit.targets.classes import read_logits
+from gradcam_kit.targets.outputs import read_logits
 from gradcam_kit.types import Evidence, Images
 
 _DRAWS = 3
