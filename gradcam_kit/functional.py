@@ -98,7 +98,7 @@ def gaussian_blur(images: Float[Tensor, "n c *t"], kernel: int, sigma: float) ->
         sigma: of the Gaussian, in cells.
     """
     for axis in range(2, images.ndim):
-        matrix = on_device(_blur_matrix(images.shape[axis], kernel, sigma), images.device, images.dtype)
+        matrix = move(_blur_matrix(images.shape[axis], kernel, sigma), images.device, images.dtype)
         images = (images.movedim(axis, -1) @ matrix.mT).movedim(-1, axis)
     return images.contiguous()
 
@@ -113,8 +113,8 @@ def _blur_matrix(length: int, kernel: int, sigma: float) -> Float[Tensor, "lengt
     return weights.new_zeros(length, length).scatter_add(1, source, weights.expand(length, -1))
 
 
-def on_device(tensor: Tensor, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
-    """Values without a graph on a device, where the host goes on while they are copied; on the host it waits for them.
+def move(tensor: Tensor, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
+    """Move a tensor without a graph to a device; the host does not wait for the copy, unless it goes to the host.
 
     CUDA copies in the background only from pinned memory, and only what keeps its precision: otherwise the host would
     wait until the values are there.
@@ -127,8 +127,8 @@ def on_device(tensor: Tensor, device: torch.device, dtype: torch.dtype | None = 
     return tensor.to(device, dtype, non_blocking=True)
 
 
-def finite(tensor: Float[Tensor, "n *s"]) -> Float[Tensor, " n"]:
-    """One number per sample that is finite if all values of the sample are (a sum: one read, no copy)."""
+def finite_probe(tensor: Float[Tensor, "n *s"]) -> Float[Tensor, " n"]:
+    """Return one number per sample that is finite if all values of the sample are (a sum: one read, no copy)."""
     return tensor.sum(dim=tuple(range(1, tensor.ndim)), dtype=torch.promote_types(tensor.dtype, torch.float32))
 
 
@@ -147,5 +147,5 @@ def without_rounding(differences: Float[Tensor, "*any"], values: Float[Tensor, "
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:
-    """At least float32, in which all arithmetic is done."""
+    """Convert to float32, in which all arithmetic is done; wider types stay as they are."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

@@ -14,7 +14,7 @@ from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from gradcam_kit.errors import OptionError, ShapeError, UnknownNameError, did_you_mean
-from gradcam_kit.functional import on_device
+from gradcam_kit.functional import move
 from gradcam_kit.pixels.opencv import cv2
 from gradcam_kit.pixels.painting import blended_on_device, blended_on_host, colored, exact_share
 from gradcam_kit.pixels.pictures import RGB, Array, Picture, as_rgb, batch_of_one, channels_last, rgb_picture, tensor_of
@@ -134,7 +134,7 @@ def overlays(
     if len(values) != len(maps):
         raise ShapeError(f"{len(values)} pictures and {len(maps)} heatmaps; expected one heatmap for each picture")
     if values.device != maps.device:
-        values = on_device(as_rgb(values), maps.device)
+        values = move(as_rgb(values), maps.device)
     n, height, width, _ = values.shape
     where = places((0, 0, width, height) if boxes is None else boxes, n, (height, width))
     blended = blended_on_host if maps.device.type == "cpu" else blended_on_device

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import conv1d
 
 from gradcam_kit.errors import OptionError, ShapeError
-from gradcam_kit.functional import at_least_float32, finite
+from gradcam_kit.functional import at_least_float32, finite_probe
 
 
 def pearson(first: Float[Tensor, "n *t"], second: Float[Tensor, "n *t"]) -> Float[Tensor, " n"]:
@@ -102,7 +102,7 @@ def check_pair(first: Tensor, second: Tensor) -> None:
 
 def broken(maps: Float[Tensor, "n *t"]) -> Bool[Tensor, " n"]:
     """Maps with values that are not finite."""
-    return ~finite(maps).isfinite()
+    return ~finite_probe(maps).isfinite()
 
 
 def constant(maps: Float[Tensor, "n *t"]) -> Bool[Tensor, " n"]:

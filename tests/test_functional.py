@@ -12,7 +12,7 @@ from allocations import Allocations
 from torch import Tensor
 from torch.testing import assert_close
 
-from gradcam_kit.functional import finite, fuse, normalize, spatial_mean, spatial_sum, upsample, weighted_sum
+from gradcam_kit.functional import finite_probe, fuse, normalize, spatial_mean, spatial_sum, upsample, weighted_sum
 
 SHAPES = [(5,), (3, 4), (2, 3, 2)]
 STAGES = (normalize, weighted_sum, upsample, fuse)
@@ -153,11 +153,11 @@ def test_empty_batch(shape):
 def test_finite_is_one_number_per_sample():
     maps = torch.ones(4, 2, 3)
     maps[1, 0, 2], maps[2, 1, 1] = torch.nan, -torch.inf
-    assert torch.isfinite(finite(maps)).tolist() == [True, False, False, True]
+    assert torch.isfinite(finite_probe(maps)).tolist() == [True, False, False, True]
     half = torch.full((1, 100000), 60.0, dtype=torch.float16)  # its sum is beyond the range of float16
-    assert finite(half).tolist() == [6e6]
+    assert finite_probe(half).tolist() == [6e6]
     both = torch.tensor([[torch.inf, -torch.inf]])
-    assert not torch.isfinite(finite(both)).any()
+    assert not torch.isfinite(finite_probe(both)).any()
 
 
 def test_inputs_stay_unchanged():

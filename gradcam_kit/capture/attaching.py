@@ -1,4 +1,4 @@
-"""The one way to hold hooks: for the time of a block, in one thread or in all, and never on a copy of the model.
+"""The one way to hold hooks: for the time of a block, in one thread or in all, and never on a copy if so asked.
 
     with holding_hooks() as attach:
         attach.before(module, enter)
@@ -10,6 +10,7 @@ Handles are closed in reverse order when the block ends, also by an error, an in
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -21,6 +22,17 @@ from torch.utils.hooks import RemovableHandle
 
 _FEWEST_PRUNED = 64
 _lock = threading.Lock()
+"""Guards the protections of copies, which blocks of several threads may share."""
+
+
+def _after_fork() -> None:
+    """Replace the lock in a forked process, where no thread is left that would release it."""
+    global _lock
+    _lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 class Hooks:
@@ -30,10 +42,12 @@ class Hooks:
     autograd runs them, which on a device is a thread of its own.
     """
 
-    def __init__(self, every_thread: bool) -> None:
+    def __init__(self, every_thread: bool, protect_copies: bool) -> None:
         self._owner = threading.get_ident()
         self._thread = None if every_thread else self._owner
-        self._stack = ExitStack()
+        self._protect_copies = protect_copies
+        self._held: list[tuple[RemovableHandle, _Hook]] = []
+        self._protections = ExitStack()
         self._short_lived: list[tuple[RemovableHandle, _Hook]] = []
         self._limit = _FEWEST_PRUNED
 
@@ -100,18 +114,23 @@ class Hooks:
 
     def close(self) -> None:
         """Remove every hook, the last one first."""
-        for handle, hook in reversed(self._short_lived):
-            hook.disable()
-            handle.remove()
-        self._short_lived.clear()
-        self._stack.close()
+        try:
+            for held in (self._short_lived, self._held):
+                while held:
+                    handle, hook = held[-1]
+                    hook.disable()
+                    handle.remove()
+                    held.pop()
+        finally:
+            if self._short_lived or self._held:  # the handler of a signal raised in between
+                self.close()
+            self._protections.close()
 
     def _guarded(self, hook: Callable[..., Any]) -> _Hook:
         return _Hook(hook, self._thread)
 
     def _keep(self, handle: RemovableHandle, hook: _Hook) -> None:
-        self._stack.callback(handle.remove)
-        self._stack.callback(hook.disable)
+        self._held.append((handle, hook))
 
     def _keep_while_alive(self, handle: RemovableHandle, hook: _Hook) -> None:
         # A handle holds neither tensor nor graph; those whose tensor is gone are dropped, or a long block would grow.
@@ -121,22 +140,26 @@ class Hooks:
             self._limit = max(_FEWEST_PRUNED, 2 * len(self._short_lived))
 
     def _protect_copies_of(self, module: nn.Module) -> None:
+        if not self._protect_copies:
+            return
         with _lock:
             protection = module.__dict__.get(_PROTECTED)
             if not isinstance(protection, _CopiedWithoutHooks):
                 protection = _CopiedWithoutHooks(module)
             protection.blocks += 1
-        self._stack.callback(protection.release)
+        self._protections.callback(protection.release)
 
 
 @contextmanager
-def holding_hooks(*, every_thread: bool = False) -> Iterator[Hooks]:
+def holding_hooks(*, every_thread: bool = False, protect_copies: bool = False) -> Iterator[Hooks]:
     """Hold hooks for the time of the block.
 
     Args:
         every_thread: run the hooks of modules and optimizers in every thread, and not in the calling one alone.
+        protect_copies: keep the hooks of modules out of deep copies and pickles. It costs work for each module, which
+            pays where a user's own code runs inside the block and may save the model.
     """
-    hooks = Hooks(every_thread)
+    hooks = Hooks(every_thread, protect_copies)
     try:
         yield hooks
     finally:

@@ -8,12 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gradcam_kit.capture.attaching import holding_hooks
 from gradcam_kit.capture.recording import LayerRecord, Recorder
 from gradcam_kit.errors import CaptureError, InputError
 
 
 def differentiate(scores: Tensor, tensors: Sequence[Tensor], *, keep: bool = False) -> list[list[Tensor | None]]:
-    """One backward pass per target: for each target, d score / d tensor (None where it does not depend).
+    """Run one backward pass per target: d score / d tensor for each target, None where it does not depend.
 
     Args:
         scores: `(n,)` or `(n, m)`. Samples do not mix in eval mode, so their sum has the gradients of each.
@@ -68,7 +69,7 @@ def behind(start: Any) -> Iterator[Any]:
 def layer_gradients(
     recorder: Recorder, names: Sequence[str], scores: Tensor, *, keep: bool = False
 ) -> dict[str, Tensor]:
-    """Gradients at recorded layers, `(n, k, *s)` or `(n, m, k, *s)`.
+    """Return the gradients at recorded layers, `(n, k, *s)` or `(n, m, k, *s)`.
 
     Raises:
         CaptureError: a layer on which the score does not depend.
@@ -85,7 +86,7 @@ def layer_gradients(
 
 
 def layer_curvature(recorder: Recorder, names: Sequence[str], scores: Tensor) -> dict[str, Tensor]:
-    """H A at recorded layers: the second derivative of the score times the activations, one product per target."""
+    """Return H A at recorded layers, second derivative of the score times activations: one product per target."""
     results = {}
     columns = scores.reshape(scores.shape[0], -1).sum(0)
     recorder.recomputing = True
@@ -124,13 +125,15 @@ def guided_gradients(scores: Tensor, images: Tensor) -> Tensor:
                 f"guided backpropagation is defined for ReLU networks (ReLU6, PReLU, LeakyReLU), but this model uses "
                 f"{name.removesuffix('Backward')}; use another method"
             )
-    handles = [node.register_prehook(lambda gradients: tuple(g.clamp(min=0) for g in gradients)) for node in rectifiers]
-    try:
+    with holding_hooks() as attach:
+        for node in rectifiers:
+            attach.before_node(node, _clamped)
         found = [own[0] for own in differentiate(scores, [images], keep=True)]
-    finally:
-        for handle in handles:
-            handle.remove()
     return _stack(scores, [torch.zeros_like(images) if g is None else g for g in found])
+
+
+def _clamped(gradients: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
+    return tuple(None if own is None else own.clamp(min=0) for own in gradients)
 
 
 _RECTIFIERS = {"ReluBackward", "PreluKernelBackward", "LeakyReluBackward"}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -10,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gradcam_kit.capture.attaching import holding_hooks
 from gradcam_kit.capture.backward import differentiate
-from gradcam_kit.capture.model.forks import is_scripted
 from gradcam_kit.capture.model.inputs import Inputs
 from gradcam_kit.capture.model.trees import whole
 from gradcam_kit.capture.provenance.evidence import Evidence, recall
@@ -20,7 +19,7 @@ from gradcam_kit.errors import CaptureError, ShapeError
 
 
 def implicit_bias(module: nn.Module) -> Tensor | None:
-    """What a module adds to its input's image: its bias; for an evaluated batch norm beta - mu gamma / sigma.
+    """Return what a module adds to its input: its bias; for an evaluated batch norm beta - mu gamma / sigma.
 
     Of parameters that are spread over devices (DTensor) the whole: a collective operation, which all ranks do alike.
     """
@@ -50,34 +49,27 @@ class BiasRecorder:
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
-        self.thread = threading.get_ident()
         self.runs: list[tuple[nn.Module, Tensor]] = []
         self.recomputing = False
 
     @contextmanager
     def attached(self) -> Iterator[None]:
         """Hold the hooks for the duration of the block."""
-        handles: list[Any] = []
-        try:
-            handles.extend(
-                module.register_forward_hook(self._hook)
-                for module in self.model.modules()
-                if _has_bias(module) and not is_scripted(module)
-            )
+        with holding_hooks() as attach:
+            for module in self.model.modules():
+                if _has_bias(module):
+                    attach.after(module, self._hook)
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
     def _hook(self, module: nn.Module, args: Any, output: Any) -> Any:
-        if threading.get_ident() != self.thread or not isinstance(output, Tensor) or not output.requires_grad:
+        if not isinstance(output, Tensor) or not output.requires_grad:
             return None
         if not self.recomputing:
             self.runs.append((module, output))
         return output.clone()  # an in-place operation behind it must not reach the record
 
     def products(self, scores: Tensor, inputs: Inputs) -> tuple[Tensor, ...]:
-        """b * d score / d output for every run, `(n, [m,] k, *s)`; without positions `(n, [m,] k)`."""
+        """Return b * d score / d output for every run, `(n, [m,] k, *s)`; without positions `(n, [m,] k)`."""
         self.recomputing = True  # gradient checkpointing runs modules again
         outputs = [output for _, output in self.runs]
         by_target = differentiate(scores, outputs, keep=True) if outputs else []

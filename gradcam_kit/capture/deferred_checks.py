@@ -1,4 +1,4 @@
-"""Silent garbage made loud: conditions that are computed on the device and read once."""
+"""Deferred checks: flags stay on the device and are read by the host once, at the end of a call."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from jaxtyping import Bool
 from torch import Tensor, nn
 
 from gradcam_kit.errors import CaptureError, GradCamKitError, NonFiniteError
-from gradcam_kit.functional import finite, on_device
+from gradcam_kit.functional import finite_probe, move
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 _answers: WeakKeyDictionary[nn.Module, dict[Hashable, bool]] = WeakKeyDictionary()
-"""What was found out about a model."""
-_ignore_cached: ContextVar[bool] = ContextVar("_expects_nothing", default=False)
+"""The cached answers about a model."""
+_ignore_cached: ContextVar[bool] = ContextVar("_ignore_cached", default=False)
 
 
 def on_host(tensor: Tensor) -> Tensor:
-    """The values where Python can read them; on CUDA this waits for the work of this stream alone."""
+    """Copy a tensor to the host; on CUDA this waits for the work of this stream alone."""
     if tensor.device.type != "cuda":
         return tensor.cpu()
     host = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu", pin_memory=True)
@@ -37,17 +37,17 @@ def on_host(tensor: Tensor) -> Tensor:
 
 
 class _MisjudgedError(GradCamKitError):
-    """What was found out about a model in an earlier call, and was expected again, was otherwise in this one."""
+    """A cached answer about a model turned out to be wrong in this call."""
 
 
 def retry_without_cache(work: Callable[_P, _T]) -> Callable[_P, _T]:
-    """Do the whole work again, expecting nothing, when something in it was not as it was expected to be."""
+    """Decorate `work`: run it again without cached answers when one of them turns out to be wrong."""
 
     @wraps(work)
     def judged(*args: _P.args, **kwargs: _P.kwargs) -> _T:
         with suppress(_MisjudgedError):
             return work(*args, **kwargs)
-        token = _ignore_cached.set(True)  # only here the error is gone, and with it what it kept in memory
+        token = _ignore_cached.set(True)  # outside `except`, so that the traceback and the tensors it holds are freed
         try:
             return work(*args, **kwargs)
         finally:
@@ -58,21 +58,21 @@ def retry_without_cache(work: Callable[_P, _T]) -> Callable[_P, _T]:
 
 @dataclass
 class Checks:
-    """Collects conditions that are read once; a call without errors waits for the device only there."""
+    """The conditions of one call, read once at its end; until then nothing waits for the device."""
 
     model: nn.Module
     pending: list[tuple[Bool[Tensor, " n"], Callable[[int], Exception | None]]] = field(default_factory=list)
 
     def add(self, bad: Bool[Tensor, " n"], error: Callable[[int], Exception | None]) -> None:
-        """Remember a condition per sample, and the error of a sample where it holds; None for a false alarm."""
+        """Add a condition per sample, and what makes the error of a sample where it holds (None: a false alarm)."""
         if bad.numel():
             self.pending.append((bad, error))
 
-    def holds(self, question: Hashable, condition: Bool[Tensor, ""]) -> bool:
-        """Whether something is true of the model's structure, as these very samples show.
+    def cached_bool(self, question: Hashable, condition: Bool[Tensor, ""]) -> bool:
+        """Whether a condition holds that depends on the structure of the model, and not on the samples.
 
-        The first call waits for the answer. On a device later ones expect the same, and read whether it is with all
-        other conditions; where it is not, the work starts again.
+        The first call waits for the answer and caches it. On a device, later calls use the cached answer, and verify it
+        together with all other conditions; where it is wrong, `retry_without_cache` starts the work again.
         """
         known = _answers.setdefault(self.model, {})
         if condition.device.type == "cpu" or question not in known or _ignore_cached.get():
@@ -91,7 +91,7 @@ class Checks:
         # copies that are not waited for would be read too early.
         devices = [condition.device for condition, _ in pending]
         device = next((one for one in devices if one.type != "cpu"), devices[0])
-        bad = torch.cat([on_device(condition, device) for condition, _ in pending])
+        bad = torch.cat([move(condition, device) for condition, _ in pending])
         host = on_host(bad)
         if not host.any():
             return
@@ -103,18 +103,18 @@ class Checks:
 
 
 def check_images(images: Tensor, checks: Checks) -> None:
-    """Have NaN and infinite values of images found."""
+    """Add the check that images are finite."""
 
     def error(sample: int) -> Exception | None:
         if torch.isfinite(images[sample]).all():
             return None  # only their sum overflowed
         return NonFiniteError(f"image {sample} of the batch has NaN or infinite values; expected finite numbers")
 
-    checks.add(~torch.isfinite(finite(images)), error)
+    checks.add(~torch.isfinite(finite_probe(images)), error)
 
 
 def check_activations(name: str, activations: Tensor, checks: Checks) -> None:
-    """Have NaN and infinite values of a layer found."""
+    """Add the check that the activations of a layer are finite."""
 
     def error(sample: int) -> Exception | None:
         if torch.isfinite(activations[sample]).all():
@@ -124,11 +124,11 @@ def check_activations(name: str, activations: Tensor, checks: Checks) -> None:
             "look for the first layer that makes them (half precision may overflow: use float32 or bfloat16)"
         )
 
-    checks.add(~torch.isfinite(finite(activations)), error)
+    checks.add(~torch.isfinite(finite_probe(activations)), error)
 
 
 def no_patch_gradient(name: str, _sample: int) -> CaptureError:
-    """Say that the score does not depend on the patches behind a layer."""
+    """Return the error of a score that does not depend on the patches behind a layer."""
     return CaptureError(
         f"no gradient reaches the patch tokens of layer {name!r}: behind it the score depends on the class token "
         "alone; choose the last block's input normalization, or target_layers=None to have it found"

@@ -1,9 +1,8 @@
-"""One pass that looks at every layer: its positions, and whether the score depends on them."""
+"""The exploring pass: which layers have positions, and whether the score depends on them."""
 
 from __future__ import annotations
 
 import sys
-import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
@@ -16,9 +15,9 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 from torch.utils.checkpoint import CheckpointFunction
 
+from gradcam_kit.capture.attaching import holding_hooks
 from gradcam_kit.capture.backward import differentiate
 from gradcam_kit.capture.layouts import ChannelsFirst, Layout, Tokens, is_resized, recurrent_layout
-from gradcam_kit.capture.model.forks import is_scripted
 from gradcam_kit.capture.model.inputs import Inputs, Runner
 from gradcam_kit.capture.model.state import untouched, version
 from gradcam_kit.capture.provenance.evidence import gather, recall
@@ -81,13 +80,10 @@ def explore(
     """
     seen: dict[tuple[int, int], Seen] = {}
     calls: Counter[int] = Counter()
-    thread = threading.get_ident()
     origins: dict[int, tuple[Tensor, Tensor]] = {}
 
     def watch(name: str) -> Any:
         def hook(module: nn.Module, args: Any, output: Any) -> Any:
-            if threading.get_ident() != thread:
-                return None
             calls[id(module)] += 1
             leaves, spec = tree_flatten(output)
             layout = recurrent_layout(module, leaves, inputs.n, inputs.size)
@@ -127,13 +123,11 @@ def explore(
 
     run = Runner.of(model, inputs.images.device)
     with untouched(model, inputs.images.device, keep_modes), torch.enable_grad():
-        observed = [(name, module) for name, module in model.named_modules() if name and not is_scripted(module)]
-        handles = [module.register_forward_hook(watch(name)) for name, module in observed]
-        try:
+        with holding_hooks() as attach:
+            for name, module in model.named_modules():
+                if name:
+                    attach.after(module, watch(name))
             output = run(inputs.with_images(inputs.images))
-        finally:
-            for handle in handles:
-                handle.remove()
         found = _with_layouts(_calls_named(seen, calls), model, inputs)
         tokens = {(one.tensor.shape[1], one.shape[0]) for one in found if isinstance(one.layout, Tokens)}
         found = [one for one in found if not one.is_split_into_heads(tokens)]
@@ -216,7 +210,7 @@ def _are_convolutional(seen: list[Seen]) -> bool:
 
 
 def _from_the_image(seen: list[Seen], judged: Set[int]) -> list[Seen]:
-    """All but tokens whose number happens to fit a grid, where nothing else is known of them.
+    """Drop tokens whose number happens to fit a grid, where nothing else is known of them.
 
     A grid of tokens is that of an earlier layer, or was pooled or enlarged from the layer before by a whole number.
     """

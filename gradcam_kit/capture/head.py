@@ -16,7 +16,7 @@ from gradcam_kit.capture.model.trees import map_output, whole
 from gradcam_kit.capture.recording import LayerRecord
 from gradcam_kit.capture.rerun.rescore import tolerance_of
 from gradcam_kit.errors import CaptureError, GradCamKitError
-from gradcam_kit.functional import at_least_float32, on_device
+from gradcam_kit.functional import at_least_float32, move
 from gradcam_kit.targets.classes import ClassLogit, score
 from gradcam_kit.targets.outputs import find_logits, read_logits
 from gradcam_kit.types import Head, Target
@@ -54,13 +54,13 @@ def find_head(
         matrix = whole(weight.detach()).flatten(1).to(pooled)
         offset = whole(getattr(module, "bias", None))
         offset = offset.detach().to(pooled) if isinstance(offset, Tensor) else None
-        if not checks.holds((layer, name, "head"), _reproduces(pooled, matrix, offset, exact, logits.dtype)):
+        if not checks.cached_bool((layer, name, "head"), _reproduces(pooled, matrix, offset, exact, logits.dtype)):
             continue
         target_weights = _target_weights(run, matrix, output, target)
         if target_weights is None:
             return None
         # Behind a log-softmax a head is reproduced up to a constant, but that constant changes with the activations.
-        is_linear = type(target) is ClassLogit and checks.holds(
+        is_linear = type(target) is ClassLogit and checks.cached_bool(
             (layer, name, "linear"), _reproduces(pooled, matrix, offset, exact, logits.dtype, up_to_constant=False)
         )
         return Head(matrix, offset, target_weights, is_linear)
@@ -99,7 +99,7 @@ def _target_weights(
     if target is None:
         return weight.new_zeros(n, channels)
     if type(target) is ClassLogit:
-        return weight[on_device(target.indices(read_logits(output)), weight.device)]
+        return weight[move(target.indices(read_logits(output)), weight.device)]
     with torch.enable_grad(), run.context():
         leaf = logits.detach().requires_grad_()
         # The target gets the model's output as it is, with the logits as the start of a graph.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from gradcam_kit.capture.attaching import holding_hooks
 from gradcam_kit.capture.axes import with_channels
 from gradcam_kit.capture.backward import behind
 from gradcam_kit.capture.model.inputs import Inputs, Runner, Slot
@@ -76,7 +76,7 @@ def sees_images(model: nn.Module, inputs: Inputs, layers: Mapping[str, nn.Module
 
 
 def _dependences(model: nn.Module, inputs: Inputs, layers: Mapping[str, nn.Module]) -> dict[str, frozenset[Slot]]:
-    """The inputs that each layer is computed from; all of them for a layer that is cut off (no_grad, detach)."""
+    """Return the inputs that each layer is computed from; all of them for a layer that is cut off (no_grad, detach)."""
     known = _known.setdefault(model, {})
     key = (tuple(layers), tuple((slot, inputs.value(slot).ndim) for slot in inputs.image_slots))
     if key not in known:
@@ -85,7 +85,6 @@ def _dependences(model: nn.Module, inputs: Inputs, layers: Mapping[str, nn.Modul
 
 
 def _follow(model: nn.Module, inputs: Inputs, layers: Mapping[str, nn.Module]) -> dict[str, frozenset[Slot]]:
-    thread = threading.get_ident()
     nodes: dict[str, list[Any]] = {}
 
     def keep(name: str) -> Callable[[nn.Module, Any, Any], None]:
@@ -93,8 +92,6 @@ def _follow(model: nn.Module, inputs: Inputs, layers: Mapping[str, nn.Module]) -
 
         def hook(module: nn.Module, args: Any, output: Any) -> None:
             nonlocal calls
-            if threading.get_ident() != thread:
-                return
             calls += 1
             if meant in (None, calls):
                 tensors = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
@@ -109,12 +106,10 @@ def _follow(model: nn.Module, inputs: Inputs, layers: Mapping[str, nn.Module]) -
         for slot, leaf in leaves.items():
             # The model may change its input in place, which a leaf refuses.
             watched = watched.at(slot).replacing(leaf.clone())
-        handles = [module.register_forward_hook(keep(name)) for name, module in layers.items()]
-        try:
+        with holding_hooks() as attach:
+            for name, module in layers.items():
+                attach.after(module, keep(name))
             Runner.of(model, device)(watched)
-        finally:
-            for handle in handles:
-                handle.remove()
     places = {id(leaf): slot for slot, leaf in leaves.items()}
     found = {}
     for name in layers:

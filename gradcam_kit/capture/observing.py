@@ -123,7 +123,7 @@ def observe(
     before = {name: module for name, module in inner.named_modules() if not is_scripted(module)}
     places_before = places(inner)
     with ExitStack() as stack:
-        attach = stack.enter_context(holding_hooks(every_thread=True))
+        attach = stack.enter_context(holding_hooks(every_thread=True, protect_copies=True))
         observation = Observation(inner, dict(layers), attach, every)
         if _runs_compiled(model):
             stack.enter_context(torch.compiler.set_stance("force_eager"))
@@ -266,7 +266,7 @@ class _OptionalLayers:
             )
         elif not fast and self.block is None:
             self.block = ExitStack()
-            hooks = self.block.enter_context(holding_hooks(every_thread=True))
+            hooks = self.block.enter_context(holding_hooks(every_thread=True, protect_copies=True))
             for name, module in self.layers.items():
                 watch.attach(hooks, name, module, self.enter)
 

@@ -32,7 +32,7 @@ from gradcam_kit.capture.rerun.probe import Prober
 from gradcam_kit.capture.rerun.replay import Replayer
 from gradcam_kit.capture.rerun.rescore import Rescorer, RowState
 from gradcam_kit.errors import CaptureError, GradCamKitError, NonFiniteError, raise_interruption
-from gradcam_kit.functional import at_least_float32, finite
+from gradcam_kit.functional import at_least_float32, finite_probe
 from gradcam_kit.targets.classes import ClassProbability, ClassTarget, score, settle
 from gradcam_kit.targets.outputs import predicted_classes, read_logits
 from gradcam_kit.types import Attention, Evidence, Head, LayerCapture, Reshape, Target
@@ -291,7 +291,7 @@ def _check_layers(captured: Capture) -> None:
                 "in half precision they may overflow: use float32 or bfloat16"
             )
 
-        captured.checks.add(~torch.isfinite(finite(gradient)), error)
+        captured.checks.add(~torch.isfinite(finite_probe(gradient)), error)
         if isinstance(record.layout, Tokens) and record.layout.prefix:
             others = torch.stack([(native[:, : record.layout.prefix] != 0).any() for native in record.gradients])
             missed = others.any() & ~(gradient != 0).any()

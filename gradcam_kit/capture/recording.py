@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
+from gradcam_kit.capture.attaching import Hooks, holding_hooks
 from gradcam_kit.capture.layouts import ChannelsFirst, Custom, Layout, recurrent_layout
 from gradcam_kit.capture.model.inputs import Inputs
 from gradcam_kit.capture.model.layers import split_name
@@ -81,7 +81,6 @@ class Recorder:
         self.in_doubt = False
         self.model, self.n, self.size, self.reshape, self.graph = model, n, size, reshape, graph
         self.records = {name: self._record(name, module) for name, module in layers.items()}
-        self.thread = threading.get_ident()
         self.recomputing = False
 
     def _record(self, name: str, module: nn.Module) -> LayerRecord:
@@ -91,23 +90,17 @@ class Recorder:
     @contextmanager
     def attached(self, keep_arguments: bool = False) -> Iterator[None]:
         """Hold the hooks for the duration of the block."""
-        handles = []
-        try:
+        with holding_hooks(every_thread=True) as attach:  # autograd recomputes checkpoints in threads of its own
             for record in self.records.values():
                 if record.name in NOT_MODULES:
                     continue
-                handles.append(record.module.register_forward_hook(self._forward_hook(record)))
+                attach.after(record.module, self._forward_hook(record, attach))
                 if keep_arguments:
-                    handles.append(
-                        record.module.register_forward_pre_hook(self._argument_hook(record), with_kwargs=True)
-                    )
+                    attach.before(record.module, self._argument_hook(record, attach), with_kwargs=True)
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
     def observe_input(self, inputs: Inputs) -> Inputs:
-        """The call as the model gets it; the images are recorded if asked."""
+        """Return the call as the model gets it; record the images if they are a target layer."""
         images = inputs.images
         record = self.records.get(INPUT)
         if record is not None:
@@ -121,10 +114,10 @@ class Recorder:
             attention.versions = [version(inputs.images)]
         return inputs.with_images(images)
 
-    def _argument_hook(self, record: LayerRecord) -> Any:
+    def _argument_hook(self, record: LayerRecord, attach: Hooks) -> Any:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             is_meant = record.calls + 1 == (record.call or 1)
-            if threading.get_ident() == self.thread and record.arguments is None and is_meant:
+            if attach.in_own_thread and record.arguments is None and is_meant:
                 # The layer may change its input in place, so what it got is copied.
                 leaves, spec = tree_flatten((args, kwargs))
                 copies = [leaf.detach().clone() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
@@ -132,13 +125,13 @@ class Recorder:
 
         return hook
 
-    def _forward_hook(self, record: LayerRecord) -> Any:
+    def _forward_hook(self, record: LayerRecord, attach: Hooks) -> Any:
         def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
             if self.recomputing:
                 # Gradient checkpointing runs the layer again: the same cut of the graph, nothing recorded.
                 again = torch.is_grad_enabled() and (record.call is None or _is_same_call(record, output))
                 return self._cut(record, output, record.chosen)[1] if again else None
-            if threading.get_ident() != self.thread:
+            if not attach.in_own_thread:
                 return None
             record.calls += 1
             if record.calls != (record.call or 1):
@@ -153,7 +146,7 @@ class Recorder:
         return hook
 
     def _choose(self, record: LayerRecord, output: Any) -> list[int]:
-        """Which tensors of the output hold the maps; settles the layout."""
+        """Return which tensors of the output hold the maps, and settle the layout."""
         leaves, _ = tree_flatten(output)
         recurrent = recurrent_layout(record.module, leaves, self.n, self.size)
         if recurrent is not None and self.reshape is None and record.level is None:

@@ -15,7 +15,7 @@ from gradcam_kit.capture import Inputs, check_model, rescoring
 from gradcam_kit.capture.rerun.session import Rescoring
 from gradcam_kit.comparison.compared import ComparedMethod, call_of
 from gradcam_kit.errors import OptionError
-from gradcam_kit.functional import on_device
+from gradcam_kit.functional import move
 from gradcam_kit.methods import BaseCAM
 from gradcam_kit.metrics import METRICS, Metric, MetricInput, MetricResult
 from gradcam_kit.metrics.draws import identities_of
@@ -103,7 +103,7 @@ def measured(
     classes = targets.flatten() if isinstance(targets, Tensor) else targets
     asked_with = inputs.with_images(repeat(images), repeat(sample_index(images)))
     rows, (call, keywords) = asked_with.images, call_of(asked_with)
-    shown = None if masks is None else repeat(on_device(masks, images.device))
+    shown = None if masks is None else repeat(move(masks, images.device))
     whose = repeat(identities_of(identities, images))
     asks_model = any({"rescore", "predicts", "explain"} & set(metric.uses) for metric in metrics)
     results: dict[str, dict[str, MetricResult]] = {}

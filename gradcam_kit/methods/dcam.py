@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from gradcam_kit.capture import ClassLogit, TargetLayers
 from gradcam_kit.errors import OptionError, ShapeError, TargetError
-from gradcam_kit.functional import normalize, on_device, upsample
+from gradcam_kit.functional import move, normalize, upsample
 from gradcam_kit.methods.grad_cam import GradCAM
 from gradcam_kit.options import positive_int
 from gradcam_kit.targets.outputs import predicted_classes
@@ -121,7 +121,7 @@ class DCAM:
         n, dimensions, times = series.shape
         generator = torch.Generator().manual_seed(self.seed)
         orders = torch.rand(self.permutations, dimensions, generator=generator).argsort(1)
-        orders = on_device(orders, series.device)
+        orders = move(orders, series.device)
         own = torch.arange(dimensions, device=series.device)[None]
         classes = self._cam.explain(cube(series, own).flatten(0, 1), targets).targets
         if classes is None or classes.ndim != 1:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from gradcam_kit.capture import Inputs, TargetLayers, heatmap_size, in_fastest_format, read_inputs
 from gradcam_kit.errors import OptionError, ShapeError
-from gradcam_kit.functional import on_device, upsample
+from gradcam_kit.functional import move, upsample
 from gradcam_kit.methods.arithmetic.distinct_rows import distinct_rows, unit_rows
 from gradcam_kit.methods.base import BaseCAM
 from gradcam_kit.methods.engine.engine import capture_for, with_images_of
@@ -67,7 +67,7 @@ def factorize(
     generator = torch.Generator().manual_seed(seed)
     start, noise = torch.rand(1 + components, rows.shape[1], generator=generator).split([1, components])
     chosen = distinct_rows(unit_rows(rows)[None], components, start[0])[0]
-    concepts = rows[chosen] + rows.mean() * on_device(noise, rows.device, rows.dtype)
+    concepts = rows[chosen] + rows.mean() * move(noise, rows.device, rows.dtype)
     amounts = rows.new_ones(len(rows), components)
     for _ in range(iterations):
         amounts = amounts * _ratio(rows @ concepts.mT, amounts @ (concepts @ concepts.mT))

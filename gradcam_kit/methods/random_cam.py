@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gradcam_kit.functional import on_device
+from gradcam_kit.functional import move
 from gradcam_kit.methods.base import BaseCAM
 from gradcam_kit.types import Evidence, LayerCapture
 
@@ -38,5 +38,5 @@ class RandomCAM(BaseCAM, name="random-cam"):
         n, k, *positions = layer.activations.shape
         generator = torch.Generator("cpu").manual_seed(self.seed)
         drawn = 2 * torch.rand(k, generator=generator, dtype=torch.float32, device="cpu") - 1
-        drawn = on_device(drawn, layer.activations.device, layer.activations.dtype)
+        drawn = move(drawn, layer.activations.device, layer.activations.dtype)
         return drawn.view(1, k, *(1 for _ in positions)).expand(n, -1, *(1 for _ in positions))

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int, Integer
 from torch import Tensor
 
 from gradcam_kit.errors import InputError, MissingExtraError, kind_of
-from gradcam_kit.functional import on_device
+from gradcam_kit.functional import move
 from gradcam_kit.metrics.boxes import THRESHOLDS, bounding_boxes, box_overlaps, check_overlap, max_box_accuracy
 from gradcam_kit.metrics.checks import check_masks, degenerate, read_whole_numbers
 from gradcam_kit.metrics.localization import pointing_game
@@ -160,7 +160,7 @@ class PointingGame(torchmetrics.Metric):
         """
         found = pointing_game(heatmaps, masks, **self.settings)
         indices = read_whole_numbers("classes", classes, len(heatmaps), len(self.hits))
-        indices = on_device(indices, self.hits.device, torch.long)
+        indices = move(indices, self.hits.device, torch.long)
         self.hits.index_add_(0, indices, found.values.double().where(found.ok, 0))
         self.seen.index_add_(0, indices, found.ok.double())
         self.counts += _counts(found.status)
@@ -254,7 +254,7 @@ class MaxBoxAccuracy(torchmetrics.Metric):
     def compute(self) -> dict[str, Tensor]:
         """The mean of the best accuracies."""
         best = self.accuracies().max(1)
-        chosen = on_device(torch.tensor(self.thresholds), best.indices.device)[best.indices]
+        chosen = move(torch.tensor(self.thresholds), best.indices.device)[best.indices]
         return {"mean": best.values.mean(), "threshold": chosen, **_told(self.counts)}
 
 

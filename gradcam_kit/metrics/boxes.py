@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gradcam_kit.errors import InputError, OptionError, ShapeError
-from gradcam_kit.functional import on_device
+from gradcam_kit.functional import move
 from gradcam_kit.metrics.checks import check_boxes, check_masks, usable
 from gradcam_kit.metrics.localization import empty, localization_flags
 from gradcam_kit.metrics.ordering import unordered
@@ -108,7 +108,7 @@ def box_overlaps(
         for place, threshold in enumerate(thresholds):
             regions = _region_boxes(one > threshold * one.max(initial=0.0), all_regions)
             found[image, place] = _overlaps(regions, own).max(initial=0.0)
-    return on_device(torch.from_numpy(found), heatmaps.device, torch.float32)
+    return move(torch.from_numpy(found), heatmaps.device, torch.float32)
 
 
 def bounding_boxes(masks: Bool[Tensor, "n h w"]) -> Float[Tensor, "n 4"]:

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from gradcam_kit.functional import on_device
+from gradcam_kit.functional import move
 from gradcam_kit.metrics.checks import check_numbers
 from gradcam_kit.options import whole
 
@@ -69,7 +69,7 @@ def identities_of(identities: Int[Tensor, " n"] | None, images: Float[Tensor, "n
     if identities is None:
         return _checksums(images)
     check_numbers("identities", identities, len(images))
-    return on_device(identities, images.device)
+    return move(identities, images.device)
 
 
 def _checksums(images: Float[Tensor, "n ..."]) -> Int[Tensor, " n"]:

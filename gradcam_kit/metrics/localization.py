@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from gradcam_kit.errors import OptionError, ShapeError
-from gradcam_kit.functional import on_device
+from gradcam_kit.functional import move
 from gradcam_kit.metrics.checks import check_boxes, check_masks, check_numbers, degenerate, usable
 from gradcam_kit.metrics.ordering import Order, unordered
 from gradcam_kit.metrics.registry import metric
@@ -156,7 +156,7 @@ def grid_pointing(maps: Float[Tensor, "n *t"], cells: Int[Tensor, " n"], grid: S
     check_numbers("cells", cells, len(maps), number.numel())
     for axis, (length, count) in enumerate(zip(size, counts, strict=True)):
         number = number.repeat_interleave(length // count, dim=axis)
-    masks = number == on_device(cells, maps.device, torch.long).reshape(-1, *(1 for _ in size))
+    masks = number == move(cells, maps.device, torch.long).reshape(-1, *(1 for _ in size))
     return _share(maps, masks, {"grid": counts}, _NOTHING)
 
 

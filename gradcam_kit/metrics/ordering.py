@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from gradcam_kit.functional import on_device
+from gradcam_kit.functional import move
 from gradcam_kit.similarity import broken, constant
 
 
@@ -36,7 +36,7 @@ class Order:
     def split_ties(self, counts: Iterable[int]) -> Int[Tensor, " n"]:
         """How many cuts behind the first `counts` positions fall between equal values, where the order is arbitrary."""
         inner = torch.tensor([count for count in counts if 0 < count < self.values.shape[1]], dtype=torch.long)
-        inner = on_device(inner, self.values.device)
+        inner = move(inner, self.values.device)
         return (self.values[:, inner - 1] == self.values[:, inner]).sum(1)
 
 

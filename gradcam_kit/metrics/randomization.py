@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from gradcam_kit.capture.model.randomization import randomizing
 from gradcam_kit.errors import InputError, OptionError
-from gradcam_kit.functional import normalize, on_device, upsample
+from gradcam_kit.functional import move, normalize, upsample
 from gradcam_kit.metrics.checks import degenerate, usable
 from gradcam_kit.metrics.registry import follows_predictions
 from gradcam_kit.metrics.result import MetricResult, Status, measured
@@ -44,7 +44,7 @@ def hog_correlation(a: Float[Tensor, "n *t"], b: Float[Tensor, "n *t"]) -> Float
 
     pairs = zip(*(normalize(maps.double()).cpu().numpy() for maps in (a, b)), strict=True)
     found = [[hog(picture, pixels_per_cell=(cell, cell)) for picture in pair] for pair in pairs]
-    features = on_device(torch.from_numpy(np.array(found)), a.device).reshape(len(a), 2, -1)
+    features = move(torch.from_numpy(np.array(found)), a.device).reshape(len(a), 2, -1)
     return pearson(features[:, 0], features[:, 1])
 
 

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from gradcam_kit.errors import OptionError, ShapeError
-from gradcam_kit.functional import at_least_float32, on_device
+from gradcam_kit.functional import at_least_float32, move
 from gradcam_kit.metrics.checks import check_heatmaps, check_rows, degenerate, improbable, usable
 from gradcam_kit.metrics.draws import identities_of, normal
 from gradcam_kit.metrics.faithfulness import adcc_complexity, coherency, harmonic_mean
@@ -218,7 +218,7 @@ def _curves(
     drawn = noise * normal(tuple(images.shape[1:]), identities_of(identities, images), seed, _STREAM)
     # Positions from `first` to `last` in the order are removed.
     spans = [(0, count) if most else (total - count, total) for most in orders for count in counts]
-    first, last = on_device(torch.tensor(spans), heatmaps.device).unbind(1)
+    first, last = move(torch.tensor(spans), heatmaps.device).unbind(1)
     room = Workspace()
 
     def build(index: Tensor, step: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from gradcam_kit.functional import on_device, upsample
+from gradcam_kit.functional import move, upsample
 from gradcam_kit.pixels.opencv import cv2
 from gradcam_kit.pixels.pictures import RGB, as_rgb, levels_of, packed
 from gradcam_kit.pixels.placement import Place
@@ -105,7 +105,7 @@ def _around(place: Place) -> Iterator[tuple[slice, slice]]:
 
 
 def _there(table: Table, like: Tensor) -> Tensor:
-    return on_device(torch.tensor(table), like.device)
+    return move(torch.tensor(table), like.device)
 
 
 def _looked_up(table: Tensor, levels: Float[Tensor, "*s"]) -> Tensor:

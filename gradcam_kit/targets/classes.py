@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from gradcam_kit.errors import ClassIndexError, InputError, ShapeError, TargetError, kind_of
-from gradcam_kit.functional import on_device
+from gradcam_kit.functional import move
 from gradcam_kit.targets.names import has_names, named_targets
 from gradcam_kit.targets.outputs import read_logits
 from gradcam_kit.targets.scores import ScoreKind, class_scores
@@ -54,7 +54,7 @@ class ClassTarget:
         """The target of the rows that belong to samples `index`."""
         if not isinstance(self.classes, Tensor):
             return self
-        return replace(self, classes=on_device(self.classes, index.device)[index])
+        return replace(self, classes=move(self.classes, index.device)[index])
 
     def on_host(self: _T) -> _T:
         """The same target with its class indices on the host, where they are checked."""
@@ -100,7 +100,7 @@ class ClassTarget:
         if self.classes.device.type == "cpu" and self.classes.numel():
             _check_range(int(self.classes.min()), int(self.classes.max()), count)
             _check_not_labels(self.classes, count)
-        return on_device(self.classes, logits.device, torch.long)
+        return move(self.classes, logits.device, torch.long)
 
 
 def _check_range(low: int, high: int, count: int) -> None:

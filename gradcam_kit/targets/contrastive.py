@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from gradcam_kit.errors import InputError, OptionError, ShapeError, TargetError, kind_of
-from gradcam_kit.functional import at_least_float32, on_device
+from gradcam_kit.functional import at_least_float32, move
 from gradcam_kit.options import positive_int
 from gradcam_kit.targets.classes import ClassLogit, ClassTarget, resolve_target, settle
 from gradcam_kit.targets.outputs import read_logits
@@ -63,7 +63,7 @@ class LogitDifference(ClassTarget):
     def select(self, index: Int[Tensor, " m"]) -> LogitDifference:
         """The target of the rows that belong to samples `index`."""
         chosen = {
-            name: on_device(classes, index.device)[index]
+            name: move(classes, index.device)[index]
             for name, classes in (("classes", self.classes), ("against", self.against))
             if isinstance(classes, Tensor)
         }

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from gradcam_kit.errors import OptionError, ShapeError, TargetError, kind_of
-from gradcam_kit.functional import at_least_float32, on_device
+from gradcam_kit.functional import at_least_float32, move
 from gradcam_kit.targets.classes import ClassLogit
 from gradcam_kit.targets.values import Classes, changed, read_numbers, show
 
@@ -77,10 +77,10 @@ class DetectionTarget:
 
     def select(self, index: Int[Tensor, " m"]) -> DetectionTarget:
         """The target of the rows that belong to samples `index`."""
-        boxes = self.boxes if self.boxes.ndim == 1 else on_device(self.boxes, index.device)[index]
+        boxes = self.boxes if self.boxes.ndim == 1 else move(self.boxes, index.device)[index]
         labels = self.labels
         if isinstance(labels, Tensor):
-            labels = on_device(labels, index.device)[index]
+            labels = move(labels, index.device)[index]
         return changed(self, boxes=boxes, labels=labels)
 
     def _match(self, output: Any) -> tuple[Float[Tensor, " n"], Any]:
@@ -137,7 +137,7 @@ def _best(detections: Mapping[str, Tensor], box: Float[Tensor, "4"], label: Any)
     labels = detections.get("labels", torch.full_like(scores, _NO_LABEL, dtype=torch.long))
     if not len(scores):
         return scores.new_full((), -1), scores.sum(), labels.new_full((), _NO_LABEL)
-    overlaps = _overlaps(on_device(box, scores.device), at_least_float32(detections["boxes"].detach()))
+    overlaps = _overlaps(move(box, scores.device), at_least_float32(detections["boxes"].detach()))
     if label is not None and "labels" in detections:
         overlaps = overlaps.where(labels == label, -1)
     most = overlaps.amax()

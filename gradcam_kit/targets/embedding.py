@@ -12,7 +12,7 @@ from torch.nn.functional import cosine_similarity
 from torch.utils._pytree import tree_leaves
 
 from gradcam_kit.errors import ShapeError, TargetError
-from gradcam_kit.functional import at_least_float32, on_device
+from gradcam_kit.functional import at_least_float32, move
 from gradcam_kit.targets.outputs import find_logits
 from gradcam_kit.targets.values import changed, read_numbers, show
 
@@ -55,14 +55,14 @@ class EmbeddingSimilarity:
                 f"{len(self.reference)} references for {len(embeddings)} images; give one per image, or (d,) for all"
             )
         embeddings = at_least_float32(embeddings)
-        reference = on_device(self.reference, embeddings.device, embeddings.dtype)
+        reference = move(self.reference, embeddings.device, embeddings.dtype)
         return cosine_similarity(_scaled(embeddings), _scaled(reference), dim=-1)
 
     def select(self, index: Int[Tensor, " m"]) -> EmbeddingSimilarity:
         """The target of the rows that belong to samples `index`."""
         if self.reference.ndim == 1:
             return self
-        return changed(self, reference=on_device(self.reference, index.device)[index])
+        return changed(self, reference=move(self.reference, index.device)[index])
 
 
 def _scaled(embeddings: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d"]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from gradcam_kit.errors import ShapeError
-from gradcam_kit.functional import at_least_float32, on_device
+from gradcam_kit.functional import at_least_float32, move
 from gradcam_kit.targets.classes import ClassLogit
 from gradcam_kit.targets.outputs import find_logits
 from gradcam_kit.targets.values import Classes, changed, read_numbers, show
@@ -74,7 +74,7 @@ class SegmentationTarget:
         return changed(self, rows=index if self.rows is None else self.rows[index])
 
     def _rows_of(self, per_sample: Tensor) -> Tensor:
-        return per_sample if self.rows is None else on_device(per_sample, self.rows.device)[self.rows]
+        return per_sample if self.rows is None else move(per_sample, self.rows.device)[self.rows]
 
     def _region(self, logits: Float[Tensor, "n classes *p"]) -> Float[Tensor, "r 1 positions"]:
         """The weights of the output's positions, for each sample or one for all."""
@@ -87,7 +87,7 @@ class SegmentationTarget:
                 f"the mask has shape {tuple(self.mask.shape)}; expected ({axes}) for all images or ({n}, {axes}): the "
                 f"model's output has shape {tuple(logits.shape)}"
             )
-        return interpolate(on_device(mask[:, None], logits.device), size=size, mode="area").flatten(2)
+        return interpolate(move(mask[:, None], logits.device), size=size, mode="area").flatten(2)
 
 
 def _read_dense(output: Any) -> Float[Tensor, "n classes *p"]:

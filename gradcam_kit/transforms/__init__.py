@@ -23,7 +23,7 @@ from gradcam_kit.errors import (
     did_you_mean,
     kind_of,
 )
-from gradcam_kit.functional import on_device
+from gradcam_kit.functional import move
 from gradcam_kit.transforms.callables import CallableTransform
 from gradcam_kit.transforms.protocol import Box, Picture, Prepared, Transform
 from gradcam_kit.transforms.steps import refused_steps
@@ -102,7 +102,7 @@ class PictureTransform:
     def finish(self, batch: UInt8[Tensor, "n h w c"]) -> Float[Tensor, "n c h w"]:
         """Scale to [0, 1], subtract `mean`, divide by `std`."""
         pixels = batch.permute(0, 3, 1, 2).float().div_(255)
-        mean, std = on_device(torch.tensor([self.mean, self.std]), batch.device)[..., None, None]
+        mean, std = move(torch.tensor([self.mean, self.std]), batch.device)[..., None, None]
         return pixels.sub_(mean).div_(std)
 
     def box(self, height: int, width: int) -> Box:

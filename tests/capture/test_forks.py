@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from gradcam_kit import GradCAM, ScoreCAM
+from gradcam_kit.capture import attaching, holding_hooks
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="no forks on this system"),
@@ -104,3 +105,28 @@ def test_a_fork_inside_of_a_call() -> None:
     GradCAM(model, "0")(IMAGES, target)
     assert results == [True]
     assert succeeds_in_fork(lambda: bool(GradCAM(model, "0")(IMAGES, 1).isfinite().all()))
+
+
+def test_a_fork_while_a_thread_protects_copies() -> None:
+    model, held, go = make(), threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with attaching._lock:
+            held.set()
+            go.wait(60)
+
+    def work() -> bool:
+        seen: list[nn.Module] = []
+        with holding_hooks(protect_copies=True) as attach:
+            attach.after(model[1], lambda module, *_: seen.append(module))
+            model(IMAGES)
+        return seen == [model[1]] and not model[1]._forward_hooks
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    assert held.wait(60)
+    try:
+        assert succeeds_in_fork(work)
+    finally:
+        go.set()
+        thread.join()

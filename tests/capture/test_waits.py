@@ -194,7 +194,7 @@ def test_what_one_pass_of_a_call_shows_and_the_next_does_not_ends():
         answers = []
         for truth in (True, False):
             checks = Checks(there)
-            answers.append(checks.holds("question", on_device(torch.tensor(truth))))
+            answers.append(checks.cached_bool("question", on_device(torch.tensor(truth))))
             checks.raise_first()
         asked.append(answers)
         return answers == [True, False]
@@ -202,7 +202,7 @@ def test_what_one_pass_of_a_call_shows_and_the_next_does_not_ends():
     with device():
         assert retry_without_cache(work)()
         assert retry_without_cache(work)()
-    assert not Checks(model).holds("question", torch.tensor(False))
+    assert not Checks(model).cached_bool("question", torch.tensor(False))
 
 
 def test_errors_are_those_of_the_host():
@@ -268,7 +268,7 @@ def test_the_device_of_these_tests_sees_what_waits():
         assert on_host(some).tolist() == [[0], [2]]
         assert found.waits == [ROWS]
         found.waits.clear()
-        y = torch.arange(3, device="meta") + functional.on_device(torch.zeros(1).expand(3), x.device) + 1.0
+        y = torch.arange(3, device="meta") + functional.move(torch.zeros(1).expand(3), x.device) + 1.0
         y[0] = 5
         assert on_host(y).tolist() == [5, 2, 3]
         assert not found.waits

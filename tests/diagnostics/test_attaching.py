@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
+from torch.utils.hooks import RemovableHandle
 
 from gradcam_kit.capture.attaching import Hooks, holding_hooks
 
@@ -86,9 +87,9 @@ def test_one_thread_or_all() -> None:
 
 def test_nested_blocks_end_one_by_one() -> None:
     model, outer, inner = small(), [], []
-    with holding_hooks() as attach:
+    with holding_hooks(protect_copies=True) as attach:
         attach.after(model, lambda *_: outer.append(1))
-        with holding_hooks() as attach_too:
+        with holding_hooks(protect_copies=True) as attach_too:
             attach_too.after(model, lambda *_: inner.append(1))
             model(torch.ones(1, 3))
         model(torch.ones(1, 3))
@@ -105,7 +106,7 @@ def test_copies_carry_no_hooks(kind: str) -> None:
     if kind == "traced":
         model = torch.fx.symbolic_trace(model)
     users = model.get_submodule("2").register_forward_hook(lambda *_: None)
-    with holding_hooks() as attach:
+    with holding_hooks(protect_copies=True) as attach:
         watch(attach, model, seen)
         copies = [copy.deepcopy(model)]
         if kind == "traced":
@@ -124,6 +125,16 @@ def test_copies_carry_no_hooks(kind: str) -> None:
         assert not any({"__reduce_ex__", "__deepcopy__"} & set(module.__dict__) for module in copied.modules())
     assert seen == []
     assert not any({"__reduce_ex__", "__deepcopy__"} & set(module.__dict__) for module in model.modules())
+
+
+def test_copies_that_are_not_protected_carry_hooks_that_do_nothing() -> None:
+    model, seen = small(), []
+    with holding_hooks() as attach:
+        watch(attach, model, seen)
+        assert not any({"__reduce_ex__", "__deepcopy__"} & set(module.__dict__) for module in model.modules())
+        copied = copy.deepcopy(model)
+        copied(torch.ones(1, 3))
+    assert seen == []
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit")
@@ -183,3 +194,19 @@ def test_steps_of_an_optimizer() -> None:
         optimizer.step()
     optimizer.step()
     assert seen == ["before", "after"]
+
+
+def test_an_interruption_while_hooks_are_removed_leaves_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, remove, calls = small(), RemovableHandle.remove, []
+
+    def interrupted(handle: RemovableHandle) -> None:
+        calls.append(handle)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        remove(handle)
+
+    monkeypatch.setattr(RemovableHandle, "remove", interrupted)
+    with pytest.raises(KeyboardInterrupt), holding_hooks(protect_copies=True) as attach:
+        watch(attach, model, [])
+    assert number_of_hooks(model) == 0
+    assert not any("__reduce_ex__" in module.__dict__ for module in model.modules())

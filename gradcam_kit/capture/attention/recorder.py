@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
+from gradcam_kit.capture.attaching import holding_hooks
 from gradcam_kit.capture.attention.explicit import ExplicitAttention
 from gradcam_kit.capture.attention.selection import Block, SeenAttention, attention_among_tokens
 from gradcam_kit.capture.backward import differentiate
@@ -47,7 +48,7 @@ class Heads:
         return output.reshape(self.n, -1, *output.shape[-2:])
 
     def to_native(self, maps: Float[Tensor, "n heads tokens d"], like: Tensor) -> Tensor:
-        """As it was."""
+        """Merge the axis of the heads with the axis of the images again."""
         return maps.reshape(like.shape)
 
 
@@ -80,16 +81,12 @@ class AttentionRecorder:
     @contextmanager
     def attached(self) -> Iterator[None]:
         """Hold the hooks and the mode for the duration of the block."""
-        handles = []
-        try:
+        with holding_hooks() as attach:
             for module in self.names:
-                handles.append(module.register_forward_pre_hook(self._enter))
-                handles.append(module.register_forward_hook(self._leave))
+                attach.before(module, self._enter)
+                attach.after(module, self._leave)
             with ExplicitAttention(self):
                 yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
     @property
     def _observes(self) -> bool:
@@ -159,7 +156,7 @@ class AttentionRecorder:
         return product
 
     def records(self) -> dict[str, LayerRecord]:
-        """End the recording: what scores are differentiated by, as layers that the model ran.
+        """End the recording, and return what scores are differentiated by, as layers that the model ran.
 
         Raises:
             CaptureError: no attention, or not of every token to every other.
@@ -176,7 +173,7 @@ class AttentionRecorder:
 
     @property
     def differentiated(self) -> list[str]:
-        """The records that scores are differentiated by in the common backward pass."""
+        """Return the records that scores are differentiated by in the common backward pass."""
         attentions = [f"attention of {one.name}" for one in self.seen if Evidence.ATTENTION_GRADIENTS in self.needs]
         return attentions + [_OUTPUT] * (Evidence.PROJECTIONS in self.needs)
 
@@ -190,7 +187,7 @@ class AttentionRecorder:
         return LayerRecord(name, self.model, calls=1, leaves=leaves, chosen=[0], spec=spec, layout=Heads(self.n))
 
     def block_gradients(self, rescorer: Rescorer, scores: Tensor, checks: Checks) -> tuple[Tensor, ...]:
-        """Per block, d (score of the tokens that leave it) / d attention, `(n, [m,] heads, queries, keys)`.
+        """Return, per block, d (score of the tokens that leave it) / d attention, `(n, [m,] heads, queries, keys)`.
 
         A block's tokens are scored as if they left the last block: by the part of the model behind it.
 
@@ -229,7 +226,7 @@ class AttentionRecorder:
     def evidence(
         self, gradients: Mapping[str, Tensor], block_gradients: tuple[Tensor, ...] | None, checks: Checks
     ) -> Attention:
-        """What methods see; afterwards nothing here holds the graph any more."""
+        """Return what methods see, and let go of the graph."""
         for record in self.own.values():
             record.leaves = [leaf.detach() for leaf in record.leaves]
         attentions = [f"attention of {one.name}" for one in self.seen]

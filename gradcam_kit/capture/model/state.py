@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gradcam_kit.capture.attaching import holding_hooks
 from gradcam_kit.capture.model.forks import hooks_as_they_are, is_scripted, turn, undone_in_forks
 from gradcam_kit.capture.model.kept import standing_in
 from gradcam_kit.errors import InputError, kind_of
@@ -19,7 +20,7 @@ _active = threading.local()
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """The module inside of `DataParallel`, `DistributedDataParallel` and `torch.compile` wrappers.
+    """Return the module inside of `DataParallel`, `DistributedDataParallel` and `torch.compile` wrappers.
 
     Hooks that are added after compilation are ignored by compiled code, and replicas would overwrite each other.
     """
@@ -169,12 +170,12 @@ def _buffers(modules: list[nn.Module], keep_modes: bool) -> Iterator[None]:
 
 
 def version(tensor: Tensor | None) -> int:
-    """How often a tensor was changed in place; inference tensors do not count."""
+    """Return how often a tensor was changed in place; -1 for inference tensors, which do not count it."""
     return -1 if tensor is None or tensor.is_inference() else tensor._version
 
 
 def _stored(modules: list[nn.Module]) -> Iterator[Tensor]:
-    """All parameters and buffers."""
+    """Yield all parameters and buffers."""
     for module in modules:
         for tensor in (*module._parameters.values(), *module._buffers.values()):
             if tensor is not None:
@@ -183,7 +184,7 @@ def _stored(modules: list[nn.Module]) -> Iterator[Tensor]:
 
 @contextmanager
 def _random_states(devices: set[torch.device]) -> Iterator[None]:
-    """Those of the host, and of every device that has a part in the work."""
+    """Restore the random states of the host and of every device that takes part in the work."""
     modules = {device: torch.get_device_module(device) for device in devices if device.type not in ("cpu", "meta")}
     host = torch.get_rng_state()
     others = {device: module.get_rng_state(device) for device, module in modules.items()}
@@ -201,27 +202,23 @@ def _recurrent_layers(modules: list[nn.Module]) -> Iterator[None]:
     layers = [module for module in modules if isinstance(module, nn.RNNBase) and _is_on_cuda(module)]
     cudnn = torch.backends.cudnn
     before: list[bool] = []
-    thread = threading.get_ident()
 
     def enter(module: nn.Module, args: Any) -> None:
-        if threading.get_ident() == thread:
-            before.append(cudnn.enabled)
-            if torch.is_grad_enabled():
-                cudnn.enabled = False
+        before.append(cudnn.enabled)
+        if torch.is_grad_enabled():
+            cudnn.enabled = False
 
     def leave(module: nn.Module, args: Any, output: Any) -> None:
-        if threading.get_ident() == thread and before:
+        if before:
             cudnn.enabled = before.pop()
 
-    handles = []
     try:
-        for layer in layers:
-            handles.append(layer.register_forward_pre_hook(enter))
-            handles.append(layer.register_forward_hook(leave, always_call=True))
-        yield
+        with holding_hooks() as attach:
+            for layer in layers:
+                attach.before(layer, enter)
+                attach.after(layer, leave, always=True)
+            yield
     finally:
-        for handle in handles:
-            handle.remove()
         if before:  # interrupted inside of a layer
             cudnn.enabled = before[0]
 

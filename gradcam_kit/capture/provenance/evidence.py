@@ -1,8 +1,7 @@
-"""One pass that tells of every layer where in the images its values come from; remembered with the model."""
+"""Evidence of positions: one pass tells where in the images the values of every layer come from."""
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from gradcam_kit.capture.attaching import holding_hooks
 from gradcam_kit.capture.layouts import Layout, Tokens
-from gradcam_kit.capture.model.forks import is_scripted
 from gradcam_kit.capture.model.inputs import Inputs, Runner
 from gradcam_kit.capture.model.state import untouched
 from gradcam_kit.capture.provenance.places import FOREIGN, Places, origin
@@ -51,7 +50,7 @@ class Evidence:
     channels: int | None = 1
 
     def of(self, module: nn.Module, shape: Sequence[int], n: int) -> Verdict | None:
-        """What is known about the output of this shape for n images that a module returned; None if nothing is."""
+        """Return what is known about an output of this shape for n images of a module; None if nothing is."""
         own = self.verdicts.get(module, [])
         found = [one for one in own if one.shape == (1, *shape[1:])]
         if found:
@@ -63,14 +62,14 @@ class Evidence:
         return None
 
     def of_tokens(self, tokens: int) -> Verdict | None:
-        """What is known about outputs `(n, tokens, k)`: those on a grid count before all others."""
+        """Return what is known about outputs `(n, tokens, k)`: those on a grid count before all others."""
         found = [one for own in self.verdicts.values() for one in own if one.shape[:2] == (1, tokens) == one.shape[:-1]]
         known = [one for one in found if one.layout is not None or one.reason]
         return next((one for one in known if isinstance(one.layout, Tokens)), next(iter(known), None))
 
 
 def recall(model: nn.Module, inputs: Inputs) -> Evidence | None:
-    """What was gathered for inputs of these shapes; None if nothing was yet."""
+    """Return what was gathered for inputs of these shapes; None if nothing was yet."""
     return _known.get(model, {}).get(_signature(inputs))
 
 
@@ -89,7 +88,6 @@ def _signature(inputs: Inputs) -> Hashable:
 
 def _look(model: nn.Module, inputs: Inputs) -> Evidence:
     device = inputs.images.device
-    thread = threading.get_ident()
     seen: list[tuple[nn.Module, tuple[int, ...], Tensor | None]] = []
     with untouched(model, device), torch.no_grad():
         call = inputs.first()
@@ -101,25 +99,22 @@ def _look(model: nn.Module, inputs: Inputs) -> Evidence:
                 tracker.mark(leaf, places.image() if leaf is raw else origin(leaf.ndim, FOREIGN))
 
         def watch(module: nn.Module, args: Any, output: Any) -> None:
-            if threading.get_ident() == thread:
-                seen.extend(
-                    (module, tuple(leaf.shape), tracker.memory.get(leaf))
-                    for leaf in tree_leaves(output)
-                    if isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.ndim >= 3
-                )
+            seen.extend(
+                (module, tuple(leaf.shape), tracker.memory.get(leaf))
+                for leaf in tree_leaves(output)
+                if isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.ndim >= 3
+            )
 
-        handles = []
         try:
-            handles += [one.register_forward_hook(watch) for one in model.modules() if not is_scripted(one)]
-            with tracker:
-                Runner.of(model, device)(call)
+            with holding_hooks() as attach:
+                for one in model.modules():
+                    attach.after(one, watch)
+                with tracker:
+                    Runner.of(model, device)(call)
         except _UNUSUAL as error:  # what runs alone but not observed operation by operation is judged by its shapes
             if is_out_of_memory(error):
                 raise
             return Evidence()
-        finally:
-            for handle in handles:
-                handle.remove()
     axes = [axis for axis in range(places.axes) if inputs.channels is None or axis != inputs.channels - 1]
     own = None if inputs.channels is None else inputs.channels - 1
     known: dict[Any, Layout | str | None] = {}
@@ -135,7 +130,7 @@ def _look(model: nn.Module, inputs: Inputs) -> Evidence:
 
 
 def _first_summed(seen: Sequence[Tensor | None], places: Places) -> int | None:
-    """The axis of the raw images over which the first layer sums that sums over a whole axis; None without any.
+    """Return the axis of the raw images over which the first layer sums that sums over a whole axis; None without any.
 
     A layer that sums over several axes at once pools positions, so that no axis was one of channels.
     """

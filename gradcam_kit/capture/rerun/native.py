@@ -16,13 +16,13 @@ from gradcam_kit.errors import CaptureError, ShapeError
 
 
 def native_rows(
-    record: LayerRecord, maps: Float[Tensor, "m k *s"], index: Int[Tensor, " m"], n: int
+    record: LayerRecord, maps: Float[Tensor, "first k *s"], index: Int[Tensor, " m"], n: int
 ) -> tuple[int, Tensor]:
     """Return which tensor of the layer's output the maps come from, and that tensor for these rows.
 
     Args:
         record: what the layer returned for n samples.
-        maps: one per row.
+        maps: one per row; tokens of a block keep the layer's own axes, on which the samples may come second.
         index: the sample of each row; what the maps leave out (prefix tokens) is taken from it.
         n: samples.
     """

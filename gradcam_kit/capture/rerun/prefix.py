@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from gradcam_kit.capture.model.forks import is_scripted
+from gradcam_kit.capture.attaching import holding_hooks
 from gradcam_kit.capture.model.layers import split_name
 from gradcam_kit.capture.model.state import version
 
@@ -40,7 +39,7 @@ class Prefix:
 
     @property
     def residual(self) -> Tensor | None:
-        """The input of the layer, if a module made it."""
+        """Return the input of the layer, if a module made it."""
         if self.source is None:
             return None
         call, leaf = self.source
@@ -59,7 +58,6 @@ class PrefixRecorder:
 
     model: nn.Module
     layers: Mapping[str, nn.Module]
-    thread: int = field(default_factory=threading.get_ident)
     calls: dict[str, int] = field(default_factory=dict)
     prefixes: dict[str, Prefix] = field(default_factory=dict)
     frames: list[list[tuple[nn.Module, Any]]] = field(default_factory=lambda: [[]])
@@ -67,22 +65,18 @@ class PrefixRecorder:
     @contextmanager
     def attached(self) -> Iterator[None]:
         """Hold the hooks for the duration of the block."""
-        handles = []
         try:
-            for module in self.model.modules():
-                if is_scripted(module):
-                    continue
-                handles.append(module.register_forward_pre_hook(self._enter))
-                handles.append(module.register_forward_hook(self._leave))
-            yield
+            with holding_hooks() as attach:
+                for module in self.model.modules():
+                    attach.before(module, self._enter)
+                    attach.after(module, self._leave)
+                yield
         finally:
-            for handle in handles:
-                handle.remove()
             self.frames.clear()
 
     @property
     def _open(self) -> bool:
-        return threading.get_ident() == self.thread and len(self.prefixes) < len(self.layers)
+        return len(self.prefixes) < len(self.layers)
 
     def _enter(self, module: nn.Module, args: Any) -> None:
         if self._open:

@@ -1,4 +1,4 @@
-"""Running only the part of a model behind a layer, without tracing it.
+"""Run only the part of a model behind a layer, without tracing it.
 
 While the model runs once, the outputs of the outermost modules that finish before the layer are kept. To replay, the
 model's own Python code runs again, but those modules hand out what they returned then instead of computing it, and the
@@ -22,6 +22,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
+from gradcam_kit.capture.attaching import holding_hooks
 from gradcam_kit.capture.deferred_checks import Checks
 from gradcam_kit.capture.model.state import untouched
 from gradcam_kit.capture.model.trees import move_tree
@@ -86,7 +87,7 @@ class Replayer:
         return at_least_float32(torch.cat(scores)) if scores else images.new_zeros(0)
 
     def with_graph(self, rows: Tensor) -> Float[Tensor, "n *targets"]:
-        """Scores with a graph to the rows, which are one per sample and in the layer's own layout."""
+        """Score with a graph to the rows, which are one per sample and in the layer's own layout."""
         images = self.rescorer.inputs.images
         with untouched(self.rescorer.run.model, images.device):
             if self.isolated is None:
@@ -96,7 +97,7 @@ class Replayer:
                 return self._score(rows, torch.arange(len(images), device=images.device))
 
     def residual(self) -> Float[Tensor, "n k *s"] | None:
-        """The layer's input, laid out like its output; None if no module made it."""
+        """Return the layer's input, laid out like its output; None if no module made it."""
         source = self.prefix.residual if self.prefix else None
         if source is None or len(self.record.captured) > 1 or source.shape != self.record.captured[0].shape:
             return None
@@ -115,7 +116,7 @@ class Replayer:
             return self.rescorer.score_pass(self.rescorer.inputs.images[index], index)
 
     def _score_bag(self, row: Tensor, whose: Tensor) -> Tensor:
-        """The score of the whole bag with the activations of one image replaced."""
+        """Score the whole bag with the activations of one image replaced."""
         n = self.rescorer.inputs.n
         maps = self.record.maps([own.detach() for own in self.record.captured])
         maps = maps.index_copy(0, whose.view(1).to(maps.device), row[None].to(maps))
@@ -126,18 +127,14 @@ class Replayer:
     @contextmanager
     def _replaced(self, native: tuple[int, Tensor]) -> Iterator[None]:
         """Let the layer hand out other activations in the call that is meant."""
-        thread, calls = threading.get_ident(), count(1)
+        calls = count(1)
 
         def replace(module: nn.Module, args: Any, output: Any) -> Any:
-            if threading.get_ident() != thread or next(calls) != (self.record.call or 1):
-                return None
-            return self._output(native, output)
+            return self._output(native, output) if next(calls) == (self.record.call or 1) else None
 
-        handle = self.record.module.register_forward_hook(replace)
-        try:
+        with holding_hooks() as attach:
+            attach.after(self.record.module, replace)
             yield
-        finally:
-            handle.remove()
 
     def _can_isolate(self) -> bool:
         """Replay the layer's own activations behind the kept outputs, and compare with the scores of the pass."""
@@ -160,13 +157,13 @@ class Replayer:
             return False
         expected = self.scores[index]
         same = same_scores(at_least_float32(replayed), expected, record.captured[0].dtype)
-        holds = self.checks.holds((record.name, "isolated"), same)
-        if not holds:
+        is_same = self.checks.cached_bool((record.name, "isolated"), same)
+        if not is_same:
             _log.debug("layer %r cannot be isolated: its suffix alone gives other scores", record.name)
-        return holds
+        return is_same
 
     def _attempt(self, index: Tensor) -> Tensor | Exception:
-        """Scores of the layer's own activations by the suffix alone, or what keeps it from running alone."""
+        """Score the layer's own activations by the suffix alone, or return the error that it raises."""
         try:
             maps = self.record.maps([own.detach() for own in self.record.captured])
             return self._score(maps[index.to(maps.device)], index)

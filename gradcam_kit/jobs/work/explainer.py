@@ -22,7 +22,7 @@ from gradcam_kit.errors import (
     is_out_of_memory,
     raise_interruption,
 )
-from gradcam_kit.functional import on_device
+from gradcam_kit.functional import move
 from gradcam_kit.jobs.request import Targets, one_line
 from gradcam_kit.jobs.sources.index import Entry
 from gradcam_kit.jobs.sources.labels import Labels
@@ -107,9 +107,9 @@ class Explainer:
             return Batch(items)
         stacked = torch.stack([image if isinstance(image, Tensor) else torch.from_numpy(image) for image in images])
         if stream is None:
-            return Batch(items, on_device(stacked, self.device))
+            return Batch(items, move(stacked, self.device))
         with torch.cuda.stream(stream):
-            return Batch(items, on_device(stacked, self.device), stream.record_event())
+            return Batch(items, move(stacked, self.device), stream.record_event())
 
     def images(self, items: Sequence[Decoded], sent: Batch | None = None) -> Float[Tensor, "n c h w"]:
         """The pictures as the model takes them."""

@@ -19,7 +19,7 @@ from gradcam_kit.capture import read_inputs
 from gradcam_kit.comparison.compared import ComparedMethod, with_controls
 from gradcam_kit.comparison.measuring import control_maps, known_metrics, measured
 from gradcam_kit.errors import OptionError, is_out_of_memory, raise_interruption
-from gradcam_kit.functional import normalize, on_device, upsample
+from gradcam_kit.functional import move, normalize, upsample
 from gradcam_kit.jobs.request import one_line
 from gradcam_kit.jobs.sources.masks import Masks
 from gradcam_kit.jobs.storage.rows import Row, heatmap_of, method_name
@@ -148,7 +148,7 @@ def results_of(
     for one in compared_methods:
         if one.cam is not None:
             stored = torch.from_numpy(np.stack([heatmap_of(row) for row in rows[one.label]]).astype(np.float32))
-            maps = normalize(upsample(on_device(stored, images.device), images.shape[2:]), one.cam.normalize)
+            maps = normalize(upsample(move(stored, images.device), images.shape[2:]), one.cam.normalize)
             heatmaps[one.label] = maps.reshape(*shape, *maps.shape[1:])
     return measured(
         model,
@@ -156,7 +156,7 @@ def results_of(
         heatmaps,
         compared_methods,
         metrics,
-        targets=None if None in classes else on_device(torch.tensor(classes), images.device).reshape(shape),
+        targets=None if None in classes else move(torch.tensor(classes), images.device).reshape(shape),
         policy=policy,
         masks=masks,
         seed=_SEED,

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gradcam_kit.capture.deferred_checks import on_host
 from gradcam_kit.errors import OptionError
-from gradcam_kit.functional import normalize, on_device, spatial_mean
+from gradcam_kit.functional import move, normalize, spatial_mean
 from gradcam_kit.methods.contract import gradients_of
 from gradcam_kit.types import LayerCapture
 
@@ -56,7 +56,7 @@ def where_true(*conditions: Bool[Tensor, "..."]) -> list[Int[Tensor, "m axes"]]:
     host = on_host(torch.cat([condition.flatten() for condition in conditions]))
     parts = host.split([condition.numel() for condition in conditions])
     return [
-        on_device(part.view(condition.shape).nonzero(), condition.device)
+        move(part.view(condition.shape).nonzero(), condition.device)
         for part, condition in zip(parts, conditions, strict=True)
     ]
 

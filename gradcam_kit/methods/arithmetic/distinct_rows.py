@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from gradcam_kit.functional import on_device
+from gradcam_kit.functional import move
 
 
 def unit_rows(rows: Float[Tensor, "*n r z"]) -> Float[Tensor, "*n r z"]:
@@ -27,7 +27,7 @@ def distinct_rows(rows: Float[Tensor, "n r z"], count: int, start: Float[Tensor,
         start: the first choice is the row most like it. Made on the host, so that every device gets the same.
     """
     has_direction = (rows != 0).any(2)
-    nearness = -(rows @ on_device(start, rows.device, rows.dtype))
+    nearness = -(rows @ move(start, rows.device, rows.dtype))
     chosen: list[Tensor] = []
     for _ in range(count):
         chosen.append(nearness.where(has_direction, torch.inf).argmin(1))

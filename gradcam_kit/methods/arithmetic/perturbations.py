@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gradcam_kit.functional import on_device
+from gradcam_kit.functional import move
 from gradcam_kit.types import LayerCapture
 
 
@@ -19,7 +19,7 @@ def gaussian_noise(draws: int, images: Float[Tensor, "n c *t"], seed: int) -> Fl
     """
     generator = torch.Generator("cpu").manual_seed(seed)
     noise = torch.randn(draws, *images.shape[1:], generator=generator, dtype=torch.float32, device="cpu")
-    return on_device(noise, images.device, images.dtype)
+    return move(noise, images.device, images.dtype)
 
 
 def probe_targets(

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from gradcam_kit.capture import Capture, heatmap_size
 from gradcam_kit.errors import NonFiniteError, ShapeError, kind_of
-from gradcam_kit.functional import Fusion, finite, fuse, normalize, upsample
+from gradcam_kit.functional import Fusion, finite_probe, fuse, normalize, upsample
 from gradcam_kit.methods.contract import Method
 from gradcam_kit.methods.engine.emptiness import cause_of_empty
 from gradcam_kit.methods.engine.explanation import Explanation
@@ -33,7 +33,7 @@ def signed_maps(cam: Method, captured: Capture, layers: tuple[str, ...]) -> tupl
         share = cam.layer_importance(layer)
         if share is not None:
             importance.append(share)
-        captured.checks.add(~torch.isfinite(finite(saliency[name])), _non_finite(cam, name, saliency[name]))
+        captured.checks.add(~torch.isfinite(finite_probe(saliency[name])), _non_finite(cam, name, saliency[name]))
     leading = 1 if captured.scores is None else captured.scores.ndim
     _warn_of_single_positions(saliency, captured.inputs.size, leading)
     return saliency, importance
