@@ -8,6 +8,7 @@ from benchmarks import (
     compare,
     core,
     cuda,
+    diagnostics,
     ground_truth,
     methods,
     metrics,
@@ -39,6 +40,7 @@ app.command("compare")(compare.run)
 app.command("ground-truth")(ground_truth.run)
 app.command("metrics")(metrics.run)
 app.command("runs")(runs.run)
+app.command("diagnostics")(diagnostics.run)
 app.command("support")(support_command.run)
 
 

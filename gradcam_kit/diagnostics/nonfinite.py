@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor, nn
 
-from gradcam_kit.capture import check_observable, observe
-from gradcam_kit.diagnostics.tracing import OUTSIDE, Seen, Tracer
+from gradcam_kit.capture import Observation, check_observable, observe
+from gradcam_kit.diagnostics.magnitudes import Seen
+from gradcam_kit.diagnostics.operators import Place, Recorded
+from gradcam_kit.diagnostics.tracing import OUTSIDE, Tracer
 from gradcam_kit.errors import NonFiniteError
 
 _SHOWN = 5
@@ -28,7 +30,11 @@ class Origin:
         path: which tensor it was: `layer[0]` of an output, or the name of a parameter whose gradient it is.
         count: how many values of the tensor are not finite.
         sample: the first sample of the batch with such a value; None where samples cannot be told.
-        trail: the last modules with the largest magnitudes of input and output, so that an overflow is seen coming.
+        trail: the last modules with the largest magnitudes of input and output, so that an overflow is seen coming; in
+            the backward pass those of the gradients that arrived and were passed on.
+        operator: the operator that made it, such as "div"; in the backward pass the node of autograd, such as
+            "SqrtBackward0". "" where it is not known; in the forward pass that takes `detail=True`.
+        line: file, line and code that called the operator, with `detail=True`; else "".
     """
 
     layer: str
@@ -39,6 +45,8 @@ class Origin:
     count: int
     sample: int | None
     trail: tuple[Seen, ...] = field(default=(), repr=False)
+    operator: str = ""
+    line: str = ""
 
     def __str__(self) -> str:
         where = f"layer {self.layer!r}" if self.layer else "the model itself" if self.cause != OUTSIDE else OUTSIDE
@@ -48,7 +56,8 @@ class Origin:
         before = f". Before it: {steps}" if steps else ""
         value = "NaN" if self.kind == "nan" else "infinity"
         found = f"{self.count} values of {self.path}{sample}"
-        return f"first {value} in the {self.phase} pass: {where}{cause}, {found}{before}"
+        made = f", by {self.operator}{f' in {self.line}' if self.line else ''}" if self.operator else ""
+        return f"first {value} in the {self.phase} pass: {where}{cause}{made}, {found}{before}"
 
 
 class Origins:
@@ -68,7 +77,7 @@ class Origins:
 
 
 @contextmanager
-def find_nonfinite(model: Any, *, raise_error: bool = True) -> Iterator[Origins]:
+def find_nonfinite(model: Any, *, raise_error: bool = True, detail: bool = False) -> Iterator[Origins]:
     """Watch every module, and name the one that makes the first NaN or infinity.
 
     A module is the origin if its inputs are finite and its output is not; in the backward pass, if the gradients at its
@@ -78,6 +87,9 @@ def find_nonfinite(model: Any, *, raise_error: bool = True) -> Iterator[Origins]
     Args:
         model: any model; nothing of it is changed.
         raise_error: raise at the first one, inside the forward or the backward pass; False only collects.
+        detail: also name operator and line in the forward pass: the guilty module runs once more on copies of its
+            inputs, which are made in front of every module. Buffers and random states are put back; what else a
+            `forward` changes, such as a counter, changes twice.
 
     Raises:
         NonFiniteError: the first NaN or infinity; its text names the layer and the cause.
@@ -94,14 +106,16 @@ def find_nonfinite(model: Any, *, raise_error: bool = True) -> Iterator[Origins]
     inner = check_observable(model)
     modules = dict(inner.named_modules())
     origins = Origins()
-    tracer = Tracer(inner, _Finder(origins, raise_error))
+    finder = _Finder(origins, raise_error)
+    tracer = Tracer(inner, finder, detail)
     with observe(model, modules, tracer, enter=True) as observation:
-        tracer.observation = observation
+        tracer.observation = finder.observation = observation
         origins.notes = observation.notes
         try:
             yield origins
         finally:
             tracer.forget()
+            finder.observation = None
 
 
 class _Finder:
@@ -109,19 +123,41 @@ class _Finder:
 
     def __init__(self, origins: Origins, raise_error: bool) -> None:
         self.origins, self.raise_error = origins, raise_error
+        self.observation: Observation | None = None
 
     def forward(
-        self, layer: str, module: nn.Module | None, tensor: Tensor, path: str, trail: Sequence[Seen], cause: str | None
+        self,
+        layer: str,
+        module: nn.Module | None,
+        tensor: Tensor,
+        path: str,
+        trail: Sequence[Seen],
+        cause: str | None,
+        recorded: Recorded | None,
     ) -> None:
         if self.origins.forward is None:
             cause = cause or _cause(module)
-            self.origins.forward = _origin(layer, "forward", cause, path, tensor, trail)
+            found = _origin(layer, "forward", cause, path, tensor, trail)
+            if recorded is not None and module is not None and cause == "computed here":
+                place = self._again(module, recorded, found.kind)
+                found = replace(found, operator=place.operator, line=place.line)
+            self.origins.forward = found
             if self.raise_error:
                 raise NonFiniteError(str(self.origins.forward))
 
-    def backward(self, layer: str, tensor: Tensor, path: str, trail: Sequence[Seen], cause: str) -> None:
+    def _again(self, module: nn.Module, recorded: Recorded, kind: str) -> Place:
+        """Find the operator, unobserved."""
+        assert self.observation is not None
+        paused, self.observation.paused = self.observation.paused, True
+        try:
+            return recorded.find(module, kind)
+        finally:
+            self.observation.paused = paused
+
+    def backward(self, layer: str, tensor: Tensor, path: str, trail: Sequence[Seen], cause: str, operator: str) -> None:
         if self.origins.backward is None:
-            self.origins.backward = _origin(layer, "backward", cause, path, tensor, trail)
+            found = _origin(layer, "backward", cause, path, tensor, trail)
+            self.origins.backward = replace(found, operator=operator)
             # After a forward origin the backward pass only carries it on.
             if self.raise_error and self.origins.forward is None:
                 raise NonFiniteError(str(self.origins.backward))

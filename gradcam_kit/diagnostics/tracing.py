@@ -13,22 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from gradcam_kit.capture import Call, Observation, Observer, unobservable
+from gradcam_kit.diagnostics.magnitudes import Seen, larger, largest_magnitude, magnitude_of
 from gradcam_kit.diagnostics.naming import named_leaves
+from gradcam_kit.diagnostics.operators import Recorded
 
 _TRAIL = 20
 _SOFTMAX = (nn.Softmax, nn.LogSoftmax, nn.Softmax2d)
-
-
-@dataclass(frozen=True)
-class Seen:
-    """One module on the way: the largest magnitudes of its input and output; NaN where it has none."""
-
-    layer: str
-    input: float
-    output: float
-
-    def __str__(self) -> str:
-        return f"{self.layer or 'model'} |x|max {self.input:.3g} -> {self.output:.3g}"
 
 
 @runtime_checkable
@@ -36,18 +26,19 @@ class Finder(Protocol):
     """Who is told of the first value that is not finite."""
 
     def forward(
-        self, layer: str, module: nn.Module | None, tensor: Tensor, path: str, trail: Sequence[Seen], cause: str | None
+        self,
+        layer: str,
+        module: nn.Module | None,
+        tensor: Tensor,
+        path: str,
+        trail: Sequence[Seen],
+        cause: str | None,
+        recorded: Recorded | None,
     ) -> None:
         """Met in the forward pass."""
 
-    def backward(self, layer: str, tensor: Tensor, path: str, trail: Sequence[Seen], cause: str) -> None:
+    def backward(self, layer: str, tensor: Tensor, path: str, trail: Sequence[Seen], cause: str, operator: str) -> None:
         """Met in the backward pass."""
-
-
-def largest_magnitude(tensor: Tensor) -> float:
-    """Return max |x|: NaN if any value is NaN, infinity if any is infinite. Waits for the device."""
-    low, high = map(float, torch.aminmax(tensor.detach()))
-    return math.nan if math.isnan(low) or math.isnan(high) else max(abs(low), abs(high))
 
 
 @dataclass(eq=False)
@@ -59,6 +50,7 @@ class _Frame:
     finite_input: bool = True
     largest_input: float = math.nan
     scores: Tensor | None = None
+    recorded: Recorded | None = None
     children: dict[Any, list[Any]] = field(default_factory=dict)
     inputs: list[Any] = field(default_factory=list)
 
@@ -66,14 +58,15 @@ class _Frame:
 class Tracer(Observer):
     """Tests inputs before and outputs behind every module, and the gradients that the nodes of a module pass on."""
 
-    def __init__(self, model: nn.Module, finder: Finder) -> None:
-        self.model, self.finder = model, finder
+    def __init__(self, model: nn.Module, finder: Finder, detail: bool = False) -> None:
+        self.model, self.finder, self.detail = model, finder, detail
         self.observation: Observation | None = None
         self.frames: list[_Frame] = []
         self.again: list[_Frame] = []
         self.trail: deque[Seen] = deque(maxlen=_TRAIL)
         self.known: dict[int, tuple[weakref.ref[Tensor], int, float]] = {}
-        self.masked: tuple[str, nn.Module, Tensor, str] | None = None
+        self.gradients: deque[Seen] = deque(maxlen=_TRAIL)
+        self.masked: tuple[str, nn.Module, Tensor, str, Recorded | None] | None = None
         self.masked_depth = 0
 
     def forget(self) -> None:
@@ -81,6 +74,7 @@ class Tracer(Observer):
         self.frames, self.again, self.masked, self.observation = [], [], None, None
         self.known.clear()
         self.trail.clear()
+        self.gradients.clear()
 
     # Forward ----------------------------------------------------------------------------------------------------
 
@@ -89,6 +83,7 @@ class Tracer(Observer):
         self.frames, self.again, self.masked = [], [], None
         self.known.clear()
         self.trail.clear()
+        self.gradients.clear()
 
     def enter(self, call: Call) -> None:
         """Test the inputs before the module can change them in place."""
@@ -112,6 +107,8 @@ class Tracer(Observer):
                 self._found("", None, leaf, path, "input")
             else:
                 self._settle()
+        if self.detail and frame.finite_input:
+            frame.recorded = Recorded.of(call.module, call.args, call.kwargs)
         self.frames.append(frame)
 
     def leave(self, call: Call) -> None:
@@ -137,7 +134,8 @@ class Tracer(Observer):
         if call.name and _has_only_minus_infinity(leaf):
             # Masked scores are healthy in front of a softmax, so what takes them decides.
             if self.masked is None:
-                self.masked, self.masked_depth = (call.name, call.module, leaf, path), len(self.frames)
+                self.masked = (call.name, call.module, leaf, path, frame.recorded)
+                self.masked_depth = len(self.frames)
             return
         if frame.scores is not None:
             is_softmax = isinstance(call.module, _SOFTMAX) or _acts_as_softmax(frame.scores, leaf)
@@ -146,7 +144,7 @@ class Tracer(Observer):
                 return
         elif self.masked is not None and not bool((self.masked[2] == -torch.inf).all(-1).any()):
             self._settle()
-        self._found(call.name, call.module, leaf, path or "the output", None)
+        self._found(call.name, call.module, leaf, path or "the output", None, frame.recorded)
 
     def end(self, step: int, output: Any) -> None:
         """The pass is over."""
@@ -161,11 +159,19 @@ class Tracer(Observer):
     def _settle(self) -> None:
         """Tell of -inf that did not go into a softmax."""
         if self.masked is not None:
-            (name, module, tensor, path), self.masked = self.masked, None
-            self._found(name, module, tensor, path, None)
+            (name, module, tensor, path, recorded), self.masked = self.masked, None
+            self._found(name, module, tensor, path, None, recorded)
 
-    def _found(self, name: str, module: nn.Module | None, tensor: Tensor, path: str, cause: str | None) -> None:
-        self.finder.forward(name, module, tensor, path, tuple(self.trail), cause)
+    def _found(
+        self,
+        name: str,
+        module: nn.Module | None,
+        tensor: Tensor,
+        path: str,
+        cause: str | None,
+        recorded: Recorded | None = None,
+    ) -> None:
+        self.finder.forward(name, module, tensor, path, tuple(self.trail), cause, recorded)
 
     def _largest(self, tensor: Tensor) -> float:
         version = -1 if tensor.is_inference() else tensor._version
@@ -194,28 +200,38 @@ class Tracer(Observer):
             if inner is not None:
                 stack.extend(inner)
                 continue
-            self.observation.attach.after_node(node, self._behind_node(frame.name, type(frame.module).__name__))
+            self.observation.attach.after_node(node, self._behind_node(frame.name, frame.module, node))
             stack.extend(following for following, _ in node.next_functions if following is not None)
         outer = self.again if call.recomputed else self.frames
         if outer:
             for start in starts:
                 outer[-1].children.setdefault(start, frame.inputs)
 
-    def _behind_node(self, name: str, kind: str) -> Any:
+    def _behind_node(self, name: str, module: nn.Module, node: Any) -> Any:
+        shown, operator = name or type(module).__name__, node.name()
+
         def hook(inputs: tuple[Tensor | None, ...], outputs: tuple[Tensor | None, ...]) -> None:
+            trail = self.gradients
+            passed = magnitude_of(inputs)
+            if not trail or trail[-1].layer != name:
+                trail.append(Seen(name, magnitude_of(outputs), passed, "g"))
+            elif not math.isnan(passed):
+                trail[-1] = Seen(name, trail[-1].input, larger(trail[-1].output, passed), "g")
             bad = next((own for own in inputs if own is not None and _is_bad(own)), None)
             if bad is None:
                 return
+            before = tuple(trail)
             if any(own is not None and _is_bad(own) for own in outputs):
-                self.finder.backward("", bad, "the gradient of the output", [], OUTSIDE)
+                self.finder.backward("", bad, "the gradient of the output", before, OUTSIDE, "")
             else:
-                self.finder.backward(name, bad, f"the gradient that {name or kind} passes on", [], "computed here")
+                path = f"the gradient that {shown} passes on"
+                self.finder.backward(name, bad, path, before, "computed here", operator)
 
         return hook
 
     def _at_the_loss(self, gradient: Tensor) -> None:
         if _is_bad(gradient):
-            self.finder.backward("", gradient, "the gradient of the output", [], OUTSIDE)
+            self.finder.backward("", gradient, "the gradient of the output", (), OUTSIDE, "")
 
 
 OUTSIDE = "outside of any module: the loss"

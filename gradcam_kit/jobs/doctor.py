@@ -71,6 +71,7 @@ def examine(request: DoctorRequest, console: Console | None = None) -> Diagnosis
         skipped=done.skipped,
         report=done.report,
         maps=done.maps,
+        strips=done.strips,
         data=section,
         settings=_settings(request, explainer),
         seconds=done.seconds,
@@ -118,7 +119,7 @@ def _examine_model(
     with done.timed("training"):
         parts = list(zip(images.split(request.batch_size), labels.split(request.batch_size), strict=True))
         try:
-            found, done.report = observed_training(model, parts, loss, request.steps)
+            found, done.report, done.strips = observed_training(model, parts, loss, request.steps)
             done.maps = feature_maps(model, images.to(explainer.device), done.report)
         except GradCamKitError as error:
             done.skipped.append(("layers", one_line(error)))

@@ -120,6 +120,21 @@ def test_ratios(tmp_path):
     assert not [row for row in results.rows if row.skipped]
 
 
+@pytest.mark.filterwarnings("ignore")  # of anomaly mode and other libraries
+def test_diagnostics(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    results = quick("diagnostics", tmp_path)
+    works = {row.case["work"] for row in results.rows}
+    assert works >= {"ModelDiagnostics, all leaves", "find_nonfinite", "anomaly mode", "wandb.watch, log=all"}
+    for row in results.rows:
+        if row.case["work"].startswith("memory"):
+            assert 0 < row.figures["kib_per_layer"].median <= 64
+        elif row.skipped:
+            assert "is not installed: pip install" in row.skipped, row
+        else:
+            assert row.figures["ratio"].median > 0
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 @pytest.mark.parametrize("name", ["cuda", "methods", "peers", "core", "quality", "ratios"])
 def test_without_a_gpu_the_cases_for_one_are_skipped(tmp_path, monkeypatch, name):

@@ -65,6 +65,25 @@ class DataSection:
 
 
 @dataclass(frozen=True)
+class Strips:
+    """Two small pictures of one layer as PNG; empty where there is nothing to show.
+
+    Attributes:
+        over_time: how often which value came, one column for each step.
+        units: the largest value of each unit, one column for each unit.
+    """
+
+    over_time: bytes = b""
+    units: bytes = b""
+
+    @property
+    def pictures(self) -> list[tuple[str, str, str]]:
+        """Class, text and address of each picture that there is."""
+        both = ("over-time", "values over the steps", self.over_time), ("units", "largest value by unit", self.units)
+        return [(kind, text, _png_address(png)) for kind, text, png in both if png]
+
+
+@dataclass(frozen=True)
 class FeatureMaps:
     """Maps of one layer as PNG, one per picture."""
 
@@ -75,7 +94,7 @@ class FeatureMaps:
     @property
     def addresses(self) -> list[str]:
         """Addresses of the pictures."""
-        return [f"data:image/png;base64,{base64.b64encode(png).decode()}" for png in self.pngs]
+        return list(map(_png_address, self.pngs))
 
 
 def render_page(
@@ -87,6 +106,7 @@ def render_page(
     skipped: Sequence[tuple[str, str]] = (),
     report: Any = None,
     maps: Sequence[FeatureMaps] = (),
+    strips: Mapping[str, Strips] | None = None,
     data: DataSection | None = None,
     settings: Mapping[str, str] | None = None,
     seconds: Mapping[str, float] | None = None,
@@ -101,6 +121,7 @@ def render_page(
         skipped: what was not examined, and why.
         report: of ModelDiagnostics, for the layers and the updates; None = left out.
         maps: feature maps of some layers.
+        strips: name of a layer -> its pictures over time and by unit.
         data: of the data that was examined.
         settings: names and values.
         seconds: how long each part took.
@@ -118,7 +139,7 @@ def render_page(
         verdict=verdict(findings),
         inputs=inputs,
         skipped=skipped,
-        layers=_profile(report),
+        layers=_profile(report, strips or {}),
         updates=_updates(report),
         maps=maps,
         data=data,
@@ -139,7 +160,7 @@ def verdict(findings: Sequence[Finding]) -> str:
     return "Nothing wrong was found."
 
 
-def _profile(report: Any) -> list[dict[str, Any]]:
+def _profile(report: Any, strips: Mapping[str, Strips]) -> list[dict[str, Any]]:
     """Return one entry per layer: its numbers, and the lengths of its bars in percent."""
     rows = [] if report is None else list(report.layers)[:_ROWS]
     stds, gradients = (_decades([getattr(row, name) for row in rows]) for name in ("std", "gradient_rms"))
@@ -149,6 +170,7 @@ def _profile(report: Any) -> list[dict[str, Any]]:
             "std": std,
             "gradient": gradient,
             "dead": None if row.dead is None or not row.units else 100 * row.dead / row.units,
+            "strips": strips.get(row.name, Strips()).pictures,
             "broken": (row.nan or 0) + (row.inf or 0),
             "numbers": [
                 ("mean", row.mean),
@@ -189,6 +211,10 @@ def _decades(values: Sequence[float | None]) -> list[float | None]:
         return [None] * len(values)
     low, high = min(known) - 1, max(known)
     return [None if value is None else 100 * (value - low) / (high - low) for value in logs]
+
+
+def _png_address(png: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
 
 
 def _is_finite(value: float | None) -> bool:

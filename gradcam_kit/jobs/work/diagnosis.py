@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from gradcam_kit.diagnostics.findings import Finding
 from gradcam_kit.diagnostics.report import Report
-from gradcam_kit.diagnostics.show.page import FeatureMaps
+from gradcam_kit.diagnostics.show.page import FeatureMaps, Strips
 from gradcam_kit.errors import OptionError
 from gradcam_kit.jobs.request import ModelRequest
 
@@ -55,6 +55,7 @@ class Diagnosis:
         seconds: how long each part took.
         report: about the layers of the copy that was trained.
         maps: feature maps of some layers.
+        strips: name of a layer -> its pictures over time and by unit.
     """
 
     findings: list[Finding] = field(default_factory=list)
@@ -64,6 +65,7 @@ class Diagnosis:
     seconds: dict[str, float] = field(default_factory=dict)
     report: Report | None = None
     maps: list[FeatureMaps] = field(default_factory=list)
+    strips: dict[str, Strips] = field(default_factory=dict)
 
     @property
     def exit_status(self) -> int:

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from gradcam_kit.capture import holding_hooks
 from gradcam_kit.diagnostics.checks.batches import Pair
 from gradcam_kit.diagnostics.checks.preserving import left_as_found
 from gradcam_kit.diagnostics.checks.tasks import Loss
 from gradcam_kit.diagnostics.checks.training import run_findings
 from gradcam_kit.diagnostics.features import capture_features
 from gradcam_kit.diagnostics.findings import Finding
+from gradcam_kit.diagnostics.maths.histogram import COARSE, coarsen
 from gradcam_kit.diagnostics.report import Report
-from gradcam_kit.diagnostics.show.page import FeatureMaps
+from gradcam_kit.diagnostics.show.page import FeatureMaps, Strips
 from gradcam_kit.diagnostics.watching import ModelDiagnostics
 from gradcam_kit.functional import normalize
 from gradcam_kit.pixels.pictures import encode_picture
@@ -23,23 +29,75 @@ from gradcam_kit.render import colorize
 
 _OWN = ("update", "not-in-optimizer", "frozen", "accumulated")  # of an optimizer that is not the user's
 _LAYERS, _PICTURES, _LARGEST = 6, 3, 112
+_FEWEST_UNITS, _MOST_UNITS = 4, 256
 
 
-def observed_training(model: nn.Module, batches: list[Pair], loss: Loss, steps: int) -> tuple[list[Finding], Report]:
-    """Train a copy of a model, and return what is wrong with it and the report about its layers.
+def observed_training(
+    model: nn.Module, batches: list[Pair], loss: Loss, steps: int
+) -> tuple[list[Finding], Report, dict[str, Strips]]:
+    """Train a copy of a model; return what is wrong with it, the report about its layers, and pictures of them.
 
     Raises:
         GradCamKitError: layers that cannot be observed.
     """
-    watched: list[ModelDiagnostics] = []
+    watched: list[_Timeline] = []
 
-    def watch(copy: nn.Module, optimizer: torch.optim.Optimizer) -> ModelDiagnostics:
-        watched.append(ModelDiagnostics(copy, optimizer=optimizer, window=steps))
-        return watched[-1]
+    @contextmanager
+    def watch(copy: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[None]:
+        with ModelDiagnostics(copy, optimizer=optimizer, window=steps) as diagnostics, holding_hooks() as attach:
+            watched.append(_Timeline(diagnostics))
+            attach.after_step(optimizer, watched[-1].take)
+            yield
 
     found = run_findings(model, batches, loss, None, steps, watch)
-    report = watched[0].report() if watched else Report(())
-    return [*found, *(finding for finding in report.findings if finding.kind not in _OWN)], report
+    if not watched:
+        return found, Report(()), {}
+    report = watched[0].diagnostics.report()
+    found += [finding for finding in report.findings if finding.kind not in _OWN]
+    return found, report, watched[0].strips()
+
+
+@dataclass(eq=False)
+class _Timeline:
+    """How the values of each layer were spread in each step."""
+
+    diagnostics: ModelDiagnostics
+    before: dict[str, Any] = field(default_factory=dict)
+    columns: dict[str, list[Any]] = field(default_factory=dict)
+
+    def take(self, *_: Any) -> None:
+        """Keep the histogram of what came since the last call."""
+        for name, track in self.diagnostics.state_dict()["ledger"].tracks.items():
+            counts = coarsen(track.counts)
+            self.columns.setdefault(name, []).append(counts - self.before.get(name, 0))
+            self.before[name] = counts
+
+    def strips(self) -> dict[str, Strips]:
+        """Return the pictures of each layer."""
+        tracks = self.diagnostics.state_dict()["ledger"].tracks
+        return {name: Strips(_over_time(columns), _units(tracks[name])) for name, columns in self.columns.items()}
+
+
+def _over_time(columns: list[Any]) -> bytes:
+    """Draw one column for each step, the largest values on top; what is not finite is left out."""
+    counts = np.stack(columns, axis=1)[: COARSE - 1].astype(np.float64)
+    if not counts.any():
+        return b""
+    shares = counts / np.maximum(counts.sum(axis=0), 1)
+    return _png(np.log1p(1000 * shares[::-1]) / np.log1p(1000))
+
+
+def _units(track: Any) -> bytes:
+    """Draw the largest value of each unit in the last window, from zero to the largest of all."""
+    high = track.last_window(0).high
+    if high is None or len(high) < _FEWEST_UNITS or not np.isfinite(high).all():
+        return b""
+    high = high[:: -(-len(high) // _MOST_UNITS)].clip(min=0)
+    return _png(high[None] / max(float(high.max()), 1e-30))
+
+
+def _png(values: Any) -> bytes:
+    return encode_picture(colorize(torch.from_numpy(values.copy()).float()[None], "viridis")[0], ".png")
 
 
 def feature_maps(model: nn.Module, images: Float[Tensor, "n c h w"], report: Report) -> list[FeatureMaps]:

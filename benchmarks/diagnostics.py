@@ -1,0 +1,211 @@
+"""What it costs to look inside a training: a step with each tool beside a plain step, and the memory that is kept."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import pickle
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
+from itertools import chain
+from typing import Annotated, Any
+
+import torch
+import typer
+from torch import Tensor, nn
+from torch.nn import functional
+
+from benchmarks.measure import SkippedError
+from benchmarks.options import Device, Out, Quick, Rounds, Threads, device_of
+from benchmarks.results import Figure, Row
+from benchmarks.suite import attempt, record
+from benchmarks.works import SEED, build_images, build_model
+from gradcam_kit.diagnostics import ModelDiagnostics, find_nonfinite
+
+MODEL, PLAIN = "resnet18", "a plain training step"
+CYCLE = 10
+"""Steps in one measurement: parameters are measured, and `every=10` observes, in one of ten."""
+
+Block = Callable[[nn.Module, torch.optim.Optimizer], AbstractContextManager[Any]]
+
+
+@dataclass(frozen=True)
+class Tool:
+    """What stands around a training.
+
+    Attributes:
+        block: makes the block of a model and its optimizer. What it yields, if callable, is called after each step.
+        needs: the package that it comes from; "" for ours and torch's.
+        note: what a reader has to know.
+    """
+
+    block: Block
+    needs: str = ""
+    note: str = ""
+
+
+@contextmanager
+def _hooks(hook: Callable[[Tensor], Any], model: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[None]:
+    with ExitStack() as stack:
+        for module in model.modules():
+            if not list(module.children()):
+                handle = module.register_forward_hook(lambda _module, _inputs, output: hook(output))
+                stack.callback(handle.remove)
+        yield
+
+
+def _statistics_of_tutorials(output: Tensor) -> None:
+    """Four numbers, each read by the host at once."""
+    output = output.detach()
+    output.mean().item()
+    output.std().item()
+    output.abs().max().item()
+    (output == 0).float().mean().item()
+
+
+@contextmanager
+def _transformers_debugger(model: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[None]:
+    debugger: Any = import_module("transformers.debug_utils").DebugUnderflowOverflow
+    with contextlib.redirect_stdout(io.StringIO()):
+        debugger(model)  # its hooks stay; the model is a copy that is thrown away
+        yield
+
+
+@contextmanager
+def _wandb(log: str, model: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[Callable[[], object]]:
+    wandb: Any = import_module("wandb")
+    with tempfile.TemporaryDirectory() as folder:
+        run = wandb.init(mode="offline", dir=folder, settings=wandb.Settings(silent=True))
+        try:
+            run.watch(model, log=log, log_freq=1)
+            yield lambda: run.log({"step": 1})
+        finally:
+            run.finish()
+
+
+def _ours(model: nn.Module, optimizer: torch.optim.Optimizer, **options: Any) -> AbstractContextManager[Any]:
+    return ModelDiagnostics(model, optimizer=optimizer, **options)
+
+
+TOOLS: Mapping[str, Tool] = {
+    "empty hooks, all leaves": Tool(partial(_hooks, lambda output: None)),
+    "ModelDiagnostics, all leaves": Tool(_ours),
+    "ModelDiagnostics, conv + linear": Tool(partial(_ours, layers=[nn.Conv2d, nn.Linear])),
+    "ModelDiagnostics, all leaves, every=10": Tool(partial(_ours, every=10)),
+    "find_nonfinite": Tool(lambda model, optimizer: find_nonfinite(model)),
+    "hooks with .item(), all leaves": Tool(
+        partial(_hooks, _statistics_of_tutorials), note="four numbers of each output; no gradients, no parameters"
+    ),
+    "anomaly mode": Tool(lambda model, optimizer: torch.autograd.detect_anomaly(check_nan=True)),
+    "wandb.watch, log=all": Tool(partial(_wandb, "all"), "wandb", "offline, every step"),
+    "wandb.watch, log=gradients": Tool(partial(_wandb, "gradients"), "wandb", "offline, every step"),
+    "transformers' DebugUnderflowOverflow": Tool(_transformers_debugger, "transformers", "forward only"),
+}
+
+
+def run(
+    device: Device = "auto",
+    rounds: Rounds = 9,
+    batch: Annotated[int, typer.Option(help="images in a batch", min=2)] = 32,
+    threads: Threads = 1,
+    out: Out = None,
+    quick: Quick = False,
+) -> None:
+    """What ModelDiagnostics and find_nonfinite cost beside a plain training step, and what other tools cost."""
+    device, side, cycle, windows = device_of(device), 64, CYCLE, 1000
+    if quick:
+        rounds, batch, side, cycle, windows = 1, 2, 32, 1, 20
+    steps = chain.from_iterable(
+        attempt(_case(name), partial(step_rows, name, tool, device, batch, side, rounds, cycle))
+        for name, tool in TOOLS.items()
+    )
+    rows = chain(steps, attempt({"model": "linear layers", "work": "memory"}, partial(memory_rows, windows)))
+    settings = {"seed": SEED, "batch": batch, "rounds": rounds, "side": side, "steps": cycle}
+    record("diagnostics", device, rows, threads=threads, out=out, quick=quick, **settings)
+
+
+def _case(name: str) -> dict[str, str]:
+    return {"model": MODEL, "work": name}
+
+
+def step_rows(name: str, tool: Tool, device: str, batch: int, side: int, rounds: int, cycle: int) -> Iterator[Row]:
+    """Time of steps with a tool / time of as many plain ones: pairs in turn, whose order alternates.
+
+    On the CPU it is processor time of all threads, which other processes disturb least; on a device, wall time.
+    """
+    if tool.needs:
+        try:
+            import_module(tool.needs)
+        except ImportError as error:
+            raise SkippedError(f"{tool.needs} is not installed: pip install {tool.needs}") from error
+    model = build_model(MODEL, device).train()
+    images = build_images(batch, device, side=side)
+    labels = torch.arange(batch, device=device) % 1000
+    measured: list[dict[bool, float]] = []
+    for number in range(rounds + 1):
+        pair = {}
+        for observed in (False, True) if number % 2 else (True, False):
+            own = copy.deepcopy(model)
+            optimizer = torch.optim.SGD(own.parameters(), lr=1e-3)
+            block = tool.block(own, optimizer) if observed else contextlib.nullcontext()
+            pair[observed] = _seconds(own, optimizer, block, images, labels, cycle)
+        measured.append(pair)
+    measured = measured[1:]  # the first pair chooses kernels and fills caches
+    figures = {
+        "ratio": Figure.of(pair[True] / pair[False] for pair in measured),
+        "plain_ms": Figure.of(1e3 * pair[False] for pair in measured),
+        "observed_ms": Figure.of(1e3 * pair[True] for pair in measured),
+    }
+    yield Row(_case(name), figures, beside=PLAIN, note=tool.note)
+
+
+def _seconds(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    block: AbstractContextManager[Any],
+    images: Tensor,
+    labels: Tensor,
+    cycle: int,
+) -> float:
+    """Seconds of one step, of `cycle` steps inside the block behind a first one; entering and leaving is not timed."""
+    on_device = images.device.type != "cpu"
+    clock = time.perf_counter if on_device else time.process_time
+    with block as given:
+        start = 0.0
+        for number in range(cycle + 1):
+            if number == 1:
+                if on_device:
+                    torch.get_device_module(images.device).synchronize()
+                start = clock()
+            optimizer.zero_grad()
+            functional.cross_entropy(model(images), labels).backward()
+            optimizer.step()
+            if callable(given) and not isinstance(given, nn.Module):
+                given()
+        if on_device:
+            torch.get_device_module(images.device).synchronize()
+        return (clock() - start) / cycle
+
+
+def memory_rows(windows: int) -> Iterator[Row]:
+    """Kilobytes that ModelDiagnostics keeps for each layer, after a tenth of the windows and after all of them."""
+    width = 16
+    torch.manual_seed(SEED)
+    model = nn.Sequential(*(layer for _ in range(4) for layer in (nn.Linear(width, width), nn.ReLU())))
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    inputs = build_images(1, side=width)[0, 0]
+    with ModelDiagnostics(model, optimizer=optimizer, window=1, features=0) as diagnostics:
+        for number in range(1, windows + 1):
+            optimizer.zero_grad()
+            model(inputs).square().mean().backward()
+            optimizer.step()
+            if number in (windows // 10, windows):
+                kept = len(pickle.dumps(diagnostics.state_dict())) / 1024 / len(list(model))
+                case = {"model": "linear layers", "work": f"memory after {number} windows"}
+                yield Row(case, {"kib_per_layer": Figure(kept, kept, kept)})
