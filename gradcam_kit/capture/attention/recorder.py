@@ -25,6 +25,7 @@ from gradcam_kit.capture.model.forks import is_scripted
 from gradcam_kit.capture.model.inputs import Inputs
 from gradcam_kit.capture.model.trees import move_tree
 from gradcam_kit.capture.provenance.evidence import Evidence as Origins
+from gradcam_kit.capture.provenance.settling import InDoubtError
 from gradcam_kit.capture.recording import LayerRecord
 from gradcam_kit.capture.rerun.prefix import Prefix
 from gradcam_kit.capture.rerun.replay import Replayer
@@ -160,8 +161,11 @@ class AttentionRecorder:
 
         Raises:
             CaptureError: no attention, or not of every token to every other.
+            InDoubtError: where the tokens come from was not gathered yet.
         """
         self.recording, self.frames = False, []
+        if self.seen and self.origins is None:  # a model without attention is not observed for it
+            raise InDoubtError
         self.seen, self.layout = attention_among_tokens(self.seen, self.model, self.inputs, self.origins)
         for one in self.seen:
             while (name := f"attention of {one.name}") in self.own:
