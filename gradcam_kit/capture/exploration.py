@@ -20,7 +20,7 @@ from gradcam_kit.capture.backward import differentiate
 from gradcam_kit.capture.layouts import ChannelsFirst, Layout, Tokens, is_resized, recurrent_layout
 from gradcam_kit.capture.model.inputs import Inputs, Runner
 from gradcam_kit.capture.model.state import untouched, version
-from gradcam_kit.capture.provenance.evidence import gather, recall
+from gradcam_kit.capture.provenance.evidence import gather, recall, trust_shapes
 from gradcam_kit.capture.provenance.settling import is_in_doubt, layout_by_shape
 from gradcam_kit.capture.reuse import is_chain, is_padding
 from gradcam_kit.errors import GradCamKitError, ShapeError
@@ -182,7 +182,9 @@ def _with_layouts(seen: list[Seen], model: nn.Module, inputs: Inputs) -> list[Se
     size, evidence = inputs.size, None
     doubtful = [one for one in seen if not one.is_settled and is_in_doubt(one.tensor.shape, size, one.module)]
     squares = all(one.tensor.ndim == len(size) + 2 for one in doubtful)
-    if doubtful and not (squares and _are_convolutional(seen)):
+    if doubtful and squares and _are_convolutional(seen):
+        trust_shapes(model, inputs)
+    elif doubtful:
         evidence = recall(model, inputs) or gather(model, inputs)
     kept, judged = [], set()
     for one in seen:

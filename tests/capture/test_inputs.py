@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from gradcam_kit import METHODS, GradCAM, ScoreCAM, explain_all
 from gradcam_kit.capture import read_inputs
+from gradcam_kit.capture.model import inputs as model_inputs
 from gradcam_kit.errors import ClassIndexError, InputError, NonFiniteError, ShapeError
 from gradcam_kit.targets import ClassLogit
 
@@ -121,7 +122,7 @@ BAD_IMAGES: dict[str, tuple[Any, type[Exception], str]] = {
 def test_images_of_the_wrong_kind_are_an_error(kind: str) -> None:
     bad, error, message = BAD_IMAGES[kind]
     with pytest.raises(error, match=message):
-        inspect.unwrap(read_inputs)(bad, {})  # as in production, without the checks of types
+        inspect.unwrap(model_inputs.read_inputs)(bad, {})  # as in production, without the checks of types
 
 
 # Empty batches

@@ -80,6 +80,11 @@ def gather(model: nn.Module, inputs: Inputs) -> Evidence:
     return found
 
 
+def trust_shapes(model: nn.Module, inputs: Inputs) -> None:
+    """Remember that the shapes of a model's outputs say enough, so that no pass is observed for these inputs."""
+    _known.setdefault(model, {}).setdefault(_signature(inputs), Evidence())
+
+
 def _signature(inputs: Inputs) -> Hashable:
     leaves = [leaf for leaf in tree_leaves((inputs.args, inputs.kwargs)) if isinstance(leaf, Tensor)]
     shapes = [("n", *leaf.shape[1:]) if leaf.ndim and len(leaf) == inputs.n else tuple(leaf.shape) for leaf in leaves]
