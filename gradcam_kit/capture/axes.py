@@ -68,8 +68,8 @@ def _is_open(model: nn.Module, raw: Tensor) -> bool:
 
 
 def _channels(summed: int | None, raw: Tensor) -> int | None:
-    if raw.ndim == 3:
-        return None if summed is None else 1
+    if raw.ndim == 3:  # a waveform has one channel, of which the model may make a spectrogram itself
+        return None if summed is None and raw.shape[1] > 1 else 1
     if summed in (1, 2):
         return summed
     single = [axis for axis in (1, 2) if raw.shape[axis] == 1]

@@ -110,7 +110,8 @@ def looks_like_twelve_bits(file: Any) -> bool:
                 return False
             levels = rgb_picture(image)
             tags = getattr(image, "tag_v2", {})
-    except Exception:  # what is wrong with a picture is said when it is decoded
+    except Exception as error:  # what is wrong with a picture is said when it is decoded
+        raise_interruption(error)
         return False
     if tags.get(PHOTOMETRIC) == 0:
         levels = 255 - levels

@@ -38,7 +38,8 @@ def test_random_weights_are_the_same_each_time_and_leave_the_random_state_alone(
     assert weights_hash(first.model) == weights_hash(second.model)
     assert not any(module.training for module in first.model.modules())
     assert first.transform == IMAGENET
-    assert first.class_names is None
+    assert first.class_names is not None
+    assert first.class_names[0] == "tench"  # 1000 outputs, as of ImageNet
     assert any("random weights" in note for note in first.notes)
 
 

@@ -18,7 +18,7 @@ from gradcam_kit.capture.model.state import untouched
 from gradcam_kit.capture.provenance.places import FOREIGN, Places, origin
 from gradcam_kit.capture.provenance.reading import read_layout
 from gradcam_kit.capture.provenance.tracker import Tracker
-from gradcam_kit.errors import is_out_of_memory
+from gradcam_kit.errors import is_out_of_memory, raise_interruption
 
 _UNUSUAL = (RuntimeError, NotImplementedError, TypeError, ValueError, AttributeError)
 _known: WeakKeyDictionary[nn.Module, dict[Hashable, Evidence]] = WeakKeyDictionary()
@@ -117,6 +117,7 @@ def _look(model: nn.Module, inputs: Inputs) -> Evidence:
                 with tracker:
                     Runner.of(model, device)(call)
         except _UNUSUAL as error:  # what runs alone but not observed operation by operation is judged by its shapes
+            raise_interruption(error)
             if is_out_of_memory(error):
                 raise
             return Evidence()

@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from gradcam_kit.capture.provenance.memory import Memory
 from gradcam_kit.capture.provenance.places import CONSTANT, UNKNOWN, Places, compressed, lined_up, origin
+from gradcam_kit.errors import raise_interruption
 
 _RESHAPED = ("view", "_unsafe_view", "_reshape_alias", "reshape")
 _MOVED = (
@@ -53,7 +54,8 @@ class Tracker(TorchDispatchMode):
         output = func(*args, **(kwargs or {}))
         try:
             self._follow(func, args, kwargs or {}, output)
-        except _UNUSUAL:  # an operation of an unusual kind: its results are of unknown origin
+        except _UNUSUAL as error:  # an operation of an unusual kind: its results are of unknown origin
+            raise_interruption(error)
             for leaf in _tensors(output):
                 self._put(leaf, origin(leaf.ndim, UNKNOWN))
         return output

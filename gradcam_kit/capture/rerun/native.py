@@ -12,7 +12,7 @@ from torch import Tensor
 from gradcam_kit.capture.layouts import Custom
 from gradcam_kit.capture.recording import LayerRecord
 from gradcam_kit.capture.rerun.lazy_rows import LazyRows
-from gradcam_kit.errors import CaptureError, ShapeError
+from gradcam_kit.errors import CaptureError, ShapeError, raise_interruption
 
 
 def native_rows(
@@ -89,7 +89,8 @@ def _trace(record: LayerRecord, n: int) -> Rearrangement:
             others[tensor] = numbers
             try:
                 taken = record.maps(others)
-            except (ShapeError, RuntimeError):
+            except (ShapeError, RuntimeError) as error:
+                raise_interruption(error)
                 continue  # another number of samples than it was written for, or an arithmetic
             if taken.is_floating_point() or len(taken) != samples or bool((taken < 0).any()):
                 continue

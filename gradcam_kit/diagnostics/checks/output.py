@@ -29,6 +29,7 @@ from gradcam_kit.diagnostics.checks.tasks import (
     read_task,
 )
 from gradcam_kit.diagnostics.findings import Finding, Level, worst_first
+from gradcam_kit.errors import raise_interruption
 
 _SUM = 1e-4  # deviation from 1 of probabilities
 
@@ -166,7 +167,8 @@ def _acts_as_cross_entropy(scores: Tensor, labels: Tensor, loss: Loss, task: Tas
     try:
         own = loss(scores, labels)
         expected = functional.cross_entropy(moved_scores, labels if labels.is_floating_point() else labels.long())
-    except Exception:  # whatever a foreign loss makes of it
+    except Exception as error:  # whatever a foreign loss makes of it
+        raise_interruption(error)
         return False
     return isinstance(own, Tensor) and own.numel() == 1 and abs(float(own) - float(expected)) < 1e-3 * float(expected)
 

@@ -16,6 +16,7 @@ from gradcam_kit.diagnostics.checks.preserving import copied, device_of, left_as
 from gradcam_kit.diagnostics.checks.steps import LONGEST, Steps, train, without_dropout
 from gradcam_kit.diagnostics.checks.tasks import Loss, outputs_of, read_task
 from gradcam_kit.diagnostics.findings import Finding
+from gradcam_kit.errors import raise_interruption
 
 _MOST = 16  # samples
 _STEPS = 200
@@ -174,7 +175,8 @@ def _floor(model: nn.Module, pair: Pair, loss: Loss) -> float:
         if is_regression and labels.shape == scores.shape and samples(inputs) > 1:  # type: ignore[union-attr]
             try:
                 return float(loss_value(loss, labels.mean(dim=0, keepdim=True).expand_as(labels).clone(), labels))
-            except Exception:  # a loss of the user's may want something else than a tensor
+            except Exception as error:  # a loss of the user's may want something else than a tensor
+                raise_interruption(error)
                 return 0.0
     return 0.0
 

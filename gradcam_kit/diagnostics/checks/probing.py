@@ -11,6 +11,7 @@ from torch.utils._pytree import tree_leaves
 from gradcam_kit.diagnostics.checks.batches import call, main_input, part, samples
 from gradcam_kit.diagnostics.checks.tasks import outputs_of
 from gradcam_kit.diagnostics.findings import Finding, Level
+from gradcam_kit.errors import raise_interruption
 
 _CONSTANT = 1e-8  # variance over samples, as a share of the mean square of the outputs
 ROUNDING = 1e-3
@@ -125,7 +126,8 @@ class Probe:
                 own = scores[0].flatten()
                 weights = torch.linspace(1, 2, len(own), device=own.device, dtype=own.dtype)
                 [gradient] = torch.autograd.grad((own * weights).sum(), leaf, allow_unused=True)
-        except RuntimeError:  # parts without a derivative, such as recurrent kernels in eval mode
+        except RuntimeError as error:  # parts without a derivative, such as recurrent kernels in eval mode
+            raise_interruption(error)
             return 0.0
         if gradient is None or not bool(gradient.isfinite().all()):
             return 0.0

@@ -52,7 +52,8 @@ def depth_note(entry: Entry) -> str | None:
                     f"{entry.key} has 16 bits and no value above 4095, as if 12-bit data were stored as they are, and "
                     "is read nearly black; multiply such pictures by 16 and save them again"
                 )
-    except Exception:  # what is wrong with a picture is said by its row
+    except Exception as error:  # what is wrong with a picture is said by its row
+        raise_interruption(error)
         return None
     return None
 

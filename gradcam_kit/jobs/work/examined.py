@@ -13,7 +13,7 @@ from torch import Tensor
 
 from gradcam_kit.diagnostics.checks.splits import Split
 from gradcam_kit.diagnostics.checks.tasks import outputs_of
-from gradcam_kit.errors import InputError
+from gradcam_kit.errors import InputError, raise_interruption
 from gradcam_kit.jobs.request import one_line
 from gradcam_kit.jobs.sources.index import Entry, index_pictures
 from gradcam_kit.jobs.sources.reading import decoders_quiet, picture_of
@@ -177,6 +177,7 @@ def _groups(
                 pixels = torch.from_numpy(picture.copy()).permute(2, 0, 1)[None]
                 image = explainer.loaded.transform(picture)
         except Exception as error:  # one picture never ends the examination
+            raise_interruption(error)
             done.unreadable.append(one_line(f"{name} ({error})"))
             continue
         written, label = explainer.labels.of(entry), class_of(entry)

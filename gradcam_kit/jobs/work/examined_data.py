@@ -14,7 +14,7 @@ from gradcam_kit.diagnostics.checks.duplicates import Twins, find_twins
 from gradcam_kit.diagnostics.checks.scales import transform_findings
 from gradcam_kit.diagnostics.checks.tasks import outputs_of
 from gradcam_kit.diagnostics.show.page import Channel, DataSection, Pair
-from gradcam_kit.errors import InputError
+from gradcam_kit.errors import InputError, raise_interruption
 from gradcam_kit.jobs.request import one_line
 from gradcam_kit.jobs.work.diagnosis import Diagnosis, DoctorRequest
 from gradcam_kit.jobs.work.examined import Examined, classes_of, examine_folder, list_folders, prefix_of
@@ -158,6 +158,7 @@ def count_outputs(explainer: Explainer, images: Tensor) -> int:
         with torch.no_grad():
             scores = outputs_of(explainer.model(images.to(explainer.device)))
     except Exception as error:
+        raise_interruption(error)
         said = one_line(f"{type(error).__name__}: {error}")
         raise InputError(f"{explainer.loaded.spec} cannot take images {tuple(images.shape)}: {said}") from error
     if scores is None or len(scores) != len(images) or scores.ndim > 2:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from gradcam_kit.capture import output_with_graph, read_inputs
+from gradcam_kit.errors import raise_interruption
 from gradcam_kit.jobs.work.explainer import Explainer
 from gradcam_kit.jobs.work.reader import Decoded
 from gradcam_kit.targets.outputs import read_logits
@@ -30,7 +31,8 @@ def with_scores(explainer: Explainer, pictures: Iterable[Decoded]) -> tuple[Expl
             logits = read_logits(output)
             outputs.append(logits.detach() if outputs else logits)  # one graph tells enough
             kind, why = evident_kind(explainer.model, outputs)
-        except Exception:  # what the model cannot do is said when it is asked to explain
+        except Exception as error:  # what the model cannot do is said when it is asked to explain
+            raise_interruption(error)
             break
         if last_operation(outputs[0]) in ("softmax", "sigmoid", "logsoftmax") or not _may_be_probabilities(outputs):
             break
