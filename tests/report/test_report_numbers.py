@@ -259,7 +259,7 @@ def test_many_pictures_have_their_thumbnails_beside_the_page(monkeypatch: pytest
     assert len(thumbnails) == 4
     for _ in range(2):
         assert {str(path.relative_to("out")) for path in Path("out").glob("report/*/*.jpg")} == thumbnails
-        Path("out/report/00000/stale.jpg").write_bytes(b"")
+        Path("out/report/00000/99.jpg").write_bytes(b"")  # of a page that showed more
         write_report("out")
     monkeypatch.setattr(collecting, "MOST_FAILURES", 0)
     assert "1 failure is not shown" in Path(write_report("out")).read_text()
