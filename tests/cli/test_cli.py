@@ -287,7 +287,7 @@ def test_the_demo_finds_the_objects(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_process_exits_as_documented_and_shows_no_traceback() -> None:
     disk.write_pictures(Path("pictures"))
     good = process("run", "pictures", "--model", "demo", "--out", "out", "--overlays", "1")
-    assert (good.returncode, good.stderr.count("\n")) == (0, 3)
+    assert (good.returncode, good.stderr.count("\n")) == (0, 4)  # lines: transform, layer, score, and what was done
     assert "note: the layer layer4 is explained" in good.stderr
     disk.break_pictures(Path("pictures"))
     some = process("run", "pictures", "--model", "demo", "--out", "out", "--overwrite")
