@@ -16,6 +16,7 @@ class Plain:
     """Grad-CAM for one target, without a base class."""
 
     reshape, fusion, normalize, batch_size = None, "mean", "minmax", 64
+    keep_modes, image_input = False, None
     needs, layer_choice, target_type = Evidence.GRADIENTS, LayerChoice.LAST, ClassLogit
 
     def __init__(self, model):
