@@ -20,8 +20,8 @@ def check_same(before: Mapping[str, Any], now: Mapping[str, Any], root: str) -> 
         OptionError: the first field that differs.
     """
     now = json.loads(json.dumps(now))  # tuples become lists, as in the file
-    before = {"scores": "softmax", **before}  # which earlier versions did not say
-    for name, old, new in _differences(before, now):
+    unsaid = {"scores": "softmax"}  # what earlier versions did not write down
+    for name, old, new in _differences({**unsaid, **before}, {**unsaid, **now}):
         if name.split(".")[0] != "about":
             raise OptionError(
                 f"{root!r} holds a run with different {name}: {_short(old)} there, {_short(new)} now; choose another "
