@@ -10,7 +10,7 @@ _COLORS = (1, 3)
 
 
 def heatmap_size(positions: Sequence[int], image: Sequence[int]) -> tuple[int, ...]:
-    """Return the size of the heatmaps: the layer's own axes, resized where they are those of the image.
+    """Return the size of the heatmaps: the layer's own axes, resized where the image has the same axes.
 
     Args:
         positions: of the maps that `reshape` made.

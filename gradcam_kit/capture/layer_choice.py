@@ -47,7 +47,7 @@ def layer_candidates(
             again = _explore_few(model, inputs, index, targets, target_type, keep_modes)
             if not isinstance(again, Exception) or not is_same_failure(found, again):
                 raise found  # once, so it is not about these samples
-            _log.debug("the layers are looked for with the whole batch: %s", again)
+            _log.debug("searching for layers with the whole batch: %s", again)
             found = explore(model, inputs, targets, target_type, keep_modes)
         seen, scored = found
     else:

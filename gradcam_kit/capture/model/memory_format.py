@@ -66,7 +66,7 @@ _ABOUT_ORDER = ("contiguous", "stride", "channels_last", "channels last", "chann
 
 
 def is_about_order(error: Exception) -> bool:
-    """Whether an error is about the order of axes in memory, by its own words or by those of the failed `assert`."""
+    """Whether an error is about memory order, judged by its message or by the text of the failed `assert`."""
     if isinstance(error, GradCamKitError):  # advice about images on which the model failed names the failure as cause
         if not isinstance(error.__cause__, Exception):
             return False
