@@ -1,10 +1,10 @@
 """The only code that touches a model: hooks, layers, tokens, targets, replay."""
 
 from gradcam_kit.capture.attaching import Hooks, holding_hooks
-from gradcam_kit.capture.axes import read_inputs, with_channels
-from gradcam_kit.capture.graphs import output_with_graph
-from gradcam_kit.capture.image_axes import heatmap_size
-from gradcam_kit.capture.input_choice import image_input_of
+from gradcam_kit.capture.gradients.output_graph import output_with_graph
+from gradcam_kit.capture.images.channels import read_inputs, with_channels
+from gradcam_kit.capture.images.choice import image_input_of
+from gradcam_kit.capture.images.positions import heatmap_size
 from gradcam_kit.capture.layer_choice import choose_among, choose_layers, layer_candidates
 from gradcam_kit.capture.model.compiled import compile_around
 from gradcam_kit.capture.model.inputs import Inputs

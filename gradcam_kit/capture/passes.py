@@ -15,9 +15,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_map
 
 from gradcam_kit.capture.attention.recorder import AttentionRecorder
-from gradcam_kit.capture.backward import guided_gradients, layer_curvature, layer_gradients
-from gradcam_kit.capture.biases import BiasRecorder
 from gradcam_kit.capture.deferred_checks import Checks, check_activations, check_images, no_patch_gradient
+from gradcam_kit.capture.gradients.backward import guided_gradients, layer_curvature, layer_gradients
+from gradcam_kit.capture.gradients.biases import BiasRecorder
 from gradcam_kit.capture.head import find_head, weight_gradients
 from gradcam_kit.capture.layouts import Custom, Tokens
 from gradcam_kit.capture.model.compiled import parts_compiled
