@@ -14,9 +14,10 @@ from gradcam_kit.capture.model.state import check_model
 from gradcam_kit.capture.model.trees import map_output
 from gradcam_kit.capture.observable import check_observable, in_backward, unobservable
 from gradcam_kit.capture.observing import Call, Observation, Observer, observe
-from gradcam_kit.capture.passes import Capture, Request, capture
+from gradcam_kit.capture.passes import Request, capture
 from gradcam_kit.capture.rerun.rescore import in_half_precision, rows_at_once
 from gradcam_kit.capture.rerun.session import IsPrediction, rescoring
+from gradcam_kit.capture.results import Capture
 from gradcam_kit.targets.classes import (
     ClassLogit,
     ClassProbability,
