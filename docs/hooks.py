@@ -7,7 +7,6 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import click
 import typer
 
 from gradcam_kit.cli import app
@@ -22,20 +21,19 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 def commands() -> str:
     """Return usage, help and options of every command."""
-    group = typer.main.get_command(app)
-    assert isinstance(group, click.Group)
-    context = click.Context(group, info_name="gradcam-kit")
+    group: Any = typer.main.get_command(app)
+    context = group.context_class(group, info_name="gradcam-kit")
     return "\n\n".join(_command(name, command, context) for name, command in group.commands.items())
 
 
-def _command(name: str, command: click.Command, parent: click.Context) -> str:
-    context = click.Context(command, info_name=name, parent=parent)
+def _command(name: str, command: Any, parent: Any) -> str:
+    context = command.context_class(command, info_name=name, parent=parent)
     lines = [f"## {name}", inspect.cleandoc(command.help or ""), f"```text\n{command.get_usage(context)}\n```"]
     rows = [f"| {_cell(first)} | {_cell(text)} |" for first, text in _records(command, context)]
     return "\n\n".join(lines) + ("\n\n| option | meaning |\n|---|---|\n" + "\n".join(rows) if rows else "")
 
 
-def _records(command: click.Command, context: click.Context) -> Iterator[tuple[str, str]]:
+def _records(command: Any, context: Any) -> Iterator[tuple[str, str]]:
     for parameter in command.get_params(context):
         record = parameter.get_help_record(context)
         if record is not None:

@@ -20,7 +20,7 @@ KEYWORDS = {
     "target_layer": "target_layers: a module, its name, or a sequence of them",
     "reshape_transform": "reshape, which tokens of common models do not need",
     "use_cuda": "not needed: maps are computed where model and images are, so call model.cuda() and images.cuda()",
-    "device": "not needed: maps are computed where model and images are, so call model.to(device) and images.to(device)",
+    "device": "not needed: maps are computed where model and images are, so move both with .to(device)",
     "aug_smooth": "a wrapper: TestTime(cam)(images)",
     "eigen_smooth": "a wrapper: EigenSmooth(cam)(images)",
     "uses_gradients": "the class attribute `needs` of a method",

@@ -62,8 +62,8 @@ def overlay_of(
         factor = (width * heatmap.shape[0]) / (height * heatmap.shape[1])
         if max(factor, 1 / factor) > _DISTORTION:
             _log.warning(
-                "The picture has %d x %d pixels and the heatmap %d x %d: it is stretched over the picture, which is wrong "
-                "behind a center crop; pass transform= or box=",
+                "The picture has %d x %d pixels and the heatmap %d x %d: it is stretched over the picture, which is "
+                "wrong behind a center crop; pass transform= or box=",
                 width, height, heatmap.shape[1], heatmap.shape[0],
             )  # fmt: skip
     return overlay(rgb, heatmap, box=box, **options).view(RenderedPicture)
