@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import html
 import inspect
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import typer
+from latex2mathml.converter import convert
 
 from gradcam_kit.cli import app
 from gradcam_kit.methods import METHODS
@@ -17,6 +19,12 @@ from gradcam_kit.metrics import METRICS
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Replace `<!-- generated: NAME -->` by the text of that name."""
     return re.sub(r"<!-- generated: (\w+) -->", lambda found: _MAKERS[found[1]](), markdown)
+
+
+def on_post_page(output: str, **_: Any) -> str:
+    """Turn formulas into MathML, which browsers show without a script or a network."""
+    formula = r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>'
+    return re.sub(formula, lambda found: convert(html.unescape(found[2])), output, flags=re.DOTALL)
 
 
 def commands() -> str:
