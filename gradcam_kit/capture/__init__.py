@@ -2,7 +2,7 @@
 
 from gradcam_kit.capture.attaching import Hooks, holding_hooks
 from gradcam_kit.capture.axes import read_inputs, with_channels
-from gradcam_kit.capture.graphs import output_with_graph
+from gradcam_kit.capture.graphs import output_with_graph, score_kind
 from gradcam_kit.capture.image_axes import heatmap_size
 from gradcam_kit.capture.input_choice import image_input_of
 from gradcam_kit.capture.layer_choice import choose_among, choose_layers, layer_candidates
@@ -60,6 +60,7 @@ __all__ = [
     "rescoring",
     "resolve_target",
     "rows_at_once",
+    "score_kind",
     "select_layers",
     "unobservable",
     "with_channels",

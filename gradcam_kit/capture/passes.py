@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial, reduce
+from functools import cache, cached_property, partial, reduce
 from operator import or_
 from typing import Any
 
@@ -18,6 +18,7 @@ from gradcam_kit.capture.attention.recorder import AttentionRecorder
 from gradcam_kit.capture.backward import guided_gradients, layer_curvature, layer_gradients
 from gradcam_kit.capture.biases import BiasRecorder
 from gradcam_kit.capture.deferred_checks import Checks, check_activations, check_images, no_patch_gradient
+from gradcam_kit.capture.graphs import score_kind
 from gradcam_kit.capture.head import find_head, weight_gradients
 from gradcam_kit.capture.layouts import Custom, Tokens
 from gradcam_kit.capture.model.compiled import parts_compiled
@@ -33,7 +34,7 @@ from gradcam_kit.capture.rerun.replay import Replayer
 from gradcam_kit.capture.rerun.rescore import Rescorer, RowState
 from gradcam_kit.errors import CaptureError, GradCamKitError, NonFiniteError, raise_interruption
 from gradcam_kit.functional import at_least_float32, finite_probe
-from gradcam_kit.targets.classes import ClassProbability, ClassTarget, score, settle
+from gradcam_kit.targets.classes import ClassTarget, EvidentProbability, score, settle
 from gradcam_kit.targets.outputs import predicted_classes, read_logits
 from gradcam_kit.types import Attention, Evidence, Head, LayerCapture, Reshape, Target
 
@@ -95,6 +96,11 @@ class Capture:
         """The layers in the order in which the model ran them."""
         return sorted(self.records, key=lambda name: self.records[name].order)
 
+    @cached_property
+    def _probability(self) -> Target:
+        classes = self.classes[:1] if self.rows.is_bag and self.classes is not None else self.classes
+        return EvidentProbability(classes, cache(partial(score_kind, self.run.model, self.inputs, self.output)))
+
     def layer(self, name: str, needs: Evidence, batch_size: int) -> LayerCapture:
         """What a method with these needs may see of one layer."""
         record = self.records[name]
@@ -114,9 +120,7 @@ class Capture:
             guided_gradients=self.guided_gradients if Evidence.GUIDED in needs else None,
             scores=self.scores,
             rescore=rescorer,
-            rescore_probability=rescorer
-            if self.classes is None
-            else replace(rescorer, target=ClassProbability(self.classes[:1] if self.rows.is_bag else self.classes)),
+            rescore_probability=rescorer if self.classes is None else replace(rescorer, target=self._probability),
             replay=replayer,
             residual=replayer.residual() if Evidence.REPLAY in needs else None,
             images=self.inputs.images,

@@ -160,19 +160,28 @@ def check_same_images(images: Tensor, rescore: Any, name: str = "rescore") -> No
     check_rows(name, rescore)
     if not isinstance(rescore, Rescoring):
         return
-    scored = rescore.inputs.images
+    scored, raw = rescore.inputs.images, rescore.inputs.raw
     if images is scored:
         return
+    if rescore.inputs.channels != 1 and images.shape == raw.shape and (images is raw or _is_same(images, raw)):
+        raise ShapeError(
+            f"images of shape {tuple(images.shape)} are as the model takes them, which has the channels at axis "
+            f"{rescore.inputs.channels}; metrics take (n, c, *positions): pass rescore.inputs.images"
+        )
     if images.shape != scored.shape:
         raise ShapeError(
             f"rescore was made for images of shape {tuple(scored.shape)}, the images have {tuple(images.shape)}; make "
             "it for these: rescoring(model, images, classes)"
         )
-    if not bool(((images == scored) | (images.isnan() & scored.isnan())).all()):
+    if not _is_same(images, scored):
         raise InputError(
             "rescore was made for other images, so its classes are not theirs; make it for these: "
             "rescoring(model, images, classes)"
         )
+
+
+def _is_same(one: Tensor, other: Tensor) -> bool:
+    return bool(((one == other) | (one.isnan() & other.isnan())).all())
 
 
 def improbable(scores: Float[Tensor, "n k"]) -> Bool[Tensor, " n"]:

@@ -74,7 +74,7 @@ def verdict(model: nn.Module) -> Any:
     return own.layout or own.reason
 
 
-@pytest.mark.parametrize("name, order", [
+@pytest.mark.parametrize(("name", "order"), [
     ("flipped", TURNED),
     ("rolled", tuple((i + 3) % 16 for i in range(16))),
     ("shuffled", tuple(ORDER.index(i) for i in range(16))),
@@ -112,7 +112,7 @@ def test_an_operation_that_writes_into_its_argument_is_followed() -> None:
     assert verdict(network(run)) == Tokens((4, 4), 0, 0, TURNED)
 
 
-@pytest.mark.parametrize("name, width", [("activated", 6), ("normalized", 6), ("projected", 4)])
+@pytest.mark.parametrize(("name", "width"), [("activated", 6), ("normalized", 6), ("projected", 4)])
 def test_unknown_operations_that_work_position_by_position_keep_the_grid(name: str, width: int) -> None:
     model = network(getattr(torch.ops.unheard, name), width)
     assert verdict(model) == Tokens((4, 4), 0)

@@ -127,7 +127,7 @@ def _look(model: nn.Module, inputs: Inputs) -> Evidence:
             raise_interruption(error)
             if is_out_of_memory(error):
                 raise
-            return Evidence()
+            return Evidence(channels=1 if raw.ndim < 5 else None)
     axes = [axis for axis in range(places.axes) if inputs.channels is None or axis != inputs.channels - 1]
     own = None if inputs.channels is None else inputs.channels - 1
     known: dict[Any, Layout | str] = {}

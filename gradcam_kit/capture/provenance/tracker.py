@@ -162,30 +162,25 @@ class Tracker(TorchDispatchMode):
             return
         rule = self._attention if name.startswith("_scaled_dot_product") else self._rules.get(name)
         one = next(iter(values.values()))
-        ids = known.get(id(one)) if isinstance(one, Tensor) else None
-        if name in RESHAPED or name in ("view_as_complex", "view_as_real"):
-            assert ids is not None
-            if name == "view_as_complex":
-                yield self.places.hull(ids, [ids.ndim - 1]).squeeze(-1)
-            elif name == "view_as_real":
-                yield ids[..., None]
-            else:
-                yield compressed(ids.expand(one.shape).reshape(first.shape))
+        ids: Any = known.get(id(one)) if isinstance(one, Tensor) else None
+        if name == "view_as_complex":
+            yield self.places.hull(ids, [ids.ndim - 1]).squeeze(-1)
+        elif name == "view_as_real":
+            yield ids[..., None]
+        elif name in RESHAPED:
+            yield compressed(ids.expand(one.shape).reshape(first.shape))
         elif func.is_view or name in MOVED:
             moved = func(**self._numbers(values, known))
             yield from (compressed(part) for part in (moved if isinstance(moved, list | tuple) else [moved]))
         elif name in ("sort", "topk"):
-            assert ids is not None
             taken = compressed(ids.expand(one.shape).gather(values.get("dim", -1), leaves[1].cpu()))
             yield from (taken, taken)
         elif name == "constant_pad_nd" or name in PADDED:
             yield padded(self.places, known[id(one)], one, values.get("pad", values.get("padding")), first)
         elif name in ("mkldnn_rnn_layer", "_cudnn_rnn", "miopen_rnn"):  # the sequence comes first, then the last states
-            assert ids is not None
             yield self.places.hull(ids, [ids.ndim - 1])
             yield from (self.places.hull(ids, range(ids.ndim)) for _ in leaves[1:])
         elif name == "col2im":
-            assert ids is not None
             yield folded(self.places, ids.expand(one.shape), values, first)
         elif rule is not None:
             yield rule(values, known, first)

@@ -162,7 +162,7 @@ def results_of(
         seed=_SEED,
         identities=identities,
         batch_size=min(cam.batch_size for cam in cams),
-        scores=scores,
+        scores={check_model(model): scores},
     )
 
 
