@@ -36,6 +36,7 @@ from gradcam_kit.errors import CaptureError, GradCamKitError, NonFiniteError, ra
 from gradcam_kit.functional import at_least_float32, finite_probe
 from gradcam_kit.targets.classes import ClassTarget, EvidentProbability, score, settle
 from gradcam_kit.targets.outputs import predicted_classes, read_logits
+from gradcam_kit.targets.scores import ScoreKind, told_kind
 from gradcam_kit.types import Attention, Evidence, Head, LayerCapture, Reshape, Target
 
 _WITHOUT_SCORES = Evidence.ATTENTION | Evidence.HEAD | Evidence.WEIGHT_GRADIENTS
@@ -89,6 +90,8 @@ class Capture:
     guided_gradients: Tensor | None = None
     attention: Attention | None = None
     rows: RowState = field(default_factory=RowState)
+    told: tuple[ScoreKind, str] | None = None
+    """What the scores are, where that is known without a look at values."""
     _heads: dict[str, Head | None] = field(default_factory=dict)
 
     @property
@@ -99,7 +102,8 @@ class Capture:
     @cached_property
     def _probability(self) -> Target:
         classes = self.classes[:1] if self.rows.is_bag and self.classes is not None else self.classes
-        return EvidentProbability(classes, cache(partial(score_kind, self.run.model, self.inputs, self.output)))
+        kind = partial(score_kind, self.run.model, self.inputs, self.output)
+        return EvidentProbability(classes, cache(lambda: self.told[0] if self.told else kind()))
 
     def layer(self, name: str, needs: Evidence, batch_size: int) -> LayerCapture:
         """What a method with these needs may see of one layer."""
@@ -209,6 +213,7 @@ def _pass(model: nn.Module, inputs: Inputs, request: Request) -> Iterator[Captur
                 classes=None if classes is None else _for_each(move_tree(classes, inputs.images.device), inputs.n),
                 rows=RowState(is_bag=is_bag),
                 output=_detach(output),
+                told=None if classes is None else told_kind(model, read_logits(output)),
                 records=recorder.records,
                 prefixes=prefix.prefixes if prefix else {},
                 reshape=request.reshape,

@@ -8,7 +8,7 @@ from typing import Any
 from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
-from gradcam_kit.capture import ClassProbability, Inputs, check_model, read_inputs, rescoring, score_kind
+from gradcam_kit.capture import ClassProbability, Inputs, check_model, read_inputs, rescoring, score_kind, with_channels
 from gradcam_kit.comparison.compared import (
     Layers,
     Methods,
@@ -122,8 +122,8 @@ def compare(
     left_out: dict[str, str] = {}
     if isinstance(methods, str) and methods == "all":
         found, left_out = suited(found, inputs)
-    inputs = with_shared_images(found, inputs, targets)
     model = check_model(model)
+    inputs = with_channels(model, with_shared_images(found, inputs, targets))
     others = {one.label for one in found if one.cam is not None and check_model(one.cam.model) is not model}
     policy = "predicted" if targets is None else "given"
     foreign = len(others) == sum(one.cam is not None for one in found)
