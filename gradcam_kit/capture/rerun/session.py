@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from gradcam_kit.capture.axes import read_inputs
-from gradcam_kit.capture.graphs import score_kind
+from gradcam_kit.capture.gradients.output_graph import score_kind
+from gradcam_kit.capture.images.channels import read_inputs
 from gradcam_kit.capture.model.inputs import Runner
 from gradcam_kit.capture.model.memory_format import in_fastest_format
 from gradcam_kit.capture.model.state import check_model, untouched
