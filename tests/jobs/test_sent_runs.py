@@ -199,12 +199,12 @@ def test_measurements_that_are_damaged_are_made_again_and_those_of_others_stay()
     assert path.read_bytes() == mine
 
 
-@pytest.mark.parametrize("content", ["a table of others", "no table at all", "metrics without a mark"])
+@pytest.mark.parametrize("content", ["a table of others", "paths of others", "rows of a run"])
 def test_evaluate_replaces_files_of_others_only_when_told(content: str) -> None:
     path = Path("out/metrics/00000.parquet")
     path.parent.mkdir()
-    if content == "no table at all":
-        path.write_text("mine")
+    if content == "rows of a run":
+        shutil.copy(SHARD, path)
     else:
         pq.write_table(pa.table({"mine": [1]} if content == "a table of others" else {"path": ["a.png"]}), path)
     mine = path.read_bytes()

@@ -66,7 +66,7 @@ def test_metrics_take_the_channels_first_and_say_so(case: str) -> None:
         assert torch.equal(rescore.inputs.images, moved(x))
         with pytest.raises(ShapeError, match=r"metrics take \(n, c, \*positions\).*rescore\.inputs\.images"):
             METRICS["deletion"](MetricInput(heatmaps, x, rescore))
-        if x.ndim > 3:
+        if x.ndim > 3 and x.shape[1] == x.shape[2]:  # the shapes alone fit
             with pytest.raises(ShapeError, match=r"metrics take \(n, c, \*positions\).*rescore\.inputs\.images"):
                 average_drop(heatmaps, x, rescore)
         images = rescore.inputs.images

@@ -176,7 +176,7 @@ class Tracker(TorchDispatchMode):
             taken = compressed(ids.expand(one.shape).gather(values.get("dim", -1), leaves[1].cpu()))
             yield from (taken, taken)
         elif name == "constant_pad_nd" or name in PADDED:
-            yield padded(self.places, known[id(one)], one, values.get("pad", values.get("padding")), first)
+            yield padded(self.places, known[id(one)], one, values["pad" if "pad" in values else "padding"], first)
         elif name in ("mkldnn_rnn_layer", "_cudnn_rnn", "miopen_rnn"):  # the sequence comes first, then the last states
             yield self.places.hull(ids, [ids.ndim - 1])
             yield from (self.places.hull(ids, range(ids.ndim)) for _ in leaves[1:])
