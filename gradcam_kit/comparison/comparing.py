@@ -2,38 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence, Sized
 from typing import Any
 
 from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
-from gradcam_kit.capture import ClassProbability, Inputs, check_model, output_with_graph, read_inputs, rescoring
+from gradcam_kit.capture import check_model, read_inputs
 from gradcam_kit.comparison.compared import (
     Layers,
     Methods,
-    call_of,
     compared_methods,
     costs,
-    explained,
     suited,
     with_baselines,
     with_shared_images,
 )
 from gradcam_kit.comparison.gallery import shown_pictures
-from gradcam_kit.comparison.measuring import baseline_maps, known_metrics, measured
+from gradcam_kit.comparison.measuring import baseline_maps, known_metrics, measure_all
+from gradcam_kit.comparison.question import Question, answer
 from gradcam_kit.comparison.record import Comparison
-from gradcam_kit.errors import GradCamKitError, InputError, ShapeError, TargetError
-from gradcam_kit.methods import Explanation
+from gradcam_kit.errors import InputError, ShapeError
 from gradcam_kit.metrics import Metric
-from gradcam_kit.metrics.rows import sample_index
 from gradcam_kit.options import one_of
 from gradcam_kit.pixels.pictures import RGB, Picture, rgb_picture
 from gradcam_kit.renamed import former_arguments
 from gradcam_kit.targets.names import carried_names, named_targets, read_class_names
-from gradcam_kit.targets.outputs import read_logits
-from gradcam_kit.targets.scores import SCORES, ScoreKind, evident_kind
+from gradcam_kit.targets.scores import SCORES, ScoreKind
 from gradcam_kit.transforms import PictureTransform, as_transform
 from gradcam_kit.types import Images, Reshape
 
@@ -63,8 +58,10 @@ def compare(
 ) -> Comparison:
     """Explain the same images by several methods, at several layers, from as few passes as possible.
 
+    The parameters are what one types in a notebook, so they are not grouped in a record; `Question` is made of them.
+
     Args:
-        model: any PyTorch model; whatever is no object with a model of its own is of this one.
+        model: any PyTorch model; methods that are not objects with a model of their own explain this one.
         images: as in calling a method.
         methods: names in `METHODS` or `metrics.BASELINES`, classes, objects that bring their own options and layers, or
             a mapping from labels to those. Objects of another model, such as one before it was trained further, explain
@@ -105,131 +102,70 @@ def compare(
         one_of("scores", scores, SCORES)
     class_names = carried_names(model) if class_names is None else read_class_names(class_names)
     targets = named_targets(targets, class_names)
-    if inputs.n == 0:
-        raise InputError("there are no images to compare on; expected a batch of at least one")
-    for what, given in {"masks": masks, "pictures": pictures, "names": names}.items():
-        if given is not None and len(given) != inputs.n:
-            raise ShapeError(f"{len(given)} {what} for {inputs.n} images; expected one for each")
-    wanted = known_metrics([metrics] if isinstance(metrics, str | Metric) else metrics)
-    for metric in wanted:
-        if metric.needs_masks and masks is None:
-            raise InputError(f"the metric {metric.name!r} needs to know where the objects are; pass masks=(n, *t) bool")
-    options = {
-        "reshape": reshape,
-        "image_input": image_input,
-        "batch_size": batch_size,
-        "keep_modes": keep_modes,
-    }
-    found = compared_methods(model, methods, target_layers, options)
-    left_out: dict[str, str] = {}
+    _check_counts(inputs.n, {"masks": masks, "pictures": pictures, "names": names})
+    wanted = _checked_metrics(metrics, masks)
+    options = {"reshape": reshape, "image_input": image_input, "batch_size": batch_size, "keep_modes": keep_modes}
+    found, left_out = compared_methods(model, methods, target_layers, options), dict[str, str]()
     if isinstance(methods, str) and methods == "all":
         found, left_out = suited(found, inputs)
-    inputs = with_shared_images(found, inputs, targets)
-    model = check_model(model)
-    others = {one.label for one in found if one.cam is not None and check_model(one.cam.model) is not model}
-    policy = "predicted" if targets is None else "given"
-    foreign = len(others) == sum(one.cam is not None for one in found)
-    by_model: Tensor | None = None
-    if others and (targets is None or foreign):  # all explain what this model predicts, and baselines are about it
-        kind = scores or _score_kind(model, inputs, None)
-        targets, by_model = _asked(model, inputs, targets, batch_size, keep_modes, kind)
-    explanations = explained(found, inputs, targets)
-    kinds: dict[nn.Module, ScoreKind | None] = {}
-    own: dict[str, Tensor | None] = {}
-    for one in found:
-        if one.cam is not None:
-            explanation = explanations[one.label]
-            if one.cam.model not in kinds:
-                kinds[one.cam.model] = scores or _score_kind(one.cam.model, inputs, explanation)
-            own[one.label] = _scores(explanation, kinds[one.cam.model])
-    kind = kinds[model] if model in kinds else scores or _score_kind(model, inputs, None)
-    first = sorted(explanations, key=others.__contains__)  # those of the model itself before others
-    classes = next((explanations[label].targets for label in first if explanations[label].targets is not None), None)
-    values = by_model if by_model is not None else next((own[one] for one in first if own[one] is not None), None)
-    settled = targets if classes is None else classes
-    several = values.shape[1] if values is not None and values.ndim == 2 else None
-    participants = with_baselines(found) if baselines and wanted else found
-    heatmaps = {label: explanation.heatmaps for label, explanation in explanations.items()}
-    heatmaps |= baseline_maps(participants, inputs.images, several, seed, identities)
-    numbers = measured(
-        model,
-        inputs,
-        heatmaps,
-        participants,
-        wanted,
-        targets=settled,
-        policy=policy,
+    asked = Question(
+        check_model(model),
+        with_shared_images(found, inputs, targets),
+        targets,
+        policy="predicted" if targets is None else "given",
+        scores=scores,
         masks=masks,
+        batch_size=batch_size,
         seed=seed,
         identities=identities,
-        batch_size=batch_size,
         keep_modes=keep_modes,
-        scores=kind,
     )
+    answered = answer(asked, found)
+    settled = answered.question
+    participants = with_baselines(found) if baselines and wanted else found
+    heatmaps = {label: explanation.heatmaps for label, explanation in answered.explanations.items()}
+    heatmaps |= baseline_maps(settled, participants, answered.per_image)
+    numbers = measure_all(settled, heatmaps, participants, wanted)
     labels = [one.label for one in found]
     return Comparison(
         heatmaps={label: heatmaps[label] for label in labels},
-        explanations=explanations,
+        explanations=answered.explanations,
         measured={label: own for label, own in numbers.items() if label in labels},
         baselines={label: own for label, own in numbers.items() if label not in labels},
-        costs=costs(found, inputs, settled) if cost else {},
-        targets=classes,
-        scores=values,
-        score_kind=kind,
-        other_scores={label: one for label, one in own.items() if label in others and one is not None},
-        pictures=_pictures(model, inputs) if pictures is None else [rgb_picture(picture) for picture in pictures],
+        costs=costs(found, settled.inputs, settled.targets) if cost else {},
+        targets=answered.targets,
+        scores=answered.scores,
+        score_kind=settled.scores,
+        other_scores=answered.other_scores,
+        pictures=_pictures(settled) if pictures is None else list(map(rgb_picture, pictures)),
         names=[f"image {i}" for i in range(inputs.n)] if names is None else list(map(str, names)),
         class_names=class_names,
         left_out=left_out,
     )
 
 
-def _asked(
-    model: nn.Module, inputs: Inputs, targets: Any, batch_size: int, keep_modes: bool, kind: ScoreKind | None
-) -> tuple[Any, Tensor | None]:
-    """The targets, None = the predicted classes, and the model's scores; None where its output is no class scores."""
-    images, keywords = call_of(inputs)
-    try:
-        options: dict[str, Any] = {
-            "image_input": inputs.slot,
-            "scores": kind,
-            "batch_size": batch_size,
-            "keep_modes": keep_modes,
-        }
-        with rescoring(model, images, targets, **options, **keywords) as rescore:
-            scores = rescore(inputs.images, sample_index(inputs.images))
-            return rescore.classes if targets is None else targets, scores
-    except (ShapeError, TargetError):
-        return targets, None  # methods that look at no class need none, and others say so themselves
+def _check_counts(n: int, given: Mapping[str, Sized | None]) -> None:
+    """Refuse an empty batch, and what was not given once for each image."""
+    if n == 0:
+        raise InputError("there are no images to compare on; expected a batch of at least one")
+    for what, values in given.items():
+        if values is not None and len(values) != n:
+            raise ShapeError(f"{len(values)} {what} for {n} images; expected one for each")
 
 
-def _scores(explanation: Explanation, kind: ScoreKind | None) -> Tensor | None:
-    """Probabilities of classes; of a target that is a callable its scores."""
-    if explanation.targets is not None:
-        return ClassProbability(explanation.targets, kind)(explanation.output)
-    return explanation.scores
+def _checked_metrics(metrics: str | Metric | Sequence[str | Metric], masks: Tensor | None) -> list[Metric]:
+    """Return the metrics, each once; refuse those that need masks where there are none."""
+    wanted = known_metrics([metrics] if isinstance(metrics, str | Metric) else metrics)
+    for metric in wanted:
+        if metric.needs_masks and masks is None:
+            raise InputError(f"the metric {metric.name!r} needs to know where the objects are; pass masks=(n, *t) bool")
+    return wanted
 
 
-def _score_kind(model: nn.Module, inputs: Inputs, explanation: Explanation | None) -> ScoreKind | None:
-    """What the scores of a model are by evidence; None where its output is no class scores.
-
-    Only outputs that could be probabilities cost one more forward pass, of the first image, for the graph.
-    """
-    known: list[Tensor] = []
-    with suppress(GradCamKitError):
-        if explanation is not None:
-            known.append(read_logits(explanation.output).float())
-        if any(bool(((one < 0) | (one > 1)).any()) for one in known):
-            return evident_kind(model, known)[0]
-        with suppress(RuntimeError):  # what cannot have a graph
-            known.insert(0, read_logits(output_with_graph(model, inputs)))
-    return evident_kind(model, known)[0] if known else None
-
-
-def _pictures(model: nn.Module, inputs: Inputs) -> list[RGB]:
-    """The images with the model's own normalization undone."""
-    transform = getattr(model, "transform", None)
+def _pictures(question: Question) -> list[RGB]:
+    """Return the images with the model's own normalization undone."""
+    images, transform = question.inputs.images, getattr(question.model, "transform", None)
     transform = None if transform is None else as_transform(transform)
     if isinstance(transform, PictureTransform):
-        return shown_pictures(inputs.images, transform.mean, transform.std)
-    return shown_pictures(inputs.images)
+        return shown_pictures(images, transform.mean, transform.std)
+    return shown_pictures(images)

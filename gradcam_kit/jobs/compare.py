@@ -26,8 +26,9 @@ from gradcam_kit.jobs.sources.masks import Masks
 from gradcam_kit.jobs.sources.reading import depth_note, read_entry
 from gradcam_kit.jobs.storage.addresses import local_path
 from gradcam_kit.jobs.work.explainer import Explainer
-from gradcam_kit.jobs.work.loading import load_explainer, method_classes, note
+from gradcam_kit.jobs.work.loading import load_explainer, note
 from gradcam_kit.jobs.work.measuring import MetricMeans, chosen_metrics
+from gradcam_kit.jobs.work.methods import method_classes
 from gradcam_kit.jobs.work.reader import batches
 
 _LARGEST = 448  # pixels; nothing is shown larger
@@ -105,8 +106,7 @@ def _check_inputs_stay(request: SheetRequest, entries: Sequence[Entry]) -> None:
     """
     if not os.path.exists(request.out):
         return
-    others = (str(path) for path in (request.checkpoint, request.class_names) if isinstance(path, Path))
-    read = map(local_path, (*(entry.path for entry in entries), *request.sources, *others))
+    read = map(local_path, (*(entry.path for entry in entries), *request.sources, *request.files))
     folder = None if request.masks is None else local_path(request.masks)
     is_mask = folder is not None and Path(os.path.realpath(folder)) in Path(os.path.realpath(request.out)).parents
     if is_mask or any(path is not None and _is_same_file(path, request.out) for path in read):

@@ -22,6 +22,7 @@ from gradcam_kit.jobs.storage.counts import Counts, counted
 from gradcam_kit.jobs.storage.rows import Row
 from gradcam_kit.jobs.work.explainer import Explainer
 from gradcam_kit.jobs.work.measuring import (
+    MeasuredBatch,
     baseline_rows,
     chosen_metrics,
     columns_of,
@@ -186,13 +187,13 @@ def _measure_batch(
     readable = [one for one in items if isinstance(one, Decoded)]
     if of_maps.metrics:
         for group in _alike(readable):
-            of_maps.measure(of_maps.images(group), [rows[one.entry.key] for one in group], baselines)
+            of_maps.measure(MeasuredBatch(of_maps.images(group), [rows[one.entry.key] for one in group], baselines))
     if of_objects.metrics:
         where = {key: mask for key, mask in masks.items() if isinstance(mask, Tensor)}
         for group in _alike([one for one in readable if one.entry.key in where]):
             keys = [one.entry.key for one in group]
             placed = torch.stack([where[key] for key in keys])
-            of_objects.measure(of_objects.images(group), [rows[key] for key in keys], baselines, placed)
+            of_objects.measure(MeasuredBatch(of_objects.images(group), [rows[key] for key in keys], baselines, placed))
         for key, reason in masks.items():
             if isinstance(reason, str):  # the numbers of other metrics stand
                 mark_unmeasured(rows[key], of_objects.metrics)

@@ -72,6 +72,11 @@ class ModelRequest:
         _each_in("--mean", self.mean, 0.0, 1.0)
         _each_in("--std", self.std, 1e-6, 1.0)
 
+    @property
+    def files(self) -> list[str]:
+        """The files beside the pictures that are read."""
+        return [str(path) for path in (self.checkpoint, self.class_names) if isinstance(path, str | Path)]
+
 
 @dataclass(frozen=True)
 class RunRequest(ModelRequest):

@@ -19,11 +19,12 @@ from gradcam_kit.jobs.request import RunRequest
 from gradcam_kit.jobs.sources.plan import Shard
 from gradcam_kit.jobs.storage.rows import method_name
 from gradcam_kit.jobs.storage.store import Store
-from gradcam_kit.jobs.work.blame import make_method
 from gradcam_kit.jobs.work.explainer import Explainer
-from gradcam_kit.jobs.work.loading import load_explainer, method_classes
+from gradcam_kit.jobs.work.loading import load_explainer
 from gradcam_kit.jobs.work.measuring import chosen_metrics, metric_fields
-from gradcam_kit.jobs.work.reader import ahead_of, init_worker, sigint_blocked
+from gradcam_kit.jobs.work.methods import make_method, method_classes, with_methods
+from gradcam_kit.jobs.work.processes import init_worker, sigint_blocked
+from gradcam_kit.jobs.work.reader import ahead_of
 
 if TYPE_CHECKING:
     from multiprocessing.queues import Queue
@@ -106,8 +107,7 @@ def _serve(
     init_worker()
     sys.path.insert(0, folder)  # where the modules of the user's are
     try:
-        explainer = with_layers(request, layers)
-        explainer.fit.say = lambda text: print(f"note: {text}", file=sys.stderr)
+        explainer = replace(with_layers(request, layers), say=_print_note)
 
         def told(explained: int, failed: int) -> None:
             answers.put((explained, failed))
@@ -120,12 +120,16 @@ def _serve(
         answers.put(error)
 
 
+def _print_note(text: str) -> None:
+    print(f"note: {text}", file=sys.stderr)
+
+
 def with_layers(request: RunRequest, layers: Mapping[str, list[str]]) -> Explainer:
     """The explainer of a request whose layers were chosen elsewhere."""
     explainer = load_explainer(request)
     cams = []
     for method in method_classes(request.methods):
-        [cam] = explainer.with_methods([method], (), None, request.batch_size).cams
+        [cam] = with_methods(explainer, [method], (), None, request.batch_size).cams
         if method_name(cam) not in layers:
             raise InputError(f"the layers of {method_name(cam)} are not known; known are those of {', '.join(layers)}")
         names = layers[method_name(cam)]

@@ -129,7 +129,7 @@ class Pipeline:
         device = self.explainer.device
         stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         for items in reader.read(marked, ahead_of(self.request.batch_size, self.request.threads)):
-            yield self.explainer.send(items, stream)
+            yield Batch.sent(items, device, stream)
 
     def _collect(self, current: _Open, found: Iterable[Explained], painter: Painter) -> None:
         wanted = self.request.overlays

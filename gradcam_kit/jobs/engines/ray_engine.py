@@ -32,8 +32,8 @@ from gradcam_kit.jobs.storage.rows import Row
 from gradcam_kit.jobs.storage.store import Store
 from gradcam_kit.jobs.work.batches import Batch
 from gradcam_kit.jobs.work.explainer import Explainer
-from gradcam_kit.jobs.work.loading import layers_of
 from gradcam_kit.jobs.work.measuring import metric_fields
+from gradcam_kit.jobs.work.methods import layers_of
 from gradcam_kit.jobs.work.overlays import draw, mark_undrawn
 from gradcam_kit.jobs.work.reader import Decoded, Failed, Reader, batches, decode
 from gradcam_kit.transforms import Transform
@@ -109,7 +109,7 @@ def work_on_ray(
             for item in _explained(request, explainer, store, items):
                 for text in item.notes:
                     if text not in said:
-                        explainer.fit.say(text)
+                        explainer.say(text)
                         said.add(text)
                 shard, parts = open_shards[item.shard]
                 if item.batch in parts:
@@ -182,9 +182,8 @@ class _Explain:
     """The model on its device, in a process of its own."""
 
     def __init__(self, request: RunRequest, layers: Mapping[str, list[str]]) -> None:
-        self.explainer = with_layers(request, layers)
         self.notes: list[str] = []
-        self.explainer.fit.say = self.notes.append
+        self.explainer = replace(with_layers(request, layers), say=self.notes.append)
 
     def __call__(self, table: Table) -> Table:
         item = _item(table)

@@ -15,7 +15,8 @@ from gradcam_kit.jobs.sources.index import Entry
 from gradcam_kit.jobs.sources.plan import Plan
 from gradcam_kit.jobs.storage.rows import method_name
 from gradcam_kit.jobs.work.explainer import Explainer
-from gradcam_kit.jobs.work.loading import layers_of, metric_settings
+from gradcam_kit.jobs.work.loading import metric_settings
+from gradcam_kit.jobs.work.methods import layers_of
 from gradcam_kit.methods import BaseCAM
 from gradcam_kit.models.checkpoints import weights_hash
 
