@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from gradcam_kit.capture import check_model, read_inputs
 from gradcam_kit.comparison.compared import (
+    ComparedMethod,
     Layers,
     Methods,
     compared_methods,
@@ -20,10 +21,10 @@ from gradcam_kit.comparison.compared import (
 )
 from gradcam_kit.comparison.gallery import shown_pictures
 from gradcam_kit.comparison.measuring import baseline_maps, known_metrics, measure_all
-from gradcam_kit.comparison.question import Question, answer
+from gradcam_kit.comparison.question import Answer, Question, answer
 from gradcam_kit.comparison.record import Comparison
 from gradcam_kit.errors import InputError, ShapeError
-from gradcam_kit.metrics import Metric
+from gradcam_kit.metrics import Metric, MetricResult
 from gradcam_kit.options import one_of
 from gradcam_kit.pixels.pictures import RGB, Picture, rgb_picture
 from gradcam_kit.renamed import former_arguments
@@ -98,21 +99,17 @@ def compare(
         ShapeError: masks, pictures or names whose number differs from that of the images.
     """
     inputs = read_inputs(images, {}, image_input=image_input)
-    if scores is not None:
-        one_of("scores", scores, SCORES)
     class_names = carried_names(model) if class_names is None else read_class_names(class_names)
     targets = named_targets(targets, class_names)
-    _check_counts(inputs.n, {"masks": masks, "pictures": pictures, "names": names})
+    _check(scores, inputs.n, {"masks": masks, "pictures": pictures, "names": names})
     wanted = _checked_metrics(metrics, masks)
     options = {"reshape": reshape, "image_input": image_input, "batch_size": batch_size, "keep_modes": keep_modes}
-    found, left_out = compared_methods(model, methods, target_layers, options), dict[str, str]()
-    if isinstance(methods, str) and methods == "all":
-        found, left_out = suited(found, inputs)
-    asked = Question(
+    found = compared_methods(model, methods, target_layers, options)
+    found, left_out = suited(found, inputs) if methods == "all" else (found, {})
+    question = Question(
         check_model(model),
         with_shared_images(found, inputs, targets),
         targets,
-        policy="predicted" if targets is None else "given",
         scores=scores,
         masks=masks,
         batch_size=batch_size,
@@ -120,32 +117,31 @@ def compare(
         identities=identities,
         keep_modes=keep_modes,
     )
-    answered = answer(asked, found)
-    settled = answered.question
-    participants = with_baselines(found) if baselines and wanted else found
-    heatmaps = {label: explanation.heatmaps for label, explanation in answered.explanations.items()}
-    heatmaps |= baseline_maps(settled, participants, answered.per_image)
-    numbers = measure_all(settled, heatmaps, participants, wanted)
+    answered = answer(question, found)
+    question = answered.question
+    heatmaps, numbers = _measured(answered, with_baselines(found) if baselines and wanted else found, wanted)
     labels = [one.label for one in found]
     return Comparison(
         heatmaps={label: heatmaps[label] for label in labels},
         explanations=answered.explanations,
         measured={label: own for label, own in numbers.items() if label in labels},
         baselines={label: own for label, own in numbers.items() if label not in labels},
-        costs=costs(found, settled.inputs, settled.targets) if cost else {},
+        costs=costs(found, question.inputs, question.targets) if cost else {},
         targets=answered.targets,
         scores=answered.scores,
-        score_kind=settled.scores,
+        score_kind=question.scores,
         other_scores=answered.other_scores,
-        pictures=_pictures(settled) if pictures is None else list(map(rgb_picture, pictures)),
+        pictures=_pictures(question) if pictures is None else list(map(rgb_picture, pictures)),
         names=[f"image {i}" for i in range(inputs.n)] if names is None else list(map(str, names)),
         class_names=class_names,
         left_out=left_out,
     )
 
 
-def _check_counts(n: int, given: Mapping[str, Sized | None]) -> None:
-    """Refuse an empty batch, and what was not given once for each image."""
+def _check(scores: str | None, n: int, given: Mapping[str, Sized | None]) -> None:
+    """Refuse unknown kinds of scores, an empty batch, and what was not given once for each image."""
+    if scores is not None:
+        one_of("scores", scores, SCORES)
     if n == 0:
         raise InputError("there are no images to compare on; expected a batch of at least one")
     for what, values in given.items():
@@ -160,6 +156,15 @@ def _checked_metrics(metrics: str | Metric | Sequence[str | Metric], masks: Tens
         if metric.needs_masks and masks is None:
             raise InputError(f"the metric {metric.name!r} needs to know where the objects are; pass masks=(n, *t) bool")
     return wanted
+
+
+def _measured(
+    answered: Answer, found: Sequence[ComparedMethod], metrics: Sequence[Metric]
+) -> tuple[dict[str, Tensor], dict[str, dict[str, MetricResult]]]:
+    """Return the heatmaps of methods and baselines by label, and what is measured of them."""
+    heatmaps = {label: explanation.heatmaps for label, explanation in answered.explanations.items()}
+    heatmaps |= baseline_maps(answered.question, found, answered.per_image)
+    return heatmaps, measure_all(answered.question, heatmaps, found, metrics)
 
 
 def _pictures(question: Question) -> list[RGB]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -27,8 +27,9 @@ class Question:
         model: the model that sees the images again; a method of another model is scored by its own.
         inputs: the images, and what else the model gets with them.
         targets: class indices `(n, [m])`, or a callable; None = the predicted classes.
-        policy: where the classes come from, in words: "predicted" or "given".
+        policy: where the classes come from, in words; by default "predicted" or "given".
         scores: what the score of a class is, see `ClassProbability`; None = decided by evidence.
+        kinds: what the scores of each model are, once that is decided; of others they are `scores`.
         masks: where the objects are, `(n, *t)`, for metrics that need them.
         batch_size: the most rows in one forward pass.
         seed: the seed of random draws.
@@ -39,13 +40,18 @@ class Question:
     model: nn.Module
     inputs: Inputs
     targets: Any = None
-    policy: str = "given"
+    policy: str = ""
     scores: ScoreKind | None = None
+    kinds: Mapping[nn.Module, ScoreKind | None] = field(default_factory=dict)
     masks: Tensor | None = None
     batch_size: int = 64
     seed: int = 0
     identities: Tensor | None = None
     keep_modes: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.policy:
+            object.__setattr__(self, "policy", "predicted" if self.targets is None else "given")
 
     def rescoring(self, model: nn.Module, inputs: Inputs, targets: Any) -> AbstractContextManager[Rescoring]:
         """Return a context manager in which a model scores changed images for the targets."""
@@ -55,7 +61,7 @@ class Question:
             images,
             targets,
             image_input=self.inputs.slot,
-            scores=self.scores,
+            scores=self.kinds.get(model, self.scores),
             batch_size=self.batch_size,
             keep_modes=self.keep_modes,
             **keywords,
@@ -111,8 +117,14 @@ def answer(question: Question, found: Sequence[ComparedMethod]) -> Answer:
     first = sorted(explanations, key=others.__contains__)  # methods of the model itself before others
     classes = next((explanations[label].targets for label in first if explanations[label].targets is not None), None)
     scores = by_model if by_model is not None else next((own[one] for one in first if own[one] is not None), None)
+    settled = replace(
+        question,
+        targets=targets if classes is None else classes,
+        scores=kind,
+        kinds={**{check_model(one): its for one, its in kinds.items()}, model: kind},
+    )
     return Answer(
-        replace(question, targets=targets if classes is None else classes, scores=kind),
+        settled,
         explanations,
         classes,
         scores,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Container, Generator, Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -12,10 +12,9 @@ from typing import Any
 
 from rich.console import Console
 
-from gradcam_kit.capture import compile_around
 from gradcam_kit.errors import GradCamKitError
-from gradcam_kit.jobs.engines.devices import work_on_devices
-from gradcam_kit.jobs.engines.local import Done, FirstFailureError, Pipeline, Progress
+from gradcam_kit.jobs.engines.choice import write_shards
+from gradcam_kit.jobs.engines.local import Done, FirstFailureError, Pipeline
 from gradcam_kit.jobs.progress import ProgressBar
 from gradcam_kit.jobs.request import SHOWN, RunRequest, RunSummary
 from gradcam_kit.jobs.sources.plan import Plan, Shard, make_plan
@@ -25,10 +24,9 @@ from gradcam_kit.jobs.storage.manifest import check_same
 from gradcam_kit.jobs.storage.ownership import check_inputs_stay
 from gradcam_kit.jobs.storage.store import Store
 from gradcam_kit.jobs.work.explainer import Explainer
-from gradcam_kit.jobs.work.loading import TRIED, device_names, make_explainer, note, verify
+from gradcam_kit.jobs.work.loading import TRIED, make_explainer, note, verify
 from gradcam_kit.jobs.work.manifest import make_manifest
 from gradcam_kit.jobs.work.measuring import chosen_metrics, metric_fields
-from gradcam_kit.jobs.work.methods import layers_of
 from gradcam_kit.jobs.work.processes import sigterm_as_interrupt
 
 
@@ -223,14 +221,19 @@ def _work(todo: _Todo) -> _Work:
         GradCamKitError: the model or a method can take none of the first pictures, or the disk or a device failed.
     """
     prepared, overwrite = todo.prepared, todo.prepared.request.overwrite
+    plan, explainer = prepared.plan, prepared.explainer
     work = _Work(todo, replace(todo.tally), begun=not overwrite)
     if not todo.numbers:
         return work
+    first = [] if prepared.goes_on else list(islice(plan.entries(), TRIED))  # a request that worked once is right
+    check = partial(verify, explainer, first)
     try:
         with ExitStack() as stack:
             bar = stack.enter_context(ProgressBar(prepared.console, todo.pictures))
             stack.enter_context(sigterm_as_interrupt())
-            for done in stack.enter_context(closing(_engine(todo, work.begin, bar.add))):
+            pipeline = Pipeline(prepared.request, explainer, prepared.store, plan.pictures, check, work.begin, bar.add)
+            finished = closing(write_shards(pipeline, plan, todo.shards(), len(todo.numbers)))
+            for done in stack.enter_context(finished):
                 work.add(done)
     except FirstFailureError as failure:
         tried = [number for number in prepared.mine if number not in todo.again or number in work.written]
@@ -264,30 +267,6 @@ def _sum_up(todo: _Todo, work: _Work, start: float) -> RunSummary:
         interrupted=work.interrupted,
         go_on=command if work.begun else "",
     )
-
-
-def _engine(todo: _Todo, begin: Callable[[], None], progress: Progress) -> Generator[Done, None, None]:
-    """Write shards on the engine that was asked for; yields each when it is there."""
-    prepared = todo.prepared
-    request, explainer, plan = prepared.request, prepared.explainer, prepared.plan
-    first = [] if prepared.goes_on else list(islice(plan.entries(), TRIED))  # a request that worked once is right
-    check = partial(verify, explainer, first)
-    if request.engine == "ray":
-        from gradcam_kit.jobs.engines.ray_engine import work_on_ray
-
-        check()
-        yield from work_on_ray(request, explainer, plan, todo.shards(), begin, progress)
-        return
-    devices, layers = device_names(request.device), layers_of(explainer)
-    if len(devices) > 1 and len(todo.numbers) > 1:
-        check()
-        yield from work_on_devices(request, devices, layers, plan.pictures, todo.shards(), begin, progress)
-        return
-    if request.compile:
-        compile_around(explainer.model, (name for names in layers.values() for name in names))
-    pipeline = Pipeline(request, explainer, prepared.store, plan.pictures, check, begin, progress)
-    with closing(pipeline.work(todo.shards())) as finished:
-        yield from finished
 
 
 def _found(store: Store, numbers: Container[int]) -> _Tally:
