@@ -83,7 +83,7 @@ def compare(
         reshape: as in making a method.
         image_input: as in making a method. All methods of a comparison explain the same input, which metrics change.
         batch_size: the most masked rows in one forward pass.
-        seed: of the random draws of metrics and baselines.
+        seed: the seed of random draws of metrics and baselines.
         identities: a number per image, to which its draws belong; None = from the values of the image.
         cost: whether each method explains the first image once more, alone, to see what it costs.
         baselines: whether metrics are measured of all `metrics.BASELINES` too, because the numbers of methods mean
@@ -96,7 +96,7 @@ def compare(
     Raises:
         UnknownNameError: no such method or metric.
         InputError: no images, or a metric without what it needs.
-        ShapeError: masks, pictures or names whose number differs from that of the images.
+        ShapeError: masks, pictures or names whose number differs from the number of images.
     """
     inputs = read_inputs(images, {}, image_input=image_input)
     class_names = carried_names(model) if class_names is None else read_class_names(class_names)

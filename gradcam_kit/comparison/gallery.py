@@ -55,7 +55,7 @@ class Panel:
 
 
 def draw_sheet(panels: Sequence[Panel], columns: int = COLUMNS) -> RGB:
-    """All panels as one picture; a panel with many heatmaps takes several rows."""
+    """Return all panels as one picture; a panel with many heatmaps takes several rows."""
     rows: list[Sequence[RGB | None]] = []
     titles: list[list[str]] = []
     names: list[str] = []
@@ -75,7 +75,7 @@ def draw_sheet(panels: Sequence[Panel], columns: int = COLUMNS) -> RGB:
 
 
 def draw_figure(panels: Sequence[Panel], columns: int = COLUMNS, *, alpha: float = 0.5) -> Figure:
-    """All panels as a figure of matplotlib, closed, so that a notebook shows it once.
+    """Return all panels as a figure of matplotlib, closed, so that a notebook shows it once.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
@@ -107,7 +107,7 @@ def draw_figure(panels: Sequence[Panel], columns: int = COLUMNS, *, alpha: float
 def draw_page(
     panels: Sequence[Panel], head: str, tables: Mapping[str, Sequence[Mapping[str, Any]]], foot: Sequence[str] = ()
 ) -> str:
-    """All panels as HTML that needs neither network nor kernel: pictures inside, a slider for the opacity.
+    """Return all panels as HTML that needs neither network nor kernel: pictures inside, a slider for the opacity.
 
     Args:
         panels: what to show.
@@ -127,7 +127,7 @@ def draw_page(
 
 
 def as_document(page: str, title: str) -> str:
-    """A page as a file of its own."""
+    """Return a page as a file of its own."""
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" '
         f'content="width=device-width"><title>{escape(title)}</title></head>'
@@ -138,7 +138,7 @@ def as_document(page: str, title: str) -> str:
 def shown_pictures(
     images: Float[Tensor, "n c *t"], mean: Sequence[float] | None = None, std: Sequence[float] | None = None
 ) -> list[RGB]:
-    """Images as pictures: a signal as a strip, of a volume the middle slice, channels other than three as their mean.
+    """Return images as pictures: a signal as a strip, the middle slice of a volume, other channels averaged.
 
     Args:
         images: as the model gets them.
@@ -159,14 +159,14 @@ def shown_pictures(
 
 
 def flat_maps(maps: Float[Tensor, "n *t"]) -> Float[Tensor, "n h w"]:
-    """Maps as they can be drawn: a signal as a strip, of a volume the middle slice."""
+    """Return maps as they can be shown: a signal as a strip, the middle slice of a volume."""
     if maps.ndim == 2:
         return maps[:, None].expand(-1, max(maps.shape[1] // 6, 1), -1)
     return maps if maps.ndim == 3 else maps[:, maps.shape[1] // 2]
 
 
 def _per_row(cells: int, most: int) -> int:
-    """Columns, at most `most`, that fill as few rows as evenly as can be."""
+    """Return the number of columns, at most `most`, that fills as few rows as evenly as can be."""
     return math.ceil(cells / math.ceil(cells / most))
 
 
@@ -207,7 +207,7 @@ def _table(title: str, rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def format_value(value: Any) -> str:
-    """A value as tables show it: three digits, nothing where there is nothing."""
+    """Return a value as tables show it: three digits, and a dash for a missing value."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "–"
     if isinstance(value, float):

@@ -36,7 +36,7 @@ _LARGEST = 448  # pixels; nothing is shown larger
 
 @dataclass(frozen=True)
 class SheetRequest(ModelRequest):
-    """Methods to be compared; `layers` are compared too, those that are joined by + are fused.
+    """Methods to be compared; `layers` are compared too, and layers joined by + are fused.
 
     Attributes:
         sources: pictures, folders, globs or list files.
@@ -132,7 +132,7 @@ class _Sheet:
     """Chosen on the first picture that can be read."""
 
     def comparisons(self, entries: Sequence[Entry]) -> Iterator[Comparison]:
-        """One for as many pictures as a forward pass takes."""
+        """Yield one comparison for as many pictures as a forward pass takes."""
         for batch in batches(entries, self.request.batch_size):
             if ready := [one for one in map(self._read, batch) if one is not None]:
                 if not self.compared_methods:
@@ -159,7 +159,7 @@ class _Sheet:
         return _Ready(entry, image, np.asarray(seen), mask)
 
     def _mask_key(self, entry: Entry) -> str:
-        """The name of the picture, or the shortest end of its path beyond it under which there is a mask.
+        """Return the name of the picture, or the shortest longer end of its path under which there is a mask.
 
         A picture that is named alone has no folder that its name would be relative to. Never less than the name, under
         which there may be the mask of another picture.
@@ -190,7 +190,7 @@ class _Sheet:
         self.compared_methods = fitting
 
     def _compared(self, group: list[_Ready]) -> Iterator[Comparison]:
-        """All in one pass; when that fails one by one, so that only the picture at fault is left out."""
+        """Explain all pictures in one pass; if it fails, one by one, so that only the picture at fault is left out."""
         try:
             found = [self._compare(group)]
         except Exception as error:  # whatever it is, the other pictures can be explained
@@ -226,7 +226,7 @@ class _Sheet:
 
 
 def _distinct_names(entries: Sequence[Entry]) -> dict[Entry, str]:
-    """The keys, or where they come twice, all paths from the folder that they have in common."""
+    """Return the keys or, where a key comes twice, all paths from the folder that they share."""
     if len({entry.key for entry in entries}) == len(entries):
         return {entry: entry.key for entry in entries}
     root = os.path.commonpath([os.path.dirname(entry.path) for entry in entries])

@@ -29,7 +29,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {"ss-cam": {"samples": 4}}
 
 @dataclass(frozen=True)
 class DemoRow:
-    """One method, or a map that knows nothing (then `seconds` is None).
+    """One method, or a model-independent map (then `seconds` is None).
 
     Attributes:
         share: mean share of the heatmap that lies on the object, in [0, 1].
@@ -108,6 +108,6 @@ def run_demo(out: Path, finished: Callable[[DemoRow], None] = lambda row: None, 
 
 
 def _share_on_object(heatmaps: Float[Tensor, "n h w"], masks: Bool[Tensor, "n h w"]) -> float:
-    """The mean over pictures of (sum of the heatmap on the object) / (sum of the heatmap); an empty map has share 0."""
+    """Average (sum of the heatmap on the object) / (sum of the heatmap) over pictures; an empty map has share 0."""
     inside = (heatmaps * masks).sum((1, 2))
     return float((inside / heatmaps.sum((1, 2)).clamp(min=1e-9)).mean())

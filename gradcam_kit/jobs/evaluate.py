@@ -1,4 +1,4 @@
-"""Metrics of a run that is there: pictures are read again, the stored heatmaps are measured, and means are told."""
+"""Evaluate an existing run: read its pictures again, measure the stored heatmaps, report the means."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class EvaluateRequest:
         directory: the folder of the run.
         metrics: names in `metrics.METRICS`; none = `DEFAULT_METRICS`.
         masks: a folder that says where the objects are, see `Masks`, for metrics that ask.
-        model: that of the run, as a module or a specification; None = as `run.json` says, from which no module of
+        model: the model of the run, as a module or a specification; None = as `run.json` says, from which no module of
             Python is imported.
         methods: those of the run that are `package.module:Class`, which are not imported from `run.json` either.
         transform: of such a module, if it carries none.
@@ -82,7 +82,7 @@ class Evaluation:
         means: one line per method and metric, see `MetricMeans.lines`.
         notes: of each metric which way is better, and all settings that its numbers depend on.
         pictures: all of the run.
-        failed: pictures that could not be measured, be it because the run could not explain them.
+        failed: pictures that could not be measured, also those that the run could not explain.
         problems: the first few of them, one line each.
         before: pictures that had been measured before.
     """
@@ -121,7 +121,7 @@ def evaluate(request: EvaluateRequest, console: Console | None = None) -> Evalua
         console: where the progress is shown on a terminal; None = nowhere.
 
     Raises:
-        GradCamKitError: the request is wrong, or the model is not that of the run.
+        GradCamKitError: the request is wrong, or the model is not the one of the run.
     """
     start = time.monotonic()
     console = console or Console(quiet=True)
@@ -156,14 +156,16 @@ def _prepare(request: EvaluateRequest, console: Console) -> _Prepared:
     """Check the request, and load the model of the run.
 
     Raises:
-        GradCamKitError: the request is wrong, or the model is not that of the run.
+        GradCamKitError: the request is wrong, or the model is not the one of the run.
     """
     masks = None if request.masks is None else Masks(request.masks)
     metrics = chosen_metrics(request.metrics or DEFAULT_METRICS, masks)
     run = load_run(request.directory)
     complete = dict(sorted(run.store.complete().items()))
     if not complete:
-        raise OptionError(f"the run in {request.directory!r} has no complete shard yet; let the same command go on")
+        raise OptionError(
+            f"the run in {request.directory!r} has no complete shard yet; run its command again to resume"
+        )
     if not request.overwrite:
         run.store.check_metrics(complete)
     asked = request_of(run, request)

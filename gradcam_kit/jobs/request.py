@@ -132,9 +132,9 @@ class RunRequest(ModelRequest):
         _at_least("number of thumbnails", self.thumbnails, 0)
         for name in (*self.methods, *self.metrics):
             if not isinstance(name, str):
-                raise InputError(f"a run stores the names of its methods and metrics, and {name!r} is none")
+                raise InputError(f"a run stores the names of its methods and metrics, and {name!r} is not a name")
         if not self.methods:
-            raise OptionError("no method is asked for; name at least one of those that 'gradcam-kit methods' lists")
+            raise OptionError("no method is asked for; name at least one that 'gradcam-kit methods' lists")
         part, parts = self.part
         if not 0 <= part < parts:
             raise OptionError(f"the shard is {part}/{parts}; expected I/N with I from 0 to N - 1, such as 0/4")
@@ -161,7 +161,7 @@ class RunSummary:
     """What became of a run.
 
     Attributes:
-        pictures: those of the shards that are complete.
+        pictures: the number of pictures in complete shards.
         failed: pictures with an error row, or without the overlays that were asked for.
         problems: the first few failures, one line each.
         seconds: from the request to the last file.
@@ -220,17 +220,17 @@ class Problems:
             self.first.append(one_line(f"{key}: {error}"))
 
     def summary(self, out: str | Path, pictures: int, seconds: float) -> RunSummary:
-        """What became of all pictures."""
+        """Sum up what became of all pictures."""
         return RunSummary(str(out), pictures, self.count, tuple(self.first), seconds)
 
 
 def one_line(text: object) -> str:
-    """A text as rows and terminals can hold it: on one line, and encodable whatever bytes a file name had."""
+    """Return a text as rows and terminals can hold it: on one line, and encodable whatever bytes a file name had."""
     return " ".join(str(text).split()).encode("utf-8", "backslashreplace").decode()
 
 
 def _cores() -> int:
-    """Cores that this process may use, which on a shared machine are fewer than there are."""
+    """Return the number of cores that this process may use, often fewer than a shared machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

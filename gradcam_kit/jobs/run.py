@@ -27,7 +27,7 @@ from gradcam_kit.jobs.work.explainer import Explainer
 from gradcam_kit.jobs.work.loading import TRIED, make_explainer, note, verify
 from gradcam_kit.jobs.work.manifest import make_manifest
 from gradcam_kit.jobs.work.measuring import chosen_metrics, metric_fields
-from gradcam_kit.jobs.work.processes import sigterm_as_interrupt
+from gradcam_kit.jobs.work.processes import interruptions_told
 
 
 def run(request: RunRequest, console: Console | None = None) -> RunSummary:
@@ -106,7 +106,7 @@ class _Todo:
     """What is to do in this part of a run.
 
     Attributes:
-        known: the shards that are complete, by number, also those of other parts.
+        known: the shards that are complete, by number, also of other parts.
         again: the complete shards of this part whose failures are tried again.
         tally: what is explained already, without the shards that are tried again.
     """
@@ -152,7 +152,7 @@ class _Work:
     interrupted: bool = False
 
     def begin(self) -> None:
-        """Make the folder that of this run."""
+        """Begin the run in its folder."""
         prepared = self.todo.prepared
         prepared.store.begin(prepared.manifest, prepared.request.overwrite)
         self.begun = True
@@ -230,7 +230,7 @@ def _work(todo: _Todo) -> _Work:
     try:
         with ExitStack() as stack:
             bar = stack.enter_context(ProgressBar(prepared.console, todo.pictures))
-            stack.enter_context(sigterm_as_interrupt())
+            stack.enter_context(interruptions_told(explainer.say))
             pipeline = Pipeline(prepared.request, explainer, prepared.store, plan.pictures, check, work.begin, bar.add)
             finished = closing(write_shards(pipeline, plan, todo.shards(), len(todo.numbers)))
             for done in stack.enter_context(finished):

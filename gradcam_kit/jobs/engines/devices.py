@@ -39,7 +39,7 @@ def work_on_devices(
     begin: Callable[[], None],
     progress: Progress,
 ) -> Generator[Done, None, None]:
-    """Let a process for each device write shards; `layers` are those of each method, chosen before.
+    """Let a process for each device write shards; `layers` holds the layers of each method, chosen before.
 
     Raises:
         GradCamKitError: a process died.
@@ -95,15 +95,15 @@ def _next_answer(answers: Any, processes: Sequence[BaseProcess]) -> Any:
             dead = [process.exitcode for process in processes if process.exitcode not in (None, 0)]
             if dead or ended:
                 raise CaptureError(
-                    f"the process of a device died (exit status {dead[0] if dead else 0}); the same command goes on "
-                    "from there"
+                    f"the process of a device died (exit status {dead[0] if dead else 0}); run the same "
+                    "command to resume"
                 ) from None
 
 
 def _serve(
     request: RunRequest, layers: Mapping[str, list[str]], pictures: int, folder: str, tasks: Any, answers: Any
 ) -> None:
-    """What the process of a device does."""
+    """Write shards in the process of a device until there are no more."""
     init_worker()
     sys.path.insert(0, folder)  # where the modules of the user's are
     try:
@@ -125,13 +125,15 @@ def _print_note(text: str) -> None:
 
 
 def with_layers(request: RunRequest, layers: Mapping[str, list[str]]) -> Explainer:
-    """The explainer of a request whose layers were chosen elsewhere."""
+    """Return the explainer of a request whose layers were chosen elsewhere."""
     explainer = load_explainer(request)
     cams = []
     for method in method_classes(request.methods):
         [cam] = with_methods(explainer, [method], (), None, request.batch_size).cams
         if method_name(cam) not in layers:
-            raise InputError(f"the layers of {method_name(cam)} are not known; known are those of {', '.join(layers)}")
+            raise InputError(
+                f"the layers of {method_name(cam)} are not known; known are the layers of {', '.join(layers)}"
+            )
         names = layers[method_name(cam)]
         cams.append(make_method(method, explainer.model, names or None, request.batch_size))
     explainer = replace(explainer, cams=tuple(cams), metrics=chosen_metrics(request.metrics))

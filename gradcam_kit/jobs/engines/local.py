@@ -1,6 +1,6 @@
 """From shards of pictures to shards of rows, in one process: reading, the model and writing overlap.
 
-workers read and resize -> a thread brings batches to the device -> the model explains -> threads draw and write.
+workers read and resize -> a thread brings batches to the device -> the model explains -> threads render and write.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ class Pipeline:
                 yield _done(*written.popleft())
 
     def _batches(self, shards: Iterable[Shard], opened: deque[_Open]) -> Iterator[list[tuple[Entry, bool]]]:
-        """The pictures of all shards; no batch has pictures of two, so that a shard depends on nothing else."""
+        """Yield the pictures of all shards in batches; no batch spans two shards, which stay independent."""
         for shard in shards:
             opened.append(_Open(shard, left=len(shard.entries)))
             marked = [
@@ -152,7 +152,7 @@ class Pipeline:
 
 
 def normalizations(explainer: Explainer) -> Mapping[str, Normalization]:
-    """How each method normalizes its heatmaps."""
+    """Return how each method normalizes its heatmaps."""
     return {method_name(cam): cam.normalize for cam in explainer.cams}
 
 

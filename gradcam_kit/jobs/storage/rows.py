@@ -57,12 +57,12 @@ Row = dict[str, Any]
 
 
 def method_name(cam: BaseCAM) -> str:
-    """What rows and overlays call a method."""
+    """Return what rows and overlays call a method."""
     return cam.name or type(cam).__name__
 
 
 def heatmap_of(row: Mapping[str, Any]) -> Float16[np.ndarray, "h w"]:
-    """The stored heatmap of a row, at the layer's resolution.
+    """Return the stored heatmap of a row, at the layer's resolution.
 
     Raises:
         InputError: its bytes are not as many as its height and width say.
@@ -77,7 +77,7 @@ def heatmap_of(row: Mapping[str, Any]) -> Float16[np.ndarray, "h w"]:
 
 
 def enlarged(row: Mapping[str, Any], normalization: Normalization = "minmax") -> Float[np.ndarray, "h w"]:
-    """The heatmap at the size of the model's input, as the library gives it up to the rounding of float16."""
+    """Return the heatmap at the size of the model's input, equal to the library's up to rounding to float16."""
     maps = torch.from_numpy(heatmap_of(row).astype(np.float32))[None]
     size = row["input_height"], row["input_width"]
     return normalize(upsample(maps, size), normalization)[0].numpy()

@@ -115,7 +115,7 @@ class Explainer:
         return [method_name(cam) for cam in self.cams]
 
     def images(self, items: Sequence[Decoded], sent: Batch | None = None) -> Float[Tensor, "n c h w"]:
-        """The pictures as the model takes them."""
+        """Return the pictures as the model takes them."""
         batch = sent if sent is not None and sent.images is not None else Batch.sent(items, self.device)
         images = batch.arrived_images()
         if images is None:
@@ -124,7 +124,7 @@ class Explainer:
 
     @contextmanager
     def ready(self) -> Iterator[None]:
-        """Settings of the process that make the device fast, restored afterwards."""
+        """Change settings of the process that make the device fast, and restore them afterwards."""
         with ExitStack() as settings:
             if self.device.type == "cuda":
                 settings.enter_context(torch.cuda.device(self.device))
@@ -229,7 +229,7 @@ class Explainer:
             Measurer(self.model, self._fitting_cams(), self.metrics, self.scores).measure(batch)
 
     def precision(self) -> torch.autocast:
-        """The precision of the model's passes."""
+        """Return the context manager for the precision of the model's passes."""
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
 
     def _given_up(self, one: Decoded, error: Exception) -> Explained:
@@ -265,7 +265,7 @@ class Explainer:
             torch.cuda.empty_cache()
 
     def classes(self, images: Tensor, entries: Sequence[Entry]) -> Any:
-        """What the methods take as `targets`."""
+        """Return what the methods take as `targets`."""
         if self.targets.kind in ("predicted", "class"):
             return None if self.targets.kind == "predicted" else self.targets.number
         if self.targets.kind == "label":
@@ -277,7 +277,7 @@ class Explainer:
         return logits.topk(self.targets.number).indices
 
     def _labeled(self, one: Decoded | Failed) -> Decoded | Failed:
-        """The picture, failed if its label has to name a class and does not."""
+        """Return the picture, as a failure if its label has to name a class and does not."""
         if self.targets.kind == "label" and isinstance(one, Decoded):
             try:
                 self.labels.require(one.entry)

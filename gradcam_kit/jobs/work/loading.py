@@ -1,4 +1,4 @@
-"""From what a person asks to a loaded model with its methods."""
+"""Load the model that a person asks for, with its methods."""
 
 from __future__ import annotations
 
@@ -144,12 +144,12 @@ def verify(explainer: Explainer, entries: Iterable[Entry]) -> None:
 def metric_settings(
     explainer: Explainer, entries: Iterable[Entry], targets: Targets, masks: Masks | None = None
 ) -> dict[str, dict[str, Any]]:
-    """All that changes the numbers of each metric, as the first picture that can be explained tells.
+    """Return all that changes the numbers of each metric, as the first picture that can be explained tells.
 
     Args:
         explainer: with metrics.
         entries: the pictures.
-        targets: those of the run.
+        targets: which classes the run explains.
         masks: where the objects are, for metrics that ask.
 
     Raises:
@@ -183,7 +183,7 @@ def note(console: Console | None, text: str) -> None:
 
 
 def device_names(asked: str | None) -> list[str]:
-    """The devices of a request: those between commas; all of a machine with several GPUs, if it names none of them."""
+    """Return the devices of a request, separated by commas; all GPUs of a machine, if it names none of several."""
     if asked is not None and asked != "cuda":
         return [name.strip() for name in asked.split(",")]
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -191,7 +191,7 @@ def device_names(asked: str | None) -> list[str]:
 
 
 def usable_device(name: str) -> torch.device:
-    """The device of this name.
+    """Return the device of this name.
 
     Raises:
         OptionError: it cannot be used.
@@ -203,7 +203,7 @@ def usable_device(name: str) -> torch.device:
 
 
 def _readable(explainer: Explainer, entries: Iterable[Entry]) -> Iterator[Decoded]:
-    """Those of the first pictures that can be prepared for the model.
+    """Yield those of the first pictures that can be prepared for the model.
 
     Raises:
         InputError: the model's transform fails with all that can be read.
@@ -243,7 +243,7 @@ def _layer_notes(explainer: Explainer, asked: Sequence[str]) -> list[str]:
 
 
 def _lines(path: Path) -> list[str]:
-    """The names in a file, one on a line, without what programs leave around them."""
+    """Return the names in a file, one on a line, without what programs leave around them."""
     try:
         text = read_text(str(path), path.read_bytes())
     except OSError as error:

@@ -32,7 +32,7 @@ _SEED = 0
 
 
 def chosen_metrics(names: Iterable[str], masks: Masks | None = None) -> tuple[Metric, ...]:
-    """The metrics of these names, without repetitions.
+    """Return the metrics of these names, without repetitions.
 
     Args:
         names: of metrics.
@@ -48,19 +48,19 @@ def chosen_metrics(names: Iterable[str], masks: Masks | None = None) -> tuple[Me
             working = ", ".join(name for name, one in METRICS.items() if not one.needs_masks)
             raise OptionError(
                 f"the metric {metric.name!r} needs masks of the objects, which pictures alone do not have: 'evaluate' "
-                f"and 'compare' take them with --masks FOLDER; those that work without are {working}"
+                f"and 'compare' take them with --masks FOLDER; metrics that work without masks are {working}"
             )
     return metrics
 
 
 def columns_of(metric: str) -> tuple[str, str]:
-    """The columns of a metric: its number, and its status in words."""
+    """Return the columns of a metric: its number, and its status in words."""
     column = metric.replace("-", "_")
     return column, f"{column}_status"
 
 
 def metric_fields(metrics: Iterable[str]) -> tuple[pa.Field, ...]:
-    """The fields of the columns; numbers are null where they are undefined."""
+    """Return the fields of the columns; numbers are null where they are undefined."""
     fields = [zip(columns_of(name), (pa.float32(), pa.string()), strict=True) for name in dict.fromkeys(metrics)]
     return tuple(pa.field(column, kind) for own in fields for column, kind in own)
 
@@ -102,7 +102,7 @@ class MeasuredBatch:
 
     @property
     def errors(self) -> list[str | None]:
-        """What the rows say that went wrong."""
+        """The error of each row, if there is one."""
         return [row.get("error") for rows in self.rows for row in rows]
 
 
@@ -221,7 +221,7 @@ class MetricMeans:
             self.add(({"method": method, **columns} for columns in _columns(metric, one)), [metric])
 
     def lines(self) -> list[dict[str, Any]]:
-        """One per method and metric: the mean over the rows that are ok, how many those are, and what the others are.
+        """Return a line per method and metric: the mean over the rows that are ok, their number, and the others.
 
         The mean is None where no row is ok. Maps of ones are flagged, because they are constant, and so they are on
         purpose: their mean is what the formula gives, with a count of 0.
@@ -239,7 +239,7 @@ class MetricMeans:
 
 
 def by_method(lines: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Mapping[str, Any]]]:
-    """Method -> metric -> line, for a table with a row for each method."""
+    """Return method -> metric -> line, for a table with a row for each method."""
     found: dict[str, dict[str, Mapping[str, Any]]] = {}
     for line in lines:
         found.setdefault(line["method"], {})[line["metric"]] = line
@@ -247,7 +247,7 @@ def by_method(lines: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Mapping
 
 
 def not_counted(lines: Iterable[Mapping[str, Any]]) -> list[str]:
-    """What the means leave out, in words: of which metrics how many rows, with which status, and of which methods."""
+    """Say what the means leave out: in which metrics, how many rows, with which status, and of which methods."""
     found: dict[str, dict[str, list[str]]] = {}
     for line in lines:
         for status, count in line["others"].items():
@@ -278,5 +278,5 @@ def _columns(metric: str, result: MetricResult) -> Iterator[Row]:
 
 
 def _identity(key: str) -> int:
-    """A number that belongs to a picture wherever it stands, for its random draws."""
+    """Return a number that belongs to a picture wherever it stands, for its random draws."""
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big", signed=True)

@@ -119,7 +119,7 @@ def _chosen(explainer: Explainer, choice: LayerChoice, images: Tensor) -> list[s
 
 
 def _check_outputs(explainer: Explainer, images: Tensor) -> None:
-    """Refuse class names that are not those of the model, and the softmax of a single output."""
+    """Refuse class names that do not fit the outputs of the model, and the softmax of a single output."""
     names = explainer.loaded.class_names
     if names is None and explainer.scores is None:
         return
@@ -161,7 +161,7 @@ def _method_class(name: str) -> type[BaseCAM]:
         except ModuleNotFoundError as error:
             raise UnknownNameError(f"{name!r} names no method: no module {error.name!r}") from error
         if not (isinstance(found, type) and issubclass(found, BaseCAM)):
-            raise InputError(f"{name} is no method; expected a class derived from gradcam_kit.BaseCAM")
+            raise InputError(f"{name} is not a method; expected a class derived from gradcam_kit.BaseCAM")
         return found
     if name not in METHODS:
         raise UnknownNameError(

@@ -20,7 +20,7 @@ from gradcam_kit.transforms import Picture
 
 
 def overlay_of(row: Mapping[str, Any], picture: Picture, normalization: Normalization = "minmax") -> Picture:
-    """The overlay that a row of a run stands for."""
+    """Return the overlay that a row of a run stands for."""
     x0, y0, x1, y1 = row["box"]
     return overlay(picture, enlarged(row, normalization).clip(0, 1), box=(x0, y0, x1, y1))
 
@@ -31,8 +31,8 @@ def draw(store: Store, entry: Entry, rows: Sequence[Row], normalization: Mapping
     Args:
         store: where they go.
         entry: the picture.
-        rows: those of the picture.
-        normalization: that of each method.
+        rows: the rows of the picture.
+        normalization: how each method normalizes.
 
     Raises:
         OptionError: no overlay can be written, because the disk is full.
@@ -58,7 +58,7 @@ def mark_undrawn(rows: Iterable[Row], error: Exception) -> None:
 
 
 class Painter:
-    """Draws overlays in threads while the model runs; at most a few pictures wait. A context manager."""
+    """Renders overlays in threads while the model runs; at most a few pictures wait. A context manager."""
 
     def __init__(self, store: Store, workers: int, normalization: Mapping[str, Normalization]) -> None:
         self._store = store

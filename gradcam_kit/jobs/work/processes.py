@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import wait
 from typing import Any
@@ -40,17 +40,25 @@ def init_worker() -> None:
 
 
 @contextmanager
-def sigterm_as_interrupt() -> Iterator[None]:
-    """Let a request to end, as schedulers send it, count as an interruption from the keyboard."""
+def interruptions_told(say: Callable[[str], None]) -> Iterator[None]:
+    """Tell a person at once that an interruption has arrived, as ending the work takes a moment.
+
+    A request to end (SIGTERM), as schedulers send it, counts as an interruption from the keyboard. A handler of the
+    program's own for the keyboard stays.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def stop(*_: Any) -> None:
+        say("interrupted; finishing what is being written")
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, stop)
+    before = {signal.SIGTERM: signal.signal(signal.SIGTERM, stop)}
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        before[signal.SIGINT] = signal.signal(signal.SIGINT, stop)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -74,7 +74,7 @@ class Failed:
 
     @classmethod
     def because(cls, entry: Entry, error: BaseException) -> Failed:
-        """The failure that an error caused; foreign errors could not be sent from process to process."""
+        """Return the failure that an error caused; foreign errors could not be sent from process to process."""
         return cls(entry, one_line(f"{type(error).__name__}: {error}"))
 
 
@@ -189,12 +189,12 @@ class Reader:
 
 
 def ahead_of(batch_size: int, workers: int) -> int:
-    """How many batches to read ahead: enough for all workers, and at least two."""
+    """Return how many batches to read ahead: enough for all workers, and at least two."""
     return max(2, -(-2 * workers * _CHUNK // batch_size))
 
 
 def batches(items: Iterable[_T], size: int) -> Iterator[list[_T]]:
-    """Lists of `size` items; the last one may be shorter."""
+    """Yield lists of `size` items; the last one may be shorter."""
     iterator = iter(items)
     while batch := list(islice(iterator, size)):
         yield batch
