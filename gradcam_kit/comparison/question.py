@@ -9,8 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from gradcam_kit.capture import ClassProbability, Inputs, check_model, output_with_graph, rescoring
-from gradcam_kit.capture.rerun.session import Rescoring
+from gradcam_kit.capture import ClassProbability, Inputs, Rescoring, check_model, output_with_graph, rescoring
 from gradcam_kit.comparison.compared import ComparedMethod, call_of, explained
 from gradcam_kit.errors import GradCamKitError, ShapeError, TargetError
 from gradcam_kit.methods import Explanation

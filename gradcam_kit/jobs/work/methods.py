@@ -148,6 +148,7 @@ def _check_bytes(explainer: Explainer, image: UInt8[Tensor, "c h w"]) -> None:
         with torch.no_grad():
             explainer.model(image[None].to(explainer.device))
     except Exception as error:
+        raise_interruption(error)
         raise InputError(
             f"the transform of {explainer.loaded.spec} returns bytes, which the model does not take: {error}; end "
             "the transform with ToTensor(), or with ToDtype(torch.float32, scale=True)"
