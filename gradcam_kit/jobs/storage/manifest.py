@@ -20,10 +20,11 @@ def check_same(before: Mapping[str, Any], now: Mapping[str, Any], root: str) -> 
         OptionError: names every field that differs.
     """
     now = json.loads(json.dumps(now))  # tuples become lists, as in the file
-    unsaid = {"scores": "softmax"}  # what earlier versions did not write down
+    before = {**before, "scores": before.get("scores", "softmax")}  # which earlier versions did not write down
+    now = {**now, "scores": now.get("scores", "softmax")}
     differences = [
         f"{name}: {_short(old)} there, {_short(new)} now"
-        for name, old, new in _differences({**unsaid, **before}, {**unsaid, **now})
+        for name, old, new in _differences(before, now)
         if name.split(".")[0] != "about"
     ]
     if differences:
