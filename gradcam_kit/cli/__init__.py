@@ -246,7 +246,7 @@ def compare(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
 ) -> None:
     """Show methods side by side; by default all single-pass methods that suit the model."""
-    from gradcam_kit.jobs.compare import SheetRequest, draw_sheet
+    from gradcam_kit.jobs.compare import SheetRequest, render_sheet
 
     request = SheetRequest(
         model=model,
@@ -269,7 +269,7 @@ def compare(
         masks=masks,
         overwrite=overwrite,
     )
-    finish(draw_sheet(request, Console(stderr=True)), rest="")
+    finish(render_sheet(request, Console(stderr=True)), rest="")
 
 
 for listed in (doctor, layers, methods, metrics):

@@ -203,7 +203,7 @@ def _class_of(method: Any) -> type[BaseCAM]:
 
 
 def _distinct(found: Sequence[ComparedMethod]) -> Iterator[ComparedMethod]:
-    """Number labels that come again."""
+    """Add a number to labels that come again."""
     seen: dict[str, int] = {}
     for one in found:
         seen[one.label] = seen.get(one.label, 0) + 1

@@ -54,18 +54,18 @@ class Panel:
         return np.asarray(image)
 
 
-def draw_sheet(panels: Sequence[Panel], columns: int = COLUMNS) -> RGB:
+def render_sheet(panels: Sequence[Panel], columns: int = COLUMNS) -> RGB:
     """Return all panels as one picture; a panel with many heatmaps takes several rows."""
     rows: list[Sequence[RGB | None]] = []
     titles: list[list[str]] = []
     names: list[str] = []
     for panel in panels:
         picture = panel.shown
-        drawn = [picture, *(overlay(picture, cell.heatmap) for cell in panel.cells)]
+        rendered = [picture, *(overlay(picture, cell.heatmap) for cell in panel.cells)]
         labels = [panel.note, *(cell.title for cell in panel.cells)]
-        step = _per_row(len(drawn), columns)
-        for start in range(0, len(drawn), step):
-            rows.append(drawn[start : start + step])
+        step = _per_row(len(rendered), columns)
+        for start in range(0, len(rendered), step):
+            rows.append(rendered[start : start + step])
             titles.append(labels[start : start + step])
             names.append("" if start else panel.title)
     width = max(map(len, rows))
@@ -74,7 +74,7 @@ def draw_sheet(panels: Sequence[Panel], columns: int = COLUMNS) -> RGB:
     return contact_sheet(filled, titles=titles, row_titles=names)
 
 
-def draw_figure(panels: Sequence[Panel], columns: int = COLUMNS, *, alpha: float = 0.5) -> Figure:
+def render_figure(panels: Sequence[Panel], columns: int = COLUMNS, *, alpha: float = 0.5) -> Figure:
     """Return all panels as a figure of matplotlib, closed, so that a notebook shows it once.
 
     Raises:
@@ -104,7 +104,7 @@ def draw_figure(panels: Sequence[Panel], columns: int = COLUMNS, *, alpha: float
     return figure
 
 
-def draw_page(
+def render_page(
     panels: Sequence[Panel], head: str, tables: Mapping[str, Sequence[Mapping[str, Any]]], foot: Sequence[str] = ()
 ) -> str:
     """Return all panels as HTML that needs neither network nor kernel: pictures inside, a slider for the opacity.

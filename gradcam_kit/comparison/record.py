@@ -19,11 +19,11 @@ from gradcam_kit.comparison.gallery import (
     Cell,
     Panel,
     as_document,
-    draw_figure,
-    draw_page,
-    draw_sheet,
     flat_maps,
     format_value,
+    render_figure,
+    render_page,
+    render_sheet,
 )
 from gradcam_kit.errors import MissingExtraError, PictureError
 from gradcam_kit.methods import Explanation
@@ -58,7 +58,7 @@ class Comparison:
         pictures: what is shown beneath the heatmaps.
         names: of the images.
         class_names: of the classes, if they are known.
-        score_kind: what the scores of classes are, see `compare`; None where the output is no class scores.
+        score_kind: what the scores of classes are, see `compare`; None where the output has no class scores.
         left_out: label -> why the method does not suit the model; only after `methods="all"`.
     """
 
@@ -150,7 +150,7 @@ class Comparison:
         Raises:
             MissingExtraError: matplotlib is not installed.
         """
-        return draw_figure(self.panels(), columns, alpha=alpha)
+        return render_figure(self.panels(), columns, alpha=alpha)
 
     def save(self, path: str | PathLike[str], *, columns: int = COLUMNS) -> None:
         """Write a page (.html), the table (.csv), a sheet of pixels (.png, .jpg, ...) or the figure (.pdf, .svg).
@@ -171,7 +171,7 @@ class Comparison:
             notes.append(f"the score of a class is {WORDS[self.score_kind]}")
         notes += self.notes
         tables = {"means and costs": self.summary_rows() if self.costs or self.measured else []}
-        return draw_page(self.panels(most), head, tables, notes)
+        return render_page(self.panels(most), head, tables, notes)
 
     def __repr__(self) -> str:
         return f"Comparison({', '.join(self.heatmaps)}; {len(self.names)} images)"
@@ -270,9 +270,9 @@ def _write(path: Path, comparisons: Sequence[Comparison], columns: int) -> None:
             names = dict.fromkeys(name for row in rows for name in row)
             path.write_bytes(csv_text(names, rows).encode("utf-8", "backslashreplace"))
         case ".pdf" | ".svg":
-            draw_figure(panels, columns).savefig(path)
+            render_figure(panels, columns).savefig(path)
         case _:
-            write_picture(path, draw_sheet(panels, columns))
+            write_picture(path, render_sheet(panels, columns))
 
 
 def check_ending(path: Path) -> None:

@@ -65,7 +65,7 @@ class _Ready:
     mask: Bool[Tensor, "h w"] | None
 
 
-def draw_sheet(request: SheetRequest, console: Console | None = None) -> RunSummary:
+def render_sheet(request: SheetRequest, console: Console | None = None) -> RunSummary:
     """Explain pictures with several methods and write all into one file; pictures that fail are left out.
 
     Raises:

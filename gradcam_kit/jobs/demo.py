@@ -66,8 +66,8 @@ def run_demo(out: Path, finished: Callable[[DemoRow], None] = lambda row: None, 
         OptionError: a file of somebody else's is in the way, or the folder cannot be written.
     """
     samples = sample_pictures()
-    drawings = [f"overlays/{sample.path.name}.{name}.jpg" for sample in samples for name in METHODS]
-    claim(folder_at(out), "demo.json", ["methods.png", *drawings], overwrite)
+    overlay_names = [f"overlays/{sample.path.name}.{name}.jpg" for sample in samples for name in METHODS]
+    claim(folder_at(out), "demo.json", ["methods.png", *overlay_names], overwrite)
     pictures = np.stack([sample.picture for sample in samples])
     masks = torch.from_numpy(np.stack([sample.mask for sample in samples]))
     explainer = load_explainer(ModelRequest("demo", device="cpu"))
@@ -77,7 +77,7 @@ def run_demo(out: Path, finished: Callable[[DemoRow], None] = lambda row: None, 
         DemoRow("(random)", _share_on_object(noise, masks)),
         DemoRow("(the same everywhere)", _share_on_object(torch.ones_like(noise), masks)),
     ]
-    drawn = [list(pictures)]
+    rendered = [list(pictures)]
     folder = out / "overlays"
     folder.mkdir(parents=True, exist_ok=True)
     titles, unsuited = ["picture"], []
@@ -93,12 +93,12 @@ def run_demo(out: Path, finished: Callable[[DemoRow], None] = lambda row: None, 
         titles.append(", ".join([name, *(f"{option}={value}" for option, value in options.items())]))
         rows.append(DemoRow(titles[-1], _share_on_object(heatmaps, masks), seconds))
         finished(rows[-1])
-        drawn.append(list(overlays(pictures, heatmaps)))
-        for sample, overlay in zip(samples, drawn[-1], strict=True):
+        rendered.append(list(overlays(pictures, heatmaps)))
+        for sample, overlay in zip(samples, rendered[-1], strict=True):
             write_picture(folder / f"{sample.path.name}.{name}.jpg", overlay)
     sheet = out / "methods.png"
     grid = contact_sheet(
-        drawn,
+        rendered,
         column_titles=[sample.name for sample in samples],
         row_titles=titles,
         cell_size=pictures.shape[1],

@@ -47,7 +47,7 @@ class EvaluateRequest:
         masks: a folder that says where the objects are, see `Masks`, for metrics that ask.
         model: the model of the run, as a module or a specification; None = as `run.json` says, from which no module of
             Python is imported.
-        methods: those of the run that are `package.module:Class`, which are not imported from `run.json` either.
+        methods: methods of the run that are `package.module:Class`, which are not imported from `run.json` either.
         transform: of such a module, if it carries none.
         checkpoint: where the weights are now; None = where they were.
         device: as in a run.

@@ -134,7 +134,7 @@ def _to_fiftyone(run: Run, rows: Iterator[Row], target: Folder, threshold: float
             sample["ground_truth"] = {"_cls": "Classification", "label": row["label"]}
         if row["predicted_name"] is not None:
             score = row["top_scores"][0]
-            certain = {"confidence": score} if 0 <= score <= 1 else {"score": score}  # else it is no confidence
+            certain = {"confidence": score} if 0 <= score <= 1 else {"score": score}  # else it is not a confidence
             sample["prediction"] = {"_cls": "Classification", "label": row["predicted_name"], **certain}
         name = f"heatmaps/{_put_gray(run.store, row, target, 'heatmaps/')}"
         map_path = os.path.abspath(target.path(name)) if isinstance(target, LocalFolder) else f"{target.root}/{name}"

@@ -218,7 +218,7 @@ class Run:
         columns: Sequence[str] | None = None,
         found_later: tuple[pa.Table | None, dict[str, Any]] | None = None,
     ) -> pa.Table:
-        """Return the rows of a shard; later measurements replace those of the run.
+        """Return the rows of a shard; later measurements replace the ones of the run.
 
         `found_later` is what `read_metrics` gives; None = it is asked, where that is needed.
         """

@@ -44,7 +44,7 @@ class _Open:
     shard: Shard
     rows: list[Row] = field(default_factory=list)
     thumbnails: dict[str, bytes] = field(default_factory=dict)
-    drawing: list[Future[None]] = field(default_factory=list)
+    rendering: list[Future[None]] = field(default_factory=list)
     left: int = 0
 
 
@@ -140,11 +140,11 @@ class Pipeline:
             if explained.thumbnail is not None:
                 current.thumbnails[explained.entry.key] = explained.thumbnail
             if explained.rows[0]["status"] == "ok" and (wanted is None or position < wanted):
-                current.drawing.append(painter.add(explained.entry, explained.rows))
+                current.rendering.append(painter.add(explained.entry, explained.rows))
 
     def _write(self, shard: _Open) -> Counts:
-        for drawing in shard.drawing:
-            drawing.result()
+        for rendering in shard.rendering:
+            rendering.result()
         rows, thumbnails = shard.shard.with_kept(shard.rows), shard.thumbnails
         if shard.shard.kept:
             thumbnails = {**self.store.read_thumbnails(shard.shard.number), **thumbnails}

@@ -34,7 +34,7 @@ from gradcam_kit.jobs.work.batches import Batch
 from gradcam_kit.jobs.work.explainer import Explainer
 from gradcam_kit.jobs.work.measuring import metric_fields
 from gradcam_kit.jobs.work.methods import layers_of
-from gradcam_kit.jobs.work.overlays import draw, mark_undrawn
+from gradcam_kit.jobs.work.overlays import mark_unrendered, render_overlays
 from gradcam_kit.jobs.work.reader import Decoded, Failed, Reader, batches, decode
 from gradcam_kit.transforms import Transform
 
@@ -143,7 +143,7 @@ def _explained(request: RunRequest, explainer: Explainer, store: Store, items: S
     )
     if request.overlays != 0:
         arguments = (store.folder.root, normalizations(explainer))
-        rows = rows.map_batches(_draw, fn_args=arguments, **_SINGLE)
+        rows = rows.map_batches(_render, fn_args=arguments, **_SINGLE)
     try:
         for table in rows.iter_batches(batch_size=1, batch_format="numpy", prefetch_batches=1):
             yield _item(table)
@@ -195,15 +195,15 @@ class _Explain:
         )
 
 
-def _draw(table: Table, root: str, normalization: Mapping[str, Normalization]) -> Table:
+def _render(table: Table, root: str, normalization: Mapping[str, Normalization]) -> Table:
     item, store = _item(table), Store.at(root)
     for (entry, _, wanted), rows in zip(item.entries, item.rows, strict=True):
         if not (wanted and rows[0]["status"] == "ok"):
             continue
         if _deaths() < _TRIES:
-            draw(store, entry, rows, normalization)
+            render_overlays(store, entry, rows, normalization)
         else:
-            mark_undrawn(rows, CaptureError("the processes that drew it died"))
+            mark_unrendered(rows, CaptureError("the processes that rendered it died"))
     return _table(item)
 
 

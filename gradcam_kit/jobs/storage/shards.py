@@ -30,7 +30,7 @@ _AT_ONCE = 16  # shards that are looked at
 
 @dataclass(frozen=True)
 class ShardFiles:
-    """The tables in the folder of one run; `extra` are columns beside those of `SCHEMA`."""
+    """The tables in the folder of one run; `extra` are columns beside `SCHEMA`."""
 
     folder: Folder
     extra: tuple[pa.Field, ...] = field(default=())

@@ -203,7 +203,7 @@ def usable_device(name: str) -> torch.device:
 
 
 def _readable(explainer: Explainer, entries: Iterable[Entry]) -> Iterator[Decoded]:
-    """Yield those of the first pictures that can be prepared for the model.
+    """Yield the first pictures that can be prepared for the model.
 
     Raises:
         InputError: the model's transform fails with all that can be read.
