@@ -67,10 +67,10 @@ def explain_folder(
             "top:K".
         class_names: a file with one name on a line, or the names: a sequence, an array, or a mapping from indices.
         quiet: show neither notes nor progress.
-        options: the other attributes of `RunRequest`, such as `transform`, `scores` or `overlays`.
+        options: other attributes of `RunRequest`, such as `transform`, `scores` or `overlays`.
 
     Returns:
-        The rows, read as far as they are asked for; failures are rows too.
+        The rows of the run, read lazily; failures are rows too.
 
     Raises:
         GradCamKitError: the request is wrong; the folder is as it was.

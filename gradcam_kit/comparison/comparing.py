@@ -64,38 +64,38 @@ def compare(
     Args:
         model: any PyTorch model; methods that are not objects with a model of their own explain this one.
         images: as in calling a method.
-        methods: names in `METHODS` or `metrics.BASELINES`, classes, objects that bring their own options and layers, or
-            a mapping from labels to those. Objects of another model, such as one before it was trained further, explain
-            the same classes, and are scored and measured by their own model. None = six well-known ones; "all" = all
-            that need a single pass and suit the model, the others are in `left_out`.
-        target_layers: None = chosen automatically, a module or its name; or a sequence of those, which are compared one
-            by one. A sequence in the sequence stands for layers that are fused; a mapping gives labels.
-        targets: as in calling a method; `(n, m)` explains m classes of each image. Class names where they are known.
-        metrics: names in `METRICS`, or `Metric` objects, measured for every method; one alone needs no list.
-        masks: where the objects are, for metrics that ask how well heatmaps find them.
-        pictures: to be shown beneath the heatmaps; None = the images, with the model's own normalization undone
-            (`model.transform`, if it carries one), else each stretched to its range.
-        names: of the images; None = their places in the batch.
-        class_names: None = `model.class_names`, if it carries them.
-        scores: what the score of a class is: "softmax", "sigmoid" (of each output by itself) or "raw" (the output as it
+        methods: names in `METHODS` or `metrics.BASELINES`, classes, objects with their own options and layers, or a
+            mapping from labels to any of these. Objects of another model, such as an earlier checkpoint, explain the
+            same classes, and their own model scores and measures them. None = six well-known methods; "all" = all
+            single-pass methods that suit the model (the others are in `left_out`).
+        target_layers: a module or its name; None = chosen automatically. The layers of a sequence are compared one by
+            one; a sequence within the sequence is fused; a mapping gives labels.
+        targets: as in calling a method, `(n, m)` explains m classes of each image; also class names, if known.
+        metrics: names in `METRICS`, or `Metric` objects, measured for every method; a single metric needs no list.
+        masks: where the objects are, for metrics that score how well heatmaps find them.
+        pictures: shown beneath the heatmaps; None = the images, with the normalization of `model.transform` undone if
+            the model carries one, else each stretched to its range.
+        names: the names of the images; None = their places in the batch.
+        class_names: the names of the classes; None = `model.class_names`, if the model carries them.
+        scores: the kind of score of a class: "softmax", "sigmoid" (of each output by itself) or "raw" (the output as it
             is); None = by evidence: "raw" where the outputs are probabilities already, else the softmax, of a single
             output the sigmoid.
         reshape: as in making a method.
         image_input: as in making a method. All methods of a comparison explain the same input, which metrics change.
-        batch_size: the most masked rows in one forward pass.
+        batch_size: the largest number of masked rows in one forward pass.
         seed: the seed of random draws of metrics and baselines.
         identities: a number per image, to which its draws belong; None = from the values of the image.
-        cost: whether each method explains the first image once more, alone, to see what it costs.
-        baselines: whether metrics are measured of all `metrics.BASELINES` too, because the numbers of methods mean
-            little without them; each takes as long as the metrics of one more method. `controls`, the former name, is
-            accepted for one release.
-        keep_modes: leave modules that are in train mode in it, such as dropout that is on on purpose, for the methods
-            that are made here and for all scores; objects keep their own. Maps and numbers are then random, and a batch
-            does not equal its images one by one; see `BaseCAM`.
+        cost: explain the first image once more by each method alone, to see what the method costs.
+        baselines: also measure the metrics of all `metrics.BASELINES`, without which the numbers of methods mean
+            little; each takes as long as the metrics of one more method. `controls`, the former name, is accepted for
+            one release.
+        keep_modes: leave modules in train mode as they are, such as dropout that is on deliberately, for the methods
+            that are made here and for all scores; objects keep their own setting. Maps and numbers are then random,
+            and the result of a batch differs from the results one by one; see `BaseCAM`.
 
     Raises:
         UnknownNameError: no such method or metric.
-        InputError: no images, or a metric without what it needs.
+        InputError: no images, or a metric without the masks that it needs.
         ShapeError: masks, pictures or names whose number differs from the number of images.
     """
     inputs = read_inputs(images, {}, image_input=image_input)

@@ -1,4 +1,4 @@
-"""Methods side by side for pictures on disk: a sheet, a page or a table."""
+"""Compare methods on pictures from disk: a sheet, a page or a table."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ class SheetRequest(ModelRequest):
 
     Attributes:
         sources: pictures, folders, globs or list files.
-        out: the file to write; its ending says what: a picture, a page (.html) or a table (.csv).
-        methods: names in `METHODS` or `BASELINES`; none = all that need a single pass and suit the model.
+        out: the file to write; its extension decides on a picture, a page (.html) or a table (.csv).
+        methods: names in `METHODS` or `BASELINES`; none = all single-pass methods that suit the model.
         metrics: names in `METRICS`.
-        masks: a folder that says where the objects are, see `Masks`, for metrics that ask.
-        overwrite: replace a file that is there.
+        masks: a folder of masks, see `Masks`, for metrics that compare heatmaps with objects.
+        overwrite: replace an existing file.
     """
 
     sources: tuple[str, ...] = ()
@@ -57,7 +57,7 @@ class SheetRequest(ModelRequest):
 
 @dataclass(frozen=True)
 class _Ready:
-    """A picture as the model takes it, and the part of it that the model sees."""
+    """A picture as the model takes it, and the region of it that the model sees."""
 
     entry: Entry
     image: Float[Tensor, "c h w"]
@@ -99,10 +99,10 @@ def render_sheet(request: SheetRequest, console: Console | None = None) -> RunSu
 
 
 def _check_inputs_stay(request: SheetRequest, entries: Sequence[Entry]) -> None:
-    """Refuse to write over what is read, also under another name of the same file.
+    """Refuse to write over a file that is read, also under another name of the same file.
 
     Raises:
-        OptionError: names what is read.
+        OptionError: `out` is read by the comparison.
     """
     if not os.path.exists(request.out):
         return
@@ -142,7 +142,7 @@ class _Sheet:
     def _read(self, entry: Entry) -> _Ready | None:
         try:
             return self._prepared(entry)
-        except Exception as error:  # one picture never ends the others
+        except Exception as error:  # one picture never keeps the others from being explained
             raise_interruption(error)
             self.problems.add(self.names[entry], error)
             return None
@@ -193,7 +193,7 @@ class _Sheet:
         """Explain all pictures in one pass; if it fails, one by one, so that only the picture at fault is left out."""
         try:
             found = [self._compare(group)]
-        except Exception as error:  # whatever it is, the other pictures can be explained
+        except Exception as error:  # whatever the error is, the other pictures can be explained
             raise_interruption(error)
             if len(group) == 1:
                 self.problems.add(self.names[group[0].entry], error)

@@ -1,4 +1,4 @@
-"""The main job on the bundled model and pictures; masks of the objects say which methods find them."""
+"""Explain the bundled pictures with the bundled model; masks of the objects show which methods find them."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ def run_demo(out: Path, finished: Callable[[DemoRow], None] = lambda row: None, 
 
     Args:
         out: folder for the pictures.
-        finished: told after each method.
-        overwrite: replace files that no demo wrote.
+        finished: called after each method.
+        overwrite: replace files that were not written by a demo.
 
     Raises:
         OptionError: a file of somebody else's is in the way, or the folder cannot be written.

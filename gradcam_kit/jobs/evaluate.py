@@ -33,29 +33,29 @@ from gradcam_kit.models.checkpoints import weights_hash
 from gradcam_kit.renamed import former_arguments
 
 DEFAULT_METRICS = ("average-drop", "average-increase", "average-gain", "adcc-complexity")
-"""Two forward passes for each heatmap, and how much of the picture is lit, which a low drop has to be paid with."""
+"""Two forward passes per heatmap; complexity is among them because a heatmap of ones has a low drop too."""
 
 
 @former_arguments(controls="baselines")
 @dataclass(frozen=True)
 class EvaluateRequest:
-    """What is to be measured of a run.
+    """The options of `evaluate`.
 
     Attributes:
         directory: the folder of the run.
         metrics: names in `metrics.METRICS`; none = `DEFAULT_METRICS`.
-        masks: a folder that says where the objects are, see `Masks`, for metrics that ask.
+        masks: a folder of masks, see `Masks`, for metrics that compare heatmaps with objects.
         model: the model of the run, as a module or a specification; None = as `run.json` says, from which no module of
             Python is imported.
         methods: methods of the run that are `package.module:Class`, which are not imported from `run.json` either.
-        transform: of such a module, if it carries none.
+        transform: the transform of a `model` that is a module and carries none.
         checkpoint: where the weights are now; None = where they were.
         device: as in a run.
-        batch_size: the most images in one forward pass.
-        workers: how many read pictures; 0 = one per core, at most 8.
-        overwrite: replace what was measured before.
-        baselines: measure all `metrics.BASELINES` on the same pictures too; each takes as long as a method. `controls`,
-            the former name, is accepted for one release.
+        batch_size: the largest number of images in one forward pass.
+        workers: number of workers that decode pictures; 0 = one per core, at most 8.
+        overwrite: replace earlier measurements.
+        baselines: also measure all `metrics.BASELINES` on the same pictures; each takes as long as a method.
+            `controls`, the former name, is accepted for one release.
         processes: as in a run.
     """
 
@@ -80,11 +80,11 @@ class Evaluation:
 
     Attributes:
         means: one line per method and metric, see `MetricMeans.lines`.
-        notes: of each metric which way is better, and all settings that its numbers depend on.
-        pictures: all of the run.
+        notes: for each metric which direction is better, and all settings that its numbers depend on.
+        pictures: the number of pictures in the run.
         failed: pictures that could not be measured, also those that the run could not explain.
         problems: the first few of them, one line each.
-        before: pictures that had been measured before.
+        before: pictures that earlier calls measured.
     """
 
     out: str

@@ -1,4 +1,4 @@
-"""The rows of a run as a table that is read as far as it is asked for."""
+"""The rows of a run as a lazy table."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 @dataclass(repr=False)
 class Run:
-    """A run that is on disk: a sequence of rows, one per picture and method, of which a shard is in memory at a time.
+    """A run on disk: a sequence of rows, one per picture and method; one shard is in memory at a time.
 
     `run[i]` and `run[-1]` are rows, `run[a:b]` is a list of rows. The index of a row is the same in `to_pandas()`,
     so what is chosen there can be looked at here: `run.overlay(frame[frame.correct.eq(False)].index[0])`.

@@ -163,7 +163,7 @@ class Walk:
         return os.path.dirname(folder)
 
     def _takes(self, child: _Child) -> bool:
-        """Whether it is named like a picture; pipes are none, a broken link is one that will fail."""
+        """Whether it has a picture's extension; pipes do not count, and a broken link will fail as a picture."""
         ending = os.path.splitext(child.name)[1].lower()
         if ending in PICTURE_SUFFIXES:
             return child.is_symlink() or child.is_file()

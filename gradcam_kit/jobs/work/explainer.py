@@ -144,7 +144,7 @@ class Explainer:
         if len(group) <= part:
             try:
                 return self.explained(group, sent)
-            except Exception as error:  # whatever it is, it ends no run
+            except Exception as error:  # whatever the error is, it never ends a run
                 raise_interruption(error)
                 if is_out_of_memory(error) and (len(group) > 1 or self._fewer_rows()):
                     self._shrink(max(1, len(group) // 2))

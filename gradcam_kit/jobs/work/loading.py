@@ -173,7 +173,7 @@ def metric_settings(
                 raise request_fault(explainer, error) from error
             origin = {name: {"masks": masks.origin} for name in locating} if masks is not None else {}
             return {name: {**result.settings, **origin.get(name, {})} for name, result in results.items()}
-    return {metric.name: {} for metric in explainer.metrics}  # what keeps all pictures from it, their rows say
+    return {metric.name: {} for metric in explainer.metrics}  # the rows say why no picture could be measured
 
 
 def note(console: Console | None, text: str) -> None:

@@ -126,7 +126,7 @@ def _check_outputs(explainer: Explainer, images: Tensor) -> None:
     try:
         with torch.no_grad():
             classes = read_logits(explainer.model(images)).shape[1]
-    except Exception as error:  # what the model cannot do is said when it is asked to explain
+    except Exception as error:  # a model that fails here is refused when it is asked to explain
         raise_interruption(error)
         return
     if classes == 1 and explainer.scores == "softmax":

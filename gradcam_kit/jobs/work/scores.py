@@ -31,7 +31,7 @@ def with_scores(explainer: Explainer, pictures: Iterable[Decoded]) -> tuple[Expl
             logits = read_logits(output)
             outputs.append(logits.detach() if outputs else logits)  # one graph tells enough
             kind, why = evident_kind(explainer.model, outputs)
-        except Exception as error:  # what the model cannot do is said when it is asked to explain
+        except Exception as error:  # a model that fails here is refused when it is asked to explain
             raise_interruption(error)
             break
         if last_operation(outputs[0]) in ("softmax", "sigmoid", "logsoftmax") or not _may_be_probabilities(outputs):
