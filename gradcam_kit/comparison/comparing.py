@@ -8,7 +8,7 @@ from typing import Any
 from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
-from gradcam_kit.capture import check_model, read_inputs
+from gradcam_kit.capture import check_model, read_inputs, with_channels
 from gradcam_kit.comparison.compared import (
     ComparedMethod,
     Layers,
@@ -108,7 +108,7 @@ def compare(
     found, left_out = suited(found, inputs) if methods == "all" else (found, {})
     question = Question(
         check_model(model),
-        with_shared_images(found, inputs, targets),
+        with_channels(check_model(model), with_shared_images(found, inputs, targets)),
         targets,
         scores=scores,
         masks=masks,

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor, nn
 
-from gradcam_kit.capture import ClassProbability, Inputs, Rescoring, check_model, output_with_graph, rescoring
+from gradcam_kit.capture import ClassProbability, Inputs, Rescoring, check_model, rescoring, score_kind
 from gradcam_kit.comparison.compared import ComparedMethod, call_of, explained
-from gradcam_kit.errors import GradCamKitError, ShapeError, TargetError
+from gradcam_kit.errors import ShapeError, TargetError
 from gradcam_kit.methods import Explanation
 from gradcam_kit.metrics.rows import sample_index
-from gradcam_kit.targets.outputs import read_logits
-from gradcam_kit.targets.scores import ScoreKind, evident_kind
+from gradcam_kit.targets.scores import ScoreKind
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,15 +103,15 @@ def answer(question: Question, found: Sequence[ComparedMethod]) -> Answer:
     targets, by_model = question.targets, None
     if others and (targets is None or len(others) == len(looking)):
         # All explain what this model predicts, and baselines are about it.
-        targets, by_model = _asked(replace(question, scores=question.scores or _score_kind(model, inputs, None)))
+        targets, by_model = _asked(replace(question, scores=question.scores or score_kind(model, inputs)))
     explanations = explained(found, inputs, targets)
     kinds: dict[nn.Module, ScoreKind | None] = {}
     own: dict[str, Tensor | None] = {}
     for label, cam in looking.items():
         if cam.model not in kinds:
-            kinds[cam.model] = question.scores or _score_kind(cam.model, inputs, explanations[label])
+            kinds[cam.model] = question.scores or score_kind(cam.model, inputs, explanations[label].output)
         own[label] = _scores(explanations[label], kinds[cam.model])
-    kind = kinds[model] if model in kinds else question.scores or _score_kind(model, inputs, None)
+    kind = kinds[model] if model in kinds else question.scores or score_kind(model, inputs)
     first = sorted(explanations, key=others.__contains__)  # methods of the model itself before others
     classes = next((explanations[label].targets for label in first if explanations[label].targets is not None), None)
     scores = by_model if by_model is not None else next((own[one] for one in first if own[one] is not None), None)
@@ -147,19 +146,3 @@ def _scores(explanation: Explanation, kind: ScoreKind | None) -> Tensor | None:
     if explanation.targets is not None:
         return ClassProbability(explanation.targets, kind)(explanation.output)
     return explanation.scores
-
-
-def _score_kind(model: nn.Module, inputs: Inputs, explanation: Explanation | None) -> ScoreKind | None:
-    """Decide by evidence what the scores of a model are; None where its output holds no class scores.
-
-    Only outputs that could be probabilities cost one more forward pass, of the first image, for the graph.
-    """
-    known: list[Tensor] = []
-    with suppress(GradCamKitError):
-        if explanation is not None:
-            known.append(read_logits(explanation.output).float())
-        if any(bool(((one < 0) | (one > 1)).any()) for one in known):
-            return evident_kind(model, known)[0]
-        with suppress(RuntimeError):  # a model whose output can have no graph
-            known.insert(0, read_logits(output_with_graph(model, inputs)))
-    return evident_kind(model, known)[0] if known else None

@@ -12,7 +12,7 @@ from typing import Any
 
 from rich.console import Console
 
-from gradcam_kit.errors import GradCamKitError
+from gradcam_kit.errors import GradCamKitError, exits_refused
 from gradcam_kit.jobs.engines.choice import write_shards
 from gradcam_kit.jobs.engines.local import Done, FirstFailureError, Pipeline
 from gradcam_kit.jobs.progress import ProgressBar
@@ -30,6 +30,7 @@ from gradcam_kit.jobs.work.measuring import chosen_metrics, metric_fields
 from gradcam_kit.jobs.work.processes import interruptions_told
 
 
+@exits_refused()
 def run(request: RunRequest, console: Console | None = None) -> RunSummary:
     """Explain all pictures of a source that are not explained yet, and leave rows and overlays in a folder.
 

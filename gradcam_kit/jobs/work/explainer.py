@@ -21,6 +21,7 @@ from gradcam_kit.errors import (
     InputError,
     MethodError,
     UnknownNameError,
+    exits_refused,
     is_out_of_memory,
     raise_interruption,
 )
@@ -209,6 +210,7 @@ class Explainer:
                 return  # a model that takes fewer images at once
         raise failure
 
+    @exits_refused()
     def explained(self, group: list[Decoded], sent: Batch | None = None) -> list[Explained]:
         """Explain a batch in one pass, which fails as a whole."""
         images = self.images(group, sent)
