@@ -303,7 +303,7 @@ def test_methods_of_ones_own() -> None:
     assert [row["method"] for row in disk.read_rows(Path("out"))] == ["Positive", "grad-cam"]
     for method, says in [
         ("shop:Negative", "module 'shop' has no method 'Negative'; did you mean"),
-        ("shop:Net", "shop:Net is no method; expected a class derived from gradcam_kit.BaseCAM"),
+        ("shop:Net", "shop:Net is not a method; expected a class derived from gradcam_kit.BaseCAM"),
         ("nowhere:X", "'nowhere:X' names no method: no module 'nowhere'"),
     ]:
         with pytest.raises((UnknownNameError, InputError)) as caught:
