@@ -15,6 +15,7 @@ import disk
 import numpy as np
 import pytest
 import torch
+from runs import content
 
 from gradcam_kit.jobs import RunRequest, run
 
@@ -25,12 +26,6 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(autouse=True)
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     disk.move_in(tmp_path, monkeypatch)
-
-
-def content(out: str) -> dict[str, bytes]:
-    """All files of a run, by name."""
-    root = Path(out)
-    return {path.relative_to(root).as_posix(): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
 
 
 def start(*arguments: str, program: Sequence[str] = ("-m", "gradcam_kit")) -> subprocess.Popen[str]:
