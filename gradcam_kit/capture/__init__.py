@@ -17,6 +17,7 @@ from gradcam_kit.capture.observing import Call, Observation, Observer, observe
 from gradcam_kit.capture.passes import Capture, Request, capture
 from gradcam_kit.capture.rerun.rescore import in_half_precision, rows_at_once
 from gradcam_kit.capture.rerun.session import IsPrediction, rescoring
+from gradcam_kit.capture.texts import with_texts
 from gradcam_kit.targets.classes import (
     ClassLogit,
     ClassProbability,
@@ -63,4 +64,5 @@ __all__ = [
     "select_layers",
     "unobservable",
     "with_channels",
+    "with_texts",
 ]

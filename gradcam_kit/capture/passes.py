@@ -30,7 +30,7 @@ from gradcam_kit.capture.recording import INPUT, NOT_MODULES, LayerRecord, Recor
 from gradcam_kit.capture.rerun.prefix import Prefix, PrefixRecorder
 from gradcam_kit.capture.rerun.probe import Prober
 from gradcam_kit.capture.rerun.replay import Replayer
-from gradcam_kit.capture.rerun.rescore import Rescorer, RowState
+from gradcam_kit.capture.rerun.rescore import Rescorer, RowState, by_similarity
 from gradcam_kit.errors import CaptureError, GradCamKitError, NonFiniteError, raise_interruption
 from gradcam_kit.functional import at_least_float32, finite_probe
 from gradcam_kit.targets.classes import ClassProbability, ClassTarget, score, settle
@@ -117,6 +117,7 @@ class Capture:
             rescore_probability=rescorer
             if self.classes is None
             else replace(rescorer, target=ClassProbability(self.classes[:1] if self.rows.is_bag else self.classes)),
+            rescore_similarity=by_similarity(rescorer) if Evidence.DETECTIONS in needs else None,
             replay=replayer,
             residual=replayer.residual() if Evidence.REPLAY in needs else None,
             images=self.inputs.images,

@@ -34,6 +34,7 @@ from gradcam_kit.renamed import former_arguments
 from gradcam_kit.targets.names import carried_names, named_targets, read_class_names
 from gradcam_kit.targets.outputs import read_logits
 from gradcam_kit.targets.scores import SCORES, ScoreKind, evident_kind
+from gradcam_kit.targets.text import TextTarget
 from gradcam_kit.transforms import PictureTransform, as_transform
 from gradcam_kit.types import Images, Reshape
 
@@ -103,6 +104,8 @@ def compare(
     inputs = read_inputs(images, {}, image_input=image_input)
     if scores is not None:
         one_of("scores", scores, SCORES)
+    elif isinstance(targets, TextTarget):
+        scores = "raw"  # cosines, whatever the output of the model is
     class_names = carried_names(model) if class_names is None else read_class_names(class_names)
     targets = named_targets(targets, class_names)
     if inputs.n == 0:
