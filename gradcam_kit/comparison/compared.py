@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gradcam_kit.capture import Inputs, TargetLayers
+from gradcam_kit.capture import Inputs, TargetLayers, with_texts
 from gradcam_kit.capture.model.inputs import Runner
 from gradcam_kit.capture.model.state import untouched
 from gradcam_kit.errors import (
@@ -240,7 +240,7 @@ def costs(found: Sequence[ComparedMethod], inputs: Inputs, targets: Any) -> dict
         if one.cam is None:
             continue
         if one.cam.model not in forward:
-            forward[one.cam.model] = _forward_flops(one.cam.model, first)
+            forward[one.cam.model] = _forward_flops(one.cam.model, with_texts(one.cam.model, first, targets)[0])
         with Meter(index.device) as meter:
             one.cam(images, targets, **keywords)
             cost = meter.lap()

@@ -12,7 +12,7 @@ import pytest
 import torch
 from evidence import ANY_LAYER, LAYERED, ON_CNNS, ON_TOKENS, quick, subject
 from models import Restless, RestlessViT, build, conv_model, images, seeded, tiny
-from representatives import each
+from representatives import ON_CLASSES, each
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 from traces import traces, unchanged
@@ -103,7 +103,7 @@ FAILURES: dict[str, tuple[Callable[[nn.Module], Any], Any, type[BaseException]]]
 @pytest.mark.parametrize("failure", FAILURES)
 def test_failure_leaves_no_trace(failure: str) -> None:
     arm, targets, error = FAILURES[failure]
-    for name in LAYERED if failure.startswith("layer") else METHODS:
+    for name in LAYERED if failure.startswith("layer") else ON_CLASSES:
         model = restless(name)
         arm(model)
         cam = quick(name)(model, layer_of(name))

@@ -10,6 +10,7 @@ import pytest
 import torch
 from cases import assert_same
 from models import build, images, seeded
+from representatives import ON_CLASSES
 from torch import Tensor, nn
 from torch.testing import assert_close
 from torch.utils.checkpoint import checkpoint
@@ -21,7 +22,13 @@ from gradcam_kit.errors import CaptureError, LayerNotFoundError
 from gradcam_kit.targets import ClassLogit
 
 INPUT = images(2, size=(12, 12)).double()
-QUICK = {"score-cam": {"channels": 4}, "ss-cam": {"samples": 2}, "is-cam": {"steps": 2}, "sess": {"scales": 2}}
+QUICK = {
+    "rise": {"masks": 20},
+    "score-cam": {"channels": 4},
+    "ss-cam": {"samples": 2},
+    "is-cam": {"steps": 2},
+    "sess": {"scales": 2},
+}
 
 
 class Block(nn.Module):
@@ -97,7 +104,7 @@ def test_a_shared_activation_is_explained_like_one_of_its_own(name, act, net):
             assert_same(one, other.numpy())
 
 
-@pytest.mark.parametrize("name", sorted(METHODS))
+@pytest.mark.parametrize("name", sorted(ON_CLASSES))
 def test_every_method_takes_a_call_by_its_number(name):
     shared, own = pair("stem and head", "relu")
     try:

@@ -9,6 +9,7 @@ import torch
 from comparisons import FEWER, home, is_for_transformers, layers_of
 from models import images as draw_images
 from networks import blocks, signal, vit, volume
+from representatives import ON_CLASSES
 from torch import Tensor, nn
 from torch.testing import assert_close
 
@@ -17,17 +18,17 @@ from gradcam_kit.targets import ClassLogit
 
 
 def each_layer(exempt=()):
-    pairs = [(name, layer) for name in METHODS if name not in exempt for layer in layers_of(name)]
+    pairs = [(name, layer) for name in ON_CLASSES if name not in exempt for layer in layers_of(name)]
     return pytest.mark.parametrize(("name", "layer"), pairs)
 
 
-EACH = pytest.mark.parametrize("name", METHODS)
-EACH_FOR_CNNS = pytest.mark.parametrize("name", [name for name in METHODS if not is_for_transformers(name)])
+EACH = pytest.mark.parametrize("name", ON_CLASSES)
+EACH_FOR_CNNS = pytest.mark.parametrize("name", [name for name in ON_CLASSES if not is_for_transformers(name)])
 EACH_LAYER = each_layer()
 
 PERMUTED = {
     "random-cam": "every channel keeps its place in the draw",
-    **{name: "attention has no channels" for name in METHODS if is_for_transformers(name)},
+    **{name: "attention has no channels" for name in ON_CLASSES if is_for_transformers(name)},
 }
 """Methods whose map may change when the channels are permuted, and why."""
 
@@ -178,7 +179,7 @@ def test_scaled_scores_give_the_same_map(name, layer, scale):
     same_maps(explain(name, changed_head(name, scale=scale), layer, pictures(name)), expected)
 
 
-@pytest.mark.parametrize("name", [name for name in METHODS if name in SCALED])
+@pytest.mark.parametrize("name", [name for name in ON_CLASSES if name in SCALED])
 def test_scaled_scores_give_another_map_where_the_formula_says_so(name):
     for layer in layers_of(name):
         expected = explain(name, home(name), layer, pictures(name)).heatmaps
@@ -221,7 +222,7 @@ def test_inputs_stay_bitwise_unchanged(name):
     assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
 
 
-@pytest.mark.parametrize("name", [name for name in METHODS if "block1" in layers_of(name)])
+@pytest.mark.parametrize("name", [name for name in ON_CLASSES if "block1" in layers_of(name)])
 def test_maximum_is_where_the_saliency_has_it(name):
     # The first block has the resolution of the images.
     found = explain(name, home(name), "block1", pictures(name))
@@ -250,7 +251,7 @@ def test_same_call_gives_the_same_map(name):
 @pytest.mark.parametrize("build", [blocks, vit], ids=["blocks", "vit"])
 def test_explaining_all_together_equals_separate_calls(build):
     model, targets = build(), torch.tensor([[0, 1], [2, 3], [4, 0]])
-    names = [name for name in METHODS if is_for_transformers(name) is (build is vit)]
+    names = [name for name in ON_CLASSES if is_for_transformers(name) is (build is vit)]
     cams = [METHODS[name](model, layer, **FEWER.get(name, {})) for name in names for layer in layers_of(name)]
     images = pictures(names[0])
     for cam, together in zip(cams, explain_all(cams, images, targets), strict=True):
