@@ -102,8 +102,8 @@ def _limit(tokenizer: Any, model: nn.Module) -> int | None:
 
 
 def _counts(tokenizer: Any, texts: list[str]) -> list[int]:
-    """Return the number of tokens of each text before anything is cut off; nothing for a tokenizer that tells not."""
-    own = tokenizer if _is_of_transformers(tokenizer) else getattr(tokenizer, "tokenizer", None)
+    """Return the number of tokens of each text before anything is cut off; an empty list where it is not known."""
+    own: Any = tokenizer if _is_of_transformers(tokenizer) else getattr(tokenizer, "tokenizer", None)
     if _is_of_transformers(own):
         return [len(ids) for ids in own(texts, truncation=False, verbose=False)["input_ids"]]
     if hasattr(tokenizer, "encode") and hasattr(tokenizer, "sot_token_id"):

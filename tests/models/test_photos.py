@@ -17,7 +17,9 @@ from skimage import data
 from torch import Tensor
 
 from gradcam_kit import METHODS, GradCAM, explain_all
+from gradcam_kit.capture import rescoring
 from gradcam_kit.errors import CheckpointError, MissingExtraError, OptionError
+from gradcam_kit.functional import upsample
 from gradcam_kit.metrics import deletion, insertion, pointing_game
 from gradcam_kit.models import LoadedModel, load_model, photos
 from gradcam_kit.types import Evidence, LayerChoice
@@ -120,7 +122,7 @@ def test_it_knows_what_is_on_photographs() -> None:
 @NEEDS_WEIGHTS
 def test_grad_cam_points_at_the_object() -> None:
     images, masks = torch.stack([image(name) for name in CLEAR]), torch.stack([mask(name) for name in CLEAR])
-    assert pointing_game(GradCAM(network().model)(images), masks).tolist() == [1] * len(CLEAR)
+    assert pointing_game(GradCAM(network().model)(images), masks).values.tolist() == [1] * len(CLEAR)
 
 
 @NEEDS_WEIGHTS
@@ -131,7 +133,7 @@ def test_two_classes_of_one_photograph_are_at_two_places() -> None:
         top = int(model(astronaut).argmax())
     maps = GradCAM(model)(astronaut, [[top, index_of("space shuttle")]])
     shuttle = mask("astronaut", SHUTTLE)
-    assert pointing_game(maps, torch.stack([shuttle, shuttle])[None]).tolist() == [[0, 1]]
+    assert pointing_game(maps[0], torch.stack([shuttle, shuttle])).values.tolist() == [0, 1]
 
     both = torch.cat([image("chelsea"), image("coffee")], 2)[None]
     maps = GradCAM(model)(both, [[index_of("Egyptian cat"), index_of("espresso")]])[0]
@@ -145,13 +147,16 @@ def test_two_classes_of_one_photograph_are_at_two_places() -> None:
 @NEEDS_WEIGHTS
 @pytest.mark.slow
 def test_insertion_and_deletion_beat_random_maps() -> None:
-    names = ("chelsea", "coffee", "camera")
-    images, model = torch.stack([image(name) for name in names]), network().model
+    """Random maps of the same grain: pixels that are deleted one by one disturb a network more than any object."""
+    images, model = torch.stack([image(name) for name in CLEAR[:3]]), network().model
     heatmaps = GradCAM(model)(images)
-    random = torch.rand(heatmaps.shape, generator=torch.Generator().manual_seed(0))
-    cheap = {"steps": 12}
-    assert (deletion(model, images, heatmaps, **cheap) < deletion(model, images, random, **cheap)).all()
-    assert (insertion(model, images, heatmaps, **cheap) > insertion(model, images, random, **cheap)).all()
+    coarse = torch.rand(3, 7, 7, generator=torch.Generator().manual_seed(0))
+    random = upsample(coarse, (224, 224))
+    with rescoring(model, images) as rescore:
+        deleted = [deletion(maps, images, rescore, steps=10).values.mean() for maps in (heatmaps, random)]
+        inserted = [insertion(maps, images, rescore, steps=10).values.mean() for maps in (heatmaps, random)]
+    assert deleted[0] < deleted[1]
+    assert inserted[0] > inserted[1]
 
 
 CHEAP: dict[str, dict[str, Any]] = {
@@ -164,7 +169,7 @@ CHEAP: dict[str, dict[str, Any]] = {
     "integrated-grad-cam": {"steps": 3},
     "expected-grad-cam": {"samples": 2},
     "smooth-grad-cam++": {"samples": 2},
-    "rise": {"masks": 150},
+    "rise": {"masks": 100},
 }
 
 
@@ -172,7 +177,7 @@ CHEAP: dict[str, dict[str, Any]] = {
 @pytest.mark.slow
 def test_no_method_avoids_the_objects() -> None:
     """A map that is anti-correlated with the object on every photograph has the wrong sign."""
-    names = ("coffee", "camera", "motorcycle")
+    names = ("coffee", "camera")
     images, masks = torch.stack([image(name) for name in names]), torch.stack([mask(name) for name in names])
     excluded = (LayerChoice.ATTENTION, LayerChoice.BLOCK)
     suited = [

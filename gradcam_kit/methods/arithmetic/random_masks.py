@@ -36,7 +36,7 @@ def random_masks(
     """
     axes = len(size)
     drawn = uniform((cells**axes + axes,), identities, seed, numbers)
-    masks = (drawn[:, :-axes] < visible).to(dtype).unflatten(1, (cells,) * axes)
+    masks: Tensor = (drawn[:, :-axes] < visible).to(dtype).unflatten(1, (cells,) * axes)
     for axis, length in enumerate(size):
         cell = ceil(length / cells)
         shift = (drawn[:, axis - axes] * cell).long()[:, None]
