@@ -19,11 +19,11 @@ from gradcam_kit.capture import (
     capture,
     find_layers,
     in_fastest_format,
+    randomizing,
     read_inputs,
     resolve_target,
     with_texts,
 )
-from gradcam_kit.capture.model.randomization import randomizing
 from gradcam_kit.errors import CaptureError, GradCamKitError, LayerNotFoundError
 from gradcam_kit.methods.contract import Method
 from gradcam_kit.methods.engine.engine import explain_many, with_images_of
