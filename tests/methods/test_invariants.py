@@ -42,6 +42,7 @@ SCALED = {
     "is-cam": "as Score-CAM",
     "group-cam": "groups count with differences of probabilities",
     "sess": "windows count with probabilities",
+    "rise": "masks count with probabilities",
     "generic-attention": "the rules of several blocks are multiplied",
     "shapley-cam": "the logarithm of the probability is not linear in the logits",
 }
@@ -119,7 +120,7 @@ def test_range_type_and_graph(name, layer):
     assert images.grad is None
 
 
-@EACH_LAYER
+@each_layer(exempt=["rise"])  # whose masks belong to the values of the images, so that rounding changes them
 def test_double_precision_end_to_end(name, layer):
     double = explain(name, home(name), layer, pictures(name))
     single = explain(name, home(name).float(), layer, pictures(name, dtype=torch.float32))

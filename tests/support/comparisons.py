@@ -7,14 +7,13 @@ from functools import partial
 from typing import Any
 
 import reference as ref
-from cases import LARGE, MINI, PERTURBED, SMALL, VIT, Case, probability
+from cases import LARGE, MINI, PERTURBED, SMALL, VIT, Case
 from explicit_vit import attention_rollout, legrad, vit_recipro_cam
 from networks import blocks, vit
 from oracles import (
     Oracle,
     ablation_cam,
     expected_grad_cam,
-    explaining,
     group_cam,
     integrated_grad_cam,
     is_cam,
@@ -34,10 +33,6 @@ from gradcam_kit.types import Evidence, LayerChoice
 
 def _options(name: str, oracle: Callable[..., Any], *options: dict[str, Any]) -> dict[str, Any]:
     return {f"{name} {own}": (name, own, partial(oracle, **own)) for own in options}
-
-
-def _probability(oracle: Callable[..., Any]) -> Callable[..., Any]:
-    return lambda sample, **options: explaining(probability, partial(oracle, **options))(sample)
 
 
 def _formula(formula: Callable[..., Any]) -> Callable[..., Any]:
@@ -95,7 +90,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any], Oracle]] = {
     **_options("legrad", legrad, {"blocks": 1}, {"blocks": 2}),
     **_options("vit-recipro-cam", vit_recipro_cam, {"window": 1}),
     **_options("odam", _formula(ref.odam), {"sigma": 0.0}, {"sigma": 0.4}, {"sigma": 2.0}),
-    **_options("rise", _probability(rise), {"masks": 7}, {"masks": 20, "cells": 3, "visible": 0.2, "seed": 5}),
+    **_options("rise", rise, {"masks": 7}, {"masks": 20, "cells": 3, "visible": 0.2, "seed": 5}),
     **_options("recipro-cam", recipro_cam, {"window": 3}, {"window": 3, "mode": "spread"}),
 }
 """Options of methods -> name, options and oracle."""
