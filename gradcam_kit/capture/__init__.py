@@ -20,6 +20,7 @@ from gradcam_kit.capture.passes import Request, capture
 from gradcam_kit.capture.rerun.rescore import in_half_precision, rows_at_once
 from gradcam_kit.capture.rerun.session import IsPrediction, Rescoring, rescoring
 from gradcam_kit.capture.results import Capture
+from gradcam_kit.capture.texts import with_texts
 from gradcam_kit.targets.classes import (
     ClassLogit,
     ClassProbability,
@@ -73,4 +74,5 @@ __all__ = [
     "unobservable",
     "untouched",
     "with_channels",
+    "with_texts",
 ]
