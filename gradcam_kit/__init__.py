@@ -10,7 +10,7 @@ from gradcam_kit._version import __version__ as __version__
 
 if TYPE_CHECKING:
     from gradcam_kit import targets
-    from gradcam_kit.comparison import compare
+    from gradcam_kit.comparison import analyze_mistakes, compare
     from gradcam_kit.errors import GradCamKitError, LayerNotFoundError, ShapeError
     from gradcam_kit.folder import explain_folder
     from gradcam_kit.jobs import load_run
@@ -71,6 +71,7 @@ _HOMES = {
     "GradCamKitError": "gradcam_kit.errors",
     "LayerNotFoundError": "gradcam_kit.errors",
     "ShapeError": "gradcam_kit.errors",
+    "analyze_mistakes": "gradcam_kit.comparison",
     "compare": "gradcam_kit.comparison",
     "explain_folder": "gradcam_kit.folder",
     "load_run": "gradcam_kit.jobs",
@@ -128,6 +129,7 @@ __all__ = [
     "ViTReciproCAM",
     "WinsorCAM",
     "XGradCAM",
+    "analyze_mistakes",
     "compare",
     "explain_all",
     "explain_folder",

@@ -47,7 +47,5 @@ UNCHANGED = (
     "it with a larger learning rate"
 )
 SHIFT = "Use the same transform for both, and look at pictures of both side by side, those of the largest shift first"
-EMPTY_LEVEL = (
-    "Its features are computed for nothing. Check anchor sizes and strides of this level, and which levels the head gets"
-)
+EMPTY_LEVEL = "Its features are computed for nothing. Check anchor sizes and strides of this level, and which levels the head gets"
 LARGE_LEVEL = "Fine for larger pictures; for these, smaller anchors or one level less cost less"

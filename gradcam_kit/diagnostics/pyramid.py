@@ -212,9 +212,7 @@ def _level(own: LevelMap, carried: Sequence[CarriedObject]) -> PyramidLevel:
         total = sum(one.score for one in here)
         counts[name] = len(mine)
         shares[name] = sum(one.score for one in mine) / total if total > 0 else math.nan
-    return PyramidLevel(
-        own.name, own.shape, own.activation, own.anchors, own.sizes, counts, shares, own.never
-    )
+    return PyramidLevel(own.name, own.shape, own.activation, own.anchors, own.sizes, counts, shares, own.never)
 
 
 def _finding(pyramid: str, place: int, level: PyramidLevel) -> Finding:
@@ -226,7 +224,13 @@ def _finding(pyramid: str, place: int, level: PyramidLevel) -> Finding:
         why = "no output depends on it"
     said = f"Level {level.name!r} of the pyramid never carries an object: {why}"
     return Finding(
-        "warn", "dead", f"{pyramid}:{place}", said, 1.0, 0.0, None, advice.EMPTY_LEVEL, "definition: no positive assignment"
+        "warn",
+        "dead",
+        f"{pyramid}:{place}",
+        said,
+        1.0,
+        0.0,
+        None,
+        advice.EMPTY_LEVEL,
+        "definition: no positive assignment",
     )
-
-

@@ -111,7 +111,11 @@ def _parts(detector: nn.Module) -> _Parts | None:
         owner = getattr(detector, "rpn", None) if prefix else detector
         generator, head = getattr(owner, "anchor_generator", None), getattr(owner, "head", None)
         has_backbone = isinstance(getattr(detector, "backbone", None), nn.Module)
-        if isinstance(generator, AnchorGenerator | DefaultBoxGenerator) and isinstance(head, nn.Module) and has_backbone:
+        if (
+            isinstance(generator, AnchorGenerator | DefaultBoxGenerator)
+            and isinstance(head, nn.Module)
+            and has_backbone
+        ):
             coder = getattr(owner, "box_coder", None)
             return None if coder is None else _Parts(f"{prefix}head", f"{prefix}anchor_generator", coder)
     return None
@@ -235,5 +239,3 @@ def _sides(shapes: Float[Tensor, "a 2"]) -> tuple[float, float] | None:
 def _tuple(box: Float[Tensor, "4"]) -> tuple[float, float, float, float]:
     x0, y0, x1, y1 = box.tolist()
     return x0, y0, x1, y1
-
-

@@ -124,7 +124,11 @@ def by_gradient(
         floating = [leaf for leaf in _tensors(output) if leaf.is_floating_point() and leaf.requires_grad]
         reached = _gradients(floating, cut)
         found, readable = list(_detections(output, cut, objects)), _is_detections(output)
-    notes = [] if readable else ["The output has no boxes and scores, so no objects are told; levels are judged by gradients."]
+    notes = (
+        []
+        if readable
+        else ["The output has no boxes and scores, so no objects are told; levels are judged by gradients."]
+    )
     judged = any(leaf.numel() for leaf in floating)
     if not judged:
         notes.append("The detector returned no detection with a gradient, so no level is judged.")
@@ -163,7 +167,10 @@ def _gradients(outputs: list[Tensor], levels: list[Tensor]) -> list[float]:
     if not total:
         return [0.0] * len(levels)
     found = torch.autograd.grad(torch.stack(total).sum(), levels, allow_unused=True, retain_graph=True)
-    return [0.0 if own is None else float((own * value.detach()).abs().sum()) for own, value in zip(found, levels, strict=True)]
+    return [
+        0.0 if own is None else float((own * value.detach()).abs().sum())
+        for own, value in zip(found, levels, strict=True)
+    ]
 
 
 def _tensors(output: Any) -> list[Tensor]:

@@ -42,9 +42,7 @@ def ablate(
         made = _as_call(moved(inputs, device))
         losses = SampleLosses(moved(labels, device), samples(inputs), loss)
         for name, module in layers.items():
-            request = Request(
-                {name: module}, {name: Evidence.REPLAY}, losses, ClassLogit, _UnitsFirst(axes[name] or 1)
-            )
+            request = Request({name: module}, {name: Evidence.REPLAY}, losses, ClassLogit, _UnitsFirst(axes[name] or 1))
             with capture(model, made, request) as captured:
                 rise = _rise(captured.layer(name, Evidence.REPLAY, batch_size), batch_size).cpu()
             totals[name] = totals[name] + rise if name in totals else rise

@@ -205,7 +205,7 @@ def _tsne(wide: Float[Tensor, "n k"], components: int, perplexity: float, seed: 
 def _silhouette(
     wide: Float[Tensor, "n k"], groups: tuple[Any, ...] | None, names: dict[Any, str]
 ) -> tuple[float | None, dict[str, float]]:
-    if groups is None or not 2 <= len(names):
+    if groups is None or not len(names) >= 2:
         return None, {}
     places = {one: place for place, one in enumerate(names)}
     index = torch.tensor([places[one] for one in groups])

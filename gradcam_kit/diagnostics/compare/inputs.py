@@ -70,12 +70,13 @@ def _images(item: Any, what: str, batch: BatchOf | None) -> Any:
         )
     if isinstance(item, tuple | list):
         if not 1 <= len(item) <= 2:
-            raise InputError(
-                f"the {what} gives {len(item)} values; expected images, or (images, labels): {_WAY_OUT}"
-            )
+            raise InputError(f"the {what} gives {len(item)} values; expected images, or (images, labels): {_WAY_OUT}")
         item = item[0]
     if isinstance(item, np.ndarray) and item.dtype.kind == "f":
         item = torch.from_numpy(item)
-    if not any(isinstance(leaf, Tensor) and leaf.ndim for leaf in tree_leaves(dict(item) if isinstance(item, Mapping) else item)):
+    if not any(
+        isinstance(leaf, Tensor) and leaf.ndim
+        for leaf in tree_leaves(dict(item) if isinstance(item, Mapping) else item)
+    ):
         raise InputError(f"the {what} gives {kind_of(item)}; expected a tensor of images, or (images, labels)")
     return item

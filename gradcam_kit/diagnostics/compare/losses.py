@@ -47,14 +47,20 @@ class SampleLosses:
         if value.ndim and len(value) == self.n and (self.n > 1 or value.ndim == 1):
             return value.flatten(1).mean(1) if value.ndim > 1 else value
         if value.numel() != 1:
-            raise ShapeError(f"the loss has shape {tuple(value.shape)} for {self.n} samples; expected one number, or ({self.n},)")
+            raise ShapeError(
+                f"the loss has shape {tuple(value.shape)} for {self.n} samples; expected one number, or ({self.n},)"
+            )
         if self.n == 1:
             return value.reshape(1)
         return torch.stack([self.loss(*self._sample(output, i)).reshape(()) for i in range(self.n)])
 
     def select(self, index: Int[Tensor, " m"]) -> SampleLosses:
         """Return the target of the rows that belong to samples `index`."""
-        labels = self.labels[index.to(self.labels.device)] if isinstance(self.labels, Tensor) else [self.labels[i] for i in index.tolist()]
+        labels = (
+            self.labels[index.to(self.labels.device)]
+            if isinstance(self.labels, Tensor)
+            else [self.labels[i] for i in index.tolist()]
+        )
         return replace(self, labels=labels, n=len(index))
 
     def _sample(self, output: Any, i: int) -> tuple[Any, Any]:
@@ -77,7 +83,7 @@ def _cross_entropy(output: Any, labels: Any) -> Float[Tensor, " n"]:
             f"({len(logits) if logits.ndim else 1},). For another task pass loss=callable"
         )
     low, high = int(labels.min()), int(labels.max())
-    if low < 0 and low != -100 or high >= logits.shape[1]:
+    if (low < 0 and low != -100) or high >= logits.shape[1]:
         raise InputError(
             f"labels go from {low} to {high}, and the model has {logits.shape[1]} outputs; expected class indices from "
             f"0 to {logits.shape[1] - 1}"

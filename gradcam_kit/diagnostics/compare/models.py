@@ -147,7 +147,9 @@ def compare_models(
         first = stack.enter_context(feature_reader(a, layers, inputs=same))
         second = first if same else stack.enter_context(feature_reader(b, layers if layers_b is None else layers_b))
         names: tuple[tuple[str, ...], tuple[str, ...]] | None = None
-        for inputs in inputs_of(images, batch, "loader", batch_size=max(_LEAST, positive_int("batch_size", batch_size))):
+        for inputs in inputs_of(
+            images, batch, "loader", batch_size=max(_LEAST, positive_int("batch_size", batch_size))
+        ):
             n = samples(inputs)
             if n < _LEAST:
                 dropped += n
@@ -162,10 +164,16 @@ def compare_models(
                 judged.add(first)
         if names is None:
             raise ShapeError(f"there are batches of fewer than {_LEAST} images only; CKA needs at least {_LEAST}")
-        skipped = {**first.skipped, **second.skipped, **dict.fromkeys((*first.never_ran, *second.never_ran), "never ran")}
+        skipped = {
+            **first.skipped,
+            **second.skipped,
+            **dict.fromkeys((*first.never_ran, *second.never_ran), "never ran"),
+        }
         notes = dict.fromkeys((*first.notes, *second.notes))
     if dropped:
-        notes[f"{dropped} images in batches of fewer than {_LEAST} are left out: CKA needs at least {_LEAST} in each."] = None
+        notes[
+            f"{dropped} images in batches of fewer than {_LEAST} are left out: CKA needs at least {_LEAST} in each."
+        ] = None
     findings = judged.findings(first, total) if same else []
     return ModelComparison(pairs.value, *names, tuple(findings), total, skipped, tuple(notes))
 
@@ -208,9 +216,13 @@ class _Judged:
                 continue
             features = torch.cat(self.features[name])
             value, units, rank = float(pair.value[0, 0]), features.shape[1], effective_rank(features)
-            few = units < FEW_INPUTS or n < limits.collapsed_samples or max(outputs, default=_FEW_OUTPUTS) < _FEW_OUTPUTS
+            few = (
+                units < FEW_INPUTS or n < limits.collapsed_samples or max(outputs, default=_FEW_OUTPUTS) < _FEW_OUTPUTS
+            )
             if rank < limits.rank and (rank == 0 or not few):
-                said = f"The features of {units} units span {rank:.2f} directions, so what follows can tell little apart"
+                said = (
+                    f"The features of {units} units span {rank:.2f} directions, so what follows can tell little apart"
+                )
                 source = "effective rank: Roy & Vetterli 2007; limit: convention"
                 found.append(Finding("bad", "collapsed", name, said, rank, limits.rank, n, advice.COLLAPSED, source))
                 return found

@@ -153,4 +153,3 @@ class FeatureReader(Observer):
         axes = Axes.of(wide.shape, unit, sample)
         means = pool(wide, axes) * (axes.n * axes.units / max(wide.numel(), 1))
         into[name] = torch.cat([into[name], means], 1) if name in into else means.clone()
-

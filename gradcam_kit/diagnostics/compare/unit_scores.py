@@ -130,4 +130,3 @@ class _UnitScores(Observer):
     def _add(self, name: str, by_sample: Float[Tensor, "n k"]) -> None:
         total = by_sample.sum(0, dtype=torch.float64)
         self.totals[name] = self.totals[name] + total if name in self.totals else total
-

@@ -24,9 +24,7 @@ _MOST_LABELS = 40
 _GROUPS = ("#2b6cb0", "#dd6b20", "#2f855a", "#c53030", "#6b46c1", "#975a16", "#d53f8c", "#4a5568", "#b7791f", "#0987a0")
 
 
-def plot_matrix(
-    values: Float[np.ndarray, "a b"], rows: Sequence[str], columns: Sequence[str], title: str
-) -> Figure:
+def plot_matrix(values: Float[np.ndarray, "a b"], rows: Sequence[str], columns: Sequence[str], title: str) -> Figure:
     """Draw a matrix of values in [0, 1] with the names of its rows and columns; undefined values stay gray."""
     drawn = figure(min(3.0 + 0.24 * len(columns), 18.0), min(2.4 + 0.24 * len(rows), 16.0))
     axes = drawn.subplots()
@@ -50,9 +48,7 @@ def plot_shifts(rows: Sequence[Any], level: float, limit: float) -> Figure:
     colors = [_ORANGE if row.p_adjusted < level else _GRAY for row in shown]
     axes.barh(places, [row.shift for row in shown], color=colors, height=0.7)
     for place, row in zip(places, shown, strict=True):
-        axes.annotate(
-            f" p {row.p_adjusted:.2g}", (row.shift, place), va="center", fontsize=7, annotation_clip=False
-        )
+        axes.annotate(f" p {row.p_adjusted:.2g}", (row.shift, place), va="center", fontsize=7, annotation_clip=False)
     axes.axvline(limit, color=_BLUE, linewidth=0.8, linestyle="--")
     axes.set_yticks(places, [row.name for row in shown], fontsize=7)
     axes.invert_yaxis()
@@ -73,7 +69,13 @@ def plot_importance(units: Mapping[str, Tensor], method: str) -> Figure:
         largest = float(ordered.abs().max())
         share = np.linspace(0, 1, len(ordered)) if len(ordered) > 1 else np.zeros(1)
         label = name if len(units) <= len(_GROUPS) else None
-        axes.plot(share, (ordered / largest if largest > 0 else ordered).numpy(), color=color, label=label, marker="." if len(ordered) < 40 else "")
+        axes.plot(
+            share,
+            (ordered / largest if largest > 0 else ordered).numpy(),
+            color=color,
+            label=label,
+            marker="." if len(ordered) < 40 else "",
+        )
     axes.set_xlabel("share of the units, the most important ones first")
     axes.set_ylabel("importance / largest")
     axes.set_title(f"Importance of units by {method}", loc="left", fontsize=10)
@@ -101,7 +103,9 @@ def plot_points(projection: Any) -> Figure:
                 x[own], y[own], s=14, color=_GROUPS[place % len(_GROUPS)], marker=marker, alpha=0.75, linewidths=0,
                 label=name if place < _MOST_LABELS else None,
             )  # fmt: skip
-        axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5), ncols=1 + len(projection.names) // 21)
+        axes.legend(
+            frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5), ncols=1 + len(projection.names) // 21
+        )
     said = "" if projection.silhouette is None else f", silhouette {projection.silhouette:.2f}"
     axes.set_title(f"{projection.method}{said}", loc="left", fontsize=10)
     if projection.explained is None:
@@ -124,9 +128,19 @@ def plot_levels(levels: Sequence[Any], bins: Sequence[str], title: str) -> Figur
     left.imshow(values, vmin=0, vmax=1, cmap="Blues", aspect="auto")
     for (row, column), value in np.ndenumerate(values):
         if np.isfinite(value):
-            left.text(column, row, f"{value:.0%}", ha="center", va="center", fontsize=8, color="white" if value > 0.6 else "black")
+            left.text(
+                column,
+                row,
+                f"{value:.0%}",
+                ha="center",
+                va="center",
+                fontsize=8,
+                color="white" if value > 0.6 else "black",
+            )
     left.set_xticks(range(len(bins)), bins, fontsize=8)
-    left.set_yticks(range(len(levels)), [f"{level.name}  {'x'.join(map(str, level.shape))}" for level in levels], fontsize=8)
+    left.set_yticks(
+        range(len(levels)), [f"{level.name}  {'x'.join(map(str, level.shape))}" for level in levels], fontsize=8
+    )
     left.set_title(title, loc="left", fontsize=10)
     right.barh(range(len(levels)), [level.activation for level in levels], color=_BLUE, height=0.6)
     right.set_title("mean |activation|", loc="left", fontsize=10)
