@@ -128,7 +128,8 @@ def _logits(explanation: Explanation, images: Tensor) -> Float[Tensor, "n classe
 def _class_scores(logits: Float[Tensor, "n classes"], kind: ScoreKind) -> Float[Tensor, "n classes"]:
     """Return the score of every class; of a model with one output those of both its classes."""
     scores = class_scores(logits, "sigmoid" if kind == "softmax" and logits.shape[1] == 1 else kind)
-    return torch.cat([1 - scores, scores], 1) if logits.shape[1] == 1 else scores
+    both: Tensor = torch.cat([1 - scores, scores], 1) if logits.shape[1] == 1 else scores
+    return both
 
 
 def _labels(labels: Any, scores: Float[Tensor, "n classes"]) -> Int[Tensor, " n"]:

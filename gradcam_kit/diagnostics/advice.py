@@ -43,9 +43,11 @@ UPDATE_LOW = "Steps are tiny compared to the weights. Raise the learning rate; a
 ACCUMULATED = "Gradients add up from step to step. Call optimizer.zero_grad() in every step"
 AMP = "Normal in the first steps with a GradScaler, which skips them and lowers its scale. Worth a look if it stays"
 UNCHANGED = (
-    "What follows sees what the layer saw. Fine for a residual branch that begins at 0; else remove the layer, or train "
-    "it with a larger learning rate"
+    "What follows sees what the layer saw. Fine for a residual branch that begins at 0; else remove the layer, or "
+    "train it with a larger learning rate"
 )
 SHIFT = "Use the same transform for both, and look at pictures of both side by side, those of the largest shift first"
-EMPTY_LEVEL = "Its features are computed for nothing. Check anchor sizes and strides of this level, and which levels the head gets"
-LARGE_LEVEL = "Fine for larger pictures; for these, smaller anchors or one level less cost less"
+EMPTY_LEVEL = (
+    "Its features are computed for nothing. Check anchor sizes and strides of this level, and which levels the head "
+    "gets"
+)

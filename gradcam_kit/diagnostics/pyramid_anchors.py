@@ -65,8 +65,8 @@ def anchored(detector: nn.Module, images: Any, objects: int) -> tuple[PyramidMap
     maps = levels_of(reader.outputs["backbone"])
     if not maps:
         raise InputError(
-            f"{type(detector).__name__} has no pyramid: its backbone returns a single feature map; give a detector with "
-            "a feature pyramid, such as fasterrcnn_resnet50_fpn"
+            f"{type(detector).__name__} has no pyramid: its backbone returns a single feature map; give a detector "
+            "with a feature pyramid, such as fasterrcnn_resnet50_fpn"
         )
     anchors: list[Tensor] = reader.outputs[parts.anchors]
     counts = _counts(detector.get_submodule(parts.anchors), [own for _, own in maps], len(anchors[0]))

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 
 from gradcam_kit.diagnostics import advice
-from gradcam_kit.diagnostics.checks.batches import BatchOf, samples
+from gradcam_kit.diagnostics.checks.batches import BatchOf
+from gradcam_kit.diagnostics.compare.feature_sets import FeatureSet, Units
 from gradcam_kit.diagnostics.compare.inputs import inputs_of, loaders_left_as_found
-from gradcam_kit.diagnostics.compare.reading import FeatureReader, feature_reader
+from gradcam_kit.diagnostics.compare.reading import feature_reader
 from gradcam_kit.diagnostics.compare.tables import frame, text_table
 from gradcam_kit.diagnostics.findings import Finding
 from gradcam_kit.diagnostics.maths.distances import holm, mmd
@@ -170,7 +170,7 @@ def compare_data(
     sets = []
     with loaders_left_as_found(train_loader, test_loader), feature_reader(model, layers) as reader:
         for place, (what, loader) in enumerate((("train loader", train_loader), ("test loader", test_loader))):
-            own = _FeatureSet(what, samples, np.random.default_rng((seed, place)))
+            own = FeatureSet(what, samples, np.random.default_rng((seed, place)))
             for inputs in inputs_of(loader, batch, what):
                 own.add(reader, inputs)
             if own.n < _LEAST:
@@ -192,8 +192,8 @@ def compare_data(
     count = max(_PERMUTATIONS, needed) if permutations is None else permutations
     if len(names) / (count + 1) >= LEVEL:
         notes.append(
-            f"With {count} permutations and {len(names)} layers the smallest corrected p is {len(names) / (count + 1):.2g},"
-            f" so nothing can be found; take {needed} or None."
+            f"With {count} permutations and {len(names)} layers the smallest corrected p is "
+            f"{len(names) / (count + 1):.2g}, so nothing can be found; take {needed} or None."
         )
     tests = [mmd(train.drawn(name), test.drawn(name), permutations=count, seed=seed) for name in names]
     adjusted = holm([one.p for one in tests])
@@ -222,74 +222,7 @@ def _findings(ranked: Sequence[LayerShift], n_train: int, n_test: int) -> list[F
     return [Finding("warn", "shift", row.name, said, row.p_adjusted, LEVEL, n_train + n_test, advice.SHIFT, source)]
 
 
-@dataclass
-class _Units:
-    """Mean and sum of squared deviations of each unit, merged over batches (Chan, Golub & LeVeque, 1979)."""
-
-    n: int
-    mean: Float[Tensor, " k"]
-    m2: Float[Tensor, " k"]
-
-    def merge(self, features: Float[Tensor, "n k"]) -> None:
-        """Add the features of a batch, float64."""
-        n, mean = len(features), features.mean(0)
-        m2 = (features - mean).square().sum(0)
-        total, delta = self.n + n, mean - self.mean
-        self.mean = self.mean + delta * n / total
-        self.m2 = self.m2 + m2 + delta.square() * self.n * n / total
-        self.n = total
-
-    @property
-    def variance(self) -> Float[Tensor, " k"]:
-        """With the divisor n."""
-        return self.m2 / self.n
-
-
-class _FeatureSet:
-    """What is remembered of the features of one data set: moments of all samples, and an even draw of them."""
-
-    def __init__(self, what: str, most: int, generator: np.random.Generator) -> None:
-        self.what, self.most, self.generator = what, most, generator
-        self.n = 0
-        self.units: dict[str, _Units] = {}
-        self.kept: dict[str, list[Tensor]] = {}
-
-    def add(self, reader: FeatureReader, inputs: Any) -> None:
-        """Run the model on a batch."""
-        n = samples(inputs)
-        places = self._places(n)
-        for name, features in reader(inputs).items():
-            wide = features.double()
-            if name not in self.units:
-                self.units[name] = _Units(0, torch.zeros_like(wide[0]), torch.zeros_like(wide[0]))
-            elif len(self.units[name].mean) != wide.shape[1]:
-                raise ShapeError(
-                    f"layer {name!r} has {len(self.units[name].mean)} units for one batch of the {self.what} and "
-                    f"{wide.shape[1]} for another; give images of one size, or name other layers"
-                )
-            self.units[name].merge(wide)
-            kept = self.kept.setdefault(name, [])
-            for row, place in zip(wide, places, strict=True):
-                if place == len(kept):
-                    kept.append(row)
-                elif place is not None and place < len(kept):
-                    kept[place] = row
-        self.n += n
-
-    def drawn(self, name: str) -> Float[Tensor, "m k"]:
-        """The features of the drawn samples."""
-        return torch.stack(self.kept[name])
-
-    def _places(self, n: int) -> list[int | None]:
-        """Where each sample of a batch goes in the reservoir, the same for all layers; None = nowhere (Vitter, 1985)."""
-        found: list[int | None] = []
-        for seen in range(self.n, self.n + n):
-            place = seen if seen < self.most else int(self.generator.integers(seen + 1))
-            found.append(place if place < self.most else None)
-        return found
-
-
-def _row(name: str, a: _Units, b: _Units, value: float, p: float, adjusted: float) -> LayerShift:
+def _row(name: str, a: Units, b: Units, value: float, p: float, adjusted: float) -> LayerShift:
     difference = (b.mean - a.mean).abs()
     # What varies by no more than its rounding is constant.
     rounding = torch.finfo(torch.float32).eps * torch.maximum(a.mean.abs(), b.mean.abs())

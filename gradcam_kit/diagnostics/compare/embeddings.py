@@ -194,8 +194,8 @@ def _tsne(wide: Float[Tensor, "n k"], components: int, perplexity: float, seed: 
         from sklearn.manifold import TSNE
     except ImportError as error:
         raise MissingExtraError(
-            'project(method="tsne") needs scikit-learn, which is not installed: pip install "gradcam-kit[diagnostics]"; '
-            'method="pca" needs none'
+            'project(method="tsne") needs scikit-learn, which is not installed: '
+            'pip install "gradcam-kit[diagnostics]"; method="pca" needs none'
         ) from error
     made = TSNE(components, perplexity=perplexity, init="random" if components > wide.shape[1] else "pca",
                 learning_rate="auto", random_state=seed)  # fmt: skip

@@ -118,17 +118,20 @@ class FeatureReader(Observer):
         return () if self.observation is None else tuple(self.observation.notes)
 
     def begin(self, step: int, args: Any, kwargs: Any) -> None:
+        """Forget the tensors of the last batch."""
         self._axes.clear()
         self._made.clear()
         self.calls.clear()
 
     def enter(self, call: Call) -> None:
+        """Pool what a layer gets, before the layer can change it in place."""
         given = next((one for one in (*call.args, *call.kwargs.values()) if unobservable(one) is None), None)
         if isinstance(given, Tensor) and given.ndim and len(given) == self._n:
             own = own_unit_axis(call.module, given)
             self._add(self.inputs, call.name, given, default_unit_axis(given) if own is None else own, 0)
 
     def leave(self, call: Call) -> None:
+        """Pool what a layer returns, before the next layer can change it in place."""
         leaves = [(name, one) for name, one in named_leaves(call.name, call.output) if unobservable(one) is None]
         if not leaves:
             self.skipped[call.name] = str(unobservable(call.output) or "no tensor")
@@ -145,6 +148,7 @@ class FeatureReader(Observer):
         self._add(self.features, call.name, leaf, unit, axis)
 
     def end(self, step: int, output: Any) -> None:
+        """Find out which layers made the output."""
         returned = {id(leaf) for _, leaf in named_leaves("", output) if isinstance(leaf, Tensor)}
         self.output_of |= {name for name, made in self._made.items() if id(made()) in returned}
 
