@@ -21,7 +21,7 @@ from gradcam_kit.comparison.gallery import flat_maps, shown_pictures
 from gradcam_kit.diagnostics.checks.batches import BatchOf, main_input, moved, pairs_of
 from gradcam_kit.diagnostics.checks.preserving import device_of
 from gradcam_kit.diagnostics.compare.inputs import loaders_left_as_found
-from gradcam_kit.errors import InputError, ShapeError, kind_of
+from gradcam_kit.errors import InputError, OptionError, ShapeError, kind_of
 from gradcam_kit.methods import BaseCAM, Explanation
 from gradcam_kit.options import one_of, whole
 from gradcam_kit.pixels.pictures import encode_picture
@@ -84,7 +84,7 @@ def analyze_mistakes(
     names = carried_names(inner) if class_names is None else read_class_names(class_names)
     found = _Found(whole("examples", examples))
     if found.most < 0:
-        raise InputError(f"examples is {examples}; expected a number of at least 0")
+        raise OptionError(f"examples is {examples}; expected a number of at least 0")
     device, kind = device_of(inner), scores
     layers: tuple[str, ...] = ()
     with loaders_left_as_found(loader):
@@ -125,7 +125,7 @@ def _logits(explanation: Explanation, images: Tensor) -> Float[Tensor, "n classe
     return logits
 
 
-def _class_scores(logits: Float[Tensor, "n classes"], kind: ScoreKind) -> Float[Tensor, "n classes"]:
+def _class_scores(logits: Float[Tensor, "n classes"], kind: ScoreKind) -> Float[Tensor, "n all"]:
     """Return the score of every class; of a model with one output those of both its classes."""
     scores = class_scores(logits, "sigmoid" if kind == "softmax" and logits.shape[1] == 1 else kind)
     both: Tensor = torch.cat([1 - scores, scores], 1) if logits.shape[1] == 1 else scores

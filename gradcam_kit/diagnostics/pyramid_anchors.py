@@ -192,18 +192,24 @@ def _strongest(
     return [Detected(image, _tuple(boxes[place]), float(scores[place]), int(levels[place])) for place in kept]
 
 
-def _reach_of_shapes(shapes: Sequence[Float[Tensor, "a 2"]]) -> list[tuple[float, float]]:
+def _reach_of_shapes(shapes: Sequence[Float[Tensor, "_ 2"]]) -> list[tuple[float, float]]:
     """Return the smallest and the largest box of which an anchor of each level is the best match; (0, 0) for none.
 
-    Anchors are dense, so shapes decide: boxes lie at the center of an anchor.
+    Anchors are dense, so shapes decide: boxes lie at the center of an anchor. A box in the shape of an anchor is
+    matched best by it, so a level is for nothing only if all its anchors are out of bounds.
     """
     doublings = math.log2(_LARGEST / _SMALLEST)
     sides = _SMALLEST * 2 ** torch.linspace(0, doublings, round(_STEPS * doublings) + 1, dtype=torch.float64)
     roots = torch.tensor(_RATIOS, dtype=torch.float64).sqrt()
     boxes = torch.stack([sides[:, None] * roots, sides[:, None] / roots], 2)  # sizes, ratios, (w, h)
-    overlaps = torch.stack([_best_overlap(boxes, own.double().unique(dim=0)) for own in shapes])
+    usable = [own[((own >= _SMALLEST) & (own <= _LARGEST)).all(1)].double().unique(dim=0) for own in shapes]
+    overlaps = torch.stack([_best_overlap(boxes, own) for own in usable])
     mine: Bool[Tensor, "levels sizes"] = ((overlaps >= overlaps.amax(0) - 1e-9) & (overlaps >= _MATCHED)).any(2)
-    return [(float(sides[own][0]), float(sides[own][-1])) if own.any() else (0.0, 0.0) for own in mine]
+    found = []
+    for own, best in zip(usable, mine, strict=True):
+        reached = torch.cat([sides[best], own.prod(1).sqrt()])
+        found.append((float(reached.amin()), float(reached.amax())) if len(own) else (0.0, 0.0))
+    return found
 
 
 def _best_overlap(boxes: Float[Tensor, "s r 2"], shapes: Float[Tensor, "a 2"]) -> Float[Tensor, "s r"]:
@@ -215,7 +221,7 @@ def _best_overlap(boxes: Float[Tensor, "s r 2"], shapes: Float[Tensor, "a 2"]) -
     return (shared / union).amax(2)
 
 
-def _reach_of_distances(shapes: Sequence[Float[Tensor, "a 2"]]) -> list[tuple[float, float]]:
+def _reach_of_distances(shapes: Sequence[Float[Tensor, "_ 2"]]) -> list[tuple[float, float]]:
     """Return the smallest and the largest box that locations of each level of FCOS answer for; (0, 0) for none.
 
     A location answers for boxes whose farthest side is 4 to 8 strides away; at its center that is half a side.

@@ -92,7 +92,7 @@ def find_pyramid(detector: nn.Module, images: Any) -> str:
     if not outputs.found:
         raise InputError(
             f"{kind} has no pyramid: no module of it returned several feature maps (n, k, h, w) of different sizes; "
-            "give a detector with a feature pyramid, such as torchvision's RetinaNet, FCOS, SSD or Faster R-CNN with FPN"
+            "give a detector with a pyramid, such as torchvision's RetinaNet, FCOS, SSD or Faster R-CNN with FPN"
         )
     name = outputs.found[0]
     around = [other for other in outputs.found if name.startswith(f"{other}.")]

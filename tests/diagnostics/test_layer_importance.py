@@ -68,7 +68,7 @@ def by_hand(network: nn.Sequential, layer: int, method: str, data: list[tuple[Te
 @pytest.mark.parametrize("method", METHODS)
 def test_importance_is_that_of_the_formula(method: str) -> None:
     network, data = model().train(), batches()
-    found = layer_importance(network, data, method)  # type: ignore[arg-type]
+    found = layer_importance(network, data, method)
     assert list(found) == ["0", "3", "8"]  # not the layer that makes the output
     assert (found.n, found.method) == (9, method)
     for name, values in found.items():
@@ -80,7 +80,7 @@ def test_a_unit_without_effect_is_the_least_important_for_all_methods_with_label
     with torch.no_grad():
         network[2].weight[:, 5] = 0  # type: ignore[union-attr]
     data = [(torch.randn(32, 16), torch.randint(8, (32,)))]
-    found = {method: layer_importance(network, data, method) for method in METHODS}  # type: ignore[arg-type]
+    found = {method: layer_importance(network, data, method) for method in METHODS}
     for method in METHODS[1:]:
         values = found[method]["0"]
         assert values[5] == pytest.approx(0, abs=1e-7)

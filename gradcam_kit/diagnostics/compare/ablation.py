@@ -23,7 +23,7 @@ def ablate(
     batches: Iterable[tuple[Any, Any]],
     loss: Loss | None,
     batch_size: int,
-) -> tuple[dict[str, Float[Tensor, " k"]], int, tuple[str, ...]]:
+) -> tuple[dict[str, Float[Tensor, " _"]], int, tuple[str, ...]]:
     """Sum the rise of each sample's loss over all batches, for every unit; also return the number of samples.
 
     Args:

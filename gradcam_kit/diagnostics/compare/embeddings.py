@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, SupportsFloat
 
 import numpy as np
 import torch
@@ -77,10 +77,10 @@ class Projection:
 def project(
     embeddings: Any,
     labels: Any = None,
-    method: Literal["pca", "tsne"] = "pca",
+    method: str = "pca",
     *,
     components: int = 2,
-    perplexity: float | None = None,
+    perplexity: SupportsFloat | None = None,
     class_names: Any = None,
     seed: int = 0,
 ) -> Projection:
@@ -118,13 +118,14 @@ def project(
         raise OptionError(f"components is {components}; {n} samples of {k} values have at most {most} by {method!r}")
     if perplexity is not None and positive("perplexity", perplexity) >= n:
         raise OptionError(f"perplexity is {perplexity}; expected less than the number of samples, {n}")
+    near = min(_PERPLEXITY, max(1.0, (n - 1) / 3)) if perplexity is None else float(perplexity)
     groups = None if labels is None else _groups(labels, n)
     names = _names(groups, class_names)
     explained = None
     if method == "pca":
         points, explained = _pca(wide, components)
     else:
-        points = _tsne(wide, components, perplexity or min(_PERPLEXITY, max(1.0, (n - 1) / 3)), whole("seed", seed))
+        points = _tsne(wide, components, near, whole("seed", seed))
     mean, by_group = _silhouette(wide, groups, names)
     return Projection(points, groups, names, method, explained, mean, by_group)
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, SupportsFloat
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -44,7 +44,7 @@ class LayerImportance(Mapping[str, Tensor]):
     """
 
     method: str
-    units: dict[str, Float[Tensor, " k"]]
+    units: dict[str, Float[Tensor, " _"]]
     n: int
     skipped: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
@@ -77,16 +77,17 @@ class LayerImportance(Mapping[str, Tensor]):
             found[name] = float(spearman(a[None], b[None]))
         return found
 
-    def least(self, share: float = 0.3) -> dict[str, list[int]]:
+    def least(self, share: SupportsFloat = 0.3) -> dict[str, list[int]]:
         """Return the least important units of each layer, the least first; a layer keeps at least one.
 
         Args:
             share: of the units of a layer, in [0, 1].
         """
-        if not 0 <= finite_number("share", share) <= 1:
+        part = finite_number("share", share)
+        if not 0 <= part <= 1:
             raise OptionError(f"share is {share!r}; expected a number in [0, 1]")
         return {
-            name: values.argsort(stable=True)[: min(int(share * len(values)), len(values) - 1)].tolist()
+            name: values.argsort(stable=True)[: min(int(part * len(values)), len(values) - 1)].tolist()
             for name, values in self.units.items()
         }
 
@@ -136,7 +137,7 @@ class LayerImportance(Mapping[str, Tensor]):
 def layer_importance(
     model: nn.Module,
     loader: Any,
-    method: Literal["activation", "gradient", "taylor", "ablation"] = "taylor",
+    method: str = "taylor",
     *,
     layers: Any = None,
     loss: Callable[[Any, Any], Any] | None = None,

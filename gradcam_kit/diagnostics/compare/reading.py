@@ -20,18 +20,32 @@ from gradcam_kit.diagnostics.naming import named_leaves
 from gradcam_kit.diagnostics.units import UnitAxes, default_unit_axis, own_unit_axis, sample_axis
 from gradcam_kit.errors import CaptureError, NonFiniteError
 
-Pooled = dict[str, Float[Tensor, "n k"]]
+Pooled = dict[str, Float[Tensor, "_ _"]]
 """Features by the names of their layers, in the order in which the layers ran first."""
 
 
 @contextmanager
 def evaluated(model: nn.Module, *others: object) -> Iterator[None]:
-    """Hold a model in eval mode, and leave modes, buffers and random states as they were found."""
-    with left_as_found(model, *others):
+    """Hold a model in eval mode, and leave modes, buffers, attributes and random states as they were found."""
+    with left_as_found(model, *others), _attributes(model):
         for module in model.modules():
             if module.training:
                 module.training = False
         yield
+
+
+@contextmanager
+def _attributes(model: nn.Module) -> Iterator[None]:
+    """Put back attributes that modules set while they run, such as anchors for images of this size."""
+    before = [(module, dict(vars(module))) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, values in before:
+            now = vars(module)
+            for name in [name for name in now if name not in values]:
+                del now[name]
+            now.update({name: value for name, value in values.items() if now.get(name) is not value})
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from gradcam_kit.diagnostics.naming import named_leaves
 from gradcam_kit.diagnostics.units import sample_axis
 from gradcam_kit.errors import InputError
 
-Totals = dict[str, Float[Tensor, " k"]]
+Totals = dict[str, Float[Tensor, " _"]]
 """Layer -> the importance of its units, summed over samples, float64 on the host."""
 
 
