@@ -142,6 +142,8 @@ def plot_levels(levels: Sequence[Any], bins: Sequence[str], title: str) -> Figur
         range(len(levels)), [f"{level.name}  {'x'.join(map(str, level.shape))}" for level in levels], fontsize=8
     )
     left.set_title(title, loc="left", fontsize=10)
+    left.tick_params(length=0)
+    right.tick_params(axis="y", left=False, labelleft=False)
     right.barh(range(len(levels)), [level.activation for level in levels], color=_BLUE, height=0.6)
     right.set_title("mean |activation|", loc="left", fontsize=10)
     _plain(right)
