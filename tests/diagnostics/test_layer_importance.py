@@ -184,3 +184,12 @@ def test_a_layer_that_runs_twice_is_pooled_or_left_out() -> None:
     assert set(layer_importance(Twice(), data, "taylor")) == {"layer"}
     with pytest.raises(InputError, match="no layer has units to measure: layer ran 2 times for one batch"):
         layer_importance(Twice(), data, "ablation")
+
+
+def test_layers_behind_a_fast_path_and_tensors_of_inference_mode() -> None:
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    encoder = nn.Sequential(nn.Linear(6, 8), layer, nn.Flatten(), nn.Linear(40, 4)).eval()
+    with torch.inference_mode():
+        data = [(torch.randn(6, 5, 6), torch.randint(4, (6,)))]
+        for method in METHODS:
+            assert set(layer_importance(encoder, data, method)) == {"0", "1.linear1", "1.linear2"}

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from gradcam_kit.capture.model.state import unwrap
+from gradcam_kit.capture import check_observable
 from gradcam_kit.diagnostics import advice
 from gradcam_kit.diagnostics.checks.batches import BatchOf, samples
 from gradcam_kit.diagnostics.compare.inputs import inputs_of, loaders_left_as_found
@@ -139,7 +139,7 @@ def compare_models(
         >>> compare_models(model, model, torch.randn(32, 8)).cka.shape
         torch.Size([3, 3])
     """
-    same = unwrap(a) is unwrap(b) and layers_b is None
+    same = check_observable(a) is check_observable(b) and layers_b is None
     pairs, judged = PairwiseCKA(), _Judged()
     total = dropped = 0
     with ExitStack() as stack:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -32,6 +32,15 @@ def evaluated(model: nn.Module, *others: object) -> Iterator[None]:
             if module.training:
                 module.training = False
         yield
+
+
+def forward_only(model: nn.Module) -> AbstractContextManager[Any]:
+    """Return the grad mode for passes without a backward pass: none, but for layers that a closed fast path would hide.
+
+    In eval mode `nn.TransformerEncoderLayer` calls none of its layers unless there is a graph.
+    """
+    hides = any(isinstance(module, nn.TransformerEncoderLayer) for module in model.modules())
+    return torch.set_grad_enabled(hides)
 
 
 @contextmanager
@@ -63,7 +72,7 @@ def feature_reader(model: nn.Module, layers: Any = None, *, inputs: bool = False
     inner = check_observable(model)
     selected = select_layers(inner, layers, model)
     reader = FeatureReader(model, selected)
-    with evaluated(inner), torch.no_grad(), observe(model, selected, reader, enter=inputs) as observation:
+    with evaluated(inner), forward_only(inner), observe(model, selected, reader, enter=inputs) as observation:
         reader.observation = observation
         yield reader
 

@@ -15,7 +15,7 @@ from gradcam_kit.capture import Call, Observation, Observer, check_observable, o
 from gradcam_kit.diagnostics.checks.batches import call, moved, samples
 from gradcam_kit.diagnostics.checks.preserving import device_of
 from gradcam_kit.diagnostics.compare.losses import Loss, SampleLosses
-from gradcam_kit.diagnostics.compare.reading import evaluated
+from gradcam_kit.diagnostics.compare.reading import evaluated, forward_only
 from gradcam_kit.diagnostics.maths.statistics import Axes, at_least_float32, pool
 from gradcam_kit.diagnostics.naming import named_leaves
 from gradcam_kit.diagnostics.units import sample_axis
@@ -45,16 +45,22 @@ def score_units(
         for inputs, labels in batches:
             scores.n = samples(inputs)
             n += scores.n
-            inputs = moved(inputs, device)
+            inputs, labels = _usable(moved(inputs, device)), _usable(moved(labels, device))
             if method == "activation":
-                with torch.no_grad():
+                with forward_only(inner):
                     call(model, inputs)
             else:
                 with torch.enable_grad():
-                    _differentiate(model, inputs, SampleLosses(moved(labels, device), scores.n, loss))
+                    _differentiate(model, inputs, SampleLosses(labels, scores.n, loss))
             scores.finish()
         notes = tuple(observation.notes)
     return {name: total.cpu() for name, total in scores.totals.items()}, n, notes
+
+
+def _usable(tree: Any) -> Any:
+    """Return the same with clones of tensors that were made under `inference_mode`, which cannot enter a graph."""
+    plain = dict(tree) if isinstance(tree, Mapping) else tree
+    return tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) and leaf.is_inference() else leaf, plain)
 
 
 def _differentiate(model: nn.Module, inputs: Any, losses: SampleLosses) -> None:
@@ -67,7 +73,7 @@ def _differentiate(model: nn.Module, inputs: Any, losses: SampleLosses) -> None:
         leaves.append(value.detach().requires_grad_())
         return leaves[-1]
 
-    given = tree_map(leaf, dict(inputs) if isinstance(inputs, Mapping) else inputs)
+    given = tree_map(leaf, inputs)
     # Integer inputs, such as words, have no gradient; then those of the parameters make the pass run.
     wanted = leaves or [parameter for parameter in model.parameters() if parameter.requires_grad]
     total = losses(call(model, given)).sum()
