@@ -147,13 +147,13 @@ def _labels(labels: Any, scores: Float[Tensor, "n classes"]) -> Int[Tensor, " n"
         )
     if labels.is_floating_point() and not bool((labels == labels.round()).all()):
         raise InputError("the labels are fractions; expected class indices, whole numbers from 0")
-    labels = labels.detach().cpu().long()
-    if n and (int(labels.min()) < 0 or int(labels.max()) >= classes):
+    indices: Tensor = labels.detach().cpu().long()
+    if n and (int(indices.min()) < 0 or int(indices.max()) >= classes):
         raise InputError(
-            f"labels go from {int(labels.min())} to {int(labels.max())}, and the model has the classes 0 to "
+            f"labels go from {int(indices.min())} to {int(indices.max())}, and the model has the classes 0 to "
             f"{classes - 1}; leave out images without a class, and subtract 1 from labels that start at 1"
         )
-    return labels
+    return indices
 
 
 @dataclass

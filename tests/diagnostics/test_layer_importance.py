@@ -23,7 +23,7 @@ METHODS = ("activation", "gradient", "taylor", "ablation")
 def model() -> nn.Sequential:
     return he(  # type: ignore[return-value]
         nn.Sequential(
-            *(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(inplace=True), nn.Conv2d(6, 5, 3), nn.ReLU(inplace=True)),
+            *(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(inplace=True), nn.Conv2d(6, 5, 3), nn.ELU(inplace=True)),
             *(nn.Dropout(0.5), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 4)),
         )
     )
@@ -38,7 +38,7 @@ def by_hand(network: nn.Sequential, layer: int, method: str, data: list[tuple[Te
     """One sample and one unit at a time, float64."""
     network = copy.deepcopy(network).double().eval()
     for part in network:
-        if isinstance(part, nn.ReLU):
+        if isinstance(part, nn.ReLU | nn.ELU):
             part.inplace = False
     front, behind = network[: layer + 1], network[layer + 1 :]
     found = []
