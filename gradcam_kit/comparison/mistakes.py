@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from gradcam_kit.capture import TargetLayers, check_model
+from gradcam_kit.capture import TargetLayers, check_model, read_inputs, score_kind
 from gradcam_kit.comparison.compared import MethodLike, compared_methods
 from gradcam_kit.comparison.confusions import ConfusedPair, MistakenImage, Mistakes
 from gradcam_kit.comparison.gallery import flat_maps, shown_pictures
@@ -27,7 +27,7 @@ from gradcam_kit.options import one_of, whole
 from gradcam_kit.pixels.pictures import encode_picture
 from gradcam_kit.targets.names import carried_names, read_class_names
 from gradcam_kit.targets.outputs import read_logits
-from gradcam_kit.targets.scores import SCORES, WORDS, ScoreKind, are_probabilities, class_scores, evident_kind
+from gradcam_kit.targets.scores import SCORES, WORDS, ScoreKind, are_probabilities, class_scores
 from gradcam_kit.transforms import PictureTransform, as_transform
 
 SIDE = 32
@@ -92,7 +92,7 @@ def analyze_mistakes(
             inputs = moved(inputs, device)
             explanation = method.explain(inputs)
             logits = _logits(explanation, main_input(inputs))
-            kind = evident_kind(inner, [logits])[0] if kind is None else kind
+            kind = kind or score_kind(inner, read_inputs(inputs, {}), explanation.output) or "softmax"
             own = _class_scores(logits, kind)
             found.add(explanation, own.cpu(), _labels(labels, own), main_input(inputs), inner)
             layers = explanation.layers
