@@ -10,7 +10,7 @@ from gradcam_kit._version import __version__ as __version__
 
 if TYPE_CHECKING:
     from gradcam_kit import targets
-    from gradcam_kit.comparison import compare
+    from gradcam_kit.comparison import analyze_mistakes, compare
     from gradcam_kit.errors import GradCamKitError, LayerNotFoundError, ShapeError
     from gradcam_kit.folder import explain_folder
     from gradcam_kit.jobs import load_run
@@ -76,6 +76,7 @@ _HOMES = {
     "GradCamKitError": "gradcam_kit.errors",
     "LayerNotFoundError": "gradcam_kit.errors",
     "ShapeError": "gradcam_kit.errors",
+    "analyze_mistakes": "gradcam_kit.comparison",
     "compare": "gradcam_kit.comparison",
     "contact_sheet": "gradcam_kit.render",
     "explain_folder": "gradcam_kit.folder",
@@ -140,6 +141,7 @@ __all__ = [
     "ViTReciproCAM",
     "WinsorCAM",
     "XGradCAM",
+    "analyze_mistakes",
     "compare",
     "contact_sheet",
     "explain_all",

@@ -58,7 +58,7 @@ def normal(
 
 
 def checksums(images: Float[Tensor, "n ..."]) -> Int[Tensor, " n"]:
-    """A number that belongs to the values of an image: the sum of their bits times odd numbers, modulo 2^64.
+    """Return a number that belongs to the values of an image: the sum of their bits times odd numbers, modulo 2^64.
 
     Integers have no rounding, so neither the batch nor the device matters, and nothing is waited for.
     """

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         check_output,
         check_training,
     )
+    from gradcam_kit.diagnostics.compare import compare_data, compare_models, layer_importance, project
     from gradcam_kit.diagnostics.features import capture_features
     from gradcam_kit.diagnostics.findings import Finding
     from gradcam_kit.diagnostics.gradients import clip_gradients, monitor_gradients, smooth_gradients
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from gradcam_kit.diagnostics.nonfinite import find_nonfinite
     from gradcam_kit.diagnostics.origins import Origin
     from gradcam_kit.diagnostics.overhead import measure_overhead
+    from gradcam_kit.diagnostics.pyramid import pyramid_levels
     from gradcam_kit.diagnostics.report import LayerRow, ParameterRow, Report
     from gradcam_kit.diagnostics.thresholds import Thresholds
     from gradcam_kit.diagnostics.watching import ModelDiagnostics
@@ -44,11 +46,16 @@ _HOMES = {
     "check_training": "checks",
     "cka": "maths.distances",
     "clip_gradients": "gradients",
+    "compare_data": "compare",
+    "compare_models": "compare",
     "effective_rank": "maths.spectra",
     "find_nonfinite": "nonfinite",
+    "layer_importance": "compare",
     "measure_overhead": "overhead",
     "mmd": "maths.distances",
     "monitor_gradients": "gradients",
+    "project": "compare",
+    "pyramid_levels": "pyramid",
     "smooth_gradients": "gradients",
 }
 
@@ -69,11 +76,16 @@ __all__ = [
     "check_training",
     "cka",
     "clip_gradients",
+    "compare_data",
+    "compare_models",
     "effective_rank",
     "find_nonfinite",
+    "layer_importance",
     "measure_overhead",
     "mmd",
     "monitor_gradients",
+    "project",
+    "pyramid_levels",
     "smooth_gradients",
 ]
 

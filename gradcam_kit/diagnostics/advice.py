@@ -42,3 +42,12 @@ UPDATE_HIGH = "Steps are a large part of the weights themselves. Lower the learn
 UPDATE_LOW = "Steps are tiny compared to the weights. Raise the learning rate; about 1e-3 is healthy"
 ACCUMULATED = "Gradients add up from step to step. Call optimizer.zero_grad() in every step"
 AMP = "Normal in the first steps with a GradScaler, which skips them and lowers its scale. Worth a look if it stays"
+UNCHANGED = (
+    "What follows sees what the layer saw. Fine for a residual branch that begins at 0; else remove the layer, or "
+    "train it with a larger learning rate"
+)
+SHIFT = "Use the same transform for both, and look at pictures of both side by side, those of the largest shift first"
+EMPTY_LEVEL = (
+    "Its features are computed for nothing. Check anchor sizes and strides of this level, and which levels the head "
+    "gets"
+)
