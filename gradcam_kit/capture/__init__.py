@@ -1,7 +1,9 @@
 """The only code that touches a model: hooks, layers, tokens, targets, replay."""
 
 from gradcam_kit.capture.attaching import Hooks, holding_hooks
+from gradcam_kit.capture.attention.watching import SeenHeads, TokenGrid, watch_attention
 from gradcam_kit.capture.axes import read_inputs, with_channels
+from gradcam_kit.capture.graph_layers import GraphCall, run_graph
 from gradcam_kit.capture.graphs import output_with_graph
 from gradcam_kit.capture.image_axes import heatmap_size
 from gradcam_kit.capture.input_choice import image_input_of
@@ -15,6 +17,14 @@ from gradcam_kit.capture.model.trees import map_output
 from gradcam_kit.capture.observable import check_observable, in_backward, unobservable
 from gradcam_kit.capture.observing import Call, Observation, Observer, observe
 from gradcam_kit.capture.passes import Capture, Request, capture
+from gradcam_kit.capture.recurrent import (
+    RecurrentCall,
+    check_called,
+    passing,
+    recurrent_layers,
+    run_recurrent,
+    weights_version,
+)
 from gradcam_kit.capture.rerun.rescore import in_half_precision, rows_at_once
 from gradcam_kit.capture.rerun.session import IsPrediction, rescoring
 from gradcam_kit.targets.classes import (
@@ -32,14 +42,19 @@ __all__ = [
     "ClassProbability",
     "ClassTarget",
     "FinerTarget",
+    "GraphCall",
     "Hooks",
     "Inputs",
     "IsPrediction",
     "Observation",
     "Observer",
+    "RecurrentCall",
     "Request",
+    "SeenHeads",
     "TargetLayers",
+    "TokenGrid",
     "capture",
+    "check_called",
     "check_model",
     "check_observable",
     "choose_among",
@@ -56,11 +71,17 @@ __all__ = [
     "map_output",
     "observe",
     "output_with_graph",
+    "passing",
     "read_inputs",
+    "recurrent_layers",
     "rescoring",
     "resolve_target",
     "rows_at_once",
+    "run_graph",
+    "run_recurrent",
     "select_layers",
     "unobservable",
+    "watch_attention",
+    "weights_version",
     "with_channels",
 ]
