@@ -57,11 +57,13 @@ if TYPE_CHECKING:
         ShapleyCAM,
         Smooth,
         SmoothGradCAMPlusPlus,
+        TemporalExplanation,
         TestTime,
         ViTReciproCAM,
         WinsorCAM,
         XGradCAM,
         explain_all,
+        temporal_cam,
     )
     from gradcam_kit.render import overlay
 
@@ -124,6 +126,7 @@ __all__ = [
     "ShapleyCAM",
     "Smooth",
     "SmoothGradCAMPlusPlus",
+    "TemporalExplanation",
     "TestTime",
     "ViTReciproCAM",
     "WinsorCAM",
@@ -134,6 +137,7 @@ __all__ = [
     "load_run",
     "overlay",
     "targets",
+    "temporal_cam",
 ]
 
 

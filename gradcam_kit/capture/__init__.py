@@ -3,6 +3,7 @@
 from gradcam_kit.capture.attaching import Hooks, holding_hooks
 from gradcam_kit.capture.attention.watching import SeenHeads, TokenGrid, watch_attention
 from gradcam_kit.capture.axes import read_inputs, with_channels
+from gradcam_kit.capture.frames import Folded, frame_layout
 from gradcam_kit.capture.graph_layers import GraphCall, run_graph
 from gradcam_kit.capture.graphs import output_with_graph
 from gradcam_kit.capture.image_axes import heatmap_size
@@ -42,6 +43,7 @@ __all__ = [
     "ClassProbability",
     "ClassTarget",
     "FinerTarget",
+    "Folded",
     "GraphCall",
     "Hooks",
     "Inputs",
@@ -61,6 +63,7 @@ __all__ = [
     "choose_layers",
     "compile_around",
     "find_layers",
+    "frame_layout",
     "heatmap_size",
     "holding_hooks",
     "image_input_of",

@@ -48,8 +48,8 @@ def run_graph(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 
     Raises:
         MissingExtraError: torch_geometric is not installed.
-        LayerNotFoundError: no layer of torch_geometric, or none that gives coefficients.
-        CaptureError: no attention layer ran, or its second call returned something else.
+        LayerNotFoundError: no layer of torch_geometric.
+        CaptureError: none that gives coefficients, or none of them ran, or a second call returned something else.
     """
     try:
         from torch_geometric.nn import MessagePassing
@@ -65,7 +65,8 @@ def run_graph(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     }
     asking = {module: name for module, name in layers.items() if _gives_coefficients(module)}
     if not asking:
-        raise LayerNotFoundError(_no_coefficients(type(inner).__name__, layers))
+        message = _no_coefficients(type(inner).__name__, layers)
+        raise CaptureError(message) if layers else LayerNotFoundError(message)
     tensors = [leaf for leaf in tree_leaves((args, dict(kwargs))) if isinstance(leaf, Tensor)]
     if not tensors:
         raise InputError(f"x is {kind_of(args[0])} without a tensor; expected node features (nodes, features)")

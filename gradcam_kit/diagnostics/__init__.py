@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     )
     from gradcam_kit.diagnostics.features import capture_features
     from gradcam_kit.diagnostics.findings import Finding
-    from gradcam_kit.diagnostics.graphs import graph_attention
     from gradcam_kit.diagnostics.gradients import clip_gradients, monitor_gradients, smooth_gradients
+    from gradcam_kit.diagnostics.graphs import graph_attention
     from gradcam_kit.diagnostics.maths.distances import cka, mmd
     from gradcam_kit.diagnostics.maths.spectra import effective_rank
     from gradcam_kit.diagnostics.nonfinite import find_nonfinite

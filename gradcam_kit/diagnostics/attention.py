@@ -133,7 +133,7 @@ def _read_tokens(tokens: Any) -> tuple[tuple[str, ...], ...] | None:
     nested = [tokens] if all(isinstance(own, str) for own in tokens) else list(tokens)
     for own in nested:
         if isinstance(own, str) or not isinstance(own, Sequence) or not all(isinstance(word, str) for word in own):
-            raise InputError(f"tokens has {kind_of(own)} among its entries; expected words, or one sequence of words each")
+            raise InputError(
+                f"tokens has {kind_of(own)} among its entries; expected words, or one sequence of words each"
+            )
     return tuple(tuple(own) for own in nested)
-
-

@@ -145,7 +145,9 @@ class CapturedAttention(Mapping[str, LayerAttention]):
         if grid is not None:
             prefix = layer.shape[-1] - torch.Size(grid).numel()
             if prefix < 0:
-                raise ShapeError(f"grid is {grid}, and {layer.name!r} has {layer.shape[-1]} keys; expected no more patches")
+                raise ShapeError(
+                    f"grid is {grid}, and {layer.name!r} has {layer.shape[-1]} keys; expected no more patches"
+                )
             known = TokenGrid(tuple(grid), prefix, known.has_class_token if known else prefix > 0)
         if known is None:
             raise ShapeError(

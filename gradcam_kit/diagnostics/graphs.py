@@ -147,8 +147,8 @@ def graph_attention(
 
     Raises:
         MissingExtraError: torch_geometric is not installed.
-        LayerNotFoundError: no layer of torch_geometric, or none that gives coefficients.
-        CaptureError: no attention layer ran.
+        LayerNotFoundError: no layer of torch_geometric.
+        CaptureError: none that gives coefficients, or none of them ran.
 
     Example:
         >>> import torch

@@ -15,6 +15,7 @@ from gradcam_kit.methods.base import BaseCAM
 from gradcam_kit.options import one_of
 from gradcam_kit.types import Attention, Evidence, LayerCapture, LayerChoice
 
+
 def relevance_of_patches(attention: Attention, steps: Sequence[Float[Tensor, "n t t"]]) -> Float[Tensor, "n *s"]:
     """Return the class token's row of `steps[-1] @ ... @ steps[0]` without prefix columns, on the grid.
 

@@ -1,7 +1,8 @@
 """Attention of the user's own passes, only observed: the model goes on with the values of its own kernels.
 
-A softmax over the last axis counts as attention when a matrix product weights values by it; `scaled_dot_product_attention`
-and `nn.MultiheadAttention` always do. Kernels that torch does not see (flash-attn, xformers, flex attention) are hidden.
+A softmax over the last axis counts as attention when a matrix product weights values by it;
+`scaled_dot_product_attention` and `nn.MultiheadAttention` always do. Kernels that torch does not see (flash-attn,
+xformers, flex attention) are hidden.
 """
 
 from __future__ import annotations
@@ -28,8 +29,6 @@ from gradcam_kit.errors import ShapeError
 from gradcam_kit.functional import at_least_float32
 
 _FAST_PATH = (nn.MultiheadAttention, nn.TransformerEncoderLayer)
-_NOT_NAMED = (nn.Softmax,)
-"""Modules that only compute the softmax; the attention is named after the module around them."""
 _HEADS = ("num_heads", "num_attention_heads", "n_heads", "n_head", "heads")
 
 
@@ -79,7 +78,7 @@ class _Pending:
 
 @dataclass(eq=False)
 class AttentionWatch:
-    """What the block knows of the passes.
+    """What the block knows.
 
     Attributes:
         keep: is given each attention.
@@ -160,9 +159,10 @@ class AttentionWatch:
         """Tell of the softmax that is one of the factors."""
         if self._pending and self._observes:
             for one in reversed(self._pending):
-                *rows, queries, keys = one.shape
+                queries, keys = one.shape[-2:]
                 if tuple(left.shape[-2:]) == (queries, keys) and left.numel() == prod(one.shape):
-                    return self._confirm(one, product)
+                    self._confirm(one, product)
+                    break
                 if tuple(right.shape[-2:]) == (keys, queries) and right.numel() == prod(one.shape):
                     self._confirm(one, None)
                     break
@@ -193,18 +193,17 @@ class AttentionWatch:
         return True
 
     def _seen(self, probabilities: Tensor, output: Tensor | None) -> SeenHeads:
-        frames = [frame for frame in self._frames if not isinstance(frame.module, _NOT_NAMED)] or self._frames
+        frames = [frame for frame in self._frames if not isinstance(frame.module, nn.Softmax)] or self._frames
         n, heads = _samples_and_heads(tuple(probabilities.shape), frames)
         maps = at_least_float32(probabilities.detach()).reshape(n, heads, *probabilities.shape[-2:])
         around = tuple(frame.name for frame in reversed(frames[:-1]))
         return SeenHeads(frames[-1].name, around, self.steps, maps, _norm(output, n, heads))
 
-    def _confirm(self, one: _Pending, product: Tensor | None) -> Any:
+    def _confirm(self, one: _Pending, product: Tensor | None) -> None:
         self._pending.remove(one)
         n, heads = one.seen.probabilities.shape[:2]
         norm = _norm(product, n, heads)
         self.keep(SeenHeads(one.seen.name, one.seen.around, one.seen.step, one.seen.probabilities, norm))
-        return product
 
     def _drop(self, one: _Pending) -> None:
         self._pending.remove(one)
@@ -268,7 +267,7 @@ def _takes_fast_path(module: nn.Module) -> bool:
 
 
 def _samples_and_heads(shape: tuple[int, ...], frames: list[_Frame]) -> tuple[int, int]:
-    """Read how many samples and heads lie in front of queries and keys: `(..., heads, q, k)`, or `(n * heads, q, k)`."""
+    """Read how many samples and heads there are: `(..., heads, q, k)`, or `(n * heads, q, k)`."""
     if len(shape) >= 4:
         return prod(shape[:-3]), shape[-3]
     rows, queries = shape[0], shape[1]
@@ -296,4 +295,5 @@ def _norm(output: Tensor | None, n: int, heads: int) -> Tensor | None:
     if output is None or output.numel() % max(n * heads, 1):
         return None
     flat = at_least_float32(output.detach()).reshape(n, heads, -1)
-    return torch.linalg.vector_norm(flat, dim=-1)
+    norm: Tensor = torch.linalg.vector_norm(flat, dim=-1)
+    return norm

@@ -70,9 +70,9 @@ def gradient_memory(
 
 
 def half_life(norms: Float[Tensor, "n t"], active: Bool[Tensor, "n t"], reverse: bool) -> Float[Tensor, " n"]:
-    """Return after how many steps back from the last one the gradient has fallen to half, between steps by its logarithm.
+    """Return after how many steps back from the last one the gradient has fallen to half.
 
-    Infinite where it never does within the sequence; NaN where the last step has no gradient.
+    Between two steps its logarithm counts as linear. Infinite where it never does within the sequence; NaN where the last step has no gradient.
     """
     found = []
     for own, counts in zip(norms, active, strict=True):
@@ -100,8 +100,8 @@ def _directions(units: int, count: int, seed: int) -> Float[Tensor, "units count
     if count == units:
         return torch.eye(units, dtype=torch.float64)
     generator = torch.Generator().manual_seed(seed)
-    q, _ = torch.linalg.qr(torch.randn(units, count, dtype=torch.float64, generator=generator))
-    return q
+    directions: Tensor = torch.linalg.qr(torch.randn(units, count, dtype=torch.float64, generator=generator))[0]
+    return directions
 
 
 def _batch_first(module: nn.Module, gradient: Tensor, inputs: Tensor | PackedSequence) -> Tensor:

@@ -41,7 +41,9 @@ def text(
         lines.append(" ".join(_shaded(word, share / largest) for word, share in zip(words, own, strict=True)))
         return "\n".join(lines)
     width = min(max(map(len, words)), 24)
-    lines += [f"{word[:24]:<{width}}  {_bar(share / largest)} {share:.3f}" for word, share in zip(words, own, strict=True)]
+    lines += [
+        f"{word[:24]:<{width}}  {_bar(share / largest)} {share:.3f}" for word, share in zip(words, own, strict=True)
+    ]
     return "\n".join(lines)
 
 

@@ -17,7 +17,12 @@ _FEWEST = 8  # values of a unit, below which it could not have moved
 
 
 def gate_findings(
-    name: str, where: str, trace: DirectionTrace, active: Bool[Tensor, "n t"], squashed: Tensor | None, limits: Thresholds
+    name: str,
+    where: str,
+    trace: DirectionTrace,
+    active: Bool[Tensor, "n t"],
+    squashed: Tensor | None,
+    limits: Thresholds,
 ) -> list[Finding]:
     """Return the findings of one layer in one direction.
 

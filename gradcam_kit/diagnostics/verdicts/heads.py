@@ -112,30 +112,27 @@ def _findings(
     found = []
     if pairs:
         shown = ", ".join(f"{first} and {second}" for first, second in pairs[:4]) + ", ..." * (len(pairs) > 4)
+        message = f"Heads {shown} look at the same keys"
         value = min(float(distances[pair]) for pair in pairs)
         found.append(
             Finding(
-                *("note", "redundant-heads", layer.name, f"Heads {shown} look at the same keys"),
-                *(value, limits.head_distance, n, advice.REDUNDANT_HEADS),
+                "note", "redundant-heads", layer.name, message, value, limits.head_distance, n, advice.REDUNDANT_HEADS,
                 "Jensen-Shannon distance, base 2; the limit is a convention",
             )
+        )  # fmt: skip
+    found += [
+        Finding(
+            "note", "sink", layer.name, f"Head {row.head} looks at {row.sink_token} almost alone",
+            row.sink, limits.sink, n, advice.SINK, "Clark et al. 2019; Xiao et al. 2024",
         )
-    for row in rows:
-        if "sink" in row.flags:
-            found.append(
-                Finding(
-                    *("note", "sink", layer.name, f"Head {row.head} looks at {row.sink_token} almost alone"),
-                    *(row.sink, limits.sink, n, advice.SINK, "Clark et al. 2019; Xiao et al. 2024"),
-                )
-            )
+        for row in rows
+        if "sink" in row.flags
+    ]  # fmt: skip
     dead = [row.head for row in rows if "dead" in row.flags]
     if dead:
-        found.append(
-            Finding(
-                *("note", "dead", layer.name, f"Heads {', '.join(map(str, dead))} put out exactly 0"),
-                *(len(dead) / len(rows), 0.0, n, advice.DEAD_HEAD, "definition"),
-            )
-        )
+        message = f"Heads {', '.join(map(str, dead))} put out exactly 0"
+        share = len(dead) / len(rows)
+        found.append(Finding("note", "dead", layer.name, message, share, 0.0, n, advice.DEAD_HEAD, "definition"))
     return found
 
 
@@ -146,7 +143,9 @@ def _sinks(layer: LayerHeads, limit: float) -> list[tuple[float, str]]:
     words = layer.tokens if layer.tokens and all(len(own) == keys for own in layer.tokens) else None
     of = [words[i % len(words)] for i in range(n)] if words else []  # several calls hold the samples one after another
     shares, places = received.mean(0).max(-1)
-    best = [(share, _token_name(layer, of, place)) for share, place in zip(shares.tolist(), places.tolist(), strict=True)]
+    best = [
+        (share, _token_name(layer, of, place)) for share, place in zip(shares.tolist(), places.tolist(), strict=True)
+    ]
     if of:
         marks = torch.tensor([[word in SEPARATORS for word in own] for own in of], device=received.device)
         separators = (received * marks[:, None]).sum(-1).mean(0).tolist()
