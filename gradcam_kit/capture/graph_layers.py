@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -40,7 +41,7 @@ class GraphCall:
     nodes: int
 
 
-def run_graph(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[GraphCall]:
+def run_graph(model: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[GraphCall]:
     """Run the model once in eval mode, and each of its attention layers a second time with the same inputs.
 
     The second call asks for the coefficients. The switch is never set inside of the model, whose layers would return
@@ -52,7 +53,9 @@ def run_graph(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
         CaptureError: none that gives coefficients, or none of them ran, or a second call returned something else.
     """
     try:
-        from torch_geometric.nn import MessagePassing
+        with warnings.catch_warnings():  # some of its versions warn of their own use of TorchScript
+            warnings.simplefilter("ignore")
+            from torch_geometric.nn import MessagePassing
     except ImportError as error:
         raise MissingExtraError(
             'graph_attention needs torch_geometric, which is not installed: pip install "gradcam-kit[graphs]"'

@@ -40,7 +40,7 @@ class RecurrentCall:
     final: Tensor | tuple[Tensor, Tensor]
 
 
-def recurrent_layers(model: nn.Module, layers: Any = None) -> dict[str, nn.RNNBase]:
+def recurrent_layers(model: Any, layers: Any = None) -> dict[str, nn.RNNBase]:
     """Return the `nn.RNN`, `nn.LSTM` and `nn.GRU` layers that patterns stand for; None = all of the model.
 
     Raises:
@@ -67,7 +67,7 @@ def recurrent_layers(model: nn.Module, layers: Any = None) -> dict[str, nn.RNNBa
     return found
 
 
-def run_recurrent(model: nn.Module, layers: Mapping[str, nn.RNNBase], inputs: Any) -> list[RecurrentCall]:
+def run_recurrent(model: Any, layers: Mapping[str, nn.RNNBase], inputs: Any) -> list[RecurrentCall]:
     """Run the model once, in the modes that it is in, and return the calls of its recurrent layers in order.
 
     Flags, buffers and random states are put back afterwards, also after an error.

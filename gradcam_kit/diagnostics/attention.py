@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor
 
@@ -24,10 +24,10 @@ _LOOKED_FOR = (
 @contextmanager
 def capture_attention(
     model: Any,
-    tokens: Sequence[str] | Sequence[Sequence[str]] | None = None,
+    tokens: Any = None,
     *,
     layers: Any = None,
-    keep: Literal["device", "cpu"] = "device",
+    keep: str = "device",
     max_bytes: int = 2**30,
     thresholds: Thresholds = Thresholds(),  # noqa: B008 - immutable
 ) -> Iterator[CapturedAttention]:

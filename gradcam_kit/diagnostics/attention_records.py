@@ -72,4 +72,4 @@ class HeadTable(tuple[HeadRow, ...]):
                 f"{row.layer:<40} {row.head:>4}  {row.entropy:>7.3f}  {near:>7}  {distance:>8}  {row.sink:>5.2f}  "
                 f"{', '.join(row.flags)}"
             )
-        return "\n".join(lines)
+        return "\n".join(line.rstrip() for line in lines)

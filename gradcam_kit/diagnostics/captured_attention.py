@@ -239,8 +239,8 @@ class CapturedAttention(Mapping[str, LayerAttention]):
         own = self.tokens[sample % n % len(self.tokens)]
         if len(own) != keys:
             raise ShapeError(
-                f"tokens has {len(own)} words, and {layer.name!r} has {keys} keys; pass one word for each token, special "
-                "tokens and padding included"
+                f"tokens has {len(own)} words, and {layer.name!r} has {keys} keys; pass one word for each token, "
+                "special tokens and padding included"
             )
         return own
 

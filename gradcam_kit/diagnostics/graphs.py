@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from gradcam_kit.capture import GraphCall, run_graph
 from gradcam_kit.diagnostics import advice
@@ -121,7 +121,7 @@ class GraphAttention(Mapping[str, GraphLayer]):
 
 
 def graph_attention(
-    model: nn.Module,
+    model: Any,
     x: Any,
     edge_index: Any,
     *args: Any,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from gradcam_kit.capture import (
@@ -27,7 +27,7 @@ _TOLERANCE_TF32 = 5e-3  # cuDNN rounds the factors of float32 products unless it
 
 
 def trace_recurrent(
-    model: nn.Module,
+    model: Any,
     inputs: Any,
     layers: Any = None,
     *,

@@ -11,15 +11,15 @@ from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from gradcam_kit.capture import Folded, check_model, find_layers, frame_layout, read_inputs
 from gradcam_kit.errors import InputError, OptionError, ShapeError, kind_of
-from gradcam_kit.functional import Normalization, normalize, upsample
+from gradcam_kit.functional import normalize, upsample
 from gradcam_kit.methods.base import METHODS, BaseCAM
 from gradcam_kit.methods.engine.engine import capture_for
 from gradcam_kit.options import one_of, positive_int
-from gradcam_kit.types import Evidence, Images, LayerCapture
+from gradcam_kit.types import Evidence, LayerCapture
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,13 +50,13 @@ class TemporalExplanation:
 
 @torch.inference_mode(False)
 def temporal_cam(
-    model: nn.Module,
-    clip: Images,
-    layer: nn.Module | str,
+    model: Any,
+    clip: Any,
+    layer: Any,
     targets: Any = None,
     *,
     method: str = "grad-cam",
-    normalize: Normalization = "minmax",
+    normalize: str = "minmax",
     frames: int | None = None,
     **forward_kwargs: Any,
 ) -> TemporalExplanation:
@@ -144,18 +144,20 @@ def _folded(layer: LayerCapture) -> LayerCapture:
     """Return the capture with the frames as rows of their own."""
     t = layer.activations.shape[2]
     gradients, scores = layer.gradients, layer.scores
+    nearest = torch.arange(t, device=layer.images.device) * layer.images.shape[2] // t  # fewer where time has a stride
     return replace(
         layer,
         activations=layer.activations.transpose(1, 2).flatten(0, 1),
         gradients=None if gradients is None else gradients.movedim(-3, 1).flatten(0, 1),
         scores=None if scores is None else scores.repeat_interleave(t, dim=0),
+        images=layer.images[:, :, nearest].transpose(1, 2).flatten(0, 1),
     )
 
 
 def _explained(
     maps: Float[Tensor, "n *m s y x"],
     size: tuple[int, ...],
-    method: Normalization,
+    method: Any,
     targets: Tensor | None,
     scores: Tensor | None,
     output: Any,

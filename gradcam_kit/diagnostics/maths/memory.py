@@ -72,7 +72,8 @@ def gradient_memory(
 def half_life(norms: Float[Tensor, "n t"], active: Bool[Tensor, "n t"], reverse: bool) -> Float[Tensor, " n"]:
     """Return after how many steps back from the last one the gradient has fallen to half.
 
-    Between two steps its logarithm counts as linear. Infinite where it never does within the sequence; NaN where the last step has no gradient.
+    Between two steps its logarithm counts as linear. Infinite where it never does within the sequence; NaN where the
+    last step has no gradient.
     """
     found = []
     for own, counts in zip(norms, active, strict=True):
