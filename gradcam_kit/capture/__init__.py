@@ -2,22 +2,24 @@
 
 from gradcam_kit.capture.attaching import Hooks, holding_hooks
 from gradcam_kit.capture.attention.watching import SeenHeads, TokenGrid, watch_attention
-from gradcam_kit.capture.axes import read_inputs, with_channels
+from gradcam_kit.capture.deferred_checks import on_host
 from gradcam_kit.capture.frames import Folded, frame_layout
+from gradcam_kit.capture.gradients.output_graph import output_with_graph
 from gradcam_kit.capture.graph_layers import GraphCall, run_graph
-from gradcam_kit.capture.graphs import output_with_graph
-from gradcam_kit.capture.image_axes import heatmap_size
-from gradcam_kit.capture.input_choice import image_input_of
+from gradcam_kit.capture.images.channels import read_inputs, with_channels
+from gradcam_kit.capture.images.choice import image_input_of
+from gradcam_kit.capture.images.positions import heatmap_size
 from gradcam_kit.capture.layer_choice import choose_among, choose_layers, layer_candidates
 from gradcam_kit.capture.model.compiled import compile_around
-from gradcam_kit.capture.model.inputs import Inputs
-from gradcam_kit.capture.model.layers import TargetLayers, find_layers, select_layers
+from gradcam_kit.capture.model.inputs import Inputs, Runner
+from gradcam_kit.capture.model.layers import TargetLayers, find_layers, select_layers, split_name
 from gradcam_kit.capture.model.memory_format import in_fastest_format
-from gradcam_kit.capture.model.state import check_model
+from gradcam_kit.capture.model.randomization import randomizing
+from gradcam_kit.capture.model.state import check_model, untouched
 from gradcam_kit.capture.model.trees import map_output
 from gradcam_kit.capture.observable import check_observable, in_backward, unobservable
 from gradcam_kit.capture.observing import Call, Observation, Observer, observe
-from gradcam_kit.capture.passes import Capture, Request, capture
+from gradcam_kit.capture.passes import Request, capture
 from gradcam_kit.capture.recurrent import (
     RecurrentCall,
     check_called,
@@ -27,7 +29,8 @@ from gradcam_kit.capture.recurrent import (
     weights_version,
 )
 from gradcam_kit.capture.rerun.rescore import in_half_precision, rows_at_once
-from gradcam_kit.capture.rerun.session import IsPrediction, rescoring
+from gradcam_kit.capture.rerun.session import IsPrediction, Rescoring, rescoring
+from gradcam_kit.capture.results import Capture
 from gradcam_kit.targets.classes import (
     ClassLogit,
     ClassProbability,
@@ -52,6 +55,8 @@ __all__ = [
     "Observer",
     "RecurrentCall",
     "Request",
+    "Rescoring",
+    "Runner",
     "SeenHeads",
     "TargetLayers",
     "TokenGrid",
@@ -73,8 +78,10 @@ __all__ = [
     "layer_candidates",
     "map_output",
     "observe",
+    "on_host",
     "output_with_graph",
     "passing",
+    "randomizing",
     "read_inputs",
     "recurrent_layers",
     "rescoring",
@@ -83,7 +90,9 @@ __all__ = [
     "run_graph",
     "run_recurrent",
     "select_layers",
+    "split_name",
     "unobservable",
+    "untouched",
     "watch_attention",
     "weights_version",
     "with_channels",
