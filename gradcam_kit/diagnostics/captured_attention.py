@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -103,21 +104,29 @@ class CapturedAttention(Mapping[str, LayerAttention]):
             layers: names of the layers, in this order; None = all in the order of execution.
 
         Raises:
-            CaptureError: no layer in which the same tokens attend to each other, or layers with different numbers.
+            CaptureError: no layer in which the same tokens attend to each other, layers with different numbers, or
+                layers of two parts of the model, such as encoder and decoder.
         """
         if not 0 <= discard < 1:
             raise OptionError(f"discard is {discard!r}; expected a share of at least 0 and less than 1")
         last = self.order[-1][1].step
-        chosen = [call.probabilities for name, call in self.order if call.step == last]
+        chosen = [(name, call.probabilities) for name, call in self.order if call.step == last]
         if layers is not None:
-            chosen = [self[name].probabilities for name in layers]
-        square = [own for own in chosen if own.shape[-1] == own.shape[-2]]
+            chosen = [(name, self[name].probabilities) for name in layers]
+        named = [(name, own) for name, own in chosen if own.shape[-1] == own.shape[-2]]
+        square = [own for _, own in named]
         shapes = sorted({(own.shape[0], own.shape[-1]) for own in square})
         if len(shapes) != 1:
             found = " and ".join(f"{tokens} tokens of {n} samples or windows" for n, tokens in shapes) or "none"
             raise CaptureError(
                 f"rollout follows the same tokens through all layers, and the layers have {found}; name those of one "
                 "stage or encoder with layers="
+            )
+        kinds = {re.sub(r"\d+", "#", name): name for name, _ in named}
+        if layers is None and len(kinds) > 1:  # encoder and decoder may have as many tokens as each other
+            raise CaptureError(
+                "rollout follows the same tokens through all layers, and whether these have the same is open: "
+                f"{' and '.join(kinds.values())}; name the layers of one encoder with layers="
             )
         rolled: Tensor = rollout_step(square[0], heads, discard)
         for own in square[1:]:

@@ -147,6 +147,16 @@ def test_rollout_of_windows_names_the_stages() -> None:
         attention.rollout()
 
 
+def test_rollout_does_not_mix_encoder_and_decoder() -> None:
+    model = nn.Transformer(8, 2, 2, 2, 16, batch_first=True)
+    x = torch.randn(1, 5, 8)
+    with capture_attention(model) as attention:
+        model(x, x)
+    with pytest.raises(CaptureError, match=r"encoder.layers.1.self_attn and decoder.* layers="):
+        attention.rollout()
+    assert attention.rollout(layers=["encoder.layers.0", "encoder.layers.1"]).shape == (1, 5, 5)
+
+
 def test_maps_on_the_picture(tmp_path: Path) -> None:
     model, x = timm_vit(), torch.rand(2, 3, 64, 64)
     with torch.no_grad(), capture_attention(model) as attention:
