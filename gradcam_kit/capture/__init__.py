@@ -4,7 +4,7 @@ from gradcam_kit.capture.attaching import Hooks, holding_hooks
 from gradcam_kit.capture.attention.watching import SeenHeads, TokenGrid, watch_attention
 from gradcam_kit.capture.deferred_checks import on_host
 from gradcam_kit.capture.frames import Folded, frame_layout
-from gradcam_kit.capture.gradients.output_graph import output_with_graph
+from gradcam_kit.capture.gradients.output_graph import output_with_graph, score_kind
 from gradcam_kit.capture.graph_layers import GraphCall, run_graph
 from gradcam_kit.capture.images.channels import read_inputs, with_channels
 from gradcam_kit.capture.images.choice import image_input_of
@@ -89,6 +89,7 @@ __all__ = [
     "rows_at_once",
     "run_graph",
     "run_recurrent",
+    "score_kind",
     "select_layers",
     "split_name",
     "unobservable",
