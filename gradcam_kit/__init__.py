@@ -60,11 +60,13 @@ if TYPE_CHECKING:
         ShapleyCAM,
         Smooth,
         SmoothGradCAMPlusPlus,
+        TemporalExplanation,
         TestTime,
         ViTReciproCAM,
         WinsorCAM,
         XGradCAM,
         explain_all,
+        temporal_cam,
     )
     from gradcam_kit.models import load_model
     from gradcam_kit.pixels.decoding import read_picture
@@ -137,6 +139,7 @@ __all__ = [
     "ShapleyCAM",
     "Smooth",
     "SmoothGradCAMPlusPlus",
+    "TemporalExplanation",
     "TestTime",
     "ViTReciproCAM",
     "WinsorCAM",
@@ -152,6 +155,7 @@ __all__ = [
     "overlays",
     "read_picture",
     "targets",
+    "temporal_cam",
 ]
 
 

@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from gradcam_kit.diagnostics.attention import capture_attention
     from gradcam_kit.diagnostics.checks import (
         can_overfit,
         check_curves,
@@ -18,12 +19,14 @@ if TYPE_CHECKING:
     from gradcam_kit.diagnostics.features import capture_features
     from gradcam_kit.diagnostics.findings import Finding
     from gradcam_kit.diagnostics.gradients import clip_gradients, monitor_gradients, smooth_gradients
+    from gradcam_kit.diagnostics.graphs import graph_attention
     from gradcam_kit.diagnostics.maths.distances import cka, mmd
     from gradcam_kit.diagnostics.maths.spectra import effective_rank
     from gradcam_kit.diagnostics.nonfinite import find_nonfinite
     from gradcam_kit.diagnostics.origins import Origin
     from gradcam_kit.diagnostics.overhead import measure_overhead
     from gradcam_kit.diagnostics.pyramid import pyramid_levels
+    from gradcam_kit.diagnostics.recurrent import trace_recurrent
     from gradcam_kit.diagnostics.report import LayerRow, ParameterRow, Report
     from gradcam_kit.diagnostics.thresholds import Thresholds
     from gradcam_kit.diagnostics.watching import ModelDiagnostics
@@ -38,6 +41,7 @@ _HOMES = {
     "Report": "report",
     "Thresholds": "thresholds",
     "can_overfit": "checks",
+    "capture_attention": "attention",
     "capture_features": "features",
     "check_curves": "checks",
     "check_data": "checks",
@@ -51,12 +55,14 @@ _HOMES = {
     "effective_rank": "maths.spectra",
     "find_nonfinite": "nonfinite",
     "layer_importance": "compare",
+    "graph_attention": "graphs",
     "measure_overhead": "overhead",
     "mmd": "maths.distances",
     "monitor_gradients": "gradients",
     "project": "compare",
     "pyramid_levels": "pyramid",
     "smooth_gradients": "gradients",
+    "trace_recurrent": "recurrent",
 }
 
 __all__ = [
@@ -68,6 +74,7 @@ __all__ = [
     "Report",
     "Thresholds",
     "can_overfit",
+    "capture_attention",
     "capture_features",
     "check_curves",
     "check_data",
@@ -80,6 +87,7 @@ __all__ = [
     "compare_models",
     "effective_rank",
     "find_nonfinite",
+    "graph_attention",
     "layer_importance",
     "measure_overhead",
     "mmd",
@@ -87,6 +95,7 @@ __all__ = [
     "project",
     "pyramid_levels",
     "smooth_gradients",
+    "trace_recurrent",
 ]
 
 

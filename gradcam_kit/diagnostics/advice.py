@@ -51,3 +51,15 @@ EMPTY_LEVEL = (
     "Its features are computed for nothing. Check anchor sizes and strides of this level, and which levels the head "
     "gets"
 )
+REDUNDANT_HEADS = "Heads look at the same places. Harmless; one of them can be pruned"
+SINK = (
+    "The head rests there and adds little of its own. Common in trained models; look at other heads, and do not read "
+    "such a token as important"
+)
+DEAD_HEAD = "The head adds nothing. Look at its value weights; it can be pruned"
+STUCK_GATE = (
+    "The gate does not react to its input. Look at its bias and the scale of the inputs; a forget gate at 1 never "
+    "forgets, at 0 it never remembers"
+)
+SATURATED_GATE = "The gate hardly learns. Scale down weights or inputs, or normalize"
+ONE_NEIGHBOR = "Other neighbors do not count. Look at the scale of the features, and at the number of heads"

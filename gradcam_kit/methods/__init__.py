@@ -45,6 +45,7 @@ from gradcam_kit.methods.shapley_cam import ShapleyCAM
 from gradcam_kit.methods.smooth_grad_cam_plus_plus import SmoothGradCAMPlusPlus
 from gradcam_kit.methods.smoothing import EigenSmooth, Smooth, TestTime
 from gradcam_kit.methods.ss_cam import SSCAM
+from gradcam_kit.methods.temporal import TemporalExplanation, temporal_cam
 from gradcam_kit.methods.vit_recipro_cam import ViTReciproCAM
 from gradcam_kit.methods.winsor_cam import WinsorCAM
 from gradcam_kit.methods.xgrad_cam import XGradCAM
@@ -95,6 +96,7 @@ __all__ = [
     "ShapleyCAM",
     "Smooth",
     "SmoothGradCAMPlusPlus",
+    "TemporalExplanation",
     "TestTime",
     "ViTReciproCAM",
     "WinsorCAM",
@@ -102,4 +104,5 @@ __all__ = [
     "explain_all",
     "explain_many",
     "single_pass_methods",
+    "temporal_cam",
 ]
