@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from gradcam_kit.capture.attaching import holding_hooks
 from gradcam_kit.capture.backward import differentiate
+from gradcam_kit.capture.balance.backward import balanced
 from gradcam_kit.capture.model.inputs import Inputs
 from gradcam_kit.capture.model.trees import whole
 from gradcam_kit.capture.provenance.evidence import Evidence, recall
@@ -68,11 +69,21 @@ class BiasRecorder:
             self.runs.append((module, output))
         return output.clone()  # an in-place operation behind it must not reach the record
 
-    def products(self, scores: Tensor, inputs: Inputs) -> tuple[Tensor, ...]:
-        """Return b * d score / d output for every run, `(n, [m,] k, *s)`; without positions `(n, [m,] k)`."""
+    def products(
+        self, scores: Tensor, inputs: Inputs, balanced_for: Sequence[Tensor] | None = None
+    ) -> tuple[Tensor, ...]:
+        """Return b * d score / d output for every run, `(n, [m,] k, *s)`; without positions `(n, [m,] k)`.
+
+        Args:
+            scores: what is explained.
+            inputs: the call.
+            balanced_for: the captured tensors of the layers whose balanced gradients the biases go with, None for
+                exact gradients.
+        """
         self.recomputing = True  # gradient checkpointing runs modules again
         outputs = [output for _, output in self.runs]
-        by_target = differentiate(scores, outputs, keep=True) if outputs else []
+        with nullcontext() if balanced_for is None else balanced(scores, balanced_for):
+            by_target = differentiate(scores, outputs, keep=True) if outputs else []
         found = []
         for j, (module, output) in enumerate(self.runs):
             bias = implicit_bias(module)

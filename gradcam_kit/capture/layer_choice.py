@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from gradcam_kit.capture.exploration import Seen, explore
 from gradcam_kit.capture.input_choice import sees_images
-from gradcam_kit.capture.layouts import Tokens
+from gradcam_kit.capture.layouts import ChannelsLast, Tokens
 from gradcam_kit.capture.model.inputs import Inputs
 from gradcam_kit.capture.model.layers import find_layers
 from gradcam_kit.capture.recording import ATTENTION, INPUT
@@ -62,6 +62,7 @@ def layer_candidates(
             layout=type(one.layout).__name__,
             reached=one.reached,
             hidden=one.hidden,
+            outermost=_outermost(one, seen).name,
             normalizes=one.is_normalization,
             chosen=one is chosen,
             reason=reason if one is chosen else "",
@@ -127,6 +128,8 @@ def choose_among(
     names = [one.name for one in candidates if one.chosen]
     if choice is LayerChoice.BLOCK:
         names = _block_norms(candidates)
+    if choice is LayerChoice.STREAM:
+        names = _stream(candidates) or names
     if choice is LayerChoice.RESOLUTIONS:
         last_of = {one.shape[1:]: one.name for one in candidates if one.reached or one.hidden}
         names = list(last_of.values())[-2:]
@@ -153,15 +156,33 @@ _MISSING = {
 
 
 def _block_norms(candidates: list[LayerCandidate]) -> list[str]:
-    """The first normalization of the last block: of the last module that holds two or more of token layers."""
+    """The first normalization of the last block."""
+    return [names[0] for names in _blocks(candidates, [Tokens.__name__]).values()][-1:]
+
+
+def _blocks(candidates: list[LayerCandidate], layouts: Sequence[str]) -> dict[str, list[str]]:
+    """The blocks with their normalizations: modules that hold two or more normalizations of tokens."""
     blocks: dict[str, list[str]] = {}
     for one in candidates:
-        if one.normalizes and one.layout == Tokens.__name__:
+        if one.normalizes and one.layout in layouts:
             # A block that runs again is another one: its normalizations have the same number behind their name.
-            path, _, call = one.name.partition("#")
-            blocks.setdefault(f"{path.rpartition('.')[0]}#{call}", []).append(one.name)
-    firsts = [names[0] for names in blocks.values() if len(names) > 1]
-    return firsts[-1:]
+            path, mark, call = one.name.partition("#")
+            blocks.setdefault(f"{path.rpartition('.')[0]}{mark}{call}", []).append(one.name)
+    return {name: norms for name, norms in blocks.items() if len(norms) > 1}
+
+
+def _stream(candidates: list[LayerCandidate]) -> list[str]:
+    """The first layer of tokens, and the outputs of the blocks on the same grid; none for models without tokens."""
+    seen = [one for one in candidates if one.reached or one.hidden]
+    layouts = [Tokens.__name__]
+    if not any(one.layout in layouts for one in seen):
+        layouts = [ChannelsLast.__name__]  # window transformers keep the tokens on their grid
+    blocks = _blocks(candidates, layouts)
+    first = next((one for one in seen if one.layout in layouts), None)
+    if first is None or (first.layout != Tokens.__name__ and not blocks):
+        return []
+    later = [one.name for one in seen if one.name in blocks and one.shape[1:] == first.shape[1:]]
+    return [first.outermost, *later]
 
 
 def _choose(seen: list[Seen], scored: bool) -> tuple[Seen | None, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial, reduce
@@ -35,13 +35,16 @@ from gradcam_kit.errors import CaptureError, GradCamKitError, NonFiniteError, ra
 from gradcam_kit.functional import at_least_float32, finite_probe
 from gradcam_kit.targets.classes import ClassProbability, ClassTarget, score, settle
 from gradcam_kit.targets.outputs import predicted_classes, read_logits
-from gradcam_kit.types import Attention, Evidence, Head, LayerCapture, Reshape, Target
+from gradcam_kit.types import Attention, Evidence, GradientRule, Head, LayerCapture, Reshape, Target
 
 _WITHOUT_SCORES = Evidence.ATTENTION | Evidence.HEAD | Evidence.WEIGHT_GRADIENTS
 """What can be had of a model whose output is not understood."""
 
 _OF_OPERATIONS = Evidence.CURVATURE | Evidence.GUIDED
-"""What needs the graph of the single operations, which compiled code does not leave."""
+"""What needs the graph of the single operations, which compiled code does not leave; so do balanced gradients."""
+
+_OF_ATTENTION = Evidence.ATTENTION_GRADIENTS | Evidence.PROJECTIONS
+_RULES: tuple[GradientRule, ...] = ("exact", "balanced")
 
 
 @dataclass(frozen=True)
@@ -57,15 +60,25 @@ class Request:
     """The targets are those of an earlier pass, which settled them."""
     keep_modes: bool = False
     """Modules in train mode stay in it."""
+    rules_at: Mapping[str, Set[GradientRule]] = field(default_factory=dict)
+    """How gradients are taken at each layer; exactly at those that are not named."""
 
     @property
     def needs(self) -> Evidence:
         """What any of the layers has to deliver."""
         return reduce(or_, self.needs_at.values(), Evidence.NONE)
 
-    def layers_with(self, evidence: Evidence) -> list[str]:
-        """The layers that have to deliver this."""
-        return [name for name, needs in self.needs_at.items() if evidence in needs]
+    def layers_with(self, evidence: Evidence, rule: GradientRule | None = None) -> list[str]:
+        """The layers that have to deliver this, by a rule if one is named."""
+        return [
+            name
+            for name, needs in self.needs_at.items()
+            if needs & evidence and (rule is None or rule in self.rules_at.get(name, {"exact"}))
+        ]
+
+    def rules_of(self, evidence: Evidence) -> list[GradientRule]:
+        """The rules by which any of this has to be delivered, exact first."""
+        return [rule for rule in _RULES if self.layers_with(evidence, rule)]
 
 
 @dataclass
@@ -82,11 +95,11 @@ class Capture:
     prefixes: Mapping[str, Prefix]
     reshape: Reshape | None
     checks: Checks
-    gradients: Mapping[str, Tensor] = field(default_factory=dict)
+    gradients: Mapping[tuple[str, GradientRule], Tensor] = field(default_factory=dict)
     curvature: Mapping[str, Tensor] = field(default_factory=dict)
-    bias_gradients: tuple[Tensor, ...] | None = None
+    bias_gradients: Mapping[GradientRule, tuple[Tensor, ...]] = field(default_factory=dict)
     guided_gradients: Tensor | None = None
-    attention: Attention | None = None
+    attention: Mapping[GradientRule, Attention] = field(default_factory=dict)
     rows: RowState = field(default_factory=RowState)
     _heads: dict[str, Head | None] = field(default_factory=dict)
 
@@ -95,8 +108,8 @@ class Capture:
         """The layers in the order in which the model ran them."""
         return sorted(self.records, key=lambda name: self.records[name].order)
 
-    def layer(self, name: str, needs: Evidence, batch_size: int) -> LayerCapture:
-        """What a method with these needs may see of one layer."""
+    def layer(self, name: str, needs: Evidence, batch_size: int, rule: GradientRule = "exact") -> LayerCapture:
+        """What a method with these needs and this gradient rule may see of one layer."""
         record = self.records[name]
         activations = record.maps([tensor.detach() for tensor in record.captured])
         activations = move_tree(at_least_float32(activations), self.inputs.images.device)
@@ -105,12 +118,14 @@ class Capture:
         replayer = Replayer(rescorer, record, self.prefixes.get(name), self.scores, self.checks)
         head = self._head(name, activations) if Evidence.HEAD in needs else None
         fallback = Evidence.WEIGHT_GRADIENTS in needs and head is None
+        # The attention itself is the same for all rules.
+        attention = self.attention.get(rule) or next(iter(self.attention.values()), None)
         return LayerCapture(
             layer=name,
             activations=activations,
-            gradients=self.gradients.get(name) if Evidence.GRADIENTS in needs else None,
+            gradients=self.gradients.get((name, rule)) if Evidence.GRADIENTS in needs else None,
             curvature=self.curvature.get(name) if Evidence.CURVATURE in needs else None,
-            bias_gradients=self.bias_gradients if Evidence.BIASES in needs else None,
+            bias_gradients=self.bias_gradients.get(rule) if Evidence.BIASES in needs else None,
             guided_gradients=self.guided_gradients if Evidence.GUIDED in needs else None,
             scores=self.scores,
             rescore=rescorer,
@@ -120,10 +135,10 @@ class Capture:
             replay=replayer,
             residual=replayer.residual() if Evidence.REPLAY in needs else None,
             images=self.inputs.images,
-            probe=Prober(rescorer, record, self.reshape),
+            probe=Prober(rescorer, record, self.reshape, rule),
             head=head,
             weight_gradients=weight_gradients(record, activations, self.checks) if fallback else None,
-            attention=self.attention and self.attention.for_needs(needs),
+            attention=attention and attention.for_needs(needs),
         )
 
     def _head(self, name: str, activations: Tensor) -> Head | None:
@@ -176,7 +191,8 @@ def _pass(model: nn.Module, inputs: Inputs, request: Request) -> Iterator[Captur
                     stack.enter_context(further.attached())
             if Evidence.CURVATURE in request.needs:
                 stack.enter_context(sdpa_kernel(SDPBackend.MATH))  # fused attention has no second derivative
-            if not (biases or prefix or attention or request.needs & _OF_OPERATIONS):
+            balances = "balanced" in request.rules_of(Evidence.RULED)
+            if not (biases or prefix or attention or balances or request.needs & _OF_OPERATIONS):
                 stack.enter_context(parts_compiled(model, real))
             stack.enter_context(torch.set_grad_enabled(graph))
             output = run(recorder.observe_input(inputs))
@@ -187,12 +203,14 @@ def _pass(model: nn.Module, inputs: Inputs, request: Request) -> Iterator[Captur
                 recorder.records.update(attention.records())
             optional = not request.needs & ~_WITHOUT_SCORES
             target, classes, scores = _score(request, output, inputs, optional)
-            derivatives, block_gradients = {}, None
+            derivatives: dict[str, Any] = {}
+            block_gradients: dict[GradientRule, tuple[Tensor, ...]] = {}
             if graph and scores is not None:
                 derivatives = _derive(request, recorder, biases, attention, scores, inputs)
                 if attention and target is not None and Evidence.BLOCK_GRADIENTS in request.needs:
                     rescorer = Rescorer(run, inputs, target, _detach(output), inputs.n)
-                    block_gradients = attention.block_gradients(rescorer, scores, checks)
+                    for rule in request.rules_of(Evidence.BLOCK_GRADIENTS):
+                        block_gradients[rule] = attention.block_gradients(rescorer, scores, checks, rule)
         with run.arithmetic():
             is_bag = scores is not None and len(scores) == 1 < inputs.n
             captured = Capture(
@@ -210,7 +228,11 @@ def _pass(model: nn.Module, inputs: Inputs, request: Request) -> Iterator[Captur
                 reshape=request.reshape,
                 checks=checks,
                 attention=move_tree(
-                    attention and attention.evidence(derivatives.get("gradients", {}), block_gradients, checks),
+                    attention.evidence(
+                        request.rules_of(Evidence.ATTENTION), derivatives.get("gradients", {}), block_gradients, checks
+                    )
+                    if attention
+                    else {},
                     inputs.images.device,
                 ),
                 **derivatives,
@@ -238,14 +260,21 @@ def _derive(
     inputs: Inputs,
 ) -> dict[str, Any]:
     """All backward passes; the guided one comes last, because its rule changes the graph's nodes while it runs."""
-    found: dict[str, Any] = {}
-    more = bool(request.needs & (Evidence.DERIVATIVES ^ Evidence.GRADIENTS))
-    if names := [*request.layers_with(Evidence.GRADIENTS), *(attention.differentiated if attention else ())]:
-        found["gradients"] = layer_gradients(recorder, names, scores, keep=more)
+    found: dict[str, Any] = {"gradients": {}, "bias_gradients": {}}
+    rules = request.rules_of(Evidence.RULED)
+    for rule in rules:
+        names = request.layers_with(Evidence.GRADIENTS, rule)
+        if attention and request.layers_with(_OF_ATTENTION, rule):
+            names = [*names, *attention.differentiated]
+        more = bool(request.needs & (Evidence.DERIVATIVES ^ Evidence.GRADIENTS)) or rule != rules[-1]
+        own = layer_gradients(recorder, names, scores, keep=more, rule=rule) if names else {}
+        found["gradients"].update({(name, rule): gradient for name, gradient in own.items()})
     if names := request.layers_with(Evidence.CURVATURE):
         found["curvature"] = layer_curvature(recorder, names, scores)
-    if biases:
-        found["bias_gradients"] = biases.products(scores, inputs)
+    for rule in request.rules_of(Evidence.BIASES) if biases else ():
+        layers = [recorder.records[name] for name in request.layers_with(Evidence.BIASES, rule)]
+        captured = [tensor for record in layers for tensor in record.captured]
+        found["bias_gradients"][rule] = biases.products(scores, inputs, captured if rule == "balanced" else None)
     if Evidence.GUIDED in request.needs:
         found["guided_gradients"] = guided_gradients(scores, recorder.records[INPUT].captured[0])
     here: dict[str, Any] = move_tree(tree_map(at_least_float32, found), inputs.images.device)
@@ -280,9 +309,10 @@ def _check_layers(captured: Capture) -> None:
         tensors = [tensor.detach() for tensor in record.captured]
         for tensor in [record.maps(tensors)] if isinstance(record.layout, Custom) else tensors:
             check_activations(name, tensor, captured.checks)
-        gradient = captured.gradients.get(name)
-        if gradient is None:
+        gradients = [gradient for (layer, _), gradient in captured.gradients.items() if layer == name]
+        if not gradients:
             continue
+        gradient = gradients[-1]  # of the same pass as the record's
 
         def error(sample: int, name: str = name) -> Exception:
             return NonFiniteError(
@@ -290,7 +320,8 @@ def _check_layers(captured: Capture) -> None:
                 "in half precision they may overflow: use float32 or bfloat16"
             )
 
-        captured.checks.add(~torch.isfinite(finite_probe(gradient)), error)
+        for one in gradients:
+            captured.checks.add(~torch.isfinite(finite_probe(one)), error)
         if isinstance(record.layout, Tokens) and record.layout.prefix:
             others = torch.stack([(native[:, : record.layout.prefix] != 0).any() for native in record.gradients])
             missed = others.any() & ~(gradient != 0).any()

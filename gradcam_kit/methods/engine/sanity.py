@@ -24,7 +24,7 @@ from gradcam_kit.capture import (
 )
 from gradcam_kit.capture.model.randomization import randomizing
 from gradcam_kit.errors import CaptureError, GradCamKitError, LayerNotFoundError
-from gradcam_kit.methods.contract import Method
+from gradcam_kit.methods.contract import Method, rule_of
 from gradcam_kit.methods.engine.engine import explain_many, with_images_of
 from gradcam_kit.methods.engine.explanation import Explanation
 from gradcam_kit.similarity import pearson, ranks
@@ -150,7 +150,10 @@ def _unreached(
     def largest_gradients(inputs: Inputs) -> list[Tensor]:
         needs_at = dict.fromkeys(layers, Evidence.GRADIENTS)
         target = resolve_target(targets, ClassLogit)
-        request = Request(layers, needs_at, target, ClassLogit, cam.reshape, keep_modes=cam.keep_modes)
+        rules_at = dict.fromkeys(layers, {rule_of(cam)})
+        request = Request(
+            layers, needs_at, target, ClassLogit, cam.reshape, keep_modes=cam.keep_modes, rules_at=rules_at
+        )
         with capture(cam.model, inputs, request) as captured:
             return [found.abs().flatten(original.is_empty.ndim).amax(-1) for found in captured.gradients.values()]
 
