@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from gradcam_kit.capture.attaching import holding_hooks
 from gradcam_kit.capture.backward import differentiate
 from gradcam_kit.capture.balance.backward import balanced
+from gradcam_kit.capture.layouts import Tokens
 from gradcam_kit.capture.model.inputs import Inputs
 from gradcam_kit.capture.model.trees import whole
 from gradcam_kit.capture.provenance.evidence import Evidence, recall
@@ -95,17 +96,19 @@ class BiasRecorder:
                     f"a {type(module).__name__} with a bias ran on {len(output)} rows for {inputs.n} images, so that "
                     "its share of each image is unknown; choose a method that needs no biases"
                 )
-            maps = [self._product(module, bias, output.detach(), gradient, inputs) for gradient in columns]
-            found.append(torch.stack(maps, 1) if scores.ndim == 2 else maps[0])
+            terms_of = [self._products(module, bias, output.detach(), gradient, inputs) for gradient in columns]
+            for terms in zip(*terms_of, strict=True):
+                found.append(torch.stack(terms, 1) if scores.ndim == 2 else terms[0])
         return tuple(found)
 
     def is_in_doubt(self, size: Sequence[int]) -> bool:
         """Whether tokens were seen, of which nothing but their origin says that they are positions."""
         return any(output.ndim == 3 and is_in_doubt(output.shape, size, module) for module, output in self.runs)
 
-    def _product(
+    def _products(
         self, module: nn.Module, bias: Tensor, output: Tensor, gradient: Tensor | None, inputs: Inputs
-    ) -> Tensor:
+    ) -> list[Tensor]:
+        """Return the term of one run as maps, followed by what its prefix tokens have, at no position."""
         product: Tensor = whole(torch.zeros_like(output) if gradient is None else gradient)
         output = whole(output)
         if len(bias) not in output.shape[1:]:
@@ -114,15 +117,18 @@ class BiasRecorder:
                 "on one of several devices; run the model whole on one device, or choose a method that needs no biases"
             )
         if output.ndim == 2:
-            return product * bias
+            return [product * bias]
         try:
             evidence = recall(self.model, inputs) or Evidence()
             layout = settle_layout(output.shape, inputs.size, self.model, "", module, inputs.n, evidence)
             maps = layout.to_maps(product)
             if maps.shape[1] == len(bias):
-                return maps * bias.view(-1, *(1 for _ in maps.shape[2:]))
+                terms = [maps * bias.view(-1, *(1 for _ in maps.shape[2:]))]
+                if isinstance(layout, Tokens) and layout.prefix + layout.suffix:
+                    terms.append(product.sum(1) * bias - terms[0].flatten(2).sum(2))
+                return terms
         except ShapeError:
             pass
         # No grid: tokens of another kind still count, at no position.
         axis = -1 if output.shape[-1] == len(bias) else 1
-        return (product.movedim(axis, -1) * bias).flatten(1, -2).sum(1)
+        return [(product.movedim(axis, -1) * bias).flatten(1, -2).sum(1)]

@@ -49,7 +49,16 @@ MethodOfRun = Annotated[
     list[str] | None, typer.Option("--method", help="Likewise a method of the run that is package.module:Class.")
 ]
 ReplaceForeign = Annotated[bool, typer.Option("--overwrite", help="Replace files that this command did not write.")]
-Method = Annotated[list[str] | None, typer.Option(help="See 'gradcam-kit methods'. Can be repeated.")]
+Method = Annotated[
+    list[str] | None,
+    typer.Option(help="See 'gradcam-kit methods'; balanced-cam is made for vision transformers. Can be repeated."),
+]
+GradientRule = Annotated[
+    str,
+    typer.Option(
+        help="exact, as in the papers, or balanced: normalizations, gates and attention count as constant factors."
+    ),
+]
 Layer = Annotated[list[str] | None, typer.Option(help="Target layer; by default one is chosen. Can be repeated.")]
 
 

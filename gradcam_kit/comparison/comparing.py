@@ -18,6 +18,7 @@ from gradcam_kit.comparison.compared import (
     costs,
     explained,
     suited,
+    with_balanced,
     with_baselines,
     with_shared_images,
 )
@@ -68,8 +69,8 @@ def compare(
         images: as in calling a method.
         methods: names in `METHODS` or `metrics.BASELINES`, classes, objects that bring their own options and layers, or
             a mapping from labels to those. Objects of another model, such as one before it was trained further, explain
-            the same classes, and are scored and measured by their own model. None = six well-known ones; "all" = all
-            that need a single pass and suit the model, the others are in `left_out`.
+            the same classes, and are scored and measured by their own model. None = six well-known ones, and BalancedCAM
+            for token models; "all" = all that need a single pass and suit the model, the others are in `left_out`.
         target_layers: None = chosen automatically, a module or its name; or a sequence of those, which are compared one
             by one. A sequence in the sequence stands for layers that are fused; a mapping gives labels.
         targets: as in calling a method; `(n, m)` explains m classes of each image. Class names where they are known.
@@ -134,6 +135,8 @@ def compare(
         kind = scores or _score_kind(model, inputs, None)
         targets, by_model = _asked(model, inputs, targets, batch_size, keep_modes, kind)
     explanations = explained(found, inputs, targets)
+    if methods is None:
+        found, explanations, left_out = with_balanced(found, explanations, inputs, targets, options)
     kinds: dict[nn.Module, ScoreKind | None] = {}
     own: dict[str, Tensor | None] = {}
     for one in found:

@@ -7,9 +7,10 @@ from typing import Literal, get_args
 from jaxtyping import Float
 from torch import Tensor
 
-from gradcam_kit.errors import OptionError, UnknownNameError, did_you_mean
+from gradcam_kit.errors import OptionError, UnknownNameError
 from gradcam_kit.functional import Fusion, spatial_mean
 from gradcam_kit.methods.base import BaseCAM, gradients_of
+from gradcam_kit.options import one_of
 from gradcam_kit.types import GradientRule, LayerCapture, LayerChoice
 
 Reference = Literal["mean", "zero"]
@@ -47,15 +48,12 @@ class BalancedCAM(BaseCAM, name="balanced-cam"):
     layer_choice = LayerChoice.STREAM
     cost = "F + B to the embedding"
     fusion: Fusion = "sum"
-    gradient_rule: GradientRule = "balanced"
-    reference: Reference = "mean"
+    gradient_rule: GradientRule | str = "balanced"
+    reference: Reference | str = "mean"  # any text, so that a wrong one gets our error
 
     def check_options(self) -> None:
         """Refuse a reference that does not exist, and exact gradients."""
-        known = get_args(Reference)
-        if self.reference not in known:
-            hint = did_you_mean(str(self.reference), known)
-            raise UnknownNameError(f"reference is {self.reference!r}; expected {' or '.join(map(repr, known))}{hint}")
+        one_of("reference", self.reference, get_args(Reference), UnknownNameError)
         if self.gradient_rule == "exact":
             raise OptionError('BalancedCAM is balanced always, and gradient_rule is "exact"; use HiResCAM')
 

@@ -47,9 +47,7 @@ def following(plan: Plan) -> Iterator[None]:
     """Change backward passes inside the block as planned."""
     with holding_hooks() as attach:
         for node, action in plan.items():
-            rule = rule_of(node, action)
-            if rule is not None:
-                attach.after_node(node, rule)
+            attach.after_node(node, rule_of(node, action))
         yield
 
 

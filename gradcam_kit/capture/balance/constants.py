@@ -78,7 +78,7 @@ def actions(graph: Graph, own: Mapping[str, Any]) -> dict[Any, Action]:
                     found[node] = Action("without", dead)
             elif all(source in live for source in factors.values()):
                 found[node] = Action("halves", tuple(factors))
-        elif name in own:
+        elif name in own and getattr(node, "_saved_training", True):  # an evaluated batch norm is linear
             found[node] = Action("own")
     return found
 

@@ -15,10 +15,10 @@ from gradcam_kit.capture.balance.graph import kind
 
 Gradients = tuple[Tensor | None, ...]
 Rule = Callable[[Gradients, Gradients], Gradients | None]
-"""From the gradients of a node's inputs and outputs to what replaces the gradients of its inputs; None: nothing does."""
+"""From the gradients of a node's inputs and outputs to what replaces the former; None: nothing does."""
 
 
-def rule_of(node: Any, action: Action) -> Rule | None:
+def rule_of(node: Any, action: Action) -> Rule:
     """Return the hook of a node. Saved tensors are read here, which a checkpoint allows outside of a backward pass."""
     if action.kind == "own":
         return OWN_RULES[kind(node)](node)
@@ -195,10 +195,8 @@ def _group_norm(node: Any) -> Rule:
     return _normalized(None if scale is None else scale.view(1, -1, *ones), deviation, mean)
 
 
-def _batch_norm(node: Any) -> Rule | None:
-    """Instance norm, which torch computes as a batch norm on the statistics of the batch; evaluated ones are linear."""
-    if not node._saved_training:
-        return None
+def _batch_norm(node: Any) -> Rule:
+    """Batch norm on the statistics of the batch, by which torch computes instance norm."""
     axes = (0, *range(2, node._saved_input.ndim))
     shape = (1, -1, *(1 for _ in axes[1:]))
     scale = node._saved_weight
@@ -214,7 +212,7 @@ def _signed(axis: int) -> int:
     return axis - 2**64 if axis >= 2**63 else axis
 
 
-OWN_RULES: dict[str, Callable[[Any], Rule | None]] = {
+OWN_RULES: dict[str, Callable[[Any], Rule]] = {
     "Gelu": _gelu,
     "Silu": _silu,
     "Hardswish": _hardswish,

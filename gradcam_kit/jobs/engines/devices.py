@@ -129,7 +129,7 @@ def with_layers(request: RunRequest, layers: Mapping[str, list[str]]) -> Explain
         if method_name(cam) not in layers:
             raise InputError(f"the layers of {method_name(cam)} are not known; known are those of {', '.join(layers)}")
         names = layers[method_name(cam)]
-        cams.append(make_method(method, explainer.model, names or None, request.batch_size))
+        cams.append(make_method(method, explainer.model, names or None, request.batch_size, request.gradient_rule))
     explainer = replace(explainer, cams=tuple(cams), metrics=chosen_metrics(request.metrics))
     if request.compile:
         compile_around(explainer.model, (name for names in layers.values() for name in names))

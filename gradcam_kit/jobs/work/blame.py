@@ -110,14 +110,22 @@ def check_bytes(explainer: Explainer, image: UInt8[Tensor, "c h w"]) -> None:
         ) from error
 
 
-def make_method(method: type[BaseCAM], model: nn.Module, layers: Sequence[str] | None, batch_size: int) -> BaseCAM:
-    """A method for a model.
+def make_method(
+    method: type[BaseCAM],
+    model: nn.Module,
+    layers: Sequence[str] | None,
+    batch_size: int,
+    gradient_rule: str = "exact",
+) -> BaseCAM:
+    """A method for a model; "exact" leaves the gradient rule to the method.
 
     Raises:
         GradCamKitError: the options do not suit it, or a class of the user's cannot be made like the others.
     """
     try:
-        return method(model, layers, batch_size=batch_size)
+        if gradient_rule == "exact":
+            return method(model, layers, batch_size=batch_size)
+        return method(model, layers, batch_size=batch_size, gradient_rule=gradient_rule)  # type: ignore[arg-type]
     except GradCamKitError:
         raise
     except Exception as error:

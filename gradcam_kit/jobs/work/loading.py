@@ -101,7 +101,7 @@ def make_explainer(
     for one in candidates:
         try:
             asked = classes or [METHODS[name] for name in single_pass_methods()]
-            explainer = explainer.with_methods(asked, request.layers, one, request.batch_size)
+            explainer = explainer.with_methods(asked, request.layers, one, request.batch_size, request.gradient_rule)
             break
         except GradCamKitError as error:  # perhaps only this picture's fault
             blamed = blamed or error

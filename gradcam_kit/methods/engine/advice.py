@@ -22,8 +22,8 @@ def advise(cam: Method, captured: Capture, layers: Iterable[str]) -> None:
     if tokens and not is_advised(cam):
         vars(cam)[_ADVISED] = True
         _log.info(
-            "%s explains the tokens of %s by exact gradients, which hardly tell where the evidence of a transformer is; "
-            "BalancedCAM is made for models of tokens",
+            "%s explains the tokens of %s by exact gradients, which hardly tell where a transformer finds its evidence; "
+            "BalancedCAM is made for token models",
             type(cam).__name__,
             ", ".join(tokens),
         )

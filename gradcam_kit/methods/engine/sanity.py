@@ -150,7 +150,7 @@ def _unreached(
     def largest_gradients(inputs: Inputs) -> list[Tensor]:
         needs_at = dict.fromkeys(layers, Evidence.GRADIENTS)
         target = resolve_target(targets, ClassLogit)
-        rules_at = dict.fromkeys(layers, {rule_of(cam)})
+        rules_at = {name: {rule_of(cam)} for name in layers}
         request = Request(
             layers, needs_at, target, ClassLogit, cam.reshape, keep_modes=cam.keep_modes, rules_at=rules_at
         )
