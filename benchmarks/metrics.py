@@ -20,7 +20,7 @@ from benchmarks.results import Row
 from benchmarks.suite import attempt, record
 from benchmarks.works import SEED, build_images, build_model
 from gradcam_kit import GradCAM
-from gradcam_kit.capture.rerun.session import Rescoring, rescoring
+from gradcam_kit.capture import Rescoring, rescoring
 from gradcam_kit.metrics import deletion, insertion, road_combined, road_curve
 
 MODEL, LAYER = "resnet18", "layer4"

@@ -1,22 +1,25 @@
 """The only code that touches a model: hooks, layers, tokens, targets, replay."""
 
 from gradcam_kit.capture.attaching import Hooks, holding_hooks
-from gradcam_kit.capture.axes import read_inputs, with_channels
-from gradcam_kit.capture.graphs import output_with_graph
-from gradcam_kit.capture.image_axes import heatmap_size
-from gradcam_kit.capture.input_choice import image_input_of
+from gradcam_kit.capture.deferred_checks import on_host
+from gradcam_kit.capture.gradients.output_graph import output_with_graph
+from gradcam_kit.capture.images.channels import read_inputs, with_channels
+from gradcam_kit.capture.images.choice import image_input_of
+from gradcam_kit.capture.images.positions import heatmap_size
 from gradcam_kit.capture.layer_choice import choose_among, choose_layers, layer_candidates
 from gradcam_kit.capture.model.compiled import compile_around
-from gradcam_kit.capture.model.inputs import Inputs
-from gradcam_kit.capture.model.layers import TargetLayers, find_layers, select_layers
+from gradcam_kit.capture.model.inputs import Inputs, Runner
+from gradcam_kit.capture.model.layers import TargetLayers, find_layers, select_layers, split_name
 from gradcam_kit.capture.model.memory_format import in_fastest_format
-from gradcam_kit.capture.model.state import check_model
+from gradcam_kit.capture.model.randomization import randomizing
+from gradcam_kit.capture.model.state import check_model, untouched
 from gradcam_kit.capture.model.trees import map_output
 from gradcam_kit.capture.observable import check_observable, in_backward, unobservable
 from gradcam_kit.capture.observing import Call, Observation, Observer, observe
-from gradcam_kit.capture.passes import Capture, Request, capture
+from gradcam_kit.capture.passes import Request, capture
 from gradcam_kit.capture.rerun.rescore import in_half_precision, rows_at_once
-from gradcam_kit.capture.rerun.session import IsPrediction, rescoring
+from gradcam_kit.capture.rerun.session import IsPrediction, Rescoring, rescoring
+from gradcam_kit.capture.results import Capture
 from gradcam_kit.targets.classes import (
     ClassLogit,
     ClassProbability,
@@ -38,6 +41,8 @@ __all__ = [
     "Observation",
     "Observer",
     "Request",
+    "Rescoring",
+    "Runner",
     "TargetLayers",
     "capture",
     "check_model",
@@ -55,12 +60,16 @@ __all__ = [
     "layer_candidates",
     "map_output",
     "observe",
+    "on_host",
     "output_with_graph",
+    "randomizing",
     "read_inputs",
     "rescoring",
     "resolve_target",
     "rows_at_once",
     "select_layers",
+    "split_name",
     "unobservable",
+    "untouched",
     "with_channels",
 ]

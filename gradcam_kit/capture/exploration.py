@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 from torch.utils.checkpoint import CheckpointFunction
 
 from gradcam_kit.capture.attaching import holding_hooks
-from gradcam_kit.capture.backward import differentiate
+from gradcam_kit.capture.gradients.backward import differentiate
 from gradcam_kit.capture.layouts import ChannelsFirst, Layout, Tokens, is_resized, recurrent_layout
 from gradcam_kit.capture.model.inputs import Inputs, Runner
 from gradcam_kit.capture.model.state import untouched, version

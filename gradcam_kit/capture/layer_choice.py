@@ -13,7 +13,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from gradcam_kit.capture.exploration import Seen, explore
-from gradcam_kit.capture.input_choice import sees_images
+from gradcam_kit.capture.images.choice import sees_images
 from gradcam_kit.capture.layouts import ChannelsLast, Tokens
 from gradcam_kit.capture.model.inputs import Inputs
 from gradcam_kit.capture.model.layers import find_layers

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
-from functools import partial, reduce
+from dataclasses import dataclass, field
+from functools import reduce
 from operator import or_
 from typing import Any
 
@@ -15,27 +15,24 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_map
 
 from gradcam_kit.capture.attention.recorder import AttentionRecorder
-from gradcam_kit.capture.backward import guided_gradients, layer_curvature, layer_gradients
-from gradcam_kit.capture.biases import BiasRecorder
-from gradcam_kit.capture.deferred_checks import Checks, check_activations, check_images, no_patch_gradient
-from gradcam_kit.capture.head import find_head, weight_gradients
-from gradcam_kit.capture.layouts import Custom, Tokens
+from gradcam_kit.capture.deferred_checks import Checks, check_images
+from gradcam_kit.capture.gradients.backward import guided_gradients, layer_curvature, layer_gradients
+from gradcam_kit.capture.gradients.biases import BiasRecorder
 from gradcam_kit.capture.model.compiled import parts_compiled
 from gradcam_kit.capture.model.inputs import Inputs, Runner
 from gradcam_kit.capture.model.state import untouched
 from gradcam_kit.capture.model.trees import map_output, move_tree
 from gradcam_kit.capture.provenance.evidence import gather, recall
 from gradcam_kit.capture.provenance.settling import InDoubtError
-from gradcam_kit.capture.recording import INPUT, NOT_MODULES, LayerRecord, Recorder
-from gradcam_kit.capture.rerun.prefix import Prefix, PrefixRecorder
-from gradcam_kit.capture.rerun.probe import Prober
-from gradcam_kit.capture.rerun.replay import Replayer
+from gradcam_kit.capture.recording import INPUT, NOT_MODULES, Recorder
+from gradcam_kit.capture.rerun.prefix import PrefixRecorder
 from gradcam_kit.capture.rerun.rescore import Rescorer, RowState
-from gradcam_kit.errors import CaptureError, GradCamKitError, NonFiniteError, raise_interruption
-from gradcam_kit.functional import at_least_float32, finite_probe
-from gradcam_kit.targets.classes import ClassProbability, ClassTarget, score, settle
+from gradcam_kit.capture.results import Capture
+from gradcam_kit.errors import GradCamKitError, raise_interruption
+from gradcam_kit.functional import at_least_float32
+from gradcam_kit.targets.classes import ClassTarget, score, settle
 from gradcam_kit.targets.outputs import predicted_classes, read_logits
-from gradcam_kit.types import Attention, Evidence, GradientRule, Head, LayerCapture, Reshape, Target
+from gradcam_kit.types import Evidence, GradientRule, Reshape, Target
 
 _WITHOUT_SCORES = Evidence.ATTENTION | Evidence.HEAD | Evidence.WEIGHT_GRADIENTS
 """What can be had of a model whose output is not understood."""
@@ -81,72 +78,6 @@ class Request:
         return [rule for rule in _RULES if self.layers_with(evidence, rule)]
 
 
-@dataclass
-class Capture:
-    """The results of one pass; `layer` gives the view that a method works on."""
-
-    run: Runner
-    inputs: Inputs
-    target: Target | None
-    scores: Tensor | None
-    classes: Tensor | None
-    output: Any
-    records: Mapping[str, LayerRecord]
-    prefixes: Mapping[str, Prefix]
-    reshape: Reshape | None
-    checks: Checks
-    gradients: Mapping[tuple[str, GradientRule], Tensor] = field(default_factory=dict)
-    curvature: Mapping[str, Tensor] = field(default_factory=dict)
-    bias_gradients: Mapping[GradientRule, tuple[Tensor, ...]] = field(default_factory=dict)
-    guided_gradients: Tensor | None = None
-    attention: Mapping[GradientRule, Attention] = field(default_factory=dict)
-    rows: RowState = field(default_factory=RowState)
-    _heads: dict[str, Head | None] = field(default_factory=dict)
-
-    @property
-    def order(self) -> list[str]:
-        """The layers in the order in which the model ran them."""
-        return sorted(self.records, key=lambda name: self.records[name].order)
-
-    def layer(self, name: str, needs: Evidence, batch_size: int, rule: GradientRule = "exact") -> LayerCapture:
-        """What a method with these needs and this gradient rule may see of one layer."""
-        record = self.records[name]
-        activations = record.maps([tensor.detach() for tensor in record.captured])
-        activations = move_tree(at_least_float32(activations), self.inputs.images.device)
-        target = self.target if self.target is not None else _no_scores
-        rescorer = Rescorer(self.run, self.inputs, target, self.output, batch_size, self.rows)
-        replayer = Replayer(rescorer, record, self.prefixes.get(name), self.scores, self.checks)
-        head = self._head(name, activations) if Evidence.HEAD in needs else None
-        fallback = Evidence.WEIGHT_GRADIENTS in needs and head is None
-        # The attention itself is the same for all rules.
-        attention = self.attention.get(rule) or next(iter(self.attention.values()), None)
-        return LayerCapture(
-            layer=name,
-            activations=activations,
-            gradients=self.gradients.get((name, rule)) if Evidence.GRADIENTS in needs else None,
-            curvature=self.curvature.get(name) if Evidence.CURVATURE in needs else None,
-            bias_gradients=self.bias_gradients.get(rule) if Evidence.BIASES in needs else None,
-            guided_gradients=self.guided_gradients if Evidence.GUIDED in needs else None,
-            scores=self.scores,
-            rescore=rescorer,
-            rescore_probability=rescorer
-            if self.classes is None
-            else replace(rescorer, target=ClassProbability(self.classes[:1] if self.rows.is_bag else self.classes)),
-            replay=replayer,
-            residual=replayer.residual() if Evidence.REPLAY in needs else None,
-            images=self.inputs.images,
-            probe=Prober(rescorer, record, self.reshape, rule),
-            head=head,
-            weight_gradients=weight_gradients(record, activations, self.checks) if fallback else None,
-            attention=attention and attention.for_needs(needs),
-        )
-
-    def _head(self, name: str, activations: Tensor) -> Head | None:
-        if name not in self._heads:
-            self._heads[name] = find_head(self.run, name, activations, self.output, self.target, self.checks)
-        return self._heads[name]
-
-
 @contextmanager
 def capture(model: nn.Module, inputs: Inputs, request: Request) -> Iterator[Capture]:
     """Run the model once, forward and (if needed) backward to the target layers.
@@ -171,84 +102,84 @@ def capture(model: nn.Module, inputs: Inputs, request: Request) -> Iterator[Capt
 
 @contextmanager
 def _pass(model: nn.Module, inputs: Inputs, request: Request) -> Iterator[Capture]:
+    """Run an `untouched` model, and hold what the results lean on."""
     graph = bool(request.needs & Evidence.DERIVATIVES)
     run = Runner.of(model, inputs.images.device)
-    with untouched(model, inputs.images.device, request.keep_modes):
-        checks = Checks(model)
-        check_images(inputs.images, checks)
-        layers = {**request.layers, **({INPUT: model} if Evidence.GUIDED in request.needs else {})}
-        recorder = Recorder(model, layers, inputs.n, inputs.size, request.reshape, graph, recall(model, inputs))
-        biases = BiasRecorder(model) if Evidence.BIASES in request.needs else None
-        real = {name: module for name, module in layers.items() if name not in NOT_MODULES}
-        attention = None
-        if Evidence.ATTENTION in request.needs:
-            attention = AttentionRecorder(model, inputs, request.needs, recall(model, inputs))
-        prefix = PrefixRecorder(model, real) if Evidence.REPLAY in request.needs else None
-        with ExitStack() as stack:
-            stack.enter_context(recorder.attached(keep_arguments=Evidence.WEIGHT_GRADIENTS in request.needs))
-            for further in (biases, prefix, attention):
-                if further:
-                    stack.enter_context(further.attached())
-            if Evidence.CURVATURE in request.needs:
-                stack.enter_context(sdpa_kernel(SDPBackend.MATH))  # fused attention has no second derivative
-            balances = "balanced" in request.rules_of(Evidence.RULED)
-            if not (biases or prefix or attention or balances or request.needs & _OF_OPERATIONS):
-                stack.enter_context(parts_compiled(model, real))
-            stack.enter_context(torch.set_grad_enabled(graph))
-            output = run(recorder.observe_input(inputs))
-            recorder.check()
-            if biases and recall(model, inputs) is None and biases.is_in_doubt(inputs.size):
-                raise InDoubtError
-            if attention:
-                recorder.records.update(attention.records())
-            optional = not request.needs & ~_WITHOUT_SCORES
-            target, classes, scores = _score(request, output, inputs, optional)
-            derivatives: dict[str, Any] = {}
-            block_gradients: dict[GradientRule, tuple[Tensor, ...]] = {}
-            if graph and scores is not None:
-                derivatives = _derive(request, recorder, biases, attention, scores, inputs)
-                if attention and target is not None and Evidence.BLOCK_GRADIENTS in request.needs:
-                    rescorer = Rescorer(run, inputs, target, _detach(output), inputs.n)
-                    for rule in request.rules_of(Evidence.BLOCK_GRADIENTS):
-                        block_gradients[rule] = attention.block_gradients(rescorer, scores, checks, rule)
-        with run.arithmetic():
-            is_bag = scores is not None and len(scores) == 1 < inputs.n
-            captured = Capture(
-                run=run,
-                inputs=inputs,
-                target=target,
-                scores=None
-                if scores is None
-                else _for_each(move_tree(at_least_float32(scores.detach()), inputs.images.device), inputs.n),
-                classes=None if classes is None else _for_each(move_tree(classes, inputs.images.device), inputs.n),
-                rows=RowState(is_bag=is_bag),
-                output=_detach(output),
-                records=recorder.records,
-                prefixes=prefix.prefixes if prefix else {},
-                reshape=request.reshape,
-                checks=checks,
-                attention=move_tree(
-                    attention.evidence(
-                        request.rules_of(Evidence.ATTENTION), derivatives.get("gradients", {}), block_gradients, checks
-                    )
-                    if attention
-                    else {},
-                    inputs.images.device,
-                ),
-                **derivatives,
-            )
-            _check_layers(captured)
-            if inputs.images.device.type == "cpu":
-                checks.raise_first()  # costs no wait here, and spares the methods from meeting NaN
-            # The graph is not needed any more; held here, it would live as long as the methods run.
-            del output, scores, derivatives
-            try:
-                yield captured
-            except Exception as error:
-                raise_interruption(error)
-                checks.raise_first()  # on a device that was not waited for, NaN is the cause that should be named
-                raise
-            checks.raise_first()
+    checks = Checks(model)
+    check_images(inputs.images, checks)
+    layers = {**request.layers, **({INPUT: model} if Evidence.GUIDED in request.needs else {})}
+    recorder = Recorder(model, layers, inputs.n, inputs.size, request.reshape, graph, recall(model, inputs))
+    biases = BiasRecorder(model) if Evidence.BIASES in request.needs else None
+    real = {name: module for name, module in layers.items() if name not in NOT_MODULES}
+    attention = None
+    if Evidence.ATTENTION in request.needs:
+        attention = AttentionRecorder(model, inputs, request.needs, recall(model, inputs))
+    prefix = PrefixRecorder(model, real) if Evidence.REPLAY in request.needs else None
+    with ExitStack() as stack:
+        stack.enter_context(recorder.attached(keep_arguments=Evidence.WEIGHT_GRADIENTS in request.needs))
+        for further in (biases, prefix, attention):
+            if further:
+                stack.enter_context(further.attached())
+        if Evidence.CURVATURE in request.needs:
+            stack.enter_context(sdpa_kernel(SDPBackend.MATH))  # fused attention has no second derivative
+        balances = "balanced" in request.rules_of(Evidence.RULED)
+        if not (biases or prefix or attention or balances or request.needs & _OF_OPERATIONS):
+            stack.enter_context(parts_compiled(model, real))
+        stack.enter_context(torch.set_grad_enabled(graph))
+        output = run(recorder.observe_input(inputs))
+        recorder.check()
+        if biases and recall(model, inputs) is None and biases.is_in_doubt(inputs.size):
+            raise InDoubtError
+        if attention:
+            recorder.records.update(attention.records())
+        optional = not request.needs & ~_WITHOUT_SCORES
+        target, classes, scores = _score(request, output, inputs, optional)
+        derivatives: dict[str, Any] = {}
+        block_gradients: dict[GradientRule, tuple[Tensor, ...]] = {}
+        if graph and scores is not None:
+            derivatives = _derive(request, recorder, biases, attention, scores, inputs)
+            if attention and target is not None and Evidence.BLOCK_GRADIENTS in request.needs:
+                rescorer = Rescorer(run, inputs, target, _detach(output), inputs.n)
+                for rule in request.rules_of(Evidence.BLOCK_GRADIENTS):
+                    block_gradients[rule] = attention.block_gradients(rescorer, scores, checks, rule)
+    with run.arithmetic():
+        is_bag = scores is not None and len(scores) == 1 < inputs.n
+        captured = Capture(
+            run=run,
+            inputs=inputs,
+            target=target,
+            scores=None
+            if scores is None
+            else _for_each(move_tree(at_least_float32(scores.detach()), inputs.images.device), inputs.n),
+            classes=None if classes is None else _for_each(move_tree(classes, inputs.images.device), inputs.n),
+            rows=RowState(is_bag=is_bag),
+            output=_detach(output),
+            records=recorder.records,
+            prefixes=prefix.prefixes if prefix else {},
+            reshape=request.reshape,
+            checks=checks,
+            attention=move_tree(
+                attention.evidence(
+                    request.rules_of(Evidence.ATTENTION), derivatives.get("gradients", {}), block_gradients, checks
+                )
+                if attention
+                else {},
+                inputs.images.device,
+            ),
+            **derivatives,
+        )
+        captured.check_layers()
+        if inputs.images.device.type == "cpu":
+            checks.raise_first()  # costs no wait here, and spares the methods from meeting NaN
+        # The graph is not needed any more; held here, it would live as long as the methods run.
+        del output, scores, derivatives
+        try:
+            yield captured
+        except Exception as error:
+            raise_interruption(error)
+            checks.raise_first()  # on a device that was not waited for, NaN is the cause that should be named
+            raise
+        checks.raise_first()
 
 
 def _derive(
@@ -304,30 +235,6 @@ def _score(
     return target, classes, scores
 
 
-def _check_layers(captured: Capture) -> None:
-    for name, record in captured.records.items():
-        tensors = [tensor.detach() for tensor in record.captured]
-        for tensor in [record.maps(tensors)] if isinstance(record.layout, Custom) else tensors:
-            check_activations(name, tensor, captured.checks)
-        gradients = [gradient for (layer, _), gradient in captured.gradients.items() if layer == name]
-        if not gradients:
-            continue
-        gradient = gradients[-1]  # of the same pass as the record's
-
-        def error(sample: int, name: str = name) -> Exception:
-            return NonFiniteError(
-                f"the gradients at layer {name!r} have NaN or infinite values for image {sample} of the batch; "
-                "in half precision they may overflow: use float32 or bfloat16"
-            )
-
-        for one in gradients:
-            captured.checks.add(~torch.isfinite(finite_probe(one)), error)
-        if isinstance(record.layout, Tokens) and record.layout.prefix:
-            others = torch.stack([(native[:, : record.layout.prefix] != 0).any() for native in record.gradients])
-            missed = others.any() & ~(gradient != 0).any()
-            captured.checks.add(missed[None], partial(no_patch_gradient, name))
-
-
 def _for_each(values: Tensor, n: int) -> Tensor:
     """The score or class of a bag for each of its n images."""
     return values.expand(n, *values.shape[1:]) if len(values) == 1 < n else values
@@ -336,7 +243,3 @@ def _for_each(values: Tensor, n: int) -> Tensor:
 def _detach(output: Any) -> Any:
     # Contiguous, as it would be if the images had not been laid out in another order.
     return map_output(lambda leaf: leaf.detach().contiguous(), output)
-
-
-def _no_scores(output: Any) -> Tensor:
-    raise CaptureError("the model's output could not be read as class scores; pass targets=callable")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from gradcam_kit.capture.backward import behind
+from gradcam_kit.capture.gradients.backward import behind
 
 _MOST_PLACES = 400
 

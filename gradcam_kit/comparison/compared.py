@@ -10,9 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gradcam_kit.capture import Inputs, TargetLayers
-from gradcam_kit.capture.model.inputs import Runner
-from gradcam_kit.capture.model.state import untouched
+from gradcam_kit.capture import Inputs, Runner, TargetLayers, untouched
 from gradcam_kit.errors import (
     GradCamKitError,
     InputError,

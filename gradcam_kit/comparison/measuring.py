@@ -11,8 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gradcam_kit.capture import Inputs, check_model, rescoring
-from gradcam_kit.capture.rerun.session import Rescoring
+from gradcam_kit.capture import Inputs, Rescoring, check_model, rescoring
 from gradcam_kit.comparison.compared import ComparedMethod, call_of
 from gradcam_kit.errors import OptionError
 from gradcam_kit.functional import move

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from gradcam_kit.diagnostics.gradients import clip_gradients, monitor_gradients, smooth_gradients
     from gradcam_kit.diagnostics.maths.distances import cka, mmd
     from gradcam_kit.diagnostics.maths.spectra import effective_rank
-    from gradcam_kit.diagnostics.nonfinite import Origin, find_nonfinite
+    from gradcam_kit.diagnostics.nonfinite import find_nonfinite
+    from gradcam_kit.diagnostics.origins import Origin
     from gradcam_kit.diagnostics.overhead import measure_overhead
     from gradcam_kit.diagnostics.report import LayerRow, ParameterRow, Report
     from gradcam_kit.diagnostics.thresholds import Thresholds
@@ -30,7 +31,7 @@ _HOMES = {
     "Finding": "findings",
     "LayerRow": "report",
     "ModelDiagnostics": "watching",
-    "Origin": "nonfinite",
+    "Origin": "origins",
     "ParameterRow": "report",
     "Report": "report",
     "Thresholds": "thresholds",

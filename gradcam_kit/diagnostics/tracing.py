@@ -6,14 +6,15 @@ import math
 import weakref
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from gradcam_kit.capture import Call, Observation, Observer, unobservable
-from gradcam_kit.diagnostics.magnitudes import Seen, larger, largest_magnitude, magnitude_of
+from gradcam_kit.diagnostics.gradient_tracing import GradientFinder, GradientTracer, ModuleNodes
+from gradcam_kit.diagnostics.magnitudes import Seen, largest_magnitude
 from gradcam_kit.diagnostics.naming import named_leaves
 from gradcam_kit.diagnostics.operators import Recorded
 
@@ -22,7 +23,7 @@ _SOFTMAX = (nn.Softmax, nn.LogSoftmax, nn.Softmax2d)
 
 
 @runtime_checkable
-class Finder(Protocol):
+class Finder(GradientFinder, Protocol):
     """Who is told of the first value that is not finite."""
 
     def forward(
@@ -37,26 +38,19 @@ class Finder(Protocol):
     ) -> None:
         """Met in the forward pass."""
 
-    def backward(self, layer: str, tensor: Tensor, path: str, trail: Sequence[Seen], cause: str, operator: str) -> None:
-        """Met in the backward pass."""
-
 
 @dataclass(eq=False)
-class _Frame:
-    """One running module: whether its inputs were finite, masked scores among them, and its children's nodes."""
+class _Frame(ModuleNodes):
+    """One running module: whether its inputs were finite, and masked scores among them."""
 
-    name: str
-    module: nn.Module
     finite_input: bool = True
     largest_input: float = math.nan
     scores: Tensor | None = None
     recorded: Recorded | None = None
-    children: dict[Any, list[Any]] = field(default_factory=dict)
-    inputs: list[Any] = field(default_factory=list)
 
 
 class Tracer(Observer):
-    """Tests inputs before and outputs behind every module, and the gradients that the nodes of a module pass on."""
+    """Test inputs before and outputs behind every module; gradients are followed by a `GradientTracer`."""
 
     def __init__(self, model: nn.Module, finder: Finder, detail: bool = False) -> None:
         self.model, self.finder, self.detail = model, finder, detail
@@ -65,7 +59,7 @@ class Tracer(Observer):
         self.again: list[_Frame] = []
         self.trail: deque[Seen] = deque(maxlen=_TRAIL)
         self.known: dict[int, tuple[weakref.ref[Tensor], int, float]] = {}
-        self.gradients: deque[Seen] = deque(maxlen=_TRAIL)
+        self.gradients = GradientTracer(finder, _TRAIL)
         self.masked: tuple[str, nn.Module, Tensor, str, Recorded | None] | None = None
         self.masked_depth = 0
 
@@ -74,7 +68,7 @@ class Tracer(Observer):
         self.frames, self.again, self.masked, self.observation = [], [], None, None
         self.known.clear()
         self.trail.clear()
-        self.gradients.clear()
+        self.gradients.forget()
 
     # Forward ----------------------------------------------------------------------------------------------------
 
@@ -83,7 +77,7 @@ class Tracer(Observer):
         self.frames, self.again, self.masked = [], [], None
         self.known.clear()
         self.trail.clear()
-        self.gradients.clear()
+        self.gradients.forget()
 
     def enter(self, call: Call) -> None:
         """Test the inputs before the module can change them in place."""
@@ -94,6 +88,8 @@ class Tracer(Observer):
         if call.recomputed:
             self.again.append(frame)
             return
+        if not self.frames:
+            self.gradients.enter(frame)
         if tensors:
             frame.largest_input = self._largest(tensors[0][1])
         for path, leaf in tensors:
@@ -115,7 +111,9 @@ class Tracer(Observer):
         """Test the outputs; the innermost module with finite inputs made what is not finite."""
         frame = _popped(self.again if call.recomputed else self.frames, call)
         if torch.is_grad_enabled():
-            self._watch_nodes(frame, call)
+            assert self.observation is not None
+            outer = self.again if call.recomputed else self.frames
+            self.gradients.watch(self.observation, frame, call.output, outer[-1] if outer else None)
         if call.recomputed:
             return
         leaves = [(path, leaf) for path, leaf in named_leaves(call.name, call.output) if unobservable(leaf) is None]
@@ -150,7 +148,7 @@ class Tracer(Observer):
         """The pass is over."""
         for _, leaf in named_leaves("", output):
             if isinstance(leaf, Tensor) and leaf.requires_grad and not leaf.is_leaf and self.observation is not None:
-                self.observation.attach.on_gradient(leaf, self._at_the_loss)
+                self.observation.attach.on_gradient(leaf, self.gradients.at_the_loss)
             if self.masked is not None and unobservable(leaf) is None and not math.isfinite(self._largest(leaf)):
                 self._settle()
         self.frames, self.masked = [], None
@@ -182,60 +180,6 @@ class Tracer(Observer):
         self.known[id(tensor)] = weakref.ref(tensor), version, largest
         return largest
 
-    # Backward ---------------------------------------------------------------------------------------------------
-
-    def _watch_nodes(self, frame: _Frame, call: Call) -> None:
-        """Watch the nodes that the module itself made: from its outputs to its inputs, without its children's."""
-        assert self.observation is not None
-        ends = set(frame.inputs)
-        tensors = [leaf for _, leaf in named_leaves("", call.output) if isinstance(leaf, Tensor)]
-        starts = [leaf.grad_fn for leaf in tensors if leaf.grad_fn is not None and leaf.grad_fn not in ends]
-        stack, done = list(starts), set(ends)
-        while stack:
-            node = stack.pop()
-            if node in done or hasattr(node, "variable"):
-                continue
-            done.add(node)
-            inner = frame.children.get(node)
-            if inner is not None:
-                stack.extend(inner)
-                continue
-            self.observation.attach.after_node(node, self._behind_node(frame.name, frame.module, node))
-            stack.extend(following for following, _ in node.next_functions if following is not None)
-        outer = self.again if call.recomputed else self.frames
-        if outer:
-            for start in starts:
-                outer[-1].children.setdefault(start, frame.inputs)
-
-    def _behind_node(self, name: str, module: nn.Module, node: Any) -> Any:
-        shown, operator = name or type(module).__name__, node.name()
-
-        def hook(inputs: tuple[Tensor | None, ...], outputs: tuple[Tensor | None, ...]) -> None:
-            trail = self.gradients
-            passed = magnitude_of(inputs)
-            if not trail or trail[-1].layer != name:
-                trail.append(Seen(name, magnitude_of(outputs), passed, "g"))
-            elif not math.isnan(passed):
-                trail[-1] = Seen(name, trail[-1].input, larger(trail[-1].output, passed), "g")
-            bad = next((own for own in inputs if own is not None and _is_bad(own)), None)
-            if bad is None:
-                return
-            before = tuple(trail)
-            if any(own is not None and _is_bad(own) for own in outputs):
-                self.finder.backward("", bad, "the gradient of the output", before, OUTSIDE, "")
-            else:
-                path = f"the gradient that {shown} passes on"
-                self.finder.backward(name, bad, path, before, "computed here", operator)
-
-        return hook
-
-    def _at_the_loss(self, gradient: Tensor) -> None:
-        if _is_bad(gradient):
-            self.finder.backward("", gradient, "the gradient of the output", (), OUTSIDE, "")
-
-
-OUTSIDE = "outside of any module: the loss"
-
 
 def _popped(frames: list[_Frame], call: Call) -> _Frame:
     """Take the frame of this call off the stack, with frames of modules that raised where the model went on."""
@@ -244,10 +188,6 @@ def _popped(frames: list[_Frame], call: Call) -> _Frame:
         if frame.module is call.module:
             return frame
     return _Frame(call.name, call.module)
-
-
-def _is_bad(gradient: Tensor) -> bool:
-    return unobservable(gradient) is None and not math.isfinite(largest_magnitude(gradient))
 
 
 def _is_mask(path: str, tensor: Tensor) -> bool:

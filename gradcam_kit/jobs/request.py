@@ -39,7 +39,7 @@ class ModelRequest:
         scores: what `score` is: `softmax` or `sigmoid` of the outputs, or `raw`, the outputs as they are (of models
             that give probabilities themselves); None = decided by the model.
         batch_size: the most images in one forward pass, masked ones included.
-        gradient_rule: `exact` or `balanced`, for all methods, which have to use gradients for the latter; see `BaseCAM`.
+        gradient_rule: `exact` or `balanced`, see `BaseCAM`; the latter for methods that use gradients.
     """
 
     model: str | nn.Module

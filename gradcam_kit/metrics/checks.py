@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Integer
 from torch import Tensor, nn
 
-from gradcam_kit.capture.rerun.session import Rescoring
+from gradcam_kit.capture import Rescoring
 from gradcam_kit.errors import InputError, OptionError, ShapeError, kind_of
 from gradcam_kit.functional import at_least_float32
 from gradcam_kit.metrics.result import Status

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from gradcam_kit.capture.model.randomization import randomizing
+from gradcam_kit.capture import randomizing
 from gradcam_kit.errors import InputError, OptionError
 from gradcam_kit.functional import move, normalize, upsample
 from gradcam_kit.metrics.checks import degenerate, usable

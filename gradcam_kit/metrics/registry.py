@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
-from gradcam_kit.capture.rerun.session import Rescoring
+from gradcam_kit.capture import Rescoring
 from gradcam_kit.errors import InputError, OptionError, UnknownNameError, did_you_mean, kind_of
 from gradcam_kit.metrics.checks import (
     case_checked,

@@ -98,6 +98,29 @@ def test_only_in_the_backward_pass() -> None:
         model(X).sum().backward()
 
 
+def _masked_root(x: Tensor) -> Tensor:
+    kept = torch.where(x > 0, x, 0.0)
+    return torch.sqrt(kept)
+
+
+def test_a_gradient_that_a_mask_removes_is_a_note() -> None:
+    model = nn.Sequential(nn.Linear(16, 16), Function(_masked_root), nn.Linear(16, 2))
+    with find_nonfinite(model) as origin:
+        model(X).sum().backward()
+    assert not origin
+    assert all(bool(own.grad.isfinite().all()) for own in model.parameters())
+    assert any("harmless" in note and "layer '1'" in note for note in origin.notes)
+    unmasked = nn.Sequential(nn.Linear(16, 16), Function(lambda x: torch.sqrt(x * 0)), nn.Linear(16, 2))
+    with pytest.raises(NonFiniteError, match="backward pass: layer '1'"), find_nonfinite(unmasked):
+        unmasked(X).sum().backward()
+
+
+def test_a_gradient_that_leaves_the_model_is_a_finding() -> None:
+    generator, model = nn.Linear(16, 16), nn.Sequential(Function(lambda x: torch.sqrt(x * 0)), nn.Linear(16, 2))
+    with pytest.raises(NonFiniteError, match="backward pass: layer '0'"), find_nonfinite(model):
+        model(generator(X)).sum().backward()
+
+
 def test_a_function_in_a_block_is_the_block_s() -> None:
     class Block(nn.Module):
         def __init__(self, function: Any) -> None:

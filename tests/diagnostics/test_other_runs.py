@@ -104,6 +104,20 @@ def test_gradients_without_the_scale_of_a_scaler() -> None:
     assert norms[1] == pytest.approx(norms[0], rel=1e-5)
 
 
+@pytest.mark.parametrize(("overflows", "level"), [(5, "note"), (16, "note"), (17, "bad")])
+def test_overflows_in_the_first_steps_of_a_scaler_are_no_alarm(overflows: int, level: str) -> None:
+    class Scaler:
+        def get_scale(self) -> float:
+            return 1.0
+
+    model = mlp()
+    with ModelDiagnostics(model, scaler=Scaler()) as diagnostics:
+        for inputs, labels in batches(overflows):
+            (torch.inf * nn.functional.cross_entropy(model(inputs), labels)).backward()
+    (finding,) = [own for own in diagnostics.report().findings if own.kind == "nonfinite"]
+    assert finding.level == level
+
+
 def test_a_gradient_that_is_cut_is_seen_without_an_optimizer() -> None:
     model = Built(
         lambda m, x: m.head(m.trunk(x) + m.side(x).detach()),

@@ -42,7 +42,9 @@ def test_methods_without_such_gradients_refuse_it(name):
 
 
 def test_unknown_rules_are_errors():
-    with pytest.raises(UnknownNameError, match="gradient_rule is 'balance'; expected 'exact', 'balanced'.*mean 'balan"):
+    with pytest.raises(
+        UnknownNameError, match=r"gradient_rule is 'balance'; expected 'exact', 'balanced'.*mean 'balan"
+    ):
         GradCAM(tiny(), gradient_rule="balance")
 
 

@@ -18,9 +18,9 @@ from torch.utils._pytree import tree_flatten
 from gradcam_kit.capture.attaching import holding_hooks
 from gradcam_kit.capture.attention.explicit import ExplicitAttention
 from gradcam_kit.capture.attention.selection import Block, SeenAttention, attention_among_tokens
-from gradcam_kit.capture.backward import differentiate
 from gradcam_kit.capture.balance.backward import balanced
 from gradcam_kit.capture.deferred_checks import Checks
+from gradcam_kit.capture.gradients.backward import differentiate
 from gradcam_kit.capture.layouts import ChannelsFirst, Tokens, has_class_token
 from gradcam_kit.capture.model.forks import is_scripted
 from gradcam_kit.capture.model.inputs import Inputs

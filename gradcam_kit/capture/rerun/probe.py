@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from gradcam_kit.capture.backward import layer_gradients
+from gradcam_kit.capture.gradients.backward import layer_gradients
 from gradcam_kit.capture.model.compiled import parts_compiled
 from gradcam_kit.capture.model.state import untouched
 from gradcam_kit.capture.model.trees import move_tree

@@ -14,6 +14,7 @@ from gradcam_kit.diagnostics.tracks import LayerTrack, Ledger
 
 _FEWEST_LAYERS = 4
 _FEWEST_WINDOWS = 3
+_HALVINGS = 16  # from GradScaler's first scale, 2**16, to 1
 _MASKS = ("Softmax", "LogSoftmax")
 
 
@@ -57,7 +58,8 @@ def _bad_gradients(tracks: list[LayerTrack], ledger: Ledger, limits: Thresholds)
     window = track.last_window(limits.dead_samples)
     number = len(window.gradient_norms)
     # A scaler finds its scale by overflowing; such steps are skipped.
-    is_scaling = (ledger.scaled or track.is_half) and window.bad_gradients < max(number / 2, 3)
+    begins = track.windows <= 1 and window.bad_gradients <= _HALVINGS
+    is_scaling = (ledger.scaled or track.is_half) and (begins or window.bad_gradients < max(number / 2, 3))
     return [
         Finding(
             "note" if is_scaling else "bad", "nonfinite", track.layer,

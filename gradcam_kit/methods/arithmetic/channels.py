@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from gradcam_kit.capture.deferred_checks import on_host
+from gradcam_kit.capture import on_host
 from gradcam_kit.errors import OptionError
 from gradcam_kit.functional import move, normalize, spatial_mean
 from gradcam_kit.methods.contract import gradients_of

@@ -6,7 +6,6 @@ import logging
 from collections.abc import Iterable
 
 from gradcam_kit.capture import Capture
-from gradcam_kit.capture.layouts import Tokens
 from gradcam_kit.methods.contract import Method, rule_of
 from gradcam_kit.types import Evidence
 
@@ -18,12 +17,12 @@ def advise(cam: Method, captured: Capture, layers: Iterable[str]) -> None:
     """Log, once per object, that there is a method for tokens, where the layer was chosen automatically."""
     if cam.target_layers is not None or not cam.needs & Evidence.RULED or rule_of(cam) != "exact":
         return
-    tokens = [name for name in layers if isinstance(captured.records[name].layout, Tokens)]
+    tokens = [name for name in layers if captured.has_tokens(name)]
     if tokens and not is_advised(cam):
         vars(cam)[_ADVISED] = True
         _log.info(
-            "%s explains the tokens of %s by exact gradients, which hardly tell where a transformer finds its evidence; "
-            "BalancedCAM is made for token models",
+            "%s explains the tokens of %s by exact gradients, which hardly tell where a transformer finds its "
+            "evidence; BalancedCAM is made for token models",
             type(cam).__name__,
             ", ".join(tokens),
         )

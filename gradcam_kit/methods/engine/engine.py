@@ -24,9 +24,9 @@ from gradcam_kit.capture import (
     layer_candidates,
     read_inputs,
     resolve_target,
+    split_name,
     with_channels,
 )
-from gradcam_kit.capture.model.layers import split_name
 from gradcam_kit.errors import InputError, kind_of
 from gradcam_kit.methods.contract import Method, rule_of
 from gradcam_kit.methods.engine.advice import advise

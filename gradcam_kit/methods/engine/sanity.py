@@ -19,10 +19,10 @@ from gradcam_kit.capture import (
     capture,
     find_layers,
     in_fastest_format,
+    randomizing,
     read_inputs,
     resolve_target,
 )
-from gradcam_kit.capture.model.randomization import randomizing
 from gradcam_kit.errors import CaptureError, GradCamKitError, LayerNotFoundError
 from gradcam_kit.methods.contract import Method, rule_of
 from gradcam_kit.methods.engine.engine import explain_many, with_images_of

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from gradcam_kit.capture.attaching import holding_hooks
-from gradcam_kit.capture.axes import with_channels
-from gradcam_kit.capture.backward import behind
+from gradcam_kit.capture.gradients.backward import behind
+from gradcam_kit.capture.images.channels import with_channels
 from gradcam_kit.capture.model.inputs import Inputs, Runner, Slot
 from gradcam_kit.capture.model.layers import split_name
 from gradcam_kit.capture.model.state import untouched

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from gradcam_kit.capture.attaching import holding_hooks
-from gradcam_kit.capture.backward import differentiate
 from gradcam_kit.capture.balance.backward import balanced
+from gradcam_kit.capture.gradients.backward import differentiate
 from gradcam_kit.capture.layouts import Tokens
 from gradcam_kit.capture.model.inputs import Inputs
 from gradcam_kit.capture.model.trees import whole

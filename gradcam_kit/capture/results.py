@@ -1,0 +1,124 @@
+"""What one pass recorded, and the view of one layer that a method works on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gradcam_kit.capture.deferred_checks import Checks, check_activations, no_patch_gradient
+from gradcam_kit.capture.head import find_head, weight_gradients
+from gradcam_kit.capture.layouts import Custom, Tokens
+from gradcam_kit.capture.model.inputs import Inputs, Runner
+from gradcam_kit.capture.model.trees import move_tree
+from gradcam_kit.capture.recording import LayerRecord
+from gradcam_kit.capture.rerun.prefix import Prefix
+from gradcam_kit.capture.rerun.probe import Prober
+from gradcam_kit.capture.rerun.replay import Replayer
+from gradcam_kit.capture.rerun.rescore import Rescorer, RowState
+from gradcam_kit.errors import CaptureError, NonFiniteError
+from gradcam_kit.functional import at_least_float32, finite_probe
+from gradcam_kit.targets.classes import ClassProbability
+from gradcam_kit.types import Attention, Evidence, GradientRule, Head, LayerCapture, Reshape, Target
+
+
+@dataclass
+class Capture:
+    """The results of one pass; `layer` gives the view that a method works on."""
+
+    run: Runner
+    inputs: Inputs
+    target: Target | None
+    scores: Tensor | None
+    classes: Tensor | None
+    output: Any
+    records: Mapping[str, LayerRecord]
+    prefixes: Mapping[str, Prefix]
+    reshape: Reshape | None
+    checks: Checks
+    gradients: Mapping[tuple[str, GradientRule], Tensor] = field(default_factory=dict)
+    curvature: Mapping[str, Tensor] = field(default_factory=dict)
+    bias_gradients: Mapping[GradientRule, tuple[Tensor, ...]] = field(default_factory=dict)
+    guided_gradients: Tensor | None = None
+    attention: Mapping[GradientRule, Attention] = field(default_factory=dict)
+    rows: RowState = field(default_factory=RowState)
+    _heads: dict[str, Head | None] = field(default_factory=dict)
+
+    @property
+    def order(self) -> list[str]:
+        """The layers in the order in which the model ran them."""
+        return sorted(self.records, key=lambda name: self.records[name].order)
+
+    def has_tokens(self, name: str) -> bool:
+        """Whether a layer's output is a sequence of tokens."""
+        return isinstance(self.records[name].layout, Tokens)
+
+    def layer(self, name: str, needs: Evidence, batch_size: int, rule: GradientRule = "exact") -> LayerCapture:
+        """What a method with these needs and this gradient rule may see of one layer."""
+        record = self.records[name]
+        activations = record.maps([tensor.detach() for tensor in record.captured])
+        activations = move_tree(at_least_float32(activations), self.inputs.images.device)
+        target = self.target if self.target is not None else _no_scores
+        rescorer = Rescorer(self.run, self.inputs, target, self.output, batch_size, self.rows)
+        replayer = Replayer(rescorer, record, self.prefixes.get(name), self.scores, self.checks)
+        head = self._head(name, activations) if Evidence.HEAD in needs else None
+        fallback = Evidence.WEIGHT_GRADIENTS in needs and head is None
+        # The attention itself is the same for all rules.
+        attention = self.attention.get(rule) or next(iter(self.attention.values()), None)
+        return LayerCapture(
+            layer=name,
+            activations=activations,
+            gradients=self.gradients.get((name, rule)) if Evidence.GRADIENTS in needs else None,
+            curvature=self.curvature.get(name) if Evidence.CURVATURE in needs else None,
+            bias_gradients=self.bias_gradients.get(rule) if Evidence.BIASES in needs else None,
+            guided_gradients=self.guided_gradients if Evidence.GUIDED in needs else None,
+            scores=self.scores,
+            rescore=rescorer,
+            rescore_probability=rescorer
+            if self.classes is None
+            else replace(rescorer, target=ClassProbability(self.classes[:1] if self.rows.is_bag else self.classes)),
+            replay=replayer,
+            residual=replayer.residual() if Evidence.REPLAY in needs else None,
+            images=self.inputs.images,
+            probe=Prober(rescorer, record, self.reshape, rule),
+            head=head,
+            weight_gradients=weight_gradients(record, activations, self.checks) if fallback else None,
+            attention=attention and attention.for_needs(needs),
+        )
+
+    def check_layers(self) -> None:
+        """Add the checks that activations and gradients are finite, and that gradients reach the patches."""
+        for name, record in self.records.items():
+            tensors = [tensor.detach() for tensor in record.captured]
+            for tensor in [record.maps(tensors)] if isinstance(record.layout, Custom) else tensors:
+                check_activations(name, tensor, self.checks)
+            gradients = [gradient for (layer, _), gradient in self.gradients.items() if layer == name]
+            if not gradients:
+                continue
+            gradient = gradients[-1]  # of the same pass as the record's
+            for one in gradients:
+                self.checks.add(~torch.isfinite(finite_probe(one)), partial(_not_finite, name))
+            if isinstance(record.layout, Tokens) and record.layout.prefix:
+                others = torch.stack([(native[:, : record.layout.prefix] != 0).any() for native in record.gradients])
+                missed = others.any() & ~(gradient != 0).any()
+                self.checks.add(missed[None], partial(no_patch_gradient, name))
+
+    def _head(self, name: str, activations: Tensor) -> Head | None:
+        if name not in self._heads:
+            self._heads[name] = find_head(self.run, name, activations, self.output, self.target, self.checks)
+        return self._heads[name]
+
+
+def _not_finite(name: str, sample: int) -> NonFiniteError:
+    return NonFiniteError(
+        f"the gradients at layer {name!r} have NaN or infinite values for image {sample} of the batch; "
+        "in half precision they may overflow: use float32 or bfloat16"
+    )
+
+
+def _no_scores(output: Any) -> Tensor:
+    raise CaptureError("the model's output could not be read as class scores; pass targets=callable")

@@ -1,0 +1,166 @@
+"""Follow gradients that are not finite through the nodes of the modules, until they reach a parameter or vanish."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+from torch import Tensor, nn
+
+from gradcam_kit.capture import Observation, unobservable
+from gradcam_kit.diagnostics.magnitudes import Seen, larger, largest_magnitude, magnitude_of
+from gradcam_kit.diagnostics.naming import named_leaves
+from gradcam_kit.diagnostics.origins import OUTSIDE, Origin
+
+# Behind these, an infinite slope at their edge also means unbounded gradients of the values close to it.
+_EDGES = ("Relu", "Threshold", "Hardtanh", "Clamp")
+_KEY = "gradcam_kit.diagnostics"
+
+
+@runtime_checkable
+class GradientFinder(Protocol):
+    """Who keeps the records of gradients."""
+
+    def suspect(
+        self, layer: str, tensor: Tensor, path: str, trail: Sequence[Seen], cause: str, operator: str
+    ) -> Origin:
+        """Return the record of a gradient that is not finite, before it is known whether it does harm."""
+
+    def backward(self, origin: Origin) -> None:
+        """The gradient reached a parameter, an input, or came from the loss."""
+
+
+@dataclass(eq=False)
+class ModuleNodes:
+    """The nodes of one call of a module: where its inputs begin, and what its children made."""
+
+    name: str
+    module: nn.Module
+    children: dict[Any, list[Any]] = field(default_factory=dict)
+    inputs: list[Any] = field(default_factory=list)
+
+
+@dataclass(eq=False)
+class _Mark:
+    """What is known of a node: the origin of what arrives there, and whether gradients leave the model there."""
+
+    origin: Origin | None = None
+    leaves: bool = False
+
+    @classmethod
+    def of(cls, node: Any) -> _Mark:
+        """Return the mark of a node, made on first use; it lies in the node, whose Python object comes and goes."""
+        mark: _Mark = node.metadata.setdefault(_KEY, cls())
+        return mark
+
+
+class GradientTracer:
+    """Tell which node made a gradient that is not finite, once this gradient reaches a leaf of the graph.
+
+    A node is the origin if the gradients that it received were finite. What it passes on does harm only if it reaches
+    a parameter or an input of the model: a mask may zero it on the way. What a ReLU or a clamp zeroes counts all the
+    same: the operator behind it has an infinite slope at its edge.
+    """
+
+    def __init__(self, finder: GradientFinder, steps: int) -> None:
+        self.finder = finder
+        self.trail: deque[Seen] = deque(maxlen=steps)
+        self.suspects: list[Origin] = []
+        self.confirmed = False
+
+    def forget(self) -> None:
+        """Hold no node of the pass before."""
+        self.trail.clear()
+        self.suspects.clear()
+        self.confirmed = False
+
+    def unconfirmed(self) -> Origin | None:
+        """Return the first gradient that was not finite, if none of the kind reached a leaf."""
+        return self.suspects[0] if self.suspects and not self.confirmed else None
+
+    def enter(self, frame: ModuleNodes) -> None:
+        """Remember where gradients leave the model."""
+        for node in frame.inputs:
+            _Mark.of(node).leaves = True
+
+    def watch(self, observation: Observation, frame: ModuleNodes, output: Any, outer: ModuleNodes | None) -> None:
+        """Watch the nodes that the module itself made: from its outputs to its inputs, without its children's."""
+        ends = set(frame.inputs)
+        tensors = [leaf for _, leaf in named_leaves("", output) if isinstance(leaf, Tensor)]
+        starts = [leaf.grad_fn for leaf in tensors if leaf.grad_fn is not None and leaf.grad_fn not in ends]
+        stack, done = list(starts), set(ends)
+        while stack:
+            node = stack.pop()
+            if node in done or hasattr(node, "variable"):
+                continue
+            done.add(node)
+            inner = frame.children.get(node)
+            if inner is not None:
+                stack.extend(inner)
+                continue
+            observation.attach.after_node(node, self._behind_node(frame.name, frame.module, node))
+            stack.extend(following for following, _ in node.next_functions if following is not None)
+        if outer is not None:
+            for start in starts:
+                outer.children.setdefault(start, frame.inputs)
+
+    def at_the_loss(self, gradient: Tensor) -> None:
+        """Judge the gradient at an output of the model."""
+        if _is_bad(gradient):
+            self._confirm(self.finder.suspect("", gradient, "the gradient of the output", (), OUTSIDE, ""))
+
+    def _behind_node(self, name: str, module: nn.Module, node: Any) -> Any:
+        shown, operator = name or type(module).__name__, node.name()
+        # A hook that held its node would keep the graph alive in a cycle; its mark does not.
+        mark = _Mark.of(node)
+        following = [_following(after) for after, _ in node.next_functions]
+
+        def hook(inputs: tuple[Tensor | None, ...], outputs: tuple[Tensor | None, ...]) -> None:
+            self._note(name, magnitude_of(outputs), magnitude_of(inputs))
+            bad = [own is not None and _is_bad(own) for own in inputs]
+            if not any(bad):
+                if mark.origin is not None and operator.startswith(_EDGES):
+                    self._confirm(mark.origin)
+                return
+            first = next(own for own, is_bad in zip(inputs, bad, strict=True) if own is not None and is_bad)
+            if any(own is not None and _is_bad(own) for own in outputs):
+                origin = mark.origin or (self.suspects[-1] if self.suspects else None)
+                if origin is None:
+                    self.at_the_loss(first)
+                    return
+            else:
+                path = f"the gradient that {shown} passes on"
+                origin = self.finder.suspect(name, first, path, tuple(self.trail), "computed here", operator)
+                self.suspects.append(origin)
+            for after, is_bad in zip(following, bad, strict=False):
+                if is_bad and after is not None:
+                    after.origin = after.origin or origin
+                    if after.leaves:
+                        self._confirm(origin)
+
+        return hook
+
+    def _note(self, name: str, arrived: float, passed: float) -> None:
+        trail = self.trail
+        if not trail or trail[-1].layer != name:
+            trail.append(Seen(name, arrived, passed, "g"))
+        elif not math.isnan(passed):
+            trail[-1] = Seen(name, trail[-1].input, larger(trail[-1].output, passed), "g")
+
+    def _confirm(self, origin: Origin) -> None:
+        self.confirmed = True
+        self.finder.backward(origin)
+
+
+def _following(node: Any) -> _Mark | None:
+    if node is None:
+        return None
+    # The node of a parameter outlives the pass, so nothing is written there.
+    return _Mark(leaves=True) if hasattr(node, "variable") else _Mark.of(node)
+
+
+def _is_bad(gradient: Tensor) -> bool:
+    return unobservable(gradient) is None and not math.isfinite(largest_magnitude(gradient))

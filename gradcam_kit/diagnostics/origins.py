@@ -1,0 +1,93 @@
+"""Where the first value that is not finite came from: the records of `find_nonfinite`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from torch import Tensor, nn
+
+from gradcam_kit.diagnostics.magnitudes import Seen
+
+OUTSIDE = "outside of any module: the loss"
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where the first NaN or infinity appeared.
+
+    Attributes:
+        layer: dotted name of the module; "" for the whole model and for what lies outside of any module.
+        kind: "nan" or "inf".
+        phase: "forward" or "backward".
+        cause: "input", "parameter NAME", "buffer NAME", "computed here" or "outside of any module".
+        path: which tensor it was: `layer[0]` of an output, or the name of a parameter whose gradient it is.
+        count: how many values of the tensor are not finite.
+        sample: the first sample of the batch with such a value; None where samples cannot be told.
+        trail: the last modules with the largest magnitudes of input and output, so that an overflow is seen coming; in
+            the backward pass those of the gradients that arrived and were passed on.
+        operator: the operator that made it, such as "div"; in the backward pass the node of autograd, such as
+            "SqrtBackward0". "" where it is not known; in the forward pass that takes `detail=True`.
+        line: file, line and code that called the operator, with `detail=True`; else "".
+    """
+
+    layer: str
+    kind: str
+    phase: str
+    cause: str
+    path: str
+    count: int
+    sample: int | None
+    trail: tuple[Seen, ...] = field(default=(), repr=False)
+    operator: str = ""
+    line: str = ""
+
+    def __str__(self) -> str:
+        where = f"layer {self.layer!r}" if self.layer else "the model itself" if self.cause != OUTSIDE else OUTSIDE
+        cause = "" if self.cause == OUTSIDE else f" ({self.cause})"
+        sample = "" if self.sample is None else f", first in sample {self.sample}"
+        steps = "; ".join(map(str, self.trail[-_SHOWN:]))
+        before = f". Before it: {steps}" if steps else ""
+        value = "NaN" if self.kind == "nan" else "infinity"
+        found = f"{self.count} values of {self.path}{sample}"
+        made = f", by {self.operator}{f' in {self.line}' if self.line else ''}" if self.operator else ""
+        return f"first {value} in the {self.phase} pass: {where}{cause}{made}, {found}{before}"
+
+
+class Origins:
+    """What `find_nonfinite` found: `forward` and `backward` are None or an `Origin`."""
+
+    def __init__(self) -> None:
+        self.forward: Origin | None = None
+        self.backward: Origin | None = None
+        self.notes: list[str] = []
+
+    def __bool__(self) -> bool:
+        return self.forward is not None or self.backward is not None
+
+    def __str__(self) -> str:
+        found = [str(origin) for origin in (self.forward, self.backward) if origin is not None]
+        return "\n".join(found) or "all values were finite"
+
+
+def origin_of(
+    layer: str, phase: str, cause: str, path: str, tensor: Tensor, trail: Sequence[Seen], operator: str = ""
+) -> Origin:
+    """Return the origin with the kind, the count and the first sample of the values of `tensor` that are not finite."""
+    tensor = tensor.detach()
+    bad = ~tensor.isfinite()
+    rows = bad.flatten(1).any(1) if bad.ndim > 1 else bad
+    first = int(rows.nonzero()[0]) if rows.ndim == 1 and bool(rows.any()) else None
+    kind = "nan" if bool(tensor.isnan().any()) else "inf"
+    return Origin(layer, kind, phase, cause, path, int(bad.sum()), first, tuple(trail), operator)
+
+
+def cause_of(module: nn.Module | None) -> str:
+    """Return which of the module's own parameters or buffers is not finite, else "computed here"."""
+    if module is not None:
+        for kind, named in (("parameter", module.named_parameters()), ("buffer", module.named_buffers())):
+            for name, tensor in named:
+                if tensor.is_floating_point() and not bool(tensor.detach().isfinite().all()):
+                    return f"{kind} {name}"
+    return "computed here"
