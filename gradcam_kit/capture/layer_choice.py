@@ -6,6 +6,7 @@ import logging
 import traceback
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -172,17 +173,23 @@ def _blocks(candidates: list[LayerCandidate], layouts: Sequence[str]) -> dict[st
 
 
 def _stream(candidates: list[LayerCandidate]) -> list[str]:
-    """The first layer of tokens, and the outputs of the blocks on the same grid; none for models without tokens."""
+    """The patch embedding, and the outputs of the blocks on its grid; none for models without tokens.
+
+    The patch embedding is the first layer of tokens in front of the blocks; where it runs in no module of its own, the
+    last maps on the same grid, which the tokens were made of.
+    """
+    tokens = (Tokens.__name__, ChannelsLast.__name__)  # window transformers keep the tokens on their grid
+    blocks = _blocks(candidates, tokens)
     seen = [one for one in candidates if one.reached or one.hidden]
-    layouts = [Tokens.__name__]
-    if not any(one.layout in layouts for one in seen):
-        layouts = [ChannelsLast.__name__]  # window transformers keep the tokens on their grid
-    blocks = _blocks(candidates, layouts)
-    first = next((one for one in seen if one.layout in layouts), None)
-    if first is None or (first.layout != Tokens.__name__ and not blocks):
-        return []
-    later = [one.name for one in seen if one.name in blocks and one.shape[1:] == first.shape[1:]]
-    return [first.outermost, *later]
+    if not blocks:
+        return [one.outermost for one in seen if one.layout == Tokens.__name__][:1]
+    first_norm = next(iter(blocks.values()))[0]
+    grid = next(one.shape[1:] for one in candidates if one.name == first_norm)
+    seen = [one for one in seen if one.shape[1:] == grid]
+    inside = [one for one in seen if any(one.name.startswith(f"{name.partition('#')[0]}.") for name in blocks)]
+    before = list(takewhile(lambda one: one not in inside, seen))
+    embedding = [one for one in before if one.layout in tokens][:1] or before[-1:]
+    return [one.outermost for one in embedding] + [one.name for one in seen if one.name in blocks]
 
 
 def _choose(seen: list[Seen], scored: bool) -> tuple[Seen | None, str]:

@@ -69,8 +69,9 @@ def compare(
         images: as in calling a method.
         methods: names in `METHODS` or `metrics.BASELINES`, classes, objects that bring their own options and layers, or
             a mapping from labels to those. Objects of another model, such as one before it was trained further, explain
-            the same classes, and are scored and measured by their own model. None = six well-known ones, for token models
-            BalancedCAM too; "all" = all that need a single pass and suit the model, the others are in `left_out`.
+            the same classes, and are scored and measured by their own model. None = six well-known ones, and
+            BalancedCAM for token models; "all" = all that need a single pass and suit the model, the others are in
+            `left_out`.
         target_layers: None = chosen automatically, a module or its name; or a sequence of those, which are compared one
             by one. A sequence in the sequence stands for layers that are fused; a mapping gives labels.
         targets: as in calling a method; `(n, m)` explains m classes of each image. Class names where they are known.

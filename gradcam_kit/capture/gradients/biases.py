@@ -97,8 +97,8 @@ class BiasRecorder:
                     "its share of each image is unknown; choose a method that needs no biases"
                 )
             terms_of = [self._products(module, bias, output.detach(), gradient, inputs) for gradient in columns]
-            for terms in zip(*terms_of, strict=True):
-                found.append(torch.stack(terms, 1) if scores.ndim == 2 else terms[0])
+            terms = zip(*terms_of, strict=True)
+            found += [torch.stack(own, 1) if scores.ndim == 2 else own[0] for own in terms]
         return tuple(found)
 
     def is_in_doubt(self, size: Sequence[int]) -> bool:
