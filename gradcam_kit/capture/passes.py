@@ -108,7 +108,9 @@ def _pass(model: nn.Module, inputs: Inputs, request: Request) -> Iterator[Captur
     checks = Checks(model)
     check_images(inputs.images, checks)
     layers = {**request.layers, **({INPUT: model} if Evidence.GUIDED in request.needs else {})}
-    recorder = Recorder(model, layers, inputs.n, inputs.size, request.reshape, graph, recall(model, inputs))
+    balances = "balanced" in request.rules_of(Evidence.RULED)
+    evidence = recall(model, inputs)
+    recorder = Recorder(model, layers, inputs.n, inputs.size, request.reshape, graph, evidence, marks_output=balances)
     biases = BiasRecorder(model) if Evidence.BIASES in request.needs else None
     real = {name: module for name, module in layers.items() if name not in NOT_MODULES}
     attention = None
@@ -122,7 +124,6 @@ def _pass(model: nn.Module, inputs: Inputs, request: Request) -> Iterator[Captur
                 stack.enter_context(further.attached())
         if Evidence.CURVATURE in request.needs:
             stack.enter_context(sdpa_kernel(SDPBackend.MATH))  # fused attention has no second derivative
-        balances = "balanced" in request.rules_of(Evidence.RULED)
         if not (biases or prefix or attention or balances or request.needs & _OF_OPERATIONS):
             stack.enter_context(parts_compiled(model, real))
         stack.enter_context(torch.set_grad_enabled(graph))
@@ -205,7 +206,9 @@ def _derive(
     for rule in request.rules_of(Evidence.BIASES) if biases else ():
         layers = [recorder.records[name] for name in request.layers_with(Evidence.BIASES, rule)]
         captured = [tensor for record in layers for tensor in record.captured]
-        found["bias_gradients"][rule] = biases.products(scores, inputs, captured if rule == "balanced" else None)
+        found["bias_gradients"][rule] = biases.products(
+            scores, inputs, (captured, recorder.outputs) if rule == "balanced" else None
+        )
     if Evidence.GUIDED in request.needs:
         found["guided_gradients"] = guided_gradients(scores, recorder.records[INPUT].captured[0])
     here: dict[str, Any] = move_tree(tree_map(at_least_float32, found), inputs.images.device)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from evidence import Spy, evidence
 from frozen import FROZEN, frozen
 from models import images, tiny
 from networks import mobilenet, vit
@@ -14,6 +15,7 @@ from torch.testing import assert_close
 from gradcam_kit import METHODS, EigenCAM, EigenSmooth, FullGrad, GradCAM, LayerCAM, Smooth, explain_all
 from gradcam_kit.errors import InputError, UnknownNameError
 from gradcam_kit.methods import explain_many
+from gradcam_kit.targets import EmbeddingSimilarity
 from gradcam_kit.types import Evidence
 
 REFUSED = Evidence.CURVATURE | Evidence.WEIGHT_GRADIENTS | Evidence.GUIDED
@@ -66,8 +68,8 @@ def of_layer(name):
 
 
 FEW = {"smooth-grad-cam++": {"samples": 2}, "expected-grad-cam": {"samples": 2}, "integrated-grad-cam": {"steps": 3}}
-# A target that multiplies probabilities holds them constant too, and the frozen network hides its biases.
-ON_TRANSFORMERS = [name for name in representatives(TAKING) if name not in ("sess", "finer-cam", "full-grad")]
+# The frozen network hides its biases in other modules.
+ON_TRANSFORMERS = [name for name in representatives(TAKING) if name not in ("sess", "full-grad")]
 
 
 @pytest.mark.parametrize("name", [*ON_TRANSFORMERS, "layer-cam", "grad-cam++", "integrated-grad-cam"])
@@ -97,8 +99,6 @@ def attentions(model: nn.Module, x: torch.Tensor) -> tuple[list[torch.Tensor], t
 
 
 def test_gradients_of_the_attention_are_balanced_too(model):
-    from evidence import Spy
-
     class Looking(Spy):
         needs = Evidence.ATTENTION | Evidence.ATTENTION_GRADIENTS
         layer_choice = METHODS["generic-attention"].layer_choice
@@ -162,6 +162,28 @@ def test_gates_of_squeeze_and_excitation_are_constant():
     assert_close(found, GradCAM(frozen(model), "features.3").explain(x, 1).saliency["features.3"], rtol=0, atol=1e-11)
     exact = GradCAM(model, "features.3").explain(x, 1).saliency["features.3"]
     assert (found - exact).abs().max() > 0.1 * exact.abs().max()
+
+
+def test_targets_are_exact_but_for_the_norms_of_similarities(model):
+    plain = frozen(model)
+
+    def product(logits):
+        return logits[:, 1] * logits[:, 2].sigmoid() / logits[:, 3].exp()
+
+    def cosine(logits):
+        norm = (logits.detach() if logits.grad_fn is not None and of_frozen else logits).norm(dim=1)
+        return logits[:, 1] / norm
+
+    for target, of_frozen in ((product, False), (cosine, True)):
+        expected = LayerCAM(plain, LAYER).explain(X, target).saliency[LAYER]
+        of_frozen = False
+        found = LayerCAM(model, LAYER, gradient_rule="balanced").explain(X, target).saliency[LAYER]
+        assert_close(found, expected, rtol=0, atol=1e-11)
+    similarity = EmbeddingSimilarity(torch.ones(5, dtype=torch.float64))
+    layer = evidence(model, LAYER, X, similarity, gradient_rule="balanced")
+    size = model(X).norm(dim=1).detach()
+    expected = LayerCAM(plain, LAYER).explain(X, lambda logits: logits.sum(1) / size / 5**0.5).saliency[LAYER]
+    assert_close((layer.gradients.clamp(min=0) * layer.activations).sum(1), expected, rtol=0, atol=1e-11)
 
 
 def test_wrappers_hand_the_rule_on(model):

@@ -24,7 +24,7 @@ from gradcam_kit.methods import BaseCAM
 from gradcam_kit.types import Evidence, LayerCapture
 
 SIZES = {blocks: (10, 9), signal: (13,), volume: (4, 5, 3)}
-NORMALIZATIONS, FUSIONS = ("minmax", "max", "none"), ("mean", "max", "product")
+NORMALIZATIONS, FUSIONS = ("minmax", "max", "none"), ("mean", "max", "product", "sum")
 
 
 @cache
@@ -59,7 +59,7 @@ def heatmaps(name, build, layers, normalization="minmax", fusion=None) -> np.nda
             shallow = [True] * (len(layers) - 1) + [False]
             result[index] = ref.layer_cam_heatmap(own, SIZES[build], shallow, 2.0, normalization, fusion or "max")
         else:
-            default = "product" if name == "refine-cam" else "mean"
+            default = {"refine-cam": "product", "balanced-cam": "sum"}.get(name, "mean")
             result[index] = ref.heatmap(own, SIZES[build], normalization, fusion or default)
     return result
 

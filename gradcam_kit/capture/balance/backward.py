@@ -8,7 +8,7 @@ the nodes of this one graph replace what the backward pass hands on, so no modul
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from contextlib import contextmanager
 from typing import Any
 
@@ -28,17 +28,19 @@ Plan = dict[Any, Action]
 
 
 @contextmanager
-def balanced(scores: Tensor, origins: Sequence[Tensor]) -> Iterator[None]:
+def balanced(scores: Tensor, origins: Sequence[Tensor], outputs: Sequence[Tensor] = ()) -> Iterator[None]:
     """Hold factors constant in backward passes from `scores` inside the block.
 
     Args:
         scores: what is differentiated.
         origins: the captured tensors of a layer. What does not depend on them is constant anyway.
+        outputs: of the model. The target behind them is differentiated exactly, but for the norms of similarities.
 
     Raises:
         CaptureError: a part of the graph that cannot be seen (reentrant checkpoint, compiled code, custom function).
     """
-    with following(_plan(_visible(Graph.between(scores, origins)))):
+    graph = _visible(Graph.between(scores, origins))
+    with following(_plan(graph, _target(graph, outputs))):
         yield
 
 
@@ -51,7 +53,9 @@ def following(plan: Plan) -> Iterator[None]:
         yield
 
 
-def shared_passes(scores: Tensor, layers: Sequence[Sequence[Tensor]]) -> list[tuple[list[int], Plan]]:
+def shared_passes(
+    scores: Tensor, layers: Sequence[Sequence[Tensor]], outputs: Sequence[Tensor] = ()
+) -> list[tuple[list[int], Plan]]:
     """Return which layers can share one backward pass, by their places, and the plan of each pass.
 
     What is a gate, and what is split into halves, depends on which factors depend on the layer. Layers for which the
@@ -60,12 +64,14 @@ def shared_passes(scores: Tensor, layers: Sequence[Sequence[Tensor]]) -> list[tu
     Args:
         scores: what is differentiated.
         layers: the captured tensors of each layer.
+        outputs: as in `balanced`.
 
     Raises:
         CaptureError: as in `balanced`.
     """
     everything = _visible(Graph.between(scores, [tensor for layer in layers for tensor in layer]))
-    plan = _plan(everything)
+    target = _target(everything, outputs)
+    plan = _plan(everything, target)
     together: list[int] = []
     apart: list[tuple[list[int], Plan]] = []
     for place, layer in enumerate(layers):
@@ -73,7 +79,7 @@ def shared_passes(scores: Tensor, layers: Sequence[Sequence[Tensor]]) -> list[tu
         if not _is_mixed(graph, everything):
             together.append(place)
             continue
-        own = _plan(graph)
+        own = _plan(graph, target)
         if all(own.get(node) == plan.get(node) for node in graph.nodes):
             together.append(place)
         else:
@@ -81,9 +87,14 @@ def shared_passes(scores: Tensor, layers: Sequence[Sequence[Tensor]]) -> list[tu
     return [(together, plan), *apart] if together else apart
 
 
-def _plan(graph: Graph) -> Plan:
-    plan = actions(graph, OWN_RULES)
-    unknown = {kind(node) for node in graph.nodes if node not in plan} & EXACT
+def _target(graph: Graph, outputs: Sequence[Tensor]) -> set[Any]:
+    """Return the nodes of the target, which work on the model's outputs."""
+    return graph.using(output.grad_fn for output in outputs if output.grad_fn is not None)
+
+
+def _plan(graph: Graph, target: Set[Any]) -> Plan:
+    plan = actions(graph, OWN_RULES, target)
+    unknown = {kind(node) for node in graph.nodes if node not in plan and node not in target} & EXACT
     if unknown:
         _log.debug("balanced gradients keep %s exact, so the map is not complete", ", ".join(sorted(unknown)))
     return plan

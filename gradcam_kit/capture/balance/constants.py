@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Any, NamedTuple
 
 import torch
@@ -31,7 +31,8 @@ _LAYERS = {"Convolution", "ConvolutionOverrideable", "MkldnnConvolution", "Cudnn
 _LAYERS |= PRODUCTS.keys() - {"Mul", "Addcmul"}
 """Linear layers; a `Mul` with a constant only scales."""
 
-_DENOMINATORS = {"Rsqrt", "Sqrt", "Reciprocal", "Norm", "LinalgVectorNorm", "Std"}
+_NORMS = {"Norm", "LinalgVectorNorm"}
+_DENOMINATORS = {"Rsqrt", "Sqrt", "Reciprocal", "Std", *_NORMS}
 _DIVISORS = {"Div": (1,), "Addcdiv": (2,)}
 _FUSED_ATTENTION = "ScaledDotProduct"
 """How the names of all fused kernels begin. Their inputs are query, key, value and mask."""
@@ -54,21 +55,23 @@ _NONLINEAR = EXACT | _DENOMINATORS | {
 """What a gate does not pass on the way to its product."""
 
 
-def actions(graph: Graph, own: Mapping[str, Any]) -> dict[Any, Action]:
+def actions(graph: Graph, own: Mapping[str, Any], target: Set[Any] = frozenset()) -> dict[Any, Action]:
     """Return what happens at each node whose backward pass differs; nothing does in ReLU networks.
 
     Args:
         graph: what depends on the layers.
         own: the operations that have a rule of their own.
+        target: the nodes behind the model. They are exact, because a target is what somebody asks and no layer, but
+            for norms: a cosine does not change when the embedding is scaled.
     """
-    cut = _cut(graph)
+    cut = _cut(graph, target)
     found = {node: Action("zeros") for node in cut}
-    reaching = _reaching(graph, cut, graph.origins)
+    reaching = _reaching(graph, cut, graph.origins, target)
     # An origin that is a gate itself, such as an attention, is a factor of its product and not a second path to it.
-    live = _reaching(graph, cut, graph.origins - cut)
+    live = _reaching(graph, cut, graph.origins - cut, target)
     for node in graph.nodes:
         name = kind(node)
-        if node in cut:
+        if node in cut or node in target:
             continue
         if places := _constant_inputs(name):
             found[node] = Action("without", places)
@@ -95,20 +98,25 @@ def _factors(graph: Graph, node: Any) -> dict[int, Any]:
     return {place: inputs[place] for place in places} if places and all(place in inputs for place in places) else {}
 
 
-def _reaching(graph: Graph, cut: set[Any], origins: frozenset[Any] | set[Any]) -> set[Any]:
+def _reaching(graph: Graph, cut: set[Any], origins: Set[Any], target: Set[Any]) -> set[Any]:
     """Return the nodes from which gradients reach one of the origins."""
     reaching = set(origins)
     for node in graph.nodes:  # behind their inputs
-        constant = _constant_inputs(kind(node))
+        constant = () if node in target else _constant_inputs(kind(node))
         sources = (source for place, source in graph.inputs(node).items() if place not in constant)
         if node not in cut and any(source in reaching for source in sources):
             reaching.add(node)
     return reaching
 
 
-def _cut(graph: Graph) -> set[Any]:
+def _cut(graph: Graph, target: Set[Any]) -> set[Any]:
     """Return the nodes that hand nothing on: denominators, and gates and attention that multiply something."""
-    cut = {node for node in graph.nodes if kind(node) in _DENOMINATORS or _is_negative_power(node)}
+    cut = {
+        node
+        for node in graph.nodes
+        if kind(node) in (_NORMS if node in target else _DENOMINATORS)
+        or (node not in target and _is_negative_power(node))
+    }
     gated: dict[Any, set[int]] = {}  # product -> which factors are gates
     by_name: dict[str, list[Any]] = {}
     # An origin may be a gate itself: what is asked for is then the gradient at its result.
@@ -116,16 +124,18 @@ def _cut(graph: Graph) -> set[Any]:
         by_name.setdefault(kind(node), []).append(node)
     for name in (*_SOFTMAX, *_GATES):
         for node in by_name.get(name, ()):
-            if _multiplies(graph, node, gated, through_layers=name in _SOFTMAX):
+            if node not in target and _multiplies(graph, node, target, gated, through_layers=name in _SOFTMAX):
                 cut.add(node)
     return cut
 
 
-def _multiplies(graph: Graph, gate: Any, gated: dict[Any, set[int]], through_layers: bool) -> bool:
+def _multiplies(graph: Graph, gate: Any, target: Set[Any], gated: dict[Any, set[int]], through_layers: bool) -> bool:
     """Whether the values of a function become a factor of something, the other factor of which is not a gate."""
     pending, seen, found = [gate], {gate}, False
     while pending:
         for user, place in graph.users.get(pending.pop(), ()):
+            if user in target:
+                continue
             name = kind(user)
             factors = _factors(graph, user)
             if place in factors:

@@ -68,15 +68,20 @@ class Graph:
         produced = {tensor.grad_fn for tensor in own if tensor.grad_fn is not None}
         leaves = {id(tensor) for tensor in own if tensor.grad_fn is None}
         origins = {one for one in self.origins if one in produced or id(getattr(one, "variable", None)) in leaves}
+        reached = self.using(origins)
+        nodes = tuple(node for node in self.nodes if node in reached)
+        return Graph(nodes, frozenset(origins), frozenset(reached | origins), self.users)
+
+    def using(self, start: Iterable[Any]) -> set[Any]:
+        """Return the nodes that work on results of some nodes, directly or through others."""
         reached: set[Any] = set()
-        pending = list(origins)
+        pending = list(start)
         while pending:
             for node, _ in self.users.get(pending.pop(), ()):
                 if node not in reached:
                     reached.add(node)
                     pending.append(node)
-        nodes = tuple(node for node in self.nodes if node in reached)
-        return Graph(nodes, frozenset(origins), frozenset(reached | origins), self.users)
+        return reached
 
     def inputs(self, node: Any) -> dict[int, Any]:
         """Return the inputs of a node that depend on the tensors, by their place."""

@@ -83,7 +83,7 @@ def layer_gradients(
     if rule == "exact":
         return _layer_gradients(records, scores, keep)
     found: dict[str, Tensor] = {}
-    passes = shared_passes(scores, [record.captured for record in records])
+    passes = shared_passes(scores, [record.captured for record in records], recorder.outputs)
     for number, (places, plan) in enumerate(passes, start=1):
         with following(plan):
             own = [records[place] for place in places]

@@ -71,19 +71,22 @@ class BiasRecorder:
         return output.clone()  # an in-place operation behind it must not reach the record
 
     def products(
-        self, scores: Tensor, inputs: Inputs, balanced_for: Sequence[Tensor] | None = None
+        self,
+        scores: Tensor,
+        inputs: Inputs,
+        balanced_for: tuple[Sequence[Tensor], Sequence[Tensor]] | None = None,
     ) -> tuple[Tensor, ...]:
         """Return b * d score / d output for every run, `(n, [m,] k, *s)`; without positions `(n, [m,] k)`.
 
         Args:
             scores: what is explained.
             inputs: the call.
-            balanced_for: the captured tensors of the layers whose balanced gradients the biases go with, None for
-                exact gradients.
+            balanced_for: for balanced gradients, the captured tensors of the layers that the biases go with, and the
+                model's outputs.
         """
         self.recomputing = True  # gradient checkpointing runs modules again
         outputs = [output for _, output in self.runs]
-        with nullcontext() if balanced_for is None else balanced(scores, balanced_for):
+        with nullcontext() if balanced_for is None else balanced(scores, *balanced_for):
             by_target = differentiate(scores, outputs, keep=True) if outputs else []
         found = []
         for j, (module, output) in enumerate(self.runs):

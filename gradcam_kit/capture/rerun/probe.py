@@ -50,7 +50,10 @@ class Prober:
         def explain(part: Tensor, scored: Callable[[], Tensor]) -> tuple[Tensor, Tensor]:
             layers = {self.record.name: self.record.module}
             evidence = recall(model, self.rescorer.inputs)
-            recorder = Recorder(model, layers, len(part), tuple(part.shape[2:]), self.reshape, True, evidence)
+            size, balances = tuple(part.shape[2:]), self.rule == "balanced"
+            recorder = Recorder(
+                model, layers, len(part), size, self.reshape, graph=True, evidence=evidence, marks_output=balances
+            )
             with recorder.attached(), torch.enable_grad():
                 scores = scored()
                 recorder.check()
