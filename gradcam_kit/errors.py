@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from types import CodeType, TracebackType
 from typing import Any
 
@@ -111,6 +112,23 @@ def raise_interruption(error: BaseException) -> None:
     found = interruption(error)
     if found is not None:
         raise found
+
+
+@contextmanager
+def exits_refused() -> Iterator[None]:
+    """Let code of the user's that ends the program count as an error, also where it ends it as a success.
+
+    Raises:
+        InputError: SystemExit was raised in the block, but for one of a signal's handler.
+    """
+    try:
+        yield
+    except SystemExit as error:
+        raise_interruption(error)
+        code = "" if error.code is None else repr(error.code)
+        raise InputError(
+            f"the code of the model or a method called sys.exit({code}), which ends nothing here; let it raise an error"
+        ) from error
 
 
 def is_same_failure(first: BaseException, second: BaseException | None) -> bool:

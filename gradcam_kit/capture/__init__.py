@@ -2,7 +2,7 @@
 
 from gradcam_kit.capture.attaching import Hooks, holding_hooks
 from gradcam_kit.capture.deferred_checks import on_host
-from gradcam_kit.capture.gradients.output_graph import output_with_graph
+from gradcam_kit.capture.gradients.output_graph import output_with_graph, score_kind
 from gradcam_kit.capture.images.channels import read_inputs, with_channels
 from gradcam_kit.capture.images.choice import image_input_of
 from gradcam_kit.capture.images.positions import heatmap_size
@@ -67,6 +67,7 @@ __all__ = [
     "rescoring",
     "resolve_target",
     "rows_at_once",
+    "score_kind",
     "select_layers",
     "split_name",
     "unobservable",

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Any
 
 from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
-from gradcam_kit.capture import ClassProbability, Inputs, check_model, output_with_graph, read_inputs, rescoring
+from gradcam_kit.capture import ClassProbability, Inputs, check_model, read_inputs, rescoring, score_kind, with_channels
 from gradcam_kit.comparison.compared import (
     Layers,
     Methods,
@@ -25,7 +24,7 @@ from gradcam_kit.comparison.compared import (
 from gradcam_kit.comparison.gallery import shown_pictures
 from gradcam_kit.comparison.measuring import baseline_maps, known_metrics, measured
 from gradcam_kit.comparison.record import Comparison
-from gradcam_kit.errors import GradCamKitError, InputError, ShapeError, TargetError
+from gradcam_kit.errors import InputError, ShapeError, TargetError
 from gradcam_kit.methods import Explanation
 from gradcam_kit.metrics import Metric
 from gradcam_kit.metrics.rows import sample_index
@@ -33,8 +32,7 @@ from gradcam_kit.options import one_of
 from gradcam_kit.pixels.pictures import RGB, Picture, rgb_picture
 from gradcam_kit.renamed import former_arguments
 from gradcam_kit.targets.names import carried_names, named_targets, read_class_names
-from gradcam_kit.targets.outputs import read_logits
-from gradcam_kit.targets.scores import SCORES, ScoreKind, evident_kind
+from gradcam_kit.targets.scores import SCORES, ScoreKind
 from gradcam_kit.transforms import PictureTransform, as_transform
 from gradcam_kit.types import Images, Reshape
 
@@ -126,14 +124,14 @@ def compare(
     left_out: dict[str, str] = {}
     if isinstance(methods, str) and methods == "all":
         found, left_out = suited(found, inputs)
-    inputs = with_shared_images(found, inputs, targets)
     model = check_model(model)
+    inputs = with_channels(model, with_shared_images(found, inputs, targets))
     others = {one.label for one in found if one.cam is not None and check_model(one.cam.model) is not model}
     policy = "predicted" if targets is None else "given"
     foreign = len(others) == sum(one.cam is not None for one in found)
     by_model: Tensor | None = None
     if others and (targets is None or foreign):  # all explain what this model predicts, and baselines are about it
-        kind = scores or _score_kind(model, inputs, None)
+        kind = scores or score_kind(model, inputs)
         targets, by_model = _asked(model, inputs, targets, batch_size, keep_modes, kind)
     explanations = explained(found, inputs, targets)
     if methods is None:
@@ -144,9 +142,9 @@ def compare(
         if one.cam is not None:
             explanation = explanations[one.label]
             if one.cam.model not in kinds:
-                kinds[one.cam.model] = scores or _score_kind(one.cam.model, inputs, explanation)
+                kinds[one.cam.model] = scores or score_kind(one.cam.model, inputs, explanation.output)
             own[one.label] = _scores(explanation, kinds[one.cam.model])
-    kind = kinds[model] if model in kinds else scores or _score_kind(model, inputs, None)
+    kind = kinds[model] if model in kinds else scores or score_kind(model, inputs)
     first = sorted(explanations, key=others.__contains__)  # those of the model itself before others
     classes = next((explanations[label].targets for label in first if explanations[label].targets is not None), None)
     values = by_model if by_model is not None else next((own[one] for one in first if own[one] is not None), None)
@@ -168,7 +166,7 @@ def compare(
         identities=identities,
         batch_size=batch_size,
         keep_modes=keep_modes,
-        scores=kind,
+        scores={**{check_model(one): own for one, own in kinds.items()}, model: kind},
     )
     labels = [one.label for one in found]
     return Comparison(
@@ -212,22 +210,6 @@ def _scores(explanation: Explanation, kind: ScoreKind | None) -> Tensor | None:
     if explanation.targets is not None:
         return ClassProbability(explanation.targets, kind)(explanation.output)
     return explanation.scores
-
-
-def _score_kind(model: nn.Module, inputs: Inputs, explanation: Explanation | None) -> ScoreKind | None:
-    """What the scores of a model are by evidence; None where its output is no class scores.
-
-    Only outputs that could be probabilities cost one more forward pass, of the first image, for the graph.
-    """
-    known: list[Tensor] = []
-    with suppress(GradCamKitError):
-        if explanation is not None:
-            known.append(read_logits(explanation.output).float())
-        if any(bool(((one < 0) | (one > 1)).any()) for one in known):
-            return evident_kind(model, known)[0]
-        with suppress(RuntimeError):  # what cannot have a graph
-            known.insert(0, read_logits(output_with_graph(model, inputs)))
-    return evident_kind(model, known)[0] if known else None
 
 
 def _pictures(model: nn.Module, inputs: Inputs) -> list[RGB]:

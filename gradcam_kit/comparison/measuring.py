@@ -74,7 +74,7 @@ def measured(
     identities: Tensor | None,
     batch_size: int,
     keep_modes: bool = False,
-    scores: ScoreKind | None = None,
+    scores: Mapping[nn.Module, ScoreKind | None],
 ) -> dict[str, dict[str, MetricResult]]:
     """Label -> metric -> one number per image and target, those of the first image first.
 
@@ -91,7 +91,7 @@ def measured(
         identities: a number per image; None = from its values.
         batch_size: the most rows in one forward pass.
         keep_modes: leave modules that are in train mode in it.
-        scores: what the probability of a class is, see `ClassProbability`.
+        scores: what the probability of a class is for each model, see `ClassProbability`; None = by evidence.
     """
     if not metrics:
         return {}
@@ -117,7 +117,7 @@ def measured(
                         call,
                         classes,
                         image_input=inputs.slot,
-                        scores=scores,
+                        scores=scores.get(asked),
                         batch_size=batch_size,
                         keep_modes=keep_modes,
                         **keywords,

@@ -19,12 +19,12 @@ from torch import Tensor
 from gradcam_kit.capture import read_inputs
 from gradcam_kit.comparison import Comparison, check_ending, compare, write_comparisons
 from gradcam_kit.comparison.compared import ComparedMethod, compared_methods, suited
-from gradcam_kit.errors import InputError, OptionError, PictureError, raise_interruption
+from gradcam_kit.errors import InputError, OptionError, PictureError, exits_refused, raise_interruption
 from gradcam_kit.jobs.request import ModelRequest, Problems, RunSummary
 from gradcam_kit.jobs.sources.index import Entry, index_pictures
 from gradcam_kit.jobs.sources.masks import Masks
 from gradcam_kit.jobs.sources.reading import depth_note, read_entry
-from gradcam_kit.jobs.storage.addresses import local_path
+from gradcam_kit.jobs.storage.addresses import check_local, local_path
 from gradcam_kit.jobs.work.explainer import Explainer
 from gradcam_kit.jobs.work.loading import load_explainer, method_classes, note
 from gradcam_kit.jobs.work.measuring import MetricMeans, chosen_metrics
@@ -64,6 +64,7 @@ class _Ready:
     mask: Bool[Tensor, "h w"] | None
 
 
+@exits_refused()
 def draw_sheet(request: SheetRequest, console: Console | None = None) -> RunSummary:
     """Explain pictures with several methods and write all into one file; pictures that fail are left out.
 
@@ -71,6 +72,7 @@ def draw_sheet(request: SheetRequest, console: Console | None = None) -> RunSumm
         GradCamKitError: the request is wrong, or no picture could be explained.
     """
     start = time.monotonic()
+    check_local(request.out, "compare")
     check_ending(request.out)
     if os.path.lexists(request.out) and not request.overwrite:
         raise OptionError(f"{str(request.out)!r} is there already; name another file, or add --overwrite")
@@ -203,7 +205,10 @@ class _Sheet:
 
     def _compare(self, group: list[_Ready]) -> Comparison:
         images = self._images(group)
-        with torch.autocast(images.device.type, self.explainer.dtype, enabled=self.explainer.dtype != images.dtype):
+        with (
+            exits_refused(),
+            torch.autocast(images.device.type, self.explainer.dtype, enabled=self.explainer.dtype != images.dtype),
+        ):
             return compare(
                 self.explainer.model,
                 images,

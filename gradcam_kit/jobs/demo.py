@@ -16,6 +16,7 @@ from torch import Tensor
 from gradcam_kit.demo import sample_pictures
 from gradcam_kit.errors import GradCamKitError
 from gradcam_kit.jobs.request import ModelRequest
+from gradcam_kit.jobs.storage.addresses import check_local
 from gradcam_kit.jobs.storage.claims import claim
 from gradcam_kit.jobs.storage.folders import folder_at
 from gradcam_kit.jobs.work.loading import load_explainer
@@ -63,8 +64,10 @@ def run_demo(out: Path, finished: Callable[[DemoRow], None] = lambda row: None, 
         overwrite: replace files that no demo wrote.
 
     Raises:
-        OptionError: a file of somebody else's is in the way, or the folder cannot be written.
+        OptionError: an address of remote storage, a file of somebody else's in the way, or a folder that cannot be
+            written.
     """
+    check_local(out, "demo")
     samples = sample_pictures()
     drawings = [f"overlays/{sample.path.name}.{name}.jpg" for sample in samples for name in METHODS]
     claim(folder_at(out), "demo.json", ["methods.png", *drawings], overwrite)

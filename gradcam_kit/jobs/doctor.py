@@ -20,7 +20,7 @@ from gradcam_kit.diagnostics.checks.tasks import outputs_of
 from gradcam_kit.diagnostics.checks.training import run_findings
 from gradcam_kit.diagnostics.findings import worst_first
 from gradcam_kit.diagnostics.show.page import render_page
-from gradcam_kit.errors import GradCamKitError
+from gradcam_kit.errors import GradCamKitError, exits_refused
 from gradcam_kit.jobs.request import one_line
 from gradcam_kit.jobs.storage.folders import folder_at
 from gradcam_kit.jobs.work.diagnosis import Diagnosis, DoctorRequest
@@ -36,6 +36,7 @@ _OVERFIT = 16  # images that are learned by heart
 _UNTRAINED, _UNKNOWN = "random", "its factory"
 
 
+@exits_refused()
 def examine(request: DoctorRequest, console: Console | None = None) -> Diagnosis:
     """Examine a model and its data, and write the page and the file of findings.
 

@@ -14,7 +14,7 @@ from typing import Any
 from rich.console import Console
 from torch import nn
 
-from gradcam_kit.errors import InputError, OptionError
+from gradcam_kit.errors import InputError, OptionError, exits_refused
 from gradcam_kit.jobs.asked import request_of
 from gradcam_kit.jobs.engines.devices import with_layers
 from gradcam_kit.jobs.measured_shard import MeasuredShard, entry_of
@@ -112,6 +112,7 @@ class Evaluation:
         self.problems = [*self.problems, *counts.problems][:SHOWN]
 
 
+@exits_refused()
 def evaluate(request: EvaluateRequest, console: Console | None = None) -> Evaluation:
     """Measure the heatmaps of all complete shards that are not measured yet; one file of rows for each shard.
 

@@ -15,7 +15,7 @@ from typing import Any
 from rich.console import Console
 
 from gradcam_kit.capture import compile_around
-from gradcam_kit.errors import GradCamKitError
+from gradcam_kit.errors import GradCamKitError, exits_refused
 from gradcam_kit.jobs.engines.devices import work_on_devices
 from gradcam_kit.jobs.engines.local import Done, FirstFailureError, Pipeline
 from gradcam_kit.jobs.progress import ProgressBar
@@ -50,6 +50,7 @@ class _Tally:
         self.add(store.counts(number) if counts.failed and len(self.problems) < SHOWN else counts)
 
 
+@exits_refused()
 def run(request: RunRequest, console: Console | None = None) -> RunSummary:
     """Explain all pictures of a source that are not explained yet, and leave rows and overlays in a folder.
 

@@ -247,6 +247,27 @@ def test_command_rewrites_what_is_stored_only_in_a_whole_run_and_says_so(checkou
     assert left == {"README.md", *written}
 
 
+@pytest.mark.parametrize(
+    ("arguments", "file"),
+    [("--out", "found.json"), ("--figure", "found.png"), ("--figure", "found.md")],
+)
+def test_command_replaces_files_of_others_only_when_told(checkout, arguments, file) -> None:
+    mine = checkout / file
+    mine.write_text("mine")
+    target = checkout / ("found.json" if arguments == "--out" else "found.png")
+    app = typer.Typer()
+    app.command()(run)
+    done = CliRunner().invoke(app, [arguments, str(target)])
+    assert done.exit_code == 2
+    assert "did not write it; add --overwrite" in " ".join(done.output.replace("│", " ").split())
+    assert mine.read_text() == "mine"
+    assert {path.name for path in checkout.iterdir()} == {"README.md", file}
+    for again in (["--overwrite"], []):  # what it wrote itself is replaced without a word
+        done = CliRunner().invoke(app, [arguments, str(target), *again])
+        assert done.exit_code == 0, done.output
+    assert mine.read_bytes() != b"mine"
+
+
 def test_command_prints_and_writes(tmp_path) -> None:
     out = tmp_path / "found.json"
     app = typer.Typer()

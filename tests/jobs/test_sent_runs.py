@@ -199,6 +199,23 @@ def test_measurements_that_are_damaged_are_made_again_and_those_of_others_stay()
     assert path.read_bytes() == mine
 
 
+@pytest.mark.parametrize("content", ["a table of others", "paths of others", "rows of a run"])
+def test_evaluate_replaces_files_of_others_only_when_told(content: str) -> None:
+    path = Path("out/metrics/00000.parquet")
+    path.parent.mkdir()
+    if content == "rows of a run":
+        shutil.copy(SHARD, path)
+    else:
+        pq.write_table(pa.table({"mine": [1]} if content == "a table of others" else {"path": ["a.png"]}), path)
+    mine = path.read_bytes()
+    asked = ["evaluate", "out", "--metric", "sparseness", "--no-baselines"]
+    done = CliRunner().invoke(app, asked)
+    assert (done.exit_code, done.output.count("\n"), "metrics/00000.parquet" in done.output) == (2, 1, True)
+    assert path.read_bytes() == mine
+    assert CliRunner().invoke(app, [*asked, "--overwrite"]).exit_code == 0
+    assert pq.read_table(path).num_rows == 2
+
+
 def rewritten(**columns: Any) -> None:
     table = pq.read_table(SHARD)
     for name, values in columns.items():

@@ -9,7 +9,7 @@ from typing import Any
 import fsspec
 from fsspec.registry import known_implementations
 
-from gradcam_kit.errors import InputError, raise_interruption
+from gradcam_kit.errors import InputError, OptionError, raise_interruption
 
 SIMPLE = frozenset(
     {
@@ -28,6 +28,24 @@ a line of somebody's list could make them read other places, fill the disk, or i
 def is_remote(path: str | os.PathLike[str]) -> bool:
     """Whether a path names remote storage."""
     return "://" in os.fspath(path)
+
+
+def check_local(out: str | os.PathLike[str], command: str) -> None:
+    """Refuse an output on remote storage for a command that writes to this machine alone.
+
+    Args:
+        out: where the command writes; of `Path("s3://...")` one of the slashes is gone.
+        command: its name.
+
+    Raises:
+        OptionError: as it says.
+    """
+    kind, separator, rest = os.fspath(out).partition(":/")
+    if separator and (rest.startswith("/") or kind.lower() in SIMPLE or kind.lower() in known_implementations):
+        address = f"{kind}://{rest.lstrip('/')}"
+        raise OptionError(
+            f"--out {address!r} is an address, and {command} writes to this machine only; give a plain path"
+        )
 
 
 def local_path(path: str) -> str | None:
@@ -72,13 +90,14 @@ def remote(path: str) -> tuple[Any, str]:
             that chains or composes several.
     """
     check_address(path)
+    path = f"{scheme(path)}://{path.partition('://')[2]}"  # libraries know the names in small letters alone
     try:
         found: tuple[Any, str] = fsspec.core.url_to_fs(path)
     except ImportError as error:
-        scheme, _, rest = path.partition("://")
+        kind, _, rest = path.partition("://")
         authority, _, inner = rest.partition("/")
         try:
-            system, root = _arrow_system(f"{scheme}://{authority}/")
+            system, root = _arrow_system(f"{kind}://{authority}/")
         except (OSError, ValueError, NotImplementedError) as failure:
             said = f"{first_line(error)}; without that library: {first_line(failure)}"
             raise InputError(f"{path!r} cannot be used: {said}") from error

@@ -19,6 +19,7 @@ from gradcam_kit.errors import (
     InputError,
     OptionError,
     UnknownNameError,
+    exits_refused,
     is_out_of_memory,
     raise_interruption,
 )
@@ -227,6 +228,7 @@ class Explainer:
             return False
         return True
 
+    @exits_refused()
     def explained(self, group: list[Decoded], sent: Batch | None = None) -> list[Explained]:
         """Explain a batch in one pass, which fails as a whole."""
         images = self.images(group, sent)

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from gradcam_kit.capture import read_inputs
+from gradcam_kit.capture import check_model, read_inputs
 from gradcam_kit.comparison.compared import ComparedMethod, with_baselines
 from gradcam_kit.comparison.measuring import baseline_maps, known_metrics, measured
 from gradcam_kit.errors import OptionError, is_out_of_memory, raise_interruption
@@ -162,7 +162,7 @@ def results_of(
         seed=_SEED,
         identities=identities,
         batch_size=min(cam.batch_size for cam in cams),
-        scores=scores,
+        scores={check_model(model): scores},
     )
 
 
