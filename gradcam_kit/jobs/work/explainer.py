@@ -154,8 +154,7 @@ class Explainer:
             choice = method.layer_choice
             if not layers and images is not None and choice not in chosen:
                 chosen[choice] = self._chosen(choice, images)
-            own = list(layers) or chosen.get(choice)
-            cams.append(make_method(method, self.model, own, batch_size, gradient_rule))
+            cams.append(make_method(method, self.model, list(layers) or chosen.get(choice), batch_size, gradient_rule))
         if images is not None:
             self._check_outputs(images)
         if image is not None and isinstance(image.image, Tensor) and image.image.dtype == torch.uint8:
