@@ -205,12 +205,12 @@ def _derive(
         found["gradients"].update({(name, rule): gradient for name, gradient in own.items()})
     if names := request.layers_with(Evidence.CURVATURE):
         found["curvature"] = layer_curvature(recorder, names, scores)
-    for rule in request.rules_of(Evidence.BIASES) if biases else ():
-        layers = [recorder.records[name] for name in request.layers_with(Evidence.BIASES, rule)]
-        captured = [tensor for record in layers for tensor in record.captured]
-        found["bias_gradients"][rule] = biases.products(
-            scores, inputs, (captured, recorder.outputs) if rule == "balanced" else None
-        )
+    if biases:
+        for rule in request.rules_of(Evidence.BIASES):
+            layers = [recorder.records[name] for name in request.layers_with(Evidence.BIASES, rule)]
+            captured = [tensor for record in layers for tensor in record.captured]
+            balanced_for = (captured, recorder.outputs) if rule == "balanced" else None
+            found["bias_gradients"][rule] = biases.products(scores, inputs, balanced_for)
     if Evidence.GUIDED in request.needs:
         found["guided_gradients"] = guided_gradients(scores, recorder.records[INPUT].captured[0])
     here: dict[str, Any] = move_tree(tree_map(at_least_float32, found), inputs.images.device)
