@@ -10,17 +10,20 @@ from gradcam_kit._version import __version__ as __version__
 
 if TYPE_CHECKING:
     from gradcam_kit import targets
-    from gradcam_kit.comparison import compare
+    from gradcam_kit.comparison import analyze_mistakes, compare
     from gradcam_kit.errors import GradCamKitError, LayerNotFoundError, ShapeError
     from gradcam_kit.folder import explain_folder
     from gradcam_kit.jobs import load_run
     from gradcam_kit.methods import (
         CAM,
         DCAM,
+        DRISE,
         FEM,
         ISCAM,
         KPCACAM,
         METHODS,
+        ODAM,
+        RISE,
         SESS,
         SSCAM,
         AblationCAM,
@@ -58,13 +61,17 @@ if TYPE_CHECKING:
         ShapleyCAM,
         Smooth,
         SmoothGradCAMPlusPlus,
+        TemporalExplanation,
         TestTime,
         ViTReciproCAM,
         WinsorCAM,
         XGradCAM,
         explain_all,
+        temporal_cam,
     )
-    from gradcam_kit.render import overlay
+    from gradcam_kit.models import load_model
+    from gradcam_kit.pixels.decoding import read_picture
+    from gradcam_kit.render import contact_sheet, overlay, overlays
 
 
 # Everything is loaded when first used: `import gradcam_kit` costs nothing, and what is used no more than it needs.
@@ -72,20 +79,28 @@ _HOMES = {
     "GradCamKitError": "gradcam_kit.errors",
     "LayerNotFoundError": "gradcam_kit.errors",
     "ShapeError": "gradcam_kit.errors",
+    "analyze_mistakes": "gradcam_kit.comparison",
     "compare": "gradcam_kit.comparison",
+    "contact_sheet": "gradcam_kit.render",
     "explain_folder": "gradcam_kit.folder",
+    "load_model": "gradcam_kit.models",
     "load_run": "gradcam_kit.jobs",
     "overlay": "gradcam_kit.render",
+    "overlays": "gradcam_kit.render",
+    "read_picture": "gradcam_kit.pixels.decoding",
 }
 _HOME = "gradcam_kit.methods"  # of all others
 
 __all__ = [
     "CAM",
     "DCAM",
+    "DRISE",
     "FEM",
     "ISCAM",
     "KPCACAM",
     "METHODS",
+    "ODAM",
+    "RISE",
     "SESS",
     "SSCAM",
     "AblationCAM",
@@ -126,16 +141,23 @@ __all__ = [
     "ShapleyCAM",
     "Smooth",
     "SmoothGradCAMPlusPlus",
+    "TemporalExplanation",
     "TestTime",
     "ViTReciproCAM",
     "WinsorCAM",
     "XGradCAM",
+    "analyze_mistakes",
     "compare",
+    "contact_sheet",
     "explain_all",
     "explain_folder",
+    "load_model",
     "load_run",
     "overlay",
+    "overlays",
+    "read_picture",
     "targets",
+    "temporal_cam",
 ]
 
 
@@ -144,6 +166,10 @@ def __getattr__(name: str) -> Any:
         return import_module(f"gradcam_kit.{name}")
     if name in __all__:
         return getattr(import_module(_HOMES.get(name, _HOME)), name)
+    from gradcam_kit.foreign import NAMES
+
+    if name in NAMES:  # `from gradcam_kit import name` would hide the text of an AttributeError
+        raise ImportError(f"gradcam_kit has no {name}; here it is {NAMES[name]}")
     raise AttributeError(f"module 'gradcam_kit' has no attribute {name!r}")
 
 

@@ -9,7 +9,7 @@ from types import CodeType, TracebackType
 from typing import Any
 
 _OOM_MESSAGES = ("out of memory", "can't allocate memory", "_STATUS_ALLOC_FAILED")
-"""How a device, a host and the libraries of a device (cuBLAS, cuDNN) say that there is no memory left."""
+"""Substrings of out-of-memory errors from CUDA, the host allocator, cuBLAS and cuDNN."""
 
 
 class GradCamKitError(Exception):
@@ -31,15 +31,19 @@ class ShapeError(GradCamKitError, ValueError):
 
 
 class TargetError(GradCamKitError, ValueError):
-    """A target that cannot be scored: wrong number, wrong kind, or an output that is no class scores."""
+    """A target that cannot be scored: wrong number, wrong kind, or an output without class scores."""
 
 
 class ClassIndexError(GradCamKitError, IndexError):
     """A class index outside of the model's classes."""
 
 
+class DetectionIndexError(GradCamKitError, IndexError):
+    """An image or a detection that the output of a detector does not have."""
+
+
 class InputError(GradCamKitError, TypeError):
-    """An argument of a kind that cannot be used (integer images, a model that is no module, ...)."""
+    """An argument of a kind that cannot be used (integer images, a model that is not a module, ...)."""
 
 
 class OptionError(GradCamKitError, ValueError):
@@ -67,7 +71,7 @@ class CheckpointError(GradCamKitError, ValueError):
 
 
 class PictureError(GradCamKitError, ValueError):
-    """A picture that cannot be read or drawn on."""
+    """A picture that cannot be read or rendered on."""
 
 
 class MissingExtraError(GradCamKitError, ImportError):
@@ -156,6 +160,6 @@ def _parameters(code: CodeType) -> tuple[str, ...]:
 
 
 def kind_of(value: object) -> str:
-    """The kind of a value with its article: "a list", "an int"."""
+    """Return the kind of a value with its article: "a list", "an int"."""
     kind = type(value).__name__
     return f"{'an' if kind[0] in 'aeiouAEIO' else 'a'} {kind}"

@@ -76,8 +76,8 @@ def pictures(n: int, seed: int, colored: int = 1, frame: bool = False) -> tuple[
         if frame:
             border = torch.ones(_SIDE, _SIDE, dtype=torch.bool)
             border[_FRAME:-_FRAME, _FRAME:-_FRAME] = False
-            color = int(torch.randint(len(_COLORS), (), generator=generator))
-            images[i] += border * _COLORS[color].view(3, 1, 1)
+            ignored = int(torch.randint(len(_COLORS), (), generator=generator))
+            images[i] += border * _COLORS[ignored].view(3, 1, 1)
         for number, place in enumerate(torch.randperm(per_side**2, generator=generator)[:4].tolist()):
             shift = torch.randint(_CELL - _SQUARE + 1, (2,), generator=generator).tolist()
             top, left = (margin + _CELL * at + by for at, by in zip(divmod(place, per_side), shift, strict=True))

@@ -1,6 +1,17 @@
 """Several methods, layers and targets on the same images, side by side: heatmaps, numbers, costs."""
 
 from gradcam_kit.comparison.comparing import compare
+from gradcam_kit.comparison.confusions import ConfusedPair, MistakenImage, Mistakes
+from gradcam_kit.comparison.mistakes import analyze_mistakes
 from gradcam_kit.comparison.record import Comparison, check_ending, write_comparisons
 
-__all__ = ["Comparison", "check_ending", "compare", "write_comparisons"]
+__all__ = [
+    "Comparison",
+    "ConfusedPair",
+    "MistakenImage",
+    "Mistakes",
+    "analyze_mistakes",
+    "check_ending",
+    "compare",
+    "write_comparisons",
+]

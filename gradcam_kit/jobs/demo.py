@@ -1,4 +1,4 @@
-"""The main job on the bundled model and pictures; masks of the objects say which methods find them."""
+"""Explain the bundled pictures with the bundled model; masks of the objects show which methods find them."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from gradcam_kit.methods import METHODS
 from gradcam_kit.pixels.pictures import write_picture
 from gradcam_kit.render import contact_sheet, overlays
 
-# With its paper's 35 samples SS-CAM alone would take as long as all the others.
-_OPTIONS: dict[str, dict[str, Any]] = {"ss-cam": {"samples": 4}}
+# With the numbers of their papers each of these alone would take as long as all the others.
+_OPTIONS: dict[str, dict[str, Any]] = {"ss-cam": {"samples": 4}, "rise": {"masks": 200}}
 
 
 @dataclass(frozen=True)
 class DemoRow:
-    """One method, or a map that knows nothing (then `seconds` is None).
+    """One method, or a model-independent map (then `seconds` is None).
 
     Attributes:
         share: mean share of the heatmap that lies on the object, in [0, 1].
@@ -60,8 +60,8 @@ def run_demo(out: Path, finished: Callable[[DemoRow], None] = lambda row: None, 
 
     Args:
         out: folder for the pictures.
-        finished: told after each method.
-        overwrite: replace files that no demo wrote.
+        finished: called after each method.
+        overwrite: replace files that were not written by a demo.
 
     Raises:
         OptionError: an address of remote storage, a file of somebody else's in the way, or a folder that cannot be
@@ -69,8 +69,8 @@ def run_demo(out: Path, finished: Callable[[DemoRow], None] = lambda row: None, 
     """
     check_local(out, "demo")
     samples = sample_pictures()
-    drawings = [f"overlays/{sample.path.name}.{name}.jpg" for sample in samples for name in METHODS]
-    claim(folder_at(out), "demo.json", ["methods.png", *drawings], overwrite)
+    overlay_names = [f"overlays/{sample.path.name}.{name}.jpg" for sample in samples for name in METHODS]
+    claim(folder_at(out), "demo.json", ["methods.png", *overlay_names], overwrite)
     pictures = np.stack([sample.picture for sample in samples])
     masks = torch.from_numpy(np.stack([sample.mask for sample in samples]))
     explainer = load_explainer(ModelRequest("demo", device="cpu"))
@@ -80,7 +80,7 @@ def run_demo(out: Path, finished: Callable[[DemoRow], None] = lambda row: None, 
         DemoRow("(random)", _share_on_object(noise, masks)),
         DemoRow("(the same everywhere)", _share_on_object(torch.ones_like(noise), masks)),
     ]
-    drawn = [list(pictures)]
+    rendered = [list(pictures)]
     folder = out / "overlays"
     folder.mkdir(parents=True, exist_ok=True)
     titles, unsuited = ["picture"], []
@@ -90,18 +90,18 @@ def run_demo(out: Path, finished: Callable[[DemoRow], None] = lambda row: None, 
         try:
             heatmaps = method(explainer.model, **options)(images)
         except GradCamKitError:
-            unsuited.append(name)  # attention methods: the demo's model is convolutional
+            unsuited.append(name)  # attention methods and D-RISE: the demo's model is a convolutional classifier
             continue
         seconds = time.perf_counter() - start
         titles.append(", ".join([name, *(f"{option}={value}" for option, value in options.items())]))
         rows.append(DemoRow(titles[-1], _share_on_object(heatmaps, masks), seconds))
         finished(rows[-1])
-        drawn.append(list(overlays(pictures, heatmaps)))
-        for sample, overlay in zip(samples, drawn[-1], strict=True):
+        rendered.append(list(overlays(pictures, heatmaps)))
+        for sample, overlay in zip(samples, rendered[-1], strict=True):
             write_picture(folder / f"{sample.path.name}.{name}.jpg", overlay)
     sheet = out / "methods.png"
     grid = contact_sheet(
-        drawn,
+        rendered,
         column_titles=[sample.name for sample in samples],
         row_titles=titles,
         cell_size=pictures.shape[1],
@@ -111,6 +111,6 @@ def run_demo(out: Path, finished: Callable[[DemoRow], None] = lambda row: None, 
 
 
 def _share_on_object(heatmaps: Float[Tensor, "n h w"], masks: Bool[Tensor, "n h w"]) -> float:
-    """The mean over pictures of (sum of the heatmap on the object) / (sum of the heatmap); an empty map has share 0."""
+    """Average (sum of the heatmap on the object) / (sum of the heatmap) over pictures; an empty map has share 0."""
     inside = (heatmaps * masks).sum((1, 2))
     return float((inside / heatmaps.sum((1, 2)).clamp(min=1e-9)).mean())

@@ -150,7 +150,7 @@ def _random_batch(explainer: Explainer, n: int, done: Diagnosis) -> tuple[Tensor
 
 
 def _loss(output: Any, labels: Tensor) -> Tensor:
-    """Cross-entropy; for a single output the binary one."""
+    """Return the cross-entropy; for a single output the binary one."""
     scores = outputs_of(output)
     assert scores is not None
     if scores.ndim == 1 or scores.shape[1] == 1:
@@ -159,7 +159,7 @@ def _loss(output: Any, labels: Tensor) -> Tensor:
 
 
 def _loss_of_shares(output: Any, labels: Tensor) -> Tensor:
-    """Cross-entropy of outputs that are probabilities."""
+    """Return the cross-entropy of outputs that are probabilities."""
     shares = outputs_of(output)
     assert shares is not None
     return functional.nll_loss(shares.clamp(min=torch.finfo(shares.dtype).tiny).log(), labels)

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from gradcam_kit.errors import (
 )
 from gradcam_kit.models.checkpoints import load_checkpoint
 from gradcam_kit.models.copying import copied
+from gradcam_kit.models.photos import mobilenet_v2
 from gradcam_kit.models.zoo import (
     LoadOptions,
     ModelParts,
@@ -38,7 +40,7 @@ from gradcam_kit.transforms import IMAGENET, CallableTransform, PictureTransform
 _named: set[str] = set()
 """Modules and names in them that this program has imported because somebody asked for them."""
 
-SPECS = "demo, torchvision:NAME, timm:NAME, hf:NAME or package.module:factory"
+SPECS = "demo, mobilenet-v2, torchvision:NAME, timm:NAME, hf:NAME or package.module:factory"
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,8 @@ def load_model(
     """Make the model of a specification; the same call makes the same model, also when its weights are random.
 
     Args:
-        spec: `demo`, `torchvision:NAME`, `timm:NAME`, `hf:NAME` or `package.module:factory`.
+        spec: `demo`, `mobilenet-v2` (ImageNet weights that come as a package), `torchvision:NAME`, `timm:NAME`,
+            `hf:NAME` or `package.module:factory`.
         checkpoint: weights from a file, see `gradcam_kit.models.checkpoints`.
         weights: a name of pretrained weights: of torchvision (`DEFAULT`, `IMAGENET1K_V2`) or a pretrained tag of timm.
         image_size: side of the model's square input, in pixels.
@@ -104,12 +107,12 @@ def load_model(
         raise OptionError(f"both weights {weights!r} and checkpoint {str(checkpoint)!r} are given; choose one")
     class_names = None if class_names is None else read_class_names(class_names)
     kind, _, name = spec.partition(":")
-    if kind in _LOADERS and bool(name) == (kind != "demo"):
+    if kind in _LOADERS and bool(name) == (kind not in _WITHOUT_NAME):
         load = _LOADERS[kind]
     elif name and kind not in _LOADERS:
         load, name = _from_factory, spec
     else:
-        raise UnknownNameError(f"{spec!r} names no model{did_you_mean(spec, _LOADERS)}; expected {SPECS}")
+        raise UnknownNameError(f"{spec!r} names no model{_same_name(spec)}; expected {SPECS}")
     if weights is not None and kind not in ("torchvision", "timm"):
         raise OptionError(f"{spec} has weights of its own, so weights {weights!r} cannot be chosen; use a checkpoint")
     wishes = LoadOptions(weights, image_size, {} if class_names is None else {"num_classes": len(class_names)})
@@ -127,6 +130,18 @@ def load_model(
         return loaded
     transform = _changed(loaded.transform, image_size, mean, std)
     return replace(loaded, transform=transform, transform_source=f"{loaded.transform_source}, changed by options")
+
+
+def _same_name(spec: str) -> str:
+    """Say which libraries have a model of a bare name, such as "resnet50"."""
+    import torchvision
+
+    found = [f"torchvision:{spec}"] if spec in torchvision.models.list_models() else []
+    if find_spec("timm"):
+        import timm
+
+        found += [f"timm:{spec}"] if spec in timm.list_models() else []
+    return f"; did you mean {' or '.join(map(repr, found))}?" if found else did_you_mean(spec, _LOADERS)
 
 
 def from_module(model: nn.Module, transform: Any = None, class_names: Any = None) -> LoadedModel:
@@ -249,10 +264,13 @@ def _from_module(model: nn.Module, source: str, weights: str) -> ModelParts:
 
 _LOADERS: dict[str, Callable[[str, LoadOptions], ModelParts]] = {
     "demo": _demo,
+    "mobilenet-v2": mobilenet_v2,
     "torchvision": torchvision_model,
     "timm": timm_model,
     "hf": hugging_face_model,
 }
+_WITHOUT_NAME = ("demo", "mobilenet-v2")
+"""Kinds that are one model."""
 
 
 @contextmanager

@@ -217,14 +217,15 @@ def checkout(tmp_path, monkeypatch) -> Path:
     monkeypatch.setattr(command, "ROOT", tmp_path)
     monkeypatch.setattr(command, "RESULTS", tmp_path / "results")
     monkeypatch.setattr(command, "_FIGURE", tmp_path / "docs" / "ground-truth.png")
-    (tmp_path / "README.md").write_text("\n".join(["before", *command._MARKERS, "after"]))
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "where-right.md").write_text("\n".join(["before", *command._MARKERS, "after"]))
     return tmp_path
 
 
 @pytest.mark.parametrize(
     ("arguments", "written"),
     [
-        ("", ["README.md", "docs/ground-truth.md", "docs/ground-truth.png", "results/ground-truth.json"]),
+        ("", ["docs/ground-truth.md", "docs/ground-truth.png", "docs/where-right.md", "results/ground-truth.json"]),
         ("--out {0}/mine/found.json", ["mine/found.json"]),
         ("--figure {0}/mine/found.png", ["mine/found.md", "mine/found.png"]),
         ("--quick", []),
@@ -233,7 +234,7 @@ def checkout(tmp_path, monkeypatch) -> Path:
     ],
 )
 def test_command_rewrites_what_is_stored_only_in_a_whole_run_and_says_so(checkout, arguments, written) -> None:
-    before = (checkout / "README.md").read_text()
+    before = (checkout / "docs" / "where-right.md").read_text()
     app = typer.Typer()
     app.command()(run)
     done = CliRunner().invoke(app, arguments.format(checkout).split())
@@ -241,10 +242,10 @@ def test_command_rewrites_what_is_stored_only_in_a_whole_run_and_says_so(checkou
     named = [line.removeprefix("written to ") for line in done.output.splitlines() if line.startswith("written to ")]
     assert sorted(named) == [str(checkout / path) for path in written]
     assert all((checkout / path).exists() for path in written)
-    after = (checkout / "README.md").read_text()
-    assert ("| grad-cam |" in after) == (after != before) == ("README.md" in written)
+    after = (checkout / "docs" / "where-right.md").read_text()
+    assert ("| grad-cam |" in after) == (after != before) == ("docs/where-right.md" in written)
     left = {str(path.relative_to(checkout)) for path in checkout.rglob("*") if path.is_file()}
-    assert left == {"README.md", *written}
+    assert left == {"docs/where-right.md", *written}
 
 
 @pytest.mark.parametrize(

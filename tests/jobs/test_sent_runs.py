@@ -120,7 +120,7 @@ def test_a_field_that_is_not_as_runs_write_it_is_named(keys: tuple[str, ...], va
     change(*keys, value=value)
     for use in (load_run, write_report, lambda out: export_run(out, "csv"), lambda out: evaluate(EvaluateRequest(out))):
         with pytest.raises(
-            InputError, match=rf"out/run\.json (has the {keys[-1]}|is not that of a run: .*{keys[-1]} is)"
+            InputError, match=rf"out/run\.json (has the {keys[-1]}|is not the manifest of a run: .*{keys[-1]} is)"
         ):
             use("out")
     assert not Path("evil").exists()

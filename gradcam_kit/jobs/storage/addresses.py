@@ -49,7 +49,7 @@ def check_local(out: str | os.PathLike[str], command: str) -> None:
 
 
 def local_path(path: str) -> str | None:
-    """The path on this machine that an address means, also one that begins with `file://`; None = on another one."""
+    """Return the path on this machine that an address means, also `file://...`; None for another machine."""
     if not is_remote(path):
         return path
     return path.partition("://")[2] if scheme(path) in ("file", "local") else None
@@ -78,12 +78,12 @@ def check_address(path: str, also: str | None = None) -> None:
 
 
 def scheme(path: str) -> str:
-    """The kind of storage that an address names."""
+    """Return the kind of storage that an address names."""
     return path.partition("://")[0].lower()
 
 
 def remote(path: str) -> tuple[Any, str]:
-    """The file system of a remote path, and the path on it: fsspec's, or Arrow's where a library for that is missing.
+    """Return the file system of an address and the path on it; Arrow's where fsspec lacks a library.
 
     Raises:
         InputError: a kind of storage that is not known, that has no library here, or that cannot be reached; an address
@@ -110,7 +110,7 @@ def remote(path: str) -> tuple[Any, str]:
 
 @cache
 def _arrow_system(root: str) -> tuple[Any, str]:
-    """Arrow's file system of a bucket or host, as fsspec's are, and the path of its root; made once for all files."""
+    """Return Arrow's file system of a bucket or host, wrapped for fsspec, and its root; made once for all files."""
     from fsspec.implementations.arrow import ArrowFSWrapper
     from pyarrow.fs import FileSystem
 
@@ -119,10 +119,10 @@ def _arrow_system(root: str) -> tuple[Any, str]:
 
 
 def unreachable(path: str, error: Exception) -> InputError:
-    """The error of remote storage that is known and gives no answer."""
+    """Return the error of remote storage that is known and gives no answer."""
     return InputError(f"{path!r} cannot be reached: {type(error).__name__}: {first_line(error)}")
 
 
 def first_line(error: Exception) -> str:
-    """What an error says first."""
+    """Return the first line of an error's message."""
     return str(error).partition("\n")[0]
