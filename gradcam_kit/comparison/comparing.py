@@ -16,6 +16,7 @@ from gradcam_kit.comparison.compared import (
     compared_methods,
     costs,
     suited,
+    with_balanced,
     with_baselines,
     with_shared_images,
 )
@@ -67,8 +68,8 @@ def compare(
         images: as in calling a method.
         methods: names in `METHODS` or `metrics.BASELINES`, classes, objects with their own options and layers, or a
             mapping from labels to any of these. Objects of another model, such as an earlier checkpoint, explain the
-            same classes, and their own model scores and measures them. None = six well-known methods; "all" = all
-            single-pass methods that suit the model (the others are in `left_out`).
+            same classes, and their own model scores and measures them. None = six well-known methods, and BalancedCAM
+            for token models; "all" = all single-pass methods that suit the model (the others are in `left_out`).
         target_layers: a module or its name; None = chosen automatically. The layers of a sequence are compared one by
             one; a sequence within the sequence is fused; a mapping gives labels.
         targets: as in calling a method, `(n, m)` explains m classes of each image; also class names, if known.
@@ -121,6 +122,12 @@ def compare(
         keep_modes=keep_modes,
     )
     answered = answer(question, found)
+    if methods is None:
+        asked = answered.question
+        found, explanations, left_out = with_balanced(
+            found, answered.explanations, asked.inputs, asked.targets, options
+        )
+        answered = replace(answered, explanations=explanations)
     question = answered.question
     heatmaps, numbers = _measured(answered, with_baselines(found) if baselines and wanted else found, wanted)
     labels = [one.label for one in found]

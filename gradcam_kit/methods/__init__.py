@@ -2,6 +2,7 @@
 
 from gradcam_kit.methods.ablation_cam import AblationCAM
 from gradcam_kit.methods.attention_rollout import AttentionRollout
+from gradcam_kit.methods.balanced_cam import BalancedCAM
 from gradcam_kit.methods.base import METHODS, BaseCAM
 from gradcam_kit.methods.cam import CAM
 from gradcam_kit.methods.contract import single_pass_methods
@@ -64,6 +65,7 @@ __all__ = [
     "SSCAM",
     "AblationCAM",
     "AttentionRollout",
+    "BalancedCAM",
     "BaseCAM",
     "DeepFeatureFactorization",
     "EigenCAM",

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from gradcam_kit.types import GradientRule
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -51,6 +53,7 @@ class Explanation:
         output: the model's output, detached.
         layers: names of the target layers.
         is_empty: `(n, [m])`, True where there was no positive evidence, so that the heatmap is all zeros.
+        gradient_rule: how gradients were taken, "exact" or "balanced".
         empty_because: where all maps are empty, why; on a device that would have to be waited for it stays "".
     """
 
@@ -65,6 +68,7 @@ class Explanation:
     layers: tuple[str, ...]
     is_empty: Bool[Tensor, "n *m"]
     empty_because: str = ""
+    gradient_rule: GradientRule = "exact"
 
     def overlay(
         self,
@@ -133,6 +137,8 @@ class Explanation:
         parts = [f"{' x '.join(map(str, self.is_empty.shape))} maps", f"layers={list(self.layers)}"]
         if self.targets is not None and self.targets.numel() <= _SHOWN:
             parts.append(f"targets={self.targets.tolist()}")
+        if self.gradient_rule != "exact":
+            parts.append(f"gradient_rule={self.gradient_rule!r}")
         return f"Explanation({', '.join(parts)}{self._empty_maps()})"
 
     def _empty_maps(self) -> str:
@@ -160,7 +166,8 @@ class Explanation:
                 )
         more = f"<p>and {len(maps) - _SHOWN} more</p>" if len(maps) > _SHOWN else ""
         shape = " x ".join(map(str, self.heatmaps.shape))
-        head = f"Explanation {shape}, {escape(', '.join(self.layers))}{self._empty_maps()}"
+        rule = "" if self.gradient_rule == "exact" else f", {self.gradient_rule} gradients"
+        head = f"Explanation {shape}, {escape(', '.join(self.layers))}{rule}{self._empty_maps()}"
         return f"<p>{head}</p><table><tr>{''.join(cells)}</tr></table>{more}"
 
     def _title(self, i: int, j: int, empty: bool) -> str:
