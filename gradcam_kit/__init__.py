@@ -10,7 +10,7 @@ from gradcam_kit._version import __version__ as __version__
 
 if TYPE_CHECKING:
     from gradcam_kit import targets
-    from gradcam_kit.comparison import compare
+    from gradcam_kit.comparison import HeatmapLogger, compare
     from gradcam_kit.errors import GradCamKitError, LayerNotFoundError, ShapeError
     from gradcam_kit.folder import explain_folder
     from gradcam_kit.jobs import load_run
@@ -58,10 +58,12 @@ if TYPE_CHECKING:
         Smooth,
         SmoothGradCAMPlusPlus,
         TestTime,
+        TwoTowerExplanation,
         ViTReciproCAM,
         WinsorCAM,
         XGradCAM,
         explain_all,
+        two_tower_cam,
     )
     from gradcam_kit.render import overlay
 
@@ -71,6 +73,7 @@ _HOMES = {
     "GradCamKitError": "gradcam_kit.errors",
     "LayerNotFoundError": "gradcam_kit.errors",
     "ShapeError": "gradcam_kit.errors",
+    "HeatmapLogger": "gradcam_kit.comparison",
     "compare": "gradcam_kit.comparison",
     "explain_folder": "gradcam_kit.folder",
     "load_run": "gradcam_kit.jobs",
@@ -108,6 +111,7 @@ __all__ = [
     "GroupCAM",
     "GuidedBackprop",
     "GuidedGradCAM",
+    "HeatmapLogger",
     "HiResCAM",
     "IntegratedGradCAM",
     "LaFAM",
@@ -125,6 +129,7 @@ __all__ = [
     "Smooth",
     "SmoothGradCAMPlusPlus",
     "TestTime",
+    "TwoTowerExplanation",
     "ViTReciproCAM",
     "WinsorCAM",
     "XGradCAM",
@@ -134,6 +139,7 @@ __all__ = [
     "load_run",
     "overlay",
     "targets",
+    "two_tower_cam",
 ]
 
 

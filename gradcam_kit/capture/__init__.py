@@ -3,6 +3,7 @@
 from gradcam_kit.capture.attaching import Hooks, holding_hooks
 from gradcam_kit.capture.deferred_checks import on_host
 from gradcam_kit.capture.gradients.output_graph import output_with_graph
+from gradcam_kit.capture.gradients.tower import TowerPass, tower_pass
 from gradcam_kit.capture.images.channels import read_inputs, with_channels
 from gradcam_kit.capture.images.choice import image_input_of
 from gradcam_kit.capture.images.positions import heatmap_size
@@ -44,6 +45,7 @@ __all__ = [
     "Rescoring",
     "Runner",
     "TargetLayers",
+    "TowerPass",
     "capture",
     "check_model",
     "check_observable",
@@ -69,6 +71,7 @@ __all__ = [
     "rows_at_once",
     "select_layers",
     "split_name",
+    "tower_pass",
     "unobservable",
     "untouched",
     "with_channels",

@@ -1,6 +1,7 @@
 """Several methods, layers and targets on the same images, side by side: heatmaps, numbers, costs."""
 
 from gradcam_kit.comparison.comparing import compare
+from gradcam_kit.comparison.film import HeatmapLogger
 from gradcam_kit.comparison.record import Comparison, check_ending, write_comparisons
 
-__all__ = ["Comparison", "check_ending", "compare", "write_comparisons"]
+__all__ = ["Comparison", "HeatmapLogger", "check_ending", "compare", "write_comparisons"]

@@ -6,6 +6,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from gradcam_kit.diagnostics.callbacks.lightning import DiagnosticsCallback
+    from gradcam_kit.diagnostics.callbacks.loop import watch_loop
+    from gradcam_kit.diagnostics.callbacks.trainer import DiagnosticsTrainerCallback
     from gradcam_kit.diagnostics.checks import (
         can_overfit,
         check_curves,
@@ -23,18 +26,32 @@ if TYPE_CHECKING:
     from gradcam_kit.diagnostics.origins import Origin
     from gradcam_kit.diagnostics.overhead import measure_overhead
     from gradcam_kit.diagnostics.report import LayerRow, ParameterRow, Report
+    from gradcam_kit.diagnostics.show.dashboard import dashboard
     from gradcam_kit.diagnostics.thresholds import Thresholds
     from gradcam_kit.diagnostics.watching import ModelDiagnostics
+    from gradcam_kit.diagnostics.writers.files import CsvWriter, JsonWriter
+    from gradcam_kit.diagnostics.writers.mlflow import MLflowWriter
+    from gradcam_kit.diagnostics.writers.protocol import Writer
+    from gradcam_kit.diagnostics.writers.tensorboard import TensorBoardWriter
+    from gradcam_kit.diagnostics.writers.wandb import WandbWriter
 
 # Everything is loaded when first used.
 _HOMES = {
+    "CsvWriter": "writers.files",
+    "DiagnosticsCallback": "callbacks.lightning",
+    "DiagnosticsTrainerCallback": "callbacks.trainer",
     "Finding": "findings",
+    "JsonWriter": "writers.files",
     "LayerRow": "report",
+    "MLflowWriter": "writers.mlflow",
     "ModelDiagnostics": "watching",
     "Origin": "origins",
     "ParameterRow": "report",
     "Report": "report",
+    "TensorBoardWriter": "writers.tensorboard",
     "Thresholds": "thresholds",
+    "WandbWriter": "writers.wandb",
+    "Writer": "writers.protocol",
     "can_overfit": "checks",
     "capture_features": "features",
     "check_curves": "checks",
@@ -44,22 +61,32 @@ _HOMES = {
     "check_training": "checks",
     "cka": "maths.distances",
     "clip_gradients": "gradients",
+    "dashboard": "show.dashboard",
     "effective_rank": "maths.spectra",
     "find_nonfinite": "nonfinite",
     "measure_overhead": "overhead",
     "mmd": "maths.distances",
     "monitor_gradients": "gradients",
     "smooth_gradients": "gradients",
+    "watch_loop": "callbacks.loop",
 }
 
 __all__ = [
+    "CsvWriter",
+    "DiagnosticsCallback",
+    "DiagnosticsTrainerCallback",
     "Finding",
+    "JsonWriter",
     "LayerRow",
+    "MLflowWriter",
     "ModelDiagnostics",
     "Origin",
     "ParameterRow",
     "Report",
+    "TensorBoardWriter",
     "Thresholds",
+    "WandbWriter",
+    "Writer",
     "can_overfit",
     "capture_features",
     "check_curves",
@@ -69,12 +96,14 @@ __all__ = [
     "check_training",
     "cka",
     "clip_gradients",
+    "dashboard",
     "effective_rank",
     "find_nonfinite",
     "measure_overhead",
     "mmd",
     "monitor_gradients",
     "smooth_gradients",
+    "watch_loop",
 ]
 
 

@@ -42,6 +42,7 @@ from gradcam_kit.methods.shapley_cam import ShapleyCAM
 from gradcam_kit.methods.smooth_grad_cam_plus_plus import SmoothGradCAMPlusPlus
 from gradcam_kit.methods.smoothing import EigenSmooth, Smooth, TestTime
 from gradcam_kit.methods.ss_cam import SSCAM
+from gradcam_kit.methods.two_tower_cam import TwoTowerExplanation, two_tower_cam
 from gradcam_kit.methods.vit_recipro_cam import ViTReciproCAM
 from gradcam_kit.methods.winsor_cam import WinsorCAM
 from gradcam_kit.methods.xgrad_cam import XGradCAM
@@ -90,10 +91,12 @@ __all__ = [
     "Smooth",
     "SmoothGradCAMPlusPlus",
     "TestTime",
+    "TwoTowerExplanation",
     "ViTReciproCAM",
     "WinsorCAM",
     "XGradCAM",
     "explain_all",
     "explain_many",
     "single_pass_methods",
+    "two_tower_cam",
 ]
