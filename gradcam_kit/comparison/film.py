@@ -6,11 +6,11 @@ import logging
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsFloat
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 from torch import Tensor
 
 from gradcam_kit.capture import check_model, select_layers, untouched
@@ -24,7 +24,6 @@ from gradcam_kit.pixels.pictures import rgb_pictures
 from gradcam_kit.render import colorize, contact_sheet, overlays
 
 _log = logging.getLogger("gradcam_kit")
-_CELL = 160
 
 
 class HeatmapLogger:
@@ -44,8 +43,9 @@ class HeatmapLogger:
         targets: what is explained, as in calling the method; None = the class that is predicted at that moment.
         features: layers whose feature maps are logged too: names, wildcards, modules or types.
         channels: how many feature maps of each layer are shown.
+        size: width and height of each picture in a frame, in pixels.
         name: of the pictures in the writer.
-        most_frames: when there are so many frames, every second one is dropped, so that memory stays constant.
+        most_frames: when there are more, every second one is dropped, also of those to come; memory stays constant.
 
     Attributes:
         frames: RGB pictures `(height, width, 3)`, the oldest first.
@@ -54,7 +54,7 @@ class HeatmapLogger:
     Raises:
         InputError: no method, or images that are not `(n, c, h, w)`.
         LayerNotFoundError: a layer of `features` that the model does not have.
-        OptionError: `every`, `channels` or `most_frames` below 1.
+        OptionError: `every`, `channels`, `size` or `most_frames` below 1.
 
     Example:
         >>> from gradcam_kit import GradCAM
@@ -68,8 +68,8 @@ class HeatmapLogger:
 
     def __init__(
         self,
-        cam: BaseCAM,
-        images: Float[Tensor, "n c h w"],
+        cam: Any,
+        images: Any,
         *,
         every: int = 100,
         writer: Any = None,
@@ -77,6 +77,7 @@ class HeatmapLogger:
         targets: Any = None,
         features: Any = (),
         channels: int = 8,
+        size: int = 160,
         name: str = "heatmaps",
         most_frames: int = 256,
     ) -> None:
@@ -85,10 +86,11 @@ class HeatmapLogger:
         if not isinstance(images, Tensor) or images.ndim != 4 or not len(images):
             found = f"shape {tuple(images.shape)}" if isinstance(images, Tensor) else kind_of(images)
             raise InputError(f"images are {found}; expected a tensor (n, c, h, w) with at least one image")
-        self.cam, self.targets, self.name = cam, targets, str(name)
+        self.cam: BaseCAM = cam
+        self.targets, self.name = targets, str(name)
         self.model = check_model(cam.model)
         self.every, self.channels = positive_int("every", every), positive_int("channels", channels)
-        self.most_frames = positive_int("most_frames", most_frames)
+        self.most_frames, self.size = positive_int("most_frames", most_frames), positive_int("size", size)
         self._images = images.detach().clone()
         self._pictures = _shown(self._images, pictures)
         self._layers = list(select_layers(self.model, features).values()) if _is_given(features) else []
@@ -96,7 +98,7 @@ class HeatmapLogger:
         self.frames: list[UInt8[np.ndarray, "height width 3"]] = []
         self.steps: list[int] = []
         self._count = 0
-        self._has_logged = False
+        self._logged, self._stride = 0, 1
 
     def step(self) -> None:
         """Count one step of the training, and log if it is time."""
@@ -113,18 +115,17 @@ class HeatmapLogger:
         try:
             explanation, grids = self._explain()
         except GradCamKitError as error:
-            if not self._has_logged:
+            if not self._logged:
                 raise
             _log.warning("no heatmaps of step %d: %s", step, error)
             return
-        self._has_logged = True
         frame = self._frame(explanation, step)
         self._keep(frame, step)
         self._writers.image(self.name, frame, step)
         for layer, grid in grids.items():
             self._writers.image(f"{self.name}/features/{layer}", grid, step)
 
-    def save(self, path: str | PathLike[str], *, fps: float = 5.0) -> Path:
+    def save(self, path: str | PathLike[str], *, fps: SupportsFloat = 5.0) -> Path:
         """Write the frames as a film, by the suffix `.gif` or `.mp4`, and return its path.
 
         Raises:
@@ -144,7 +145,10 @@ class HeatmapLogger:
             if self._layers:
                 with torch.no_grad(), capture_features(self.model, self._layers, keep="cpu") as features:
                     self.model(self._images)
-                grids = {layer: _grid(feature.output, self.channels) for layer, feature in features.items()}
+                grids = {
+                    layer: _grid(feature.output, self.channels, max(self.size // 2, 1))
+                    for layer, feature in features.items()
+                }
         return explanation, grids
 
     def _frame(self, explanation: Explanation, step: int) -> UInt8[np.ndarray, "height width 3"]:
@@ -155,14 +159,17 @@ class HeatmapLogger:
         shown = overlays(self._pictures, maps)
         return contact_sheet(
             [list(self._pictures.numpy()), list(shown)],
-            column_titles=titles, row_titles=["picture", f"step {step:06d}"], cell_size=_CELL,
+            column_titles=titles, row_titles=["picture", f"step {step:06d}"], cell_size=self.size,
         )  # fmt: skip
 
     def _keep(self, frame: UInt8[np.ndarray, "height width 3"], step: int) -> None:
-        if len(self.frames) >= self.most_frames:
-            self.frames, self.steps = self.frames[::2], self.steps[::2]
+        self._logged += 1
+        if (self._logged - 1) % self._stride:
+            return
         self.frames.append(frame)
         self.steps.append(int(step))
+        if len(self.frames) > self.most_frames:
+            self.frames, self.steps, self._stride = self.frames[::2], self.steps[::2], 2 * self._stride
 
 
 def _is_given(layers: Any) -> bool:
@@ -190,7 +197,7 @@ def _shown(images: Tensor, pictures: Any) -> UInt8[Tensor, "n h w 3"]:
     return shown.cpu().contiguous()
 
 
-def _grid(output: Any, channels: int) -> UInt8[np.ndarray, "height width 3"]:
+def _grid(output: Any, channels: int, size: int) -> UInt8[np.ndarray, "height width 3"]:
     """The first feature maps of each image in one row, each image from its smallest to its largest value."""
     values = output if isinstance(output, Tensor) else next(iter(output))
     while values.ndim < 4:
@@ -198,4 +205,4 @@ def _grid(output: Any, channels: int) -> UInt8[np.ndarray, "height width 3"]:
     maps = torch.nan_to_num(values.float())[:, :channels]
     low, high = maps.amin((1, 2, 3), keepdim=True), maps.amax((1, 2, 3), keepdim=True)
     levels = ((maps - low) / (high - low).clamp(min=1e-12)).clamp(0, 1)
-    return contact_sheet([list(colorize(own, "viridis")) for own in levels], cell_size=_CELL // 2, margin=4)
+    return contact_sheet([list(colorize(own, "viridis")) for own in levels], cell_size=size, margin=4)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsFloat
 
 import numpy as np
 from jaxtyping import UInt8
@@ -18,7 +18,7 @@ from gradcam_kit.pixels.opencv import cv2
 Frame = UInt8[np.ndarray, "height width 3"]
 
 
-def write_film(path: str | PathLike[str], frames: Sequence[Any], fps: float) -> Path:
+def write_film(path: str | PathLike[str], frames: Sequence[Any], fps: SupportsFloat) -> Path:
     """Write RGB frames as a film, by the suffix `.gif` or `.mp4`, and return its path.
 
     Frames of another size than the first one are cut or filled with white at the right and at the bottom.
@@ -46,7 +46,8 @@ def write_film(path: str | PathLike[str], frames: Sequence[Any], fps: float) -> 
     elif hasattr(cv2, "imwriteanimation"):
         animation = cv2.Animation()
         animation.frames, animation.durations = bgr, [max(round(1000 / rate), 20)] * len(bgr)
-        if not cv2.imwriteanimation(str(target), animation):
+        # With the default of 0 flat colors become patterns of dots.
+        if not cv2.imwriteanimation(str(target), animation, [cv2.IMWRITE_GIF_DITHER, 3]):
             raise PictureError(f"OpenCV {cv2.__version__} could not write {target}; save the film as .mp4")
     else:  # OpenCV before 4.11
         first, *others = [Image.fromarray(frame[..., ::-1]) for frame in bgr]

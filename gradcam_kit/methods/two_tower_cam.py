@@ -12,10 +12,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from gradcam_kit.capture import TowerPass, map_output, tower_pass, untouched
+from gradcam_kit.capture import TowerPass, find_layers, map_output, tower_pass, untouched
 from gradcam_kit.errors import CaptureError, InputError, ShapeError, kind_of
 from gradcam_kit.functional import at_least_float32
-from gradcam_kit.methods.arithmetic.pair_scores import FusedScore, PairCosine, embeddings_in, floating_in
+from gradcam_kit.methods.arithmetic.pair_scores import FusedScore, PairCosine, floating_in
 from gradcam_kit.methods.contract import METHODS
 
 
@@ -166,7 +166,10 @@ class _Tower(nn.Module):
         """The layer by its name in the owner, or as it is."""
         if isinstance(layer, list | tuple):
             return [self.find(one) for one in layer]
-        return f"owner.{layer}" if isinstance(layer, str) else layer
+        if isinstance(layer, str):
+            find_layers(self.owner, layer, self.owner)  # says what is wrong in the names that the user knows
+            return f"owner.{layer}"
+        return layer
 
     @classmethod
     def of(cls, tower: Any, name: str) -> _Tower:

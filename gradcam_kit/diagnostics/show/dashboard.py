@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from os import PathLike
-from typing import Any
+from typing import Any, SupportsFloat
 
 from torch import Tensor
 
@@ -27,7 +27,7 @@ _STYLE = (
 )
 
 
-def dashboard(*sources: Any, refresh: float = 2.0, title: str = "Diagnostics") -> Any:
+def dashboard(*sources: Any, refresh: SupportsFloat = 2.0, title: str = "Diagnostics") -> Any:
     """Return a Dash app over reports, captured features and folders of a `JsonWriter`.
 
     Nothing is started: call `.run()` on what is returned, and the page is at http://127.0.0.1:8050, for this machine
@@ -63,7 +63,7 @@ def dashboard(*sources: Any, refresh: float = 2.0, title: str = "Diagnostics") -
         def run(self, host: str = "127.0.0.1", port: int = 8050, **options: Any) -> None:
             super().run(host=host, port=port, **options)
 
-    app = LocalDash("gradcam_kit", title=title, update_title=None, assets_folder="", serve_locally=True)
+    app = LocalDash("gradcam_kit", title=title, update_title=None, serve_locally=True, include_assets_files=False)
     app.index_string = app.index_string.replace("</head>", f"<style>{_STYLE}</style></head>")
 
     def choice(name: str, label: str) -> Any:
@@ -161,8 +161,8 @@ class _Sources:
                 self.log = Log(one)
             else:
                 raise InputError(
-                    f"a dashboard cannot show {kind_of(one)}; expected a report, a ModelDiagnostics, captured features, "
-                    "or the folder of a JsonWriter"
+                    f"a dashboard cannot show {kind_of(one)}; expected a report, a ModelDiagnostics, "
+                    "captured features, or the folder of a JsonWriter"
                 )
         self.update()
 

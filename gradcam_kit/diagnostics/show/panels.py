@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -93,7 +94,7 @@ def ridges(series: Sequence[tuple[int, list[float], list[int]]], name: str | Non
     figure = _figure(name or "No histogram yet", "step", go)
     if series:
         shares = np.stack([_in_bands(edges, counts) for _, edges, counts in series])
-        labels = [f"{low:.3g} to {high:.3g}" for low, high in zip(_BANDS, _BANDS[1:], strict=False)]
+        labels = [f"{low:.3g} to {high:.3g}" for low, high in pairwise(_BANDS)]
         figure.add_heatmap(
             x=[str(step) for step, *_ in series], y=labels, z=np.log1p(1000 * shares.T).tolist(), colorscale="viridis",
             showscale=False,

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Mapping
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsFloat, SupportsInt
 
 from gradcam_kit.diagnostics.writers.protocol import compact, picture_of
 from gradcam_kit.errors import InputError
@@ -29,7 +29,7 @@ class _FolderWriter:
             raise InputError(f"{self.folder} is a file; expected a folder to write to")
         self.folder.mkdir(parents=True, exist_ok=True)
 
-    def _picture(self, name: str, hwc: Any, step: int) -> Path:
+    def _picture(self, name: object, hwc: Any, step: SupportsInt) -> Path:
         """Write a picture, and return its path relative to the folder."""
         from gradcam_kit.pixels.pictures import encode_picture
 
@@ -66,11 +66,11 @@ class CsvWriter(_FolderWriter):
         ['name,value,step', 'loss,0.5,1']
     """
 
-    def scalar(self, name: str, value: float, step: int) -> None:
+    def scalar(self, name: object, value: SupportsFloat, step: SupportsInt) -> None:
         """Append a row to `scalars.csv`; NaN is an empty cell."""
         self._append("scalars.csv", ("name", "value", "step"), [(str(name), float(value), int(step))])
 
-    def histogram(self, name: str, edges: Any, counts: Any, step: int) -> None:
+    def histogram(self, name: object, edges: Any, counts: Any, step: SupportsInt) -> None:
         """Append one row per filled bin to `histograms.csv`."""
         limits, filled = compact(edges, counts, _MOST_BINS)
         rows = [
@@ -80,11 +80,11 @@ class CsvWriter(_FolderWriter):
         ]
         self._append("histograms.csv", ("name", "step", "left", "right", "count"), rows)
 
-    def image(self, name: str, hwc: Any, step: int) -> None:
+    def image(self, name: object, hwc: Any, step: SupportsInt) -> None:
         """Write `images/<name>-<step>.png`."""
         self._picture(name, hwc, step)
 
-    def table(self, name: str, rows: Iterable[Mapping[str, Any]], step: int) -> None:
+    def table(self, name: object, rows: Iterable[Mapping[str, Any]], step: SupportsInt) -> None:
         """Write `tables/<name>-<step>.csv`."""
         rows = [dict(row) for row in rows]
         columns = list(dict.fromkeys(key for row in rows for key in row))
@@ -120,24 +120,24 @@ class JsonWriter(_FolderWriter):
         '{"kind": "scalar", "name": "loss", "step": 1, "value": 0.5}\\n'
     """
 
-    def scalar(self, name: str, value: float, step: int) -> None:
+    def scalar(self, name: object, value: SupportsFloat, step: SupportsInt) -> None:
         """Append one number."""
         self._line("scalar", name, step, value=float(value))
 
-    def histogram(self, name: str, edges: Any, counts: Any, step: int) -> None:
+    def histogram(self, name: object, edges: Any, counts: Any, step: SupportsInt) -> None:
         """Append the filled range of a histogram, in at most 256 bins."""
         limits, filled = compact(edges, counts, _MOST_BINS)
         self._line("histogram", name, step, edges=limits.tolist(), counts=filled.tolist())
 
-    def image(self, name: str, hwc: Any, step: int) -> None:
+    def image(self, name: object, hwc: Any, step: SupportsInt) -> None:
         """Write a PNG file, and append its path relative to the folder."""
         self._line("image", name, step, path=self._picture(name, hwc, step).as_posix())
 
-    def table(self, name: str, rows: Iterable[Mapping[str, Any]], step: int) -> None:
+    def table(self, name: object, rows: Iterable[Mapping[str, Any]], step: SupportsInt) -> None:
         """Append all rows in one line."""
         self._line("table", name, step, rows=[dict(row) for row in rows])
 
-    def _line(self, kind: str, name: str, step: int, **content: Any) -> None:
+    def _line(self, kind: str, name: object, step: SupportsInt, **content: Any) -> None:
         line = {"kind": kind, "name": str(name), "step": int(step), **content}
         text = json.dumps(strict(line), allow_nan=False, default=str)
         # One write for each line: whoever reads meanwhile sees whole lines, or the beginning of the last one.
@@ -145,7 +145,7 @@ class JsonWriter(_FolderWriter):
             stream.write(text + "\n")
 
 
-def file_name(name: object, step: int, suffix: str) -> str:
+def file_name(name: object, step: SupportsInt, suffix: str) -> str:
     """Return a file name that stays in its folder; names that had to be changed get a hash, so that they stay apart.
 
     Example:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, SupportsFloat, SupportsInt
 
 from gradcam_kit.diagnostics.writers.files import file_name, strict
 from gradcam_kit.diagnostics.writers.protocol import clean_name, compact, picture_of
@@ -43,21 +43,21 @@ class MLflowWriter:
             client = MlflowClient()
         self._client = client
 
-    def scalar(self, name: str, value: float, step: int) -> None:
+    def scalar(self, name: object, value: SupportsFloat, step: SupportsInt) -> None:
         """Log one metric."""
         self._client.log_metric(self.run_id, clean_name(name), float(value), step=int(step))
 
-    def histogram(self, name: str, edges: Any, counts: Any, step: int) -> None:
+    def histogram(self, name: object, edges: Any, counts: Any, step: SupportsInt) -> None:
         """Log edges and counts as a JSON artifact in `histograms/`."""
         limits, filled = compact(edges, counts, _MOST_BINS)
         content = {"name": str(name), "step": int(step), "edges": limits.tolist(), "counts": filled.tolist()}
         self._client.log_dict(self.run_id, strict(content), f"histograms/{file_name(name, step, '.json')}")
 
-    def image(self, name: str, hwc: Any, step: int) -> None:
+    def image(self, name: object, hwc: Any, step: SupportsInt) -> None:
         """Log one picture, with its step."""
         self._client.log_image(self.run_id, picture_of(hwc), key=clean_name(name), step=int(step))
 
-    def table(self, name: str, rows: Iterable[Mapping[str, Any]], step: int) -> None:
+    def table(self, name: object, rows: Iterable[Mapping[str, Any]], step: SupportsInt) -> None:
         """Log rows as a JSON artifact in `tables/`."""
         content = {"name": str(name), "step": int(step), "rows": [dict(row) for row in rows]}
         self._client.log_dict(self.run_id, strict(content), f"tables/{file_name(name, step, '.json')}")

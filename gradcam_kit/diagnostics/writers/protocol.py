@@ -13,7 +13,7 @@ from jaxtyping import UInt8
 
 from gradcam_kit.errors import ShapeError
 
-_LONGEST = 200
+_LONGEST = 120
 
 
 @runtime_checkable

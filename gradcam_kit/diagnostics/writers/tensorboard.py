@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from os import PathLike
-from typing import Any
+from typing import Any, SupportsFloat, SupportsInt
 
 import numpy as np
 
@@ -46,11 +46,11 @@ class TensorBoardWriter:
             )
         self._writer = dir_or_writer
 
-    def scalar(self, name: str, value: float, step: int) -> None:
+    def scalar(self, name: object, value: SupportsFloat, step: SupportsInt) -> None:
         """Add one number."""
         self._writer.add_scalar(clean_name(name), float(value), int(step))
 
-    def histogram(self, name: str, edges: Any, counts: Any, step: int) -> None:
+    def histogram(self, name: object, edges: Any, counts: Any, step: SupportsInt) -> None:
         """Add counts as they are; sums are those of the middles of the bins."""
         limits, filled = compact(edges, counts, 1024)
         middles = (limits[:-1] + limits[1:]) / 2
@@ -66,11 +66,11 @@ class TensorBoardWriter:
             global_step=int(step),
         )
 
-    def image(self, name: str, hwc: Any, step: int) -> None:
+    def image(self, name: object, hwc: Any, step: SupportsInt) -> None:
         """Add one picture."""
         self._writer.add_image(clean_name(name), picture_of(hwc), int(step), dataformats="HWC")
 
-    def table(self, name: str, rows: Iterable[Mapping[str, Any]], step: int) -> None:
+    def table(self, name: object, rows: Iterable[Mapping[str, Any]], step: SupportsInt) -> None:
         """Add a table as text."""
         rows = [dict(row) for row in rows]
         columns = list(dict.fromkeys(key for row in rows for key in row))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, SupportsFloat, SupportsInt
 
 from gradcam_kit.diagnostics.writers.files import strict
 from gradcam_kit.diagnostics.writers.protocol import clean_name, compact, picture_of
@@ -45,20 +45,20 @@ class WandbWriter:
         self._row: int | None = None
         self._known: set[str] = set()
 
-    def scalar(self, name: str, value: float, step: int) -> None:
+    def scalar(self, name: object, value: SupportsFloat, step: SupportsInt) -> None:
         """Log one number."""
         self._log(name, float(value), step)
 
-    def histogram(self, name: str, edges: Any, counts: Any, step: int) -> None:
+    def histogram(self, name: object, edges: Any, counts: Any, step: SupportsInt) -> None:
         """Log counts in at most 512 bins."""
         limits, filled = compact(edges, counts, _MOST_BINS)
         self._log(name, self._wandb.Histogram(np_histogram=(filled, limits)), step)
 
-    def image(self, name: str, hwc: Any, step: int) -> None:
+    def image(self, name: object, hwc: Any, step: SupportsInt) -> None:
         """Log one picture."""
         self._log(name, self._wandb.Image(picture_of(hwc)), step)
 
-    def table(self, name: str, rows: Iterable[Mapping[str, Any]], step: int) -> None:
+    def table(self, name: object, rows: Iterable[Mapping[str, Any]], step: SupportsInt) -> None:
         """Log a table; what is neither number nor text is shown as text."""
         rows = [dict(row) for row in rows]
         columns = list(dict.fromkeys(str(key) for row in rows for key in row))
@@ -69,14 +69,15 @@ class WandbWriter:
         """End the row that is still open; the run is yours and goes on."""
         self._end_row()
 
-    def _log(self, name: str, value: Any, step: int) -> None:
+    def _log(self, name: object, value: Any, step: SupportsInt) -> None:
+        step = int(step)
         key = clean_name(name)
         if key not in self._known:
             self._known.add(key)
             self._run.define_metric(key, step_metric=STEP)
         if step != self._step:
             self._end_row()
-        self._run.log({key: value, STEP: int(step)}, commit=False)
+        self._run.log({key: value, STEP: step}, commit=False)
         self._step, self._row = step, self._run.step
 
     def _end_row(self) -> None:

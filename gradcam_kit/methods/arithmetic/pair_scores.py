@@ -46,6 +46,7 @@ class PairCosine:
     texts: Any
 
     def __call__(self, output: Any) -> Float[Tensor, " n"]:
+        """Cosines in [-1, 1], for what the image tower returned."""
         image, text = embeddings_in(output), embeddings_in(self.texts)
         if image.shape[1] != text.shape[1]:
             raise ShapeError(
@@ -74,6 +75,7 @@ class FusedScore:
     targets: Any
 
     def __call__(self, output: Any) -> Float[Tensor, " n"]:
+        """The scores of the fusion module, for what the image tower returned."""
         return self.score(self.fusion(output, self.texts))
 
     def score(self, fused: Any) -> Float[Tensor, " n"]:
