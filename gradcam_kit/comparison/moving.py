@@ -57,7 +57,7 @@ def write_film(path: str | PathLike[str], frames: Sequence[Any], fps: SupportsFl
 
 def _write_mp4(target: Path, bgr: list[Frame], rate: float) -> None:
     height, width = bgr[0].shape[:2]
-    stream = cv2.VideoWriter(str(target), cv2.VideoWriter_fourcc(*"mp4v"), rate, (width, height))
+    stream = cv2.VideoWriter(str(target), cv2.VideoWriter.fourcc(*"mp4v"), rate, (width, height))
     try:
         if not stream.isOpened():
             raise PictureError(f"OpenCV {cv2.__version__} could not write {target}; save the film as .gif")

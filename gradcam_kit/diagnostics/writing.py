@@ -84,7 +84,7 @@ class WindowWriter:
     def restart(self) -> None:
         """Forget what was written: the block begins anew."""
         self._before: dict[str, Any] = {}
-        self._findings: set[tuple[str, str, str]] = set()
+        self._findings: set[tuple[Any, ...]] = set()
 
     def write(self, ledger: Ledger, report: Callable[[], Report], *, at_end: bool = False) -> None:
         """Write the window that was closed last; at the end the open one, and the tables of the report."""
@@ -111,7 +111,7 @@ class WindowWriter:
         self._tables(report(), step, at_end)
 
     def _tables(self, report: Report, step: int, at_end: bool) -> None:
-        findings = {(one.level, one.kind, one.layer) for one in report.findings}
+        findings: set[tuple[Any, ...]] = {(one.level, one.kind, one.layer) for one in report.findings}
         if at_end or findings != self._findings:
             self._findings = findings
             self.writers.table("findings", [one.to_dict() for one in report.findings], step)

@@ -269,7 +269,8 @@ def _size(end: Tensor, gradient: Tensor | None) -> Float[Tensor, " n"]:
     if gradient is None:
         return end.new_zeros(len(end), dtype=torch.float32)
     product = at_least_float32(gradient) * at_least_float32(end.detach())
-    return torch.linalg.vector_norm(product.flatten(1), dim=1).float()
+    size: Tensor = torch.linalg.vector_norm(product.flatten(1), dim=1).float()
+    return size
 
 
 def _has_rows(n: int, tensor: Tensor) -> bool:

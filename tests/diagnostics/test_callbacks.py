@@ -47,10 +47,15 @@ def test_a_plain_loop_leaves_a_page_and_lines(tmp_path: Path) -> None:
 
 def test_a_loop_that_fails_leaves_what_it_had(tmp_path: Path) -> None:
     model = mlp()
-    with pytest.raises(ZeroDivisionError), watch_loop(model, out=tmp_path, window=2):
-        for inputs, _ in batches(3):
-            model(inputs)
-        1 / 0  # noqa: B018
+
+    def fail() -> None:
+        with watch_loop(model, out=tmp_path, window=2):
+            for inputs, _ in batches(3):
+                model(inputs)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
     assert hooks_of(model) == 0
     names = [json.loads(line)["name"] for line in (tmp_path / "diagnostics.jsonl").read_text().splitlines()]
     assert "layers" in names
@@ -128,7 +133,7 @@ def lightning_module(fails: bool = False, calls_part: bool = False) -> Any:
 def fit(net: Any, folder: Path, callbacks: list[Any]) -> None:
     from lightning.pytorch import Trainer
 
-    data = [pair for pair in batches(6)]
+    data = list(batches(6))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*(does not have many workers|log_every_n_steps|LeafSpec).*")
         trainer = Trainer(

@@ -18,7 +18,7 @@ except ImportError as _error:
     ) from _error
 
 
-class DiagnosticsTrainerCallback(TrainerCallback):  # type: ignore[misc] # transformers has no types
+class DiagnosticsTrainerCallback(TrainerCallback):
     """Observe what a Hugging Face trainer trains; evaluation is left out.
 
     The trainer tells its callbacks nothing of an error. Use this one as a context manager around `trainer.train()`, and

@@ -39,7 +39,7 @@ class TensorBoardWriter:
                 raise MissingExtraError(
                     'TensorBoardWriter needs tensorboard, which is not installed: pip install "gradcam-kit[loggers]"'
                 ) from error
-            dir_or_writer = SummaryWriter(str(dir_or_writer))  # type: ignore[no-untyped-call]
+            dir_or_writer = SummaryWriter(str(dir_or_writer))
         elif not hasattr(dir_or_writer, "add_histogram_raw"):
             raise InputError(
                 f"dir_or_writer is {kind_of(dir_or_writer)}; expected a folder, or a torch.utils.tensorboard writer"

@@ -61,8 +61,8 @@ class WandbWriter:
     def table(self, name: object, rows: Iterable[Mapping[str, Any]], step: SupportsInt) -> None:
         """Log a table; what is neither number nor text is shown as text."""
         rows = [dict(row) for row in rows]
-        columns = list(dict.fromkeys(str(key) for row in rows for key in row))
-        cells = [[_cell(strict(row.get(key))) for key in columns] for row in rows]
+        columns: list[Any] = list(dict.fromkeys(str(key) for row in rows for key in row))
+        cells: list[Any] = [[_cell(strict(row.get(key))) for key in columns] for row in rows]
         self._log(name, self._wandb.Table(columns=columns, data=cells, allow_mixed_types=True), step)
 
     def close(self) -> None:
