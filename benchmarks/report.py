@@ -1,4 +1,4 @@
-"""The tables and plots of README.md and docs/, made from stored results."""
+"""The tables and plots of docs/, made from stored results."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _PEERS = (GRAD_CAM, TORCH_CAM, CAPTUM)
 
 def run(
     results: Annotated[Path, typer.Option(help="folder of stored results")] = RESULTS,
-    readme: Annotated[Path, typer.Option(help="file with the two markers")] = ROOT / "README.md",
+    summary: Annotated[Path, typer.Option(help="file with the two markers")] = ROOT / "docs" / "cost.md",
     docs: Annotated[Path, typer.Option(help="folder of the plots and of the page with all tables")] = ROOT / "docs",
 ) -> None:
-    """Write the README's tables between its markers, and two plots and a page with all tables into docs/."""
+    """Write the tables of docs/cost.md between its markers, and two plots and a page with all tables into docs/."""
     stored = {}
     for path in sorted(results.glob("*.json")):
         with suppress(ValueError):  # other results have other forms, and pages of their own
@@ -36,14 +36,14 @@ def run(
     docs.mkdir(parents=True, exist_ok=True)
     pictures = draw(stored, docs)
     (docs / PAGE).write_text(page(stored))
-    block = summary(stored, pictures, os.path.relpath(docs, readme.parent))
-    readme.write_text(between_markers(readme.read_text(), block))
-    typer.echo(f"written: {readme}, {', '.join(str(docs / name) for name in (PAGE, *(one.file for one in pictures)))}")
+    block = shown(stored, pictures, os.path.relpath(docs, summary.parent))
+    summary.write_text(between_markers(summary.read_text(), block))
+    typer.echo(f"written: {summary}, {', '.join(str(docs / name) for name in (PAGE, *(one.file for one in pictures)))}")
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A plot in docs/, with what README says of it."""
+    """A plot in docs/, with what docs/cost.md says of it."""
 
     file: str
     title: str
@@ -89,13 +89,13 @@ def between_markers(text: str, block: str, begin: str = BEGIN, end: str = END) -
         typer.BadParameter: the markers are not there once each, in order.
     """
     if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
-        raise typer.BadParameter(f"expected the lines {begin} and, behind it, {end} in the README, once each")
+        raise typer.BadParameter(f"expected the lines {begin} and, behind it, {end} once each")
     before, rest = text.split(begin)
     return f"{before}{begin}\n\n{block.strip()}\n\n{end}{rest.split(end)[1]}"
 
 
-def summary(stored: Mapping[str, Results], pictures: Sequence[Picture], folder: str) -> str:
-    """What README shows: costs, other libraries, runs and metrics of every device, and the plots."""
+def shown(stored: Mapping[str, Results], pictures: Sequence[Picture], folder: str) -> str:
+    """Return what docs/cost.md shows: costs, other libraries, runs and metrics of every device, and the plots."""
     parts = []
     for command, (caption, table) in _SECTIONS.items():
         for device in _DEVICES:
@@ -164,7 +164,7 @@ _SECTIONS: Mapping[str, tuple[str, Callable[[Results], str]]] = {
     "runs": (f"A folder of {{pictures}} JPEGs of mixed sizes, ResNet-50; {_BESIDE}", cost_table),
     "metrics": (f"Metrics of {{images}} images, and of 2 beside other libraries; {_BESIDE}", cost_table),
 }
-"""By command, in the README's order: what is said of its results, from their settings, and their table."""
+"""By command, in the order of docs/cost.md: what is said of its results, from their settings, and their table."""
 
 
 def page(stored: Mapping[str, Results]) -> str:

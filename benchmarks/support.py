@@ -2,61 +2,29 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import queue
 import re
-import sys
 import time
 import warnings
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from benchmarks.results import as_json, environment
 from benchmarks.support_cases import LIBRARIES, Case, cases
+from benchmarks.support_outcomes import IMAGES, Outcome
 from gradcam_kit import GradCAM
 from gradcam_kit.errors import GradCamKitError
 
 QUICK = ("torchvision:resnet18", "torchvision:mobilenet_v3_small", "transformers:DeiTForImageClassificationWithTeacher")
-_IMAGES = 2
 _STARTING = 120.0
 """Seconds that a fresh process gets on top of a case's own for loading the libraries."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What happened to one architecture.
-
-    Attributes:
-        status: "ok": a finite map that varies, and nothing left behind; "refused": a clear error; "failed": anything
-            else that is not as it should be; "left out": not tried, and why.
-        layer: the automatic layer, with the `shape` of its map for images of `size`.
-        traceless: whether every hook, mode, flag, gradient, buffer and random state was as before.
-        seconds: of the explanation, the model's construction not included.
-        reason: of whatever is not ok.
-    """
-
-    name: str
-    family: str
-    status: str
-    reason: str = ""
-    layer: str = ""
-    shape: tuple[int, ...] = ()
-    size: tuple[int, ...] = ()
-    parameters: int = 0
-    finite: bool = False
-    varies: bool = False
-    traceless: bool = False
-    seconds: float = 0.0
 
 
 def chosen_cases(only: str = "", quick: bool = False) -> list[Case]:
@@ -90,7 +58,7 @@ def explain(case: Case, most_parameters: int = 10**12) -> Outcome:
 
 
 def _explain(case: Case, model: nn.Module, size: tuple[int, ...], parameters: int) -> Outcome:
-    images = torch.rand(_IMAGES, 3, *size, generator=torch.Generator().manual_seed(1))
+    images = torch.rand(IMAGES, 3, *size, generator=torch.Generator().manual_seed(1))
     before = _trace(model)
     start = time.perf_counter()
     found: dict[str, Any] = {}
@@ -163,7 +131,7 @@ def _calibrate(model: nn.Module, size: tuple[int, ...]) -> None:
         norm.momentum = 1.0
     try:
         with torch.no_grad():
-            model(torch.rand(_IMAGES, 3, *size, generator=torch.Generator().manual_seed(1)))
+            model(torch.rand(IMAGES, 3, *size, generator=torch.Generator().manual_seed(1)))
     except Exception:  # the explanation itself will say why
         pass
     for norm, value in zip(norms, momentum, strict=True):
@@ -264,39 +232,3 @@ def _serve(connection: Connection, threads: int) -> None:
         if name not in known:
             known |= cases(name.partition(":")[0])
         connection.send(explain(known[name], most_parameters))
-
-
-def load(file: Path) -> dict[str, Outcome]:
-    """The outcomes of a file, by name; none if it does not exist."""
-    if not file.exists():
-        return {}
-    found = {}
-    for row in json.loads(file.read_text())["architectures"]:
-        values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in row.items()}
-        found[row["name"]] = Outcome(**values)
-    return found
-
-
-def save(outcomes: Iterable[Outcome], file: Path) -> None:
-    """Put outcomes among those of other architectures in a file: JSON with one architecture on a line."""
-    found = {**load(file), **{one.name: one for one in outcomes}}
-    rows = sorted(found.values(), key=lambda one: (LIBRARIES.index(one.name.partition(":")[0]), one.family, one.name))
-    head = as_json({"environment": hardware(), "summary": summarize(rows)}).removesuffix("\n}\n")
-    lines = ",\n".join("  " + json.dumps(asdict(one)) for one in rows)
-    file.write_text(f'{head},\n "architectures": [\n{lines}\n ]\n}}\n')
-
-
-def summarize(outcomes: Iterable[Outcome]) -> dict[str, dict[str, int]]:
-    """How many of each library's architectures had which status; those of torchvision by task."""
-    counts: dict[str, Counter[str]] = {}
-    for outcome in outcomes:
-        library = outcome.name.partition(":")[0]
-        group = library if library == "timm" else f"{library} {outcome.family}"
-        counts.setdefault(group, Counter())[outcome.status] += 1
-    return {group: dict(statuses) for group, statuses in counts.items()}
-
-
-def hardware() -> dict[str, object]:
-    """What the outcomes depend on besides the code."""
-    loaded = {library: sys.modules[library].__version__ for library in LIBRARIES if library in sys.modules}
-    return {**environment("cpu"), "images": _IMAGES, **loaded}

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import support as matrix
+from benchmarks.support_outcomes import load, save, summarize
 
 
 def run(
@@ -28,7 +29,7 @@ def run(
     console = Console()
     chosen = matrix.chosen_cases(only, quick)
     if new and out:
-        chosen = [case for case in chosen if case.name not in matrix.load(out)]
+        chosen = [case for case in chosen if case.name not in load(out)]
     outcomes = []
     for one in matrix.run(chosen, workers, seconds, round(parameters * 1e6)):
         outcomes.append(one)
@@ -36,8 +37,8 @@ def run(
         line = f"{one.status:8} {one.name}  {one.layer} {shape}  {one.seconds:.1f} s  {one.reason}"
         console.print(line, markup=False, soft_wrap=True)
         if out:
-            matrix.save([one], out)  # at once, so that an interrupted run can be taken up with --new
-    groups = matrix.summarize(outcomes)
+            save([one], out)  # at once, so that an interrupted run can be taken up with --new
+    groups = summarize(outcomes)
     table = Table("architectures", *(statuses := ("ok", "refused", "failed", "left out")))
     for group, counts in groups.items():
         table.add_row(group, *(str(counts.get(status, 0)) for status in statuses))

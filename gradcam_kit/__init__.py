@@ -65,7 +65,9 @@ if TYPE_CHECKING:
         explain_all,
         two_tower_cam,
     )
-    from gradcam_kit.render import overlay
+    from gradcam_kit.models import load_model
+    from gradcam_kit.pixels.decoding import read_picture
+    from gradcam_kit.render import contact_sheet, overlay, overlays
 
 
 # Everything is loaded when first used: `import gradcam_kit` costs nothing, and what is used no more than it needs.
@@ -75,9 +77,13 @@ _HOMES = {
     "ShapeError": "gradcam_kit.errors",
     "HeatmapLogger": "gradcam_kit.comparison",
     "compare": "gradcam_kit.comparison",
+    "contact_sheet": "gradcam_kit.render",
     "explain_folder": "gradcam_kit.folder",
+    "load_model": "gradcam_kit.models",
     "load_run": "gradcam_kit.jobs",
     "overlay": "gradcam_kit.render",
+    "overlays": "gradcam_kit.render",
+    "read_picture": "gradcam_kit.pixels.decoding",
 }
 _HOME = "gradcam_kit.methods"  # of all others
 
@@ -134,10 +140,14 @@ __all__ = [
     "WinsorCAM",
     "XGradCAM",
     "compare",
+    "contact_sheet",
     "explain_all",
     "explain_folder",
+    "load_model",
     "load_run",
     "overlay",
+    "overlays",
+    "read_picture",
     "targets",
     "two_tower_cam",
 ]
@@ -148,6 +158,10 @@ def __getattr__(name: str) -> Any:
         return import_module(f"gradcam_kit.{name}")
     if name in __all__:
         return getattr(import_module(_HOMES.get(name, _HOME)), name)
+    from gradcam_kit.foreign import NAMES
+
+    if name in NAMES:  # `from gradcam_kit import name` would hide the text of an AttributeError
+        raise ImportError(f"gradcam_kit has no {name}; here it is {NAMES[name]}")
     raise AttributeError(f"module 'gradcam_kit' has no attribute {name!r}")
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from types import CodeType, TracebackType
 from typing import Any
 
 _OOM_MESSAGES = ("out of memory", "can't allocate memory", "_STATUS_ALLOC_FAILED")
-"""How a device, a host and the libraries of a device (cuBLAS, cuDNN) say that there is no memory left."""
+"""Substrings of out-of-memory errors from CUDA, the host allocator, cuBLAS and cuDNN."""
 
 
 class GradCamKitError(Exception):
@@ -30,7 +31,7 @@ class ShapeError(GradCamKitError, ValueError):
 
 
 class TargetError(GradCamKitError, ValueError):
-    """A target that cannot be scored: wrong number, wrong kind, or an output that is no class scores."""
+    """A target that cannot be scored: wrong number, wrong kind, or an output without class scores."""
 
 
 class ClassIndexError(GradCamKitError, IndexError):
@@ -38,7 +39,7 @@ class ClassIndexError(GradCamKitError, IndexError):
 
 
 class InputError(GradCamKitError, TypeError):
-    """An argument of a kind that cannot be used (integer images, a model that is no module, ...)."""
+    """An argument of a kind that cannot be used (integer images, a model that is not a module, ...)."""
 
 
 class OptionError(GradCamKitError, ValueError):
@@ -66,7 +67,7 @@ class CheckpointError(GradCamKitError, ValueError):
 
 
 class PictureError(GradCamKitError, ValueError):
-    """A picture that cannot be read or drawn on."""
+    """A picture that cannot be read or rendered on."""
 
 
 class MissingExtraError(GradCamKitError, ImportError):
@@ -113,6 +114,23 @@ def raise_interruption(error: BaseException) -> None:
         raise found
 
 
+@contextmanager
+def exits_refused() -> Iterator[None]:
+    """Let code of the user's that ends the program count as an error, also where it ends it as a success.
+
+    Raises:
+        InputError: SystemExit was raised in the block, but for one of a signal's handler.
+    """
+    try:
+        yield
+    except SystemExit as error:
+        raise_interruption(error)
+        code = "" if error.code is None else repr(error.code)
+        raise InputError(
+            f"the code of the model or a method called sys.exit({code}), which ends nothing here; let it raise an error"
+        ) from error
+
+
 def is_same_failure(first: BaseException, second: BaseException | None) -> bool:
     """Whether the same work failed twice in the same way; an exception that comes once is not about the work."""
     return type(first) is type(second) and str(first) == str(second)
@@ -138,6 +156,6 @@ def _parameters(code: CodeType) -> tuple[str, ...]:
 
 
 def kind_of(value: object) -> str:
-    """The kind of a value with its article: "a list", "an int"."""
+    """Return the kind of a value with its article: "a list", "an int"."""
     kind = type(value).__name__
     return f"{'an' if kind[0] in 'aeiouAEIO' else 'a'} {kind}"

@@ -19,7 +19,7 @@ from gradcam_kit.targets.names import read_class_names
 
 
 def run_and_report(request: RunRequest, console: Console | None = None) -> RunSummary:
-    """`run`, and when all is done the page about it, unless it is there and nothing has changed.
+    """Do a run, and write the page about it when all is done, unless the page is there and nothing has changed.
 
     Raises:
         GradCamKitError: the request is wrong; the folder is as it was.
@@ -36,7 +36,7 @@ def run_and_report(request: RunRequest, console: Console | None = None) -> RunSu
 
 
 def measured(summary: RunSummary) -> RunSummary:
-    """The summary of a run with the means of its metrics."""
+    """Return the summary of a run with the means of its metrics."""
     run = load_run(summary.out)
     return replace(summary, means=tuple(run.means()), notes=tuple(run.notes))
 
@@ -67,10 +67,10 @@ def explain_folder(
             "top:K".
         class_names: a file with one name on a line, or the names: a sequence, an array, or a mapping from indices.
         quiet: show neither notes nor progress.
-        options: the other attributes of `RunRequest`, such as `transform`, `scores` or `overlays`.
+        options: other attributes of `RunRequest`, such as `transform`, `scores` or `overlays`.
 
     Returns:
-        The rows, read as far as they are asked for; failures are rows too.
+        The rows of the run, read lazily; failures are rows too.
 
     Raises:
         GradCamKitError: the request is wrong; the folder is as it was.
@@ -94,7 +94,7 @@ def explain_folder(
 
 
 def _names(given: str | Sequence[str]) -> tuple[str, ...]:
-    """Names, of which one alone need not be in a list."""
+    """Return names as a tuple; a single name need not be in a list."""
     return (given,) if isinstance(given, str) else tuple(given)
 
 

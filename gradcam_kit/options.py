@@ -21,8 +21,16 @@ class Registry(dict[str, _T]):
         self.what = what
 
     def __missing__(self, name: object) -> _T:
-        hint = did_you_mean(str(name), self) or f"; known are {', '.join(self)}"
+        wanted = _letters(str(name))
+        same = [repr(own) for own in self if wanted in (_letters(own), _letters(own).replace("++", "plusplus"))]
+        hint = f"; here it is {' or '.join(same)}" if same else did_you_mean(str(name), self)
+        hint = hint or f"; known are {', '.join(self)}"
         raise UnknownNameError(f"there is no {self.what} {name!r}{hint}")
+
+
+def _letters(name: str) -> str:
+    """Return a name without case and separators, as `GradCAM` and `grad-cam` are one."""
+    return name.lower().replace("-", "").replace("_", "")
 
 
 def one_of(option: str, value: Any, known: Sequence[str]) -> Any:

@@ -194,7 +194,8 @@ class LayerCapture:
         scores: what is explained, such as the logit of the class; None if nothing needs it and it cannot be read.
         rescore: scores of changed images, `rescore(images (r, c, *t), index (r,)) -> (r,)`, where `index` says whose
             target each row has; any number of rows, in passes of `batch_size`. Evidence.RESCORE.
-        rescore_probability: the same by the softmax probability of the class; for a callable target it is `rescore`.
+        rescore_probability: the same by the probability of the class, the softmax unless the model says that its
+            outputs are something else (`targets.scores.evident_kind`); for a callable target it is `rescore`.
         replay: scores as if the layer had put out these activations, `replay(activations (r, k, *s), index (r,))`; only
             the part of the model behind the layer runs. Evidence.REPLAY.
         images: the model's images.

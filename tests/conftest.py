@@ -1,4 +1,4 @@
-"""Shapes and types in all signatures of the package are checked at run time in the tests."""
+"""Shapes in all signatures of the package are checked at run time in the tests."""
 
 import os
 import random
@@ -6,9 +6,9 @@ import random
 import numpy as np
 import pytest
 import torch
-from jaxtyping import install_import_hook
+from checked_shapes import check_shapes
 
-install_import_hook("gradcam_kit", "beartype.beartype")
+check_shapes("gradcam_kit")
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)  # workers share the cores; more threads than cores slow all of them down

@@ -41,7 +41,7 @@ def run(
 
     A whole run rewrites what is stored in this checkout:
     benchmarks/results/ground-truth.json, docs/ground-truth.md and .png,
-    and the table between the markers in README.md.
+    and the table between the markers in docs/where-right.md.
 
     With --out or --figure it writes those alone. With --quick, --only,
     --method or another --seed nothing is written unless one of the two
@@ -86,9 +86,9 @@ def run(
         console.print(f"written to {figure}", soft_wrap=True)
         _write(figure.with_suffix(".md"), table.page(cells, chosen), console)
     if stored:
-        readme = ROOT / "README.md"
+        page = ROOT / "docs" / "where-right.md"
         block = table.markdown(cells, table.SHOWN, interval=False)
-        _write(readme, between_markers(readme.read_text(), block, *_MARKERS), console)
+        _write(page, between_markers(page.read_text(), block, *_MARKERS), console)
 
 
 def _check_own(out: Path | None, figure: Path | None) -> None:

@@ -2,7 +2,7 @@
 
 from gradcam_kit.capture.attaching import Hooks, holding_hooks
 from gradcam_kit.capture.deferred_checks import on_host
-from gradcam_kit.capture.gradients.output_graph import output_with_graph
+from gradcam_kit.capture.gradients.output_graph import output_with_graph, score_kind
 from gradcam_kit.capture.gradients.tower import TowerPass, tower_pass
 from gradcam_kit.capture.images.channels import read_inputs, with_channels
 from gradcam_kit.capture.images.choice import image_input_of
@@ -69,6 +69,7 @@ __all__ = [
     "rescoring",
     "resolve_target",
     "rows_at_once",
+    "score_kind",
     "select_layers",
     "split_name",
     "tower_pass",

@@ -17,6 +17,7 @@ from gradcam_kit.capture.images.choice import sees_images
 from gradcam_kit.capture.layouts import Tokens
 from gradcam_kit.capture.model.inputs import Inputs
 from gradcam_kit.capture.model.layers import find_layers
+from gradcam_kit.capture.provenance.evidence import unknown_operations
 from gradcam_kit.capture.recording import ATTENTION, INPUT
 from gradcam_kit.errors import LayerNotFoundError, interruption, is_same_failure
 from gradcam_kit.targets.classes import ClassTarget
@@ -140,6 +141,8 @@ def choose_among(
     if names:
         return find_layers(model, names, model)
     listed = ", ".join(f"{one.name} {one.shape}" for one in candidates[-8:]) or "none has positions"
+    if lost := ", ".join(unknown_operations(model)):
+        listed = f"{listed}; layers behind {lost} are left out, because it may move positions"
     raise LayerNotFoundError(
         f"{type(model).__name__} has no {_MISSING.get(choice, 'layer with positions that the score depends on')} "
         f"(candidates: {listed}); pass target_layers= and, if its output is laid out in an unusual way, reshape="

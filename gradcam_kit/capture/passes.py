@@ -32,6 +32,7 @@ from gradcam_kit.errors import GradCamKitError, raise_interruption
 from gradcam_kit.functional import at_least_float32
 from gradcam_kit.targets.classes import ClassTarget, score, settle
 from gradcam_kit.targets.outputs import predicted_classes, read_logits
+from gradcam_kit.targets.scores import told_kind
 from gradcam_kit.types import Evidence, Reshape, Target
 
 _WITHOUT_SCORES = Evidence.ATTENTION | Evidence.HEAD | Evidence.WEIGHT_GRADIENTS
@@ -138,6 +139,7 @@ def _pass(model: nn.Module, inputs: Inputs, request: Request) -> Iterator[Captur
             classes=None if classes is None else _for_each(move_tree(classes, inputs.images.device), inputs.n),
             rows=RowState(is_bag=is_bag),
             output=_detach(output),
+            told=None if classes is None else told_kind(model, read_logits(output)),
             records=recorder.records,
             prefixes=prefix.prefixes if prefix else {},
             reshape=request.reshape,

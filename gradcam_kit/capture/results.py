@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, cached_property, partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from gradcam_kit.capture.deferred_checks import Checks, check_activations, no_patch_gradient
+from gradcam_kit.capture.gradients.output_graph import score_kind
 from gradcam_kit.capture.head import find_head, weight_gradients
 from gradcam_kit.capture.layouts import Custom, Tokens
 from gradcam_kit.capture.model.inputs import Inputs, Runner
@@ -22,7 +23,8 @@ from gradcam_kit.capture.rerun.replay import Replayer
 from gradcam_kit.capture.rerun.rescore import Rescorer, RowState
 from gradcam_kit.errors import CaptureError, NonFiniteError
 from gradcam_kit.functional import at_least_float32, finite_probe
-from gradcam_kit.targets.classes import ClassProbability
+from gradcam_kit.targets.classes import EvidentProbability
+from gradcam_kit.targets.scores import ScoreKind
 from gradcam_kit.types import Attention, Evidence, Head, LayerCapture, Reshape, Target
 
 
@@ -46,6 +48,8 @@ class Capture:
     guided_gradients: Tensor | None = None
     attention: Attention | None = None
     rows: RowState = field(default_factory=RowState)
+    told: tuple[ScoreKind, str] | None = None
+    """What the scores are, where that is known without a look at values."""
     _heads: dict[str, Head | None] = field(default_factory=dict)
 
     @property
@@ -72,9 +76,7 @@ class Capture:
             guided_gradients=self.guided_gradients if Evidence.GUIDED in needs else None,
             scores=self.scores,
             rescore=rescorer,
-            rescore_probability=rescorer
-            if self.classes is None
-            else replace(rescorer, target=ClassProbability(self.classes[:1] if self.rows.is_bag else self.classes)),
+            rescore_probability=rescorer if self.classes is None else replace(rescorer, target=self._probability),
             replay=replayer,
             residual=replayer.residual() if Evidence.REPLAY in needs else None,
             images=self.inputs.images,
@@ -98,6 +100,13 @@ class Capture:
                 others = torch.stack([(native[:, : record.layout.prefix] != 0).any() for native in record.gradients])
                 missed = others.any() & ~(gradient != 0).any()
                 self.checks.add(missed[None], partial(no_patch_gradient, name))
+
+    @cached_property
+    def _probability(self) -> Target:
+        assert self.classes is not None
+        kind = partial(score_kind, self.run.model, self.inputs, self.output)
+        classes = self.classes[:1] if self.rows.is_bag else self.classes
+        return EvidentProbability(classes, cache(lambda: self.told[0] if self.told else kind()))
 
     def _head(self, name: str, activations: Tensor) -> Head | None:
         if name not in self._heads:

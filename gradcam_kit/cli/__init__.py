@@ -44,7 +44,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     help="Where did the model look? Class activation maps for PyTorch, from one picture to a data set.",
-    epilog="Exit status: 0 all done, 1 some pictures failed, 2 the request was wrong, 130 interrupted.",
+    epilog="Exit status: 0 all done, 1 some pictures failed, 2 invalid arguments or input, 130 interrupted.",
 )
 
 
@@ -53,7 +53,7 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("gradcam-demo"),
     overwrite: ReplaceForeign = False,
 ) -> None:
-    """Explain eight bundled pictures with every method, and measure which of them find the object."""
+    """Explain eight bundled pictures with every method, and measure which methods find the object."""
     from gradcam_kit.jobs.demo import DemoRow, run_demo
 
     def finished(row: DemoRow) -> None:
@@ -73,7 +73,7 @@ def run(
         ),
     ],
     model: Model,
-    out: Annotated[str, typer.Option(help="Folder of the run; the same command again goes on with what is missing.")],
+    out: Annotated[str, typer.Option(help="Folder of the run. Run the same command again to resume.")],
     checkpoint: Checkpoint = None,
     weights: Weights = None,
     method: Method = None,
@@ -84,31 +84,32 @@ def run(
     batch_size: BatchSize = 32,
     workers: Workers = 0,
     device: Annotated[
-        str | None, typer.Option(help="Such as cpu, cuda:1, mps, or several: cuda:0,cuda:1. All GPUs if there are any.")
+        str | None,
+        typer.Option(
+            help="Device such as cpu, cuda:1 or mps, or several: cuda:0,cuda:1. By default all GPUs, else the CPU."
+        ),
     ] = None,
     dtype: Dtype = "float32",
     compile: Compile = False,  # noqa: A002
-    overlays: Annotated[str, typer.Option(help="all, none, or the number of pictures that get them.")] = "all",
-    thumbnails: Annotated[
-        int, typer.Option(help="Pictures that are kept small for the report, evenly spread.")
-    ] = 10_000,
-    shard_size: Annotated[int, typer.Option(help="Pictures in one file of rows.")] = 1000,
+    overlays: Annotated[str, typer.Option(help="Pictures that get overlays: all, none, or a number.")] = "all",
+    thumbnails: Annotated[int, typer.Option(help="Thumbnails for the report, of evenly spaced pictures.")] = 10_000,
+    shard_size: Annotated[int, typer.Option(help="Pictures per file of rows.")] = 1000,
     shard: Annotated[
-        str | None, typer.Option(metavar="I/N", help="Do only part I of N, counted from 0; all parts share one --out.")
+        str | None, typer.Option(metavar="I/N", help="Do only part I of N, counted from 0. All parts share one --out.")
     ] = None,
     engine: Annotated[
-        str, typer.Option(help="local, or ray: on a Ray cluster (RAY_ADDRESS) or a new local one.")
+        str, typer.Option(help="Where to run: local, or ray (the cluster of RAY_ADDRESS, or a new local one).")
     ] = "local",
     image_size: ImageSize = None,
     mean: Mean = None,
     std: Std = None,
     class_names: ClassNames = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run that is in --out.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")] = False,
     retry_failed: RetryFailed = False,
     fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first picture that fails.")] = False,
     report: Annotated[bool, typer.Option(help="Write OUT/report.html at the end.")] = True,
 ) -> None:
-    """Explain every picture of SOURCE: rows with heatmaps in OUT/shards, pictures in OUT/overlays, OUT/report.html."""
+    """Explain every picture of SOURCE: heatmaps to OUT/shards, pictures to OUT/overlays, a page to OUT/report.html."""
     from gradcam_kit.folder import measured, run_and_report
     from gradcam_kit.jobs import RunRequest
 
@@ -149,7 +150,7 @@ def run(
 
 @app.command()
 def report(directory: Directory, overwrite: ReplaceForeign = False) -> None:
-    """Write DIR/report.html again, from what is in DIR."""
+    """Rebuild DIR/report.html from the rows in DIR."""
     from gradcam_kit.report import write_report
 
     say(write_report(directory, overwrite=overwrite), err=False)
@@ -163,17 +164,17 @@ def evaluate(
     method: MethodOfRun = None,
     metric: Metrics = None,
     masks: MaskFolder = None,
-    checkpoint: Annotated[Path | None, typer.Option(help="Where the weights of the run are now, if moved.")] = None,
+    checkpoint: Annotated[Path | None, typer.Option(help="Weights of the run, if they have moved.")] = None,
     batch_size: BatchSize = 32,
     workers: Workers = 0,
     device: Device = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what was measured before.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace earlier measurements.")] = False,
     baselines: Annotated[
-        bool, typer.Option(help="Measure maps that know nothing of the model too; each takes as long as a method.")
+        bool, typer.Option(help="Also score four model-independent baselines; each takes as long as a method.")
     ] = True,
     controls: Annotated[bool | None, typer.Option(help="The former name of --baselines.", hidden=True)] = None,
 ) -> None:
-    """Measure the heatmaps of a run: rows in DIR/metrics, and the mean of each method."""
+    """Measure the stored heatmaps of a run: rows to DIR/metrics, and the mean of each method."""
     from gradcam_kit.jobs import EvaluateRequest
     from gradcam_kit.jobs import evaluate as measure_run
 
@@ -202,14 +203,14 @@ def evaluate(
 def export(
     directory: Directory,
     to: Annotated[str, typer.Option(help="fiftyone, coco, png, npz or csv.")],
-    out: Annotated[str | None, typer.Option(help="Where it goes; DIR/export/FORMAT if not said.")] = None,
+    out: Annotated[str | None, typer.Option(help="Output folder.", show_default="DIR/export/FORMAT")] = None,
     method: Method = None,
     threshold: Annotated[
-        float, typer.Option(help="For boxes (coco): the share of the largest value above which a heatmap counts.")
+        float, typer.Option(help="For boxes (coco): share of the maximum above which a heatmap counts.")
     ] = 0.5,
     overwrite: ReplaceForeign = False,
 ) -> None:
-    """Write what other programs read: FiftyOne heatmaps, COCO boxes, gray PNGs, arrays, or a table."""
+    """Export a run for other programs: FiftyOne heatmaps, COCO boxes, gray PNGs, arrays, or a table."""
     from gradcam_kit.jobs.export import export_run
 
     wanted = tuple(method or ())
@@ -219,7 +220,7 @@ def export(
 
 @app.command()
 def compare(
-    pictures: Annotated[list[str], typer.Argument(metavar="PICTURE...", help="Pictures; folders and globs work too.")],
+    pictures: Annotated[list[str], typer.Argument(metavar="PICTURE...", help="Pictures, folders or globs.")],
     model: Model,
     out: Annotated[
         Path, typer.Option(help="The file to write: .png, .jpg, ..., .html (a page with a slider) or .csv.")
@@ -242,10 +243,10 @@ def compare(
     mean: Mean = None,
     std: Std = None,
     class_names: ClassNames = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file that is there.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
 ) -> None:
-    """Show methods side by side; without --method all that need a single pass and suit the model."""
-    from gradcam_kit.jobs.compare import SheetRequest, draw_sheet
+    """Show methods side by side; by default all single-pass methods that suit the model."""
+    from gradcam_kit.jobs.compare import SheetRequest, render_sheet
 
     request = SheetRequest(
         model=model,
@@ -268,7 +269,7 @@ def compare(
         masks=masks,
         overwrite=overwrite,
     )
-    finish(draw_sheet(request, Console(stderr=True)), rest="")
+    finish(render_sheet(request, Console(stderr=True)), rest="")
 
 
 for listed in (doctor, layers, methods, metrics):

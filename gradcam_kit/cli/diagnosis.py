@@ -39,7 +39,7 @@ def doctor(
         str | None,
         typer.Option(help="Training pictures: a folder with a subfolder per class, a glob, a list file or a table."),
     ] = None,
-    test: Annotated[str | None, typer.Option(help="Test pictures, likewise: looks for leaks.")] = None,
+    test: Annotated[str | None, typer.Option(help="Test pictures in the same forms, to look for leaks.")] = None,
     steps: Annotated[int, typer.Option(help="Training steps, on a copy of the model.")] = 20,
     batch_size: BatchSize = 32,
     device: Device = None,
@@ -50,7 +50,7 @@ def doctor(
     out: Annotated[str, typer.Option(help="Folder for doctor.html and doctor.json.")] = "gradcam-doctor",
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
 ) -> None:
-    """Say what is wrong with a model and its data, and what to try; writes OUT/doctor.html and OUT/doctor.json."""
+    """Diagnose a model and its data, with advice; writes OUT/doctor.html and OUT/doctor.json."""
     from gradcam_kit.jobs import ModelRequest
     from gradcam_kit.jobs.doctor import DoctorRequest, examine
 

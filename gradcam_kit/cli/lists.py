@@ -13,7 +13,7 @@ def layers(
     image_size: ImageSize = None,
     device: Device = None,
 ) -> None:
-    """List the layers that can be explained, their shapes, and which one is chosen and why."""
+    """List the layers that can be explained, their shapes, and which one is chosen by default and why."""
     from gradcam_kit.jobs import ModelRequest
     from gradcam_kit.jobs.listing import candidate_layers
 

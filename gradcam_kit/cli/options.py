@@ -14,42 +14,45 @@ Checkpoint = Annotated[Path | None, typer.Option(help="Weights: safetensors, or 
 Weights = Annotated[str | None, typer.Option(help="Pretrained weights by name, such as DEFAULT or IMAGENET1K_V2.")]
 ImageSize = Annotated[int | None, typer.Option(help="Side of the model's input, in pixels.")]
 Mean = Annotated[
-    str | None, typer.Option(help="Mean per channel in [0, 1], such as 0.485,0.456,0.406; or one for gray.")
+    str | None, typer.Option(help="Mean per channel in [0, 1], such as 0.485,0.456,0.406, or one number for gray.")
 ]
 Std = Annotated[str | None, typer.Option(help="Standard deviation per channel in [0, 1].")]
-ClassNames = Annotated[Path | None, typer.Option(help="A file with one class name on a line.")]
-Device = Annotated[str | None, typer.Option(help="Such as cpu, cuda:1 or mps; CUDA if there is any.")]
+ClassNames = Annotated[Path | None, typer.Option(help="File with one class name per line.")]
+Device = Annotated[str | None, typer.Option(help="Device such as cpu, cuda:1 or mps. By default CUDA, else the CPU.")]
 Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16.")]
 Targets = Annotated[
     str, typer.Option(help="predicted, label (the picture's folder), a class index, a class name, or top:K.")
 ]
 Scores = Annotated[
     str | None,
-    typer.Option(help="What a score is: softmax, sigmoid, or raw (the output as it is); by default the model decides."),
+    typer.Option(
+        help="Score of a class: softmax, sigmoid, or raw (the output as it is). By default the model decides."
+    ),
 ]
 Compile = Annotated[
     bool, typer.Option("--compile", help="Compile the model around the target layers (slow start, faster passes).")
 ]
-RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Try the pictures again that failed before.")]
-BatchSize = Annotated[int, typer.Option(help="The most images in one forward pass.")]
-Workers = Annotated[int, typer.Option(help="How many read pictures; 0 = as many as cores.")]
-Metrics = Annotated[list[str] | None, typer.Option(help="See 'gradcam-kit metrics'. Can be repeated.")]
+RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Try failed pictures again.")]
+BatchSize = Annotated[int, typer.Option(help="Largest number of images in one forward pass.")]
+Workers = Annotated[int, typer.Option(help="Workers that decode pictures (0 = all cores, at most 8).")]
+Metrics = Annotated[list[str] | None, typer.Option(help="Metric, see 'gradcam-kit metrics'. Can be repeated.")]
 MaskFolder = Annotated[
     str | None,
     typer.Option(
-        "--masks", help="For metrics that ask where the objects are: a folder of pictures, 0 where there is none."
+        "--masks", help="Folder of masks, 0 outside the objects, for metrics that compare heatmaps with objects."
     ),
 ]
 Directory = Annotated[str, typer.Argument(metavar="DIR", help="The folder of a run.")]
 ModelOfRun = Annotated[
     str | None,
-    typer.Option("--model", help="The model of the run; needed if it is package.module:factory: DIR is only data."),
+    typer.Option("--model", help="Model of the run, needed if it is package.module:factory, because DIR is only data."),
 ]
 MethodOfRun = Annotated[
-    list[str] | None, typer.Option("--method", help="Likewise a method of the run that is package.module:Class.")
+    list[str] | None,
+    typer.Option("--method", help="Method of the run, needed if it is package.module:Class. Can be repeated."),
 ]
 ReplaceForeign = Annotated[bool, typer.Option("--overwrite", help="Replace files that this command did not write.")]
-Method = Annotated[list[str] | None, typer.Option(help="See 'gradcam-kit methods'. Can be repeated.")]
+Method = Annotated[list[str] | None, typer.Option(help="Method, see 'gradcam-kit methods'. Can be repeated.")]
 Layer = Annotated[list[str] | None, typer.Option(help="Target layer; by default one is chosen. Can be repeated.")]
 
 

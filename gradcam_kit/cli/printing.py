@@ -56,7 +56,7 @@ def show(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
 
 def mark(holds: bool) -> str:
-    """A cell of a table."""
+    """Return a cell of a table."""
     return "yes" if holds else ""
 
 
@@ -77,13 +77,11 @@ def finish(summary: RunSummary, rest: str = _IN_ROWS) -> None:
     )
     same = "the same command without --overwrite" if summary.go_on == "without --overwrite" else "the same command"
     if summary.interrupted and not summary.go_on:
-        say("interrupted before anything was explained: no new run was begun, and the same command begins it")
+        say("interrupted before anything was explained. No new run was begun; run the same command to begin it.")
     elif summary.interrupted:
-        say(
-            f"interrupted: {summary.left} pictures are left; what is written stays valid, and {same} goes on from there"
-        )
+        say(f"interrupted, {summary.left} pictures left. Run {same} to resume.")
     elif summary.missing:
-        say(f"{summary.missing} shards are still missing: other parts write them, or {same} goes on")
+        say(f"{summary.missing} shards are still missing: other parts write them, or run {same} to resume")
     if summary.report is not None:
         say(f"Report: {summary.report}", err=False)
     raise typer.Exit(summary.exit_status)
@@ -115,8 +113,8 @@ def note_unfinished(directory: str) -> None:
 
     run = load_run(directory)
     if run.left:
-        all_of_it = run.manifest["pictures"]
-        say(f"note: the run is not finished, {run.left} of {all_of_it} pictures are left; its own command goes on")
+        left = f"{run.left} of {run.manifest['pictures']} pictures are left"
+        say(f"note: the run is not finished, {left}; run its command again to resume")
 
 
 def finish_demo(done: DemoResult) -> None:
@@ -126,8 +124,8 @@ def finish_demo(done: DemoResult) -> None:
         [[row.name, f"{row.share:.1%}", "" if row.seconds is None else f"{row.seconds:.2f}"] for row in done.rows],
     )
     say(
-        "Guided methods stand first because they draw edges, and on these pictures most edges are the object's; they "
-        "depend less on the class than the others do.",
+        "Guided methods come first because they highlight edges, and most edges of these pictures belong to the "
+        "object. They depend less on the class than the other methods do.",
         err=False,
     )
     say(f"Not for this convolutional model: {', '.join(done.unsuited)}", err=False)

@@ -1,4 +1,4 @@
-"""Who takes part in a comparison, methods times layers under names of their own; what they find, and at what cost."""
+"""The participants of a comparison: methods times layers under their own names, what they find, and their cost."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ USUAL = ("grad-cam", "grad-cam++", "hires-cam", "layer-cam", "xgrad-cam", "eigen
 
 @dataclass(frozen=True)
 class ComparedMethod:
-    """A method on its layers, or a baseline, which looks at no model.
+    """A method on its layers, or a baseline, which does not look at a model.
 
     Attributes:
         label: its name in the comparison.
@@ -51,7 +51,7 @@ class ComparedMethod:
 
 @dataclass(frozen=True)
 class MethodCost:
-    """What a method costs by itself, for one image alone; NaN for what looks at no model.
+    """What a method costs by itself, for one image alone; NaN for a baseline.
 
     Attributes:
         seconds: the device waited for.
@@ -67,7 +67,7 @@ class MethodCost:
 def compared_methods(
     model: nn.Module, methods: Methods, target_layers: Layers, options: Mapping[str, Any]
 ) -> list[ComparedMethod]:
-    """Methods times layers; labels are "method" or, with several layers, "method layer".
+    """Combine methods with layers; labels are "method" or, with several layers, "method layer".
 
     Args:
         model: of all methods that are not given as objects.
@@ -99,7 +99,7 @@ def with_baselines(found: Sequence[ComparedMethod]) -> list[ComparedMethod]:
 
 
 def suited(found: Sequence[ComparedMethod], inputs: Inputs) -> tuple[list[ComparedMethod], dict[str, str]]:
-    """Those that can explain the first image, and why the others cannot."""
+    """Return the methods that can explain the first image, and why the others cannot."""
     first = inputs.first()
     problems = {one.label: _problem(one, first) for one in found}
     left_out = {label: problem for label, problem in problems.items() if problem is not None}
@@ -107,7 +107,7 @@ def suited(found: Sequence[ComparedMethod], inputs: Inputs) -> tuple[list[Compar
 
 
 def _problem(one: ComparedMethod, inputs: Inputs) -> str | None:
-    """What keeps a method from explaining the first image.
+    """Return what keeps a method from explaining the first image.
 
     Raises:
         Exception: one that does not come again, and so is not about the method.
@@ -133,7 +133,7 @@ def _failure(one: ComparedMethod, inputs: Inputs) -> Exception | None:
 
 
 def call_of(inputs: Inputs) -> tuple[Any, dict[str, Any]]:
-    """Images and keywords with which a method is called."""
+    """Return images and keywords with which a method is called."""
     return (inputs.args, inputs.kwargs) if inputs.args else (inputs.kwargs, {})
 
 
@@ -147,12 +147,12 @@ def with_shared_images(found: Sequence[ComparedMethod], inputs: Inputs, targets:
     slots = {own.slot for own in called.values()}
     if len(slots) > 1:
         listed = ", ".join(f"{label!r} {own.slot!r}" for label, own in called.items())
-        raise InputError(f"the methods explain different inputs ({listed}); compare those of one input at a time")
+        raise InputError(f"the methods explain different inputs ({listed}); compare the methods of one input at a time")
     return next(iter(called.values()), inputs)
 
 
 def _alternatives(layers: Layers) -> list[tuple[str, TargetLayers | None]]:
-    """Layers to be tried one by one; the name is empty where it is to be found, or where there is but one choice."""
+    """Return layers to try one by one; without a name where it is to be found, or where there is one choice."""
     if isinstance(layers, Mapping):
         return list(layers.items())
     if layers is None or isinstance(layers, str | nn.Module):
@@ -203,7 +203,7 @@ def _class_of(method: Any) -> type[BaseCAM]:
 
 
 def _distinct(found: Sequence[ComparedMethod]) -> Iterator[ComparedMethod]:
-    """Number labels that come again."""
+    """Add a number to labels that come again."""
     seen: dict[str, int] = {}
     for one in found:
         seen[one.label] = seen.get(one.label, 0) + 1
@@ -211,7 +211,7 @@ def _distinct(found: Sequence[ComparedMethod]) -> Iterator[ComparedMethod]:
 
 
 def explained(found: Sequence[ComparedMethod], inputs: Inputs, targets: Any) -> dict[str, Explanation]:
-    """Explanations of all that look at the model, by label, from as few passes as possible."""
+    """Return explanations of all methods that look at the model, by label, from as few passes as possible."""
     cams = {one.label: one.cam for one in found if one.cam is not None}
     images, keywords = call_of(inputs)
     explanations = explain_many(list(cams.values()), images, targets, **keywords)
@@ -219,11 +219,11 @@ def explained(found: Sequence[ComparedMethod], inputs: Inputs, targets: Any) -> 
 
 
 def costs(found: Sequence[ComparedMethod], inputs: Inputs, targets: Any) -> dict[str, MethodCost]:
-    """What each method that looks at the model costs when it explains the first image alone, by label.
+    """Return what each method that looks at the model costs for the first image alone, by label.
 
     Args:
         found: the compared methods, whose layers are chosen already.
-        inputs: those of the comparison.
+        inputs: the images of the comparison.
         targets: what was explained: class indices `(n, [m])`, or a callable.
     """
     first, index = inputs.first(), torch.zeros(1, dtype=torch.long, device=inputs.images.device)
@@ -249,7 +249,7 @@ def costs(found: Sequence[ComparedMethod], inputs: Inputs, targets: Any) -> dict
 
 
 def _forward_flops(model: nn.Module, inputs: Inputs) -> int:
-    """Arithmetic of a forward pass."""
+    """Count the arithmetic of a forward pass."""
     device = inputs.images.device
     meter = Meter(device)
     with untouched(model, device), meter:

@@ -2,38 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence, Sized
 from typing import Any
 
 from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
-from gradcam_kit.capture import ClassProbability, Inputs, check_model, output_with_graph, read_inputs, rescoring
+from gradcam_kit.capture import check_model, read_inputs, with_channels
 from gradcam_kit.comparison.compared import (
+    ComparedMethod,
     Layers,
     Methods,
-    call_of,
     compared_methods,
     costs,
-    explained,
     suited,
     with_baselines,
     with_shared_images,
 )
 from gradcam_kit.comparison.gallery import shown_pictures
-from gradcam_kit.comparison.measuring import baseline_maps, known_metrics, measured
+from gradcam_kit.comparison.measuring import baseline_maps, known_metrics, measure_all
+from gradcam_kit.comparison.question import Answer, Question, answer
 from gradcam_kit.comparison.record import Comparison
-from gradcam_kit.errors import GradCamKitError, InputError, ShapeError, TargetError
-from gradcam_kit.methods import Explanation
-from gradcam_kit.metrics import Metric
-from gradcam_kit.metrics.rows import sample_index
+from gradcam_kit.errors import InputError, ShapeError
+from gradcam_kit.metrics import Metric, MetricResult
 from gradcam_kit.options import one_of
 from gradcam_kit.pixels.pictures import RGB, Picture, rgb_picture
 from gradcam_kit.renamed import former_arguments
 from gradcam_kit.targets.names import carried_names, named_targets, read_class_names
-from gradcam_kit.targets.outputs import read_logits
-from gradcam_kit.targets.scores import SCORES, ScoreKind, evident_kind
+from gradcam_kit.targets.scores import SCORES, ScoreKind
 from gradcam_kit.transforms import PictureTransform, as_transform
 from gradcam_kit.types import Images, Reshape
 
@@ -63,173 +59,118 @@ def compare(
 ) -> Comparison:
     """Explain the same images by several methods, at several layers, from as few passes as possible.
 
+    The parameters are what one types in a notebook, so they are not grouped in a record; `Question` is made of them.
+
     Args:
-        model: any PyTorch model; whatever is no object with a model of its own is of this one.
+        model: any PyTorch model; methods that are not objects with a model of their own explain this one.
         images: as in calling a method.
-        methods: names in `METHODS` or `metrics.BASELINES`, classes, objects that bring their own options and layers, or
-            a mapping from labels to those. Objects of another model, such as one before it was trained further, explain
-            the same classes, and are scored and measured by their own model. None = six well-known ones; "all" = all
-            that need a single pass and suit the model, the others are in `left_out`.
-        target_layers: None = chosen automatically, a module or its name; or a sequence of those, which are compared one
-            by one. A sequence in the sequence stands for layers that are fused; a mapping gives labels.
-        targets: as in calling a method; `(n, m)` explains m classes of each image. Class names where they are known.
-        metrics: names in `METRICS`, or `Metric` objects, measured for every method; one alone needs no list.
-        masks: where the objects are, for metrics that ask how well heatmaps find them.
-        pictures: to be shown beneath the heatmaps; None = the images, with the model's own normalization undone
-            (`model.transform`, if it carries one), else each stretched to its range.
-        names: of the images; None = their places in the batch.
-        class_names: None = `model.class_names`, if it carries them.
-        scores: what the score of a class is: "softmax", "sigmoid" (of each output by itself) or "raw" (the output as it
+        methods: names in `METHODS` or `metrics.BASELINES`, classes, objects with their own options and layers, or a
+            mapping from labels to any of these. Objects of another model, such as an earlier checkpoint, explain the
+            same classes, and their own model scores and measures them. None = six well-known methods; "all" = all
+            single-pass methods that suit the model (the others are in `left_out`).
+        target_layers: a module or its name; None = chosen automatically. The layers of a sequence are compared one by
+            one; a sequence within the sequence is fused; a mapping gives labels.
+        targets: as in calling a method, `(n, m)` explains m classes of each image; also class names, if known.
+        metrics: names in `METRICS`, or `Metric` objects, measured for every method; a single metric needs no list.
+        masks: where the objects are, for metrics that score how well heatmaps find them.
+        pictures: shown beneath the heatmaps; None = the images, with the normalization of `model.transform` undone if
+            the model carries one, else each stretched to its range.
+        names: the names of the images; None = their places in the batch.
+        class_names: the names of the classes; None = `model.class_names`, if the model carries them.
+        scores: the kind of score of a class: "softmax", "sigmoid" (of each output by itself) or "raw" (the output as it
             is); None = by evidence: "raw" where the outputs are probabilities already, else the softmax, of a single
             output the sigmoid.
         reshape: as in making a method.
         image_input: as in making a method. All methods of a comparison explain the same input, which metrics change.
-        batch_size: the most masked rows in one forward pass.
-        seed: of the random draws of metrics and baselines.
+        batch_size: the largest number of masked rows in one forward pass.
+        seed: the seed of random draws of metrics and baselines.
         identities: a number per image, to which its draws belong; None = from the values of the image.
-        cost: whether each method explains the first image once more, alone, to see what it costs.
-        baselines: whether metrics are measured of all `metrics.BASELINES` too, because the numbers of methods mean
-            little without them; each takes as long as the metrics of one more method. `controls`, the former name, is
-            accepted for one release.
-        keep_modes: leave modules that are in train mode in it, such as dropout that is on on purpose, for the methods
-            that are made here and for all scores; objects keep their own. Maps and numbers are then random, and a batch
-            does not equal its images one by one; see `BaseCAM`.
+        cost: explain the first image once more by each method alone, to see what the method costs.
+        baselines: also measure the metrics of all `metrics.BASELINES`, without which the numbers of methods mean
+            little; each takes as long as the metrics of one more method. `controls`, the former name, is accepted for
+            one release.
+        keep_modes: leave modules in train mode as they are, such as dropout that is on deliberately, for the methods
+            that are made here and for all scores; objects keep their own setting. Maps and numbers are then random,
+            and the result of a batch differs from the results one by one; see `BaseCAM`.
 
     Raises:
         UnknownNameError: no such method or metric.
-        InputError: no images, or a metric without what it needs.
-        ShapeError: masks, pictures or names whose number differs from that of the images.
+        InputError: no images, or a metric without the masks that it needs.
+        ShapeError: masks, pictures or names whose number differs from the number of images.
     """
     inputs = read_inputs(images, {}, image_input=image_input)
-    if scores is not None:
-        one_of("scores", scores, SCORES)
     class_names = carried_names(model) if class_names is None else read_class_names(class_names)
     targets = named_targets(targets, class_names)
-    if inputs.n == 0:
-        raise InputError("there are no images to compare on; expected a batch of at least one")
-    for what, given in {"masks": masks, "pictures": pictures, "names": names}.items():
-        if given is not None and len(given) != inputs.n:
-            raise ShapeError(f"{len(given)} {what} for {inputs.n} images; expected one for each")
-    wanted = known_metrics([metrics] if isinstance(metrics, str | Metric) else metrics)
-    for metric in wanted:
-        if metric.needs_masks and masks is None:
-            raise InputError(f"the metric {metric.name!r} needs to know where the objects are; pass masks=(n, *t) bool")
-    options = {
-        "reshape": reshape,
-        "image_input": image_input,
-        "batch_size": batch_size,
-        "keep_modes": keep_modes,
-    }
+    _check(scores, inputs.n, {"masks": masks, "pictures": pictures, "names": names})
+    wanted = _checked_metrics(metrics, masks)
+    options = {"reshape": reshape, "image_input": image_input, "batch_size": batch_size, "keep_modes": keep_modes}
     found = compared_methods(model, methods, target_layers, options)
-    left_out: dict[str, str] = {}
-    if isinstance(methods, str) and methods == "all":
-        found, left_out = suited(found, inputs)
-    inputs = with_shared_images(found, inputs, targets)
-    model = check_model(model)
-    others = {one.label for one in found if one.cam is not None and check_model(one.cam.model) is not model}
-    policy = "predicted" if targets is None else "given"
-    foreign = len(others) == sum(one.cam is not None for one in found)
-    by_model: Tensor | None = None
-    if others and (targets is None or foreign):  # all explain what this model predicts, and baselines are about it
-        kind = scores or _score_kind(model, inputs, None)
-        targets, by_model = _asked(model, inputs, targets, batch_size, keep_modes, kind)
-    explanations = explained(found, inputs, targets)
-    kinds: dict[nn.Module, ScoreKind | None] = {}
-    own: dict[str, Tensor | None] = {}
-    for one in found:
-        if one.cam is not None:
-            explanation = explanations[one.label]
-            if one.cam.model not in kinds:
-                kinds[one.cam.model] = scores or _score_kind(one.cam.model, inputs, explanation)
-            own[one.label] = _scores(explanation, kinds[one.cam.model])
-    kind = kinds[model] if model in kinds else scores or _score_kind(model, inputs, None)
-    first = sorted(explanations, key=others.__contains__)  # those of the model itself before others
-    classes = next((explanations[label].targets for label in first if explanations[label].targets is not None), None)
-    values = by_model if by_model is not None else next((own[one] for one in first if own[one] is not None), None)
-    settled = targets if classes is None else classes
-    several = values.shape[1] if values is not None and values.ndim == 2 else None
-    participants = with_baselines(found) if baselines and wanted else found
-    heatmaps = {label: explanation.heatmaps for label, explanation in explanations.items()}
-    heatmaps |= baseline_maps(participants, inputs.images, several, seed, identities)
-    numbers = measured(
-        model,
-        inputs,
-        heatmaps,
-        participants,
-        wanted,
-        targets=settled,
-        policy=policy,
+    found, left_out = suited(found, inputs) if methods == "all" else (found, {})
+    question = Question(
+        check_model(model),
+        with_channels(check_model(model), with_shared_images(found, inputs, targets)),
+        targets,
+        scores=scores,
         masks=masks,
+        batch_size=batch_size,
         seed=seed,
         identities=identities,
-        batch_size=batch_size,
         keep_modes=keep_modes,
-        scores=kind,
     )
+    answered = answer(question, found)
+    question = answered.question
+    heatmaps, numbers = _measured(answered, with_baselines(found) if baselines and wanted else found, wanted)
     labels = [one.label for one in found]
     return Comparison(
         heatmaps={label: heatmaps[label] for label in labels},
-        explanations=explanations,
+        explanations=answered.explanations,
         measured={label: own for label, own in numbers.items() if label in labels},
         baselines={label: own for label, own in numbers.items() if label not in labels},
-        costs=costs(found, inputs, settled) if cost else {},
-        targets=classes,
-        scores=values,
-        score_kind=kind,
-        other_scores={label: one for label, one in own.items() if label in others and one is not None},
-        pictures=_pictures(model, inputs) if pictures is None else [rgb_picture(picture) for picture in pictures],
+        costs=costs(found, question.inputs, question.targets) if cost else {},
+        targets=answered.targets,
+        scores=answered.scores,
+        score_kind=question.scores,
+        other_scores=answered.other_scores,
+        pictures=_pictures(question) if pictures is None else list(map(rgb_picture, pictures)),
         names=[f"image {i}" for i in range(inputs.n)] if names is None else list(map(str, names)),
         class_names=class_names,
         left_out=left_out,
     )
 
 
-def _asked(
-    model: nn.Module, inputs: Inputs, targets: Any, batch_size: int, keep_modes: bool, kind: ScoreKind | None
-) -> tuple[Any, Tensor | None]:
-    """The targets, None = the predicted classes, and the model's scores; None where its output is no class scores."""
-    images, keywords = call_of(inputs)
-    try:
-        options: dict[str, Any] = {
-            "image_input": inputs.slot,
-            "scores": kind,
-            "batch_size": batch_size,
-            "keep_modes": keep_modes,
-        }
-        with rescoring(model, images, targets, **options, **keywords) as rescore:
-            scores = rescore(inputs.images, sample_index(inputs.images))
-            return rescore.classes if targets is None else targets, scores
-    except (ShapeError, TargetError):
-        return targets, None  # methods that look at no class need none, and others say so themselves
+def _check(scores: str | None, n: int, given: Mapping[str, Sized | None]) -> None:
+    """Refuse unknown kinds of scores, an empty batch, and what was not given once for each image."""
+    if scores is not None:
+        one_of("scores", scores, SCORES)
+    if n == 0:
+        raise InputError("there are no images to compare on; expected a batch of at least one")
+    for what, values in given.items():
+        if values is not None and len(values) != n:
+            raise ShapeError(f"{len(values)} {what} for {n} images; expected one for each")
 
 
-def _scores(explanation: Explanation, kind: ScoreKind | None) -> Tensor | None:
-    """Probabilities of classes; of a target that is a callable its scores."""
-    if explanation.targets is not None:
-        return ClassProbability(explanation.targets, kind)(explanation.output)
-    return explanation.scores
+def _checked_metrics(metrics: str | Metric | Sequence[str | Metric], masks: Tensor | None) -> list[Metric]:
+    """Return the metrics, each once; refuse those that need masks where there are none."""
+    wanted = known_metrics([metrics] if isinstance(metrics, str | Metric) else metrics)
+    for metric in wanted:
+        if metric.needs_masks and masks is None:
+            raise InputError(f"the metric {metric.name!r} needs to know where the objects are; pass masks=(n, *t) bool")
+    return wanted
 
 
-def _score_kind(model: nn.Module, inputs: Inputs, explanation: Explanation | None) -> ScoreKind | None:
-    """What the scores of a model are by evidence; None where its output is no class scores.
-
-    Only outputs that could be probabilities cost one more forward pass, of the first image, for the graph.
-    """
-    known: list[Tensor] = []
-    with suppress(GradCamKitError):
-        if explanation is not None:
-            known.append(read_logits(explanation.output).float())
-        if any(bool(((one < 0) | (one > 1)).any()) for one in known):
-            return evident_kind(model, known)[0]
-        with suppress(RuntimeError):  # what cannot have a graph
-            known.insert(0, read_logits(output_with_graph(model, inputs)))
-    return evident_kind(model, known)[0] if known else None
+def _measured(
+    answered: Answer, found: Sequence[ComparedMethod], metrics: Sequence[Metric]
+) -> tuple[dict[str, Tensor], dict[str, dict[str, MetricResult]]]:
+    """Return the heatmaps of methods and baselines by label, and what is measured of them."""
+    heatmaps = {label: explanation.heatmaps for label, explanation in answered.explanations.items()}
+    heatmaps |= baseline_maps(answered.question, found, answered.per_image)
+    return heatmaps, measure_all(answered.question, heatmaps, found, metrics)
 
 
-def _pictures(model: nn.Module, inputs: Inputs) -> list[RGB]:
-    """The images with the model's own normalization undone."""
-    transform = getattr(model, "transform", None)
+def _pictures(question: Question) -> list[RGB]:
+    """Return the images with the model's own normalization undone."""
+    images, transform = question.inputs.images, getattr(question.model, "transform", None)
     transform = None if transform is None else as_transform(transform)
     if isinstance(transform, PictureTransform):
-        return shown_pictures(inputs.images, transform.mean, transform.std)
-    return shown_pictures(inputs.images)
+        return shown_pictures(images, transform.mean, transform.std)
+    return shown_pictures(images)

@@ -54,18 +54,18 @@ class Panel:
         return np.asarray(image)
 
 
-def draw_sheet(panels: Sequence[Panel], columns: int = COLUMNS) -> RGB:
-    """All panels as one picture; a panel with many heatmaps takes several rows."""
+def render_sheet(panels: Sequence[Panel], columns: int = COLUMNS) -> RGB:
+    """Return all panels as one picture; a panel with many heatmaps takes several rows."""
     rows: list[Sequence[RGB | None]] = []
     titles: list[list[str]] = []
     names: list[str] = []
     for panel in panels:
         picture = panel.shown
-        drawn = [picture, *(overlay(picture, cell.heatmap) for cell in panel.cells)]
+        rendered = [picture, *(overlay(picture, cell.heatmap) for cell in panel.cells)]
         labels = [panel.note, *(cell.title for cell in panel.cells)]
-        step = _per_row(len(drawn), columns)
-        for start in range(0, len(drawn), step):
-            rows.append(drawn[start : start + step])
+        step = _per_row(len(rendered), columns)
+        for start in range(0, len(rendered), step):
+            rows.append(rendered[start : start + step])
             titles.append(labels[start : start + step])
             names.append("" if start else panel.title)
     width = max(map(len, rows))
@@ -74,8 +74,8 @@ def draw_sheet(panels: Sequence[Panel], columns: int = COLUMNS) -> RGB:
     return contact_sheet(filled, titles=titles, row_titles=names)
 
 
-def draw_figure(panels: Sequence[Panel], columns: int = COLUMNS, *, alpha: float = 0.5) -> Figure:
-    """All panels as a figure of matplotlib, closed, so that a notebook shows it once.
+def render_figure(panels: Sequence[Panel], columns: int = COLUMNS, *, alpha: float = 0.5) -> Figure:
+    """Return all panels as a figure of matplotlib, closed, so that a notebook shows it once.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
@@ -104,10 +104,10 @@ def draw_figure(panels: Sequence[Panel], columns: int = COLUMNS, *, alpha: float
     return figure
 
 
-def draw_page(
+def render_page(
     panels: Sequence[Panel], head: str, tables: Mapping[str, Sequence[Mapping[str, Any]]], foot: Sequence[str] = ()
 ) -> str:
-    """All panels as HTML that needs neither network nor kernel: pictures inside, a slider for the opacity.
+    """Return all panels as HTML that needs neither network nor kernel: pictures inside, a slider for the opacity.
 
     Args:
         panels: what to show.
@@ -127,7 +127,7 @@ def draw_page(
 
 
 def as_document(page: str, title: str) -> str:
-    """A page as a file of its own."""
+    """Return a page as a file of its own."""
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" '
         f'content="width=device-width"><title>{escape(title)}</title></head>'
@@ -138,7 +138,7 @@ def as_document(page: str, title: str) -> str:
 def shown_pictures(
     images: Float[Tensor, "n c *t"], mean: Sequence[float] | None = None, std: Sequence[float] | None = None
 ) -> list[RGB]:
-    """Images as pictures: a signal as a strip, of a volume the middle slice, channels other than three as their mean.
+    """Return images as pictures: a signal as a strip, the middle slice of a volume, other channels averaged.
 
     Args:
         images: as the model gets them.
@@ -159,14 +159,14 @@ def shown_pictures(
 
 
 def flat_maps(maps: Float[Tensor, "n *t"]) -> Float[Tensor, "n h w"]:
-    """Maps as they can be drawn: a signal as a strip, of a volume the middle slice."""
+    """Return maps as they can be shown: a signal as a strip, the middle slice of a volume."""
     if maps.ndim == 2:
         return maps[:, None].expand(-1, max(maps.shape[1] // 6, 1), -1)
     return maps if maps.ndim == 3 else maps[:, maps.shape[1] // 2]
 
 
 def _per_row(cells: int, most: int) -> int:
-    """Columns, at most `most`, that fill as few rows as evenly as can be."""
+    """Return the number of columns, at most `most`, that fills as few rows as evenly as can be."""
     return math.ceil(cells / math.ceil(cells / most))
 
 
@@ -207,7 +207,7 @@ def _table(title: str, rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def format_value(value: Any) -> str:
-    """A value as tables show it: three digits, nothing where there is nothing."""
+    """Return a value as tables show it: three digits, and a dash for a missing value."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "–"
     if isinstance(value, float):

@@ -1,4 +1,4 @@
-"""Measure what is compared, methods and baselines alike, by metrics of these names."""
+"""Measure the heatmaps of methods and baselines by metrics."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gradcam_kit.capture import Inputs, Rescoring, check_model, rescoring
+from gradcam_kit.capture import Inputs, Rescoring, check_model
 from gradcam_kit.comparison.compared import ComparedMethod, call_of
+from gradcam_kit.comparison.question import Question
 from gradcam_kit.errors import OptionError
 from gradcam_kit.functional import move
 from gradcam_kit.methods import BaseCAM
@@ -20,11 +21,10 @@ from gradcam_kit.metrics import METRICS, Metric, MetricInput, MetricResult
 from gradcam_kit.metrics.draws import identities_of
 from gradcam_kit.metrics.registry import Explain
 from gradcam_kit.metrics.rows import sample_index
-from gradcam_kit.targets.scores import ScoreKind
 
 
 def known_metric(name: str | Metric) -> Metric:
-    """The metric of a name.
+    """Return the metric of a name.
 
     Raises:
         UnknownNameError: not one of `METRICS`.
@@ -33,7 +33,7 @@ def known_metric(name: str | Metric) -> Metric:
 
 
 def known_metrics(names: Iterable[str | Metric]) -> list[Metric]:
-    """The metrics of these names, each once.
+    """Return the metrics of these names, each once.
 
     Raises:
         UnknownNameError: not one of `METRICS`.
@@ -49,10 +49,9 @@ def known_metrics(names: Iterable[str | Metric]) -> list[Metric]:
     return list(found.values())
 
 
-def baseline_maps(
-    found: Sequence[ComparedMethod], images: Tensor, targets: int | None, seed: int, identities: Tensor | None
-) -> dict[str, Tensor]:
+def baseline_maps(question: Question, found: Iterable[ComparedMethod], targets: int | None) -> dict[str, Tensor]:
     """Return the heatmaps of all baselines by label, the same for each of `targets` targets (None = no such axis)."""
+    images, seed, identities = question.inputs.images, question.seed, question.identities
     maps = {one.label: one.baseline(images, seed, identities) for one in found if one.baseline is not None}
     if targets is None:
         return maps
@@ -60,83 +59,66 @@ def baseline_maps(
 
 
 @torch.inference_mode(False)
-def measured(
-    model: nn.Module,
-    inputs: Inputs,
-    heatmaps: Mapping[str, Tensor],
-    found: Sequence[ComparedMethod],
-    metrics: Sequence[Metric],
-    *,
-    targets: Any,
-    policy: str,
-    masks: Tensor | None,
-    seed: int,
-    identities: Tensor | None,
-    batch_size: int,
-    keep_modes: bool = False,
-    scores: ScoreKind | None = None,
+def measure_all(
+    question: Question, heatmaps: Mapping[str, Tensor], found: Iterable[ComparedMethod], metrics: Sequence[Metric]
 ) -> dict[str, dict[str, MetricResult]]:
-    """Label -> metric -> one number per image and target, those of the first image first.
+    """Return label -> metric -> one number per image and target, the targets of the first image first.
 
     Args:
-        model: what the images are shown to again; for a method of another model its own is asked.
-        inputs: the images, and what else the model gets with them.
+        question: the images, classes and scores.
         heatmaps: label -> `(n, [m,] *t)`.
         found: the compared methods, for metrics that run a method again.
         metrics: what to measure.
-        targets: what was explained: class indices `(n, [m])`, or a callable.
-        policy: where they come from, in words.
-        masks: `(n, *t)` or None.
-        seed: of random draws.
-        identities: a number per image; None = from its values.
-        batch_size: the most rows in one forward pass.
-        keep_modes: leave modules that are in train mode in it.
-        scores: what the probability of a class is, see `ClassProbability`.
     """
     if not metrics:
         return {}
-    several = isinstance(targets, Tensor) and targets.ndim == 2
-    count = targets.shape[1] if several else 1
-    repeat = partial(torch.repeat_interleave, repeats=count, dim=0)
-    images = inputs.images
-    classes = targets.flatten() if isinstance(targets, Tensor) else targets
-    asked_with = inputs.with_images(repeat(images), repeat(sample_index(images)))
-    rows, (call, keywords) = asked_with.images, call_of(asked_with)
-    shown = None if masks is None else repeat(move(masks, images.device))
-    whose = repeat(identities_of(identities, images))
+    rows = _one_target_each(question)
     asks_model = any({"rescore", "predicts", "explain"} & set(metric.uses) for metric in metrics)
     results: dict[str, dict[str, MetricResult]] = {}
     rescorers: dict[nn.Module, Rescoring] = {}
     with ExitStack() as stack:
         for one in found:
-            asked = model if one.cam is None else check_model(one.cam.model)
-            if asks_model and asked not in rescorers:
-                scored = stack.enter_context(
-                    rescoring(
-                        asked,
-                        call,
-                        classes,
-                        image_input=inputs.slot,
-                        scores=scores,
-                        batch_size=batch_size,
-                        keep_modes=keep_modes,
-                        **keywords,
-                    )
-                )
-                rescorers[asked] = replace(scored, settings={**scored.settings, "classes": policy})
-            rescore = rescorers.get(asked)
-            maps = heatmaps[one.label].flatten(0, 1) if several else heatmaps[one.label]
-            explain = _again(one, asked_with, classes, seed, whose)
-            case = MetricInput(maps, rows, rescore, masks=shown, explain=explain, seed=seed, identities=whose)
+            model = question.model if one.cam is None else check_model(one.cam.model)
+            if asks_model and model not in rescorers:
+                scored = stack.enter_context(question.rescoring(model, rows.inputs, rows.targets))
+                rescorers[model] = replace(scored, settings={**scored.settings, "classes": question.policy})
+            maps = heatmaps[one.label]
+            case = MetricInput(
+                maps.flatten(0, 1) if _has_several(question) else maps,
+                rows.inputs.images,
+                rescorers.get(model),
+                masks=rows.masks,
+                explain=_again(one, rows),
+                seed=question.seed,
+                identities=rows.identities,
+            )
             results[one.label] = {metric.name: metric(case) for metric in metrics}
     return results
 
 
-def _again(one: ComparedMethod, inputs: Inputs, classes: Any, seed: int, identities: Tensor) -> Explain | None:
+def _has_several(question: Question) -> bool:
+    """Whether each image has an axis of targets."""
+    return isinstance(question.targets, Tensor) and question.targets.ndim == 2
+
+
+def _one_target_each(question: Question) -> Question:
+    """Return the same question with a row for each image and target, as metrics take it."""
+    targets, images = question.targets, question.inputs.images
+    repeat = partial(torch.repeat_interleave, repeats=targets.shape[1] if _has_several(question) else 1, dim=0)
+    return replace(
+        question,
+        inputs=question.inputs.with_images(repeat(images), repeat(sample_index(images))),
+        targets=targets.flatten() if isinstance(targets, Tensor) else targets,
+        masks=None if question.masks is None else repeat(move(question.masks, images.device)),
+        identities=repeat(identities_of(question.identities, images)),
+    )
+
+
+def _again(one: ComparedMethod, rows: Question) -> Explain | None:
     """Return the method as a callable from changed images to heatmaps for the same classes, all else as it is."""
     if one.cam is not None:
-        return partial(_explained, one.cam, inputs, classes)
-    return None if one.baseline is None else partial(one.baseline, seed=seed, identities=identities)
+        return partial(_explained, one.cam, rows.inputs, rows.targets)
+    return None if one.baseline is None else partial(one.baseline, seed=rows.seed, identities=rows.identities)
 
 
 def _explained(cam: BaseCAM, inputs: Inputs, classes: Any, changed: Tensor) -> Tensor:

@@ -19,11 +19,11 @@ from gradcam_kit.comparison.gallery import (
     Cell,
     Panel,
     as_document,
-    draw_figure,
-    draw_page,
-    draw_sheet,
     flat_maps,
     format_value,
+    render_figure,
+    render_page,
+    render_sheet,
 )
 from gradcam_kit.errors import MissingExtraError, PictureError
 from gradcam_kit.methods import Explanation
@@ -49,7 +49,7 @@ class Comparison:
     Attributes:
         heatmaps: label of a method -> `(n, [m,] *t)` in [0, 1].
         explanations: label -> all that its pass produced; none for baselines, which look at no model.
-        measured: label -> metric -> one number per image and target, those of the first image first.
+        measured: label -> metric -> one number per image and target, the targets of the first image first.
         baselines: label -> metric -> numbers of the baselines that were not asked for, which the summary shows last.
         costs: label -> what the method costs by itself for one image; none for baselines.
         targets: class indices `(n, [m])`, or None for a target that is a callable.
@@ -58,7 +58,7 @@ class Comparison:
         pictures: what is shown beneath the heatmaps.
         names: of the images.
         class_names: of the classes, if they are known.
-        score_kind: what the scores of classes are, see `compare`; None where the output is no class scores.
+        score_kind: what the scores of classes are, see `compare`; None where the output has no class scores.
         left_out: label -> why the method does not suit the model; only after `methods="all"`.
     """
 
@@ -101,7 +101,7 @@ class Comparison:
         return _frame(self.summary_rows()).set_index("method")
 
     def rows(self) -> list[dict[str, Any]]:
-        """What `table` shows, as plain values."""
+        """Return the rows of `table` as plain values."""
         empty = {label: (maps.flatten(1) <= 0).all(1).tolist() for label, maps in self._folded().items()}
         values = self._values()
         other = self._other_scores()
@@ -126,7 +126,7 @@ class Comparison:
         return found
 
     def summary_rows(self) -> list[dict[str, Any]]:
-        """What `summary` shows, as plain values."""
+        """Return the rows of `summary` as plain values."""
         found = []
         for label in [*self.heatmaps, *self.baselines]:
             row: dict[str, Any] = {"method": label}
@@ -150,7 +150,7 @@ class Comparison:
         Raises:
             MissingExtraError: matplotlib is not installed.
         """
-        return draw_figure(self.panels(), columns, alpha=alpha)
+        return render_figure(self.panels(), columns, alpha=alpha)
 
     def save(self, path: str | PathLike[str], *, columns: int = COLUMNS) -> None:
         """Write a page (.html), the table (.csv), a sheet of pixels (.png, .jpg, ...) or the figure (.pdf, .svg).
@@ -162,7 +162,7 @@ class Comparison:
         write_comparisons(Path(path), [self], columns)
 
     def page(self, most: int = _SHOWN) -> str:
-        """The first `most` images as HTML with a slider for the opacity; it needs neither network nor kernel."""
+        """Return the first `most` images as HTML with an opacity slider, which needs neither network nor kernel."""
         labels, n = len(self.heatmaps), len(self.names)
         head = f"{labels} method{'s' * (labels != 1)} on {n} image{'s' * (n != 1)}"
         notes = [f"and {n - most} more images"] if n > most else []
@@ -171,7 +171,7 @@ class Comparison:
             notes.append(f"the score of a class is {WORDS[self.score_kind]}")
         notes += self.notes
         tables = {"means and costs": self.summary_rows() if self.costs or self.measured else []}
-        return draw_page(self.panels(most), head, tables, notes)
+        return render_page(self.panels(most), head, tables, notes)
 
     def __repr__(self) -> str:
         return f"Comparison({', '.join(self.heatmaps)}; {len(self.names)} images)"
@@ -180,7 +180,7 @@ class Comparison:
         return self.page()
 
     def panels(self, most: int | None = None) -> list[Panel]:
-        """What is drawn: a panel for each of the first `most` images and each of its targets."""
+        """Return what is shown: a panel for each of the first `most` images and each of its targets."""
         maps = {label: flat_maps(one).float().cpu().numpy() for label, one in self._folded(most).items()}
         values = self._values()
         other = self._other_scores()
@@ -203,7 +203,7 @@ class Comparison:
         return 1 if self.scores is None or self.scores.ndim == 1 else self.scores.shape[1]
 
     def _explained(self, most: int | None = None) -> list[tuple[str, int | None, float | None]]:
-        """Name, target and score of everything that was explained, image by image."""
+        """Return name, target and score of everything that was explained, image by image."""
         names = [name for name in self.names[:most] for _ in range(self._targets_per_image)]
         targets = [None] * len(names) if self.targets is None else self.targets.flatten().tolist()
         scores = [None] * len(names) if self.scores is None else self.scores.flatten().tolist()
@@ -213,12 +213,12 @@ class Comparison:
         return {label: scores.flatten().tolist() for label, scores in self.other_scores.items()}
 
     def _folded(self, most: int | None = None) -> dict[str, Float[Tensor, "nm *t"]]:
-        """The heatmaps of the first images, those of several targets below each other."""
+        """Return the heatmaps of the first images, several targets below each other."""
         axes = 1 if self.scores is None else self.scores.ndim
         return {label: maps[:most].flatten(0, axes - 1) for label, maps in self.heatmaps.items()}
 
     def _values(self) -> dict[str, dict[str, list[float]]]:
-        """Label -> metric -> numbers, NaN where the status is not OK: a constant map must not win by its constancy."""
+        """Return label -> metric -> numbers, NaN where not OK: a constant map must not win by its constancy."""
         found = {label: self.measured.get(label, {}) for label in self.heatmaps}
         return {
             label: {name: one.values.where(one.ok, torch.nan).tolist() for name, one in own.items()}
@@ -226,12 +226,12 @@ class Comparison:
         }
 
     def _statuses(self, label: str, place: int) -> dict[str, str]:
-        """Why a number is there or not, by metric."""
+        """Return why a number is there or not, by metric."""
         own = self.measured.get(label, {})
         return {f"{name} status": Status(int(one.status[place])).name.lower() for name, one in own.items()}
 
     def _cost(self, label: str) -> dict[str, float]:
-        """What a method costs; nothing where no costs were measured."""
+        """Return what a method costs; nothing where no costs were measured."""
         return vars(self.costs.get(label, MethodCost())) if self.costs else {}
 
     def _class_name(self, target: int | None) -> str | None:
@@ -270,9 +270,9 @@ def _write(path: Path, comparisons: Sequence[Comparison], columns: int) -> None:
             names = dict.fromkeys(name for row in rows for name in row)
             path.write_bytes(csv_text(names, rows).encode("utf-8", "backslashreplace"))
         case ".pdf" | ".svg":
-            draw_figure(panels, columns).savefig(path)
+            render_figure(panels, columns).savefig(path)
         case _:
-            write_picture(path, draw_sheet(panels, columns))
+            write_picture(path, render_sheet(panels, columns))
 
 
 def check_ending(path: Path) -> None:

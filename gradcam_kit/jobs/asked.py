@@ -1,4 +1,4 @@
-"""What was asked of a run that is there, as far as it makes the model and its methods again."""
+"""Rebuild the request of an existing run, as far as it makes the model and its methods again."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def request_of(run: Run, request: EvaluateRequest) -> RunRequest:
-    """The request that makes the model and the methods of a run again.
+    """Return the request that makes the model and the methods of a run again.
 
     Whoever sent the run chose what stands in its `run.json`, so no module of Python is imported because it is named
     there: a factory or a class has to be named again by whoever asks, or must have been by this very program.
@@ -30,7 +30,7 @@ def request_of(run: Run, request: EvaluateRequest) -> RunRequest:
     place = run.store.place("run.json")
     for name, (kinds, expected) in _FIELDS.items():
         if not isinstance(asked, Mapping) or not _is_of(asked.get(name), kinds):
-            raise InputError(f"{place} is not that of a run: about.request.{name} is not {expected}")
+            raise InputError(f"{place} is not the manifest of a run: about.request.{name} is not {expected}")
     model = request.model if request.model is not None else asked["model"]
     if model is None:
         raise OptionError(
@@ -64,7 +64,7 @@ def request_of(run: Run, request: EvaluateRequest) -> RunRequest:
 
 
 def _methods(asked: Sequence[str], named: Sequence[str], place: str) -> tuple[str, ...]:
-    """The methods of a run, of which those that are code were named again.
+    """Return the methods of a run; those that are code must have been named again.
 
     Raises:
         OptionError: one that was not, or one that the run does not have.

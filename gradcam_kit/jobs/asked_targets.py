@@ -1,4 +1,4 @@
-"""What a person asks to be explained, in words: the predicted class, that of the label, a class, or the best few."""
+"""What a person asks to be explained, in words: the predicted class, the label's class, a class, or the best few."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Targets:
         """Return the same with the class index in place of a class name.
 
         Raises:
-            UnknownNameError: a name that is no class, or several.
+            UnknownNameError: a name that is not a class, or is several.
             OptionError: a name for a model whose class names are unknown, or a number that is an index and a name.
         """
         if self.kind == "class" and names is not None and self.name in names and names.index(self.name) != self.number:

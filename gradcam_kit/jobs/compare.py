@@ -1,4 +1,4 @@
-"""Methods side by side for pictures on disk: a sheet, a page or a table."""
+"""Compare methods on pictures from disk: a sheet, a page or a table."""
 
 from __future__ import annotations
 
@@ -19,15 +19,16 @@ from torch import Tensor
 from gradcam_kit.capture import read_inputs
 from gradcam_kit.comparison import Comparison, check_ending, compare, write_comparisons
 from gradcam_kit.comparison.compared import ComparedMethod, compared_methods, suited
-from gradcam_kit.errors import InputError, OptionError, PictureError, raise_interruption
+from gradcam_kit.errors import InputError, OptionError, PictureError, exits_refused, raise_interruption
 from gradcam_kit.jobs.request import ModelRequest, Problems, RunSummary
 from gradcam_kit.jobs.sources.index import Entry, index_pictures
 from gradcam_kit.jobs.sources.masks import Masks
 from gradcam_kit.jobs.sources.reading import depth_note, read_entry
-from gradcam_kit.jobs.storage.addresses import local_path
+from gradcam_kit.jobs.storage.addresses import check_local, local_path
 from gradcam_kit.jobs.work.explainer import Explainer
-from gradcam_kit.jobs.work.loading import load_explainer, method_classes, note
+from gradcam_kit.jobs.work.loading import load_explainer, note
 from gradcam_kit.jobs.work.measuring import MetricMeans, chosen_metrics
+from gradcam_kit.jobs.work.methods import method_classes
 from gradcam_kit.jobs.work.reader import batches
 
 _LARGEST = 448  # pixels; nothing is shown larger
@@ -35,15 +36,15 @@ _LARGEST = 448  # pixels; nothing is shown larger
 
 @dataclass(frozen=True)
 class SheetRequest(ModelRequest):
-    """Methods to be compared; `layers` are compared too, those that are joined by + are fused.
+    """Methods to be compared; `layers` are compared too, and layers joined by + are fused.
 
     Attributes:
         sources: pictures, folders, globs or list files.
-        out: the file to write; its ending says what: a picture, a page (.html) or a table (.csv).
-        methods: names in `METHODS` or `BASELINES`; none = all that need a single pass and suit the model.
+        out: the file to write; its extension decides on a picture, a page (.html) or a table (.csv).
+        methods: names in `METHODS` or `BASELINES`; none = all single-pass methods that suit the model.
         metrics: names in `METRICS`.
-        masks: a folder that says where the objects are, see `Masks`, for metrics that ask.
-        overwrite: replace a file that is there.
+        masks: a folder of masks, see `Masks`, for metrics that compare heatmaps with objects.
+        overwrite: replace an existing file.
     """
 
     sources: tuple[str, ...] = ()
@@ -56,7 +57,7 @@ class SheetRequest(ModelRequest):
 
 @dataclass(frozen=True)
 class _Ready:
-    """A picture as the model takes it, and the part of it that the model sees."""
+    """A picture as the model takes it, and the region of it that the model sees."""
 
     entry: Entry
     image: Float[Tensor, "c h w"]
@@ -64,13 +65,15 @@ class _Ready:
     mask: Bool[Tensor, "h w"] | None
 
 
-def draw_sheet(request: SheetRequest, console: Console | None = None) -> RunSummary:
+@exits_refused()
+def render_sheet(request: SheetRequest, console: Console | None = None) -> RunSummary:
     """Explain pictures with several methods and write all into one file; pictures that fail are left out.
 
     Raises:
         GradCamKitError: the request is wrong, or no picture could be explained.
     """
     start = time.monotonic()
+    check_local(request.out, "compare")
     check_ending(request.out)
     if os.path.lexists(request.out) and not request.overwrite:
         raise OptionError(f"{str(request.out)!r} is there already; name another file, or add --overwrite")
@@ -98,15 +101,14 @@ def draw_sheet(request: SheetRequest, console: Console | None = None) -> RunSumm
 
 
 def _check_inputs_stay(request: SheetRequest, entries: Sequence[Entry]) -> None:
-    """Refuse to write over what is read, also under another name of the same file.
+    """Refuse to write over a file that is read, also under another name of the same file.
 
     Raises:
-        OptionError: names what is read.
+        OptionError: `out` is read by the comparison.
     """
     if not os.path.exists(request.out):
         return
-    others = (str(path) for path in (request.checkpoint, request.class_names) if isinstance(path, Path))
-    read = map(local_path, (*(entry.path for entry in entries), *request.sources, *others))
+    read = map(local_path, (*(entry.path for entry in entries), *request.sources, *request.files))
     folder = None if request.masks is None else local_path(request.masks)
     is_mask = folder is not None and Path(os.path.realpath(folder)) in Path(os.path.realpath(request.out)).parents
     if is_mask or any(path is not None and _is_same_file(path, request.out) for path in read):
@@ -132,7 +134,7 @@ class _Sheet:
     """Chosen on the first picture that can be read."""
 
     def comparisons(self, entries: Sequence[Entry]) -> Iterator[Comparison]:
-        """One for as many pictures as a forward pass takes."""
+        """Yield one comparison for as many pictures as a forward pass takes."""
         for batch in batches(entries, self.request.batch_size):
             if ready := [one for one in map(self._read, batch) if one is not None]:
                 if not self.compared_methods:
@@ -142,7 +144,7 @@ class _Sheet:
     def _read(self, entry: Entry) -> _Ready | None:
         try:
             return self._prepared(entry)
-        except Exception as error:  # one picture never ends the others
+        except Exception as error:  # one picture never keeps the others from being explained
             raise_interruption(error)
             self.problems.add(self.names[entry], error)
             return None
@@ -159,7 +161,7 @@ class _Sheet:
         return _Ready(entry, image, np.asarray(seen), mask)
 
     def _mask_key(self, entry: Entry) -> str:
-        """The name of the picture, or the shortest end of its path beyond it under which there is a mask.
+        """Return the name of the picture, or the shortest longer end of its path under which there is a mask.
 
         A picture that is named alone has no folder that its name would be relative to. Never less than the name, under
         which there may be the mask of another picture.
@@ -190,10 +192,10 @@ class _Sheet:
         self.compared_methods = fitting
 
     def _compared(self, group: list[_Ready]) -> Iterator[Comparison]:
-        """All in one pass; when that fails one by one, so that only the picture at fault is left out."""
+        """Explain all pictures in one pass; if it fails, one by one, so that only the picture at fault is left out."""
         try:
             found = [self._compare(group)]
-        except Exception as error:  # whatever it is, the other pictures can be explained
+        except Exception as error:  # whatever the error is, the other pictures can be explained
             raise_interruption(error)
             if len(group) == 1:
                 self.problems.add(self.names[group[0].entry], error)
@@ -203,7 +205,10 @@ class _Sheet:
 
     def _compare(self, group: list[_Ready]) -> Comparison:
         images = self._images(group)
-        with torch.autocast(images.device.type, self.explainer.dtype, enabled=self.explainer.dtype != images.dtype):
+        with (
+            exits_refused(),
+            torch.autocast(images.device.type, self.explainer.dtype, enabled=self.explainer.dtype != images.dtype),
+        ):
             return compare(
                 self.explainer.model,
                 images,
@@ -226,7 +231,7 @@ class _Sheet:
 
 
 def _distinct_names(entries: Sequence[Entry]) -> dict[Entry, str]:
-    """The keys, or where they come twice, all paths from the folder that they have in common."""
+    """Return the keys or, where a key comes twice, all paths from the folder that they share."""
     if len({entry.key for entry in entries}) == len(entries):
         return {entry: entry.key for entry in entries}
     root = os.path.commonpath([os.path.dirname(entry.path) for entry in entries])

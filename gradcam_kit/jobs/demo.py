@@ -1,4 +1,4 @@
-"""The main job on the bundled model and pictures; masks of the objects say which methods find them."""
+"""Explain the bundled pictures with the bundled model; masks of the objects show which methods find them."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from torch import Tensor
 from gradcam_kit.demo import sample_pictures
 from gradcam_kit.errors import GradCamKitError
 from gradcam_kit.jobs.request import ModelRequest
+from gradcam_kit.jobs.storage.addresses import check_local
 from gradcam_kit.jobs.storage.claims import claim
 from gradcam_kit.jobs.storage.folders import folder_at
 from gradcam_kit.jobs.work.loading import load_explainer
@@ -29,7 +30,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {"ss-cam": {"samples": 4}}
 
 @dataclass(frozen=True)
 class DemoRow:
-    """One method, or a map that knows nothing (then `seconds` is None).
+    """One method, or a model-independent map (then `seconds` is None).
 
     Attributes:
         share: mean share of the heatmap that lies on the object, in [0, 1].
@@ -59,15 +60,17 @@ def run_demo(out: Path, finished: Callable[[DemoRow], None] = lambda row: None, 
 
     Args:
         out: folder for the pictures.
-        finished: told after each method.
-        overwrite: replace files that no demo wrote.
+        finished: called after each method.
+        overwrite: replace files that were not written by a demo.
 
     Raises:
-        OptionError: a file of somebody else's is in the way, or the folder cannot be written.
+        OptionError: an address of remote storage, a file of somebody else's in the way, or a folder that cannot be
+            written.
     """
+    check_local(out, "demo")
     samples = sample_pictures()
-    drawings = [f"overlays/{sample.path.name}.{name}.jpg" for sample in samples for name in METHODS]
-    claim(folder_at(out), "demo.json", ["methods.png", *drawings], overwrite)
+    overlay_names = [f"overlays/{sample.path.name}.{name}.jpg" for sample in samples for name in METHODS]
+    claim(folder_at(out), "demo.json", ["methods.png", *overlay_names], overwrite)
     pictures = np.stack([sample.picture for sample in samples])
     masks = torch.from_numpy(np.stack([sample.mask for sample in samples]))
     explainer = load_explainer(ModelRequest("demo", device="cpu"))
@@ -77,7 +80,7 @@ def run_demo(out: Path, finished: Callable[[DemoRow], None] = lambda row: None, 
         DemoRow("(random)", _share_on_object(noise, masks)),
         DemoRow("(the same everywhere)", _share_on_object(torch.ones_like(noise), masks)),
     ]
-    drawn = [list(pictures)]
+    rendered = [list(pictures)]
     folder = out / "overlays"
     folder.mkdir(parents=True, exist_ok=True)
     titles, unsuited = ["picture"], []
@@ -93,12 +96,12 @@ def run_demo(out: Path, finished: Callable[[DemoRow], None] = lambda row: None, 
         titles.append(", ".join([name, *(f"{option}={value}" for option, value in options.items())]))
         rows.append(DemoRow(titles[-1], _share_on_object(heatmaps, masks), seconds))
         finished(rows[-1])
-        drawn.append(list(overlays(pictures, heatmaps)))
-        for sample, overlay in zip(samples, drawn[-1], strict=True):
+        rendered.append(list(overlays(pictures, heatmaps)))
+        for sample, overlay in zip(samples, rendered[-1], strict=True):
             write_picture(folder / f"{sample.path.name}.{name}.jpg", overlay)
     sheet = out / "methods.png"
     grid = contact_sheet(
-        drawn,
+        rendered,
         column_titles=[sample.name for sample in samples],
         row_titles=titles,
         cell_size=pictures.shape[1],
@@ -108,6 +111,6 @@ def run_demo(out: Path, finished: Callable[[DemoRow], None] = lambda row: None, 
 
 
 def _share_on_object(heatmaps: Float[Tensor, "n h w"], masks: Bool[Tensor, "n h w"]) -> float:
-    """The mean over pictures of (sum of the heatmap on the object) / (sum of the heatmap); an empty map has share 0."""
+    """Average (sum of the heatmap on the object) / (sum of the heatmap) over pictures; an empty map has share 0."""
     inside = (heatmaps * masks).sum((1, 2))
     return float((inside / heatmaps.sum((1, 2)).clamp(min=1e-9)).mean())

@@ -20,7 +20,7 @@ from gradcam_kit.diagnostics.checks.tasks import outputs_of
 from gradcam_kit.diagnostics.checks.training import run_findings
 from gradcam_kit.diagnostics.findings import worst_first
 from gradcam_kit.diagnostics.show.page import render_page
-from gradcam_kit.errors import GradCamKitError
+from gradcam_kit.errors import GradCamKitError, exits_refused
 from gradcam_kit.jobs.request import one_line
 from gradcam_kit.jobs.storage.folders import folder_at
 from gradcam_kit.jobs.work.diagnosis import Diagnosis, DoctorRequest
@@ -36,6 +36,7 @@ _OVERFIT = 16  # images that are learned by heart
 _UNTRAINED, _UNKNOWN = "random", "its factory"
 
 
+@exits_refused()
 def examine(request: DoctorRequest, console: Console | None = None) -> Diagnosis:
     """Examine a model and its data, and write the page and the file of findings.
 
@@ -149,7 +150,7 @@ def _random_batch(explainer: Explainer, n: int, done: Diagnosis) -> tuple[Tensor
 
 
 def _loss(output: Any, labels: Tensor) -> Tensor:
-    """Cross-entropy; for a single output the binary one."""
+    """Return the cross-entropy; for a single output the binary one."""
     scores = outputs_of(output)
     assert scores is not None
     if scores.ndim == 1 or scores.shape[1] == 1:
@@ -158,7 +159,7 @@ def _loss(output: Any, labels: Tensor) -> Tensor:
 
 
 def _loss_of_shares(output: Any, labels: Tensor) -> Tensor:
-    """Cross-entropy of outputs that are probabilities."""
+    """Return the cross-entropy of outputs that are probabilities."""
     shares = outputs_of(output)
     assert shares is not None
     return functional.nll_loss(shares.clamp(min=torch.finfo(shares.dtype).tiny).log(), labels)

@@ -1,12 +1,13 @@
-"""Metrics of a run that is there: pictures are read again, the stored heatmaps are measured, and means are told."""
+"""Evaluate an existing run: read its pictures again, measure the stored heatmaps, report the means."""
 
 from __future__ import annotations
 
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,12 @@ from typing import Any
 from rich.console import Console
 from torch import nn
 
-from gradcam_kit.errors import InputError, OptionError
+from gradcam_kit.errors import InputError, OptionError, exits_refused
 from gradcam_kit.jobs.asked import request_of
 from gradcam_kit.jobs.engines.devices import with_layers
 from gradcam_kit.jobs.measured_shard import MeasuredShard, entry_of
 from gradcam_kit.jobs.progress import ProgressBar
-from gradcam_kit.jobs.request import SHOWN, Targets
+from gradcam_kit.jobs.request import SHOWN, RunRequest, Targets
 from gradcam_kit.jobs.results import Run, load_run
 from gradcam_kit.jobs.sources.masks import Masks
 from gradcam_kit.jobs.sources.reading import decoders_quiet
@@ -32,29 +33,29 @@ from gradcam_kit.models.checkpoints import weights_hash
 from gradcam_kit.renamed import former_arguments
 
 DEFAULT_METRICS = ("average-drop", "average-increase", "average-gain", "adcc-complexity")
-"""Two forward passes for each heatmap, and how much of the picture is lit, which a low drop has to be paid with."""
+"""Two forward passes per heatmap; complexity is among them because a heatmap of ones has a low drop too."""
 
 
 @former_arguments(controls="baselines")
 @dataclass(frozen=True)
 class EvaluateRequest:
-    """What is to be measured of a run.
+    """The options of `evaluate`.
 
     Attributes:
         directory: the folder of the run.
         metrics: names in `metrics.METRICS`; none = `DEFAULT_METRICS`.
-        masks: a folder that says where the objects are, see `Masks`, for metrics that ask.
-        model: that of the run, as a module or a specification; None = as `run.json` says, from which no module of
+        masks: a folder of masks, see `Masks`, for metrics that compare heatmaps with objects.
+        model: the model of the run, as a module or a specification; None = as `run.json` says, from which no module of
             Python is imported.
-        methods: those of the run that are `package.module:Class`, which are not imported from `run.json` either.
-        transform: of such a module, if it carries none.
+        methods: methods of the run that are `package.module:Class`, which are not imported from `run.json` either.
+        transform: the transform of a `model` that is a module and carries none.
         checkpoint: where the weights are now; None = where they were.
         device: as in a run.
-        batch_size: the most images in one forward pass.
-        workers: how many read pictures; 0 = one per core, at most 8.
-        overwrite: replace what was measured before.
-        baselines: measure all `metrics.BASELINES` on the same pictures too; each takes as long as a method. `controls`,
-            the former name, is accepted for one release.
+        batch_size: the largest number of images in one forward pass.
+        workers: number of workers that decode pictures; 0 = one per core, at most 8.
+        overwrite: replace earlier measurements.
+        baselines: also measure all `metrics.BASELINES` on the same pictures; each takes as long as a method.
+            `controls`, the former name, is accepted for one release.
         processes: as in a run.
     """
 
@@ -79,11 +80,11 @@ class Evaluation:
 
     Attributes:
         means: one line per method and metric, see `MetricMeans.lines`.
-        notes: of each metric which way is better, and all settings that its numbers depend on.
-        pictures: all of the run.
-        failed: pictures that could not be measured, be it because the run could not explain them.
+        notes: for each metric which direction is better, and all settings that its numbers depend on.
+        pictures: the number of pictures in the run.
+        failed: pictures that could not be measured, also those that the run could not explain.
         problems: the first few of them, one line each.
-        before: pictures that had been measured before.
+        before: pictures that earlier calls measured.
     """
 
     out: str
@@ -112,6 +113,7 @@ class Evaluation:
         self.problems = [*self.problems, *counts.problems][:SHOWN]
 
 
+@exits_refused()
 def evaluate(request: EvaluateRequest, console: Console | None = None) -> Evaluation:
     """Measure the heatmaps of all complete shards that are not measured yet; one file of rows for each shard.
 
@@ -120,53 +122,90 @@ def evaluate(request: EvaluateRequest, console: Console | None = None) -> Evalua
         console: where the progress is shown on a terminal; None = nowhere.
 
     Raises:
-        GradCamKitError: the request is wrong, or the model is not that of the run.
+        GradCamKitError: the request is wrong, or the model is not the one of the run.
     """
     start = time.monotonic()
     console = console or Console(quiet=True)
-    names = tuple(dict.fromkeys(request.metrics or DEFAULT_METRICS))
-    masks = None if request.masks is None else Masks(request.masks)
-    metrics = chosen_metrics(names, masks)
-    run = load_run(request.directory)
-    there = run.store.complete()
-    numbers = sorted(there)
-    if not numbers:
-        raise OptionError(f"the run in {request.directory!r} has no complete shard yet; let the same command go on")
-    if not request.overwrite:
-        run.store.check_metrics(numbers)
-    own, layers = request_of(run, request), run.manifest["layers"]
     with decoders_quiet():
-        explainer = replace(with_layers(own, layers), metrics=metrics)
-        if masks is not None:
-            masks.check(explainer.loaded.transform)
-        explainer.fit.say = lambda text: note(console, text)
-        _check_model(explainer, run, request)
-        if masks is not None and any(metric.needs_masks for metric in metrics):
-            _check_names(masks, run, numbers)
-        first = (row for number in numbers for row in run.store.read_shard(number, ["path", "status"]))
-        entries = (entry_of(run, row["path"]) for row in first if row["status"] == "ok")
-        settings = metric_settings(explainer, entries, Targets.parse(run.manifest["targets"]), masks)
-        means, done = MetricMeans(), Evaluation(request.directory)
-        total = sum(counts.pictures for counts in there.values())
-        reader = Reader(explainer.loaded.transform, own.threads, total, request.processes)
-        with reader, explainer.ready(), ProgressBar(console, total, "measuring") as bar:
-            for number in numbers:
-                shard = MeasuredShard.read(run, number, settings, request.baselines, request.overwrite)
-                if shard.is_whole:
-                    counts = shard.counts(names)
-                    done.before += counts.pictures
-                    bar.add(counts.pictures, counts.failed)
-                else:
-                    shard.measure(run, explainer, reader, own, bar, masks)
-                    shard.write(run)
-                done.add(shard.counts(names))
-                means.add([*shard.rows, *(shard.baselines if request.baselines else ())], names)
-    done.means, done.notes = means.lines(), [metric.describe(settings[metric.name]) for metric in metrics]
+        prepared = _prepare(request, console)
+        done = _measure(prepared, console)
+    done.notes = [metric.describe(prepared.settings[metric.name]) for metric in prepared.explainer.metrics]
     done.seconds = time.monotonic() - start
     return done
 
 
-def _check_names(masks: Masks, run: Run, numbers: Sequence[int]) -> None:
+@dataclass(frozen=True)
+class _Prepared:
+    """A run whose model is loaded again.
+
+    Attributes:
+        asked: the request that makes the model and its methods.
+        complete: the complete shards, by number.
+        settings: of each metric.
+    """
+
+    request: EvaluateRequest
+    run: Run
+    asked: RunRequest
+    explainer: Explainer
+    masks: Masks | None
+    complete: Mapping[int, Counts]
+    settings: Mapping[str, Any]
+
+
+def _prepare(request: EvaluateRequest, console: Console) -> _Prepared:
+    """Check the request, and load the model of the run.
+
+    Raises:
+        GradCamKitError: the request is wrong, or the model is not the one of the run.
+    """
+    masks = None if request.masks is None else Masks(request.masks)
+    metrics = chosen_metrics(request.metrics or DEFAULT_METRICS, masks)
+    run = load_run(request.directory)
+    complete = dict(sorted(run.store.complete().items()))
+    if not complete:
+        raise OptionError(
+            f"the run in {request.directory!r} has no complete shard yet; run its command again to resume"
+        )
+    if not request.overwrite:
+        run.store.check_metrics(complete)
+    asked = request_of(run, request)
+    explainer = replace(with_layers(asked, run.manifest["layers"]), metrics=metrics, say=partial(note, console))
+    if masks is not None:
+        masks.check(explainer.loaded.transform)
+    _check_model(explainer, run, request)
+    if masks is not None and any(metric.needs_masks for metric in metrics):
+        _check_names(masks, run, complete)
+    rows = (row for number in complete for row in run.store.read_shard(number, ["path", "status"]))
+    entries = (entry_of(run, row["path"]) for row in rows if row["status"] == "ok")
+    settings = metric_settings(explainer, entries, Targets.parse(run.manifest["targets"]), masks)
+    return _Prepared(request, run, asked, explainer, masks, complete, settings)
+
+
+def _measure(prepared: _Prepared, console: Console) -> Evaluation:
+    """Measure every shard that is not measured yet."""
+    request, run, explainer = prepared.request, prepared.run, prepared.explainer
+    names = [metric.name for metric in explainer.metrics]
+    means, done = MetricMeans(), Evaluation(request.directory)
+    total = sum(counts.pictures for counts in prepared.complete.values())
+    reader = Reader(explainer.loaded.transform, prepared.asked.threads, total, request.processes)
+    with reader, explainer.ready(), ProgressBar(console, total, "measuring") as bar:
+        for number in prepared.complete:
+            shard = MeasuredShard.read(run, number, prepared.settings, request.baselines, request.overwrite)
+            if shard.is_whole:
+                counts = shard.counts(names)
+                done.before += counts.pictures
+                bar.add(counts.pictures, counts.failed)
+            else:
+                shard.measure(run, explainer, reader, prepared.asked, bar, prepared.masks)
+                shard.write(run)
+            done.add(shard.counts(names))
+            means.add([*shard.rows, *(shard.baselines if request.baselines else ())], names)
+    done.means = means.lines()
+    return done
+
+
+def _check_names(masks: Masks, run: Run, numbers: Iterable[int]) -> None:
     """Refuse a folder of masks in which none of the first pictures has one."""
     rows = (row for number in numbers for row in run.store.read_shard(number, ["path"]))
     keys = list(dict.fromkeys(str(row["path"]) for row in islice(rows, TRIED)))

@@ -89,7 +89,7 @@ def export_run(
 
 
 def on_picture(row: Row) -> np.ndarray:
-    """The heatmap of a row as float32 in [0, 1] at the size of the whole picture; 0 where the model saw nothing."""
+    """Return a row's heatmap as float32 in [0, 1] at the size of the whole picture; 0 where the model saw nothing."""
     height, width = row["picture_height"], row["picture_width"]
     x0, y0, x1, y1 = box = row["box"]
     if not (0 < height * width <= _LARGEST and height > 0 and all(map(math.isfinite, box)) and x0 < x1 and y0 < y1):
@@ -109,7 +109,7 @@ def on_picture(row: Row) -> np.ndarray:
 
 
 def boxes_of(heatmap: np.ndarray, threshold: float) -> list[tuple[list[float], float]]:
-    """Boxes `[x, y, width, height]` around what is connected above a share of the largest value, hottest first.
+    """Return boxes `[x, y, width, height]` around connected regions above a share of the maximum, hottest first.
 
     The second value of each is the largest value in it.
     """
@@ -125,7 +125,7 @@ def boxes_of(heatmap: np.ndarray, threshold: float) -> list[tuple[list[float], f
 
 
 def _to_fiftyone(run: Run, rows: Iterator[Row], target: Folder, threshold: float) -> None:
-    """`samples.json` with what `fiftyone.Sample.from_dict` reads, and gray pictures that its heatmaps name."""
+    """Write `samples.json` for `fiftyone.Sample.from_dict`, and the gray pictures that its heatmaps name."""
     samples: dict[str, dict[str, Any]] = {}
     for row in rows:
         place = os.fsencode(run.path_of(row["path"])).decode(errors="backslashreplace")  # its database takes only UTF-8
@@ -134,7 +134,7 @@ def _to_fiftyone(run: Run, rows: Iterator[Row], target: Folder, threshold: float
             sample["ground_truth"] = {"_cls": "Classification", "label": row["label"]}
         if row["predicted_name"] is not None:
             score = row["top_scores"][0]
-            certain = {"confidence": score} if 0 <= score <= 1 else {"score": score}  # else it is no confidence
+            certain = {"confidence": score} if 0 <= score <= 1 else {"score": score}  # else it is not a confidence
             sample["prediction"] = {"_cls": "Classification", "label": row["predicted_name"], **certain}
         name = f"heatmaps/{_put_gray(run.store, row, target, 'heatmaps/')}"
         map_path = os.path.abspath(target.path(name)) if isinstance(target, LocalFolder) else f"{target.root}/{name}"
@@ -143,7 +143,7 @@ def _to_fiftyone(run: Run, rows: Iterator[Row], target: Folder, threshold: float
 
 
 def _to_coco(run: Run, rows: Iterator[Row], target: Folder, threshold: float) -> None:
-    """One file per method: pictures, classes (counted from 1), and boxes with the score of the class and their heat."""
+    """Write one file per method: pictures, classes (counted from 1), and boxes with class score and heat."""
     found: dict[str, dict[str, Any]] = {}
     categories: dict[str, dict[int, str]] = defaultdict(dict)
     for row in rows:
@@ -175,7 +175,7 @@ def _to_coco(run: Run, rows: Iterator[Row], target: Folder, threshold: float) ->
 
 
 def _to_png(run: Run, rows: Iterator[Row], target: Folder, threshold: float) -> None:
-    """Gray pictures in the size of the originals: 255 where a heatmap is 1 (or more, if it is not normalized)."""
+    """Write gray pictures in the size of the originals: 255 where a heatmap is 1 (or more, if it is not normalized)."""
     for row in rows:
         _put_gray(run.store, row, target)
 
@@ -189,7 +189,7 @@ def _put_gray(store: Store, row: Row, target: Folder, folder: str = "") -> str:
 
 
 def _to_npz(run: Run, rows: Iterator[Row], target: Folder, threshold: float) -> None:
-    """One file per picture, method and target: `heatmap` at the layer's resolution, `box`, `target`, `score`."""
+    """Write a file per picture, method and target: `heatmap` at the layer's resolution, `box`, `target`, `score`."""
     for row in rows:
         buffer = BytesIO()
         target_, score = (-1 if row["target"] is None else row["target"]), row["score"]
@@ -204,7 +204,7 @@ def _to_npz(run: Run, rows: Iterator[Row], target: Folder, threshold: float) -> 
 
 
 def _to_csv(run: Run, rows: Iterator[Row], target: Folder, threshold: float) -> None:
-    """A table of all rows, failures too, without the heatmaps but with the place of their largest value."""
+    """Write a table of all rows, failures too, with the place of the largest value in place of the heatmap."""
     columns = ["path", "method", "layer", "rank", "target", "target_name", "score", "label", "predicted"]
     columns += [
         "predicted_name",
@@ -222,7 +222,7 @@ def _to_csv(run: Run, rows: Iterator[Row], target: Folder, threshold: float) -> 
 
 
 def _hottest(row: Row) -> dict[str, float]:
-    """Where the largest value of a heatmap is, in the picture's pixels."""
+    """Return where the largest value of a heatmap is, in the picture's pixels."""
     stored, (x0, y0, x1, y1) = heatmap_of(row), row["box"]
     y, x = np.unravel_index(int(stored.argmax()), stored.shape)
     found = x0 + (x + 0.5) * (x1 - x0) / stored.shape[1], y0 + (y + 0.5) * (y1 - y0) / stored.shape[0]
@@ -272,7 +272,7 @@ def _check_replaceable(target: Folder, to: str, names: Iterable[str]) -> None:
 
 
 def _names(run: Run, to: str, methods: Sequence[str]) -> Iterator[str]:
-    """The files that an export will write."""
+    """Yield the files that an export will write."""
     if to in ("csv", "coco"):
         yield from ["rows.csv"] if to == "csv" else [f"{method}.json" for method in methods]
         return

@@ -1,4 +1,4 @@
-"""What there is to choose from: the layers of a model, the methods and metrics of this package."""
+"""List what one can choose: the layers of a model, the methods and metrics of this package."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gradcam_kit.types import Evidence, LayerCandidate
 
 
 def candidate_layers(request: ModelRequest) -> list[LayerCandidate]:
-    """All layers of a model that have positions, found on a bundled picture; one of them is chosen and says why.
+    """Return all layers of a model that have positions, found on a bundled picture, with the chosen one and why.
 
     Raises:
         GradCamKitError: the request is wrong.
@@ -23,7 +23,7 @@ def candidate_layers(request: ModelRequest) -> list[LayerCandidate]:
 
 
 def described_methods() -> list[tuple[str, str, str, str]]:
-    """Name, needs, cost and paper of every method."""
+    """Return name, needs, cost and paper of every method."""
     return [
         (name, ", ".join(["activations", *_words(method.needs)]), method.cost, method.paper)
         for name, method in METHODS.items()
@@ -31,7 +31,7 @@ def described_methods() -> list[tuple[str, str, str, str]]:
 
 
 def described_metrics() -> list[tuple[str, str, str, str, str]]:
-    """Name, which way is better, needs, cost and paper of every metric."""
+    """Return name, better direction, needs, cost and paper of every metric."""
     return [
         (name, metric.better, ", ".join(dict.fromkeys(_NEEDS[one] for one in metric.needs)), metric.cost, metric.paper)
         for name, metric in sorted(METRICS.items())

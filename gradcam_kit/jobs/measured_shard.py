@@ -22,6 +22,7 @@ from gradcam_kit.jobs.storage.counts import Counts, counted
 from gradcam_kit.jobs.storage.rows import Row
 from gradcam_kit.jobs.work.explainer import Explainer
 from gradcam_kit.jobs.work.measuring import (
+    MeasuredBatch,
     baseline_rows,
     chosen_metrics,
     columns_of,
@@ -39,7 +40,7 @@ KEYS = (
     pa.field("status", pa.string(), nullable=False),
     pa.field("error", pa.string()),
 )
-"""The first columns of `metrics/NNNNN.parquet`, whose rows are those of the shard with this number, in its order.
+"""The first columns of `metrics/NNNNN.parquet`, which has the rows of the shard with this number, in its order.
 
 The rows of the baselines follow, under their names as methods, where they were measured.
 """
@@ -51,7 +52,7 @@ class MeasuredShard:
 
     Attributes:
         number: of the shard.
-        rows: those of the shard, in its order.
+        rows: the rows of the shard, in its order.
         baselines: rows of the baselines for the pictures that were explained, or none.
         settings: of each metric.
         missing: metrics that are not measured of the rows yet.
@@ -69,7 +70,7 @@ class MeasuredShard:
     def read(
         cls, run: Run, number: int, settings: Mapping[str, Any], with_baselines: bool, overwrite: bool
     ) -> MeasuredShard:
-        """What is there of a shard: measured by `evaluate` before, or by the run itself, with the same settings."""
+        """Read what was measured with the same settings, by an earlier `evaluate` or by the run itself."""
         wanted = json.loads(json.dumps(settings))
         table, stored = run.store.read_metrics(number)
         stored_rows = [] if table is None else table.to_pylist()
@@ -108,7 +109,7 @@ class MeasuredShard:
         return not (self.missing or self.missing_baselines)
 
     def counts(self, names: Iterable[str]) -> Counts:
-        """How many pictures there are, and how many failed, be it in one of these metrics."""
+        """Count the pictures, and those that failed as a whole or in one of these metrics."""
         statuses = [columns_of(name)[1] for name in names]
         return counted(
             row if row["status"] != "ok" or any(row.get(one) == "error" for one in statuses) else {**row, "error": None}
@@ -159,7 +160,7 @@ def _lacks_masks(metric: str, rows: Iterable[Row]) -> bool:
 
 
 def _clear_error(row: Row, kept: Iterable[str]) -> None:
-    """Forget an error unless it is the picture's, or that of a metric which is kept."""
+    """Forget an error unless it belongs to the picture, or to a metric that is kept."""
     if row["status"] == "ok" and not any(row.get(columns_of(name)[1]) == "error" for name in kept):
         row["error"] = None
 
@@ -177,7 +178,7 @@ def _measure_batch(
 ) -> None:
     """Measure the pictures that could be read again, of which there are rows; the others' rows say why not.
 
-    `masks` are those of the pictures, or why there are none, if a metric asks.
+    `masks` holds the mask of each picture, or why there is none, if a metric needs masks.
     """
     of_maps, of_objects = (
         replace(explainer, metrics=tuple(metric for metric in explainer.metrics if metric.needs_masks is asked))
@@ -186,13 +187,13 @@ def _measure_batch(
     readable = [one for one in items if isinstance(one, Decoded)]
     if of_maps.metrics:
         for group in _alike(readable):
-            of_maps.measure(of_maps.images(group), [rows[one.entry.key] for one in group], baselines)
+            of_maps.measure(MeasuredBatch(of_maps.images(group), [rows[one.entry.key] for one in group], baselines))
     if of_objects.metrics:
         where = {key: mask for key, mask in masks.items() if isinstance(mask, Tensor)}
         for group in _alike([one for one in readable if one.entry.key in where]):
             keys = [one.entry.key for one in group]
             placed = torch.stack([where[key] for key in keys])
-            of_objects.measure(of_objects.images(group), [rows[key] for key in keys], baselines, placed)
+            of_objects.measure(MeasuredBatch(of_objects.images(group), [rows[key] for key in keys], baselines, placed))
         for key, reason in masks.items():
             if isinstance(reason, str):  # the numbers of other metrics stand
                 mark_unmeasured(rows[key], of_objects.metrics)
@@ -209,7 +210,7 @@ def _measure_batch(
 
 
 def _mask_of(one: Decoded, masks: Masks) -> Tensor | str:
-    """The mask of a picture, or why there is none."""
+    """Return the mask of a picture, or why there is none."""
     try:
         return torch.from_numpy(masks.of(one.entry.key, one.size, one.box, one.shape))
     except PictureError as error:
@@ -217,13 +218,13 @@ def _mask_of(one: Decoded, masks: Masks) -> Tensor | str:
 
 
 def _alike(ready: Sequence[Decoded]) -> Iterator[list[Decoded]]:
-    """Pictures whose images have the same size, which follow each other."""
+    """Yield groups of neighboring pictures whose images have the same size."""
     for _, group in groupby(ready, lambda one: one.shape):
         yield list(group)
 
 
 def _unchanged(one: Decoded | Failed, row: Row) -> Decoded | Failed:
-    """The picture, failed if it is visibly not the one that was explained."""
+    """Return the picture, as a failure if it is visibly not the one that was explained."""
     before = row["picture_height"], row["picture_width"]
     if isinstance(one, Decoded) and one.size != before:
         now = f"{one.size[1]} x {one.size[0]}"
@@ -232,5 +233,5 @@ def _unchanged(one: Decoded | Failed, row: Row) -> Decoded | Failed:
 
 
 def entry_of(run: Run, key: str) -> Entry:
-    """The picture of a key, where it was when the run was made."""
+    """Return the picture of a key, where it was when the run was made."""
     return Entry(key, run.path_of(key))

@@ -1,4 +1,4 @@
-"""How far a run is: on a terminal a bar, elsewhere nothing."""
+"""The progress of a run: a bar on a terminal, nothing elsewhere."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from rich.text import Text
 
 
 class ProgressBar:
-    """Pictures done, pictures per second, failures and the time left; a context manager."""
+    """Shows pictures done, pictures per second, failures and the time left; a context manager."""
 
     def __init__(self, console: Console, total: int, doing: str = "explaining") -> None:
         self._progress = Progress(

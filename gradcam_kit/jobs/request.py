@@ -1,4 +1,4 @@
-"""What a person asks of a run, and what the run answers."""
+"""What a person asks of a run, and what the run answers: requests and summaries."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ SHOWN = 5
 
 @dataclass(frozen=True)
 class ModelRequest:
-    """Which model, where, and what of it is explained: the options that all commands share.
+    """The options that all commands share: which model, where it runs, and what is explained.
 
     Attributes:
         model: a specification, see `gradcam_kit.models.load_model`, as are the attributes up to `std`; or a module,
             which is copied.
-        class_names: a file with one class name on a line, or the names.
-        transform: of a module, if it carries none: what its attribute `transform` could be.
-        device: None = CUDA if there is any, else the CPU.
+        class_names: a file with one class name per line, or the names.
+        transform: the transform of a module that carries none; whatever its attribute `transform` could be.
+        device: a device of torch; None = CUDA if it is available, else the CPU.
         dtype: one of `PRECISIONS`, for model and images; heatmaps are computed in float32 all the same.
         layers: target layers; none = chosen once, for all pictures.
         targets: `predicted`, `label` (the class that the picture's folder or table names), a class index or name, or
             `top:K`.
-        scores: what `score` is: `softmax` or `sigmoid` of the outputs, or `raw`, the outputs as they are (of models
-            that give probabilities themselves); None = decided by the model.
-        batch_size: the most images in one forward pass, masked ones included.
+        scores: the kind of `score`: `softmax` or `sigmoid` of the outputs, or `raw`, the outputs as they are (for
+            models that return probabilities); None = decided by the model.
+        batch_size: the largest number of images in one forward pass, masked images included.
     """
 
     model: str | nn.Module
@@ -72,28 +72,33 @@ class ModelRequest:
         _each_in("--mean", self.mean, 0.0, 1.0)
         _each_in("--std", self.std, 1e-6, 1.0)
 
+    @property
+    def files(self) -> list[str]:
+        """The files beside the pictures that are read."""
+        return [str(path) for path in (self.checkpoint, self.class_names) if isinstance(path, str | Path)]
+
 
 @dataclass(frozen=True)
 class RunRequest(ModelRequest):
-    """Heatmaps for all pictures of a source.
+    """The options of a run, which explains all pictures of a source.
 
     Attributes:
         source: a picture, a folder, a glob, a list file or a table; also on remote storage (`s3://...`).
-        out: the folder of the run, likewise.
+        out: the folder of the run; also on remote storage.
         methods: names in `METHODS`, or `package.module:Class`.
         metrics: names in `metrics.METRICS`, measured for every heatmap.
-        workers: how many read pictures, and how many threads write overlays; 0 = one per core, at most 8.
-        overlays: how many pictures get overlays; None = all.
-        thumbnails: how many pictures, evenly spread, are kept small for the report.
-        shard_size: pictures in one file of rows.
-        part: which of how many parts of the shards is done here, counted from 0.
+        workers: number of workers that decode pictures and of threads that write overlays; 0 = one per core, at most 8.
+        overlays: number of pictures that get overlays; None = all.
+        thumbnails: number of evenly spaced pictures that get a thumbnail for the report.
+        shard_size: pictures per file of rows.
+        part: `(i, n)`: do part i of n parts, counted from 0.
         engine: `local` or `ray`.
-        overwrite: replace a run that `out` holds.
-        retry_failed: try the pictures again that failed before.
+        overwrite: replace the run in `out`.
+        retry_failed: try failed pictures again.
         fail_fast: stop at the first picture that fails.
-        compile: compile what runs around the target layers.
+        compile: compile the parts of the model around the target layers.
         report: write the report when all shards are complete.
-        processes: let processes read the pictures of large sources; the program that asks must be importable.
+        processes: decode the pictures of large sources in processes; the calling program must be importable.
     """
 
     source: str = "."
@@ -127,9 +132,9 @@ class RunRequest(ModelRequest):
         _at_least("number of thumbnails", self.thumbnails, 0)
         for name in (*self.methods, *self.metrics):
             if not isinstance(name, str):
-                raise InputError(f"a run stores the names of its methods and metrics, and {name!r} is none")
+                raise InputError(f"a run stores the names of its methods and metrics, and {name!r} is not a name")
         if not self.methods:
-            raise OptionError("no method is asked for; name at least one of those that 'gradcam-kit methods' lists")
+            raise OptionError("no method is asked for; name at least one that 'gradcam-kit methods' lists")
         part, parts = self.part
         if not 0 <= part < parts:
             raise OptionError(f"the shard is {part}/{parts}; expected I/N with I from 0 to N - 1, such as 0/4")
@@ -156,18 +161,18 @@ class RunSummary:
     """What became of a run.
 
     Attributes:
-        pictures: those of the shards that are complete.
+        pictures: the number of pictures in complete shards.
         failed: pictures with an error row, or without the overlays that were asked for.
         problems: the first few failures, one line each.
         seconds: from the request to the last file.
-        before: pictures that had been explained before.
-        missing: shards that are not complete, other parts' included.
+        before: pictures that earlier calls explained.
+        missing: shards that are not complete, also of other parts.
         left: pictures of this part whose shards are not complete, or that were not tried again when the run stopped.
-        interrupted: the run was told to stop before its end.
-        go_on: how the command is given that goes on: "again", or "without --overwrite", which would begin anew; "" if
-            nothing of the run was written, so that the same command begins it.
+        interrupted: whether the run was stopped before its end.
+        go_on: how to give the command that resumes the run: "again", or "without --overwrite", which would begin anew;
+            "" if nothing of the run was written, so that the same command begins it.
         report: the page about the run, if it was written.
-        means: of what was measured, see `MetricMeans.lines`.
+        means: the means of the metrics, see `MetricMeans.lines`.
         notes: what the numbers depend on, a line for each metric.
     """
 
@@ -215,17 +220,17 @@ class Problems:
             self.first.append(one_line(f"{key}: {error}"))
 
     def summary(self, out: str | Path, pictures: int, seconds: float) -> RunSummary:
-        """What became of all pictures."""
+        """Sum up what became of all pictures."""
         return RunSummary(str(out), pictures, self.count, tuple(self.first), seconds)
 
 
 def one_line(text: object) -> str:
-    """A text as rows and terminals can hold it: on one line, and encodable whatever bytes a file name had."""
+    """Return a text as rows and terminals can hold it: on one line, and encodable whatever bytes a file name had."""
     return " ".join(str(text).split()).encode("utf-8", "backslashreplace").decode()
 
 
 def _cores() -> int:
-    """Cores that this process may use, which on a shared machine are fewer than there are."""
+    """Return the number of cores that this process may use, often fewer than a shared machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -1,4 +1,4 @@
-"""The rows of a run as a table that is read as far as it is asked for."""
+"""The rows of a run as a lazy table."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ if TYPE_CHECKING:
 
 @dataclass(repr=False)
 class Run:
-    """A run that is on disk: a sequence of rows, one per picture and method, of which a shard is in memory at a time.
+    """A run on disk: a sequence of rows, one per picture and method; one shard is in memory at a time.
 
-    `run[i]` and `run[-1]` are rows, `run[a:b]` is a list of rows. The index of a row is also that of `to_pandas()`,
+    `run[i]` and `run[-1]` are rows, `run[a:b]` is a list of rows. The index of a row is the same in `to_pandas()`,
     so what is chosen there can be looked at here: `run.overlay(frame[frame.correct.eq(False)].index[0])`.
 
     Attributes:
@@ -113,7 +113,7 @@ class Run:
         return {**self.manifest.get("metrics", {}), **self._later}
 
     def table(self, columns: Sequence[str] | None = None) -> pa.Table:
-        """All rows as an Arrow table; name the columns that are needed, the heatmaps are most of the bytes.
+        """Return all rows as an Arrow table; name the columns that are needed, the heatmaps are most of the bytes.
 
         Raises:
             UnknownNameError: no such column.
@@ -127,7 +127,7 @@ class Run:
         return pa.concat_tables(tables) if tables else fields.empty_table()
 
     def to_pandas(self, columns: Sequence[str] | None = None) -> pd.DataFrame:
-        """All rows as a DataFrame, without the heatmaps unless they are asked for.
+        """Return all rows as a DataFrame, without the heatmaps unless they are asked for.
 
         Raises:
             MissingExtraError: pandas is not installed.
@@ -142,7 +142,7 @@ class Run:
         return frame
 
     def means(self) -> list[dict[str, Any]]:
-        """The means of all metrics, of the methods and of baselines, see `MetricMeans.lines`."""
+        """Return the means of all metrics, of the methods and of baselines, see `MetricMeans.lines`."""
         found, columns = MetricMeans(), [field.name for field in metric_fields(self.metrics)]
         for number in self._numbers:
             later, settings = measured = self.store.read_metrics(number)
@@ -153,7 +153,7 @@ class Run:
         return found.lines()
 
     def heatmap(self, index: SupportsIndex) -> Float[np.ndarray, "h w"]:
-        """The heatmap of a row in [0, 1], at the size of the model's input, over the part `box` of the picture.
+        """Return a row's heatmap in [0, 1], at the size of the model's input, over the part `box` of the picture.
 
         Raises:
             PictureError: the row is a failure.
@@ -162,7 +162,7 @@ class Run:
         return enlarged(row, self._normalization(row))
 
     def stored_heatmap(self, index: SupportsIndex) -> Float[np.ndarray, "h w"]:
-        """The heatmap of a row as it is stored, at the layer's resolution.
+        """Return the heatmap of a row as it is stored, at the layer's resolution.
 
         Raises:
             PictureError: the row is a failure.
@@ -170,7 +170,7 @@ class Run:
         return heatmap_of(self._explained(index)).astype(np.float32)
 
     def picture(self, index: SupportsIndex) -> UInt8[np.ndarray, "h w 3"]:
-        """The picture of a row, read from where it was when the run was made.
+        """Return the picture of a row, read from where it was when the run was made.
 
         Raises:
             PictureError: it is not there any more.
@@ -178,7 +178,7 @@ class Run:
         return read_entry(Entry(self[index]["path"], self.path_of(self[index]["path"])))
 
     def overlay(self, index: SupportsIndex) -> UInt8[np.ndarray, "h w 3"]:
-        """The picture of a row with its heatmap, in the picture's own size.
+        """Return the picture of a row with its heatmap, in the picture's own size.
 
         Raises:
             PictureError: the row is a failure, or the picture is not there any more.
@@ -201,7 +201,7 @@ class Run:
         return known
 
     def path_of(self, key: str) -> str:
-        """Where the picture of a key was when the run was made."""
+        """Return where the picture of a key was when the run was made."""
         root = self.manifest["about"]["root"]
         return f"{root}/{key}" if is_remote(root) else os.path.join(root, _name(key))
 
@@ -218,7 +218,7 @@ class Run:
         columns: Sequence[str] | None = None,
         found_later: tuple[pa.Table | None, dict[str, Any]] | None = None,
     ) -> pa.Table:
-        """The rows of a shard; what was measured of them later stands for what the run measured.
+        """Return the rows of a shard; later measurements replace the ones of the run.
 
         `found_later` is what `read_metrics` gives; None = it is asked, where that is needed.
         """
@@ -246,7 +246,7 @@ class Run:
 
 
 def _joined_errors(own: pa.Table, later: pa.Table, measured: Iterable[str], again: Iterable[str]) -> pa.ChunkedArray:
-    """Why rows lack something: as the run says, but for what it could not measure and was measured again since."""
+    """Return why rows lack something: what the run says, except for metrics that were measured again since."""
 
     def failed(metrics: Iterable[str]) -> pa.ChunkedArray:
         statuses = [own[columns_of(name)[1]] for name in metrics]
@@ -265,7 +265,7 @@ def load_run(directory: str | Path) -> Run:
 
     Raises:
         OptionError: there is no run.
-        InputError: its `run.json` or a shard is not that of a run.
+        InputError: its `run.json` or a shard was not written by a run.
     """
     store = Store.at(os.fspath(directory))
     manifest = store.run_manifest()
@@ -275,7 +275,7 @@ def load_run(directory: str | Path) -> Run:
 
 
 def _name(key: str) -> str:
-    """The name of a file from its key, in which bytes that are not UTF-8 are written as `\\xff`."""
+    """Return the file name of a key, in which bytes that are not UTF-8 are written as `\xff`."""
     if "\\x" not in key:
         return key
     return os.fsdecode(re.sub(rb"\\x([0-9a-f]{2})", lambda found: bytes.fromhex(found[1].decode()), key.encode()))

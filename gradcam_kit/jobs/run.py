@@ -1,22 +1,19 @@
-"""A run: what is missing is planned, given to an engine shard by shard, and counted."""
+"""A run in four steps: prepare the request, find what is to do, do it, and sum it up."""
 
 from __future__ import annotations
 
-import signal
-import threading
 import time
-from collections.abc import Callable, Container, Generator, Iterable, Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Container, Iterable, Iterator, Mapping
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
-from itertools import islice
-from pathlib import Path
+from functools import partial
+from itertools import chain, islice
 from typing import Any
 
 from rich.console import Console
 
-from gradcam_kit.capture import compile_around
-from gradcam_kit.errors import GradCamKitError
-from gradcam_kit.jobs.engines.devices import work_on_devices
+from gradcam_kit.errors import GradCamKitError, exits_refused
+from gradcam_kit.jobs.engines.choice import write_shards
 from gradcam_kit.jobs.engines.local import Done, FirstFailureError, Pipeline
 from gradcam_kit.jobs.progress import ProgressBar
 from gradcam_kit.jobs.request import SHOWN, RunRequest, RunSummary
@@ -27,9 +24,64 @@ from gradcam_kit.jobs.storage.manifest import check_same
 from gradcam_kit.jobs.storage.ownership import check_inputs_stay
 from gradcam_kit.jobs.storage.store import Store
 from gradcam_kit.jobs.work.explainer import Explainer
-from gradcam_kit.jobs.work.loading import TRIED, device_names, layers_of, make_explainer, note, verify
+from gradcam_kit.jobs.work.loading import TRIED, make_explainer, note, verify
 from gradcam_kit.jobs.work.manifest import make_manifest
 from gradcam_kit.jobs.work.measuring import chosen_metrics, metric_fields
+from gradcam_kit.jobs.work.processes import interruptions_told
+
+
+@exits_refused()
+def run(request: RunRequest, console: Console | None = None) -> RunSummary:
+    """Explain all pictures of a source that are not explained yet, and leave rows and overlays in a folder.
+
+    Args:
+        request: what is asked for.
+        console: where notes about the model and, on a terminal, the progress are shown; None = nowhere.
+
+    Raises:
+        GradCamKitError: the request is wrong; the folder is as it was.
+    """
+    start = time.monotonic()
+    with decoders_quiet(), closing(_prepare(request, console or Console(quiet=True))) as prepared:
+        todo = _find_todo(prepared)
+        return _sum_up(todo, _work(todo), start)
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """A request whose pictures are listed and whose model is loaded.
+
+    Attributes:
+        request: as it was asked, with what the scores are, so that all workers decide alike.
+        console: where a person reads.
+        store: the folder of the run.
+        plan: the pictures, cut into shards.
+        explainer: the model and its methods.
+        manifest: what determines the rows.
+        goes_on: whether the folder holds this run already.
+    """
+
+    request: RunRequest
+    console: Console
+    store: Store
+    plan: Plan
+    explainer: Explainer
+    manifest: Mapping[str, Any]
+    goes_on: bool
+
+    @property
+    def mine(self) -> range:
+        """The shards of this part of the run."""
+        part, parts = self.request.part
+        return range(part, self.plan.shards, parts)
+
+    def pictures(self, numbers: Iterable[int]) -> int:
+        """Return the number of pictures in some shards."""
+        size = self.plan.shard_size
+        return sum(min(size, self.plan.pictures - number * size) for number in numbers)
+
+    def close(self) -> None:
+        self.plan.close()
 
 
 @dataclass
@@ -50,195 +102,178 @@ class _Tally:
         self.add(store.counts(number) if counts.failed and len(self.problems) < SHOWN else counts)
 
 
-def run(request: RunRequest, console: Console | None = None) -> RunSummary:
-    """Explain all pictures of a source that are not explained yet, and leave rows and overlays in a folder.
+@dataclass(frozen=True)
+class _Todo:
+    """What is to do in this part of a run.
 
-    Args:
-        request: what is asked for.
-        console: where notes about the model and, on a terminal, the progress are shown; None = nowhere.
+    Attributes:
+        known: the shards that are complete, by number, also of other parts.
+        again: the complete shards of this part whose failures are tried again.
+        tally: what is explained already, without the shards that are tried again.
+    """
+
+    prepared: _Prepared
+    known: Mapping[int, Counts]
+    again: frozenset[int]
+    tally: _Tally
+
+    @property
+    def numbers(self) -> list[int]:
+        """The shards to be written, in order."""
+        return [number for number in self.prepared.mine if number in self.again or number not in self.known]
+
+    @property
+    def pictures(self) -> int:
+        """The number of pictures to be explained."""
+        known, again = self.known, self.again
+        return sum(known[one].failed if one in again else self.prepared.pictures([one]) for one in self.numbers)
+
+    def shards(self) -> Iterator[Shard]:
+        """Read the shards to be written from the plan; of those that are tried again only the failed pictures."""
+        for number in self.numbers:
+            shard = self.prepared.plan.shard(number)
+            yield shard.again(self.prepared.store.read_shard(number)) if number in self.again else shard
+
+
+@dataclass
+class _Work:
+    """What has been done.
+
+    Attributes:
+        tally: all pictures of this part that are explained.
+        begun: whether the folder is of this run.
+        written: the numbers of shards that were written.
+        interrupted: whether the work was told to stop before its end.
+    """
+
+    todo: _Todo
+    tally: _Tally
+    begun: bool
+    written: set[int] = field(default_factory=set)
+    interrupted: bool = False
+
+    def begin(self) -> None:
+        """Begin the run in its folder."""
+        prepared = self.todo.prepared
+        prepared.store.begin(prepared.manifest, prepared.request.overwrite)
+        self.begun = True
+
+    def add(self, done: Done) -> None:
+        """Count a shard that was written."""
+        self.tally.add(done.counts)
+        self.written.add(done.number)
+
+
+def _prepare(request: RunRequest, console: Console) -> _Prepared:
+    """Check the folder, list the pictures, load the model, and write down what determines the rows.
 
     Raises:
-        GradCamKitError: the request is wrong; the folder is as it was.
+        GradCamKitError: the request is wrong, or the folder holds another run.
     """
-    start = time.monotonic()
-    console = console or Console(quiet=True)
     metrics = chosen_metrics(request.metrics)
     store = Store.at(request.out, metric_fields(request.metrics))
-    there = store.check_free(map(_file_part, request.methods), request.overwrite)
-    before = None if request.overwrite else there
-    with ExitStack() as stack:
-        stack.enter_context(decoders_quiet())
-        plan = stack.enter_context(closing(make_plan(request.source, request.out, request.shard_size)))
+    classes = [method.rpartition(":")[2] for method in request.methods]  # by which overlays are named
+    there = store.check_free(classes, request.overwrite)
+    with ExitStack() as unfinished:
+        plan = unfinished.enter_context(closing(make_plan(request.source, request.out, request.shard_size)))
         if request.overwrite and there is not None:
-            check_inputs_stay(store.folder, _inputs(request, plan))
+            paths = (entry.path for entry in plan.entries())
+            check_inputs_stay(store.folder, chain([request.source], request.files, paths))
         for line in plan.left_out.lines():
             note(console, line)
-        explainer = replace(make_explainer(request, request.methods, plan.entries(), console), metrics=metrics)
-        request = replace(request, scores=explainer.scores)  # what is decided once holds for all workers
+        explainer = make_explainer(request, request.methods, plan.entries(), console)
+        explainer = replace(explainer, metrics=metrics, say=partial(note, console))
+        request = replace(request, scores=explainer.scores)
         if request.targets != "label" and (unknown := explainer.labels.unknown(plan.entries())) is not None:
             note(console, unknown)  # as targets they are error rows
-        explainer.fit.say = lambda text: note(console, text)
         manifest = make_manifest(request, explainer, plan)
-        if before is not None:
-            check_same(before, manifest, request.out)
-        mine = range(request.part[0], plan.shards, request.part[1])
-        known = store.complete() if before is not None else {}
-        whole = store.sound(number for number in mine if number in known)
-        if damaged := [number for number in mine if number in known and number not in whole]:
-            note(
-                console,
-                f"{len(damaged)} shards are damaged and are made again, such as {store.shard_place(damaged[0])}",
-            )
-            known = {number: counts for number, counts in known.items() if number not in damaged}
-        tally, again = _planned(request, store, {number: known[number] for number in mine if number in known})
-        explained_before = tally.pictures
-        if explained_before:
-            note(console, f"{explained_before} pictures are explained already; going on with the others")
-        todo = [number for number in mine if number in again or number not in known]
-        written: set[int] = set()
-        interrupted, begun = False, not request.overwrite
-
-        def begin() -> None:
-            nonlocal begun
-            store.begin(manifest, request.overwrite)
-            begun = True
-
-        if todo:
-            total = sum(known[n].failed if n in again else _pictures(plan, [n]) for n in todo)
-            bar = stack.enter_context(ProgressBar(console, total))
-            shards = (_shard(plan, store, number, number in again) for number in todo)
-            first = [] if before is not None else list(islice(plan.entries(), TRIED))  # what worked once is no mistake
-            engine = _Engine(
-                *(request, explainer, store, plan),
-                verify=lambda: verify(explainer, first),
-                begin=begin,
-                progress=bar.add,
-            )
-            try:
-                with sigterm_as_interrupt(), closing(engine.work(shards, len(todo))) as finished:
-                    for done in finished:
-                        tally.add(done.counts)
-                        written.add(done.number)
-            except FirstFailureError as failure:
-                tally = _found(store, [n for n in mine if n not in again or n in written])  # others are not tried yet
-                tally.add(failure.counts)
-            except KeyboardInterrupt:
-                tally, interrupted = _found(store, mine) if begun else _Tally(), True
-            except GradCamKitError as error:
-                if not (request.overwrite and begun):
-                    raise
-                raise type(error)(f"{error}; leave out --overwrite to go on with what is written now") from error
-        complete = {*known, *written}
-        return RunSummary(
-            request.out,
-            tally.pictures,
-            tally.failed,
-            tuple(tally.problems),
-            time.monotonic() - start,
-            explained_before,
-            plan.shards - len(complete) - (len(store.complete(but=complete)) if begun else 0),
-            _pictures(plan, mine) - tally.pictures,
-            interrupted,
-            go_on="" if not begun else "without --overwrite" if request.overwrite else "again",
-        )
+        goes_on = there is not None and not request.overwrite
+        if there is not None and goes_on:
+            check_same(there, manifest, request.out)
+        unfinished.pop_all()  # from here on the plan is closed by what is returned
+    return _Prepared(request, console, store, plan, explainer, manifest, goes_on)
 
 
-def _inputs(request: RunRequest, plan: Plan) -> Iterator[str]:
-    """The files and folders that a run reads."""
-    yield request.source
-    yield from (str(path) for path in (request.checkpoint, request.class_names) if isinstance(path, Path | str))
-    yield from (entry.path for entry in plan.entries())
+def _find_todo(prepared: _Prepared) -> _Todo:
+    """Find which shards are complete, and which of them are tried again."""
+    store, mine = prepared.store, prepared.mine
+    complete = store.complete() if prepared.goes_on else {}
+    own = [number for number in mine if number in complete]
+    sound = store.sound(own)
+    if damaged := [number for number in own if number not in sound]:
+        place = store.shard_place(damaged[0])
+        note(prepared.console, f"{len(damaged)} shards are damaged and are made again, such as {place}")
+    known = {number: counts for number, counts in complete.items() if number not in damaged}
+    retried = prepared.request.retry_failed
+    again = frozenset(number for number in own if number in known and known[number].failed and retried)
+    tally = _Tally()
+    for number in own:
+        if number in known and number not in again:
+            tally.add_shard(store, number, known[number])
+    if tally.pictures:
+        note(prepared.console, f"{tally.pictures} pictures are explained already; going on with the others")
+    return _Todo(prepared, known, again, tally)
 
 
-def _file_part(method: str) -> str:
-    """What the names of overlays have of a method, as it is asked for."""
-    return method.rpartition(":")[2]
+def _work(todo: _Todo) -> _Work:
+    """Let an engine write the missing shards.
 
-
-@contextmanager
-def sigterm_as_interrupt() -> Iterator[None]:
-    """Let a request to end, as schedulers send it, count as an interruption from the keyboard."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, stop)
+    Raises:
+        GradCamKitError: the model or a method can take none of the first pictures, or the disk or a device failed.
+    """
+    prepared, overwrite = todo.prepared, todo.prepared.request.overwrite
+    plan, explainer = prepared.plan, prepared.explainer
+    work = _Work(todo, replace(todo.tally), begun=not overwrite)
+    if not todo.numbers:
+        return work
+    first = [] if prepared.goes_on else list(islice(plan.entries(), TRIED))  # a request that worked once is right
+    check = partial(verify, explainer, first)
     try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+        with ExitStack() as stack:
+            bar = stack.enter_context(ProgressBar(prepared.console, todo.pictures))
+            stack.enter_context(interruptions_told(explainer.say))
+            pipeline = Pipeline(prepared.request, explainer, prepared.store, plan.pictures, check, work.begin, bar.add)
+            finished = closing(write_shards(pipeline, plan, todo.shards(), len(todo.numbers)))
+            for done in stack.enter_context(finished):
+                work.add(done)
+    except FirstFailureError as failure:
+        tried = [number for number in prepared.mine if number not in todo.again or number in work.written]
+        work.tally = _found(prepared.store, tried)
+        work.tally.add(failure.counts)
+    except KeyboardInterrupt:
+        work.interrupted = True
+        work.tally = _found(prepared.store, prepared.mine) if work.begun else _Tally()
+    except GradCamKitError as error:
+        if not (overwrite and work.begun):
+            raise
+        raise type(error)(f"{error}; leave out --overwrite to go on with what is written now") from error
+    return work
 
 
-def _planned(request: RunRequest, store: Store, known: Mapping[int, Counts]) -> tuple[_Tally, set[int]]:
-    """What is explained already, and the numbers of shards that are to be tried again."""
-    tally, again = _Tally(), set()
-    for number, counts in known.items():
-        if counts.failed and request.retry_failed:
-            again.add(number)
-        else:
-            tally.add_shard(store, number, counts)
-    return tally, again
+def _sum_up(todo: _Todo, work: _Work, start: float) -> RunSummary:
+    """Sum up what became of the pictures."""
+    prepared, tally = todo.prepared, work.tally
+    complete = {*todo.known, *work.written}
+    of_others = len(prepared.store.complete(but=complete)) if work.begun else 0
+    command = "without --overwrite" if prepared.request.overwrite else "again"
+    return RunSummary(
+        prepared.request.out,
+        tally.pictures,
+        tally.failed,
+        tuple(tally.problems),
+        time.monotonic() - start,
+        before=todo.tally.pictures,
+        missing=prepared.plan.shards - len(complete) - of_others,
+        left=prepared.pictures(prepared.mine) - tally.pictures,
+        interrupted=work.interrupted,
+        go_on=command if work.begun else "",
+    )
 
 
 def _found(store: Store, numbers: Container[int]) -> _Tally:
-    """What is in the shards of these numbers that are there, also those that nobody was told of before the end."""
+    """Count the shards of these numbers that are there, also those that were written just before the end."""
     tally = _Tally()
     for number, counts in sorted(store.complete().items()):
         if number in numbers:
             tally.add_shard(store, number, counts)
     return tally
-
-
-def _pictures(plan: Plan, numbers: Iterable[int]) -> int:
-    """How many pictures are in some shards of a plan."""
-    return sum(min(plan.shard_size, plan.pictures - number * plan.shard_size) for number in numbers)
-
-
-def _shard(plan: Plan, store: Store, number: int, again: bool) -> Shard:
-    shard = plan.shard(number)
-    return shard.again(store.read_shard(number)) if again else shard
-
-
-@dataclass(frozen=True)
-class _Engine:
-    """Who does the work."""
-
-    request: RunRequest
-    explainer: Explainer
-    store: Store
-    plan: Plan
-    verify: Callable[[], None]
-    begin: Callable[[], None]
-    progress: Callable[[int, int], None]
-
-    def work(self, shards: Iterable[Shard], count: int) -> Generator[Done, None, None]:
-        """Write shards; yields each when it is there."""
-        if self.request.engine == "ray":
-            from gradcam_kit.jobs.engines.ray_engine import work_on_ray
-
-            self.verify()
-            yield from work_on_ray(self.request, self.explainer, self.plan, shards, self.begin, self.progress)
-            return
-        devices = device_names(self.request.device)
-        if len(devices) > 1 and count > 1:
-            self.verify()
-            layers = layers_of(self.explainer)
-            yield from work_on_devices(
-                self.request, devices, layers, self.plan.pictures, shards, self.begin, self.progress
-            )
-            return
-        if self.request.compile:
-            compile_around(
-                self.explainer.model, (name for names in layers_of(self.explainer).values() for name in names)
-            )
-        pipeline = Pipeline(
-            *(self.request, self.explainer, self.store, self.plan.pictures),
-            verify=self.verify,
-            begin=self.begin,
-            progress=self.progress,
-        )
-        with closing(pipeline.work(shards)) as finished:
-            yield from finished

@@ -6,7 +6,7 @@ import inspect
 import logging
 from collections.abc import Mapping
 from dataclasses import field
-from typing import TYPE_CHECKING, Any, get_args, overload
+from typing import TYPE_CHECKING, Any, TypeVar, get_args, overload
 
 import torch
 from jaxtyping import Float
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from gradcam_kit.capture import TargetLayers, check_model, find_layers
 from gradcam_kit.errors import ShapeError, kind_of
+from gradcam_kit.foreign import says_what_it_is_here
 from gradcam_kit.functional import Fusion, Normalization, fuse, weighted_sum
 from gradcam_kit.methods import contract
 from gradcam_kit.methods.contract import gradients_of
@@ -30,6 +31,7 @@ METHODS: dict[str, type[BaseCAM]] = contract.METHODS
 """Every method with a name, keyed by it ("grad-cam", ...)."""
 
 _log = logging.getLogger("gradcam_kit")
+_Own = TypeVar("_Own", bound="BaseCAM")
 
 if TYPE_CHECKING:
     NamedLayers = dict[str, nn.Module]
@@ -105,6 +107,14 @@ class BaseCAM(Declared):
         A subclass of a method with options calls `super().check_options()` first.
         """
 
+    def __enter__(self: _Own) -> _Own:
+        """Return the object: a `with` block is allowed, and not needed, because nothing is attached between calls."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Do nothing: there is nothing to release."""
+
+    @says_what_it_is_here
     def __call__(self, images: Images, targets: Any = None, **forward_kwargs: Any) -> Float[Tensor, "n *mt"]:
         """Explain a batch.
 
@@ -130,6 +140,7 @@ class BaseCAM(Declared):
             )
         return explanation.heatmaps
 
+    @says_what_it_is_here
     def explain(self, images: Images, targets: Any = None, **forward_kwargs: Any) -> Explanation:
         """Explain a batch and return everything that the pass produced. Arguments as in calling."""
         return explain_many([self], images, targets, **forward_kwargs)[0]

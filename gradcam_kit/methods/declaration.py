@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 from typing_extensions import dataclass_transform
 
 from gradcam_kit.errors import OptionError, UnknownNameError
+from gradcam_kit.foreign import says_what_it_is_here
 from gradcam_kit.methods.contract import METHODS
 from gradcam_kit.targets.classes import ClassLogit, ClassTarget
 from gradcam_kit.types import Evidence, LayerChoice
@@ -83,6 +84,7 @@ def _declare_options(cls: type[Declared]) -> None:
     cls.__doc__ = documentation  # without one, `dataclass` writes the signature there
     cls.__annotations__ = {**options, **annotations}
     if declared:
+        setattr(cls, "__init__", says_what_it_is_here(getattr(cls, "__init__")))  # noqa: B009, B010
         cls._constructor_is_declared = True  # type: ignore[attr-defined]
     elif maker is cls:
         _spell_out_options(cls)

@@ -88,8 +88,9 @@ class ScoreCAM(BaseCAM, name="score-cam"):
 
     Args:
         weighting: "softmax" (paper): softmax of the scores over the channels. The paper subtracts a baseline score
-            first, which cancels in the softmax and is not computed. "probability" (released code): the class's softmax
-            probability, constant channels skipped. "relu": ReLU(score - score of the zero input).
+            first, which cancels in the softmax and is not computed. "probability" (released code): the class's
+            probability (the softmax; the sigmoid or the output itself where the model says so), constant channels
+            skipped. "relu": ReLU(score - score of the zero input).
         channels: keep only so many channels of each image (an int), or this share of them (a float in (0, 1]); None =
             all.
         ranking: which channels are kept: those with the largest standard deviation over space ("std"), with the

@@ -49,7 +49,9 @@ def check_heatmaps(heatmaps: Any, images: Tensor, *, within: bool = True) -> Non
         if one_less := _without_an_axis("heatmaps", heatmaps, expected):
             hint = f"; pass {one_less}"
         else:
-            hint = "; fold the axis of several targets into the batch" if heatmaps.ndim == len(expected) + 1 else ""
+            hint = _channels_elsewhere(heatmaps, images)
+            if not hint and heatmaps.ndim == len(expected) + 1:
+                hint = "; fold the axis of several targets into the batch"
         raise ShapeError(
             f"heatmaps have shape {tuple(heatmaps.shape)}; images of shape {tuple(images.shape)} need {expected}{hint}"
         )
@@ -59,6 +61,16 @@ def check_heatmaps(heatmaps: Any, images: Tensor, *, within: bool = True) -> Non
     if bool(outside.any()):
         low, high = (float(extreme) for extreme in heatmaps[heatmaps.isfinite()].aminmax())
         raise OptionError(f"heatmaps range from {low:.8g} to {high:.8g}; expected [0, 1] as the methods return them")
+
+
+def _channels_elsewhere(heatmaps: Tensor, images: Tensor) -> str:
+    """What to do about videos `(n, t, c, h, w)` and spectrograms `(n, time, frequency)` as some models take them."""
+    n, *size = images.shape
+    if images.ndim == 3 and tuple(heatmaps.shape) == (n, *size):
+        return "; metrics take (n, c, *positions): pass images[:, None] or rescore.inputs.images"
+    if images.ndim == 5 and tuple(heatmaps.shape) == (n, size[0], *size[2:]):
+        return "; metrics take (n, c, *positions): pass images.movedim(2, 1) or rescore.inputs.images"
+    return ""
 
 
 def _check_tensor(name: str, value: object) -> None:
@@ -160,19 +172,28 @@ def check_same_images(images: Tensor, rescore: Any, name: str = "rescore") -> No
     check_rows(name, rescore)
     if not isinstance(rescore, Rescoring):
         return
-    scored = rescore.inputs.images
+    scored, raw = rescore.inputs.images, rescore.inputs.raw
     if images is scored:
         return
+    if rescore.inputs.channels != 1 and images.shape == raw.shape and (images is raw or _is_same(images, raw)):
+        raise ShapeError(
+            f"images of shape {tuple(images.shape)} are as the model takes them, which has the channels at axis "
+            f"{rescore.inputs.channels}; metrics take (n, c, *positions): pass rescore.inputs.images"
+        )
     if images.shape != scored.shape:
         raise ShapeError(
             f"rescore was made for images of shape {tuple(scored.shape)}, the images have {tuple(images.shape)}; make "
             "it for these: rescoring(model, images, classes)"
         )
-    if not bool(((images == scored) | (images.isnan() & scored.isnan())).all()):
+    if not _is_same(images, scored):
         raise InputError(
             "rescore was made for other images, so its classes are not theirs; make it for these: "
             "rescoring(model, images, classes)"
         )
+
+
+def _is_same(one: Tensor, other: Tensor) -> bool:
+    return bool(((one == other) | (one.isnan() & other.isnan())).all())
 
 
 def improbable(scores: Float[Tensor, "n k"]) -> Bool[Tensor, " n"]:

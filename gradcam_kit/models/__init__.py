@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +110,7 @@ def load_model(
     elif name and kind not in _LOADERS:
         load, name = _from_factory, spec
     else:
-        raise UnknownNameError(f"{spec!r} names no model{did_you_mean(spec, _LOADERS)}; expected {SPECS}")
+        raise UnknownNameError(f"{spec!r} names no model{_same_name(spec)}; expected {SPECS}")
     if weights is not None and kind not in ("torchvision", "timm"):
         raise OptionError(f"{spec} has weights of its own, so weights {weights!r} cannot be chosen; use a checkpoint")
     wishes = LoadOptions(weights, image_size, {} if class_names is None else {"num_classes": len(class_names)})
@@ -127,6 +128,18 @@ def load_model(
         return loaded
     transform = _changed(loaded.transform, image_size, mean, std)
     return replace(loaded, transform=transform, transform_source=f"{loaded.transform_source}, changed by options")
+
+
+def _same_name(spec: str) -> str:
+    """Say which libraries have a model of a bare name, such as "resnet50"."""
+    import torchvision
+
+    found = [f"torchvision:{spec}"] if spec in torchvision.models.list_models() else []
+    if find_spec("timm"):
+        import timm
+
+        found += [f"timm:{spec}"] if spec in timm.list_models() else []
+    return f"; did you mean {' or '.join(map(repr, found))}?" if found else did_you_mean(spec, _LOADERS)
 
 
 def from_module(model: nn.Module, transform: Any = None, class_names: Any = None) -> LoadedModel:

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from gradcam_kit.errors import CheckpointError
+from gradcam_kit.errors import CheckpointError, raise_interruption
 from gradcam_kit.models.casting import fitted
 from gradcam_kit.models.former_names import understood
 from gradcam_kit.models.state_dicts import chosen_state, few
@@ -76,6 +76,7 @@ def read_checkpoint(path: Path) -> Any:
     except pickle.UnpicklingError as error:
         raise CheckpointError(_refused(path, error)) from error
     except Exception as error:  # what a damaged file makes the readers raise has no common type
+        raise_interruption(error)
         reason = f"{type(error).__name__}: {error}".splitlines()[0].split(". ")[0]
         raise CheckpointError(
             f"{path} cannot be read as a checkpoint ({reason}); expected safetensors or a saved model.state_dict()"
@@ -101,6 +102,7 @@ def _put_in(model: nn.Module, own: Mapping[str, Any], ready: Mapping[str, Any], 
         with torch.no_grad():
             for name, value in before.items():
                 own[name].copy_(value)
+        raise_interruption(error)
         said = " ".join(str(error).split())
         raise CheckpointError(f"{path} does not fit the model: {type(error).__name__}: {said}") from error
 

@@ -19,7 +19,7 @@ from gradcam_kit.report.maps import FINEST, packed, resized, rounded, shown_map,
 from gradcam_kit.targets.names import normalized
 
 MOST_PICTURES = 10_000
-"""Pictures that the page shows; of more, a sample that is spread evenly. The figures are those of all."""
+"""Pictures that the page shows; of more, an evenly spaced sample. The figures cover all pictures."""
 
 MOST_FAILURES = 10_000
 """Failures that the page shows beside that sample."""
@@ -107,11 +107,11 @@ class Means:
                 self.counts[key] += 1
 
     def mean(self, *key: str) -> Float[np.ndarray, "h w"] | None:
-        """The mean of a method and a class, or of a method, a label and a class; None where there is no picture."""
+        """Average a method and a class, or a method, a label and a class; None where there is no picture."""
         return self.sums[key] / self.counts[key] if key in self.sums else None
 
     def packed(self, *key: str) -> str | None:
-        """A mean as the page reads it; its largest value becomes the hottest color."""
+        """Return a mean as the page reads it; its largest value becomes the hottest color."""
         mean = self.mean(*key)
         return None if mean is None else packed(mean / max(float(mean.max()), 1e-9))
 
@@ -246,7 +246,7 @@ def collect(store: Store, manifest: Mapping[str, Any], keep: Keep) -> Collected:
 
 
 def by_picture(rows: list[Row]) -> list[list[Row]]:
-    """The rows of each picture, which follow each other."""
+    """Yield the rows of each picture, which follow each other."""
     groups: defaultdict[str, list[Row]] = defaultdict(list)
     for row in rows:
         groups[row["path"]].append(row)
@@ -254,14 +254,14 @@ def by_picture(rows: list[Row]) -> list[list[Row]]:
 
 
 def class_of(row: Mapping[str, Any]) -> str:
-    """The predicted class as a person reads it."""
+    """Return the predicted class as a person reads it."""
     if row["predicted_name"] is not None:
         return str(row["predicted_name"])
     return "unknown" if row["predicted"] is None else str(row["predicted"])
 
 
 def label_of(row: Mapping[str, Any], names: Sequence[str] | None) -> str | None:
-    """The label as a person reads it: the class that it names by its number, else what it says."""
+    """Return the label as a person reads it: the class that its number names, else the label itself."""
     label: str | None = row["label"]
     if label is not None and row["correct"] is not None and names is not None and label not in names:
         label = next((name for name in names if normalized(name) == normalized(label)), label)
@@ -271,5 +271,5 @@ def label_of(row: Mapping[str, Any], names: Sequence[str] | None) -> str | None:
 
 
 def _reason(error: str) -> str:
-    """An error without what differs from picture to picture, as far as that can be told."""
+    """Return an error without what differs from picture to picture, as far as it can be told."""
     return ": ".join(error.split(": ")[:3])[:_REASON]

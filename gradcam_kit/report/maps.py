@@ -17,12 +17,12 @@ _BYTES = 16_000_000  # for the heatmaps of all pictures on the page
 
 
 def side_of(maps: int) -> int:
-    """How fine the heatmaps of a page may be if it has that many."""
+    """Return how fine the heatmaps of a page with so many of them may be."""
     return max(_COARSEST, min(FINEST, math.isqrt(_BYTES * 3 // 4 // max(maps, 1))))
 
 
 def shown_map(row: Row, finest: int) -> dict[str, Any]:
-    """What the page knows of a heatmap; no side is longer than `finest`."""
+    """Return what the page knows of a heatmap; no side is longer than `finest`."""
     stored = heatmap_of(row)
     size = min(stored.shape[0], finest), min(stored.shape[1], finest)
     target = row["target_name"] if row["target_name"] is not None else row["target"]
@@ -37,7 +37,7 @@ def shown_map(row: Row, finest: int) -> dict[str, Any]:
 
 
 def rounded(score: float | None) -> float | None:
-    """A score as the page reads it; JSON has no infinity."""
+    """Return a score as the page reads it; JSON has no infinity."""
     return round(score, 4) if score is not None and math.isfinite(score) else None
 
 
@@ -52,5 +52,5 @@ def resized(heatmap: np.ndarray, size: tuple[int, int]) -> Float[np.ndarray, "h 
 
 
 def packed(values: np.ndarray) -> str:
-    """Values in [0, 1] as bytes in base64."""
+    """Return values in [0, 1] as bytes in base64."""
     return base64.b64encode(np.rint(values.clip(0, 1) * 255).astype(np.uint8).tobytes()).decode()

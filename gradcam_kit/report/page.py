@@ -39,7 +39,7 @@ def write_report(out: str, pictures: int = 0, seconds: float = 0.0, overwrite: b
 
     Raises:
         OptionError: there is no run, or a `report.html` of somebody else's.
-        InputError: `run.json` or a shard is damaged, or not that of a run.
+        InputError: `run.json` or a shard is damaged, or was not written by a run.
     """
     store = Store.at(out)
     manifest = store.run_manifest()
@@ -64,7 +64,7 @@ def is_current(out: str) -> bool:
 
 
 def render(collected: Collected, manifest: dict[str, Any], speed: float | None, digest: str) -> str:
-    """The page as text; `speed` in pictures per second, `digest` of the rows."""
+    """Return the page as text; `speed` in pictures per second, `digest` of the rows."""
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
@@ -99,7 +99,7 @@ def render(collected: Collected, manifest: dict[str, Any], speed: float | None, 
 
 
 def _keeper(store: Store) -> Keep:
-    """Puts files beside the page; what an earlier page left in a folder goes when the first new one comes."""
+    """Return a function that puts files beside the page, and first removes what an earlier page left."""
     begun: set[str] = set()
 
     def keep(name: str, content: bytes) -> None:
@@ -114,7 +114,7 @@ def _keeper(store: Store) -> Keep:
 
 
 def _explained(targets: str, names: Sequence[str] | None) -> str:
-    """What the heatmaps show, in words."""
+    """Return what the heatmaps show, in words."""
     if targets in ("predicted", "label"):
         return {"predicted": "the predicted class", "label": "the class of the label"}[targets]
     parsed = Targets.parse(targets)
@@ -126,7 +126,7 @@ def _explained(targets: str, names: Sequence[str] | None) -> str:
 
 
 def _speed(store: Store, pictures: int, seconds: float) -> float | None:
-    """Pictures per second over all that is known of the run, which is noted for the next time."""
+    """Return pictures per second over all that is known of the run, and note it for the next time."""
     try:
         before, took = map(float, json.loads(store.folder.read(_SPEED) or "[0, 0]"))
     except (OSError, TypeError, ValueError):  # damaged, or of another shape: as if there were none

@@ -153,6 +153,22 @@ class ClassProbability(ClassTarget):
         return class_scores(logits, self.scores).gather(1, classes)
 
 
+@dataclass(frozen=True, eq=False)
+class EvidentProbability(ClassTarget):
+    """The probability of a class by evidence, which is asked for when a score is needed.
+
+    Args:
+        classes: as of every target.
+        kind: gives what the probability is, see `ClassProbability`.
+    """
+
+    kind: Callable[[], ScoreKind | None] = lambda: None
+
+    def score(self, logits: Float[Tensor, "n classes"], classes: Int[Tensor, "n m"]) -> Float[Tensor, "n m"]:
+        """p_c, or the output of the class where outputs are scores already."""
+        return class_scores(logits, self.kind()).gather(1, classes)
+
+
 TargetType = Callable[[Tensor], ClassTarget]
 """How a method scores plain class indices: most by `ClassLogit`."""
 

@@ -66,24 +66,35 @@ def evident_kind(model: object, outputs: Sequence[Float[Tensor, "_ classes"]]) -
         model: for its configuration.
         outputs: class scores of some images; those of all but the first may lack a graph.
     """
+    if (told := told_kind(model, outputs[0])) is not None:
+        return told
+    values = torch.cat([output.detach().flatten().float() for output in outputs])
+    single = outputs[0].shape[1] == 1
+    if len(values) and bool(((values >= 0) & (values <= 1)).all()):
+        if not single and all(bool(are_shares(output.detach())) for output in outputs):
+            return "raw", "the outputs are between 0 and 1, and their sum is 1"
+        if len(values) >= _VALUES:
+            return "raw", "the outputs are between 0 and 1"
+    return _of_logits(outputs[0])
+
+
+def told_kind(model: object, output: Float[Tensor, "_ classes"]) -> tuple[ScoreKind, str] | None:
+    """Return what `evident_kind` finds without a look at values, for which a device is waited for; None = nothing."""
     problem = getattr(getattr(model, "config", None), "problem_type", None)
     if problem == "multi_label_classification":
         return "sigmoid", "its configuration says multi-label"
     if problem == "regression":
         return "raw", "its configuration says regression"
-    last = last_operation(outputs[0])
+    last = last_operation(output)
     if last in ("softmax", "sigmoid", "logsigmoid"):
         return "raw", f"the last operation of the model is a {last}"
-    values = torch.cat([output.detach().flatten().float() for output in outputs])
     if last == "logsoftmax":
         return "softmax", "the outputs are logarithms of probabilities"
-    single = outputs[0].shape[1] == 1
-    if last not in _LINEAR and len(values) and bool(((values >= 0) & (values <= 1)).all()):
-        if not single and all(bool(are_shares(output.detach())) for output in outputs):
-            return "raw", "the outputs are between 0 and 1, and their sum is 1"
-        if len(values) >= _VALUES:
-            return "raw", "the outputs are between 0 and 1"
-    return ("sigmoid", "the model has one output") if single else ("softmax", "the outputs are logits")
+    return _of_logits(output) if last in _LINEAR else None
+
+
+def _of_logits(output: Tensor) -> tuple[ScoreKind, str]:
+    return ("sigmoid", "the model has one output") if output.shape[1] == 1 else ("softmax", "the outputs are logits")
 
 
 def last_operation(output: Tensor) -> str | None:

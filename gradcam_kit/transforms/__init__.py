@@ -95,7 +95,7 @@ class PictureTransform:
         if not all(isfinite(value) for value in numbers) or any(value <= 0 for value in self.std):
             raise OptionError(f"mean and std are finite, std above 0; got {self.mean} and {self.std}")
 
-    def __call__(self, picture: Picture) -> Float[Tensor, "c h w"]:
+    def __call__(self, picture: Picture | Image.Image) -> Float[Tensor, "c h w"]:
         """Normalize the crop; equal to the evaluation transforms of torchvision and timm on a PIL image."""
         return self.finish(torch.from_numpy(self.prepare(picture))[None])[0]
 
@@ -138,8 +138,10 @@ class PictureTransform:
         ]
         return resized, (offsets[0], offsets[1])
 
-    def prepare(self, picture: Picture) -> UInt8[np.ndarray, "h w c"]:
-        """Resize, then crop; what lies outside of the picture is black."""
+    def prepare(self, picture: Picture | Image.Image) -> UInt8[np.ndarray, "h w c"]:
+        """Resize, then crop; what lies outside of the picture is black. A PIL image is taken as RGB."""
+        if isinstance(picture, Image.Image):
+            picture = np.asarray(picture.convert("RGB"))
         if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
             raise ShapeError(f"a picture is uint8 (height, width, 3), got {picture.dtype} {picture.shape}")
         height, width = picture.shape[:2]

@@ -99,7 +99,7 @@ def test_files_of_another_form_are_refused(tmp_path):
 
 
 def test_the_report_is_made_of_what_was_stored(tmp_path):
-    folder, docs, readme = tmp_path / "results", tmp_path / "docs", tmp_path / "README.md"
+    folder, docs, summary = tmp_path / "results", tmp_path / "docs", tmp_path / "cost.md"
     folder.mkdir()
     batches = [
         Row({"model": "resnet50", "batch": n, "dtype": "float32", "method": name}, {"seconds_per_image": f, "ratio": f})
@@ -126,12 +126,12 @@ def test_the_report_is_made_of_what_was_stored(tmp_path):
     for name, rows in {"methods": batches, "quality": energies, "ratios": ratios, "peers": peers}.items():
         Results(name, seen, rows).finish(folder / f"{name}-cpu.json")
     (folder / "other.json").write_text("{}")  # results of another form are left to their own page
-    readme.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
-    arguments = ["report", "--results", str(folder), "--readme", str(readme), "--docs", str(docs)]
+    summary.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    arguments = ["report", "--results", str(folder), "--summary", str(summary), "--docs", str(docs)]
 
     command(*arguments)
-    first = {path.name: path.read_bytes() for path in (readme, *docs.iterdir())}
-    text = readme.read_text()
+    first = {path.name: path.read_bytes() for path in (summary, *docs.iterdir())}
+    text = summary.read_text()
     assert text.startswith(f"before\n{BEGIN}")
     assert text.endswith(f"{END}\nafter\n")
     assert "old" not in text
@@ -148,11 +148,11 @@ def test_the_report_is_made_of_what_was_stored(tmp_path):
     assert all(b"<svg" in first[name] for name in ("cost-quality.svg", "cost-batch.svg"))
 
     command(*arguments)
-    assert {path.name: path.read_bytes() for path in (readme, *docs.iterdir())} == first
+    assert {path.name: path.read_bytes() for path in (summary, *docs.iterdir())} == first
 
 
 def test_the_report_shows_every_device_that_has_results(tmp_path):
-    folder, docs, readme = tmp_path / "results", tmp_path / "docs", tmp_path / "README.md"
+    folder, docs, summary = tmp_path / "results", tmp_path / "docs", tmp_path / "cost.md"
     seconds, one, half = {"seconds": Figure(2, 2, 2)}, Figure(1, 1, 1), Figure(0.5, 0.5, 0.5)
     cost = [Row({"model": "m", "work": "GradCAM"}, {**seconds, "ratio": half}, beside="plain forward")]
     waits = [Row({"work": f"{name} {ALONE}"}, {"share": share}) for name, share in (("a-cam", one), ("b-cam", half))]
@@ -164,9 +164,9 @@ def test_the_report_shows_every_device_that_has_results(tmp_path):
         seen = {"processor": "P", "device": "cpu" if device == "cpu" else "G", "threads": 2, "versions": {"torch": "9"}}
         for name in rows if device == "cuda" else ("ratios", "quality"):
             Results(name, {**seen, "commit": "abc"}, rows[name]).save(folder / f"{name}-{device}.json")
-    readme.write_text(f"{BEGIN}\n{END}\n")
-    command("report", "--results", str(folder), "--readme", str(readme), "--docs", str(docs))
-    text = readme.read_text()
+    summary.write_text(f"{BEGIN}\n{END}\n")
+    command("report", "--results", str(folder), "--summary", str(summary), "--docs", str(docs))
+    text = summary.read_text()
     assert text.count("| m | GradCAM | 2 | plain forward | 0.50 |") == 3
     assert text.count("(P, 2 threads, torch 9):") == 2
     assert text.count("(G, 2 threads, torch 9):") == 4
@@ -176,7 +176,7 @@ def test_the_report_shows_every_device_that_has_results(tmp_path):
     assert all(f"](docs/{name})" in text for name in plots)
 
 
-def test_a_readme_without_markers_is_left_alone():
+def test_a_page_without_markers_is_left_alone():
     with pytest.raises(Exception, match="once each"):
         between_markers("no markers", "block")
     with pytest.raises(Exception, match="once each"):

@@ -217,14 +217,15 @@ def checkout(tmp_path, monkeypatch) -> Path:
     monkeypatch.setattr(command, "ROOT", tmp_path)
     monkeypatch.setattr(command, "RESULTS", tmp_path / "results")
     monkeypatch.setattr(command, "_FIGURE", tmp_path / "docs" / "ground-truth.png")
-    (tmp_path / "README.md").write_text("\n".join(["before", *command._MARKERS, "after"]))
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "where-right.md").write_text("\n".join(["before", *command._MARKERS, "after"]))
     return tmp_path
 
 
 @pytest.mark.parametrize(
     ("arguments", "written"),
     [
-        ("", ["README.md", "docs/ground-truth.md", "docs/ground-truth.png", "results/ground-truth.json"]),
+        ("", ["docs/ground-truth.md", "docs/ground-truth.png", "docs/where-right.md", "results/ground-truth.json"]),
         ("--out {0}/mine/found.json", ["mine/found.json"]),
         ("--figure {0}/mine/found.png", ["mine/found.md", "mine/found.png"]),
         ("--quick", []),
@@ -233,7 +234,7 @@ def checkout(tmp_path, monkeypatch) -> Path:
     ],
 )
 def test_command_rewrites_what_is_stored_only_in_a_whole_run_and_says_so(checkout, arguments, written) -> None:
-    before = (checkout / "README.md").read_text()
+    before = (checkout / "docs" / "where-right.md").read_text()
     app = typer.Typer()
     app.command()(run)
     done = CliRunner().invoke(app, arguments.format(checkout).split())
@@ -241,10 +242,31 @@ def test_command_rewrites_what_is_stored_only_in_a_whole_run_and_says_so(checkou
     named = [line.removeprefix("written to ") for line in done.output.splitlines() if line.startswith("written to ")]
     assert sorted(named) == [str(checkout / path) for path in written]
     assert all((checkout / path).exists() for path in written)
-    after = (checkout / "README.md").read_text()
-    assert ("| grad-cam |" in after) == (after != before) == ("README.md" in written)
+    after = (checkout / "docs" / "where-right.md").read_text()
+    assert ("| grad-cam |" in after) == (after != before) == ("docs/where-right.md" in written)
     left = {str(path.relative_to(checkout)) for path in checkout.rglob("*") if path.is_file()}
-    assert left == {"README.md", *written}
+    assert left == {"docs/where-right.md", *written}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "file"),
+    [("--out", "found.json"), ("--figure", "found.png"), ("--figure", "found.md")],
+)
+def test_command_replaces_files_of_others_only_when_told(checkout, arguments, file) -> None:
+    mine = checkout / file
+    mine.write_text("mine")
+    target = checkout / ("found.json" if arguments == "--out" else "found.png")
+    app = typer.Typer()
+    app.command()(run)
+    done = CliRunner().invoke(app, [arguments, str(target)])
+    assert done.exit_code == 2
+    assert "did not write it; add --overwrite" in " ".join(done.output.replace("│", " ").split())
+    assert mine.read_text() == "mine"
+    assert {path.name for path in checkout.iterdir()} == {"README.md", file}
+    for again in (["--overwrite"], []):  # what it wrote itself is replaced without a word
+        done = CliRunner().invoke(app, [arguments, str(target), *again])
+        assert done.exit_code == 0, done.output
+    assert mine.read_bytes() != b"mine"
 
 
 def test_command_prints_and_writes(tmp_path) -> None:

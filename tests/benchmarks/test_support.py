@@ -14,10 +14,11 @@ from typer.testing import CliRunner
 from benchmarks import support
 from benchmarks.__main__ import app
 from benchmarks.support_cases import Case
+from benchmarks.support_outcomes import Outcome, save
 from gradcam_kit import GradCAM
 
 
-def explained(make: Any, size: tuple[int, ...] = (16, 16), **options: Any) -> support.Outcome:
+def explained(make: Any, size: tuple[int, ...] = (16, 16), **options: Any) -> Outcome:
     return support.explain(Case("torchvision:own", "own", make, (size,)), **options)
 
 
@@ -74,7 +75,7 @@ def test_a_process_that_dies_or_hangs_ends_one_case(monkeypatch: pytest.MonkeyPa
 
 def test_the_command_puts_its_rows_among_others(tmp_path: Path) -> None:
     out = tmp_path / "support.json"
-    support.save([support.Outcome("torchvision:zzz", "classification", "refused", "why")], out)
+    save([Outcome("torchvision:zzz", "classification", "refused", "why")], out)
     done = CliRunner().invoke(app, ["support", "--quick", "--only", "resnet18", "--new", "--out", str(out)])
     assert done.exit_code == 0, done.output
     assert "torchvision:resnet18  layer4 3x3" in done.output

@@ -9,7 +9,7 @@ import pytest
 import torch
 from evidence import ANY_LAYER, LAYERED, ON_CNNS, ON_TOKENS, Operations, Spy, close, counted, evidence, quick
 from models import TinyViT, build, conv_model, images, seeded, tiny
-from representatives import crossed, each
+from representatives import crossed, each, representatives
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
@@ -120,13 +120,15 @@ def test_methods_on_one_model_share_one_forward_and_one_backward_pass() -> None:
     assert len(shared.named("convolution_backward")) == len(alone.named("convolution_backward")) == 1
 
 
+@pytest.mark.parametrize("whole", [False, pytest.param(True, marks=pytest.mark.exhaustive)], ids=["kinds", "all"])
 @pytest.mark.parametrize("classes", [None, [0, 1, 2], [[0, 1], [2, 3], [4, 0]]], ids=["predicted", "one", "two"])
-def test_explain_all_equals_separate_calls(classes: Any) -> None:
+def test_explain_all_equals_separate_calls(classes: Any, whole: bool) -> None:
     model, vit = tiny(), seeded(TinyViT())
     x = images(3)
-    cams = [quick(name)(model, "relu2") for name in ON_CNNS]
+    chosen = METHODS if whole else representatives()
+    cams = [quick(name)(model, "relu2") for name in ON_CNNS if name in chosen]
     cams += [quick(name)(vit) for name in ("grad-cam", "hires-cam", "layer-cam", *ON_TOKENS)]
-    cams += [quick(name)(model, "relu1") for name in ANY_LAYER]
+    cams += [quick(name)(model, "relu1") for name in ANY_LAYER if name in chosen]
     cams += [quick(name)(model, ["stage2", "relu1"], fusion="max") for name in ("grad-cam", "hires-cam", "xgrad-cam")]
     cams += [
         GradCAM(tiny(), "relu2"),

@@ -224,14 +224,17 @@ def test_observing_leaves_no_trace_and_changes_no_value() -> None:
     assert torch.equal(GradCAM(model, "blocks.1.norm1")(x), GradCAM(seeded(TinyViT()), "blocks.1.norm1")(x))
 
 
-def test_what_cannot_be_followed_is_judged_by_its_shape() -> None:
+def test_what_cannot_be_followed_is_refused_by_name_and_not_chosen() -> None:
     def run(m: Any, x: Tensor) -> Tensor:
         tokens = torch.fft.fft(m.patch(x).flatten(2).mT, dim=1).real
         return m.fc(m.norm(tokens).mean(1))
 
     model = build(run, patch=nn.Conv2d(3, 6, 4, 4), norm=nn.LayerNorm(6), fc=nn.Linear(6, 3))
-    assert verdicts(model, images(2))["norm"] == ""
-    assert GradCAM(model, "norm").explain(images(2)).saliency["norm"].shape == (2, 4, 4)
+    with pytest.raises(ShapeError, match=r"layer 'norm' .*is lost on the way from them, behind aten\._fft_r2c"):
+        GradCAM(model, "norm")(images(2))
+    assert GradCAM(model).explain(images(2)).layers == ("patch",)
+    by_hand = GradCAM(model, "norm", reshape=lambda tokens: tokens.mT.unflatten(2, (4, 4)))
+    assert by_hand.explain(images(2)).saliency["norm"].shape == (2, 4, 4)
 
 
 def test_errors_of_the_model_are_its_own() -> None:

@@ -14,6 +14,7 @@ from waits import device, on_device
 from gradcam_kit.capture import rescoring
 from gradcam_kit.errors import ClassIndexError, OptionError, ShapeError, TargetError
 from gradcam_kit.targets import ClassLogit, FinerTarget, TopK
+from gradcam_kit.targets.scores import class_scores
 
 INDEX = torch.tensor([2, 0, 0, 1, 2])
 
@@ -54,31 +55,31 @@ def test_where_logits_are_nan_no_class_is_predicted() -> None:
             assert rescore.predicts(x, torch.arange(3)).isnan().tolist() == [False, True, False]
 
 
-def test_a_second_softmax_is_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
-    for output, said in (
-        (lambda logits: logits.softmax(1), 1),
-        (lambda logits: logits, 0),
-        (lambda logits: logits.sigmoid(), 0),
-        (lambda logits: logits.softmax(1)[:, :1], 0),
+def test_outputs_that_are_probabilities_already_are_scored_as_they_are() -> None:
+    for output, kind in (
+        (lambda logits: logits.softmax(1), "raw"),
+        (lambda logits: logits.log_softmax(1), "softmax"),
+        (lambda logits: logits, "softmax"),
+        (lambda logits: logits.sigmoid(), "raw"),
+        (lambda logits: logits.softmax(1)[:, :1], "raw"),
+        (lambda logits: logits[:, :1], "sigmoid"),
     ):
         model, x = conv_model(output=output), images()
-        caplog.clear()
-        for _ in range(2):
-            with rescoring(model, x):
-                pass
-        assert caplog.text.count("look like probabilities (from 0 to 1, and their sum is 1)") == said
-        with rescoring(conv_model(output=output), x, probability=False):
-            assert caplog.text.count("look like") == said
+        with rescoring(model, x, 0) as rescore:
+            expected = class_scores(model(x).detach(), kind)[:, 0]
+            torch.testing.assert_close(rescore(x, torch.arange(3)), expected)
+        several = model(x).shape[1] > 1
+        assert (rescore.scores, ", raw" in rescore.settings["score"]) == (kind, kind == "raw" and several)
 
 
-def test_a_model_is_looked_at_once() -> None:
+def test_logits_are_looked_at_once_in_a_block() -> None:
     with device() as seen:
         model, x = on_device(tiny()), on_device(images())
-        for waits in (1, 0):
+        for _ in range(2):
             seen.waits.clear()
             with rescoring(model, x):
                 pass
-            assert len(seen.waits) == waits
+            assert len(seen.waits) == 1
 
 
 def test_kinds_of_scores() -> None:

@@ -175,7 +175,7 @@ def test_mlflow_reads_its_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def wandb_rows(folder: Path) -> list[dict[str, Any]] | None:
-    """The rows of an offline run, None before it is whole: blocks of 32 KiB, and records with checksum, size and type."""
+    """The rows of an offline run, None before it is whole: blocks of 32 KiB, records with checksum, size, type."""
     from wandb.proto import wandb_internal_pb2
 
     raw, at, record, rows, is_whole = next(folder.rglob("*.wandb")).read_bytes(), 7, b"", [], False

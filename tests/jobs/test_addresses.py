@@ -17,7 +17,7 @@ from gradcam_kit.cli import app
 from gradcam_kit.errors import InputError
 from gradcam_kit.jobs import RunRequest, load_run, run
 from gradcam_kit.jobs.sources.index import index_pictures
-from gradcam_kit.jobs.storage.addresses import check_address
+from gradcam_kit.jobs.storage.addresses import check_address, remote
 from gradcam_kit.jobs.storage.folders import folder_at, opened
 
 
@@ -94,6 +94,30 @@ def test_a_kind_of_storage_that_a_program_registers_is_taken_where_a_person_name
     Path("list.txt").write_text("ownstore://x/a.png\n")
     with pytest.raises(InputError, match="ownstore:// is not one of the simple kinds"):
         index_pictures("list.txt", "out")
+
+
+@pytest.mark.parametrize("out", ["s3://bucket/x", "HTTP://host/x", "memory://x", "file:///tmp/x", "gs:/bucket/x"])
+def test_what_is_written_to_this_machine_alone_takes_no_address(out: str) -> None:
+    before = sorted(Path().rglob("*"))
+    asked = ["compare", "pictures/a.png", "--model", "shop:net", "--method", "eigen-cam", "--out", f"{out}.png"]
+    for command in (["demo", "--out", out], asked):
+        done = CliRunner().invoke(app, command)
+        assert (done.exit_code, done.output.count("\n")) == (2, 1)
+        assert "is an address, and" in done.output
+        assert "give a plain path" in done.output
+    assert sorted(Path().rglob("*")) == before
+
+
+@pytest.mark.parametrize("address", ["memory://Far/a.png", "MEMORY://Far/a.png", "Memory://Far/a.png"])
+def test_the_kind_of_storage_is_named_in_any_letters(address: str) -> None:
+    with fsspec.open("memory://Far/a.png", "wb") as file:
+        file.write(Path("pictures/a.png").read_bytes())
+    found = list(index_pictures(address, "out"))
+    assert [entry.key for entry in found] == ["a.png"]
+    with opened(found[0].path) as file:
+        assert file.read() == Path("pictures/a.png").read_bytes()
+    system, _ = remote("HTTP://host/a.png")
+    assert type(system) is type(remote("http://host/a.png")[0])
 
 
 def test_a_name_with_colons_is_a_file_of_this_machine() -> None:

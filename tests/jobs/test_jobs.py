@@ -20,7 +20,8 @@ from gradcam_kit.jobs import RunRequest, RunSummary, run
 from gradcam_kit.jobs.sources.index import index_pictures
 from gradcam_kit.jobs.storage.rows import SCHEMA
 from gradcam_kit.jobs.work.explainer import Batch, Explainer
-from gradcam_kit.jobs.work.loading import load_explainer, method_classes
+from gradcam_kit.jobs.work.loading import load_explainer
+from gradcam_kit.jobs.work.methods import method_classes, with_methods
 from gradcam_kit.jobs.work.reader import Decoded, decode
 from gradcam_kit.methods import METHODS
 from gradcam_kit.models import load_model
@@ -149,7 +150,7 @@ def test_a_model_may_keep_what_it_computed_when_no_gradients_were_needed(first: 
     [one] = [decode(entry, explainer.loaded.transform) for entry in index_pictures("pictures", "out")]
     assert isinstance(one, Decoded)
     image = one if first == "names" else None
-    explainer = explainer.with_methods(method_classes(request.methods), request.layers, image, 8)
+    explainer = with_methods(explainer, method_classes(request.methods), request.layers, image, 8)
     if first == "takes":
         assert explainer.takes(one)
     assert (explainer.model.grid is None) == (first == "classes")

@@ -24,7 +24,7 @@ from gradcam_kit.errors import (
 )
 from gradcam_kit.folder import run_and_report
 from gradcam_kit.jobs import RunRequest, RunSummary, run
-from gradcam_kit.jobs.compare import SheetRequest, draw_sheet
+from gradcam_kit.jobs.compare import SheetRequest, render_sheet
 from gradcam_kit.jobs.request import Targets
 from gradcam_kit.models import load_model
 
@@ -178,7 +178,7 @@ def test_a_sheet_has_a_row_per_picture_and_target_and_a_column_per_method() -> N
             targets=targets,
             overwrite=True,
         )
-        summary = draw_sheet(request)
+        summary = render_sheet(request)
         assert (summary.pictures, summary.failed) == (6, 4)
         with Image.open("sheets/s.png") as sheet:
             sizes.append(sheet.size)
@@ -186,12 +186,12 @@ def test_a_sheet_has_a_row_per_picture_and_target_and_a_column_per_method() -> N
     assert sizes[1][1] == sizes[0][1]
     assert sizes[2][1] > 1.8 * sizes[0][1]
     with pytest.raises(PictureError, match=r"no picture could be explained: text.jpg"):
-        draw_sheet(SheetRequest("shop:net", sources=("pictures/text.jpg",), out=Path("sheets/t.png")))
+        render_sheet(SheetRequest("shop:net", sources=("pictures/text.jpg",), out=Path("sheets/t.png")))
 
 
 def test_a_sheet_takes_a_method_of_the_users() -> None:
     disk.write_picture(Path("pictures/a.png"), disk.CAT)
-    summary = draw_sheet(
+    summary = render_sheet(
         SheetRequest(
             "demo",
             sources=("pictures",),

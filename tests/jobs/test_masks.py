@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 from commands import cli
+from evaluations import asking, rows_of, run_demo, write_samples
 from PIL import Image
-from test_evaluate import asking, rows_of, run_demo, write_samples
 
 from gradcam_kit import GradCAM
 from gradcam_kit.demo import sample_pictures

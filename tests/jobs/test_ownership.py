@@ -57,7 +57,7 @@ def test_a_run_json_of_another_program_is_no_run(
     Path("out/run.json").write_text(content)
     Path("out/metrics/00000.parquet").write_text("mine")
     before = everything()
-    with pytest.raises(OptionError, match=r"out/run\.json is (no JSON|not that of a run)"):
+    with pytest.raises(OptionError, match=r"out/run\.json is (not JSON|not the manifest of a run)"):
         explain(overwrite=overwrite)
     assert everything() == before
 
@@ -204,7 +204,9 @@ def interrupting(when: int) -> Callable[..., Any]:
     return explained
 
 
-@pytest.mark.parametrize(("when", "advice"), [(1, "the same command begins it"), (3, "without --overwrite goes on")])
+@pytest.mark.parametrize(
+    ("when", "advice"), [(1, "run the same command to begin it"), (3, "without --overwrite to resume")]
+)
 def test_the_advice_after_an_interruption_is_true(when: int, advice: str, monkeypatch: pytest.MonkeyPatch) -> None:
     explain()
     before = everything("out")

@@ -65,7 +65,7 @@ def test_lists_and_files_that_have_vanished(name: str, text: str) -> None:
         assert labels["one/a.png"][1] is not None
         status, _, problem = command(f"pictures/{name}", "--targets", "label", out="labeled")
         assert status == 1
-        assert "the label 'unheard-of' is no class of the model" in disk.read_rows(Path("labeled"))[0]["error"]
+        assert "the label 'unheard-of' is not a class of the model" in disk.read_rows(Path("labeled"))[0]["error"]
 
 
 def test_it_stops_at_the_first_failure_goes_on_and_tries_again() -> None:
@@ -97,7 +97,7 @@ def test_a_full_disk_is_one_line_and_the_same_command_goes_on(monkeypatch: pytes
     assert (status, said) == (2, "")
     assert problem == (
         "gradcam-kit: 'out/shards/00002.parquet' cannot be written: No space left on device; what is complete in 'out' "
-        "stays valid, and the same command goes on from there"
+        "stays valid; run the same command to resume"
     )
     status, said, _ = command("pictures", "--shard-size", "2")
     assert status == 0
@@ -113,7 +113,7 @@ def test_a_disk_that_is_full_before_all_overlays_are_drawn_is_one_line_too(monke
     assert (status, said) == (2, "")
     assert problem == (
         "gradcam-kit: 'out/overlays/13.png.grad-cam.jpg' cannot be written: No space left on device; what is complete "
-        "in 'out' stays valid, and the same command goes on from there"
+        "in 'out' stays valid; run the same command to resume"
     )
     assert paths() == [f"{i:02}.png" for i in range(10)]
     status, said, _ = command("pictures", "--shard-size", "10")

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from gradcam_kit.cli import app
 from gradcam_kit.jobs.sources.walk import PICTURE_SUFFIXES
+from gradcam_kit.pixels.decoding import read_picture
 
 HEIGHT, WIDTH = disk.COFFEE.shape[:2]
 
@@ -89,6 +90,8 @@ def test_rare_endings_of_pil_are_pictures(ending: str) -> None:
 def test_rare_endings_of_opencv_are_pictures(ending: str) -> None:
     cv2.imwrite(f"pictures/a{ending}", disk.COFFEE)
     assert list(rows_of(status=0)) == [f"a{ending}"]
+    difference = read_picture(f"pictures/a{ending}").astype(int) - disk.COFFEE[..., ::-1]  # which OpenCV takes for BGR
+    assert np.abs(difference).mean() < 4
 
 
 def test_hostile_files_are_error_rows_and_harm_no_other() -> None:

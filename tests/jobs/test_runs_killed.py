@@ -15,6 +15,7 @@ import disk
 import numpy as np
 import pytest
 import torch
+from runs import content
 
 from gradcam_kit.jobs import RunRequest, run
 
@@ -25,12 +26,6 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(autouse=True)
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     disk.move_in(tmp_path, monkeypatch)
-
-
-def content(out: str) -> dict[str, bytes]:
-    """All files of a run, by name."""
-    root = Path(out)
-    return {path.relative_to(root).as_posix(): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
 
 
 def start(*arguments: str, program: Sequence[str] = ("-m", "gradcam_kit")) -> subprocess.Popen[str]:
@@ -117,12 +112,13 @@ def test_an_interrupted_run_says_how_to_go_on(number: int) -> None:
     process = start(*options, program=("-c", STOPPED, str(int(number))))
     said, problems = process.communicate(timeout=120)
     assert process.returncode == 130
-    assert "the same command goes on from there" in problems
+    assert "note: interrupted; finishing what is being written" in problems
+    assert "Run the same command to resume." in problems
     assert "Traceback" not in said + problems
     rows = disk.read_rows(Path("out"))
     explained = sum(row["status"] == "ok" for row in rows)
     assert f"{explained} of 28 pictures explained in" in said
-    assert f"interrupted: {28 - len(rows)} pictures are left" in problems
+    assert f"interrupted, {28 - len(rows)} pictures left" in problems
     names = sorted(path.name for path in Path("out/shards").iterdir())
     assert 1 <= len(names) < 7
     assert names == [f"{i:05}.parquet" for i in range(len(names))]
@@ -174,6 +170,4 @@ def test_an_interruption_does_not_disturb_readers_that_are_still_starting() -> N
     said, problems = process.communicate(timeout=300)
     assert process.returncode == 130, problems
     assert "Traceback" not in said + problems
-    assert "interrupted: 28 pictures are left" in problems or problems.endswith(
-        "gradcam-kit: interrupted\n"
-    )  # importing
+    assert "interrupted, 28 pictures left" in problems or problems.endswith("gradcam-kit: interrupted\n")  # importing

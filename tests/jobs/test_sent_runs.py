@@ -120,7 +120,7 @@ def test_a_field_that_is_not_as_runs_write_it_is_named(keys: tuple[str, ...], va
     change(*keys, value=value)
     for use in (load_run, write_report, lambda out: export_run(out, "csv"), lambda out: evaluate(EvaluateRequest(out))):
         with pytest.raises(
-            InputError, match=rf"out/run\.json (has the {keys[-1]}|is not that of a run: .*{keys[-1]} is)"
+            InputError, match=rf"out/run\.json (has the {keys[-1]}|is not the manifest of a run: .*{keys[-1]} is)"
         ):
             use("out")
     assert not Path("evil").exists()
@@ -197,6 +197,23 @@ def test_measurements_that_are_damaged_are_made_again_and_those_of_others_stay()
     with pytest.raises(OptionError, match=r"metrics/00000\.parquet is not what a run measured"):
         evaluate(request)
     assert path.read_bytes() == mine
+
+
+@pytest.mark.parametrize("content", ["a table of others", "paths of others", "rows of a run"])
+def test_evaluate_replaces_files_of_others_only_when_told(content: str) -> None:
+    path = Path("out/metrics/00000.parquet")
+    path.parent.mkdir()
+    if content == "rows of a run":
+        shutil.copy(SHARD, path)
+    else:
+        pq.write_table(pa.table({"mine": [1]} if content == "a table of others" else {"path": ["a.png"]}), path)
+    mine = path.read_bytes()
+    asked = ["evaluate", "out", "--metric", "sparseness", "--no-baselines"]
+    done = CliRunner().invoke(app, asked)
+    assert (done.exit_code, done.output.count("\n"), "metrics/00000.parquet" in done.output) == (2, 1, True)
+    assert path.read_bytes() == mine
+    assert CliRunner().invoke(app, [*asked, "--overwrite"]).exit_code == 0
+    assert pq.read_table(path).num_rows == 2
 
 
 def rewritten(**columns: Any) -> None:

@@ -12,7 +12,7 @@ from traces import unchanged
 from transformer_models import KINDS, plain_vit
 
 from gradcam_kit import METHODS, GradCAM, explain_all
-from gradcam_kit.capture import backward
+from gradcam_kit.capture.gradients import backward
 from gradcam_kit.errors import CaptureError, OptionError
 from gradcam_kit.targets import EmbeddingSimilarity
 

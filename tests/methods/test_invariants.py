@@ -9,6 +9,7 @@ import torch
 from comparisons import FEWER, home, is_for_transformers, layers_of
 from models import images as draw_images
 from networks import blocks, signal, vit, volume
+from representatives import each
 from torch import Tensor, nn
 from torch.testing import assert_close
 
@@ -16,14 +17,19 @@ from gradcam_kit import METHODS, explain_all
 from gradcam_kit.targets import ClassLogit
 
 
+def pairs(exempt=()):
+    return [(name, layer) for name in METHODS if name not in exempt for layer in layers_of(name)]
+
+
 def each_layer(exempt=()):
-    pairs = [(name, layer) for name in METHODS if name not in exempt for layer in layers_of(name)]
-    return pytest.mark.parametrize(("name", "layer"), pairs)
+    return pytest.mark.parametrize(("name", "layer"), pairs(exempt))
 
 
 EACH = pytest.mark.parametrize("name", METHODS)
-EACH_FOR_CNNS = pytest.mark.parametrize("name", [name for name in METHODS if not is_for_transformers(name)])
 EACH_LAYER = each_layer()
+EACH_KIND = pytest.mark.parametrize("name", each())
+EACH_KIND_LAYER = pytest.mark.parametrize(("name", "layer"), each(pairs()))
+"""For what depends on the pass and not on the formula."""
 
 PERMUTED = {
     "random-cam": "every channel keeps its place in the draw",
@@ -100,7 +106,7 @@ def test_several_targets_equal_separate_calls(name):
         assert_close(together.heatmaps[:, j], alone.heatmaps, rtol=0, atol=1e-6)
 
 
-@EACH_LAYER
+@EACH_KIND_LAYER
 def test_range_type_and_graph(name, layer):
     images = pictures(name, dtype=torch.float32).requires_grad_()
     found = explain(name, home(name).float(), layer, images)
@@ -141,7 +147,7 @@ def test_permuted_channels_give_the_same_map(name, layer):
     same_saliency(explain(name, model, layer, pictures(name)), before)
 
 
-@EACH_LAYER
+@EACH_KIND_LAYER
 def test_frozen_equals_trainable(name, layer):
     frozen = home(name).requires_grad_(False)
     trainable = copy.deepcopy(frozen).requires_grad_()
@@ -186,7 +192,7 @@ def test_scaled_scores_give_another_map_where_the_formula_says_so(name):
         assert (found - expected).abs().max() > 1e-3
 
 
-@EACH_LAYER
+@EACH_KIND_LAYER
 def test_memory_format_changes_nothing(name, layer):
     expected = explain(name, home(name), layer, pictures(name))
     model = home(name).to(memory_format=torch.channels_last)
@@ -197,7 +203,7 @@ def test_memory_format_changes_nothing(name, layer):
     same_saliency(explain(name, model, layer, strided), expected)
 
 
-@EACH_FOR_CNNS
+@pytest.mark.parametrize("name", each([name for name in METHODS if not is_for_transformers(name)]))
 @pytest.mark.parametrize(("build", "size"), [(signal, (21,)), (volume, (6, 5, 7))], ids=["signal", "volume"])
 def test_signals_and_volumes(name, build, size):
     images = draw_images(2, size=size).double()
@@ -208,7 +214,7 @@ def test_signals_and_volumes(name, build, size):
         assert torch.equal(found.heatmaps.flatten(1).amax(1), (~found.is_empty).float())
 
 
-@EACH
+@EACH_KIND
 def test_inputs_stay_bitwise_unchanged(name):
     model, images = home(name), pictures(name)
     before, version, targets = images.clone(), images._version, torch.tensor([0, 4, 2])
@@ -231,14 +237,14 @@ def test_maximum_is_where_the_saliency_has_it(name):
 
 
 @pytest.mark.parametrize("batch_size", [1, 7])
-@EACH
+@EACH_KIND
 def test_batch_size_changes_nothing(name, batch_size):
     layer = layers_of(name)[0]
     expected = explain(name, home(name), layer, pictures(name))
     same_saliency(explain(name, home(name), layer, pictures(name), batch_size=batch_size), expected)
 
 
-@EACH
+@EACH_KIND
 def test_same_call_gives_the_same_map(name):
     cam = METHODS[name](home(name), layers_of(name)[-1], **FEWER.get(name, {}))
     state = torch.get_rng_state()

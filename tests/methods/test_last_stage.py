@@ -16,7 +16,7 @@ from models import images as draw_images
 from networks import blocks, signal, volume
 from numpy.testing import assert_allclose
 from oracles import ORACLES
-from representatives import crossed, each
+from representatives import crossed
 from torch import Tensor
 
 from gradcam_kit import METHODS
@@ -76,21 +76,20 @@ def same(found: Tensor, expected: np.ndarray) -> None:
 
 
 ON_CNNS = [name for name in METHODS if not is_for_transformers(name)]
-SINGLE = [(name, layer) for name in ON_CNNS for layer in layers_of(name)]
 SEVERAL = [name for name in ON_CNNS if len(layers_of(name)) > 1]
 OWN_FUSION = ("grad-cam", "layer-cam", "refine-cam", "winsor-cam")
 """Methods that fuse layers in their own way, and one that does not."""
 
 
-@pytest.mark.parametrize("normalization", NORMALIZATIONS)
-@pytest.mark.parametrize(("name", "layer"), each(SINGLE))
-def test_one_layer(name, layer, normalization):
-    found = explain(name, blocks, layer, normalize=normalization)
-    same(found.heatmaps, heatmaps(name, blocks, [layer], normalization))
-    if name == "winsor-cam":  # also empty where the layer has no importance
-        assert found.is_empty.tolist() == (heatmaps(name, blocks, [layer], "max").max((2, 3)) <= 0).tolist()
-    else:
-        assert found.is_empty.tolist() == (expected(name, blocks, layer).max((2, 3)) <= 0).tolist()
+@pytest.mark.parametrize(("name", "normalization"), crossed(ON_CNNS, NORMALIZATIONS, whole=OWN_FUSION))
+def test_one_layer(name, normalization):
+    for layer in layers_of(name):
+        found = explain(name, blocks, layer, normalize=normalization)
+        same(found.heatmaps, heatmaps(name, blocks, [layer], normalization))
+        if name == "winsor-cam":  # also empty where the layer has no importance
+            assert found.is_empty.tolist() == (heatmaps(name, blocks, [layer], "max").max((2, 3)) <= 0).tolist()
+        else:
+            assert found.is_empty.tolist() == (expected(name, blocks, layer).max((2, 3)) <= 0).tolist()
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import disk
 import pytest
 from typer.testing import CliRunner
 
+from gradcam_kit import explain_folder
 from gradcam_kit.cli import app
 from gradcam_kit.errors import InputError
 from gradcam_kit.models import load_model
@@ -72,6 +74,42 @@ def test_a_method_that_exits_is_one_line_too() -> None:
     asked = ["run", "pictures", "--model", "shop:net", "--out", "out", "--method", "method_exits:Mine"]
     done = CliRunner().invoke(app, asked)
     assert (done.exit_code, "importing 'method_exits' called sys.exit(0)" in done.output) == (2, True)
+
+
+def ending_by(body: str) -> Any:
+    """A model whose forward pass is this code."""
+    made: dict[str, Any] = {}
+    exec(f"{NET}class Ending(Net):\n    def forward(self, images):\n        {body}\n", made)
+    return made["Ending"]().eval()
+
+
+@pytest.mark.parametrize("ending", ["sys.exit(0)", "raise SystemExit", "later"])
+def test_a_folder_is_not_explained_by_a_model_that_ends_the_program(ending: str) -> None:
+    """In a program of the user's, whose status would be 0."""
+    later = """self.calls = getattr(self, 'calls', 0) + 1
+        if self.calls > 1: sys.exit(0)
+        return super().forward(images)"""
+    net = ending_by(later if ending == "later" else ending)
+    with pytest.raises(InputError, match=r"called sys\.exit\(0?\), which ends nothing here"):
+        explain_folder("pictures", net, "out", quiet=True)
+    assert not Path("out").exists()
+
+
+def test_a_picture_at_which_the_model_ends_the_program_is_a_failed_row() -> None:
+    disk.write_picture(Path("pictures/b.png"), disk.PERSON)
+    model = ending_by("""if images.mean(dim=(1, 2, 3)).max() > self.most: sys.exit(0)
+        return super().forward(images)""")
+    model.most = float("inf")
+    means = []
+    handle = model.register_forward_pre_hook(lambda _, args: means.append(args[0].mean(dim=(1, 2, 3)).tolist()))
+    explain_folder("pictures", model, "first", quiet=True)
+    handle.remove()
+    low, high = min(map(min, means)), max(map(max, means))
+    assert low < high
+    model.most = (low + high) / 2
+    rows = explain_folder("pictures", model, "out", quiet=True)
+    failed = [row for row in rows if row["status"] == "error"]
+    assert (len(failed), "called sys.exit(0)" in failed[0]["error"]) == (1, True)
 
 
 def test_an_interruption_stays_one() -> None:

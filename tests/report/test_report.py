@@ -2,70 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import disk
 import numpy as np
 import pytest
-from browsing import CONTRAST, IS_BLANK, Page
-from PIL import Image
-
-from gradcam_kit.folder import run_and_report
-from gradcam_kit.jobs import RunRequest
-from gradcam_kit.jobs.storage.store import Store
-from gradcam_kit.report import write_report
-
-playwright = pytest.importorskip("playwright.sync_api")
-CHROMIUM = shutil.which("chromium")
-
-HOSTILE = "<img src=x onerror=\"document.title='owned'\">"
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run with right, wrong, hostile and broken pictures."""
-    folder = tmp_path_factory.mktemp("report")
-    with pytest.MonkeyPatch.context() as patch:
-        disk.move_in(folder, patch)
-        for i in range(70):
-            label = ("cat", "cup", "person")[i % 3]
-            disk.write_picture(Path(f"pictures/{label}/{i:02}.png"), np.roll((disk.CAT, disk.COFFEE)[i % 2], i, axis=1))
-        disk.write_picture(Path(f"pictures/{HOSTILE}/'\"&<b>{{{{7*7}}}}.png"), disk.CAT)
-        Path("pictures/broken.jpg").write_text("</script><script>alert(1)</script>")
-        disk.write_picture(Path("pictures/cat/black.png"), disk.BLACK)
-        request = RunRequest(
-            "shop:net", source="pictures", out="out", methods=("grad-cam", "layer-cam"), overlays=0, workers=1
-        )
-        assert run_and_report(request).report == "out/report.html"
-        store = Store.at("out")
-        rows, nothing = store.read_shard(0), {"is_empty": True, "heatmap": bytes(2 * 7 * 9)}
-        blank = [row | nothing if row["path"] == "cat/black.png" else row for row in rows]
-        store.write_shard(0, blank, store.read_thumbnails(0))
-        write_report("out")
-    return folder / "out"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[playwright.Browser]:
-    if CHROMIUM is None:
-        pytest.skip("no chromium")
-    with playwright.sync_playwright() as driver:
-        found = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield found
-        found.close()
-
-
-@pytest.fixture
-def seen(browser: playwright.Browser, made: Path) -> Iterator[Page]:
-    context = browser.new_context(viewport={"width": 1300, "height": 800})
-    found = Page(context.new_page())
-    found.page.goto(made.joinpath("report.html").as_uri())
-    yield found
-    assert found.problems == []
-    assert [url for url in found.requests if not url.startswith(("file:", "data:"))] == []
-    context.close()
+from browsing import HOSTILE, Page
 
 
 def test_figures_gallery_and_pages(seen: Page, made: Path) -> None:
@@ -127,29 +69,6 @@ def test_heatmap_opacity_and_methods_side_by_side(seen: Page) -> None:
     count = seen.page.locator("#gallery canvas").count()
     seen.page.locator("#method").select_option(label="side by side")
     assert seen.page.locator("#gallery canvas").count() == 2 * count
-
-
-def test_the_heatmap_is_painted_where_the_model_saw(seen: Page, made: Path) -> None:
-    row = next(row for row in disk.read_rows(made) if row["path"] == "cat/00.png")
-    card = seen.page.locator(".card", has_text="cat/00.png")
-    frame, place = card.locator(".frame").bounding_box(), card.locator(".seen").bounding_box()
-    assert frame
-    assert place
-    scale = frame["width"] / row["picture_width"]
-    x0, y0, x1, _ = row["box"]
-    assert place["x"] - frame["x"] == pytest.approx(x0 * scale, abs=1)
-    assert place["y"] - frame["y"] == pytest.approx(y0 * scale, abs=1)
-    assert place["width"] == pytest.approx((x1 - x0) * scale, abs=1)
-    side = 96
-    assert seen.painted(".card[title='cat/00.png'] canvas")
-    pixels = card.locator("canvas").evaluate(
-        "canvas => Array.from(canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data)"
-    )
-    image = np.array(pixels).reshape(side, side, 4).astype(int)
-    warmth = image[..., 0] - image[..., 2]
-    hottest = np.unravel_index(row["heatmap"].argmax(), row["heatmap"].shape)
-    center = [int((index + 0.5) / size * side) for index, size in zip(hottest, row["heatmap"].shape, strict=True)]
-    assert warmth[center[0], center[1]] > np.median(warmth) + 60
 
 
 def test_details_open_and_are_walked_through_by_keyboard(seen: Page) -> None:
@@ -223,33 +142,6 @@ def test_failures_empty_maps_and_nothing_at_all(seen: Page, made: Path) -> None:
     assert seen.page.locator("#page").input_value() == "2"
 
 
-def test_colors_can_be_changed(seen: Page) -> None:
-    before = seen.painted()
-    seen.page.locator("#colors").select_option("viridis")
-    assert seen.painted() != before
-    seen.page.locator("#colors").select_option("jet")
-    assert seen.painted() == before
-
-
-def test_heatmaps_are_painted_when_they_come_near_the_screen(seen: Page) -> None:
-    assert seen.painted("#gallery .card:first-child canvas")
-    last = seen.page.locator("#gallery canvas").last
-    assert last.evaluate(IS_BLANK)
-    last.scroll_into_view_if_needed()
-    assert seen.painted("#gallery .card:last-child canvas")
-
-
-def test_every_input_has_a_name(seen: Page) -> None:
-    seen.page.locator("#gallery .card").first.click()
-    nameless = seen.page.evaluate(
-        """[...document.querySelectorAll("input, select, button")].filter((one) => {
-          const text = one.matches("button") ? one.innerText : one.labels[0]?.innerText;
-          return one.offsetParent && !(one.getAttribute("aria-label") || text || "").trim();
-        }).map((one) => one.outerHTML)"""
-    )
-    assert nameless == []
-
-
 def test_confusions_and_classes(seen: Page, made: Path) -> None:
     rows = {row["path"]: row for row in disk.read_rows(made) if row["correct"] is False}
     pairs = {(row["label"], row["predicted_name"]) for row in rows.values()}
@@ -288,47 +180,3 @@ def test_names_are_text_and_nothing_else(seen: Page) -> None:
     assert HOSTILE in seen.page.locator("dialog h2").inner_text()
     assert seen.page.title().startswith("shop:net")
     assert seen.page.locator("img[src=x]").count() == 0
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [390, 1400])
-def test_it_fits_and_can_be_read(browser: playwright.Browser, made: Path, width: int, scheme: str) -> None:
-    context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
-    page = context.new_page()
-    page.goto(made.joinpath("report.html").as_uri())
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
-    ink, paper = (
-        page.evaluate(f"getComputedStyle(document.body).{name}.match(/\\d+/g).slice(0, 3).map(Number)")
-        for name in ("color", "backgroundColor")
-    )
-    assert (np.mean(ink) < np.mean(paper)) == (scheme == "light")
-    assert page.locator("#filters > div").is_visible() == (width > 640)  # folded on a phone
-    if width < 640:
-        page.locator("#filters > summary").click()
-    page.locator("#status").select_option("wrong")
-    for place in (
-        "h1 em",
-        ".about",
-        ".figures dt",
-        "#controls label",
-        "#found",
-        "#gallery .path",
-        "#gallery .wrong",
-        "footer p",
-    ):
-        assert page.locator(place).first.evaluate(CONTRAST) >= 4.5, place
-    assert (
-        page.locator("#gallery").evaluate("grid => getComputedStyle(grid).gridTemplateColumns.split(' ').length") >= 2
-    )
-    context.close()
-
-
-def test_the_picture_in_readme_shows_a_report(browser: playwright.Browser, made: Path, tmp_path: Path) -> None:
-    from notebooks.screenshot import photograph
-
-    photograph(browser, made / "report.html", tmp_path / "report.jpg")
-    with (
-        Image.open(tmp_path / "report.jpg") as photo,
-        Image.open(Path(__file__).parents[2] / "docs/report.jpg") as known,
-    ):
-        assert (photo.format, photo.size) == ("JPEG", known.size)

@@ -51,3 +51,7 @@ class Page:
 
     def cards(self) -> int:
         return self.page.locator("#gallery .card").count()
+
+
+HOSTILE = "<img src=x onerror=\"document.title='owned'\">"
+"""A name that does something where it is taken for markup."""

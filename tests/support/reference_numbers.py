@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import reference as ref
+from numpy.testing import assert_allclose
 
 A = np.array([[[1.0, 2.0], [3.0, 4.0]], [[0.0, 1.0], [0.0, 1.0]]])
 G = np.array([[[1.0, 0.0], [0.0, -3.0]], [[2.0, 2.0], [2.0, 2.0]]])
@@ -109,3 +110,30 @@ BY_HAND: dict[str, tuple[Callable[[], Any], Any]] = {
         3.5 * np.array([[15.5], [9.5], [3.5]]),
     ),
 }
+
+
+SHAPES = [(5,), (3, 4), (2, 3, 2)]
+BIAS = 0.7
+
+
+def exact(result, expected):
+    """Equal up to the rounding of float64."""
+    assert_allclose(result, expected, rtol=1e-9, atol=1e-12)
+
+
+def draw(*shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape)
+
+
+def pooled(weights):
+    """Mean pooling and one linear row: the score, and its gradient for activations `(k, *s)`."""
+
+    def score(activations):
+        return float(sum(w * channel.mean() for w, channel in zip(weights, activations, strict=True))) + BIAS
+
+    def gradient(activations):
+        return np.array(
+            [np.full(channel.shape, w / channel.size) for w, channel in zip(weights, activations, strict=True)]
+        )
+
+    return score, gradient

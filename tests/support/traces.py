@@ -82,3 +82,11 @@ def same(a: Any, b: Any) -> bool:
     if isinstance(a, Tensor) and isinstance(b, Tensor):
         return a.dtype == b.dtype and a.shape == b.shape and a.numpy().tobytes() == b.numpy().tobytes()
     return type(a) is type(b) and bool(a == b)
+
+
+class FaultError(Exception):
+    """What a test raises."""
+
+
+def fault(*_: Any, **__: Any) -> Any:
+    raise FaultError("on purpose")

@@ -72,6 +72,8 @@ def test_a_box_by_hand() -> None:
     compose = old.Compose([old.Resize(64), old.CenterCrop(64), old.ToTensor(), old.Normalize((0.5,) * 3, (0.5,) * 3)])
     assert as_transform(compose).box(100, 200) == (50.0, 0.0, 150.0, 100.0)
     assert as_transform(old.Compose([old.Pad((10, 0)), old.ToTensor()])).box(100, 200) == (-10.0, 0.0, 210.0, 100.0)
+    odd = as_transform(old.Compose([old.CenterCrop(6), old.ToTensor()]))
+    assert odd.box(9, 7) == (0.0, 2.0, 6.0, 8.0)  # 1.5 becomes 2 and 0.5 becomes 0
 
 
 def test_a_preset_of_weights_tells_its_crop() -> None:

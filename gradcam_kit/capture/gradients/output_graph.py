@@ -5,9 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from gradcam_kit.capture.deferred_checks import on_host
 from gradcam_kit.capture.model.inputs import Inputs, Runner
 from gradcam_kit.capture.model.state import untouched
+from gradcam_kit.errors import GradCamKitError, is_out_of_memory, raise_interruption
+from gradcam_kit.targets.outputs import read_logits
+from gradcam_kit.targets.scores import ScoreKind, evident_kind
 
 
 def output_with_graph(model: torch.nn.Module, inputs: Inputs) -> Any:
@@ -16,3 +21,31 @@ def output_with_graph(model: torch.nn.Module, inputs: Inputs) -> Any:
     device = first.images.device
     with torch.inference_mode(False), untouched(model, device), torch.enable_grad():
         return Runner.of(model, device)(first.with_images(first.images.detach().clone().requires_grad_()))
+
+
+def score_kind(model: torch.nn.Module, inputs: Inputs, output: Any = None) -> ScoreKind | None:
+    """Return what the scores of a model are by evidence (`evident_kind`); None where its output is no class scores.
+
+    Only outputs that could be probabilities cost one more forward pass, of the first sample, for the graph.
+
+    Args:
+        model: what the evidence is about.
+        inputs: a call of the model.
+        output: what the model returned for these inputs; None = nothing is known of it yet.
+    """
+    known: list[Tensor] = []
+    try:
+        if output is not None:
+            logits = read_logits(output).detach()
+            values = on_host(logits.float())
+            if bool(((values < 0) | (values > 1)).any()):
+                return evident_kind(model, [values])[0]
+            known.append(logits)
+        known.insert(0, read_logits(output_with_graph(model, inputs)))
+    except GradCamKitError:
+        pass
+    except Exception as error:  # what cannot have a graph, or takes no single sample
+        raise_interruption(error)
+        if is_out_of_memory(error):
+            raise
+    return evident_kind(model, known)[0] if known else None

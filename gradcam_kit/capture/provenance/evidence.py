@@ -44,10 +44,12 @@ class Evidence:
 
     Attributes:
         channels: the axis of the raw images that is summed up before all others; None if none is.
+        unknown: the names of the operations behind which places are unknown.
     """
 
     verdicts: WeakKeyDictionary[nn.Module, list[Verdict]] = field(default_factory=WeakKeyDictionary)
     channels: int | None = 1
+    unknown: tuple[str, ...] = ()
 
     def of(self, module: nn.Module, shape: Sequence[int], n: int) -> Verdict | None:
         """Return what is known about an output of this shape for n images of a module; None if nothing is."""
@@ -85,6 +87,11 @@ def trust_shapes(model: nn.Module, inputs: Inputs) -> None:
     _known.setdefault(model, {}).setdefault(_signature(inputs), Evidence())
 
 
+def unknown_operations(model: nn.Module) -> list[str]:
+    """Return the names of the operations in a model behind which places are unknown, as far as they were met."""
+    return list(dict.fromkeys(name for found in _known.get(model, {}).values() for name in found.unknown))
+
+
 def _signature(inputs: Inputs) -> Hashable:
     leaves = [leaf for leaf in tree_leaves((inputs.args, inputs.kwargs)) if isinstance(leaf, Tensor)]
     shapes = [("n", *leaf.shape[1:]) if leaf.ndim and len(leaf) == inputs.n else tuple(leaf.shape) for leaf in leaves]
@@ -120,15 +127,16 @@ def _look(model: nn.Module, inputs: Inputs) -> Evidence:
             raise_interruption(error)
             if is_out_of_memory(error):
                 raise
-            return Evidence()
+            return Evidence(channels=1 if raw.ndim < 5 else None)
     axes = [axis for axis in range(places.axes) if inputs.channels is None or axis != inputs.channels - 1]
     own = None if inputs.channels is None else inputs.channels - 1
-    known: dict[Any, Layout | str | None] = {}
-    evidence = Evidence(channels=_first_summed([ids for _, _, ids in seen], places))
+    known: dict[Any, Layout | str] = {}
+    unknown = tuple(dict.fromkeys(tracker.unknown))
+    evidence = Evidence(channels=_first_summed([ids for _, _, ids in seen], places), unknown=unknown)
     for module, shape, ids in seen:
         key = shape, id(ids)
         if key not in known:
-            known[key] = read_layout(shape, ids, places, axes, own)
+            known[key] = read_layout(shape, ids, places, axes, own, unknown)
         found = known[key]
         reason, layout = (found, None) if isinstance(found, str) else ("", found)
         evidence.verdicts.setdefault(module, []).append(Verdict(shape, layout, reason))

@@ -17,8 +17,13 @@ _WHOLE = 0.6
 
 
 def read_layout(
-    shape: Sequence[int], ids: Tensor | None, places: Places, positions: Sequence[int], channels: int | None
-) -> Layout | str | None:
+    shape: Sequence[int],
+    ids: Tensor | None,
+    places: Places,
+    positions: Sequence[int],
+    channels: int | None,
+    unknown: Sequence[str] = (),
+) -> Layout | str:
     """How an output for one image is laid out.
 
     Args:
@@ -27,16 +32,17 @@ def read_layout(
         places: of one image.
         positions: the axes of the image that heatmaps have, among those in `places`.
         channels: the axis of its channels, if it has one.
+        unknown: the names of the operations behind which places are unknown.
 
     Returns:
-        The layout; or why there is none; or None, if an operation was met that nothing is known about.
+        The layout; or why there is none.
     """
     ids = origin(len(shape)) if ids is None else ids
     low, _, flags = places.rows(ids)
     placed = low[..., 0].isfinite()
     if not bool(placed.any()):
         if bool(flags[..., 1].any()):
-            return None
+            return _lost(unknown)
         return (
             "it depends on other inputs, not on the images" if bool(flags.any()) else "it does not depend on the images"
         )
@@ -52,7 +58,12 @@ def read_layout(
             found = "its positions lie on the last axis, behind the channels"
     else:
         found = "its axes are not those of the images"
-    return None if isinstance(found, str) and bool(flags[..., 1].any()) else found
+    return _lost(unknown) if isinstance(found, str) and bool(flags[..., 1].any()) else found
+
+
+def _lost(unknown: Sequence[str]) -> str:
+    named = ", ".join(dict.fromkeys(unknown))
+    return f"where its values lie in the images is lost on the way from them, behind {named or 'an unknown operation'}"
 
 
 def _are_axes(shape: Sequence[int], ids: Tensor, places: Places, positions: Sequence[int], axes: Sequence[int]) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,37 +13,43 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from gradcam_kit.capture.provenance.memory import Memory
-from gradcam_kit.capture.provenance.places import CONSTANT, UNKNOWN, Places, compressed, lined_up, origin
+from gradcam_kit.capture.provenance.operations import (
+    FACTORS,
+    MOVED,
+    PADDED,
+    RESHAPED,
+    WHERE,
+    is_by_value,
+    is_ours,
+    is_reduction,
+)
+from gradcam_kit.capture.provenance.places import UNKNOWN, Places, compressed, lined_up, origin
+from gradcam_kit.capture.provenance.probing import copied_if_written, on_copies, probed, written_and_returned
+from gradcam_kit.capture.provenance.windows import folded, padded, resampled
 from gradcam_kit.errors import raise_interruption
 
-_RESHAPED = ("view", "_unsafe_view", "_reshape_alias", "reshape")
-_MOVED = (
-    *("cat", "stack", "roll", "flip", "rot90", "repeat", "index", "index_select", "gather", "take_along_dim"),
-    *("pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "im2col", "slice_scatter", "select_scatter"),
-    *("scatter", "index_put", "masked_scatter", "masked_select"),
-)
-"""Operations that only move values: what they do to a tensor they do to its row numbers."""
-_WHERE = ("index", "indices", "mask")
-"""Arguments of these operations that say from where to where."""
-_FACTORS = ("self", "mat1", "batch1", "mat2", "batch2")
-_PADDED = tuple(f"{kind}_pad{d}d" for kind in ("reflection", "replication") for d in (1, 2, 3))
-_MIXED = ("_fft", "fft_", "linalg", "_linalg", "col2im", "scatter_add", "scatter_reduce", "index_add", "_cdist")
 _UNUSUAL = (RuntimeError, ValueError, IndexError, TypeError, KeyError, NotImplementedError, AttributeError)
 
 
 class Tracker(TorchDispatchMode):
-    """Follows the places of one image through all operations that run while it is active; changes no result."""
+    """Follows the places of one image through all operations that run while it is active; changes no result.
+
+    Attributes:
+        unknown: the names of the operations behind which places are unknown.
+    """
 
     def __init__(self, places: Places) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.places, self.memory = places, Memory()
+        self.unknown: list[str] = []
         self._rules: dict[str, Callable[..., Tensor]] = {
             **dict.fromkeys(("mm", "bmm"), self._mm),
-            **dict.fromkeys(("addmm", "baddbmm"), self._addmm),
+            **dict.fromkeys(("addmm", "baddbmm", "_addmm_activation"), self._addmm),
             **dict.fromkeys(("grid_sampler_2d", "grid_sampler_3d"), self._grid_sampler),
             **dict.fromkeys(("convolution", "_convolution", "mkldnn_convolution"), self._convolution),
             "linear": self._linear,
             "embedding": self._embedding,
+            "glu": self._glu,
         }
 
     def mark(self, tensor: Tensor, ids: Tensor) -> None:
@@ -51,11 +58,14 @@ class Tracker(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run the operation, then note where its results come from."""
-        output = func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        before = None if is_ours(func) else copied_if_written(func, args, kwargs)
+        output = func(*args, **kwargs)
         try:
-            self._follow(func, args, kwargs or {}, output)
+            self._follow(func, args, kwargs, output, before)
         except _UNUSUAL as error:  # an operation of an unusual kind: its results are of unknown origin
             raise_interruption(error)
+            self.unknown.append(str(func))
             for leaf in _tensors(output):
                 self._put(leaf, origin(leaf.ndim, UNKNOWN))
         return output
@@ -64,7 +74,7 @@ class Tracker(TorchDispatchMode):
         with suppress(*_UNUSUAL):  # it may have no memory of its own
             self.memory.put(tensor, ids)
 
-    def _follow(self, func: Any, args: Any, kwargs: Any, output: Any) -> None:
+    def _follow(self, func: Any, args: Any, kwargs: Any, output: Any, before: dict[str, Any] | None) -> None:
         schema = func._schema
         name = schema.name.rpartition("::")[2]
         values = dict(zip((one.name for one in schema.arguments), args, strict=False)) | kwargs
@@ -73,7 +83,12 @@ class Tracker(TorchDispatchMode):
             values[a.name] for a in schema.arguments if a.alias_info and a.alias_info.is_write and a.name in values
         ]
         if written:
-            self._follow_writing(name.rstrip("_"), values, known, written)
+            if torch.Tag.inplace_view in func.tags:  # another view of memory whose values stay
+                return
+            if not is_ours(func):
+                self._follow_unknown_writing(func, values, known, written, output, before or {})
+                return
+            self._follow_writing(func, name.rstrip("_"), values, known, written)
             own = {id(leaf) for leaf in _tensors(written)}
             labelled = _labelled(values, known)
             for leaf in _tensors(output):
@@ -89,7 +104,18 @@ class Tracker(TorchDispatchMode):
         for leaf, ids in zip(_tensors(output), found, strict=True):
             self.memory.put(leaf, ids, fresh=not func.is_view)
 
-    def _follow_writing(self, name: str, values: Any, known: Any, written: list[Any]) -> None:
+    def _follow_unknown_writing(
+        self, func: Any, values: Any, known: Any, written: list[Any], output: Any, before: dict[str, Any]
+    ) -> None:
+        """Follow an operation that is not one of torch and writes into arguments, by what it does to copies of them."""
+        results = written_and_returned(_tensors(written), _tensors(output))
+        pairs = zip(_tensors(values), _tensors(before), strict=True)
+        numbers = {id(copy): known[id(leaf)] for leaf, copy in pairs if id(leaf) in known}
+        found = self._probed(func, partial(on_copies, func), before, numbers, results)
+        for leaf, ids in zip(results, found, strict=True):
+            self.memory.write(leaf, ids if numbers else origin(leaf.ndim))
+
+    def _follow_writing(self, func: Any, name: str, values: Any, known: Any, written: list[Any]) -> None:
         for target in _tensors(written):
             ids: Tensor | None
             if name in ("zero", "fill", "uniform", "normal"):
@@ -100,6 +126,9 @@ class Tracker(TorchDispatchMode):
                     ids = None if source is None else lined_up(source, target.ndim)
                 else:
                     ids = compressed(getattr(torch.ops.aten, name)(**self._numbers(values, known)))
+            elif known and not is_by_value(func, name):
+                self.unknown.append(str(func))
+                ids = origin(target.ndim, UNKNOWN)
             else:
                 ids = self._merged(
                     [(leaf, known[id(leaf)]) for leaf in _tensors(values) if id(leaf) in known], target.shape
@@ -119,7 +148,7 @@ class Tracker(TorchDispatchMode):
         def host(leaf: Any) -> Any:
             return leaf.cpu() if isinstance(leaf, Tensor) else leaf
 
-        return {key: tree_map(host if key in _WHERE else number, value) for key, value in values.items()}
+        return {key: tree_map(host if key in WHERE else number, value) for key, value in values.items()}
 
     def _results(
         self, func: Any, name: str, values: dict[str, Any], known: Any, output: Any
@@ -128,26 +157,31 @@ class Tracker(TorchDispatchMode):
         if not leaves:
             return
         first = leaves[0]
+        if not is_ours(func) and not func.is_view and not (func.namespace == "torchvision" and name == "deform_conv2d"):
+            yield from self._probed(func, lambda changed: _tensors(func(**changed)), values, known, leaves)
+            return
         rule = self._attention if name.startswith("_scaled_dot_product") else self._rules.get(name)
         one = next(iter(values.values()))
-        ids = known.get(id(one)) if isinstance(one, Tensor) else None
-        if name in _RESHAPED or name in ("view_as_complex", "view_as_real"):
-            assert ids is not None
-            if name == "view_as_complex":
-                yield self.places.hull(ids, [ids.ndim - 1]).squeeze(-1)
-            elif name == "view_as_real":
-                yield ids[..., None]
-            else:
-                yield compressed(ids.expand(one.shape).reshape(first.shape))
-        elif func.is_view or name in _MOVED:
+        ids: Any = known.get(id(one)) if isinstance(one, Tensor) else None
+        if name == "view_as_complex":
+            yield self.places.hull(ids, [ids.ndim - 1]).squeeze(-1)
+        elif name == "view_as_real":
+            yield ids[..., None]
+        elif name in RESHAPED:
+            yield compressed(ids.expand(one.shape).reshape(first.shape))
+        elif func.is_view or name in MOVED:
             moved = func(**self._numbers(values, known))
             yield from (compressed(part) for part in (moved if isinstance(moved, list | tuple) else [moved]))
         elif name in ("sort", "topk"):
-            assert ids is not None
             taken = compressed(ids.expand(one.shape).gather(values.get("dim", -1), leaves[1].cpu()))
             yield from (taken, taken)
-        elif name == "constant_pad_nd" or name in _PADDED:
-            yield self._padded(values, known, first)
+        elif name == "constant_pad_nd" or name in PADDED:
+            yield padded(self.places, known[id(one)], one, values["pad" if "pad" in values else "padding"], first)
+        elif name in ("mkldnn_rnn_layer", "_cudnn_rnn", "miopen_rnn"):  # the sequence comes first, then the last states
+            yield self.places.hull(ids, [ids.ndim - 1])
+            yield from (self.places.hull(ids, range(ids.ndim)) for _ in leaves[1:])
+        elif name == "col2im":
+            yield folded(self.places, ids.expand(one.shape), values, first)
         elif rule is not None:
             yield rule(values, known, first)
             yield from (None for _ in leaves[1:])
@@ -156,12 +190,23 @@ class Tracker(TorchDispatchMode):
             windows = None if "adaptive" in name or "upsample" in name or name == "deform_conv2d" else values
             channels = [1] if name == "deform_conv2d" else []
             for leaf in leaves:
-                yield self._resampled(self.places.hull(ids, channels), one.shape, leaf.shape, windows)
-        elif name.startswith(_MIXED):
-            yield from (origin(leaf.ndim, UNKNOWN) for leaf in leaves)
-        else:
+                yield resampled(self.places, self.places.hull(ids, channels), one.shape, leaf.shape, windows)
+        elif is_by_value(func, name) or is_reduction(func, name):
             for leaf in leaves:
                 yield self._merged(_labelled(values, known), leaf.shape, values)
+        else:
+            yield from self._probed(func, lambda changed: _tensors(func(**changed)), values, known, leaves)
+
+    def _probed(self, func: Any, call: Any, values: Any, known: Any, outputs: list[Tensor]) -> list[Tensor]:
+        """The row numbers of the results of an operation without a rule, whose name is kept where they are unknown."""
+        try:
+            found = probed(call, values, known, outputs, self.places)
+        except _UNUSUAL as error:  # it does not take other values
+            raise_interruption(error)
+            found = [None] * len(outputs)
+        if None in found:
+            self.unknown.append(str(func))
+        return [origin(leaf.ndim, UNKNOWN) if ids is None else ids for leaf, ids in zip(outputs, found, strict=True)]
 
     def _merged(self, labelled: Any, shape: Sequence[int], values: Any = None) -> Tensor:
         """Of operations value by value the narrowest place, and of reductions the hull."""
@@ -196,7 +241,7 @@ class Tracker(TorchDispatchMode):
         return self.places.narrower(lined_up(rows, ndim), lined_up(columns, ndim))
 
     def _mm(self, values: Any, known: Any, output: Tensor) -> Tensor:
-        left, right, *_ = (values[key] for key in values if key in _FACTORS)
+        left, right, *_ = (values[key] for key in values if key in FACTORS)
         return self._product(known.get(id(left)), known.get(id(right)))
 
     def _addmm(self, values: Any, known: Any, output: Tensor) -> Tensor:
@@ -218,6 +263,10 @@ class Tracker(TorchDispatchMode):
                 raise
             return self.places.hull(query, [query.ndim - 1])
 
+    def _glu(self, values: Any, known: Any, output: Tensor) -> Tensor:
+        ids, dim = known[id(values["self"])], values.get("dim", -1)
+        return ids if ids.shape[dim] == 1 else self.places.narrower(*ids.chunk(2, dim))
+
     def _embedding(self, values: Any, known: Any, output: Tensor) -> Tensor:
         return known[id(values["indices"])][..., None]  # type: ignore[no-any-return]
 
@@ -228,40 +277,15 @@ class Tracker(TorchDispatchMode):
         asked = nothing if where is None else self.places.hull(where, [where.ndim - 1]).movedim(-1, 1)
         return self.places.narrower(asked, found)
 
-    # Windows: the place of their middle, because what a convolution sees around it moves no position
-
     def _convolution(self, values: Any, known: Any, output: Tensor) -> Tensor:
         image = values["input"]
         ids = known.get(id(image))
         if ids is None:  # the kernel comes from the images
             return origin(output.ndim, UNKNOWN)
         kernel = values["weight"].shape[2:]
-        return self._resampled(self.places.hull(ids, [1]), image.shape, output.shape, {**values, "kernel_size": kernel})
-
-    def _resampled(self, ids: Tensor, before: Sequence[int], after: Sequence[int], values: Any) -> Tensor:
-        axes = range(len(after) - _positions(after), len(after))
-        if all(after[d] == 1 for d in axes):
-            return self.places.hull(ids, list(axes))
-        centers = {}
-        for k, d in enumerate(axes):
-            index = torch.arange(after[d], dtype=torch.float32)
-            kernel = _pick(values, "kernel_size", k, None)
-            if kernel is None or (values or {}).get("transposed"):
-                centers[d] = (index + 0.5) * before[d] / after[d] - 0.5
-            else:
-                stride = _pick(values, "stride", k, kernel)
-                reach = _pick(values, "dilation", k, 1) * (kernel - 1) / 2
-                centers[d] = index * stride - _pick(values, "padding", k, 0) + reach
-        return self.places.resample(ids, centers)
-
-    def _padded(self, values: Any, known: Any, output: Tensor) -> Tensor:
-        image, pad = values["self"], values.get("pad", values.get("padding"))
-        ids = known[id(image)]
-        padded = {image.ndim - 1 - k: pad[2 * k] for k in range(len(pad) // 2) if pad[2 * k] or pad[2 * k + 1]}
-        if all(self.places.axes_along(ids, d) < 2 for d in padded):  # the border of maps goes on as they do
-            index = {d: torch.arange(output.shape[d], dtype=torch.float32) - left for d, left in padded.items()}
-            return self.places.resample(ids, index)
-        return compressed(torch.constant_pad_nd(ids.expand(image.shape), pad, float(CONSTANT)))  # tokens, not positions
+        return resampled(
+            self.places, self.places.hull(ids, [1]), image.shape, output.shape, {**values, "kernel_size": kernel}
+        )
 
 
 def _labelled(values: Any, known: dict[int, Tensor]) -> list[tuple[Tensor, Tensor]]:
@@ -272,18 +296,5 @@ def _tensors(tree: Any) -> list[Tensor]:
     return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
-def _positions(shape: Sequence[int]) -> int:
-    return max(len(shape) - 2, 1)
-
-
 def _broadcasts(shape: Sequence[int], to: Sequence[int]) -> bool:
     return len(shape) <= len(to) and all(a in (1, b) for a, b in zip(reversed(shape), reversed(to), strict=False))
-
-
-def _pick(values: Any, key: str, place: int, default: Any) -> Any:
-    given = (values or {}).get(key)
-    if given is None or given == []:
-        return default
-    if isinstance(given, int):
-        return given
-    return given[place if len(given) > 1 else 0]

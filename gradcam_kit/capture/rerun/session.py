@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -14,7 +12,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from gradcam_kit.capture.model.inputs import Runner, read_inputs
+from gradcam_kit.capture.gradients.output_graph import score_kind
+from gradcam_kit.capture.images.channels import read_inputs
+from gradcam_kit.capture.model.inputs import Runner
 from gradcam_kit.capture.model.memory_format import in_fastest_format
 from gradcam_kit.capture.model.state import check_model, untouched
 from gradcam_kit.capture.rerun.rescore import Rescorer, RowState
@@ -22,10 +22,8 @@ from gradcam_kit.options import positive_int
 from gradcam_kit.targets.classes import ClassLogit, ClassProbability, ClassTarget, resolve_target, score, settle
 from gradcam_kit.targets.names import carried_names
 from gradcam_kit.targets.outputs import predicted_classes, read_logits
-from gradcam_kit.targets.scores import ScoreKind, are_shares
+from gradcam_kit.targets.scores import ScoreKind
 from gradcam_kit.types import Images, Rescore
-
-_log = logging.getLogger("gradcam_kit")
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,22 +65,6 @@ class Rescoring(Rescorer):
         return replace(self, target=IsPrediction(self.classes, threshold), settings=settings)
 
 
-_looked_at: weakref.WeakSet[nn.Module] = weakref.WeakSet()
-
-
-def _doubt(model: nn.Module, logits: Float[Tensor, "n classes"]) -> None:
-    """Warn where outputs are probabilities already; a model is looked at once, because a device is waited for."""
-    if model in _looked_at or logits.shape[1] == 1 or not len(logits):
-        return
-    _looked_at.add(model)
-    if bool(are_shares(logits)):
-        _log.warning(
-            "the outputs of %s look like probabilities (from 0 to 1, and their sum is 1), and what is scored is their "
-            "softmax; leave out the model's last softmax, or score the outputs: rescoring(..., scores='raw')",
-            type(model).__name__,
-        )
-
-
 @contextmanager
 def rescoring(
     model: nn.Module,
@@ -108,8 +90,9 @@ def rescoring(
         image_input: which of several inputs is changed, by position or key; None = the first floating one with 2 or 3
             position axes, else with a single one.
         probability: score classes by their probability; False = by the target itself, or by the logit.
-        scores: what the probability is: "softmax", "sigmoid" or "raw" (the outputs as they are); None = the softmax, of
-            a model with one output its sigmoid.
+        scores: what the probability is: "softmax", "sigmoid" or "raw" (the outputs as they are); None = by evidence:
+            "raw" where the outputs are probabilities already, the sigmoid where the model's configuration says
+            multi-label or there is one output, else the softmax.
         batch_size: the most rows in one forward pass; on a CPU fewer where that is faster.
         keep_modes: leave modules that are in train mode in it, such as dropout that is on on purpose; scores are then
             random.
@@ -131,7 +114,7 @@ def rescoring(
             is_bag = len(logits) == 1 < inputs.n
             classes = target.indices(logits)
             if probability and scores is None:
-                _doubt(model, logits)
+                scores = score_kind(model, inputs, output)
             target = ClassProbability(classes, scores) if probability else settle(target, output)
         else:
             target = settle(target, output)

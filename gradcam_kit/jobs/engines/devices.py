@@ -19,11 +19,12 @@ from gradcam_kit.jobs.request import RunRequest
 from gradcam_kit.jobs.sources.plan import Shard
 from gradcam_kit.jobs.storage.rows import method_name
 from gradcam_kit.jobs.storage.store import Store
-from gradcam_kit.jobs.work.blame import make_method
 from gradcam_kit.jobs.work.explainer import Explainer
-from gradcam_kit.jobs.work.loading import load_explainer, method_classes
+from gradcam_kit.jobs.work.loading import load_explainer
 from gradcam_kit.jobs.work.measuring import chosen_metrics, metric_fields
-from gradcam_kit.jobs.work.reader import ahead_of, init_worker, sigint_blocked
+from gradcam_kit.jobs.work.methods import make_method, method_classes, with_methods
+from gradcam_kit.jobs.work.processes import init_worker, sigint_blocked
+from gradcam_kit.jobs.work.reader import ahead_of
 
 if TYPE_CHECKING:
     from multiprocessing.queues import Queue
@@ -38,7 +39,7 @@ def work_on_devices(
     begin: Callable[[], None],
     progress: Progress,
 ) -> Generator[Done, None, None]:
-    """Let a process for each device write shards; `layers` are those of each method, chosen before.
+    """Let a process for each device write shards; `layers` holds the layers of each method, chosen before.
 
     Raises:
         GradCamKitError: a process died.
@@ -94,20 +95,19 @@ def _next_answer(answers: Any, processes: Sequence[BaseProcess]) -> Any:
             dead = [process.exitcode for process in processes if process.exitcode not in (None, 0)]
             if dead or ended:
                 raise CaptureError(
-                    f"the process of a device died (exit status {dead[0] if dead else 0}); the same command goes on "
-                    "from there"
+                    f"the process of a device died (exit status {dead[0] if dead else 0}); run the same "
+                    "command to resume"
                 ) from None
 
 
 def _serve(
     request: RunRequest, layers: Mapping[str, list[str]], pictures: int, folder: str, tasks: Any, answers: Any
 ) -> None:
-    """What the process of a device does."""
+    """Write shards in the process of a device until there are no more."""
     init_worker()
     sys.path.insert(0, folder)  # where the modules of the user's are
     try:
-        explainer = with_layers(request, layers)
-        explainer.fit.say = lambda text: print(f"note: {text}", file=sys.stderr)
+        explainer = replace(with_layers(request, layers), say=_print_note)
 
         def told(explained: int, failed: int) -> None:
             answers.put((explained, failed))
@@ -120,14 +120,20 @@ def _serve(
         answers.put(error)
 
 
+def _print_note(text: str) -> None:
+    print(f"note: {text}", file=sys.stderr)
+
+
 def with_layers(request: RunRequest, layers: Mapping[str, list[str]]) -> Explainer:
-    """The explainer of a request whose layers were chosen elsewhere."""
+    """Return the explainer of a request whose layers were chosen elsewhere."""
     explainer = load_explainer(request)
     cams = []
     for method in method_classes(request.methods):
-        [cam] = explainer.with_methods([method], (), None, request.batch_size).cams
+        [cam] = with_methods(explainer, [method], (), None, request.batch_size).cams
         if method_name(cam) not in layers:
-            raise InputError(f"the layers of {method_name(cam)} are not known; known are those of {', '.join(layers)}")
+            raise InputError(
+                f"the layers of {method_name(cam)} are not known; known are the layers of {', '.join(layers)}"
+            )
         names = layers[method_name(cam)]
         cams.append(make_method(method, explainer.model, names or None, request.batch_size))
     explainer = replace(explainer, cams=tuple(cams), metrics=chosen_metrics(request.metrics))

@@ -1,6 +1,6 @@
 """From shards of pictures to shards of rows, in one process: reading, the model and writing overlap.
 
-workers read and resize -> a thread brings batches to the device -> the model explains -> threads draw and write.
+workers read and resize -> a thread brings batches to the device -> the model explains -> threads render and write.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class _Open:
     shard: Shard
     rows: list[Row] = field(default_factory=list)
     thumbnails: dict[str, bytes] = field(default_factory=dict)
-    drawing: list[Future[None]] = field(default_factory=list)
+    rendering: list[Future[None]] = field(default_factory=list)
     left: int = 0
 
 
@@ -116,7 +116,7 @@ class Pipeline:
                 yield _done(*written.popleft())
 
     def _batches(self, shards: Iterable[Shard], opened: deque[_Open]) -> Iterator[list[tuple[Entry, bool]]]:
-        """The pictures of all shards; no batch has pictures of two, so that a shard depends on nothing else."""
+        """Yield the pictures of all shards in batches; no batch spans two shards, which stay independent."""
         for shard in shards:
             opened.append(_Open(shard, left=len(shard.entries)))
             marked = [
@@ -129,7 +129,7 @@ class Pipeline:
         device = self.explainer.device
         stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         for items in reader.read(marked, ahead_of(self.request.batch_size, self.request.threads)):
-            yield self.explainer.send(items, stream)
+            yield Batch.sent(items, device, stream)
 
     def _collect(self, current: _Open, found: Iterable[Explained], painter: Painter) -> None:
         wanted = self.request.overlays
@@ -140,11 +140,11 @@ class Pipeline:
             if explained.thumbnail is not None:
                 current.thumbnails[explained.entry.key] = explained.thumbnail
             if explained.rows[0]["status"] == "ok" and (wanted is None or position < wanted):
-                current.drawing.append(painter.add(explained.entry, explained.rows))
+                current.rendering.append(painter.add(explained.entry, explained.rows))
 
     def _write(self, shard: _Open) -> Counts:
-        for drawing in shard.drawing:
-            drawing.result()
+        for rendering in shard.rendering:
+            rendering.result()
         rows, thumbnails = shard.shard.with_kept(shard.rows), shard.thumbnails
         if shard.shard.kept:
             thumbnails = {**self.store.read_thumbnails(shard.shard.number), **thumbnails}
@@ -152,7 +152,7 @@ class Pipeline:
 
 
 def normalizations(explainer: Explainer) -> Mapping[str, Normalization]:
-    """How each method normalizes its heatmaps."""
+    """Return how each method normalizes its heatmaps."""
     return {method_name(cam): cam.normalize for cam in explainer.cams}
 
 

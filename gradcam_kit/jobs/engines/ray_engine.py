@@ -1,7 +1,7 @@
-"""A run on a Ray cluster: tasks read pictures, actors hold the model, tasks draw, and shards are written here.
+"""A run on a Ray cluster: tasks read pictures, actors hold the model, tasks render, and shards are written here.
 
-The stages are those of the local pipeline, and so are batches, rows and shards. The index is that of the plan: Ray
-lists no files.
+Stages, batches, rows and shards are the same as in the local pipeline. The index comes from the plan: Ray lists no
+files.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from gradcam_kit.jobs.storage.rows import Row
 from gradcam_kit.jobs.storage.store import Store
 from gradcam_kit.jobs.work.batches import Batch
 from gradcam_kit.jobs.work.explainer import Explainer
-from gradcam_kit.jobs.work.loading import layers_of
 from gradcam_kit.jobs.work.measuring import metric_fields
-from gradcam_kit.jobs.work.overlays import draw, mark_undrawn
+from gradcam_kit.jobs.work.methods import layers_of
+from gradcam_kit.jobs.work.overlays import mark_unrendered, render_overlays
 from gradcam_kit.jobs.work.reader import Decoded, Failed, Reader, batches, decode
 from gradcam_kit.transforms import Transform
 
@@ -46,7 +46,7 @@ except ImportError as error:
 
 _WAVE = 256  # shards given to Ray at once; bounds what the driver holds
 _CPUS_PER_ACTOR = 4  # on clusters without GPUs
-_TRIES = 3  # to draw a batch, each of which has ended with the death of its worker
+_TRIES = 3  # to render a batch; each try ended with the death of its worker
 _SILENT = logging.CRITICAL + 1
 
 Table = dict[str, np.ndarray]
@@ -96,7 +96,7 @@ def work_on_ray(
         stack.enter_context(_quiet())
         if not ray.is_initialized():
             paths = os.pathsep.join([os.getcwd(), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
-            environment = {"env_vars": {"PYTHONPATH": paths}}  # modules of the user's, such as that of the model
+            environment = {"env_vars": {"PYTHONPATH": paths}}  # modules of the user's, such as the module of the model
             address = os.environ.get("RAY_ADDRESS", "local")
             with _backend_quiet():
                 ray.init(address, logging_level="ERROR", log_to_driver=False, runtime_env=environment)
@@ -109,7 +109,7 @@ def work_on_ray(
             for item in _explained(request, explainer, store, items):
                 for text in item.notes:
                     if text not in said:
-                        explainer.fit.say(text)
+                        explainer.say(text)
                         said.add(text)
                 shard, parts = open_shards[item.shard]
                 if item.batch in parts:
@@ -124,7 +124,7 @@ def work_on_ray(
                     yield Done(shard.number, _write(store, shard, parts))
             if open_shards:
                 missing = f"{len(open_shards)} of {len(wave)} shards"
-                raise CaptureError(f"Ray returned without {missing}; the same command goes on from there")
+                raise CaptureError(f"Ray returned without {missing}; run the same command to resume")
 
 
 def _explained(request: RunRequest, explainer: Explainer, store: Store, items: Sequence[_Item]) -> Iterator[_Item]:
@@ -143,7 +143,7 @@ def _explained(request: RunRequest, explainer: Explainer, store: Store, items: S
     )
     if request.overlays != 0:
         arguments = (store.folder.root, normalizations(explainer))
-        rows = rows.map_batches(_draw, fn_args=arguments, **_SINGLE)
+        rows = rows.map_batches(_render, fn_args=arguments, **_SINGLE)
     try:
         for table in rows.iter_batches(batch_size=1, batch_format="numpy", prefetch_batches=1):
             yield _item(table)
@@ -153,7 +153,7 @@ def _explained(request: RunRequest, explainer: Explainer, store: Store, items: S
             raise cause from error
         said = str(error).strip().splitlines()[-1]
         raise CaptureError(
-            f"Ray gave up: {said}; what is complete stays valid, and the same command goes on"
+            f"Ray gave up: {said}; what is complete stays valid; run the same command to resume"
         ) from error
 
 
@@ -174,7 +174,7 @@ def _decode(table: Table, packed: bytes) -> Table:
 
 @lru_cache(1)
 def _guarded_reader(packed: bytes) -> Reader:
-    """Reads in another process than that of the tasks, for all of them that this one will do."""
+    """Return a reader that decodes in another process than the tasks, for all of them that this process will do."""
     return Reader(pickle.loads(packed), 1, processes=True)
 
 
@@ -182,9 +182,8 @@ class _Explain:
     """The model on its device, in a process of its own."""
 
     def __init__(self, request: RunRequest, layers: Mapping[str, list[str]]) -> None:
-        self.explainer = with_layers(request, layers)
         self.notes: list[str] = []
-        self.explainer.fit.say = self.notes.append
+        self.explainer = replace(with_layers(request, layers), say=self.notes.append)
 
     def __call__(self, table: Table) -> Table:
         item = _item(table)
@@ -196,15 +195,15 @@ class _Explain:
         )
 
 
-def _draw(table: Table, root: str, normalization: Mapping[str, Normalization]) -> Table:
+def _render(table: Table, root: str, normalization: Mapping[str, Normalization]) -> Table:
     item, store = _item(table), Store.at(root)
     for (entry, _, wanted), rows in zip(item.entries, item.rows, strict=True):
         if not (wanted and rows[0]["status"] == "ok"):
             continue
         if _deaths() < _TRIES:
-            draw(store, entry, rows, normalization)
+            render_overlays(store, entry, rows, normalization)
         else:
-            mark_undrawn(rows, CaptureError("the processes that drew it died"))
+            mark_unrendered(rows, CaptureError("the processes that rendered it died"))
     return _table(item)
 
 
@@ -224,7 +223,7 @@ def _quiet() -> Iterator[None]:
 
 @contextmanager
 def _backend_quiet() -> Iterator[None]:
-    """The same for the part of Ray that is not Python: it reads a variable when it starts, and says that it has."""
+    """Silence the part of Ray that is not Python: it reads a variable when it starts, and says that it has."""
     name = "RAY_BACKEND_LOG_LEVEL"
     if name in os.environ:
         yield
@@ -242,7 +241,7 @@ def _backend_quiet() -> Iterator[None]:
 
 
 def _deaths() -> int:
-    """How many workers have died with the task that this one has now; 0 if this Ray does not tell."""
+    """Count the workers that have died with the task of this one; 0 if this version of Ray does not tell."""
     worker = ray._private.worker.global_worker.core_worker
     return int(getattr(worker, "get_current_task_attempt_number", int)())
 

@@ -36,7 +36,7 @@ class Entry(NamedTuple):
 
 
 def find_pictures(source: str, out: str, left_out: Skipped) -> Iterator[Entry]:
-    """The pictures of a file, folder (recursive), glob, list file or table, in any order.
+    """Yield the pictures of a file, folder (recursive), glob, list file or table, in any order.
 
     Keys are POSIX paths relative to the folder, to the part of the glob before its first wildcard, or to the folder of
     the list file or table (to the nearest common folder, if some pictures lie elsewhere). Bytes of a name that are not
@@ -72,7 +72,7 @@ def find_pictures(source: str, out: str, left_out: Skipped) -> Iterator[Entry]:
 
 
 def index_pictures(source: str, out: str) -> list[Entry]:
-    """All pictures at once, sorted by key, without repetitions; for sources that fit into memory.
+    """Return all pictures at once, sorted by key, without repetitions; for sources that fit into memory.
 
     Raises:
         InputError: no pictures.
@@ -84,13 +84,13 @@ def index_pictures(source: str, out: str) -> list[Entry]:
 
 
 def no_pictures(source: str, left_out: Skipped | None = None) -> InputError:
-    """The error of a source that holds none."""
+    """Return the error of a source without pictures."""
     said = "".join(f"; {line}" for line in (left_out.lines() if left_out else ()))
     return InputError(f"{source!r} holds no pictures{said}; known are files that end in {' '.join(PICTURE_SUFFIXES)}")
 
 
 def _listed(source: str, left_out: Skipped) -> Iterator[Entry]:
-    """The pictures that a list file or table names; a relative path starts at its folder.
+    """Yield the pictures that a list file or table names; a relative path starts at its folder.
 
     Raises:
         InputError: pictures in different storages, so that no folder is common to them.
@@ -98,7 +98,7 @@ def _listed(source: str, left_out: Skipped) -> Iterator[Entry]:
     parent = source.rpartition("/")[0] if is_remote(source) else os.path.dirname(os.path.abspath(source))
     root = "" if parent == "/" else parent
     if any(not path.startswith(root + "/") for path, _ in _lines(source, parent, Skipped())):
-        common: list[str] | None = None  # some lie elsewhere, so the common folder is that of the pictures alone
+        common: list[str] | None = None  # some lie elsewhere, so the common folder of the pictures alone counts
         for path, _ in _lines(source, parent, Skipped()):
             folder = path.split("/")[:-1]
             pairs = zip(folder if common is None else common, folder, strict=False)
@@ -125,7 +125,7 @@ def _lines(source: str, parent: str, left_out: Skipped) -> Iterator[tuple[str, s
 
 
 def _as_on_disk(source: str, parent: str, path: str) -> str:
-    """A path as its file is called, which a list may write with blanks around it or with other forms of its letters.
+    """Return a path as its file is called; a list may add blanks or use another Unicode form of its letters.
 
     Raises:
         InputError: bytes that are not UTF-8, as of a list in another encoding, and no file of that name.
@@ -156,7 +156,7 @@ def _check_listed(source: str, path: str, own: str | None) -> None:
 
 
 def _resolved(parent: str, path: str) -> str:
-    """A path that a list file names, seen from its folder."""
+    """Return a path that a list file names, seen from the folder of the list."""
     if is_remote(path):
         return path
     joined = f"{parent}/{path}"  # the folder itself may be `memory:/`
@@ -167,7 +167,7 @@ def _resolved(parent: str, path: str) -> str:
 
 
 def _remote_pictures(source: str, out: str, left_out: Skipped) -> Iterator[Entry]:
-    """The same for remote storage."""
+    """Yield the pictures of a source on remote storage."""
     system, root = remote(source)
     out = remote(out)[1].rstrip("/") + "/" if is_remote(out) else "\0"
     try:
@@ -191,7 +191,7 @@ def _remote_pictures(source: str, out: str, left_out: Skipped) -> Iterator[Entry
 
 
 def _listing(system: Any, source: str, root: str) -> tuple[str, str, Iterable[str]]:
-    """The folder of remote pictures, as an address and as a path on its file system, and the paths of files in it."""
+    """Return a remote folder, as an address and as a path on its file system, and the paths of files in it."""
     address = source.rstrip("/")
     if glob.has_magic(source):
         found: Iterable[str] = system.glob(root)
@@ -208,7 +208,7 @@ def _listing(system: Any, source: str, root: str) -> tuple[str, str, Iterable[st
 
 
 def _absolute(folder: str) -> str:
-    """From the root; what `..` leads to behind a symbolic link only the file system knows."""
+    """Return a path from the root; `..` stays, as only the file system knows what it means behind a symbolic link."""
     return os.path.realpath(folder) if ".." in folder.split("/") else os.path.abspath(folder)
 
 

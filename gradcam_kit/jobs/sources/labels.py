@@ -28,7 +28,7 @@ class Labels:
         object.__setattr__(self, "_counts", Counter(names))
 
     def of(self, entry: Entry) -> str | None:
-        """The label of a picture: that of its table, else the innermost of its folders that names a class.
+        """Return the label of a picture: from its table, else its innermost folder that names a class.
 
         A folder that names none is the label if no other does, so that a person sees what was not understood.
         """
@@ -38,7 +38,7 @@ class Labels:
         return next(known, entry.folders[-1])
 
     def index(self, entry: Entry) -> int | None:
-        """The class that a picture's label names, None if it names none or several.
+        """Return the class that a picture's label names; None if it names none or several.
 
         A label may be the number of a class if it comes from a table, or if the model's class names are unknown.
         """
@@ -52,9 +52,9 @@ class Labels:
         return int(label) if is_number and (entry.label is not None or not self.names) else None
 
     def unknown(self, entries: Iterable[Entry]) -> str | None:
-        """A line about labels that name no class, without which nothing would tell why pictures are not judged."""
+        """Return a line about labels that name no class, as nothing else tells why pictures are not judged."""
         unknown, labeled, examples = 0, 0, dict[str, None]()
-        for _, group in groupby(entries, _place):  # sorted, so those of a class follow each other
+        for _, group in groupby(entries, _place):  # sorted, so that pictures of a class follow each other
             for count, entry in enumerate(group, 1):  # noqa: B007
                 pass
             label, index = self.of(entry), self.index(entry)
@@ -68,10 +68,10 @@ class Labels:
         if not unknown:
             return None
         named = ", ".join(f"{label!r}{did_you_mean(label, self._counts)}" for label in examples)
-        return f"{unknown} of {labeled} labels name no class of the model, and nothing is right or wrong there: {named}"
+        return f"{unknown} of {labeled} labels match no class of the model, so accuracy leaves them out: {named}"
 
     def require(self, entry: Entry) -> int:
-        """`index`, for targets that are labels.
+        """Return the class that a picture's label names, for targets that are labels.
 
         Raises:
             UnknownNameError: a label that names no class, or several.
@@ -82,11 +82,11 @@ class Labels:
             if label is None:
                 raise UnknownNameError("the picture has no label: no column 'label' and no folder names its class")
             count = self._counts[normalized(label)]
-            named = f"names {count} classes" if count else "is no class of the model"
+            named = f"names {count} classes" if count else "is not a class of the model"
             raise UnknownNameError(f"the label {label!r} {named}{did_you_mean(label, self._counts)}")
         return index
 
 
 def _place(entry: Entry) -> tuple[str | None, str]:
-    """What decides on the label of a picture."""
+    """Return what decides on the label of a picture."""
     return entry.label, entry.key.rpartition("/")[0]

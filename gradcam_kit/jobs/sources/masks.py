@@ -1,4 +1,4 @@
-"""Where the objects are in the pictures of a folder, for metrics that ask how well heatmaps find them."""
+"""Masks of the objects in pictures, for metrics that score how well heatmaps find objects."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif")
 class Masks:
     """A folder of masks: pictures of the same size under the same names, `a/1.png` for `a/1.jpg`.
 
-    The object is all that is not 0, be it a gray value, a color or the number of a class or an instance. Where the
+    The object is all that is not 0: a gray value, a color, or the number of a class or an instance. Where the
     model's input is smaller than the picture, the nearest pixel counts.
 
     Raises:
@@ -52,14 +52,14 @@ class Masks:
             )
 
     def check_pictures(self, entries: Iterable[Entry]) -> None:
-        """Raise if the folder is that of the pictures, which would make each its own mask.
+        """Raise if the folder holds the pictures themselves, which would make each its own mask.
 
         Raises:
             InputError: as it says.
         """
         for entry in entries:
             if os.path.abspath(entry.path) == os.path.join(self.origin, entry.key):
-                raise InputError(f"{self.folder!r} is the folder of the pictures; give that of their masks")
+                raise InputError(f"{self.folder!r} is the folder of the pictures; give the folder of their masks")
 
     @property
     def origin(self) -> str:
@@ -67,11 +67,11 @@ class Masks:
         return self.folder if is_remote(self.folder) else os.path.abspath(self.folder)
 
     def has(self, key: str) -> bool:
-        """Whether there is a mask of a picture, be it one that can be used."""
+        """Whether there is a mask of a picture, usable or not."""
         return any(self._opens(name) for name in _names(key))
 
     def of(self, key: str, size: tuple[int, int], box: Box, shape: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
-        """The mask of a picture where the model sees it; outside of the picture there is no object.
+        """Return the mask of a picture where the model sees it; outside of the picture there is no object.
 
         Args:
             key: the name of the picture, relative to what all have in common.
@@ -80,7 +80,7 @@ class Masks:
             shape: height and width of the model's input.
 
         Raises:
-            PictureError: there is none, it cannot be read, or it has another size than the picture.
+            PictureError: the mask is missing, cannot be read, or has another size than the picture.
         """
         mask = self._read(key)
         if mask.shape != size:
@@ -101,7 +101,7 @@ class Masks:
         raise PictureError(f"there is no mask {' or '.join(_names(key))} in {self.folder!r}")
 
     def _load(self, name: str) -> Bool[np.ndarray, "height width"] | None:
-        """The mask in a file; None if there is no such file."""
+        """Return the mask in a file; None if there is no such file."""
         try:
             with opened(self._path(name)) as file, Image.open(file) as image:
                 return _object(image)
@@ -126,14 +126,14 @@ class Masks:
 
 
 def _names(key: str) -> list[str]:
-    """The names that the mask of a picture may have; of letters with marks also in their other forms."""
+    """Return the names that a picture's mask may have, also in other Unicode forms of letters with marks."""
     stem = str(PurePosixPath(key).with_suffix(""))
     stems = dict.fromkeys([stem, *(unicodedata.normalize(form, stem) for form in ("NFC", "NFD"))])
     return [f"{stem}{suffix}" for stem in stems for suffix in SUFFIXES]
 
 
 def _object(image: Image.Image) -> Bool[np.ndarray, "height width"]:
-    """What is not 0; opacity does not count."""
+    """Return where a mask is not 0; opacity does not count."""
     values = np.asarray(image)
     if image.mode in ("LA", "PA", "RGBA"):
         values = values[..., :-1]
@@ -146,6 +146,6 @@ def _object(image: Image.Image) -> Bool[np.ndarray, "height width"]:
 
 
 def _samples(start: float, end: float, count: int) -> np.ndarray:
-    """The pixels at the middles of so many equal parts."""
+    """Return the pixels at the middles of so many equal parts."""
     places: np.ndarray = np.floor(start + (np.arange(count) + 0.5) * (end - start) / count).astype(int)
     return places

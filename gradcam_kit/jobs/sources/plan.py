@@ -38,13 +38,13 @@ class Shard:
     kept: list[dict[str, Any]] = field(default_factory=list)
 
     def again(self, rows: list[dict[str, Any]]) -> Shard:
-        """Only the pictures that failed when these rows were written; the others are kept."""
+        """Return the shard with only the pictures that failed when these rows were written; other rows are kept."""
         failed = {row["path"] for row in rows if row["error"] is not None}
         chosen = [i for i, entry in enumerate(self.entries) if entry.key in failed]
         return Shard(self.number, [self.entries[i] for i in chosen], [self.positions[i] for i in chosen], rows)
 
     def with_kept(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """New rows among those that are kept, in their order."""
+        """Return new rows among those that are kept, in their order."""
         if not self.kept:
             return rows
         new = {key: list(group) for key, group in groupby(rows, _path)}
@@ -59,7 +59,7 @@ class Plan:
     Attributes:
         pictures: how many there are.
         digest: SHA-256 of keys and labels.
-        left_out: what lies below the source and is no input.
+        left_out: what lies below the source and is not input.
     """
 
     shard_size: int
@@ -83,7 +83,7 @@ class Plan:
         return Shard(number, entries, range(first, first + len(entries)))
 
     def entries(self) -> Iterator[Entry]:
-        """All pictures, in order."""
+        """Yield all pictures, in order."""
         for number in range(self.shards):
             yield from self.shard(number).entries
 
@@ -167,7 +167,7 @@ def _order(entry: Entry) -> tuple[str, str]:
 
 
 def _line(entry: Entry) -> bytes:
-    """JSON, because names may hold line breaks and odd bytes; written field by field, which is ten times as fast."""
+    """Return an entry as a line of JSON, as names hold odd bytes; written field by field, ten times as fast."""
     return f"[{', '.join(map(_field, entry))}]\n".encode()
 
 

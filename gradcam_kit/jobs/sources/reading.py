@@ -1,4 +1,4 @@
-"""The pictures of a run are read: without noise, and large ones one after the other."""
+"""Read the pictures of a run without noise, large ones one after the other."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def read_entry(entry: Entry, admit: Callable[[int], object] | None = None) -> Pi
 
 
 def depth_note(entry: Entry) -> str | None:
-    """A line about a 16-bit picture that holds 12-bit values, which make it nearly black."""
+    """Return a line about a 16-bit picture that holds 12-bit values, which make it nearly black."""
     try:
         with opened(entry.path) as file:
             if looks_like_twelve_bits(file):
@@ -60,9 +60,9 @@ def depth_note(entry: Entry) -> str | None:
 
 @contextmanager
 def picture_of(entry: Entry) -> Iterator[Picture]:
-    """A picture for as long as it is used; the next large one waits until this one is gone.
+    """Open a picture for as long as it is used; the next large one waits until this one is gone.
 
-    However many workers read and draw, their memory is that of small pictures and a single large one.
+    However many workers read and render, they need memory for small pictures and a single large one.
 
     Raises:
         PictureError: see `read_entry`.
@@ -78,7 +78,7 @@ def picture_of(entry: Entry) -> Iterator[Picture]:
 def _alone() -> Iterator[None]:
     """Wait for the large pictures of all other threads and processes, as they share the memory of one machine.
 
-    The lock is one of the file system because that ends with its process, be it that the picture kills it.
+    The lock belongs to the file system because such a lock ends with its process, even if the picture kills it.
     """
     with ExitStack() as held:
         if fcntl is not None:
@@ -102,7 +102,7 @@ def _give_back() -> None:
 
 @contextmanager
 def decoders_quiet() -> Iterator[None]:
-    """`silence_decoders` for a time."""
+    """Silence decoders as `silence_decoders` does, until the end of the block."""
     before = log_level()
     with warnings.catch_warnings():
         silence_decoders()

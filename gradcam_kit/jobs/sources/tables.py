@@ -23,7 +23,7 @@ _Rows = Iterator[tuple[str, str | None]]
 
 
 def listed_rows(source: str) -> _Rows:
-    """Paths and labels as they are written; a row of a table that has no path gives an empty one.
+    """Yield paths and labels as they are written; a row of a table without a path gives an empty one.
 
     Args:
         source: a list file or table, on this machine or on remote storage.

@@ -1,4 +1,4 @@
-"""Text that people and programs save: UTF-8 with or without a byte order mark; anything else is named."""
+"""Read text that people and programs save: UTF-8 with or without a byte order mark; anything else is refused."""
 
 from __future__ import annotations
 
@@ -38,5 +38,5 @@ def check_encoding(source: str, head: bytes) -> None:
 
 
 def not_utf8(source: str, found: str) -> InputError:
-    """The error of text in another encoding."""
+    """Return the error of text in another encoding."""
     return InputError(f"{source!r} is not UTF-8 ({found}); save it in the encoding UTF-8")

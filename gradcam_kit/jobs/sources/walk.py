@@ -36,14 +36,14 @@ OWN_FOLDERS = ("shards", "overlays", "thumbnails", "metrics", "report", "export"
 
 @dataclass
 class Skipped:
-    """What lies below SOURCE and is no input; complete when the pictures have streamed by.
+    """What lies below SOURCE and is not input; complete when the pictures have streamed by.
 
     Attributes:
-        endings: how many files there are of each ending that names no picture.
+        endings: number of files by extension that is not a picture's.
         runs: folders of earlier runs.
         closed: folders that may not be read.
         repeated: pictures that were named before.
-        relabeled: those of them that had another label then.
+        relabeled: repeated pictures that had another label then.
         first_relabeled: the first of these, in words.
         nameless: rows of a table that name no picture.
     """
@@ -64,7 +64,7 @@ class Skipped:
             self.first_relabeled = self.first_relabeled or f"{key} is {kept!r} and not {label!r}"
 
     def lines(self) -> list[str]:
-        """The same in words."""
+        """Return what was left out in words."""
         said = []
         if self.endings:
             counted = ", ".join(
@@ -93,7 +93,7 @@ def _first(names: Sequence[str]) -> str:
 
 
 def is_run(folder: str) -> bool:
-    """Whether a folder is that of a run."""
+    """Whether a folder holds a run."""
     return os.path.isfile(os.path.join(folder, "run.json")) and os.path.isdir(os.path.join(folder, "shards"))
 
 
@@ -107,12 +107,12 @@ class Walk:
 
     def __post_init__(self) -> None:
         out, root = os.path.realpath(self.out), os.path.realpath(self.root)
-        # Where pictures lie in the folder of their run, only what the run wrote is no input.
+        # Where pictures lie in the folder of their run, only what the run wrote is not input.
         around = os.path.commonpath([out, root]) == out
         self._own = {os.path.join(out, name) for name in OWN_FOLDERS} if around else {out}
 
     def matches(self, pattern: Sequence[str]) -> Iterator[str]:
-        """The pictures whose path below the root a pattern matches, through symbolic links but never in a circle.
+        """Yield the pictures whose path below the root matches, through symbolic links but never in a circle.
 
         Args:
             pattern: one glob for each folder on the way and for the file; `**` stands for any number of folders, and
@@ -157,13 +157,13 @@ class Walk:
                 self.left_out.closed.append(key_of(os.path.relpath(folder, self.root)))
 
     def _parent(self, folder: str) -> str:
-        """The folder above; by its plain name where that is known to be the same."""
+        """Return the folder above; by its plain name where it is known to be the same."""
         if folder == self.root or folder.endswith(os.sep + "..") or os.path.islink(folder):
             return os.path.join(folder, "..")
         return os.path.dirname(folder)
 
     def _takes(self, child: _Child) -> bool:
-        """Whether it is named like a picture; pipes are none, a broken link is one that will fail."""
+        """Whether it has a picture's extension; pipes do not count, and a broken link will fail as a picture."""
         ending = os.path.splitext(child.name)[1].lower()
         if ending in PICTURE_SUFFIXES:
             return child.is_symlink() or child.is_file()
@@ -180,7 +180,7 @@ class Walk:
 
 
 def key_of(relative: str) -> str:
-    """A relative path as rows call it: POSIX, and text whatever bytes it is made of."""
+    """Return a relative path as rows call it: POSIX, and text whatever bytes it is made of."""
     name = os.fsencode(relative.replace(os.sep, "/"))
     try:
         if "\\x" not in (key := name.decode()):
@@ -191,7 +191,7 @@ def key_of(relative: str) -> str:
 
 
 def _reached(pattern: Sequence[str], positions: Iterable[int], name: str) -> frozenset[int]:
-    """Where in the pattern a name leads from some positions; several, where `**` leaves open what it stands for."""
+    """Return the positions of the pattern to which a name leads from some positions; `**` may lead to several."""
     hidden = name.startswith(".")
     found = set()
     for position in positions:
@@ -204,7 +204,7 @@ def _reached(pattern: Sequence[str], positions: Iterable[int], name: str) -> fro
 
 
 def _also_empty(pattern: Sequence[str], positions: Iterable[int]) -> frozenset[int]:
-    """With the positions behind those `**` that may stand for no folder."""
+    """Return the positions with those behind each `**`, which may stand for no folder."""
     found = set(positions)
     for position, part in enumerate(pattern):
         if part == "**" and position in found:
@@ -213,7 +213,7 @@ def _also_empty(pattern: Sequence[str], positions: Iterable[int]) -> frozenset[i
 
 
 def _children(folder: str, parts: Collection[str]) -> AbstractContextManager[Iterable[_Child]]:
-    """What may match parts of a pattern; a folder is not listed for names without wildcards."""
+    """Return what may match parts of a pattern; a folder is not listed for names without wildcards."""
     return os.scandir(folder) if any(map(glob.has_magic, parts)) else nullcontext(_named(folder, parts))
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import fsspec
 from fsspec.registry import known_implementations
 
-from gradcam_kit.errors import InputError, raise_interruption
+from gradcam_kit.errors import InputError, OptionError, raise_interruption
 
 SIMPLE = frozenset(
     {
@@ -30,8 +30,26 @@ def is_remote(path: str | os.PathLike[str]) -> bool:
     return "://" in os.fspath(path)
 
 
+def check_local(out: str | os.PathLike[str], command: str) -> None:
+    """Refuse an output on remote storage for a command that writes to this machine alone.
+
+    Args:
+        out: where the command writes; of `Path("s3://...")` one of the slashes is gone.
+        command: its name.
+
+    Raises:
+        OptionError: as it says.
+    """
+    kind, separator, rest = os.fspath(out).partition(":/")
+    if separator and (rest.startswith("/") or kind.lower() in SIMPLE or kind.lower() in known_implementations):
+        address = f"{kind}://{rest.lstrip('/')}"
+        raise OptionError(
+            f"--out {address!r} is an address, and {command} writes to this machine only; give a plain path"
+        )
+
+
 def local_path(path: str) -> str | None:
-    """The path on this machine that an address means, also one that begins with `file://`; None = on another one."""
+    """Return the path on this machine that an address means, also `file://...`; None for another machine."""
     if not is_remote(path):
         return path
     return path.partition("://")[2] if scheme(path) in ("file", "local") else None
@@ -60,25 +78,26 @@ def check_address(path: str, also: str | None = None) -> None:
 
 
 def scheme(path: str) -> str:
-    """The kind of storage that an address names."""
+    """Return the kind of storage that an address names."""
     return path.partition("://")[0].lower()
 
 
 def remote(path: str) -> tuple[Any, str]:
-    """The file system of a remote path, and the path on it: fsspec's, or Arrow's where a library for that is missing.
+    """Return the file system of an address and the path on it; Arrow's where fsspec lacks a library.
 
     Raises:
         InputError: a kind of storage that is not known, that has no library here, or that cannot be reached; an address
             that chains or composes several.
     """
     check_address(path)
+    path = f"{scheme(path)}://{path.partition('://')[2]}"  # libraries know the names in small letters alone
     try:
         found: tuple[Any, str] = fsspec.core.url_to_fs(path)
     except ImportError as error:
-        scheme, _, rest = path.partition("://")
+        kind, _, rest = path.partition("://")
         authority, _, inner = rest.partition("/")
         try:
-            system, root = _arrow_system(f"{scheme}://{authority}/")
+            system, root = _arrow_system(f"{kind}://{authority}/")
         except (OSError, ValueError, NotImplementedError) as failure:
             said = f"{first_line(error)}; without that library: {first_line(failure)}"
             raise InputError(f"{path!r} cannot be used: {said}") from error
@@ -91,7 +110,7 @@ def remote(path: str) -> tuple[Any, str]:
 
 @cache
 def _arrow_system(root: str) -> tuple[Any, str]:
-    """Arrow's file system of a bucket or host, as fsspec's are, and the path of its root; made once for all files."""
+    """Return Arrow's file system of a bucket or host, wrapped for fsspec, and its root; made once for all files."""
     from fsspec.implementations.arrow import ArrowFSWrapper
     from pyarrow.fs import FileSystem
 
@@ -100,10 +119,10 @@ def _arrow_system(root: str) -> tuple[Any, str]:
 
 
 def unreachable(path: str, error: Exception) -> InputError:
-    """The error of remote storage that is known and gives no answer."""
+    """Return the error of remote storage that is known and gives no answer."""
     return InputError(f"{path!r} cannot be reached: {type(error).__name__}: {first_line(error)}")
 
 
 def first_line(error: Exception) -> str:
-    """What an error says first."""
+    """Return the first line of an error's message."""
     return str(error).partition("\n")[0]

@@ -1,4 +1,4 @@
-"""Folders in which a command writes files beside those of others: it notes which are its own."""
+"""Folders in which a command writes files beside the files of others: it notes which are its own."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def claim(folder: Folder, notes: str, names: Iterable[str], overwrite: bool) -> 
 
 
 def _noted(folder: Folder, notes: str) -> set[str]:
-    """The files that were noted before; none if the notes are not ours."""
+    """Return the files that were noted before; none if the notes are not ours."""
     try:
         found = json.loads(folder.read(notes) or b"[]")
     except (ValueError, RecursionError):

@@ -36,7 +36,7 @@ def opened(path: str) -> Iterator[IO[bytes]]:
     """Open a file of this machine or of remote storage for reading.
 
     Raises:
-        PictureError: it is no regular file, so that reading it might never end.
+        PictureError: it is not a regular file, so that reading it might never end.
     """
     if is_remote(path):
         system, inner = remote(path)
@@ -56,13 +56,13 @@ class LocalFolder:
         self.root = root
 
     def path(self, name: str) -> Path:
-        """Where a file lies."""
+        """Return where a file lies."""
         if name.startswith("/") or ".." in name.split("/"):
             raise AssertionError(f"{name!r} leads out of {self.root!r}")  # not `assert`, which python -O leaves out
         return Path(self.root, name)
 
     def read(self, name: str) -> bytes | None:
-        """The content of a file; None if there is none."""
+        """Return the content of a file; None if there is none."""
         path = self.path(name)
         try:
             if not stat.S_ISREG(path.stat().st_mode):
@@ -86,7 +86,7 @@ class LocalFolder:
                     raise
 
     def create(self, name: str, content: bytes) -> bool:
-        """`write` unless the file is there; False if it is, also if another process was faster by a moment.
+        """Write a file unless it is there; return False if it is, also if another process was faster by a moment.
 
         Where there are no hard links, a reader may meet a part of it for a moment.
         """
@@ -109,14 +109,14 @@ class LocalFolder:
             file.write(content)
 
     def names(self, folder: str) -> list[str]:
-        """The names in a folder, sorted, without hidden ones; none if there is no such folder."""
+        """Return the names in a folder, sorted, without hidden ones; none if there is no such folder."""
         try:
             return sorted(name for name in os.listdir(self.path(folder)) if not name.startswith("."))
         except (FileNotFoundError, NotADirectoryError):
             return []
 
     def files(self, folder: str) -> Iterator[str]:
-        """The names of all files below a folder, relative to it; no links, and nothing behind links."""
+        """Yield the names of all files below a folder, relative to it; no links, and nothing behind links."""
         root = self.path(folder)
         for place, folders, files in os.walk(root):
             folders[:] = [one for one in folders if not os.path.islink(os.path.join(place, one))]
@@ -153,7 +153,7 @@ class LocalFolder:
                 self.path(folder.as_posix()).rmdir()
 
     def open(self, name: str) -> IO[bytes]:
-        """A file for random access."""
+        """Open a file for random access."""
         return self.path(name).open("rb")
 
 
@@ -176,7 +176,7 @@ def _written_exclusively(path: Path, content: bytes) -> bool:
 
 @contextmanager
 def _beside(path: Path, content: bytes) -> Iterator[Path]:
-    """A file with this content on the disk, in the folder of `path`, for the time that it takes to give it its name."""
+    """Write a temporary file beside `path`, safe on the disk, which the block gives its name."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{_HOST}-{os.getpid()}-{uuid.uuid4().hex[:12]}")
     try:
@@ -217,5 +217,5 @@ Folder = LocalFolder | RemoteFolder
 
 
 def folder_at(path: str | os.PathLike[str]) -> Folder:
-    """The folder of a path, which need not exist."""
+    """Return the folder of a path, which need not exist."""
     return RemoteFolder(os.fspath(path)) if is_remote(path) else LocalFolder(os.fspath(path))

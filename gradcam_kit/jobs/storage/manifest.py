@@ -1,9 +1,9 @@
-"""`run.json` as it is read: whether it is that of a run, and whether two runs are the same."""
+"""Check `run.json`: whether it is the manifest of a run, and whether two runs are the same."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from gradcam_kit.errors import GradCamKitError, InputError, OptionError
@@ -17,20 +17,25 @@ def check_same(before: Mapping[str, Any], now: Mapping[str, Any], root: str) -> 
     """Refuse to mix the rows of two different runs.
 
     Raises:
-        OptionError: the first field that differs.
+        OptionError: names every field that differs.
     """
     now = json.loads(json.dumps(now))  # tuples become lists, as in the file
-    unsaid = {"scores": "softmax"}  # what earlier versions did not write down
-    for name, old, new in _differences({**unsaid, **before}, {**unsaid, **now}):
-        if name.split(".")[0] != "about":
-            raise OptionError(
-                f"{root!r} holds a run with different {name}: {_short(old)} there, {_short(new)} now; choose another "
-                "folder, ask for the same, or replace it: --overwrite"
-            )
+    before = {**before, "scores": before.get("scores", "softmax")}  # which earlier versions did not write down
+    now = {**now, "scores": now.get("scores", "softmax")}
+    differences = [
+        f"{name}: {_short(old)} there, {_short(new)} now"
+        for name, old, new in _differences(before, now)
+        if name.split(".")[0] != "about"
+    ]
+    if differences:
+        raise OptionError(
+            f"{root!r} holds a run with different {'; '.join(differences)}; choose another folder, ask for the same, "
+            "or replace it: --overwrite"
+        )
 
 
 def check_readable(manifest: Mapping[str, Any], place: str) -> None:
-    """Refuse a `run.json` that is not that of a run, as nothing in it can be trusted to be what it should be.
+    """Refuse a `run.json` that is not the manifest of a run, as nothing in it can be trusted to be what it should be.
 
     Args:
         manifest: its content.
@@ -42,23 +47,27 @@ def check_readable(manifest: Mapping[str, Any], place: str) -> None:
     if manifest.get("format") != FORMAT:
         raise InputError(f"{place} has the format {_short(manifest.get('format'))}; expected {FORMAT}")
     if "metrics" in manifest and manifest["metrics"] is None:
-        raise InputError(f"{place} is not that of a run: metrics is null; expected an object")
+        raise InputError(f"{place} is not the manifest of a run: metrics is null; expected an object")
     for name, (holds, expected) in _FIELDS.items():
         value: Any = manifest
         for part in name.split("."):
             value = value.get(part) if isinstance(value, Mapping) else None
         if not holds(value):
-            raise InputError(f"{place} is not that of a run: {name} is {_short(value)}; expected {expected}")
+            raise InputError(f"{place} is not the manifest of a run: {name} is {_short(value)}; expected {expected}")
 
 
-def _differences(before: Any, now: Any, name: str = "") -> Iterable[tuple[str, Any, Any]]:
-    if isinstance(before, Mapping) and isinstance(now, Mapping):
-        if name and before.keys() != now.keys():
-            yield name, ", ".join(before), ", ".join(now)
-        for key in [*before, *(key for key in now if key not in before)]:
-            yield from _differences(before.get(key), now.get(key), f"{name}.{key}" if name else str(key))
-    elif before != now:
-        yield name, before, now
+def _differences(before: Any, now: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Yield the fields that differ with both values; of objects with other keys the keys, then common fields."""
+    if not (isinstance(before, Mapping) and isinstance(now, Mapping)):
+        if before != now:
+            yield name, before, now
+        return
+    keys = [*before, *(key for key in now if key not in before)]
+    if name and before.keys() != now.keys():
+        yield name, ", ".join(before), ", ".join(now)
+        keys = [key for key in before if key in now]
+    for key in keys:
+        yield from _differences(before.get(key), now.get(key), f"{name}.{key}" if name else str(key))
 
 
 def _short(value: Any) -> str:

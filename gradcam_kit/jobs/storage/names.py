@@ -1,4 +1,4 @@
-"""Names of overlays: one for each picture, method and target, which leads nowhere but into the folder of its run."""
+"""Names of overlays: one for each picture, method and target, always inside the folder of its run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def overlay_name(key: str, method: str, rank: int = 0) -> str:
 
 
 def _inside(part: str) -> str:
-    """A folder's name that leads to a folder of this run, also for a key that leads upwards."""
+    """Return a folder's name that stays inside the run's folder, also for a key that leads upwards."""
     return f"-{hashlib.sha256(part.encode()).hexdigest()[:12]}" if part in {"", ".", ".."} else _fitting(part)
 
 

@@ -1,4 +1,4 @@
-"""What in the folder of a run is the run's own, which alone a run may remove or replace."""
+"""Tell which files in the folder of a run are its own; a run removes and replaces no others."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _PAGE_MARKS = (b'<meta name="gradcam-kit-rows"', b"<h1>Where did <em>")
 
 
 def own_files(folder: Folder, methods: Iterable[str]) -> Iterator[str]:
-    """The files under names that a run with these methods gives, but for `run.json` and the page."""
+    """Yield the files whose names a run with these methods gives, except `run.json` and the page."""
     endings = "|".join(map(re.escape, methods)) or r"\b\B"  # without methods, no overlays
     overlay = re.compile(rf".*\.({endings})(\.\d+)?\.jpg", re.DOTALL)
     for part in PARTS:
@@ -33,7 +33,7 @@ def own_files(folder: Folder, methods: Iterable[str]) -> Iterator[str]:
 
 
 def is_run_manifest(manifest: Any) -> bool:
-    """Whether the content of a `run.json` is that of a run of this package, of whatever version."""
+    """Whether the content of a `run.json` is the manifest of a run of this package, of whatever version."""
     if not isinstance(manifest, Mapping) or not isinstance(manifest.get("format"), int):
         return False
     versions = manifest.get("versions")
@@ -129,7 +129,7 @@ def _children(folder: Folder, part: str) -> list[str]:
 
 
 def _places(path: str) -> tuple[str, ...]:
-    """A path by its name and where its links lead."""
+    """Return a path by its name and where its links lead."""
     local = local_path(path)
     if local is None:
         return (path.rstrip("/"),)

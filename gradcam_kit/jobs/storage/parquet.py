@@ -20,14 +20,14 @@ class DamagedTableError(Exception):
 
 
 def as_parquet(table: pa.Table) -> bytes:
-    """The content of a file; each of its pages carries a checksum."""
+    """Return the content of a file; each of its pages carries a checksum."""
     buffer = BytesIO()
     pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
     return buffer.getvalue()
 
 
 def read_parquet(file: Any, columns: Sequence[str] | None = None) -> pa.Table:
-    """The rows of a Parquet file that is open for reading, all columns or some.
+    """Return the rows of a Parquet file that is open for reading, all columns or some.
 
     Only this thread reads: a thread of Arrow's that still holds a Python file when the interpreter ends aborts the
     process or hangs (apache/arrow#50482), with all results written and an exit status that says otherwise.

@@ -18,11 +18,11 @@ class RemoteFolder:
         self._system, self._base = remote(self.root)
 
     def path(self, name: str) -> str:
-        """Where a file lies on its file system."""
+        """Return where a file lies on its file system."""
         return f"{self._base}/{name}"
 
     def read(self, name: str) -> bytes | None:
-        """The content of a file; None if there is none."""
+        """Return the content of a file; None if there is none."""
         try:
             content: bytes = self._system.cat_file(self.path(name))
         except FileNotFoundError:
@@ -59,7 +59,7 @@ class RemoteFolder:
         return self.read(name) == content
 
     def names(self, folder: str) -> list[str]:
-        """The names in a folder, sorted, without hidden ones; none if there is no such folder."""
+        """Return the names in a folder, sorted, without hidden ones; none if there is no such folder."""
         self._system.invalidate_cache()
         try:
             paths = self._system.ls(self.path(folder), detail=False)
@@ -68,7 +68,7 @@ class RemoteFolder:
         return sorted(name for path in paths if not (name := path.rpartition("/")[2]).startswith("."))
 
     def files(self, folder: str) -> Iterator[str]:
-        """The names of all files below a folder, relative to it."""
+        """Yield the names of all files below a folder, relative to it."""
         self._system.invalidate_cache()
         root = self.path(folder).rstrip("/") + "/"
         try:
@@ -102,5 +102,5 @@ class RemoteFolder:
                 self._system.rm(path)
 
     def open(self, name: str) -> Any:
-        """A file for random access."""
+        """Open a file for random access."""
         return self._system.open(self.path(name), "rb")

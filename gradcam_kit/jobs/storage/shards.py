@@ -30,13 +30,13 @@ _AT_ONCE = 16  # shards that are looked at
 
 @dataclass(frozen=True)
 class ShardFiles:
-    """The tables in the folder of one run; `extra` are columns beside those of `SCHEMA`."""
+    """The tables in the folder of one run; `extra` are columns beside `SCHEMA`."""
 
     folder: Folder
     extra: tuple[pa.Field, ...] = field(default=())
 
     def complete(self, but: Container[int] = ()) -> dict[int, Counts]:
-        """The shards that are here and whole, by number, without problems, as far as the ends of their files tell.
+        """Return the shards that are here and whole, by number, judged by the ends of their files; without problems.
 
         Args:
             but: numbers that are not looked at.
@@ -51,7 +51,7 @@ class ShardFiles:
             return {number: counts for number, counts in found if counts is not None}
 
     def sound(self, numbers: Iterable[int]) -> set[int]:
-        """Those shards of which all bytes are as they were written, thumbnails included; their rows are read."""
+        """Return the shards whose bytes are all as they were written, thumbnails included; their rows are read."""
         numbers = list(numbers)
         with ThreadPoolExecutor(_AT_ONCE) as threads:
             return {
@@ -89,11 +89,11 @@ class ShardFiles:
         return Counts(int(found[0]), int(found[1]))
 
     def shard_place(self, number: int) -> str:
-        """The file of a shard as a person finds it."""
+        """Return the file of a shard as a person finds it."""
         return self.place(f"shards/{_shard(number)}")
 
     def digest(self) -> str:
-        """SHA-256 of all rows that are here, and of what was measured of them, as far as the ends of their files tell.
+        """Return the SHA-256 of all rows and measurements that are here, as far as the ends of their files tell.
 
         There stand the counts, sizes and extreme values of all columns.
         """
@@ -106,7 +106,7 @@ class ShardFiles:
         return digest.hexdigest()
 
     def _footer(self, name: str) -> pq.FileMetaData | None:
-        """What stands at the end of a file of rows; None if it is damaged."""
+        """Return the metadata at the end of a file of rows; None if it is damaged."""
         try:
             with self.folder.open(name) as file:
                 return pq.read_metadata(file)
@@ -134,7 +134,7 @@ class ShardFiles:
             self.folder.write(f"metrics/{_shard(number)}", as_parquet(pa.Table.from_pylist(list(rows), schema=schema)))
 
     def read_metrics(self, number: int) -> tuple[pa.Table | None, dict[str, Any]]:
-        """What was measured later of the rows of a shard, and the settings of each metric; nothing if nothing was.
+        """Return what was measured later of a shard, and the settings of each metric; nothing if nothing was.
 
         What a disk has damaged is nothing, and so is what was measured of other rows, while the shard was replaced.
         """
@@ -152,7 +152,7 @@ class ShardFiles:
         return (table, settings) if is_of_these else (None, {})
 
     def measured_later(self) -> dict[str, Any]:
-        """The metrics that were measured later of the rows of some shard, and the settings of each."""
+        """Return the metrics that were measured later of some shard, and the settings of each."""
         names = [f"metrics/{name}" for name in self.folder.names("metrics")]
         with ThreadPoolExecutor(_AT_ONCE) as threads:
             footers = [footer for footer in threads.map(self._footer, names) if footer is not None]
@@ -171,7 +171,7 @@ class ShardFiles:
                 raise OptionError(f"{place} is not what a run measured; move it, or replace it: --overwrite")
 
     def read_shard(self, number: int, columns: Sequence[str] | None = None) -> list[Row]:
-        """The rows of a shard.
+        """Return the rows of a shard.
 
         Raises:
             InputError: its file is damaged.
@@ -180,7 +180,7 @@ class ShardFiles:
         return rows
 
     def shard_table(self, number: int, columns: Sequence[str] | None = None) -> pa.Table:
-        """The rows of a shard as an Arrow table.
+        """Return the rows of a shard as an Arrow table.
 
         Raises:
             InputError: its file is damaged.
@@ -198,7 +198,7 @@ class ShardFiles:
         return table
 
     def read_thumbnails(self, number: int) -> dict[str, bytes]:
-        """The thumbnails of a shard's pictures by their keys.
+        """Return the thumbnails of a shard's pictures by their keys.
 
         Raises:
             InputError: their file is damaged.
@@ -221,16 +221,16 @@ class ShardFiles:
         )
 
     def length(self, number: int) -> int:
-        """How many rows a shard has, as the end of its file says."""
+        """Return the number of rows of a shard, as the end of its file says."""
         footer = self._footer(f"shards/{_shard(number)}")
         return 0 if footer is None else int(footer.num_rows)
 
     def counts(self, number: int) -> Counts:
-        """What is in a shard, with its problems, for which its rows are read."""
+        """Count the pictures in a shard, with its problems, for which its rows are read."""
         return counted(self.read_shard(number, ["path", "error"]))
 
     def place(self, name: str) -> str:
-        """A file of this run as a person finds it."""
+        """Return a file of this run as a person finds it."""
         return (
             str(Path(self.folder.root, name)) if isinstance(self.folder, LocalFolder) else f"{self.folder.root}/{name}"
         )
@@ -245,7 +245,7 @@ class ShardFiles:
             root, begun = self.folder.root, None
             with suppress(OSError):
                 begun = self.folder.read("run.json")
-            remedy = f"what is complete in {root!r} stays valid, and the same command goes on from there"
+            remedy = f"what is complete in {root!r} stays valid; run the same command to resume"
             raise OptionError(
                 f"{error.filename or root!r} cannot be written: {error.strerror or error}; "
                 f"{remedy if begun else 'make room for it, or choose another folder'}"
@@ -253,7 +253,7 @@ class ShardFiles:
 
 
 def _settings(metadata: Mapping[bytes, bytes] | None) -> dict[str, Any]:
-    """Those of each metric in a file of what was measured; nothing if it is none of ours."""
+    """Return the settings of each metric in a file of measurements; nothing if the file is not ours."""
     try:
         found = json.loads((metadata or {}).get(_SETTINGS, b"{}"))
     except (ValueError, RecursionError):

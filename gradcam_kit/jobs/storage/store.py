@@ -28,7 +28,7 @@ class Store(ShardFiles):
 
     @classmethod
     def at(cls, out: str, extra: tuple[pa.Field, ...] = ()) -> Store:
-        """The store of a path.
+        """Return the store of a path.
 
         Raises:
             OptionError: the path is a file.
@@ -38,7 +38,7 @@ class Store(ShardFiles):
         return cls(folder_at(out), extra)
 
     def manifest(self) -> dict[str, Any] | None:
-        """What determined the rows that are here; None if there is no run.
+        """Return what determined the rows that are here; None if there is no run.
 
         Raises:
             OptionError: rows without a manifest, or a manifest that cannot be read, or is not one.
@@ -52,20 +52,20 @@ class Store(ShardFiles):
             if content is None:
                 break
             if len(content) > _LARGEST:
-                raise OptionError(f"{place} has {len(content):,} bytes, and no run writes as many; remove it")
+                raise OptionError(f"{place} has {len(content):,} bytes, more than any run writes; remove it")
             try:
                 read = json.loads(content)
                 break
             except (ValueError, RecursionError) as error:
                 if tried == _TRIES:
-                    problem = f"{place} is no JSON: {error}; remove it, or choose another folder"
+                    problem = f"{place} is not JSON: {error}; remove it, or choose another folder"
                     raise OptionError(problem) from error
             time.sleep(_PAUSE)  # another process may be writing it
         if isinstance(read, dict):
             return read
         if read is not None or content is not None:
             raise OptionError(
-                f"{place} is not that of a run, which is an object of JSON; remove it, or choose another folder"
+                f"{place} is not the manifest of a run, which is a JSON object; remove it, or choose another folder"
             )
         if any(name.endswith(".parquet") for name in self.folder.names("shards")):
             if self.folder.read("run.json") is not None:
@@ -77,10 +77,10 @@ class Store(ShardFiles):
         return None
 
     def run_manifest(self) -> dict[str, Any] | None:
-        """`manifest` for those who read a run: each field is what it should be; None if there is no run.
+        """Return the `manifest` for readers of a run, each field checked; None if there is no run.
 
         Raises:
-            GradCamKitError: as `manifest`, or a `run.json` that is not that of a run.
+            GradCamKitError: as `manifest`, or the content is not the manifest of a run.
         """
         manifest = self.manifest()
         if manifest is not None:
@@ -88,7 +88,7 @@ class Store(ShardFiles):
         return manifest
 
     def check_free(self, methods: Iterable[str], overwrite: bool) -> dict[str, Any] | None:
-        """The manifest of the run that is here and goes on or is replaced; None if a run can begin here.
+        """Return the manifest of the run that goes on or is replaced here; None if a run can begin here.
 
         Raises:
             OptionError: the folder holds what no run wrote where the run would write, remove or replace.
@@ -104,15 +104,15 @@ class Store(ShardFiles):
                     raise
         if not is_run_manifest(manifest):
             raise OptionError(
-                f"{self.place('run.json')} is not that of a run, and nothing in {self.folder.root!r} is replaced; "
-                "choose another folder"
+                f"{self.place('run.json')} is not the manifest of a run, and nothing in {self.folder.root!r} is "
+                "replaced; choose another folder"
             )
         if overwrite:
             check_links(self.folder)
         return manifest
 
     def begin(self, manifest: Mapping[str, Any], overwrite: bool) -> None:
-        """Make the folder that of this run, which may have been begun before.
+        """Begin the run in this folder, or go on with it.
 
         A run that is overwritten loses what it wrote itself; whatever else lies in its folders stays.
 
@@ -141,5 +141,5 @@ class Store(ShardFiles):
         )
 
     def overlay_name(self, key: str, method: str, rank: int = 0) -> str:
-        """Where the overlay of a picture lies, see `storage.names.overlay_name`."""
+        """Return where the overlay of a picture lies, see `storage.names.overlay_name`."""
         return overlay_name(key, method, rank)

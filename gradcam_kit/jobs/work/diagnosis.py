@@ -1,4 +1,4 @@
-"""What a doctor is asked, and what it finds."""
+"""What `doctor` is asked, and what it finds."""
 
 from __future__ import annotations
 

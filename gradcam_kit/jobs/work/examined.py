@@ -202,7 +202,7 @@ def _index_or_word(written: str | None) -> int | str | None:
 
 
 def _judge(explainer: Explainer, group: Sequence[Item], done: Examined) -> None:
-    """Ask the model about pictures with a label; images of other sizes than the first are left out."""
+    """Ask the model about pictures with a label; skip images of other sizes than the first."""
     asked = [one for one in group if one[2] is not None and one[1].shape == group[0][1].shape]
     if not asked:
         return

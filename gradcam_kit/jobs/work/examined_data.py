@@ -1,4 +1,4 @@
-"""The data of a doctor's visit: folders that are read and judged, or random images where there are none."""
+"""The data that `doctor` examines: folders that are read and judged, or random images in their place."""
 
 from __future__ import annotations
 

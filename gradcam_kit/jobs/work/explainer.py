@@ -3,40 +3,41 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from copy import copy
 from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from gradcam_kit.capture import ClassLogit, choose_layers, read_inputs, resolve_target, rows_at_once
+from gradcam_kit.capture import rows_at_once
 from gradcam_kit.errors import (
     ClassIndexError,
+    GradCamKitError,
     InputError,
-    OptionError,
+    MethodError,
     UnknownNameError,
+    exits_refused,
     is_out_of_memory,
     raise_interruption,
 )
-from gradcam_kit.functional import move
 from gradcam_kit.jobs.request import Targets, one_line
 from gradcam_kit.jobs.sources.index import Entry
 from gradcam_kit.jobs.sources.labels import Labels
-from gradcam_kit.jobs.storage.rows import Row, explained_rows, failed_rows, method_name
+from gradcam_kit.jobs.storage.rows import Row, method_name
 from gradcam_kit.jobs.work.batches import Batch, Fit
-from gradcam_kit.jobs.work.blame import at_fault, blamed, check_again, check_bytes, make_method
-from gradcam_kit.jobs.work.measuring import mark_unmeasured, measure
+from gradcam_kit.jobs.work.explained_rows import RowMaker
+from gradcam_kit.jobs.work.measuring import MeasuredBatch, Measurer, mark_unmeasured
 from gradcam_kit.jobs.work.reader import Decoded, Failed
 from gradcam_kit.methods import BaseCAM, explain_many
 from gradcam_kit.metrics import Metric
 from gradcam_kit.models import LoadedModel
 from gradcam_kit.targets.outputs import read_logits
 from gradcam_kit.targets.scores import ScoreKind
-from gradcam_kit.types import LayerChoice
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,20 @@ class Explained:
 
 @dataclass(frozen=True)
 class Explainer:
-    """Everything that is loaded once; `metrics` are measured for every heatmap, `scores` is what a score is.
+    """Explains batches of pictures.
+
+    Attributes:
+        loaded: the model as it was loaded, with its transform and class names.
+        model: the model on its device.
+        cams: the methods.
+        targets: which classes are explained.
+        labels: what the labels of pictures mean.
+        device: where the model is.
+        dtype: the precision of its passes.
+        fit: how much fits into the memory of the device; shared by copies of this explainer.
+        metrics: what is measured of every heatmap.
+        scores: what the score of a class is.
+        say: told what a person should know.
 
     Passes that need no gradients run under `no_grad`: what a model keeps from one under `inference_mode`, such as a
     grid of positions, could enter no graph later.
@@ -78,6 +92,7 @@ class Explainer:
     fit: Fit = field(default_factory=Fit)
     metrics: tuple[Metric, ...] = ()
     scores: ScoreKind | None = None
+    say: Callable[[str], None] = lambda _: None
 
     def explain(self, batch: Batch) -> Iterator[Explained]:
         """Explain the pictures that could be read, all methods on one pass; results keep the order of the batch.
@@ -100,31 +115,17 @@ class Explainer:
         """The methods, as rows call them."""
         return [method_name(cam) for cam in self.cams]
 
-    def send(self, items: Sequence[Decoded | Failed], stream: torch.cuda.Stream | None = None) -> Batch:
-        """Start to bring pictures to the device; on a stream of its own, while the model works on others."""
-        images = [one.image for one in items if isinstance(one, Decoded)]
-        if not images or len({tuple(image.shape) for image in images}) > 1:
-            return Batch(items)
-        stacked = torch.stack([image if isinstance(image, Tensor) else torch.from_numpy(image) for image in images])
-        if stream is None:
-            return Batch(items, move(stacked, self.device))
-        with torch.cuda.stream(stream):
-            return Batch(items, move(stacked, self.device), stream.record_event())
-
     def images(self, items: Sequence[Decoded], sent: Batch | None = None) -> Float[Tensor, "n c h w"]:
-        """The pictures as the model takes them."""
-        batch = sent if sent is not None and sent.images is not None else self.send(items)
-        if batch.images is None:
+        """Return the pictures as the model takes them."""
+        batch = sent if sent is not None and sent.images is not None else Batch.sent(items, self.device)
+        images = batch.arrived_images()
+        if images is None:
             raise InputError(f"the transform of {self.loaded.spec} gives images of different sizes")
-        if batch.arrived is not None:
-            current = torch.cuda.current_stream(self.device)
-            current.wait_event(batch.arrived)
-            batch.images.record_stream(current)
-        return self.loaded.transform.finish(batch.images).contiguous()
+        return self.loaded.transform.finish(images).contiguous()
 
     @contextmanager
     def ready(self) -> Iterator[None]:
-        """Settings of the process that make the device fast, restored afterwards."""
+        """Change settings of the process that make the device fast, and restore them afterwards."""
         with ExitStack() as settings:
             if self.device.type == "cuda":
                 settings.enter_context(torch.cuda.device(self.device))
@@ -133,63 +134,9 @@ class Explainer:
                 torch.backends.cudnn.benchmark = True
             yield
 
-    def with_methods(
-        self,
-        methods: Iterable[type[BaseCAM]],
-        layers: Sequence[str],
-        image: Decoded | None,
-        batch_size: int,
-    ) -> Explainer:
-        """The same with methods on the given layers; without any, on those chosen once, for this image.
-
-        Raises:
-            GradCamKitError: a layer or method that does not suit the model, or a model that cannot take the image.
-        """
-        images = None if image is None else self.images([image])
-        chosen: dict[LayerChoice, list[str] | None] = {choice: None for choice in LayerChoice if choice.is_fixed}
-        cams = []
-        for method in methods:
-            choice = method.layer_choice
-            if not layers and images is not None and choice not in chosen:
-                chosen[choice] = self._chosen(choice, images)
-            cams.append(make_method(method, self.model, list(layers) or chosen.get(choice), batch_size))
-        if images is not None:
-            self._check_outputs(images)
-        if image is not None and isinstance(image.image, Tensor) and image.image.dtype == torch.uint8:
-            check_bytes(self, image.image)
-        return replace(self, cams=tuple(cams))
-
     def suits(self, cam: BaseCAM, one: Decoded) -> bool:
         """Whether a method can explain a picture with this model."""
         return all(found.error is None for found in replace(self, cams=(cam,)).explain(Batch([one])))
-
-    def _chosen(self, choice: LayerChoice, images: Tensor) -> list[str]:
-        target = self.targets.number if self.targets.kind == "class" else None
-        try:
-            inputs, resolved = read_inputs(images, {}), resolve_target(target, ClassLogit)
-            return list(choose_layers(self.model, inputs, resolved, ClassLogit, choice))
-        except Exception as error:
-            raise_interruption(error)
-            raise blamed(self, error) from error
-
-    def _check_outputs(self, images: Tensor) -> None:
-        """Refuse class names that are not those of the model, and the softmax of a single output."""
-        names = self.loaded.class_names
-        if names is None and self.scores is None:
-            return
-        try:
-            with torch.no_grad():
-                classes = read_logits(self.model(images)).shape[1]
-        except Exception as error:  # what the model cannot do is said when it is asked to explain
-            raise_interruption(error)
-            return
-        if classes == 1 and self.scores == "softmax":
-            raise OptionError(f"the softmax of {self.loaded.spec}'s single output is always 1; choose sigmoid or raw")
-        if names is not None and len(names) != classes:
-            raise OptionError(
-                f"there are {len(names)} class names and {self.loaded.spec} has {classes} outputs; give one name on a "
-                "line for each, in the order of the outputs (--class-names)"
-            )
 
     def _explain_group(self, group: list[Decoded], sent: Batch | None = None) -> list[Explained]:
         image_bytes = 4 * prod(group[0].image.shape)  # in float32
@@ -198,25 +145,26 @@ class Explainer:
         if len(group) <= part:
             try:
                 return self.explained(group, sent)
-            except Exception as error:  # whatever it is, it ends no run
+            except Exception as error:  # whatever the error is, it never ends a run
                 raise_interruption(error)
                 if is_out_of_memory(error) and (len(group) > 1 or self._fewer_rows()):
                     self._shrink(max(1, len(group) // 2))
                 elif len(group) == 1:
-                    return [self._given_up(group[0], at_fault(self, group[0], error))]
+                    return [self._given_up(group[0], self._fault(group[0], error))]
                 else:
                     traceback.clear_frames(error.__traceback__)
                     failure = error
-            part = max(1, len(group) // 2)  # only here the error is gone, and with it what it kept in memory
+            # Outside `except`, so that the traceback and the tensors it holds are freed.
+            part = max(1, len(group) // 2)
         found = [
             one for start in range(0, len(group), part) for one in self._explain_group(group[start : start + part])
         ]
         if failure is not None and all(one.error is None for one in found):
-            check_again(self, group, failure)
+            self._check_again(group, failure)
         return found
 
     def takes(self, one: Decoded) -> bool:
-        """Whether the model takes a picture, be it that no method can explain it."""
+        """Whether a plain forward pass succeeds on this image."""
         try:
             with torch.no_grad(), self.precision():
                 self.model(self.images([one]))
@@ -225,34 +173,65 @@ class Explainer:
             return False
         return True
 
+    def _fault(self, one: Decoded, error: Exception) -> Exception:
+        """Return the error of a picture that fails alone, as an error of the methods if the model alone takes it.
+
+        Raises:
+            Exception: the error itself, if nothing fails again.
+        """
+        if isinstance(error, GradCamKitError) or is_out_of_memory(error) or not self.takes(one):
+            return error
+        failing = [cam for cam in self.cams if self._fails(cam, one)]
+        if not failing:
+            raise error  # it came once, so it is about neither the picture nor a method
+        names = " and ".join(map(method_name, failing))
+        return MethodError(f"the method {names} fails where the model alone does not: {type(error).__name__}: {error}")
+
+    def _fails(self, cam: BaseCAM, one: Decoded) -> bool:
+        """Whether a method fails on an image, whatever its metrics are."""
+        try:
+            replace(self, cams=(cam,), metrics=()).explained([one])
+        except Exception as error:
+            raise_interruption(error)
+            return True
+        return False
+
+    def _check_again(self, group: list[Decoded], failure: Exception) -> None:
+        """Explain a batch again that failed although none of its images fails alone.
+
+        Raises:
+            Exception: the failure, if the batch does not fail again: it was not about the images or their number.
+        """
+        try:
+            self.explained(group)
+        except Exception as error:
+            raise_interruption(error)
+            if type(error) is type(failure) or is_out_of_memory(error):
+                return  # a model that takes fewer images at once
+        raise failure
+
+    @exits_refused()
     def explained(self, group: list[Decoded], sent: Batch | None = None) -> list[Explained]:
         """Explain a batch in one pass, which fails as a whole."""
         images = self.images(group, sent)
+        cams = self._fitting_cams()
         with self.precision():
-            explanations = explain_many(self.cams, images, self.classes(images, [one.entry for one in group]))
+            explanations = explain_many(cams, images, self.classes(images, [one.entry for one in group]))
         size = int(images.shape[2]), int(images.shape[3])
-        columns = [
-            explained_rows(cam, explanation, group, self.labels, size, self.scores)
-            for cam, explanation in zip(self.cams, explanations, strict=True)
-        ]
+        make = self._rows.explained
+        columns = [make(cam, one, group, size) for cam, one in zip(cams, explanations, strict=True)]
         found = [[row for rows in columns for row in rows[i]] for i in range(len(group))]
         if self.metrics:
-            self.measure(images, found)
+            self.measure(MeasuredBatch(images, found))
         return [Explained(one.entry, rows, None, one.thumbnail) for one, rows in zip(group, found, strict=True)]
 
-    def measure(
-        self,
-        images: Tensor,
-        found: Sequence[Sequence[Row]],
-        baselines: bool = False,
-        masks: Bool[Tensor, "n h w"] | None = None,
-    ) -> None:
+    def measure(self, batch: MeasuredBatch) -> None:
         """Add the columns of the metrics to the rows of each image: of its heatmaps, or of the baselines."""
         with self.precision():
-            measure(self.model, self.cams, self.metrics, images, found, baselines, masks, self.scores)
+            Measurer(self.model, self._fitting_cams(), self.metrics, self.scores).measure(batch)
 
     def precision(self) -> torch.autocast:
-        """The precision of the model's passes."""
+        """Return the context manager for the precision of the model's passes."""
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
 
     def _given_up(self, one: Decoded, error: Exception) -> Explained:
@@ -260,26 +239,35 @@ class Explainer:
         return Explained(one.entry, self._failed(one.entry, reason), error, one.thumbnail)
 
     def _failed(self, entry: Entry, reason: str) -> list[Row]:
-        rows = failed_rows(entry, self.labels, self.names, reason)
+        rows = self._rows.failed(entry, self.names, reason)
         mark_unmeasured(rows, self.metrics)
         return rows
 
+    @property
+    def _rows(self) -> RowMaker:
+        return RowMaker(self.labels, self.scores)
+
+    def _fitting_cams(self) -> tuple[BaseCAM, ...]:
+        """Return the methods, with no more masked rows in a forward pass than fit into the memory."""
+        if (most := self.fit.rows) is None:
+            return self.cams
+        return tuple(_with_batch_size(cam, min(cam.batch_size, most)) for cam in self.cams)
+
     def _fewer_rows(self) -> bool:
         """Halve the masked rows that methods send through the model at once; False if they are single already."""
-        if all(cam.batch_size == 1 for cam in self.cams):
-            return False
-        for cam in self.cams:
-            cam.batch_size = max(1, cam.batch_size // 2)
-        return True
+        rows = max(cam.batch_size for cam in self._fitting_cams())
+        if rows > 1:
+            self.fit.rows = rows // 2
+        return rows > 1
 
     def _shrink(self, most: int) -> None:
         self.fit.most = most
-        self.fit.say(f"the memory of {self.device} is too small; going on with batches of {most}")
+        self.say(f"the memory of {self.device} is too small; going on with batches of {most}")
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
     def classes(self, images: Tensor, entries: Sequence[Entry]) -> Any:
-        """What the methods take as `targets`."""
+        """Return what the methods take as `targets`."""
         if self.targets.kind in ("predicted", "class"):
             return None if self.targets.kind == "predicted" else self.targets.number
         if self.targets.kind == "label":
@@ -291,10 +279,17 @@ class Explainer:
         return logits.topk(self.targets.number).indices
 
     def _labeled(self, one: Decoded | Failed) -> Decoded | Failed:
-        """The picture, failed if its label has to name a class and does not."""
+        """Return the picture, as a failure if its label has to name a class and does not."""
         if self.targets.kind == "label" and isinstance(one, Decoded):
             try:
                 self.labels.require(one.entry)
             except UnknownNameError as error:
                 return Failed.because(one.entry, error)
         return one
+
+
+def _with_batch_size(cam: BaseCAM, batch_size: int) -> BaseCAM:
+    """Return a copy of a method; the given one may be the user's."""
+    copied = copy(cam)
+    copied.batch_size = batch_size
+    return copied

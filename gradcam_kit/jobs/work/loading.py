@@ -1,4 +1,4 @@
-"""From what a person asks to a loaded model with its methods."""
+"""Load the model that a person asks for, with its methods."""
 
 from __future__ import annotations
 
@@ -16,9 +16,8 @@ from gradcam_kit.capture import check_model
 from gradcam_kit.errors import (
     GradCamKitError,
     InputError,
+    NonFiniteError,
     OptionError,
-    UnknownNameError,
-    did_you_mean,
     raise_interruption,
 )
 from gradcam_kit.jobs.request import ModelRequest, Targets
@@ -27,15 +26,14 @@ from gradcam_kit.jobs.sources.labels import Labels
 from gradcam_kit.jobs.sources.masks import Masks
 from gradcam_kit.jobs.sources.reading import depth_note
 from gradcam_kit.jobs.sources.text import read_text
-from gradcam_kit.jobs.storage.rows import method_name
 from gradcam_kit.jobs.work.batches import Batch
-from gradcam_kit.jobs.work.blame import blamed, request_error
 from gradcam_kit.jobs.work.explainer import Explained, Explainer
-from gradcam_kit.jobs.work.measuring import results_of
+from gradcam_kit.jobs.work.measuring import MeasuredBatch, Measurer
+from gradcam_kit.jobs.work.methods import layers_of, method_classes, request_fault, with_methods
 from gradcam_kit.jobs.work.reader import Decoded, Failed, decode
 from gradcam_kit.jobs.work.scores import with_scores
-from gradcam_kit.methods import METHODS, BaseCAM, single_pass_methods
-from gradcam_kit.models import from_module, imported, load_model
+from gradcam_kit.methods import METHODS, single_pass_methods
+from gradcam_kit.models import from_module, load_model
 from gradcam_kit.targets.names import normalized
 from gradcam_kit.targets.scores import ScoreKind
 
@@ -97,17 +95,17 @@ def make_explainer(
     nameless = explainer.targets.kind == "label" and not explainer.loaded.class_names
     if nameless and first is not None and explainer.labels.index(first.entry) is None:
         raise OptionError("targets=label needs class names, and the model has none; give a file with --class-names")
-    candidates, blamed = chain([first], readable), None
+    candidates, fault = chain([first], readable), None
     for one in candidates:
         try:
             asked = classes or [METHODS[name] for name in single_pass_methods()]
-            explainer = explainer.with_methods(asked, request.layers, one, request.batch_size)
+            explainer = with_methods(explainer, asked, request.layers, one, request.batch_size)
             break
         except GradCamKitError as error:  # perhaps only this picture's fault
-            blamed = blamed or error
+            fault = fault or error
     else:
-        assert blamed is not None
-        raise blamed
+        assert fault is not None
+        raise fault
     dark = None if first is None else depth_note(first.entry)
     for text in [*_layer_notes(explainer, request.layers), *filter(None, [dark])]:
         note(console, text)
@@ -129,7 +127,7 @@ def make_explainer(
 
 
 def verify(explainer: Explainer, entries: Iterable[Entry]) -> None:
-    """Blame the request, and not every picture, for what no picture can survive.
+    """Refuse a request for which no picture can be explained, rather than report every picture.
 
     Raises:
         GradCamKitError: the model or a method can take none of the first pictures that can be read.
@@ -137,21 +135,21 @@ def verify(explainer: Explainer, entries: Iterable[Entry]) -> None:
     found: list[Explained] = []
     for one in islice(_readable(explainer, entries), _EXPLAINED):
         found += explainer.explain(Batch([one]))
-        if not request_error(found):
+        if not _shared_error(found):
             return
-    if error := request_error(found):
-        raise blamed(explainer, error)
+    if error := _shared_error(found):
+        raise request_fault(explainer, error)
 
 
 def metric_settings(
     explainer: Explainer, entries: Iterable[Entry], targets: Targets, masks: Masks | None = None
 ) -> dict[str, dict[str, Any]]:
-    """All that changes the numbers of each metric, as the first picture that can be explained tells.
+    """Return all that changes the numbers of each metric, as the first picture that can be explained tells.
 
     Args:
         explainer: with metrics.
         entries: the pictures.
-        targets: those of the run.
+        targets: which classes the run explains.
         masks: where the objects are, for metrics that ask.
 
     Raises:
@@ -168,31 +166,14 @@ def metric_settings(
                 with explainer.precision():
                     images, cams = explainer.images([one]), explainer.cams[:1]
                     everywhere = torch.ones(1, *one.shape, dtype=torch.bool)  # no setting depends on the mask
-                    [results] = results_of(
-                        *(explainer.model, cams, explainer.metrics, images, [found.rows], targets.policy),
-                        masks=everywhere,
-                        scores=explainer.scores,
-                    ).values()
+                    measurer = Measurer(explainer.model, cams, explainer.metrics, explainer.scores, targets.policy)
+                    [results] = measurer.results(MeasuredBatch(images, [found.rows], masks=everywhere)).values()
             except Exception as error:
                 raise_interruption(error)
-                raise blamed(explainer, error) from error
+                raise request_fault(explainer, error) from error
             origin = {name: {"masks": masks.origin} for name in locating} if masks is not None else {}
             return {name: {**result.settings, **origin.get(name, {})} for name, result in results.items()}
-    return {metric.name: {} for metric in explainer.metrics}  # what keeps all pictures from it, their rows say
-
-
-def method_classes(methods: Iterable[str]) -> list[type[BaseCAM]]:
-    """The methods of these names, without repetitions; a name with a colon is a class of the user's.
-
-    Raises:
-        GradCamKitError: no such method.
-    """
-    return list(dict.fromkeys(map(_method_class, methods)))
-
-
-def layers_of(explainer: Explainer) -> dict[str, list[str]]:
-    """The layers of each method; none for a method that does not choose any."""
-    return {method_name(cam): list(cam.target_layers or ()) for cam in explainer.cams}
+    return {metric.name: {} for metric in explainer.metrics}  # the rows say why no picture could be measured
 
 
 def note(console: Console | None, text: str) -> None:
@@ -202,7 +183,7 @@ def note(console: Console | None, text: str) -> None:
 
 
 def device_names(asked: str | None) -> list[str]:
-    """The devices of a request: those between commas; all of a machine with several GPUs, if it names none of them."""
+    """Return the devices of a request, separated by commas; all GPUs of a machine, if it names none of several."""
     if asked is not None and asked != "cuda":
         return [name.strip() for name in asked.split(",")]
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -210,7 +191,7 @@ def device_names(asked: str | None) -> list[str]:
 
 
 def usable_device(name: str) -> torch.device:
-    """The device of this name.
+    """Return the device of this name.
 
     Raises:
         OptionError: it cannot be used.
@@ -222,7 +203,7 @@ def usable_device(name: str) -> torch.device:
 
 
 def _readable(explainer: Explainer, entries: Iterable[Entry]) -> Iterator[Decoded]:
-    """Those of the first pictures that can be prepared for the model.
+    """Yield the first pictures that can be prepared for the model.
 
     Raises:
         InputError: the model's transform fails with all that can be read.
@@ -242,21 +223,12 @@ def _readable(explainer: Explainer, entries: Iterable[Entry]) -> Iterator[Decode
         raise InputError(f"the transform of {explainer.loaded.spec} fails with every picture: {broken[0].reason}")
 
 
-def _method_class(name: str) -> type[BaseCAM]:
-    if ":" in name:
-        try:
-            found = imported(name, "method")
-        except ModuleNotFoundError as error:
-            raise UnknownNameError(f"{name!r} names no method: no module {error.name!r}") from error
-        if not (isinstance(found, type) and issubclass(found, BaseCAM)):
-            raise InputError(f"{name} is no method; expected a class derived from gradcam_kit.BaseCAM")
-        return found
-    if name not in METHODS:
-        raise UnknownNameError(
-            f"there is no method {name!r}{did_you_mean(name, METHODS)}; see 'gradcam-kit methods', or name a class of "
-            "yours as package.module:Class"
-        )
-    return METHODS[name]
+def _shared_error(found: Sequence[Explained]) -> Exception | None:
+    """Return the first error, if every picture that reached the model failed there: it is about the request."""
+    errors = [explained.error for explained in found if explained.reached_model]
+    if errors and all(error is not None and not isinstance(error, NonFiniteError) for error in errors):
+        return errors[0]
+    return None
 
 
 def _layer_notes(explainer: Explainer, asked: Sequence[str]) -> list[str]:
@@ -271,7 +243,7 @@ def _layer_notes(explainer: Explainer, asked: Sequence[str]) -> list[str]:
 
 
 def _lines(path: Path) -> list[str]:
-    """The names in a file, one on a line, without what programs leave around them."""
+    """Return the names in a file, one on a line, without what programs leave around them."""
     try:
         text = read_text(str(path), path.read_bytes())
     except OSError as error:

@@ -15,13 +15,14 @@ from gradcam_kit.jobs.sources.index import Entry
 from gradcam_kit.jobs.sources.plan import Plan
 from gradcam_kit.jobs.storage.rows import method_name
 from gradcam_kit.jobs.work.explainer import Explainer
-from gradcam_kit.jobs.work.loading import layers_of, metric_settings
+from gradcam_kit.jobs.work.loading import metric_settings
+from gradcam_kit.jobs.work.methods import layers_of
 from gradcam_kit.methods import BaseCAM
 from gradcam_kit.models.checkpoints import weights_hash
 
 
 def make_manifest(request: RunRequest, explainer: Explainer, plan: Plan) -> dict[str, Any]:
-    """What a run with other values may not be mixed with; `about` is only told.
+    """Return the values that a run may not mix with others; `about` only informs.
 
     The digest of the index stands for the source, which may be called by another name the next time.
     """
@@ -56,7 +57,7 @@ def make_manifest(request: RunRequest, explainer: Explainer, plan: Plan) -> dict
 
 
 def _asked(request: RunRequest, explainer: Explainer) -> dict[str, Any]:
-    """What makes the same model and methods again; the model is None if it was no specification."""
+    """Return what makes the same model and methods again; the model is None if it was not a specification."""
     return {
         "model": request.model if isinstance(request.model, str) else None,
         "checkpoint": None if request.checkpoint is None else str(Path(request.checkpoint).absolute()),
@@ -70,12 +71,12 @@ def _asked(request: RunRequest, explainer: Explainer) -> dict[str, Any]:
 
 
 def _root(entry: Entry) -> str:
-    """The folder to which keys are relative."""
+    """Return the folder to which keys are relative."""
     return entry.path.rsplit("/", len(entry.folders) + 1)[0] or "/"
 
 
 def _parameters(cam: BaseCAM) -> dict[str, Any]:
-    """The settings of a method but for `batch_size`, which changes the cost and not the map."""
+    """Return the settings of a method except `batch_size`, which changes the cost and not the map."""
     plain = {name: str(value) if isinstance(value, torch.dtype) else value for name, value in vars(cam).items()}
     return {
         name: value

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import traceback
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from gradcam_kit.capture import read_inputs
 from gradcam_kit.comparison.compared import ComparedMethod, with_baselines
-from gradcam_kit.comparison.measuring import baseline_maps, known_metrics, measured
+from gradcam_kit.comparison.measuring import baseline_maps, known_metrics, measure_all
+from gradcam_kit.comparison.question import Question
 from gradcam_kit.errors import OptionError, is_out_of_memory, raise_interruption
 from gradcam_kit.functional import move, normalize, upsample
 from gradcam_kit.jobs.request import one_line
@@ -31,7 +32,7 @@ _SEED = 0
 
 
 def chosen_metrics(names: Iterable[str], masks: Masks | None = None) -> tuple[Metric, ...]:
-    """The metrics of these names, without repetitions.
+    """Return the metrics of these names, without repetitions.
 
     Args:
         names: of metrics.
@@ -47,19 +48,19 @@ def chosen_metrics(names: Iterable[str], masks: Masks | None = None) -> tuple[Me
             working = ", ".join(name for name, one in METRICS.items() if not one.needs_masks)
             raise OptionError(
                 f"the metric {metric.name!r} needs masks of the objects, which pictures alone do not have: 'evaluate' "
-                f"and 'compare' take them with --masks FOLDER; those that work without are {working}"
+                f"and 'compare' take them with --masks FOLDER; metrics that work without masks are {working}"
             )
     return metrics
 
 
 def columns_of(metric: str) -> tuple[str, str]:
-    """The columns of a metric: its number, and its status in words."""
+    """Return the columns of a metric: its number, and its status in words."""
     column = metric.replace("-", "_")
     return column, f"{column}_status"
 
 
 def metric_fields(metrics: Iterable[str]) -> tuple[pa.Field, ...]:
-    """The fields of the columns; numbers are null where they are undefined."""
+    """Return the fields of the columns; numbers are null where they are undefined."""
     fields = [zip(columns_of(name), (pa.float32(), pa.string()), strict=True) for name in dict.fromkeys(metrics)]
     return tuple(pa.field(column, kind) for own in fields for column, kind in own)
 
@@ -72,98 +73,119 @@ def mark_unmeasured(rows: Iterable[Row], metrics: Iterable[Metric]) -> None:
             row |= {number: None, status: Status.ERROR.name.lower()}
 
 
-def measure(
-    model: nn.Module,
-    cams: Sequence[BaseCAM],
-    metrics: Sequence[Metric],
-    images: Float[Tensor, "n c h w"],
-    found: Sequence[Sequence[Row]],
-    baselines: bool = False,
-    masks: Bool[Tensor, "n h w"] | None = None,
-    scores: ScoreKind | None = None,
-) -> None:
-    """Add the columns of metrics to the rows of pictures; what keeps a picture from being measured is its `error`.
+@dataclass(frozen=True, eq=False)
+class MeasuredBatch:
+    """Images of a run with the rows whose heatmaps are measured.
 
-    Args:
-        model: what made the heatmaps.
+    Attributes:
+        images: as the model gets them.
+        rows: of each image the rows, one per method and target.
+        baselines: whether the rows are the result of `baseline_rows`.
+        masks: where the objects are, for metrics that need them.
+    """
+
+    images: Float[Tensor, "n c h w"]
+    rows: Sequence[Sequence[Row]]
+    baselines: bool = False
+    masks: Bool[Tensor, "n h w"] | None = None
+
+    def halves(self) -> Iterator[MeasuredBatch]:
+        """Cut the batch in two."""
+        half = len(self.rows) // 2
+        for part in (slice(half), slice(half, None)):
+            masks = None if self.masks is None else self.masks[part]
+            yield replace(self, images=self.images[part], rows=self.rows[part], masks=masks)
+
+    def rows_of(self, method: str) -> list[Row]:
+        """Return the rows of one method, image by image."""
+        return [row for rows in self.rows for row in rows if row["method"] == method]
+
+    @property
+    def errors(self) -> list[str | None]:
+        """The error of each row, if there is one."""
+        return [row.get("error") for rows in self.rows for row in rows]
+
+
+@dataclass(frozen=True, eq=False)
+class Measurer:
+    """What measures the heatmaps of a run.
+
+    Attributes:
+        model: the model that made the heatmaps.
         cams: the methods, for their normalization and for metrics that run them again.
         metrics: what to measure.
-        images: as the model gets them.
-        found: of each image the rows, one per method and target.
-        baselines: whether the rows are those of `baseline_rows`.
-        masks: where the objects are, for metrics that ask.
-        scores: what the probability of a class is, see `ClassProbability`.
+        scores: what the score of a class is, see `ClassProbability`.
+        policy: where the classes come from, in words: one of the settings.
     """
-    before = [row.get("error") for rows in found for row in rows]
-    try:
-        results = results_of(model, cams, metrics, images, found, baselines=baselines, masks=masks, scores=scores)
-    except Exception as error:  # one picture ends no run
-        raise_interruption(error)
-        traceback.clear_frames(error.__traceback__)
-        failure = error
-        if len(found) == 1:
-            mark_unmeasured(found[0], metrics)
-            for row in found[0]:
-                row["error"] = one_line(f"{type(error).__name__}: the metrics cannot be computed: {error}")
-            return
-    else:
-        _write(results, found)
-        return
-    half = len(found) // 2  # only here the error is gone, and with it what it kept in memory
-    for part in (slice(half), slice(half, None)):
-        own = None if masks is None else masks[part]
-        measure(model, cams, metrics, images[part], found[part], baselines, own, scores)
-    if before == [row.get("error") for rows in found for row in rows] and not is_out_of_memory(failure):
+
+    model: nn.Module
+    cams: Sequence[BaseCAM]
+    metrics: Sequence[Metric]
+    scores: ScoreKind | None = None
+    policy: str = "given"
+
+    def measure(self, batch: MeasuredBatch) -> None:
+        """Add the columns of the metrics to the rows; what keeps a picture from being measured becomes its `error`.
+
+        A batch that fails is halved until only the images at fault fail.
+        """
+        before = batch.errors
         try:
-            results_of(model, cams, metrics, images, found, baselines=baselines, masks=masks, scores=scores)
-        except Exception as error:
+            results = self.results(batch)
+        except Exception as error:  # one picture never ends a run
             raise_interruption(error)
+            traceback.clear_frames(error.__traceback__)
+            failure = error
+            if len(batch.rows) == 1:
+                mark_unmeasured(batch.rows[0], self.metrics)
+                for row in batch.rows[0]:
+                    row["error"] = one_line(f"{type(error).__name__}: the metrics cannot be computed: {error}")
+                return
+        else:
+            _write(results, batch)
             return
-        raise failure  # neither the halves nor the whole fail again, so it is about none of the images
+        for half in batch.halves():  # outside `except`, so that the traceback and the tensors it holds are freed
+            self.measure(half)
+        if before == batch.errors and not is_out_of_memory(failure):
+            try:
+                self.results(batch)
+            except Exception as error:
+                raise_interruption(error)
+                return
+            raise failure  # neither the halves nor the whole batch fail again, so the error is not about the images
 
+    def results(self, batch: MeasuredBatch) -> dict[str, dict[str, MetricResult]]:
+        """Return method -> metric -> one number per image and target.
 
-def results_of(
-    model: nn.Module,
-    cams: Sequence[BaseCAM],
-    metrics: Sequence[Metric],
-    images: Float[Tensor, "n c h w"],
-    found: Sequence[Sequence[Row]],
-    policy: str = "given",
-    baselines: bool = False,
-    masks: Bool[Tensor, "n h w"] | None = None,
-    scores: ScoreKind | None = None,
-) -> dict[str, dict[str, MetricResult]]:
-    """Method -> metric -> one number per image and target; arguments as in `measure`.
-
-    `policy` is where the classes come from, in words: one of the settings.
-    """
-    ours = [ComparedMethod(name, name, cam) for name, cam in zip(map(method_name, cams), cams, strict=True)]
-    compared_methods = with_baselines([]) if baselines else ours
-    rows = {one.label: _rows_of(one.label, found) for one in compared_methods}
-    classes = [row["target"] for row in rows[compared_methods[0].label]]
-    several = len(classes) // len(found) if len(classes) > len(found) else None
-    shape = (len(found),) if several is None else (len(found), several)
-    identities = torch.tensor([_identity(one[0]["path"]) for one in found])
-    heatmaps = baseline_maps(compared_methods, images, several, _SEED, identities)
-    for one in compared_methods:
-        if one.cam is not None:
-            stored = torch.from_numpy(np.stack([heatmap_of(row) for row in rows[one.label]]).astype(np.float32))
-            maps = normalize(upsample(move(stored, images.device), images.shape[2:]), one.cam.normalize)
-            heatmaps[one.label] = maps.reshape(*shape, *maps.shape[1:])
-    return measured(
-        model,
-        read_inputs(images, {}),
-        heatmaps,
-        compared_methods,
-        metrics,
-        targets=None if None in classes else move(torch.tensor(classes), images.device).reshape(shape),
-        policy=policy,
-        masks=masks,
-        seed=_SEED,
-        identities=identities,
-        batch_size=min(cam.batch_size for cam in cams),
-        scores=scores,
-    )
+        Raises:
+            Exception: whatever the model or a metric raises.
+        """
+        ours = [ComparedMethod(method_name(cam), method_name(cam), cam) for cam in self.cams]
+        found = with_baselines([]) if batch.baselines else ours
+        classes = [row["target"] for row in batch.rows_of(found[0].label)]
+        n = len(batch.rows)
+        per_image = len(classes) // n if len(classes) > n else None
+        shape = (n,) if per_image is None else (n, per_image)
+        device = batch.images.device
+        question = Question(
+            self.model,
+            read_inputs(batch.images, {}),
+            None if None in classes else move(torch.tensor(classes), device).reshape(shape),
+            policy=self.policy,
+            scores=self.scores,
+            masks=batch.masks,
+            batch_size=min(cam.batch_size for cam in self.cams),
+            seed=_SEED,
+            identities=torch.tensor([_identity(rows[0]["path"]) for rows in batch.rows]),
+        )
+        heatmaps = baseline_maps(question, found, per_image)
+        for one in found:
+            if one.cam is not None:
+                stored = np.stack([heatmap_of(row) for row in batch.rows_of(one.label)]).astype(np.float32)
+                enlarged = upsample(move(torch.from_numpy(stored), device), batch.images.shape[2:])
+                maps = normalize(enlarged, one.cam.normalize)
+                heatmaps[one.label] = maps.reshape(*shape, *maps.shape[1:])
+        return measure_all(question, heatmaps, found, self.metrics)
 
 
 def baseline_rows(rows: Sequence[Row]) -> list[Row]:
@@ -196,12 +218,10 @@ class MetricMeans:
     def add_measured(self, method: str, numbers: Mapping[str, MetricResult]) -> None:
         """Count what was measured of a method, by metric."""
         for metric, one in numbers.items():
-            rows: list[Row] = [{"method": method} for _ in range(len(one.values))]
-            _write({method: {metric: one}}, [rows])
-            self.add(rows, [metric])
+            self.add(({"method": method, **columns} for columns in _columns(metric, one)), [metric])
 
     def lines(self) -> list[dict[str, Any]]:
-        """One per method and metric: the mean over the rows that are ok, how many those are, and what the others are.
+        """Return a line per method and metric: the mean over the rows that are ok, their number, and the others.
 
         The mean is None where no row is ok. Maps of ones are flagged, because they are constant, and so they are on
         purpose: their mean is what the formula gives, with a count of 0.
@@ -219,7 +239,7 @@ class MetricMeans:
 
 
 def by_method(lines: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Mapping[str, Any]]]:
-    """Method -> metric -> line, for a table with a row for each method."""
+    """Return method -> metric -> line, for a table with a row for each method."""
     found: dict[str, dict[str, Mapping[str, Any]]] = {}
     for line in lines:
         found.setdefault(line["method"], {})[line["metric"]] = line
@@ -227,7 +247,7 @@ def by_method(lines: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Mapping
 
 
 def not_counted(lines: Iterable[Mapping[str, Any]]) -> list[str]:
-    """What the means leave out, in words: of which metrics how many rows, with which status, and of which methods."""
+    """Say what the means leave out: in which metrics, how many rows, with which status, and of which methods."""
     found: dict[str, dict[str, list[str]]] = {}
     for line in lines:
         for status, count in line["others"].items():
@@ -240,21 +260,23 @@ def not_counted(lines: Iterable[Mapping[str, Any]]) -> list[str]:
     return [f"not counted in {', '.join(metrics)}: {words}" for words, metrics in said.items()]
 
 
-def _rows_of(method: str, found: Sequence[Sequence[Row]]) -> list[Row]:
-    return [row for rows in found for row in rows if row["method"] == method]
-
-
-def _write(results: dict[str, dict[str, MetricResult]], found: Sequence[Sequence[Row]]) -> None:
+def _write(results: Mapping[str, Mapping[str, MetricResult]], batch: MeasuredBatch) -> None:
+    """Write numbers and statuses into the rows."""
     for method, by_metric in results.items():
-        rows = _rows_of(method, found)
         for metric, one in by_metric.items():
-            number, status = columns_of(metric)
-            values = one.values.float()
-            finite = values.isfinite().tolist()
-            for row, value, defined, code in zip(rows, values.tolist(), finite, one.status.tolist(), strict=True):
-                row |= {number: value if defined else None, status: Status(code).name.lower()}
+            for row, columns in zip(batch.rows_of(method), _columns(metric, one), strict=True):
+                row |= columns
+
+
+def _columns(metric: str, result: MetricResult) -> Iterator[Row]:
+    """Yield the columns of a metric for each of its numbers."""
+    number, status = columns_of(metric)
+    values = result.values.float()
+    finite = values.isfinite().tolist()
+    for value, defined, code in zip(values.tolist(), finite, result.status.tolist(), strict=True):
+        yield {number: value if defined else None, status: Status(code).name.lower()}
 
 
 def _identity(key: str) -> int:
-    """A number that belongs to a picture wherever it stands, for its random draws."""
+    """Return a number that belongs to a picture wherever it stands, for its random draws."""
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big", signed=True)

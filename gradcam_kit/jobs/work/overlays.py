@@ -20,19 +20,21 @@ from gradcam_kit.transforms import Picture
 
 
 def overlay_of(row: Mapping[str, Any], picture: Picture, normalization: Normalization = "minmax") -> Picture:
-    """The overlay that a row of a run stands for."""
+    """Return the overlay that a row of a run stands for."""
     x0, y0, x1, y1 = row["box"]
     return overlay(picture, enlarged(row, normalization).clip(0, 1), box=(x0, y0, x1, y1))
 
 
-def draw(store: Store, entry: Entry, rows: Sequence[Row], normalization: Mapping[str, Normalization]) -> None:
-    """Write the overlays of one picture; what keeps one from being written is noted in its row.
+def render_overlays(
+    store: Store, entry: Entry, rows: Sequence[Row], normalization: Mapping[str, Normalization]
+) -> None:
+    """Render and write the overlays of one picture; a row whose overlay cannot be written says why.
 
     Args:
-        store: where they go.
+        store: where the overlays go.
         entry: the picture.
-        rows: those of the picture.
-        normalization: that of each method.
+        rows: the rows of the picture.
+        normalization: how each method normalizes.
 
     Raises:
         OptionError: no overlay can be written, because the disk is full.
@@ -42,15 +44,15 @@ def draw(store: Store, entry: Entry, rows: Sequence[Row], normalization: Mapping
             for row in rows:
                 name = store.overlay_name(entry.key, row["method"], row["rank"])
                 store.folder.put(name, encode_picture(overlay_of(row, picture, normalization[row["method"]]), ".jpg"))
-    except Exception as error:  # one overlay ends no run
+    except Exception as error:  # one overlay never ends a run
         raise_interruption(error)
         if is_full(error):
             with store.named():
                 raise
-        mark_undrawn(rows, error)
+        mark_unrendered(rows, error)
 
 
-def mark_undrawn(rows: Iterable[Row], error: Exception) -> None:
+def mark_unrendered(rows: Iterable[Row], error: Exception) -> None:
     """Note in the rows of a picture what keeps their overlays from being written."""
     said = error.strerror or error if isinstance(error, OSError) else error
     for row in rows:
@@ -58,7 +60,7 @@ def mark_undrawn(rows: Iterable[Row], error: Exception) -> None:
 
 
 class Painter:
-    """Draws overlays in threads while the model runs; at most a few pictures wait. A context manager."""
+    """Renders overlays in threads while the model runs; at most a few pictures wait. A context manager."""
 
     def __init__(self, store: Store, workers: int, normalization: Mapping[str, Normalization]) -> None:
         self._store = store
@@ -71,7 +73,7 @@ class Painter:
         """Draw the overlays of one picture; `rows` are complete when the future is done."""
         while self._waiting and (len(self._waiting) >= self._most or self._waiting[0].done()):
             self._waiting.pop(0).result()  # in their order, so that the first failure is the one that is told
-        future = self._pool.submit(draw, self._store, entry, rows, self._normalization)
+        future = self._pool.submit(render_overlays, self._store, entry, rows, self._normalization)
         self._waiting.append(future)
         return future
 

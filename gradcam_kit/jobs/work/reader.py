@@ -5,18 +5,15 @@ from __future__ import annotations
 import multiprocessing
 import os
 import pickle
-import signal
 import sys
-import threading
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from io import BytesIO
 from itertools import islice
-from multiprocessing.connection import wait
 from typing import Any, TypeVar
 
 import numpy as np
@@ -27,7 +24,8 @@ from torch import Tensor
 from gradcam_kit.errors import PictureError, raise_interruption
 from gradcam_kit.jobs.request import one_line
 from gradcam_kit.jobs.sources.index import Entry
-from gradcam_kit.jobs.sources.reading import picture_of, silence_decoders
+from gradcam_kit.jobs.sources.reading import picture_of
+from gradcam_kit.jobs.work.processes import init_worker, sigint_blocked
 from gradcam_kit.transforms import Box, Picture, Transform
 
 _T = TypeVar("_T")
@@ -76,7 +74,7 @@ class Failed:
 
     @classmethod
     def because(cls, entry: Entry, error: BaseException) -> Failed:
-        """The failure that an error caused; foreign errors could not be sent from process to process."""
+        """Return the failure that an error caused; foreign errors could not be sent from process to process."""
         return cls(entry, one_line(f"{type(error).__name__}: {error}"))
 
 
@@ -191,12 +189,12 @@ class Reader:
 
 
 def ahead_of(batch_size: int, workers: int) -> int:
-    """How many batches to read ahead: enough for all workers, and at least two."""
+    """Return how many batches to read ahead: enough for all workers, and at least two."""
     return max(2, -(-2 * workers * _CHUNK // batch_size))
 
 
 def batches(items: Iterable[_T], size: int) -> Iterator[list[_T]]:
-    """Lists of `size` items; the last one may be shorter."""
+    """Yield lists of `size` items; the last one may be shorter."""
     iterator = iter(items)
     while batch := list(islice(iterator, size)):
         yield batch
@@ -221,31 +219,6 @@ def prefetched(items: Iterable[_T], ahead: int = 1) -> Generator[_T, None, None]
             thread.shutdown()
             if hasattr(iterator, "close"):
                 iterator.close()
-
-
-@contextmanager
-def sigint_blocked() -> Iterator[None]:
-    """Keep an interruption from the processes that are started meanwhile, until `init_worker` settles them.
-
-    A terminal sends it to all processes, and those that are still importing would show a traceback.
-    """
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def init_worker() -> None:
-    """Settle a new process: it leaves interruptions to the one that started it, and ends with it, however that ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    silence_decoders()
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=lambda: (wait([parent.sentinel]), os._exit(1)), daemon=True).start()
 
 
 _transform: Transform | None = None  # of a worker process

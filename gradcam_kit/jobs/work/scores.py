@@ -18,7 +18,7 @@ from gradcam_kit.targets.scores import WORDS, are_shares, evident_kind, last_ope
 def with_scores(explainer: Explainer, pictures: Iterable[Decoded]) -> tuple[Explainer, list[str]]:
     """Return the explainer with what its scores are, decided by evidence where nothing was asked for, and notes.
 
-    More pictures are asked only while all outputs lie between 0 and 1, which those of few pictures may do by chance.
+    More pictures are asked only while all outputs lie between 0 and 1, which few outputs may do by chance.
     """
     if explainer.scores is not None:
         return explainer, [f"the score is {WORDS[explainer.scores]}, as asked for"]
@@ -31,7 +31,7 @@ def with_scores(explainer: Explainer, pictures: Iterable[Decoded]) -> tuple[Expl
             logits = read_logits(output)
             outputs.append(logits.detach() if outputs else logits)  # one graph tells enough
             kind, why = evident_kind(explainer.model, outputs)
-        except Exception as error:  # what the model cannot do is said when it is asked to explain
+        except Exception as error:  # a model that fails here is refused when it is asked to explain
             raise_interruption(error)
             break
         if last_operation(outputs[0]) in ("softmax", "sigmoid", "logsoftmax") or not _may_be_probabilities(outputs):

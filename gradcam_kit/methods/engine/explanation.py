@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from gradcam_kit.methods.engine.showing import RenderedPicture
 
 _SHOWN = 8
 
@@ -59,6 +65,66 @@ class Explanation:
     layers: tuple[str, ...]
     is_empty: Bool[Tensor, "n *m"]
     empty_because: str = ""
+
+    def overlay(
+        self,
+        picture: Any,
+        image: int = 0,
+        target: int = 0,
+        *,
+        transform: Any = None,
+        box: Any = None,
+        colormap: str = "jet",
+        alpha: float = 0.5,
+    ) -> RenderedPicture:
+        """Lay a heatmap on its picture.
+
+        Args:
+            picture: the picture of this image, as array, tensor or PIL image, of any size.
+            image: which image of the batch.
+            target: which of its m targets.
+            transform: the transform that made the image; its `box` says which part of the picture the model saw.
+            box: this part itself, `(x0, y0, x1, y1)` in the picture's pixels.
+            colormap: one of `gradcam_kit.render.COLORMAPS`.
+            alpha: share of the colors, in [0, 1].
+
+        Returns:
+            uint8 `(h, w, 3)`, an array with a method `save(path)`.
+
+        Raises:
+            OptionError: an image or a target that was not explained.
+            ShapeError: maps of signals or volumes.
+        """
+        from gradcam_kit.methods.engine.showing import overlay_of
+
+        return overlay_of(self, picture, image, target, transform, box, {"colormap": colormap, "alpha": alpha})
+
+    def save(self, path: str | PathLike[str], pictures: Sequence[Any] | None = None, *, transform: Any = None) -> None:
+        """Write a sheet: a row for each image, a column for each target; with `pictures` overlays, else colored maps.
+
+        Args:
+            path: the file; its suffix names the format.
+            pictures: one for each image, as in `overlay`.
+            transform: as in `overlay`.
+
+        Raises:
+            ShapeError: another number of pictures, or maps of signals or volumes.
+            PictureError: a suffix without a format, or a place that cannot be written to.
+        """
+        from gradcam_kit.methods.engine.showing import sheet_of
+
+        sheet_of(self, pictures, transform).save(path)
+
+    def plot(self, pictures: Sequence[Any] | None = None, *, transform: Any = None) -> Figure:
+        """Return the sheet of `save` as a matplotlib figure.
+
+        Raises:
+            MissingExtraError: matplotlib is not installed.
+            ShapeError: as `save`.
+        """
+        from gradcam_kit.methods.engine.showing import figure_of
+
+        return figure_of(self, pictures, transform)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "heatmaps": self.heatmaps}

@@ -1,0 +1,80 @@
+"""What happened to the architectures of `python -m benchmarks support`, and the file that holds it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.results import as_json, environment
+from benchmarks.support_cases import LIBRARIES
+
+IMAGES = 2
+"""Images that each architecture explains."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What happened to one architecture.
+
+    Attributes:
+        status: "ok": a finite map that varies, and nothing left behind; "refused": a clear error; "failed": anything
+            else that is not as it should be; "left out": not tried, and why.
+        layer: the automatic layer, with the `shape` of its map for images of `size`.
+        traceless: whether every hook, mode, flag, gradient, buffer and random state was as before.
+        seconds: of the explanation, the model's construction not included.
+        reason: of whatever is not ok.
+    """
+
+    name: str
+    family: str
+    status: str
+    reason: str = ""
+    layer: str = ""
+    shape: tuple[int, ...] = ()
+    size: tuple[int, ...] = ()
+    parameters: int = 0
+    finite: bool = False
+    varies: bool = False
+    traceless: bool = False
+    seconds: float = 0.0
+
+
+def load(file: Path) -> dict[str, Outcome]:
+    """Return the outcomes of a file, by name; none if it does not exist."""
+    if not file.exists():
+        return {}
+    found = {}
+    for row in json.loads(file.read_text())["architectures"]:
+        values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in row.items()}
+        found[row["name"]] = Outcome(**values)
+    return found
+
+
+def save(outcomes: Iterable[Outcome], file: Path) -> None:
+    """Put outcomes among those of other architectures in a file: JSON with one architecture on a line."""
+    found = {**load(file), **{one.name: one for one in outcomes}}
+    rows = sorted(found.values(), key=lambda one: (LIBRARIES.index(one.name.partition(":")[0]), one.family, one.name))
+    head = as_json({"environment": hardware(), "summary": summarize(rows)}).removesuffix("\n}\n")
+    lines = ",\n".join("  " + json.dumps(asdict(one)) for one in rows)
+    file.write_text(f'{head},\n "architectures": [\n{lines}\n ]\n}}\n')
+
+
+def summarize(outcomes: Iterable[Outcome]) -> dict[str, dict[str, int]]:
+    """Count how many of each library's architectures had which status; those of torchvision by task."""
+    counts: dict[str, Counter[str]] = {}
+    for outcome in outcomes:
+        library = outcome.name.partition(":")[0]
+        group = library if library == "timm" else f"{library} {outcome.family}"
+        counts.setdefault(group, Counter())[outcome.status] += 1
+    return {group: dict(statuses) for group, statuses in counts.items()}
+
+
+def hardware() -> dict[str, object]:
+    """Return what the outcomes depend on besides the code."""
+    loaded = {library: sys.modules[library].__version__ for library in LIBRARIES if library in sys.modules}
+    return {**environment("cpu"), "images": IMAGES, **loaded}

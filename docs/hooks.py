@@ -1,0 +1,75 @@
+"""Fill pages of the reference from the code, so that they cannot fall behind it."""
+
+from __future__ import annotations
+
+import html
+import inspect
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import typer
+from latex2mathml.converter import convert
+
+from gradcam_kit.cli import app
+from gradcam_kit.methods import METHODS
+from gradcam_kit.metrics import METRICS
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Replace `<!-- generated: NAME -->` by the text of that name."""
+    return re.sub(r"<!-- generated: (\w+) -->", lambda found: _MAKERS[found[1]](), markdown)
+
+
+def on_post_page(output: str, **_: Any) -> str:
+    """Turn formulas into MathML, which browsers show without a script or a network."""
+    formula = r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>'
+    return re.sub(formula, lambda found: convert(html.unescape(found[2])), output, flags=re.DOTALL)
+
+
+def commands() -> str:
+    """Return usage, help and options of every command."""
+    group: Any = typer.main.get_command(app)
+    context = group.context_class(group, info_name="gradcam-kit")
+    return "\n\n".join(_command(name, command, context) for name, command in group.commands.items())
+
+
+def _command(name: str, command: Any, parent: Any) -> str:
+    context = command.context_class(command, info_name=name, parent=parent)
+    lines = [f"## {name}", inspect.cleandoc(command.help or ""), f"```text\n{command.get_usage(context)}\n```"]
+    rows = [f"| {_cell(first)} | {_cell(text)} |" for first, text in _records(command, context)]
+    return "\n\n".join(lines) + ("\n\n| option | meaning |\n|---|---|\n" + "\n".join(rows) if rows else "")
+
+
+def _records(command: Any, context: Any) -> Iterator[tuple[str, str]]:
+    for parameter in command.get_params(context):
+        record = parameter.get_help_record(context)
+        if record is not None:
+            yield f"`{record[0]}`", record[1]
+
+
+def methods() -> str:
+    """Return a section for every method: its class, price, paper, and docstring."""
+    parts = []
+    for name, method in sorted(METHODS.items()):
+        source = (inspect.getmodule(method).__doc__ or "").strip().splitlines()[0]
+        text = inspect.cleandoc(method.__doc__ or "").split("\n\nArgs:")[0].split("\n\nExample:")[0]
+        parts.append(f"## {name}\n\n`{method.__name__}` · {method.cost or 'F'} · {source}\n\n{text}")
+    return "\n\n".join(parts)
+
+
+def metrics() -> str:
+    """Return a table of all metrics."""
+    rows = [
+        f"| `{name}` | {_cell(inspect.cleandoc(one.function.__doc__ or '').split(chr(10))[0])} | {one.better} | "
+        f"{_cell(one.cost)} | {_cell(one.paper)} |"
+        for name, one in sorted(METRICS.items())
+    ]
+    return "\n".join(["| name | measures | better | price | source |", "|---|---|---|---|---|", *rows])
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.replace("|", "\\|").split())
+
+
+_MAKERS: dict[str, Callable[[], str]] = {"cli": commands, "methods": methods, "metrics": metrics}

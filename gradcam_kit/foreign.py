@@ -1,0 +1,87 @@
+"""Names and keywords of other CAM libraries, and what they are called here; one table for all errors that say so."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable
+from functools import wraps
+from typing import Any, TypeVar
+
+from gradcam_kit.errors import InputError
+
+_C = TypeVar("_C", bound=Callable[..., Any])
+
+KEYWORDS = {
+    "input_tensor": "images, the first argument of the call: cam(images, targets)",
+    "targets_list": "targets: a class, one class per image, or a callable",
+    "target_category": "targets: a class, one class per image, or a callable",
+    "class_idx": "targets: a class, one class per image, or a callable",
+    "layer": "target_layers: a module, its name, or a sequence of them",
+    "target_layer": "target_layers: a module, its name, or a sequence of them",
+    "reshape_transform": "reshape, which tokens of common models do not need",
+    "use_cuda": "not needed: maps are computed where model and images are, so call model.cuda() and images.cuda()",
+    "device": "not needed: maps are computed where model and images are, so move both with .to(device)",
+    "aug_smooth": "a wrapper: TestTime(cam)(images)",
+    "eigen_smooth": "a wrapper: EigenSmooth(cam)(images)",
+    "uses_gradients": "the class attribute `needs` of a method",
+    "compute_input_gradient": "a method of its own: GuidedBackprop(model)",
+    "input_shape": "not needed: layers are looked for in the first call",
+    "enable_hooks": "not needed: hooks exist during a call alone",
+}
+"""Keyword of another library -> what to pass here."""
+
+NAMES = {
+    "show_cam_on_image": "overlay(picture, heatmap)",
+    "overlay_mask": "overlay(picture, heatmap)",
+    "preprocess_image": "gradcam_kit.transforms.PictureTransform()(picture)",
+    "deprocess_image": "gradcam_kit.render.colorize(heatmap)",
+    "ClassifierOutputTarget": "a plain class index: cam(images, targets=281)",
+    "ClassifierOutputSoftmaxTarget": "gradcam_kit.targets.ClassProbability(281)",
+    "BinaryClassifierOutputTarget": "gradcam_kit.targets.Negative(0) for the negative class, 0 for the positive one",
+    "RawScoresOutputTarget": "a callable: targets=lambda output: output.sum(1)",
+    "SemanticSegmentationTarget": "gradcam_kit.targets.SegmentationTarget(mask, classes)",
+    "FasterRCNNBoxScoreTarget": "gradcam_kit.targets.DetectionTarget(boxes, labels)",
+    "ActivationsAndGradients": "gradcam_kit.diagnostics.capture_features(model, layers, gradients=True)",
+    "GuidedBackpropReLUModel": "GuidedBackprop(model)",
+    "GradCAMpp": "GradCAMPlusPlus",
+    "SmoothGradCAMpp": "SmoothGradCAMPlusPlus",
+    "LayerGradCam": "GradCAM(model, layer)",
+    "GuidedGradCam": "GuidedGradCAM(model, layer)",
+    "KPCA_CAM": "KPCACAM",
+    "RandomCam": "RandomCAM",
+    "ISSCAM": "ISCAM",
+}
+"""Class or function of another library -> what it is here."""
+
+
+def says_what_it_is_here(function: _C) -> _C:
+    """Return the function with an error for keywords of other libraries, which names what to pass instead.
+
+    A keyword that the function itself names, or that the model of the object takes, is passed on.
+
+    Example:
+        >>> @says_what_it_is_here
+        ... def explain(images, **options): ...
+    """
+    own = set(inspect.signature(function).parameters)
+
+    @wraps(function)
+    def checked(*args: Any, **options: Any) -> Any:
+        foreign = KEYWORDS.keys() & options.keys() - own
+        if foreign:
+            known = _parameters_of(getattr(args[0], "model", None)) if args else set()
+            if named := [keyword for keyword in options if keyword in foreign - known]:
+                raise InputError(f"{function.__qualname__}() takes no {keyword_hints(named)}")
+        return function(*args, **options)
+
+    return checked  # type: ignore[return-value]
+
+
+def keyword_hints(keywords: Iterable[str]) -> str:
+    """Return the keywords with what they are here, for an error."""
+    return "; ".join(f"{keyword!r}; here it is {KEYWORDS[keyword]}" for keyword in keywords)
+
+
+def _parameters_of(model: Any) -> set[str]:
+    forward = getattr(model, "forward", None)
+    return set(inspect.signature(forward).parameters) if callable(forward) else set()

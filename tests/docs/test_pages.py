@@ -1,0 +1,79 @@
+"""Every example of the documentation runs as it is written."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from gradcam_kit.cli import app
+from gradcam_kit.methods import METHODS
+from gradcam_kit.metrics import METRICS
+
+ROOT = Path(__file__).parent.parent.parent
+DOCS = ROOT / "docs"
+OWN_TESTS = {"inputs.md", "diagnostics.md"}  # test_inputs_page.py and test_diagnostics_page.py also look at the results
+PAGES = [page for page in sorted(DOCS.rglob("*.md")) if str(page.relative_to(DOCS)) not in OWN_TESTS]
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", page.read_text(), re.DOTALL)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_stays(tmp_path, monkeypatch):
+    """Examples register methods and metrics, draw numbers, and write files."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("PICTURES", "MASKS"):
+        (tmp_path / name).symlink_to(ROOT / "gradcam_kit" / "demo" / name.lower(), target_is_directory=True)
+    before = [(registry, dict(registry)) for registry in (METHODS, METRICS)]
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        yield
+    for registry, names in before:
+        registry.clear()
+        registry.update(names)
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=lambda page: page.stem)
+def test_the_python_examples_run_in_order(page: Path) -> None:
+    names: dict[str, object] = {}
+    for block in blocks(page, "python"):
+        exec(compile(block, str(page), "exec"), names)
+        for name, shape in re.findall(r"^(\w+) = .*#.*?\((\d[\d, ]*)\)", block, re.MULTILINE):
+            assert tuple(names[name].shape) == tuple(map(int, shape.split(", "))), name  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if "\ngradcam-kit " in page.read_text()], ids=lambda page: page.stem
+)
+def test_the_commands_run(page: Path) -> None:
+    lines = [line for block in blocks(page, "bash") for line in block.splitlines()]
+    for command in (line for line in lines if line.startswith("gradcam-kit ")):
+        done = CliRunner().invoke(app, shlex.split(command)[1:])
+        assert done.exit_code == 0, done.output
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_links_and_pictures_lead_somewhere(page: Path) -> None:
+    prose = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+    for link in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", prose):
+        if not link.startswith(("http://", "https://")):
+            assert (page.parent / link).exists(), link
+
+
+def test_the_check_that_trust_shows_is_what_it_prints(capsys: pytest.CaptureFixture[str]) -> None:
+    page = DOCS / "how-to" / "trust.md"
+    exec(compile(blocks(page, "python")[0], str(page), "exec"), {})
+    printed = capsys.readouterr().out.strip()
+    shown = re.search(r"```\n(Sanity check of .*?)\n```", page.read_text(), re.DOTALL)
+    assert shown
+    number = r"[-+]?\d+\.\d+"
+    assert re.sub(number, "#", printed) == re.sub(number, "#", shown[1])
+    # How much maps of drawn weights resemble the real ones may differ in the second digit between versions of torch.
+    for here, there in zip(re.findall(number, printed), re.findall(number, shown[1]), strict=True):
+        assert float(here) == pytest.approx(float(there), abs=0.1)

@@ -1,0 +1,115 @@
+"""Habits from other CAM libraries: each gets an error that says what it is here, or works."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+import gradcam_kit
+from gradcam_kit import METHODS, GradCAM, ScoreCAM, read_picture
+from gradcam_kit.demo import sample_pictures
+from gradcam_kit.errors import InputError, OptionError, ShapeError, UnknownNameError
+from gradcam_kit.foreign import KEYWORDS, NAMES
+from gradcam_kit.models import load_model
+
+
+@pytest.fixture(scope="module")
+def loaded():
+    return load_model("demo")
+
+
+@pytest.fixture(scope="module")
+def images(loaded):
+    return torch.stack([loaded.transform(sample.picture) for sample in sample_pictures()[:2]])
+
+
+@pytest.mark.parametrize("keyword", ["use_cuda", "target_layer", "layer", "reshape_transform", "input_shape"])
+@pytest.mark.parametrize("method", [GradCAM, ScoreCAM])
+def test_keywords_of_a_constructor(method, loaded, keyword: str) -> None:
+    with pytest.raises(InputError, match=f"takes no '{keyword}'; here it is "):
+        method(loaded.model, **{keyword: "layer4"})
+
+
+@pytest.mark.parametrize("keyword", ["input_tensor", "aug_smooth", "eigen_smooth", "class_idx", "target_category"])
+def test_keywords_of_a_call(loaded, images, keyword: str) -> None:
+    for call in (GradCAM(loaded.model), GradCAM(loaded.model).explain):
+        with pytest.raises(InputError, match=f"takes no '{keyword}'; here it is "):
+            call(**{keyword: images}) if keyword == "input_tensor" else call(images, **{keyword: 1})
+
+
+def test_a_keyword_that_the_model_takes_is_the_model_s() -> None:
+    class Switched(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.head = nn.Conv2d(3, 4, 3), nn.Linear(4, 2)
+
+        def forward(self, x, layer=0.0):
+            return self.head(self.conv(x).relu().mean((2, 3))) + layer
+
+    found = GradCAM(Switched(), "conv").explain(torch.rand(1, 3, 8, 8), targets=0, layer=5.0)
+    assert float(found.scores[0]) > 3
+
+
+@pytest.mark.parametrize("name", sorted(NAMES))
+def test_names(name: str) -> None:
+    with pytest.raises(ImportError, match=f"gradcam_kit has no {name}; here it is "):
+        getattr(gradcam_kit, name)
+
+
+def test_what_the_tables_recommend_exists() -> None:
+    import re
+
+    for text in [*KEYWORDS.values(), *NAMES.values()]:
+        for module, name in re.findall(r"(gradcam_kit(?:\.\w+)*)\.(\w+)", text):
+            assert hasattr(__import__(module, fromlist=[name]), name), text
+        for name in re.findall(r"(?<![\w.])([A-Z]\w+)\(", text):
+            assert hasattr(gradcam_kit, name), text
+    assert not NAMES.keys() & set(gradcam_kit.__all__)
+
+
+def test_names_of_methods_and_models() -> None:
+    with pytest.raises(UnknownNameError, match="no method 'GradCAM'; here it is 'grad-cam'"):
+        METHODS["GradCAM"]
+    with pytest.raises(UnknownNameError, match=r"here it is 'grad-cam\+\+'"):
+        METHODS["GradCAMPlusPlus"]
+    with pytest.raises(UnknownNameError, match="did you mean 'torchvision:resnet50'"):
+        load_model("resnet50")
+
+
+def test_a_with_block_is_the_object(loaded, images) -> None:
+    with GradCAM(loaded.model) as cam:
+        heatmaps = cam(images)
+    assert torch.equal(heatmaps, cam(images))
+
+
+def test_an_explanation_becomes_pictures(loaded, images, tmp_path: Path, caplog) -> None:
+    pictures = [sample.picture for sample in sample_pictures()[:2]]
+    found = GradCAM(loaded.model).explain(images, targets=[[0, 1], [2, 3]])
+    shown = found.overlay(Image.fromarray(pictures[1]), image=1, target=1, transform=loaded.transform)
+    assert np.array_equal(shown, gradcam_kit.overlay(pictures[1], found.heatmaps[1, 1], box=(0, 0, 128, 128)))
+    shown.save(tmp_path / "one.png")
+    assert np.array_equal(read_picture(tmp_path / "one.png"), shown)
+    found.save(tmp_path / "sheet.png", pictures)
+    with_pictures, alone = read_picture(tmp_path / "sheet.png"), tmp_path / "alone.png"
+    found.save(alone)
+    assert with_pictures.shape[1] > read_picture(alone).shape[1]
+    assert len(found.plot(pictures).axes) == 1
+    assert not caplog.records
+    with caplog.at_level(logging.WARNING):
+        found.overlay(np.zeros((50, 100, 3), np.uint8))
+    assert "center crop; pass transform= or box=" in caplog.text
+    with pytest.raises(OptionError, match="target is 2; expected an index of the 2"):
+        found.overlay(pictures[0], target=2)
+    with pytest.raises(ShapeError, match="1 pictures and 2 explained images"):
+        found.save(alone, pictures[:1])
+
+
+def test_a_picture_of_pil_is_prepared_like_its_array(loaded) -> None:
+    picture = sample_pictures()[0].picture
+    assert torch.equal(loaded.transform(Image.fromarray(picture)), loaded.transform(picture))
