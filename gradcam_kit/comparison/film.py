@@ -177,7 +177,7 @@ def _is_given(layers: Any) -> bool:
 
 
 def _classes(explanation: Explanation, cam: BaseCAM) -> list[str]:
-    """The explained class of each image, by name where the model carries names."""
+    """Return the explained class of each image, by name where the model carries names."""
     assert explanation.targets is not None
     names: Sequence[str] | None = getattr(cam.model, "class_names", None)
     first = explanation.targets.reshape(len(explanation.targets), -1)[:, 0].tolist()
@@ -185,7 +185,7 @@ def _classes(explanation: Explanation, cam: BaseCAM) -> list[str]:
 
 
 def _shown(images: Tensor, pictures: Any) -> UInt8[Tensor, "n h w 3"]:
-    """The pictures below the heatmaps, on the host."""
+    """Return the pictures below the heatmaps, on the host."""
     if pictures is None:
         values = images.float().cpu()
         values = values[:, :3] if values.shape[1] >= 3 else values[:, :1]
@@ -198,7 +198,7 @@ def _shown(images: Tensor, pictures: Any) -> UInt8[Tensor, "n h w 3"]:
 
 
 def _grid(output: Any, channels: int, size: int) -> UInt8[np.ndarray, "height width 3"]:
-    """The first feature maps of each image in one row, each image from its smallest to its largest value."""
+    """Render the first feature maps of each image in one row, from its smallest value to its largest."""
     values = output if isinstance(output, Tensor) else next(iter(output))
     while values.ndim < 4:
         values = values.unsqueeze(-2)  # units and tokens as stripes

@@ -163,7 +163,7 @@ class _Tower(nn.Module):
         return self.function(*args, **kwargs)
 
     def find(self, layer: Any) -> Any:
-        """The layer by its name in the owner, or as it is."""
+        """Return the layer by its name in the owner, or as it is."""
         if isinstance(layer, list | tuple):
             return [self.find(one) for one in layer]
         if isinstance(layer, str):
@@ -201,14 +201,14 @@ def _pairs(images: Tensor, texts: Any) -> tuple[Tensor, Any, int, int]:
 
 
 def _with_extra_row(texts: Any, n: int) -> Any:
-    """The texts with the last one twice, so that the axis of the samples differs from that of the tokens."""
+    """Repeat the last text, so that the axis of the samples and the axis of the tokens differ in size."""
     return map_output(lambda one: torch.cat([one, one[-1:]]) if one.ndim and len(one) == n else one, texts)
 
 
 def _token_saliency(
     passed: TowerPass, gradients: list[Tensor | None], rows: int, length: int
 ) -> tuple[str, Float[Tensor, "n tokens"]]:
-    """The layer and the norms of gradient times activation, at the last layer where more than one token counts."""
+    """Return a layer and its norms of gradient times activation: the last layer where more than one token counts."""
     best: tuple[str, Tensor] | None = None
     for (name, activations), gradient in reversed(list(zip(passed.recorded.items(), gradients, strict=True))):
         if gradient is None:
@@ -232,7 +232,7 @@ def _token_saliency(
 def _fuse(
     layer: Any, image_output: Any, text_output: Any, score: FusedScore, passed: TowerPass
 ) -> tuple[_Fusion, list[Tensor | None], Tensor]:
-    """The map of the fusion module, the gradients at the layers of the text tower, and the scores."""
+    """Return the map of the fusion module, the gradients at the layers of the text tower, and the scores."""
     image_output = map_output(
         lambda leaf: leaf.detach().requires_grad_() if leaf.is_floating_point() else leaf, image_output
     )
@@ -265,7 +265,7 @@ def _fuse(
 
 
 def _size(end: Tensor, gradient: Tensor | None) -> Float[Tensor, " n"]:
-    """Norm of gradient times embedding, for each sample."""
+    """Return the norm of gradient times embedding, for each sample."""
     if gradient is None:
         return end.new_zeros(len(end), dtype=torch.float32)
     product = at_least_float32(gradient) * at_least_float32(end.detach())

@@ -21,7 +21,7 @@ _NAMES = ("image_embeds", "text_embeds", "image_features", "text_features", "poo
 
 
 def floating_in(output: Any) -> Tensor:
-    """The first floating tensor in what a tower returned."""
+    """Return the first floating tensor in what a tower returned."""
     leaves = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
     if not leaves:
         raise TargetError(f"a tower returned {kind_of(output)} without a floating tensor; expected embeddings (n, d)")
@@ -29,7 +29,7 @@ def floating_in(output: Any) -> Tensor:
 
 
 def embeddings_in(output: Any) -> Float[Tensor, "n d"]:
-    """The embeddings in what a tower returned."""
+    """Return the embeddings in what a tower returned."""
     named = [output[name] for name in _NAMES if name in output] if isinstance(output, Mapping) else []
     leaves = named or tree_leaves(output)
     found = [one for one in leaves if isinstance(one, Tensor) and one.is_floating_point() and one.ndim == 2]
@@ -58,11 +58,11 @@ class PairCosine:
         return EmbeddingSimilarity(text)(image)
 
     def detached(self) -> PairCosine:
-        """The same without the graph of the texts."""
+        """Return the same without the graph of the texts."""
         return PairCosine(embeddings_in(self.texts).detach())
 
     def select(self, index: Int[Tensor, " m"]) -> PairCosine:
-        """The scores of the rows that belong to pairs `index`."""
+        """Return the scores of the rows that belong to pairs `index`."""
         return PairCosine(embeddings_in(self.texts)[index])
 
 
@@ -75,11 +75,11 @@ class FusedScore:
     targets: Any
 
     def __call__(self, output: Any) -> Float[Tensor, " n"]:
-        """The scores of the fusion module, for what the image tower returned."""
+        """Return the scores of the fusion module, for what the image tower returned."""
         return self.score(self.fusion(output, self.texts))
 
     def score(self, fused: Any) -> Float[Tensor, " n"]:
-        """The scores in what the fusion module returned."""
+        """Return the scores in what the fusion module returned."""
         target = resolve_target(self.targets, ClassLogit, lambda: None)
         if target is None:
             target = ClassLogit(predicted_classes(fused))
@@ -87,10 +87,10 @@ class FusedScore:
         return scores
 
     def detached(self) -> FusedScore:
-        """The same without the graph of the texts."""
+        """Return the same without the graph of the texts."""
         return FusedScore(self.fusion, map_output(lambda leaf: leaf.detach(), self.texts), self.targets)
 
     def select(self, index: Int[Tensor, " m"]) -> FusedScore:
-        """The scores of the rows that belong to pairs `index`."""
+        """Return the scores of the rows that belong to pairs `index`."""
         texts = map_output(lambda leaf: leaf[index] if leaf.ndim else leaf, self.texts)
         return FusedScore(self.fusion, texts, self.targets)
