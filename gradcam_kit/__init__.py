@@ -10,17 +10,20 @@ from gradcam_kit._version import __version__ as __version__
 
 if TYPE_CHECKING:
     from gradcam_kit import targets
-    from gradcam_kit.comparison import HeatmapLogger, compare
+    from gradcam_kit.comparison import HeatmapLogger, analyze_mistakes, compare
     from gradcam_kit.errors import GradCamKitError, LayerNotFoundError, ShapeError
     from gradcam_kit.folder import explain_folder
     from gradcam_kit.jobs import load_run
     from gradcam_kit.methods import (
         CAM,
         DCAM,
+        DRISE,
         FEM,
         ISCAM,
         KPCACAM,
         METHODS,
+        ODAM,
+        RISE,
         SESS,
         SSCAM,
         AblationCAM,
@@ -57,12 +60,14 @@ if TYPE_CHECKING:
         ShapleyCAM,
         Smooth,
         SmoothGradCAMPlusPlus,
+        TemporalExplanation,
         TestTime,
         TwoTowerExplanation,
         ViTReciproCAM,
         WinsorCAM,
         XGradCAM,
         explain_all,
+        temporal_cam,
         two_tower_cam,
     )
     from gradcam_kit.models import load_model
@@ -76,6 +81,7 @@ _HOMES = {
     "LayerNotFoundError": "gradcam_kit.errors",
     "ShapeError": "gradcam_kit.errors",
     "HeatmapLogger": "gradcam_kit.comparison",
+    "analyze_mistakes": "gradcam_kit.comparison",
     "compare": "gradcam_kit.comparison",
     "contact_sheet": "gradcam_kit.render",
     "explain_folder": "gradcam_kit.folder",
@@ -90,10 +96,13 @@ _HOME = "gradcam_kit.methods"  # of all others
 __all__ = [
     "CAM",
     "DCAM",
+    "DRISE",
     "FEM",
     "ISCAM",
     "KPCACAM",
     "METHODS",
+    "ODAM",
+    "RISE",
     "SESS",
     "SSCAM",
     "AblationCAM",
@@ -134,11 +143,13 @@ __all__ = [
     "ShapleyCAM",
     "Smooth",
     "SmoothGradCAMPlusPlus",
+    "TemporalExplanation",
     "TestTime",
     "TwoTowerExplanation",
     "ViTReciproCAM",
     "WinsorCAM",
     "XGradCAM",
+    "analyze_mistakes",
     "compare",
     "contact_sheet",
     "explain_all",
@@ -149,6 +160,7 @@ __all__ = [
     "overlays",
     "read_picture",
     "targets",
+    "temporal_cam",
     "two_tower_cam",
 ]
 

@@ -38,6 +38,10 @@ class ClassIndexError(GradCamKitError, IndexError):
     """A class index outside of the model's classes."""
 
 
+class DetectionIndexError(GradCamKitError, IndexError):
+    """An image or a detection that the output of a detector does not have."""
+
+
 class InputError(GradCamKitError, TypeError):
     """An argument of a kind that cannot be used (integer images, a model that is not a module, ...)."""
 

@@ -16,6 +16,7 @@ from torch.nn.functional import interpolate
 
 Fusion = Literal["mean", "max", "product"]
 Normalization = Literal["minmax", "max", "none"]
+HeadFusion = Literal["mean", "max", "min"]
 
 # Differences below this share of a map's largest value are rounding noise of float32 sums, not structure.
 _FLAT = 1e-6
@@ -149,3 +150,22 @@ def without_rounding(differences: Float[Tensor, "*any"], values: Float[Tensor, "
 def at_least_float32(tensor: Tensor) -> Tensor:
     """Convert to float32, in which all arithmetic is done; wider types stay as they are."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def rollout_step(
+    attention: Float[Tensor, "n heads t t"], heads: HeadFusion = "mean", discard: float = 0.0
+) -> Float[Tensor, "n t t"]:
+    r"""Return one block's $\hat A$: the heads' attention plus the residual branch, rows normalized to sum 1.
+
+    Args:
+        attention: softmax over the keys.
+        heads: how the heads are fused.
+        discard: the share of the smallest fused entries of each sample that are set to zero, the residual branch not
+            counted. Not in the paper; ties go by position.
+    """
+    fused = attention.mean(1) if heads == "mean" else getattr(attention, f"a{heads}")(dim=1)
+    flat = fused.flatten(1)
+    smallest = flat.argsort(dim=1, stable=True)[:, : int(discard * flat.shape[1])]
+    residual = torch.eye(fused.shape[-1], dtype=fused.dtype, device=fused.device)
+    mixed = flat.scatter(1, smallest, 0).view_as(fused) + residual
+    return mixed / mixed.sum(dim=-1, keepdim=True)

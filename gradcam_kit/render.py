@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 from gradcam_kit.errors import OptionError, ShapeError, UnknownNameError, did_you_mean
 from gradcam_kit.functional import move
 from gradcam_kit.pixels.opencv import cv2
+from gradcam_kit.pixels.outlines import outline, read_outlines
 from gradcam_kit.pixels.painting import blended_on_device, blended_on_host, colored, exact_share
 from gradcam_kit.pixels.pictures import RGB, Array, Picture, as_rgb, batch_of_one, channels_last, rgb_picture, tensor_of
 from gradcam_kit.pixels.placement import Boxes, places
@@ -67,6 +68,7 @@ def overlay(
     heatmap: Array,
     *,
     box: Boxes | None = None,
+    outlines: Boxes | None = None,
     colormap: str = "jet",
     alpha: SupportsFloat = 0.5,
 ) -> RGB:
@@ -81,6 +83,7 @@ def overlay(
         box: `(x0, y0, x1, y1)`, the part of the picture that the model saw, in the picture's pixels, such as
             `transform.box(height, width)` and the rows of a run have. What was not seen is dimmed; what reaches beyond
             the picture is padding, and cut off. None = the whole picture, which is wrong behind a center crop.
+        outlines: boxes to mark, `(4,)` or `(b, 4)`, in the picture's pixels, such as the detection that is explained.
         colormap: one of `COLORMAPS`.
         alpha: share of the colors, in [0, 1]: 0 gives the picture, 1 the colors. Whole 2^-15ths count, with which the
             blend is exact.
@@ -98,7 +101,9 @@ def overlay(
         raise ShapeError(
             f"one heatmap has the shape (h, w), not {tuple(values.shape)}; index it, or call overlays() for several"
         )
-    return np.asarray(overlays(batch_of_one(picture), values[None], boxes=box, colormap=colormap, alpha=alpha)[0])
+    marked = None if outlines is None else [outlines]
+    painted = overlays(batch_of_one(picture), values[None], boxes=box, outlines=marked, colormap=colormap, alpha=alpha)
+    return np.asarray(painted[0])
 
 
 def overlays(
@@ -106,6 +111,7 @@ def overlays(
     heatmaps: Array,
     *,
     boxes: Boxes | None = None,
+    outlines: Sequence[Boxes | None] | None = None,
     colormap: str = "jet",
     alpha: SupportsFloat = 0.5,
 ) -> UInt8[np.ndarray, "n h w 3"]:
@@ -115,6 +121,7 @@ def overlays(
         pictures: `(n, h, w)`, `(n, h, w, c)` or `(n, c, h, w)`; layouts and values as in `overlay`.
         heatmaps: `(n, *any size)`; values as in `overlay`.
         boxes: one for all pictures or one for each, `(n, 4)`; as in `overlay`.
+        outlines: boxes to mark, an entry for each picture: None, `(4,)` or `(b, 4)`.
         colormap: one of `COLORMAPS`.
         alpha: share of the colors, in [0, 1].
 
@@ -137,8 +144,17 @@ def overlays(
         values = move(as_rgb(values), maps.device)
     n, height, width, _ = values.shape
     where = places((0, 0, width, height) if boxes is None else boxes, n, (height, width))
+    if outlines is not None and len(outlines) != n:
+        raise ShapeError(
+            f"outlines for {len(outlines)} pictures, and there are {n}; expected one entry for each picture"
+        )
+    marked = [None if one is None else read_outlines(one, (height, width)) for one in outlines or ()]
     blended = blended_on_host if maps.device.type == "cpu" else blended_on_device
-    return blended(values, maps, where, colormap_table(colormap), exact_share(share))
+    painted = blended(values, maps, where, colormap_table(colormap), exact_share(share))
+    for canvas, own in zip(painted, marked, strict=False):
+        if own is not None:
+            outline(canvas, own)
+    return painted
 
 
 def contact_sheet(

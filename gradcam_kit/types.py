@@ -54,6 +54,8 @@ class Evidence(Flag):
     """Activations and gradients of changed inputs: further forward and backward passes."""
     REPLAY = auto()
     """Scores of changed activations: further passes of the part behind the layer."""
+    DETECTIONS = auto()
+    """How much of a detection is left in changed inputs; for targets that are boxes."""
 
 
 class LayerChoice(Enum):
@@ -196,6 +198,8 @@ class LayerCapture:
             target each row has; any number of rows, in passes of `batch_size`. Evidence.RESCORE.
         rescore_probability: the same by the probability of the class, the softmax unless the model says that its
             outputs are something else (`targets.scores.evident_kind`); for a callable target it is `rescore`.
+        rescore_similarity: how similar the detections of changed images are to the one that is explained, for targets
+            that are boxes. Evidence.DETECTIONS.
         replay: scores as if the layer had put out these activations, `replay(activations (r, k, *s), index (r,))`; only
             the part of the model behind the layer runs. Evidence.REPLAY.
         images: the model's images.
@@ -218,6 +222,7 @@ class LayerCapture:
     replay: Replay
     images: Float[Tensor, "n c *t"]
     probe: Probe
+    rescore_similarity: Rescore | None = None
     head: Head | None = None
     weight_gradients: Float[Tensor, "n k"] | None = None
     residual: Float[Tensor, "n k *s"] | None = None

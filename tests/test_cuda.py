@@ -9,7 +9,7 @@ import torch
 from comparisons import FEWER, home, is_for_transformers, layers_of
 from metric_cases import CLASSES, measure, standard_case
 from models import Apply, build, images, tiny
-from representatives import each
+from representatives import ON_CLASSES, each
 from torch import nn
 from waits import metric_waits, waits_of
 
@@ -53,7 +53,7 @@ def test_the_imputation_is_exact_where_convolutions_may_round(count, monkeypatch
 
 
 @pytest.mark.parametrize("targets", [None, [0, 1, 2], [[0, 1], [2, 3], [4, 0]]], ids=["predicted", "n", "nm"])
-@pytest.mark.parametrize(("name", "layer"), each((name, layer) for name in METHODS for layer in layers_of(name)))
+@pytest.mark.parametrize(("name", "layer"), each((name, layer) for name in ON_CLASSES for layer in layers_of(name)))
 def test_a_call_waits_at_its_end_alone(name, layer, targets, monkeypatch):
     model, x = home(name), images(3, size=(16, 16) if is_for_transformers(name) else (16, 14)).double()
     expected = METHODS[name](model, layer, **FEWER.get(name, {}))(x, targets)

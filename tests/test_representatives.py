@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from representatives import crossed, each, kind_of, representatives
-
-from gradcam_kit import METHODS
+from representatives import ON_CLASSES, crossed, each, kind_of, representatives
 
 
 def run(cases) -> list[tuple[object, ...]]:
@@ -13,12 +11,12 @@ def run(cases) -> list[tuple[object, ...]]:
 
 def test_each_kind_has_one_representative() -> None:
     names = representatives()
-    assert {kind_of(name) for name in names} == {kind_of(name) for name in METHODS}
-    assert len({kind_of(name) for name in names}) == len(names) < len(METHODS)
+    assert {kind_of(name) for name in names} == {kind_of(name) for name in ON_CLASSES}
+    assert len({kind_of(name) for name in names}) == len(names) < len(ON_CLASSES)
 
 
 def test_cases_of_others_are_marked_and_kept() -> None:
-    assert [case.values for case in each()] == [(name,) for name in METHODS]
+    assert [case.values for case in each()] == [(name,) for name in ON_CLASSES]
     assert run(each()) == [(name,) for name in representatives()]
     assert kind_of("grad-cam") == kind_of("layer-cam") != kind_of("eigen-cam")
     pairs = [(name, layer) for name in ("grad-cam", "layer-cam", "eigen-cam") for layer in "ab"]

@@ -21,8 +21,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "is-cam": {"samples": 4},
     "sess": {"scales": 4},
     "integrated-grad-cam": {"steps": 10},
+    "rise": {"masks": 200},
 }
-SLOW = ("score-cam", "ss-cam", "is-cam", "sess")
+SLOW = ("score-cam", "ss-cam", "is-cam", "sess", "rise")
 _SLOW_SHARE = 3
 _RESAMPLES = 2000
 

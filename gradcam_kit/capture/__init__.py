@@ -1,9 +1,12 @@
 """The only code that touches a model: hooks, layers, tokens, targets, replay."""
 
 from gradcam_kit.capture.attaching import Hooks, holding_hooks
+from gradcam_kit.capture.attention.watching import SeenHeads, TokenGrid, watch_attention
 from gradcam_kit.capture.deferred_checks import on_host
+from gradcam_kit.capture.frames import Folded, frame_layout
 from gradcam_kit.capture.gradients.output_graph import output_with_graph, score_kind
 from gradcam_kit.capture.gradients.tower import TowerPass, tower_pass
+from gradcam_kit.capture.graph_layers import GraphCall, run_graph
 from gradcam_kit.capture.images.channels import read_inputs, with_channels
 from gradcam_kit.capture.images.choice import image_input_of
 from gradcam_kit.capture.images.positions import heatmap_size
@@ -18,9 +21,18 @@ from gradcam_kit.capture.model.trees import map_output
 from gradcam_kit.capture.observable import check_observable, in_backward, unobservable
 from gradcam_kit.capture.observing import Call, Observation, Observer, observe
 from gradcam_kit.capture.passes import Request, capture
+from gradcam_kit.capture.recurrent import (
+    RecurrentCall,
+    check_called,
+    passing,
+    recurrent_layers,
+    run_recurrent,
+    weights_version,
+)
 from gradcam_kit.capture.rerun.rescore import in_half_precision, rows_at_once
 from gradcam_kit.capture.rerun.session import IsPrediction, Rescoring, rescoring
 from gradcam_kit.capture.results import Capture
+from gradcam_kit.capture.texts import with_texts
 from gradcam_kit.targets.classes import (
     ClassLogit,
     ClassProbability,
@@ -36,23 +48,30 @@ __all__ = [
     "ClassProbability",
     "ClassTarget",
     "FinerTarget",
+    "Folded",
+    "GraphCall",
     "Hooks",
     "Inputs",
     "IsPrediction",
     "Observation",
     "Observer",
+    "RecurrentCall",
     "Request",
     "Rescoring",
     "Runner",
+    "SeenHeads",
     "TargetLayers",
+    "TokenGrid",
     "TowerPass",
     "capture",
+    "check_called",
     "check_model",
     "check_observable",
     "choose_among",
     "choose_layers",
     "compile_around",
     "find_layers",
+    "frame_layout",
     "heatmap_size",
     "holding_hooks",
     "image_input_of",
@@ -64,16 +83,23 @@ __all__ = [
     "observe",
     "on_host",
     "output_with_graph",
+    "passing",
     "randomizing",
     "read_inputs",
+    "recurrent_layers",
     "rescoring",
     "resolve_target",
     "rows_at_once",
+    "run_graph",
+    "run_recurrent",
     "score_kind",
     "select_layers",
     "split_name",
     "tower_pass",
     "unobservable",
     "untouched",
+    "watch_attention",
+    "weights_version",
     "with_channels",
+    "with_texts",
 ]

@@ -147,7 +147,7 @@ def observe(
     with ExitStack() as stack:
         attach = stack.enter_context(holding_hooks(every_thread=True, protect_copies=True))
         observation = Observation(inner, dict(layers), attach, every, held=models_held())
-        if _runs_compiled(model):
+        if runs_compiled(model):
             stack.enter_context(torch.compiler.set_stance("force_eager"))
             observation.note("The model is compiled; it runs eagerly while it is observed, and the values are eager's.")
         watch = _Watch(observation, observer)
@@ -283,7 +283,8 @@ class _OptionalLayers:
             self.block = None
 
 
-def _runs_compiled(model: nn.Module) -> bool:
+def runs_compiled(model: nn.Module) -> bool:
+    """Whether any part of the model is compiled, so that hooks would not fire."""
     # Nothing is compiled in a process that never loaded the compiler, and loading it takes seconds.
     if "torch._dynamo" not in sys.modules:
         return False

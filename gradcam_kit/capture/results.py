@@ -20,7 +20,7 @@ from gradcam_kit.capture.recording import LayerRecord
 from gradcam_kit.capture.rerun.prefix import Prefix
 from gradcam_kit.capture.rerun.probe import Prober
 from gradcam_kit.capture.rerun.replay import Replayer
-from gradcam_kit.capture.rerun.rescore import Rescorer, RowState
+from gradcam_kit.capture.rerun.rescore import Rescorer, RowState, by_similarity
 from gradcam_kit.errors import CaptureError, NonFiniteError
 from gradcam_kit.functional import at_least_float32, finite_probe
 from gradcam_kit.targets.classes import EvidentProbability
@@ -77,6 +77,7 @@ class Capture:
             scores=self.scores,
             rescore=rescorer,
             rescore_probability=rescorer if self.classes is None else replace(rescorer, target=self._probability),
+            rescore_similarity=by_similarity(rescorer) if Evidence.DETECTIONS in needs else None,
             replay=replayer,
             residual=replayer.residual() if Evidence.REPLAY in needs else None,
             images=self.inputs.images,

@@ -9,7 +9,9 @@ import typer
 
 from gradcam_kit.errors import OptionError
 
-Model = Annotated[str, typer.Option(help="demo, torchvision:NAME, timm:NAME, hf:NAME or package.module:factory.")]
+Model = Annotated[
+    str, typer.Option(help="demo, mobilenet-v2, torchvision:NAME, timm:NAME, hf:NAME or package.module:factory.")
+]
 Checkpoint = Annotated[Path | None, typer.Option(help="Weights: safetensors, or a PyTorch file of tensors.")]
 Weights = Annotated[str | None, typer.Option(help="Pretrained weights by name, such as DEFAULT or IMAGENET1K_V2.")]
 ImageSize = Annotated[int | None, typer.Option(help="Side of the model's input, in pixels.")]

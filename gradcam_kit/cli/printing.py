@@ -128,7 +128,7 @@ def finish_demo(done: DemoResult) -> None:
         "object. They depend less on the class than the other methods do.",
         err=False,
     )
-    say(f"Not for this convolutional model: {', '.join(done.unsuited)}", err=False)
+    say(f"Not for this convolutional classifier: {', '.join(done.unsuited)}", err=False)
     say(f"Side by side: {done.sheet}\nOne by one:   {done.overlays}", err=False)
     say("Next: gradcam-kit run PICTURES --model torchvision:resnet50 --weights DEFAULT --out DIR", err=False)
 

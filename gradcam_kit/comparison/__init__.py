@@ -1,7 +1,19 @@
 """Several methods, layers and targets on the same images, side by side: heatmaps, numbers, costs."""
 
 from gradcam_kit.comparison.comparing import compare
+from gradcam_kit.comparison.confusions import ConfusedPair, MistakenImage, Mistakes
 from gradcam_kit.comparison.film import HeatmapLogger
+from gradcam_kit.comparison.mistakes import analyze_mistakes
 from gradcam_kit.comparison.record import Comparison, check_ending, write_comparisons
 
-__all__ = ["Comparison", "HeatmapLogger", "check_ending", "compare", "write_comparisons"]
+__all__ = [
+    "Comparison",
+    "ConfusedPair",
+    "HeatmapLogger",
+    "MistakenImage",
+    "Mistakes",
+    "analyze_mistakes",
+    "check_ending",
+    "compare",
+    "write_comparisons",
+]

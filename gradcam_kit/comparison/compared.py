@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gradcam_kit.capture import Inputs, Runner, TargetLayers, untouched
+from gradcam_kit.capture import Inputs, Runner, TargetLayers, untouched, with_texts
 from gradcam_kit.errors import (
     GradCamKitError,
     InputError,
@@ -238,7 +238,7 @@ def costs(found: Sequence[ComparedMethod], inputs: Inputs, targets: Any) -> dict
         if one.cam is None:
             continue
         if one.cam.model not in forward:
-            forward[one.cam.model] = _forward_flops(one.cam.model, first)
+            forward[one.cam.model] = _forward_flops(one.cam.model, with_texts(one.cam.model, first, targets)[0])
         with Meter(index.device) as meter:
             one.cam(images, targets, **keywords)
             cost = meter.lap()

@@ -30,6 +30,7 @@ from gradcam_kit.pixels.pictures import RGB, Picture, rgb_picture
 from gradcam_kit.renamed import former_arguments
 from gradcam_kit.targets.names import carried_names, named_targets, read_class_names
 from gradcam_kit.targets.scores import SCORES, ScoreKind
+from gradcam_kit.targets.text import TextTarget
 from gradcam_kit.transforms import PictureTransform, as_transform
 from gradcam_kit.types import Images, Reshape
 
@@ -99,6 +100,8 @@ def compare(
         ShapeError: masks, pictures or names whose number differs from the number of images.
     """
     inputs = read_inputs(images, {}, image_input=image_input)
+    if scores is None and isinstance(targets, TextTarget):
+        scores = "raw"  # cosines, whatever the output of the model is
     class_names = carried_names(model) if class_names is None else read_class_names(class_names)
     targets = named_targets(targets, class_names)
     _check(scores, inputs.n, {"masks": masks, "pictures": pictures, "names": names})

@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from gradcam_kit.diagnostics.attention import capture_attention
     from gradcam_kit.diagnostics.callbacks.lightning import DiagnosticsCallback
     from gradcam_kit.diagnostics.callbacks.loop import watch_loop
     from gradcam_kit.diagnostics.callbacks.trainer import DiagnosticsTrainerCallback
@@ -17,14 +18,18 @@ if TYPE_CHECKING:
         check_output,
         check_training,
     )
+    from gradcam_kit.diagnostics.compare import compare_data, compare_models, layer_importance, project
     from gradcam_kit.diagnostics.features import capture_features
     from gradcam_kit.diagnostics.findings import Finding
     from gradcam_kit.diagnostics.gradients import clip_gradients, monitor_gradients, smooth_gradients
+    from gradcam_kit.diagnostics.graphs import graph_attention
     from gradcam_kit.diagnostics.maths.distances import cka, mmd
     from gradcam_kit.diagnostics.maths.spectra import effective_rank
     from gradcam_kit.diagnostics.nonfinite import find_nonfinite
     from gradcam_kit.diagnostics.origins import Origin
     from gradcam_kit.diagnostics.overhead import measure_overhead
+    from gradcam_kit.diagnostics.pyramid import pyramid_levels
+    from gradcam_kit.diagnostics.recurrent import trace_recurrent
     from gradcam_kit.diagnostics.report import LayerRow, ParameterRow, Report
     from gradcam_kit.diagnostics.show.dashboard import dashboard
     from gradcam_kit.diagnostics.thresholds import Thresholds
@@ -53,6 +58,7 @@ _HOMES = {
     "WandbWriter": "writers.wandb",
     "Writer": "writers.protocol",
     "can_overfit": "checks",
+    "capture_attention": "attention",
     "capture_features": "features",
     "check_curves": "checks",
     "check_data": "checks",
@@ -61,13 +67,20 @@ _HOMES = {
     "check_training": "checks",
     "cka": "maths.distances",
     "clip_gradients": "gradients",
+    "compare_data": "compare",
+    "compare_models": "compare",
     "dashboard": "show.dashboard",
     "effective_rank": "maths.spectra",
     "find_nonfinite": "nonfinite",
+    "layer_importance": "compare",
+    "graph_attention": "graphs",
     "measure_overhead": "overhead",
     "mmd": "maths.distances",
     "monitor_gradients": "gradients",
+    "project": "compare",
+    "pyramid_levels": "pyramid",
     "smooth_gradients": "gradients",
+    "trace_recurrent": "recurrent",
     "watch_loop": "callbacks.loop",
 }
 
@@ -88,6 +101,7 @@ __all__ = [
     "WandbWriter",
     "Writer",
     "can_overfit",
+    "capture_attention",
     "capture_features",
     "check_curves",
     "check_data",
@@ -96,13 +110,20 @@ __all__ = [
     "check_training",
     "cka",
     "clip_gradients",
+    "compare_data",
+    "compare_models",
     "dashboard",
     "effective_rank",
     "find_nonfinite",
+    "graph_attention",
+    "layer_importance",
     "measure_overhead",
     "mmd",
     "monitor_gradients",
+    "project",
+    "pyramid_levels",
     "smooth_gradients",
+    "trace_recurrent",
     "watch_loop",
 ]
 

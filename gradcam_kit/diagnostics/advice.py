@@ -42,3 +42,24 @@ UPDATE_HIGH = "Steps are a large part of the weights themselves. Lower the learn
 UPDATE_LOW = "Steps are tiny compared to the weights. Raise the learning rate; about 1e-3 is healthy"
 ACCUMULATED = "Gradients add up from step to step. Call optimizer.zero_grad() in every step"
 AMP = "Normal in the first steps with a GradScaler, which skips them and lowers its scale. Worth a look if it stays"
+UNCHANGED = (
+    "What follows sees what the layer saw. Fine for a residual branch that begins at 0; else remove the layer, or "
+    "train it with a larger learning rate"
+)
+SHIFT = "Use the same transform for both, and look at pictures of both side by side, those of the largest shift first"
+EMPTY_LEVEL = (
+    "Its features are computed for nothing. Check anchor sizes and strides of this level, and which levels the head "
+    "gets"
+)
+REDUNDANT_HEADS = "Heads look at the same places. Harmless; one of them can be pruned"
+SINK = (
+    "The head rests there and adds little of its own. Common in trained models; look at other heads, and do not read "
+    "such a token as important"
+)
+DEAD_HEAD = "The head adds nothing. Look at its value weights; it can be pruned"
+STUCK_GATE = (
+    "The gate does not react to its input. Look at its bias and the scale of the inputs; a forget gate at 1 never "
+    "forgets, at 0 it never remembers"
+)
+SATURATED_GATE = "The gate hardly learns. Scale down weights or inputs, or normalize"
+ONE_NEIGHBOR = "Other neighbors do not count. Look at the scale of the features, and at the number of heads"

@@ -33,6 +33,13 @@ class Thresholds:
         update_high: relative update of a parameter above which it is thrown about.
         accumulated: correlation of the gradient norm with the step number.
         accumulated_steps: measured steps for that correlation.
+        head_distance: Jensen-Shannon distance of two attention heads below which they repeat each other.
+        uniform: entropy from which a head counts as uniform.
+        sink: share of its attention that a head gives to one token (Clark et al., BlackboxNLP 2019; Xiao et al., ICLR
+            2024).
+        stuck_margin: mean of a gate below which, or as near to 1, it may be stuck.
+        stuck_std: standard deviation over samples and steps below which it is.
+        stuck_warn: share of the units with such a gate.
     """
 
     dead_warn: float = 0.1
@@ -55,6 +62,12 @@ class Thresholds:
     update_high: float = 1e-1
     accumulated: float = 0.99
     accumulated_steps: int = 4
+    head_distance: float = 0.05
+    uniform: float = 0.99
+    sink: float = 0.9
+    stuck_margin: float = 0.05
+    stuck_std: float = 0.02
+    stuck_warn: float = 0.1
 
     def __post_init__(self) -> None:
         for field in fields(self):

@@ -24,8 +24,8 @@ from gradcam_kit.methods import METHODS
 from gradcam_kit.pixels.pictures import write_picture
 from gradcam_kit.render import contact_sheet, overlays
 
-# With its paper's 35 samples SS-CAM alone would take as long as all the others.
-_OPTIONS: dict[str, dict[str, Any]] = {"ss-cam": {"samples": 4}}
+# With the numbers of their papers each of these alone would take as long as all the others.
+_OPTIONS: dict[str, dict[str, Any]] = {"ss-cam": {"samples": 4}, "rise": {"masks": 200}}
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def run_demo(out: Path, finished: Callable[[DemoRow], None] = lambda row: None, 
         try:
             heatmaps = method(explainer.model, **options)(images)
         except GradCamKitError:
-            unsuited.append(name)  # attention methods: the demo's model is convolutional
+            unsuited.append(name)  # attention methods and D-RISE: the demo's model is a convolutional classifier
             continue
         seconds = time.perf_counter() - start
         titles.append(", ".join([name, *(f"{option}={value}" for option, value in options.items())]))

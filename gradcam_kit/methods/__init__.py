@@ -7,6 +7,7 @@ from gradcam_kit.methods.cam import CAM
 from gradcam_kit.methods.contract import single_pass_methods
 from gradcam_kit.methods.dcam import DCAM
 from gradcam_kit.methods.deep_feature_factorization import DeepFeatureFactorization
+from gradcam_kit.methods.drise import DRISE
 from gradcam_kit.methods.eigen_cam import EigenCAM
 from gradcam_kit.methods.eigen_grad_cam import EigenGradCAM
 from gradcam_kit.methods.einsum_cam import EinsumCAM
@@ -31,9 +32,11 @@ from gradcam_kit.methods.kpca_cam import KPCACAM
 from gradcam_kit.methods.lafam import LaFAM
 from gradcam_kit.methods.layer_cam import LayerCAM
 from gradcam_kit.methods.legrad import LeGrad
+from gradcam_kit.methods.odam import ODAM
 from gradcam_kit.methods.random_cam import RandomCAM
 from gradcam_kit.methods.recipro_cam import ReciproCAM
 from gradcam_kit.methods.refine_cam import RefineCAM
+from gradcam_kit.methods.rise import RISE
 from gradcam_kit.methods.score_cam import ScoreCAM
 from gradcam_kit.methods.seg_eigen_cam import SegEigenCAM
 from gradcam_kit.methods.seg_xres_cam import SegXResCAM
@@ -42,6 +45,7 @@ from gradcam_kit.methods.shapley_cam import ShapleyCAM
 from gradcam_kit.methods.smooth_grad_cam_plus_plus import SmoothGradCAMPlusPlus
 from gradcam_kit.methods.smoothing import EigenSmooth, Smooth, TestTime
 from gradcam_kit.methods.ss_cam import SSCAM
+from gradcam_kit.methods.temporal import TemporalExplanation, temporal_cam
 from gradcam_kit.methods.two_tower_cam import TwoTowerExplanation, two_tower_cam
 from gradcam_kit.methods.vit_recipro_cam import ViTReciproCAM
 from gradcam_kit.methods.winsor_cam import WinsorCAM
@@ -50,10 +54,13 @@ from gradcam_kit.methods.xgrad_cam import XGradCAM
 __all__ = [
     "CAM",
     "DCAM",
+    "DRISE",
     "FEM",
     "ISCAM",
     "KPCACAM",
     "METHODS",
+    "ODAM",
+    "RISE",
     "SESS",
     "SSCAM",
     "AblationCAM",
@@ -90,6 +97,7 @@ __all__ = [
     "ShapleyCAM",
     "Smooth",
     "SmoothGradCAMPlusPlus",
+    "TemporalExplanation",
     "TestTime",
     "TwoTowerExplanation",
     "ViTReciproCAM",
@@ -98,5 +106,6 @@ __all__ = [
     "explain_all",
     "explain_many",
     "single_pass_methods",
+    "temporal_cam",
     "two_tower_cam",
 ]

@@ -3,37 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from gradcam_kit.errors import CaptureError, OptionError
+from gradcam_kit.functional import HeadFusion, rollout_step
 from gradcam_kit.methods.base import BaseCAM
 from gradcam_kit.options import one_of
 from gradcam_kit.types import Attention, Evidence, LayerCapture, LayerChoice
-
-HeadFusion = Literal["mean", "max", "min"]
-
-
-def rollout_step(
-    attention: Float[Tensor, "n heads t t"], heads: HeadFusion = "mean", discard: float = 0.0
-) -> Float[Tensor, "n t t"]:
-    r"""Return one block's $\hat A$: the heads' attention plus the residual branch, rows normalized to sum 1.
-
-    Args:
-        attention: softmax over the keys.
-        heads: how the heads are fused.
-        discard: the share of the smallest fused entries of each sample that are set to zero, the residual branch not
-            counted. Not in the paper; ties go by position.
-    """
-    fused = attention.mean(1) if heads == "mean" else getattr(attention, f"a{heads}")(dim=1)
-    flat = fused.flatten(1)
-    smallest = flat.argsort(dim=1, stable=True)[:, : int(discard * flat.shape[1])]
-    residual = torch.eye(fused.shape[-1], dtype=fused.dtype, device=fused.device)
-    mixed = flat.scatter(1, smallest, 0).view_as(fused) + residual
-    return mixed / mixed.sum(dim=-1, keepdim=True)
 
 
 def relevance_of_patches(attention: Attention, steps: Sequence[Float[Tensor, "n t t"]]) -> Float[Tensor, "n *s"]:

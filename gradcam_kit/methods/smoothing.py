@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gradcam_kit.capture import Inputs, in_fastest_format, read_inputs
+from gradcam_kit.capture import Inputs, in_fastest_format, read_inputs, with_texts
 from gradcam_kit.errors import InputError, OptionError, kind_of
 from gradcam_kit.methods.arithmetic.components import first_component
 from gradcam_kit.methods.arithmetic.perturbations import gaussian_noise
@@ -64,6 +64,7 @@ class _Mean:
         inputs = read_inputs(images, forward_kwargs, self.cam.model, image_input=self.cam.image_input)
         if inputs.n == 0:
             return self.cam.explain(images, targets, **forward_kwargs)
+        inputs, targets = with_texts(self.cam.model, inputs, targets)
         inputs = with_images_of(self.cam, inputs, targets)
         return in_fastest_format(self.cam.model, inputs, lambda inputs: self._mean(inputs, targets))
 

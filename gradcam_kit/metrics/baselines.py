@@ -8,8 +8,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from gradcam_kit.draws import uniform
 from gradcam_kit.functional import at_least_float32, normalize
-from gradcam_kit.metrics.draws import identities_of, uniform
+from gradcam_kit.metrics.draws import identities_of
 from gradcam_kit.options import Registry
 
 

@@ -11,10 +11,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from gradcam_kit.draws import normal
 from gradcam_kit.errors import OptionError, ShapeError
 from gradcam_kit.functional import at_least_float32, move
 from gradcam_kit.metrics.checks import check_heatmaps, check_rows, degenerate, improbable, usable
-from gradcam_kit.metrics.draws import identities_of, normal
+from gradcam_kit.metrics.draws import identities_of
 from gradcam_kit.metrics.faithfulness import adcc_complexity, coherency, harmonic_mean
 from gradcam_kit.metrics.imputation import TOLERANCE, Workspace, imputed
 from gradcam_kit.metrics.ordering import Order, unordered

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from gradcam_kit.draws import normal, uniform
 from gradcam_kit.errors import OptionError
 from gradcam_kit.functional import at_least_float32
 from gradcam_kit.metrics.checks import (
@@ -18,7 +19,7 @@ from gradcam_kit.metrics.checks import (
     degenerate,
     usable,
 )
-from gradcam_kit.metrics.draws import identities_of, normal, uniform
+from gradcam_kit.metrics.draws import identities_of
 from gradcam_kit.metrics.registry import Explain, metric
 from gradcam_kit.metrics.result import MetricResult, Status, measured
 from gradcam_kit.metrics.rows import sample_index, score_grid, score_settings, spread

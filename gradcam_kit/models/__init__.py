@@ -25,6 +25,7 @@ from gradcam_kit.errors import (
 )
 from gradcam_kit.models.checkpoints import load_checkpoint
 from gradcam_kit.models.copying import copied
+from gradcam_kit.models.photos import mobilenet_v2
 from gradcam_kit.models.zoo import (
     LoadOptions,
     ModelParts,
@@ -39,7 +40,7 @@ from gradcam_kit.transforms import IMAGENET, CallableTransform, PictureTransform
 _named: set[str] = set()
 """Modules and names in them that this program has imported because somebody asked for them."""
 
-SPECS = "demo, torchvision:NAME, timm:NAME, hf:NAME or package.module:factory"
+SPECS = "demo, mobilenet-v2, torchvision:NAME, timm:NAME, hf:NAME or package.module:factory"
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,8 @@ def load_model(
     """Make the model of a specification; the same call makes the same model, also when its weights are random.
 
     Args:
-        spec: `demo`, `torchvision:NAME`, `timm:NAME`, `hf:NAME` or `package.module:factory`.
+        spec: `demo`, `mobilenet-v2` (ImageNet weights that come as a package), `torchvision:NAME`, `timm:NAME`,
+            `hf:NAME` or `package.module:factory`.
         checkpoint: weights from a file, see `gradcam_kit.models.checkpoints`.
         weights: a name of pretrained weights: of torchvision (`DEFAULT`, `IMAGENET1K_V2`) or a pretrained tag of timm.
         image_size: side of the model's square input, in pixels.
@@ -105,7 +107,7 @@ def load_model(
         raise OptionError(f"both weights {weights!r} and checkpoint {str(checkpoint)!r} are given; choose one")
     class_names = None if class_names is None else read_class_names(class_names)
     kind, _, name = spec.partition(":")
-    if kind in _LOADERS and bool(name) == (kind != "demo"):
+    if kind in _LOADERS and bool(name) == (kind not in _WITHOUT_NAME):
         load = _LOADERS[kind]
     elif name and kind not in _LOADERS:
         load, name = _from_factory, spec
@@ -262,10 +264,13 @@ def _from_module(model: nn.Module, source: str, weights: str) -> ModelParts:
 
 _LOADERS: dict[str, Callable[[str, LoadOptions], ModelParts]] = {
     "demo": _demo,
+    "mobilenet-v2": mobilenet_v2,
     "torchvision": torchvision_model,
     "timm": timm_model,
     "hf": hugging_face_model,
 }
+_WITHOUT_NAME = ("demo", "mobilenet-v2")
+"""Kinds that are one model."""
 
 
 @contextmanager

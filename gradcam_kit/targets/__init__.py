@@ -8,17 +8,21 @@ choices (the nearest classes, the predicted region, ...) are those of this outpu
 from gradcam_kit.targets.classes import ClassLogit, ClassProbability
 from gradcam_kit.targets.contrastive import FinerTarget, LogitDifference, Negative, TopK
 from gradcam_kit.targets.detection import DetectionTarget
+from gradcam_kit.targets.detection_similarity import DetectionSimilarity
 from gradcam_kit.targets.embedding import EmbeddingSimilarity
 from gradcam_kit.targets.segmentation import SegmentationTarget
+from gradcam_kit.targets.text import TextTarget
 
 __all__ = [
     "ClassLogit",
     "ClassProbability",
+    "DetectionSimilarity",
     "DetectionTarget",
     "EmbeddingSimilarity",
     "FinerTarget",
     "LogitDifference",
     "Negative",
     "SegmentationTarget",
+    "TextTarget",
     "TopK",
 ]

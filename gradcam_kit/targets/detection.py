@@ -1,54 +1,82 @@
-"""The target of detectors: the score of the detection that overlaps a box."""
+"""The target of detectors: the score, or a coordinate, of the detection that overlaps a box."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from gradcam_kit.errors import OptionError, ShapeError, TargetError, kind_of
+from gradcam_kit.errors import DetectionIndexError, OptionError, ShapeError, TargetError
 from gradcam_kit.functional import at_least_float32, move
+from gradcam_kit.options import finite_number, one_of, whole
 from gradcam_kit.targets.classes import ClassLogit
+from gradcam_kit.targets.detection_similarity import DetectionSimilarity
+from gradcam_kit.targets.detections import (
+    Detections,
+    QueryScores,
+    are_queries,
+    corners,
+    kind_of_queries,
+    overlaps_of,
+    read_detections,
+    read_queries,
+)
 from gradcam_kit.targets.values import Classes, changed, read_numbers, show
+
+Part = Literal["score", "x0", "y0", "x1", "y1", "x", "y", "width", "height"]
+"""What of a detection is explained: its score, a side, the center, or the size of its box."""
 
 _NO_LABEL = -1  # of a box that nothing overlaps: no detection has it
 
 
 @dataclass(frozen=True, eq=False)
 class DetectionTarget:
-    """The score of the detection that overlaps a given box, for one box per sample.
+    """The score of the detection that overlaps a given box, for one box per sample; or a coordinate of its box.
 
     Of the detections (with the given label) the one with the largest intersection over union counts; of several at one
     place the one with the largest score. Outputs of these forms are read, with boxes (x0, y0, x1, y1) unless said:
 
-    - a list with a mapping for each sample: "boxes" `(d, 4)`, "scores" `(d,)`, maybe "labels" `(d,)` (torchvision);
+    - a list with a mapping for each sample: "boxes" `(d, 4)`, "scores" `(d,)`, maybe "labels" `(d,)` (torchvision), and
+      for D-RISE maybe "probabilities" `(d, classes)` and "objectness" `(d,)`;
     - one such mapping, of one sample or with an axis for the samples in front;
     - a mapping with "pred_boxes" `(n, d, 4)`, as center, width and height, and "logits" `(n, d, classes)` (DETR): the
       score is the logit of the label, which must be given.
 
     The images as they are settle the labels that are not given. A changed image without such a detection scores 0.
     Name a layer of the backbone: queries and anchors, which come behind it, have no positions. torchvision's detectors
-    take the batch as one tensor, too.
+    take the batch as one tensor, too. `DetectionTarget.of` makes a target of every box that a model found.
 
     Args:
         boxes: `(4,)` for all samples or `(n, 4)`, (x0, y0, x1, y1) in the coordinates of the model's own boxes.
         labels: an int for all samples or one per sample `(n,)`; None = those of the detections that overlap most.
         iou: the least intersection over union, in (0, 1].
         required: whether a box that nothing overlaps is an error; if not, its score is 0 and its map is empty.
+        part: "score"; or "x0", "y0", "x1", "y1", "x" and "y" (the center), "width" or "height" of the box, in the
+            model's own coordinates: what moves this side outward is `Negative` of it for "x0" and "y0".
+        scores: what the logits of queries are, for `of` and D-RISE; None = what they look like.
 
     Raises:
         TargetError: nothing overlaps a box (the message has the best overlap), or the output has no detections to read.
         ShapeError: another number of boxes or labels than samples.
+
+    Example:
+        >>> import torch
+        >>> from gradcam_kit.targets import DetectionTarget
+        >>> output = [{"boxes": torch.tensor([[0.0, 0.0, 4.0, 8.0]]), "scores": torch.tensor([0.75])}]
+        >>> [float(target(output)) for target in DetectionTarget.of(output, part="height")]
+        [8.0]
     """
 
     boxes: Any
     labels: Classes | None = None
     iou: float = 0.5
     required: bool = field(default=True, kw_only=True)
+    part: Part = field(default="score", kw_only=True)
+    scores: QueryScores | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         boxes = read_numbers("boxes", self.boxes)
@@ -58,6 +86,9 @@ class DetectionTarget:
             raise TargetError(f"boxes are {boxes.tolist()}; expected (x0, y0, x1, y1) with x0 < x1 and y0 < y1")
         if not 0 < self.iou <= 1:
             raise OptionError(f"iou is {self.iou!r}; expected a number in (0, 1]")
+        one_of("part", self.part, get_args(Part))
+        if self.scores is not None:
+            one_of("scores", self.scores, get_args(QueryScores))
         object.__setattr__(self, "boxes", boxes)
         labels = None if self.labels is None else ClassLogit(self.labels).on_host().classes
         if isinstance(labels, Tensor) and labels.ndim != 1:
@@ -66,13 +97,65 @@ class DetectionTarget:
 
     __repr__ = show
 
+    @classmethod
+    def of(
+        cls,
+        output: Any,
+        image: int = 0,
+        score_above: float = 0.5,
+        *,
+        detections: Sequence[int] | int | None = None,
+        **options: Any,
+    ) -> list[DetectionTarget]:
+        """Return a target for each detection of one image, for methods that get this image alone; best score first.
+
+        Boxes without area cannot be explained and are left out.
+
+        Args:
+            output: of the model, in one of the forms above. Logits of queries count with the probability of their
+                most likely class.
+            image: whose detections, counted from 0.
+            score_above: the least score.
+            detections: only these, counted as in the output and in this order, whatever they score.
+            options: of the targets, such as `part`, `scores` or `iou`.
+
+        Raises:
+            TargetError: the output has no boxes, or none with such a score; the message has the best one.
+            DetectionIndexError: an image or a detection that the output does not have.
+
+        Example:
+            >>> import torch
+            >>> from gradcam_kit.targets import DetectionTarget
+            >>> boxes, scores = torch.tensor([[0.0, 0, 4, 8], [5.0, 0, 9, 9]]), torch.tensor([0.4, 0.9])
+            >>> [target.boxes.tolist() for target in DetectionTarget.of([{"boxes": boxes, "scores": scores}])]
+            [[5.0, 0.0, 9.0, 9.0]]
+        """
+        least = finite_number("score_above", score_above)
+        found = read_queries(output, options.get("scores")) if are_queries(output) else read_detections(output)
+        own = {key: column.detach().cpu() for key, column in found[_place("image", image, len(found))].items()}
+        scores, boxes, labels = at_least_float32(own["scores"]), own["boxes"], own.get("labels")
+        if not len(scores):
+            raise TargetError(f"the model found no box in image {image}; there is nothing to explain")
+        if detections is not None:
+            given = [detections] if isinstance(detections, int) else detections
+            chosen = [_place("detection", one, len(scores)) for one in given]
+        else:
+            chosen = [one for one in scores.argsort(descending=True, stable=True).tolist() if scores[one] > least]
+            if not chosen:
+                raise TargetError(
+                    f"none of the {len(scores)} detections in image {image} scores above {least:g}: the best has "
+                    f"{float(scores.max()):.2f}; lower score_above"
+                )
+            chosen = [one for one in chosen if (boxes[one, 2:] > boxes[one, :2]).all()]
+        return [cls(boxes[one], None if labels is None else int(labels[one]), **options) for one in chosen]
+
     def __call__(self, output: Any) -> Float[Tensor, " n"]:
-        """Scores as the model gives them."""
+        """Scores as the model gives them, or coordinates as its boxes have them."""
         return self._match(output)[0]
 
     def settle(self, output: Any) -> DetectionTarget:
         """The same boxes with the labels that they have in this output; in others none is required."""
-        scores, labels = self._match(output)
+        scores, labels, _ = self._match(output)
         return changed(self, boxes=self.boxes.expand(len(scores), 4), labels=labels, required=False)
 
     def select(self, index: Int[Tensor, " m"]) -> DetectionTarget:
@@ -83,8 +166,24 @@ class DetectionTarget:
             labels = move(labels, index.device)[index]
         return changed(self, boxes=boxes, labels=labels)
 
-    def _match(self, output: Any) -> tuple[Float[Tensor, " n"], Any]:
-        """The score of each sample's box, and the labels: those of the detections, or as given where they have none."""
+    def similarity(self, output: Any) -> DetectionSimilarity:
+        """How similar the detections of other outputs are to these of this output: what D-RISE measures.
+
+        Raises:
+            TargetError: a coordinate is explained, which a similarity does not know.
+        """
+        if self.part != "score":
+            raise TargetError(f"part is {self.part!r}, and a similarity is about whole detections; leave part out")
+        _, labels, samples = self._match(output)
+        scores = self.scores
+        if are_queries(output):
+            scores = scores or kind_of_queries(at_least_float32(output["logits"]))  # of changed images it may not show
+            samples = read_queries(output, scores)
+        known = None if labels is None else torch.as_tensor(labels).expand(len(samples))
+        return DetectionSimilarity.of(samples, self.boxes.expand(len(samples), 4), known, scores, self.iou)
+
+    def _match(self, output: Any) -> tuple[Float[Tensor, " n"], Any, list[Detections]]:
+        """Score and label of each sample's box (the labels as given where detections have none), and all detections."""
         samples = self._read(output)
         n = len(samples)
         for name, given in (("boxes", self.boxes[..., 0]), ("labels", self.labels)):
@@ -92,7 +191,7 @@ class DetectionTarget:
                 raise ShapeError(f"{len(given)} {name} for {n} images; give one per image, or one for all")
         boxes = self.boxes.expand(n, 4)
         wanted = self.labels if isinstance(self.labels, Tensor) else [self.labels] * n
-        best = [_best(*arguments) for arguments in zip(samples, boxes, wanted, strict=True)]
+        best = [_best(*arguments, self.part) for arguments in zip(samples, boxes, wanted, strict=True)]
         overlaps, scores, labels = (torch.stack(column) for column in zip(*best, strict=True))
         found = overlaps >= self.iou
         if self.required and not found.all():
@@ -105,61 +204,44 @@ class DetectionTarget:
                 "lower iou; required=False gives such images an empty map"
             )
         labeled = all("labels" in sample for sample in samples)
-        return scores.where(found, 0), labels.where(found, _NO_LABEL) if labeled else self.labels
+        return scores.where(found, 0), labels.where(found, _NO_LABEL) if labeled else self.labels, samples
 
-    def _read(self, output: Any) -> list[Mapping[str, Tensor]]:
-        """The boxes, scores and maybe labels of each sample's detections."""
-        if isinstance(output, Mapping):
-            if isinstance(output.get("pred_boxes"), Tensor) and isinstance(output.get("logits"), Tensor):
-                output = self._read_queries(output["pred_boxes"], output["logits"])
-            if not _is_detections(output):
-                raise _unreadable(output)
-            columns = {key: output[key] for key in ("boxes", "scores", "labels") if key in output}
-            if columns["boxes"].ndim == 2:
-                return [columns]
-            return [dict(zip(columns, rows, strict=True)) for rows in zip(*columns.values(), strict=True)]
-        if not isinstance(output, list | tuple) or not output or not all(map(_is_detections, output)):
-            raise _unreadable(output)
-        return list(output)
-
-    def _read_queries(self, boxes: Float[Tensor, "n d 4"], logits: Float[Tensor, "n d classes"]) -> dict[str, Tensor]:
+    def _read(self, output: Any) -> list[Detections]:
+        """The detections of each sample; of queries with the logit of the label as the score."""
+        if not are_queries(output):
+            return read_detections(output)
         if self.labels is None:
             raise TargetError("the detections have a logit for every class; pass labels=, the class to explain")
-        labels = ClassLogit(self.labels).indices(logits[:, 0])
-        center, half = boxes[..., :2], boxes[..., 2:] / 2
-        columns = labels[:, None, None].expand(-1, logits.shape[1], 1)
-        return {"boxes": torch.cat([center - half, center + half], 2), "scores": logits.gather(2, columns)[..., 0]}
+        logits = output["logits"]
+        columns = ClassLogit(self.labels).indices(logits[:, 0])[:, None, None].expand(-1, logits.shape[1], 1)
+        return read_detections({"boxes": corners(output["pred_boxes"]), "scores": logits.gather(2, columns)[..., 0]})
 
 
-def _best(detections: Mapping[str, Tensor], box: Float[Tensor, "4"], label: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """Overlap, score and label of the detection that overlaps a box most."""
-    scores = detections["scores"]
+def _best(detections: Detections, box: Float[Tensor, "4"], label: Any, part: Part) -> tuple[Tensor, Tensor, Tensor]:
+    """Overlap, what is explained, and label of the detection that overlaps a box most."""
+    scores, values = detections["scores"], _values(detections, part)
     labels = detections.get("labels", torch.full_like(scores, _NO_LABEL, dtype=torch.long))
     if not len(scores):
-        return scores.new_full((), -1), scores.sum(), labels.new_full((), _NO_LABEL)
-    overlaps = _overlaps(move(box, scores.device), at_least_float32(detections["boxes"].detach()))
+        return scores.new_full((), -1), values.sum(), labels.new_full((), _NO_LABEL)
+    overlaps = overlaps_of(move(box, scores.device), at_least_float32(detections["boxes"].detach()))
     if label is not None and "labels" in detections:
         overlaps = overlaps.where(labels == label, -1)
     most = overlaps.amax()
     place = at_least_float32(scores.detach()).where(overlaps == most, -torch.inf).argmax()[None]
-    return most, scores.index_select(0, place)[0], labels.index_select(0, place)[0]
+    return most, values.index_select(0, place)[0], labels.index_select(0, place)[0]
 
 
-def _overlaps(box: Float[Tensor, "4"], boxes: Float[Tensor, "d 4"]) -> Float[Tensor, " d"]:
-    """Intersection over union."""
-    shared = (torch.minimum(box[2:], boxes[:, 2:]) - torch.maximum(box[:2], boxes[:, :2])).clamp(min=0).prod(1)
-    areas = (boxes[:, 2:] - boxes[:, :2]).clamp(min=0).prod(1)
-    return shared / ((box[2:] - box[:2]).prod() + areas - shared)
+def _values(detections: Detections, part: Part) -> Float[Tensor, " d"]:
+    """What is explained of each detection."""
+    if part == "score":
+        return detections["scores"]
+    x0, y0, x1, y1 = detections["boxes"].unbind(1)
+    sides = {"x0": x0, "y0": y0, "x1": x1, "y1": y1, "width": x1 - x0, "height": y1 - y0}
+    return sides[part] if part in sides else (x0 + x1) / 2 if part == "x" else (y0 + y1) / 2
 
 
-def _is_detections(value: Any) -> bool:
-    return isinstance(value, Mapping) and all(isinstance(value.get(key), Tensor) for key in ("boxes", "scores"))
-
-
-def _unreadable(output: Any) -> TargetError:
-    first = next(iter(output), None) if isinstance(output, list | tuple) else output
-    keys = f" of {', '.join(map(str, first))}" if isinstance(first, Mapping) else ""
-    return TargetError(
-        f"the model's output is {kind_of(output)}{keys}; DetectionTarget reads a list of mappings with 'boxes' "
-        "and 'scores', one such mapping, or one with 'pred_boxes' and 'logits'. Pass a callable output -> scores (n,)"
-    )
+def _place(what: str, index: int, count: int) -> int:
+    place = whole(what, index)
+    if not 0 <= place < count:
+        raise DetectionIndexError(f"there is no {what} {place} in an output with {count}; they count from 0")
+    return place

@@ -49,14 +49,14 @@ class EmbeddingSimilarity:
 
     def __call__(self, output: Any) -> Float[Tensor, " n"]:
         """Cosines in [-1, 1]."""
-        embeddings = _read_embeddings(output, self.reference.shape[-1])
+        embeddings = read_embeddings(output, self.reference.shape[-1])
         if self.reference.ndim == 2 and len(self.reference) != len(embeddings):
             raise ShapeError(
                 f"{len(self.reference)} references for {len(embeddings)} images; give one per image, or (d,) for all"
             )
         embeddings = at_least_float32(embeddings)
         reference = move(self.reference, embeddings.device, embeddings.dtype)
-        return cosine_similarity(_scaled(embeddings), _scaled(reference), dim=-1)
+        return cosine_similarity(scaled(embeddings), scaled(reference), dim=-1)
 
     def select(self, index: Int[Tensor, " m"]) -> EmbeddingSimilarity:
         """The target of the rows that belong to samples `index`."""
@@ -65,13 +65,18 @@ class EmbeddingSimilarity:
         return changed(self, reference=move(self.reference, index.device)[index])
 
 
-def _scaled(embeddings: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d"]:
+def scaled(embeddings: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d"]:
     """The same directions with a largest entry of 1, so that no square underflows or overflows."""
     largest = embeddings.detach().abs().amax(-1, keepdim=True)
     return embeddings / largest.where(largest > 0, 1)
 
 
-def _read_embeddings(output: Any, size: int) -> Float[Tensor, "n d"]:
+def read_embeddings(output: Any, size: int) -> Float[Tensor, "n d"]:
+    """Find the embeddings of the images in a model's output, see `EmbeddingSimilarity`; `size` numbers each.
+
+    Raises:
+        ShapeError: embeddings of another size.
+    """
     named = [output[name] for name in _NAMES if name in output] if isinstance(output, Mapping) else []
     leaves = tree_leaves(output) if isinstance(output, tuple | list) else named
     tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()]

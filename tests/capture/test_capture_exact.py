@@ -9,7 +9,7 @@ import pytest
 import torch
 from evidence import ANY_LAYER, LAYERED, ON_CNNS, ON_TOKENS, Spy, close, evidence, quick, subject
 from models import Restless, TinyCNN, build, conv_model, images, seeded, tiny
-from representatives import each
+from representatives import ON_CLASSES, each
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -153,8 +153,9 @@ def test_global_random_state_changes_no_map(name: str) -> None:
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-6), (torch.float16, 2e-3), (torch.bfloat16, 2e-2)])
-@pytest.mark.parametrize("name", each())
+@pytest.mark.parametrize("name", each(name for name in ON_CLASSES if name != "rise"))
 def test_other_precision_is_close_to_float32(name: str, dtype: torch.dtype, tolerance: float) -> None:
+    # Not of RISE, whose masks belong to the values of the images, so that rounding changes them.
     model, layer = subject(name)
     expected = quick(name)(model, layer)(INPUT)
     explanation = quick(name)(model.to(dtype), layer).explain(INPUT.to(dtype))

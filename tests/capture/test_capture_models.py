@@ -11,11 +11,11 @@ import pytest
 import torch
 from evidence import ANY_LAYER, LAYERED, Spy, evidence, quick, subject
 from models import Apply, TinyCNN, build, conv_model, images, tiny
-from representatives import each
+from representatives import ON_CLASSES, each
 from torch import Tensor, nn
 from transformers.modeling_outputs import ImageClassifierOutput
 
-from gradcam_kit import METHODS, EinsumCAM, GradCAM, ScoreCAM
+from gradcam_kit import EinsumCAM, GradCAM, ScoreCAM
 from gradcam_kit.errors import CaptureError, ShapeError, TargetError
 
 INPUT = images(3, size=(8, 8))
@@ -67,7 +67,7 @@ OUTPUTS: dict[str, Callable[[Tensor], Any]] = {
     ("name", "kind"),
     [
         *product(("grad-cam", "score-cam", "einsum-cam"), OUTPUTS),
-        *each((name, "ModelOutput with loss") for name in METHODS),
+        *each((name, "ModelOutput with loss") for name in ON_CLASSES),
     ],
 )
 def test_outputs_of_many_kinds_are_read(name: str, kind: str) -> None:

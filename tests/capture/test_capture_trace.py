@@ -9,7 +9,7 @@ import pytest
 import torch
 from evidence import ANY_LAYER, LAYERED, ON_TOKENS, quick
 from models import Restless, RestlessViT, build, conv_model, images, seeded
-from representatives import each, representatives
+from representatives import ON_CLASSES, each, representatives
 from torch import Tensor, nn
 from traces import FaultError, fault, traces, unchanged
 
@@ -92,7 +92,7 @@ FAILURES: dict[str, tuple[Callable[[nn.Module], Any], Any, type[BaseException]]]
 @pytest.mark.parametrize("failure", FAILURES)
 def test_failure_leaves_no_trace(failure: str, whole: bool) -> None:
     arm, targets, error = FAILURES[failure]
-    suited = LAYERED if failure.startswith("layer") else METHODS
+    suited = LAYERED if failure.startswith("layer") else ON_CLASSES
     for name in suited if whole else representatives(suited):
         model = restless(name)
         arm(model)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from evidence import LAYERED, ON_CNNS, close, evidence, quick, subject
 from models import TinyCNN, build, conv_model, images, seeded, tiny
-from representatives import crossed, each
+from representatives import ON_CLASSES, crossed, each
 from torch import Tensor, nn
 
 from gradcam_kit import METHODS, GradCAM, ScoreCAM, explain_all
@@ -177,7 +177,7 @@ def test_images_of_zeros_and_constants_give_finite_maps(name: str) -> None:
 # NaN and infinity
 
 
-@pytest.mark.parametrize(("name", "value"), crossed(METHODS, [float("nan"), float("inf"), -float("inf")]))
+@pytest.mark.parametrize(("name", "value"), crossed(ON_CLASSES, [float("nan"), float("inf"), -float("inf")]))
 def test_images_that_are_not_finite_are_an_error_with_the_sample(name: str, value: float) -> None:
     bad = INPUT.clone()
     bad[1, 2, 3, 4] = value

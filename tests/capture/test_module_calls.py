@@ -11,7 +11,7 @@ import pytest
 import torch
 from cases import assert_same
 from models import build, images, seeded
-from representatives import crossed, each
+from representatives import ON_CLASSES, crossed, each
 from torch import Tensor, nn
 from torch.testing import assert_close
 from torch.utils.checkpoint import checkpoint
@@ -23,7 +23,13 @@ from gradcam_kit.errors import CaptureError, LayerNotFoundError
 from gradcam_kit.targets import ClassLogit
 
 INPUT = images(2, size=(12, 12)).double()
-QUICK = {"score-cam": {"channels": 4}, "ss-cam": {"samples": 2}, "is-cam": {"steps": 2}, "sess": {"scales": 2}}
+QUICK = {
+    "rise": {"masks": 20},
+    "score-cam": {"channels": 4},
+    "ss-cam": {"samples": 2},
+    "is-cam": {"steps": 2},
+    "sess": {"scales": 2},
+}
 
 
 class Block(nn.Module):
@@ -104,7 +110,7 @@ def test_a_shared_activation_is_explained_like_one_of_its_own(name, act, net):
             assert_same(one, other.numpy())
 
 
-@pytest.mark.parametrize("name", each(sorted(METHODS)))
+@pytest.mark.parametrize("name", each(sorted(ON_CLASSES)))
 def test_every_method_takes_a_call_by_its_number(name):
     shared, own = pair("stem and head", "relu")
     try:

@@ -14,7 +14,7 @@ import torch
 from comparisons import FEWER, home, is_for_transformers, layers_of
 from models import build, images, tiny
 from networks import blocks, vit
-from representatives import crossed, each, others
+from representatives import ON_CLASSES, crossed, each, others
 from torch import Tensor, nn
 from torch.testing import assert_close
 from wait_cases import CLASSES, TARGETS, pictures
@@ -33,10 +33,10 @@ from gradcam_kit.targets import (
 TWO_EACH = [[0, 1], [2, 3], [4, 0]]
 # Any formula might wait, so every method is asked; layers and shapes of targets are matters of the pass.
 CALLS = [
-    *((name, layers_of(name)[0], TWO_EACH) for name in METHODS),
-    *each((name, layers_of(name)[-1], None) for name in METHODS),
-    *others((name, layers_of(name)[0], None) for name in METHODS if len(layers_of(name)) > 1),
-    *others((name, layers_of(name)[-1], TWO_EACH) for name in METHODS if len(layers_of(name)) > 1),
+    *((name, layers_of(name)[0], TWO_EACH) for name in ON_CLASSES),
+    *each((name, layers_of(name)[-1], None) for name in ON_CLASSES),
+    *others((name, layers_of(name)[0], None) for name in ON_CLASSES if len(layers_of(name)) > 1),
+    *others((name, layers_of(name)[-1], TWO_EACH) for name in ON_CLASSES if len(layers_of(name)) > 1),
 ]
 
 
@@ -128,7 +128,7 @@ def test_classes_on_the_device_are_read_before_the_pass():
 
 
 def test_several_layers_and_methods_wait_once():
-    names = [name for name in METHODS if waits_of(name, "block2") == [END] and not is_for_transformers(name)]
+    names = [name for name in ON_CLASSES if waits_of(name, "block2") == [END] and not is_for_transformers(name)]
     same = [name for name in names if METHODS[name].target_type is ClassLogit]
 
     def together(model, x):

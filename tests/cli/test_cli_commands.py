@@ -112,7 +112,7 @@ def test_the_demo_finds_the_objects(monkeypatch: pytest.MonkeyPatch) -> None:
             name, share = (cell.strip() for cell in line.split("│")[1:3])
             shares[name.partition(",")[0]] = float(share.rstrip("%"))
     [unsuited] = [line for line in said.splitlines() if line.startswith("Not for")]
-    attention = {"attention-rollout", "generic-attention", "grad-eclip", "legrad", "vit-recipro-cam"}
+    attention = {"attention-rollout", "generic-attention", "grad-eclip", "legrad", "vit-recipro-cam", "d-rise"}
     assert set(unsuited.partition(": ")[2].split(", ")) == attention
     assert set(shares) == {*METHODS, "(random)", "(the same everywhere)"} - attention
     covered = np.mean([sample.mask.mean() for sample in samples]) * 100

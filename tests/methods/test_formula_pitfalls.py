@@ -11,6 +11,7 @@ from comparisons import FEWER, home, is_for_transformers, layers_of
 from models import images as draw_images
 from networks import blocks, signal, volume
 from oracles import ORACLES
+from representatives import ON_CLASSES
 from torch import Tensor
 from torch.testing import assert_close
 
@@ -119,7 +120,7 @@ def test_tiny_gradients_in_half_precision(dtype):
 def test_non_finite_images_and_activations_are_errors(bad):
     images = draw_images(3).double()
     images[2, 1, 4, 4] = bad
-    for name in METHODS:
+    for name in ON_CLASSES:
         with pytest.raises(NonFiniteError, match="image 2 of the batch"):
             METHODS[name](home(name), layers_of(name)[-1], **FEWER.get(name, {})).explain(images)
     model = blocks()
@@ -198,7 +199,7 @@ def test_layer_cam_over_several_layers():
 @pytest.mark.parametrize(("build", "size", "layer_size"), [(signal, (21,), (11,)), (volume, (6, 8, 7), (3, 4, 4))])
 def test_signals_and_volumes_are_interpolated_linearly(build, size, layer_size):
     images = draw_images(2, size=size).double()
-    for name in [name for name in METHODS if not is_for_transformers(name)]:
+    for name in [name for name in ON_CLASSES if not is_for_transformers(name)]:
         found = METHODS[name](build(), "block2", normalize="none", **FEWER.get(name, {})).explain(images, 1)
         (signed,) = found.saliency.values()
         assert found.heatmaps.shape == (2, *size)

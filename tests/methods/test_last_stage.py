@@ -16,7 +16,7 @@ from models import images as draw_images
 from networks import blocks, signal, volume
 from numpy.testing import assert_allclose
 from oracles import ORACLES
-from representatives import crossed
+from representatives import ON_CLASSES, crossed
 from torch import Tensor
 
 from gradcam_kit import METHODS
@@ -75,7 +75,7 @@ def same(found: Tensor, expected: np.ndarray) -> None:
     assert_allclose(found.numpy(), expected, rtol=1e-6, atol=1e-6 * max(1.0, expected.max()))
 
 
-ON_CNNS = [name for name in METHODS if not is_for_transformers(name)]
+ON_CNNS = [name for name in ON_CLASSES if not is_for_transformers(name)]
 SEVERAL = [name for name in ON_CNNS if len(layers_of(name)) > 1]
 OWN_FUSION = ("grad-cam", "layer-cam", "refine-cam", "winsor-cam")
 """Methods that fuse layers in their own way, and one that does not."""
@@ -116,7 +116,7 @@ def test_signals_pictures_and_volumes_by_default(name, build):
 
 
 @pytest.mark.parametrize("normalization", NORMALIZATIONS)
-@pytest.mark.parametrize("name", [name for name in METHODS if is_for_transformers(name)])
+@pytest.mark.parametrize("name", [name for name in ON_CLASSES if is_for_transformers(name)])
 def test_transformers(name, normalization):
     case = VIT[0]
     found = METHODS[name](case.model, case.layer, normalize=normalization)(case.images, case.targets)

@@ -7,7 +7,8 @@ import torch
 from models import images
 from waits import device, on_device, on_host
 
-from gradcam_kit.metrics.draws import identities_of, normal, uniform
+from gradcam_kit.draws import normal, uniform
+from gradcam_kit.metrics.draws import identities_of
 
 MANY = torch.arange(64)
 

@@ -12,10 +12,10 @@ from models import build, images
 from torch import nn
 
 from gradcam_kit import metrics
+from gradcam_kit.draws import uniform
 from gradcam_kit.errors import InputError, LayerNotFoundError, OptionError, ShapeError
 from gradcam_kit.metrics import METRICS, MetricInput
 from gradcam_kit.metrics.accumulation import MaxBoxAccuracy, MeanOverImages, PixelAveragePrecision, PointingGame
-from gradcam_kit.metrics.draws import uniform
 
 VOLUMES = torch.rand(1, 3, 4, 5, generator=torch.Generator().manual_seed(0))
 ONE = torch.tensor([0])

@@ -18,8 +18,8 @@ from torch.nn.functional import avg_pool2d
 
 from gradcam_kit import GradCAM, metrics
 from gradcam_kit.capture import ClassProbability, IsPrediction
+from gradcam_kit.draws import normal, uniform
 from gradcam_kit.metrics import METRICS, MetricInput, box_overlaps, road, robustness
-from gradcam_kit.metrics.draws import normal, uniform
 
 PERCENTAGES = (10, 20, 30, 40, 50, 60, 70, 80, 90)
 

@@ -19,6 +19,7 @@ from oracles import (
     is_cam,
     random_cam,
     recipro_cam,
+    rise,
     score_cam,
     sess,
     smooth_grad_cam_plus_plus,
@@ -88,6 +89,8 @@ VARIANTS: dict[str, tuple[str, dict[str, Any], Oracle]] = {
     ),
     **_options("legrad", legrad, {"blocks": 1}, {"blocks": 2}),
     **_options("vit-recipro-cam", vit_recipro_cam, {"window": 1}),
+    **_options("odam", _formula(ref.odam), {"sigma": 0.0}, {"sigma": 0.4}, {"sigma": 2.0}),
+    **_options("rise", rise, {"masks": 7}, {"masks": 20, "cells": 3, "visible": 0.2, "seed": 5}),
     **_options("recipro-cam", recipro_cam, {"window": 3}, {"window": 3, "mode": "spread"}),
 }
 """Options of methods -> name, options and oracle."""
@@ -98,6 +101,7 @@ OWN_CASES = {
     "shapley-cam": MINI + VIT,  # its transcription holds the whole matrix of second derivatives
     "kpca-cam": MINI + VIT,  # its transcription loops over pairs of positions
     "seg-xres-cam": MINI + VIT,  # its transcription looks for the members of each block
+    "rise": MINI,  # it sees no layer, and its transcription makes masks one by one
     "ss-cam": MINI + VIT,  # many forward passes
     "is-cam": MINI + VIT,
     "sess": MINI + VIT,
@@ -111,6 +115,7 @@ OWN_CASES = {
     "vit-recipro-cam": VIT[:3],  # for the input of a block
 }
 FEWER = {
+    "rise": {"masks": 20},
     "sess": {"scales": 2},
     "ss-cam": {"samples": 2},
     "is-cam": {"samples": 2},

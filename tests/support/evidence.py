@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from models import TinyViT, seeded, tiny
+from representatives import ON_CLASSES
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -19,7 +20,7 @@ from gradcam_kit.types import Evidence, LayerCapture, LayerChoice
 TRANSFORMERS = {"attention-rollout", "generic-attention", "legrad", "grad-eclip", "vit-recipro-cam"}
 ON_TOKENS = [name for name in METHODS if name in TRANSFORMERS]
 """The methods that explain transformers alone."""
-ON_CNNS = [name for name in METHODS if name not in ON_TOKENS]
+ON_CNNS = [name for name in ON_CLASSES if name not in ON_TOKENS]
 """The methods that explain convolutional networks."""
 LAYERED = [name for name in ON_CNNS if METHODS[name].layer_choice is not LayerChoice.INPUT]
 """Those that look at target layers, and not at the input alone."""
@@ -28,6 +29,7 @@ ANY_LAYER = [name for name in LAYERED if METHODS[name].needs & ~Evidence.WEIGHT_
 
 
 SHORT = {
+    "rise": {"masks": 20},
     "sess": {"scales": 2},
     "ss-cam": {"samples": 2},
     "is-cam": {"samples": 2},

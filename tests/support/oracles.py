@@ -14,6 +14,7 @@ from cases import Sample, logit, probability
 from explicit_vit import attention_rollout, generic_attention, grad_eclip, legrad, vit_recipro_cam
 from torch import Tensor, nn
 
+from gradcam_kit.draws import checksums, uniform
 from gradcam_kit.methods.group_cam import group_channels
 
 Oracle = Callable[[Sample], Any]
@@ -169,7 +170,20 @@ def recipro_cam(sample: Sample, **options: Any) -> Any:
     return ref.recipro_cam(sample.activations, sample.replay, **options)
 
 
+def rise(sample: Sample, masks: int = 4000, cells: int = 7, visible: float = 0.5, seed: int = 0) -> Any:
+    """With the package's own random numbers, which have tests of their own; plain classes by their probability."""
+    sample = replace(sample, objective=probability) if sample.objective is logit else sample
+    size = tuple(sample.image.shape[1:])
+    [identity] = checksums(sample.image[None])
+    own = identity.expand(masks)
+    drawn = uniform((cells ** len(size) + len(size),), own, seed, torch.arange(masks)).double()
+    rows = [ref.rise_mask(row.numpy(), size, cells, visible) for row in drawn]
+    return ref.rise(sample.image, sample.rescore, rows, visible)
+
+
 ORACLES: dict[str, Oracle] = {
+    "odam": gradient_method(ref.odam),
+    "rise": rise,
     "cam": einsum_cam,
     "einsum-cam": einsum_cam,
     "eigen-cam": activation_method(ref.eigen_cam),
@@ -210,5 +224,7 @@ ORACLES: dict[str, Oracle] = {
     "vit-recipro-cam": vit_recipro_cam,
 }
 
-EXCEPTIONS: dict[str, str] = {}
+EXCEPTIONS: dict[str, str] = {
+    "d-rise": "it explains boxes: its transcription is in test_rise.py",
+}
 """Methods without an oracle, and why."""

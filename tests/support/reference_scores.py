@@ -172,3 +172,45 @@ def gaussian_blur(image: Any, size: int, sigma: float) -> Array:
         padded = np.pad(blurred, padding, mode="reflect")
         blurred = sum(kernel[i] * np.take(padded, range(i, i + length), axis=axis) for i in range(size))
     return blurred
+
+
+def rise_mask(drawn: Any, size: Sequence[int], cells: int, visible: float) -> Array:
+    """RISE, Petsiuk et al., BMVC 2018, Section 3.2: a grid of `cells^axes` ones and zeros, enlarged to `(cells + 1) C`
+    with `C = ceil(size / cells)`, and `size` is cut out at an indent of less than C.
+
+    `drawn`: a number in (0, 1) for each cell, then one for each axis.
+    """
+    drawn = float64(drawn)
+    count = cells ** len(size)
+    grid = np.where(drawn[:count] < visible, 1.0, 0.0).reshape((cells,) * len(size))
+    steps = [math.ceil(length / cells) for length in size]
+    enlarged = upsample(grid, [(cells + 1) * step for step in steps])
+    indents = [int(number * step) for number, step in zip(drawn[count:], steps, strict=True)]
+    return enlarged[tuple(slice(start, start + length) for start, length in zip(indents, size, strict=True))]
+
+
+def rise(image: Any, score: Score, masks: Sequence[Array], visible: float) -> Array:
+    """RISE, Eq. 6: `1 / (N p) sum_i y(x * M_i) M_i`."""
+    image = float64(image)
+    saliency = np.zeros(image.shape[1:])
+    for mask in masks:
+        saliency += score(image * mask[None]) * mask
+    return saliency / (len(masks) * visible)
+
+
+def intersection_over_union(first: Sequence[float], second: Sequence[float]) -> float:
+    """Of two boxes (x0, y0, x1, y1)."""
+    sides = [min(first[axis + 2], second[axis + 2]) - max(first[axis], second[axis]) for axis in (0, 1)]
+    shared = max(sides[0], 0) * max(sides[1], 0)
+    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (first, second)]
+    return shared / (sum(areas) - shared)
+
+
+def detection_similarity(target: dict[str, Any], found: Sequence[dict[str, Any]]) -> float:
+    """D-RISE, Petsiuk et al., CVPR 2021, Eq. 4 and 5: `max_j IoU(L_t, L_j) cos(P_t, P_j) O_j`; else 0."""
+    best = 0.0
+    for one in found:
+        p, q = float64(target["probabilities"]), float64(one["probabilities"])
+        cosine = float((p * q).sum() / math.sqrt(float((p * p).sum()) * float((q * q).sum())))
+        best = max(best, intersection_over_union(target["box"], one["box"]) * cosine * one["objectness"])
+    return best

@@ -12,6 +12,10 @@ from typing import Any
 import pytest
 
 from gradcam_kit import METHODS
+from gradcam_kit.types import Evidence
+
+ON_CLASSES = [name for name in METHODS if Evidence.DETECTIONS not in METHODS[name].needs]
+"""The methods that explain classes; the others explain detections."""
 
 
 def kind_of(name: str) -> Hashable:
@@ -20,7 +24,7 @@ def kind_of(name: str) -> Hashable:
     return method.needs, method.layer_choice, method.target_type
 
 
-def representatives(names: Iterable[str] = METHODS, kind: Callable[[str], Hashable] = kind_of) -> list[str]:
+def representatives(names: Iterable[str] = ON_CLASSES, kind: Callable[[str], Hashable] = kind_of) -> list[str]:
     """Return the first name of each kind."""
     first: dict[Hashable, str] = {}
     for name in names:
@@ -28,7 +32,9 @@ def representatives(names: Iterable[str] = METHODS, kind: Callable[[str], Hashab
     return list(first.values())
 
 
-def each(cases: Iterable[Any] = METHODS, also: Collection[str] = (), kind: Callable[[str], Hashable] = kind_of) -> Any:
+def each(
+    cases: Iterable[Any] = ON_CLASSES, also: Collection[str] = (), kind: Callable[[str], Hashable] = kind_of
+) -> Any:
     """Mark the cases of all but the representatives; a case is a name, or a tuple that begins with a name."""
     listed = [case if isinstance(case, tuple) else (case,) for case in cases]
     run = {*representatives((name for name, *_ in listed), kind), *also}

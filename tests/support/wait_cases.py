@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from comparisons import is_for_transformers, layers_of
 from models import images
+from representatives import ON_CLASSES
 from torch import Tensor
 
-from gradcam_kit import METHODS
 from gradcam_kit.targets import (
     ClassProbability,
     EmbeddingSimilarity,
@@ -17,7 +17,7 @@ from gradcam_kit.targets import (
     TopK,
 )
 
-LAYERS = [(name, layer) for name in METHODS for layer in layers_of(name)]
+LAYERS = [(name, layer) for name in ON_CLASSES for layer in layers_of(name)]
 CLASSES = [0, 1, 2]
 
 

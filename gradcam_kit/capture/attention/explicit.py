@@ -69,27 +69,42 @@ def explicit_attention(
     """`scaled_dot_product_attention` step by step, in float32 at least, as the fused kernels accumulate."""
     device = query.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else query.dtype
-    wide = torch.promote_types(query.dtype, torch.float32)
+    probabilities = attention_probabilities(query, key, attn_mask, is_causal, scale, enable_gqa)
     with torch.autocast(device, enabled=False):
-        query, key, value = query.to(wide), key.to(wide), value.to(wide)
+        value = value.to(probabilities.dtype)
         if enable_gqa:
-            key, value = (x.repeat_interleave(query.shape[-3] // x.shape[-3], dim=-3) for x in (key, value))
+            value = value.repeat_interleave(query.shape[-3] // value.shape[-3], dim=-3)
+        if dropout_p > 0:
+            probabilities = torch.dropout(probabilities, dropout_p, True)
+        return torch.matmul(probabilities, value).to(dtype)
+
+
+def attention_probabilities(
+    query: Tensor,
+    key: Tensor,
+    attn_mask: Tensor | None = None,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """The softmax of `scaled_dot_product_attention`, in float32 at least; rows that a mask empties are zeros."""
+    wide = torch.promote_types(query.dtype, torch.float32)
+    with torch.autocast(query.device.type, enabled=False):
+        query, key = query.to(wide), key.to(wide)
+        if enable_gqa:
+            key = key.repeat_interleave(query.shape[-3] // key.shape[-3], dim=-3)
         factor = query.shape[-1] ** -0.5 if scale is None else scale
         scores = torch.matmul(query * factor, key.transpose(-2, -1))
         if is_causal:
             causal = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
             scores = scores.masked_fill(~causal, -torch.inf)
-        if attn_mask is not None:
-            allowed = attn_mask.dtype == torch.bool
-            scores = scores.masked_fill(~attn_mask, -torch.inf) if allowed else scores + attn_mask
-            # A query that may attend to nothing gets zeros, not NaN.
-            nothing = (scores == -torch.inf).all(-1, keepdim=True)
-            probabilities = torch.softmax(scores.masked_fill(nothing, 0), -1).masked_fill(nothing, 0)
-        else:
-            probabilities = torch.softmax(scores, -1)
-        if dropout_p > 0:
-            probabilities = torch.dropout(probabilities, dropout_p, True)
-        return torch.matmul(probabilities, value).to(dtype)
+        if attn_mask is None:
+            return torch.softmax(scores, -1)
+        allowed = attn_mask.dtype == torch.bool
+        scores = scores.masked_fill(~attn_mask, -torch.inf) if allowed else scores + attn_mask
+        # A query that may attend to nothing gets zeros, not NaN.
+        nothing = (scores == -torch.inf).all(-1, keepdim=True)
+        return torch.softmax(scores.masked_fill(nothing, 0), -1).masked_fill(nothing, 0)
 
 
 def _no(_: Any) -> bool:

@@ -36,6 +36,8 @@ class Inputs:
     is_asked: bool = False
     """Whether the caller named the place of the images."""
     channels: int | None = 1
+    entry: str = "__call__"
+    """The method of the model that is called: the tower for images, where a target needs nothing else."""
 
     @property
     def raw(self) -> Tensor:
@@ -238,7 +240,7 @@ class Runner:
         """
         try:
             with self.context(), normal_tensors(self.model):
-                return self.model(*inputs.args, **inputs.kwargs)
+                return getattr(self.model, inputs.entry)(*inputs.args, **inputs.kwargs)
         except _OF_A_CALL as error:
             if is_out_of_memory(error) or interruption(error) is not None:
                 raise

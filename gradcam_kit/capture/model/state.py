@@ -60,7 +60,9 @@ def _is_wrapper(model: nn.Module) -> bool:
 
 
 @contextmanager
-def untouched(model: nn.Module, device: torch.device, keep_modes: bool = False) -> Iterator[None]:
+def untouched(
+    model: nn.Module, device: torch.device, keep_modes: bool = False, *, restore_draws: bool = False
+) -> Iterator[None]:
     """Hold `model` in eval mode with frozen parameters, and restore every flag, buffer and random state afterwards.
 
     One thread at a time: a second one waits, whatever its model, because models may share modules. Entering again in
@@ -71,6 +73,7 @@ def untouched(model: nn.Module, device: torch.device, keep_modes: bool = False) 
         device: of the images.
         keep_modes: leave modules that are in train mode in it. Random draws are then the user's own, as in a plain
             pass, and go on from call to call.
+        restore_draws: put random states back also then.
     """
     held: set[int] = _active.__dict__.setdefault("models", set())
     if id(model) in held:
@@ -86,7 +89,7 @@ def untouched(model: nn.Module, device: torch.device, keep_modes: bool = False) 
         for change in (
             hooks_as_they_are(modules),
             _uncompiled(modules),
-            nullcontext() if is_random else _random_states(devices),
+            nullcontext() if is_random and not restore_draws else _random_states(devices),
             _recurrent_layers(modules),
             _normal_tensors(modules),
             _buffers(modules, keep_modes),

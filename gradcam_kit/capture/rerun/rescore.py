@@ -17,7 +17,15 @@ from gradcam_kit.capture.model.inputs import Inputs, Runner
 from gradcam_kit.capture.model.memory_format import PackedWeights
 from gradcam_kit.capture.model.state import untouched
 from gradcam_kit.capture.model.trees import device_of, map_output, move_tree
-from gradcam_kit.errors import CaptureError, GradCamKitError, OptionError, interruption, is_out_of_memory
+from gradcam_kit.errors import (
+    CaptureError,
+    GradCamKitError,
+    OptionError,
+    TargetError,
+    interruption,
+    is_out_of_memory,
+    kind_of,
+)
 from gradcam_kit.functional import at_least_float32
 from gradcam_kit.targets.classes import score
 from gradcam_kit.types import Rescore, Target
@@ -206,6 +214,21 @@ def in_half_precision(rows: Rescore, dtype: torch.dtype) -> Rescore:
             "and the images in float32, or leave dtype out"
         )
     return replace(rows, run=replace(rows.run, autocast=True, autocast_dtype=dtype))
+
+
+def by_similarity(rows: Rescorer) -> Rescorer:
+    """The same passes, scored by how similar the detections are to those that the target explains.
+
+    Raises:
+        TargetError: a target that is not a box.
+    """
+    if not hasattr(rows.target, "similarity"):
+        raise TargetError(
+            f"the target is {kind_of(rows.target)}, and what is measured is how similar detections are; pass "
+            "targets=DetectionTarget(box), as DetectionTarget.of(output) makes of every box"
+        )
+    with torch.no_grad():
+        return replace(rows, target=rows.target.similarity(rows.output))
 
 
 def _with_row(clean: Any, changed: Any, row: int, whose: Tensor, sizes: tuple[int, int]) -> Any:

@@ -18,6 +18,7 @@ from gradcam_kit.capture.model.inputs import Runner
 from gradcam_kit.capture.model.memory_format import in_fastest_format
 from gradcam_kit.capture.model.state import check_model, untouched
 from gradcam_kit.capture.rerun.rescore import Rescorer, RowState
+from gradcam_kit.capture.texts import with_texts
 from gradcam_kit.options import positive_int
 from gradcam_kit.targets.classes import ClassLogit, ClassProbability, ClassTarget, resolve_target, score, settle
 from gradcam_kit.targets.names import carried_names
@@ -100,6 +101,7 @@ def rescoring(
     """
     model = check_model(model)
     inputs = read_inputs(images, forward_kwargs, model, image_input=image_input)
+    inputs, targets = with_texts(model, inputs, targets)
     positive_int("batch_size", batch_size)
     target = resolve_target(targets, ClassProbability if probability else ClassLogit, partial(carried_names, model))
     run = Runner.of(model, inputs.images.device)

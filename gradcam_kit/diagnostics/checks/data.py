@@ -57,7 +57,7 @@ def check_data(
         ['label-range']
     """
     count = _count(classes)
-    with random_states(), _generators_of(loader, test):
+    with random_states(), generators_of(loader, test):
         train = read_split(loader, "the training set" if test is not None else "", batch)
         second = None if test is None else read_split(test, "the test set", batch, "test loader")
         found = split_findings(train, second, count)
@@ -229,7 +229,7 @@ def _repeats(loader: Iterable[Any], batch: BatchOf | None) -> bool:
 
 
 @contextmanager
-def _generators_of(*loaders: object) -> Iterator[None]:
+def generators_of(*loaders: object) -> Iterator[None]:
     """Restore the generators that loaders and their samplers carry."""
     holders = [(loader, getattr(loader, "sampler", None)) for loader in loaders]
     found = [getattr(one, "generator", None) for pair in holders for one in pair]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -60,18 +59,53 @@ def cka(
             f"there are {len(batches_a)} batches of the first features and {len(batches_b)} of the second; expected "
             "pairs of batches, at least one"
         )
-    cross = own_a = own_b = 0.0
+    pairs = PairwiseCKA()
     for one, other in zip(batches_a, batches_b, strict=True):
-        if one.ndim != 2 or other.ndim != 2 or len(one) != len(other) or len(one) < 4:
-            raise ShapeError(
-                f"features are {tuple(one.shape)} and {tuple(other.shape)}; expected (n, k) and (n, l) of the same n "
-                "of at least 4 samples"
-            )
-        gram_a, gram_b = (_without_diagonal(_gram(features)) for features in (one, other))
-        cross += _hsic(gram_a, gram_b)
-        own_a += _hsic(gram_a, gram_a)
-        own_b += _hsic(gram_b, gram_b)
-    return cross / math.sqrt(own_a * own_b) if own_a > 0 and own_b > 0 else math.nan
+        pairs.add([one], [other])
+    return float(pairs.value[0, 0])
+
+
+class PairwiseCKA:
+    """Minibatch CKA of every pair of two lists of representations, from sums over batches: see `cka`.
+
+    Example:
+        >>> x = torch.randn(8, 3, generator=torch.Generator().manual_seed(0))
+        >>> pairs = PairwiseCKA()
+        >>> pairs.add([x, 2 * x], [x])
+        >>> pairs.value.shape
+        torch.Size([2, 1])
+    """
+
+    def __init__(self) -> None:
+        self._cross: Tensor | float = 0.0
+        self._own: tuple[Tensor | float, Tensor | float] = 0.0, 0.0
+
+    def add(self, a: Sequence[Float[Tensor, "_ _"]], b: Sequence[Float[Tensor, "_ _"]]) -> None:
+        """Add a batch: features `(n, k)` of the same samples for each representation, as many as in other batches.
+
+        Raises:
+            ShapeError: fewer than 4 samples, or different numbers of them.
+            NonFiniteError: NaN or infinite features.
+        """
+        for one in (*a, *b):
+            if one.ndim != 2 or len(one) != len(a[0]) or len(one) < 4:
+                raise ShapeError(
+                    f"features are {tuple(a[0].shape)} and {tuple(one.shape)}; expected (n, k) and (n, l) of the same "
+                    "n of at least 4 samples"
+                )
+        grams_a = torch.stack([_without_diagonal(_gram(one)) for one in a])
+        grams_b = grams_a if b is a else torch.stack([_without_diagonal(_gram(one)) for one in b])
+        self._cross = self._cross + _hsic(grams_a, grams_b)
+        own = (torch.cat([_hsic(one[None], one[None])[0] for one in grams]) for grams in (grams_a, grams_b))
+        self._own = tuple(before + new for before, new in zip(self._own, own, strict=True))  # type: ignore[assignment]
+
+    @property
+    def value(self) -> Float[Tensor, "rows columns"]:
+        """CKA of each pair, float64; NaN where one of the two is constant."""
+        a, b = (torch.as_tensor(own, dtype=torch.float64) for own in self._own)
+        defined = (a[:, None] > 0) & (b > 0)
+        scale = (a.clamp(min=0)[:, None] * b.clamp(min=0)).sqrt().where(defined, 1.0)
+        return (torch.as_tensor(self._cross) / scale).masked_fill(~defined, torch.nan)
 
 
 def mmd(x: Float[Tensor, "m k"], y: Float[Tensor, "n l"], *, permutations: int = 500, seed: int = 0) -> MMD:
@@ -129,20 +163,22 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def _hsic(k: Float[Tensor, "n n"], j: Float[Tensor, "n n"]) -> float:
-    """Return the unbiased HSIC of two Gram matrices with zero diagonals: Song et al., JMLR 2012."""
-    n = len(k)
-    traced = (k * j).sum()
-    sums = k.sum() * j.sum() / ((n - 1) * (n - 2))
-    rows = 2 / (n - 2) * (k.sum(dim=0) @ j.sum(dim=0))
-    return float((traced + sums - rows) / (n * (n - 3)))
+def _hsic(k: Float[Tensor, "a n n"], j: Float[Tensor, "b n n"]) -> Float[Tensor, "a b"]:
+    """Return the unbiased HSIC of all pairs of Gram matrices with zero diagonals: Song et al., JMLR 2012."""
+    n = k.shape[1]
+    traced = k.flatten(1) @ j.flatten(1).mT
+    sums = k.sum((1, 2))[:, None] * j.sum((1, 2)) / ((n - 1) * (n - 2))
+    rows = 2 / (n - 2) * (k.sum(dim=1) @ j.sum(dim=1).mT)
+    return (traced + sums - rows) / (n * (n - 3))
 
 
 def _gram(features: Float[Tensor, "n k"]) -> Float[Tensor, "n n"]:
     """Return inner products; features are centered first, which changes nothing but their rounding."""
     wide = _checked(features)
-    wide = wide - wide.mean(dim=0)
-    return wide @ wide.mT
+    centered = wide - wide.mean(dim=0)
+    noise = torch.finfo(features.dtype).eps * wide.norm(dim=0)
+    centered = centered.where(centered.norm(dim=0) > noise, 0.0)  # a constant unit is exactly constant
+    return centered @ centered.mT
 
 
 def _kernel(pooled: Float[Tensor, "n k"]) -> Float[Tensor, "n n"]:

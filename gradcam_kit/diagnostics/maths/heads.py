@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 
@@ -56,3 +56,86 @@ def head_distances(probabilities: Float[Tensor, "n heads q k"]) -> Float[Tensor,
         divergence = (mixed - (entropies[:, i : i + 1] + entropies) / 2) / math.log(2)
         distances[i] = divergence.clamp(0, 1).sqrt().mean(dim=(0, 2))
     return ((distances + distances.mT) / 2).fill_diagonal_(0)
+
+
+def distance_from_uniform(probabilities: Float[Tensor, "n heads q k"]) -> Float[Tensor, " heads"]:
+    """Return the mean Jensen-Shannon distance (base 2) of each head from attention that treats all its keys alike.
+
+    The keys of a query are those that any head of the sample looks at, so that masked keys do not count.
+
+    Args:
+        probabilities: attention after its softmax; rows sum to 1.
+
+    Returns:
+        0 for a uniform head; below 1.
+    """
+    wide = probabilities.detach().to(torch.promote_types(probabilities.dtype, torch.float32))
+    allowed = (wide > 0).any(dim=1, keepdim=True)
+    uniform = allowed / allowed.sum(dim=-1, keepdim=True).clamp(min=1)
+    mixed, own, even = (torch.special.entr(one).sum(dim=-1) for one in ((wide + uniform) / 2, wide, uniform))
+    distances: Tensor = ((mixed - (own + even) / 2) / math.log(2)).clamp(0, 1).sqrt().mean(dim=(0, 2))
+    return distances
+
+
+def attention_received(
+    probabilities: Float[Tensor, "n heads q k"], queries: Bool[Tensor, "n q"] | None = None
+) -> Float[Tensor, "n heads k"]:
+    """Return the share of attention that each key gets, averaged over the queries that have a choice.
+
+    A query with a single key (the first one under a causal mask) has none.
+
+    Args:
+        probabilities: attention after its softmax; rows sum to 1.
+        queries: the queries that count; None = all.
+    """
+    wide = probabilities.detach().to(torch.promote_types(probabilities.dtype, torch.float32))
+    counts = (wide > 0).any(dim=1).sum(dim=-1) >= 2
+    if queries is not None:
+        counts = counts & queries
+    total: Tensor = torch.einsum("nhqk,nq->nhk", wide, counts.to(wide.dtype))
+    return total / counts.sum(dim=-1).clamp(min=1)[:, None, None]
+
+
+def redundant_pairs(
+    probabilities: Float[Tensor, "n heads q k"], limit: float
+) -> tuple[list[tuple[int, int]], Float[Tensor, "heads heads"]]:
+    """Return the pairs of heads that repeat each other, and the distances of all pairs.
+
+    A pair repeats itself when its Jensen-Shannon distance is below `limit`, and below half of the larger distance of
+    the two from uniform attention: heads that are near to uniform are near to each other without sharing anything.
+    """
+    distances, spread = head_distances(probabilities), distance_from_uniform(probabilities)
+    most = torch.maximum(spread[:, None], spread[None]) / 2
+    close = (distances < limit) & (distances < most)
+    pairs = close.triu(diagonal=1).nonzero().tolist()
+    return [(first, second) for first, second in pairs], distances
+
+
+def edge_entropy(
+    alpha: Float[Tensor, "edges heads"], targets: Int[Tensor, " edges"], nodes: int
+) -> Float[Tensor, "nodes heads"]:
+    """Return how spread the attention of each node over its incoming edges is: 0 looks at one edge, 1 at all alike.
+
+    Args:
+        alpha: coefficients that sum to 1 over the incoming edges of a node.
+        targets: the node that each edge leads to.
+        nodes: how many there are.
+
+    Returns:
+        Entropy divided by the logarithm of the degree; NaN for nodes with fewer than two incoming edges.
+    """
+    wide = alpha.detach().to(torch.promote_types(alpha.dtype, torch.float32))
+    total = wide.new_zeros(nodes, wide.shape[1]).index_add(0, targets, torch.special.entr(wide))
+    degree = torch.bincount(targets, minlength=nodes).to(wide.dtype)[:, None]
+    return (total / degree.clamp(min=2).log()).clamp(0, 1).where(degree >= 2, torch.nan)
+
+
+def strongest_edge(
+    alpha: Float[Tensor, "edges heads"], targets: Int[Tensor, " edges"], nodes: int
+) -> Float[Tensor, "nodes heads"]:
+    """Return the largest coefficient among the incoming edges of each node; NaN for nodes with fewer than two."""
+    wide = alpha.detach().to(torch.promote_types(alpha.dtype, torch.float32))
+    index = targets[:, None].expand(-1, wide.shape[1])
+    largest = wide.new_zeros(nodes, wide.shape[1]).scatter_reduce(0, index, wide, "amax", include_self=False)
+    degree = torch.bincount(targets, minlength=nodes)[:, None]
+    return largest.where(degree >= 2, torch.nan)

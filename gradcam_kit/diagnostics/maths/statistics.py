@@ -139,7 +139,7 @@ def summarize(x: Float[Tensor, "..."], axes: Axes, *, two_pass: bool = False) ->
         axes: what its axes mean.
         two_pass: also sum the squared deviations from the mean, in passes of their own.
     """
-    pooled = _pool(x, axes)
+    pooled = pool(x, axes)
     low, high = _extremes(x, axes)
     total = pooled.sum(dtype=_widest(x))
     m2 = x.var(correction=0) * x.numel() if two_pass else None
@@ -171,7 +171,8 @@ def _widest(x: Tensor) -> torch.dtype:
     return torch.float64 if x.device.type != "mps" else torch.float32
 
 
-def _pool(x: Tensor, axes: Axes) -> Float[Tensor, "n k"]:
+def pool(x: Tensor, axes: Axes) -> Float[Tensor, "n k"]:
+    """Return the sums over positions, one row per sample and one column per unit."""
     positions = [axis for axis in range(x.ndim) if axis not in (axes.unit, axes.sample)]
     if positions:
         behind = axes.unit is not None and positions == list(range(positions[0], x.ndim))
@@ -219,7 +220,7 @@ def moments_of_finite(x: Float[Tensor, "..."], axes: Axes) -> tuple[Moments, Sum
     zeroed = torch.where(finite, x, 0)
     low, _ = _extremes(torch.where(finite, x, torch.inf), axes)
     _, high = _extremes(torch.where(finite, x, -torch.inf), axes)
-    summary = Summary(_pool(zeroed, axes), low, high, zeroed.sum(dtype=_widest(x)), sum_of_squares(zeroed), None)
+    summary = Summary(pool(zeroed, axes), low, high, zeroed.sum(dtype=_widest(x)), sum_of_squares(zeroed), None)
     if not count:
         return counts, summary
     values = x[finite].double()

@@ -26,6 +26,7 @@ from gradcam_kit.capture import (
     resolve_target,
     split_name,
     with_channels,
+    with_texts,
 )
 from gradcam_kit.errors import InputError, kind_of
 from gradcam_kit.methods.contract import Method
@@ -85,7 +86,11 @@ def _explain(
     if keep_modes is not None:
         cams = [_with_modes(cam, keep_modes) for cam in cams]
     inputs = read_inputs(images, forward_kwargs, *(cam.model for cam in cams))
-    called = [with_images_of(cam, inputs, targets) for cam in cams]
+    # The call and the targets on each model: texts are encoded by the model itself.
+    on = {
+        id(model): with_texts(model, inputs, targets) for model in {id(cam.model): cam.model for cam in cams}.values()
+    }
+    called = [with_images_of(cam, *on[id(cam.model)]) for cam in cams]
     groups: dict[Any, list[int]] = {}
     for position, cam in enumerate(cams):
         scored = None if callable(targets) else cam.target_type  # a callable is the same target for all methods
@@ -95,7 +100,8 @@ def _explain(
     for positions in groups.values():
         group = [cams[position] for position in positions]
         own = called[positions[0]]
-        explanations = in_fastest_format(group[0].model, own, partial(_explain_group, group, targets=targets))
+        given = on[id(group[0].model)][1]
+        explanations = in_fastest_format(group[0].model, own, partial(_explain_group, group, targets=given))
         results.update(zip(positions, explanations, strict=True))
     return [results[position] for position in range(len(cams))]
 

@@ -22,6 +22,7 @@ from gradcam_kit.capture import (
     randomizing,
     read_inputs,
     resolve_target,
+    with_texts,
 )
 from gradcam_kit.errors import CaptureError, GradCamKitError, LayerNotFoundError
 from gradcam_kit.methods.contract import Method
@@ -149,13 +150,14 @@ def _unreached(
 
     def largest_gradients(inputs: Inputs) -> list[Tensor]:
         needs_at = dict.fromkeys(layers, Evidence.GRADIENTS)
-        target = resolve_target(targets, ClassLogit)
+        target = resolve_target(given, ClassLogit)
         request = Request(layers, needs_at, target, ClassLogit, cam.reshape, keep_modes=cam.keep_modes)
         with capture(cam.model, inputs, request) as captured:
             return [found.abs().flatten(original.is_empty.ndim).amax(-1) for found in captured.gradients.values()]
 
     try:
-        inputs = with_images_of(cam, read_inputs(images, dict(forward_kwargs), cam.model), targets)
+        inputs, given = with_texts(cam.model, read_inputs(images, dict(forward_kwargs), cam.model), targets)
+        inputs = with_images_of(cam, inputs, given)
         arriving = torch.stack(in_fastest_format(cam.model, inputs, largest_gradients))
     except GradCamKitError as error:
         return ~none, str(error)

@@ -1,0 +1,135 @@
+"""One pass through a graph network in which every attention layer gives its coefficients and the edges that it used."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from gradcam_kit.capture.attaching import holding_hooks
+from gradcam_kit.capture.model.state import untouched
+from gradcam_kit.capture.model.trees import map_output
+from gradcam_kit.capture.observable import check_observable
+from gradcam_kit.errors import CaptureError, InputError, LayerNotFoundError, MissingExtraError, kind_of
+
+_ASKS = "return_attention_weights"
+_TOLERANCE = 1e-3  # sums over edges are added in any order on a device
+
+
+@dataclass(frozen=True, eq=False)
+class GraphCall:
+    """One call of an attention layer of torch_geometric.
+
+    Attributes:
+        edge_index: the edges as the layer used them, with the self-loops that it added.
+        alpha: the coefficient of each edge and head, in eval mode.
+        targets: the node that each edge leads to.
+        nodes: how many nodes the layer returned.
+    """
+
+    name: str
+    edge_index: Int[Tensor, "2 edges"]
+    alpha: Float[Tensor, "edges heads"]
+    targets: Int[Tensor, " edges"]
+    nodes: int
+
+
+def run_graph(model: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[GraphCall]:
+    """Run the model once in eval mode, and each of its attention layers a second time with the same inputs.
+
+    The second call asks for the coefficients. The switch is never set inside of the model, whose layers would return
+    tuples. Flags, buffers and random states are put back, also after an error.
+
+    Raises:
+        MissingExtraError: torch_geometric is not installed.
+        LayerNotFoundError: no layer of torch_geometric.
+        CaptureError: none that gives coefficients, or none of them ran, or a second call returned something else.
+    """
+    try:
+        with warnings.catch_warnings():  # some of its versions warn of their own use of TorchScript
+            warnings.simplefilter("ignore")
+            from torch_geometric.nn import MessagePassing
+    except ImportError as error:
+        raise MissingExtraError(
+            'graph_attention needs torch_geometric, which is not installed: pip install "gradcam-kit[graphs]"'
+        ) from error
+    inner = check_observable(model)
+    layers = {
+        module: name or type(inner).__name__
+        for name, module in inner.named_modules()
+        if isinstance(module, MessagePassing)
+    }
+    asking = {module: name for module, name in layers.items() if _gives_coefficients(module)}
+    if not asking:
+        message = _no_coefficients(type(inner).__name__, layers)
+        raise CaptureError(message) if layers else LayerNotFoundError(message)
+    tensors = [leaf for leaf in tree_leaves((args, dict(kwargs))) if isinstance(leaf, Tensor)]
+    if not tensors:
+        raise InputError(f"x is {kind_of(args[0])} without a tensor; expected node features (nodes, features)")
+    calls: list[GraphCall] = []
+
+    def leave(module: nn.Module, given: tuple[Any, ...], named: dict[str, Any], output: Any) -> None:
+        calls.append(_again(asking[module], module, given, named, output))
+
+    with untouched(inner, tensors[0].device), holding_hooks() as attach:
+        for module in asking:
+            attach.after(module, leave, with_kwargs=True)
+        own_args, own_kwargs = map_output(lambda tensor: tensor.detach().clone(), (args, dict(kwargs)))
+        inner(*own_args, **own_kwargs)
+    if not calls:
+        raise CaptureError(f"none of the attention layers of {type(inner).__name__} ran ({', '.join(asking.values())})")
+    return calls
+
+
+def _gives_coefficients(module: nn.Module) -> bool:
+    return _ASKS in inspect.signature(module.forward).parameters
+
+
+def _no_coefficients(model: str, layers: Mapping[nn.Module, str]) -> str:
+    expected = f"expected one whose forward takes {_ASKS}, such as GATConv, GATv2Conv or TransformerConv"
+    if not layers:
+        return f"{model} has no layer of torch_geometric; {expected}"
+    found = ", ".join(f"{name!r} is {kind_of(module)}" for module, name in list(layers.items())[:4])
+    return f"no graph layer of {model} has attention coefficients: {found}; {expected}"
+
+
+def _again(name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> GraphCall:
+    bound = inspect.signature(module.forward).bind(*args, **kwargs)
+    bound.arguments[_ASKS] = True
+    returned, (edges, alpha) = _parts(module.forward(*bound.args, **bound.kwargs))
+    first = output[0] if isinstance(output, tuple) else output
+    if not isinstance(first, Tensor) or not torch.allclose(first, returned, _TOLERANCE, _TOLERANCE, equal_nan=True):
+        raise CaptureError(
+            f"{name!r} returned something else when it was called again for its coefficients; a hook may change its "
+            "output, or it may draw random numbers in eval mode"
+        )
+    edge_index = _edge_index(edges)
+    coefficients = alpha.detach().reshape(len(alpha), -1)
+    targets = edge_index[1 if getattr(module, "flow", "source_to_target") == "source_to_target" else 0]
+    return GraphCall(name, edge_index, coefficients, targets, int(returned.shape[0]))
+
+
+def _parts(answer: Any) -> tuple[Tensor, tuple[Any, Tensor]]:
+    """Output, edges and coefficients; a SparseTensor holds its coefficients itself."""
+    returned, second = answer
+    if isinstance(second, tuple):
+        return returned, second
+    return returned, (second, second.storage.value())
+
+
+def _edge_index(edges: Any) -> Tensor:
+    """Edges as `(2, edges)`, from sources to targets; sparse matrices have a row for each target."""
+    if not isinstance(edges, Tensor):
+        row, col, _ = edges.coo()
+        return torch.stack([col, row])
+    if edges.layout == torch.strided:
+        return edges.detach().clone()
+    indices = edges._indices() if edges.layout == torch.sparse_coo else edges.to_sparse_coo()._indices()
+    return indices[:2].flip(0)

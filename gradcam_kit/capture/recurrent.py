@@ -1,0 +1,135 @@
+"""One pass in which every recurrent layer keeps what it was given and what it returned; all is put back afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+from torch.utils._pytree import tree_leaves
+
+from gradcam_kit.capture.attaching import holding_hooks
+from gradcam_kit.capture.model.layers import select_layers
+from gradcam_kit.capture.model.state import untouched
+from gradcam_kit.capture.model.trees import map_output
+from gradcam_kit.capture.observable import check_observable
+from gradcam_kit.errors import CaptureError, InputError, LayerNotFoundError, kind_of
+
+State = Tensor | tuple[Tensor, Tensor] | None
+
+
+@dataclass(frozen=True, eq=False)
+class RecurrentCall:
+    """One call of a recurrent layer; the tensors are copies without a graph.
+
+    Attributes:
+        inputs: the sequences as the layer got them, a tensor or packed.
+        state: the initial state as the layer got it; None = zeros.
+        output: the sequences that it returned, packed if the inputs were.
+        final: the last states as it returned them.
+    """
+
+    name: str
+    module: nn.RNNBase
+    inputs: Tensor | PackedSequence
+    state: State
+    output: Tensor | PackedSequence
+    final: Tensor | tuple[Tensor, Tensor]
+
+
+def recurrent_layers(model: Any, layers: Any = None) -> dict[str, nn.RNNBase]:
+    """Return the `nn.RNN`, `nn.LSTM` and `nn.GRU` layers that patterns stand for; None = all of the model.
+
+    Raises:
+        LayerNotFoundError: the model has none, or a pattern has no match.
+        InputError: the patterns name other layers alone.
+    """
+    inner = check_observable(model)
+    if layers is None:
+        every = {name or type(inner).__name__: module for name, module in inner.named_modules()}
+        found = {name: module for name, module in every.items() if isinstance(module, nn.RNNBase)}
+        if not found:
+            cells = [name for name, module in every.items() if isinstance(module, nn.RNNCellBase)]
+            hint = f"; cells that the model steps by itself are not traced: {', '.join(cells[:4])}" if cells else ""
+            raise LayerNotFoundError(
+                f"{type(inner).__name__} has no recurrent layer; looked for nn.RNN, nn.LSTM and nn.GRU among its "
+                f"{len(every)} modules{hint}"
+            )
+        return found
+    selected = select_layers(inner, layers, model)
+    found = {name: module for name, module in selected.items() if isinstance(module, nn.RNNBase)}
+    if not found:
+        named = ", ".join(f"{name!r} is {kind_of(module)}" for name, module in list(selected.items())[:4])
+        raise InputError(f"layer {named}; expected nn.RNN, nn.LSTM or nn.GRU")
+    return found
+
+
+def run_recurrent(model: Any, layers: Mapping[str, nn.RNNBase], inputs: Any) -> list[RecurrentCall]:
+    """Run the model once, in the modes that it is in, and return the calls of its recurrent layers in order.
+
+    Flags, buffers and random states are put back afterwards, also after an error.
+
+    Args:
+        model: as the user holds it.
+        layers: from `recurrent_layers`.
+        inputs: one argument, a tuple of arguments, or a mapping of keyword arguments.
+    """
+    inner = check_observable(model)
+    calls: list[RecurrentCall] = []
+    names = {module: name for name, module in layers.items()}
+
+    def leave(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        assert isinstance(module, nn.RNNBase)
+        given, state = (*args, kwargs.get("hx"))[:2] if args else (kwargs["input"], kwargs.get("hx"))
+        kept = map_output(lambda tensor: tensor.detach().clone(), (_plain(given), state, _plain(output[0]), output[1]))
+        calls.append(RecurrentCall(names[module], module, _packed(kept[0]), kept[1], _packed(kept[2]), kept[3]))
+
+    with passing(inner, inputs), holding_hooks() as attach:
+        for module in names:
+            attach.after(module, leave, with_kwargs=True)
+        if isinstance(inputs, Mapping):
+            inner(**inputs)
+        elif isinstance(inputs, tuple) and not isinstance(inputs, PackedSequence):
+            inner(*inputs)
+        else:
+            inner(inputs)
+    return calls
+
+
+@contextmanager
+def passing(module: nn.Module, inputs: Any) -> Iterator[None]:
+    """Hold a module as it is for passes of ours: buffers, flags and random states are put back afterwards."""
+    leaves = tree_leaves(tuple(inputs) if isinstance(inputs, PackedSequence) else inputs)
+    tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+    if not tensors:
+        raise InputError(f"inputs is {kind_of(inputs)} without a tensor; expected what the model is called with")
+    with untouched(module, tensors[0].device, keep_modes=True, restore_draws=True):
+        yield
+
+
+def _plain(value: Any) -> Any:
+    """A packed sequence as a plain tuple, whose copy needs no checks of its parts."""
+    return tuple(value) if isinstance(value, PackedSequence) else value
+
+
+def _packed(value: Any) -> Any:
+    return PackedSequence(*value) if isinstance(value, tuple) else value
+
+
+def weights_version(module: nn.Module) -> tuple[tuple[int, int], ...]:
+    """Return what changes when a parameter is replaced or changed in place."""
+    return tuple(
+        (id(own), -1 if own.is_inference() else own._version) for own in (*module.parameters(), *module.buffers())
+    )
+
+
+def check_called(calls: list[RecurrentCall], layers: Mapping[str, nn.RNNBase], model: str) -> None:
+    """Raise CaptureError if none of the layers ran."""
+    if not calls:
+        raise CaptureError(
+            f"none of the recurrent layers of {model} ran ({', '.join(list(layers)[:4])}); the model may hold them "
+            "without calling them, or call cells of its own"
+        )

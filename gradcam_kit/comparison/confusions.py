@@ -1,0 +1,195 @@
+"""What `analyze_mistakes` found: pairs of classes that a model confuses, and where it looked."""
+
+from __future__ import annotations
+
+import html
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from PIL import Image
+from torch import Tensor
+
+from gradcam_kit.errors import MissingExtraError
+from gradcam_kit.pixels.pictures import RGB
+
+if TYPE_CHECKING:
+    import pandas
+
+_LINES = 20  # pairs in the terminal and in a notebook
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class MistakenImage:
+    """One image that the model takes for another class.
+
+    Attributes:
+        index: its place in the loader, from 0.
+        score: of the predicted class.
+        label_score: of the class of the label.
+        heatmap: for the predicted class, in [0, 1].
+        jpeg: the picture, at most 160 pixels wide and high.
+    """
+
+    index: int
+    score: float
+    label_score: float
+    heatmap: Float[np.ndarray, "h w"]
+    jpeg: bytes
+
+    @property
+    def picture(self) -> RGB:
+        """The picture as uint8 RGB."""
+        with Image.open(io.BytesIO(self.jpeg)) as image:
+            return np.asarray(image.convert("RGB"))
+
+    def __repr__(self) -> str:
+        return f"MistakenImage({self.index}, score={self.score:.3g})"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class ConfusedPair:
+    """Images of one class that the model takes for another one.
+
+    Attributes:
+        label: class index of their label.
+        predicted: class index of the prediction.
+        label_name: name of the label, its index without names.
+        predicted_name: likewise.
+        count: images.
+        share: of all images with this label.
+        heatmap: mean over the images of the pair, for the predicted class.
+        label_heatmap: mean over the images of the label's class that are predicted right; None if there is none.
+        predicted_heatmap: mean over the images of the predicted class that are predicted right; None likewise.
+        examples: the images of which the model is most sure.
+    """
+
+    label: int
+    predicted: int
+    label_name: str
+    predicted_name: str
+    count: int
+    share: float
+    heatmap: Float[np.ndarray, "h w"]
+    label_heatmap: Float[np.ndarray, "h w"] | None
+    predicted_heatmap: Float[np.ndarray, "h w"] | None
+    examples: tuple[MistakenImage, ...]
+
+    def __repr__(self) -> str:
+        return f"ConfusedPair({self.label_name} -> {self.predicted_name}, {self.count})"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Mistakes:
+    """The confusions of a model on a data set. It shows itself in a notebook.
+
+    Attributes:
+        pairs: the most frequent first.
+        counts: (label, predicted) -> images, the right ones included.
+        n: images.
+        classes: how many the model has.
+        class_names: None if they are not known.
+        model: its class.
+        method: which heatmaps they are.
+        layers: that they come from.
+        scores: what a score is, in words.
+    """
+
+    pairs: tuple[ConfusedPair, ...]
+    counts: Mapping[tuple[int, int], int]
+    n: int
+    classes: int
+    class_names: Sequence[str] | None
+    model: str
+    method: str
+    layers: tuple[str, ...]
+    scores: str
+    is_share: bool = field(default=True)
+
+    @property
+    def wrong(self) -> int:
+        """Images that are predicted wrong."""
+        return sum(pair.count for pair in self.pairs)
+
+    @property
+    def accuracy(self) -> float:
+        """Share of the images that are predicted right."""
+        return 1 - self.wrong / self.n
+
+    @property
+    def confusion(self) -> Int[Tensor, "classes classes"]:
+        """How many images of each label (rows) are predicted as each class (columns)."""
+        matrix = torch.zeros(self.classes, self.classes, dtype=torch.long)
+        for (label, predicted), count in self.counts.items():
+            matrix[label, predicted] = count
+        return matrix
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return one row for each pair: names, indices, count, share, mean score of its examples."""
+        return [
+            {
+                "label": pair.label_name,
+                "predicted": pair.predicted_name,
+                "label_index": pair.label,
+                "predicted_index": pair.predicted,
+                "count": pair.count,
+                "share": pair.share,
+                "images": [one.index for one in pair.examples],
+            }
+            for pair in self.pairs
+        ]
+
+    @property
+    def table(self) -> pandas.DataFrame:
+        """The rows as a table.
+
+        Raises:
+            MissingExtraError: pandas is not installed.
+        """
+        try:
+            import pandas as pd
+        except ImportError as error:
+            raise MissingExtraError(
+                'tables need pandas, which is not installed: pip install "gradcam-kit[notebook]"; rows() gives the same'
+            ) from error
+        return pd.DataFrame(self.rows())
+
+    @overload
+    def to_html(self) -> str: ...
+    @overload
+    def to_html(self, path: str | PathLike[str]) -> Path: ...
+    def to_html(self, path: str | PathLike[str] | None = None) -> str | Path:
+        """Return the page as text, or write it as one HTML file that needs no network and return its path."""
+        from gradcam_kit.comparison.confusions_page import render_confusions
+
+        text = render_confusions(self)
+        if path is None:
+            return text
+        target = Path(path)
+        target.write_text(text, encoding="utf-8")
+        return target
+
+    def said(self, score: float) -> str:
+        """Return a score in words: a share in percent."""
+        return f"{score:.0%}" if self.is_share else f"{score:.3g}"
+
+    def __str__(self) -> str:
+        lines = [
+            f"{pair.label_name} -> {pair.predicted_name}: {pair.count:,} ({pair.share:.0%} of the label)"
+            for pair in self.pairs[:_LINES]
+        ]
+        more = [f"and {len(self.pairs) - _LINES:,} more pairs"] * (len(self.pairs) > _LINES)
+        head = f"{self.wrong:,} of {self.n:,} images are predicted wrong, in {len(self.pairs):,} pairs."
+        return "\n".join([head, *lines, *more])
+
+    def __repr__(self) -> str:
+        return f"Mistakes({self.wrong} of {self.n} images, {len(self.pairs)} pairs)"
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{html.escape(str(self))}</pre>"

@@ -1,0 +1,68 @@
+"""The page about the mistakes of a model: a template in which every text is escaped."""
+
+from __future__ import annotations
+
+import base64
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from gradcam_kit.comparison.confusions import ConfusedPair, MistakenImage, Mistakes
+from gradcam_kit.pixels.pictures import encode_picture
+from gradcam_kit.render import colorize
+
+_TEMPLATES = Path(__file__).parent / "templates"
+_PAIRS = 60  # on the page
+
+
+def render_confusions(mistakes: Mistakes) -> str:
+    """Return the page as one HTML text that needs no network."""
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    shown = mistakes.pairs[:_PAIRS]
+    return environment.get_template("mistakes.html").render(
+        mistakes=mistakes,
+        pairs=[_pair(pair, mistakes) for pair in shown],
+        hidden=len(mistakes.pairs) - len(shown),
+        most=shown[0].count if shown else 1,
+        made=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+    )
+
+
+def _pair(pair: ConfusedPair, mistakes: Mistakes) -> dict[str, Any]:
+    means = (
+        (f"{pair.label_name}, taken for {pair.predicted_name}", pair.heatmap),
+        (f"{pair.label_name}, when right", pair.label_heatmap),
+        (f"{pair.predicted_name}, when right", pair.predicted_heatmap),
+    )
+    return {
+        "pair": pair,
+        "means": [(text, None if mean is None else _mean(mean)) for text, mean in means],
+        "examples": [_example(one, pair, mistakes) for one in pair.examples],
+    }
+
+
+def _example(one: MistakenImage, pair: ConfusedPair, mistakes: Mistakes) -> dict[str, Any]:
+    height, width = one.picture.shape[:2]
+    return {
+        "picture": f"data:image/jpeg;base64,{base64.b64encode(one.jpeg).decode()}",
+        "heatmap": _png(one.heatmap),
+        "ratio": f"{width} / {height}",
+        "said": f"{pair.predicted_name} {mistakes.said(one.score)}, {pair.label_name} {mistakes.said(one.label_score)}",
+        "index": one.index,
+    }
+
+
+def _mean(heatmap: Float[np.ndarray, "h w"]) -> str:
+    """Color a mean so that its largest value has the hottest color."""
+    largest = float(heatmap.max())
+    return _png(heatmap / largest if largest > 0 else heatmap)
+
+
+def _png(heatmap: Float[np.ndarray, "h w"]) -> str:
+    return f"data:image/png;base64,{base64.b64encode(encode_picture(colorize(heatmap.clip(0, 1)), '.png')).decode()}"

@@ -1,0 +1,139 @@
+"""Attention of any transformer, captured while the user's own passes run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor
+
+from gradcam_kit.capture import SeenHeads, check_observable, select_layers, watch_attention
+from gradcam_kit.diagnostics.attention_records import AttentionCall, LayerAttention
+from gradcam_kit.diagnostics.captured_attention import CapturedAttention
+from gradcam_kit.diagnostics.thresholds import Thresholds
+from gradcam_kit.errors import CaptureError, InputError, MemoryLimitError, OptionError, kind_of
+from gradcam_kit.options import one_of, whole
+
+_LOOKED_FOR = (
+    "a softmax over the last axis that a matrix product weights values by, scaled_dot_product_attention, and "
+    "nn.MultiheadAttention"
+)
+
+
+@contextmanager
+def capture_attention(
+    model: Any,
+    tokens: Any = None,
+    *,
+    layers: Any = None,
+    keep: str = "device",
+    max_bytes: int = 2**30,
+    thresholds: Thresholds = Thresholds(),  # noqa: B008 - immutable
+) -> Iterator[CapturedAttention]:
+    """Capture the attention of every head while the model runs, whichever kernel computes it.
+
+    Works for `nn.MultiheadAttention`, timm, torchvision, Hugging Face, open_clip and attention written by hand, in any
+    mode. A fused kernel goes on computing the output, and its attention is computed beside it, so outputs, gradients
+    and random draws are the same to the last bit. The exception is the closed fast path of `nn.TransformerEncoder` in
+    eval mode without gradients, which shows nothing: the model leaves it inside the block, which `.notes` says.
+
+    Args:
+        model: any model, called any number of times.
+        tokens: the words of a text, special tokens included, or one sequence of words for each sample.
+        layers: keep the attention of these modules and of what lies inside of them alone: a dotted name, a wildcard, a
+            module, a type, a sequence of those; None = all.
+        keep: "device" keeps attention where it was computed, "cpu" on the host.
+        max_bytes: the most memory that it may take.
+        thresholds: limits of the findings.
+
+    Yields:
+        A mapping: `attention[name].probabilities` is `(n, heads, q, k)`, after the softmax and without dropout.
+
+    Raises:
+        CaptureError: the model ran inside the block, and no attention was found; or it did not run.
+        LayerNotFoundError: a pattern of `layers` without a match.
+        MemoryLimitError: attention would exceed `max_bytes`; raised where the model runs.
+
+    Example:
+        >>> import torch
+        >>> model = torch.nn.MultiheadAttention(8, 2, batch_first=True)
+        >>> x = torch.randn(1, 5, 8)
+        >>> with capture_attention(model, tokens="I like it very much".split()) as attention:
+        ...     _ = model(x, x, x)
+        >>> attention["MultiheadAttention"].probabilities.shape
+        torch.Size([1, 2, 5, 5])
+    """
+    one_of("keep", keep, ("device", "cpu"))
+    if whole("max_bytes", max_bytes) < 0:
+        raise OptionError(f"max_bytes is {max_bytes}; expected a number of bytes of at least 0")
+    inner = check_observable(model)
+    selected = None if layers is None else set(select_layers(inner, layers, model))
+    captured = CapturedAttention(_read_tokens(tokens), thresholds)
+    recorder = _Recorder(captured, selected, keep, max_bytes)
+    with watch_attention(model, recorder.keep_heads) as watch:
+        yield captured
+    captured.skipped.update(watch.skipped)
+    captured.notes = (*watch.notes, *recorder.notes)
+    captured.grids = {own.name: watch.grid(own.shape[0], own.shape[-1]) for own in captured.values()}
+    if not captured.layers:
+        raise CaptureError(_nothing(type(inner).__name__, watch.steps, selected, captured.skipped, recorder.seen))
+
+
+def _nothing(model: str, steps: int, selected: set[str] | None, skipped: dict[str, str], seen: int) -> str:
+    if not steps and not seen:
+        return f"no attention of {model} was captured, because it did not run inside the block; call the model in it"
+    if seen:
+        return f"no attention lies inside of {', '.join(sorted(selected or ()))}; pass layers=None to keep that of all"
+    found = "; ".join(f"{name}: {reason}" for name, reason in list(skipped.items())[:3]) or "no softmax at all"
+    return (
+        f"no attention found in {model}: looked for {_LOOKED_FOR}, and saw {found}. Kernels of flash-attn, xformers "
+        "and flex attention hide theirs: load the model with scaled_dot_product_attention or explicit attention "
+        '(attn_implementation="eager" in transformers)'
+    )
+
+
+class _Recorder:
+    """Keeps what is seen, within its limits."""
+
+    def __init__(self, captured: CapturedAttention, selected: set[str] | None, keep: str, max_bytes: int) -> None:
+        self.captured, self.selected, self.keep, self.max_bytes = captured, selected, keep, max_bytes
+        self.bytes, self.seen, self.notes = 0, 0, list[str]()
+
+    def keep_heads(self, one: SeenHeads) -> None:
+        self.seen += 1
+        if self.selected is not None and self.selected.isdisjoint((one.name, *one.around)):
+            return
+        probabilities = one.probabilities
+        self.bytes += probabilities.numel() * probabilities.element_size()
+        if self.bytes > self.max_bytes:
+            raise MemoryLimitError(
+                f"the attention of {one.name!r} {tuple(probabilities.shape)} would bring what is kept to "
+                f"{self.bytes / 2**20:.4g} MiB, over max_bytes={self.max_bytes / 2**20:.4g} MiB; name layers=, call "
+                "the model with fewer samples, or raise max_bytes"
+            )
+        norm = one.output_norm
+        if self.keep == "cpu":
+            probabilities, norm = probabilities.cpu(), None if norm is None else norm.cpu()
+        call = AttentionCall(one.step, probabilities, norm)
+        layer = self.captured.layers.setdefault(one.name, LayerAttention(one.name))
+        layer.calls.append(call)
+        self.captured.order.append((one.name, call))
+
+
+def _read_tokens(tokens: Any) -> tuple[tuple[str, ...], ...] | None:
+    """Return the words of each sample; one sequence of words stands for all samples."""
+    if tokens is None:
+        return None
+    if isinstance(tokens, str | bytes | Tensor) or not isinstance(tokens, Sequence):
+        raise InputError(
+            f"tokens is {kind_of(tokens)}; expected a sequence of words, one for each token, or one sequence for each "
+            "sample (tokenizer.convert_ids_to_tokens gives it)"
+        )
+    nested = [tokens] if all(isinstance(own, str) for own in tokens) else list(tokens)
+    for own in nested:
+        if isinstance(own, str) or not isinstance(own, Sequence) or not all(isinstance(word, str) for word in own):
+            raise InputError(
+                f"tokens has {kind_of(own)} among its entries; expected words, or one sequence of words each"
+            )
+    return tuple(tuple(own) for own in nested)

@@ -1,0 +1,75 @@
+"""Attention as it was captured: one record for each call of a layer, and the table of heads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from gradcam_kit.diagnostics.maths.heads import attention_entropy
+from gradcam_kit.diagnostics.verdicts.heads import HeadRow
+
+
+@dataclass(frozen=True, eq=False)
+class AttentionCall:
+    """One call of one layer.
+
+    Attributes:
+        step: the call of the model that it belongs to, from 1.
+        probabilities: after the softmax, without dropout, float32 at least; the rows of a window transformer are its
+            windows.
+        output_norm: norm of `probabilities @ values` of each head and sample; None where it was not seen.
+    """
+
+    step: int
+    probabilities: Float[Tensor, "n heads q k"]
+    output_norm: Float[Tensor, "n heads"] | None
+
+
+@dataclass(eq=False)
+class LayerAttention:
+    """All calls of one layer, in order; what is asked of it is answered for the last one."""
+
+    name: str
+    calls: list[AttentionCall] = field(default_factory=list)
+
+    @property
+    def probabilities(self) -> Float[Tensor, "n heads q k"]:
+        """Attention after the softmax, of the last call."""
+        return self.calls[-1].probabilities
+
+    @property
+    def entropy(self) -> Float[Tensor, "n heads"]:
+        """0 looks at one key, 1 at all alike; of the last call."""
+        return attention_entropy(self.probabilities)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """`(n, heads, q, k)` of the last call."""
+        return tuple(self.probabilities.shape)
+
+    def pooled(self) -> tuple[Tensor, Tensor | None]:
+        """Attention of all calls that are shaped like the last one, and the norms of its outputs."""
+        same = [call for call in self.calls if call.probabilities.shape[1:] == self.probabilities.shape[1:]]
+        norms = [call.output_norm for call in same if call.output_norm is not None]
+        probabilities = torch.cat([call.probabilities for call in same])
+        return probabilities, torch.cat(norms) if len(norms) == len(same) else None
+
+
+class HeadTable(tuple[HeadRow, ...]):
+    """One row for each head; prints as a table, and shows itself in a notebook."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        lines = [f"{'layer':<40} head  entropy  nearest  distance   sink  flags"]
+        for row in self:
+            near = "-" if row.nearest is None else f"{row.nearest}"
+            distance = "-" if row.distance is None else f"{row.distance:.3f}"
+            lines.append(
+                f"{row.layer:<40} {row.head:>4}  {row.entropy:>7.3f}  {near:>7}  {distance:>8}  {row.sink:>5.2f}  "
+                f"{', '.join(row.flags)}"
+            )
+        return "\n".join(line.rstrip() for line in lines)

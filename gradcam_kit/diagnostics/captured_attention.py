@@ -1,0 +1,259 @@
+"""All attention of a block: by layer, as numbers and findings, on pictures, on words, and as a page."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from gradcam_kit.capture import TokenGrid
+from gradcam_kit.diagnostics.attention_records import AttentionCall, HeadTable, LayerAttention
+from gradcam_kit.diagnostics.findings import Finding, worst_first
+from gradcam_kit.diagnostics.maths.heads import attention_received
+from gradcam_kit.diagnostics.thresholds import Thresholds
+from gradcam_kit.diagnostics.verdicts.heads import HeadRow, LayerHeads, judge
+from gradcam_kit.errors import CaptureError, OptionError, ShapeError, UnknownNameError, did_you_mean
+from gradcam_kit.functional import HeadFusion, rollout_step
+from gradcam_kit.options import whole
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+class CapturedAttention(Mapping[str, LayerAttention]):
+    """Module name -> its attention, in the order in which the modules ran first.
+
+    A name may also be that of a module around exactly one attention, such as the block of a transformer.
+
+    Attributes:
+        tokens: the words of each sample, or None.
+        skipped: module -> why one of its softmaxes is not attention.
+        notes: what is different inside the block.
+        order: every call in the order of execution.
+        grids: module -> where the positions of the images lie among its keys, or None.
+    """
+
+    def __init__(self, tokens: tuple[tuple[str, ...], ...] | None, thresholds: Thresholds) -> None:
+        self.tokens, self.thresholds = tokens, thresholds
+        self.layers: dict[str, LayerAttention] = {}
+        self.order: list[tuple[str, AttentionCall]] = []
+        self.skipped: dict[str, str] = {}
+        self.notes: tuple[str, ...] = ()
+        self.grids: dict[str, TokenGrid | None] = {}
+
+    def __getitem__(self, name: str) -> LayerAttention:
+        if name in self.layers:
+            return self.layers[name]
+        inside = [own for own in self.layers if own.startswith(f"{name}.")]
+        if len(inside) == 1:
+            return self.layers[inside[0]]
+        if inside:
+            raise UnknownNameError(f"{name!r} has several attentions inside: {', '.join(inside[:6])}; name one of them")
+        hint = did_you_mean(name, self.layers) or f"; it was captured in {', '.join(list(self.layers)[:6])}"
+        raise UnknownNameError(f"no attention of {name!r} was captured{hint}")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.layers)
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{name} {own.shape}" for name, own in list(self.items())[:8])
+        return f"CapturedAttention({shown}{', ...' * (len(self) > 8)})"
+
+    @property
+    def entropy(self) -> dict[str, Float[Tensor, "n heads"]]:
+        """Entropy of each head by module, `(n, heads)`: 0 looks at one key, 1 at all alike."""
+        return {name: layer.entropy for name, layer in self.items()}
+
+    def heads(self) -> HeadTable:
+        """Return one row for each head: entropy, nearest head, sink, and what is remarkable about it."""
+        return HeadTable(row for rows, _ in self._judged() for row in rows)
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """Heads that repeat each other, rest on one token, or give nothing."""
+        return tuple(worst_first(finding for _, findings in self._judged() for finding in findings))
+
+    def _judged(self) -> Iterator[tuple[list[HeadRow], list[Finding]]]:
+        for name, layer in self.items():
+            probabilities, norms = layer.pooled()
+            grid = self.grids.get(name)
+            yield judge(
+                LayerHeads(name, probabilities, norms, self.tokens, grid is not None and grid.has_class_token),
+                self.thresholds,
+            )
+
+    def rollout(
+        self, heads: HeadFusion = "mean", discard: float = 0.0, *, layers: Sequence[str] | None = None
+    ) -> Float[Tensor, "n t t"]:
+        r"""Follow attention back through the layers of the last call: $\hat A_L \cdots \hat A_1$.
+
+        Row i says from which tokens of the input token i of the output gathers; rows sum to 1. Abnar & Zuidema, ACL
+        2020. Attention between different tokens (cross-attention, pooling) is left out.
+
+        Args:
+            heads: how the heads of a layer are fused: "mean", "max" or "min".
+            discard: the share of the smallest entries of each fused attention that is set to zero, in [0, 1).
+            layers: names of the layers, in this order; None = all in the order of execution.
+
+        Raises:
+            CaptureError: no layer in which the same tokens attend to each other, layers with different numbers, or
+                layers of two parts of the model, such as encoder and decoder.
+        """
+        if not 0 <= discard < 1:
+            raise OptionError(f"discard is {discard!r}; expected a share of at least 0 and less than 1")
+        last = self.order[-1][1].step
+        chosen = [(name, call.probabilities) for name, call in self.order if call.step == last]
+        if layers is not None:
+            chosen = [(name, self[name].probabilities) for name in layers]
+        named = [(name, own) for name, own in chosen if own.shape[-1] == own.shape[-2]]
+        square = [own for _, own in named]
+        shapes = sorted({(own.shape[0], own.shape[-1]) for own in square})
+        if len(shapes) != 1:
+            found = " and ".join(f"{tokens} tokens of {n} samples or windows" for n, tokens in shapes) or "none"
+            raise CaptureError(
+                f"rollout follows the same tokens through all layers, and the layers have {found}; name those of one "
+                "stage or encoder with layers="
+            )
+        kinds = {re.sub(r"\d+", "#", name): name for name, _ in named}
+        if layers is None and len(kinds) > 1:  # encoder and decoder may have as many tokens as each other
+            raise CaptureError(
+                "rollout follows the same tokens through all layers, and whether these have the same is open: "
+                f"{' and '.join(kinds.values())}; name the layers of one encoder with layers="
+            )
+        rolled: Tensor = rollout_step(square[0], heads, discard)
+        for own in square[1:]:
+            rolled = rollout_step(own, heads, discard) @ rolled
+        return rolled
+
+    def maps(
+        self, name: str | None = None, *, query: int | None = None, grid: tuple[int, ...] | None = None
+    ) -> Float[Tensor, "n heads *s"]:
+        """Return where each head looks in the images, on the grid of the patches.
+
+        Args:
+            name: the layer; None = the last one.
+            query: the token whose attention is shown; None = the class token, or the mean over all tokens without one.
+            grid: rows and columns of the patches; None = inferred from images and tokens.
+
+        Returns:
+            Shares of attention, not normalized; tokens in front of the patches are left out.
+
+        Raises:
+            ShapeError: the tokens fit no grid of the images, or several.
+        """
+        layer = self._layer(name)
+        known = self.grids.get(layer.name)
+        if grid is not None:
+            prefix = layer.shape[-1] - torch.Size(grid).numel()
+            if prefix < 0:
+                raise ShapeError(
+                    f"grid is {grid}, and {layer.name!r} has {layer.shape[-1]} keys; expected no more patches"
+                )
+            known = TokenGrid(tuple(grid), prefix, known.has_class_token if known else prefix > 0)
+        if known is None:
+            raise ShapeError(
+                f"the {layer.shape[-1]} keys of {layer.name!r} fit no grid of the images, or several; pass grid=(rows, "
+                "columns) of the patches, or look at text with .text()"
+            )
+        if query is None and known.has_class_token:
+            query = 0
+        patches: Tensor = self.shares(name, query)[..., known.prefix :].unflatten(-1, known.grid)
+        return patches
+
+    def shares(self, name: str | None = None, query: int | None = None) -> Float[Tensor, "n heads k"]:
+        """Return how much each key gets from one query, or from the mean query: `query=None`."""
+        layer = self._layer(name)
+        if query is None:
+            return attention_received(layer.probabilities)
+        if not -layer.shape[2] <= whole("query", query) < layer.shape[2]:
+            raise OptionError(f"query is {query}; {layer.name!r} has {layer.shape[2]} queries")
+        return layer.probabilities[:, :, query]
+
+    def plot(
+        self, name: str | None = None, *, picture: Any = None, sample: int = 0, query: int | None = None
+    ) -> Figure:
+        """Draw where each head of a layer looks: on the picture for images, else as a matrix of queries and keys.
+
+        Args:
+            name: the layer; None = the last one.
+            picture: what `overlay` takes; None = the maps alone.
+            sample: which sample of the batch.
+            query: as in `maps`.
+
+        Raises:
+            MissingExtraError: matplotlib is not installed.
+        """
+        from gradcam_kit.diagnostics.show.attention import plot_heads
+
+        return plot_heads(self, self._layer(name), picture, sample, query)
+
+    def text(
+        self,
+        name: str | None = None,
+        *,
+        sample: int = 0,
+        head: int | None = None,
+        query: int | None = None,
+        color: bool = False,
+    ) -> str:
+        """Return the words with the attention that each gets, for the terminal.
+
+        Args:
+            name: the layer; None = the last one.
+            sample: which sample of the batch.
+            head: which head; None = the mean of all.
+            query: the token whose attention is shown; None = the mean over all.
+            color: shade the words by escape codes, instead of a bar behind each.
+
+        Raises:
+            ShapeError: the words are not as many as the keys of the layer.
+        """
+        from gradcam_kit.diagnostics.show.attention import text
+
+        return text(self, self._layer(name), sample, head, query, color)
+
+    def to_html(self, path: str | Path | None = None, *, picture: Any = None, sample: int = 0) -> str:
+        """Return one page without network or scripts: findings, entropies, and every head on words or picture.
+
+        Args:
+            path: also write the page to this file.
+            picture: what `overlay` takes; None = the maps alone.
+            sample: which sample of the batch is shown.
+        """
+        from gradcam_kit.diagnostics.show.attention_page import attention_page
+
+        page = attention_page(self, picture, sample)
+        if path is not None:
+            Path(path).write_text(page, encoding="utf-8")
+        return page
+
+    def _repr_html_(self) -> str:
+        return self.to_html()
+
+    def words(self, layer: LayerAttention, sample: int) -> tuple[str, ...]:
+        """Return a word for each key of a layer: those given, else their numbers."""
+        n, _, _, keys = layer.shape
+        if not -n <= whole("sample", sample) < n:
+            raise OptionError(f"sample is {sample}; {layer.name!r} has {n} samples")
+        if self.tokens is None:
+            return tuple(map(str, range(keys)))
+        own = self.tokens[sample % n % len(self.tokens)]
+        if len(own) != keys:
+            raise ShapeError(
+                f"tokens has {len(own)} words, and {layer.name!r} has {keys} keys; pass one word for each token, "
+                "special tokens and padding included"
+            )
+        return own
+
+    def _layer(self, name: str | None) -> LayerAttention:
+        if not self.order:
+            raise CaptureError("no attention was captured yet; run the model inside the block")
+        return self[name] if name is not None else self[self.order[-1][0]]

@@ -1,0 +1,214 @@
+"""Embeddings as points that can be looked at, and how well their classes are apart."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, SupportsFloat
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from gradcam_kit.diagnostics.maths.clusters import silhouettes
+from gradcam_kit.errors import InputError, MissingExtraError, NonFiniteError, OptionError, ShapeError, kind_of
+from gradcam_kit.options import one_of, positive, positive_int, whole
+from gradcam_kit.targets.names import read_class_names
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+METHODS = ("pca", "tsne")
+_PERPLEXITY = 30.0
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Projection:
+    """Embeddings in a few dimensions. It shows itself in a notebook.
+
+    Attributes:
+        points: `(n, components)` float64.
+        labels: the group of each point, as it was given; None without labels.
+        names: of the groups that there are, in the order of the legend.
+        method: "pca" or "tsne".
+        explained: share of the variance along each component of "pca"; None for "tsne", whose axes mean nothing.
+        silhouette: mean over all samples of the embeddings themselves, not of the points, in [-1, 1]; None without
+            labels or with a single group.
+        silhouette_of: the same for each group.
+    """
+
+    points: Float[Tensor, "n c"]
+    labels: tuple[Any, ...] | None
+    names: dict[Any, str]
+    method: str
+    explained: tuple[float, ...] | None
+    silhouette: float | None
+    silhouette_of: dict[str, float]
+
+    def plot(self) -> Figure:
+        """Draw the first two components, a color for each group.
+
+        Raises:
+            MissingExtraError: matplotlib is not installed.
+        """
+        from gradcam_kit.diagnostics.show.comparisons import plot_points
+
+        return plot_points(self)
+
+    def __str__(self) -> str:
+        parts = [f"{len(self.points):,} samples by {self.method}"]
+        if self.explained is not None:
+            parts.append(f"{sum(self.explained):.0%} of the variance shown")
+        if self.silhouette is not None:
+            parts.append(f"silhouette of the embeddings {self.silhouette:.3f}")
+        rows = [f"  {name}: {value:.3f}" for name, value in self.silhouette_of.items()]
+        return "\n".join([", ".join(parts), *rows])
+
+    def __repr__(self) -> str:
+        return f"Projection({self.method}, {len(self.points)} points)"
+
+    def _repr_html_(self) -> str:
+        from gradcam_kit.diagnostics.show.comparisons import as_html
+
+        return as_html(self)
+
+
+def project(
+    embeddings: Any,
+    labels: Any = None,
+    method: str = "pca",
+    *,
+    components: int = 2,
+    perplexity: SupportsFloat | None = None,
+    class_names: Any = None,
+    seed: int = 0,
+) -> Projection:
+    """Project embeddings to a few dimensions, and measure how well their groups are apart.
+
+    "pca" is exact, needs no further package, and its distances can be compared. "tsne" (van der Maaten & Hinton, JMLR
+    2008; scikit-learn) shows neighborhoods; sizes of groups and distances between them mean nothing. The silhouette
+    (Rousseeuw, 1987) is therefore that of the embeddings, whatever the picture shows.
+
+    Args:
+        embeddings: `(n, k)`, a tensor or an array of at least 3 samples.
+        labels: one for each sample: integers or words; None = unknown.
+        method: "pca" or "tsne".
+        components: dimensions of the points; at most 3 for "tsne".
+        perplexity: of "tsne", about the number of neighbors that count; None = 30, or a third of n if that is less.
+        class_names: of integer labels.
+        seed: of "tsne"; global random states are neither used nor changed.
+
+    Raises:
+        ShapeError: embeddings of another shape, or another number of labels than of samples.
+        NonFiniteError: NaN or infinite embeddings.
+        OptionError: another method, or more components or perplexity than there are samples.
+        MissingExtraError: scikit-learn, which "tsne" needs, is not installed.
+
+    Example:
+        >>> points = torch.cat([torch.zeros(8, 5), torch.ones(8, 5)]) + 0.01 * torch.randn(16, 5)
+        >>> project(points, [0] * 8 + [1] * 8).silhouette > 0.9
+        True
+    """
+    one_of("method", method, METHODS)
+    wide = _read(embeddings)
+    n, k = wide.shape
+    most = min(n - 1, k) if method == "pca" else 3
+    if positive_int("components", components) > most:
+        raise OptionError(f"components is {components}; {n} samples of {k} values have at most {most} by {method!r}")
+    if perplexity is not None and positive("perplexity", perplexity) >= n:
+        raise OptionError(f"perplexity is {perplexity}; expected less than the number of samples, {n}")
+    near = min(_PERPLEXITY, max(1.0, (n - 1) / 3)) if perplexity is None else float(perplexity)
+    groups = None if labels is None else _groups(labels, n)
+    names = _names(groups, class_names)
+    explained = None
+    if method == "pca":
+        points, explained = _pca(wide, components)
+    else:
+        points = _tsne(wide, components, near, whole("seed", seed))
+    mean, by_group = _silhouette(wide, groups, names)
+    return Projection(points, groups, names, method, explained, mean, by_group)
+
+
+def _read(embeddings: Any) -> Float[Tensor, "n k"]:
+    if isinstance(embeddings, np.ndarray) and embeddings.dtype.kind in "biuf":
+        embeddings = torch.from_numpy(embeddings)
+    if isinstance(embeddings, Sequence) and not isinstance(embeddings, str) and embeddings:
+        if all(isinstance(one, Tensor) for one in embeddings):
+            raise InputError("the embeddings are a list of tensors; join them first: torch.cat(embeddings)")
+        embeddings = torch.as_tensor(embeddings)
+    if not isinstance(embeddings, Tensor):
+        raise InputError(f"the embeddings are {kind_of(embeddings)}; expected a tensor or an array (n, k)")
+    if embeddings.ndim != 2 or len(embeddings) < 3 or not embeddings.shape[1]:
+        raise ShapeError(
+            f"the embeddings have shape {tuple(embeddings.shape)}; expected (n, k) of at least 3 samples. Maps become "
+            "(n, k) by .mean((2, 3))"
+        )
+    wide = embeddings.detach().to("cpu", torch.float64)
+    if not bool(wide.isfinite().all()):
+        broken = int((~wide.isfinite().all(1)).sum())
+        raise NonFiniteError(f"{broken} of {len(wide)} embeddings hold NaN or infinite values; leave them out")
+    return wide
+
+
+def _groups(labels: Any, n: int) -> tuple[Any, ...]:
+    if isinstance(labels, Tensor | np.ndarray):
+        if labels.ndim == 2 and labels.shape[1] == 1:
+            labels = labels[:, 0]
+        if labels.ndim != 1:
+            raise ShapeError(
+                f"the labels have shape {tuple(labels.shape)}; expected (n,), one label for each of {n} samples. "
+                "One-hot labels become indices by labels.argmax(1)"
+            )
+        labels = labels.tolist()
+    if isinstance(labels, str) or not isinstance(labels, Sequence):
+        raise InputError(f"the labels are {kind_of(labels)}; expected one for each of {n} samples, or None")
+    if len(labels) != n:
+        raise ShapeError(f"there are {len(labels)} labels for {n} embeddings; expected one for each")
+    return tuple(int(one) if isinstance(one, bool | float) and one == int(one) else one for one in labels)
+
+
+def _names(groups: tuple[Any, ...] | None, class_names: Any) -> dict[Any, str]:
+    if groups is None:
+        return {}
+    found = sorted(set(groups), key=lambda one: (isinstance(one, str), one))
+    if class_names is None:
+        return {one: str(one) for one in found}
+    names = read_class_names(class_names)
+    return {one: names[one] if isinstance(one, int) and 0 <= one < len(names) else str(one) for one in found}
+
+
+def _pca(wide: Float[Tensor, "n k"], components: int) -> tuple[Float[Tensor, "n c"], tuple[float, ...]]:
+    """Project onto the directions of the largest variance; of each, the largest coefficient is positive."""
+    centered = wide - wide.mean(0)
+    left, values, directions = torch.linalg.svd(centered, full_matrices=False)
+    largest = directions.gather(1, directions.abs().argmax(1, keepdim=True))[:, 0]
+    signs = torch.where(largest < 0, -1.0, 1.0).double()
+    variance = values.square()
+    total = float(variance.sum())
+    shares = (variance[:components] / total).tolist() if total > 0 else [0.0] * components
+    return (left * values * signs)[:, :components], tuple(shares)
+
+
+def _tsne(wide: Float[Tensor, "n k"], components: int, perplexity: float, seed: int) -> Float[Tensor, "n c"]:
+    try:
+        from sklearn.manifold import TSNE
+    except ImportError as error:
+        raise MissingExtraError(
+            'project(method="tsne") needs scikit-learn, which is not installed: '
+            'pip install "gradcam-kit[diagnostics]"; method="pca" needs none'
+        ) from error
+    made = TSNE(components, perplexity=perplexity, init="random" if components > wide.shape[1] else "pca",
+                learning_rate="auto", random_state=seed)  # fmt: skip
+    return torch.from_numpy(np.asarray(made.fit_transform(wide.numpy()), dtype=np.float64))
+
+
+def _silhouette(
+    wide: Float[Tensor, "n k"], groups: tuple[Any, ...] | None, names: dict[Any, str]
+) -> tuple[float | None, dict[str, float]]:
+    if groups is None or not len(names) >= 2:
+        return None, {}
+    places = {one: place for place, one in enumerate(names)}
+    index = torch.tensor([places[one] for one in groups])
+    values = silhouettes(wide, index)
+    return float(values.mean()), {name: float(values[index == places[one]].mean()) for one, name in names.items()}

@@ -1,0 +1,182 @@
+"""Features of layers in eval mode, averaged over positions, for batches of any loader."""
+
+from __future__ import annotations
+
+import weakref
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from gradcam_kit.capture import Call, Observation, Observer, check_observable, observe, select_layers, unobservable
+from gradcam_kit.diagnostics.checks.batches import call, moved, samples
+from gradcam_kit.diagnostics.checks.preserving import device_of, left_as_found
+from gradcam_kit.diagnostics.maths.statistics import Axes, at_least_float32, pool
+from gradcam_kit.diagnostics.naming import named_leaves
+from gradcam_kit.diagnostics.units import UnitAxes, default_unit_axis, own_unit_axis, sample_axis
+from gradcam_kit.errors import CaptureError, NonFiniteError
+
+Pooled = dict[str, Float[Tensor, "_ _"]]
+"""Features by the names of their layers, in the order in which the layers ran first."""
+
+
+@contextmanager
+def evaluated(model: nn.Module, *others: object) -> Iterator[None]:
+    """Hold a model in eval mode, and leave modes, buffers, attributes and random states as they were found."""
+    with left_as_found(model, *others), _attributes(model):
+        for module in model.modules():
+            if module.training:
+                module.training = False
+        yield
+
+
+def forward_only(model: nn.Module) -> AbstractContextManager[Any]:
+    """Return the grad mode for passes without a backward pass: none, but for layers that a closed fast path would hide.
+
+    In eval mode `nn.TransformerEncoderLayer` calls none of its layers unless there is a graph.
+    """
+    hides = any(isinstance(module, nn.TransformerEncoderLayer) for module in model.modules())
+    return torch.set_grad_enabled(hides)
+
+
+@contextmanager
+def _attributes(model: nn.Module) -> Iterator[None]:
+    """Put back attributes that modules set while they run, such as anchors for images of this size."""
+    before = [(module, dict(vars(module))) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, values in before:
+            now = vars(module)
+            for name in [name for name in now if name not in values]:
+                del now[name]
+            now.update({name: value for name, value in values.items() if now.get(name) is not value})
+
+
+@contextmanager
+def feature_reader(model: nn.Module, layers: Any = None, *, inputs: bool = False) -> Iterator[FeatureReader]:
+    """Hold a model in eval mode, and yield what reads pooled features of its layers, batch by batch.
+
+    Args:
+        model: any model; nothing of it is changed.
+        layers: see `select_layers`; None = all modules without children.
+        inputs: also pool what the layers get.
+
+    Raises:
+        LayerNotFoundError: a pattern without a match.
+    """
+    inner = check_observable(model)
+    selected = select_layers(inner, layers, model)
+    reader = FeatureReader(model, selected)
+    with evaluated(inner), forward_only(inner), observe(model, selected, reader, enter=inputs) as observation:
+        reader.observation = observation
+        yield reader
+
+
+class FeatureReader(Observer):
+    """Pooled features of layers: of each sample and unit, the mean over positions.
+
+    Attributes:
+        layers: name -> module of what is read.
+        features: of the last batch; a layer that runs several times has the units of all its calls side by side.
+        inputs: of the last batch, what the layers got.
+        skipped: layer -> why there are no features of it.
+        output_of: layers whose output is the output of the model.
+        unit_axes: layer -> axis of the units of its output.
+        calls: layer -> how often it ran for the last batch.
+    """
+
+    def __init__(self, model: nn.Module, layers: Mapping[str, nn.Module]) -> None:
+        self.model, self.layers = model, layers
+        self.device = device_of(model)
+        self.observation: Observation | None = None
+        self.features: Pooled = {}
+        self.inputs: Pooled = {}
+        self.skipped: dict[str, str] = {}
+        self.output_of: set[str] = set()
+        self.unit_axes: dict[str, int | None] = {}
+        self.calls: Counter[str] = Counter()
+        self._axes = UnitAxes()
+        self._n = 0
+        self._made: dict[str, weakref.ref[Tensor]] = {}
+
+    def __call__(self, inputs: Any) -> Pooled:
+        """Run the model on a batch and return the features of its layers, on the host.
+
+        Raises:
+            CaptureError: no layer with features of the samples ran.
+            NonFiniteError: NaN or infinite features; the message names the layer.
+        """
+        self.features, self.inputs = {}, {}
+        self._n = samples(inputs)
+        call(self.model, moved(inputs, self.device))
+        self._axes.clear()
+        found = {name: features.cpu() for name, features in self.features.items()}
+        if not found:
+            reasons = "; ".join(f"{name} returned {reason}" for name, reason in list(self.skipped.items())[:3])
+            raise CaptureError(
+                f"no layer of {type(self.model).__name__} has features of {self._n} samples"
+                f"{f' ({reasons})' if reasons else ''}; name layers that run and return a row for each sample"
+            )
+        for name, features in found.items():
+            if not bool(features.isfinite().all()):
+                raise NonFiniteError(
+                    f"the features of layer {name!r} hold NaN or infinite values; find their origin with "
+                    "find_nonfinite(model)"
+                )
+        return found
+
+    @property
+    def never_ran(self) -> tuple[str, ...]:
+        """Layers that did not run."""
+        return () if self.observation is None else self.observation.never_ran
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was not observed, and why."""
+        return () if self.observation is None else tuple(self.observation.notes)
+
+    def begin(self, step: int, args: Any, kwargs: Any) -> None:
+        """Forget the tensors of the last batch."""
+        self._axes.clear()
+        self._made.clear()
+        self.calls.clear()
+
+    def enter(self, call: Call) -> None:
+        """Pool what a layer gets, before the layer can change it in place."""
+        given = next((one for one in (*call.args, *call.kwargs.values()) if unobservable(one) is None), None)
+        if isinstance(given, Tensor) and given.ndim and len(given) == self._n:
+            own = own_unit_axis(call.module, given)
+            self._add(self.inputs, call.name, given, default_unit_axis(given) if own is None else own, 0)
+
+    def leave(self, call: Call) -> None:
+        """Pool what a layer returns, before the next layer can change it in place."""
+        leaves = [(name, one) for name, one in named_leaves(call.name, call.output) if unobservable(one) is None]
+        if not leaves:
+            self.skipped[call.name] = str(unobservable(call.output) or "no tensor")
+            return
+        name, leaf = leaves[0]
+        unit = self._axes.of(call.name, call.module, call.args, leaf)
+        axis = sample_axis(call.module, name)
+        if leaf.ndim <= axis or leaf.shape[axis] != self._n or unit == axis:
+            self.skipped[call.name] = f"{tuple(leaf.shape)}, which has no axis for {self._n} samples"
+            return
+        self._made[call.name] = weakref.ref(leaf)
+        self.unit_axes[call.name] = unit
+        self.calls[call.name] += 1
+        self._add(self.features, call.name, leaf, unit, axis)
+
+    def end(self, step: int, output: Any) -> None:
+        """Find out which layers made the output."""
+        returned = {id(leaf) for _, leaf in named_leaves("", output) if isinstance(leaf, Tensor)}
+        self.output_of |= {name for name, made in self._made.items() if id(made()) in returned}
+
+    def _add(self, into: Pooled, name: str, tensor: Tensor, unit: int | None, sample: int) -> None:
+        wide = at_least_float32(tensor.detach())
+        axes = Axes.of(wide.shape, unit, sample)
+        means = pool(wide, axes) * (axes.n * axes.units / max(wide.numel(), 1))
+        into[name] = torch.cat([into[name], means], 1) if name in into else means.clone()

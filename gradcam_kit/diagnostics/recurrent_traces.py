@@ -1,0 +1,202 @@
+"""What was traced of recurrent layers: gates and states of each call, memory, and findings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from gradcam_kit.capture import RecurrentCall, passing, weights_version
+from gradcam_kit.diagnostics.findings import Finding, worst_first
+from gradcam_kit.diagnostics.maths.gates import DirectionTrace, RecurrentTrace
+from gradcam_kit.diagnostics.maths.memory import gate_memory, gradient_memory, half_life
+from gradcam_kit.diagnostics.thresholds import Thresholds
+from gradcam_kit.diagnostics.verdicts.gates import gate_findings
+from gradcam_kit.errors import CaptureError, OptionError, UnknownNameError, did_you_mean
+from gradcam_kit.options import positive_int, whole
+
+
+@dataclass(frozen=True, eq=False)
+class Memory:
+    """How far back one direction of a layer remembers.
+
+    Attributes:
+        gates: steps after which a state has fallen to 1/e by the mean forget (LSTM) or update gate (GRU), per unit;
+            None for a plain RNN.
+        gradients: norm of d last state / d input at each step.
+        half_life: steps back from the last one until this norm has halved; infinite where it never does.
+    """
+
+    gates: Float[Tensor, " h"] | None
+    gradients: Float[Tensor, "n t"]
+    half_life: Float[Tensor, " n"]
+
+
+@dataclass(frozen=True, eq=False)
+class CallTrace:
+    """One call of a recurrent module; `gates`, `hidden` and `cell` are of layer 0 forward, all is batch first."""
+
+    call: RecurrentCall
+    steps: RecurrentTrace
+    version: tuple[tuple[int, int], ...]
+
+    @property
+    def layers(self) -> int:
+        """How many layers the module has."""
+        return len(self.steps.directions)
+
+    @property
+    def bidirectional(self) -> bool:
+        """Whether each layer also runs in reverse."""
+        return len(self.steps.directions[0]) == 2
+
+    @property
+    def gates(self) -> Mapping[str, Float[Tensor, "n t h"]]:
+        """By name: input, forget, cell and output of an LSTM; reset, update and new of a GRU; none of an RNN."""
+        return self.at(0).gates
+
+    @property
+    def hidden(self) -> Float[Tensor, "n t p"]:
+        """The state after each step."""
+        return self.at(0).hidden
+
+    @property
+    def cell(self) -> Float[Tensor, "n t h"] | None:
+        """The cell state of an LSTM after each step."""
+        return self.at(0).cell
+
+    @property
+    def output(self) -> Float[Tensor, "n t p"]:
+        """Of the last layer, both directions side by side; zero past the length of a packed sequence."""
+        return self.steps.output
+
+    @property
+    def lengths(self) -> Int[Tensor, " n"]:
+        """Steps of each sample; past them gates are undefined and states stay as they are."""
+        return self.steps.lengths
+
+    @property
+    def active(self) -> Bool[Tensor, "n t"]:
+        """The steps that exist."""
+        t = self.steps.output.shape[1]
+        return torch.arange(t, device=self.lengths.device) < self.lengths[:, None]
+
+    def at(self, layer: int, reverse: bool = False) -> DirectionTrace:
+        """Return gates and states of one layer in one direction.
+
+        Raises:
+            OptionError: a layer or direction that the module does not have.
+        """
+        if not -self.layers <= whole("layer", layer) < self.layers:
+            raise OptionError(f"layer is {layer}; {self.call.name!r} has {self.layers} layers, counted from 0")
+        if reverse and not self.bidirectional:
+            raise OptionError(f"reverse is True; {self.call.name!r} runs forward alone (bidirectional=False)")
+        return self.steps.directions[layer][int(reverse)]
+
+    def memory(self, layer: int = 0, reverse: bool = False, *, probes: int = 16, seed: int = 0) -> Memory:
+        """Measure how far back one direction of a layer remembers, by its gates and by gradients.
+
+        Args:
+            layer: counted from 0.
+            reverse: the other direction.
+            probes: backward passes; from as many as there are units on, the norm of the gradient is exact, else it is
+                estimated along random directions.
+            seed: of these directions.
+
+        Raises:
+            CaptureError: the weights have changed since the trace.
+        """
+        own, call = self.at(layer, reverse), self.call
+        positive_int("probes", probes)
+        if weights_version(call.module) != self.version:
+            raise CaptureError(f"the weights of {call.name!r} have changed since the trace; call trace_recurrent again")
+        with passing(call.module, call.inputs):
+            norms = gradient_memory(
+                call.module, call.inputs, call.state, layer % self.layers, reverse, probes, seed
+            ).detach()
+        norms = norms * self.active
+        return Memory(gate_memory(dict(own.gates), self.active), norms, half_life(norms, self.active, reverse))
+
+
+@dataclass(frozen=True, eq=False)
+class LayerTrace(CallTrace):
+    """A recurrent module; what is asked of it is answered for its last call.
+
+    Attributes:
+        calls: all calls in one pass, in order.
+    """
+
+    calls: tuple[CallTrace, ...] = ()
+
+    @classmethod
+    def of(cls, calls: list[CallTrace]) -> LayerTrace:
+        """Return the record of all calls of one module."""
+        last = calls[-1]
+        return cls(last.call, last.steps, last.version, tuple(calls))
+
+
+class Traces(Mapping[str, LayerTrace]):
+    """Module name -> its trace, in the order in which the modules ran first. A model that is one such module is "".
+
+    Attributes:
+        never_ran: recurrent modules that the model did not call.
+    """
+
+    def __init__(
+        self, layers: dict[str, LayerTrace], never_ran: tuple[str, ...], root: str, limits: Thresholds
+    ) -> None:
+        self.layers, self.never_ran, self._root, self.thresholds = layers, never_ran, root, limits
+
+    def __getitem__(self, name: str) -> LayerTrace:
+        if name == "" and self._root in self.layers:
+            return self.layers[self._root]
+        if name in self.never_ran:
+            raise CaptureError(f"layer {name!r} did not run; the model holds it without calling it")
+        if name not in self.layers:
+            known = ", ".join(self.layers)
+            hint = did_you_mean(name, self.layers) or f"; traced are {known}"
+            raise UnknownNameError(f"no recurrent layer {name!r} was traced{hint}")
+        return self.layers[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.layers)
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+    def __repr__(self) -> str:
+        return f"Traces({', '.join(f'{name} {tuple(own.output.shape)}' for name, own in self.items())})"
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """Gates that do not move, gates and states at their ends."""
+        found = [
+            finding
+            for name, trace in self.items()
+            for layer, ways in enumerate(trace.steps.directions)
+            for reverse, way in enumerate(ways)
+            for finding in gate_findings(
+                name,
+                _where(trace, layer, bool(reverse)),
+                way,
+                trace.active,
+                _squashed(trace.call.module, way),
+                self.thresholds,
+            )
+        ]
+        return tuple(worst_first(found))
+
+
+def _where(trace: CallTrace, layer: int, reverse: bool) -> str:
+    where = f" of layer {layer}" if trace.layers > 1 else ""
+    return where + (", in reverse" if reverse else "")
+
+
+def _squashed(module: nn.RNNBase, way: DirectionTrace) -> Tensor | None:
+    """States behind their tanh; None where they pass another function."""
+    if way.cell is not None:
+        return way.cell.tanh()
+    return None if getattr(module, "nonlinearity", "tanh") == "relu" else way.hidden

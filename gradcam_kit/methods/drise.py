@@ -1,0 +1,45 @@
+"""D-RISE: Petsiuk et al., CVPR 2021, https://arxiv.org/abs/2006.03204."""
+
+from __future__ import annotations
+
+from gradcam_kit.methods.rise import RISE
+from gradcam_kit.types import Evidence, LayerCapture, Rescore
+
+
+class DRISE(RISE, name="d-rise"):
+    """Average random masks, weighted by how much of a detection they leave: RISE for boxes.
+
+    What is left is the largest product, over all detections in the masked image, of the intersection over union with
+    the explained box, the cosine of the class probabilities, and the objectness; see `DetectionSimilarity`. It needs a
+    `DetectionTarget` and explains box and class together; for one of them alone, RISE takes the same target.
+
+    Args:
+        masks: N, as in the paper.
+        cells: of the masks along each axis, finer than those of RISE, because boxes are small.
+        visible: the probability of a cell to be left visible, in (0, 1).
+        seed: of the masks.
+
+    Example:
+        >>> import torch
+        >>> from gradcam_kit import DRISE
+        >>> from gradcam_kit.targets import DetectionTarget
+        >>> class Detector(torch.nn.Module):
+        ...     def forward(self, images):
+        ...         box = torch.tensor([[2.0, 2.0, 6.0, 6.0]])
+        ...         return [{"boxes": box, "scores": image[:, 2:6, 2:6].mean()[None]} for image in images]
+        >>> model, images = Detector(), torch.ones(1, 3, 8, 8)
+        >>> targets = DetectionTarget.of(model(images))
+        >>> heatmaps = DRISE(model, masks=100)(images, targets[0])
+        >>> bool(heatmaps[0, 2:6, 2:6].mean() > heatmaps.mean())
+        True
+    """
+
+    needs = Evidence.RESCORE | Evidence.DETECTIONS
+
+    masks: int = 5000
+    cells: int = 16
+
+    def rows(self, layer: LayerCapture) -> Rescore:
+        """Return the function that measures what is left of the detections in masked images."""
+        assert layer.rescore_similarity is not None
+        return layer.rescore_similarity

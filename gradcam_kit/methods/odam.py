@@ -1,0 +1,43 @@
+"""ODAM: Zhao & Chan, ICLR 2023, https://arxiv.org/abs/2304.06354; Zhao et al., TPAMI 2024."""
+
+from __future__ import annotations
+
+from math import ceil
+
+from jaxtyping import Float
+from torch import Tensor
+
+from gradcam_kit.functional import gaussian_blur
+from gradcam_kit.methods.base import BaseCAM, gradients_of
+from gradcam_kit.options import non_negative
+from gradcam_kit.types import LayerCapture
+
+
+class ODAM(BaseCAM, name="odam"):
+    r"""Weight each position by its smoothed gradient: $\sum_k \Phi(G_k) \odot A_k$, with a Gaussian $\Phi$.
+
+    For detectors: the gradient of one box lives near this box, so each instance has a map of its own, where an average
+    over the image would show all instances of a class. Take targets of `DetectionTarget.of`, at a layer of the backbone
+    or at the level of the feature pyramid from which the box comes.
+
+    Args:
+        sigma: of the Gaussian, in cells of the layer. The paper takes its size from the object; the released code for
+            FCOS smooths nothing, which is `sigma=0`.
+
+    Example:
+        >>> from gradcam_kit import ODAM
+        >>> from gradcam_kit.demo import collate, draw, load_demo_model
+        >>> ODAM(load_demo_model(), "layer4")(collate([draw(0)]).images).shape
+        torch.Size([1, 128, 128])
+    """
+
+    sigma: float = 1.0
+
+    def check_options(self) -> None:
+        """Refuse a Gaussian with a negative width."""
+        self.sigma = non_negative("sigma", self.sigma)
+
+    def weights(self, layer: LayerCapture) -> Float[Tensor, "n k *s"]:
+        """Return the smoothed gradients."""
+        gradients = gradients_of(layer)
+        return gaussian_blur(gradients, 2 * ceil(3 * self.sigma) + 1, self.sigma) if self.sigma else gradients

@@ -1,0 +1,112 @@
+"""The similarity of detections, which D-RISE measures: Petsiuk et al., CVPR 2021, https://arxiv.org/abs/2006.03204."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn.functional import cosine_similarity
+
+from gradcam_kit.functional import at_least_float32, move
+from gradcam_kit.targets.detections import (
+    Detections,
+    QueryScores,
+    are_queries,
+    overlaps_of,
+    read_detections,
+    read_queries,
+)
+from gradcam_kit.targets.values import changed, show
+
+
+@dataclass(frozen=True, eq=False)
+class DetectionSimilarity:
+    r"""How much of each sample's detection is left: $\max_j \mathrm{IoU}(L_t, L_j) \cos(P_t, P_j) O_j$, in [0, 1].
+
+    L are boxes, P the probabilities of the classes, O the objectness of a detection. A detector that gives the score of
+    one class alone has the P of that class, so the cosine is 1 for equal labels and else 0; the score takes the place
+    of an objectness that is not there. Queries of DETR have the class of no object among P, and no O.
+
+    Args:
+        boxes: one per sample `(n, 4)`.
+        labels: of the detections `(n,)`; None where detections have none.
+        probabilities: of their classes, `(n, classes)`; zeros for a sample without detection. None = labels count.
+        scores: what the logits of queries are.
+    """
+
+    boxes: Float[Tensor, "n 4"]
+    labels: Int[Tensor, " n"] | None = None
+    probabilities: Float[Tensor, "n classes"] | None = None
+    scores: QueryScores | None = None
+
+    __repr__ = show
+
+    @classmethod
+    def of(
+        cls,
+        samples: Sequence[Detections],
+        boxes: Float[Tensor, "n 4"],
+        labels: Int[Tensor, " n"] | None,
+        scores: QueryScores | None,
+        iou: float,
+    ) -> DetectionSimilarity:
+        """Return the similarity to the detection of each sample that overlaps its box and is most likely of its label.
+
+        Args:
+            samples: the detections of the images as they are.
+            boxes: of the detections that are explained.
+            labels: their labels, if they have some.
+            scores: what the logits of queries are.
+            iou: the least intersection over union of a box and its detection.
+        """
+        own = [
+            _probabilities(detections, boxes[sample], None if labels is None else labels[sample], iou)
+            for sample, detections in enumerate(samples)
+            if "probabilities" in detections
+        ]
+        return cls(boxes, labels, torch.stack(own) if len(own) == len(samples) else None, scores)
+
+    def __call__(self, output: Any) -> Float[Tensor, " n"]:
+        """The largest similarity of each sample; 0 where nothing is found."""
+        samples = read_queries(output, self.scores) if are_queries(output) else read_detections(output)
+        return torch.stack([self._most(sample, detections) for sample, detections in enumerate(samples)])
+
+    def select(self, index: Int[Tensor, " m"]) -> DetectionSimilarity:
+        """The target of the rows that belong to samples `index`."""
+
+        def rows(values: Tensor | None) -> Tensor | None:
+            return None if values is None else move(values, index.device)[index]
+
+        return changed(self, boxes=rows(self.boxes), labels=rows(self.labels), probabilities=rows(self.probabilities))
+
+    def _most(self, sample: int, detections: Detections) -> Float[Tensor, ""]:
+        scores = at_least_float32(detections["scores"])
+        if not len(scores):
+            return scores.sum()
+        near = overlaps_of(move(self.boxes[sample], scores.device), at_least_float32(detections["boxes"]))
+        alike: Tensor = torch.ones_like(near)
+        if self.probabilities is not None and "probabilities" in detections:
+            own = move(self.probabilities[sample], scores.device)
+            alike = cosine_similarity(at_least_float32(detections["probabilities"]), own[None], dim=1)
+        elif self.labels is not None and "labels" in detections:
+            alike = (detections["labels"] == move(self.labels[sample], scores.device)).to(near.dtype)
+        return (near * alike * at_least_float32(detections.get("objectness", scores))).amax()
+
+
+def _probabilities(
+    detections: Detections, box: Float[Tensor, "4"], label: Int[Tensor, ""] | None, iou: float
+) -> Float[Tensor, " classes"]:
+    """Return the probabilities of the detection that a box stands for; zeros where there is none."""
+    shares = at_least_float32(detections["probabilities"].detach())
+    near = overlaps_of(move(box, shares.device), at_least_float32(detections["boxes"].detach()))
+    if not len(near):
+        return shares.new_zeros(shares.shape[1])
+    fits = near
+    if label is not None:
+        fits = near * shares.index_select(1, move(label.clamp(min=0), shares.device)[None])[:, 0]
+    best = fits.argmax()[None]
+    return shares.index_select(0, best)[0].where(near.index_select(0, best) >= iou, 0)
