@@ -47,6 +47,7 @@ from gradcam_kit.methods.smooth_grad_cam_plus_plus import SmoothGradCAMPlusPlus
 from gradcam_kit.methods.smoothing import EigenSmooth, Smooth, TestTime
 from gradcam_kit.methods.ss_cam import SSCAM
 from gradcam_kit.methods.temporal import TemporalExplanation, temporal_cam
+from gradcam_kit.methods.two_tower_cam import TwoTowerExplanation, two_tower_cam
 from gradcam_kit.methods.vit_recipro_cam import ViTReciproCAM
 from gradcam_kit.methods.winsor_cam import WinsorCAM
 from gradcam_kit.methods.xgrad_cam import XGradCAM
@@ -100,6 +101,7 @@ __all__ = [
     "SmoothGradCAMPlusPlus",
     "TemporalExplanation",
     "TestTime",
+    "TwoTowerExplanation",
     "ViTReciproCAM",
     "WinsorCAM",
     "XGradCAM",
@@ -107,4 +109,5 @@ __all__ = [
     "explain_many",
     "single_pass_methods",
     "temporal_cam",
+    "two_tower_cam",
 ]
