@@ -221,11 +221,11 @@ def explained(found: Sequence[ComparedMethod], inputs: Inputs, targets: Any) -> 
 
 def with_balanced(
     found: Sequence[ComparedMethod],
-    explanations: dict[str, Explanation],
+    explanations: Mapping[str, Explanation],
     inputs: Inputs,
     targets: Any,
     options: Mapping[str, Any],
-) -> tuple[list[ComparedMethod], dict[str, Explanation], dict[str, str]]:
+) -> tuple[list[ComparedMethod], Mapping[str, Explanation], dict[str, str]]:
     """Add BalancedCAM if the automatic layer of the others has tokens, or say why it does not suit the model."""
     advised = [one.cam for one in found if one.cam is not None and is_advised(one.cam)]
     if not advised:
