@@ -9,7 +9,7 @@ from typing import Any
 from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
-from gradcam_kit.capture import check_model, read_inputs, with_channels
+from gradcam_kit.capture import Inputs, check_model, read_inputs, with_channels
 from gradcam_kit.comparison.compared import (
     ComparedMethod,
     Layers,
@@ -102,20 +102,17 @@ def compare(
         ShapeError: masks, pictures or names whose number differs from the number of images.
     """
     inputs = read_inputs(images, {}, image_input=image_input)
-    if scores is None and isinstance(targets, TextTarget):
-        scores = "raw"  # cosines, whatever the output of the model is
     class_names = carried_names(model) if class_names is None else read_class_names(class_names)
     targets = named_targets(targets, class_names)
-    _check(scores, inputs.n, {"masks": masks, "pictures": pictures, "names": names})
     wanted = _checked_metrics(metrics, masks)
+    _check(scores, inputs.n, {"masks": masks, "pictures": pictures, "names": names})
     options = {"reshape": reshape, "image_input": image_input, "batch_size": batch_size, "keep_modes": keep_modes}
-    found = compared_methods(model, methods, target_layers, options)
-    found, left_out = suited(found, inputs) if methods == "all" else (found, {})
+    found, left_out = _methods_of(model, methods, target_layers, options, inputs)
     question = Question(
         check_model(model),
         with_channels(check_model(model), with_shared_images(found, inputs, targets)),
         targets,
-        scores=scores,
+        scores="raw" if scores is None and isinstance(targets, TextTarget) else scores,  # cosines of texts
         masks=masks,
         batch_size=batch_size,
         seed=seed,
@@ -124,14 +121,9 @@ def compare(
     )
     answered = answer(question, found)
     if methods is None:
-        asked = answered.question
-        found, explanations, left_out = with_balanced(
-            found, answered.explanations, asked.inputs, asked.targets, options
-        )
-        answered = replace(answered, explanations=explanations)
-    question = answered.question
+        found, answered, left_out = _with_advised(found, answered, options)
     heatmaps, numbers = _measured(answered, with_baselines(found) if baselines and wanted else found, wanted)
-    labels = [one.label for one in found]
+    question, labels = answered.question, [one.label for one in found]
     return Comparison(
         heatmaps={label: heatmaps[label] for label in labels},
         explanations=answered.explanations,
@@ -143,10 +135,27 @@ def compare(
         score_kind=question.scores,
         other_scores=answered.other_scores,
         pictures=_pictures(question) if pictures is None else list(map(rgb_picture, pictures)),
-        names=[f"image {i}" for i in range(inputs.n)] if names is None else list(map(str, names)),
+        names=list(map(str, names or [f"image {i}" for i in range(inputs.n)])),
         class_names=class_names,
         left_out=left_out,
     )
+
+
+def _methods_of(
+    model: nn.Module, methods: Methods, layers: Layers, options: Mapping[str, Any], inputs: Inputs
+) -> tuple[list[ComparedMethod], dict[str, str]]:
+    """Return the methods to compare, and of "all" those that do not suit the model, with the reason."""
+    found = compared_methods(model, methods, layers, options)
+    return suited(found, inputs) if methods == "all" else (list(found), {})
+
+
+def _with_advised(
+    found: Sequence[ComparedMethod], answered: Answer, options: Mapping[str, Any]
+) -> tuple[list[ComparedMethod], Answer, dict[str, str]]:
+    """Add BalancedCAM to the default methods where they explain tokens, or say why it does not suit."""
+    asked = answered.question
+    more, explanations, left_out = with_balanced(found, answered.explanations, asked.inputs, asked.targets, options)
+    return more, replace(answered, explanations=explanations), left_out
 
 
 def _check(scores: str | None, n: int, given: Mapping[str, Sized | None]) -> None:

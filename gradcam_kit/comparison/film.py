@@ -81,6 +81,7 @@ class HeatmapLogger:
         name: str = "heatmaps",
         most_frames: int = 256,
     ) -> None:
+        """Keep a copy of the images. The options are typed in training scripts, so they are not grouped in a record."""
         if not isinstance(cam, BaseCAM):
             raise InputError(f"cam is {kind_of(cam)}; expected a method such as GradCAM(model)")
         if not isinstance(images, Tensor) or images.ndim != 4 or not len(images):

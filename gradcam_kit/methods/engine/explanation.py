@@ -15,8 +15,6 @@ from torch import Tensor
 from gradcam_kit.types import GradientRule
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from gradcam_kit.methods.engine.showing import RenderedPicture
 
 _SHOWN = 8
@@ -119,16 +117,17 @@ class Explanation:
 
         sheet_of(self, pictures, transform).save(path)
 
-    def plot(self, pictures: Sequence[Any] | None = None, *, transform: Any = None) -> Figure:
-        """Return the sheet of `save` as a matplotlib figure.
+    def plot(self, pictures: Sequence[Any] | None = None, *, transform: Any = None) -> Any:
+        """Return the sheet of `save` as a matplotlib `Figure`.
 
         Raises:
             MissingExtraError: matplotlib is not installed.
             ShapeError: as `save`.
         """
-        from gradcam_kit.methods.engine.showing import figure_of
+        from gradcam_kit.methods.engine.showing import sheet_of
+        from gradcam_kit.pixels.figures import figure_of
 
-        return figure_of(self, pictures, transform)
+        return figure_of(sheet_of(self, pictures, transform), ", ".join(self.layers))
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "heatmaps": self.heatmaps}
