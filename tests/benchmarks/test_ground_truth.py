@@ -262,7 +262,7 @@ def test_command_replaces_files_of_others_only_when_told(checkout, arguments, fi
     assert done.exit_code == 2
     assert "did not write it; add --overwrite" in " ".join(done.output.replace("│", " ").split())
     assert mine.read_text() == "mine"
-    assert {path.name for path in checkout.iterdir()} == {"README.md", file}
+    assert {path.name for path in checkout.iterdir()} == {"docs", file}
     for again in (["--overwrite"], []):  # what it wrote itself is replaced without a word
         done = CliRunner().invoke(app, [arguments, str(target), *again])
         assert done.exit_code == 0, done.output
