@@ -78,6 +78,25 @@ class MissingExtraError(GradCamKitError, ImportError):
     """An optional dependency that is not installed; the message says how to install it."""
 
 
+def missing_extra(need: str, extra: str, instead: str = "") -> MissingExtraError:
+    """Return the error for an optional dependency that is not installed, with the command that installs it.
+
+    The command installs from the checkout: the package index may have a foreign package of the same name.
+
+    Args:
+        need: what needs which library: "plots need matplotlib".
+        extra: of `pyproject.toml`.
+        instead: what works without it.
+
+    Example:
+        >>> from gradcam_kit.errors import missing_extra
+        >>> print(missing_extra("this needs Ray", "ray"))
+        this needs Ray, which is not installed; in the checkout of gradcam-kit run: pip install -e ".[ray]"
+    """
+    hint = f'in the checkout of gradcam-kit run: pip install -e ".[{extra}]"'
+    return MissingExtraError("; ".join(filter(None, (f"{need}, which is not installed", hint, instead))))
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return ``"; did you mean 'a' or 'b'?"`` for the names nearest to ``name``, or an empty string."""
     nearest = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)

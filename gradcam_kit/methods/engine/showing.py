@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from gradcam_kit.errors import MissingExtraError, OptionError, ShapeError
+from gradcam_kit.errors import OptionError, ShapeError, missing_extra
 from gradcam_kit.pixels.pictures import encode_picture, rgb_picture, write_picture
 from gradcam_kit.render import colorize, contact_sheet, overlay
 
@@ -89,7 +89,7 @@ def figure_of(explanation: Explanation, pictures: Sequence[Any] | None, transfor
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise MissingExtraError('plots need matplotlib: pip install -e ".[notebook]"') from error
+        raise missing_extra("plots need matplotlib", "notebook") from error
     sheet = sheet_of(explanation, pictures, transform)
     height, width = sheet.shape[:2]
     figure = Figure(figsize=(max(width / 100, 2), max(height / 100, 2)), layout="constrained")
