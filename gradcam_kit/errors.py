@@ -78,10 +78,16 @@ class MissingExtraError(GradCamKitError, ImportError):
     """An optional dependency that is not installed; the message says how to install it."""
 
 
+def extra_hint(extra: str) -> str:
+    """Return how to install an extra of `pyproject.toml`, from the checkout until there is a release.
+
+    The package index may hold a foreign package of the same name.
+    """
+    return f'in the checkout of gradcam-kit run: pip install -e ".[{extra}]"'
+
+
 def missing_extra(need: str, extra: str, instead: str = "") -> MissingExtraError:
     """Return the error for an optional dependency that is not installed, with the command that installs it.
-
-    The command installs from the checkout: the package index may have a foreign package of the same name.
 
     Args:
         need: what needs which library: "plots need matplotlib".
@@ -93,8 +99,8 @@ def missing_extra(need: str, extra: str, instead: str = "") -> MissingExtraError
         >>> print(missing_extra("this needs Ray", "ray"))
         this needs Ray, which is not installed; in the checkout of gradcam-kit run: pip install -e ".[ray]"
     """
-    hint = f'in the checkout of gradcam-kit run: pip install -e ".[{extra}]"'
-    return MissingExtraError("; ".join(filter(None, (f"{need}, which is not installed", hint, instead))))
+    parts = (f"{need}, which is not installed", extra_hint(extra), instead)
+    return MissingExtraError("; ".join(filter(None, parts)))
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
