@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -266,7 +267,7 @@ def export(
 
 
 # Each with an example, in the order of the help.
-_EXAMPLES = {
+_EXAMPLES: dict[Callable[..., None], str] = {
     demo: "gradcam-kit demo --out gradcam-demo --open",
     run: "gradcam-kit run photos -m mobilenet-v2 -o heatmaps --method grad-cam --method layer-cam --open",
     report: "gradcam-kit report heatmaps --open",

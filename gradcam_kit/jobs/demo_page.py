@@ -170,8 +170,9 @@ def _photographs() -> list[DemoPicture]:
     return [
         DemoPicture(
             "A cat and a cup",
-            "Two photographs in one image: maps that explain a class move from the cup to the cat. Eigen-CAM does not "
-            "look at the class, so its map stays.",
+            "Two photographs in one image: maps that explain a class move from the cup to the cat. Finer-CAM weighs "
+            "the cup against an espresso, so it leaves the coffee out. Eigen-CAM does not look at the class, so its "
+            "map stays.",
             np.concatenate([cat, cup]),
             "Egyptian cat",
         ),
@@ -238,8 +239,8 @@ def _picture(
     methods: tuple[ShownMethod, ...],
 ) -> Mapping[str, Any]:
     """Return what the template shows of a picture: the region that the model saw, and heatmaps over it."""
-    box = explainer.loaded.transform.box(*picture.picture.shape[:2])
-    seen = Image.fromarray(picture.picture).crop(tuple(map(round, box)))
+    x0, y0, x1, y1 = map(round, explainer.loaded.transform.box(*picture.picture.shape[:2]))
+    seen = Image.fromarray(picture.picture).crop((x0, y0, x1, y1))
     seen.thumbnail((_SHOWN, _SHOWN))
     return {
         "title": picture.title,

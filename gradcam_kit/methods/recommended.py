@@ -35,7 +35,7 @@ _GOOD_FOR = {
     "grad-cam-elementwise": "layers with negative activations",
     "is-cam": "Score-CAM where the bright image saturates",
     "ss-cam": "a smoother Score-CAM at many times its price",
-    "cam": "the cheapest map, where one linear layer follows mean pooling",
+    "cam": "the cheapest map, for mean pooling and one linear layer",
     "einsum-cam": "all classes from one forward pass",
     "full-grad": "a map that accounts for the whole score",
     "guided-grad-cam": "sharp outlines; trust the place, not the detail",

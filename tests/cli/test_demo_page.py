@@ -107,9 +107,10 @@ def test_photographs_show_each_class_where_it_is() -> None:
     page = done.page.read_text()
     assert "Egyptian cat" in page
     assert "space shuttle" in page
+    assert [method.name for method in done.methods] == SIX
     for method in done.methods:
         cup, cat = method.heatmaps[0, :, :112].sum((1, 2)) / method.heatmaps[0].sum((1, 2))  # shares of the cat's half
         if method.name == "eigen-cam":
             assert cup == cat
-        else:
+        elif method.name != "finer-cam":  # what tells a cup from an espresso is that there is more than coffee
             assert cat > cup + 0.05, method.name
