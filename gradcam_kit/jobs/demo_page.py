@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 from rich.console import Console
@@ -193,7 +193,7 @@ def _photographs() -> list[DemoPicture]:
     ]
 
 
-def _resized(picture: RGB) -> RGB:
+def _resized(picture: RGB) -> UInt8[np.ndarray, "300 600 3"]:
     return np.asarray(Image.fromarray(picture).resize((600, 300), Image.Resampling.LANCZOS))
 
 
