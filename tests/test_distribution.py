@@ -55,9 +55,11 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
         [metadata] = [name for name in names if name.endswith(".dist-info/METADATA")]
         said = email.message_from_bytes(file.read(metadata))
     assert {name for name in names if ".dist-info/" not in name} == data_files()
-    assert {"gradcam_kit/py.typed", "gradcam_kit/demo/demo.safetensors", "gradcam_kit/jobs/templates/demo.html"} <= {
-        *names
-    }
+    assert {
+        "gradcam_kit/py.typed",
+        "gradcam_kit/demo/demo.safetensors",
+        "gradcam_kit/jobs/demos/templates/demo.html",
+    } <= {*names}
     assert (said["Name"], said["Version"]) == ("gradcam-kit", gradcam_kit.__version__)
     assert said["Author"] == "gradcam-kit developers"
 

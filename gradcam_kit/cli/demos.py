@@ -12,8 +12,8 @@ from gradcam_kit.cli.options import OUTPUT, Open, ReplaceForeign
 from gradcam_kit.cli.printing import say, show, show_page
 
 if TYPE_CHECKING:
-    from gradcam_kit.jobs.demo import DemoResult
-    from gradcam_kit.jobs.demo_page import DemoPage
+    from gradcam_kit.jobs.demos.every import DemoResult
+    from gradcam_kit.jobs.demos.page import DemoPage
 
 
 def demo(
@@ -31,13 +31,13 @@ def demo(
 ) -> None:
     """Explain three photographs by six methods, and show the heatmaps and what they cost on a page."""
     if every:
-        from gradcam_kit.jobs.demo import run_demo
+        from gradcam_kit.jobs.demos.every import run_demo
 
         done = run_demo(out, Console(stderr=True), overwrite)
         _finish_all(done)
         shown = done.sheet
     else:
-        from gradcam_kit.jobs.demo_page import make_demo_page
+        from gradcam_kit.jobs.demos.page import make_demo_page
 
         page = make_demo_page(out, Console(stderr=True), overwrite)
         _finish_page(page)

@@ -159,7 +159,7 @@ Method = Annotated[
     list[str] | None,
     typer.Option(
         metavar="NAME",
-        help="Method, see 'gradcam-kit methods'. Can be repeated.",
+        help="Method, see 'gradcam-kit methods'; balanced-cam for vision transformers. Can be repeated.",
         show_default="grad-cam",
         rich_help_panel=EXPLAIN,
     ),
@@ -169,7 +169,7 @@ Methods = Annotated[
     typer.Option(
         "--method",
         metavar="NAME",
-        help="Method, see 'gradcam-kit methods'. Can be repeated.",
+        help="Method, see 'gradcam-kit methods'; balanced-cam for vision transformers. Can be repeated.",
         show_default="all that apply",
         rich_help_panel=EXPLAIN,
     ),
@@ -204,6 +204,13 @@ OutFolder = Annotated[
         metavar="DIR",
         help="Folder of the run. Run the same command again to resume.",
         rich_help_panel=OUTPUT,
+    ),
+]
+GradientRule = Annotated[
+    str,
+    typer.Option(
+        help="exact, as in the papers, or balanced: normalizations, gates and attention count as constant factors.",
+        rich_help_panel=EXPLAIN,
     ),
 ]
 

@@ -6,12 +6,13 @@ from gradcam_kit.methods.contract import METHODS
 
 _GOOD_FOR = {
     "grad-cam": "the first look at any classifier",
+    "balanced-cam": "the first look at a vision transformer",
     "layer-cam": "fine detail, at early layers too",
     "hires-cam": "exactly the positions that the score uses",
     "grad-cam++": "several objects of the same class",
     "finer-cam": "what sets a class apart from similar classes",
     "refine-cam": "sharper maps from two resolutions",
-    "generic-attention": "the first look at a vision transformer",
+    "generic-attention": "a vision transformer, through the attention of all blocks",
     "grad-eclip": "CLIP: where an image fits a text",
     "legrad": "large vision transformers, block by block",
     "odam": "one box of a detector",

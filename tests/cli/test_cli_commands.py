@@ -18,7 +18,8 @@ from PIL import Image
 
 from gradcam_kit.cli import app
 from gradcam_kit.demo import sample_pictures
-from gradcam_kit.jobs import RunSummary, demo
+from gradcam_kit.jobs import RunSummary
+from gradcam_kit.jobs.demos import every
 from gradcam_kit.methods import METHODS
 from gradcam_kit.methods.recommended import recommended
 from gradcam_kit.models import load_model
@@ -106,7 +107,7 @@ def test_every_method_is_listed_with_its_needs_cost_and_paper() -> None:
 @pytest.mark.slow
 def test_the_demo_finds_the_objects(monkeypatch: pytest.MonkeyPatch) -> None:
     samples = sample_pictures()[::4]  # all methods with all eight take a minute
-    monkeypatch.setattr(demo, "sample_pictures", lambda: samples)
+    monkeypatch.setattr(every, "sample_pictures", lambda: samples)
     status, said, notes = cli("demo", "--all", "--out", "shown")
     assert status == 0
     assert "grad-cam: " in notes  # a line for each method that is done

@@ -17,7 +17,7 @@ from PIL import Image
 from gradcam_kit import GradCAM
 from gradcam_kit.demo import sample_pictures
 from gradcam_kit.errors import MissingExtraError
-from gradcam_kit.jobs.demo_page import make_demo_page
+from gradcam_kit.jobs.demos.page import make_demo_page
 from gradcam_kit.models import load_model, photos
 from gradcam_kit.render import colorize
 
