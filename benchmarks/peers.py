@@ -233,7 +233,7 @@ def installed(module: str, package: str | None = None) -> Any:
     try:
         return import_module(module)
     except ImportError as error:
-        raise SkippedError(f"{package or module} is not installed: pip install 'gradcam-kit[peers]'") from error
+        raise SkippedError(f"{package or module} is not installed: pip install -e '.[peers]'") from error
 
 
 def _largest_difference(ours: Run, theirs: Run, images: Tensor) -> Figure:

@@ -28,7 +28,7 @@ def on_post_page(output: str, **_: Any) -> str:
 
 
 def commands() -> str:
-    """Return usage, help and options of every command."""
+    """Return usage, help, an example and options of every command."""
     group: Any = typer.main.get_command(app)
     context = group.context_class(group, info_name="gradcam-kit")
     return "\n\n".join(_command(name, command, context) for name, command in group.commands.items())
@@ -38,6 +38,8 @@ def _command(name: str, command: Any, parent: Any) -> str:
     context = command.context_class(command, info_name=name, parent=parent)
     lines = [f"## {name}", inspect.cleandoc(command.help or ""), f"```text\n{command.get_usage(context)}\n```"]
     rows = [f"| {_cell(first)} | {_cell(text)} |" for first, text in _records(command, context)]
+    if command.epilog:
+        lines.append(f"Example: `{command.epilog.removeprefix('Example: ')}`")
     return "\n\n".join(lines) + ("\n\n| option | meaning |\n|---|---|\n" + "\n".join(rows) if rows else "")
 
 

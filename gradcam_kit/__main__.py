@@ -12,6 +12,7 @@ _SAID = "gradcam-kit: interrupted\n"
 
 def main() -> None:
     """Run the command line; an interruption ends it with one line, also while it is still being loaded."""
+    _let_threads_sleep()
     usual = signal.default_int_handler
     is_usual = signal.getsignal(signal.SIGINT) is usual  # else somebody wants it ignored
     try:
@@ -29,6 +30,12 @@ def main() -> None:
     finally:
         if is_usual:
             signal.signal(signal.SIGINT, usual)
+
+
+def _let_threads_sleep() -> None:
+    """Let threads that wait sleep, not spin, unless the user says otherwise: OpenMP reads it once, as torch loads."""
+    if "torch" not in sys.modules:
+        os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 def _interrupt(_: int, frame: FrameType | None) -> None:

@@ -78,6 +78,31 @@ class MissingExtraError(GradCamKitError, ImportError):
     """An optional dependency that is not installed; the message says how to install it."""
 
 
+def extra_hint(extra: str) -> str:
+    """Return how to install an extra of `pyproject.toml`, from the checkout until there is a release.
+
+    The package index may hold a foreign package of the same name.
+    """
+    return f'in the checkout of gradcam-kit run: pip install -e ".[{extra}]"'
+
+
+def missing_extra(need: str, extra: str, instead: str = "") -> MissingExtraError:
+    """Return the error for an optional dependency that is not installed, with the command that installs it.
+
+    Args:
+        need: what needs which library: "plots need matplotlib".
+        extra: of `pyproject.toml`.
+        instead: what works without it.
+
+    Example:
+        >>> from gradcam_kit.errors import missing_extra
+        >>> print(missing_extra("this needs Ray", "ray"))
+        this needs Ray, which is not installed; in the checkout of gradcam-kit run: pip install -e ".[ray]"
+    """
+    parts = (f"{need}, which is not installed", extra_hint(extra), instead)
+    return MissingExtraError("; ".join(filter(None, parts)))
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return ``"; did you mean 'a' or 'b'?"`` for the names nearest to ``name``, or an empty string."""
     nearest = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)

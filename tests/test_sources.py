@@ -70,6 +70,10 @@ def test_no_global_random_state() -> None:
     assert lines_with(pattern, "functional.py", "capture/", "methods/", "metrics/") == []
 
 
+def test_no_hint_names_a_package_that_others_could_publish() -> None:
+    assert lines_with(r"gradcam-kit\[") == []  # errors.missing_extra installs from the checkout
+
+
 def test_no_destructor_and_no_swallowed_error() -> None:
     assert lines_with(r"def __del__") == []
     for name, text in SOURCES.items():

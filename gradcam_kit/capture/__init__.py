@@ -29,6 +29,7 @@ from gradcam_kit.capture.recorders.recurrent import (
     run_recurrent,
     weights_version,
 )
+from gradcam_kit.capture.rerun.counting import counting_rows
 from gradcam_kit.capture.rerun.rescore import in_half_precision, rows_at_once
 from gradcam_kit.capture.rerun.session import IsPrediction, Rescoring, rescoring
 from gradcam_kit.capture.results import Capture
@@ -70,6 +71,7 @@ __all__ = [
     "choose_among",
     "choose_layers",
     "compile_around",
+    "counting_rows",
     "find_layers",
     "frame_layout",
     "heatmap_size",

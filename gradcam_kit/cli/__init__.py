@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
+from gradcam_kit._version import __version__
+from gradcam_kit.cli.command import Command, Commands
+from gradcam_kit.cli.comparing import compare
+from gradcam_kit.cli.demos import demo
 from gradcam_kit.cli.diagnosis import doctor
-from gradcam_kit.cli.lists import layers, methods, metrics
+from gradcam_kit.cli.lists import layers, methods, metrics, models
 from gradcam_kit.cli.options import (
+    COMPUTE,
+    EXPLAIN,
+    MODEL,
+    OUTPUT,
     BatchSize,
     Checkpoint,
     ClassNames,
     Compile,
     Device,
+    Devices,
     Directory,
     Dtype,
     GradientRule,
@@ -25,9 +35,12 @@ from gradcam_kit.cli.options import (
     Mean,
     Method,
     MethodOfRun,
+    Methods,
     Metrics,
     Model,
     ModelOfRun,
+    Open,
+    OutFolder,
     ReplaceForeign,
     RetryFailed,
     Scores,
@@ -38,32 +51,32 @@ from gradcam_kit.cli.options import (
     numbers,
     overlay_count,
 )
-from gradcam_kit.cli.printing import Commands, finish, finish_demo, finish_evaluation, note_unfinished, say
+from gradcam_kit.cli.printing import finish, finish_evaluation, note_unfinished, say, show_page
+from gradcam_kit.errors import OptionError
 
 app = typer.Typer(
     cls=Commands,
     no_args_is_help=True,
-    add_completion=False,
     help="Where did the model look? Class activation maps for PyTorch, from one picture to a data set.",
     epilog="Exit status: 0 all done, 1 some pictures failed, 2 invalid arguments or input, 130 interrupted.",
 )
 
 
-@app.command()
-def demo(
-    out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("gradcam-demo"),
-    overwrite: ReplaceForeign = False,
+def _show_version(asked: bool) -> None:
+    if asked:
+        say(f"gradcam-kit {__version__}", err=False)
+        raise typer.Exit
+
+
+@app.callback()
+def about(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and leave.", callback=_show_version, is_eager=True)
+    ] = False,
 ) -> None:
-    """Explain eight bundled pictures with every method, and measure which methods find the object."""
-    from gradcam_kit.jobs.demo import DemoRow, run_demo
-
-    def finished(row: DemoRow) -> None:
-        say(f"{row.name}: {row.seconds:.2f} s")
-
-    finish_demo(run_demo(out, finished, overwrite))
+    """Take the options of the program itself."""
 
 
-@app.command()
 def run(
     source: Annotated[
         str,
@@ -74,7 +87,7 @@ def run(
         ),
     ],
     model: Model,
-    out: Annotated[str, typer.Option(help="Folder of the run. Run the same command again to resume.")],
+    out: OutFolder,
     checkpoint: Checkpoint = None,
     weights: Weights = None,
     method: Method = None,
@@ -85,36 +98,51 @@ def run(
     gradient_rule: GradientRule = "exact",
     batch_size: BatchSize = 32,
     workers: Workers = 0,
-    device: Annotated[
-        str | None,
-        typer.Option(
-            help="Device such as cpu, cuda:1 or mps, or several: cuda:0,cuda:1. By default all GPUs, else the CPU."
-        ),
-    ] = None,
+    device: Devices = None,
     dtype: Dtype = "float32",
     compile: Compile = False,  # noqa: A002
-    overlays: Annotated[str, typer.Option(help="Pictures that get overlays: all, none, or a number.")] = "all",
-    thumbnails: Annotated[int, typer.Option(help="Thumbnails for the report, of evenly spaced pictures.")] = 10_000,
-    shard_size: Annotated[int, typer.Option(help="Pictures per file of rows.")] = 1000,
+    overlays: Annotated[
+        str, typer.Option(help="Pictures that get overlays: all, none, or a number.", rich_help_panel=OUTPUT)
+    ] = "all",
+    thumbnails: Annotated[
+        int, typer.Option(help="Thumbnails for the report, of evenly spaced pictures.", rich_help_panel=OUTPUT)
+    ] = 10_000,
+    shard_size: Annotated[int, typer.Option(help="Pictures per file of rows.", rich_help_panel=OUTPUT)] = 1000,
     shard: Annotated[
-        str | None, typer.Option(metavar="I/N", help="Do only part I of N, counted from 0. All parts share one --out.")
+        str | None,
+        typer.Option(
+            metavar="I/N",
+            help="Do only part I of N, counted from 0. All parts share one --out.",
+            rich_help_panel=COMPUTE,
+        ),
     ] = None,
     engine: Annotated[
-        str, typer.Option(help="Where to run: local, or ray (the cluster of RAY_ADDRESS, or a new local one).")
+        str,
+        typer.Option(
+            help="Where to run: local, or ray (the cluster of RAY_ADDRESS, or a new local one).",
+            rich_help_panel=COMPUTE,
+        ),
     ] = "local",
     image_size: ImageSize = None,
     mean: Mean = None,
     std: Std = None,
     class_names: ClassNames = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the run in --out.", rich_help_panel=OUTPUT)
+    ] = False,
     retry_failed: RetryFailed = False,
-    fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first picture that fails.")] = False,
-    report: Annotated[bool, typer.Option(help="Write OUT/report.html at the end.")] = True,
+    fail_fast: Annotated[
+        bool, typer.Option("--fail-fast", help="Stop at the first picture that fails.", rich_help_panel=COMPUTE)
+    ] = False,
+    report: Annotated[bool, typer.Option(help="Write OUT/report.html at the end.", rich_help_panel=OUTPUT)] = True,
+    browse: Open = False,
 ) -> None:
     """Explain every picture of SOURCE: heatmaps to OUT/shards, pictures to OUT/overlays, a page to OUT/report.html."""
     from gradcam_kit.folder import measured, run_and_report
     from gradcam_kit.jobs import RunRequest
 
+    if browse and not report:
+        raise OptionError("--open opens the report, and --no-report leaves it out; drop one of the two")
     request = RunRequest(
         model=model,
         checkpoint=checkpoint,
@@ -148,32 +176,43 @@ def run(
         processes=True,
     )
     summary = run_and_report(request, Console(stderr=True))
-    finish(measured(summary) if metric and not summary.interrupted else summary)
+    done = measured(summary) if metric and not summary.interrupted else summary
+    finish(done, page=done.report if browse else None)
 
 
-@app.command()
-def report(directory: Directory, overwrite: ReplaceForeign = False) -> None:
+def report(directory: Directory, browse: Open = False, overwrite: ReplaceForeign = False) -> None:
     """Rebuild DIR/report.html from the rows in DIR."""
     from gradcam_kit.report import write_report
 
-    say(write_report(directory, overwrite=overwrite), err=False)
+    page = write_report(directory, overwrite=overwrite)
+    say(page, err=False)
     note_unfinished(directory)
+    if browse:
+        show_page(page)
 
 
-@app.command()
 def evaluate(
     directory: Directory,
     model: ModelOfRun = None,
     method: MethodOfRun = None,
     metric: Metrics = None,
     masks: MaskFolder = None,
-    checkpoint: Annotated[Path | None, typer.Option(help="Weights of the run, if they have moved.")] = None,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Weights of the run, if they have moved.", rich_help_panel=MODEL),
+    ] = None,
     batch_size: BatchSize = 32,
     workers: Workers = 0,
     device: Device = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace earlier measurements.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace earlier measurements.", rich_help_panel=OUTPUT)
+    ] = False,
     baselines: Annotated[
-        bool, typer.Option(help="Also score four model-independent baselines; each takes as long as a method.")
+        bool,
+        typer.Option(
+            help="Also score four model-independent baselines; each takes as long as a method.",
+            rich_help_panel=EXPLAIN,
+        ),
     ] = True,
     controls: Annotated[bool | None, typer.Option(help="The former name of --baselines.", hidden=True)] = None,
 ) -> None:
@@ -202,12 +241,21 @@ def evaluate(
     finish_evaluation(done)
 
 
-@app.command()
 def export(
     directory: Directory,
     to: Annotated[str, typer.Option(help="fiftyone, coco, png, npz or csv.")],
-    out: Annotated[str | None, typer.Option(help="Output folder.", show_default="DIR/export/FORMAT")] = None,
-    method: Method = None,
+    out: Annotated[
+        str | None,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="FOLDER",
+            help="Output folder.",
+            show_default="DIR/export/FORMAT",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
+    method: Methods = None,
     threshold: Annotated[
         float, typer.Option(help="For boxes (coco): share of the maximum above which a heatmap counts.")
     ] = 0.5,
@@ -221,62 +269,22 @@ def export(
     note_unfinished(directory)
 
 
-@app.command()
-def compare(
-    pictures: Annotated[list[str], typer.Argument(metavar="PICTURE...", help="Pictures, folders or globs.")],
-    model: Model,
-    out: Annotated[
-        Path, typer.Option(help="The file to write: .png, .jpg, ..., .html (a page with a slider) or .csv.")
-    ],
-    checkpoint: Checkpoint = None,
-    weights: Weights = None,
-    method: Method = None,
-    layer: Annotated[
-        list[str] | None,
-        typer.Option(help="Layer to compare at; A+B fuses two. By default one is chosen. Can be repeated."),
-    ] = None,
-    metric: Metrics = None,
-    masks: MaskFolder = None,
-    targets: Targets = "predicted",
-    scores: Scores = None,
-    batch_size: BatchSize = 32,
-    device: Device = None,
-    dtype: Dtype = "float32",
-    image_size: ImageSize = None,
-    mean: Mean = None,
-    std: Std = None,
-    class_names: ClassNames = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
-) -> None:
-    """Show methods side by side; by default all single-pass methods that suit the model."""
-    from gradcam_kit.jobs.compare import SheetRequest, render_sheet
-
-    request = SheetRequest(
-        model=model,
-        checkpoint=checkpoint,
-        weights=weights,
-        image_size=image_size,
-        mean=numbers("--mean", mean),
-        std=numbers("--std", std),
-        class_names=class_names,
-        device=device,
-        dtype=dtype,
-        layers=tuple(layer or ()),
-        targets=targets,
-        scores=scores,
-        batch_size=batch_size,
-        sources=tuple(pictures),
-        out=out,
-        methods=tuple(method or ()),
-        metrics=tuple(metric or ()),
-        masks=masks,
-        overwrite=overwrite,
-    )
-    finish(render_sheet(request, Console(stderr=True)), rest="")
-
-
-for listed in (doctor, layers, methods, metrics):
-    app.command()(listed)
+# Each with an example, in the order of the help.
+_EXAMPLES: dict[Callable[..., None], str] = {
+    demo: "gradcam-kit demo --out gradcam-demo --open",
+    run: "gradcam-kit run photos -m mobilenet-v2 -o heatmaps --method grad-cam --method layer-cam --open",
+    report: "gradcam-kit report heatmaps --open",
+    evaluate: "gradcam-kit evaluate heatmaps --metric deletion --metric insertion",
+    export: "gradcam-kit export heatmaps --to csv",
+    compare: "gradcam-kit compare cat.jpg -m mobilenet-v2 -o methods.html --targets top:2 --open",
+    doctor: "gradcam-kit doctor -m torchvision:resnet18 --data photos --steps 20",
+    layers: "gradcam-kit layers -m torchvision:resnet50",
+    models: "gradcam-kit models 'timm:vit_*224'",
+    methods: "gradcam-kit methods",
+    metrics: "gradcam-kit metrics",
+}
+for function, example in _EXAMPLES.items():
+    app.command(cls=Command, epilog=f"Example: {example}")(function)
 
 
 def main() -> None:

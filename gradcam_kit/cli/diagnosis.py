@@ -10,6 +10,9 @@ from rich.console import Console
 from rich.text import Text
 
 from gradcam_kit.cli.options import (
+    COMPUTE,
+    DATA,
+    OUTPUT,
     BatchSize,
     Checkpoint,
     ClassNames,
@@ -17,11 +20,12 @@ from gradcam_kit.cli.options import (
     ImageSize,
     Mean,
     Model,
+    Open,
     Std,
     Weights,
     numbers,
 )
-from gradcam_kit.cli.printing import say
+from gradcam_kit.cli.printing import say, show_page
 
 if TYPE_CHECKING:
     from gradcam_kit.diagnostics.findings import Finding
@@ -37,18 +41,31 @@ def doctor(
     weights: Weights = None,
     data: Annotated[
         str | None,
-        typer.Option(help="Training pictures: a folder with a subfolder per class, a glob, a list file or a table."),
+        typer.Option(
+            help="Training pictures: a folder with a subfolder per class, a glob, a list file or a table.",
+            rich_help_panel=DATA,
+        ),
     ] = None,
-    test: Annotated[str | None, typer.Option(help="Test pictures in the same forms, to look for leaks.")] = None,
-    steps: Annotated[int, typer.Option(help="Training steps, on a copy of the model.")] = 20,
+    test: Annotated[
+        str | None, typer.Option(help="Test pictures in the same forms, to look for leaks.", rich_help_panel=DATA)
+    ] = None,
+    steps: Annotated[int, typer.Option(help="Training steps, on a copy of the model.", rich_help_panel=COMPUTE)] = 20,
     batch_size: BatchSize = 32,
     device: Device = None,
     image_size: ImageSize = None,
     mean: Mean = None,
     std: Std = None,
     class_names: ClassNames = None,
-    out: Annotated[str, typer.Option(help="Folder for doctor.html and doctor.json.")] = "gradcam-doctor",
-    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
+    out: Annotated[
+        str,
+        typer.Option(
+            "--out", "-o", metavar="DIR", help="Folder for doctor.html and doctor.json.", rich_help_panel=OUTPUT
+        ),
+    ] = "gradcam-doctor",
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the findings as JSON.", rich_help_panel=OUTPUT)
+    ] = False,
+    browse: Open = False,
 ) -> None:
     """Diagnose a model and its data, with advice; writes OUT/doctor.html and OUT/doctor.json."""
     from gradcam_kit.jobs import ModelRequest
@@ -66,11 +83,14 @@ def doctor(
         batch_size=batch_size,
     )
     request = DoctorRequest(asked, data, test, steps, batch_size, out)
-    finish_diagnosis(examine(request, Console(stderr=True)), as_json)
+    done = examine(request, Console(stderr=True))
+    finish_diagnosis(done, as_json, browse)
 
 
-def finish_diagnosis(done: Diagnosis, as_json: bool) -> None:
-    """Show what was found and what was not examined, and leave with the exit status."""
+def finish_diagnosis(done: Diagnosis, as_json: bool, browse: bool = False) -> None:
+    """Show what was found and what was not examined, open the page if asked, and leave with the exit status."""
+    if browse:
+        show_page(done.page)
     if as_json:
         say(done.to_json(), err=False)
         raise typer.Exit(done.exit_status)

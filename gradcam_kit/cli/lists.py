@@ -1,9 +1,14 @@
-"""The commands that list: layers of a model, methods, metrics."""
+"""The commands that list: models, layers of a model, methods, metrics."""
 
 from __future__ import annotations
 
+from typing import Annotated
+
+import typer
+
 from gradcam_kit.cli.options import Checkpoint, Device, ImageSize, Model, Weights
 from gradcam_kit.cli.printing import mark, say, show
+from gradcam_kit.errors import extra_hint
 
 
 def layers(
@@ -28,11 +33,32 @@ def layers(
             say(f"{one.name} is chosen: {one.reason}", err=False)
 
 
+def models(
+    pattern: Annotated[
+        str,
+        typer.Argument(
+            metavar="PATTERN", help="A part of the name, or a glob such as 'timm:vit_*'.", show_default="all models"
+        ),
+    ] = "",
+) -> None:
+    """List the models with a name, of torchvision and timm, with their pretrained weights."""
+    from gradcam_kit.models.named import has_timm, named_models
+
+    found = named_models(pattern)
+    width = max(len(model.spec) for model in found)
+    for model in found:
+        about = model.note or ", ".join(model.weights) or "no pretrained weights"
+        say(f"{model.spec:<{width}}  {about}", err=False)
+    if not has_timm():
+        say(f"timm is not installed, so its models are missing; {extra_hint('models')}")
+    say("Use one with --model NAME --weights WEIGHTS; DEFAULT are the best ones.")
+
+
 def methods() -> None:
-    """List every method: what it needs, what it costs, its paper."""
+    """List every method in the order in which to try them: good for what, what it needs and costs, its paper."""
     from gradcam_kit.jobs.listing import described_methods
 
-    show(["method", "needs", "cost", "paper"], described_methods())
+    show(["method", "good for", "needs", "cost", "paper"], described_methods())
     letters = "F = forward pass, B = backward pass from the score to the layer, R = forward pass of one masked row"
     say(letters, err=False)
     say("for vision transformers: balanced-cam; exact gradients hardly tell where a transformer looks", err=False)

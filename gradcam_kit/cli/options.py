@@ -9,62 +9,210 @@ import typer
 
 from gradcam_kit.errors import OptionError
 
+# Panels of the help.
+MODEL = "Model"
+DATA = "Data"
+EXPLAIN = "What to explain"
+COMPUTE = "Computing"
+OUTPUT = "Output"
+
 Model = Annotated[
-    str, typer.Option(help="demo, mobilenet-v2, torchvision:NAME, timm:NAME, hf:NAME or package.module:factory.")
+    str,
+    typer.Option(
+        "--model",
+        "-m",
+        metavar="SPEC",
+        help="demo, mobilenet-v2, torchvision:NAME, timm:NAME, hf:NAME or package.module:factory; see "
+        "'gradcam-kit models'.",
+        rich_help_panel=MODEL,
+    ),
 ]
-Checkpoint = Annotated[Path | None, typer.Option(help="Weights: safetensors, or a PyTorch file of tensors.")]
-Weights = Annotated[str | None, typer.Option(help="Pretrained weights by name, such as DEFAULT or IMAGENET1K_V2.")]
-ImageSize = Annotated[int | None, typer.Option(help="Side of the model's input, in pixels.")]
+Checkpoint = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Weights: safetensors, or a PyTorch file of tensors.", rich_help_panel=MODEL),
+]
+Weights = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Pretrained weights by name, such as DEFAULT or IMAGENET1K_V2.",
+        show_default="random weights",
+        rich_help_panel=MODEL,
+    ),
+]
+ImageSize = Annotated[
+    int | None,
+    typer.Option(
+        metavar="PIXELS", help="Side of the model's input.", show_default="as the model has it", rich_help_panel=MODEL
+    ),
+]
 Mean = Annotated[
-    str | None, typer.Option(help="Mean per channel in [0, 1], such as 0.485,0.456,0.406, or one number for gray.")
+    str | None,
+    typer.Option(
+        metavar="R,G,B",
+        help="Mean per channel in [0, 1], such as 0.485,0.456,0.406, or one number for gray.",
+        show_default="as the model has it",
+        rich_help_panel=MODEL,
+    ),
 ]
-Std = Annotated[str | None, typer.Option(help="Standard deviation per channel in [0, 1].")]
-ClassNames = Annotated[Path | None, typer.Option(help="File with one class name per line.")]
-Device = Annotated[str | None, typer.Option(help="Device such as cpu, cuda:1 or mps. By default CUDA, else the CPU.")]
-Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16.")]
+Std = Annotated[
+    str | None,
+    typer.Option(
+        metavar="R,G,B",
+        help="Standard deviation per channel in [0, 1].",
+        show_default="as the model has it",
+        rich_help_panel=MODEL,
+    ),
+]
+ClassNames = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="File with one class name per line.",
+        show_default="as the model has them",
+        rich_help_panel=MODEL,
+    ),
+]
+Device = Annotated[
+    str | None,
+    typer.Option(help="Device such as cpu, cuda:1 or mps.", show_default="CUDA, else the CPU", rich_help_panel=COMPUTE),
+]
+Devices = Annotated[
+    str | None,
+    typer.Option(
+        help="Device such as cpu, cuda:1 or mps, or several: cuda:0,cuda:1.",
+        show_default="all GPUs, else the CPU",
+        rich_help_panel=COMPUTE,
+    ),
+]
+Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16.", rich_help_panel=COMPUTE)]
 Targets = Annotated[
-    str, typer.Option(help="predicted, label (the picture's folder), a class index, a class name, or top:K.")
+    str,
+    typer.Option(
+        help="predicted, label (the picture's folder), a class index, a class name, or top:K.", rich_help_panel=EXPLAIN
+    ),
 ]
 Scores = Annotated[
     str | None,
     typer.Option(
-        help="Score of a class: softmax, sigmoid, or raw (the output as it is). By default the model decides."
+        help="Score of a class: softmax, sigmoid, or raw (the output as it is).",
+        show_default="the model decides",
+        rich_help_panel=EXPLAIN,
     ),
 ]
 Compile = Annotated[
-    bool, typer.Option("--compile", help="Compile the model around the target layers (slow start, faster passes).")
+    bool,
+    typer.Option(
+        "--compile",
+        help="Compile the model around the target layers (slow start, faster passes).",
+        rich_help_panel=COMPUTE,
+    ),
 ]
-RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Try failed pictures again.")]
-BatchSize = Annotated[int, typer.Option(help="Largest number of images in one forward pass.")]
-Workers = Annotated[int, typer.Option(help="Workers that decode pictures (0 = all cores, at most 8).")]
-Metrics = Annotated[list[str] | None, typer.Option(help="Metric, see 'gradcam-kit metrics'. Can be repeated.")]
+RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Try failed pictures again.", rich_help_panel=OUTPUT)]
+BatchSize = Annotated[int, typer.Option(help="Largest number of images in one forward pass.", rich_help_panel=COMPUTE)]
+Workers = Annotated[
+    int, typer.Option(help="Workers that decode pictures (0 = all cores, at most 8).", rich_help_panel=COMPUTE)
+]
+Metrics = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME", help="Metric, see 'gradcam-kit metrics'. Can be repeated.", rich_help_panel=EXPLAIN),
+]
 MaskFolder = Annotated[
     str | None,
     typer.Option(
-        "--masks", help="Folder of masks, 0 outside the objects, for metrics that compare heatmaps with objects."
+        "--masks",
+        metavar="FOLDER",
+        help="Folder of masks, 0 outside the objects, for metrics that compare heatmaps with objects.",
+        rich_help_panel=EXPLAIN,
     ),
 ]
 Directory = Annotated[str, typer.Argument(metavar="DIR", help="The folder of a run.")]
 ModelOfRun = Annotated[
     str | None,
-    typer.Option("--model", help="Model of the run, needed if it is package.module:factory, because DIR is only data."),
+    typer.Option(
+        "--model",
+        "-m",
+        metavar="SPEC",
+        help="Model of the run, needed if it is package.module:factory, because DIR is only data.",
+        show_default="the run's",
+        rich_help_panel=MODEL,
+    ),
 ]
 MethodOfRun = Annotated[
     list[str] | None,
-    typer.Option("--method", help="Method of the run, needed if it is package.module:Class. Can be repeated."),
+    typer.Option(
+        "--method",
+        metavar="NAME",
+        help="Method of the run, needed if it is package.module:Class. Can be repeated.",
+        show_default="the run's",
+        rich_help_panel=EXPLAIN,
+    ),
 ]
-ReplaceForeign = Annotated[bool, typer.Option("--overwrite", help="Replace files that this command did not write.")]
+ReplaceForeign = Annotated[
+    bool, typer.Option("--overwrite", help="Replace files that this command did not write.", rich_help_panel=OUTPUT)
+]
+Open = Annotated[
+    bool,
+    typer.Option("--open", help="Open what was written in the browser, where there is one.", rich_help_panel=OUTPUT),
+]
 Method = Annotated[
     list[str] | None,
-    typer.Option(help="Method, see 'gradcam-kit methods'; balanced-cam for vision transformers. Can be repeated."),
+    typer.Option(
+        metavar="NAME",
+        help="Method, see 'gradcam-kit methods'; balanced-cam for vision transformers. Can be repeated.",
+        show_default="grad-cam",
+        rich_help_panel=EXPLAIN,
+    ),
+]
+Methods = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--method",
+        metavar="NAME",
+        help="Method, see 'gradcam-kit methods'; balanced-cam for vision transformers. Can be repeated.",
+        show_default="all that apply",
+        rich_help_panel=EXPLAIN,
+    ),
+]
+Layer = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--layer",
+        "-l",
+        metavar="NAME",
+        help="Target layer, see 'gradcam-kit layers'. Can be repeated.",
+        show_default="chosen by running the model",
+        rich_help_panel=EXPLAIN,
+    ),
+]
+ComparedLayer = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--layer",
+        "-l",
+        metavar="NAME",
+        help="Layer to compare at; A+B fuses two. Can be repeated.",
+        show_default="chosen by running the model",
+        rich_help_panel=EXPLAIN,
+    ),
+]
+OutFolder = Annotated[
+    str,
+    typer.Option(
+        "--out",
+        "-o",
+        metavar="DIR",
+        help="Folder of the run. Run the same command again to resume.",
+        rich_help_panel=OUTPUT,
+    ),
 ]
 GradientRule = Annotated[
     str,
     typer.Option(
-        help="exact, as in the papers, or balanced: normalizations, gates and attention count as constant factors."
+        help="exact, as in the papers, or balanced: normalizations, gates and attention count as constant factors.",
+        rich_help_panel=EXPLAIN,
     ),
 ]
-Layer = Annotated[list[str] | None, typer.Option(help="Target layer; by default one is chosen. Can be repeated.")]
 
 
 def numbers(option: str, text: str | None) -> tuple[float, ...] | None:

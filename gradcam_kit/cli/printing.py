@@ -3,40 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
-from typer.core import TyperGroup
 
-from gradcam_kit.errors import GradCamKitError
+from gradcam_kit.cli.opening import open_page
 
 if TYPE_CHECKING:
     from gradcam_kit.jobs import Evaluation, RunSummary
-    from gradcam_kit.jobs.demo import DemoResult
 
 
 _IN_ROWS = ", which the table of gradcam-kit export DIR --to csv has"
-
-
-class Commands(TyperGroup):
-    """The one place where a wrong request becomes one line and exit status 2."""
-
-    def invoke(self, ctx: Any) -> Any:
-        """Run a command."""
-        try:
-            return super().invoke(ctx)
-        except GradCamKitError as error:
-            say("gradcam-kit: " + " ".join(str(error).split()))  # one line, whatever a user's code says
-            raise typer.Exit(2) from None
-        except SystemExit as error:  # commands of ours end otherwise, so it is code of the user's
-            code = "" if error.code is None else repr(error.code)
-            say(f"gradcam-kit: the code of the model or a method called sys.exit({code}), which ends nothing here")
-            raise typer.Exit(2) from None
-        except KeyboardInterrupt:
-            say("gradcam-kit: interrupted")
-            raise typer.Exit(130) from None
 
 
 def say(text: str, err: bool = True) -> None:
@@ -51,8 +31,15 @@ def show(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         table.add_row(*row)
     console = Console()
     if not console.is_terminal:
-        console.width = 240  # nothing that is piped or saved should be broken into lines
+        console.width = 1000  # nothing that is piped or saved should be broken into lines
     console.print(table)
+
+
+def show_page(page: str | Path) -> None:
+    """Open a page in the browser, or say where it is."""
+    problem = open_page(page)
+    if problem is not None:
+        say(problem)
 
 
 def mark(holds: bool) -> str:
@@ -60,12 +47,13 @@ def mark(holds: bool) -> str:
     return "yes" if holds else ""
 
 
-def finish(summary: RunSummary, rest: str = _IN_ROWS) -> None:
+def finish(summary: RunSummary, rest: str = _IN_ROWS, page: str | Path | None = None) -> None:
     """Say what became of the pictures, and leave with the exit status.
 
     Args:
         summary: of a run, or of pictures side by side.
         rest: said of failures that are not shown.
+        page: opened in the browser, unless the command was interrupted.
     """
     if summary.means:
         show_means(summary.means, summary.notes)
@@ -84,6 +72,8 @@ def finish(summary: RunSummary, rest: str = _IN_ROWS) -> None:
         say(f"{summary.missing} shards are still missing: other parts write them, or run {same} to resume")
     if summary.report is not None:
         say(f"Report: {summary.report}", err=False)
+    if page is not None and not summary.interrupted:
+        show_page(page)
     raise typer.Exit(summary.exit_status)
 
 
@@ -115,22 +105,6 @@ def note_unfinished(directory: str) -> None:
     if run.left:
         left = f"{run.left} of {run.manifest['pictures']} pictures are left"
         say(f"note: the run is not finished, {left}; run its command again to resume")
-
-
-def finish_demo(done: DemoResult) -> None:
-    """Show which methods find the objects, and where the pictures are."""
-    show(
-        ["method", "heatmap on the object", "seconds"],
-        [[row.name, f"{row.share:.1%}", "" if row.seconds is None else f"{row.seconds:.2f}"] for row in done.rows],
-    )
-    say(
-        "Guided methods come first because they highlight edges, and most edges of these pictures belong to the "
-        "object. They depend less on the class than the other methods do.",
-        err=False,
-    )
-    say(f"Not for this convolutional classifier: {', '.join(done.unsuited)}", err=False)
-    say(f"Side by side: {done.sheet}\nOne by one:   {done.overlays}", err=False)
-    say("Next: gradcam-kit run PICTURES --model torchvision:resnet50 --weights DEFAULT --out DIR", err=False)
 
 
 def finish_evaluation(done: Evaluation) -> None:

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor
 
-from gradcam_kit.errors import MissingExtraError
+from gradcam_kit.errors import missing_extra
 from gradcam_kit.pixels.pictures import RGB
 
 if TYPE_CHECKING:
@@ -155,9 +155,7 @@ class Mistakes:
         try:
             import pandas as pd
         except ImportError as error:
-            raise MissingExtraError(
-                'tables need pandas, which is not installed: pip install "gradcam-kit[notebook]"; rows() gives the same'
-            ) from error
+            raise missing_extra("tables need pandas", "notebook", "rows() gives the same") from error
         return pd.DataFrame(self.rows())
 
     @overload

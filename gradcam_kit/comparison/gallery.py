@@ -15,7 +15,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from gradcam_kit.errors import MissingExtraError
+from gradcam_kit.errors import missing_extra
 from gradcam_kit.functional import normalize
 from gradcam_kit.pixels.pictures import RGB, encode_picture, rgb_picture
 from gradcam_kit.render import colorize, colormap_table, contact_sheet, overlay
@@ -83,10 +83,8 @@ def render_figure(panels: Sequence[Panel], columns: int = COLUMNS, *, alpha: flo
     try:
         from matplotlib import pyplot
     except ImportError as error:
-        raise MissingExtraError(
-            'plot() needs matplotlib, which is not installed: pip install "gradcam-kit[notebook]"; '
-            "save() writes .png and .html without it"
-        ) from error
+        instead = "save() writes .png and .html without it"
+        raise missing_extra("plot() needs matplotlib", "notebook", instead) from error
     most = 1 + max(len(panel.cells) for panel in panels)
     per_row = _per_row(most, columns)
     rows = math.ceil(most / per_row)

@@ -25,7 +25,7 @@ from gradcam_kit.comparison.gallery import (
     render_page,
     render_sheet,
 )
-from gradcam_kit.errors import MissingExtraError, PictureError
+from gradcam_kit.errors import PictureError, missing_extra
 from gradcam_kit.methods import Explanation
 from gradcam_kit.metrics import MetricResult, Status
 from gradcam_kit.metrics.registry import described
@@ -292,8 +292,6 @@ def _frame(rows: list[dict[str, Any]]) -> pandas.DataFrame:
     try:
         import pandas
     except ImportError as error:
-        raise MissingExtraError(
-            'tables need pandas, which is not installed: pip install "gradcam-kit[notebook]"; '
-            "rows() and summary_rows() give the same as plain values"
-        ) from error
+        instead = "rows() and summary_rows() give the same as plain values"
+        raise missing_extra("tables need pandas", "notebook", instead) from error
     return pandas.DataFrame(rows)

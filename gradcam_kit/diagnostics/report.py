@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from gradcam_kit.diagnostics.findings import Finding, worst_first
-from gradcam_kit.errors import MissingExtraError
+from gradcam_kit.errors import missing_extra
 
 if TYPE_CHECKING:
     import pandas
@@ -114,9 +114,7 @@ class Report:
         try:
             import pandas as pd
         except ImportError as error:
-            raise MissingExtraError(
-                'to_pandas() needs pandas, which is not installed: pip install "gradcam-kit[diagnostics]"'
-            ) from error
+            raise missing_extra("to_pandas() needs pandas", "diagnostics") from error
         return pd.DataFrame([asdict(row) for row in self.layers], columns=[field.name for field in fields(LayerRow)])
 
     def to_dict(self) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from gradcam_kit.demo import sample_pictures
 from gradcam_kit.jobs.request import ModelRequest
 from gradcam_kit.jobs.work.loading import load_explainer
 from gradcam_kit.methods import METHODS
+from gradcam_kit.methods.recommended import recommended
 from gradcam_kit.metrics import METRICS
 from gradcam_kit.types import Evidence, LayerCandidate
 
@@ -22,11 +23,11 @@ def candidate_layers(request: ModelRequest) -> list[LayerCandidate]:
     return layer_candidates(explainer.model, read_inputs(images, {}), None, ClassLogit)
 
 
-def described_methods() -> list[tuple[str, str, str, str]]:
-    """Return name, needs, cost and paper of every method."""
+def described_methods() -> list[tuple[str, str, str, str, str]]:
+    """Return name, use, needs, cost and paper of every method, in the order in which to try them."""
     return [
-        (name, ", ".join(["activations", *_words(method.needs)]), method.cost, method.paper)
-        for name, method in METHODS.items()
+        (name, use, ", ".join(["activations", *_words(METHODS[name].needs)]), METHODS[name].cost, METHODS[name].paper)
+        for name, use in recommended().items()
     ]
 
 

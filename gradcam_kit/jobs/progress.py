@@ -1,10 +1,24 @@
-"""The progress of a run: a bar on a terminal, nothing elsewhere."""
+"""The progress of commands: bars on a terminal, nothing or plain lines elsewhere."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.text import Text
+
+from gradcam_kit.capture import counting_rows
 
 
 class ProgressBar:
@@ -27,6 +41,61 @@ class ProgressBar:
         self._progress.update(self._task, advance=pictures, failed=self._progress.tasks[0].fields["failed"] + failed)
 
     def __enter__(self) -> ProgressBar:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+
+class MethodProgress:
+    """Shows which method runs, and how many changed images it has scored; a context manager.
+
+    On a terminal a bar moves also within a method. Everywhere a line tells when a method is done.
+
+    Args:
+        console: where to show it; None = nowhere.
+        total: the number of methods.
+    """
+
+    def __init__(self, console: Console | None, total: int) -> None:
+        self._console = console
+        self._rows = 0
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rows]}"),
+            TimeElapsedColumn(),
+            console=console,
+            disable=console is None or not console.is_terminal,
+            transient=True,
+        )
+        self._task = self._progress.add_task("methods", total=total, rows="")
+
+    @contextmanager
+    def method(self, name: str) -> Iterator[None]:
+        """Name the method that runs in this block, and count the rows that it scores."""
+        self._rows = 0
+        self._progress.update(self._task, description=name, rows="")
+        start = time.perf_counter()
+        with counting_rows(self._count):
+            yield
+        self._progress.update(self._task, advance=1)
+        if self._console is not None:
+            line = f"{name}: {time.perf_counter() - start:.2f} s"
+            self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    def skip(self) -> None:
+        """Count a method that does not run."""
+        self._progress.update(self._task, advance=1)
+
+    def _count(self, rows: int) -> None:
+        self._rows += rows
+        self._progress.update(self._task, rows=f"{self._rows:,} masked images")
+
+    def __enter__(self) -> MethodProgress:
         self._progress.start()
         return self
 

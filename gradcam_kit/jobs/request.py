@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
@@ -11,6 +10,7 @@ from torch import nn
 
 from gradcam_kit.errors import InputError, OptionError, UnknownNameError, kind_of
 from gradcam_kit.jobs.asked_targets import Targets as Targets
+from gradcam_kit.jobs.cores import usable_cores
 from gradcam_kit.options import one_of
 from gradcam_kit.targets.scores import SCORES
 from gradcam_kit.types import GradientRule
@@ -125,7 +125,7 @@ class RunRequest(ModelRequest):
     @property
     def threads(self) -> int:
         """The number of workers."""
-        return self.workers or min(8, _cores())
+        return self.workers or min(8, usable_cores())
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -231,11 +231,6 @@ class Problems:
 def one_line(text: object) -> str:
     """Return a text as rows and terminals can hold it: on one line, and encodable whatever bytes a file name had."""
     return " ".join(str(text).split()).encode("utf-8", "backslashreplace").decode()
-
-
-def _cores() -> int:
-    """Return the number of cores that this process may use, often fewer than a shared machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _each_in(option: str, values: tuple[float, ...] | None, least: float, most: float) -> None:

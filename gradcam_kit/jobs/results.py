@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from jaxtyping import Float, UInt8
 
-from gradcam_kit.errors import InputError, MissingExtraError, OptionError, PictureError, UnknownNameError, did_you_mean
+from gradcam_kit.errors import InputError, OptionError, PictureError, UnknownNameError, did_you_mean, missing_extra
 from gradcam_kit.functional import Normalization
 from gradcam_kit.jobs.sources.index import Entry
 from gradcam_kit.jobs.sources.reading import read_entry
@@ -136,7 +136,7 @@ class Run:
         try:
             import pandas  # noqa: F401
         except ImportError as error:
-            raise MissingExtraError("a DataFrame needs pandas; run: pip install pandas") from error
+            raise missing_extra("a DataFrame needs pandas", "notebook") from error
         wanted = columns or [name for name in self._fields().names if name != "heatmap"]
         frame: pd.DataFrame = self.table(wanted).to_pandas()
         return frame

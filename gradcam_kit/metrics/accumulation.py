@@ -1,6 +1,6 @@
 """Metrics over a whole data set, and over several processes, as torchmetrics' `Metric`: update per batch, then compute.
 
-Needs the extra: pip install "gradcam-kit[metrics]".
+Needs the extra `metrics`: pip install -e ".[metrics]" in the checkout.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int, Integer
 from torch import Tensor
 
-from gradcam_kit.errors import InputError, MissingExtraError, kind_of
+from gradcam_kit.errors import InputError, kind_of, missing_extra
 from gradcam_kit.functional import move
 from gradcam_kit.metrics.boxes import THRESHOLDS, bounding_boxes, box_overlaps, check_overlap, max_box_accuracy
 from gradcam_kit.metrics.checks import check_masks, degenerate, read_whole_numbers
@@ -26,9 +26,7 @@ from gradcam_kit.options import non_negative, positive_int
 try:
     import torchmetrics
 except ImportError as error:
-    raise MissingExtraError(
-        'metrics over data sets need torchmetrics; install it with: pip install "gradcam-kit[metrics]"'
-    ) from error
+    raise missing_extra("metrics over data sets need torchmetrics", "metrics") from error
 
 
 def _counts(status: Int[Tensor, " n"]) -> Int[Tensor, " statuses"]:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gradcam_kit.errors import CheckpointError, MissingExtraError, UnknownNameError, did_you_mean
+from gradcam_kit.errors import CheckpointError, UnknownNameError, did_you_mean, missing_extra
 from gradcam_kit.transforms import (
     IMAGENET,
     CallableTransform,
@@ -173,7 +173,7 @@ def _require(library: str) -> ModuleType:
     try:
         return importlib.import_module(library)
     except ImportError as error:
-        raise MissingExtraError(f"{library} is not installed; run: pip install 'gradcam-kit[models]'") from error
+        raise missing_extra(f"such models need {library}", "models") from error
 
 
 @contextmanager

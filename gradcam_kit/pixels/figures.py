@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gradcam_kit.errors import MissingExtraError
+from gradcam_kit.errors import missing_extra
 from gradcam_kit.pixels.pictures import RGB
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def figure_of(picture: RGB, title: str) -> Figure:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise MissingExtraError('plots need matplotlib: pip install "gradcam-kit[notebook]"') from error
+        raise missing_extra("plots need matplotlib", "notebook") from error
     height, width = picture.shape[:2]
     figure = Figure(figsize=(max(width / 100, 2), max(height / 100, 2)), layout="constrained")
     axes = figure.subplots()

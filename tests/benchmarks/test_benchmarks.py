@@ -74,7 +74,7 @@ def test_a_peer_that_is_not_installed_is_skipped_with_what_to_do(tmp_path, monke
         monkeypatch.setitem(sys.modules, module, None)
     results = quick("peers", tmp_path)
     assert results.rows
-    assert all("is not installed: pip install 'gradcam-kit[peers]'" in row.skipped for row in results.rows)
+    assert all("is not installed: pip install -e '.[peers]'" in row.skipped for row in results.rows)
 
 
 @pytest.mark.filterwarnings("ignore")  # of other libraries
@@ -90,7 +90,7 @@ def test_metrics_and_those_of_other_libraries(tmp_path, monkeypatch, hidden):
         assert row.skipped or row.figures["ratio"].median > 0
         assert not row.skipped or row in theirs
     if hidden:
-        assert all("is not installed: pip install 'gradcam-kit[peers]'" in row.skipped for row in theirs)
+        assert all("is not installed: pip install -e '.[peers]'" in row.skipped for row in theirs)
 
 
 def test_core(tmp_path):

@@ -150,8 +150,8 @@ def test_what_is_measured_before_an_interruption_is_kept_beside_earlier_results(
 
 
 def test_remarks_are_printed_as_they_are(capsys):
-    Results("x", {}, [Row({"work": "w"}, skipped="pip install 'gradcam-kit[peers]'")]).finish(None)
-    assert "'gradcam-kit[peers]'" in capsys.readouterr().out
+    Results("x", {}, [Row({"work": "w"}, skipped="pip install -e '.[peers]'")]).finish(None)
+    assert "'.[peers]'" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("build", [ratios.memory_rows, lambda device, batch: peers.memory_rows(peers.QUICK[0], device)])

@@ -18,8 +18,10 @@ from PIL import Image
 
 from gradcam_kit.cli import app
 from gradcam_kit.demo import sample_pictures
-from gradcam_kit.jobs import RunSummary, demo
+from gradcam_kit.jobs import RunSummary
+from gradcam_kit.jobs.demos import every
 from gradcam_kit.methods import METHODS
+from gradcam_kit.methods.recommended import recommended
 from gradcam_kit.models import load_model
 
 ROOT = Path(__file__).parents[2]
@@ -93,8 +95,10 @@ def test_every_method_is_listed_with_its_needs_cost_and_paper() -> None:
     status, said, _ = cli("methods")
     assert status == 0
     lines = [line for line in said.splitlines() if "│" in line]
+    assert [line.split("│")[1].strip() for line in lines] == list(recommended())
     for name, method in METHODS.items():
         [line] = [line for line in lines if line.split("│")[1].strip() == name]
+        assert recommended()[name] in line
         assert method.cost in line
         assert method.paper in line
     assert any("activations, gradients" in line for line in lines)
@@ -103,9 +107,10 @@ def test_every_method_is_listed_with_its_needs_cost_and_paper() -> None:
 @pytest.mark.slow
 def test_the_demo_finds_the_objects(monkeypatch: pytest.MonkeyPatch) -> None:
     samples = sample_pictures()[::4]  # all methods with all eight take a minute
-    monkeypatch.setattr(demo, "sample_pictures", lambda: samples)
-    status, said, _ = cli("demo", "--out", "shown")
+    monkeypatch.setattr(every, "sample_pictures", lambda: samples)
+    status, said, notes = cli("demo", "--all", "--out", "shown")
     assert status == 0
+    assert "grad-cam: " in notes  # a line for each method that is done
     shares = {}
     for line in said.splitlines():
         if "%" in line:

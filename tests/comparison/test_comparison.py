@@ -167,7 +167,7 @@ def test_it_is_loaded_when_used_and_names_the_extra_that_is_missing(tmp_path):
         "for use in (lambda: found.table, found.plot):\n"
         "    try: use()\n"
         "    except gradcam_kit.GradCamKitError as error:\n"
-        "        print(type(error).__name__, 'gradcam-kit[notebook]' in str(error))\n"
+        "        print(type(error).__name__, '.[notebook]' in str(error))\n"
     )
     shown = subprocess.run(
         [sys.executable, "-c", code],

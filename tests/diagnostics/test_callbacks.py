@@ -145,7 +145,7 @@ def fit(net: Any, folder: Path, callbacks: list[Any]) -> None:
 
 @pytest.mark.parametrize("calls_part", [False, True])
 def test_lightning(calls_part: bool, tmp_path: Path) -> None:
-    pytest.importorskip("lightning", reason="lightning is not installed: pip install gradcam-kit[loggers]")
+    pytest.importorskip("lightning", reason="lightning is not installed: pip install -e .[loggers]")
     from gradcam_kit.diagnostics import DiagnosticsCallback
 
     plain, net = lightning_module(), lightning_module(calls_part=calls_part)
@@ -165,7 +165,7 @@ def test_lightning(calls_part: bool, tmp_path: Path) -> None:
 
 
 def test_lightning_after_an_error(tmp_path: Path) -> None:
-    pytest.importorskip("lightning", reason="lightning is not installed: pip install gradcam-kit[loggers]")
+    pytest.importorskip("lightning", reason="lightning is not installed: pip install -e .[loggers]")
     from gradcam_kit.diagnostics import DiagnosticsCallback
 
     net, callback = lightning_module(fails=True), DiagnosticsCallback()

@@ -62,7 +62,7 @@ def test_pictures_outside_of_the_folder_are_not_shown(tmp_path: Path) -> None:
 
 
 def test_wrong_sources_are_one_line(tmp_path: Path) -> None:
-    pytest.importorskip("dash", reason="dash is not installed: pip install gradcam-kit[dashboard]")
+    pytest.importorskip("dash", reason="dash is not installed: pip install -e .[dashboard]")
     with pytest.raises(InputError, match="nothing to show"):
         dashboard()
     with pytest.raises(InputError, match="cannot show a dict"):
@@ -75,7 +75,7 @@ def test_wrong_sources_are_one_line(tmp_path: Path) -> None:
 
 @pytest.fixture
 def served(tmp_path: Path) -> Iterator[tuple[str, Path, Any]]:
-    pytest.importorskip("dash", reason="dash is not installed: pip install gradcam-kit[dashboard]")
+    pytest.importorskip("dash", reason="dash is not installed: pip install -e .[dashboard]")
     model = mlp()
     with capture_features(model, "1") as features:
         model(torch.rand(3, 16))
@@ -134,7 +134,7 @@ def test_it_is_for_this_machine_alone(served: tuple[str, Path, Any], monkeypatch
 
 
 def test_reports_need_no_folder() -> None:
-    pytest.importorskip("dash", reason="dash is not installed: pip install gradcam-kit[dashboard]")
+    pytest.importorskip("dash", reason="dash is not installed: pip install -e .[dashboard]")
     model = mlp()
     with ModelDiagnostics(model) as diagnostics:
         model(torch.rand(4, 16))

@@ -38,7 +38,7 @@ def test_a_missing_extra_is_one_line(missing: str, monkeypatch: pytest.MonkeyPat
         return real(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(MissingExtraError, match=r"pip install \"gradcam-kit\[diagnostics\]\""):
+    with pytest.raises(MissingExtraError, match=r"pip install -e \"\.\[diagnostics\]\""):
         watched.report().to_pandas() if missing == "pandas" else watched.plot()
 
 

@@ -155,5 +155,5 @@ def test_what_has_no_coefficients_is_one_line(monkeypatch: pytest.MonkeyPatch) -
         return real(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(MissingExtraError, match=r"pip install \"gradcam-kit\[graphs\]\""):
+    with pytest.raises(MissingExtraError, match=r"pip install -e \"\.\[graphs\]\""):
         graph_attention(nn.Linear(4, 2), X, EDGES)

@@ -94,7 +94,7 @@ def test_a_missing_package_is_one_line_and_pca_needs_none(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(builtins, "__import__", without)
     points, labels = clusters()
-    with pytest.raises(MissingExtraError, match=r"pip install \"gradcam-kit\[diagnostics\]\""):
+    with pytest.raises(MissingExtraError, match=r"pip install -e \"\.\[diagnostics\]\""):
         project(points, labels, "tsne")
     assert project(points, labels).points.shape == (60, 2)
 

@@ -125,7 +125,7 @@ def test_json_lines_are_strict(tmp_path: Path) -> None:
 
 
 def test_tensorboard_reads_its_events(tmp_path: Path) -> None:
-    pytest.importorskip("tensorboard", reason="tensorboard is not installed: pip install gradcam-kit[loggers]")
+    pytest.importorskip("tensorboard", reason="tensorboard is not installed: pip install -e .[loggers]")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     from torch.utils.tensorboard import SummaryWriter
 
@@ -150,7 +150,7 @@ def test_tensorboard_reads_its_events(tmp_path: Path) -> None:
 
 
 def test_mlflow_reads_its_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("mlflow", reason="mlflow is not installed: pip install gradcam-kit[loggers]")
+    pytest.importorskip("mlflow", reason="mlflow is not installed: pip install -e .[loggers]")
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")  # versions 3 ask for it
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
     monkeypatch.chdir(tmp_path)
@@ -199,7 +199,7 @@ def wandb_rows(folder: Path) -> list[dict[str, Any]] | None:
 
 
 def test_wandb_reads_its_offline_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    wandb = pytest.importorskip("wandb", reason="wandb is not installed: pip install gradcam-kit[loggers]")
+    wandb = pytest.importorskip("wandb", reason="wandb is not installed: pip install -e .[loggers]")
     monkeypatch.chdir(tmp_path)
     for name in ("CONFIG", "CACHE", "DATA"):
         monkeypatch.setenv(f"WANDB_{name}_DIR", str(tmp_path / name))

@@ -172,7 +172,7 @@ class Bag(nn.Module):
 
 @pytest.mark.parametrize("custom", [False, True])
 def test_open_clip(custom: bool) -> None:
-    open_clip = pytest.importorskip("open_clip", reason="open_clip is not installed: pip install gradcam-kit[models]")
+    open_clip = pytest.importorskip("open_clip", reason="open_clip is not installed: pip install -e .[models]")
     vision = {"image_size": 32, "layers": 2, "width": 32, "patch_size": 8, "head_width": 16}
     text = {"context_length": 8, "vocab_size": 50, "width": 32, "heads": 2, "layers": 2}
     kind = open_clip.model.CustomTextCLIP if custom else open_clip.model.CLIP

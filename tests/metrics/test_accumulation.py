@@ -208,7 +208,7 @@ def test_two_processes_give_the_numbers_of_one(tmp_path: Path) -> None:
 def test_the_extra_is_named_when_it_is_missing() -> None:
     code = "import sys; sys.modules['torchmetrics'] = None; import gradcam_kit.metrics.accumulation"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[2])
-    assert 'pip install "gradcam-kit[metrics]"' in result.stderr.splitlines()[-1]
+    assert 'pip install -e ".[metrics]"' in result.stderr.splitlines()[-1]
 
 
 def test_after_a_reset_other_settings_may_come():

@@ -17,7 +17,7 @@ from gradcam_kit.capture.attaching import holding_hooks
 from gradcam_kit.capture.model.state import untouched
 from gradcam_kit.capture.model.trees import map_output
 from gradcam_kit.capture.observable import check_observable
-from gradcam_kit.errors import CaptureError, InputError, LayerNotFoundError, MissingExtraError, kind_of
+from gradcam_kit.errors import CaptureError, InputError, LayerNotFoundError, kind_of, missing_extra
 
 _ASKS = "return_attention_weights"
 _TOLERANCE = 1e-3  # sums over edges are added in any order on a device
@@ -57,9 +57,7 @@ def run_graph(model: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> l
             warnings.simplefilter("ignore")
             from torch_geometric.nn import MessagePassing
     except ImportError as error:
-        raise MissingExtraError(
-            'graph_attention needs torch_geometric, which is not installed: pip install "gradcam-kit[graphs]"'
-        ) from error
+        raise missing_extra("graph_attention needs torch_geometric", "graphs") from error
     inner = check_observable(model)
     layers = {
         module: name or type(inner).__name__

@@ -17,6 +17,7 @@ from gradcam_kit.capture.model.inputs import Inputs, Runner
 from gradcam_kit.capture.model.memory_format import PackedWeights
 from gradcam_kit.capture.model.state import untouched
 from gradcam_kit.capture.model.trees import device_of, map_output, move_tree
+from gradcam_kit.capture.rerun.counting import count_rows
 from gradcam_kit.errors import (
     CaptureError,
     GradCamKitError,
@@ -180,6 +181,7 @@ class Rescorer:
                 _log.warning("out of memory: %d rows in a pass from here on; pass batch_size=%d", size // 2, size // 2)
                 continue
             start += size
+            count_rows(size)
         return results
 
     def _pass(self, work: Callable[[slice], _Result], chunk: slice) -> _Result:

@@ -12,14 +12,12 @@ from gradcam_kit.capture import select_layers
 from gradcam_kit.diagnostics.callbacks.session import Session
 from gradcam_kit.diagnostics.report import Report
 from gradcam_kit.diagnostics.watching import ModelDiagnostics
-from gradcam_kit.errors import MissingExtraError
+from gradcam_kit.errors import missing_extra
 
 try:
     from lightning.pytorch import Callback, LightningModule, Trainer
 except ImportError as _error:
-    raise MissingExtraError(
-        'DiagnosticsCallback needs lightning, which is not installed: pip install "gradcam-kit[loggers]"'
-    ) from _error
+    raise missing_extra("DiagnosticsCallback needs lightning", "loggers") from _error
 
 
 class DiagnosticsCallback(Callback):

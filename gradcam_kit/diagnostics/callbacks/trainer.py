@@ -8,14 +8,12 @@ from typing import Any
 from gradcam_kit.diagnostics.callbacks.session import Session
 from gradcam_kit.diagnostics.report import Report
 from gradcam_kit.diagnostics.watching import ModelDiagnostics
-from gradcam_kit.errors import MissingExtraError
+from gradcam_kit.errors import missing_extra
 
 try:
     from transformers import TrainerCallback
 except ImportError as _error:
-    raise MissingExtraError(
-        'DiagnosticsTrainerCallback needs transformers, which is not installed: pip install "gradcam-kit[models]"'
-    ) from _error
+    raise missing_extra("DiagnosticsTrainerCallback needs transformers", "models") from _error
 
 
 class DiagnosticsTrainerCallback(TrainerCallback):

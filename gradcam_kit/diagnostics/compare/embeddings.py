@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gradcam_kit.diagnostics.maths.clusters import silhouettes
-from gradcam_kit.errors import InputError, MissingExtraError, NonFiniteError, OptionError, ShapeError, kind_of
+from gradcam_kit.errors import InputError, NonFiniteError, OptionError, ShapeError, kind_of, missing_extra
 from gradcam_kit.options import one_of, positive, positive_int, whole
 from gradcam_kit.targets.names import read_class_names
 
@@ -194,10 +194,8 @@ def _tsne(wide: Float[Tensor, "n k"], components: int, perplexity: float, seed: 
     try:
         from sklearn.manifold import TSNE
     except ImportError as error:
-        raise MissingExtraError(
-            'project(method="tsne") needs scikit-learn, which is not installed: '
-            'pip install "gradcam-kit[diagnostics]"; method="pca" needs none'
-        ) from error
+        need = 'project(method="tsne") needs scikit-learn'
+        raise missing_extra(need, "diagnostics", 'method="pca" works without it') from error
     made = TSNE(components, perplexity=perplexity, init="random" if components > wide.shape[1] else "pca",
                 learning_rate="auto", random_state=seed)  # fmt: skip
     return torch.from_numpy(np.asarray(made.fit_transform(wide.numpy()), dtype=np.float64))

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from gradcam_kit.errors import MissingExtraError
+from gradcam_kit.errors import missing_extra
 
 if TYPE_CHECKING:
     import pandas
@@ -21,9 +21,7 @@ def frame(*args: Any, **options: Any) -> pandas.DataFrame:
     try:
         import pandas as pd
     except ImportError as error:
-        raise MissingExtraError(
-            'to_pandas() needs pandas, which is not installed: pip install "gradcam-kit[diagnostics]"'
-        ) from error
+        raise missing_extra("to_pandas() needs pandas", "diagnostics") from error
     return pd.DataFrame(*args, **options)
 
 

@@ -14,7 +14,7 @@ from gradcam_kit.diagnostics.report import Report
 from gradcam_kit.diagnostics.show import panels
 from gradcam_kit.diagnostics.show.log import Log
 from gradcam_kit.diagnostics.watching import ModelDiagnostics
-from gradcam_kit.errors import InputError, MissingExtraError, kind_of
+from gradcam_kit.errors import InputError, kind_of, missing_extra
 from gradcam_kit.options import positive
 
 _STYLE = (
@@ -53,9 +53,7 @@ def dashboard(*sources: Any, refresh: SupportsFloat = 2.0, title: str = "Diagnos
         import dash
         from dash import Input, Output, dcc, html
     except ImportError as error:
-        raise MissingExtraError(
-            'dashboard() needs dash, which is not installed: pip install "gradcam-kit[dashboard]"'
-        ) from error
+        raise missing_extra("dashboard() needs dash", "dashboard") from error
 
     class LocalDash(dash.Dash):  # type: ignore[misc] # dash has no types
         """Serves this machine alone unless its user names another address; dash itself obeys a variable HOST."""

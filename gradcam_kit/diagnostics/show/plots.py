@@ -12,7 +12,7 @@ from torch import Tensor
 from gradcam_kit.diagnostics.maths.histogram import COARSE, coarsen
 from gradcam_kit.diagnostics.tracks import LayerTrack, Ledger
 from gradcam_kit.diagnostics.verdicts import dead_units
-from gradcam_kit.errors import CaptureError, MissingExtraError, OptionError
+from gradcam_kit.errors import CaptureError, OptionError, missing_extra
 from gradcam_kit.options import one_of, whole
 
 if TYPE_CHECKING:
@@ -36,9 +36,7 @@ def figure(width: float, height: float) -> Figure:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise MissingExtraError(
-            'plots need matplotlib, which is not installed: pip install "gradcam-kit[diagnostics]"'
-        ) from error
+        raise missing_extra("plots need matplotlib", "diagnostics") from error
     drawn = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(drawn)
     return drawn

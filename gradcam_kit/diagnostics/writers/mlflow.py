@@ -7,7 +7,7 @@ from typing import Any, SupportsFloat, SupportsInt
 
 from gradcam_kit.diagnostics.writers.files import file_name, strict
 from gradcam_kit.diagnostics.writers.protocol import clean_name, compact, picture_of
-from gradcam_kit.errors import InputError, MissingExtraError, kind_of
+from gradcam_kit.errors import InputError, kind_of, missing_extra
 
 _MOST_BINS = 128
 
@@ -37,9 +37,7 @@ class MLflowWriter:
             try:
                 from mlflow import MlflowClient
             except ImportError as error:
-                raise MissingExtraError(
-                    'MLflowWriter needs mlflow, which is not installed: pip install "gradcam-kit[loggers]"'
-                ) from error
+                raise missing_extra("MLflowWriter needs mlflow", "loggers") from error
             client = MlflowClient()
         self._client = client
 

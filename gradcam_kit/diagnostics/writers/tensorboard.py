@@ -9,7 +9,7 @@ from typing import Any, SupportsFloat, SupportsInt
 import numpy as np
 
 from gradcam_kit.diagnostics.writers.protocol import clean_name, compact, picture_of
-from gradcam_kit.errors import InputError, MissingExtraError, kind_of
+from gradcam_kit.errors import InputError, kind_of, missing_extra
 
 
 class TensorBoardWriter:
@@ -36,9 +36,7 @@ class TensorBoardWriter:
             try:
                 from torch.utils.tensorboard import SummaryWriter
             except ImportError as error:
-                raise MissingExtraError(
-                    'TensorBoardWriter needs tensorboard, which is not installed: pip install "gradcam-kit[loggers]"'
-                ) from error
+                raise missing_extra("TensorBoardWriter needs tensorboard", "loggers") from error
             dir_or_writer = SummaryWriter(str(dir_or_writer))
         elif not hasattr(dir_or_writer, "add_histogram_raw"):
             raise InputError(

@@ -7,7 +7,7 @@ from typing import Any, SupportsFloat, SupportsInt
 
 from gradcam_kit.diagnostics.writers.files import strict
 from gradcam_kit.diagnostics.writers.protocol import clean_name, compact, picture_of
-from gradcam_kit.errors import InputError, MissingExtraError, kind_of
+from gradcam_kit.errors import InputError, kind_of, missing_extra
 
 STEP = "diagnostics_step"
 """The key of the step, which is the horizontal axis of all that this writer logs."""
@@ -37,9 +37,7 @@ class WandbWriter:
         try:
             import wandb
         except ImportError as error:
-            raise MissingExtraError(
-                'WandbWriter needs wandb, which is not installed: pip install "gradcam-kit[loggers]"'
-            ) from error
+            raise missing_extra("WandbWriter needs wandb", "loggers") from error
         self._wandb, self._run = wandb, run
         self._step: int | None = None
         self._row: int | None = None

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from gradcam_kit.errors import CaptureError, GradCamKitError, MissingExtraError
+from gradcam_kit.errors import CaptureError, GradCamKitError, missing_extra
 from gradcam_kit.functional import Normalization
 from gradcam_kit.jobs.engines.devices import with_layers
 from gradcam_kit.jobs.engines.local import Done, FirstFailureError, Progress, has_thumbnail, normalizations
@@ -42,7 +42,7 @@ try:
     import ray
     import ray.data
 except ImportError as error:
-    raise MissingExtraError("--engine ray needs Ray; run: pip install 'gradcam-kit[ray]'") from error
+    raise missing_extra("--engine ray needs Ray", "ray") from error
 
 _WAVE = 256  # shards given to Ray at once; bounds what the driver holds
 _CPUS_PER_ACTOR = 4  # on clusters without GPUs

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,10 +10,12 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
+from rich.console import Console
 from torch import Tensor
 
 from gradcam_kit.demo import sample_pictures
 from gradcam_kit.errors import GradCamKitError
+from gradcam_kit.jobs.progress import MethodProgress
 from gradcam_kit.jobs.request import ModelRequest
 from gradcam_kit.jobs.storage.addresses import check_local
 from gradcam_kit.jobs.storage.claims import claim
@@ -55,12 +56,12 @@ class DemoResult:
     unsuited: tuple[str, ...]
 
 
-def run_demo(out: Path, finished: Callable[[DemoRow], None] = lambda row: None, overwrite: bool = False) -> DemoResult:
+def run_demo(out: Path, console: Console | None = None, overwrite: bool = False) -> DemoResult:
     """Explain the bundled pictures with every method; write each overlay, and all of them on one sheet.
 
     Args:
         out: folder for the pictures.
-        finished: called after each method.
+        console: where progress is shown; None = nowhere.
         overwrite: replace files that were not written by a demo.
 
     Raises:
@@ -84,21 +85,23 @@ def run_demo(out: Path, finished: Callable[[DemoRow], None] = lambda row: None, 
     folder = out / "overlays"
     folder.mkdir(parents=True, exist_ok=True)
     titles, unsuited = ["picture"], []
-    for name, method in METHODS.items():
-        options = _OPTIONS.get(name, {})
-        start = time.perf_counter()
-        try:
-            heatmaps = method(explainer.model, **options)(images)
-        except GradCamKitError:
-            unsuited.append(name)  # attention methods and D-RISE: the demo's model is a convolutional classifier
-            continue
-        seconds = time.perf_counter() - start
-        titles.append(", ".join([name, *(f"{option}={value}" for option, value in options.items())]))
-        rows.append(DemoRow(titles[-1], _share_on_object(heatmaps, masks), seconds))
-        finished(rows[-1])
-        rendered.append(list(overlays(pictures, heatmaps)))
-        for sample, overlay in zip(samples, rendered[-1], strict=True):
-            write_picture(folder / f"{sample.path.name}.{name}.jpg", overlay)
+    with MethodProgress(console, len(METHODS)) as progress:
+        for name, method in METHODS.items():
+            options = _OPTIONS.get(name, {})
+            title = ", ".join([name, *(f"{option}={value}" for option, value in options.items())])
+            start = time.perf_counter()
+            try:
+                with progress.method(title):
+                    heatmaps = method(explainer.model, **options)(images)
+            except GradCamKitError:
+                progress.skip()
+                unsuited.append(name)  # attention methods and D-RISE: the demo's model is a convolutional classifier
+                continue
+            rows.append(DemoRow(title, _share_on_object(heatmaps, masks), time.perf_counter() - start))
+            titles.append(title)
+            rendered.append(list(overlays(pictures, heatmaps)))
+            for sample, overlay in zip(samples, rendered[-1], strict=True):
+                write_picture(folder / f"{sample.path.name}.{name}.jpg", overlay)
     sheet = out / "methods.png"
     grid = contact_sheet(
         rendered,

@@ -1,0 +1,106 @@
+"""What all commands have in common: threads, errors in one line, missing arguments named together."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from gradcam_kit.cli.printing import say
+from gradcam_kit.errors import GradCamKitError
+
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+"""Variables by which a user says how many threads there are to be."""
+
+
+class Commands(TyperGroup):
+    """The one place where a wrong request becomes one line and exit status 2."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command."""
+        try:
+            return super().invoke(ctx)
+        except GradCamKitError as error:
+            say("gradcam-kit: " + " ".join(str(error).split()))  # one line, whatever a user's code says
+            raise typer.Exit(2) from None
+        except SystemExit as error:  # commands of ours end otherwise, so it is code of the user's
+            code = "" if error.code is None else repr(error.code)
+            say(f"gradcam-kit: the code of the model or a method called sys.exit({code}), which ends nothing here")
+            raise typer.Exit(2) from None
+        except KeyboardInterrupt:
+            say("gradcam-kit: interrupted")
+            raise typer.Exit(130) from None
+
+
+class Command(TyperCommand):
+    """A command that names all missing arguments at once, and takes no more threads than it may use."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the arguments."""
+        given = list(args)
+        try:
+            return super().parse_args(ctx, args)
+        except typer.BadParameter as error:
+            missing = self._missing(ctx, given) if _is_missing(error) else []
+            if len(missing) < 2:
+                raise
+            raise _AllMissing(f"Missing {', '.join(missing[:-1])} and {missing[-1]}.", ctx=ctx) from None
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command."""
+        with command_threads():
+            return super().invoke(ctx)
+
+    def _missing(self, ctx: Any, args: list[str]) -> list[str]:
+        values, _, _ = self.make_parser(ctx).parse_args(args=args)
+        missing = [parameter for parameter in self.get_params(ctx) if _is_absent(parameter, ctx, values)]
+        return [
+            max(one.opts, key=len) if one.param_type_name == "option" else (one.metavar or one.name) for one in missing
+        ]
+
+
+class _AllMissing(typer.BadParameter):
+    """Several arguments that are missing; shown as it is."""
+
+    def format_message(self) -> str:
+        """Return the line."""
+        return self.message
+
+
+def _is_absent(parameter: Any, ctx: Any, values: Any) -> bool:
+    """Whether a required parameter is not among the values."""
+    try:
+        parameter.handle_parse_result(ctx, values, [])
+    except typer.BadParameter as error:
+        return _is_missing(error)
+    return False
+
+
+def _is_missing(error: Exception) -> bool:
+    return type(error).__name__ == "MissingParameter"  # of click, or of the copy of click that typer may bring
+
+
+@contextmanager
+def command_threads() -> Iterator[None]:
+    """Let torch use no more threads than this process has cores: its affinity, and the CPU quota of its container.
+
+    A number that the user sets by OMP_NUM_THREADS or MKL_NUM_THREADS stays. Only commands do this; the library leaves
+    the threads of a process alone.
+    """
+    if any(os.environ.get(name) for name in _THREADS):
+        yield
+        return
+    import torch
+
+    from gradcam_kit.jobs.cores import usable_cores
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(min(before, usable_cores()))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,274 @@
+"""The first minute: photographs, two classes each, six methods that differ and what they cost, on one page."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, UInt8
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from PIL import Image
+from rich.console import Console
+from torch import Tensor
+
+from gradcam_kit.demo import sample_pictures
+from gradcam_kit.errors import MissingExtraError
+from gradcam_kit.jobs.progress import MethodProgress
+from gradcam_kit.jobs.request import ModelRequest
+from gradcam_kit.jobs.storage.addresses import check_local
+from gradcam_kit.jobs.storage.claims import claim
+from gradcam_kit.jobs.storage.folders import folder_at
+from gradcam_kit.jobs.work.explainer import Explainer
+from gradcam_kit.jobs.work.loading import load_explainer
+from gradcam_kit.meter import Meter
+from gradcam_kit.methods import METHODS, BaseCAM, single_pass_methods
+from gradcam_kit.methods.recommended import recommended
+from gradcam_kit.models.photos import weights_file
+from gradcam_kit.pixels.pictures import RGB, encode_picture
+from gradcam_kit.render import colorize, colormap_table
+
+PAGE = "demo.html"
+
+# Of each family one. Score-CAM with all 1280 channels would take forty times as long.
+_METHODS: dict[str, dict[str, Any]] = {
+    "grad-cam": {},
+    "refine-cam": {},
+    "finer-cam": {},
+    "full-grad": {},
+    "score-cam": {"channels": 32},
+    "eigen-cam": {},
+}
+_TEMPLATES = Path(__file__).parent / "templates"
+_SHOWN = 448  # pixels; nothing is shown larger
+
+
+@dataclass(frozen=True)
+class DemoPicture:
+    """A picture to explain.
+
+    Attributes:
+        title: what is on it.
+        note: what to look at.
+        second: the name of the class that is explained beside the predicted one; None = the runner-up.
+    """
+
+    title: str
+    note: str
+    picture: RGB
+    second: str | None = None
+
+
+@dataclass(frozen=True)
+class ShownMethod:
+    """A method of the demo, and what it cost.
+
+    Attributes:
+        title: its name and options.
+        passes: arithmetic per picture for both classes, in forward passes of the model.
+        seconds: for all pictures and classes.
+        heatmaps: for every picture the predicted and the second class.
+    """
+
+    name: str
+    title: str
+    good_for: str
+    passes: float
+    seconds: float
+    heatmaps: Float[Tensor, "n two h w"]
+
+
+@dataclass(frozen=True)
+class DemoPage:
+    """What the demo made; `missing` says how to see photographs, if they could not be explained."""
+
+    methods: tuple[ShownMethod, ...]
+    page: Path
+    model: str
+    missing: str | None
+
+
+def make_demo_page(out: Path, console: Console | None = None, overwrite: bool = False) -> DemoPage:
+    """Explain pictures by six methods for two classes each, and write OUT/demo.html.
+
+    With the weights of `mobilenet-v2` the pictures are photographs, else the bundled model explains bundled pictures.
+    Without the model itself it takes about 45 forward passes per picture.
+
+    Args:
+        out: folder for the page.
+        console: where progress is shown; None = nowhere.
+        overwrite: replace files that were not written by a demo.
+
+    Raises:
+        OptionError: an address of remote storage, a file of somebody else's in the way, or a folder that cannot be
+            written.
+        CheckpointError: the file with the weights is damaged.
+    """
+    check_local(out, "demo")
+    claim(folder_at(out), "demo.json", [PAGE], overwrite)
+    missing = None
+    try:
+        weights_file()
+    except MissingExtraError as error:
+        missing = str(error)
+    spec, pictures = ("demo", _bundled()) if missing else ("mobilenet-v2", _photographs())
+    explainer = load_explainer(ModelRequest(spec, device="cpu"))
+    images = torch.stack([explainer.loaded.transform(one.picture) for one in pictures])
+    with torch.no_grad(), Meter(images.device) as meter:
+        probabilities = explainer.model(images).softmax(1)
+    passes = meter.lap().flops / len(images)
+    targets = _two_classes(probabilities, pictures, explainer.loaded.class_names or ())
+    methods = tuple(_explained(explainer, images, targets, passes, console))
+    page = out / PAGE
+    page.write_text(_render(explainer, pictures, probabilities, targets, methods, missing), encoding="utf-8")
+    return DemoPage(methods, page, spec, missing)
+
+
+def _explained(
+    explainer: Explainer,
+    images: Float[Tensor, "n c h w"],
+    targets: Int[Tensor, "n two"],
+    forward: float,
+    console: Console | None,
+) -> Iterator[ShownMethod]:
+    """Yield each method with its maps and its cost, for which the layers are chosen before."""
+    good_for, quick = recommended(), single_pass_methods()
+    layers = list(METHODS["grad-cam"](explainer.model).explain(images[:1]).layers)
+    with MethodProgress(console, len(_METHODS)) as progress:
+        for name, options in _METHODS.items():
+            cam: BaseCAM = METHODS[name](explainer.model, None if name in quick else layers, **options)
+            title = ", ".join([name, *(f"{option}={value}" for option, value in options.items())])
+            with progress.method(title):
+                if name in quick:
+                    cam(images[:1])  # chooses its layers
+                with Meter(images.device) as meter:
+                    heatmaps = cam(images, targets)
+                    cost = meter.lap()
+            passes = cost.flops / len(images) / forward
+            yield ShownMethod(name, title, good_for[name], passes, cost.seconds, heatmaps)
+
+
+def _two_classes(
+    probabilities: Float[Tensor, "n k"], pictures: list[DemoPicture], names: tuple[str, ...]
+) -> Int[Tensor, "n two"]:
+    """Return the predicted class of each picture, and the class that it names or the runner-up."""
+    best = probabilities.topk(2).indices
+    for row, picture in zip(best, pictures, strict=True):
+        if picture.second is not None:
+            row[1] = names.index(picture.second)
+    return best
+
+
+def _photographs() -> list[DemoPicture]:
+    from skimage import data
+
+    cat, cup = (_resized(picture) for picture in (data.chelsea()[:225, :450], data.coffee()[70:370, :600]))
+    return [
+        DemoPicture(
+            "A cat and a cup",
+            "Two photographs in one image: maps that explain a class move from the cup to the cat. Finer-CAM weighs "
+            "the cup against an espresso, so it leaves the coffee out. Eigen-CAM does not look at the class, so its "
+            "map stays.",
+            np.concatenate([cat, cup]),
+            "Egyptian cat",
+        ),
+        DemoPicture(
+            "A rocket on its pad",
+            "The first class is wrong, the second one is nearly right. Finer-CAM shows what speaks for one class and "
+            "not for its neighbors.",
+            data.rocket(),
+            "space shuttle",
+        ),
+        DemoPicture(
+            "An astronaut",
+            "The network knows no astronauts. The maps show what it took for the first class, and the model of a "
+            "shuttle behind her for the second one.",
+            data.astronaut(),
+            "space shuttle",
+        ),
+    ]
+
+
+def _resized(picture: RGB) -> UInt8[np.ndarray, "300 600 3"]:
+    return np.asarray(Image.fromarray(picture).resize((600, 300), Image.Resampling.LANCZOS))
+
+
+def _bundled() -> list[DemoPicture]:
+    samples = {sample.name.partition("-")[2]: sample for sample in sample_pictures()}
+    return [
+        DemoPicture(f"A bundled picture: {name}", "The second class is the runner-up.", samples[name].picture)
+        for name in ("ring-medium", "triangle-large", "heart-medium")
+    ]
+
+
+def _render(
+    explainer: Explainer,
+    pictures: list[DemoPicture],
+    probabilities: Float[Tensor, "n k"],
+    targets: Int[Tensor, "n two"],
+    methods: tuple[ShownMethod, ...],
+    missing: str | None,
+) -> str:
+    """Return the page as one HTML text that needs no network."""
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    names = explainer.loaded.class_names or ()
+    shown = [
+        _picture(explainer, one, index, [(names[k], float(row[k])) for k in classes.tolist()], methods)
+        for index, (one, row, classes) in enumerate(zip(pictures, probabilities, targets, strict=True))
+    ]
+    return environment.get_template("demo.html").render(
+        model=explainer.loaded.spec,
+        pictures=shown,
+        methods=methods,
+        missing=missing,
+        scale=",".join(f"rgb({r},{g},{b})" for r, g, b in colormap_table("jet")[::32].tolist()),
+    )
+
+
+def _picture(
+    explainer: Explainer,
+    picture: DemoPicture,
+    index: int,
+    classes: list[tuple[str, float]],
+    methods: tuple[ShownMethod, ...],
+) -> Mapping[str, Any]:
+    """Return what the template shows of a picture: the region that the model saw, and heatmaps over it."""
+    x0, y0, x1, y1 = map(round, explainer.loaded.transform.box(*picture.picture.shape[:2]))
+    seen = Image.fromarray(picture.picture).crop((x0, y0, x1, y1))
+    seen.thumbnail((_SHOWN, _SHOWN))
+    return {
+        "title": picture.title,
+        "note": picture.note,
+        "data": _address(np.asarray(seen)),
+        "ratio": f"{seen.width} / {seen.height}",
+        "classes": [
+            {
+                "name": name,
+                "score": "below 0.1 %" if score < 0.001 else f"{100 * score:.1f} %",
+                "share": f"{100 * score:.1f}",
+                "maps": [
+                    (method, None if _is_empty(method, index, place) else _map(method, index, place))
+                    for method in methods
+                ],
+            }
+            for place, (name, score) in enumerate(classes)
+        ],
+    }
+
+
+def _is_empty(method: ShownMethod, index: int, place: int) -> bool:
+    return not bool(method.heatmaps[index, place].any())
+
+
+def _map(method: ShownMethod, index: int, place: int) -> str:
+    return _address(colorize(method.heatmaps[index, place].numpy()))
+
+
+def _address(picture: RGB) -> str:
+    return f"data:image/jpeg;base64,{base64.b64encode(encode_picture(picture, '.jpg')).decode()}"
