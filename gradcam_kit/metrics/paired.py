@@ -88,55 +88,57 @@ def paired_differences(
     if len({len(one) for one in values.values()}) > 1:
         sizes = ", ".join(f"{name} {len(one)}" for name, one in values.items())
         raise ShapeError(f"methods have different numbers of images: {sizes}; expected the same images for all")
-    found = []
-    for first, second in combinations(values, 2) if pairs is None else pairs:
-        for name in (first, second):
-            if name not in values:
-                raise OptionError(f"there are no values of {name!r}; there are those of {', '.join(values)}")
-        differences = np.asarray(values[first], np.float64) - np.asarray(values[second], np.float64)
-        differences = differences[np.isfinite(differences)]
-        if len(differences) < 2:
-            mean = float(differences.mean()) if len(differences) else math.nan
-            found.append(
-                PairedDifference(first, second, mean, math.nan, math.nan, math.nan, math.nan, len(differences))
-            )
-            continue
-        low, high, p = bootstrap_mean(differences, draws=draws, level=level, seed=seed)
-        p = wilcoxon_p(differences) if test == "wilcoxon" else p
-        found.append(
-            PairedDifference(first, second, float(differences.mean()), low, high, p, math.nan, len(differences))
-        )
-    corrected = holm([one.p for one in found])
-    return [replace(one, p_holm=p) for one, p in zip(found, corrected, strict=True)]
+    asked = list(combinations(values, 2) if pairs is None else pairs)
+    for name in (name for pair in asked for name in pair):
+        if name not in values:
+            raise OptionError(f"there are no values of {name!r}; there are those of {', '.join(values)}")
+    table = {name: np.asarray(one, np.float64) for name, one in values.items()}
+    groups: dict[bytes, list[int]] = {}  # pairs with numbers for the same images are drawn together
+    columns = [table[first] - table[second] for first, second in asked]
+    for place, column in enumerate(columns):
+        groups.setdefault(np.isfinite(column).tobytes(), []).append(place)
+    found: dict[int, PairedDifference] = {}
+    for places in groups.values():
+        known = np.isfinite(columns[places[0]])
+        own = np.stack([columns[place][known] for place in places], 1)
+        low = high = p = np.full(len(places), math.nan)
+        if len(own) >= 2:
+            low, high, p = bootstrap_means(own, draws=draws, level=level, seed=seed)
+            p = np.array([wilcoxon_p(one) for one in own.T]) if test == "wilcoxon" else p
+        for column, place in enumerate(places):
+            mean = float(own[:, column].mean()) if len(own) else math.nan
+            numbers = (float(one[column]) for one in (low, high, p))
+            found[place] = PairedDifference(*asked[place], mean, *numbers, math.nan, len(own))
+    ordered = [found[place] for place in range(len(asked))]
+    corrected = holm([one.p for one in ordered])
+    return [replace(one, p_holm=p) for one, p in zip(ordered, corrected, strict=True)]
 
 
-def bootstrap_mean(
-    differences: Values, *, draws: int = 10_000, level: float = 0.95, seed: int = 0
-) -> tuple[float, float, float]:
-    """Return the percentile interval of the mean, and the two-sided p of a mean of 0.
+def bootstrap_means(
+    differences: Float[np.ndarray, "n k"], *, draws: int = 10_000, level: float = 0.95, seed: int = 0
+) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, " k"], Float[np.ndarray, " k"]]:
+    """Return low and high of the percentile interval of each column's mean, and the two-sided p of a mean of 0.
 
-    p is the share of the means of drawn differences, shifted to mean 0, that are at least as far from 0 as the mean;
-    the sample itself counts as one of them, so p is never 0.
+    p is the share of the means of drawn rows, shifted to mean 0, that are at least as far from 0 as the mean; the rows
+    themselves count as one of the draws, so p is never 0. All columns share their draws.
 
     Args:
-        differences: finite, two or more.
-        draws: samples of as many differences, with replacement.
+        differences: finite, two rows or more.
+        draws: samples of as many rows, with replacement.
         level: of the interval.
         seed: of the draws.
     """
-    n, mean = len(differences), float(differences.mean())
-    generator = np.random.Generator(np.random.PCG64(seed))
-    at_once = max(1, _CHUNK // n)
-    means = np.concatenate(
-        [
-            differences[generator.integers(0, n, (min(at_once, draws - start), n))].mean(1)
-            for start in range(0, draws, at_once)
-        ]
-    )
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    rounding = 1e-12 * max(float(np.abs(differences).max()), np.finfo(float).tiny)
-    as_far = np.count_nonzero(np.abs(means - mean) >= abs(mean) - rounding)
-    return float(low), float(high), (int(as_far) + 1) / (draws + 1)
+    n, means = len(differences), differences.mean(0)
+    generator, at_once = np.random.Generator(np.random.PCG64(seed)), max(1, _CHUNK // n)
+    parts = []
+    for start in range(0, draws, at_once):  # how often each row is drawn
+        counts = generator.multinomial(n, np.full(n, 1 / n), min(at_once, draws - start))
+        parts.append(counts @ differences / n)
+    drawn = np.concatenate(parts)
+    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    rounding = 1e-9 * np.abs(differences).max(0)
+    as_far = (np.abs(drawn - means) >= np.abs(means) - rounding).sum(0)
+    return low, high, (as_far + 1) / (draws + 1)
 
 
 def wilcoxon_p(differences: Values) -> float:

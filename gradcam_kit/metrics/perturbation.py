@@ -76,14 +76,15 @@ def irof(
     identities: Int[Tensor, " n"] | None = None,
     *,
     segments: int = 64,
+    compactness: float | None = None,
     baseline: float | Fill = "mean",
     batch_size: int = 64,
 ) -> MetricResult:
     r"""The area over the relative score while superpixels are removed: 1 minus the area under $y(x_k) / y(x)$.
 
     $x_k$ is the image without its k superpixels with the largest mean of the map; the area is over the removed share of
-    the superpixels, by the trapezoid rule, from none to all. Superpixels are those of SLIC, which runs on the host, once
-    for each image. The score itself is clamped at 1e-7.
+    the superpixels, by the trapezoid rule, from none to all. Superpixels are those of SLIC, which runs on the host,
+    once for each image. The score itself is clamped at 1e-7.
 
     Args:
         heatmaps: in [0, 1]; only the order of the superpixels matters.
@@ -92,11 +93,12 @@ def irof(
         seed: of the baseline "noise".
         identities: a number per image, to which its noise belongs; None = from the values of the image.
         segments: the number of superpixels that SLIC aims at.
+        compactness: how much places count beside colors in SLIC; None = 10, of images that are not pictures 0.1.
         baseline: what replaces a position, as in `deletion`; the paper's is the mean.
         batch_size: the most changed images that exist at once.
     """
     check_heatmaps(heatmaps, images)
-    regions = superpixels(images, segments)
+    regions = superpixels(images, segments, compactness)
     found = replacement(images, baseline, seed, identities)
     curve, ties = _removal(heatmaps, images, rescore, regions, found, regions.most, batch_size)
     steps = torch.arange(regions.most + 1, device=curve.device)
@@ -113,6 +115,11 @@ def irof(
     }
     details = {"curve": curve, "superpixels": regions.counts, "ties": ties}
     return measured(values, degenerate(heatmaps), settings, details)
+
+
+def _superpixels(compactness: float | None) -> str:
+    """SLIC, in words that are the same for all images of a data set."""
+    return f"SLIC, compactness {'by the number of channels' if compactness is None else format(compactness, 'g')}"
 
 
 def _removal(

@@ -63,15 +63,13 @@ def rank_agreement(scores: Mapping[str, Float[Tensor, "methods n"]], lower: Coll
 def _alpha(scores: Float[Tensor, "n methods"]) -> Float[Tensor, ""]:
     """Krippendorff's alpha of ranks with the squared distance: 1 - observed / expected disagreement.
 
-    Images with a missing number are left out. Ranks of one image have the same mean as those of another, so that the
-    expected disagreement is that of all ranks together.
+    Images with a missing number are left out.
     """
     whole = scores[scores.isfinite().all(1)]
     if len(whole) < 2:
         return scores.new_full((), torch.nan)
     given = ranks(whole)
-    n, methods = given.shape
-    # Within each method over its n images, and over all n * methods ranks: means of squared differences of pairs.
+    # The mean squared difference of two ranks is twice the variance: of one method in two images, and of any two ranks.
     observed = 2 * given.var(0, unbiased=True).mean()
     expected = 2 * given.flatten().var(unbiased=True)
-    return 1 - observed / expected if methods else scores.new_full((), torch.nan)
+    return 1 - observed / expected

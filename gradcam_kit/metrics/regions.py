@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gradcam_kit.errors import ShapeError
 from gradcam_kit.functional import move
-from gradcam_kit.options import positive_int
+from gradcam_kit.options import positive, positive_int
 
 _COMPACTNESS = {True: 10.0, False: 0.1}
 """Of SLIC in Lab colors, and in values of [0, 1]."""
@@ -66,7 +66,7 @@ def grid_regions(images: Float[Tensor, "n c *t"], side: int) -> Regions:
     return Regions(labels.expand(len(images), *size), counts, most)
 
 
-def superpixels(images: Float[Tensor, "n c *t"], segments: int) -> Regions:
+def superpixels(images: Float[Tensor, "n c *t"], segments: int, compactness: float | None = None) -> Regions:
     """Return the superpixels of each image by SLIC (Achanta et al., TPAMI 2012), on the host, one image at a time.
 
     Each image is scaled to [0, 1] by its own smallest and largest value first; of pictures with three channels the
@@ -75,6 +75,7 @@ def superpixels(images: Float[Tensor, "n c *t"], segments: int) -> Regions:
     Args:
         images: as the model gets them, with two or three position axes.
         segments: the number that SLIC aims at.
+        compactness: how much places count beside colors; None = 10, of images that are not pictures 0.1.
 
     Raises:
         ShapeError: images that have neither two nor three position axes.
@@ -85,6 +86,7 @@ def superpixels(images: Float[Tensor, "n c *t"], segments: int) -> Regions:
         raise ShapeError(f"superpixels need images (n, c, h, w) or (n, c, d, h, w); got {tuple(images.shape)}")
     positive_int("segments", segments)
     is_color = images.ndim == 4 and images.shape[1] == 3
+    own = _COMPACTNESS[is_color] if compactness is None else positive("compactness", compactness)
     pixels = np.nan_to_num(images.detach().movedim(1, -1).cpu().double().numpy())
     labels = np.zeros(pixels.shape[:-1], dtype=np.int64)
     for place, image in enumerate(pixels):
@@ -93,12 +95,12 @@ def superpixels(images: Float[Tensor, "n c *t"], segments: int) -> Regions:
         found = slic(
             scaled,
             n_segments=segments,
-            compactness=_COMPACTNESS[is_color],
+            compactness=own,
             convert2lab=is_color,
             channel_axis=-1,
             start_label=0,
         )
         labels[place] = np.unique(found, return_inverse=True)[1].reshape(found.shape)
-    counts = labels.reshape(len(labels), -1).max(1, initial=0) + 1
-    own = (move(torch.from_numpy(one), images.device) for one in (labels, counts.astype(np.int64)))
-    return Regions(*own, most=int(counts.max(initial=1)))
+    counts = labels.max(tuple(range(1, labels.ndim)), initial=0) + 1
+    found = (move(torch.from_numpy(one), images.device) for one in (labels, counts.astype(np.int64)))
+    return Regions(*found, most=int(counts.max(initial=1)))

@@ -86,8 +86,8 @@ def relative_input_stability(
 
     Divisions are element by element. Maps have zeros and images have them too, so what is divided by has a magnitude of
     at least `floor`, with its sign; the smaller, the more the positions without relevance decide. Draws after which the
-    class is predicted and was not, or the reverse, are left out, as in the paper; `details["left_out"]` counts them, and
-    without any other draw the number is undefined.
+    class is predicted and was not, or the reverse, are left out, as in the paper; `details["left_out"]` counts them,
+    and without any other draw the number is undefined.
 
     Args:
         heatmaps: of the unchanged images.
