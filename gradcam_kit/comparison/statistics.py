@@ -49,7 +49,7 @@ class Statistics:
 
     @property
     def agreement(self) -> pandas.DataFrame:
-        """How alike metrics rank the methods, see `RankAgreement`: a row and a column for each metric, and `reliability`.
+        """How alike metrics rank the methods, see `RankAgreement`: a row and a column per metric, and `reliability`.
 
         Raises:
             OptionError: fewer than three methods and baselines.

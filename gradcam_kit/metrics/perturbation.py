@@ -110,7 +110,7 @@ def irof(
         **score_settings(rescore),
         **found.settings,
         "segments": segments,
-        "superpixels": "SLIC",
+        "superpixels": _superpixels(compactness),
         "clamp": _CLAMP,
     }
     details = {"curve": curve, "superpixels": regions.counts, "ties": ties}

@@ -53,7 +53,7 @@ def rank_agreement(scores: Mapping[str, Float[Tensor, "methods n"]], lower: Coll
     if not shapes or next(iter(shapes))[0] < 3:
         found = next(iter(shapes))[0] if shapes else 0
         raise OptionError(f"{found} methods are ranked by {len(tables)} metrics; expected three or more by one or more")
-    stacked = [one.mT for one in tables.values()]
+    stacked = [one.mT.contiguous() for one in tables.values()]
     pairs = torch.stack([torch.stack([spearman(a, b) for b in stacked]) for a in stacked])
     return RankAgreement(
         tuple(tables), pairs.nanmean(2), pairs.isfinite().sum(2), torch.stack([_alpha(one) for one in stacked])

@@ -92,15 +92,21 @@ def superpixels(images: Float[Tensor, "n c *t"], segments: int, compactness: flo
     for place, image in enumerate(pixels):
         span = image.max() - image.min()
         scaled = (image - image.min()) / (span or 1.0)
-        found = slic(
-            scaled,
-            n_segments=segments,
-            compactness=own,
-            convert2lab=is_color,
-            channel_axis=-1,
-            start_label=0,
+        labels[place] = _consecutive(
+            slic(
+                scaled,
+                n_segments=segments,
+                compactness=own,
+                convert2lab=is_color,
+                channel_axis=-1,
+                start_label=0,
+            )
         )
-        labels[place] = np.unique(found, return_inverse=True)[1].reshape(found.shape)
     counts = labels.max(tuple(range(1, labels.ndim)), initial=0) + 1
     found = (move(torch.from_numpy(one), images.device) for one in (labels, counts.astype(np.int64)))
     return Regions(*found, most=int(counts.max(initial=1)))
+
+
+def _consecutive(labels: Int[np.ndarray, "*t"]) -> Int[np.ndarray, "*t"]:
+    """Number the regions from 0 without gaps."""
+    return np.unique(labels, return_inverse=True)[1].reshape(labels.shape)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ def removal_area(heatmap: Array, image: Array, end: Array, score: Score, steps: 
     ordered = ordered[::-1] if least else ordered
     cuts = [*range(0, heatmap.size, stride), heatmap.size]
     scores = [score(without(image, end, ordered[:cut])) for cut in cuts]
-    widths = [(after - before) / heatmap.size for before, after in zip(cuts[:-1], cuts[1:], strict=True)]
+    widths = [(after - before) / heatmap.size for before, after in pairwise(cuts)]
     return sum(width * (scores[i] + scores[i + 1]) / 2 for i, width in enumerate(widths))
 
 
