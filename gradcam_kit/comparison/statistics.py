@@ -51,6 +51,8 @@ class Statistics:
     def agreement(self) -> pandas.DataFrame:
         """How alike metrics rank the methods, see `RankAgreement`: a row and a column per metric, and `reliability`.
 
+        Methods and baselines take part of which images count in every metric.
+
         Raises:
             OptionError: fewer than three methods and baselines.
             MissingExtraError: pandas is not installed.
@@ -59,10 +61,15 @@ class Statistics:
 
     def agreement_rows(self) -> list[dict[str, Any]]:
         """Return the rows of `agreement` as plain values."""
-        tables = {}
-        for name, own in self.numbers().items():
-            counted = [one for one in own.values() if np.isfinite(one).any()]
-            tables[name] = torch.from_numpy(np.stack(counted)) if counted else torch.zeros(0, len(self.names))
+        numbers = self.numbers()
+        labels = dict.fromkeys(label for own in numbers.values() for label in own)
+        counted = [
+            label for label in labels if all(label in own and np.isfinite(own[label]).any() for own in numbers.values())
+        ]
+        tables = {
+            name: torch.from_numpy(np.array([own[label] for label in counted]).reshape(len(counted), -1))
+            for name, own in numbers.items()
+        }
         lower = [name for name in tables if name in METRICS and METRICS[name].better == "lower"]
         found = rank_agreement(tables, lower)
         return [

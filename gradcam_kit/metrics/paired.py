@@ -15,6 +15,7 @@ from typing import Literal, get_args
 
 import numpy as np
 from jaxtyping import Float
+from numpy.random import PCG64, Generator
 
 from gradcam_kit.errors import OptionError, ShapeError
 from gradcam_kit.options import one_of, positive_int
@@ -129,7 +130,7 @@ def bootstrap_means(
         seed: of the draws.
     """
     n, means = len(differences), differences.mean(0)
-    generator, at_once = np.random.Generator(np.random.PCG64(seed)), max(1, _CHUNK // n)
+    generator, at_once = Generator(PCG64(seed)), max(1, _CHUNK // n)
     parts = []
     for start in range(0, draws, at_once):  # how often each row is drawn
         counts = generator.multinomial(n, np.full(n, 1 / n), min(at_once, draws - start))
