@@ -106,10 +106,11 @@ def paired_differences(
         if len(own) >= 2:
             low, high, p = bootstrap_means(own, draws=draws, level=level, seed=seed)
             p = np.array([wilcoxon_p(one) for one in own.T]) if test == "wilcoxon" else p
-        for column, place in enumerate(places):
-            mean = float(own[:, column].mean()) if len(own) else math.nan
-            numbers = (float(one[column]) for one in (low, high, p))
-            found[place] = PairedDifference(*asked[place], mean, *numbers, math.nan, len(own))
+        for place, difference, lowest, highest, own_p in zip(places, own.T, low, high, p, strict=True):
+            first, second = asked[place]
+            mean = float(difference.mean()) if len(own) else math.nan
+            interval = float(lowest), float(highest)
+            found[place] = PairedDifference(first, second, mean, *interval, float(own_p), math.nan, len(own))
     ordered = [found[place] for place in range(len(asked))]
     corrected = holm([one.p for one in ordered])
     return [replace(one, p_holm=p) for one, p in zip(ordered, corrected, strict=True)]

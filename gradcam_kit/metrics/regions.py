@@ -103,8 +103,8 @@ def superpixels(images: Float[Tensor, "n c *t"], segments: int, compactness: flo
             )
         )
     counts = labels.max(tuple(range(1, labels.ndim)), initial=0) + 1
-    found = (move(torch.from_numpy(one), images.device) for one in (labels, counts.astype(np.int64)))
-    return Regions(*found, most=int(counts.max(initial=1)))
+    there = [move(torch.from_numpy(one), images.device) for one in (labels, counts.astype(np.int64))]
+    return Regions(there[0], there[1], int(counts.max(initial=1)))
 
 
 def _consecutive(labels: Int[np.ndarray, "*t"]) -> Int[np.ndarray, "*t"]:

@@ -247,7 +247,8 @@ def _relative_change(values: Float[Tensor, "n *any"], floor: float) -> Callable[
 
 
 def _norm(values: Float[Tensor, "n *any"]) -> Float[Tensor, " n"]:
-    return torch.linalg.vector_norm(values.flatten(1), dim=1)
+    norms: Tensor = torch.linalg.vector_norm(values.flatten(1), dim=1)
+    return norms
 
 
 def _one_each(activations: Tensor, n: int) -> Tensor:
