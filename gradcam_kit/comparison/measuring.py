@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gradcam_kit.capture import Inputs, Rescoring, check_model
+from gradcam_kit.capture import ClassLogit, Inputs, Request, Rescoring, capture, check_model
 from gradcam_kit.comparison.compared import ComparedMethod, call_of
 from gradcam_kit.comparison.question import Question
 from gradcam_kit.errors import OptionError
@@ -19,8 +19,9 @@ from gradcam_kit.functional import move
 from gradcam_kit.methods import BaseCAM
 from gradcam_kit.metrics import METRICS, Metric, MetricInput, MetricResult
 from gradcam_kit.metrics.draws import identities_of
-from gradcam_kit.metrics.registry import Explain
+from gradcam_kit.metrics.registry import Explain, Represent
 from gradcam_kit.metrics.rows import sample_index
+from gradcam_kit.types import Evidence
 
 
 def known_metric(name: str | Metric) -> Metric:
@@ -76,6 +77,8 @@ def measure_all(
     asks_model = any({"rescore", "predicts", "explain"} & set(metric.uses) for metric in metrics)
     results: dict[str, dict[str, MetricResult]] = {}
     rescorers: dict[nn.Module, Rescoring] = {}
+    found = list(found)
+    cams = {check_model(one.cam.model): one.cam for one in reversed(found) if one.cam is not None}
     with ExitStack() as stack:
         for one in found:
             model = question.model if one.cam is None else check_model(one.cam.model)
@@ -89,6 +92,7 @@ def measure_all(
                 rescorers.get(model),
                 masks=rows.masks,
                 explain=_again(one, rows),
+                represent=_layers_of(cams.get(model) if one.cam is None else one.cam, rows),
                 seed=question.seed,
                 identities=rows.identities,
             )
@@ -119,6 +123,24 @@ def _again(one: ComparedMethod, rows: Question) -> Explain | None:
     if one.cam is not None:
         return partial(_explained, one.cam, rows.inputs, rows.targets)
     return None if one.baseline is None else partial(one.baseline, seed=rows.seed, identities=rows.identities)
+
+
+def _layers_of(cam: BaseCAM | None, rows: Question) -> Represent | None:
+    """Return the layers of a method, of a baseline those of the first method, as a callable to their activations."""
+    if cam is None:
+        return None
+    layers = cam.target_layers or cam.chosen_layers.get(tuple(rows.inputs.images.shape[2:]))
+    return partial(_activations, cam, layers, rows.inputs) if layers else None
+
+
+def _activations(cam: BaseCAM, layers: Mapping[str, nn.Module], inputs: Inputs, changed: Tensor) -> Tensor:
+    """Return the activations of all layers side by side, one row per image."""
+    request = Request(
+        layers, dict.fromkeys(layers, Evidence.NONE), None, ClassLogit, cam.reshape, keep_modes=cam.keep_modes
+    )
+    with capture(check_model(cam.model), inputs.with_images(changed), request) as captured:
+        found = [captured.layer(name, Evidence.NONE, cam.batch_size).activations for name in layers]
+    return torch.cat([one.flatten(1) for one in found], 1)
 
 
 def _explained(cam: BaseCAM, inputs: Inputs, classes: Any, changed: Tensor) -> Tensor:

@@ -25,7 +25,8 @@ from gradcam_kit.comparison.gallery import (
     render_page,
     render_sheet,
 )
-from gradcam_kit.errors import PictureError, missing_extra
+from gradcam_kit.comparison.statistics import Statistics, frame
+from gradcam_kit.errors import PictureError
 from gradcam_kit.methods import Explanation
 from gradcam_kit.metrics import MetricResult, Status
 from gradcam_kit.metrics.registry import described
@@ -43,7 +44,7 @@ _DOCUMENTS = (".html", ".htm", ".csv", ".pdf", ".svg")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Comparison:
+class Comparison(Statistics):
     """Heatmaps of the same images by several methods, and what was measured of them. It shows itself in a notebook.
 
     Attributes:
@@ -89,7 +90,7 @@ class Comparison:
         Raises:
             MissingExtraError: pandas is not installed.
         """
-        return _frame(self.rows())
+        return frame(self.rows())
 
     @property
     def summary(self) -> pandas.DataFrame:
@@ -98,7 +99,7 @@ class Comparison:
         Raises:
             MissingExtraError: pandas is not installed.
         """
-        return _frame(self.summary_rows()).set_index("method")
+        return frame(self.summary_rows()).set_index("method")
 
     def rows(self) -> list[dict[str, Any]]:
         """Return the rows of `table` as plain values."""
@@ -286,12 +287,3 @@ def check_ending(path: Path) -> None:
             encode_picture(np.zeros((1, 1, 3), np.uint8), path.suffix)
         except PictureError as error:
             raise PictureError(f"{error}; or for a comparison {', '.join(_DOCUMENTS)}") from error
-
-
-def _frame(rows: list[dict[str, Any]]) -> pandas.DataFrame:
-    try:
-        import pandas
-    except ImportError as error:
-        instead = "rows() and summary_rows() give the same as plain values"
-        raise missing_extra("tables need pandas", "notebook", instead) from error
-    return pandas.DataFrame(rows)

@@ -29,6 +29,7 @@ from gradcam_kit.jobs.work.explainer import Explainer
 from gradcam_kit.jobs.work.loading import load_explainer, note
 from gradcam_kit.jobs.work.measuring import MetricMeans, chosen_metrics
 from gradcam_kit.jobs.work.methods import method_classes
+from gradcam_kit.jobs.work.paired_numbers import comparison_lines
 from gradcam_kit.jobs.work.reader import batches
 
 _LARGEST = 448  # pixels; nothing is shown larger
@@ -97,7 +98,7 @@ def render_sheet(request: SheetRequest, console: Console | None = None) -> RunSu
         for label, numbers in {**one.measured, **one.baselines}.items():
             means.add_measured(label, numbers)
     summary = sheet.problems.summary(request.out, len(entries), time.monotonic() - start)
-    return replace(summary, means=tuple(means.lines()), notes=tuple(comparisons[0].notes))
+    return replace(summary, means=tuple(means.lines()), notes=(*comparisons[0].notes, *comparison_lines(comparisons)))
 
 
 def _check_inputs_stay(request: SheetRequest, entries: Sequence[Entry]) -> None:

@@ -28,6 +28,7 @@ from gradcam_kit.jobs.storage.counts import Counts
 from gradcam_kit.jobs.work.explainer import Explainer
 from gradcam_kit.jobs.work.loading import TRIED, metric_settings, note
 from gradcam_kit.jobs.work.measuring import MetricMeans, chosen_metrics
+from gradcam_kit.jobs.work.paired_numbers import PairedNumbers
 from gradcam_kit.jobs.work.reader import Reader
 from gradcam_kit.models.checkpoints import weights_hash
 from gradcam_kit.renamed import former_arguments
@@ -80,7 +81,9 @@ class Evaluation:
 
     Attributes:
         means: one line per method and metric, see `MetricMeans.lines`.
-        notes: for each metric which direction is better, and all settings that its numbers depend on.
+        notes: for each metric which direction is better, and all settings that its numbers depend on; then the
+            differences.
+        differences: one line per metric and pair of methods, see `pair_lines`.
         pictures: the number of pictures in the run.
         failed: pictures that could not be measured, also those that the run could not explain.
         problems: the first few of them, one line each.
@@ -90,6 +93,7 @@ class Evaluation:
     out: str
     means: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    differences: list[str] = field(default_factory=list)
     pictures: int = 0
     failed: int = 0
     problems: list[str] = field(default_factory=list)
@@ -130,6 +134,7 @@ def evaluate(request: EvaluateRequest, console: Console | None = None) -> Evalua
         prepared = _prepare(request, console)
         done = _measure(prepared, console)
     done.notes = [metric.describe(prepared.settings[metric.name]) for metric in prepared.explainer.metrics]
+    done.notes += done.differences
     done.seconds = time.monotonic() - start
     return done
 
@@ -186,7 +191,7 @@ def _measure(prepared: _Prepared, console: Console) -> Evaluation:
     """Measure every shard that is not measured yet."""
     request, run, explainer = prepared.request, prepared.run, prepared.explainer
     names = [metric.name for metric in explainer.metrics]
-    means, done = MetricMeans(), Evaluation(request.directory)
+    means, paired, done = MetricMeans(), PairedNumbers(), Evaluation(request.directory)
     total = sum(counts.pictures for counts in prepared.complete.values())
     reader = Reader(explainer.loaded.transform, prepared.asked.threads, total, request.processes)
     with reader, explainer.ready(), ProgressBar(console, total, "measuring") as bar:
@@ -200,8 +205,10 @@ def _measure(prepared: _Prepared, console: Console) -> Evaluation:
                 shard.measure(run, explainer, reader, prepared.asked, bar, prepared.masks)
                 shard.write(run)
             done.add(shard.counts(names))
-            means.add([*shard.rows, *(shard.baselines if request.baselines else ())], names)
-    done.means = means.lines()
+            rows = [*shard.rows, *(shard.baselines if request.baselines else ())]
+            means.add(rows, names)
+            paired.add(rows, names)
+    done.means, done.differences = means.lines(), paired.lines()
     return done
 
 

@@ -39,7 +39,13 @@ def described_metrics() -> list[tuple[str, str, str, str, str]]:
     ]
 
 
-_NEEDS = {"masks": "masks", "rescore": "the model", "predicts": "the model", "explain": "the method"}
+_NEEDS = {
+    "masks": "masks",
+    "rescore": "the model",
+    "predicts": "the model",
+    "explain": "the method",
+    "represent": "a layer",
+}
 
 
 def _words(needs: Evidence) -> list[str]:

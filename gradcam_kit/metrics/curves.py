@@ -1,21 +1,25 @@
-"""Deletion and insertion: Petsiuk et al., BMVC 2018 (RISE), https://arxiv.org/abs/1806.07421."""
+"""Scores while positions are removed or given back, in the order of the map: deletion, insertion, and both orders.
+
+Deletion and insertion: Petsiuk et al., BMVC 2018 (RISE), https://arxiv.org/abs/1806.07421. Symmetric relevance gain:
+Blücher et al., TMLR 2024, https://arxiv.org/abs/2401.06654.
+"""
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from gradcam_kit.errors import OptionError
-from gradcam_kit.functional import at_least_float32, gaussian_blur
 from gradcam_kit.metrics.checks import check_heatmaps, degenerate, usable
 from gradcam_kit.metrics.ordering import Order, unordered
 from gradcam_kit.metrics.registry import metric
+from gradcam_kit.metrics.replacement import Fill, Replacement, replacement
 from gradcam_kit.metrics.result import MetricResult, measured
-from gradcam_kit.metrics.rows import score_grid, score_settings, spread
-from gradcam_kit.options import finite_number, positive, positive_int
+from gradcam_kit.metrics.rows import score_grid, score_settings
+from gradcam_kit.options import positive_int
 from gradcam_kit.types import Rescore
 
 _PAPER = "{}: Petsiuk et al., BMVC 2018 (RISE), https://arxiv.org/abs/1806.07421."
@@ -26,9 +30,11 @@ def deletion(
     heatmaps: Float[Tensor, "n *t"],
     images: Float[Tensor, "n c *t"],
     rescore: Rescore,
+    seed: int = 0,
+    identities: Int[Tensor, " n"] | None = None,
     *,
     steps: int = 224,
-    baseline: float = 0.0,
+    baseline: float | Fill = 0.0,
     batch_size: int = 64,
 ) -> MetricResult:
     """The area under the score while positions are removed, the most relevant first; over the removed fraction.
@@ -40,13 +46,15 @@ def deletion(
         heatmaps: in [0, 1]; only their order matters.
         images: as the model gets them.
         rescore: the probability of the explained class.
+        seed: of the baseline "noise".
+        identities: a number per image, to which its noise belongs; None = from the values of the image.
         steps: into which all positions are divided, evenly but for the last; the paper's are 224 at 224 x 224.
-        baseline: what replaces a position, in the units of the images: 0 is the mean color where they are normalized.
+        baseline: what replaces a position: a number in the units of the images (0 is the mean color where they are
+            normalized), "mean", "blur", "noise" or "inpaint", see `replacement`.
         batch_size: the most changed images that exist at once.
     """
     check_heatmaps(heatmaps, images)
-    end = torch.full_like(images[:1], finite_number("baseline", baseline)).expand_as(images)
-    return _curve(heatmaps, images, (images, end), rescore, steps, batch_size, {"baseline": f"value {baseline:g}"})
+    return _curve(heatmaps, images, replacement(images, baseline, seed, identities), rescore, steps, batch_size)
 
 
 @metric("insertion", better="higher", cost="(steps + 1) F", paper=_PAPER.format("Insertion"))
@@ -54,8 +62,11 @@ def insertion(
     heatmaps: Float[Tensor, "n *t"],
     images: Float[Tensor, "n c *t"],
     rescore: Rescore,
+    seed: int = 0,
+    identities: Int[Tensor, " n"] | None = None,
     *,
     steps: int = 224,
+    baseline: float | Fill = "blur",
     kernel: int = 11,
     sigma: float = 5.0,
     batch_size: int = 64,
@@ -66,32 +77,76 @@ def insertion(
         heatmaps: in [0, 1]; only their order matters.
         images: as the model gets them.
         rescore: the probability of the explained class.
+        seed: of the baseline "noise".
+        identities: a number per image, to which its noise belongs; None = from the values of the image.
         steps: into which all positions are divided, evenly but for the last; the paper's are 224 at 224 x 224.
+        baseline: what stands at a position before it is given back, as in `deletion`; the paper's is "blur".
         kernel: positions of the Gaussian window of the blur, an odd number.
         sigma: of the blur, in positions.
         batch_size: the most changed images that exist at once.
     """
     check_heatmaps(heatmaps, images)
-    positive("sigma", sigma)
-    if positive_int("kernel", kernel) % 2 == 0:
-        raise OptionError(f"kernel is {kernel}; expected an odd number of positions, so that the window has a middle")
-    with torch.autocast(images.device.type, enabled=False):
-        start = gaussian_blur(at_least_float32(images), kernel, sigma).to(images.dtype)
-    baseline = {"baseline": f"Gaussian blur, kernel {kernel}, sigma {sigma:g}, mirrored borders"}
-    return _curve(heatmaps, images, (start, images), rescore, steps, batch_size, baseline)
+    start = replacement(images, baseline, seed, identities, kernel=kernel, sigma=sigma)
+    return _curve(heatmaps, images, start, rescore, steps, batch_size, gives_back=True)
+
+
+@metric(
+    "srg",
+    better="higher",
+    cost="(2 steps + 2) F",
+    paper="Symmetric relevance gain: Blücher et al., TMLR 2024, https://arxiv.org/abs/2401.06654.",
+)
+def symmetric_relevance_gain(
+    heatmaps: Float[Tensor, "n *t"],
+    images: Float[Tensor, "n c *t"],
+    rescore: Rescore,
+    seed: int = 0,
+    identities: Int[Tensor, " n"] | None = None,
+    *,
+    steps: int = 224,
+    baseline: float | Fill = 0.0,
+    batch_size: int = 64,
+) -> MetricResult:
+    """The area between two curves of deletion: least relevant first (LeRF) minus most relevant first (MoRF).
+
+    In [-1, 1] for probabilities, 0 for an order that knows nothing. What a baseline does to every order alike cancels,
+    so that ranks of methods depend less on it than those of either curve. Both curves are among the details.
+
+    Args:
+        heatmaps: in [0, 1]; only their order matters.
+        images: as the model gets them.
+        rescore: the probability of the explained class.
+        seed: this and the further options as in `deletion`.
+        identities: as in `deletion`.
+        steps: as in `deletion`.
+        baseline: as in `deletion`.
+        batch_size: as in `deletion`.
+    """
+    check_heatmaps(heatmaps, images)
+    found = replacement(images, baseline, seed, identities)
+    morf = _curve(heatmaps, images, found, rescore, steps, batch_size)
+    lerf = _curve(heatmaps, images, found, rescore, steps, batch_size, least_first=True)
+    details = {
+        "morf": morf.details["curve"],
+        "lerf": lerf.details["curve"],
+        "ties": morf.details["ties"] + lerf.details["ties"],
+    }
+    settings = {**morf.settings, "order": "least relevant first - most relevant first"}
+    return measured(lerf.values - morf.values, degenerate(heatmaps), settings, details)
 
 
 def _curve(
     heatmaps: Tensor,
     images: Tensor,
-    versions: tuple[Tensor, Tensor],
+    found: Replacement,
     rescore: Rescore,
     steps: int,
     batch_size: int,
-    settings: dict[str, str],
+    *,
+    gives_back: bool = False,
+    least_first: bool = False,
 ) -> MetricResult:
-    """Score the way from one version of the images to the other, in the order of the maps."""
-    start, end = versions
+    """Score the way from the images to the empty ones in the order of the maps, or back."""
     total = math.prod(heatmaps.shape[1:])
     stride = math.ceil(total / positive_int("steps", steps))
     cuts = [min(count, total) for count in range(0, total + stride, stride)]
@@ -99,14 +154,17 @@ def _curve(
     order = Order.of(usable(heatmaps))
 
     def build(index: Tensor, step: Tensor) -> Tensor:
-        changed = order.place[index] < counts[step].reshape(-1, *(1 for _ in heatmaps.shape[1:]))
-        return torch.where(spread(changed), end[index], start[index])
+        place, count = order.place[index], counts[step].reshape(-1, *(1 for _ in heatmaps.shape[1:]))
+        first = place >= total - count if least_first else place < count
+        return found.fill(index, ~first if gives_back else first)
 
     curve = score_grid(rescore, images, len(cuts), build, batch_size)
     area = torch.trapezoid(curve, (counts / total).to(curve.dtype), dim=1)
+    split = [total - count for count in cuts] if least_first else cuts
+    settings: dict[str, Any] = {"steps": len(cuts) - 1, "positions_per_step": stride}
     return measured(
         area.masked_fill(unordered(heatmaps), torch.nan),
         degenerate(heatmaps),
-        {**score_settings(rescore), **settings, "steps": len(cuts) - 1, "positions_per_step": stride},
-        {"curve": curve, "ties": order.split_ties(cuts)},
+        {**score_settings(rescore), **found.settings, **settings},
+        {"curve": curve, "ties": order.split_ties(split)},
     )

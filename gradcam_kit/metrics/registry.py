@@ -28,6 +28,9 @@ from gradcam_kit.types import Rescore
 Explain = Callable[[Tensor], Tensor]
 """From changed images `(n, c, *t)` to the heatmaps `(n, *t)` of the same samples for the same classes."""
 
+Represent = Callable[[Tensor], Tensor]
+"""From changed images `(n, c, *t)` to the activations `(n, ...)` of the same samples."""
+
 
 @dataclass(frozen=True, eq=False)
 class MetricInput:
@@ -45,6 +48,7 @@ class MetricInput:
         seed: of all random draws.
         identities: `(n,)` int, a number per image, to which its draws belong; None = from its values. Either way
             neither the rest of the batch nor the place in it matters.
+        represent: changed images -> the activations of the layer that is explained `(n, ...)`.
 
     Raises:
         ShapeError: heatmaps, images, masks or identities that do not fit each other; the message has both shapes.
@@ -61,6 +65,7 @@ class MetricInput:
     explain: Explain | None = None
     seed: int = 0
     identities: Tensor | None = None
+    represent: Represent | None = None
 
     def __post_init__(self) -> None:
         check_heatmaps(self.heatmaps, self.images)

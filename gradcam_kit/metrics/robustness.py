@@ -19,7 +19,7 @@ from gradcam_kit.metrics.checks import (
     degenerate,
     usable,
 )
-from gradcam_kit.metrics.draws import identities_of
+from gradcam_kit.metrics.draws import identities_of, shaken
 from gradcam_kit.metrics.registry import Explain, metric
 from gradcam_kit.metrics.result import MetricResult, Status, measured
 from gradcam_kit.metrics.rows import sample_index, score_grid, score_settings, spread
@@ -73,8 +73,7 @@ def sensitivity_max(
     check_same_images(images, predicts, "predicts")
     before = None if predicts is None else check_scores(predicts(images, index), len(images))
     for draw in range(positive_int("samples", samples)):
-        moved = radius * (2 * uniform(tuple(images.shape[1:]), own, seed, _STREAM + draw) - 1)
-        noisy = (images + moved).to(images.dtype)
+        noisy = shaken(images, own, radius, seed, _STREAM + draw)
         again = explain(noisy)
         check_heatmaps(again, images, within=False)
         distance = torch.linalg.vector_norm(at_least_float32(again).flatten(1) - clean, dim=1)

@@ -6,10 +6,11 @@ The device is one on the host (`waits.py`); `test_cuda.py` asks CUDA itself the 
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 
 import pytest
 import torch
-from metric_cases import CLASSES, SIZE, masks, measure, standard_case
+from metric_cases import CLASSES, SIZE, masks, measure, represent, standard_case
 from models import images, tiny
 from waits import device, metric_waits, on_device, on_host
 
@@ -31,7 +32,13 @@ def test_metrics_wait_where_they_have_to(name):
             for _ in range(2):  # the first time the model gets known
                 seen.waits.clear()
                 own = MetricInput(
-                    heatmaps, x, rescore, masks=objects, explain=lambda rows: cam(rows, classes), seed=case.seed
+                    heatmaps,
+                    x,
+                    rescore,
+                    masks=objects,
+                    explain=lambda rows: cam(rows, classes),
+                    represent=partial(represent, model),
+                    seed=case.seed,
                 )
                 of_case = Counter(seen.waits)
                 found = measure(METRICS[name], own)

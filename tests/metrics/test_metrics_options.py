@@ -25,9 +25,8 @@ ONE = torch.tensor([0])
     ("name", "options", "said"),
     [
         ("insertion", {"kernel": 4}, "kernel is 4; expected an odd number"),
-        ("insertion", {"sigma": 0}, "sigma is 0; expected a finite number above 0"),
+        ("insertion", {"sigma": 0.0}, "sigma is 0.0; expected a finite number above 0"),
         ("deletion", {"baseline": float("nan")}, "baseline is nan; expected a finite number"),
-        ("deletion", {"baseline": "black"}, "baseline is 'black'; expected a finite number"),
         ("road-morf", {"tolerance": -1.0}, "tolerance is -1.0; expected a finite number above 0"),
         ("road-lerf", {"percentages": [float("nan")]}, "a percentage is nan; expected a finite number"),
         ("infidelity", {"patch": 14}, "patch is 14 and images have 13 x 14 positions: one patch"),

@@ -9,17 +9,28 @@ import numpy as np
 import pytest
 import reference_metrics as ref
 import reference_metrics_localization as loc
+import reference_removal as removal
 import torch
-from metric_cases import CLASSES, FEW, SIZE, measure, standard_case
+from metric_cases import CLASSES, FEW, SIZE, measure, represent, standard_case
 from models import tiny
 from reference_scores import gaussian_blur
 from skimage.filters import threshold_otsu
+from skimage.segmentation import slic
 from torch.nn.functional import avg_pool2d
 
 from gradcam_kit import GradCAM, metrics
 from gradcam_kit.capture import ClassProbability, IsPrediction
 from gradcam_kit.draws import normal, uniform
-from gradcam_kit.metrics import METRICS, MetricInput, box_overlaps, road, robustness
+from gradcam_kit.metrics import (
+    METRICS,
+    MetricInput,
+    box_overlaps,
+    correlations,
+    replacement,
+    road,
+    robustness,
+    stability,
+)
 
 PERCENTAGES = (10, 20, 30, 40, 50, 60, 70, 80, 90)
 
@@ -47,6 +58,19 @@ class Sample:
         found = GradCAM(self.model, "relu1")(torch.from_numpy(image)[None], self.target)
         return found[0].double().numpy()
 
+    def draws(self, shape: tuple[int, ...], stream: int, count: int) -> list[Any]:
+        return [uniform(shape, self.identity, self.seed, stream + i)[0].double().numpy() for i in range(count)]
+
+    def moved(self, stream: int, count: int, radius: float) -> list[Any]:
+        return [self.image + radius * (2 * draw - 1) for draw in self.draws((3, *SIZE), stream, count)]
+
+    def noises(self, stream: int, count: int) -> list[Any]:
+        low, high = (extreme(self.image, (1, 2), keepdims=True) for extreme in (np.min, np.max))
+        return [low + (high - low) * draw for draw in self.draws((3, *SIZE), stream, count)]
+
+    def represent(self, image: Any) -> Any:
+        return represent(self.model, torch.from_numpy(image)[None])[0].numpy()
+
     def curve(self, order: bool, score: Callable[[Any], float], percentages: Any = PERCENTAGES) -> float:
         noise = 0.01 * normal((3, *SIZE), self.identity, self.seed, road._STREAM)[0].double().numpy()
         return float(np.mean(ref.road(self.heatmap, self.image, score, noise, percentages, order)))
@@ -71,8 +95,7 @@ def arcc(s: Sample) -> float:
 
 
 def sensitivity(s: Sample) -> float:
-    draws = [uniform((3, *SIZE), s.identity, s.seed, robustness._STREAM + i)[0].double().numpy() for i in range(10)]
-    return ref.sensitivity_max(s.heatmap, [s.image + 0.02 * (2 * draw - 1) for draw in draws], s.explain)
+    return ref.sensitivity_max(s.heatmap, s.moved(robustness._STREAM, 10, 0.02), s.explain)
 
 
 def infidelity(s: Sample) -> float:
@@ -82,6 +105,44 @@ def infidelity(s: Sample) -> float:
         cells = uniform((4, 4), s.identity, s.seed, robustness._STREAM + i)[0].numpy() < 0.5
         moves.append(s.image * np.kron(cells, np.ones((4, 4)))[: SIZE[0], : SIZE[1]])
     return ref.infidelity(s.heatmap, s.image, s.score, moves, scaled=True)
+
+
+def gain(s: Sample) -> float:
+    zeros, steps = np.zeros_like(s.image), FEW["srg"]["steps"]
+    morf, lerf = (removal.removal_area(s.heatmap, s.image, zeros, s.score, steps, least) for least in (False, True))
+    return lerf - morf
+
+
+def region_perturbation(s: Sample) -> float:
+    (end,), labels = s.noises(replacement._STREAM, 1), removal.grid_labels(SIZE, 4)
+    return removal.region_perturbation(removal.region_curve(s.heatmap, s.image, end, labels, s.score, 9))
+
+
+def irof(s: Sample) -> float:
+    scaled = (s.image - s.image.min()) / (s.image.max() - s.image.min())
+    labels = slic(np.moveaxis(scaled, 0, -1), n_segments=9, compactness=1000, convert2lab=True, start_label=0)
+    end = np.broadcast_to(s.image.mean((1, 2), keepdims=True), s.image.shape)
+    return removal.irof(removal.region_curve(s.heatmap, s.image, end, labels, s.score, labels.max() + 1))
+
+
+def subsets(s: Sample, *counts: int) -> float:
+    draws = s.draws(SIZE, correlations._STREAM, 7 * len(counts))
+    parts = [draws[7 * i : 7 * i + 7] for i in range(len(counts))]
+    zeros = np.zeros_like(s.image)
+    found = (
+        removal.subset_correlation(s.heatmap, s.image, zeros, s.score, *own) for own in zip(parts, counts, strict=True)
+    )
+    return sum(found) / len(counts)
+
+
+def relative_stability(s: Sample, change: Callable[[Any], float]) -> float:
+    return removal.relative_stability(s.heatmap, kept(s), s.explain, change)
+
+
+def kept(s: Sample) -> list[Any]:
+    """The draws that keep the prediction."""
+    moved = s.moved(stability._STREAM, 3, 0.1)
+    return [other for other in moved if s.predicts(other) == s.predicts(s.image)]
 
 
 def box_accuracy(s: Sample) -> float:
@@ -116,6 +177,22 @@ ORACLES: dict[str, Callable[[Sample], float]] = {
     "pixel-ap": lambda s: loc.average_precision(s.heatmap, s.mask, 1000),
     "sensitivity-max": sensitivity,
     "infidelity": infidelity,
+    "srg": gain,
+    "region-perturbation": region_perturbation,
+    "irof": irof,
+    "sensitivity-n": lambda s: subsets(s, 18, 91),
+    "faithfulness-correlation": lambda s: subsets(s, 18),
+    "monotonicity-correlation": lambda s: removal.monotonicity(
+        s.heatmap, s.image, s.score, s.noises(correlations._STREAM, 2), 6
+    ),
+    "local-lipschitz": lambda s: removal.local_lipschitz(
+        s.heatmap, s.image, s.moved(stability._STREAM, 3, 0.1), s.explain
+    ),
+    "relative-input-stability": lambda s: relative_stability(s, lambda x: removal.relative_norm(s.image, x)),
+    "relative-output-stability": lambda s: relative_stability(s, lambda x: abs(s.score(x) - s.score(s.image))),
+    "relative-representation-stability": lambda s: relative_stability(
+        s, lambda x: removal.relative_norm(s.represent(s.image), s.represent(x))
+    ),
     "entropy": lambda s: ref.entropy(s.heatmap),
     "sparseness": lambda s: ref.sparseness(s.heatmap),
 }
@@ -215,13 +292,3 @@ def test_the_largest_region_is_that_of_the_largest_contour() -> None:
                 assert float(box_overlaps(one[None], boxes, [threshold])) == pytest.approx(own[largest], rel=1e-5)
                 differ += regions[largest] != max(regions, key=len)
     assert differ
-
-
-def test_a_map_without_anything_positive_is_degenerate():
-    maps = -torch.rand(2, 4, 4, generator=torch.Generator().manual_seed(0))
-    maps[1, 0, 0] = 1
-    masks = torch.zeros(2, 4, 4, dtype=torch.bool)
-    masks[:, 0] = True
-    found = metrics.mass_accuracy(maps, masks)
-    assert found.status.tolist() == [int(metrics.Status.DEGENERATE_MAP), int(metrics.Status.OK)]
-    assert found.values[1] == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from inspect import signature
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from models import images
 from gradcam_kit.errors import InputError, OptionError, ShapeError
 from gradcam_kit.metrics import BASELINES, METRICS, MetricInput, Status
 
+DRAWN = ("sensitivity-n", "faithfulness-correlation", "region-perturbation", "local-lipschitz")
 ALL = pytest.mark.parametrize("name", METRICS)
 
 
@@ -43,12 +45,15 @@ def test_a_batch_is_its_images_one_by_one_in_any_order(name, named):
 def test_the_batch_size_does_not_matter(name, batch_size):
     with standard_case() as case:
         expected = measure(METRICS[name], case)
-    options = {} if METRICS[name].cost.startswith("2 F") else {"batch_size": batch_size}
+    has_option = "batch_size" in signature(METRICS[name].function).parameters
+    options = {"batch_size": batch_size} if has_option else {}
     with standard_case(batch_size=batch_size) as case:
         close(measure(METRICS[name], case, **options).values, expected.values)
 
 
-@pytest.mark.parametrize("name", ["deletion", "insertion", "road-morf", "road-combined", "infidelity"])
+@pytest.mark.parametrize(
+    "name", ["deletion", "insertion", "irof", "road-morf", "road-combined", "infidelity", "sensitivity-n"]
+)
 def test_no_more_rows_exist_than_asked_for(name):
     seen = []
     with standard_case() as case:
@@ -74,7 +79,7 @@ def test_nothing_is_drawn_from_the_global_generator(name):
     torch.testing.assert_close(first.values, second.values, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("name", ["road-combined", "sensitivity-max", "infidelity"])
+@pytest.mark.parametrize("name", ["road-combined", "sensitivity-max", "infidelity", *DRAWN])
 def test_another_seed_and_another_identity_draw_anew(name):
     with standard_case() as case:
         first = measure(METRICS[name], case).values
@@ -151,7 +156,8 @@ def test_no_images(name):
     with standard_case() as case:
         none = {"heatmaps": case.heatmaps[:0], "images": case.images[:0], "masks": case.masks[:0]}
         scores = dict.fromkeys(("rescore", "predicts"), lambda rows, index: rows.new_zeros(len(rows)))
-        found = measure(METRICS[name], MetricInput(**none, **scores, explain=lambda x: x[:, 0]))
+        again = {"explain": lambda x: x[:, 0], "represent": lambda x: x}
+        found = measure(METRICS[name], MetricInput(**none, **scores, **again))
     assert found.values.shape == (0,)
     assert found.count == 0
     assert found.mean.isnan()

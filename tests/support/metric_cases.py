@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -24,7 +26,22 @@ RIGHT = torch.tensor([[[False, True], [False, True]]])
 CORNER = torch.tensor([[[True, False], [False, False]]])
 """Maps and images that fit on a hand."""
 
-FEW = {"deletion": {"steps": 9}, "insertion": {"steps": 9}, "infidelity": {"samples": 6, "patch": 4}}
+_SHAKEN = {"samples": 3, "radius": 0.1}
+FEW = {
+    "deletion": {"steps": 9},
+    "insertion": {"steps": 9},
+    "srg": {"steps": 9},
+    "local-lipschitz": _SHAKEN,
+    "relative-input-stability": _SHAKEN,
+    "relative-output-stability": _SHAKEN,
+    "relative-representation-stability": _SHAKEN,
+    "infidelity": {"samples": 6, "patch": 4},
+    "region-perturbation": {"patch": 4, "steps": 9},
+    "irof": {"segments": 9, "compactness": 1000.0},
+    "sensitivity-n": {"samples": 7, "fractions": (0.1, 0.5)},
+    "faithfulness-correlation": {"samples": 7},
+    "monotonicity-correlation": {"steps": 6, "samples": 2},
+}
 """Options that make a metric fast."""
 
 
@@ -48,9 +65,16 @@ def standard_case(
             rescore=rescore,
             masks=masks()[chosen],
             explain=lambda changed: cam(changed, classes),
+            represent=partial(represent, model),
             seed=5,
             identities=IDENTITIES[chosen] if named else None,
         )
+
+
+@torch.no_grad()
+def represent(model: Any, rows: Tensor) -> Tensor:
+    """The activations of the layer that `standard_case` explains."""
+    return model.relu1(model.stage1(rows))
 
 
 def masks() -> Tensor:

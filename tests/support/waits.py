@@ -48,11 +48,13 @@ def waits_of(name: str, layer: str) -> list[str]:
 
 
 def metric_waits(name: str) -> list[str]:
-    """Where a metric waits: for the method that it runs again, for the solver of ROAD to converge, for OpenCV."""
-    runs_again = name in ("coherency", "adcc", "arcc", "sensitivity-max")
+    """Where a metric waits: for the method that it runs again, for the solver of ROAD to converge, for OpenCV, SLIC."""
+    runs_again = name in ("coherency", "adcc", "arcc", "sensitivity-max", "local-lipschitz")
+    runs_again = runs_again or name.startswith("relative-")
     imputes = name.startswith("road") or name == "arcc"
     finds_boxes = name == "box-accuracy"
     further = ["imputation._solve"] * imputes + ["boxes.box_overlaps"] * finds_boxes
+    further += ["regions.superpixels"] * (name == "irof")
     return ["deferred_checks.raise_first"] * runs_again + further
 
 

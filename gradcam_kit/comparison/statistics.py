@@ -1,0 +1,131 @@
+"""What a comparison says about its methods as a whole: paired differences, and whether metrics agree."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import combinations
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from gradcam_kit.errors import missing_extra
+from gradcam_kit.metrics import METRICS, MetricResult
+from gradcam_kit.metrics.paired import PairedDifference, paired_differences
+from gradcam_kit.metrics.rank_agreement import rank_agreement
+
+if TYPE_CHECKING:
+    import pandas
+
+_DRAWS = 2_000
+_SHOWN = 12
+
+Numbers = Mapping[str, Float[np.ndarray, " n"]]
+
+
+class Statistics:
+    """Tables over the images of a comparison."""
+
+    measured: Mapping[str, Mapping[str, MetricResult]]
+    baselines: Mapping[str, Mapping[str, MetricResult]]
+    names: Sequence[str]
+
+    @property
+    def pairs(self) -> pandas.DataFrame:
+        """One row per metric and pair: methods with each other, then methods with baselines.
+
+        The columns are the mean difference over the images, its 95 % bootstrap interval, and p by the bootstrap, alone
+        and corrected by Holm for all pairs of the metric. Several targets of an image are averaged first.
+
+        Raises:
+            MissingExtraError: pandas is not installed.
+        """
+        return frame(self.pair_rows())
+
+    def pair_rows(self) -> list[dict[str, Any]]:
+        """Return the rows of `pairs` as plain values."""
+        return [row for name, own in self.numbers().items() for row in pair_rows(name, own, list(self.baselines))]
+
+    @property
+    def agreement(self) -> pandas.DataFrame:
+        """How alike metrics rank the methods, see `RankAgreement`: a row and a column per metric, and `reliability`.
+
+        Methods and baselines take part of which images count in every metric.
+
+        Raises:
+            OptionError: fewer than three methods and baselines.
+            MissingExtraError: pandas is not installed.
+        """
+        return frame(self.agreement_rows()).set_index("metric")
+
+    def agreement_rows(self) -> list[dict[str, Any]]:
+        """Return the rows of `agreement` as plain values."""
+        numbers = self.numbers()
+        labels = dict.fromkeys(label for own in numbers.values() for label in own)
+        counted = [
+            label for label in labels if all(label in own and np.isfinite(own[label]).any() for own in numbers.values())
+        ]
+        tables = {
+            name: torch.from_numpy(np.array([own[label] for label in counted]).reshape(len(counted), -1))
+            for name, own in numbers.items()
+        }
+        lower = [name for name in tables if name in METRICS and METRICS[name].better == "lower"]
+        found = rank_agreement(tables, lower)
+        return [
+            {
+                "metric": name,
+                **dict(zip(found.metrics, found.consistency[place].tolist(), strict=True)),
+                "reliability": float(found.reliability[place]),
+            }
+            for place, name in enumerate(found.metrics)
+        ]
+
+    def numbers(self) -> dict[str, dict[str, Float[np.ndarray, " n"]]]:
+        """Return metric -> method or baseline -> a number for each image, NaN where none counts."""
+        found: dict[str, dict[str, Float[np.ndarray, " n"]]] = {}
+        for label, own in {**self.measured, **self.baselines}.items():
+            for name, one in own.items():
+                values = one.values.where(one.ok, torch.nan).double().cpu()
+                found.setdefault(name, {})[label] = values.reshape(len(self.names), -1).nanmean(1).numpy()
+        return found
+
+
+def pair_rows(metric: str, numbers: Numbers, baselines: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """Return a row for each pair of methods, and of a method and a baseline, in which images count."""
+    methods = [label for label in numbers if label not in baselines]
+    asked = [*combinations(methods, 2), *((one, other) for one in methods for other in baselines if other in numbers)]
+    found = paired_differences(numbers, asked, draws=_DRAWS)
+    return [{"metric": metric, **vars(one)} for one in found if one.count]
+
+
+def pair_lines(metric: str, numbers: Numbers, baselines: Sequence[str] = ()) -> list[str]:
+    """Say the differences of a metric in one line each, at most 12; none for a single image."""
+    rows = [PairedDifference(**_without_metric(row)) for row in pair_rows(metric, numbers, baselines)]
+    rows = [one for one in rows if one.count > 1]
+    said = [
+        f"{metric}: {one.first} - {one.second} = {one.difference:.3g} "
+        f"[{one.low:.3g}, {one.high:.3g}], p {one.p_holm:.2g}, {one.count:,} images"
+        for one in rows[:_SHOWN]
+    ]
+    more = [f"{metric}: and {len(rows) - _SHOWN} more pairs"] * (len(rows) > _SHOWN)
+    head = ["paired differences of means, 95 % bootstrap interval, p of the bootstrap corrected by Holm:"] * bool(said)
+    return [*head, *said, *more]
+
+
+def _without_metric(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if name != "metric"}
+
+
+def frame(rows: Iterable[Mapping[str, Any]]) -> pandas.DataFrame:
+    """Return rows as a table of pandas.
+
+    Raises:
+        MissingExtraError: pandas is not installed.
+    """
+    try:
+        import pandas
+    except ImportError as error:
+        instead = "rows() and summary_rows() give the same as plain values"
+        raise missing_extra("tables need pandas", "notebook", instead) from error
+    return pandas.DataFrame(list(rows))

@@ -1,0 +1,62 @@
+"""Numbers of the same pictures by several methods, for what a run says about their differences."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from jaxtyping import Float
+
+from gradcam_kit.comparison import Comparison
+from gradcam_kit.comparison.statistics import pair_lines
+from gradcam_kit.jobs.storage.rows import Row
+from gradcam_kit.jobs.work.measuring import columns_of
+from gradcam_kit.metrics import BASELINES
+
+
+@dataclass
+class PairedNumbers:
+    """Numbers by metric, method and picture; those of several targets of a picture are averaged."""
+
+    numbers: dict[str, dict[str, dict[str, list[float]]]] = field(default_factory=dict)
+
+    def add(self, rows: Iterable[Row], metrics: Sequence[str]) -> None:
+        """Keep the numbers of rows that are ok."""
+        for row in rows:
+            for metric in metrics:
+                number, status = columns_of(metric)
+                if row.get(status) == "ok":
+                    own = self.numbers.setdefault(metric, {}).setdefault(row["method"], {})
+                    own.setdefault(row["path"], []).append(row[number])
+
+    def lines(self) -> list[str]:
+        """Say the differences of the methods in each metric, and of methods and baselines."""
+        said = []
+        for metric, by_method in self.numbers.items():
+            paths = dict.fromkeys(path for own in by_method.values() for path in own)
+            values = {
+                method: np.array([_mean(own.get(path, ())) for path in paths]) for method, own in by_method.items()
+            }
+            said += pair_lines(metric, values, [method for method in values if method in BASELINES])
+        return said
+
+
+def comparison_lines(comparisons: Sequence[Comparison]) -> list[str]:
+    """Say the same of comparisons of one set of methods on several batches of pictures."""
+    found: dict[str, dict[str, list[Float[np.ndarray, " n"]]]] = {}
+    for comparison in comparisons:
+        for metric, own in comparison.numbers().items():
+            for label, values in own.items():
+                found.setdefault(metric, {}).setdefault(label, []).append(values)
+    baselines = list(comparisons[0].baselines) if comparisons else []
+    said: list[str] = []
+    for metric, parts in found.items():
+        joined: Mapping[str, Float[np.ndarray, " n"]] = {label: np.concatenate(own) for label, own in parts.items()}
+        said += pair_lines(metric, joined, baselines)
+    return said
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else math.nan

@@ -1,0 +1,75 @@
+"""Do metrics rank methods alike? Tomsett et al., AAAI 2020, https://arxiv.org/abs/1912.01451."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from gradcam_kit.errors import OptionError, ShapeError
+from gradcam_kit.similarity import ranks, spearman
+
+
+@dataclass(frozen=True, eq=False)
+class RankAgreement:
+    """How alike metrics rank methods, and how alike each ranks them from image to image.
+
+    Attributes:
+        metrics: their names.
+        consistency: of every two metrics the rank correlation over the methods, mean over the images where it exists;
+            the paper's internal consistency reliability.
+        counts: the images in each of these means.
+        reliability: of each metric Krippendorff's alpha of the ranks that the images give the methods, 1 where all
+            agree and 0 as by chance; the paper's inter-rater reliability. NaN with fewer than two images.
+    """
+
+    metrics: tuple[str, ...]
+    consistency: Float[Tensor, "k k"]
+    counts: Int[Tensor, "k k"]
+    reliability: Float[Tensor, " k"]
+
+
+def rank_agreement(scores: Mapping[str, Float[Tensor, "methods n"]], lower: Collection[str] = ()) -> RankAgreement:
+    """Compare the order in which metrics put methods.
+
+    Args:
+        scores: metric -> its number for each method and image; NaN where there is none. An image counts for two metrics
+            where every method has a number by both.
+        lower: metrics of which lower is better; they are turned around.
+
+    Raises:
+        OptionError: no metric, or fewer than three methods, of which any two rankings agree or are opposite.
+        ShapeError: metrics with different methods or images.
+    """
+    tables = {name: -one.double() if name in lower else one.double() for name, one in scores.items()}
+    shapes = {tuple(one.shape) for one in tables.values()}
+    if len(shapes) > 1:
+        raise ShapeError(
+            f"metrics have scores of shapes {sorted(shapes)}; expected (methods, images), the same for all"
+        )
+    if not shapes or next(iter(shapes))[0] < 3:
+        found = next(iter(shapes))[0] if shapes else 0
+        raise OptionError(f"{found} methods are ranked by {len(tables)} metrics; expected three or more by one or more")
+    stacked = [one.mT.contiguous() for one in tables.values()]
+    pairs = torch.stack([torch.stack([spearman(a, b) for b in stacked]) for a in stacked])
+    return RankAgreement(
+        tuple(tables), pairs.nanmean(2), pairs.isfinite().sum(2), torch.stack([_alpha(one) for one in stacked])
+    )
+
+
+def _alpha(scores: Float[Tensor, "n methods"]) -> Float[Tensor, ""]:
+    """Krippendorff's alpha of ranks with the squared distance: 1 - observed / expected disagreement.
+
+    Images with a missing number are left out.
+    """
+    whole = scores[scores.isfinite().all(1)]
+    if len(whole) < 2:
+        return scores.new_full((), torch.nan)
+    given = ranks(whole)
+    # The mean squared difference of two ranks is twice the variance: of one method in two images, and of any two ranks.
+    observed = 2 * given.var(0, unbiased=True).mean()
+    expected = 2 * given.flatten().var(unbiased=True)
+    return 1 - observed / expected

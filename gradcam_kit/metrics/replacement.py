@@ -1,0 +1,137 @@
+"""What replaces positions that a metric removes: a value, the mean color, a blur, noise, or what lies around them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from gradcam_kit.draws import uniform
+from gradcam_kit.errors import OptionError, ShapeError
+from gradcam_kit.functional import at_least_float32, gaussian_blur
+from gradcam_kit.metrics.draws import identities_of
+from gradcam_kit.metrics.imputation import TOLERANCE, Workspace, imputed
+from gradcam_kit.metrics.rows import spread
+from gradcam_kit.options import finite_number, positive, positive_int
+
+Fill = Literal["mean", "blur", "noise", "inpaint"]
+
+_KINDS = f"a finite number, or one of {', '.join(get_args(Fill))}"
+_STREAM = 3
+
+
+@dataclass(frozen=True, eq=False)
+class Replacement:
+    """How removed positions of images are filled.
+
+    Attributes:
+        fill: from images `index (m,)` and what is removed of them `(m, *t)` to the changed images `(m, c, *t)`.
+        settings: all that the values depend on.
+    """
+
+    fill: Callable[[Int[Tensor, " m"], Bool[Tensor, "m *t"]], Float[Tensor, "m c *t"]]
+    settings: dict[str, Any]
+
+
+def replacement(
+    images: Float[Tensor, "n c *t"],
+    baseline: float | Fill,
+    seed: int = 0,
+    identities: Int[Tensor, " n"] | None = None,
+    *,
+    kernel: int = 11,
+    sigma: float = 5.0,
+) -> Replacement:
+    """Return what replaces removed positions.
+
+    Args:
+        images: as the model gets them.
+        baseline: a number in the units of the images (0 is the mean color where they are normalized); "mean": the mean
+            of each channel of the image; "blur": the image blurred by a Gaussian, with mirrored borders; "noise": draws
+            from U(smallest, largest) of each channel of the image, one draw per value; "inpaint": the weighted mean of
+            the neighbors, as in `impute`, and the mean of each channel where nothing is left.
+        seed: of the noise.
+        identities: a number per image, to which its noise belongs; None = from the values of the image.
+        kernel: positions of the window of the blur, an odd number.
+        sigma: of the blur, in positions.
+
+    Raises:
+        OptionError: a baseline that is neither a finite number nor one of these words, or an even kernel.
+        ShapeError: "inpaint" for images that have not two position axes.
+    """
+    if not isinstance(baseline, str) or baseline not in get_args(Fill):
+        value = finite_number("baseline", baseline, _KINDS)
+        return _constant(images, torch.full_like(images[:1], value).expand_as(images), f"value {value:g}")
+    if baseline == "inpaint":
+        return _inpainting(images)
+    if baseline == "mean":
+        return _constant(images, _means(images), "mean of each channel of the image")
+    if baseline == "blur":
+        return _constant(
+            images,
+            blurred(images, kernel, sigma),
+            f"Gaussian blur, kernel {kernel}, sigma {sigma:g}, mirrored borders",
+        )
+    end = channel_noise(images, identities_of(identities, images), seed, _STREAM)
+    return _constant(images, end, "uniform noise in the range of each channel of the image", seed=seed)
+
+
+def blurred(images: Float[Tensor, "n c *t"], kernel: int, sigma: float) -> Float[Tensor, "n c *t"]:
+    """Blur images by a Gaussian window, in float32 at least, and return them in their own precision.
+
+    Raises:
+        OptionError: a sigma that is not positive, or a kernel that is not odd.
+    """
+    positive("sigma", sigma)
+    if positive_int("kernel", kernel) % 2 == 0:
+        raise OptionError(f"kernel is {kernel}; expected an odd number of positions, so that the window has a middle")
+    with torch.autocast(images.device.type, enabled=False):
+        return gaussian_blur(at_least_float32(images), kernel, sigma).to(images.dtype)
+
+
+def channel_noise(
+    images: Float[Tensor, "m c *t"], own: Int[Tensor, " m"], seed: int, stream: int | Int[Tensor, " m"]
+) -> Float[Tensor, "m c *t"]:
+    """Draw every value from U(smallest, largest) of its channel of its image."""
+    values = at_least_float32(images)
+    flat = values.flatten(2)
+    low, high = (extreme.reshape(*flat.shape[:2], *(1 for _ in images.shape[2:])) for extreme in _extremes(flat))
+    return (low + (high - low) * uniform(tuple(images.shape[1:]), own, seed, stream)).to(images.dtype)
+
+
+def _extremes(flat: Float[Tensor, "m c p"]) -> tuple[Tensor, Tensor]:
+    return flat.amin(2), flat.amax(2)
+
+
+def _means(images: Float[Tensor, "n c *t"]) -> Float[Tensor, "n c *t"]:
+    means = at_least_float32(images).mean(tuple(range(2, images.ndim)), keepdim=True)
+    return means.to(images.dtype).expand_as(images)
+
+
+def _constant(images: Tensor, end: Tensor, said: str, **settings: Any) -> Replacement:
+    """Replace by what is known before anything is removed."""
+
+    def fill(index: Tensor, removed: Tensor) -> Tensor:
+        return torch.where(spread(removed), end[index], images[index])
+
+    return Replacement(fill, {"baseline": said, **settings})
+
+
+def _inpainting(images: Tensor) -> Replacement:
+    if images.ndim != 4:
+        raise ShapeError(
+            f"the baseline 'inpaint' needs images (n, c, h, w); got {tuple(images.shape)}; take 'blur' or a value"
+        )
+    means, room = _means(images), Workspace()
+
+    def fill(index: Tensor, removed: Tensor) -> Tensor:
+        is_all = removed.flatten(1).all(1)[:, None, None]
+        filled = imputed(images[index], removed & ~is_all, TOLERANCE, room)
+        return torch.where(spread(is_all), means[index], filled.to(images.dtype))
+
+    settings = {"baseline": "weighted mean of the neighbors, of an empty image of each channel", "tolerance": TOLERANCE}
+    return Replacement(fill, settings)

@@ -1,0 +1,262 @@
+"""How much does the map change beside the image, the score, and the activations, when noise is added?
+
+Local Lipschitz estimate: Alvarez-Melis and Jaakkola 2018, https://arxiv.org/abs/1806.08049. Relative stability: Agarwal
+et al. 2022, https://arxiv.org/abs/2203.06877. All take draws from the cube of side 2 `radius` around the image and
+report the worst. The classes stay those of the unchanged images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from gradcam_kit.errors import ShapeError
+from gradcam_kit.functional import at_least_float32
+from gradcam_kit.metrics.checks import check_heatmaps, check_same_images, check_scores, degenerate, usable
+from gradcam_kit.metrics.draws import identities_of, shaken
+from gradcam_kit.metrics.registry import Explain, Represent, metric
+from gradcam_kit.metrics.result import MetricResult, measured
+from gradcam_kit.metrics.rows import sample_index, score_settings
+from gradcam_kit.options import positive, positive_int
+from gradcam_kit.similarity import broken
+from gradcam_kit.types import Rescore
+
+_STREAM = 1 << 18
+_SMALLEST = 1e-6
+_PAPER = "Relative {} stability: Agarwal et al. 2022, https://arxiv.org/abs/2203.06877."
+
+
+@metric(
+    "local-lipschitz",
+    better="lower",
+    cost="samples E",
+    paper="Local Lipschitz estimate: Alvarez-Melis and Jaakkola 2018, https://arxiv.org/abs/1806.08049.",
+)
+def local_lipschitz(
+    heatmaps: Float[Tensor, "n *t"],
+    images: Float[Tensor, "n c *t"],
+    explain: Explain,
+    seed: int = 0,
+    identities: Int[Tensor, " n"] | None = None,
+    rescore: Rescore | None = None,
+    *,
+    radius: float = 0.02,
+    samples: int = 10,
+) -> MetricResult:
+    r"""The steepest change of the map near the image: $\max_d \|L(x + d) - L(x)\|_2 / \|d\|_2$.
+
+    Args:
+        heatmaps: of the unchanged images.
+        images: as the model gets them.
+        explain: the method, called once for each draw with the whole batch.
+        seed: of the noise.
+        identities: a number per image, to which its noise belongs; None = from the values of the image.
+        rescore: scores nothing here: it says where the classes come from.
+        radius: every value moves by at most this, in the units of the images.
+        samples: draws.
+    """
+    check_heatmaps(heatmaps, images)
+    clean = usable(heatmaps)
+
+    def ratio(noisy: Tensor, again: Tensor) -> Tensor:
+        return _norm(at_least_float32(again) - clean) / _norm(at_least_float32(noisy) - images)
+
+    worst, _ = _worst(heatmaps, images, explain, ratio, seed, identities, None, radius, samples)
+    return measured(worst, degenerate(heatmaps), _settings(rescore, radius, samples, seed))
+
+
+@metric("relative-input-stability", better="lower", cost="samples (E + F)", paper=_PAPER.format("input"))
+def relative_input_stability(
+    heatmaps: Float[Tensor, "n *t"],
+    images: Float[Tensor, "n c *t"],
+    explain: Explain,
+    seed: int = 0,
+    identities: Int[Tensor, " n"] | None = None,
+    predicts: Rescore | None = None,
+    *,
+    radius: float = 0.02,
+    samples: int = 10,
+    floor: float = 0.01,
+) -> MetricResult:
+    r"""The largest relative change of the map per relative change of the image, $\max_d \|dL / L\|_2 / \|d / x\|_2$.
+
+    Divisions are element by element. Maps have zeros and images have them too, so what is divided by has a magnitude of
+    at least `floor`, with its sign; the smaller, the more the positions without relevance decide. Draws after which the
+    class is predicted and was not, or the reverse, are left out, as in the paper; `details["left_out"]` counts them,
+    and without any other draw the number is undefined.
+
+    Args:
+        heatmaps: of the unchanged images.
+        images: as the model gets them.
+        explain: the method, called once for each draw with the whole batch.
+        seed: of the noise.
+        identities: a number per image, to which its noise belongs; None = from the values of the image.
+        predicts: 1 where the class is predicted, else 0 (`rescoring(...).predicts`); None = no draw is left out.
+        radius: every value moves by at most this, in the units of the images.
+        samples: draws.
+        floor: the smallest magnitude that is divided by.
+    """
+    check_heatmaps(heatmaps, images)
+    change = _relative_change(usable(heatmaps), floor)
+    moved = _relative_change(at_least_float32(images), floor)
+
+    def ratio(noisy: Tensor, again: Tensor) -> Tensor:
+        return change(again) / moved(noisy).clamp(min=_SMALLEST)
+
+    worst, left_out = _worst(heatmaps, images, explain, ratio, seed, identities, predicts, radius, samples)
+    settings = {**_settings(predicts, radius, samples, seed), "floor": floor}
+    return measured(worst, degenerate(heatmaps), settings, {"left_out": left_out})
+
+
+@metric("relative-output-stability", better="lower", cost="samples (E + 2 F)", paper=_PAPER.format("output"))
+def relative_output_stability(
+    heatmaps: Float[Tensor, "n *t"],
+    images: Float[Tensor, "n c *t"],
+    explain: Explain,
+    rescore: Rescore,
+    seed: int = 0,
+    identities: Int[Tensor, " n"] | None = None,
+    predicts: Rescore | None = None,
+    *,
+    radius: float = 0.02,
+    samples: int = 10,
+    floor: float = 0.01,
+) -> MetricResult:
+    r"""The largest relative change of the map per change of the score, $\max_d \|dL / L\|_2 / |y(x + d) - y(x)|$.
+
+    The paper divides by the change of all outputs; here it is the score that is explained, with a magnitude of at least
+    1e-6. Everything else is as in `relative_input_stability`.
+
+    Args:
+        heatmaps: of the unchanged images.
+        images: as the model gets them.
+        explain: the method, called once for each draw with the whole batch.
+        rescore: the explained score.
+        seed: this and the further arguments as in `relative_input_stability`.
+        identities: as there.
+        predicts: as there.
+        radius: as there.
+        samples: as there.
+        floor: of the values of the map.
+    """
+    check_heatmaps(heatmaps, images)
+    check_same_images(images, rescore)
+    change, index = _relative_change(usable(heatmaps), floor), sample_index(images)
+    before = check_scores(rescore(images, index), len(images))
+
+    def ratio(noisy: Tensor, again: Tensor) -> Tensor:
+        moved = (check_scores(rescore(noisy, index), len(images)) - before).abs()
+        return change(again) / moved.clamp(min=_SMALLEST)
+
+    worst, left_out = _worst(heatmaps, images, explain, ratio, seed, identities, predicts, radius, samples)
+    settings = {**score_settings(rescore), **_settings(rescore, radius, samples, seed), "floor": floor}
+    return measured(worst, degenerate(heatmaps), settings, {"left_out": left_out})
+
+
+@metric(
+    "relative-representation-stability", better="lower", cost="samples (E + 2 F)", paper=_PAPER.format("representation")
+)
+def relative_representation_stability(
+    heatmaps: Float[Tensor, "n *t"],
+    images: Float[Tensor, "n c *t"],
+    explain: Explain,
+    represent: Represent,
+    seed: int = 0,
+    identities: Int[Tensor, " n"] | None = None,
+    predicts: Rescore | None = None,
+    *,
+    radius: float = 0.02,
+    samples: int = 10,
+    floor: float = 0.01,
+) -> MetricResult:
+    r"""The largest relative change of the map per relative change of activations, $\max_d \|dL / L\|_2 / \|dA / A\|_2$.
+
+    Everything else is as in `relative_input_stability`.
+
+    Args:
+        heatmaps: of the unchanged images.
+        images: as the model gets them.
+        explain: the method, called once for each draw with the whole batch.
+        represent: from images to the activations of a layer `(n, ...)`.
+        seed: this and the further arguments as in `relative_input_stability`.
+        identities: as there.
+        predicts: as there.
+        radius: as there.
+        samples: as there.
+        floor: of the values of the map and of the activations.
+
+    Raises:
+        ShapeError: activations that are not one for each image, or change their shape.
+    """
+    check_heatmaps(heatmaps, images)
+    change = _relative_change(usable(heatmaps), floor)
+    moved = _relative_change(at_least_float32(_one_each(represent(images), len(images))), floor)
+
+    def ratio(noisy: Tensor, again: Tensor) -> Tensor:
+        return change(again) / moved(_one_each(represent(noisy), len(images))).clamp(min=_SMALLEST)
+
+    worst, left_out = _worst(heatmaps, images, explain, ratio, seed, identities, predicts, radius, samples)
+    settings = {**_settings(predicts, radius, samples, seed), "floor": floor}
+    return measured(worst, degenerate(heatmaps), settings, {"left_out": left_out})
+
+
+def _worst(
+    heatmaps: Tensor,
+    images: Tensor,
+    explain: Explain,
+    ratio: Callable[[Tensor, Tensor], Tensor],
+    seed: int,
+    identities: Tensor | None,
+    predicts: Rescore | None,
+    radius: float,
+    samples: int,
+) -> tuple[Float[Tensor, " n"], Int[Tensor, " n"]]:
+    """The largest ratio over the draws that keep the prediction, NaN without any; and how many do not keep it."""
+    positive("radius", radius)
+    own = identities_of(identities, images)
+    check_same_images(images, predicts, "predicts")
+    index = sample_index(images)
+    before = None if predicts is None else check_scores(predicts(images, index), len(images))
+    worst = torch.full((len(images),), -torch.inf, device=images.device)
+    left_out = torch.zeros(len(images), dtype=torch.long, device=images.device)
+    for draw in range(positive_int("samples", samples)):
+        noisy = shaken(images, own, radius, seed, _STREAM + draw)
+        again = explain(noisy)
+        check_heatmaps(again, images, within=False)
+        found, kept = ratio(noisy, again).float(), _all(worst)
+        if predicts is not None and before is not None:
+            kept = check_scores(predicts(noisy, index), len(images)) == before
+        worst = torch.where(kept, torch.maximum(worst, found), worst)  # NaN stays
+        left_out = left_out + ~kept
+    return worst.masked_fill(broken(heatmaps) | (left_out == samples), torch.nan), left_out
+
+
+def _all(like: Tensor) -> Bool[Tensor, " n"]:
+    return torch.ones_like(like, dtype=torch.bool)
+
+
+def _relative_change(values: Float[Tensor, "n *any"], floor: float) -> Callable[[Tensor], Float[Tensor, " n"]]:
+    """Return the norm of the element-wise relative change from these values as a function of others."""
+    least = torch.full_like(values, positive("floor", floor)).copysign(values)
+    divisor = torch.where(values.abs() < floor, least, values)
+    return lambda others: _norm((at_least_float32(others) - values) / divisor)
+
+
+def _norm(values: Float[Tensor, "n *any"]) -> Float[Tensor, " n"]:
+    norms: Tensor = torch.linalg.vector_norm(values.flatten(1), dim=1)
+    return norms
+
+
+def _one_each(activations: Tensor, n: int) -> Tensor:
+    if activations.ndim < 2 or len(activations) != n:
+        raise ShapeError(f"represent returned activations of shape {tuple(activations.shape)}; expected ({n}, ...)")
+    return activations
+
+
+def _settings(rescore: Rescore | None, radius: float, samples: int, seed: int) -> dict[str, Any]:
+    classes = score_settings(rescore)["classes"]
+    return {"classes": classes, "radius": radius, "samples": samples, "noise": "uniform", "seed": seed}

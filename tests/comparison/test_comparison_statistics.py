@@ -1,0 +1,56 @@
+"""Paired differences of the methods of a comparison, and whether its metrics agree."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from models import images, tiny
+
+from gradcam_kit import compare
+from gradcam_kit.comparison.statistics import pair_lines
+from gradcam_kit.metrics import METRICS, paired_differences, rank_agreement
+
+NAMES = ("entropy", "sparseness", "relative-representation-stability")
+
+
+def test_pairs_and_agreement_of_a_comparison() -> None:
+    found = compare(tiny(), images(4), ["grad-cam", "layer-cam"], "relu1", metrics=NAMES)
+    numbers = found.numbers()
+    methods = ["grad-cam", "layer-cam"]
+    assert set(found.pairs["metric"]) == set(NAMES)
+    for name in NAMES:
+        rows = [row for row in found.pair_rows() if row["metric"] == name]
+        assert (rows[0]["first"], rows[0]["second"]) == ("grad-cam", "layer-cam")
+        assert {row["first"] for row in rows} == set(methods)
+        assert {row["second"] for row in rows[1:]} == {"random", "center", "edges"}, "maps of ones do not count"
+        table = found.table.pivot(index="image", columns="method", values=name)
+        assert rows[0]["difference"] == pytest.approx((table["grad-cam"] - table["layer-cam"]).mean(), rel=1e-5)
+        assert rows[0]["count"] == 4
+        pairs = [(row["first"], row["second"]) for row in rows]
+        expected = paired_differences(numbers[name], pairs, draws=2000)
+        assert [row["low"] for row in rows] == [one.low for one in expected]
+    agreement = found.agreement
+    assert list(agreement.columns) == [*NAMES, "reliability"]
+    labels = [*methods, "random", "center", "edges"]
+    tables = {name: torch.from_numpy(np.stack([numbers[name][label] for label in labels])) for name in NAMES}
+    expected = rank_agreement(tables, [name for name in NAMES if METRICS[name].better == "lower"])
+    np.testing.assert_allclose(agreement[list(NAMES)].to_numpy(), expected.consistency.numpy())
+
+
+def test_several_targets_of_an_image_count_once() -> None:
+    found = compare(tiny(), images(2), ["grad-cam", "layer-cam"], "relu1", targets=[[0, 1], [2, 3]], metrics="entropy")
+    own = found.table[found.table["method"] == "grad-cam"]
+    expected = own.groupby("image", sort=False)["entropy"].mean()
+    np.testing.assert_allclose(found.numbers()["entropy"]["grad-cam"], expected, rtol=1e-6)
+
+
+def test_lines_say_the_interval_and_stop() -> None:
+    rng = np.random.default_rng(0)
+    numbers = {f"m{i}": rng.normal(i, 1, 9) for i in range(6)}
+    head, *lines = pair_lines("irof", numbers)
+    assert "corrected by Holm" in head
+    assert lines[0].startswith("irof: m0 - m1 = ")
+    assert lines[0].endswith("9 images")
+    assert (len(lines), lines[-1]) == (13, "irof: and 3 more pairs")
+    assert pair_lines("irof", {name: one[:1] for name, one in numbers.items()}) == []
