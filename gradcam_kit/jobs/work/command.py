@@ -45,4 +45,10 @@ def _options(request: RunRequest) -> Iterator[str]:
 def _text(name: str, value: Any) -> str:
     if name == "overlays" and value == 0:
         return "none"
-    return ",".join(map(str, value)) if isinstance(value, tuple) else str(Path(value)) if name == "checkpoint" else str(value)
+    return (
+        ",".join(map(str, value))
+        if isinstance(value, tuple)
+        else str(Path(value))
+        if name == "checkpoint"
+        else str(value)
+    )
