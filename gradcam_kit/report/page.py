@@ -12,6 +12,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from gradcam_kit.comparison.document import TEMPLATES
 from gradcam_kit.errors import OptionError
 from gradcam_kit.jobs.request import Targets
 from gradcam_kit.jobs.storage.ownership import check_page
@@ -24,7 +25,7 @@ from gradcam_kit.report import notes
 from gradcam_kit.report.collect import Collected, Keep, collect
 from gradcam_kit.targets.scores import WORDS, are_probabilities
 
-_TEMPLATES = Path(__file__).parent / "templates"
+_TEMPLATES = (Path(__file__).parent / "templates", TEMPLATES)  # tables look as those of a comparison do
 _COLORMAPS = "jet", "viridis", "bone"  # the colors of the overlays, colors for everybody, and gray
 _SPEED = "report/speed.json"
 _THUMBNAIL = re.compile(r"\d+\.jpg")
