@@ -62,10 +62,10 @@ def test_one_large_stage_with_tabs_and_a_wipe_between_two(seen: Page) -> None:
 
 def test_chips_name_the_filters_that_are_on_and_remove_them(seen: Page) -> None:
     seen.page.locator("#status").select_option("wrong")
-    seen.page.locator("#search").fill("cat")
+    seen.page.locator("#search").fill("cat/0")
     wrong = seen.shown()
     chips = seen.page.locator("#chips button")
-    assert [text.rstrip(" ×") for text in chips.all_inner_texts()] == ["search: cat", "wrong"]
+    assert [text.rstrip(" ×") for text in chips.all_inner_texts()] == ["search: cat/0", "wrong"]
     chips.first.click()
     assert seen.shown() > wrong
     assert seen.page.locator("#search").input_value() == ""

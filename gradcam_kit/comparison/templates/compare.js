@@ -46,12 +46,13 @@ async function paint(panel) {
 // How far two heatmaps differ, and how alike they are.
 function measured(a, b) {
   const n = a.length, mean = (values) => values.reduce((sum, value) => sum + value, 0) / n, [meanA, meanB] = [mean(a), mean(b)];
-  let apart = 0, shared = 0, ownA = 0, ownB = 0;
+  let apart = 0, most = 0, shared = 0, ownA = 0, ownB = 0;
   for (let place = 0; place < n; place++) {
     const [x, y] = [a[place] - meanA, b[place] - meanB];
-    apart += Math.abs(a[place] - b[place]); shared += x * y; ownA += x * x; ownB += y * y;
+    const by = Math.abs(a[place] - b[place]);
+    apart += by; most = Math.max(most, by); shared += x * y; ownA += x * x; ownB += y * y;
   }
-  return { apart: apart / n / 255, correlation: ownA && ownB ? shared / Math.sqrt(ownA * ownB) : null };
+  return { apart: apart / n / 255, most, correlation: ownA && ownB ? shared / Math.sqrt(ownA * ownB) : null };
 }
 
 async function compare(panel) {
@@ -61,13 +62,13 @@ async function compare(panel) {
   const images = panel.querySelectorAll(".map"), names = byId("second").options, two = byId("second").value;
   const [a, b] = [await valuesOf(images[one]), await valuesOf(images[two])], canvas = figure.querySelector("canvas");
   if (byId("first").value !== one || byId("second").value !== two) return;  // asked for others meanwhile
+  const { apart, most, correlation } = measured(a.values, b.values), title = `${names[one].text} minus ${names[two].text}`;
   fill(canvas, a, (place) => {
-    const by = a.values[place] - b.values[place], strength = Math.min(255, 2 * Math.abs(by));
+    const by = a.values[place] - b.values[place], strength = most ? 240 * Math.abs(by) / most : 0;
     return by > 0 ? [214, 39, 40, strength] : [31, 90, 200, strength];
   });
-  const { apart, correlation } = measured(a.values, b.values), title = `${names[one].text} minus ${names[two].text}`;
   canvas.setAttribute("aria-label", title);
-  const lines = [`mean absolute difference ${apart.toFixed(3)}`, correlation === null ? "no correlation: a map is constant" : `correlation ${correlation.toFixed(3)}`];
+  const lines = [`mean absolute difference ${apart.toFixed(3)}, largest ${(most / 255).toFixed(2)}`, correlation === null ? "no correlation: a map is constant" : `correlation ${correlation.toFixed(3)}`];
   figure.querySelector("figcaption").replaceChildren(title, ...lines.map((textContent) => Object.assign(document.createElement("small"), { textContent })));
 }
 

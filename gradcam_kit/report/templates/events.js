@@ -60,7 +60,7 @@ document.querySelectorAll(".measured").forEach(sortable);
 for (const slider of document.querySelectorAll(".opacity")) slider.addEventListener("input", () => setOpacity(Number(slider.value)));
 byId("page").addEventListener("change", () => { turnTo(Math.round(byId("page").value) - 1); byId("page").value = state.page + 1; });
 for (const [id, by] of [["previous", -1], ["next", 1], ["before", -1], ["after", 1]]) byId(id).addEventListener("click", () => step(by));
-for (const one of document.querySelectorAll("nav button")) one.addEventListener("click", () => { state.view = one.dataset.view; show(); });
+for (const one of document.querySelectorAll("nav [data-view]")) one.addEventListener("click", () => { state.view = one.dataset.view; show(); });
 for (const one of document.querySelectorAll("[data-show]")) one.addEventListener("click", () => filter({ status: one.dataset.show }));
 byId("clear").addEventListener("click", () => filter());
 byId("close").addEventListener("click", () => byId("detail").close());

@@ -70,7 +70,7 @@ function showChips() {
 
 function show() {
   for (const view of ["gallery", "pairs", "classes"]) byId(view).hidden = view !== state.view;
-  for (const one of document.querySelectorAll("nav button")) one.setAttribute("aria-pressed", String(one.dataset.view === state.view));
+  for (const one of document.querySelectorAll("nav [data-view]")) one.setAttribute("aria-pressed", String(one.dataset.view === state.view));
   byId("pager").hidden = byId("count").hidden = byId("filters").hidden = state.view !== "gallery";
   writeHash();
   if (state.view !== "gallery") { byId(state.view).replaceChildren(...(state.view === "pairs" ? pairRows() : [histogram(), ...classRows()].filter(Boolean))); return; }
