@@ -85,7 +85,7 @@ def test_two_methods_can_be_subtracted_and_the_table_sorted(
             f"correlation {correlation:.3f}",
         ]
         seen.page.locator("#first").select_option("")
-        assert seen.page.locator(".difference").first.is_hidden()
+        seen.page.locator(".difference").first.wait_for(state="hidden")
         assert seen.problems == []
         assert [url for url in seen.requests if not url.startswith(("file:", "data:"))] == []
         browser.close()
