@@ -137,6 +137,7 @@ def compare(
         pictures=_pictures(question) if pictures is None else list(map(rgb_picture, pictures)),
         names=list(map(str, names or [f"image {i}" for i in range(inputs.n)])),
         class_names=class_names,
+        model_name=type(question.model).__name__,
         left_out=left_out,
     )
 

@@ -124,15 +124,6 @@ def render_page(
     )
 
 
-def as_document(page: str, title: str) -> str:
-    """Return a page as a file of its own."""
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" '
-        f'content="width=device-width"><title>{escape(title)}</title></head>'
-        f'<body style="margin:1.5rem;font-family:system-ui,sans-serif">{page}</body></html>\n'
-    )
-
-
 def shown_pictures(
     images: Float[Tensor, "n c *t"], mean: Sequence[float] | None = None, std: Sequence[float] | None = None
 ) -> list[RGB]:

@@ -8,7 +8,6 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -18,21 +17,18 @@ from gradcam_kit.comparison.gallery import (
     COLUMNS,
     Cell,
     Panel,
-    as_document,
     flat_maps,
     format_value,
     render_figure,
     render_page,
-    render_sheet,
 )
 from gradcam_kit.comparison.statistics import Statistics, frame
-from gradcam_kit.errors import PictureError
+from gradcam_kit.comparison.writing import write_comparisons
 from gradcam_kit.methods import Explanation
 from gradcam_kit.metrics import MetricResult, Status
 from gradcam_kit.metrics.registry import described
-from gradcam_kit.pixels.pictures import RGB, encode_picture, write_picture
+from gradcam_kit.pixels.pictures import RGB
 from gradcam_kit.renamed import warn_of_former_name
-from gradcam_kit.tables import csv_text
 from gradcam_kit.targets.scores import WORDS, ScoreKind, are_probabilities
 
 if TYPE_CHECKING:
@@ -40,7 +36,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _SHOWN = 16
-_DOCUMENTS = (".html", ".htm", ".csv", ".pdf", ".svg")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -60,6 +55,7 @@ class Comparison(Statistics):
         names: of the images.
         class_names: of the classes, if they are known.
         score_kind: what the scores of classes are, see `compare`; None where the output has no class scores.
+        model_name: what the model is called, for titles.
         left_out: label -> why the method does not suit the model; only after `methods="all"`.
     """
 
@@ -76,6 +72,7 @@ class Comparison(Statistics):
     baselines: Mapping[str, Mapping[str, MetricResult]] = field(default_factory=dict)
     other_scores: Mapping[str, Float[Tensor, "n *m"]] = field(default_factory=dict)
     score_kind: ScoreKind | None = None
+    model_name: str = ""
 
     @property
     def controls(self) -> Mapping[str, Mapping[str, MetricResult]]:
@@ -244,46 +241,3 @@ class Comparison(Statistics):
             return "" if score is None else f"score {score:.3g}"
         said = f"{score:.0%}" if are_probabilities(self.score_kind) else f"score {score:.3g}"
         return f"{self._class_name(target) or f'class {target}'}, {said}"
-
-
-def write_comparisons(path: Path, comparisons: Sequence[Comparison], columns: int = COLUMNS) -> None:
-    """Write several comparisons into one file, see `Comparison.save`; its folder is made where it is missing.
-
-    Raises:
-        PictureError: an ending that names no format, or a place that cannot be written to.
-    """
-    check_ending(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _write(path, comparisons, columns)
-    except OSError as error:
-        raise PictureError(f"cannot write {str(path)!r}: {error.strerror or error}") from error
-
-
-def _write(path: Path, comparisons: Sequence[Comparison], columns: int) -> None:
-    panels = [panel for one in comparisons for panel in one.panels()]
-    match path.suffix.lower():
-        case ".html" | ".htm":
-            pages = "<hr>".join(one.page(len(one.names)) for one in comparisons)
-            path.write_text(as_document(pages, path.stem), encoding="utf-8")
-        case ".csv":
-            rows = [row for one in comparisons for row in one.rows()]
-            names = dict.fromkeys(name for row in rows for name in row)
-            path.write_bytes(csv_text(names, rows).encode("utf-8", "backslashreplace"))
-        case ".pdf" | ".svg":
-            render_figure(panels, columns).savefig(path)
-        case _:
-            write_picture(path, render_sheet(panels, columns))
-
-
-def check_ending(path: Path) -> None:
-    """Raise before the work is done if a comparison cannot be written to this path.
-
-    Raises:
-        PictureError: an ending that names no format.
-    """
-    if path.suffix.lower() not in _DOCUMENTS:
-        try:
-            encode_picture(np.zeros((1, 1, 3), np.uint8), path.suffix)
-        except PictureError as error:
-            raise PictureError(f"{error}; or for a comparison {', '.join(_DOCUMENTS)}") from error

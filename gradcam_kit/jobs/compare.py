@@ -210,7 +210,7 @@ class _Sheet:
             exits_refused(),
             torch.autocast(images.device.type, self.explainer.dtype, enabled=self.explainer.dtype != images.dtype),
         ):
-            return compare(
+            found = compare(
                 self.explainer.model,
                 images,
                 {one.label: one.cam or one.method for one in self.compared_methods},
@@ -225,6 +225,7 @@ class _Sheet:
                 identities=torch.tensor([crc32(self.names[one.entry].encode()) for one in group]),
                 batch_size=self.request.batch_size,
             )
+        return replace(found, model_name=self.explainer.loaded.spec)
 
     def _images(self, group: Sequence[_Ready]) -> Float[Tensor, "n c h w"]:
         weight = next(self.explainer.model.parameters(), torch.empty(0))

@@ -12,17 +12,20 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from gradcam_kit.comparison.document import TEMPLATES
 from gradcam_kit.errors import OptionError
 from gradcam_kit.jobs.request import Targets
 from gradcam_kit.jobs.storage.ownership import check_page
 from gradcam_kit.jobs.storage.store import Store
 from gradcam_kit.jobs.work.measuring import by_method, not_counted
+from gradcam_kit.metrics.labels import metric_label
 from gradcam_kit.metrics.registry import described
 from gradcam_kit.render import colormap_table
+from gradcam_kit.report import notes
 from gradcam_kit.report.collect import Collected, Keep, collect
 from gradcam_kit.targets.scores import WORDS, are_probabilities
 
-_TEMPLATES = Path(__file__).parent / "templates"
+_TEMPLATES = (Path(__file__).parent / "templates", TEMPLATES)  # tables look as those of a comparison do
 _COLORMAPS = "jet", "viridis", "bone"  # the colors of the overlays, colors for everybody, and gray
 _SPEED = "report/speed.json"
 _THUMBNAIL = re.compile(r"\d+\.jpg")
@@ -79,6 +82,7 @@ def render(collected: Collected, manifest: dict[str, Any], speed: float | None, 
             "classes": len(collected.figures.predicted | collected.figures.labels),
             "pairs": len(collected.figures.pairs),
         },
+        "confidence": collected.figures.histogram,
         "colors": [[name, base64.b64encode(colormap_table(name).tobytes()).decode()] for name in _COLORMAPS],
     }
     return environment.get_template("report.html").render(
@@ -86,13 +90,18 @@ def render(collected: Collected, manifest: dict[str, Any], speed: float | None, 
         figures=collected.figures,
         manifest=manifest,
         collected=collected,
-        metrics={line["metric"]: line["better"] for line in collected.measured},
+        metrics=[metric_label(name) for name in dict.fromkeys(line["metric"] for line in collected.measured)],
         means=by_method(collected.measured),
         left_out=not_counted(collected.measured),
         settings=described(collected.settings),
         explained=_explained(manifest["targets"], manifest["class_names"]),
         scores=WORDS.get(str(manifest.get("scores"))),
         speed=speed,
+        failures=notes.failures(collected.figures),
+        warnings=notes.warnings(manifest, collected.figures),
+        notes=notes.notes(manifest),
+        command=notes.command(manifest),
+        versions=notes.versions(manifest),
         digest=digest,
         made=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
     )

@@ -76,8 +76,9 @@ def test_details_open_and_are_walked_through_by_keyboard(seen: Page) -> None:
     seen.page.keyboard.press("Enter")
     dialog = seen.page.locator("dialog")
     first = dialog.locator("h2").inner_text()
-    assert dialog.locator("canvas").count() == 2
+    assert dialog.locator("canvas").count() == 1
     assert dialog.locator("tr").count() == 3
+    assert dialog.locator("[role=tab]").all_inner_texts() == ["picture", "grad-cam", "layer-cam"]
     assert dialog.get_attribute("aria-labelledby") == "detail-path"
     assert seen.page.evaluate("document.activeElement.id") == "detail-path"
     seen.page.keyboard.press("ArrowRight")

@@ -19,6 +19,12 @@ def test_the_heatmap_is_painted_where_the_model_saw(seen: Page, made: Path) -> N
     row = next(row for row in disk.read_rows(made) if row["path"] == "cat/00.png")
     card = seen.page.locator(".card", has_text="cat/00.png")
     frame, place = card.locator(".frame").bounding_box(), card.locator(".seen").bounding_box()
+    assert frame == place  # of the picture only what the model saw
+    shown, scale = card.locator("img").bounding_box(), frame["width"] / (row["box"][2] - row["box"][0])
+    assert shown["width"] == pytest.approx(row["picture_width"] * scale, abs=1)
+    assert shown["x"] == pytest.approx(frame["x"] - row["box"][0] * scale, abs=1)
+    seen.page.locator("#whole").check()
+    frame, place = card.locator(".frame").bounding_box(), card.locator(".seen").bounding_box()
     assert frame
     assert place
     scale = frame["width"] / row["picture_width"]
@@ -107,3 +113,15 @@ def test_the_picture_in_readme_shows_a_report(browser: Browser, made: Path, tmp_
         Image.open(Path(__file__).parents[2] / "docs/report.jpg") as known,
     ):
         assert (photo.format, photo.size) == ("JPEG", known.size)
+
+
+def test_what_is_printed_is_light_whole_and_without_controls(seen: Page) -> None:
+    seen.page.emulate_media(media="print", color_scheme="dark")
+    assert not seen.page.locator("#filters").is_visible()
+    assert not seen.page.locator("nav").is_visible()
+    assert seen.page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    seen.page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert not seen.page.locator("#gallery canvas").last.evaluate(IS_BLANK)
+    seen.page.locator("#gallery .card").first.dispatch_event("click")
+    assert seen.page.locator("#stage .frame").is_visible()
+    assert not seen.page.locator("h1").is_visible()

@@ -18,7 +18,8 @@ from gradcam_kit.jobs.storage.rows import SCHEMA, Row
 from gradcam_kit.jobs.storage.store import Store
 from gradcam_kit.report import collect as collecting
 from gradcam_kit.report import maps, write_report
-from gradcam_kit.report.collect import Collected, Means, collect
+from gradcam_kit.report.collect import Collected, collect
+from gradcam_kit.report.figures import Means
 
 NAMES = ["cat", "cup", "7"]
 

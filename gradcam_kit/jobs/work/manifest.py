@@ -14,6 +14,7 @@ from gradcam_kit.jobs.request import RunRequest
 from gradcam_kit.jobs.sources.index import Entry
 from gradcam_kit.jobs.sources.plan import Plan
 from gradcam_kit.jobs.storage.rows import method_name
+from gradcam_kit.jobs.work.command import command_of
 from gradcam_kit.jobs.work.explainer import Explainer
 from gradcam_kit.jobs.work.loading import metric_settings
 from gradcam_kit.jobs.work.methods import layers_of
@@ -29,7 +30,13 @@ def make_manifest(request: RunRequest, explainer: Explainer, plan: Plan) -> dict
     loaded = explainer.loaded
     return {
         "format": 2,
-        "about": {"source": request.source, "root": _root(next(plan.entries())), "request": _asked(request, explainer)},
+        "about": {
+            "source": request.source,
+            "root": _root(next(plan.entries())),
+            "request": _asked(request, explainer),
+            "command": command_of(request),
+            "notes": list(loaded.notes),
+        },
         "pictures": plan.pictures,
         "index_sha256": plan.digest,
         "shard_size": request.shard_size,
