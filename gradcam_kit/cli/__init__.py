@@ -38,6 +38,7 @@ from gradcam_kit.cli.options import (
     overlay_count,
 )
 from gradcam_kit.cli.printing import Commands, finish, finish_demo, finish_evaluation, note_unfinished, say
+from gradcam_kit.cli.serving import open_app
 
 app = typer.Typer(
     cls=Commands,
@@ -274,6 +275,7 @@ def compare(
 
 for listed in (doctor, layers, methods, metrics):
     app.command()(listed)
+app.command("app")(open_app)
 
 
 def main() -> None:
