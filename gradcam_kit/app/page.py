@@ -38,9 +38,7 @@ _PHOTOGRAPHS = {"astronaut": "astronaut.png", "cat": "chelsea.png", "coffee": "c
 """Functions of `skimage.data`, and their files, which come with scikit-image."""
 
 _CSS = """
-#message:empty { display: none }
 #message { border-left: 4px solid #d97706; padding: 4px 12px }
-.card img { object-fit: contain }
 footer { display: none !important }
 """
 _HELP = (
@@ -98,7 +96,7 @@ class _Page:
         with gr.Blocks(analytics_enabled=False, title="gradcam-kit", delete_cache=(3600, 86400)) as self.blocks:
             self.view, self.maps = gr.State(None), gr.State(())
             gr.Markdown(_heading(model))
-            self.message = gr.Markdown("", elem_id="message")
+            self.message = gr.Markdown("", elem_id="message", visible=False)
             with gr.Row():
                 with gr.Column(scale=1, min_width=280):
                     self._picture()
@@ -192,13 +190,13 @@ class _Page:
         except Exception as error:
             nothing = gr.update(choices=[], value=None)
             return {
-                self.message: escaped(said(error)), self.view: None, self.upload: None, self.found: None,
+                **self._said(said(error)), self.view: None, self.upload: None, self.found: None,
                 self.target: nothing, self.layer: gr.update(choices=[("automatic", "")], value=""),
             }  # fmt: skip
         choices = view.target_choices(self.model)
-        scores = {label: one.score for (label, _), one in zip(choices, view.targets, strict=False)}
+        scores = {label: one.score for label, one in zip(view.bars(), view.targets, strict=True)}
         return {
-            self.message: escaped("; ".join(view.notes)),
+            **self._said("; ".join(view.notes)),
             self.view: view,
             self.upload: _with_boxes(view),
             self.found: scores if view.in_percent else None,
@@ -217,7 +215,7 @@ class _Page:
         choice = Choice(target, tuple(methods or ())[:MOST_METHODS], layer or "", rule or "")
         count = len(choice.methods)
         yield {
-            self.message: escaped("; ".join(view.notes)) if count else "Choose a method.",
+            **self._said("; ".join(view.notes) if count else "Choose a method."),
             **{card: gr.update(visible=place < count) for place, (card, *_) in enumerate(self.cards)},
         }
         maps: list[MethodMap] = []
@@ -226,13 +224,13 @@ class _Page:
                 maps.append(found)
                 yield {self.maps: tuple(maps), **self._shown(len(maps) - 1, view, found, alpha)}
         except Exception as error:
-            yield {self.message: escaped(said(error))}
+            yield self._said(said(error))
 
     def checked(self, maps: Sequence[MethodMap], view: View | None) -> Iterator[dict[Any, Any]]:
         """Check one map after the other."""
         found = list(maps)
         if view is None or not found:
-            yield {self.message: "There is no map to check."}
+            yield self._said("There is no map to check.")
             return
         for place, one in enumerate(found):
             found[place] = check(view, one)
@@ -248,13 +246,16 @@ class _Page:
 
     def choose_named(self, view: View | None, event: Any) -> Any:
         """Choose the class or box whose bar was clicked."""
-        labels = dict(view.target_choices(self.model)) if view is not None else {}
-        return labels.get(event.value, self.gr.skip())
+        return self.gr.skip() if view is None else view.bars().get(event.value, self.gr.skip())
 
     def choose_box(self, view: View | None, event: Any) -> Any:
         """Choose the box that was clicked in the picture."""
         place = view.box_at(*event.index) if view is not None else None
         return self.gr.skip() if place is None else place
+
+    def _said(self, text: str) -> dict[Any, Any]:
+        """Return the message of the page; without a text there is none."""
+        return {self.message: self.gr.update(value=escaped(text), visible=bool(text))}
 
     def _shown(self, place: int, view: View, found: MethodMap, alpha: float) -> dict[Any, Any]:
         """Return what a card shows of a map."""
@@ -270,8 +271,8 @@ class _Page:
 
 def _heading(model: AppModel) -> str:
     """Return what stands above the page: the model, and what to know before believing its maps."""
-    notes = "".join(f"\n- {escaped(note)}" for note in model.loaded.notes)
-    return f"# Where did the model look?\n**{escaped(model.loaded.spec)}**\n{notes}"
+    notes = "; ".join(model.loaded.notes)
+    return f"# Where did the model look?\n**{escaped(model.loaded.spec)}** · {escaped(notes)}"
 
 
 def _samples(model: AppModel) -> list[tuple[Path, PictureSource]]:

@@ -134,14 +134,7 @@ def _explained(model: AppModel, view: View, choice: Choice, name: str, target: N
     if choice.gradient_rule and _takes_rule(method):
         options["gradient_rule"] = choice.gradient_rule
     layer = "" if method.layer_choice.is_fixed else choice.layer
-    if layer:
-        cam = method(model.model, layer, **options)
-    else:
-        size = tuple(view.images.shape[2:])
-        layers = choose_among(
-            lambda: list(layers_for(model, view, target.target)), model.model, size, method.layer_choice
-        )
-        cam = method(model.model, list(layers), **options)
+    cam = method(model.model, layer or _automatic(model, view, method, target), **options)
     with Meter(model.device) as meter:
         explanation = cam.explain(view.images, target.target)
         heatmap = one_map(explanation, 0, 0)
@@ -157,6 +150,15 @@ def _explained(model: AppModel, view: View, choice: Choice, name: str, target: N
         bool(explanation.is_empty.any()),
         code=partial(recipe, model, view, method, layer, target, options),
     )
+
+
+def _automatic(model: AppModel, view: View, method: type[BaseCAM], target: NamedTarget) -> list[str] | None:
+    """Return the layers that the method would choose, so that looking for them is not part of its cost."""
+    if method.layer_choice.is_fixed:
+        return None
+    size = tuple(view.images.shape[2:])
+    found = choose_among(lambda: list(layers_for(model, view, target.target)), model.model, size, method.layer_choice)
+    return list(found)
 
 
 def check(view: View, found: MethodMap) -> MethodMap:

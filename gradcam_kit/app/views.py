@@ -150,6 +150,17 @@ class View:
         """Return a score as people read it."""
         return f"{score:.1%}" if self.in_percent else f"{score:.3g}"
 
+    def bars(self) -> dict[str, int]:
+        """Return a label for each of `targets`, distinct, with the value that `target_choices` has for it."""
+        names = [one.name for one in self.targets]
+        found = {}
+        for place, one in enumerate(self.targets):
+            value = place if self.is_detector else one.target
+            alone = names.count(one.name) == 1
+            label = f"{place + 1}. {one.name}" if self.is_detector else one.name if alone else f"{one.name} ({value})"
+            found[label] = value if isinstance(value, int) else place
+        return found
+
     def target_choices(self, model: AppModel) -> list[tuple[str, int]]:
         """Return labels and values of everything that can be explained: the top ones first, then all classes.
 
