@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor, nn
 
@@ -134,7 +134,7 @@ class View:
     """
 
     picture: RGB
-    shown: RGB
+    shown: UInt8[np.ndarray, "height width 3"]
     seen: Box
     source: PictureSource
     images: Float[Tensor, "1 c *t"]
@@ -227,7 +227,7 @@ def look(model: AppModel, picture: RGB, source: PictureSource) -> View:
             output = Runner.of(model.model, model.device)(inputs)
             flops = meter.lap().flops
         shown = _shown(picture)
-        seen = _scaled(model.loaded.transform.box(*picture.shape[:2]), picture, shown)
+        seen = _scaled(model.loaded.transform.box(*picture.shape[:2]), picture.shape, shown.shape)
         found = _detections(output)
         notes: list[str] = []
         if found is not None:
@@ -251,7 +251,7 @@ def layers_for(model: AppModel, view: View, target: int | DetectionTarget) -> tu
     return tuple(layer_candidates(model.model, read_inputs(view.images, {}), resolved, ClassLogit))
 
 
-def _shown(picture: RGB) -> RGB:
+def _shown(picture: RGB) -> UInt8[np.ndarray, "height width 3"]:
     """Return the picture with at most `SHOWN_SIDE` pixels on its longer side."""
     height, width = picture.shape[:2]
     factor = SHOWN_SIDE / max(height, width)
@@ -261,9 +261,9 @@ def _shown(picture: RGB) -> RGB:
     return np.array(Image.fromarray(picture).resize(size, Image.Resampling.BOX))
 
 
-def _scaled(box: Box, picture: RGB, shown: RGB) -> Box:
-    """Return a box in the pixels of the shown picture."""
-    y, x = (there / here for there, here in zip(shown.shape[:2], picture.shape[:2], strict=True))
+def _scaled(box: Box, size: tuple[int, ...], shown: tuple[int, ...]) -> Box:
+    """Return a box in the pixels of the shown picture, whose height and width come first, as those of the whole."""
+    y, x = shown[0] / size[0], shown[1] / size[1]
     return box[0] * x, box[1] * y, box[2] * x, box[3] * y
 
 

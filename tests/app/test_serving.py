@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import socket
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 
 import pytest
 from commands import cli
@@ -32,10 +34,7 @@ def test_a_taken_port_gives_the_next_free_one(taken: int, monkeypatch: pytest.Mo
 
 
 def test_without_gradio_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(name: str) -> None:
-        raise ImportError(name)
-
-    monkeypatch.setattr(page.importlib, "import_module", missing)
+    monkeypatch.setitem(sys.modules, "gradio", None)
     with pytest.raises(MissingExtraError, match=r'pip install -e "\.\[app\]"'):
         page.gradio()
     status, _, problem = cli("app", "--model", "demo")
@@ -56,15 +55,32 @@ def test_the_default_model_is_the_one_of_photographs_if_it_is_there(monkeypatch:
     assert "pip install" in said[0]
 
 
-def test_the_app_says_where_it_is_and_ends_at_ctrl_c(taken: int, _gradio: None) -> None:
-    said: list[str] = []
+def test_two_apps_stand_side_by_side(served: Callable[[str], str]) -> None:
+    first, second = served("demo"), served("moody_model:model")
+    assert first.startswith("http://127.0.0.1:")
+    assert int(second.rstrip("/").rsplit(":", 1)[1]) > int(first.rstrip("/").rsplit(":", 1)[1])
 
-    def interrupted() -> None:
-        raise KeyboardInterrupt
 
+def test_a_browser_that_does_not_open_is_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Page:
+        closed = False
+
+        def launch(self, **options: object) -> tuple[None, str, None]:
+            assert (options["server_name"], options["share"], options["inbrowser"]) == ("127.0.0.1", False, False)
+            assert "127.0.0.1" in os.environ["NO_PROXY"]
+            return None, f"http://127.0.0.1:{options['server_port']}/", None
+
+        def close(self, verbose: bool) -> None:
+            self.closed = True
+
+    shown, said = Page(), []
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    for name in ("gradio", "launch_options"):
+        monkeypatch.setattr(serving, name, dict)
+    monkeypatch.setattr(serving, "build_page", lambda model: shown)
+    monkeypatch.setattr(serving.webbrowser, "open", lambda url: False)
     request = ModelRequest("demo", device="cpu")
-    serving.serve(request, port=taken, say=said.append, wait=interrupted)
-    assert said[0].startswith(f"port {taken} is taken; the app uses the next free one, ")
-    port = int(said[0].rsplit(" ", 1)[1])
-    assert said[1:] == [f"the app: http://127.0.0.1:{port}/ (Ctrl-C ends it)", "the app has ended"]
-    assert serving.free_port(port) == port
+    serving.serve(request, port=7990, open_browser=True, say=said.append, wait=lambda: None)
+    assert said[-1].startswith("no browser could be opened; open http://127.0.0.1:")
+    assert shown.closed
+    assert "NO_PROXY" not in os.environ

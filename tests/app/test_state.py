@@ -77,9 +77,9 @@ def test_the_code_makes_this_very_map(demo: AppModel, method: str, layer: str, t
 
 def test_methods_stand_side_by_side_with_their_cost(demo: AppModel) -> None:
     view = look(demo, PICTURE, SOURCE)
-    cheap, dear = explain(demo, view, Choice(0, ("grad-cam", "recipro-cam")))
+    cheap, dear = explain(demo, view, Choice(0, ("grad-cam", "score-cam")))
     assert cheap.cost.split(", ")[1] == "1.0 forward passes"
-    assert float(dear.cost.split(", ")[1].split()[0]) > 1
+    assert float(dear.cost.split(", ")[1].split()[0]) > 10
     assert summary(cheap).startswith(f"`{cheap.layers[0]}` · ")
     assert np.array_equal(paint(view, cheap, 0.0), PICTURE)
     assert np.array_equal(paint(view, cheap, 0.5), overlay(PICTURE, cheap.heatmap))
