@@ -10,7 +10,7 @@ from gradcam_kit._version import __version__ as __version__
 
 if TYPE_CHECKING:
     from gradcam_kit import targets
-    from gradcam_kit.comparison import analyze_mistakes, compare
+    from gradcam_kit.comparison import HeatmapLogger, analyze_mistakes, compare
     from gradcam_kit.errors import GradCamKitError, LayerNotFoundError, ShapeError
     from gradcam_kit.folder import explain_folder
     from gradcam_kit.jobs import load_run
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         SSCAM,
         AblationCAM,
         AttentionRollout,
+        BalancedCAM,
         BaseCAM,
         DeepFeatureFactorization,
         EigenCAM,
@@ -62,11 +63,13 @@ if TYPE_CHECKING:
         SmoothGradCAMPlusPlus,
         TemporalExplanation,
         TestTime,
+        TwoTowerExplanation,
         ViTReciproCAM,
         WinsorCAM,
         XGradCAM,
         explain_all,
         temporal_cam,
+        two_tower_cam,
     )
     from gradcam_kit.models import load_model
     from gradcam_kit.pixels.decoding import read_picture
@@ -78,6 +81,7 @@ _HOMES = {
     "GradCamKitError": "gradcam_kit.errors",
     "LayerNotFoundError": "gradcam_kit.errors",
     "ShapeError": "gradcam_kit.errors",
+    "HeatmapLogger": "gradcam_kit.comparison",
     "analyze_mistakes": "gradcam_kit.comparison",
     "compare": "gradcam_kit.comparison",
     "contact_sheet": "gradcam_kit.render",
@@ -104,6 +108,7 @@ __all__ = [
     "SSCAM",
     "AblationCAM",
     "AttentionRollout",
+    "BalancedCAM",
     "BaseCAM",
     "DeepFeatureFactorization",
     "EigenCAM",
@@ -123,6 +128,7 @@ __all__ = [
     "GroupCAM",
     "GuidedBackprop",
     "GuidedGradCAM",
+    "HeatmapLogger",
     "HiResCAM",
     "IntegratedGradCAM",
     "LaFAM",
@@ -141,6 +147,7 @@ __all__ = [
     "SmoothGradCAMPlusPlus",
     "TemporalExplanation",
     "TestTime",
+    "TwoTowerExplanation",
     "ViTReciproCAM",
     "WinsorCAM",
     "XGradCAM",
@@ -156,6 +163,7 @@ __all__ = [
     "read_picture",
     "targets",
     "temporal_cam",
+    "two_tower_cam",
 ]
 
 

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-Fusion = Literal["mean", "max", "product"]
+Fusion = Literal["mean", "max", "product", "sum"]
 Normalization = Literal["minmax", "max", "none"]
 HeadFusion = Literal["mean", "max", "min"]
 
@@ -80,9 +80,16 @@ def upsample(maps: Float[Tensor, "n *s"], size: Sequence[int]) -> Float[Tensor, 
 
 
 def fuse(maps: Sequence[Float[Tensor, "n *t"]], method: Fusion = "mean") -> Float[Tensor, "n *t"]:
-    """Combine the maps of several layers, position by position."""
+    """Combine the maps of several layers, position by position.
+
+    Args:
+        maps: in [0, 1]; signed ones for "sum", so that evidence for and against a class cancels out.
+        method: "mean", "max", "product" or "sum".
+    """
     if len(maps) == 1:
         return maps[0]
+    if method == "sum":
+        return reduce(torch.add, maps)
     if method == "mean":
         return reduce(torch.add, maps) / len(maps)
     return reduce(torch.maximum if method == "max" else torch.mul, maps)

@@ -33,12 +33,12 @@ def _letters(name: str) -> str:
     return name.lower().replace("-", "").replace("_", "")
 
 
-def one_of(option: str, value: Any, known: Sequence[str]) -> Any:
-    """Return `value`, or raise OptionError with the known values."""
+def one_of(
+    option: str, value: Any, known: Sequence[str], error: type[OptionError | UnknownNameError] = OptionError
+) -> Any:
+    """Return `value`, or raise `error` with the known values."""
     if value not in known:
-        raise OptionError(
-            f"{option} is {value!r}; expected {', '.join(map(repr, known))}{did_you_mean(str(value), known)}"
-        )
+        raise error(f"{option} is {value!r}; expected {', '.join(map(repr, known))}{did_you_mean(str(value), known)}")
     return value
 
 

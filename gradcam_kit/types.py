@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum, Flag, auto
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -20,6 +20,11 @@ Target = Callable[[Any], Tensor]
 
 Reshape = Callable[[Any], Tensor]
 """From a layer's output to maps `(n, k, *s)`; a rearrangement of its values, not an arithmetic."""
+
+
+GradientRule = Literal["exact", "balanced"]
+"""How gradients pass the operations behind a layer: exactly, or with normalizations, gates and attention held constant.
+"""
 
 
 class Evidence(Flag):
@@ -56,6 +61,8 @@ class Evidence(Flag):
     """Scores of changed activations: further passes of the part behind the layer."""
     DETECTIONS = auto()
     """How much of a detection is left in changed inputs; for targets that are boxes."""
+    RULED = GRADIENTS | BIASES | ATTENTION_GRADIENTS | BLOCK_GRADIENTS | PROJECTIONS | PROBE
+    """Gradients that follow the gradient rule of a method."""
 
 
 class LayerChoice(Enum):
@@ -69,6 +76,8 @@ class LayerChoice(Enum):
     """Every convolution on whose positions the score depends; one that runs several times counts for each call."""
     RESOLUTIONS = auto()
     """The last layer of each of the two deepest resolutions; a padding makes none."""
+    STREAM = auto()
+    """The first layer of tokens and the output of every block on the same grid; LAST for models without tokens."""
     INPUT = auto()
     """The images themselves; target layers are not used."""
     ATTENTION = auto()
@@ -263,6 +272,7 @@ class LayerCandidate:
 
     `shape` is `(k, *s)`; `reached` says whether gradients arrive at its positions; `normalizes` that it owns nothing
     but one number per channel; `hidden` that it runs inside of a reentrant checkpoint, which hides its gradient.
+    `outermost` is the shortest name of a module that returned this very tensor.
     """
 
     name: str
@@ -273,6 +283,7 @@ class LayerCandidate:
     chosen: bool
     reason: str
     hidden: bool = False
+    outermost: str = ""
 
 
 __getattr__ = former_names(__name__, {"Rows": "Rescore"})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from skimage import data, io
 from typer.testing import CliRunner
 
 from gradcam_kit.cli import app
+from gradcam_kit.models.photos import INSTALL, PACKAGE
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -21,7 +23,8 @@ def blocks(language: str) -> list[str]:
 
 
 def test_the_python_examples_run_in_order_and_give_what_their_comments_say(tmp_path, monkeypatch):
-    pytest.importorskip("gradcam_kit.models.photos").require()
+    if find_spec(PACKAGE) is None:
+        pytest.skip(f"the first example needs the photographs' network: {INSTALL}")
     monkeypatch.chdir(tmp_path)
     io.imsave("cat.jpg", data.chelsea())
     names: dict[str, object] = {}

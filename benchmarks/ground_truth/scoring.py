@@ -52,6 +52,8 @@ class Subject:
     masks: Tensor
     is_costly: bool = False
     """Whether slow methods see only a part of the images."""
+    has_tokens: bool = False
+    """Whether methods that choose layers of tokens do so, in place of `layer`."""
 
 
 @dataclass
@@ -107,7 +109,9 @@ def explain(name: str, subject: Subject, some: int) -> Tensor:
     """Heatmaps as the method returns them, at the subject's layer."""
     method = METHODS[name]
     # The same layer for all, except for those that are defined by layers of their own.
-    layer = subject.layer if method.layer_choice is LayerChoice.LAST else None
+    shared = method.layer_choice is LayerChoice.LAST
+    shared |= method.layer_choice is LayerChoice.STREAM and not subject.has_tokens
+    layer = subject.layer if shared else None
     cam = method(subject.model, layer, **OPTIONS.get(name, {}))
     return cam(subject.images[:some], subject.targets[:some])
 

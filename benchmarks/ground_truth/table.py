@@ -71,7 +71,8 @@ def on_screen(cells: Cells) -> list[Table]:
 
 # What docs/where-right.md shows: families that differ, dCAM (made for several series), and all baselines.
 SHOWN = (
-    "guided-grad-cam", "hires-cam", "layer-cam", "grad-cam", "xgrad-cam", "grad-cam++", "integrated-grad-cam",
+    "balanced-cam", "guided-grad-cam", "hires-cam", "layer-cam", "grad-cam", "xgrad-cam", "grad-cam++",
+    "integrated-grad-cam",
     "finer-cam", "ablation-cam", "score-cam", "recipro-cam", "refine-cam", "eigen-cam", "random-cam", "dcam",
     *BASELINES,
 )  # fmt: skip

@@ -1,6 +1,9 @@
-"""A vision transformer, trained in seconds to name the color of a square among gray ones."""
+"""Vision transformers, trained in seconds to name the color of a square among gray ones."""
 
 from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +14,8 @@ from benchmarks.ground_truth.training import accuracy, train
 _SIDE, _SQUARE, _CELL = 32, 7, 8
 _COLORS = torch.tensor([[1.5, -0.5, -0.5], [-0.5, 1.5, -0.5], [-0.5, -0.5, 1.5], [1.2, 1.2, -1.0]])
 _TRAINING, _STEPS, _IMAGES = 1000, 220, 24
+_FRAME = 3
+_LAYER = "blocks.2.norm1"
 
 
 class Block(nn.Module):
@@ -47,31 +52,69 @@ class SmallViT(nn.Module):
         return logits
 
 
-def pictures(n: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    """One colored and three gray squares on noise: images, the color, and where it is."""
+def pictures(n: int, seed: int, colored: int = 1, frame: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+    """Draw four squares on noise, of which the first ones have colors of their own and the others are gray.
+
+    Args:
+        n: images.
+        seed: of places, colors and noise.
+        colored: squares with a color.
+        frame: also a frame in a random color, in place of the outer cells.
+
+    Returns:
+        Images; the colors `(n, colored)`; where each of these squares is, `(n, colored, h, w)`.
+    """
     generator = torch.Generator().manual_seed(seed)
     images = 0.3 * torch.randn(n, 3, _SIDE, _SIDE, generator=generator)
-    labels = torch.arange(n) % len(_COLORS)
-    masks = torch.zeros(n, _SIDE, _SIDE, dtype=torch.bool)
-    per_side = _SIDE // _CELL
+    labels = torch.arange(n)[:, None] % len(_COLORS)
+    if colored > 1:
+        labels = torch.stack([torch.randperm(len(_COLORS), generator=generator)[:colored] for _ in range(n)])
+    masks = torch.zeros(n, colored, _SIDE, _SIDE, dtype=torch.bool)
+    margin = _CELL // 2 if frame else 0
+    per_side = (_SIDE - 2 * margin) // _CELL
     for i in range(n):
+        if frame:
+            border = torch.ones(_SIDE, _SIDE, dtype=torch.bool)
+            border[_FRAME:-_FRAME, _FRAME:-_FRAME] = False
+            ignored = int(torch.randint(len(_COLORS), (), generator=generator))
+            images[i] += border * _COLORS[ignored].view(3, 1, 1)
         for number, place in enumerate(torch.randperm(per_side**2, generator=generator)[:4].tolist()):
             shift = torch.randint(_CELL - _SQUARE + 1, (2,), generator=generator).tolist()
-            top, left = _CELL * (place // per_side) + shift[0], _CELL * (place % per_side) + shift[1]
+            top, left = (margin + _CELL * at + by for at, by in zip(divmod(place, per_side), shift, strict=True))
             where = (slice(top, top + _SQUARE), slice(left, left + _SQUARE))
-            images[(i, slice(None), *where)] += (_COLORS[labels[i]] if number == 0 else torch.ones(3)).view(3, 1, 1)
-            masks[(i, *where)] = number == 0
+            color = _COLORS[labels[i, number]] if number < colored else torch.ones(3)
+            images[(i, slice(None), *where)] += color.view(3, 1, 1)
+            if number < colored:
+                masks[(i, number, *where)] = True
     return images, labels, masks
 
 
-def transformer(plan: Plan) -> dict[str, Found]:
-    """All methods at the last layer from which gradients reach the patches, attention methods among them."""
-    images, labels, _ = pictures(_TRAINING, plan.seed + 1)
-    model = train(SmallViT, images, labels, steps=plan.count(_STEPS), seed=plan.seed)
-    tests, truth, masks = pictures(plan.count(_IMAGES), plan.seed + 2)
-    found = score_all(Subject(model, "blocks.2.norm1", tests, truth, masks, is_costly=True), plan)
-    found.notes = {"accuracy": accuracy(model, tests, truth)}
-    return {"transformer": found}
+def transformer(plan: Plan, frame: bool = False) -> dict[str, Found]:
+    """All methods at the last layer from which gradients reach the patches, and those with layers of their own."""
+    images, labels, _ = pictures(_TRAINING, plan.seed + 1, frame=frame)
+    model = train(SmallViT, images, labels[:, 0], steps=plan.count(_STEPS), seed=plan.seed)
+    tests, truth, masks = pictures(plan.count(_IMAGES), plan.seed + 2, frame=frame)
+    subject = Subject(model, _LAYER, tests, truth[:, 0], masks[:, 0], is_costly=True, has_tokens=True)
+    found = score_all(subject, plan)
+    found.notes = {"accuracy": accuracy(model, tests, truth[:, 0])}
+    return {"transformer, ignored" if frame else "transformer": found}
+
+
+def two_colors(plan: Plan) -> dict[str, Found]:
+    """Two colored squares, each explained; the network learned to name one of them, whichever was asked for."""
+    images, labels, _ = pictures(_TRAINING, plan.seed + 3, colored=2)
+    model = train(SmallViT, images, labels[:, 0], steps=plan.count(_STEPS), seed=plan.seed)
+    tests, truth, masks = pictures(plan.count(_IMAGES), plan.seed + 4, colored=2)
+    subject = Subject(model, _LAYER, tests, truth, masks, is_costly=True, has_tokens=True)
+    found = score_all(subject, plan)
+    others = score_all(replace(subject, masks=masks.flip(1)), replace(plan, methods=["balanced-cam"]))
+    with torch.inference_mode():
+        named = model(tests).topk(2, 1).indices.sort(1).values == truth.sort(1).values
+    found.notes = {
+        "both colors first": float(named.all(1).float().mean()),
+        "share of balanced-cam on the other square": float(others.scores["balanced-cam"].nanmean()),
+    }
+    return {"transformer, two": found}
 
 
 TESTS = (
@@ -80,5 +123,17 @@ TESTS = (
         "A small vision transformer that names the color of one square among gray ones",
         "share of the map on the colored square",
         transformer,
+    ),
+    Test(
+        "transformer, two",
+        "The same with two colored squares, of which each is explained by its own color",
+        "share of the map on the square of the explained color",
+        two_colors,
+    ),
+    Test(
+        "transformer, ignored",
+        "The same with one colored square, and a colored frame that the label ignores",
+        "share of the map on the colored square",
+        partial(transformer, frame=True),
     ),
 )

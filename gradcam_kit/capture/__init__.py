@@ -3,9 +3,8 @@
 from gradcam_kit.capture.attaching import Hooks, holding_hooks
 from gradcam_kit.capture.attention.watching import SeenHeads, TokenGrid, watch_attention
 from gradcam_kit.capture.deferred_checks import on_host
-from gradcam_kit.capture.frames import Folded, frame_layout
 from gradcam_kit.capture.gradients.output_graph import output_with_graph, score_kind
-from gradcam_kit.capture.graph_layers import GraphCall, run_graph
+from gradcam_kit.capture.gradients.tower import TowerPass, tower_pass
 from gradcam_kit.capture.images.channels import read_inputs, with_channels
 from gradcam_kit.capture.images.choice import image_input_of
 from gradcam_kit.capture.images.positions import heatmap_size
@@ -20,7 +19,9 @@ from gradcam_kit.capture.model.trees import map_output
 from gradcam_kit.capture.observable import check_observable, in_backward, unobservable
 from gradcam_kit.capture.observing import Call, Observation, Observer, observe
 from gradcam_kit.capture.passes import Request, capture
-from gradcam_kit.capture.recurrent import (
+from gradcam_kit.capture.recorders.frames import Folded, frame_layout
+from gradcam_kit.capture.recorders.graph_layers import GraphCall, run_graph
+from gradcam_kit.capture.recorders.recurrent import (
     RecurrentCall,
     check_called,
     passing,
@@ -61,6 +62,7 @@ __all__ = [
     "SeenHeads",
     "TargetLayers",
     "TokenGrid",
+    "TowerPass",
     "capture",
     "check_called",
     "check_model",
@@ -93,6 +95,7 @@ __all__ = [
     "score_kind",
     "select_layers",
     "split_name",
+    "tower_pass",
     "unobservable",
     "untouched",
     "watch_attention",

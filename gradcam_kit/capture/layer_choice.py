@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from gradcam_kit.capture.exploration import Seen, explore
 from gradcam_kit.capture.images.choice import sees_images
-from gradcam_kit.capture.layouts import Tokens
+from gradcam_kit.capture.layouts import ChannelsLast, Tokens
 from gradcam_kit.capture.model.inputs import Inputs
 from gradcam_kit.capture.model.layers import find_layers
 from gradcam_kit.capture.provenance.evidence import unknown_operations
@@ -63,6 +64,7 @@ def layer_candidates(
             layout=type(one.layout).__name__,
             reached=one.reached,
             hidden=one.hidden,
+            outermost=_outermost(one, seen).name,
             normalizes=one.is_normalization,
             chosen=one is chosen,
             reason=reason if one is chosen else "",
@@ -128,6 +130,8 @@ def choose_among(
     names = [one.name for one in candidates if one.chosen]
     if choice is LayerChoice.BLOCK:
         names = _block_norms(candidates)
+    if choice is LayerChoice.STREAM:
+        names = _stream(candidates) or names
     if choice is LayerChoice.RESOLUTIONS:
         last_of = {one.shape[1:]: one.name for one in candidates if one.reached or one.hidden}
         names = list(last_of.values())[-2:]
@@ -156,15 +160,39 @@ _MISSING = {
 
 
 def _block_norms(candidates: list[LayerCandidate]) -> list[str]:
-    """The first normalization of the last block: of the last module that holds two or more of token layers."""
+    """The first normalization of the last block."""
+    return [names[0] for names in _blocks(candidates, [Tokens.__name__]).values()][-1:]
+
+
+def _blocks(candidates: list[LayerCandidate], layouts: Sequence[str]) -> dict[str, list[str]]:
+    """The blocks with their normalizations: modules that hold two or more normalizations of tokens."""
     blocks: dict[str, list[str]] = {}
     for one in candidates:
-        if one.normalizes and one.layout == Tokens.__name__:
+        if one.normalizes and one.layout in layouts:
             # A block that runs again is another one: its normalizations have the same number behind their name.
-            path, _, call = one.name.partition("#")
-            blocks.setdefault(f"{path.rpartition('.')[0]}#{call}", []).append(one.name)
-    firsts = [names[0] for names in blocks.values() if len(names) > 1]
-    return firsts[-1:]
+            path, mark, call = one.name.partition("#")
+            blocks.setdefault(f"{path.rpartition('.')[0]}{mark}{call}", []).append(one.name)
+    return {name: norms for name, norms in blocks.items() if len(norms) > 1}
+
+
+def _stream(candidates: list[LayerCandidate]) -> list[str]:
+    """The patch embedding, and the outputs of the blocks on its grid; none for models without tokens.
+
+    The patch embedding is the first layer of tokens in front of the blocks; where it runs in no module of its own, the
+    last maps on the same grid, which the tokens were made of.
+    """
+    tokens = (Tokens.__name__, ChannelsLast.__name__)  # window transformers keep the tokens on their grid
+    blocks = _blocks(candidates, tokens)
+    seen = [one for one in candidates if one.reached or one.hidden]
+    if not blocks:
+        return [one.outermost for one in seen if one.layout == Tokens.__name__][:1]
+    first_norm = next(iter(blocks.values()))[0]
+    grid = next(one.shape[1:] for one in candidates if one.name == first_norm)
+    seen = [one for one in seen if one.shape[1:] == grid]
+    inside = [one for one in seen if any(one.name.startswith(f"{name.partition('#')[0]}.") for name in blocks)]
+    before = list(takewhile(lambda one: one not in inside, seen))
+    embedding = [one for one in before if one.layout in tokens][:1] or before[-1:]
+    return [one.outermost for one in embedding] + [one.name for one in seen if one.name in blocks]
 
 
 def _choose(seen: list[Seen], scored: bool) -> tuple[Seen | None, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,7 @@ from torch.nn.parameter import is_lazy
 
 from gradcam_kit.capture.model.forks import is_scripted
 from gradcam_kit.capture.model.state import unwrap
-from gradcam_kit.errors import InputError, kind_of
+from gradcam_kit.errors import CaptureError, InputError, kind_of
 
 
 def check_observable(model: object) -> nn.Module:
@@ -97,3 +98,30 @@ def places(model: nn.Module) -> dict[str, object]:
         for named in (model.named_parameters(), model.named_buffers())
         for name, tensor in named
     }
+
+
+def check_unchanged(inner: nn.Module, before: Mapping[str, nn.Module], places_before: Mapping[str, object]) -> None:
+    """Raise CaptureError if modules were added, replaced, moved or cast since `before` and `places_before`."""
+    changed = [name for name, module in inner.named_modules() if not is_scripted(module) and name not in before]
+    changed += [name for name, module in before.items() if _get(inner, name) is not module]
+    if changed:
+        raise CaptureError(
+            f"modules of {type(inner).__name__} were added or replaced inside the block: {', '.join(changed[:5])}"
+            f"{', ...' * (len(changed) > 5)}; what they did was not observed. Build the model before the block"
+        )
+
+    now = places(inner)
+    moved = [name for name, place in places_before.items() if now.get(name, place) != place]
+    if moved:
+        names = dict.fromkeys(name.rpartition(".")[0] or type(inner).__name__ for name in moved)
+        raise CaptureError(
+            f"modules of {type(inner).__name__} were built, moved or cast inside the block: {', '.join([*names][:5])}"
+            f"{', ...' * (len(names) > 5)}; values before and after do not belong together. Do it before the block"
+        )
+
+
+def _get(model: nn.Module, name: str) -> nn.Module | None:
+    try:
+        return model.get_submodule(name)
+    except AttributeError:
+        return None

@@ -18,8 +18,15 @@ from torch import nn
 
 from gradcam_kit.capture.attaching import Hooks, holding_hooks
 from gradcam_kit.capture.model.forks import is_scripted
-from gradcam_kit.capture.observable import check_observable, in_backward, is_autograd_thread, is_transformed, places
-from gradcam_kit.errors import CaptureError
+from gradcam_kit.capture.model.state import models_held
+from gradcam_kit.capture.observable import (
+    check_observable,
+    check_unchanged,
+    in_backward,
+    is_autograd_thread,
+    is_transformed,
+    places,
+)
 
 _log = logging.getLogger("gradcam_kit")
 
@@ -78,6 +85,9 @@ class Observation:
         ran: names of the layers that ran in observed steps.
         notes: what was not observed, and why; each is said once.
         paused: while True nothing is observed.
+        without_model: the running step began with a layer, because the model itself was not called.
+        has_ended: such a step has ended, and the next call of a layer begins another one.
+        held: models that this thread held `untouched` when the block began; passes of further ones are not the user's.
     """
 
     model: nn.Module
@@ -87,6 +97,9 @@ class Observation:
     step: int = 0
     active: bool = False
     paused: bool = False
+    without_model: bool = False
+    has_ended: bool = False
+    held: int = 0
     ran: set[str] = field(default_factory=set)
     notes: list[str] = field(default_factory=list)
 
@@ -95,6 +108,15 @@ class Observation:
         if text not in self.notes:
             self.notes.append(text)
             _log.warning(text)
+
+    def end_step(self) -> None:
+        """End a step in which only layers are called, as by a loop that never calls the model as a whole."""
+        self.has_ended = self.without_model
+
+    @property
+    def ignores(self) -> bool:
+        """Whether what runs now is not observed: a pause, or a pass of a method on a model that it holds."""
+        return self.paused or models_held() > self.held
 
     @property
     def never_ran(self) -> tuple[str, ...]:
@@ -124,7 +146,7 @@ def observe(
     places_before = places(inner)
     with ExitStack() as stack:
         attach = stack.enter_context(holding_hooks(every_thread=True, protect_copies=True))
-        observation = Observation(inner, dict(layers), attach, every)
+        observation = Observation(inner, dict(layers), attach, every, held=models_held())
         if runs_compiled(model):
             stack.enter_context(torch.compiler.set_stance("force_eager"))
             observation.note("The model is compiled; it runs eagerly while it is observed, and the values are eager's.")
@@ -144,26 +166,7 @@ def observe(
             group.switch(watch)
         attach.after(inner, watch.end, with_kwargs=True)
         yield observation
-    _check_unchanged(inner, before, places_before)
-
-
-def _check_unchanged(inner: nn.Module, before: Mapping[str, nn.Module], places_before: Mapping[str, object]) -> None:
-    changed = [name for name, module in inner.named_modules() if not is_scripted(module) and name not in before]
-    changed += [name for name, module in before.items() if _get(inner, name) is not module]
-    if changed:
-        raise CaptureError(
-            f"modules of {type(inner).__name__} were added or replaced inside the block: {', '.join(changed[:5])}"
-            f"{', ...' * (len(changed) > 5)}; what they did was not observed. Build the model before the block"
-        )
-
-    now = places(inner)
-    moved = [name for name, place in places_before.items() if now.get(name, place) != place]
-    if moved:
-        names = dict.fromkeys(name.rpartition(".")[0] or type(inner).__name__ for name in moved)
-        raise CaptureError(
-            f"modules of {type(inner).__name__} were built, moved or cast inside the block: {', '.join([*names][:5])}"
-            f"{', ...' * (len(names) > 5)}; values before and after do not belong together. Do it before the block"
-        )
+    check_unchanged(inner, before, places_before)
 
 
 class _Watch:
@@ -182,8 +185,9 @@ class _Watch:
 
     def begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         seen = self.observation
-        if seen.paused or not seen.attach.in_own_thread or in_backward():
+        if seen.ignores or not seen.attach.in_own_thread or in_backward():
             return
+        seen.without_model = False
         for group in self.optional:
             group.switch(self)
         self._next_step(args, kwargs)
@@ -195,24 +199,26 @@ class _Watch:
             seen.note("Calls under vmap, functorch transforms or tracing are not observed.")
             return
         seen.step += 1
+        seen.has_ended = False
         seen.active = (seen.step - 1) % seen.every == 0
         self.calls.clear()
         self.observer.begin(seen.step, args, kwargs)
 
     def end(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         seen = self.observation
-        if seen.active and not seen.paused and seen.attach.in_own_thread and not in_backward():
+        if seen.active and not seen.ignores and seen.attach.in_own_thread and not in_backward():
             self.observer.end(seen.step, output)
 
     def _counts(self) -> tuple[bool, bool]:
         """Whether this call is observed, and whether it is a recomputation."""
         seen = self.observation
-        if seen.paused or (seen.step and not seen.active):
+        if seen.ignores or (seen.step and not seen.active and not seen.has_ended):
             return False, False
         recomputed = in_backward()
         if not seen.attach.in_own_thread and not (recomputed and is_autograd_thread()):
             return False, False
-        if not seen.step:  # a layer was called by itself before the model ran
+        if not seen.step or (seen.has_ended and not recomputed):  # a layer was called by itself
+            seen.without_model = True
             self._next_step((), {})
         return seen.active and not is_transformed(), recomputed
 
@@ -283,10 +289,3 @@ def runs_compiled(model: nn.Module) -> bool:
     if "torch._dynamo" not in sys.modules:
         return False
     return any(hasattr(part, "_orig_mod") or part._compiled_call_impl is not None for part in model.modules())
-
-
-def _get(model: nn.Module, name: str) -> nn.Module | None:
-    try:
-        return model.get_submodule(name)
-    except AttributeError:
-        return None

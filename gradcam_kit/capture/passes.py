@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import reduce
 from operator import or_
 from typing import Any
@@ -33,13 +33,16 @@ from gradcam_kit.functional import at_least_float32
 from gradcam_kit.targets.classes import ClassTarget, score, settle
 from gradcam_kit.targets.outputs import predicted_classes, read_logits
 from gradcam_kit.targets.scores import told_kind
-from gradcam_kit.types import Evidence, Reshape, Target
+from gradcam_kit.types import Evidence, GradientRule, Reshape, Target
 
 _WITHOUT_SCORES = Evidence.ATTENTION | Evidence.HEAD | Evidence.WEIGHT_GRADIENTS
 """What can be had of a model whose output is not understood."""
 
 _OF_OPERATIONS = Evidence.CURVATURE | Evidence.GUIDED
-"""What needs the graph of the single operations, which compiled code does not leave."""
+"""What needs the graph of the single operations, which compiled code does not leave; so do balanced gradients."""
+
+_OF_ATTENTION = Evidence.ATTENTION_GRADIENTS | Evidence.PROJECTIONS
+_RULES: tuple[GradientRule, ...] = ("exact", "balanced")
 
 
 @dataclass(frozen=True)
@@ -55,15 +58,25 @@ class Request:
     """The targets are those of an earlier pass, which settled them."""
     keep_modes: bool = False
     """Modules in train mode stay in it."""
+    rules_at: Mapping[str, Set[GradientRule]] = field(default_factory=dict)
+    """How gradients are taken at each layer; exactly at those that are not named."""
 
     @property
     def needs(self) -> Evidence:
         """What any of the layers has to deliver."""
         return reduce(or_, self.needs_at.values(), Evidence.NONE)
 
-    def layers_with(self, evidence: Evidence) -> list[str]:
-        """The layers that have to deliver this."""
-        return [name for name, needs in self.needs_at.items() if evidence in needs]
+    def layers_with(self, evidence: Evidence, rule: GradientRule | None = None) -> list[str]:
+        """The layers that have to deliver this, by a rule if one is named."""
+        return [
+            name
+            for name, needs in self.needs_at.items()
+            if needs & evidence and (rule is None or rule in self.rules_at.get(name, {"exact"}))
+        ]
+
+    def rules_of(self, evidence: Evidence) -> list[GradientRule]:
+        """The rules by which any of this has to be delivered, exact first."""
+        return [rule for rule in _RULES if self.layers_with(evidence, rule)]
 
 
 @contextmanager
@@ -96,7 +109,9 @@ def _pass(model: nn.Module, inputs: Inputs, request: Request) -> Iterator[Captur
     checks = Checks(model)
     check_images(inputs.images, checks)
     layers = {**request.layers, **({INPUT: model} if Evidence.GUIDED in request.needs else {})}
-    recorder = Recorder(model, layers, inputs.n, inputs.size, request.reshape, graph, recall(model, inputs))
+    balances = "balanced" in request.rules_of(Evidence.RULED)
+    evidence = recall(model, inputs)
+    recorder = Recorder(model, layers, inputs.n, inputs.size, request.reshape, graph, evidence, marks_output=balances)
     biases = BiasRecorder(model) if Evidence.BIASES in request.needs else None
     real = {name: module for name, module in layers.items() if name not in NOT_MODULES}
     attention = None
@@ -110,7 +125,7 @@ def _pass(model: nn.Module, inputs: Inputs, request: Request) -> Iterator[Captur
                 stack.enter_context(further.attached())
         if Evidence.CURVATURE in request.needs:
             stack.enter_context(sdpa_kernel(SDPBackend.MATH))  # fused attention has no second derivative
-        if not (biases or prefix or attention or request.needs & _OF_OPERATIONS):
+        if not (biases or prefix or attention or balances or request.needs & _OF_OPERATIONS):
             stack.enter_context(parts_compiled(model, real))
         stack.enter_context(torch.set_grad_enabled(graph))
         output = run(recorder.observe_input(inputs))
@@ -121,12 +136,14 @@ def _pass(model: nn.Module, inputs: Inputs, request: Request) -> Iterator[Captur
             recorder.records.update(attention.records())
         optional = not request.needs & ~_WITHOUT_SCORES
         target, classes, scores = _score(request, output, inputs, optional)
-        derivatives, block_gradients = {}, None
+        derivatives: dict[str, Any] = {}
+        block_gradients: dict[GradientRule, tuple[Tensor, ...]] = {}
         if graph and scores is not None:
             derivatives = _derive(request, recorder, biases, attention, scores, inputs)
             if attention and target is not None and Evidence.BLOCK_GRADIENTS in request.needs:
                 rescorer = Rescorer(run, inputs, target, _detach(output), inputs.n)
-                block_gradients = attention.block_gradients(rescorer, scores, checks)
+                for rule in request.rules_of(Evidence.BLOCK_GRADIENTS):
+                    block_gradients[rule] = attention.block_gradients(rescorer, scores, checks, rule)
     with run.arithmetic():
         is_bag = scores is not None and len(scores) == 1 < inputs.n
         captured = Capture(
@@ -145,7 +162,11 @@ def _pass(model: nn.Module, inputs: Inputs, request: Request) -> Iterator[Captur
             reshape=request.reshape,
             checks=checks,
             attention=move_tree(
-                attention and attention.evidence(derivatives.get("gradients", {}), block_gradients, checks),
+                attention.evidence(
+                    request.rules_of(Evidence.ATTENTION), derivatives.get("gradients", {}), block_gradients, checks
+                )
+                if attention
+                else {},
                 inputs.images.device,
             ),
             **derivatives,
@@ -173,14 +194,23 @@ def _derive(
     inputs: Inputs,
 ) -> dict[str, Any]:
     """All backward passes; the guided one comes last, because its rule changes the graph's nodes while it runs."""
-    found: dict[str, Any] = {}
-    more = bool(request.needs & (Evidence.DERIVATIVES ^ Evidence.GRADIENTS))
-    if names := [*request.layers_with(Evidence.GRADIENTS), *(attention.differentiated if attention else ())]:
-        found["gradients"] = layer_gradients(recorder, names, scores, keep=more)
+    found: dict[str, Any] = {"gradients": {}, "bias_gradients": {}}
+    rules = request.rules_of(Evidence.RULED)
+    for rule in rules:
+        names = request.layers_with(Evidence.GRADIENTS, rule)
+        if attention and request.layers_with(_OF_ATTENTION, rule):
+            names = [*names, *attention.differentiated]
+        more = bool(request.needs & (Evidence.DERIVATIVES ^ Evidence.GRADIENTS)) or rule != rules[-1]
+        own = layer_gradients(recorder, names, scores, keep=more, rule=rule) if names else {}
+        found["gradients"].update({(name, rule): gradient for name, gradient in own.items()})
     if names := request.layers_with(Evidence.CURVATURE):
         found["curvature"] = layer_curvature(recorder, names, scores)
     if biases:
-        found["bias_gradients"] = biases.products(scores, inputs)
+        for rule in request.rules_of(Evidence.BIASES):
+            layers = [recorder.records[name] for name in request.layers_with(Evidence.BIASES, rule)]
+            captured = [tensor for record in layers for tensor in record.captured]
+            balanced_for = (captured, recorder.outputs) if rule == "balanced" else None
+            found["bias_gradients"][rule] = biases.products(scores, inputs, balanced_for)
     if Evidence.GUIDED in request.needs:
         found["guided_gradients"] = guided_gradients(scores, recorder.records[INPUT].captured[0])
     here: dict[str, Any] = move_tree(tree_map(at_least_float32, found), inputs.images.device)

@@ -16,6 +16,7 @@ from gradcam_kit.capture.layouts import ChannelsFirst, Custom, Layout, recurrent
 from gradcam_kit.capture.model.inputs import Inputs
 from gradcam_kit.capture.model.layers import split_name
 from gradcam_kit.capture.model.state import version
+from gradcam_kit.capture.model.trees import tensors_of
 from gradcam_kit.capture.provenance.evidence import Evidence
 from gradcam_kit.capture.provenance.settling import InDoubtError, settle_layout
 from gradcam_kit.errors import CaptureError, ShapeError
@@ -76,8 +77,11 @@ class Recorder:
         reshape: Reshape | None,
         graph: bool,
         evidence: Evidence | None = None,
+        marks_output: bool = False,
     ) -> None:
         self.evidence = evidence
+        self.marks_output = marks_output
+        self.outputs: list[Tensor] = []  # where the model ends and the target begins, if that matters
         self.in_doubt = False
         self.model, self.n, self.size, self.reshape, self.graph = model, n, size, reshape, graph
         self.records = {name: self._record(name, module) for name, module in layers.items()}
@@ -97,6 +101,8 @@ class Recorder:
                 attach.after(record.module, self._forward_hook(record, attach))
                 if keep_arguments:
                     attach.before(record.module, self._argument_hook(record, attach), with_kwargs=True)
+            if self.marks_output:
+                attach.after(self.model, self._output_hook(attach))
             yield
 
     def observe_input(self, inputs: Inputs) -> Inputs:
@@ -122,6 +128,13 @@ class Recorder:
                 leaves, spec = tree_flatten((args, kwargs))
                 copies = [leaf.detach().clone() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
                 record.arguments = tree_unflatten(copies, spec)
+
+        return hook
+
+    def _output_hook(self, attach: Hooks) -> Any:
+        def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            if attach.in_own_thread and not self.recomputing:
+                self.outputs = [tensor for tensor in tensors_of(output) if tensor.requires_grad]
 
         return hook
 

@@ -25,7 +25,7 @@ from gradcam_kit.errors import CaptureError, NonFiniteError
 from gradcam_kit.functional import at_least_float32, finite_probe
 from gradcam_kit.targets.classes import EvidentProbability
 from gradcam_kit.targets.scores import ScoreKind
-from gradcam_kit.types import Attention, Evidence, Head, LayerCapture, Reshape, Target
+from gradcam_kit.types import Attention, Evidence, GradientRule, Head, LayerCapture, Reshape, Target
 
 
 @dataclass
@@ -42,11 +42,11 @@ class Capture:
     prefixes: Mapping[str, Prefix]
     reshape: Reshape | None
     checks: Checks
-    gradients: Mapping[str, Tensor] = field(default_factory=dict)
+    gradients: Mapping[tuple[str, GradientRule], Tensor] = field(default_factory=dict)
     curvature: Mapping[str, Tensor] = field(default_factory=dict)
-    bias_gradients: tuple[Tensor, ...] | None = None
+    bias_gradients: Mapping[GradientRule, tuple[Tensor, ...]] = field(default_factory=dict)
     guided_gradients: Tensor | None = None
-    attention: Attention | None = None
+    attention: Mapping[GradientRule, Attention] = field(default_factory=dict)
     rows: RowState = field(default_factory=RowState)
     told: tuple[ScoreKind, str] | None = None
     """What the scores are, where that is known without a look at values."""
@@ -57,8 +57,12 @@ class Capture:
         """The layers in the order in which the model ran them."""
         return sorted(self.records, key=lambda name: self.records[name].order)
 
-    def layer(self, name: str, needs: Evidence, batch_size: int) -> LayerCapture:
-        """What a method with these needs may see of one layer."""
+    def has_tokens(self, name: str) -> bool:
+        """Whether a layer's output is a sequence of tokens."""
+        return isinstance(self.records[name].layout, Tokens)
+
+    def layer(self, name: str, needs: Evidence, batch_size: int, rule: GradientRule = "exact") -> LayerCapture:
+        """What a method with these needs and this gradient rule may see of one layer."""
         record = self.records[name]
         activations = record.maps([tensor.detach() for tensor in record.captured])
         activations = move_tree(at_least_float32(activations), self.inputs.images.device)
@@ -67,12 +71,14 @@ class Capture:
         replayer = Replayer(rescorer, record, self.prefixes.get(name), self.scores, self.checks)
         head = self._head(name, activations) if Evidence.HEAD in needs else None
         fallback = Evidence.WEIGHT_GRADIENTS in needs and head is None
+        # The attention itself is the same for all rules.
+        attention = self.attention.get(rule) or next(iter(self.attention.values()), None)
         return LayerCapture(
             layer=name,
             activations=activations,
-            gradients=self.gradients.get(name) if Evidence.GRADIENTS in needs else None,
+            gradients=self.gradients.get((name, rule)) if Evidence.GRADIENTS in needs else None,
             curvature=self.curvature.get(name) if Evidence.CURVATURE in needs else None,
-            bias_gradients=self.bias_gradients if Evidence.BIASES in needs else None,
+            bias_gradients=self.bias_gradients.get(rule) if Evidence.BIASES in needs else None,
             guided_gradients=self.guided_gradients if Evidence.GUIDED in needs else None,
             scores=self.scores,
             rescore=rescorer,
@@ -81,10 +87,10 @@ class Capture:
             replay=replayer,
             residual=replayer.residual() if Evidence.REPLAY in needs else None,
             images=self.inputs.images,
-            probe=Prober(rescorer, record, self.reshape),
+            probe=Prober(rescorer, record, self.reshape, rule),
             head=head,
             weight_gradients=weight_gradients(record, activations, self.checks) if fallback else None,
-            attention=self.attention and self.attention.for_needs(needs),
+            attention=attention and attention.for_needs(needs),
         )
 
     def check_layers(self) -> None:
@@ -93,10 +99,12 @@ class Capture:
             tensors = [tensor.detach() for tensor in record.captured]
             for tensor in [record.maps(tensors)] if isinstance(record.layout, Custom) else tensors:
                 check_activations(name, tensor, self.checks)
-            gradient = self.gradients.get(name)
-            if gradient is None:
+            gradients = [gradient for (layer, _), gradient in self.gradients.items() if layer == name]
+            if not gradients:
                 continue
-            self.checks.add(~torch.isfinite(finite_probe(gradient)), partial(_not_finite, name))
+            gradient = gradients[-1]  # of the same pass as the record's
+            for one in gradients:
+                self.checks.add(~torch.isfinite(finite_probe(one)), partial(_not_finite, name))
             if isinstance(record.layout, Tokens) and record.layout.prefix:
                 others = torch.stack([(native[:, : record.layout.prefix] != 0).any() for native in record.gradients])
                 missed = others.any() & ~(gradient != 0).any()

@@ -18,6 +18,7 @@ from gradcam_kit.cli.options import (
     Device,
     Directory,
     Dtype,
+    GradientRule,
     ImageSize,
     Layer,
     MaskFolder,
@@ -82,6 +83,7 @@ def run(
     metric: Metrics = None,
     targets: Targets = "predicted",
     scores: Scores = None,
+    gradient_rule: GradientRule = "exact",
     batch_size: BatchSize = 32,
     workers: Workers = 0,
     device: Annotated[
@@ -127,6 +129,7 @@ def run(
         layers=tuple(layer or ()),
         targets=targets,
         scores=scores,
+        gradient_rule=gradient_rule,
         batch_size=batch_size,
         source=source,
         out=out,

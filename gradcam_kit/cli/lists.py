@@ -35,6 +35,7 @@ def methods() -> None:
     show(["method", "needs", "cost", "paper"], described_methods())
     letters = "F = forward pass, B = backward pass from the score to the layer, R = forward pass of one masked row"
     say(letters, err=False)
+    say("for vision transformers: balanced-cam; exact gradients hardly tell where a transformer looks", err=False)
 
 
 def metrics() -> None:

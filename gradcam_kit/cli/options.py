@@ -54,7 +54,16 @@ MethodOfRun = Annotated[
     typer.Option("--method", help="Method of the run, needed if it is package.module:Class. Can be repeated."),
 ]
 ReplaceForeign = Annotated[bool, typer.Option("--overwrite", help="Replace files that this command did not write.")]
-Method = Annotated[list[str] | None, typer.Option(help="Method, see 'gradcam-kit methods'. Can be repeated.")]
+Method = Annotated[
+    list[str] | None,
+    typer.Option(help="Method, see 'gradcam-kit methods'; balanced-cam for vision transformers. Can be repeated."),
+]
+GradientRule = Annotated[
+    str,
+    typer.Option(
+        help="exact, as in the papers, or balanced: normalizations, gates and attention count as constant factors."
+    ),
+]
 Layer = Annotated[list[str] | None, typer.Option(help="Target layer; by default one is chosen. Can be repeated.")]
 
 

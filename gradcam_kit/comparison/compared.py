@@ -20,7 +20,8 @@ from gradcam_kit.errors import (
     raise_interruption,
 )
 from gradcam_kit.meter import Meter
-from gradcam_kit.methods import METHODS, BaseCAM, Explanation, explain_many, single_pass_methods
+from gradcam_kit.methods import METHODS, BalancedCAM, BaseCAM, Explanation, explain_many, single_pass_methods
+from gradcam_kit.methods.engine.advice import is_advised
 from gradcam_kit.methods.engine.engine import with_images_of
 from gradcam_kit.metrics import BASELINES
 from gradcam_kit.metrics.baselines import Baseline
@@ -216,6 +217,24 @@ def explained(found: Sequence[ComparedMethod], inputs: Inputs, targets: Any) -> 
     images, keywords = call_of(inputs)
     explanations = explain_many(list(cams.values()), images, targets, **keywords)
     return dict(zip(cams, explanations, strict=True))
+
+
+def with_balanced(
+    found: Sequence[ComparedMethod],
+    explanations: Mapping[str, Explanation],
+    inputs: Inputs,
+    targets: Any,
+    options: Mapping[str, Any],
+) -> tuple[list[ComparedMethod], Mapping[str, Explanation], dict[str, str]]:
+    """Add BalancedCAM if the automatic layer of the others has tokens, or say why it does not suit the model."""
+    advised = [one.cam for one in found if one.cam is not None and is_advised(one.cam)]
+    if not advised:
+        return list(found), explanations, {}
+    own = ComparedMethod(BalancedCAM.name, BalancedCAM.name, BalancedCAM(advised[0].model, **options))
+    try:
+        return [*found, own], {**explanations, **explained([own], inputs, targets)}, {}
+    except GradCamKitError as error:  # such as operations that balanced gradients cannot see
+        return list(found), explanations, {own.label: str(error)}
 
 
 def costs(found: Sequence[ComparedMethod], inputs: Inputs, targets: Any) -> dict[str, MethodCost]:

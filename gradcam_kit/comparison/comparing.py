@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Sized
+from dataclasses import replace
 from typing import Any
 
 from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
-from gradcam_kit.capture import check_model, read_inputs, with_channels
+from gradcam_kit.capture import Inputs, check_model, read_inputs, with_channels
 from gradcam_kit.comparison.compared import (
     ComparedMethod,
     Layers,
@@ -16,6 +17,7 @@ from gradcam_kit.comparison.compared import (
     compared_methods,
     costs,
     suited,
+    with_balanced,
     with_baselines,
     with_shared_images,
 )
@@ -67,8 +69,8 @@ def compare(
         images: as in calling a method.
         methods: names in `METHODS` or `metrics.BASELINES`, classes, objects with their own options and layers, or a
             mapping from labels to any of these. Objects of another model, such as an earlier checkpoint, explain the
-            same classes, and their own model scores and measures them. None = six well-known methods; "all" = all
-            single-pass methods that suit the model (the others are in `left_out`).
+            same classes, and their own model scores and measures them. None = six well-known methods, and BalancedCAM
+            for token models; "all" = all single-pass methods that suit the model (the others are in `left_out`).
         target_layers: a module or its name; None = chosen automatically. The layers of a sequence are compared one by
             one; a sequence within the sequence is fused; a mapping gives labels.
         targets: as in calling a method, `(n, m)` explains m classes of each image; also class names, if known.
@@ -100,20 +102,17 @@ def compare(
         ShapeError: masks, pictures or names whose number differs from the number of images.
     """
     inputs = read_inputs(images, {}, image_input=image_input)
-    if scores is None and isinstance(targets, TextTarget):
-        scores = "raw"  # cosines, whatever the output of the model is
     class_names = carried_names(model) if class_names is None else read_class_names(class_names)
     targets = named_targets(targets, class_names)
-    _check(scores, inputs.n, {"masks": masks, "pictures": pictures, "names": names})
     wanted = _checked_metrics(metrics, masks)
+    _check(scores, inputs.n, {"masks": masks, "pictures": pictures, "names": names})
     options = {"reshape": reshape, "image_input": image_input, "batch_size": batch_size, "keep_modes": keep_modes}
-    found = compared_methods(model, methods, target_layers, options)
-    found, left_out = suited(found, inputs) if methods == "all" else (found, {})
+    found, left_out = _methods_of(model, methods, target_layers, options, inputs)
     question = Question(
         check_model(model),
         with_channels(check_model(model), with_shared_images(found, inputs, targets)),
         targets,
-        scores=scores,
+        scores="raw" if scores is None and isinstance(targets, TextTarget) else scores,  # cosines of texts
         masks=masks,
         batch_size=batch_size,
         seed=seed,
@@ -121,9 +120,10 @@ def compare(
         keep_modes=keep_modes,
     )
     answered = answer(question, found)
-    question = answered.question
+    if methods is None:
+        found, answered, left_out = _with_advised(found, answered, options)
     heatmaps, numbers = _measured(answered, with_baselines(found) if baselines and wanted else found, wanted)
-    labels = [one.label for one in found]
+    question, labels = answered.question, [one.label for one in found]
     return Comparison(
         heatmaps={label: heatmaps[label] for label in labels},
         explanations=answered.explanations,
@@ -135,10 +135,27 @@ def compare(
         score_kind=question.scores,
         other_scores=answered.other_scores,
         pictures=_pictures(question) if pictures is None else list(map(rgb_picture, pictures)),
-        names=[f"image {i}" for i in range(inputs.n)] if names is None else list(map(str, names)),
+        names=list(map(str, names or [f"image {i}" for i in range(inputs.n)])),
         class_names=class_names,
         left_out=left_out,
     )
+
+
+def _methods_of(
+    model: nn.Module, methods: Methods, layers: Layers, options: Mapping[str, Any], inputs: Inputs
+) -> tuple[list[ComparedMethod], dict[str, str]]:
+    """Return the methods to compare, and of "all" those that do not suit the model, with the reason."""
+    found = compared_methods(model, methods, layers, options)
+    return suited(found, inputs) if methods == "all" else (list(found), {})
+
+
+def _with_advised(
+    found: Sequence[ComparedMethod], answered: Answer, options: Mapping[str, Any]
+) -> tuple[list[ComparedMethod], Answer, dict[str, str]]:
+    """Add BalancedCAM to the default methods where they explain tokens, or say why it does not suit."""
+    asked = answered.question
+    more, explanations, left_out = with_balanced(found, answered.explanations, asked.inputs, asked.targets, options)
+    return more, replace(answered, explanations=explanations), left_out
 
 
 def _check(scores: str | None, n: int, given: Mapping[str, Sized | None]) -> None:

@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gradcam_kit.diagnostics.attention import capture_attention
+    from gradcam_kit.diagnostics.callbacks.lightning import DiagnosticsCallback
+    from gradcam_kit.diagnostics.callbacks.loop import watch_loop
+    from gradcam_kit.diagnostics.callbacks.trainer import DiagnosticsTrainerCallback
     from gradcam_kit.diagnostics.checks import (
         can_overfit,
         check_curves,
@@ -28,18 +31,32 @@ if TYPE_CHECKING:
     from gradcam_kit.diagnostics.pyramid import pyramid_levels
     from gradcam_kit.diagnostics.recurrent import trace_recurrent
     from gradcam_kit.diagnostics.report import LayerRow, ParameterRow, Report
+    from gradcam_kit.diagnostics.show.dashboard import dashboard
     from gradcam_kit.diagnostics.thresholds import Thresholds
     from gradcam_kit.diagnostics.watching import ModelDiagnostics
+    from gradcam_kit.diagnostics.writers.files import CsvWriter, JsonWriter
+    from gradcam_kit.diagnostics.writers.mlflow import MLflowWriter
+    from gradcam_kit.diagnostics.writers.protocol import Writer
+    from gradcam_kit.diagnostics.writers.tensorboard import TensorBoardWriter
+    from gradcam_kit.diagnostics.writers.wandb import WandbWriter
 
 # Everything is loaded when first used.
 _HOMES = {
+    "CsvWriter": "writers.files",
+    "DiagnosticsCallback": "callbacks.lightning",
+    "DiagnosticsTrainerCallback": "callbacks.trainer",
     "Finding": "findings",
+    "JsonWriter": "writers.files",
     "LayerRow": "report",
+    "MLflowWriter": "writers.mlflow",
     "ModelDiagnostics": "watching",
     "Origin": "origins",
     "ParameterRow": "report",
     "Report": "report",
+    "TensorBoardWriter": "writers.tensorboard",
     "Thresholds": "thresholds",
+    "WandbWriter": "writers.wandb",
+    "Writer": "writers.protocol",
     "can_overfit": "checks",
     "capture_attention": "attention",
     "capture_features": "features",
@@ -52,6 +69,7 @@ _HOMES = {
     "clip_gradients": "gradients",
     "compare_data": "compare",
     "compare_models": "compare",
+    "dashboard": "show.dashboard",
     "effective_rank": "maths.spectra",
     "find_nonfinite": "nonfinite",
     "layer_importance": "compare",
@@ -63,16 +81,25 @@ _HOMES = {
     "pyramid_levels": "pyramid",
     "smooth_gradients": "gradients",
     "trace_recurrent": "recurrent",
+    "watch_loop": "callbacks.loop",
 }
 
 __all__ = [
+    "CsvWriter",
+    "DiagnosticsCallback",
+    "DiagnosticsTrainerCallback",
     "Finding",
+    "JsonWriter",
     "LayerRow",
+    "MLflowWriter",
     "ModelDiagnostics",
     "Origin",
     "ParameterRow",
     "Report",
+    "TensorBoardWriter",
     "Thresholds",
+    "WandbWriter",
+    "Writer",
     "can_overfit",
     "capture_attention",
     "capture_features",
@@ -85,6 +112,7 @@ __all__ = [
     "clip_gradients",
     "compare_data",
     "compare_models",
+    "dashboard",
     "effective_rank",
     "find_nonfinite",
     "graph_attention",
@@ -96,6 +124,7 @@ __all__ = [
     "pyramid_levels",
     "smooth_gradients",
     "trace_recurrent",
+    "watch_loop",
 ]
 
 

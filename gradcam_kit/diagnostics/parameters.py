@@ -123,6 +123,31 @@ class ParameterWatch:
             live.track.open.measured += 1
 
 
+def after_closure(args: tuple[Any, ...], kwargs: dict[str, Any], measure: Callable[[], None]) -> Any:
+    """Call `measure` in front of an optimizer's update: at once, or behind the first run of its closure.
+
+    Returns:
+        The arguments of the step with a closure that measures; None where the step has no closure.
+    """
+    closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
+    if not callable(closure):
+        measure()
+        return None
+    is_measured = False
+
+    def measuring() -> Any:
+        nonlocal is_measured
+        result = closure()
+        if not is_measured:
+            is_measured = True
+            measure()
+        return result
+
+    if "closure" in kwargs:
+        return args, {**kwargs, "closure": measuring}
+    return (args[0], measuring, *args[2:]), kwargs
+
+
 def _norm(track: ParameterTrack, squares: list[float]) -> Callable[[float, float], None]:
     def read(norm: float, gradient: float) -> None:
         track.norm, track.gradient_norm = norm, gradient

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,12 +15,12 @@ from torch.optim import Optimizer
 from gradcam_kit.capture import check_observable, observe, select_layers
 from gradcam_kit.diagnostics.collecting import Collector
 from gradcam_kit.diagnostics.maths.histogram import coarsen
-from gradcam_kit.diagnostics.parameters import ParameterWatch
+from gradcam_kit.diagnostics.parameters import ParameterWatch, after_closure
 from gradcam_kit.diagnostics.report import Report
 from gradcam_kit.diagnostics.rows import history_row, report_of
 from gradcam_kit.diagnostics.thresholds import Thresholds
 from gradcam_kit.diagnostics.tracks import Ledger, WindowStats
-from gradcam_kit.diagnostics.writing import write_window
+from gradcam_kit.diagnostics.writing import GuardedWriters, WindowWriter
 from gradcam_kit.errors import CaptureError, InputError, kind_of
 from gradcam_kit.options import positive_int, whole
 
@@ -44,7 +45,8 @@ class ModelDiagnostics:
         window: observed steps in a window. Dead, saturated and constant layers are those of the last window.
         features: for how many layers pooled features of up to 256 samples are kept (rank, redundancy).
         thresholds: the limits of the verdicts.
-        writer: gets numbers at the end of each window (`scalar`, `histogram`).
+        writer: a `Writer` or a sequence of them; gets numbers and histograms at the end of each window, findings when
+            they change, and tables at the end. A writer that fails is dropped with one warning.
         exact: count zeros and histograms over all values, not over a sample of 4,096 for each tensor and step.
         unit_axis: pattern of layer names -> axis of the units, where the rule is wrong.
         scaler: the `GradScaler`, so that gradients are told without its scale.
@@ -88,7 +90,8 @@ class ModelDiagnostics:
         self._every, self._window = positive_int("every", every), positive_int("window", window)
         self._features = max(whole("features", features), 0)
         self.thresholds = thresholds
-        self._writer, self._exact, self._unit_axis, self._scaler = writer, exact, unit_axis, scaler
+        self._exact, self._unit_axis, self._scaler = exact, unit_axis, scaler
+        self._windows = WindowWriter(GuardedWriters(writer))
         self._stack: ExitStack | None = None
         self._observation: Any = None
         self._window_start = 0
@@ -140,6 +143,8 @@ class ModelDiagnostics:
             self._collector.flush(wait=True)
             self._collector.read_window(close=False)
             self._ledger.never_ran = self._observation.never_ran
+            if self._ledger.steps:
+                self._windows.write(self._ledger, self.report, at_end=True)
         finally:
             self._collector.observation = None
             stack.__exit__(*error)
@@ -171,17 +176,23 @@ class ModelDiagnostics:
         self._collector.forget_step()
         self._ledger.has_optimizer, self._ledger.scaled = bool(self._optimizers), self._scaler is not None
         self._window_start = 0
+        self._windows.restart()
         if observation is not None:
             observation.ran.clear()
             self._ledger.notes = observation.notes
         if watch is not None and self._stack is not None:
             self._watch = ParameterWatch(self._ledger, self._inner, self._optimizers, self._collector)
 
-    def _before_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
+    def _before_step(self, optimizer: Any, args: Any, kwargs: Any) -> Any:
+        # A closure computes the gradients inside of the step, so they are measured behind it.
+        return after_closure(args, kwargs, partial(self._measure, optimizer))
+
+    def _measure(self, optimizer: Any) -> None:
         if self._watch is not None and self._observation.active and not self._observation.paused:
-            self._watch.before_step(optimizer, args, kwargs)
+            self._watch.before_step(optimizer, (), {})
 
     def _after_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
+        self._observation.end_step()
         if self._observation.active and not self._observation.paused:
             if self._watch is not None:
                 self._watch.after_step(optimizer, args, kwargs)
@@ -213,8 +224,7 @@ class ModelDiagnostics:
             self._ledger.window_norms = [*self._ledger.window_norms, max(norms)][-16:]
         self._window_start = self._ledger.steps
         self._collector.begin_window()
-        if self._writer is not None and not write_window(self._writer, self._ledger):
-            self._writer = None
+        self._windows.write(self._ledger, lambda: report_of(self._ledger, self.thresholds))
 
     # Results ----------------------------------------------------------------------------------------------------
 

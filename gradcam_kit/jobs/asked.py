@@ -57,6 +57,7 @@ def request_of(run: Run, request: EvaluateRequest) -> RunRequest:
         device=request.device,
         dtype=manifest["dtype"],
         scores=manifest.get("scores"),
+        gradient_rule=manifest.get("gradient_rule") or "exact",
         compile=manifest["compile"],
         batch_size=request.batch_size,
         workers=request.workers,

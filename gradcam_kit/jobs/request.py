@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from torch import nn
 
-from gradcam_kit.errors import InputError, OptionError, kind_of
+from gradcam_kit.errors import InputError, OptionError, UnknownNameError, kind_of
 from gradcam_kit.jobs.asked_targets import Targets as Targets
 from gradcam_kit.options import one_of
 from gradcam_kit.targets.scores import SCORES
+from gradcam_kit.types import GradientRule
 
 ENGINES = ("local", "ray")
 PRECISIONS = ("float32", "bfloat16", "float16")
@@ -38,6 +39,7 @@ class ModelRequest:
         scores: the kind of `score`: `softmax` or `sigmoid` of the outputs, or `raw`, the outputs as they are (for
             models that return probabilities); None = decided by the model.
         batch_size: the largest number of images in one forward pass, masked images included.
+        gradient_rule: `exact` or `balanced`, see `BaseCAM`; the latter for methods that use gradients.
     """
 
     model: str | nn.Module
@@ -54,6 +56,7 @@ class ModelRequest:
     targets: str = "predicted"
     scores: str | None = None
     batch_size: int = 32
+    gradient_rule: str = "exact"
 
     def __post_init__(self) -> None:
         if not isinstance(self.model, str | nn.Module):
@@ -66,6 +69,7 @@ class ModelRequest:
         _at_least("batch size", self.batch_size, 1)
         if self.dtype not in PRECISIONS:
             raise OptionError(f"the dtype is {self.dtype!r}; expected one of {', '.join(PRECISIONS)}")
+        one_of("gradient_rule", self.gradient_rule, get_args(GradientRule), UnknownNameError)
         Targets.parse(self.targets)
         if self.scores is not None:
             one_of("the kind of scores", self.scores, SCORES)

@@ -2,6 +2,7 @@
 
 from gradcam_kit.methods.ablation_cam import AblationCAM
 from gradcam_kit.methods.attention_rollout import AttentionRollout
+from gradcam_kit.methods.balanced_cam import BalancedCAM
 from gradcam_kit.methods.base import METHODS, BaseCAM
 from gradcam_kit.methods.cam import CAM
 from gradcam_kit.methods.contract import single_pass_methods
@@ -46,6 +47,7 @@ from gradcam_kit.methods.smooth_grad_cam_plus_plus import SmoothGradCAMPlusPlus
 from gradcam_kit.methods.smoothing import EigenSmooth, Smooth, TestTime
 from gradcam_kit.methods.ss_cam import SSCAM
 from gradcam_kit.methods.temporal import TemporalExplanation, temporal_cam
+from gradcam_kit.methods.two_tower_cam import TwoTowerExplanation, two_tower_cam
 from gradcam_kit.methods.vit_recipro_cam import ViTReciproCAM
 from gradcam_kit.methods.winsor_cam import WinsorCAM
 from gradcam_kit.methods.xgrad_cam import XGradCAM
@@ -64,6 +66,7 @@ __all__ = [
     "SSCAM",
     "AblationCAM",
     "AttentionRollout",
+    "BalancedCAM",
     "BaseCAM",
     "DeepFeatureFactorization",
     "EigenCAM",
@@ -98,6 +101,7 @@ __all__ = [
     "SmoothGradCAMPlusPlus",
     "TemporalExplanation",
     "TestTime",
+    "TwoTowerExplanation",
     "ViTReciproCAM",
     "WinsorCAM",
     "XGradCAM",
@@ -105,4 +109,5 @@ __all__ = [
     "explain_many",
     "single_pass_methods",
     "temporal_cam",
+    "two_tower_cam",
 ]

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from gradcam_kit.capture import TargetLayers, check_model, find_layers
-from gradcam_kit.errors import ShapeError, kind_of
+from gradcam_kit.errors import InputError, ShapeError, UnknownNameError, kind_of
 from gradcam_kit.foreign import says_what_it_is_here
 from gradcam_kit.functional import Fusion, Normalization, fuse, weighted_sum
 from gradcam_kit.methods import contract
@@ -23,7 +23,7 @@ from gradcam_kit.methods.engine.engine import explain_many
 from gradcam_kit.methods.engine.explanation import Explanation
 from gradcam_kit.methods.engine.sanity import SanityCheck, check
 from gradcam_kit.options import one_of, positive_int
-from gradcam_kit.types import Images, LayerCapture, Reshape
+from gradcam_kit.types import Evidence, GradientRule, Images, LayerCapture, Reshape
 
 __all__ = ["METHODS", "BaseCAM", "gradients_of"]
 
@@ -65,7 +65,8 @@ class BaseCAM(Declared):
         image_input: of a model with several inputs, which one the images are: its position in the tuple, or its key in
             the mapping. Masks are laid over this input, and heatmaps have its size. None = the floating input on which
             the layers depend, one with 2 or 3 position axes before one with a single one.
-        fusion: how the maps of several layers are combined: "mean", "max" or "product".
+        fusion: how the maps of several layers are combined: "mean", "max" or "product" of the normalized maps, or "sum"
+            of the signed ones, before ReLU and normalization.
         normalize: "minmax", "max" (zero stays zero) or "none", per image and target.
         batch_size: the most masked rows in one forward pass of a method that needs them. On a CPU a pass over large
             images has fewer where that is faster; the maps are the same up to rounding.
@@ -73,6 +74,10 @@ class BaseCAM(Declared):
             default every module is evaluated in eval mode. Maps are then random: they differ from call to call,
             `torch.manual_seed` repeats them, and a batch does not equal its images one by one. Batch norms in train
             mode mix the images of a batch. Flags and buffers are put back in any case.
+        gradient_rule: "exact", as in the papers, or "balanced": denominators of normalizations, gates and attention
+            count as constant factors in the backward pass (LibraGrad, https://arxiv.org/abs/2411.16760), so that
+            activation times gradient says how much each position gives. Nothing changes for ReLU networks. Only for
+            methods that use gradients. See `BalancedCAM`.
     """
 
     model: nn.Module = field(kw_only=False)
@@ -86,6 +91,7 @@ class BaseCAM(Declared):
     batch_size: int = 64
     keep_modes: bool = False
     image_input: int | str | None = None
+    gradient_rule: GradientRule | str = "exact"  # any text, so that a wrong one gets our error
     # The automatic choice for images of the last size, so that a loop over batches explores the model once.
     chosen_layers: dict[tuple[int, ...], dict[str, nn.Module]] = field(init=False, repr=False, default_factory=dict)
 
@@ -100,9 +106,10 @@ class BaseCAM(Declared):
         self.batch_size = positive_int("batch_size", self.batch_size)
         self.keep_modes = bool(self.keep_modes)
         self.check_options()
+        _check_rule(self)
 
     def check_options(self) -> None:
-        """Raise OptionError for values that the method cannot use; the constructor calls it last.
+        """Raise OptionError for values that the method cannot use.
 
         A subclass of a method with options calls `super().check_options()` first.
         """
@@ -195,6 +202,30 @@ class BaseCAM(Declared):
     def scale(self, heatmaps: Float[Tensor, "r *s"], depth: int, layers: int) -> Float[Tensor, "r *s"]:
         """Change a normalized map before it is fused with others; `depth` counts from 0, shallowest first."""
         return heatmaps
+
+
+def _check_rule(cam: BaseCAM) -> None:
+    """Refuse a rule that does not exist, or that the method's evidence cannot follow.
+
+    Raises:
+        UnknownNameError: not one of the rules.
+        InputError: balanced gradients for a method that has none, or that is about gradients of another kind.
+    """
+    if one_of("gradient_rule", cam.gradient_rule, get_args(GradientRule), UnknownNameError) == "exact":
+        return
+    method = type(cam).__name__
+    for evidence, reason in _WITHOUT_RULE.items():
+        if evidence in cam.needs:
+            raise InputError(f'{method} takes no gradient_rule="balanced", because {reason}; use "exact"')
+    if not cam.needs & Evidence.RULED:
+        raise InputError(f'{method} uses no gradients, so gradient_rule="balanced" says nothing; leave it out')
+
+
+_WITHOUT_RULE = {
+    Evidence.CURVATURE: "it needs second derivatives, which replaced gradients do not have",
+    Evidence.WEIGHT_GRADIENTS: "it differentiates a layer by its own weights, and not the score by the layer",
+    Evidence.GUIDED: "guided backpropagation is a rule of its own",
+}
 
 
 def _check_weights(cam: BaseCAM, weights: Any, activations: Tensor) -> None:

@@ -15,7 +15,7 @@ from gradcam_kit.errors import CaptureError
 from gradcam_kit.functional import Fusion, Normalization
 from gradcam_kit.options import Registry
 from gradcam_kit.targets.classes import ClassTarget
-from gradcam_kit.types import Evidence, LayerCapture, LayerChoice, Reshape
+from gradcam_kit.types import Evidence, GradientRule, LayerCapture, LayerChoice, Reshape
 
 METHODS: dict[str, type[Any]] = Registry("method")
 """Every method with a name, keyed by it ("grad-cam", ...)."""
@@ -23,7 +23,10 @@ METHODS: dict[str, type[Any]] = Registry("method")
 
 @runtime_checkable
 class Method(Protocol):
-    """One explanation method on one model, as the engine sees it. `BaseCAM` documents the attributes."""
+    """One explanation method on one model, as the engine sees it. `BaseCAM` documents the attributes.
+
+    A method may also have `gradient_rule`; without it, its gradients are exact.
+    """
 
     model: nn.Module
     target_layers: dict[str, nn.Module] | None
@@ -57,6 +60,12 @@ class Method(Protocol):
     ) -> Float[Tensor, "r *t"]:
         """Combine the maps of several layers, shallowest first."""
         ...
+
+
+def rule_of(cam: Method) -> GradientRule:
+    """Return how a method's gradients are taken."""
+    rule: GradientRule = getattr(cam, "gradient_rule", "exact")
+    return rule
 
 
 def single_pass_methods() -> list[str]:

@@ -199,6 +199,7 @@ class EigenSmooth(BaseCAM):
             normalize=cam.normalize,
             batch_size=cam.batch_size,
             keep_modes=cam.keep_modes,
+            gradient_rule=cam.gradient_rule,
         )
         self.cam, self.center = cam, center
         self.chosen_layers, self.layer_choice = cam.chosen_layers, cam.layer_choice

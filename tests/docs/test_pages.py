@@ -16,7 +16,8 @@ from gradcam_kit.metrics import METRICS
 
 ROOT = Path(__file__).parent.parent.parent
 DOCS = ROOT / "docs"
-OWN_TESTS = {"inputs.md", "diagnostics.md"}  # test_inputs_page.py and test_diagnostics_page.py also look at the results
+# test_inputs_page.py, test_diagnostics_page.py and test_attention_page.py also look at the results.
+OWN_TESTS = {"inputs.md", "diagnostics.md", "diagnostics-attention.md"}
 PAGES = [page for page in sorted(DOCS.rglob("*.md")) if str(page.relative_to(DOCS)) not in OWN_TESTS]
 
 

@@ -24,7 +24,7 @@ from gradcam_kit.methods import BaseCAM
 from gradcam_kit.types import Evidence, LayerCapture
 
 SIZES = {blocks: (10, 9), signal: (13,), volume: (4, 5, 3)}
-NORMALIZATIONS, FUSIONS = ("minmax", "max", "none"), ("mean", "max", "product")
+NORMALIZATIONS, FUSIONS = ("minmax", "max", "none"), ("mean", "max", "product", "sum")
 
 
 @cache
@@ -39,7 +39,11 @@ def expected(name: str, build, layer: str, oracle=None) -> np.ndarray:
 def winsor_cam(build, layers, index, normalization: str, fusion: str) -> np.ndarray:
     gradients = [expected("winsor-cam", build, layer, _gradients)[index] for layer in layers]
     shares = ref.winsorize([ref.winsor_importance(ref.grad_cam_weights(own)) for own in gradients], 100)
-    maps = [ref.normalize(ref.relu(expected("winsor-cam", build, layer)[index]), normalization) for layer in layers]
+    maps = [expected("winsor-cam", build, layer)[index] for layer in layers]
+    if fusion == "sum":
+        total = sum(share * ref.upsample(one, SIZES[build]) for one, share in zip(maps, shares, strict=True))
+        return ref.normalize(ref.relu(total), normalization)
+    maps = [ref.normalize(ref.relu(one), normalization) for one in maps]
     weighted = [share * ref.upsample(one, SIZES[build]) for share, one in zip(shares, maps, strict=True)]
     return ref.normalize(sum(weighted) if fusion == "mean" else ref.fuse(weighted, fusion), normalization)
 
@@ -55,11 +59,11 @@ def heatmaps(name, build, layers, normalization="minmax", fusion=None) -> np.nda
         own = [expected(name, build, layer)[index] for layer in sorted(layers)]
         if name == "winsor-cam":
             result[index] = winsor_cam(build, sorted(layers), index, normalization, fusion or "mean")
-        elif name == "layer-cam" and len(layers) > 1:
+        elif name == "layer-cam" and len(layers) > 1 and fusion != "sum":
             shallow = [True] * (len(layers) - 1) + [False]
             result[index] = ref.layer_cam_heatmap(own, SIZES[build], shallow, 2.0, normalization, fusion or "max")
         else:
-            default = "product" if name == "refine-cam" else "mean"
+            default = {"refine-cam": "product", "balanced-cam": "sum"}.get(name, "mean")
             result[index] = ref.heatmap(own, SIZES[build], normalization, fusion or default)
     return result
 

@@ -13,6 +13,7 @@ from networks import blocks, vit
 from oracles import (
     Oracle,
     ablation_cam,
+    balanced_cam,
     expected_grad_cam,
     group_cam,
     integrated_grad_cam,
@@ -60,6 +61,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any], Oracle]] = {
         {"kernel": "rbf", "gamma": 2.0},
         {"gamma": 0.01},
     ),
+    **_options("balanced-cam", balanced_cam, {"reference": "zero"}),
     **_options("random-cam", random_cam, {"seed": 5}),
     **_options("smooth-grad-cam++", smooth_grad_cam_plus_plus, {"samples": 2, "std": 1.0, "seed": 3}),
     **_options("expected-grad-cam", expected_grad_cam, {"samples": 1}, {"samples": 3, "std": 1.0, "seed": 4}),

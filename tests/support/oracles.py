@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from itertools import product
 from typing import Any
 
@@ -12,6 +13,7 @@ import reference as ref
 import torch
 from cases import Sample, logit, probability
 from explicit_vit import attention_rollout, generic_attention, grad_eclip, legrad, vit_recipro_cam
+from frozen import frozen
 from torch import Tensor, nn
 
 from gradcam_kit.draws import checksums, uniform
@@ -107,6 +109,17 @@ def shapley_cam(sample: Sample) -> Any:
     return ref.shapley_cam(sample.activations, sample.gradients, sample.hessian)
 
 
+@cache
+def _frozen(model: nn.Module) -> nn.Module:
+    return frozen(model)
+
+
+def balanced_cam(sample: Sample, **options: Any) -> Any:
+    """With the exact gradients of a copy of the network that has constant factors."""
+    gradients = replace(sample, model=_frozen(sample.model)).gradients
+    return ref.balanced_cam(sample.activations, gradients, **options)
+
+
 def full_grad(sample: Sample) -> Any:
     """Pairs of bias and gradient by module, from one hook on each module that has a bias."""
     owners, biases = [], []
@@ -196,6 +209,7 @@ ORACLES: dict[str, Oracle] = {
     "refine-cam": gradient_method(ref.grad_cam_plus_plus),
     "hires-cam": gradient_method(ref.hires_cam),
     "grad-cam-elementwise": gradient_method(ref.grad_cam_elementwise),
+    "balanced-cam": balanced_cam,
     "xgrad-cam": gradient_method(ref.xgrad_cam),
     "layer-cam": gradient_method(ref.layer_cam),
     "eigen-grad-cam": gradient_method(ref.eigen_grad_cam),

@@ -183,6 +183,21 @@ def integrated_grad_cam(path_activations: Any, path_gradients: Any, start_activa
     return total / len(path_activations)
 
 
+def balanced_cam(activations: Any, balanced_gradients: Any, reference: str = "mean") -> Array:
+    """BalancedCAM, after LibraGrad, Mehri et al., CVPR 2025, 2411.16760: `Σ_k G_k ⊙ (A_k - R_k)`.
+
+    G are the gradients of a network whose factors are constant, R_k is 0 or the mean of A_k over the positions.
+    """
+    activations, gradients = float64(activations), float64(balanced_gradients)
+    saliency = np.zeros(activations.shape[1:])
+    for k in range(len(activations)):
+        values = [activations[(k, *s)] for s in positions(activations)]
+        average = sum(values) / len(values) if reference == "mean" else 0.0
+        for s in positions(activations):
+            saliency[s] += gradients[(k, *s)] * (activations[(k, *s)] - average)
+    return saliency
+
+
 def odam(activations: Any, gradients: Any, sigma: float = 1.0) -> Array:
     """ODAM, Zhao & Chan, ICLR 2023: `sum_k blur(G_k) * A_k`.
 

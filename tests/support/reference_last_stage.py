@@ -106,8 +106,10 @@ def heatmap(
     saliencies: Sequence[Any], size: Sequence[int], normalization: str = "minmax", fusion: str = "mean"
 ) -> Array:
     """ReLU, normalize, upsample, fuse the layers, normalize: one map in [0, 1], unless "none"."""
+    if fusion == "sum" and len(saliencies) > 1:  # of the signed maps
+        return normalize(relu(sum(upsample(saliency, size) for saliency in saliencies)), normalization)
     maps = [upsample(normalize(relu(saliency), normalization), size) for saliency in saliencies]
-    return normalize(fuse(maps, fusion), normalization)
+    return normalize(maps[0] if len(maps) == 1 else fuse(maps, fusion), normalization)
 
 
 def layer_cam_heatmap(

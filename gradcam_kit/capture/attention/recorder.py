@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from math import prod
@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_flatten
 from gradcam_kit.capture.attaching import holding_hooks
 from gradcam_kit.capture.attention.explicit import ExplicitAttention
 from gradcam_kit.capture.attention.selection import Block, SeenAttention, attention_among_tokens
+from gradcam_kit.capture.balance.backward import balanced
 from gradcam_kit.capture.deferred_checks import Checks
 from gradcam_kit.capture.gradients.backward import differentiate
 from gradcam_kit.capture.layouts import ChannelsFirst, Tokens, has_class_token
@@ -32,7 +33,7 @@ from gradcam_kit.capture.rerun.replay import Replayer
 from gradcam_kit.capture.rerun.rescore import Rescorer
 from gradcam_kit.errors import CaptureError
 from gradcam_kit.functional import at_least_float32
-from gradcam_kit.types import Attention, Evidence, Projections
+from gradcam_kit.types import Attention, Evidence, GradientRule, Projections
 
 _OUTPUT = "output of the last attention"
 _DERIVATIVES = Evidence.ATTENTION_GRADIENTS | Evidence.BLOCK_GRADIENTS | Evidence.PROJECTIONS
@@ -190,7 +191,9 @@ class AttentionRecorder:
         leaves, spec = tree_flatten(tensor)
         return LayerRecord(name, self.model, calls=1, leaves=leaves, chosen=[0], spec=spec, layout=Heads(self.n))
 
-    def block_gradients(self, rescorer: Rescorer, scores: Tensor, checks: Checks) -> tuple[Tensor, ...]:
+    def block_gradients(
+        self, rescorer: Rescorer, scores: Tensor, checks: Checks, rule: GradientRule = "exact"
+    ) -> tuple[Tensor, ...]:
         """Return, per block, d (score of the tokens that leave it) / d attention, `(n, [m,] heads, queries, keys)`.
 
         A block's tokens are scored as if they left the last block: by the part of the model behind it.
@@ -213,12 +216,13 @@ class AttentionRecorder:
         found = []
         for one, block in zip(self.seen, blocks, strict=True):
             own = scores if block is last else replayer.with_graph(block.tokens)
-            found.append(self._gradient(one, own))
+            found.append(self._gradient(one, own, rule))
         return tuple(found)
 
-    def _gradient(self, one: SeenAttention, scores: Tensor) -> Tensor:
+    def _gradient(self, one: SeenAttention, scores: Tensor, rule: GradientRule) -> Tensor:
         assert one.probabilities is not None
-        columns = [column for (column,) in differentiate(scores, [one.probabilities], keep=True)]
+        with nullcontext() if rule == "exact" else balanced(scores, [one.probabilities]):
+            columns = [column for (column,) in differentiate(scores, [one.probabilities], keep=True)]
         if any(column is None for column in columns):
             raise CaptureError(
                 f"the score of the tokens behind {one.name!r} does not depend on its attention, or the model cuts the "
@@ -228,11 +232,25 @@ class AttentionRecorder:
         return torch.stack(maps, 1) if scores.ndim == 2 else maps[0]
 
     def evidence(
-        self, gradients: Mapping[str, Tensor], block_gradients: tuple[Tensor, ...] | None, checks: Checks
-    ) -> Attention:
-        """Return what methods see, and let go of the graph."""
+        self,
+        rules: Iterable[GradientRule],
+        gradients: Mapping[tuple[str, GradientRule], Tensor],
+        block_gradients: Mapping[GradientRule, tuple[Tensor, ...]],
+        checks: Checks,
+    ) -> dict[GradientRule, Attention]:
+        """Return what methods see, by their gradient rule, and let go of the graph."""
         for record in self.own.values():
             record.leaves = [leaf.detach() for leaf in record.leaves]
+        found = {}
+        for rule in rules:
+            own = {name: gradient for (name, by), gradient in gradients.items() if by == rule}
+            found[rule] = self._evidence(own, block_gradients.get(rule), checks)
+        self.seen = []
+        return found
+
+    def _evidence(
+        self, gradients: Mapping[str, Tensor], block_gradients: tuple[Tensor, ...] | None, checks: Checks
+    ) -> Attention:
         attentions = [f"attention of {one.name}" for one in self.seen]
         own = [gradients[name] for name in attentions if name in gradients]
         found = Attention(
@@ -248,7 +266,6 @@ class AttentionRecorder:
         if found.projections and found.has_class_token:
             reached = (found.projections.gradients != 0).any(-1)
             checks.add((reached.any() & ~reached[..., 0].any())[None], partial(_no_class_token, found.blocks[-1]))
-        self.seen = []
         return found
 
     def _projections(self, gradients: Float[Tensor, "n *m heads tokens d"]) -> Projections:

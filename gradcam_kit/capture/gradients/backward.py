@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from gradcam_kit.capture.attaching import holding_hooks
+from gradcam_kit.capture.balance.backward import following, shared_passes
 from gradcam_kit.capture.recording import LayerRecord, Recorder
 from gradcam_kit.errors import CaptureError, InputError
+from gradcam_kit.types import GradientRule
 
 
 def differentiate(scores: Tensor, tensors: Sequence[Tensor], *, keep: bool = False) -> list[list[Tensor | None]]:
@@ -67,17 +69,31 @@ def behind(start: Any) -> Iterator[Any]:
 
 
 def layer_gradients(
-    recorder: Recorder, names: Sequence[str], scores: Tensor, *, keep: bool = False
+    recorder: Recorder, names: Sequence[str], scores: Tensor, *, keep: bool = False, rule: GradientRule = "exact"
 ) -> dict[str, Tensor]:
     """Return the gradients at recorded layers, `(n, k, *s)` or `(n, m, k, *s)`.
 
+    Exact gradients of all layers come from one backward pass, and balanced ones of all layers that can share it.
+
     Raises:
-        CaptureError: a layer on which the score does not depend.
+        CaptureError: a layer on which the score does not depend; balanced gradients through what cannot be seen.
     """
     records = [recorder.records[name] for name in names]
-    captured = [tensor for record in records for tensor in record.captured]
     recorder.recomputing = True
-    by_target = differentiate(scores, captured, keep=keep)
+    if rule == "exact":
+        return _layer_gradients(records, scores, keep)
+    found: dict[str, Tensor] = {}
+    passes = shared_passes(scores, [record.captured for record in records], recorder.outputs)
+    for number, (places, plan) in enumerate(passes, start=1):
+        with following(plan):
+            own = [records[place] for place in places]
+            found |= _layer_gradients(own, scores, keep or number < len(passes))
+    return {name: found[name] for name in names}
+
+
+def _layer_gradients(records: Sequence[LayerRecord], scores: Tensor, keep: bool) -> dict[str, Tensor]:
+    """Run the backward passes of some layers, one for each target."""
+    by_target = differentiate(scores, [tensor for record in records for tensor in record.captured], keep=keep)
     found = {}
     for record, columns in zip(records, _by_record(records, by_target), strict=True):
         found[record.name] = _stack(scores, [_maps(record, own) for own in columns])

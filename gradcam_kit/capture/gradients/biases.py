@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from gradcam_kit.capture.attaching import holding_hooks
+from gradcam_kit.capture.balance.backward import balanced
 from gradcam_kit.capture.gradients.backward import differentiate
+from gradcam_kit.capture.layouts import Tokens
 from gradcam_kit.capture.model.inputs import Inputs
 from gradcam_kit.capture.model.trees import whole
 from gradcam_kit.capture.provenance.evidence import Evidence, recall
@@ -68,11 +70,24 @@ class BiasRecorder:
             self.runs.append((module, output))
         return output.clone()  # an in-place operation behind it must not reach the record
 
-    def products(self, scores: Tensor, inputs: Inputs) -> tuple[Tensor, ...]:
-        """Return b * d score / d output for every run, `(n, [m,] k, *s)`; without positions `(n, [m,] k)`."""
+    def products(
+        self,
+        scores: Tensor,
+        inputs: Inputs,
+        balanced_for: tuple[Sequence[Tensor], Sequence[Tensor]] | None = None,
+    ) -> tuple[Tensor, ...]:
+        """Return b * d score / d output for every run, `(n, [m,] k, *s)`; without positions `(n, [m,] k)`.
+
+        Args:
+            scores: what is explained.
+            inputs: the call.
+            balanced_for: for balanced gradients, the captured tensors of the layers that the biases go with, and the
+                model's outputs.
+        """
         self.recomputing = True  # gradient checkpointing runs modules again
         outputs = [output for _, output in self.runs]
-        by_target = differentiate(scores, outputs, keep=True) if outputs else []
+        with nullcontext() if balanced_for is None else balanced(scores, *balanced_for):
+            by_target = differentiate(scores, outputs, keep=True) if outputs else []
         found = []
         for j, (module, output) in enumerate(self.runs):
             bias = implicit_bias(module)
@@ -84,17 +99,19 @@ class BiasRecorder:
                     f"a {type(module).__name__} with a bias ran on {len(output)} rows for {inputs.n} images, so that "
                     "its share of each image is unknown; choose a method that needs no biases"
                 )
-            maps = [self._product(module, bias, output.detach(), gradient, inputs) for gradient in columns]
-            found.append(torch.stack(maps, 1) if scores.ndim == 2 else maps[0])
+            terms_of = [self._products(module, bias, output.detach(), gradient, inputs) for gradient in columns]
+            terms = zip(*terms_of, strict=True)
+            found += [torch.stack(own, 1) if scores.ndim == 2 else own[0] for own in terms]
         return tuple(found)
 
     def is_in_doubt(self, size: Sequence[int]) -> bool:
         """Whether tokens were seen, of which nothing but their origin says that they are positions."""
         return any(output.ndim == 3 and is_in_doubt(output.shape, size, module) for module, output in self.runs)
 
-    def _product(
+    def _products(
         self, module: nn.Module, bias: Tensor, output: Tensor, gradient: Tensor | None, inputs: Inputs
-    ) -> Tensor:
+    ) -> list[Tensor]:
+        """Return the term of one run as maps, followed by what its prefix tokens have, at no position."""
         product: Tensor = whole(torch.zeros_like(output) if gradient is None else gradient)
         output = whole(output)
         if len(bias) not in output.shape[1:]:
@@ -103,15 +120,18 @@ class BiasRecorder:
                 "on one of several devices; run the model whole on one device, or choose a method that needs no biases"
             )
         if output.ndim == 2:
-            return product * bias
+            return [product * bias]
         try:
             evidence = recall(self.model, inputs) or Evidence()
             layout = settle_layout(output.shape, inputs.size, self.model, "", module, inputs.n, evidence)
             maps = layout.to_maps(product)
             if maps.shape[1] == len(bias):
-                return maps * bias.view(-1, *(1 for _ in maps.shape[2:]))
+                terms = [maps * bias.view(-1, *(1 for _ in maps.shape[2:]))]
+                if isinstance(layout, Tokens) and layout.prefix + layout.suffix:
+                    terms.append(product.sum(1) * bias - terms[0].flatten(2).sum(2))
+                return terms
         except ShapeError:
             pass
         # No grid: tokens of another kind still count, at no position.
         axis = -1 if output.shape[-1] == len(bias) else 1
-        return (product.movedim(axis, -1) * bias).flatten(1, -2).sum(1)
+        return [(product.movedim(axis, -1) * bias).flatten(1, -2).sum(1)]

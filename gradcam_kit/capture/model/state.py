@@ -106,6 +106,11 @@ def untouched(
             held.discard(id(model))
 
 
+def models_held() -> int:
+    """Return how many models this thread holds `untouched` now."""
+    return len(_active.__dict__.get("models", ()))
+
+
 @contextmanager
 def _modes_and_flags(modules: list[nn.Module], keep_modes: bool) -> Iterator[None]:
     modes = [] if keep_modes else [(module, module.training) for module in modules]

@@ -67,15 +67,16 @@ def whole(value: Any) -> Any:
 
 def device_of(output: Any, otherwise: torch.device) -> torch.device:
     """Where a model's output lies; `otherwise` if it has no tensor."""
-    return next((tensor.device for tensor in _tensors(output)), otherwise)
+    return next((tensor.device for tensor in tensors_of(output)), otherwise)
 
 
-def _tensors(output: Any) -> Iterator[Tensor]:
+def tensors_of(output: Any) -> Iterator[Tensor]:
+    """Yield every tensor in a model's output."""
     if isinstance(output, Tensor):
         yield output
     elif isinstance(output, Mapping):
-        yield from chain.from_iterable(map(_tensors, output.values()))
+        yield from chain.from_iterable(map(tensors_of, output.values()))
     elif isinstance(output, tuple | list):
-        yield from chain.from_iterable(map(_tensors, output))
+        yield from chain.from_iterable(map(tensors_of, output))
     elif hasattr(output, "__dict__") and not callable(output):
-        yield from chain.from_iterable(map(_tensors, vars(output).values()))
+        yield from chain.from_iterable(map(tensors_of, vars(output).values()))

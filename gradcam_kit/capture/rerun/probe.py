@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 
@@ -17,7 +18,7 @@ from gradcam_kit.capture.model.trees import move_tree
 from gradcam_kit.capture.provenance.evidence import recall
 from gradcam_kit.capture.recording import LayerRecord, Recorder
 from gradcam_kit.capture.rerun.rescore import Rescorer
-from gradcam_kit.types import Reshape
+from gradcam_kit.types import GradientRule, Reshape
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Prober:
     rescorer: Rescorer
     record: LayerRecord
     reshape: Reshape | None
+    rule: GradientRule = "exact"
 
     def __call__(
         self, rows: Float[Tensor, "m c *t"], index: Int[Tensor, " m"]
@@ -48,18 +50,22 @@ class Prober:
         def explain(part: Tensor, scored: Callable[[], Tensor]) -> tuple[Tensor, Tensor]:
             layers = {self.record.name: self.record.module}
             evidence = recall(model, self.rescorer.inputs)
-            recorder = Recorder(model, layers, len(part), tuple(part.shape[2:]), self.reshape, True, evidence)
+            size, balances = tuple(part.shape[2:]), self.rule == "balanced"
+            recorder = Recorder(
+                model, layers, len(part), size, self.reshape, graph=True, evidence=evidence, marks_output=balances
+            )
             with recorder.attached(), torch.enable_grad():
                 scores = scored()
                 recorder.check()
-                found = layer_gradients(recorder, [self.record.name], scores)[self.record.name]
+                found = layer_gradients(recorder, [self.record.name], scores, rule=self.rule)[self.record.name]
             record = recorder.records[self.record.name]
             here: tuple[Tensor, Tensor] = move_tree(
                 (record.maps([tensor.detach() for tensor in record.captured]), found), images.device
             )
             return here
 
-        with untouched(model, images.device), parts_compiled(model, [self.record.name]):
+        eager = nullcontext() if self.rule == "balanced" else parts_compiled(model, [self.record.name])
+        with untouched(model, images.device), eager:
             with torch.no_grad():
                 self.rescorer.check()
             activations, gradients = zip(

@@ -135,7 +135,7 @@ def with_layers(request: RunRequest, layers: Mapping[str, list[str]]) -> Explain
                 f"the layers of {method_name(cam)} are not known; known are the layers of {', '.join(layers)}"
             )
         names = layers[method_name(cam)]
-        cams.append(make_method(method, explainer.model, names or None, request.batch_size))
+        cams.append(make_method(method, explainer.model, names or None, request.batch_size, request.gradient_rule))
     explainer = replace(explainer, cams=tuple(cams), metrics=chosen_metrics(request.metrics))
     if request.compile:
         compile_around(explainer.model, (name for names in layers.values() for name in names))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, get_args
 
 from gradcam_kit.errors import GradCamKitError, InputError, OptionError
 from gradcam_kit.jobs.request import PRECISIONS, Targets
+from gradcam_kit.types import GradientRule
 
 FORMAT = 2
 _NORMALIZATIONS = ("minmax", "max", "none")
@@ -20,8 +21,8 @@ def check_same(before: Mapping[str, Any], now: Mapping[str, Any], root: str) -> 
         OptionError: names every field that differs.
     """
     now = json.loads(json.dumps(now))  # tuples become lists, as in the file
-    before = {**before, "scores": before.get("scores", "softmax")}  # which earlier versions did not write down
-    now = {**now, "scores": now.get("scores", "softmax")}
+    unsaid = {"scores": "softmax", "gradient_rule": "exact"}  # what earlier versions did not write down
+    before, now = {**unsaid, **before}, {**unsaid, **now}
     differences = [
         f"{name}: {_short(old)} there, {_short(new)} now"
         for name, old, new in _differences(before, now)
@@ -127,6 +128,7 @@ _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
         "an object with the settings of each metric",
     ),
     "targets": (_is_targets, "predicted, label, an index or top:K"),
+    "gradient_rule": (lambda value: value in (None, *get_args(GradientRule)), "exact or balanced"),
     "dtype": (lambda value: value in PRECISIONS, f"one of {', '.join(PRECISIONS)}"),
     "compile": (lambda value: isinstance(value, bool), "true or false"),
     "about": (lambda value: isinstance(value, Mapping), "an object"),

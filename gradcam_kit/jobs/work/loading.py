@@ -99,7 +99,7 @@ def make_explainer(
     for one in candidates:
         try:
             asked = classes or [METHODS[name] for name in single_pass_methods()]
-            explainer = with_methods(explainer, asked, request.layers, one, request.batch_size)
+            explainer = with_methods(explainer, asked, request.layers, one, request.batch_size, request.gradient_rule)
             break
         except GradCamKitError as error:  # perhaps only this picture's fault
             fault = fault or error

@@ -46,6 +46,7 @@ def make_manifest(request: RunRequest, explainer: Explainer, plan: Plan) -> dict
         **({"metrics": metric_settings(explainer, plan.entries(), explainer.targets)} if explainer.metrics else {}),
         "targets": request.targets,
         "scores": explainer.scores,
+        "gradient_rule": request.gradient_rule,
         "dtype": request.dtype,
         "compile": request.compile,
         "versions": {
@@ -76,10 +77,15 @@ def _root(entry: Entry) -> str:
 
 
 def _parameters(cam: BaseCAM) -> dict[str, Any]:
-    """Return the settings of a method except `batch_size`, which changes the cost and not the map."""
+    """Return the settings of a method except `batch_size`, which changes the cost and not the map.
+
+    Exact gradients are left out, as in earlier versions, which had no others.
+    """
     plain = {name: str(value) if isinstance(value, torch.dtype) else value for name, value in vars(cam).items()}
     return {
         name: value
         for name, value in plain.items()
-        if name != "batch_size" and isinstance(value, str | int | float | None)
+        if name != "batch_size"
+        and (name, value) != ("gradient_rule", "exact")
+        and isinstance(value, str | int | float | None)
     }

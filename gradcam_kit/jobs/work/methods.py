@@ -44,6 +44,7 @@ def with_methods(
     layers: Sequence[str],
     image: Decoded | None,
     batch_size: int,
+    gradient_rule: str = "exact",
 ) -> Explainer:
     """Return the explainer with methods at the given layers; without any, at layers chosen once, for this image.
 
@@ -57,7 +58,7 @@ def with_methods(
         choice = method.layer_choice
         if not layers and images is not None and choice not in chosen:
             chosen[choice] = _chosen(explainer, choice, images)
-        cams.append(make_method(method, explainer.model, list(layers) or chosen.get(choice), batch_size))
+        cams.append(make_method(method, explainer.model, list(layers) or chosen.get(choice), batch_size, gradient_rule))
     if images is not None:
         _check_outputs(explainer, images)
     if image is not None and isinstance(image.image, Tensor) and image.image.dtype == torch.uint8:
@@ -70,14 +71,22 @@ def layers_of(explainer: Explainer) -> dict[str, list[str]]:
     return {method_name(cam): list(cam.target_layers or ()) for cam in explainer.cams}
 
 
-def make_method(method: type[BaseCAM], model: nn.Module, layers: Sequence[str] | None, batch_size: int) -> BaseCAM:
+def make_method(
+    method: type[BaseCAM],
+    model: nn.Module,
+    layers: Sequence[str] | None,
+    batch_size: int,
+    gradient_rule: str = "exact",
+) -> BaseCAM:
     """Make a method for a model.
 
     Raises:
         GradCamKitError: the options do not suit it, or a class of the user's takes other arguments than methods do.
     """
     try:
-        return method(model, layers, batch_size=batch_size)
+        if gradient_rule == "exact":  # left to the method
+            return method(model, layers, batch_size=batch_size)
+        return method(model, layers, batch_size=batch_size, gradient_rule=gradient_rule)
     except GradCamKitError:
         raise
     except Exception as error:

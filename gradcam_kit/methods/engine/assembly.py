@@ -14,8 +14,8 @@ from torch import Tensor
 
 from gradcam_kit.capture import Capture, heatmap_size
 from gradcam_kit.errors import NonFiniteError, ShapeError, kind_of
-from gradcam_kit.functional import Fusion, finite_probe, fuse, normalize, upsample
-from gradcam_kit.methods.contract import Method
+from gradcam_kit.functional import finite_probe, fuse, normalize, upsample
+from gradcam_kit.methods.contract import Method, rule_of
 from gradcam_kit.methods.engine.emptiness import cause_of_empty
 from gradcam_kit.methods.engine.explanation import Explanation
 from gradcam_kit.types import Evidence, LayerCapture
@@ -27,7 +27,7 @@ def signed_maps(cam: Method, captured: Capture, layers: tuple[str, ...]) -> tupl
     """Return the saliency of each layer, shallowest first, and the layers' importance if the method weighs them."""
     saliency, importance = {}, []
     for name in sorted(layers, key=captured.order.index):
-        layer = captured.layer(name, cam.needs, cam.batch_size)
+        layer = captured.layer(name, cam.needs, cam.batch_size, rule_of(cam))
         _check_masks(cam, captured, layer)
         saliency[name] = _checked(cam, layer, cam.saliencies(layer))
         share = cam.layer_importance(layer)
@@ -116,7 +116,7 @@ def assemble(
     shares = [share.flatten() for share in importance]
     size = _size_of_heatmaps(captured, saliency, len(leading))
     last_stage = _without_model(cam)
-    is_empty = _is_empty(rows, shares, cam.fusion, size).unflatten(0, leading)
+    is_empty = _is_empty(cam, rows, shares, size).unflatten(0, leading)
     return Explanation(
         heatmaps=lambda: _heatmaps(last_stage, rows, shares, size).unflatten(0, leading),  # type: ignore[arg-type]
         saliency={name: saliency[name] for name in layers},
@@ -125,6 +125,7 @@ def assemble(
         output=captured.output,
         layers=layers,
         is_empty=is_empty,
+        gradient_rule=rule_of(cam),
         empty_because=cause_of_empty(cam, captured, saliency, importance) if _are_all(is_empty) else "",
     )
 
@@ -134,9 +135,15 @@ def assemble(
 def _heatmaps(
     cam: Method, saliency: list[Float[Tensor, "r ..."]], importance: list[Tensor], size: tuple[int, ...]
 ) -> Float[Tensor, "r *t"]:
-    """Run the last stage: ReLU, normalize and upsample each layer, fuse the layers, normalize."""
+    """Run the last stage: ReLU, normalize and upsample each layer, fuse the layers, normalize.
+
+    For the fusion "sum" the signed maps are upsampled and added first.
+    """
     with torch.autocast(saliency[0].device.type, enabled=False):
         maps = []
+        if cam.fusion == "sum" and len(saliency) > 1:
+            total = cam.fuse([upsample(signed, size) for signed in saliency], importance)
+            return normalize(total.clamp(min=0), cam.normalize).to(torch.float32)
         for depth, signed in enumerate(saliency):
             normalized = normalize(signed.clamp(min=0), cam.normalize)
             maps.append(upsample(cam.scale(normalized, depth, len(saliency)), size))
@@ -149,10 +156,12 @@ def _are_all(empty: Bool[Tensor, "n *m"]) -> bool:
 
 
 def _is_empty(
-    saliency: list[Float[Tensor, "r ..."]], importance: list[Tensor], fusion: Fusion, size: tuple[int, ...]
+    cam: Method, saliency: list[Float[Tensor, "r ..."]], importance: list[Tensor], size: tuple[int, ...]
 ) -> Bool[Tensor, " r"]:
-    """Return which rows have no positive evidence: in no layer that counts, or for a product, at no shared position."""
-    if fusion == "product" and not importance:
+    """Return which rows have no positive evidence: in no layer that counts, in their sum, or at no shared position."""
+    if cam.fusion == "sum" and len(saliency) > 1:
+        return cam.fuse([upsample(maps, size) for maps in saliency], importance).flatten(1).amax(1) <= 0
+    if cam.fusion == "product" and not importance:
         shared = fuse([upsample(normalize(maps.clamp(min=0), "max"), size) for maps in saliency], "product")
         return shared.flatten(1).amax(1) <= 0
     empty = torch.stack([maps.flatten(1).amax(1) <= 0 for maps in saliency])

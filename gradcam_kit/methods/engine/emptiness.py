@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from gradcam_kit.capture import Capture
-from gradcam_kit.methods.contract import Method
+from gradcam_kit.methods.contract import Method, rule_of
 from gradcam_kit.types import Evidence
 
 
@@ -26,7 +26,8 @@ def cause_of_empty(cam: Method, captured: Capture, saliency: dict[str, Tensor], 
             f"the activations of {', '.join(silent)} are zero everywhere, as behind a ReLU that is off; choose a layer "
             "in front of it, and check the normalization of the images and the weights"
         )
-    gradients = [captured.gradients[name] for name in saliency if name in captured.gradients]
+    rule = rule_of(cam)
+    gradients = [captured.gradients[name, rule] for name in saliency if (name, rule) in captured.gradients]
     if Evidence.GRADIENTS in cam.needs and gradients and not any(bool(own.any()) for own in gradients):
         if _ignores_images(captured):
             return (
@@ -39,6 +40,8 @@ def cause_of_empty(cam: Method, captured: Capture, saliency: dict[str, Tensor], 
     positive = {name: bool((maps > 0).any()) for name, maps in saliency.items()}
     if all(positive.values()) and cam.fusion == "product" and not importance:
         return "the layers have positive evidence, but nowhere at the same position; explain them one by one"
+    if any(positive.values()) and cam.fusion == "sum":
+        return "some layers have positive evidence, but others have more against it at the same positions"
     if any(positive.values()):
         without = [name for name, is_positive in positive.items() if not is_positive]
         if importance:

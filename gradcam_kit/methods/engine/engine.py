@@ -29,11 +29,12 @@ from gradcam_kit.capture import (
     with_texts,
 )
 from gradcam_kit.errors import InputError, kind_of
-from gradcam_kit.methods.contract import Method
+from gradcam_kit.methods.contract import Method, rule_of
+from gradcam_kit.methods.engine.advice import advise
 from gradcam_kit.methods.engine.assembly import assemble, signed_maps
 from gradcam_kit.methods.engine.explanation import Explanation
 from gradcam_kit.targets.names import carried_names
-from gradcam_kit.types import Evidence, Images, Target
+from gradcam_kit.types import Evidence, GradientRule, Images, Target
 
 
 def explain_all(
@@ -152,9 +153,12 @@ def capture_for(
     target = targets if settled else _read_target(first, targets, inputs.n)
     own = _layers_of(cams, inputs, target)
     needs_at: dict[str, Evidence] = {}
+    rules_at: dict[str, set[GradientRule]] = {}
     for cam, layers in zip(cams, own, strict=True):
         for name in layers:
             needs_at[name] = needs_at.get(name, Evidence.NONE) | cam.needs
+            if cam.needs & Evidence.RULED:
+                rules_at.setdefault(name, set()).add(rule_of(cam))
     request = Request(
         layers={name: module for layers in own for name, module in layers.items()},
         needs_at=needs_at,
@@ -163,8 +167,11 @@ def capture_for(
         reshape=first.reshape,
         settled=settled,
         keep_modes=first.keep_modes,
+        rules_at=rules_at,
     )
     with capture(first.model, inputs, request) as captured:
+        for cam, layers in zip(cams, own, strict=True):
+            advise(cam, captured, layers)
         yield captured, [tuple(layers) for layers in own]
 
 
@@ -216,4 +223,5 @@ def _explain_nothing(cam: Method, inputs: Inputs, target: Target | None) -> Expl
         output=None,
         layers=tuple(cam.target_layers or ()),
         is_empty=empty.bool(),
+        gradient_rule=rule_of(cam),
     )

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from gradcam_kit.types import GradientRule
 
+if TYPE_CHECKING:
     from gradcam_kit.methods.engine.showing import RenderedPicture
 
 _SHOWN = 8
@@ -51,6 +51,7 @@ class Explanation:
         output: the model's output, detached.
         layers: names of the target layers.
         is_empty: `(n, [m])`, True where there was no positive evidence, so that the heatmap is all zeros.
+        gradient_rule: how gradients were taken, "exact" or "balanced".
         empty_because: where all maps are empty, why; on a device that would have to be waited for it stays "".
     """
 
@@ -65,6 +66,7 @@ class Explanation:
     layers: tuple[str, ...]
     is_empty: Bool[Tensor, "n *m"]
     empty_because: str = ""
+    gradient_rule: GradientRule = "exact"
 
     def overlay(
         self,
@@ -115,16 +117,17 @@ class Explanation:
 
         sheet_of(self, pictures, transform).save(path)
 
-    def plot(self, pictures: Sequence[Any] | None = None, *, transform: Any = None) -> Figure:
-        """Return the sheet of `save` as a matplotlib figure.
+    def plot(self, pictures: Sequence[Any] | None = None, *, transform: Any = None) -> Any:
+        """Return the sheet of `save` as a matplotlib `Figure`.
 
         Raises:
             MissingExtraError: matplotlib is not installed.
             ShapeError: as `save`.
         """
-        from gradcam_kit.methods.engine.showing import figure_of
+        from gradcam_kit.methods.engine.showing import sheet_of
+        from gradcam_kit.pixels.figures import figure_of
 
-        return figure_of(self, pictures, transform)
+        return figure_of(sheet_of(self, pictures, transform), ", ".join(self.layers))
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "heatmaps": self.heatmaps}
@@ -133,6 +136,8 @@ class Explanation:
         parts = [f"{' x '.join(map(str, self.is_empty.shape))} maps", f"layers={list(self.layers)}"]
         if self.targets is not None and self.targets.numel() <= _SHOWN:
             parts.append(f"targets={self.targets.tolist()}")
+        if self.gradient_rule != "exact":
+            parts.append(f"gradient_rule={self.gradient_rule!r}")
         return f"Explanation({', '.join(parts)}{self._empty_maps()})"
 
     def _empty_maps(self) -> str:
@@ -160,7 +165,8 @@ class Explanation:
                 )
         more = f"<p>and {len(maps) - _SHOWN} more</p>" if len(maps) > _SHOWN else ""
         shape = " x ".join(map(str, self.heatmaps.shape))
-        head = f"Explanation {shape}, {escape(', '.join(self.layers))}{self._empty_maps()}"
+        rule = "" if self.gradient_rule == "exact" else f", {self.gradient_rule} gradients"
+        head = f"Explanation {shape}, {escape(', '.join(self.layers))}{rule}{self._empty_maps()}"
         return f"<p>{head}</p><table><tr>{''.join(cells)}</tr></table>{more}"
 
     def _title(self, i: int, j: int, empty: bool) -> str:

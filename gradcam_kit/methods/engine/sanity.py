@@ -25,7 +25,7 @@ from gradcam_kit.capture import (
     with_texts,
 )
 from gradcam_kit.errors import CaptureError, GradCamKitError, LayerNotFoundError
-from gradcam_kit.methods.contract import Method
+from gradcam_kit.methods.contract import Method, rule_of
 from gradcam_kit.methods.engine.engine import explain_many, with_images_of
 from gradcam_kit.methods.engine.explanation import Explanation
 from gradcam_kit.similarity import pearson, ranks
@@ -151,7 +151,10 @@ def _unreached(
     def largest_gradients(inputs: Inputs) -> list[Tensor]:
         needs_at = dict.fromkeys(layers, Evidence.GRADIENTS)
         target = resolve_target(given, ClassLogit)
-        request = Request(layers, needs_at, target, ClassLogit, cam.reshape, keep_modes=cam.keep_modes)
+        rules_at = {name: {rule_of(cam)} for name in layers}
+        request = Request(
+            layers, needs_at, target, ClassLogit, cam.reshape, keep_modes=cam.keep_modes, rules_at=rules_at
+        )
         with capture(cam.model, inputs, request) as captured:
             return [found.abs().flatten(original.is_empty.ndim).amax(-1) for found in captured.gradients.values()]
 

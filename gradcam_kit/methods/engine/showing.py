@@ -11,13 +11,11 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from gradcam_kit.errors import MissingExtraError, OptionError, ShapeError
+from gradcam_kit.errors import OptionError, ShapeError
 from gradcam_kit.pixels.pictures import encode_picture, rgb_picture, write_picture
 from gradcam_kit.render import colorize, contact_sheet, overlay
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from gradcam_kit.methods.engine.explanation import Explanation
 
 _log = logging.getLogger("gradcam_kit")
@@ -82,22 +80,6 @@ def sheet_of(explanation: Explanation, pictures: Sequence[Any] | None, transform
             shown = [overlay_of(explanation, pictures[i], i, j, transform, None, {}) for j in range(m)]
             rows.append([rgb_picture(pictures[i]), *map(np.asarray, shown)])
     return contact_sheet(rows).view(RenderedPicture)
-
-
-def figure_of(explanation: Explanation, pictures: Sequence[Any] | None, transform: Any) -> Figure:
-    """Return the sheet as a matplotlib figure; see `Explanation.plot`."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingExtraError('plots need matplotlib: pip install -e ".[notebook]"') from error
-    sheet = sheet_of(explanation, pictures, transform)
-    height, width = sheet.shape[:2]
-    figure = Figure(figsize=(max(width / 100, 2), max(height / 100, 2)), layout="constrained")
-    axes = figure.subplots()
-    axes.imshow(np.asarray(sheet))
-    axes.set_axis_off()
-    axes.set_title(", ".join(explanation.layers))
-    return figure
 
 
 def one_map(explanation: Explanation, image: int, target: int) -> Float[Tensor, "h w"]:

@@ -1,0 +1,1 @@
+"""`ModelDiagnostics` around trainings that somebody else's loop runs, and around a plain one."""

@@ -1,0 +1,104 @@
+"""Lightning: `Trainer(callbacks=[DiagnosticsCallback()])`."""
+
+from __future__ import annotations
+
+import sys
+from os import PathLike
+from typing import Any
+
+from torch import nn
+
+from gradcam_kit.capture import select_layers
+from gradcam_kit.diagnostics.callbacks.session import Session
+from gradcam_kit.diagnostics.report import Report
+from gradcam_kit.diagnostics.watching import ModelDiagnostics
+from gradcam_kit.errors import MissingExtraError
+
+try:
+    from lightning.pytorch import Callback, LightningModule, Trainer
+except ImportError as _error:
+    raise MissingExtraError(
+        'DiagnosticsCallback needs lightning, which is not installed: pip install "gradcam-kit[loggers]"'
+    ) from _error
+
+
+class DiagnosticsCallback(Callback):
+    """Observe what a Lightning trainer trains; validation is left out.
+
+    The report of all ranks is merged on rank 0 when the training ends. After an error or an interruption every rank
+    keeps its own, because the others may be gone.
+
+    Args:
+        out: folder for `diagnostics.jsonl` and, at the end, `diagnostics.html`; None writes no files.
+        writer: a `Writer` or a sequence of them, used on rank 0 and closed at the end.
+        heatmaps: a `HeatmapLogger`, which is told of each batch on rank 0.
+        options: options of `ModelDiagnostics`, such as `layers`, `every` and `window`. Without `layers`, all leaves are
+            observed but the metrics of torchmetrics.
+
+    Raises:
+        MissingExtraError: lightning is not installed.
+        OptionError: an option that `ModelDiagnostics` does not have.
+
+    Example:
+        >>> callback = DiagnosticsCallback(every=10)
+        >>> callback.diagnostics is None  # until Trainer(callbacks=[callback]).fit(...) begins
+        True
+    """
+
+    def __init__(
+        self,
+        *,
+        out: str | PathLike[str] | None = None,
+        writer: Any = None,
+        heatmaps: Any = None,
+        **options: Any,
+    ) -> None:
+        super().__init__()
+        self._session = Session(out, writer, heatmaps, options)
+
+    @property
+    def diagnostics(self) -> ModelDiagnostics | None:
+        """What observes, or has observed, the training; None before it."""
+        return self._session.diagnostics
+
+    def report(self) -> Report:
+        """Return the findings and the tables, also while the training runs.
+
+        Raises:
+            CaptureError: no training has begun.
+        """
+        return self._session.report()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin to observe."""
+        scaler = getattr(trainer.precision_plugin, "scaler", None)
+        self._session.start(pl_module, list(trainer.optimizers), scaler=scaler, layers=_without_metrics(pl_module))
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
+        """Tell the heatmaps of one step."""
+        self._session.step()
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Observe nothing during a validation."""
+        self._session.pause()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Observe again."""
+        self._session.resume()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """End observing; the report of this rank stays."""
+        self._session.stop(failed=True)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """End observing, and merge the ranks."""
+        self._session.stop(failed=False)
+
+
+def _without_metrics(module: nn.Module) -> list[nn.Module] | None:
+    """The leaves of a model but its metrics, which watch the training too; None where nothing else is left."""
+    metric = getattr(sys.modules.get("torchmetrics"), "Metric", None)
+    if metric is None:
+        return None
+    inside = {part for own in module.modules() if isinstance(own, metric) for part in own.modules()}
+    return [leaf for leaf in select_layers(module).values() if leaf not in inside] or None

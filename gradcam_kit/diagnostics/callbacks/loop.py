@@ -1,0 +1,54 @@
+"""A plain loop, observed from its first line to its last one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from os import PathLike
+from typing import Any
+
+from gradcam_kit.diagnostics.callbacks.session import Session
+from gradcam_kit.diagnostics.watching import ModelDiagnostics
+
+
+@contextmanager
+def watch_loop(
+    model: Any,
+    *,
+    optimizer: Any = None,
+    writer: Any = None,
+    out: str | PathLike[str] | None = None,
+    **options: Any,
+) -> Iterator[ModelDiagnostics]:
+    """Observe a training loop, and leave files when the block ends, also by an error or an interruption.
+
+    It is `ModelDiagnostics` with an ending: writers get the last window and the tables and are closed, `out` gets a
+    page, and bad findings are logged. Nothing of the run changes.
+
+    Args:
+        model: the model that is trained.
+        optimizer: one or several; without it parameters are not measured.
+        writer: a `Writer` or a sequence of them.
+        out: folder for `diagnostics.jsonl`, which `dashboard(out)` shows live, and for `diagnostics.html`.
+        options: options of `ModelDiagnostics`, such as `every` and `window`.
+
+    Raises:
+        OptionError: an option that `ModelDiagnostics` does not have.
+        InputError: a writer without any method of one, or a model that cannot be observed.
+
+    Example:
+        >>> import torch
+        >>> model = torch.nn.Linear(4, 2)
+        >>> with watch_loop(model) as diagnostics:
+        ...     _ = model(torch.ones(8, 4))
+        >>> diagnostics.report().steps
+        1
+    """
+    session = Session(out, writer, None, options)
+    diagnostics = session.start(model, optimizer)
+    try:
+        yield diagnostics
+    except BaseException:
+        session.stop(failed=True)
+        raise
+    session.stop(failed=False)

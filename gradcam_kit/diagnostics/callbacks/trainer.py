@@ -1,0 +1,89 @@
+"""Hugging Face: `Trainer(callbacks=[DiagnosticsTrainerCallback()])`."""
+
+from __future__ import annotations
+
+from os import PathLike
+from typing import Any
+
+from gradcam_kit.diagnostics.callbacks.session import Session
+from gradcam_kit.diagnostics.report import Report
+from gradcam_kit.diagnostics.watching import ModelDiagnostics
+from gradcam_kit.errors import MissingExtraError
+
+try:
+    from transformers import TrainerCallback
+except ImportError as _error:
+    raise MissingExtraError(
+        'DiagnosticsTrainerCallback needs transformers, which is not installed: pip install "gradcam-kit[models]"'
+    ) from _error
+
+
+class DiagnosticsTrainerCallback(TrainerCallback):
+    """Observe what a Hugging Face trainer trains; evaluation is left out.
+
+    The trainer tells its callbacks nothing of an error. Use this one as a context manager around `trainer.train()`, and
+    its hooks are gone after an error too; a second training also ends what the first one left.
+
+    Args:
+        out: folder for `diagnostics.jsonl` and, at the end, `diagnostics.html`; None writes no files.
+        writer: a `Writer` or a sequence of them, used on rank 0 and closed at the end.
+        heatmaps: a `HeatmapLogger`, which is told of each optimizer step on rank 0.
+        options: options of `ModelDiagnostics`, such as `layers`, `every` and `window`.
+
+    Raises:
+        MissingExtraError: transformers is not installed.
+        OptionError: an option that `ModelDiagnostics` does not have.
+
+    Example:
+        >>> with DiagnosticsTrainerCallback(every=10) as callback:
+        ...     ...  # Trainer(model, arguments, callbacks=[callback]).train()
+        Ellipsis
+    """
+
+    def __init__(
+        self,
+        *,
+        out: str | PathLike[str] | None = None,
+        writer: Any = None,
+        heatmaps: Any = None,
+        **options: Any,
+    ) -> None:
+        super().__init__()
+        self._session = Session(out, writer, heatmaps, options)
+
+    @property
+    def diagnostics(self) -> ModelDiagnostics | None:
+        """What observes, or has observed, the training; None before it."""
+        return self._session.diagnostics
+
+    def report(self) -> Report:
+        """Return the findings and the tables, also while the training runs.
+
+        Raises:
+            CaptureError: no training has begun.
+        """
+        return self._session.report()
+
+    def __enter__(self) -> DiagnosticsTrainerCallback:
+        return self
+
+    def __exit__(self, kind: Any, *error: Any) -> None:
+        self._session.stop(failed=True)
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Begin to observe."""
+        self._session.start(kwargs["model"], getattr(kwargs.get("optimizer"), "optimizer", kwargs.get("optimizer")))
+        self._session.pause()
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Observe the calls of one optimizer step, and not the evaluations between them."""
+        self._session.resume()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Observe nothing until the next step."""
+        self._session.step()
+        self._session.pause()
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """End observing, and merge the ranks."""
+        self._session.stop(failed=False)

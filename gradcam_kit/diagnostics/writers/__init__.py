@@ -1,0 +1,1 @@
+"""Where numbers, histograms, pictures and tables of a training go: files, and the services that people use."""
