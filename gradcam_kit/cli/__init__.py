@@ -52,6 +52,7 @@ from gradcam_kit.cli.options import (
     overlay_count,
 )
 from gradcam_kit.cli.printing import finish, finish_evaluation, note_unfinished, say, show_page
+from gradcam_kit.cli.serving import open_app
 from gradcam_kit.errors import OptionError
 
 app = typer.Typer(
@@ -277,6 +278,7 @@ _EXAMPLES: dict[Callable[..., None], str] = {
     evaluate: "gradcam-kit evaluate heatmaps --metric deletion --metric insertion",
     export: "gradcam-kit export heatmaps --to csv",
     compare: "gradcam-kit compare cat.jpg -m mobilenet-v2 -o methods.html --targets top:2 --open",
+    open_app: "gradcam-kit app -m mobilenet-v2 --open",
     doctor: "gradcam-kit doctor -m torchvision:resnet18 --data photos --steps 20",
     layers: "gradcam-kit layers -m torchvision:resnet50",
     models: "gradcam-kit models 'timm:vit_*224'",
@@ -284,7 +286,7 @@ _EXAMPLES: dict[Callable[..., None], str] = {
     metrics: "gradcam-kit metrics",
 }
 for function, example in _EXAMPLES.items():
-    app.command(cls=Command, epilog=f"Example: {example}")(function)
+    app.command(example.split()[1], cls=Command, epilog=f"Example: {example}")(function)
 
 
 def main() -> None:

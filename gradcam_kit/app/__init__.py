@@ -1,0 +1,11 @@
+"""The app: choose picture, class, methods and layer in a browser, and see the maps side by side.
+
+`state.py`, `views.py` and `recipes.py` are pure functions from a picture and choices to maps, tables and code.
+`page.py` shows them with Gradio, and `serving.py` answers on a port.
+"""
+
+from gradcam_kit.app.page import build_page, launch_options
+from gradcam_kit.app.serving import serve
+from gradcam_kit.app.views import AppModel
+
+__all__ = ["AppModel", "build_page", "launch_options", "serve"]

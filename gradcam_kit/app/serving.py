@@ -1,0 +1,134 @@
+"""The app on a port of this computer: the loopback address only, the next free port, no telemetry."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import threading
+import webbrowser
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from gradcam_kit.app.page import build_page, gradio, launch_options
+from gradcam_kit.app.views import AppModel
+from gradcam_kit.errors import GradCamKitError, MissingExtraError, OptionError
+from gradcam_kit.jobs.request import ModelRequest
+from gradcam_kit.models.photos import INSTALL, weights_file
+
+LOOPBACK = "127.0.0.1"
+PORT = 7860
+_PORTS = 100  # that are tried, one after the other
+
+
+def default_model(say: Callable[[str], None]) -> str:
+    """Return `mobilenet-v2` if its weights are installed, else `demo`, and say what is missing."""
+    try:
+        weights_file()
+    except MissingExtraError:
+        say(f"the bundled model of shapes is shown; for photographs: {INSTALL}, or --model")
+        return "demo"
+    return "mobilenet-v2"
+
+
+def free_port(port: int) -> int:
+    """Return the first free port of the loopback address, from `port` on.
+
+    Raises:
+        OptionError: a number that is not a port, or no free port among the next hundred.
+    """
+    if not 1 <= port <= 65535:
+        raise OptionError(f"--port is {port}; expected a number from 1 to 65535, such as {PORT}")
+    last = min(port + _PORTS, 65536)
+    for candidate in range(port, last):
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+            if os.name == "posix":  # as servers do, so that a port that was closed a moment ago counts as free
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((LOOPBACK, candidate))
+            except OSError as error:
+                if error.errno not in (errno.EADDRINUSE, errno.EACCES):
+                    raise OptionError(f"the address {LOOPBACK}:{candidate} cannot be used: {error.strerror}") from error
+                continue
+            return candidate
+    raise OptionError(f"the ports from {port} to {last - 1} are all taken; choose another one with --port")
+
+
+def serve(
+    request: ModelRequest,
+    *,
+    port: int = PORT,
+    share: bool = False,
+    open_browser: bool = False,
+    say: Callable[[str], None] = print,
+    wait: Callable[[], object] | None = None,
+) -> None:
+    """Load a model and show it in the app until Ctrl-C.
+
+    Args:
+        request: the model.
+        port: of the loopback address; a taken one is replaced by the next free one, and `say` is told.
+        share: also make a public link, through a server of Gradio's makers.
+        open_browser: open the page.
+        say: told the address, and what a person should know.
+        wait: returns when the app should end; None = at Ctrl-C.
+
+    Raises:
+        MissingExtraError: Gradio is not installed.
+        GradCamKitError: the request is wrong, or no port is free.
+    """
+    gradio()  # before a model is loaded for nothing
+    chosen = free_port(port)
+    page = build_page(AppModel.load(request))
+    if chosen != port:
+        say(f"port {port} is taken; the app uses the next free one, {chosen}")
+    with running(page, chosen, share) as addresses:
+        say(f"the app: {addresses[0]} (Ctrl-C ends it)")
+        if share:
+            say(f"public, for anybody who knows it: {addresses[1]}")
+        if open_browser and not webbrowser.open(addresses[0]):
+            say(f"no browser could be opened; open {addresses[0]} yourself")
+        try:
+            (wait or threading.Event().wait)()
+        except KeyboardInterrupt:
+            say("the app has ended")
+
+
+@contextmanager
+def running(page: Any, port: int, share: bool = False) -> Iterator[tuple[str, str | None]]:
+    """Serve a page on a port of the loopback address, and give its addresses, local and public."""
+    try:
+        with _reached_directly():
+            _, local, public = page.launch(
+                server_name=LOOPBACK,
+                server_port=port,
+                share=share,
+                inbrowser=False,
+                prevent_thread_lock=True,
+                quiet=True,
+                **launch_options(),
+            )
+    except (OSError, ValueError, RuntimeError) as error:
+        page.close(verbose=False)
+        raise GradCamKitError(f"the app cannot be served at {LOOPBACK}:{port}: {error}") from error
+    try:
+        yield local, public
+    finally:
+        page.close(verbose=False)
+
+
+@contextmanager
+def _reached_directly() -> Iterator[None]:
+    """Let Gradio's first requests to its own server pass by a proxy."""
+    before = {name: os.environ.get(name) for name in ("NO_PROXY", "no_proxy")}
+    for name, value in before.items():
+        os.environ[name] = ",".join(filter(None, [value, LOOPBACK, "localhost"]))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

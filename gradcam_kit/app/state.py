@@ -1,0 +1,219 @@
+"""From a view of a picture and choices to maps: each with its cost, its check and the code that makes it."""
+
+from __future__ import annotations
+
+import inspect
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
+
+from gradcam_kit.app.recipes import recipe
+from gradcam_kit.app.views import AppModel, NamedTarget, View, layers_for
+from gradcam_kit.capture import choose_among
+from gradcam_kit.errors import (
+    ClassIndexError,
+    GradCamKitError,
+    exits_refused,
+    is_out_of_memory,
+    raise_interruption,
+)
+from gradcam_kit.jobs.request import one_line
+from gradcam_kit.meter import Meter
+from gradcam_kit.methods import METHODS, BaseCAM, single_pass_methods
+from gradcam_kit.methods.engine.showing import one_map
+from gradcam_kit.pixels.pictures import RGB
+from gradcam_kit.render import overlay
+
+RULES = ("exact", "balanced")
+"""Gradient rules, for methods that have the option `gradient_rule`."""
+
+USUAL = ("grad-cam", "layer-cam", "eigen-cam")
+_LONGEST = 600  # characters of an error
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a person chose.
+
+    Attributes:
+        target: the index of a class; of a detector the place among the boxes.
+        methods: names in `METHODS`.
+        layer: "" leaves the choice to each method.
+        gradient_rule: "" = the method's own; methods without the option go without it.
+    """
+
+    target: int
+    methods: tuple[str, ...] = USUAL
+    layer: str = ""
+    gradient_rule: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class MethodMap:
+    """One map, or why there is none.
+
+    Attributes:
+        method: its name.
+        target: what is explained.
+        cam: the method at its layers; None if it could not be made.
+        heatmap: in [0, 1], `(h, w)`; None where the method failed.
+        layers: names of the target layers.
+        cost: seconds, passes and memory in words.
+        is_empty: whether there is no positive evidence.
+        error: what went wrong, on one line; "" if nothing did.
+        code: from the opacity to the script that makes this map; None where there is no map.
+        check: what `cam.check` printed, or why it failed; "" before it ran.
+    """
+
+    method: str
+    target: NamedTarget
+    cam: BaseCAM | None = None
+    heatmap: Float[Tensor, "h w"] | None = None
+    layers: tuple[str, ...] = ()
+    cost: str = ""
+    is_empty: bool = False
+    error: str = ""
+    code: Callable[[float], str] | None = None
+    check: str = ""
+
+
+def method_choices() -> list[tuple[str, str]]:
+    """Return labels and values of all methods, those that need one pass first; the label has the price."""
+    quick = single_pass_methods()
+    ordered = [*quick, *(name for name in METHODS if name not in quick)]
+    return [(f"{name}  ({METHODS[name].cost or 'F'})", name) for name in ordered]
+
+
+def has_gradient_rules() -> bool:
+    """Whether any method has the option `gradient_rule`."""
+    return any(_takes_rule(method) for method in METHODS.values())
+
+
+def chosen_target(model: AppModel, view: View, place: int) -> NamedTarget:
+    """Return what is explained.
+
+    Raises:
+        ClassIndexError: a class or a box that there is not.
+    """
+    count = len(view.targets) if view.is_detector else view.class_count
+    if not 0 <= place < count:
+        raise ClassIndexError(f"there is no {'box' if view.is_detector else 'class'} {place} of {count}")
+    if view.is_detector:
+        return view.targets[place]
+    known = {one.target: one for one in view.targets}
+    return known.get(place) or NamedTarget(model.class_name(place), float("nan"), place)
+
+
+def explain(model: AppModel, view: View, choice: Choice) -> Iterator[MethodMap]:
+    """Explain the picture by one method after the other; one that fails is a map with an error, and the next goes on.
+
+    Raises:
+        ClassIndexError: a class or a box that there is not.
+    """
+    target = chosen_target(model, view, choice.target)
+    for name in choice.methods:
+        yield _attempted(model, view, choice, name, target)
+
+
+def _attempted(model: AppModel, view: View, choice: Choice, name: str, target: NamedTarget) -> MethodMap:
+    try:
+        with exits_refused():
+            return _explained(model, view, choice, name, target)
+    except Exception as error:
+        return MethodMap(name, target, error=said(error))
+
+
+def _explained(model: AppModel, view: View, choice: Choice, name: str, target: NamedTarget) -> MethodMap:
+    method = METHODS[name]
+    options: dict[str, Any] = {}
+    if choice.gradient_rule and _takes_rule(method):
+        options["gradient_rule"] = choice.gradient_rule
+    layer = "" if method.layer_choice.is_fixed else choice.layer
+    cam = method(model.model, layer or _automatic(model, view, method, target), **options)
+    with Meter(model.device) as meter:
+        explanation = cam.explain(view.images, target.target)
+        heatmap = one_map(explanation, 0, 0)
+        cost = meter.lap()
+    passes = f", {cost.flops / view.flops:.1f} forward passes" if view.flops else ""
+    return MethodMap(
+        name,
+        target,
+        cam,
+        heatmap,
+        explanation.layers,
+        f"{cost.seconds:.2f} s{passes}, {cost.peak_bytes / 1e6:.0f} MB",
+        bool(explanation.is_empty.any()),
+        code=partial(recipe, model, view, method, layer, target, options),
+    )
+
+
+def _automatic(model: AppModel, view: View, method: type[BaseCAM], target: NamedTarget) -> list[str] | None:
+    """Return the layers that the method would choose, so that looking for them is not part of its cost."""
+    if method.layer_choice.is_fixed:
+        return None
+    size = tuple(view.images.shape[2:])
+    found = choose_among(lambda: list(layers_for(model, view, target.target)), model.model, size, method.layer_choice)
+    return list(found)
+
+
+def check(view: View, found: MethodMap) -> MethodMap:
+    """Run `cam.check` for a map: six times the price of the map."""
+    if found.cam is None:
+        return found
+    try:
+        with exits_refused():
+            return replace(found, check=str(found.cam.check(view.images, found.target.target)))
+    except Exception as error:
+        return replace(found, check=f"the check failed: {said(error)}")
+
+
+def paint(view: View, found: MethodMap, alpha: float) -> RGB | None:
+    """Return the picture with a map on it, and the box that is explained; None where the method failed."""
+    if found.heatmap is None:
+        return None
+    return overlay(view.shown, found.heatmap, box=view.seen, outlines=found.target.box, alpha=alpha)
+
+
+def summary(found: MethodMap) -> str:
+    """Return what stands below a map, as Markdown: layer, cost, and what to know about it."""
+    if found.error:
+        return f"**{found.method} failed.** {escaped(found.error)}"
+    layers = ", ".join(f"`{name}`" for name in found.layers[:3]) + (" ..." if len(found.layers) > 3 else "")
+    lines = [f"{layers or 'no layer'} · {found.cost}"]
+    if found.is_empty:
+        lines.append("**No positive evidence:** the map is empty.")
+    if found.check:
+        first, *rest = found.check.splitlines()
+        lines.append(f"**{escaped(first)}**" + "".join(f"\n- {escaped(line.strip(' !'))}" for line in rest))
+    return "\n\n".join(lines)
+
+
+def escaped(text: str) -> str:
+    """Return a text that Markdown and HTML show as it is, whatever a file or a class is called."""
+    plain = "".join(sign if sign.isprintable() else " " for sign in text)
+    return "".join(f"&#{ord(sign)};" if sign in "<>&\"'`*_[]()#|~$\\!" else sign for sign in plain)
+
+
+def said(error: Exception) -> str:
+    """Return an error on one line, as the page shows it, and drop the tensors that its traceback holds.
+
+    Raises:
+        BaseException: what a signal's handler raised.
+    """
+    raise_interruption(error)
+    traceback.clear_frames(error.__traceback__)
+    text = one_line(error)
+    if is_out_of_memory(error):
+        text = f"out of memory: {text}"
+    elif not isinstance(error, GradCamKitError):
+        text = f"{type(error).__name__}: {text}"
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+
+
+def _takes_rule(method: type[BaseCAM]) -> bool:
+    return "gradient_rule" in inspect.signature(method).parameters

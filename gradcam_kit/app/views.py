@@ -1,0 +1,327 @@
+"""What a model finds in one picture: classes or boxes to explain, and the layers at which it can be explained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from PIL import Image
+from torch import Tensor, nn
+
+from gradcam_kit.capture import (
+    ClassLogit,
+    Inputs,
+    Runner,
+    layer_candidates,
+    read_inputs,
+    resolve_target,
+    score_kind,
+    untouched,
+)
+from gradcam_kit.errors import GradCamKitError, InputError, PictureError, TargetError, exits_refused
+from gradcam_kit.jobs.request import ModelRequest
+from gradcam_kit.jobs.work.loading import load_explainer
+from gradcam_kit.meter import Meter
+from gradcam_kit.models import LoadedModel
+from gradcam_kit.pixels.decoding import decode_picture
+from gradcam_kit.pixels.pictures import RGB
+from gradcam_kit.targets import DetectionTarget
+from gradcam_kit.targets.detections import are_queries, read_detections, read_queries
+from gradcam_kit.targets.outputs import read_logits
+from gradcam_kit.targets.scores import are_probabilities, class_scores
+from gradcam_kit.transforms import Box
+from gradcam_kit.types import LayerCandidate
+
+MOST_PIXELS = 50_000_000
+"""The largest picture that the app decodes; as RGB it takes 150 MB."""
+
+SHOWN_SIDE = 768
+"""The longer side of pictures on the page; the model gets the picture in its own size."""
+
+TOP, MOST_BOXES, LEAST_SCORE, FALLBACK = 5, 12, 0.3, 3
+
+
+@dataclass(frozen=True, eq=False)
+class AppModel:
+    """The model that the app explains.
+
+    Attributes:
+        request: what it was made from.
+        loaded: the model as it was loaded, with its transform and class names.
+        model: the plain module on its device.
+        device: where it runs.
+    """
+
+    request: ModelRequest
+    loaded: LoadedModel
+    model: nn.Module
+    device: torch.device
+
+    @classmethod
+    def load(cls, request: ModelRequest) -> AppModel:
+        """Load the model of a request.
+
+        Raises:
+            GradCamKitError: the request is wrong.
+        """
+        explainer = load_explainer(request)
+        return cls(request, explainer.loaded, explainer.model, explainer.device)
+
+    def class_name(self, index: int) -> str:
+        """Return the name of a class, or its number."""
+        names = self.loaded.class_names
+        return names[index] if names is not None and index < len(names) else f"class {index}"
+
+
+@dataclass(frozen=True)
+class PictureSource:
+    """Where a picture comes from, as code.
+
+    Attributes:
+        name: what people call it.
+        expression: the expression that gives the picture.
+        imports: the import that the expression needs beside `gradcam_kit`; "" for none.
+    """
+
+    name: str
+    expression: str
+    imports: str = ""
+
+    @classmethod
+    def file(cls, path: Path) -> PictureSource:
+        """Return the source of a file, by its name alone: where a browser uploads it to, it does not stay."""
+        return cls(path.name, f"read_picture({path.name!r})")
+
+
+@dataclass(frozen=True, eq=False)
+class NamedTarget:
+    """One thing that can be explained.
+
+    Attributes:
+        name: of the class.
+        score: of the class or of the detection.
+        target: what a method takes: the index of a class, or the target of a box.
+        box: of a detection, `(x0, y0, x1, y1)` in the pixels of `View.shown`.
+    """
+
+    name: str
+    score: float
+    target: int | DetectionTarget
+    box: Box | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """What the model finds in a picture.
+
+    Attributes:
+        picture: as it was read.
+        shown: the same, at most `SHOWN_SIDE` pixels long.
+        seen: the part of `shown` that the model sees, `(x0, y0, x1, y1)`.
+        source: where the picture comes from.
+        images: the model's input, a batch of one.
+        targets: the top classes or boxes, best first.
+        is_detector: whether `targets` are boxes.
+        in_percent: whether the scores are probabilities.
+        class_count: the number of classes of a classifier.
+        layers: all layers with positions, in the order in which they ran.
+        flops: arithmetic of the forward pass.
+        notes: what a person should know.
+    """
+
+    picture: RGB
+    shown: UInt8[np.ndarray, "height width 3"]
+    seen: Box
+    source: PictureSource
+    images: Float[Tensor, "1 c *t"]
+    targets: tuple[NamedTarget, ...]
+    is_detector: bool
+    in_percent: bool
+    class_count: int
+    layers: tuple[LayerCandidate, ...]
+    flops: int
+    notes: tuple[str, ...] = ()
+
+    def said(self, score: float) -> str:
+        """Return a score as people read it."""
+        return f"{score:.1%}" if self.in_percent else f"{score:.3g}"
+
+    def bars(self) -> dict[str, int]:
+        """Return a label for each of `targets`, distinct, with the value that `target_choices` has for it."""
+        names = [one.name for one in self.targets]
+        found = {}
+        for place, one in enumerate(self.targets):
+            value = place if self.is_detector else one.target
+            alone = names.count(one.name) == 1
+            label = f"{place + 1}. {one.name}" if self.is_detector else one.name if alone else f"{one.name} ({value})"
+            found[label] = value if isinstance(value, int) else place
+        return found
+
+    def target_choices(self, model: AppModel) -> list[tuple[str, int]]:
+        """Return labels and values of everything that can be explained: the top ones first, then all classes.
+
+        The value is the index of a class, of a detector the place among the boxes.
+        """
+        if self.is_detector:
+            return [(f"{i + 1}. {one.name}, {self.said(one.score)}", i) for i, one in enumerate(self.targets)]
+        top = {one.target: f"{one.name}, {self.said(one.score)}" for one in self.targets}
+        rest = [(model.class_name(i), i) for i in range(self.class_count) if i not in top]
+        return [*((label, int(index)) for index, label in top.items() if isinstance(index, int)), *rest]
+
+    def layer_choices(self) -> list[tuple[str, str]]:
+        """Return labels and values of the layers, the deepest first; "" leaves the choice to the method."""
+        usable = [one for one in self.layers if one.reached or one.hidden]
+        listed = [(f"{one.name}  ({' x '.join(map(str, one.shape))})", one.name) for one in reversed(usable)]
+        chosen = next((one.name for one in usable if one.chosen), "")
+        return [(f"automatic ({chosen})" if chosen else "automatic", ""), *listed]
+
+    def box_at(self, x: float, y: float) -> int | None:
+        """Return the place of the smallest box around a point of `shown`, in pixels; None if there is none."""
+        around = [
+            ((box[2] - box[0]) * (box[3] - box[1]), place)
+            for place, box in enumerate(one.box for one in self.targets)
+            if box is not None and box[0] <= x <= box[2] and box[1] <= y <= box[3]
+        ]
+        return min(around)[1] if around else None
+
+
+def read_upload(path: str | Path) -> tuple[RGB, PictureSource]:
+    """Read a file that somebody dropped.
+
+    Raises:
+        PictureError: not a picture, cut short, or larger than `MOST_PIXELS`; the message names the file.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            return decode_picture(file, _admit), PictureSource.file(path)
+    except OSError as error:
+        raise PictureError(f"cannot read {path.name!r}: {error.strerror or error}") from error
+    except PictureError as error:
+        raise PictureError(f"cannot read {path.name!r}: {error}") from error
+
+
+def _admit(pixels: int) -> None:
+    if pixels > MOST_PIXELS:
+        raise PictureError(
+            f"it has {pixels / 1e6:.0f} million pixels, and the app takes {MOST_PIXELS // 10**6}; make it smaller"
+        )
+
+
+def look(model: AppModel, picture: RGB, source: PictureSource) -> View:
+    """Run the model once on a picture, and read what it finds.
+
+    Raises:
+        InputError: an output that holds neither class scores nor boxes.
+        TargetError: a detector that finds no box.
+        Exception: whatever the code of the model raises.
+    """
+    with exits_refused():
+        images = model.loaded.transform(picture)[None].to(model.device)
+        inputs = read_inputs(images, {})
+        with Meter(model.device) as meter, untouched(model.model, model.device), torch.no_grad():
+            output = Runner.of(model.model, model.device)(inputs)
+            flops = meter.lap().flops
+        shown = _shown(picture)
+        seen = _scaled(model.loaded.transform.box(*picture.shape[:2]), picture.shape, shown.shape)
+        found = _detections(output)
+        notes: list[str] = []
+        if found is not None:
+            # Boxes of queries are shares of the image, others its pixels.
+            size = (1, 1) if are_queries(output) else (images.shape[-2], images.shape[-1])
+            targets = _boxes(model, found, seen, size, notes)
+            in_percent, count = True, 0
+        else:
+            targets, in_percent, count = _classes(model, inputs, output)
+        layers = _layers(model, inputs, targets[0].target if found is not None else None, notes)
+    return View(
+        picture, shown, seen, source, images, targets, found is not None, in_percent, count, layers, flops, tuple(notes)
+    )
+
+
+def layers_for(model: AppModel, view: View, target: int | DetectionTarget) -> tuple[LayerCandidate, ...]:
+    """Return the layers with positions for one target: which of them gradients reach may depend on the box."""
+    if not view.is_detector:
+        return view.layers
+    resolved = resolve_target(target, ClassLogit)
+    return tuple(layer_candidates(model.model, read_inputs(view.images, {}), resolved, ClassLogit))
+
+
+def _shown(picture: RGB) -> UInt8[np.ndarray, "height width 3"]:
+    """Return the picture with at most `SHOWN_SIDE` pixels on its longer side."""
+    height, width = picture.shape[:2]
+    factor = SHOWN_SIDE / max(height, width)
+    if factor >= 1:
+        return picture
+    size = max(1, round(width * factor)), max(1, round(height * factor))
+    return np.array(Image.fromarray(picture).resize(size, Image.Resampling.BOX))
+
+
+def _scaled(box: Box, size: tuple[int, ...], shown: tuple[int, ...]) -> Box:
+    """Return a box in the pixels of the shown picture, whose height and width come first, as those of the whole."""
+    y, x = shown[0] / size[0], shown[1] / size[1]
+    return box[0] * x, box[1] * y, box[2] * x, box[3] * y
+
+
+def _detections(output: Any) -> dict[str, Tensor] | None:
+    """Return the boxes of the image; None for the output of anything but a detector."""
+    if are_queries(output):
+        return dict(read_queries(output, None)[0])
+    try:
+        return dict(read_detections(output)[0])
+    except TargetError:
+        return None
+
+
+def _boxes(
+    model: AppModel, found: dict[str, Tensor], seen: Box, size: tuple[int, int], notes: list[str]
+) -> tuple[NamedTarget, ...]:
+    scores, boxes = found["scores"].float().cpu(), found["boxes"].float().cpu()
+    labels = found["labels"].tolist() if "labels" in found else [None] * len(scores)
+    has_area = (boxes[:, 2:] > boxes[:, :2]).all(1).tolist()
+    order = [place for place in scores.argsort(descending=True, stable=True).tolist() if has_area[place]]
+    if not order:
+        raise TargetError("the model finds no box in this picture; there is nothing to explain")
+    chosen = [place for place in order if scores[place] > LEAST_SCORE][:MOST_BOXES]
+    if not chosen:
+        chosen = order[:FALLBACK]
+        notes.append(f"no box scores above {LEAST_SCORE:.0%}: the best {len(chosen)} are shown")
+    x, y = (seen[2] - seen[0]) / size[1], (seen[3] - seen[1]) / size[0]
+    targets = []
+    for place in chosen:
+        x0, y0, x1, y1 = boxes[place].tolist()
+        name = "box" if labels[place] is None else model.class_name(labels[place])
+        own = DetectionTarget(boxes[place], labels[place])
+        where = (seen[0] + x0 * x, seen[1] + y0 * y, seen[0] + x1 * x, seen[1] + y1 * y)
+        targets.append(NamedTarget(name, float(scores[place]), own, where))
+    return tuple(targets)
+
+
+def _classes(model: AppModel, inputs: Inputs, output: Any) -> tuple[tuple[NamedTarget, ...], bool, int]:
+    try:
+        logits = read_logits(output).detach()
+    except GradCamKitError as error:
+        raise InputError(f"the app explains classifiers and detectors: {error}") from error
+    kind = score_kind(model.model, inputs, output)
+    scores = class_scores(logits, kind)[0].cpu()
+    best = scores.topk(min(TOP, len(scores)))
+    found = [
+        NamedTarget(model.class_name(index), score, index)
+        for score, index in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+    ]
+    return tuple(found), are_probabilities(kind), len(scores)
+
+
+def _layers(
+    model: AppModel, inputs: Inputs, target: int | DetectionTarget | None, notes: list[str]
+) -> tuple[LayerCandidate, ...]:
+    try:
+        resolved = None if target is None else resolve_target(target, ClassLogit)
+        return tuple(layer_candidates(model.model, inputs, resolved, ClassLogit))
+    except GradCamKitError as error:  # methods that need no layer go on working
+        notes.append(f"no layer can be chosen: {error}")
+        return ()
