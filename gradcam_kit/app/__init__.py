@@ -4,7 +4,8 @@
 `page.py` shows them with Gradio, and `serving.py` answers on a port.
 """
 
-from gradcam_kit.app.page import build_page, launch_options
+from gradcam_kit.app.launching import launch_options
+from gradcam_kit.app.page import build_page
 from gradcam_kit.app.serving import serve
 from gradcam_kit.app.views import AppModel
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import skimage.data
 
+from gradcam_kit.app.launching import gradio
 from gradcam_kit.app.state import (
     RULES,
     USUAL,
@@ -23,60 +23,21 @@ from gradcam_kit.app.state import (
     said,
     summary,
 )
-from gradcam_kit.app.views import AppModel, PictureSource, View, look, read_upload
+from gradcam_kit.app.uploads import PictureSource, read_upload
+from gradcam_kit.app.views import AppModel, View, look
 from gradcam_kit.demo import sample_pictures
-from gradcam_kit.errors import MissingExtraError
 from gradcam_kit.pixels.outlines import outline, read_outlines
 from gradcam_kit.pixels.pictures import RGB
 
 MOST_METHODS = 6
 """Maps that stand side by side."""
 
-LARGEST_FILE = "100mb"
-
 _PHOTOGRAPHS = {"astronaut": "astronaut.png", "cat": "chelsea.png", "coffee": "coffee.png", "rocket": "rocket.jpg"}
 """Functions of `skimage.data`, and their files, which come with scikit-image."""
 
-_CSS = """
-#message { border-left: 4px solid #d97706; padding: 4px 12px }
-footer { display: none !important }
-"""
 _HELP = (
     "A number and letters after a method are its price: F a forward pass, B a backward pass, R a pass of one masked row"
 )
-
-
-def gradio() -> Any:
-    """Return the module `gradio`.
-
-    Raises:
-        MissingExtraError: it is not installed.
-    """
-    try:
-        return importlib.import_module("gradio")
-    except ImportError as error:
-        raise MissingExtraError('the app needs Gradio; from a checkout, run: pip install -e ".[app]"') from error
-
-
-def launch_options() -> dict[str, Any]:
-    """Return what `launch` needs beside the page: fonts of the system and no link that leads away.
-
-    Raises:
-        MissingExtraError: Gradio is not installed.
-    """
-    themes = gradio().themes
-    fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
-    return {
-        "theme": themes.Default(primary_hue="indigo", **fonts),
-        "css": _CSS,
-        "footer_links": [],
-        "max_file_size": LARGEST_FILE,
-        "run_history": False,
-        "ssr_mode": False,
-        "pwa": False,
-        "mcp_server": False,
-        "enable_monitoring": False,
-    }
 
 
 def build_page(model: AppModel) -> Any:

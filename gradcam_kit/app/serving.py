@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from gradcam_kit.app.page import build_page, gradio, launch_options
+from gradcam_kit.app.launching import gradio, launch_options
+from gradcam_kit.app.page import build_page
 from gradcam_kit.app.views import AppModel
 from gradcam_kit.errors import GradCamKitError, MissingExtraError, OptionError
 from gradcam_kit.jobs.request import ModelRequest

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor, nn
 
+from gradcam_kit.app.uploads import PictureSource
 from gradcam_kit.capture import (
     ClassLogit,
     Inputs,
@@ -22,12 +22,11 @@ from gradcam_kit.capture import (
     score_kind,
     untouched,
 )
-from gradcam_kit.errors import GradCamKitError, InputError, PictureError, TargetError, exits_refused
+from gradcam_kit.errors import GradCamKitError, InputError, TargetError, exits_refused
 from gradcam_kit.jobs.request import ModelRequest
 from gradcam_kit.jobs.work.loading import load_explainer
 from gradcam_kit.meter import Meter
 from gradcam_kit.models import LoadedModel
-from gradcam_kit.pixels.decoding import decode_picture
 from gradcam_kit.pixels.pictures import RGB
 from gradcam_kit.targets import DetectionTarget
 from gradcam_kit.targets.detections import are_queries, read_detections, read_queries
@@ -35,9 +34,6 @@ from gradcam_kit.targets.outputs import read_logits
 from gradcam_kit.targets.scores import are_probabilities, class_scores
 from gradcam_kit.transforms import Box
 from gradcam_kit.types import LayerCandidate
-
-MOST_PIXELS = 50_000_000
-"""The largest picture that the app decodes; as RGB it takes 150 MB."""
 
 SHOWN_SIDE = 768
 """The longer side of pictures on the page; the model gets the picture in its own size."""
@@ -75,26 +71,6 @@ class AppModel:
         """Return the name of a class, or its number."""
         names = self.loaded.class_names
         return names[index] if names is not None and index < len(names) else f"class {index}"
-
-
-@dataclass(frozen=True)
-class PictureSource:
-    """Where a picture comes from, as code.
-
-    Attributes:
-        name: what people call it.
-        expression: the expression that gives the picture.
-        imports: the import that the expression needs beside `gradcam_kit`; "" for none.
-    """
-
-    name: str
-    expression: str
-    imports: str = ""
-
-    @classmethod
-    def file(cls, path: Path) -> PictureSource:
-        """Return the source of a file, by its name alone: where a browser uploads it to, it does not stay."""
-        return cls(path.name, f"read_picture({path.name!r})")
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,29 +163,6 @@ class View:
             if box is not None and box[0] <= x <= box[2] and box[1] <= y <= box[3]
         ]
         return min(around)[1] if around else None
-
-
-def read_upload(path: str | Path) -> tuple[RGB, PictureSource]:
-    """Read a file that somebody dropped.
-
-    Raises:
-        PictureError: not a picture, cut short, or larger than `MOST_PIXELS`; the message names the file.
-    """
-    path = Path(path)
-    try:
-        with path.open("rb") as file:
-            return decode_picture(file, _admit), PictureSource.file(path)
-    except OSError as error:
-        raise PictureError(f"cannot read {path.name!r}: {error.strerror or error}") from error
-    except PictureError as error:
-        raise PictureError(f"cannot read {path.name!r}: {error}") from error
-
-
-def _admit(pixels: int) -> None:
-    if pixels > MOST_PIXELS:
-        raise PictureError(
-            f"it has {pixels / 1e6:.0f} million pixels, and the app takes {MOST_PIXELS // 10**6}; make it smaller"
-        )
 
 
 def look(model: AppModel, picture: RGB, source: PictureSource) -> View:

@@ -119,9 +119,7 @@ def compare(
         identities=identities,
         keep_modes=keep_modes,
     )
-    answered = answer(question, found)
-    if methods is None:
-        found, answered, left_out = _with_advised(found, answered, options)
+    found, answered, unsuited = _with_advised(methods, found, answer(question, found), options)
     heatmaps, numbers = _measured(answered, with_baselines(found) if baselines and wanted else found, wanted)
     question, labels = answered.question, [one.label for one in found]
     return Comparison(
@@ -138,7 +136,7 @@ def compare(
         names=list(map(str, names or [f"image {i}" for i in range(inputs.n)])),
         class_names=class_names,
         model_name=type(question.model).__name__,
-        left_out=left_out,
+        left_out={**left_out, **unsuited},
     )
 
 
@@ -151,9 +149,11 @@ def _methods_of(
 
 
 def _with_advised(
-    found: Sequence[ComparedMethod], answered: Answer, options: Mapping[str, Any]
+    methods: Methods, found: Sequence[ComparedMethod], answered: Answer, options: Mapping[str, Any]
 ) -> tuple[list[ComparedMethod], Answer, dict[str, str]]:
     """Add BalancedCAM to the default methods where they explain tokens, or say why it does not suit."""
+    if methods is not None:
+        return list(found), answered, {}
     asked = answered.question
     more, explanations, left_out = with_balanced(found, answered.explanations, asked.inputs, asked.targets, options)
     return more, replace(answered, explanations=explanations), left_out

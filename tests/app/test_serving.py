@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from commands import cli
 
-from gradcam_kit.app import page, serving
+from gradcam_kit.app import serving
 from gradcam_kit.errors import MissingExtraError, OptionError
 from gradcam_kit.jobs import ModelRequest
 
@@ -36,7 +36,7 @@ def test_a_taken_port_gives_the_next_free_one(taken: int, monkeypatch: pytest.Mo
 def test_without_gradio_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "gradio", None)
     with pytest.raises(MissingExtraError, match=r'pip install -e "\.\[app\]"'):
-        page.gradio()
+        launching.gradio()
     status, _, problem = cli("app", "--model", "demo")
     assert (status, problem.count("\n")) == (2, 1)
     assert problem.startswith("gradcam-kit: the app needs Gradio")

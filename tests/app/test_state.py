@@ -14,7 +14,8 @@ from torch import nn
 from gradcam_kit import GradCAM, overlay
 from gradcam_kit.app import views
 from gradcam_kit.app.state import Choice, check, chosen_target, escaped, explain, method_choices, paint, summary
-from gradcam_kit.app.views import AppModel, PictureSource, look, read_upload
+from gradcam_kit.app.uploads import PictureSource, read_upload
+from gradcam_kit.app.views import AppModel, look
 from gradcam_kit.demo import sample_pictures
 from gradcam_kit.errors import ClassIndexError, InputError, PictureError
 from gradcam_kit.jobs import ModelRequest

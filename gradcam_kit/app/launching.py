@@ -1,0 +1,48 @@
+"""Gradio itself, and how the page is launched: the only place that imports it."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from gradcam_kit.errors import missing_extra
+
+LARGEST_FILE = "100mb"
+
+_CSS = """
+#message { border-left: 4px solid #d97706; padding: 4px 12px }
+footer { display: none !important }
+"""
+
+
+def gradio() -> Any:
+    """Return the module `gradio`.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
+    try:
+        return importlib.import_module("gradio")
+    except ImportError as error:
+        raise missing_extra("the app needs Gradio", "app") from error
+
+
+def launch_options() -> dict[str, Any]:
+    """Return what `launch` needs beside the page: fonts of the system and no link that leads away.
+
+    Raises:
+        MissingExtraError: Gradio is not installed.
+    """
+    themes = gradio().themes
+    fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
+    return {
+        "theme": themes.Default(primary_hue="indigo", **fonts),
+        "css": _CSS,
+        "footer_links": [],
+        "max_file_size": LARGEST_FILE,
+        "run_history": False,
+        "ssr_mode": False,
+        "pwa": False,
+        "mcp_server": False,
+        "enable_monitoring": False,
+    }

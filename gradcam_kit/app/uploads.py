@@ -1,0 +1,56 @@
+"""Pictures that somebody dropped, and where they come from, as code."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from gradcam_kit.errors import PictureError
+from gradcam_kit.pixels.decoding import decode_picture
+from gradcam_kit.pixels.pictures import RGB
+
+MOST_PIXELS = 50_000_000
+"""The largest picture that the app decodes; as RGB it takes 150 MB."""
+
+
+@dataclass(frozen=True)
+class PictureSource:
+    """Where a picture comes from, as code.
+
+    Attributes:
+        name: what people call it.
+        expression: the expression that gives the picture.
+        imports: the import that the expression needs beside `gradcam_kit`; "" for none.
+    """
+
+    name: str
+    expression: str
+    imports: str = ""
+
+    @classmethod
+    def file(cls, path: Path) -> PictureSource:
+        """Return the source of a file, by its name alone: where a browser uploads it to, it does not stay."""
+        return cls(path.name, f"read_picture({path.name!r})")
+
+
+def read_upload(path: str | Path) -> tuple[RGB, PictureSource]:
+    """Read a file that somebody dropped.
+
+    Raises:
+        PictureError: not a picture, cut short, or larger than `MOST_PIXELS`; the message names the file.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            return decode_picture(file, _admit), PictureSource.file(path)
+    except OSError as error:
+        raise PictureError(f"cannot read {path.name!r}: {error.strerror or error}") from error
+    except PictureError as error:
+        raise PictureError(f"cannot read {path.name!r}: {error}") from error
+
+
+def _admit(pixels: int) -> None:
+    if pixels > MOST_PIXELS:
+        raise PictureError(
+            f"it has {pixels / 1e6:.0f} million pixels, and the app takes {MOST_PIXELS // 10**6}; make it smaller"
+        )
