@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from commands import cli
 
-from gradcam_kit.app import serving
+from gradcam_kit.app import launching, serving
 from gradcam_kit.errors import MissingExtraError, OptionError
 from gradcam_kit.jobs import ModelRequest
 

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import nn
 
 from gradcam_kit import GradCAM, overlay
-from gradcam_kit.app import views
+from gradcam_kit.app import uploads, views
 from gradcam_kit.app.state import Choice, check, chosen_target, escaped, explain, method_choices, paint, summary
 from gradcam_kit.app.uploads import PictureSource, read_upload
 from gradcam_kit.app.views import AppModel, look
@@ -197,7 +197,7 @@ def test_uploads_are_read_whole_or_refused_with_their_name(tmp_path: Path, monke
     for path in (broken, cut, tmp_path / "gone.png"):
         with pytest.raises(PictureError, match=f"cannot read '{path.name}'"):
             read_upload(path)
-    monkeypatch.setattr(views, "MOST_PIXELS", PICTURE.shape[0] * PICTURE.shape[1] - 1)
+    monkeypatch.setattr(uploads, "MOST_PIXELS", PICTURE.shape[0] * PICTURE.shape[1] - 1)
     with pytest.raises(PictureError, match="million pixels"):
         read_upload(good)
 
