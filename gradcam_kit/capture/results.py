@@ -113,9 +113,10 @@ class Capture:
     @cached_property
     def _probability(self) -> Target:
         assert self.classes is not None
-        kind = partial(score_kind, self.run.model, self.inputs, self.output)
+        # Nothing here may hold `self`, which holds this target: a cycle would keep activations until it is collected.
+        told, find = self.told, partial(score_kind, self.run.model, self.inputs, self.output)
         classes = self.classes[:1] if self.rows.is_bag else self.classes
-        return EvidentProbability(classes, cache(lambda: self.told[0] if self.told else kind()))
+        return EvidentProbability(classes, cache(lambda: told[0] if told else find()))
 
     def _head(self, name: str, activations: Tensor) -> Head | None:
         if name not in self._heads:
