@@ -2,6 +2,9 @@
 
 import os
 import random
+import shutil
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -50,3 +53,15 @@ def pytest_runtest_teardown(item: pytest.Item) -> None:
     """The device is there again."""
     if _HIDDEN in item.stash:
         item.stash[_HIDDEN].undo()
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """One Chromium for all tests of a worker, because Playwright takes a single session in a process."""
+    if (chromium := shutil.which("chromium")) is None:
+        pytest.skip("no chromium")
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as driver:
+        found = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield found
+        found.close()

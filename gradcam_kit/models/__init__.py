@@ -141,7 +141,7 @@ def _same_name(spec: str) -> str:
         import timm
 
         found += [f"timm:{spec}"] if spec in timm.list_models() else []
-    return f"; did you mean {' or '.join(map(repr, found))}?" if found else did_you_mean(spec, _LOADERS)
+    return f"; did you mean {' or '.join(map(repr, found))}" if found else did_you_mean(spec, _LOADERS)
 
 
 def from_module(model: nn.Module, transform: Any = None, class_names: Any = None) -> LoadedModel:

@@ -26,17 +26,6 @@ OF_GRADIO = ("[svelte-i18n] Message with id", "Method not implemented.")
 CHROMIUM = shutil.which("chromium")
 
 
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
-    if CHROMIUM is None:
-        pytest.skip("no chromium")
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as driver:
-        found = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield found
-        found.close()
-
-
 class Server:
     """`gradcam-kit app` in a process of its own, behind a proxy that nothing should ask."""
 

@@ -20,7 +20,15 @@ pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor"
 INPUT = images(3, size=(8, 8))
 TARGETS = torch.tensor([[0, 1], [2, 3], [4, 0]])
 # Their hooks lie in the parts too, or they change what single operations hand back.
-EAGER = {"ablation-cam", "full-grad", "guided-backprop", "guided-grad-cam", "recipro-cam", "shapley-cam"}
+EAGER = {
+    "ablation-cam",
+    "balanced-cam",
+    "full-grad",
+    "guided-backprop",
+    "guided-grad-cam",
+    "recipro-cam",
+    "shapley-cam",
+}
 
 
 @pytest.fixture(autouse=True)

@@ -73,27 +73,21 @@ def test_the_demo_replaces_its_own_page_and_nobody_elses() -> None:
 
 
 @pytest.mark.usefixtures("_no_photographs")
-def test_the_page_fits_wide_and_narrow_windows() -> None:
-    if CHROMIUM is None:
-        pytest.skip("no chromium")
-    playwright = pytest.importorskip("playwright.sync_api")
+def test_the_page_fits_wide_and_narrow_windows(browser: Any) -> None:
     page = make_demo_page(Path("shown")).page.resolve().as_uri()
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        for width, height, columns in ((1400, 900, 6), (390, 844, 3)):
-            context = browser.new_context(viewport={"width": width, "height": height})
-            shown = context.new_page()
-            problems: list[str] = []
-            shown.on("console", lambda message, problems=problems: problems.append(message.text))
-            shown.goto(page)
-            assert shown.evaluate("document.documentElement.scrollWidth") <= width
-            tops = shown.evaluate("[...document.querySelector('.maps').children].map(f => f.offsetTop)")
-            assert tops.count(tops[0]) == columns
-            shown.locator("#opacity").fill("0")
-            assert shown.locator(".heatmap").first.evaluate("one => getComputedStyle(one).opacity") == "0"
-            assert problems == []
-            context.close()
-        browser.close()
+    for width, height, columns in ((1400, 900, 6), (390, 844, 3)):
+        context = browser.new_context(viewport={"width": width, "height": height})
+        shown = context.new_page()
+        problems: list[str] = []
+        shown.on("console", lambda message, problems=problems: problems.append(message.text))
+        shown.goto(page)
+        assert shown.evaluate("document.documentElement.scrollWidth") <= width
+        tops = shown.evaluate("[...document.querySelector('.maps').children].map(f => f.offsetTop)")
+        assert tops.count(tops[0]) == columns
+        shown.locator("#opacity").fill("0")
+        assert shown.locator(".heatmap").first.evaluate("one => getComputedStyle(one).opacity") == "0"
+        assert problems == []
+        context.close()
 
 
 @pytest.mark.slow

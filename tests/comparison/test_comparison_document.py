@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -47,45 +46,39 @@ def test_the_page_names_the_model_and_escapes_what_it_shows(found: Any, tmp_path
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1400, 390])
 def test_two_methods_can_be_subtracted_and_the_table_sorted(
-    found: Any, width: int, scheme: Any, tmp_path: Path
+    browser: Any, found: Any, width: int, scheme: Any, tmp_path: Path
 ) -> None:
-    playwright = pytest.importorskip("playwright.sync_api")
-    if (chromium := shutil.which("chromium")) is None:
-        pytest.skip("no chromium")
     found.save(tmp_path / "page.html")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        seen = Page(browser.new_page(viewport={"width": width, "height": 844}, color_scheme=scheme))
-        seen.page.goto((tmp_path / "page.html").as_uri())
-        assert seen.page.evaluate("document.documentElement.scrollWidth") <= width
-        assert seen.page.locator("h1").inner_text() == "How do 2 methods differ on DemoNet?"
-        for place in (".about", ".better", ".n", "figcaption small", "footer p"):
-            assert seen.page.locator(place).first.evaluate(CONTRAST) >= 4.5, place
-        assert seen.page.locator(".measured td").first.inner_text().endswith(", n = 3")
-        seen.page.locator(".measured th", has_text="Sparseness").locator("button").click()
-        shown = [
-            float(text)
-            for text in seen.page.evaluate(
-                "[...document.querySelectorAll('td:nth-child(2)')].map((one) => one.dataset.value)"
-            )
-        ]
-        assert shown == sorted(shown, reverse=True)
-        painted = seen.page.locator("figure:not(.difference) canvas:not([hidden])").first
-        painted.wait_for()
-        assert painted.evaluate("one => one.width") == 128
-        seen.page.keyboard.press("d")
-        said = seen.page.locator(".difference figcaption").first
-        said.locator("small").first.wait_for()
-        a, b = (torch.round(found.heatmaps[name][0] * 255) for name in ("grad-cam", "eigen-cam"))
-        apart, most = float((a - b).abs().mean() / 255), float((a - b).abs().max() / 255)
-        correlation = float(torch.corrcoef(torch.stack([a.flatten(), b.flatten()]))[0, 1])
-        assert said.inner_text().split("\n") == [
-            "grad-cam minus eigen-cam",
-            f"mean absolute difference {apart:.3f}, largest {most:.2f}",
-            f"correlation {correlation:.3f}",
-        ]
-        seen.page.locator("#first").select_option("")
-        seen.page.locator(".difference").first.wait_for(state="hidden")
-        assert seen.problems == []
-        assert [url for url in seen.requests if not url.startswith(("file:", "data:"))] == []
-        browser.close()
+    seen = Page(browser.new_page(viewport={"width": width, "height": 844}, color_scheme=scheme))
+    seen.page.goto((tmp_path / "page.html").as_uri())
+    assert seen.page.evaluate("document.documentElement.scrollWidth") <= width
+    assert seen.page.locator("h1").inner_text() == "How do 2 methods differ on DemoNet?"
+    for place in (".about", ".better", ".n", "figcaption small", "footer p"):
+        assert seen.page.locator(place).first.evaluate(CONTRAST) >= 4.5, place
+    assert seen.page.locator(".measured td").first.inner_text().endswith(", n = 3")
+    seen.page.locator(".measured th", has_text="Sparseness").locator("button").click()
+    shown = [
+        float(text)
+        for text in seen.page.evaluate(
+            "[...document.querySelectorAll('td:nth-child(2)')].map((one) => one.dataset.value)"
+        )
+    ]
+    assert shown == sorted(shown, reverse=True)
+    painted = seen.page.locator("figure:not(.difference) canvas:not([hidden])").first
+    painted.wait_for()
+    assert painted.evaluate("one => one.width") == 128
+    seen.page.keyboard.press("d")
+    said = seen.page.locator(".difference figcaption").first
+    said.locator("small").first.wait_for()
+    a, b = (torch.round(found.heatmaps[name][0] * 255) for name in ("grad-cam", "eigen-cam"))
+    apart, most = float((a - b).abs().mean() / 255), float((a - b).abs().max() / 255)
+    correlation = float(torch.corrcoef(torch.stack([a.flatten(), b.flatten()]))[0, 1])
+    assert said.inner_text().split("\n") == [
+        "grad-cam minus eigen-cam",
+        f"mean absolute difference {apart:.3f}, largest {most:.2f}",
+        f"correlation {correlation:.3f}",
+    ]
+    seen.page.locator("#first").select_option("")
+    seen.page.locator(".difference").first.wait_for(state="hidden")
+    assert seen.problems == []
+    assert [url for url in seen.requests if not url.startswith(("file:", "data:"))] == []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -131,30 +130,24 @@ def test_rows_and_text() -> None:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize(("width", "height"), [(1400, 900), (390, 844)])
-def test_the_page_fits_a_screen_and_a_phone(width: int, height: int, scheme: Any, tmp_path: Path) -> None:
-    playwright = pytest.importorskip("playwright.sync_api")
-    if (chromium := shutil.which("chromium")) is None:
-        pytest.skip("no chromium")
+def test_the_page_fits_a_screen_and_a_phone(browser: Any, width: int, height: int, scheme: Any, tmp_path: Path) -> None:
     names = [HOSTILE, "a_very_long_name_of_a_class_without_any_place_to_break" * 2, *"cde"]
     path = analyze_mistakes(tiny(), data(), class_names=names).to_html(tmp_path / "mistakes.html")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
-        seen = Page(context.new_page())
-        seen.page.goto(path.as_uri())
-        assert seen.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-        assert seen.page.title().startswith("TinyCNN: ")
-        for selector in (".about", ".bars a", ".taken", ".arrow", ".count", "h3", "figcaption", "figcaption small"):
-            for element in seen.page.locator(selector).all()[:3]:
-                assert element.evaluate(CONTRAST) >= 4.5, selector
-        assert seen.page.locator(".stack .heatmap").first.evaluate("image => image.naturalWidth") == 64
-        seen.page.locator("#opacity").press("Home")
-        assert seen.page.locator(".stack .heatmap").first.evaluate("image => getComputedStyle(image).opacity") == "0"
-        seen.page.locator(".bars a").first.click()
-        assert seen.page.url.endswith("#pair-1")
-        assert seen.problems == []
-        assert [url for url in seen.requests if not url.startswith(("file:", "data:"))] == []
-        browser.close()
+    context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
+    seen = Page(context.new_page())
+    seen.page.goto(path.as_uri())
+    assert seen.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert seen.page.title().startswith("TinyCNN: ")
+    for selector in (".about", ".bars a", ".taken", ".arrow", ".count", "h3", "figcaption", "figcaption small"):
+        for element in seen.page.locator(selector).all()[:3]:
+            assert element.evaluate(CONTRAST) >= 4.5, selector
+    assert seen.page.locator(".stack .heatmap").first.evaluate("image => image.naturalWidth") == 64
+    seen.page.locator("#opacity").press("Home")
+    assert seen.page.locator(".stack .heatmap").first.evaluate("image => getComputedStyle(image).opacity") == "0"
+    seen.page.locator(".bars a").first.click()
+    assert seen.page.url.endswith("#pair-1")
+    assert seen.problems == []
+    assert [url for url in seen.requests if not url.startswith(("file:", "data:"))] == []
 
 
 def test_models_without_positions_of_their_own() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -89,39 +88,33 @@ def served(tmp_path: Path) -> Iterator[tuple[str, Path, Any]]:
     server.server_close()
 
 
-def test_the_panel_follows_a_training(served: tuple[str, Path, Any]) -> None:
-    playwright = pytest.importorskip("playwright.sync_api")
-    if (chromium := shutil.which("chromium")) is None:
-        pytest.skip("no chromium")
+def test_the_panel_follows_a_training(browser: Any, served: tuple[str, Path, Any]) -> None:
     address, folder, _ = served
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        seen = Page(browser.new_page(viewport={"width": 1200, "height": 900}))
-        seen.page.goto(address)
-        seen.page.get_by_text("No report yet.").wait_for()
-        model = mlp()
-        torch.nn.init.constant_(model[0].bias, -100.0)
-        optimizer = torch.optim.SGD(model.parameters(), 0.01)
-        writer = JsonWriter(folder)
-        writer.image(HOSTILE, np.full((8, 8, 3), 99, np.uint8), 1)
-        with ModelDiagnostics(model, optimizer=optimizer, window=4, writer=writer):
-            for step, (inputs, labels) in enumerate(batches(14)):
-                optimizer.zero_grad()
-                torch.nn.functional.cross_entropy(model(inputs), labels).backward()
-                optimizer.step()
-                if step == 9:  # in the middle of the training
-                    seen.page.locator(".bad", has_text="dead in 1").first.wait_for()
-                    seen.page.locator("#curve .gtitle").wait_for()
-        seen.page.locator("#layers td", has_text="Linear").first.wait_for()
-        assert seen.page.locator("#profile .gtitle").text_content().startswith("Layers")
-        seen.page.locator("#ridges .hm image").first.wait_for()
-        assert seen.page.locator("#pictures img").get_attribute("src").startswith("data:image/png")
-        assert seen.page.locator("#maps img").get_attribute("alt") == "feature maps of 1, sample 0"
-        assert seen.page.title() == "Diagnostics"
-        assert [url for url in seen.requests if not url.startswith((address, "data:", "blob:"))] == []
-        assert [text for text in seen.problems if "favicon" not in text] == []
-        assert seen.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-        browser.close()
+    seen = Page(browser.new_page(viewport={"width": 1200, "height": 900}))
+    seen.page.goto(address)
+    seen.page.get_by_text("No report yet.").wait_for()
+    model = mlp()
+    torch.nn.init.constant_(model[0].bias, -100.0)
+    optimizer = torch.optim.SGD(model.parameters(), 0.01)
+    writer = JsonWriter(folder)
+    writer.image(HOSTILE, np.full((8, 8, 3), 99, np.uint8), 1)
+    with ModelDiagnostics(model, optimizer=optimizer, window=4, writer=writer):
+        for step, (inputs, labels) in enumerate(batches(14)):
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(model(inputs), labels).backward()
+            optimizer.step()
+            if step == 9:  # in the middle of the training
+                seen.page.locator(".bad", has_text="dead in 1").first.wait_for()
+                seen.page.locator("#curve .gtitle").wait_for()
+    seen.page.locator("#layers td", has_text="Linear").first.wait_for()
+    assert seen.page.locator("#profile .gtitle").text_content().startswith("Layers")
+    seen.page.locator("#ridges .hm image").first.wait_for()
+    assert seen.page.locator("#pictures img").get_attribute("src").startswith("data:image/png")
+    assert seen.page.locator("#maps img").get_attribute("alt") == "feature maps of 1, sample 0"
+    assert seen.page.title() == "Diagnostics"
+    assert [url for url in seen.requests if not url.startswith((address, "data:", "blob:"))] == []
+    assert [text for text in seen.problems if "favicon" not in text] == []
+    assert seen.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
 def test_it_is_for_this_machine_alone(served: tuple[str, Path, Any], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -111,25 +110,19 @@ def test_places_of_updates(ratio: float, place: float) -> None:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize(("width", "height"), [(1400, 900), (390, 844)])
-def test_the_page_fits_a_screen_and_a_phone(width: int, height: int, scheme: Any, tmp_path: Path) -> None:
-    playwright = pytest.importorskip("playwright.sync_api")
-    if (chromium := shutil.which("chromium")) is None:
-        pytest.skip("no chromium")
+def test_the_page_fits_a_screen_and_a_phone(browser: Any, width: int, height: int, scheme: Any, tmp_path: Path) -> None:
     tmp_path.joinpath("doctor.html").write_text(page(), encoding="utf-8")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
-        seen = Page(context.new_page())
-        seen.page.goto(tmp_path.joinpath("doctor.html").as_uri())
-        assert seen.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-        assert seen.page.title().startswith("shop:net")
-        for selector in (".verdict", ".finding .level", ".numbers", ".about", ".profile .titles", ".explains", "dd"):
-            for element in seen.page.locator(selector).all()[:4]:
-                assert element.evaluate(CONTRAST) >= 4.5, selector
-        first = seen.page.locator(".profile details").first
-        first.locator("summary").press("Enter")
-        assert first.locator("dl").is_visible()
-        assert "effective rank" in first.inner_text()
-        assert seen.problems == []
-        assert [url for url in seen.requests if not url.startswith(("file:", "data:"))] == []
-        browser.close()
+    context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
+    seen = Page(context.new_page())
+    seen.page.goto(tmp_path.joinpath("doctor.html").as_uri())
+    assert seen.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert seen.page.title().startswith("shop:net")
+    for selector in (".verdict", ".finding .level", ".numbers", ".about", ".profile .titles", ".explains", "dd"):
+        for element in seen.page.locator(selector).all()[:4]:
+            assert element.evaluate(CONTRAST) >= 4.5, selector
+    first = seen.page.locator(".profile details").first
+    first.locator("summary").press("Enter")
+    assert first.locator("dl").is_visible()
+    assert "effective rank" in first.inner_text()
+    assert seen.problems == []
+    assert [url for url in seen.requests if not url.startswith(("file:", "data:"))] == []

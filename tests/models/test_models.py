@@ -133,7 +133,11 @@ def test_a_model_without_processor_gets_imagenet_defaults_and_says_so(hub: Path)
         ("timm:resnet1", {}, "timm has no model 'resnet1'; did you mean"),
         ("timm:resnet18", {"weights": "a9"}, "no weights 'a9' for resnet18; it has a1_in1k"),
         ("torchvison:resnet18", {}, "no module 'torchvison'; did you mean 'torchvision'"),
-        ("resnet18", {}, "'resnet18' names no model; expected demo, mobilenet-v2, torchvision:NAME"),
+        (
+            "resnet18",
+            {},
+            "'resnet18' names no model; did you mean 'torchvision:resnet18' or 'timm:resnet18'; expected demo",
+        ),
         ("demo:small", {}, "'demo:small' names no model; did you mean 'demo'"),
         ("torchvision:", {}, "'torchvision:' names no model"),
         ("json:lods", {}, "module 'json' has no factory 'lods'; did you mean 'loads'"),
