@@ -35,6 +35,16 @@ _KNOWN = {
     "arcc": ("ARCC", _SHARE),
     "sensitivity-max": ("Max-sensitivity", "relative change"),
     "infidelity": ("Infidelity", "squared score"),
+    "srg": ("Symmetric relevance gain", "-1 to 1"),
+    "irof": ("IROF", "area over the curve"),
+    "region-perturbation": ("Region perturbation", "fall of the score"),
+    "sensitivity-n": ("Sensitivity-n", "correlation"),
+    "faithfulness-correlation": ("Faithfulness", "correlation"),
+    "monotonicity-correlation": ("Monotonicity", "correlation"),
+    "local-lipschitz": ("Local Lipschitz", "change per change"),
+    "relative-input-stability": ("Relative input stability", "change per change"),
+    "relative-output-stability": ("Relative output stability", "change per change"),
+    "relative-representation-stability": ("Relative representation stability", "change per change"),
 }
 
 
