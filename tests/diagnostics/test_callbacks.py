@@ -100,7 +100,10 @@ def test_gradients_of_a_closure_are_those_of_its_own_step() -> None:
     for row, own, old in zip(rows, model.parameters(), before, strict=True):
         assert row.gradient_norm == pytest.approx(float(own.grad.norm()), rel=1e-5)
         assert row.norm == pytest.approx(float(old.norm()), rel=1e-5)
-        assert row.update_ratio == pytest.approx(float((own.detach() - old).norm() / old.norm()), rel=1e-3) or not old.any()
+        assert (
+            row.update_ratio == pytest.approx(float((own.detach() - old).norm() / old.norm()), rel=1e-3)
+            or not old.any()
+        )
     assert not [one for one in diagnostics.report().findings if one.kind == "no-gradient"]
 
 

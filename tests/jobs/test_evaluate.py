@@ -88,7 +88,7 @@ def test_the_table_has_means_counts_and_statuses() -> None:
     assert head[:2] == ["method", "average-drop (count)"]
     assert row[:2] == ["grad-cam", f"{np.mean(counted):.4g} ({len(counted)})"]
     page = report_of("out")
-    assert f"{np.mean(counted):.4g} <span" in page
+    assert f'{np.mean(counted):.4g}<span class="n">, n = {len(counted)}<' in page
     assert "<p>average-drop: lower is better, score ClassProbability" in page
 
 

@@ -74,7 +74,7 @@ def test_what_was_measured_again_stands_for_what_the_run_measured() -> None:
     other = pa.array([75.0, 25.0], pa.float32())
     pq.write_table(table.set_column(table.column_names.index("average_drop"), "average_drop", other), path)
     assert [row["average_drop"] for row in load_run("out")] == [75.0, 25.0]
-    assert '<td>50 <span class="better">of 2</span></td>' in report_of("out")
+    assert '>50<span class="n">, n = 2</span></td>' in report_of("out")
 
 
 def test_what_was_measured_of_other_rows_is_not_joined() -> None:

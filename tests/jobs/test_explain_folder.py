@@ -51,7 +51,7 @@ WRONG = {
     "shard_size=True": "InputError: the shard size is True; expected a whole number of at least 1",
     "methods=[GradCAM]": "InputError: a run stores the names of its methods and metrics, and <class "
     "'gradcam_kit.methods.grad_cam.GradCAM'> is not a name",
-    "methods='gradcam'": "UnknownNameError: there is no method 'gradcam'; did you mean 'grad-cam'",
+    "methods='gradcam'": "UnknownNameError: there is no method 'gradcam'; here it is 'grad-cam'",
     "class_names='none.txt'": "InputError: the class names in 'none.txt' cannot be read",
     "model=5": "InputError: the model cannot be an int; expected a torch.nn.Module, or a specification such as",
 }
@@ -76,8 +76,8 @@ def test_wrong_types_say_what_is_expected() -> None:
 @pytest.mark.parametrize(
     ("registry", "name", "says"),
     [
-        (METHODS, "gradcam", "there is no method 'gradcam'; did you mean 'grad-cam'"),
-        (METRICS, "pointinggame", "there is no metric 'pointinggame'; did you mean 'pointing-game'"),
+        (METHODS, "gradcam", "there is no method 'gradcam'; here it is 'grad-cam'"),
+        (METRICS, "pointinggame", "there is no metric 'pointinggame'; here it is 'pointing-game'"),
         (METRICS, "?", "there is no metric '?'; known are "),
     ],
 )
