@@ -66,7 +66,7 @@ def test_an_export_into_the_run_replaces_only_exports(to: str, name: str) -> Non
 
 
 def test_the_demo_replaces_only_demos(monkeypatch: pytest.MonkeyPatch) -> None:
-    from gradcam_kit.jobs import demo
+    from gradcam_kit.jobs.demos import every as demo
 
     monkeypatch.setattr(demo, "METHODS", {name: demo.METHODS[name] for name in ("eigen-cam",)})
     Path("shown").mkdir()

@@ -22,7 +22,7 @@ def check_same(before: Mapping[str, Any], now: Mapping[str, Any], root: str) -> 
     """
     now = json.loads(json.dumps(now))  # tuples become lists, as in the file
     unsaid = {"scores": "softmax", "gradient_rule": "exact"}  # what earlier versions did not write down
-    before, now = {**unsaid, **before}, {**unsaid, **now}
+    before, now = {**before, **unsaid, **before}, {**now, **unsaid, **now}
     differences = [
         f"{name}: {_short(old)} there, {_short(new)} now"
         for name, old, new in _differences(before, now)
