@@ -34,6 +34,7 @@ COMMON = {
     "batch_size": 64,
     "keep_modes": False,
     "image_input": None,
+    "gradient_rule": "exact",
 }
 
 
@@ -44,7 +45,9 @@ COMMON = {
 def test_every_option_is_in_the_signature(name: str) -> None:
     shown = inspect.signature(METHODS[name]).parameters
     assert list(shown)[:2] == ["model", "target_layers"]
-    own = {"layer-cam": {"fusion": "max"}, "refine-cam": {"fusion": "product"}}.get(name, {})
+    own = {"layer-cam": {"fusion": "max"}, "refine-cam": {"fusion": "product"}, "balanced-cam": {"fusion": "sum"}}.get(
+        name, {}
+    )
     for option, default in {**COMMON, **own}.items():
         assert shown[option].default == default
     assert all(one.kind in (one.KEYWORD_ONLY, one.POSITIONAL_OR_KEYWORD) for one in shown.values())

@@ -18,7 +18,7 @@ from gradcam_kit.functional import Fusion
 from gradcam_kit.types import Evidence, LayerCapture
 
 INPUT = images(3, size=(8, 8))
-COMMON = ("reshape", "fusion", "normalize", "batch_size", "keep_modes", "image_input")
+COMMON = ("reshape", "fusion", "normalize", "batch_size", "keep_modes", "image_input", "gradient_rule")
 
 
 class Sharp(BaseCAM):

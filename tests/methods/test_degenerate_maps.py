@@ -16,6 +16,7 @@ ON_CNNS = [name for name in ON_CLASSES if not is_for_transformers(name) and name
 EACH_FOR_CNNS = pytest.mark.parametrize("name", ON_CNNS)
 
 FLAT = {
+    "balanced-cam": "the average of the positions is subtracted",
     "fem": "no position of a constant channel is above the others",
     "kpca-cam": "the kernel matrix is centered",
     "recipro-cam": "the smallest score is subtracted",

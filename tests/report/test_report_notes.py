@@ -52,7 +52,7 @@ def test_every_metric_has_a_label_and_a_unit() -> None:
 )
 def test_the_command_has_the_options_that_are_not_defaults(options: dict[str, object], says: str) -> None:
     request = RunRequest("demo", source="my cats", out="run", **options)
-    expected = "gradcam-kit run 'my cats' --model demo --out run" + (f" {says}" if says else "")
+    expected = "gradcam-kit run 'my cats' --model demo --out DIR" + (f" {says}" if says else "")
     assert sorted(command_of(request).split(" --")) == sorted(expected.split(" --"))
 
 

@@ -11,19 +11,24 @@ from typing import Any
 from gradcam_kit.jobs.request import RunRequest
 
 _REPEATED = {"methods": "--method", "layers": "--layer", "metrics": "--metric"}
-_NOT_OF_THE_RESULT = ("source", "model", "out", "part", "overwrite", "retry_failed", "fail_fast", "report", "processes")
+_NOT_OF_THE_RESULT = (
+    "source", "model", "out", "part", "overwrite", "retry_failed", "fail_fast", "report", "processes", "workers", "device",
+    "engine", "batch_size",
+)  # fmt: skip
 
 
 def command_of(request: RunRequest) -> str | None:
-    """Return the command line that asks for the same; None if a model, transform or names came from Python.
+    """Return the command line that asks for the same result; None if a model, transform or names came from Python.
+
+    The folder stands as DIR, so that runs with the same rows have the same `run.json`, wherever they were written.
 
     Example:
         >>> command_of(RunRequest("demo", source="my pictures", out="run", methods=("layer-cam",)))
-        "gradcam-kit run 'my pictures' --model demo --out run --method layer-cam"
+        "gradcam-kit run 'my pictures' --model demo --out DIR --method layer-cam"
     """
     if not isinstance(request.model, str) or request.transform is not None or isinstance(request.class_names, tuple):
         return None
-    parts = ["gradcam-kit", "run", request.source, "--model", request.model, "--out", request.out, *_options(request)]
+    parts = ["gradcam-kit", "run", request.source, "--model", request.model, "--out", "DIR", *_options(request)]
     return shlex.join(parts)
 
 
