@@ -41,7 +41,11 @@ NEVER_NEGATIVE = {
 }
 """Methods whose map cannot be negative at a layer with A >= 0 and negative gradients."""
 
-BOTH_SIGNS = {"kpca-cam": "the kernel matrix is centered", "expected-grad-cam": "in places the baseline has more"}
+BOTH_SIGNS = {
+    "balanced-cam": "the average of the positions is subtracted",
+    "kpca-cam": "the kernel matrix is centered",
+    "expected-grad-cam": "in places the baseline has more",
+}
 """Methods whose map compares positions with each other or with a baseline."""
 
 
