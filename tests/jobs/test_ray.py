@@ -37,6 +37,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("ray")
     with pytest.MonkeyPatch.context() as patch:
         disk.move_in(folder, patch)
+        disk.write_pictures(Path("pictures"))
+        disk.break_pictures(Path("pictures"))
         patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(folder)]))
         yield folder
 
@@ -69,8 +71,6 @@ def same(one: str, other: str) -> None:
 
 
 def test_rows_overlays_and_resume_are_those_of_the_local_engine(folder: Path, cluster: object) -> None:
-    disk.write_pictures(Path("pictures"))
-    disk.break_pictures(Path("pictures"))
     torch.set_num_threads(1)  # as Ray gives its workers
     explain("local", "local")
     summary = explain("out", "ray")

@@ -45,9 +45,11 @@ COMMON = {
 def test_every_option_is_in_the_signature(name: str) -> None:
     shown = inspect.signature(METHODS[name]).parameters
     assert list(shown)[:2] == ["model", "target_layers"]
-    own = {"layer-cam": {"fusion": "max"}, "refine-cam": {"fusion": "product"}, "balanced-cam": {"fusion": "sum"}}.get(
-        name, {}
-    )
+    own = {
+        "balanced-cam": {"fusion": "sum", "gradient_rule": "balanced"},
+        "layer-cam": {"fusion": "max"},
+        "refine-cam": {"fusion": "product"},
+    }.get(name, {})
     for option, default in {**COMMON, **own}.items():
         assert shown[option].default == default
     assert all(one.kind in (one.KEYWORD_ONLY, one.POSITIONAL_OR_KEYWORD) for one in shown.values())

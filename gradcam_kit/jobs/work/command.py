@@ -12,8 +12,8 @@ from gradcam_kit.jobs.request import RunRequest
 
 _REPEATED = {"methods": "--method", "layers": "--layer", "metrics": "--metric"}
 _NOT_OF_THE_RESULT = (
-    "source", "model", "out", "part", "overwrite", "retry_failed", "fail_fast", "report", "processes", "workers", "device",
-    "engine", "batch_size",
+    "source", "model", "out", "part", "overwrite", "retry_failed", "fail_fast", "report", "processes", "workers",
+    "device", "engine", "batch_size",
 )  # fmt: skip
 
 
