@@ -158,7 +158,7 @@ def test_metrics_have_units_and_counts_and_can_be_sorted_and_random_weights_are_
     head.locator("button").click()
     assert [float(cell.get_attribute("data-value")) for cell in cells.all()] == sorted(found)
     footer = seen.page.locator("footer").inner_text()
-    assert "gradcam-kit run pictures --model shop:net --out out --scores softmax --method layer-cam" in footer
+    assert "gradcam-kit run pictures --model shop:net --out DIR --scores softmax --method layer-cam" in footer
     assert "gradcam-kit 0" in footer
     assert seen.problems == []
     seen.page.close()
