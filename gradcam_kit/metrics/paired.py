@@ -8,7 +8,7 @@ by the signed ranks of Wilcoxon (1945). Several p-values are corrected by Holm (
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Literal, get_args
@@ -19,6 +19,7 @@ from numpy.random import PCG64, Generator
 
 from gradcam_kit.errors import OptionError, ShapeError
 from gradcam_kit.options import one_of, positive_int
+from gradcam_kit.significance import holm
 
 Values = Float[np.ndarray, " n"]
 PairedTest = Literal["bootstrap", "wilcoxon"]
@@ -160,16 +161,3 @@ def wilcoxon_p(differences: Values) -> float:
     variance = n * (n + 1) * (2 * n + 1) / 24 - float((counts.astype(float) ** 3 - counts).sum()) / 48
     z = (statistic - n * (n + 1) / 4) / math.sqrt(variance)
     return math.erfc(abs(z) / math.sqrt(2))
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Return p-values corrected for their number, step down: the i-th smallest times (m - i + 1), never decreasing.
-
-    NaN stays NaN and does not count.
-    """
-    known = sorted((p, place) for place, p in enumerate(p_values) if not math.isnan(p))
-    corrected, largest = [math.nan] * len(p_values), 0.0
-    for rank, (p, place) in enumerate(known):
-        largest = max(largest, min(1.0, p * (len(known) - rank)))
-        corrected[place] = largest
-    return corrected

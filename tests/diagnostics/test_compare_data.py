@@ -14,8 +14,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from traces import unchanged
 
 from gradcam_kit.diagnostics import compare_data, mmd
-from gradcam_kit.diagnostics.maths.distances import holm
 from gradcam_kit.errors import InputError, OptionError, ShapeError, UnknownNameError
+from gradcam_kit.significance import holm
 
 
 def pictures(n: int, seed: int, brightness: float = 0.0) -> Tensor:

@@ -7,9 +7,10 @@ import pytest
 import torch
 from scipy.stats import pearsonr
 
-from gradcam_kit.diagnostics.maths.distances import cka, holm, mmd
+from gradcam_kit.diagnostics.maths.distances import cka, mmd
 from gradcam_kit.diagnostics.maths.spectra import d99, effective_rank, redundancy
 from gradcam_kit.errors import InputError, NonFiniteError, ShapeError
+from gradcam_kit.significance import holm
 
 
 def draws(n: int, k: int, seed: int = 0) -> torch.Tensor:

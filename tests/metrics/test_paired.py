@@ -10,7 +10,8 @@ import pytest
 from scipy.stats import bootstrap, wilcoxon
 
 from gradcam_kit.errors import OptionError, ShapeError
-from gradcam_kit.metrics.paired import bootstrap_means, holm, paired_differences, wilcoxon_p
+from gradcam_kit.metrics.paired import bootstrap_means, paired_differences, wilcoxon_p
+from gradcam_kit.significance import holm
 
 RNG = np.random.default_rng(0)
 

@@ -18,9 +18,10 @@ from gradcam_kit.diagnostics.compare.inputs import inputs_of, loaders_left_as_fo
 from gradcam_kit.diagnostics.compare.reading import feature_reader
 from gradcam_kit.diagnostics.compare.tables import frame, text_table
 from gradcam_kit.diagnostics.findings import Finding
-from gradcam_kit.diagnostics.maths.distances import holm, mmd
+from gradcam_kit.diagnostics.maths.distances import mmd
 from gradcam_kit.errors import OptionError, ShapeError, UnknownNameError, did_you_mean
 from gradcam_kit.options import positive_int, whole
+from gradcam_kit.significance import holm
 
 if TYPE_CHECKING:
     import pandas

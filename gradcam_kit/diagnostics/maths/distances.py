@@ -143,26 +143,6 @@ def mmd(x: Float[Tensor, "m k"], y: Float[Tensor, "n l"], *, permutations: int =
     return MMD(value, (1 + at_least) / (1 + permutations))
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjust p-values so that the chance of any false alarm among them stays below the level: Holm, 1979.
-
-    Args:
-        p_values: one for each test.
-
-    Returns:
-        One for each test, in the same order; compare each with the level, such as 0.05.
-
-    Example:
-        >>> holm([0.01, 0.04, 0.03])
-        [0.03, 0.06, 0.06]
-    """
-    adjusted, highest = [0.0] * len(p_values), 0.0
-    for rank, index in enumerate(sorted(range(len(p_values)), key=lambda index: p_values[index])):
-        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[index]))
-        adjusted[index] = highest
-    return adjusted
-
-
 def _hsic(k: Float[Tensor, "a n n"], j: Float[Tensor, "b n n"]) -> Float[Tensor, "a b"]:
     """Return the unbiased HSIC of all pairs of Gram matrices with zero diagonals: Song et al., JMLR 2012."""
     n = k.shape[1]
