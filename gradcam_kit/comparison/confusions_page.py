@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import base64
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from gradcam_kit.comparison.confusions import ConfusedPair, MistakenImage, Mistakes
+from gradcam_kit.pages import data_uri, page_template
 from gradcam_kit.pixels.pictures import encode_picture
 from gradcam_kit.render import colorize
 
@@ -21,11 +20,8 @@ _PAIRS = 60  # on the page
 
 def render_confusions(mistakes: Mistakes) -> str:
     """Return the page as one HTML text that needs no network."""
-    environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
     shown = mistakes.pairs[:_PAIRS]
-    return environment.get_template("mistakes.html").render(
+    return page_template("mistakes.html", _TEMPLATES).render(
         mistakes=mistakes,
         pairs=[_pair(pair, mistakes) for pair in shown],
         hidden=len(mistakes.pairs) - len(shown),
@@ -50,7 +46,7 @@ def _pair(pair: ConfusedPair, mistakes: Mistakes) -> dict[str, Any]:
 def _example(one: MistakenImage, pair: ConfusedPair, mistakes: Mistakes) -> dict[str, Any]:
     height, width = one.picture.shape[:2]
     return {
-        "picture": f"data:image/jpeg;base64,{base64.b64encode(one.jpeg).decode()}",
+        "picture": data_uri(one.jpeg, "jpeg"),
         "heatmap": _png(one.heatmap),
         "ratio": f"{width} / {height}",
         "said": f"{pair.predicted_name} {mistakes.said(one.score)}, {pair.label_name} {mistakes.said(one.label_score)}",
@@ -65,4 +61,4 @@ def _mean(heatmap: Float[np.ndarray, "h w"]) -> str:
 
 
 def _png(heatmap: Float[np.ndarray, "h w"]) -> str:
-    return f"data:image/png;base64,{base64.b64encode(encode_picture(colorize(heatmap.clip(0, 1)), '.png')).decode()}"
+    return data_uri(encode_picture(colorize(heatmap.clip(0, 1)), ".png"), "png")

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
 from gradcam_kit._version import __version__
 from gradcam_kit.comparison.gallery import Panel, format_value
 from gradcam_kit.metrics.labels import MetricLabel, metric_label
+from gradcam_kit.pages import data_uri, page_template
 from gradcam_kit.pixels.pictures import encode_picture
 from gradcam_kit.render import colormap_table
 from gradcam_kit.targets.scores import WORDS
@@ -41,12 +41,9 @@ def render_document(comparisons: Sequence[Comparison]) -> str:
         comparisons: of different images, such as the batches of a folder; at least one.
     """
     first = comparisons[0]
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
     rows = summary_of(comparisons)
     data = {"colors": [[name, base64.b64encode(colormap_table(name).tobytes()).decode()] for name in _COLORMAPS]}
-    return environment.get_template("compare.html").render(
+    return page_template("compare.html", TEMPLATES).render(
         data=data,
         model=first.model_name,
         methods=list(first.heatmaps),
@@ -100,11 +97,11 @@ def _columns(rows: Sequence[Mapping[str, Any]]) -> list[MetricLabel]:
 def _panel(panel: Panel) -> dict[str, Any]:
     picture = panel.shown
     height, width = picture.shape[:2]
-    jpeg = base64.b64encode(encode_picture(picture, ".jpg")).decode()
+    jpeg = data_uri(encode_picture(picture, ".jpg"), "jpeg")
     return {
         "title": panel.title,
         "note": panel.note,
-        "style": f"--gk-picture:url(data:image/jpeg;base64,{jpeg});--gk-ratio:{width}/{height}",
+        "style": f"--gk-picture:url({jpeg});--gk-ratio:{width}/{height}",
         "cells": [{"title": one.title, "notes": one.notes, "map": _gray(one.heatmap)} for one in panel.cells],
     }
 
@@ -113,4 +110,4 @@ def _gray(heatmap: Float[np.ndarray, "h w"]) -> str:
     """Return a heatmap as a gray PNG, which the page colors and compares."""
     buffer = io.BytesIO()
     Image.fromarray(np.rint(heatmap.clip(0, 1) * 255).astype(np.uint8)).save(buffer, "PNG")
-    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return data_uri(buffer.getvalue(), "png")

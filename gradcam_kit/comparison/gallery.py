@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from gradcam_kit.errors import missing_extra
 from gradcam_kit.functional import normalize
+from gradcam_kit.pages import data_uri
 from gradcam_kit.pixels.pictures import RGB, encode_picture, rgb_picture
 from gradcam_kit.render import colorize, colormap_table, contact_sheet, overlay
 
@@ -184,7 +184,7 @@ def _card(heatmap: str, title: str, notes: Sequence[str] = ()) -> str:
 
 
 def _data(picture: RGB) -> str:
-    return f"data:image/jpeg;base64,{base64.b64encode(encode_picture(picture, '.jpg')).decode()}"
+    return data_uri(encode_picture(picture, ".jpg"), "jpeg")
 
 
 def _table(title: str, rows: Sequence[Mapping[str, Any]]) -> str:

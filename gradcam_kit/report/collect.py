@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from gradcam_kit.jobs.engines.local import has_thumbnail
 from gradcam_kit.jobs.storage.rows import Row
 from gradcam_kit.jobs.storage.store import Store
 from gradcam_kit.jobs.work.measuring import MetricMeans
+from gradcam_kit.pages import data_uri
 from gradcam_kit.report.figures import Figures, Means, class_of
 from gradcam_kit.report.maps import FINEST, rounded, shown_map, side_of
 from gradcam_kit.report.notes import in_words
@@ -77,7 +77,7 @@ class _Page:
             for row, shown in zip(rows, picture["maps"], strict=True):
                 shown["overlay"] = self.store.overlay_name(row["path"], row["method"], row["rank"])
         if thumbnail is not None and self.total <= _INLINE:
-            picture["thumb"] = f"data:image/jpeg;base64,{base64.b64encode(thumbnail).decode()}"
+            picture["thumb"] = data_uri(thumbnail, "jpeg")
         elif thumbnail is not None:
             picture["thumb"] = f"report/{position // 1000:05}/{position}.jpg"  # the same whenever the page is written
             self.keep(picture["thumb"], thumbnail)

@@ -10,8 +10,6 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from gradcam_kit.comparison.document import TEMPLATES
 from gradcam_kit.errors import OptionError
 from gradcam_kit.jobs.request import Targets
@@ -20,6 +18,7 @@ from gradcam_kit.jobs.storage.store import Store
 from gradcam_kit.jobs.work.measuring import by_method, not_counted
 from gradcam_kit.metrics.labels import metric_label
 from gradcam_kit.metrics.registry import described
+from gradcam_kit.pages import page_template
 from gradcam_kit.render import colormap_table
 from gradcam_kit.report import notes
 from gradcam_kit.report.collect import Collected, Keep, collect
@@ -68,9 +67,6 @@ def is_current(out: str) -> bool:
 
 def render(collected: Collected, manifest: dict[str, Any], speed: float | None, digest: str) -> str:
     """Return the page as text; `speed` in pictures per second, `digest` of the rows."""
-    environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
     data = {
         "methods": collected.methods,
         "layers": {name: " + ".join(layers) for name, layers in manifest["layers"].items()},
@@ -85,7 +81,7 @@ def render(collected: Collected, manifest: dict[str, Any], speed: float | None, 
         "confidence": collected.figures.histogram,
         "colors": [[name, base64.b64encode(colormap_table(name).tobytes()).decode()] for name in _COLORMAPS],
     }
-    return environment.get_template("report.html").render(
+    return page_template("report.html", *_TEMPLATES).render(
         data=data,
         figures=collected.figures,
         manifest=manifest,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from html import escape
 from typing import Any
 
@@ -12,6 +11,7 @@ from gradcam_kit.diagnostics.attention_records import LayerAttention
 from gradcam_kit.diagnostics.captured_attention import CapturedAttention
 from gradcam_kit.diagnostics.show.attention import on_picture
 from gradcam_kit.errors import ShapeError
+from gradcam_kit.pages import data_uri
 
 _MOST_WORDS = 128
 _SIDE = 96  # pixels of one head
@@ -111,4 +111,4 @@ def _png(panel: Any) -> str:
     shrinks = max(array.shape[:2]) > side
     array = cv2.resize(array, (side, side), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_NEAREST)
     _, encoded = cv2.imencode(".png", np.ascontiguousarray(array[..., ::-1]))
-    return f"data:image/png;base64,{base64.b64encode(encoded.tobytes()).decode()}"
+    return data_uri(encoded.tobytes(), "png")

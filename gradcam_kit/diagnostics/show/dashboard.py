@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from os import PathLike
 from typing import Any, SupportsFloat
 
@@ -16,6 +15,7 @@ from gradcam_kit.diagnostics.show.log import Log
 from gradcam_kit.diagnostics.watching import ModelDiagnostics
 from gradcam_kit.errors import InputError, kind_of, missing_extra
 from gradcam_kit.options import positive
+from gradcam_kit.pages import data_uri
 
 _STYLE = (
     ":root{color-scheme:light dark}body{font:15px/1.5 system-ui,sans-serif;margin:1rem auto;max-width:75rem;"
@@ -189,8 +189,7 @@ class _Sources:
         if sample is None or not 0 <= sample < len(tensor):
             return f"Layer {layer} has samples 0 to {len(tensor) - 1}."
         shown = panels.feature_picture(tensor[sample], self.features[layer].unit_axis)
-        source = f"data:image/png;base64,{base64.b64encode(shown).decode()}"
-        return html.Img(src=source, alt=f"feature maps of {layer}, sample {sample}")
+        return html.Img(src=data_uri(shown, "png"), alt=f"feature maps of {layer}, sample {sample}")
 
     def _tensor(self, layer: str) -> Tensor | None:
         assert self.features is not None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -11,9 +10,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from gradcam_kit.diagnostics.findings import Finding, worst_first
+from gradcam_kit.pages import data_uri, page_template
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _LOWEST, _HIGHEST = -6.0, 0.0  # decades of update ratios on the page
@@ -46,7 +44,7 @@ class Pair:
     def pictures(self) -> list[tuple[str, str]]:
         """Name and address of both."""
         both = (self.first, self.first_jpeg), (self.second, self.second_jpeg)
-        return [(name, f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}") for name, jpeg in both]
+        return [(name, data_uri(jpeg, "jpeg")) for name, jpeg in both]
 
 
 @dataclass(frozen=True)
@@ -80,7 +78,7 @@ class Strips:
     def pictures(self) -> list[tuple[str, str, str]]:
         """Class, text and address of each picture that there is."""
         both = ("over-time", "values over the steps", self.over_time), ("units", "largest value by unit", self.units)
-        return [(kind, text, _png_address(png)) for kind, text, png in both if png]
+        return [(kind, text, data_uri(png, "png")) for kind, text, png in both if png]
 
 
 @dataclass(frozen=True)
@@ -94,7 +92,7 @@ class FeatureMaps:
     @property
     def addresses(self) -> list[str]:
         """Addresses of the pictures."""
-        return list(map(_png_address, self.pngs))
+        return [data_uri(png, "png") for png in self.pngs]
 
 
 def render_page(
@@ -126,12 +124,9 @@ def render_page(
         settings: names and values.
         seconds: how long each part took.
     """
-    environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
     findings = worst_first(findings)
     counts = Counter(finding.level for finding in findings)
-    return environment.get_template("doctor.html").render(
+    return page_template("doctor.html", _TEMPLATES).render(
         model=model,
         weights=weights,
         findings=findings,
@@ -211,10 +206,6 @@ def _decades(values: Sequence[float | None]) -> list[float | None]:
         return [None] * len(values)
     low, high = min(known) - 1, max(known)
     return [None if value is None else 100 * (value - low) / (high - low) for value in logs]
-
-
-def _png_address(png: bytes) -> str:
-    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
 
 
 def _is_finite(value: float | None) -> bool:

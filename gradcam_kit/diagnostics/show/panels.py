@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -15,6 +14,7 @@ from torch import Tensor
 from gradcam_kit.diagnostics.findings import LEVELS
 from gradcam_kit.diagnostics.report import LayerRow
 from gradcam_kit.diagnostics.show.log import Log
+from gradcam_kit.pages import data_uri
 
 _COLUMNS = ("name", "type", "n", "mean", "std", "dead", "units", "nan", "inf", "gradient_rms")
 _MOST_MAPS = 64
@@ -119,7 +119,7 @@ def pictures(log: Log, name: str) -> Any:
     for step, path in dict.fromkeys((known[0], known[-1])) if known else []:
         content = log.picture(path)
         if content is not None:
-            source = f"data:image/png;base64,{base64.b64encode(content).decode()}"
+            source = data_uri(content, "png")
             shown.append(
                 html.Figure([html.Figcaption(f"step {step}"), html.Img(src=source, alt=f"{name}, step {step}")])
             )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt8
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 from rich.console import Console
 from torch import Tensor
@@ -29,6 +27,7 @@ from gradcam_kit.meter import Meter
 from gradcam_kit.methods import METHODS, BaseCAM, single_pass_methods
 from gradcam_kit.methods.recommended import recommended
 from gradcam_kit.models.photos import weights_file
+from gradcam_kit.pages import data_uri, page_template
 from gradcam_kit.pixels.pictures import RGB, encode_picture
 from gradcam_kit.render import colorize, colormap_table
 
@@ -214,15 +213,12 @@ def _render(
     missing: str | None,
 ) -> str:
     """Return the page as one HTML text that needs no network."""
-    environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
     names = explainer.loaded.class_names or ()
     shown = [
         _picture(explainer, one, index, [(names[k], float(row[k])) for k in classes.tolist()], methods)
         for index, (one, row, classes) in enumerate(zip(pictures, probabilities, targets, strict=True))
     ]
-    return environment.get_template("demo.html").render(
+    return page_template("demo.html", _TEMPLATES).render(
         model=explainer.loaded.spec,
         pictures=shown,
         methods=methods,
@@ -271,4 +267,4 @@ def _map(method: ShownMethod, index: int, place: int) -> str:
 
 
 def _address(picture: RGB) -> str:
-    return f"data:image/jpeg;base64,{base64.b64encode(encode_picture(picture, '.jpg')).decode()}"
+    return data_uri(encode_picture(picture, ".jpg"), "jpeg")

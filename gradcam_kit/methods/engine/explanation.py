@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -146,6 +145,7 @@ class Explanation:
         return f", {empty} of {self.is_empty.numel()} maps without positive evidence" if empty else ""
 
     def _repr_html_(self) -> str:
+        from gradcam_kit.pages import data_uri
         from gradcam_kit.pixels.pictures import encode_picture
         from gradcam_kit.render import colorize
 
@@ -158,8 +158,8 @@ class Explanation:
             for j in range(min(maps.shape[1], _SHOWN)):
                 picture = ""
                 if maps.ndim == 4:
-                    data = base64.b64encode(encode_picture(colorize(maps[i, j]), ".png")).decode()
-                    picture = f'<img src="data:image/png;base64,{data}" style="height:140px"><br>'
+                    data = data_uri(encode_picture(colorize(maps[i, j]), ".png"), "png")
+                    picture = f'<img src="{data}" style="height:140px"><br>'
                 cells.append(
                     f'<td style="text-align:left">{picture}{escape(self._title(i, j, bool(empty[i, j])))}</td>'
                 )
