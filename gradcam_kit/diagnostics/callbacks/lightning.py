@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import sys
-from os import PathLike
 from typing import Any
 
 from torch import nn
 
 from gradcam_kit.capture import select_layers
-from gradcam_kit.diagnostics.callbacks.session import Session
-from gradcam_kit.diagnostics.report import Report
-from gradcam_kit.diagnostics.watching import ModelDiagnostics
+from gradcam_kit.diagnostics.callbacks.session import SessionCallback
 from gradcam_kit.errors import missing_extra
 
 try:
@@ -20,7 +17,7 @@ except ImportError as _error:
     raise missing_extra("DiagnosticsCallback needs lightning", "loggers") from _error
 
 
-class DiagnosticsCallback(Callback):
+class DiagnosticsCallback(SessionCallback, Callback):
     """Observe what a Lightning trainer trains; validation is left out.
 
     The report of all ranks is merged on rank 0 when the training ends. After an error or an interruption every rank
@@ -42,30 +39,6 @@ class DiagnosticsCallback(Callback):
         >>> callback.diagnostics is None  # until Trainer(callbacks=[callback]).fit(...) begins
         True
     """
-
-    def __init__(
-        self,
-        *,
-        out: str | PathLike[str] | None = None,
-        writer: Any = None,
-        heatmaps: Any = None,
-        **options: Any,
-    ) -> None:
-        super().__init__()
-        self._session = Session(out, writer, heatmaps, options)
-
-    @property
-    def diagnostics(self) -> ModelDiagnostics | None:
-        """What observes, or has observed, the training; None before it."""
-        return self._session.diagnostics
-
-    def report(self) -> Report:
-        """Return the findings and the tables, also while the training runs.
-
-        Raises:
-            CaptureError: no training has begun.
-        """
-        return self._session.report()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin to observe."""

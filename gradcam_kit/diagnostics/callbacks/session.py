@@ -112,6 +112,34 @@ class Session:
         _log.log(logging.WARNING if bad else logging.INFO, "\n".join([report.summary, *bad]))
 
 
+class SessionCallback:
+    """What the callbacks of all trainers share: one session, its diagnostics and its report."""
+
+    def __init__(
+        self,
+        *,
+        out: str | PathLike[str] | None = None,
+        writer: Any = None,
+        heatmaps: Any = None,
+        **options: Any,
+    ) -> None:
+        super().__init__()
+        self._session = Session(out, writer, heatmaps, options)
+
+    @property
+    def diagnostics(self) -> ModelDiagnostics | None:
+        """What observes, or has observed, the training; None before it."""
+        return self._session.diagnostics
+
+    def report(self) -> Report:
+        """Return the findings and the tables, also while the training runs.
+
+        Raises:
+            CaptureError: no training has begun.
+        """
+        return self._session.report()
+
+
 def is_first() -> bool:
     """Whether this process is rank 0, or the only one."""
     return not _is_distributed() or distributed.get_rank() == 0

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from os import PathLike
 from typing import Any
 
-from gradcam_kit.diagnostics.callbacks.session import Session
-from gradcam_kit.diagnostics.report import Report
-from gradcam_kit.diagnostics.watching import ModelDiagnostics
+from gradcam_kit.diagnostics.callbacks.session import SessionCallback
 from gradcam_kit.errors import missing_extra
 
 try:
@@ -16,7 +13,7 @@ except ImportError as _error:
     raise missing_extra("DiagnosticsTrainerCallback needs transformers", "models") from _error
 
 
-class DiagnosticsTrainerCallback(TrainerCallback):
+class DiagnosticsTrainerCallback(SessionCallback, TrainerCallback):
     """Observe what a Hugging Face trainer trains; evaluation is left out.
 
     The trainer tells its callbacks nothing of an error. Use this one as a context manager around `trainer.train()`, and
@@ -37,30 +34,6 @@ class DiagnosticsTrainerCallback(TrainerCallback):
         ...     ...  # Trainer(model, arguments, callbacks=[callback]).train()
         Ellipsis
     """
-
-    def __init__(
-        self,
-        *,
-        out: str | PathLike[str] | None = None,
-        writer: Any = None,
-        heatmaps: Any = None,
-        **options: Any,
-    ) -> None:
-        super().__init__()
-        self._session = Session(out, writer, heatmaps, options)
-
-    @property
-    def diagnostics(self) -> ModelDiagnostics | None:
-        """What observes, or has observed, the training; None before it."""
-        return self._session.diagnostics
-
-    def report(self) -> Report:
-        """Return the findings and the tables, also while the training runs.
-
-        Raises:
-            CaptureError: no training has begun.
-        """
-        return self._session.report()
 
     def __enter__(self) -> DiagnosticsTrainerCallback:
         return self
