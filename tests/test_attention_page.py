@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import re
 import warnings
 from pathlib import Path
 
 import pytest
 import torch
+from documents import DOCS, blocks, run_examples
 
-DOCS = Path(__file__).parent.parent / "docs"
 PAGE = (DOCS / "diagnostics-attention.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+BLOCKS = blocks(DOCS / "diagnostics-attention.md", "python")
 
 with warnings.catch_warnings():  # of its own use of TorchScript
     warnings.simplefilter("ignore")
@@ -20,11 +19,9 @@ with warnings.catch_warnings():  # of its own use of TorchScript
 
 @pytest.fixture(scope="module")
 def names(tmp_path_factory):
-    names: dict[str, object] = {}
     with pytest.MonkeyPatch.context() as patch, torch.random.fork_rng():
         patch.chdir(tmp_path_factory.mktemp("page"))
-        for block in BLOCKS:
-            exec(compile(block, "docs/diagnostics-attention.md", "exec"), names)
+        names = run_examples(DOCS / "diagnostics-attention.md")
         assert Path("diagnostics-attention.png").stat().st_size > 1000
     return names
 

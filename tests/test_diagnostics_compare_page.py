@@ -7,20 +7,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from documents import DOCS, run_examples
 from PIL import Image
 
-DOCS = Path(__file__).parent.parent / "docs"
 PAGE = (DOCS / "diagnostics-compare.md").read_text(encoding="utf-8")
 PICTURES = re.findall(r"!\[[^\]]+\]\((.+?)\)", PAGE)
 
 
 @pytest.fixture(scope="module")
 def names(tmp_path_factory):
-    names: dict[str, object] = {}
     with pytest.MonkeyPatch.context() as patch, torch.random.fork_rng():
         patch.chdir(tmp_path_factory.mktemp("page"))
-        for block in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL):
-            exec(compile(block, "docs/diagnostics-compare.md", "exec"), names)
+        names = run_examples(DOCS / "diagnostics-compare.md")
         names["written"] = {path.name: path.stat().st_size for path in Path().iterdir()}
     return names
 

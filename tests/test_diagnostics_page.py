@@ -7,17 +7,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from documents import DOCS, run_examples
 
-PAGE = (Path(__file__).parent.parent / "docs" / "diagnostics.md").read_text()
+PAGE = (DOCS / "diagnostics.md").read_text()
 
 
 @pytest.fixture(scope="module")
 def names(tmp_path_factory):
-    names: dict[str, object] = {}
     with pytest.MonkeyPatch.context() as patch, torch.random.fork_rng():
         patch.chdir(tmp_path_factory.mktemp("page"))
-        for block in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL):
-            exec(compile(block, "docs/diagnostics.md", "exec"), names)
+        names = run_examples(DOCS / "diagnostics.md")
         assert Path("gradients.png").stat().st_size > 1000
     return names
 

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import torch
+from documents import DOCS, run_examples
 
-PAGE = (Path(__file__).parent.parent / "docs" / "inputs.md").read_text()
+PAGE = (DOCS / "inputs.md").read_text()
 
 
 def test_the_examples_run_in_order_and_give_what_their_comments_say():
-    names: dict[str, object] = {}
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        for block in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL):
-            exec(compile(block, "docs/inputs.md", "exec"), names)
+        names = run_examples(DOCS / "inputs.md")
     shapes = {"heatmaps": (2, 51, 26), "clip_maps": (2, 6, 64, 64), "tower_maps": (2, 32, 32)}
     shapes |= {"depth_maps": (2, 48, 48), "color_maps": (2, 32, 32), "tile_maps": (5, 32, 32)}
     for name, shape in shapes.items():

@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import json
-import re
-from pathlib import Path
 
 import pytest
 import torch
+from documents import DOCS, run_examples
 from PIL import Image
 
-DOCS = Path(__file__).parent.parent / "docs"
 PAGE = (DOCS / "diagnostics-logging.md").read_text()
 
 
 @pytest.fixture(scope="module")
 def left(tmp_path_factory):
     """The names that the examples leave, and their folder."""
-    names: dict[str, object] = {}
     folder = tmp_path_factory.mktemp("page")
     with pytest.MonkeyPatch.context() as patch, torch.random.fork_rng():
         patch.chdir(folder)
-        for block in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL):
-            exec(compile(block, "docs/diagnostics-logging.md", "exec"), names)
+        names = run_examples(DOCS / "diagnostics-logging.md")
     return names, folder
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -23,7 +22,6 @@ ROOT = Path(__file__).parents[2]
 SUPPORT = ROOT / "tests" / "support"
 OF_GRADIO = ("[svelte-i18n] Message with id", "Method not implemented.")
 """What Gradio's own scripts write to the console."""
-CHROMIUM = shutil.which("chromium")
 
 
 class Server:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import re
-import shutil
 from pathlib import Path
 
 import disk
@@ -22,7 +21,6 @@ from gradcam_kit.models import load_model, photos
 from gradcam_kit.render import colorize
 
 SIX = ["grad-cam", "refine-cam", "finer-cam", "full-grad", "score-cam", "eigen-cam"]
-CHROMIUM = shutil.which("chromium")
 
 
 @pytest.fixture(autouse=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from documents import DOCS, blocks, run_examples
 from typer.testing import CliRunner
 
 from gradcam_kit.cli import app
@@ -15,14 +16,9 @@ from gradcam_kit.methods import METHODS
 from gradcam_kit.metrics import METRICS
 
 ROOT = Path(__file__).parent.parent.parent
-DOCS = ROOT / "docs"
-# test_inputs_page.py, test_diagnostics_page.py and test_attention_page.py also look at the results.
-OWN_TESTS = {"inputs.md", "diagnostics.md", "diagnostics-attention.md"}
-PAGES = [page for page in sorted(DOCS.rglob("*.md")) if str(page.relative_to(DOCS)) not in OWN_TESTS]
-
-
-def blocks(page: Path, language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", page.read_text(), re.DOTALL)
+PAGES = sorted(DOCS.rglob("*.md"))
+OWN_TESTS = {"inputs", "diagnostics", "diagnostics-attention", "diagnostics-compare", "diagnostics-logging"}
+"""Pages whose examples run in a test of their own, which also looks at the results."""
 
 
 @pytest.fixture(autouse=True)
@@ -40,13 +36,13 @@ def _nothing_stays(tmp_path, monkeypatch):
         registry.update(names)
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=lambda page: page.stem)
+@pytest.mark.parametrize(
+    "page",
+    [page for page in PAGES if blocks(page, "python") and page.stem not in OWN_TESTS],
+    ids=lambda page: page.stem,
+)
 def test_the_python_examples_run_in_order(page: Path) -> None:
-    names: dict[str, object] = {}
-    for block in blocks(page, "python"):
-        exec(compile(block, str(page), "exec"), names)
-        for name, shape in re.findall(r"^(\w+) = .*#.*?\((\d[\d, ]*)\)", block, re.MULTILINE):
-            assert tuple(names[name].shape) == tuple(map(int, shape.split(", "))), name  # type: ignore[attr-defined]
+    run_examples(page)
 
 
 @pytest.mark.parametrize(
