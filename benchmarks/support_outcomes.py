@@ -56,7 +56,7 @@ def load(file: Path) -> dict[str, Outcome]:
 
 
 def save(outcomes: Iterable[Outcome], file: Path) -> None:
-    """Put outcomes among those of other architectures in a file: JSON with one architecture on a line."""
+    """Merge outcomes into a JSON file, which has one architecture per line and keeps all others."""
     found = {**load(file), **{one.name: one for one in outcomes}}
     rows = sorted(found.values(), key=lambda one: (LIBRARIES.index(one.name.partition(":")[0]), one.family, one.name))
     head = as_json({"environment": hardware(), "summary": summarize(rows)}).removesuffix("\n}\n")
@@ -65,7 +65,7 @@ def save(outcomes: Iterable[Outcome], file: Path) -> None:
 
 
 def summarize(outcomes: Iterable[Outcome]) -> dict[str, dict[str, int]]:
-    """Count how many of each library's architectures had which status; those of torchvision by task."""
+    """Count the architectures of each library by status; of torchvision, also by task."""
     counts: dict[str, Counter[str]] = {}
     for outcome in outcomes:
         library = outcome.name.partition(":")[0]

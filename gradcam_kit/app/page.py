@@ -78,7 +78,7 @@ class _Page:
             elem_id="picture",
             buttons=[],
         )
-        # The file itself: our reader refuses what is no picture, and turns photographs upright.
+        # Pass the file on: our own reader refuses files that are not pictures, and turns photographs upright.
         self.upload.preprocess = lambda payload: payload and payload.path
         with gr.Row():
             self.samples = [
