@@ -235,7 +235,7 @@ def test_what_cannot_be_traced_is_one_line() -> None:
         trace["lstmm"]
     with pytest.raises(OptionError, match="layer is 2"):
         trace["lstm"].at(2)
-    with pytest.raises(OptionError, match="runs forward alone"):
+    with pytest.raises(OptionError, match="runs only forward"):
         trace["gru"].at(0, reverse=True)
     with pytest.raises(RuntimeError), unchanged(model):
         trace_recurrent(model, (WORDS, LENGTHS + 10))
