@@ -1,4 +1,4 @@
-"""What all pages share: how a template is found, and how a picture is part of a file that needs no network."""
+"""Common parts of all pages: finding templates, and embedding pictures in the file."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ def page_template(name: str, *folders: Path) -> Template:
     """Return the template of a page. Values are escaped, and a name that was not given is an error.
 
     Args:
-        name: of the file.
-        folders: where it and the templates that it includes are looked for, in this order.
+        name: name of the file.
+        folders: folders to search for it and for included templates, in this order.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -25,7 +25,7 @@ def page_template(name: str, *folders: Path) -> Template:
 
 
 def data_uri(content: bytes, kind: Literal["jpeg", "png"]) -> str:
-    """Return the bytes of an encoded picture as an address that holds them.
+    """Return the bytes of an encoded picture as a data URL.
 
     Example:
         >>> data_uri(b"...", "png")

@@ -30,7 +30,7 @@ from gradcam_kit.pixels.outlines import outline, read_outlines
 from gradcam_kit.pixels.pictures import RGB
 
 MOST_METHODS = 6
-"""Maps that stand side by side."""
+"""Number of maps side by side."""
 
 _PHOTOGRAPHS = {"astronaut": "astronaut.png", "cat": "chelsea.png", "coffee": "coffee.png", "rocket": "rocket.jpg"}
 """Functions of `skimage.data`, and their files, which come with scikit-image."""
@@ -50,7 +50,7 @@ def build_page(model: AppModel) -> Any:
 
 
 class _Page:
-    """The components of the page, and what happens when they are used."""
+    """The components of the page, and their event handlers."""
 
     def __init__(self, gr: Any, model: AppModel) -> None:
         self.gr, self.model = gr, model
@@ -139,11 +139,11 @@ class _Page:
         self.check.click(self.checked, [self.maps, self.view], explained, **quiet)
 
     def open_upload(self, path: str | None) -> dict[Any, Any]:
-        """Look at an uploaded file."""
+        """Show an uploaded file."""
         return {} if path is None else self.open(path, None)
 
     def open(self, path: str | Path, source: PictureSource | None) -> dict[Any, Any]:
-        """Look at a file, or say why that failed."""
+        """Show a file, or the reason why that failed."""
         gr = self.gr
         try:
             picture, own = read_upload(path)
@@ -219,7 +219,7 @@ class _Page:
         return {self.message: self.gr.update(value=escaped(text), visible=bool(text))}
 
     def _shown(self, place: int, view: View, found: MethodMap, alpha: float) -> dict[Any, Any]:
-        """Return what a card shows of a map."""
+        """Return the content of a map's card."""
         gr, (card, picture, text, code) = self.gr, self.cards[place]
         painted = paint(view, found, alpha)
         return {
@@ -231,13 +231,13 @@ class _Page:
 
 
 def _heading(model: AppModel) -> str:
-    """Return what stands above the page: the model, and what to know before believing its maps."""
+    """Return the heading of the page: the model, and warnings about its maps."""
     notes = "; ".join(model.loaded.notes)
     return f"# Where did the model look?\n**{escaped(model.loaded.spec)}** · {escaped(notes)}"
 
 
 def _samples(model: AppModel) -> list[tuple[Path, PictureSource]]:
-    """Return pictures to begin with: photographs of scikit-image, for the bundled model those that it knows."""
+    """Return example pictures: photographs of scikit-image, or the bundled pictures for the bundled model."""
     if model.request.model == "demo":
         imported = "from gradcam_kit.demo import sample_pictures"
         return [
@@ -267,7 +267,7 @@ def _opener(open_file: Callable[..., Any], path: Path, source: PictureSource) ->
 
 
 def _with_event(gr: Any, handler: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
-    """Return a handler that Gradio gives its event to, which it does for an annotation of this very class."""
+    """Return a handler annotated with Gradio's event class, so that Gradio passes the event."""
 
     def handle(view: Any, event: Any) -> Any:
         return handler(view, event)

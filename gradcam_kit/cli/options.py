@@ -1,4 +1,4 @@
-"""The options that several commands share, and how their texts are read."""
+"""The options that several commands share, and their parsers."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ Weights = Annotated[
 ImageSize = Annotated[
     int | None,
     typer.Option(
-        metavar="PIXELS", help="Side of the model's input.", show_default="as the model has it", rich_help_panel=MODEL
+        metavar="PIXELS", help="Side of the model's input.", show_default="from the model", rich_help_panel=MODEL
     ),
 ]
 Mean = Annotated[
@@ -51,7 +51,7 @@ Mean = Annotated[
     typer.Option(
         metavar="R,G,B",
         help="Mean per channel in [0, 1], such as 0.485,0.456,0.406, or one number for gray.",
-        show_default="as the model has it",
+        show_default="from the model",
         rich_help_panel=MODEL,
     ),
 ]
@@ -60,7 +60,7 @@ Std = Annotated[
     typer.Option(
         metavar="R,G,B",
         help="Standard deviation per channel in [0, 1].",
-        show_default="as the model has it",
+        show_default="from the model",
         rich_help_panel=MODEL,
     ),
 ]
@@ -69,7 +69,7 @@ ClassNames = Annotated[
     typer.Option(
         metavar="FILE",
         help="File with one class name per line.",
-        show_default="as the model has them",
+        show_default="from the model",
         rich_help_panel=MODEL,
     ),
 ]
@@ -95,7 +95,7 @@ Targets = Annotated[
 Scores = Annotated[
     str | None,
     typer.Option(
-        help="Score of a class: softmax, sigmoid, or raw (the output as it is).",
+        help="Score of a class: softmax, sigmoid, or raw (the unchanged output).",
         show_default="the model decides",
         rich_help_panel=EXPLAIN,
     ),
@@ -153,7 +153,7 @@ ReplaceForeign = Annotated[
 ]
 Open = Annotated[
     bool,
-    typer.Option("--open", help="Open what was written in the browser, where there is one.", rich_help_panel=OUTPUT),
+    typer.Option("--open", help="Open the result in the browser, if there is one.", rich_help_panel=OUTPUT),
 ]
 Method = Annotated[
     list[str] | None,
