@@ -32,7 +32,7 @@ LEVEL = 0.05
 SHIFTED = 0.5
 """Difference of means in pooled standard deviations from which on a unit counts as shifted."""
 _PERMUTATIONS = 500
-_LEAST = 4  # samples of each data set
+_LEAST = 4  # fewest samples of each data set
 
 
 @dataclass(frozen=True)
