@@ -1,5 +1,6 @@
 """Shapes in all signatures of the package are checked at run time in the tests."""
 
+import gc
 import os
 import random
 import shutil
@@ -12,6 +13,7 @@ import torch
 from checked_shapes import check_shapes
 
 check_shapes("gradcam_kit")
+gc.disable()  # until all is collected: what is imported and parametrized stays, and looking through it takes seconds
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)  # workers share the cores; more threads than cores slow all of them down
@@ -30,6 +32,12 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--seed", type=int, default=0, help="seeds the global generators in front of every test")
+
+
+def pytest_collection_finish() -> None:
+    """Let garbage be collected again, but for what stays until the end."""
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

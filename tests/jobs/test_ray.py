@@ -90,7 +90,7 @@ def test_what_kills_a_reader_or_fills_the_memory_costs_no_more_than_on_one_machi
     folder: Path, cluster: object, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     for i in range(5):
-        disk.write_picture(Path(f"frail/{i}.png"), np.roll(disk.CAT, i, axis=1) if i else disk.BLACK)
+        disk.write_picture(Path(f"frail/{i}.png"), np.roll(disk.CAT, i, axis=1) if i < 4 else disk.BLACK)
     monkeypatch.setattr(decode, "_FEW", 0)
     options = {"source": "frail", "model": "shop:frail", "shard_size": 5, "batch_size": 5, "processes": True}
     explain("dying-local", "local", **options)
@@ -98,7 +98,7 @@ def test_what_kills_a_reader_or_fills_the_memory_costs_no_more_than_on_one_machi
     capfd.readouterr()
     summary = explain("dying", "ray", Console(file=said, width=200), **options)
     assert (summary.pictures, summary.failed, summary.missing) == (5, 1, 0)
-    assert summary.problems == ("0.png: cannot read the picture: the process that read it died",)
+    assert summary.problems == ("4.png: cannot read the picture: the process that read it died",)
     assert said.getvalue().count("the memory of cpu is too small; going on with batches of 2") == 1
     assert capfd.readouterr().err == ""  # of Ray, neither what it does nor what it thinks of it
     assert "RAY_BACKEND_LOG_LEVEL" not in os.environ

@@ -16,7 +16,7 @@ from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from inspect import isgeneratorfunction
 from types import CodeType, ModuleType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
 from beartype import BeartypeConf, beartype
 from jaxtyping import TypeCheckError, jaxtyped
@@ -37,7 +37,7 @@ def checked(thing: _T) -> _T:
     own = thing.__dict__ if isinstance(thing, type) else {"__annotations__": thing.__annotations__}
     if not any(_has_shape(note, names) for note in own.get("__annotations__", {}).values()):
         return thing
-    if isinstance(thing, type) or isgeneratorfunction(thing):
+    if isinstance(thing, type) or isgeneratorfunction(thing) or not _is_known(thing):
         return jaxtyped(thing, typechecker=beartype)
     function: Any = _TYPED(thing)
 
@@ -48,6 +48,15 @@ def checked(thing: _T) -> _T:
             return function(*args, **kwargs)
 
     return call  # type: ignore[return-value]
+
+
+def _is_known(function: Any) -> bool:
+    """Whether all names in the annotations exist already, which beartype insists on and `jaxtyped` does not."""
+    try:
+        get_type_hints(function)
+    except (NameError, AttributeError):
+        return False
+    return True
 
 
 def _has_shape(note: Any, names: dict[str, Any]) -> bool:
