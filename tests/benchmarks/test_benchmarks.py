@@ -120,6 +120,16 @@ def test_ratios(tmp_path):
     assert not [row for row in results.rows if row.skipped]
 
 
+def test_tricks(tmp_path):
+    results = quick("tricks", tmp_path)
+    assert [row.case["work"].partition(",")[0] for row in results.rows] == [
+        "packed weights",
+        "channels-last images",
+        "rows copied when they are read",
+    ]
+    assert all(row.figures["ratio"].median > 0 for row in results.rows)
+
+
 @pytest.mark.filterwarnings("ignore")  # of anomaly mode and other libraries
 def test_diagnostics(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)

@@ -61,7 +61,7 @@ def check_arguments(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str
 
 
 def nested_advice(args: Sequence[Any], kwargs: Mapping[str, Any]) -> str | None:
-    """What to do with tensors that lie in lists or mappings of inputs, as detection models take them; None without."""
+    """Say what to do with tensors inside lists or mappings of inputs, as detection models take them; None without."""
     inner = [value for value in (*args, *kwargs.values()) if isinstance(value, Mapping | list | tuple)]
     shapes = [tuple(leaf.shape) for leaf in tree_leaves(list(map(_plain_tree, inner))) if isinstance(leaf, Tensor)]
     if not shapes:
@@ -75,7 +75,7 @@ def nested_advice(args: Sequence[Any], kwargs: Mapping[str, Any]) -> str | None:
 
 
 def _plain_tree(value: Any) -> Any:
-    """Mappings of any class as dicts, in which leaves are found."""
+    """Return mappings of any class as dicts, in which leaves are found."""
     if isinstance(value, Mapping):
         return {str(key): _plain_tree(entry) for key, entry in value.items()}
     return [_plain_tree(entry) for entry in value] if isinstance(value, list | tuple) else value
@@ -95,7 +95,7 @@ def _as_a_batch(args: Sequence[Any]) -> str:
 
 
 def advice(images: Tensor, args: tuple[Any, ...]) -> str | None:
-    """What may be wrong with images on which a model failed, if they look like it."""
+    """Say what may be wrong with images on which a model failed, if they look like it."""
     first, *others = images.shape
     if len(others) == 2 and first in _CHANNELS and min(others) > max(_CHANNELS):
         if sum(isinstance(value, Tensor) and value.ndim == 3 for value in args) > 1:
@@ -107,7 +107,7 @@ def advice(images: Tensor, args: tuple[Any, ...]) -> str | None:
 
 
 def precision_advice(images: Tensor, model: nn.Module, error: Exception) -> str | None:
-    """What to convert, if a model failed because the images have another precision than its parameters.
+    """Say what to convert, if a model failed because the images have another precision than its parameters.
 
     Many models convert what they get, so the error itself has to name both precisions.
     """
