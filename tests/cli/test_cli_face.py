@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import disk
+import forked
 import pytest
 import torch
 import typer
@@ -168,6 +169,4 @@ def test_waiting_threads_sleep_unless_the_user_says_otherwise(given: str | None,
 def test_the_library_leaves_the_policy_alone() -> None:
     code = "import os, gradcam_kit; gradcam_kit.METHODS; print('OMP_WAIT_POLICY' in os.environ)"
     environment = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"}
-    command = [sys.executable, "-c", code]
-    shown = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT, check=True)
-    assert shown.stdout == "False\n"
+    assert forked.run(code, environment=environment).stdout == "False\n"
