@@ -55,7 +55,8 @@ class EvaluateRequest:
         batch_size: the largest number of images in one forward pass.
         workers: number of workers that decode pictures; 0 = one per core, at most 8.
         overwrite: replace earlier measurements.
-        baselines: also measure all `metrics.BASELINES` on the same pictures; each takes as long as a method.
+        baselines: also measure all `metrics.BASELINES` on the same pictures; each takes as long as a method, but the
+            random one, which is drawn `RANDOM_DRAWS` times.
             `controls`, the former name, is accepted for one release.
         processes: as in a run.
     """
@@ -84,6 +85,8 @@ class Evaluation:
         notes: for each metric which direction is better, and all settings that its numbers depend on; then the
             differences.
         differences: one line per metric and pair of methods, see `pair_lines`.
+        agreement: one line per metric: how alike it and each other metric rank methods and baselines, and how alike it
+            ranks them from picture to picture, see `RankAgreement`. None where there is nothing to compare.
         pictures: the number of pictures in the run.
         failed: pictures that could not be measured, also those that the run could not explain.
         problems: the first few of them, one line each.
@@ -94,6 +97,7 @@ class Evaluation:
     means: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     differences: list[str] = field(default_factory=list)
+    agreement: list[dict[str, Any]] = field(default_factory=list)
     pictures: int = 0
     failed: int = 0
     problems: list[str] = field(default_factory=list)
@@ -208,7 +212,7 @@ def _measure(prepared: _Prepared, console: Console) -> Evaluation:
             rows = [*shard.rows, *(shard.baselines if request.baselines else ())]
             means.add(rows, names)
             paired.add(rows, names)
-    done.means, done.differences = means.lines(), paired.lines()
+    done.means, done.differences, done.agreement = means.lines(), paired.lines(), paired.agreement()
     return done
 
 
