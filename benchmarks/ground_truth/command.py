@@ -15,9 +15,8 @@ import torch
 import typer
 from rich.console import Console
 
-from benchmarks.ground_truth import photographs, series, shapes, shortcut, table, tokens, wired
+from benchmarks.ground_truth import conclusions, demo, objects, photographs, series, shortcut, table, tokens, wired
 from benchmarks.ground_truth.bootstrap import differences
-from benchmarks.ground_truth.claims import PAIRS
 from benchmarks.ground_truth.scoring import OPTIONS, Column, Found, Plan, Test
 from benchmarks.options import Quick, Threads
 from benchmarks.report import between_markers
@@ -26,7 +25,7 @@ from gradcam_kit import METHODS
 from gradcam_kit.errors import MissingExtraError, did_you_mean
 
 TESTS: tuple[Test, ...] = (
-    *wired.TESTS, *shapes.TESTS, *shortcut.TESTS, *tokens.TESTS, *series.TESTS, *photographs.TESTS
+    *wired.TESTS, *objects.TESTS, *demo.TESTS, *shortcut.TESTS, *tokens.TESTS, *series.TESTS, *photographs.TESTS
 )  # fmt: skip
 _QUICK = Plan(("balanced-cam", "grad-cam", "hires-cam", "eigen-cam", "attention-rollout"), scale=0.1, networks=2)
 _FIGURE = ROOT / "docs" / "ground-truth.png"
@@ -72,7 +71,7 @@ def run(
     begin = time.perf_counter()
     columns, seconds, unavailable = _columns(chosen, plan, threads, processes, console)
     cells = table.cells_of(columns, seed)
-    tested = differences({name: column.scores for name, column in columns.items()}, PAIRS, seed)
+    tested = differences({name: column.scores for name, column in columns.items()}, conclusions.pairs(), seed)
     for part in table.on_screen(cells):
         console.print(part)
     wall = round(time.perf_counter() - begin, 1)

@@ -126,6 +126,7 @@ def photographs(plan: Plan) -> dict[str, Found]:
     for place, name in enumerate(("photographs, share", "photographs, peak")):
         scores = {row: values.unflatten(0, (-1, 2))[:, place] for row, values in found.scores.items()}
         columns[name] = Found(scores, found.skipped)
+    del columns["photographs, peak"].scores["ones"]  # which has no maximum
     return columns
 
 

@@ -18,14 +18,18 @@ Cells = dict[str, dict[str, Cell]]
 """Column -> row -> cell."""
 DIGITS = 2
 GROUPS = {
-    "Wired by hand, and convolutional networks": (
-        "signs", "and", "or", "blind half", "small", "medium", "large", "earlier layer", "two objects",
+    "Wired by hand": ("signs", "and", "or", "blind half"),
+    "Convolutional networks: objects and a shortcut": (
+        "small", "medium", "large", "earlier layer", "two objects", "shortcut", "demo", "demo, layer2",
     ),
-    "Mosaics and a shortcut": ("GridPG", "GridPG, layer3", "GridPG, layer2", "DiPart", "DiFull", "shortcut"),
-    "Transformers and series": (
+    "Mosaics": (
+        "GridPG", "GridPG, layer3", "GridPG, layer2", "DiPart", "DiFull", "demo, GridPG", "demo, GridPG, layer3",
+        "demo, GridPG, layer2",
+    ),
+    "Transformers": (
         "transformer", "transformer, two", "transformer, ignored", "transformer, mean", "transformer, windows",
-        "series, when", "series, which",
     ),
+    "Series": ("series, when", "series, which"),
     "Photographs": ("photographs, share", "photographs, peak"),
 }  # fmt: skip
 """Columns that are shown side by side."""

@@ -34,10 +34,6 @@ NEEDS_WEIGHTS = pytest.mark.skipif(bool(MISSING), reason=MISSING)
 CLEAR = ("chelsea", "coffee", "camera", "motorcycle")
 
 
-def picture(name: str) -> Any:
-    return photographs.pixels(PHOTOGRAPHS[name])
-
-
 def image(name: str) -> Tensor:
     return photographs.image(PHOTOGRAPHS[name])
 
