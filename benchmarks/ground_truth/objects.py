@@ -17,14 +17,14 @@ from gradcam_kit.demo import DemoNet
 
 _TRAINING, _STEPS, _BATCH, _IMAGES, _MOSAICS = 1000, 160, 32, 12, 4
 _HELD_OUT = 1_000_000
-"""Seeds of pictures that no network was trained on; each network has a thousand of its own for each test."""
+"""Seeds of pictures that no network was trained on; those of plans, which are 1000 apart, do not meet."""
 
 
 @lru_cache(maxsize=1)
 def network(scale: float, seed: int) -> DemoNet:
     """A network of the demo's architecture, trained in seconds."""
     plan = Plan(scale=scale)
-    images, labels = lessons(_TRAINING, 1000 * seed)
+    images, labels = lessons(_TRAINING, seed)
     return train(DemoNet, images, labels, steps=plan.count(_STEPS), batch=_BATCH, seed=seed)
 
 
@@ -110,7 +110,7 @@ def _of_size(plan: Plan, size: str) -> list[Picture]:
 
 
 def _seed(plan: Plan, test: int) -> int:
-    """The first of the seeds of a test; those of plans are 1000 apart."""
+    """The first of the seeds of a test; of each network it has a thousand."""
     return _HELD_OUT + 10 * plan.seed + 1000 * test
 
 
