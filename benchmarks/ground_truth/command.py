@@ -9,7 +9,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -18,6 +18,7 @@ from rich.console import Console
 from benchmarks.ground_truth import conclusions, demo, objects, photographs, series, shortcut, table, tokens, wired
 from benchmarks.ground_truth.bootstrap import differences
 from benchmarks.ground_truth.scoring import OPTIONS, Column, Found, Plan, Test
+from benchmarks.ground_truth.stored import UnsupportedError
 from benchmarks.options import Quick, Threads
 from benchmarks.report import between_markers
 from benchmarks.results import RESULTS, ROOT, as_json, environment
@@ -30,6 +31,7 @@ TESTS: tuple[Test, ...] = (
 _QUICK = Plan(("balanced-cam", "grad-cam", "hires-cam", "eigen-cam", "attention-rollout"), scale=0.1, networks=2)
 _FIGURE = ROOT / "docs" / "ground-truth.png"
 _MARKERS = [f"<!-- {side}: python -m benchmarks ground-truth -->" for side in ("begin", "end")]
+_OF_CONCLUSIONS = [f"<!-- {side}: conclusions of python -m benchmarks ground-truth -->" for side in ("begin", "end")]
 
 
 def run(
@@ -53,7 +55,8 @@ def run(
 
     A whole run rewrites what is stored in this checkout:
     benchmarks/results/ground-truth.json, docs/ground-truth.md and .png,
-    and the table between the markers in docs/where-right.md.
+    and the tables and conclusions between the markers in
+    docs/where-right.md.
 
     With --out or --figure it writes those alone. With --quick, --only,
     --method, --networks or another --seed nothing is written unless one of
@@ -79,26 +82,35 @@ def run(
     stored = not (quick or only or method or networks or seed or out or figure)
     if stored:
         out, figure = RESULTS / "ground-truth.json", _FIGURE
+    results = {
+        "command": "ground-truth",
+        "environment": environment("cpu", seed=seed, quick=quick, options=OPTIONS, networks=plan.networks),
+        "seconds": wall,
+        "cpu_seconds": seconds,
+        "tests": {test.name: {"question": test.question, "score": test.score} for test in chosen},
+        "unavailable": unavailable,
+        "columns": table.records(columns, cells),
+        "pairs": table.pair_records(tested),
+    }
     if out:
-        results = {
-            "command": "ground-truth",
-            "environment": environment("cpu", seed=seed, quick=quick, options=OPTIONS, networks=plan.networks),
-            "seconds": wall,
-            "cpu_seconds": seconds,
-            "tests": {test.name: {"question": test.question, "score": test.score} for test in chosen},
-            "unavailable": unavailable,
-            "columns": table.records(columns, cells),
-            "pairs": table.pair_records(tested),
-        }
         _write(out, as_json(results), console)
     if figure:
         table.draw(cells, figure)
         console.print(f"written to {figure}", soft_wrap=True)
         _write(figure.with_suffix(".md"), table.page(cells, chosen, tested), console)
     if stored:
-        page = ROOT / "docs" / "where-right.md"
-        block = table.blocks(cells)
-        _write(page, between_markers(page.read_text(), block, *_MARKERS), console)
+        _rewrite_page(table.blocks(cells), results, console)
+
+
+def _rewrite_page(tables: str, results: Mapping[str, Any], console: Console) -> None:
+    """Put tables and conclusions on their page; conclusions stay as they are where the numbers do not support one."""
+    page = ROOT / "docs" / "where-right.md"
+    text = between_markers(page.read_text(), tables, *_MARKERS)
+    try:
+        text = between_markers(text, conclusions.text(results), *_OF_CONCLUSIONS)
+    except UnsupportedError as error:
+        console.print(f"the conclusions of {page} need a person: {error}", soft_wrap=True)
+    _write(page, text, console)
 
 
 def _chosen(only: Sequence[str] | None) -> list[Test]:

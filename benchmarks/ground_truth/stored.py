@@ -81,6 +81,12 @@ class Stored:
         values = [float(one[name]) for one in self.results["columns"][column]["notes"]]
         return sum(values) / len(values)
 
+    def draws(self, column: str, row: str) -> tuple[float, float]:
+        """The smallest and the largest mean of any draw on any network."""
+        notes = self.results["columns"][column]["notes"]
+        means = [mean for one in notes for mean in one["draws"][row] if mean is not None]
+        return min(means), max(means)
+
     def require(self, condition: bool, said: str) -> None:
         """Check what no test of two rows says.
 
@@ -135,6 +141,10 @@ class Asked(Stored):
     def note(self, column: str, name: str) -> float:
         """Nothing is known."""
         return 0.0
+
+    def draws(self, column: str, row: str) -> tuple[float, float]:
+        """Nothing is known."""
+        return 0.0, 0.0
 
     def require(self, condition: bool, said: str) -> None:
         """Nothing is known."""

@@ -235,7 +235,9 @@ def checkout(tmp_path, monkeypatch) -> Path:
     monkeypatch.setattr(command, "RESULTS", tmp_path / "results")
     monkeypatch.setattr(command, "_FIGURE", tmp_path / "docs" / "ground-truth.png")
     (tmp_path / "docs").mkdir()
-    (tmp_path / "docs" / "where-right.md").write_text("\n".join(["before", *command._MARKERS, "after"]))
+    (tmp_path / "docs" / "where-right.md").write_text(
+        "\n".join(["before", *command._MARKERS, *command._OF_CONCLUSIONS, "after"])
+    )
     return tmp_path
 
 

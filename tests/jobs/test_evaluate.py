@@ -125,7 +125,7 @@ def test_baselines_are_measured_on_the_same_pictures() -> None:
     rows = rows_of("out/metrics")
     assert [row for row in rows if row["method"] == "grad-cam"] == before  # nothing of them is measured again
     assert Counter(row["method"] for row in rows) == dict.fromkeys(("grad-cam", *BASELINES), 6)
-    head, *shown = table_of(said)
+    head, *shown = table_of(said.partition("rank agreement")[0])
     assert head == ["method", *(f"{name} (count)" for name in names)]
     assert [line[0] for line in shown] == ["grad-cam", *BASELINES]
     [ones] = (line for line in shown if line[0] == "ones")
