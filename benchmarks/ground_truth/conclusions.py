@@ -57,9 +57,9 @@ def earlier_layers(s: Stored) -> str:
     guided = [s.better(column, "guided-grad-cam", "grad-cam") for column in (*_EARLIER, *_DEMO_EARLIER)]
     return (
         "**Stages earlier, which of them is better depends on the network**, and nothing is proven. In mosaics, one "
-        f"and two stages before the last, the {s.networks('GridPG')} networks that name gratings have {gratings[0]} and "
-        f"{gratings[1]} more of `GradCAM`'s map in the right cell than of `HiResCAM`'s; the demo model, which names "
-        f"outlines, has {outlines[0]} and {outlines[1]} more of `HiResCAM`'s. The demo model is one network. "
+        f"and two stages before the last, the {s.networks('GridPG')} networks that name gratings have {gratings[0]} "
+        f"and {gratings[1]} more of `GradCAM`'s map in the right cell than of `HiResCAM`'s; the demo model, which "
+        f"names outlines, has {outlines[0]} and {outlines[1]} more of `HiResCAM`'s. The demo model is one network. "
         "`GuidedGradCAM` is better than `GradCAM` in all four (by "
         f"{guided[0]}, {guided[1]}, {guided[2]}, {guided[3]}). Explain the last stage unless you have a reason."
     )
@@ -170,8 +170,8 @@ def photographs(s: Stored) -> str:
         "**Six photographs and one network rank no methods.** On MobileNetV2 `GradCAM` has "
         f"{s.interval('photographs, share', 'grad-cam')} of its map in the frame, where random maps have "
         f"{s.mean('photographs, share', 'random')}, and {s.mean('photographs, peak', 'grad-cam')} of its maxima; "
-        f"beside random channel weights the difference is {unclear}, no more than chance explains. This row shows that no "
-        "method is wrong everywhere on a real network."
+        f"beside random channel weights the difference is {unclear}, no more than chance explains. This row shows "
+        "that no method is wrong everywhere on a real network."
     )
 
 
