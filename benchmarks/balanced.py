@@ -26,7 +26,7 @@ RESNET, LAYER = "resnet50", "layer4"
 def run(
     device: Device = "auto",
     rounds: Rounds = 9,
-    batch: Annotated[int, typer.Option(help="images in a batch", min=1)] = 8,
+    batch: Annotated[int, typer.Option(help="images in a batch", min=1)] = 4,
     threads: Threads = 2,
     out: Out = None,
     quick: Quick = False,
@@ -54,6 +54,8 @@ def vit_rows(device: str, batch: int, rounds: int) -> Iterator[Row]:
     balanced_early = gradcam_kit.BalancedCAM(model, EMBEDDING)
     exact_early = gradcam_kit.HiResCAM(model, EMBEDDING)
     last = gradcam_kit.GradCAM(model)
+    for chooses in (balanced, last):  # once for a model
+        chooses(images)
     works: dict[str, Work] = {
         plain: forward(model, images),
         "GradCAM, last block": lambda: last(images),

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
 from benchmarks.ground_truth.objects import at_earlier_layer, mosaics_of, with_reasons
-from benchmarks.ground_truth.scoring import Found, Plan, Subject, Test, score_all
+from benchmarks.ground_truth.scoring import THIRD, Found, Plan, Subject, Test, score_all
 from gradcam_kit.demo import HELD_OUT, DemoNet, collate, draw, load_demo_model
 
 _FIRST = HELD_OUT + 10_000
@@ -21,10 +21,10 @@ def demo(plan: Plan) -> dict[str, Found]:
     """Medium objects at the last stage and two stages earlier; GridPG at three depths."""
     model = load_demo_model()
     batch = collate([draw(_FIRST + number, size="medium") for number in range(plan.count(_IMAGES))])
-    subject = Subject(model, "layer4", batch.images, batch.labels, batch.masks, is_costly=True)
+    subject = Subject(model, "layer4", batch.images, batch.labels, batch.masks, parts=THIRD)
     images, labels = _small_and_sure(model, 4 * plan.count(_MOSAICS))
     together, masks = mosaics_of(images.unflatten(0, (-1, 4)))
-    grid = Subject(model, "layer4", together, labels.unflatten(0, (-1, 4)), masks, is_costly=True)
+    grid = Subject(model, "layer4", together, labels.unflatten(0, (-1, 4)), masks, parts=THIRD)
     found = {}
     for name, deepest, layers in (
         ("demo", subject, ("layer4", "layer2")),

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from benchmarks.ground_truth.gratings import CLASSES, SIZES, Picture, draw, lessons
 from benchmarks.ground_truth.networks import Grid
-from benchmarks.ground_truth.scoring import SLOW, Found, Plan, Subject, Test, score_all, takes_layer
+from benchmarks.ground_truth.scoring import SIXTH, SLOW, Found, Plan, Subject, Test, score_all, takes_layer
 from benchmarks.ground_truth.training import accuracy, train
 from gradcam_kit.demo import DemoNet
 
@@ -52,7 +52,7 @@ def two_objects(plan: Plan) -> dict[str, Found]:
         on_own, on_other = ((heatmaps * mask[: len(heatmaps)]).flatten(1).sum(1) for mask in (mine, other))
         return on_own / (on_own + on_other)
 
-    found = score_all(Subject(model, "layer4", images, labels, own, is_costly=True), plan, share_of_both)
+    found = score_all(Subject(model, "layer4", images, labels, own, parts=SIXTH), plan, share_of_both)
     with torch.inference_mode():
         best = model(images).topk(2, 1).indices.sort(1).values == labels.sort(1).values
     found.notes["both classes first"] = float(best.all(1).float().mean())
@@ -70,13 +70,13 @@ def mosaics(plan: Plan) -> dict[str, Found]:
     together, masks = mosaics_of(cells)
     body = nn.Sequential(model.conv1, model.bn1, model.relu, model.layer1, model.layer2, model.layer3, model.layer4)
     by_cell = targets + model.fc.out_features * torch.arange(4)
-    subject = Subject(model, "layer4", together, targets, masks, is_costly=True)
+    subject = Subject(model, "layer4", together, targets, masks, parts=SIXTH)
     found = {"GridPG": score_all(subject, plan)}
     for layer in ("layer3", "layer2"):
         found[f"GridPG, {layer}"] = with_reasons(score_all(replace(subject, layer=layer), at_earlier_layer(plan)), plan)
     for name, isolated in (("DiPart", False), ("DiFull", True)):
         grid = Grid(body, model.fc, isolated=isolated).eval()
-        found[name] = score_all(Subject(grid, "joint", together, by_cell, masks, is_costly=True), plan)
+        found[name] = score_all(Subject(grid, "joint", together, by_cell, masks, parts=SIXTH), plan)
     with torch.inference_mode():
         right = (model(cells.flatten(0, 1)).argmax(1) == targets.flatten()).float().mean()
     found["GridPG"].notes["accuracy on single pictures"] = float(right)
@@ -99,7 +99,7 @@ def _on(pictures: Sequence[Picture], plan: Plan, layer: str, whole: Plan | None 
     model = network(plan.scale, plan.seed)
     images, labels = torch.stack([one.image for one in pictures]), torch.tensor([one.labels[0] for one in pictures])
     masks = torch.stack([one.masks[0] for one in pictures])
-    found = with_reasons(score_all(Subject(model, layer, images, labels, masks, is_costly=True), plan), whole)
+    found = with_reasons(score_all(Subject(model, layer, images, labels, masks, parts=SIXTH), plan), whole)
     found.notes["accuracy"] = accuracy(model, images, labels)
     return found
 

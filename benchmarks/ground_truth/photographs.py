@@ -15,7 +15,7 @@ import torch
 from skimage import data
 from torch import Tensor
 
-from benchmarks.ground_truth.scoring import Found, Plan, Subject, Test, score_all, share
+from benchmarks.ground_truth.scoring import THIRD, Found, Plan, Subject, Test, score_all, share
 from gradcam_kit.metrics import pointing_game
 from gradcam_kit.models import LoadedModel, load_model
 
@@ -120,7 +120,7 @@ def photographs(plan: Plan) -> dict[str, Found]:
         hits = pointing_game(heatmaps, where)
         return torch.stack([share(heatmaps, where), hits.values.where(hits.ok, torch.nan)], 1).flatten()
 
-    subject = Subject(model, "features.18", images, targets, masks, is_costly=True, options=_FEWER)
+    subject = Subject(model, "features.18", images, targets, masks, parts=THIRD, options=_FEWER)
     found = score_all(subject, plan, both)
     columns = {}
     for place, name in enumerate(("photographs, share", "photographs, peak")):

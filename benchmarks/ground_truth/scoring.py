@@ -23,7 +23,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "rise": {"masks": 200},
 }
 SLOW = ("score-cam", "ss-cam", "is-cam", "sess", "rise")
-_SLOW_SHARE = 3
+THIRD = dict.fromkeys(SLOW, 3)
+SIXTH = {**dict.fromkeys(SLOW, 6), "score-cam": 3}
+"""Of so many images slow methods see one: where many networks are trained each of them sees few."""
 DRAWS = {"random": 10, "random-cam": 5}
 """What is random alone is drawn so many times, and an image's score is the mean of its draws."""
 
@@ -55,8 +57,8 @@ class Subject:
     images: Tensor
     targets: Tensor
     masks: Tensor
-    is_costly: bool = False
-    """Whether slow methods see only a part of the images."""
+    parts: Mapping[str, int] = field(default_factory=dict)
+    """Of how many images a method sees one; all others see all."""
     has_tokens: bool = False
     """Whether methods that choose layers of tokens do so, in place of `layer`."""
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -137,7 +139,7 @@ def explain_all(subject: Subject, plan: Plan, skipped: dict[str, str]) -> Iterat
     What is random alone comes several times under its name.
     """
     for name in plan.methods:
-        some = -(-len(subject.images) // _SLOW_SHARE) if name in SLOW and subject.is_costly else len(subject.images)
+        some = -(-len(subject.images) // subject.parts.get(name, 1))
         try:
             for draw in range(DRAWS.get(name, 1)):
                 yield name, explain(name, subject, some, **({"seed": plan.seed + draw} if name in DRAWS else {}))

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.ground_truth.scoring import Found, Plan, Subject, Test, score_all
+from benchmarks.ground_truth.scoring import SIXTH, Found, Plan, Subject, Test, score_all
 from benchmarks.ground_truth.training import accuracy, small_network, train
 from gradcam_kit.metrics import spearman
 
@@ -64,7 +64,7 @@ def shortcut(plan: Plan) -> dict[str, Found]:
         with torch.inference_mode():
             margins = [(logits[:, 1] - logits[:, 0]) for logits in (model(patched), model(plain))]
         effects.append(margins[0] - margins[1])
-        by_correlation.append(score_all(Subject(model, "8", patched, targets, masks), plan))
+        by_correlation.append(score_all(Subject(model, "8", patched, targets, masks, SIXTH), plan))
         notes[f"correlation {correlation}"] = {
             "effect of the patch on the margin of the logits": float(effects[-1].mean()),
             "accuracy without patch": accuracy(model, plain, labels),

@@ -150,7 +150,7 @@ def page(cells: Cells, tests: Sequence[Test], pairs: Sequence[Difference]) -> st
         "of the cluster bootstrap, which draws networks, then the images of each; else of images alone. "
         "– does not apply, empty: zero everywhere; the share of empty maps stands in brackets and is not in the mean. "
         "The last line of each table has the images of all networks together, and the networks. "
-        "Methods that take hundreds of passes saw a third of the images.\n\n"
+        "Methods that take hundreds of passes saw a third of the images, or a sixth of those of many networks.\n\n"
         f"Slow methods run with less than their defaults: {fewer}. "
         f"What is random alone is drawn several times, {drawn}; an image has the mean of its draws.\n\n"
         f"![The table as a figure](ground-truth.png)\n\n{tables}\n"

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import SwinTransformer
 
-from benchmarks.ground_truth.scoring import Found, Plan, Subject, Test, score_all
+from benchmarks.ground_truth.scoring import SIXTH, Found, Plan, Subject, Test, score_all
 from benchmarks.ground_truth.training import accuracy, train
 
 _SIDE, _SQUARE, _CELL = 32, 7, 8
@@ -124,7 +124,7 @@ def transformer(name: str, family: Family, plan: Plan, frame: bool = False) -> d
     images, labels, _ = pictures(_TRAINING, plan.seed + 1, frame=frame)
     model = train(family.build, images, labels[:, 0], steps=plan.count(_STEPS), seed=plan.seed)
     tests, truth, masks = pictures(plan.count(_IMAGES), plan.seed + 2, frame=frame)
-    subject = Subject(model, family.layer, tests, truth[:, 0], masks[:, 0], is_costly=True, has_tokens=True)
+    subject = Subject(model, family.layer, tests, truth[:, 0], masks[:, 0], parts=SIXTH, has_tokens=True)
     found = score_all(subject, plan)
     found.notes["accuracy"] = accuracy(model, tests, truth[:, 0])
     return {name: found}
@@ -135,7 +135,7 @@ def two_colors(plan: Plan) -> dict[str, Found]:
     images, labels, _ = pictures(_TRAINING, plan.seed + 3, colored=2)
     model = train(SmallViT, images, labels[:, 0], steps=plan.count(_STEPS), seed=plan.seed)
     tests, truth, masks = pictures(plan.count(_IMAGES), plan.seed + 4, colored=2)
-    subject = Subject(model, _CLASS_TOKEN.layer, tests, truth, masks, is_costly=True, has_tokens=True)
+    subject = Subject(model, _CLASS_TOKEN.layer, tests, truth, masks, parts=SIXTH, has_tokens=True)
     found = score_all(subject, plan)
     balanced = replace(plan, methods=[name for name in plan.methods if name == "balanced-cam"])
     others = score_all(replace(subject, masks=masks.flip(1)), balanced).scores
