@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import reduce
+from operator import getitem
 from typing import Any
 
 from benchmarks.ground_truth.bootstrap import Pair
@@ -76,9 +78,9 @@ class Stored:
         """How many were trained or drawn."""
         return int(next(iter(self.results["columns"][column]["scores"].values()))["networks"])
 
-    def note(self, column: str, name: str) -> float:
-        """The mean over networks of what is noted."""
-        values = [float(one[name]) for one in self.results["columns"][column]["notes"]]
+    def note(self, column: str, *names: str) -> float:
+        """The mean over networks of what is noted under these names, each within the one before."""
+        values = [float(reduce(getitem, names, one)) for one in self.results["columns"][column]["notes"]]
         return sum(values) / len(values)
 
     def draws(self, column: str, row: str) -> tuple[float, float]:
@@ -138,7 +140,7 @@ class Asked(Stored):
         """Nothing is known."""
         return 0
 
-    def note(self, column: str, name: str) -> float:
+    def note(self, column: str, *names: str) -> float:
         """Nothing is known."""
         return 0.0
 
