@@ -179,8 +179,8 @@ def photographs(s: Stored) -> str:
         f"{s.interval('photographs, share', 'grad-cam')} of its map in the frame and "
         f"{s.mean('photographs, peak', 'grad-cam')} of its maxima; random maps have "
         f"{s.mean('photographs, share', 'random')}, and a map of the center {s.mean('photographs, share', 'center')}, "
-        f"as photographers center what they show. Beside random channel weights the difference is {unclear}, which chance "
-        "explains."
+        f"as photographers center what they show. Beside random channel weights the difference is {unclear}, which "
+        "chance explains."
     )
 
 
