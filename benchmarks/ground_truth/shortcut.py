@@ -77,7 +77,7 @@ def shortcut(plan: Plan) -> dict[str, Found]:
         shares = torch.stack([one.scores[row] for one in by_correlation], 1)
         # An empty map shows no patch.
         found.scores[row] = shares[:, -1].nan_to_num() - none.nan_to_num()
-        relied[row] = spearman(shares.nan_to_num().flatten()[None], measured.flatten()[None])
+        relied[row] = spearman(shares.nan_to_num().flatten()[None], measured[: len(shares)].flatten()[None])
     for correlation, one in zip(CORRELATIONS, by_correlation, strict=True):
         shares_on_patch = {row: float(values.nan_to_num().mean()) for row, values in one.scores.items()}
         notes[f"correlation {correlation}"]["share of the map on the patch"] = shares_on_patch
