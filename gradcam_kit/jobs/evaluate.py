@@ -85,24 +85,24 @@ class Evaluation:
         notes: for each metric which direction is better, and all settings that its numbers depend on; then the
             differences.
         differences: one line per metric and pair of methods, see `pair_lines`.
-        agreement: one line per metric: how alike it and each other metric rank methods and baselines, and how alike it
-            ranks them from picture to picture, see `RankAgreement`. None where there is nothing to compare.
         pictures: the number of pictures in the run.
         failed: pictures that could not be measured, also those that the run could not explain.
         problems: the first few of them, one line each.
         before: pictures that earlier calls measured.
+        agreement: one line per metric: how alike it and each other metric rank methods and baselines, and how alike it
+            ranks them from picture to picture, see `RankAgreement`. None where there is nothing to compare.
     """
 
     out: str
     means: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     differences: list[str] = field(default_factory=list)
-    agreement: list[dict[str, Any]] = field(default_factory=list)
     pictures: int = 0
     failed: int = 0
     problems: list[str] = field(default_factory=list)
     before: int = 0
     seconds: float = 0.0
+    agreement: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def exit_status(self) -> int:
