@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from benchmarks import (
+    balanced,
     compare,
     core,
     cuda,
@@ -31,6 +32,7 @@ def main() -> None:
 
 # One module each; the signature of its `run` is the command line.
 app.command("ratios")(ratios.run)
+app.command("balanced")(balanced.run)
 app.command("methods")(methods.run)
 app.command("peers")(peers.run)
 app.command("core")(core.run)

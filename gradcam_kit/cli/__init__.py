@@ -211,7 +211,7 @@ def evaluate(
     baselines: Annotated[
         bool,
         typer.Option(
-            help="Also score four model-independent baselines; each takes as long as a method.",
+            help="Also score four model-independent baselines, the random one in five draws, each as long as a method.",
             rich_help_panel=EXPLAIN,
         ),
     ] = True,
