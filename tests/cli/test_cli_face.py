@@ -17,7 +17,8 @@ import typer
 from commands import cli
 
 import gradcam_kit
-from gradcam_kit.cli import app, opening
+from gradcam_kit import pages
+from gradcam_kit.cli import app
 from gradcam_kit.cli.command import command_threads
 from gradcam_kit.jobs import cores
 from gradcam_kit.methods import METHODS, BaseCAM
@@ -31,7 +32,7 @@ GROUP: Any = typer.main.get_command(app)
 @pytest.fixture(autouse=True)
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     disk.move_in(tmp_path, monkeypatch)
-    for name in opening._DISPLAYS:
+    for name in pages._DISPLAYS:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(sys, "platform", "linux")
 
@@ -96,8 +97,8 @@ def test_open_gives_the_page_to_the_browser(monkeypatch: pytest.MonkeyPatch) -> 
         raise webbrowser.Error("could not locate runnable browser")
 
     monkeypatch.setattr(webbrowser, "open", fails)
-    assert "the page is at" in str(opening.open_page("my page.html"))
-    assert "remote storage" in str(opening.open_page("s3://bucket/out/report.html"))
+    assert "the page is at" in str(pages.open_page("my page.html"))
+    assert "remote storage" in str(pages.open_page("s3://bucket/out/report.html"))
 
 
 def test_models_are_listed_with_their_weights(monkeypatch: pytest.MonkeyPatch) -> None:
