@@ -18,6 +18,7 @@ from benchmarks import (
     report,
     runs,
     support_command,
+    waiting,
 )
 
 app = typer.Typer(help="Benchmarks that anyone can rerun.", no_args_is_help=True)
@@ -42,6 +43,7 @@ app.command("metrics")(metrics.run)
 app.command("runs")(runs.run)
 app.command("diagnostics")(diagnostics.run)
 app.command("support")(support_command.run)
+app.command("waiting")(waiting.run)
 
 
 if __name__ == "__main__":
