@@ -15,6 +15,7 @@ import pytest
 import torch
 import typer
 from commands import cli
+from typer.testing import CliRunner
 
 import gradcam_kit
 from gradcam_kit import pages
@@ -60,6 +61,36 @@ def test_missing_arguments_are_named_together() -> None:
     alone = cli("run", "pictures", "-o", "out")[2]
     assert "Missing option '--model'" in alone
     assert "No such option: --nonsense" in cli("run", "--nonsense")[2]
+
+
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        ("run pictures --method grad-cam", {"grad-cam", "grad-cam++", "grad-cam-elementwise"}),
+        ("evaluate out --metric road-m", {"road-morf"}),
+        ("run pictures --dtype b", {"bfloat16"}),
+        ("run pictures --targets ", {"predicted", "label"}),
+        ("export out --to c", {"coco", "csv"}),
+        ("mod", {"models"}),
+    ],
+)
+def test_the_shell_completes_commands_and_values(typed: str, expected: set[str]) -> None:
+    words = f"gradcam-kit {typed}"
+    asked = {"COMP_WORDS": words, "COMP_CWORD": str(len(words.split(" ")) - 1)}
+    environment = {"_GRADCAM_KIT_COMPLETE": "complete_bash", **asked}
+    done = CliRunner().invoke(app, [], prog_name="gradcam-kit", env=environment)
+    assert set(done.stdout.split()) == expected
+
+
+def test_every_option_has_its_group() -> None:
+    ungrouped = [
+        (name, one.name)
+        for name, command in GROUP.commands.items()
+        for one in command.params
+        if one.param_type_name == "option" and one.name not in ("help", "every", "threshold") and not one.hidden
+        and one.rich_help_panel is None
+    ]  # fmt: skip
+    assert ungrouped == []
 
 
 def test_short_flags_are_the_long_ones() -> None:
