@@ -54,7 +54,7 @@ def box_accuracy(
 def max_box_accuracy(
     overlaps: Float[Tensor, "n thresholds"], overlap: float = 0.5
 ) -> tuple[Float[Tensor, ""], Float[Tensor, " thresholds"]]:
-    """The accuracy of the data set at its best threshold, and that at every threshold.
+    """Return the accuracy of the data set at its best threshold, and that at every threshold.
 
     The threshold is chosen on the very images that it is judged on: for a fair number choose it on others.
     """
@@ -76,7 +76,7 @@ def box_overlaps(
     *,
     all_regions: bool = False,
 ) -> Float[Tensor, "n thresholds"]:
-    """The best intersection over union between an image's boxes and those around the regions of its map.
+    """Return the best intersection over union between an image's boxes and those around the regions of its map.
 
     Regions are found by OpenCV on the host: connected positions above the threshold, diagonals included.
 
@@ -112,7 +112,7 @@ def box_overlaps(
 
 
 def bounding_boxes(masks: Bool[Tensor, "n h w"]) -> Float[Tensor, "n 4"]:
-    """The box (x0, y0, x1, y1) around each mask, x1 and y1 exclusive; zeros for an empty mask.
+    """Return the box (x0, y0, x1, y1) around each mask, x1 and y1 exclusive; zeros for an empty mask.
 
     Raises:
         ShapeError: masks that have not two position axes.

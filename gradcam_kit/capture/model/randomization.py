@@ -164,7 +164,7 @@ class _Uses(TorchFunctionMode):
 
 
 def _execution_order(model: nn.Module, inputs: Inputs) -> list[str]:
-    """The layers in the order of their first use."""
+    """Return the layers in the order of their first use."""
     owners: dict[int, str] = {}
     for name, module in model.named_modules():
         if _owns(module):
@@ -187,7 +187,7 @@ def _tensors(module: nn.Module) -> dict[str, Tensor]:
 
 
 def _reset_of(module: nn.Module) -> Callable[[], Any] | None:
-    """The module's own initialization, if it can be called without arguments."""
+    """Return the module's own initialization, if it can be called without arguments."""
     for name in _RESETS:
         reset = getattr(module, name, None)
         if callable(reset):
@@ -200,7 +200,7 @@ def _reset_of(module: nn.Module) -> Callable[[], Any] | None:
 
 
 def _initialized(module: nn.Module, generator: torch.Generator) -> dict[str, Tensor]:
-    """What the module's own initialization makes of its tensors: only those that it sets, on the host."""
+    """Return what the module's own initialization makes of its tensors: only those that it sets, on the host."""
     reset = _reset_of(module)
     if reset is None:
         return {}
@@ -257,7 +257,7 @@ def _drawing_from(generator: torch.Generator) -> Iterator[None]:
 
 
 def _without_initializer(values: Tensor, generator: torch.Generator) -> tuple[Tensor, bool]:
-    """New values for a parameter that its module does not initialize, and whether they are others."""
+    """Return new values for a parameter that its module does not initialize, and whether they are others."""
     host = values.cpu()
     flat = host.flatten()
     if len(flat) and bool((flat != flat[0]).any()):
