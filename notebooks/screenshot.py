@@ -27,7 +27,7 @@ from gradcam_kit.jobs.compare import SheetRequest, render_sheet
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-WIDTH, HEIGHT, _QUALITY = 1180, 760, 82
+WIDTH, HEIGHT, _QUALITY = 1400, 900, 82
 _LARGEST = 150_000  # bytes
 PHONE = (390, 844)
 

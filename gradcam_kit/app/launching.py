@@ -11,6 +11,7 @@ LARGEST_FILE = "100mb"
 
 _CSS = """
 #message { border-left: 4px solid #d97706; padding: 4px 12px }
+#message:not(:has(p)), .card:not(:has(img, p)) { display: none !important }
 #check { align-self: center }
 .card img { width: 100%; height: 100%; object-fit: contain }
 footer { display: none !important }

@@ -28,9 +28,6 @@ from gradcam_kit.app.views import AppModel, View, look
 MOST_METHODS = 6
 """Maps that stand side by side."""
 
-_HIDDEN = "hidden"
-"""What is hidden keeps its place in the document; what is not visible would miss updates that come as it appears."""
-
 _FIRST = "Drop a photograph, or click one of the names below its place. The maps appear here."
 _HELP = "In brackets the price: F = forward pass, B = backward pass, R = forward pass of one masked image"
 
@@ -113,14 +110,19 @@ class _Page:
                 "Check these maps (six times their price)", elem_id="check", size="md", min_width=220
             )
 
-    def _card(self) -> tuple[Any, Any, Any, Any]:
+    def _card(self) -> tuple[Any, Any, Any]:
+        """Return the parts of a place for a map, which the style sheet hides while they are empty.
+
+        Not by `visible`: as a part appears, the browser gives those inside their former values, so that it may lose new
+        ones.
+        """
         gr = self.gr
-        with gr.Column(min_width=230, visible=_HIDDEN, elem_classes="card") as card:
+        with gr.Column(min_width=230, elem_classes="card"):
             picture = gr.Image(interactive=False, height=270, buttons=["download", "fullscreen"])
             text = gr.Markdown()
             with gr.Accordion("Code that makes this map", open=False):
                 code = gr.Code(language="python", show_label=False, interactive=False, wrap_lines=True)
-        return card, picture, text, code
+        return picture, text, code
 
     def _events(self) -> None:
         gr, shown = self.gr, [part for card in self.cards for part in card]
@@ -191,28 +193,27 @@ class _Page:
         """Show one map after the other, unless they are shown already: a dropdown may tell twice what was chosen."""
         gr = self.gr
         if view is None or target is None:
-            yield {self.maps: (), self.done: None, **{card: gr.update(visible=_HIDDEN) for card, *_ in self.cards}}
+            yield {self.maps: (), self.done: None, **self._emptied(0)}
             return
         choice = Choice(target, tuple(methods or ())[:MOST_METHODS], layer or "", rule or "")
         if done == (view, choice):
             yield gr.skip()
             return
         count = len(choice.methods)
-        last = {
+        yield {
+            self.done: None,
             **self._said("; ".join(view.notes) if count else "Choose a method."),
-            **{card: gr.update(visible=place < count or _HIDDEN) for place, (card, *_) in enumerate(self.cards)},
+            **self._emptied(count),
         }
-        yield {self.done: None, **last}
         maps: list[MethodMap] = []
         try:
             for found in explain(self.model, view, choice):
                 maps.append(found)
                 yield {self.maps: tuple(maps), **self._shown(len(maps) - 1, view, found, alpha)}
-            last[self.done] = (view, choice)
         except Exception as error:
-            last |= self._said(said(error))
-        # All once more: of updates that follow each other quickly, the browser may drop all but the last.
-        yield {**last, self.maps: tuple(maps), **self._all_shown(view, maps, alpha)}
+            yield self._said(said(error))
+            return
+        yield {self.done: (view, choice)}
 
     def checked(self, maps: Sequence[MethodMap], view: View | None) -> Iterator[dict[Any, Any]]:
         """Check one map after the other."""
@@ -220,15 +221,17 @@ class _Page:
         if view is None or not found:
             yield self._said("There is no map to check.")
             return
-        last: dict[Any, Any] = {}
         for place, one in enumerate(found):
             found[place] = check(view, one)
-            last |= {self.maps: tuple(found), self.cards[place][2]: summary(found[place])}
-            yield last
+            yield {self.maps: tuple(found), self.cards[place][1]: summary(found[place])}
 
     def repaint(self, view: View | None, maps: Sequence[MethodMap], alpha: float) -> Any:
         """Show the same maps at another opacity."""
-        return self.gr.skip() if view is None or not maps else self._all_shown(view, maps, alpha)
+        if view is None or not maps:
+            return self.gr.skip()
+        return {
+            key: value for place, one in enumerate(maps) for key, value in self._shown(place, view, one, alpha).items()
+        }
 
     def choose_named(self, view: View | None, event: Any) -> Any:
         """Choose the class or box whose bar was clicked."""
@@ -241,20 +244,18 @@ class _Page:
 
     def _said(self, text: str) -> dict[Any, Any]:
         """Return the message of the page; without a text there is none."""
-        return {self.message: self.gr.update(value=escaped(text), visible=bool(text) or _HIDDEN)}
+        return {self.message: escaped(text)}
 
-    def _all_shown(self, view: View, maps: Sequence[MethodMap], alpha: float) -> dict[Any, Any]:
-        """Return what the cards show of several maps."""
-        parts = (self._shown(place, view, one, alpha) for place, one in enumerate(maps))
-        return {key: value for part in parts for key, value in part.items()}
+    def _emptied(self, first: int) -> dict[Any, Any]:
+        """Return empty cards from a place on."""
+        return {part: value for card in self.cards[first:] for part, value in zip(card, (None, "", ""), strict=True)}
 
     def _shown(self, place: int, view: View, found: MethodMap, alpha: float) -> dict[Any, Any]:
         """Return what a card shows of a map."""
-        gr, (card, picture, text, code) = self.gr, self.cards[place]
+        picture, text, code = self.cards[place]
         painted = paint(view, found, alpha)
         return {
-            card: gr.update(visible=True),
-            picture: gr.update(value=painted, label=f"{found.method}: {found.target.name}"),
+            picture: self.gr.update(value=painted, label=f"{found.method}: {found.target.name}"),
             text: summary(found),
             code: "" if found.code is None else found.code(alpha),
         }

@@ -23,13 +23,10 @@ def photograph(tmp_path: Path) -> Path:
 
 
 def clear(page: Page) -> None:
-    button = page.page.locator("#picture button[aria-label='Clear'], #picture button[title='Clear']")
-    if button.count():
-        button.first.click()
+    page.page.locator("#picture button[aria-label='Remove Image']").click()
 
 
 def upload(page: Page, path: Path) -> None:
-    clear(page)
     page.page.locator("#picture input[type=file]").set_input_files(path)
 
 
