@@ -20,6 +20,7 @@ from benchmarks import (
     runs,
     support_command,
     tricks,
+    waiting,
 )
 
 app = typer.Typer(help="Benchmarks that anyone can rerun.", no_args_is_help=True)
@@ -46,6 +47,7 @@ app.command("runs")(runs.run)
 app.command("diagnostics")(diagnostics.run)
 app.command("support")(support_command.run)
 app.command("tricks")(tricks.run)
+app.command("waiting")(waiting.run)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from gradcam_kit.cli.opening import open_page
+from gradcam_kit.pages import open_page
 
 if TYPE_CHECKING:
     from gradcam_kit.jobs import Evaluation, RunSummary

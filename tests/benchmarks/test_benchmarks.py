@@ -9,7 +9,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from benchmarks import results
+from benchmarks import results, waiting
 from benchmarks.__main__ import app
 from benchmarks.balanced import RESNET, VIT
 from benchmarks.cuda import ALONE
@@ -143,6 +143,19 @@ def test_balanced(tmp_path):
     assert passes[RESNET, "BalancedCAM, layer4"] == pytest.approx(passes[RESNET, "HiResCAM, layer4"], rel=1e-6)
     assert passes[RESNET, "BalancedCAM, layer4"] < 1.05
     assert {row.beside for row in results.rows} == {"", "plain forward of 1 images of 224²"}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="processes are stopped and continued by signals")
+def test_waiting(tmp_path):
+    results = quick("waiting", tmp_path)
+    first, *others = results.rows
+    assert {row.case["situation"] for row in others} == {waiting.ALONE, waiting.BESIDE}
+    assert len(results.rows) == 6
+    assert (first.figures["ratio"].median, first.beside) == (1, "")
+    for row in others:
+        assert row.beside == waiting.FIRST
+        seconds = row.figures["seconds"].median
+        assert row.figures["ratio"].median == pytest.approx(seconds / first.figures["seconds"].median)
 
 
 @pytest.mark.filterwarnings("ignore")  # of anomaly mode and other libraries
