@@ -19,6 +19,7 @@ from benchmarks import (
     runs,
     support_command,
 )
+from benchmarks.faults import command as faults
 
 app = typer.Typer(help="Benchmarks that anyone can rerun.", no_args_is_help=True)
 
@@ -41,6 +42,7 @@ app.command("ground-truth")(ground_truth.run)
 app.command("metrics")(metrics.run)
 app.command("runs")(runs.run)
 app.command("diagnostics")(diagnostics.run)
+app.command("faults")(faults.run)
 app.command("support")(support_command.run)
 
 

@@ -18,14 +18,20 @@ _HALVINGS = 16  # from GradScaler's first scale, 2**16, to 1
 _MASKS = ("Softmax", "LogSoftmax")
 
 
-def flow_findings(ledger: Ledger, limits: Thresholds) -> list[Finding]:
-    """Return what is wrong with finiteness, gradients over depth and time, and the scale of activations."""
+def flow_findings(ledger: Ledger, limits: Thresholds, blocked: bool = False) -> list[Finding]:
+    """Return what is wrong with finiteness, gradients over depth and time, and the scale of activations.
+
+    Args:
+        ledger: what was observed.
+        limits: of the verdicts.
+        blocked: a layer is silent, which explains gradients that vanish in front of it.
+    """
     tracks = sorted(ledger.tracks.values(), key=lambda track: track.order)
     nonfinite = _nonfinite(tracks, ledger)
     bad_gradients = [] if nonfinite else _bad_gradients(tracks, ledger, limits)
-    depth = _gradients_over_depth(tracks, limits)
+    depth = [] if blocked else _gradients_over_depth(tracks, limits)
     found = [*nonfinite, *bad_gradients, *depth, *_spike(ledger, limits, bool(nonfinite or bad_gradients))]
-    return found + _half_precision(tracks, limits) + ([] if depth else _signal_over_depth(tracks, limits))
+    return found + _half_precision(tracks, limits) + ([] if depth or blocked else _signal_over_depth(tracks, limits))
 
 
 def _nonfinite(tracks: list[LayerTrack], ledger: Ledger) -> list[Finding]:

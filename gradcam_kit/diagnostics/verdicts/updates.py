@@ -141,15 +141,17 @@ def _frozen(parameters: list[ParameterTrack]) -> list[Finding]:
     stuck = [
         own
         for own in parameters
-        if own.trains and own.optimized and own.gradient_norm > 0 and own.window[3] and not any(own.window[3])
+        if own.trains and own.optimized and own.gradient_norm > 0 and _stands_still(own) and not own.is_lost
     ]
     trained = [own.name for own in parameters if own.trains]
-    for group in grouped([own.name for own in stuck], trained):
+    moving = [own for own in parameters if any(own.window[3])]
+    for group in grouped([own.name for own in stuck], trained) if moving or len(stuck) < 2 else [""]:
         steps = len(stuck[0].window[3])
         findings.append(
             Finding(
                 "bad" if steps > 1 else "warn", "frozen", group,
-                f"it has a gradient but did not change in {steps} measured steps", 0.0, 0.0, steps,
+                f"{'it has a gradient' if group else 'the parameters have gradients'} but did not change in {steps} "
+                "measured steps", 0.0, 0.0, steps,
                 advice.FROZEN, "definition",
             )
         )  # fmt: skip
@@ -160,13 +162,18 @@ def _updates(parameters: list[ParameterTrack], limits: Thresholds) -> list[Findi
     # Tokens and positions start near 0, so their first relative updates say nothing.
     weights = [own for own in parameters if own.dims >= 2 and "weight" in own.name.rpartition(".")[2]]
     ratios = {own.name: median(own.window[3]) for own in weights if own.window[3]}
-    moving = {name: ratio for name, ratio in ratios.items() if ratio > 0}
+    lost = {own.name: own.reach / own.norm for own in weights if _stands_still(own) and own.is_lost}
+    moving = {name: ratio for name, ratio in ratios.items() if ratio > 0} | lost
     findings = []
     for is_high, limit, words in (
         (True, limits.update_high, advice.UPDATE_HIGH),
         (False, limits.update_low, advice.UPDATE_LOW),
     ):
-        beyond = {name: ratio for name, ratio in moving.items() if (ratio > limit if is_high else ratio < limit)}
+        beyond = {
+            name: ratio
+            for name, ratio in moving.items()
+            if (ratio > limit if is_high else ratio < limit or name in lost)
+        }
         if not beyond:
             continue
         name = (max if is_high else min)(beyond, key=lambda own: beyond[own])
@@ -176,9 +183,16 @@ def _updates(parameters: list[ParameterTrack], limits: Thresholds) -> list[Findi
         )
         layer = "" if len(beyond) > len(moving) / 2 else name
         findings.append(
-            Finding("warn", "update", layer, said, beyond[name], limit, None, words, "CS231n notes: aim at 1e-3")
-        )
+            Finding(
+                "warn", "update", layer, said, beyond[name], limit, None,
+                advice.UPDATE_LOST if name in lost and not is_high else words, "CS231n notes: aim at 1e-3",
+            )
+        )  # fmt: skip
     return findings
+
+
+def _stands_still(parameter: ParameterTrack) -> bool:
+    return bool(parameter.window[3]) and not any(parameter.window[3])
 
 
 def _accumulated(ledger: Ledger, limits: Thresholds) -> list[Finding]:
