@@ -20,6 +20,7 @@ from benchmarks import (
     support_command,
 )
 from benchmarks.faults import command as faults
+from benchmarks.thresholds import command as thresholds
 
 app = typer.Typer(help="Benchmarks that anyone can rerun.", no_args_is_help=True)
 
@@ -43,6 +44,7 @@ app.command("metrics")(metrics.run)
 app.command("runs")(runs.run)
 app.command("diagnostics")(diagnostics.run)
 app.command("faults")(faults.run)
+app.command("thresholds")(thresholds.run)
 app.command("support")(support_command.run)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
+import os
 import pickle
 import tempfile
 import time
@@ -148,6 +149,7 @@ def step_rows(name: str, tool: Tool, device: str, batch: int, side: int, rounds:
     images = build_images(batch, device, side=side)
     labels = torch.arange(batch, device=device) % 1000
     measured: list[dict[bool, float]] = []
+    loads: list[float] = []
     for number in range(rounds + 1):
         pair = {}
         for observed in (False, True) if number % 2 else (True, False):
@@ -156,11 +158,13 @@ def step_rows(name: str, tool: Tool, device: str, batch: int, side: int, rounds:
             block = tool.block(own, optimizer) if observed else contextlib.nullcontext()
             pair[observed] = _seconds(own, optimizer, block, images, labels, cycle)
         measured.append(pair)
+        loads.append(os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan"))
     measured = measured[1:]  # the first pair chooses kernels and fills caches
     figures = {
         "ratio": Figure.of(pair[True] / pair[False] for pair in measured),
         "plain_ms": Figure.of(1e3 * pair[False] for pair in measured),
         "observed_ms": Figure.of(1e3 * pair[True] for pair in measured),
+        "load": Figure.of(loads),
     }
     yield Row(_case(name), figures, beside=PLAIN, note=tool.note)
 

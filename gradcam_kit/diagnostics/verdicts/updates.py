@@ -158,9 +158,16 @@ def _frozen(parameters: list[ParameterTrack]) -> list[Finding]:
     return findings
 
 
+def judged(parameters: Iterable[ParameterTrack]) -> list[ParameterTrack]:
+    """Return the parameters whose relative updates are judged.
+
+    Tokens and positions start near 0, as biases do, so their first relative updates say nothing.
+    """
+    return [own for own in parameters if own.dims >= 2 and "weight" in own.name.rpartition(".")[2]]
+
+
 def _updates(parameters: list[ParameterTrack], limits: Thresholds) -> list[Finding]:
-    # Tokens and positions start near 0, so their first relative updates say nothing.
-    weights = [own for own in parameters if own.dims >= 2 and "weight" in own.name.rpartition(".")[2]]
+    weights = judged(parameters)
     ratios = {own.name: median(own.window[3]) for own in weights if own.window[3]}
     lost = {own.name: own.reach / own.norm for own in weights if _stands_still(own) and own.is_lost}
     moving = {name: ratio for name, ratio in ratios.items() if ratio > 0} | lost
@@ -195,16 +202,22 @@ def _stands_still(parameter: ParameterTrack) -> bool:
     return bool(parameter.window[3]) and not any(parameter.window[3])
 
 
-def _accumulated(ledger: Ledger, limits: Thresholds) -> list[Finding]:
-    points = ledger.gradient_norms[-_RECENT:]
+def growth(points: list[tuple[int, float]], limits: Thresholds) -> float:
+    """Return the correlation of gradient norms with the step where they grow; 0 where they do not, or are too few."""
+    points = points[-_RECENT:]
     if len(points) < limits.accumulated_steps or not all(np.isfinite(norm) for _, norm in points):
-        return []
+        return 0.0
     steps, norms = np.array(points, dtype=np.float64).T
     if norms.min() <= 0 or norms[-1] < _GROWTH * norms[0] or steps.std() == 0:
-        return []
-    correlation = float(np.corrcoef(steps, norms)[0, 1])
+        return 0.0
+    return float(np.corrcoef(steps, norms)[0, 1])
+
+
+def _accumulated(ledger: Ledger, limits: Thresholds) -> list[Finding]:
+    points, correlation = ledger.gradient_norms[-_RECENT:], growth(ledger.gradient_norms, limits)
     if correlation <= limits.accumulated:
         return []
+    norms = [norm for _, norm in points]
     said = f"the gradient norm of the parameters grows linearly, from {norms[0]:.2g} to {norms[-1]:.2g}"
     return [
         Finding(
