@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -106,19 +106,25 @@ def feature_maps(model: nn.Module, images: Float[Tensor, "n c h w"], report: Rep
     names = [name for name in dict.fromkeys(names) if _has(model, name)]
     if not names:
         return []
-    count = min(_LAYERS, len(names))
-    chosen = list(dict.fromkeys(names[round(i * (len(names) - 1) / max(1, count - 1))] for i in range(count)))
+    chosen = chosen_evenly(names, _LAYERS)
     with left_as_found(model, images), torch.no_grad(), capture_features(model, chosen) as features:
         model(images[:_PICTURES])
-    return [_maps(name, features[name].calls[0].output) for name in chosen if name in features]
+    outputs = {name: features[name].calls[0].output for name in chosen if name in features}
+    return [maps_of(name, output, " x ".join(map(str, output.shape[1:]))) for name, output in outputs.items()]
 
 
-def _maps(name: str, output: Any) -> FeatureMaps:
+def chosen_evenly(names: Sequence[str], most: int) -> list[str]:
+    """Return some of the names, the first and the last among them, evenly spread."""
+    count = min(most, len(names))
+    return list(dict.fromkeys(names[round(i * (len(names) - 1) / max(1, count - 1))] for i in range(count)))
+
+
+def maps_of(name: str, output: Float[Tensor, "n k h w"], caption: str) -> FeatureMaps:
+    """Return the mean over channels of each sample as a picture."""
     maps = normalize(output.detach().float().nan_to_num().mean(dim=1).cpu())
     step = max(1, -(-max(maps.shape[1:]) // _LARGEST))
     pictures = colorize(maps[:, ::step, ::step], "viridis")
-    shape = " x ".join(map(str, output.shape[1:]))
-    return FeatureMaps(name, shape, [encode_picture(picture, ".png") for picture in pictures])
+    return FeatureMaps(name, caption, [encode_picture(picture, ".png") for picture in pictures])
 
 
 def _has(model: nn.Module, name: str) -> bool:
