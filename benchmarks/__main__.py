@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from benchmarks import (
+    capabilities,
     compare,
     core,
     cuda,
@@ -43,6 +44,7 @@ app.command("ground-truth")(ground_truth.run)
 app.command("metrics")(metrics.run)
 app.command("runs")(runs.run)
 app.command("diagnostics")(diagnostics.run)
+app.command("capabilities")(capabilities.run)
 app.command("faults")(faults.run)
 app.command("thresholds")(thresholds.run)
 app.command("support")(support_command.run)

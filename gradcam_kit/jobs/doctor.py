@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from gradcam_kit.diagnostics.checks.overfit import can_overfit
 from gradcam_kit.diagnostics.checks.preserving import random_states
 from gradcam_kit.diagnostics.checks.tasks import outputs_of
 from gradcam_kit.diagnostics.checks.training import run_findings
-from gradcam_kit.diagnostics.findings import worst_first
+from gradcam_kit.diagnostics.findings import Finding, worst_first
 from gradcam_kit.diagnostics.show.page import render_page
 from gradcam_kit.diagnostics.thresholds import Thresholds
 from gradcam_kit.errors import GradCamKitError, exits_refused
@@ -36,6 +36,7 @@ from gradcam_kit.jobs.work.special_parts import special_parts
 __all__ = ["Diagnosis", "DoctorRequest", "examine"]
 
 _ALONE = 8  # random images where there are no pictures
+_DISTINCT = 128  # random images in the training
 _OVERFIT = 16  # images that are learned by heart
 _UNTRAINED, _UNKNOWN = "random", "its factory"
 
@@ -131,17 +132,31 @@ def _examine_model(
         done.skipped.append(("training", "no gradient reaches the model"))
         return
     with done.timed("training"):
-        parts = list(zip(images.split(request.batch_size), labels.split(request.batch_size), strict=True))
+        size = request.batch_size
+        if request.data is None:  # verdicts about units rest on different samples
+            size = len(images)
+            images = random_images(explainer, _DISTINCT)
+            labels = torch.arange(len(images)) % max(2, outputs)
+        parts = list(zip(images.split(size), labels.split(size), strict=True))
         try:
             found, done.report, done.strips = observed_training(model, parts, loss, request.steps)
             done.maps = feature_maps(model, images.to(explainer.device), done.report)
         except GradCamKitError as error:
             done.skipped.append(("layers", one_line(error)))
             found = run_findings(model, parts, loss, None, request.steps)
+        if request.data is None:
+            found = [_of_random_images(finding) for finding in found]
         known = {(finding.kind, finding.layer) for finding in done.findings}
         done.findings += [finding for finding in found if (finding.kind, finding.layer) not in known]
     with done.timed("overfitting one batch"):
         done.findings += can_overfit(model, batch, loss)
+
+
+def _of_random_images(finding: Finding) -> Finding:
+    """Lower a warning to a note: units that are silent or alike for noise may well answer to pictures."""
+    if finding.level == "warn" and finding.kind in ("dead", "redundant"):
+        return replace(finding, level="note", message=f"{finding.message.rstrip('.')}; seen with random images alone")
+    return finding
 
 
 def _is_trained(explainer: Explainer) -> bool | None:

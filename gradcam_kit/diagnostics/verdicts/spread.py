@@ -74,7 +74,8 @@ def spreads(
         between = float(features.var(axis=0).mean()) / max(window.moments.mean_square, 1e-300)
         # In features of few directions everything correlates; repeated units leave the others as they are.
         spans = rank >= max(_FEW_DIRECTIONS, 0.1 * min(len(features), track.units))
-        is_judged = spans and not _is_pass_through(track, ledger)
+        # The outputs of a model are classes, and those that the data lacks are all alike.
+        is_judged = spans and not track.is_output and not _is_pass_through(track, ledger)
         yield (
             track,
             Spread(

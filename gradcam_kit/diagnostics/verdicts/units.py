@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import numpy as np
@@ -114,13 +115,15 @@ def _saturated(track: LayerTrack, window: WindowStats, limits: Thresholds) -> Fi
     share = saturated_share(window, limits)
     if share is None or share < limits.saturated_warn:
         return None
+    error = 1.96 * math.sqrt(share * (1 - share) / window.sampled)  # binomial, 95 %
     # The output of a model is meant to be decided, so there it is never more than a warning.
     is_bad = share >= limits.saturated_bad and not track.is_output
     return Finding(
         "bad" if is_bad else "warn",
         "saturated",
         track.layer,
-        f"{share:.0%} of the values of {track.kind} lie where its slope is below 5 % of its maximum",
+        f"{share:.0%} of the values of {track.kind} (+-{error:.1%}, from a sample of {window.sampled:,}) lie where its "
+        "slope is below 5 % of its maximum",
         share,
         limits.saturated_bad if is_bad else limits.saturated_warn,
         window.moments.n,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from gradcam_kit.capture import holding_hooks
-from gradcam_kit.diagnostics.checks.batches import Pair
+from gradcam_kit.diagnostics.checks.batches import Pair, samples
 from gradcam_kit.diagnostics.checks.preserving import left_as_found
 from gradcam_kit.diagnostics.checks.tasks import Loss
 from gradcam_kit.diagnostics.checks.training import run_findings
@@ -21,7 +21,10 @@ from gradcam_kit.diagnostics.features import capture_features
 from gradcam_kit.diagnostics.findings import Finding
 from gradcam_kit.diagnostics.maths.histogram import COARSE, coarsen
 from gradcam_kit.diagnostics.report import Report
+from gradcam_kit.diagnostics.rows import report_of
 from gradcam_kit.diagnostics.show.page import FeatureMaps, Strips
+from gradcam_kit.diagnostics.thresholds import Thresholds
+from gradcam_kit.diagnostics.tracks import Ledger
 from gradcam_kit.diagnostics.watching import ModelDiagnostics
 from gradcam_kit.functional import normalize
 from gradcam_kit.pixels.pictures import encode_picture
@@ -52,9 +55,20 @@ def observed_training(
     found = run_findings(model, batches, loss, None, steps, watch)
     if not watched:
         return found, Report(()), {}
-    report = watched[0].diagnostics.report()
+    ledger = watched[0].diagnostics.state_dict()["ledger"]
+    _count_once(ledger, sum(samples(inputs) for inputs, _ in batches))
+    report = report_of(ledger, Thresholds())
     found += [finding for finding in report.findings if finding.kind not in _OWN]
     return found, report, watched[0].strips()
+
+
+def _count_once(ledger: Ledger, distinct: int) -> None:
+    """Let samples that were seen again and again count once: a verdict about units rests on different ones."""
+    for track in ledger.tracks.values():
+        for window in (own for own in (track.open, track.closed) if own is not None):
+            window.moments = replace(window.moments, n=min(window.moments.n, distinct))
+            if window.features is not None:
+                window.features = window.features[:distinct]
 
 
 @dataclass(eq=False)
