@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import os
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -15,9 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.measure import Work, interleave
+from benchmarks.measure import Work
 from benchmarks.options import Out, Quick, Rounds, Threads
-from benchmarks.results import Row
+from benchmarks.results import Figure, Row
 from benchmarks.suite import attempt, record
 from benchmarks.works import SEED
 from gradcam_kit import GradCAM, HeatmapLogger, analyze_mistakes, temporal_cam, two_tower_cam
@@ -60,24 +62,41 @@ def run(rounds: Rounds = 5, threads: Threads = 1, out: Out = None, quick: Quick 
     rows = chain.from_iterable(
         attempt({"work": name}, partial(capability_rows, name, build, rounds)) for name, build in CAPABILITIES.items()
     )
-    record("capabilities", "cpu", rows, threads=threads, out=out, quick=quick, seed=SEED, rounds=rounds)
+    record(
+        "capabilities",
+        "cpu",
+        rows,
+        threads=threads,
+        out=out,
+        quick=quick,
+        seed=SEED,
+        rounds=rounds,
+        load=os.getloadavg()[0],
+    )
 
 
 def capability_rows(name: str, build: Callable[[], Capability], rounds: int) -> Iterator[Row]:
-    """One row per work: its seconds, and their ratio to the plain pass."""
+    """One row per work: its seconds of processor time, and their ratio to the plain pass, in turn.
+
+    Processor time is what other processes disturb least. The first call of each is not timed.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
         made = build()
-        runs = interleave(made.works, rounds)
-    for work, measured in runs.items():
-        case = {"capability": name, "work": work}
-        if measured.skipped:
-            yield Row(case, skipped=measured.skipped)
-        elif work != made.plain:
-            figures = {"seconds": measured.seconds}
+        for work in made.works.values():
+            work()
+        times: dict[str, list[float]] = {work: [] for work in made.works}
+        for _ in range(rounds):
+            for work, run_once in made.works.items():
+                start = time.process_time()
+                run_once()
+                times[work].append(time.process_time() - start)
+    for work, own in times.items():
+        if work != made.plain:
+            figures = {"seconds": Figure.of(own)}
             if made.plain:
-                figures["ratio"] = measured.over(runs[made.plain])
-            yield Row(case, figures, beside=made.plain)
+                figures["ratio"] = Figure.of(a / b for a, b in zip(own, times[made.plain], strict=True))
+            yield Row({"capability": name, "work": work}, figures, beside=made.plain)
 
 
 def _demo() -> tuple[nn.Module, list[tuple[Tensor, Tensor]]]:

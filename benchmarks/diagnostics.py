@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
 from itertools import chain
@@ -24,7 +24,7 @@ from torch.nn import functional
 
 from benchmarks.measure import SkippedError
 from benchmarks.options import Device, Out, Quick, Rounds, Threads, device_of
-from benchmarks.results import Figure, Row
+from benchmarks.results import Figure, Row, file_of, load
 from benchmarks.suite import attempt, record
 from benchmarks.works import SEED, build_images, build_model
 from gradcam_kit.diagnostics import ModelDiagnostics, find_nonfinite
@@ -117,6 +117,7 @@ def run(
     threads: Threads = 1,
     out: Out = None,
     quick: Quick = False,
+    only: Annotated[str, typer.Option(help="measure the tools whose names hold this text, and keep the others")] = "",
 ) -> None:
     """What ModelDiagnostics and find_nonfinite cost beside a plain training step, and what other tools cost."""
     device, side, cycle, windows = device_of(device), 64, CYCLE, 1000
@@ -125,10 +126,19 @@ def run(
     steps = chain.from_iterable(
         attempt(_case(name), partial(step_rows, name, tool, device, batch, side, rounds, cycle))
         for name, tool in TOOLS.items()
+        if only in name
     )
-    rows = chain(steps, attempt({"model": "linear layers", "work": "memory"}, partial(memory_rows, windows)))
+    memory = attempt({"model": "linear layers", "work": "memory"}, partial(memory_rows, windows))
+    rows = chain(steps, memory) if not only else _with_stored(device, only, list(steps))
     settings = {"seed": SEED, "batch": batch, "rounds": rounds, "side": side, "steps": cycle}
     record("diagnostics", device, rows, threads=threads, out=out, quick=quick, **settings)
+
+
+def _with_stored(device: str, only: str, measured: list[Row]) -> Iterator[Row]:
+    """The stored rows, those of the same cases replaced, which say that they were measured later."""
+    again = {row.key: replace(row, note=f"{row.note}; measured later than the others".lstrip("; ")) for row in measured}
+    for row in load(file_of("diagnostics", device)).rows:
+        yield again.get(row.key, row)
 
 
 def _case(name: str) -> dict[str, str]:

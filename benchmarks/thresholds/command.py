@@ -42,8 +42,8 @@ FIRST_LOSS = 0.2
 
 
 def run(
-    steps: Annotated[int, typer.Option(help="steps of each training", min=4)] = 100,
-    seeds: Annotated[int, typer.Option(help="trainings of each model", min=1)] = 3,
+    steps: Annotated[int, typer.Option(help="steps of each training", min=4)] = 40,
+    seeds: Annotated[int, typer.Option(help="trainings of each model", min=1)] = 2,
     out: Out = None,
     quick: Quick = False,
 ) -> None:
