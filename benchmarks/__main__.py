@@ -14,6 +14,7 @@ from benchmarks import (
     methods,
     metrics,
     peers,
+    proof,
     quality,
     ratios,
     report,
@@ -46,6 +47,7 @@ app.command("runs")(runs.run)
 app.command("diagnostics")(diagnostics.run)
 app.command("capabilities")(capabilities.run)
 app.command("faults")(faults.run)
+app.command("proof")(proof.run)
 app.command("thresholds")(thresholds.run)
 app.command("support")(support_command.run)
 
