@@ -261,6 +261,8 @@ def _exited(error: SystemExit) -> str:
 def _from_module(model: nn.Module, source: str, weights: str) -> ModelParts:
     """Return a module that may carry `transform` and `class_names`."""
     transform, names = getattr(model, "transform", None), carried_names(model)
+    if type(transform).__module__.startswith("torchvision.models."):
+        transform = None  # a detector's own, which is a part of its forward pass
     return ModelParts(
         model=model,
         transform=IMAGENET if transform is None else as_transform(transform),
