@@ -26,6 +26,7 @@ from gradcam_kit.comparison.statistics import Statistics, frame
 from gradcam_kit.comparison.writing import write_comparisons
 from gradcam_kit.methods import Explanation
 from gradcam_kit.metrics import MetricResult, Status
+from gradcam_kit.metrics.labels import metric_label
 from gradcam_kit.metrics.registry import described
 from gradcam_kit.pixels.pictures import RGB
 from gradcam_kit.renamed import warn_of_former_name
@@ -188,7 +189,10 @@ class Comparison(Statistics):
         for place, (name, target, score) in enumerate(self._explained(most)):
             cells = []
             for label, heatmaps in maps.items():
-                notes = [f"{metric} {format_value(column[place])}" for metric, column in values[label].items()]
+                notes = [
+                    f"{metric_label(metric).label} {format_value(column[place])}"
+                    for metric, column in values[label].items()
+                ]
                 if label in other:
                     notes.insert(0, self._said(target, other[label][place]))
                 if not heatmaps[place].any():

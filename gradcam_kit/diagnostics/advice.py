@@ -39,6 +39,10 @@ FROZEN = (
 NO_GRADIENT_WANTED = "It does not train. Fine for a frozen backbone; else call requires_grad_(True)"
 UPDATE_HIGH = "Steps are a large part of the weights themselves. Lower the learning rate; about 1e-3 is healthy"
 UPDATE_LOW = "Steps are tiny compared to the weights. Raise the learning rate; about 1e-3 is healthy"
+UPDATE_LOST = (
+    "Steps are below the precision of the weights, so rounding swallows them. Raise the learning rate, or keep weights "
+    "in float32 and run under autocast"
+)
 ACCUMULATED = "Gradients add up from step to step. Call optimizer.zero_grad() in every step"
 AMP = "Normal in the first steps with a GradScaler, which skips them and lowers its scale. Worth a look if it stays"
 UNCHANGED = (

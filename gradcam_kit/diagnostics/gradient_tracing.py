@@ -11,7 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 from torch import Tensor, nn
 
 from gradcam_kit.capture import Observation, unobservable
-from gradcam_kit.diagnostics.magnitudes import Seen, larger, largest_magnitude, magnitude_of
+from gradcam_kit.diagnostics.magnitudes import Seen, larger, largest_magnitude, largest_of, magnitudes_of
 from gradcam_kit.diagnostics.naming import named_leaves
 from gradcam_kit.diagnostics.origins import OUTSIDE, Origin
 
@@ -45,10 +45,11 @@ class ModuleNodes:
 
 @dataclass(eq=False)
 class _Mark:
-    """Facts about a node: the origin of arriving gradients, and whether gradients leave the model there."""
+    """Facts about a node: the origin and size of arriving gradients, and whether they leave the model there."""
 
     origin: Origin | None = None
     leaves: bool = False
+    arriving: float = math.nan
 
     @classmethod
     def of(cls, node: Any) -> _Mark:
@@ -119,8 +120,14 @@ class GradientTracer:
         following = [_following(after) for after, _ in node.next_functions]
 
         def hook(inputs: tuple[Tensor | None, ...], outputs: tuple[Tensor | None, ...]) -> None:
-            self._note(name, magnitude_of(outputs), magnitude_of(inputs))
-            bad = [own is not None and _is_bad(own) for own in inputs]
+            passed = magnitudes_of(inputs)
+            # What arrives was measured where it was passed on, but for sums of several gradients.
+            arriving = largest_of(magnitudes_of(outputs)) if math.isnan(mark.arriving) else mark.arriving
+            self._note(name, arriving, largest_of(passed))
+            for after, own in zip(following, passed, strict=False):
+                if after is not None and own >= 0:
+                    after.arriving = max(own, after.arriving) if after.arriving >= 0 else own
+            bad = [not math.isfinite(own) for own in passed]
             if not any(bad):
                 if mark.origin is not None and operator.startswith(_EDGES):
                     self._confirm(mark.origin)

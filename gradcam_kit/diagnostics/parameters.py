@@ -61,10 +61,12 @@ class ParameterWatch:
         self.next[id(optimizer)] = self.ledger.steps - (self.ledger.steps - 1) % EVERY + EVERY
         self.update_membership()
         measured: list[tuple[ParameterTrack, Tensor, Tensor]] = []
+        rates = _rates(optimizer)
         for track, parameter in self._own(optimizer):
             if not track.trains or not _is_plain(parameter):
                 continue
             track.measured += 1
+            track.rate, track.epsilon = rates.get(id(parameter), math.nan), torch.finfo(parameter.dtype).eps
             if parameter.grad is None:
                 track.missing += 1
             elif _is_plain(parameter.grad):
@@ -73,7 +75,7 @@ class ParameterWatch:
                     stride = stride_of(tuple(parameter.shape), SAMPLE)
                     sample = take_sample(parameter.detach(), 0, stride)
                     self.sampled.append((track, parameter, stride, sample))
-        self._norms(measured)
+        self._norms(measured, by_gradient=isinstance(optimizer, torch.optim.SGD))
         self._alive_units()
 
     @torch.no_grad()
@@ -86,7 +88,7 @@ class ParameterWatch:
         self.sampled.clear()
         self.ledger.optimizer_steps += 1
 
-    def _norms(self, measured: list[tuple[ParameterTrack, Tensor, Tensor]]) -> None:
+    def _norms(self, measured: list[tuple[ParameterTrack, Tensor, Tensor]], by_gradient: bool) -> None:
         squares: list[float] = []
         groups: dict[tuple[torch.device, torch.dtype, torch.dtype], list[tuple[ParameterTrack, Tensor, Tensor]]] = {}
         for one in measured:
@@ -94,8 +96,10 @@ class ParameterWatch:
         for (device, *_), own in groups.items():
             weights = torch._foreach_norm([_wide(weight) for _, weight, _ in own])
             gradients = torch._foreach_norm([_wide(gradient) for _, _, gradient in own])
-            for (track, *_), weight, gradient in zip(own, weights, gradients, strict=True):
-                self.collector.scalars_of(device).add(_norm(track, squares), weight, gradient)
+            for (track, values, _), weight, gradient in zip(own, weights, gradients, strict=True):
+                # The steps of Adam and its like are about as long as the learning rate, whatever the gradient is.
+                unit = None if by_gradient else math.sqrt(values.numel())
+                self.collector.scalars_of(device).add(_norm(track, squares, unit), weight, gradient)
         if measured:
             step = self.ledger.steps
 
@@ -148,9 +152,22 @@ def after_closure(args: tuple[Any, ...], kwargs: dict[str, Any], measure: Callab
     return (args[0], measuring, *args[2:]), kwargs
 
 
-def _norm(track: ParameterTrack, squares: list[float]) -> Callable[[float, float], None]:
+def _rates(optimizer: Optimizer) -> dict[int, float]:
+    """Return the learning rate of each parameter, except rates on a device, which would have to be waited for."""
+    return {
+        id(own): float(group["lr"])
+        for group in optimizer.param_groups
+        if "lr" in group and not (isinstance(group["lr"], Tensor) and group["lr"].device.type != "cpu")
+        for own in group["params"]
+    }
+
+
+def _norm(track: ParameterTrack, squares: list[float], unit: float | None) -> Callable[[float, float], None]:
+    rate = track.rate
+
     def read(norm: float, gradient: float) -> None:
         track.norm, track.gradient_norm = norm, gradient
+        track.reach = rate * (gradient if unit is None else unit)
         track.zero += gradient == 0
         squares.append(gradient * gradient)
 

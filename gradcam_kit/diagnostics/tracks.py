@@ -14,6 +14,7 @@ from gradcam_kit.diagnostics.maths.histogram import BINS, COARSE
 from gradcam_kit.diagnostics.maths.statistics import Moments
 
 _MOST_VALUES = 512
+_LOST = 4.0  # steps of so many roundings are lost in most of the entries
 
 
 @dataclass
@@ -181,7 +182,9 @@ class LayerTrack:
 class ParameterTrack:
     """One parameter: norms and updates at measured steps, and how often a gradient was missing.
 
-    `missing` and `zero` count the measured steps of the window without a gradient, or with one of zeros.
+    `missing` and `zero` count the measured steps of the window without a gradient, or with one of zeros. `reach` is
+    about how far the last measured step should have moved it, NaN where that is not known, and `epsilon` the precision
+    of its type.
     """
 
     name: str
@@ -191,6 +194,9 @@ class ParameterTrack:
     optimized: bool | None = None
     norm: float = float("nan")
     gradient_norm: float = float("nan")
+    rate: float = float("nan")
+    reach: float = float("nan")
+    epsilon: float = 0.0
     update: RunningMedian = field(default_factory=RunningMedian)
     updates: list[float] = field(default_factory=list)
     measured: int = 0
@@ -204,6 +210,11 @@ class ParameterTrack:
             self.previous = (self.measured, self.missing, self.zero, tuple(self.updates))
             self.measured = self.missing = self.zero = 0
             self.updates = []
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether steps are so small that rounding swallows them: the parameter stands still, but nobody froze it."""
+        return 0 < self.reach < _LOST * self.epsilon * self.norm
 
     @property
     def window(self) -> tuple[int, int, int, tuple[float, ...]]:

@@ -20,6 +20,7 @@ from gradcam_kit.capture import read_inputs
 from gradcam_kit.comparison import Comparison, check_ending, compare, write_comparisons
 from gradcam_kit.comparison.compared import ComparedMethod, compared_methods, suited
 from gradcam_kit.errors import InputError, OptionError, PictureError, exits_refused, raise_interruption
+from gradcam_kit.jobs.progress import ProgressBar
 from gradcam_kit.jobs.request import ModelRequest, Problems, RunSummary
 from gradcam_kit.jobs.sources.index import Entry, index_pictures
 from gradcam_kit.jobs.sources.masks import Masks
@@ -90,7 +91,9 @@ def render_sheet(request: SheetRequest, console: Console | None = None) -> RunSu
         masks.check(explainer.loaded.transform)
         masks.check_pictures(entries)
     sheet = _Sheet(request, explainer, _distinct_names(entries), masks if asked else None, console)
-    comparisons, means = list(sheet.comparisons(entries)), MetricMeans()
+    means = MetricMeans()
+    with ProgressBar(console or Console(quiet=True), len(entries), "comparing") as bar:
+        comparisons = list(sheet.comparisons(entries, bar))
     if not comparisons:
         raise PictureError(f"no picture could be explained: {sheet.problems.first[0]}")
     write_comparisons(request.out, comparisons)
@@ -134,13 +137,15 @@ class _Sheet:
     compared_methods: list[ComparedMethod] = field(default_factory=list)
     """Chosen on the first picture that can be read."""
 
-    def comparisons(self, entries: Sequence[Entry]) -> Iterator[Comparison]:
+    def comparisons(self, entries: Sequence[Entry], bar: ProgressBar) -> Iterator[Comparison]:
         """Yield one comparison for each batch of pictures."""
         for batch in batches(entries, self.request.batch_size):
+            before = self.problems.count
             if ready := [one for one in map(self._read, batch) if one is not None]:
                 if not self.compared_methods:
                     self._choose(ready[0])
                 yield from self._compared(ready)
+            bar.add(len(batch), self.problems.count - before)
 
     def _read(self, entry: Entry) -> _Ready | None:
         try:

@@ -55,7 +55,8 @@ class EvaluateRequest:
         batch_size: the largest number of images in one forward pass.
         workers: number of workers that decode pictures; 0 = one per core, at most 8.
         overwrite: replace earlier measurements.
-        baselines: also measure all `metrics.BASELINES` on the same pictures; each takes as long as a method.
+        baselines: also measure all `metrics.BASELINES` on the same pictures; each takes as long as a method, but the
+            random one, which is drawn `RANDOM_DRAWS` times.
             `controls`, the former name, is accepted for one release.
         processes: as in a run.
     """
@@ -87,6 +88,8 @@ class Evaluation:
         failed: number of pictures that could not be measured, including those that the run could not explain.
         problems: the first few failures, one line each.
         before: number of pictures that earlier calls measured.
+        agreement: one line per metric: how similarly it and each other metric rank methods and baselines, and how
+            consistent its own ranking is from picture to picture, see `RankAgreement`. Empty for a single map.
     """
 
     out: str
@@ -98,6 +101,7 @@ class Evaluation:
     problems: list[str] = field(default_factory=list)
     before: int = 0
     seconds: float = 0.0
+    agreement: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def exit_status(self) -> int:
@@ -207,7 +211,7 @@ def _measure(prepared: _Prepared, console: Console) -> Evaluation:
             rows = [*shard.rows, *(shard.baselines if request.baselines else ())]
             means.add(rows, names)
             paired.add(rows, names)
-    done.means, done.differences = means.lines(), paired.lines()
+    done.means, done.differences, done.agreement = means.lines(), paired.lines(), paired.agreement()
     return done
 
 

@@ -7,11 +7,12 @@ from gradcam_kit.types import Evidence, LayerCapture, Rescore
 
 
 class DRISE(RISE, name="d-rise"):
-    """Average random masks, weighted by how well a detection survives them: RISE for detectors.
+    r"""Average random masks, weighted by how well a detection survives them: RISE for detectors.
 
-    The score of a mask is the largest product, over all detections in the masked image, of the intersection over union
-    with the explained box, the cosine of the class probabilities, and the objectness; see `DetectionSimilarity`. It
-    needs a `DetectionTarget` and explains box and class together; for one of them alone, RISE takes the same target.
+    The map is $\frac{1}{N p} \sum_i s(x \odot M_i) M_i$. The similarity s is the largest product, over all detections
+    in the masked image, of the intersection over union with the explained box, the cosine of the class probabilities,
+    and the objectness; see `DetectionSimilarity`. It needs a `DetectionTarget` and explains box and class together; for
+    one of them alone, RISE takes the same target.
 
     Args:
         masks: N, as in the paper.

@@ -11,7 +11,7 @@ from gradcam_kit.types import LayerCapture
 
 
 class EigenGradCAM(BaseCAM, name="eigen-grad-cam"):
-    """Return the first principal component of G * A.
+    r"""Return the first principal component of $G \odot A$.
 
     As smooth as Eigen-CAM and specific to the class. It shows only the strongest component, so one of two objects with
     different parts may be missing.

@@ -80,11 +80,12 @@ def _score_rows(
 
 
 class ScoreCAM(BaseCAM, name="score-cam"):
-    """Weight channels by the score of the image that they mask; no gradients.
+    r"""Weight channels by the score of the image that they mask; no gradients.
 
-    For models whose gradients are noisy or vanish. The most expensive of the common methods: a forward pass per
-    channel; `channels` and `dtype` make it several times as fast. The masks multiply the model's normalized input, so
-    what they remove becomes the mean color, not black.
+    The map is $\sum_k \mathrm{softmax}_k(y(x \odot H_k))\, A_k$, where $H_k$ is channel k at the size of the image and
+    scaled to [0, 1]. For models whose gradients are noisy or vanish. The most expensive of the common methods: a
+    forward pass per channel; `channels` and `dtype` make it several times as fast. The masks multiply the model's
+    normalized input, so what they remove becomes the mean color, not black.
 
     Args:
         weighting: "softmax" (paper): softmax of the scores over the channels. The paper subtracts a baseline score

@@ -34,7 +34,7 @@ def winsorize(importance: Float[Tensor, "r layers"], percentile: float) -> Float
 
 
 class WinsorCAM(BaseCAM, name="winsor-cam"):
-    """Weight the Grad-CAM maps of all convolutions by each layer's importance, with outliers capped.
+    r"""Weight the Grad-CAM maps of all convolutions by each layer's importance, with outliers capped: $\sum_l s_l M_l$.
 
     Shows what the whole network used, without a choice of layers; `percentile` shifts the map from detail to semantics.
     Shallow layers add noise. The paper sums the weighted maps, which is the fusion "mean"; "max" and "product" combine

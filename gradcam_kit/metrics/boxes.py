@@ -99,6 +99,8 @@ def box_overlaps(
         )
     if not thresholds or min(thresholds) < 0 or max(thresholds) >= 1:
         raise OptionError(f"thresholds are {tuple(thresholds)}; expected at least one, each in [0, 1)")
+    from torchvision.ops import box_iou  # not at the top, where it would make importing the package slow
+
     maps = usable(heatmaps).cpu().numpy()
     truth = boxes.double().cpu().numpy()
     if np.isnan(truth).any():
@@ -107,7 +109,8 @@ def box_overlaps(
     for image, (one, own) in enumerate(zip(maps, truth, strict=True)):
         for place, threshold in enumerate(thresholds):
             regions = _region_boxes(one > threshold * one.max(initial=0.0), all_regions)
-            found[image, place] = _overlaps(regions, own).max(initial=0.0)
+            overlaps = box_iou(torch.from_numpy(regions), torch.from_numpy(own))  # NaN between boxes without area
+            found[image, place] = overlaps.nan_to_num().numpy().max(initial=0.0)
     return move(torch.from_numpy(found), heatmaps.device, torch.float32)
 
 
@@ -140,13 +143,3 @@ def _region_boxes(above: NDArray[np.bool_], all_regions: bool) -> NDArray[np.flo
         outer = [max(outer, key=cv2.contourArea)]
     boxes = np.array([cv2.boundingRect(contour) for contour in outer], dtype=float).reshape(-1, 4)
     return np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
-
-
-def _overlaps(boxes: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the intersection over union of every pair; 0 for boxes without area."""
-    low = np.maximum(boxes[:, None, :2], others[None, :, :2])
-    high = np.minimum(boxes[:, None, 2:], others[None, :, 2:])
-    shared = (high - low).clip(0).prod(2)
-    areas = [(some[:, 2:] - some[:, :2]).clip(0).prod(1) for some in (boxes, others)]
-    union = areas[0][:, None] + areas[1][None] - shared
-    return np.where(areas[1][None] > 0, shared / np.where(union > 0, union, 1), 0.0)

@@ -71,10 +71,7 @@ class LoadedModel(ModelParts):
         if isinstance(self.transform, CallableTransform) and (steps := self.transform.random_steps):
             notes.append(f"the transform is random ({', '.join(steps)}): repeating the command gives different numbers")
         if self.names_assumed:
-            notes.append(
-                "the class names are assumed to be those of ImageNet, because the model has 1000 outputs (see "
-                "--class-names)"
-            )
+            notes.append("class names are assumed to be those of ImageNet, because of 1000 outputs (see --class-names)")
         if self.class_names is None:
             notes.append("class names are unknown: targets are shown as numbers (see --class-names)")
         return tuple(notes)
@@ -261,6 +258,8 @@ def _exited(error: SystemExit) -> str:
 def _from_module(model: nn.Module, source: str, weights: str) -> ModelParts:
     """Return a module that may carry `transform` and `class_names`."""
     transform, names = getattr(model, "transform", None), carried_names(model)
+    if type(transform).__module__.startswith("torchvision.models."):
+        transform = None  # a detector's own, which is a part of its forward pass
     return ModelParts(
         model=model,
         transform=IMAGENET if transform is None else as_transform(transform),

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from pathlib import Path
 
 import disk
+import forked
 import numpy as np
 import pytest
 from commands import cli
@@ -16,8 +16,6 @@ from gradcam_kit.methods import METHODS
 from gradcam_kit.models import load_model
 from gradcam_kit.pixels.decoding import read_picture
 
-ROOT = Path(__file__).parents[2]
-
 
 @pytest.fixture(autouse=True)
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -26,8 +24,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def process(*arguments: str) -> subprocess.CompletedProcess[str]:
     """The same in a process of its own."""
-    command = [sys.executable, "-m", "gradcam_kit", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, env={"PYTHONPATH": str(ROOT)}, check=False)
+    return forked.run(forked.MAIN, *arguments, preload=forked.COMMAND, check=False)
 
 
 @pytest.mark.parametrize(

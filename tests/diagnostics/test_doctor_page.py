@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from browsing import CONTRAST, Page
+from browsing import CONTRAST, WINDOWS, Page
 
 from gradcam_kit.diagnostics.findings import Finding
 from gradcam_kit.diagnostics.show.page import Channel, DataSection, Pair, place_of, render_page, verdict
@@ -108,8 +108,7 @@ def test_places_of_updates(ratio: float, place: float) -> None:
     assert place_of(ratio) == pytest.approx(place)
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize(("width", "height"), [(1400, 900), (390, 844)])
+@pytest.mark.parametrize(("width", "height", "scheme"), WINDOWS)
 def test_the_page_fits_a_screen_and_a_phone(browser: Any, width: int, height: int, scheme: Any, tmp_path: Path) -> None:
     tmp_path.joinpath("doctor.html").write_text(page(), encoding="utf-8")
     context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)

@@ -174,7 +174,15 @@ def test_one_logit_is_no_class_to_be_out_of_range() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "model", ["torchvision:resnet18", "torchvision:mobilenet_v3_small", "timm:vit_tiny_patch16_224"]
+    "model",
+    [
+        "torchvision:resnet18",
+        "timm:test_vit.r160_in1k",
+        *(
+            pytest.param(model, marks=pytest.mark.exhaustive)
+            for model in ("torchvision:mobilenet_v3_small", "timm:vit_tiny_patch16_224")
+        ),
+    ],
 )
 def test_fresh_models_are_healthy(model: str) -> None:
     status, _, _, found = doctor("--model", model, "--image-size", "64", *FEW)

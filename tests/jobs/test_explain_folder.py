@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import disk
+import forked
 import pytest
 
 from gradcam_kit import METHODS, explain_folder
@@ -65,8 +64,7 @@ def test_wrong_types_say_what_is_expected() -> None:
             f"try: explain_folder('pictures', out='out', **{{**given, **dict({arguments})}})",
             "except Exception as error: print(f'{type(error).__name__}: {error}')",
         ]
-    command = [sys.executable, "-c", "\n".join(lines)]
-    done = subprocess.run(command, capture_output=True, text=True, env={"PYTHONPATH": f"{ROOT}:."}, check=False)
+    done = forked.run("\n".join(lines), preload=forked.COMMAND)
     said = done.stdout.splitlines()
     assert len(said) == len(WRONG), done.stderr
     for line, expected in zip(said, WRONG.values(), strict=True):

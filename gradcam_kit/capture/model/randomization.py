@@ -6,6 +6,7 @@ import hashlib
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -123,7 +124,13 @@ class Randomizer:
 
 @contextmanager
 def randomizing(
-    model: nn.Module, images: Images, *, seed: int = 0, keep_modes: bool = False, **forward_kwargs: Any
+    model: nn.Module,
+    images: Images,
+    *,
+    seed: int = 0,
+    keep_modes: bool = False,
+    entry: str = "__call__",
+    **forward_kwargs: Any,
 ) -> Iterator[Randomizer]:
     """Hold a model whose layers can be given random parameters; restore it afterwards, even after an error.
 
@@ -136,10 +143,12 @@ def randomizing(
         images: input of the model.
         seed: seed from which the seed of every layer is derived. The global generator is untouched.
         keep_modes: leave modules that are in train mode in it, see `BaseCAM`.
+        entry: name of the model's method that takes the images, such as "get_image_features" of a model with a second
+            tower for texts, which then keeps its parameters.
         forward_kwargs: passed on to the model.
     """
     model = check_model(model)
-    inputs = read_inputs(images, forward_kwargs, model)
+    inputs = replace(read_inputs(images, forward_kwargs, model), entry=entry)
     with untouched(model, inputs.images.device, keep_modes):
         randomizer = Randomizer(model, _execution_order(model, inputs), seed)
         try:

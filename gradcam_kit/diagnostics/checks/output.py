@@ -14,8 +14,10 @@ from gradcam_kit.diagnostics.checks.preserving import device_of, left_as_found
 from gradcam_kit.diagnostics.checks.probing import (
     ROUNDING,
     Probe,
+    awake_dropout,
     difference_of,
     floating_leaves,
+    is_dropout,
     is_norm,
     leak_finding,
     random_finding,
@@ -112,13 +114,14 @@ def _label_findings(scores: Tensor, labels: Any, loss: Loss | None, task: Task) 
 def _probability_findings(
     model: nn.Module, scores: Tensor, labels: Any, loss: Loss | None, task: Task
 ) -> list[Finding]:
-    last = [module for module in model.modules() if not list(module.children())][-1]
+    name, last = [(name, module) for name, module in model.named_modules() if not list(module.children())][-1]
     if is_sigmoid_loss(loss) and isinstance(last, nn.Sigmoid) and bool(((scores >= 0) & (scores <= 1)).all()):
-        return [_twice("bad", "sigmoid", type(loss).__name__, None, len(scores))]
+        return [_twice("bad", "sigmoid", type(loss).__name__, None, len(scores), name)]
+    layer = name if isinstance(last, nn.Softmax | nn.Softmax2d) else ""
     if task.kind != "classes":
         is_plain = labels is None and scores.ndim == 2 and scores.shape[1] > 1
         if is_plain and _are_shares(scores, 1):
-            return [_twice("warn", "softmax", "cross-entropy", _sum_error(scores, 1), len(scores))]
+            return [_twice("warn", "softmax", "cross-entropy", _sum_error(scores, 1), len(scores), layer)]
         return []
     if not _are_shares(scores, task.axis):
         return _positive_logarithms(scores, loss)
@@ -127,15 +130,15 @@ def _probability_findings(
         applies = _acts_as_cross_entropy(scores, labels, loss, task)
     if applies is False:
         return []
-    name = "cross-entropy, which is assumed because no loss was given," if loss is None else "cross-entropy"
-    return [_twice("bad", "softmax", name, _sum_error(scores, task.axis), len(scores))]
+    assumed = "cross-entropy, which is assumed because no loss was given," if loss is None else "cross-entropy"
+    return [_twice("bad", "softmax", assumed, _sum_error(scores, task.axis), len(scores), layer)]
 
 
-def _twice(level: Level, function: str, loss: str, value: float | None, n: int) -> Finding:
+def _twice(level: Level, function: str, loss: str, value: float | None, n: int, layer: str) -> Finding:
     return Finding(
         level,
         "softmax-twice",
-        "",
+        layer,
         f"The outputs already are probabilities, but {loss} applies a {function} itself",
         value,
         None if value is None else _SUM,
@@ -176,7 +179,7 @@ def _acts_as_cross_entropy(scores: Tensor, labels: Tensor, loss: Loss, task: Tas
 def _mode_findings(model: nn.Module, inputs: Any, probe: Probe) -> list[Finding]:
     """Report outputs that differ in train mode, in case the model is used that way."""
     norms = [name for name, module in model.named_modules() if is_norm(module) and module.training]
-    has_dropout = any("drop" in type(module).__name__.lower() for module in model.modules())
+    has_dropout = any(map(is_dropout, model.modules()))
     if not norms and not has_dropout:
         return []
     try:
@@ -187,7 +190,7 @@ def _mode_findings(model: nn.Module, inputs: Any, probe: Probe) -> list[Finding]
     found = []
     if (random := difference_of(first, second)) > ROUNDING and has_dropout:
         text = "the model is in train mode, in which dropout changes its outputs from pass to pass"
-        found.append(random_finding("warn", random, probe.n, text))
+        found.append(random_finding("warn", random, probe.n, text, awake_dropout(model)))
     if norms and (change := difference_of(probe.leaves, first)) > ROUNDING:
         text = "The model is in train mode, in which batch normalization mixes the samples of a batch"
         found.append(leak_finding("warn", norms[0], text, change, ROUNDING, probe.n))

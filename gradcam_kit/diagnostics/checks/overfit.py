@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from gradcam_kit.capture import check_model
 from gradcam_kit.diagnostics.checks.batches import Pair, call, limited, loss_value, moved, read_pair, samples
 from gradcam_kit.diagnostics.checks.preserving import copied, device_of, left_as_found
+from gradcam_kit.diagnostics.checks.probing import first_constant_layer
 from gradcam_kit.diagnostics.checks.steps import LONGEST, Steps, train, without_dropout
 from gradcam_kit.diagnostics.checks.tasks import Loss, outputs_of, read_task
 from gradcam_kit.diagnostics.findings import Finding
@@ -149,12 +150,14 @@ class _Trial:
             is_hopeful = best < _HOPEFUL * first
             level = "note" if is_hopeful else "bad" if taken >= _TELLING else "warn"
             doubt = "; time ran out" + (", so this is undecided" if level != "bad" else "")
+        layer = first_constant_layer(self.model, self.pair[0]) if self.n > 1 else ""
+        where = f"; layer {layer!r} answers each input alike" if layer else ""
         return Finding(
             level,  # type: ignore[arg-type]
             "overfit-batch",
-            "",
+            layer,
             f"The model does not overfit {self.n} samples in {taken} steps: the loss falls from {first:.4g} to "
-            f"{best:.4g} only{doubt}",
+            f"{best:.4g} only{doubt}{where}",
             best,
             self.limit,
             self.n,

@@ -8,14 +8,17 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from gradcam_kit.capture import Call, Observer, check_observable, observe, select_layers, unobservable
 from gradcam_kit.diagnostics.checks.batches import call, main_input, part, samples
+from gradcam_kit.diagnostics.checks.steps import DROPOUTS
 from gradcam_kit.diagnostics.checks.tasks import outputs_of
 from gradcam_kit.diagnostics.findings import Finding, Level
-from gradcam_kit.errors import raise_interruption
+from gradcam_kit.errors import GradCamKitError, raise_interruption
 
 _CONSTANT = 1e-8  # variance over samples, as a share of the mean square of the outputs
 ROUNDING = 1e-3
 """Difference of outputs that may be due to another kernel, as a share of their largest value."""
+_ALIKE = 1e-6  # differences of a layer's outputs, as a share of their largest value
 _LEAKED = 1e-6  # gradient at other samples, as a share of the gradient at the own sample
 _PROBED = 8  # samples in the batch whose gradients are taken
 
@@ -53,7 +56,10 @@ class Probe:
         found = []
         difference = difference_of(self.leaves, self.again)
         if difference > ROUNDING:
-            found.append(random_finding("bad", difference, self.n, "the model's outputs for the same batch differ"))
+            layer = awake_dropout(self.model)
+            named = f": {layer!r} ({type(self.model.get_submodule(layer)).__name__}) is in train mode" if layer else ""
+            text = f"the model's outputs for the same batch differ{named}"
+            found.append(random_finding("bad", difference, self.n, text, layer))
         if self.per_sample and self.n > 1:
             found += self._constant()
             found += self._leaks(is_random=difference > ROUNDING)
@@ -69,12 +75,14 @@ class Probe:
         share = float(flat.var(dim=0).amax()) / power if power > 0 else 0.0
         if share >= _CONSTANT:
             return []
+        layer = first_constant_layer(self.model, self.inputs)
+        where = f"; layer {layer!r} is the first that answers each input alike" if layer else ""
         return [
             Finding(
                 "bad",
                 "constant-output",
-                "",
-                "The outputs are the same for each input",
+                layer,
+                f"The outputs are the same for each input{where}",
                 share,
                 _CONSTANT,
                 self.n,
@@ -135,12 +143,48 @@ class Probe:
         return float(gradient[1:].abs().amax()) / at_own if at_own > 0 else 0.0
 
 
-def random_finding(level: Level, difference: float, n: int, text: str) -> Finding:
+class _Constant(Observer):
+    """Looks for the first layer that takes different samples and returns equal ones."""
+
+    def __init__(self, n: int) -> None:
+        self.n, self.layer = n, ""
+        self.differs: list[bool] = []
+
+    def enter(self, call: Call) -> None:
+        # Tested before the layer runs, because it may work in place.
+        self.differs.append(self._is_alike(call.args[0] if call.args else None) is False)
+
+    def leave(self, call: Call) -> None:
+        differed = self.differs.pop() if self.differs else False
+        if not self.layer and differed and self._is_alike(call.output):
+            self.layer = call.name
+
+    def _is_alike(self, value: Any) -> bool | None:
+        """Whether all samples are the same but for rounding; None for what has no samples."""
+        if unobservable(value) is not None or value.ndim < 1 or len(value) != self.n:
+            return None
+        flat = value.detach().flatten(1).double() if value.ndim > 1 else value.detach().double()[:, None]
+        return bool((flat.amax(0) - flat.amin(0) <= _ALIKE * flat.abs().amax()).all())
+
+
+def first_constant_layer(model: nn.Module, inputs: Any) -> str:
+    """Return the first layer with equal outputs for different samples; "" if none, or if layers cannot be observed."""
+    observer = _Constant(samples(inputs))
+    try:
+        layers = select_layers(check_observable(model), None, model)
+        with torch.no_grad(), observe(model, layers, observer, enter=True):
+            call(model, inputs)
+    except GradCamKitError:  # such as a scripted model
+        return ""
+    return observer.layer
+
+
+def random_finding(level: Level, difference: float, n: int, text: str, layer: str = "") -> Finding:
     """Return the finding about outputs that differ from pass to pass."""
     return Finding(
         level,
         "random-eval",
-        "",
+        layer,
         text[0].upper() + text[1:],
         difference,
         ROUNDING,
@@ -192,6 +236,17 @@ def _with_images(inputs: Any, images: Tensor, leaf: Tensor) -> Any:
     if isinstance(inputs, dict):
         return {key: leaf if value is images else value for key, value in inputs.items()}
     return tuple(leaf if value is images else value for value in inputs)
+
+
+def awake_dropout(model: nn.Module) -> str:
+    """Return the first module with dropout that is in train mode; "" if there is none."""
+    return next((name for name, one in model.named_modules() if is_dropout(one) and one.training), "")
+
+
+def is_dropout(module: nn.Module) -> bool:
+    """Whether a module drops activations, also one of another library."""
+    is_leaf = next(module.children(), None) is None
+    return is_leaf and ("drop" in type(module).__name__.lower() or type(module).__name__ in DROPOUTS)
 
 
 def is_norm(module: nn.Module) -> bool:

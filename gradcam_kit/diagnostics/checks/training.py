@@ -104,8 +104,8 @@ def mode_findings(model: nn.Module) -> list[Finding]:
             "warn",
             "frozen",
             asleep[0],
-            f"In eval mode while training: {', '.join(asleep[:_SHOWN])}{more} of {len(differing)} modules with dropout "
-            "or batch statistics",
+            f"In eval mode while training: {', '.join(asleep[:_SHOWN])}{more}; {len(asleep)} of {len(differing)} "
+            "modules with dropout or batch statistics",
             len(asleep) / len(differing),
             0.0,
             None,

@@ -204,20 +204,22 @@ def compare_data(
     ]
     ranked = sorted(rows, key=lambda row: (row.p_adjusted, row.p, -row.mmd))
     return DataComparison(
-        tuple(ranked), tuple(_findings(ranked, train.n, test.n)), train.n, test.n, count, skipped, tuple(notes)
+        tuple(ranked), tuple(_findings(rows, ranked, train.n, test.n)), train.n, test.n, count, skipped, tuple(notes)
     )
 
 
-def _findings(ranked: Sequence[LayerShift], n_train: int, n_test: int) -> list[Finding]:
+def _findings(rows: Sequence[LayerShift], ranked: Sequence[LayerShift], n_train: int, n_test: int) -> list[Finding]:
     """Return one finding for all layers, because one cause shifts all later layers."""
     shifted = [row for row in ranked if row.p_adjusted < LEVEL]
     if not shifted:
         return []
     row = shifted[0]
+    first = next(one.name for one in rows if one.p_adjusted < LEVEL)
+    begins = "the inputs themselves differ" if first == rows[0].name else f"the first one in order is {first!r}"
     said = (
         f"The two data sets look different to {len(shifted)} of {len(ranked)} layers (corrected p); in this one, the "
         f"first of the rank, unit {row.unit} moves by {row.shift:.2g} standard deviations and {row.shifted:.0%} of "
-        f"{row.units} units by more than {SHIFTED}"
+        f"{row.units} units by more than {SHIFTED}; {begins}"
     )
     source = "MMD: Gretton et al. 2012; correction: Holm 1979"
     return [Finding("warn", "shift", row.name, said, row.p_adjusted, LEVEL, n_train + n_test, advice.SHIFT, source)]

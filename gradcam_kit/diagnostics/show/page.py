@@ -95,6 +95,23 @@ class FeatureMaps:
         return [data_uri(png, "png") for png in self.pngs]
 
 
+@dataclass(frozen=True)
+class PartTable:
+    """A table about one kind of part, such as attention.
+
+    Attributes:
+        title: of the section.
+        explains: what the numbers mean.
+        columns: their names.
+        rows: cells as they are shown.
+    """
+
+    title: str
+    explains: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
 def render_page(
     *,
     model: str,
@@ -105,6 +122,8 @@ def render_page(
     report: Any = None,
     maps: Sequence[FeatureMaps] = (),
     strips: Mapping[str, Strips] | None = None,
+    parts: Sequence[PartTable] = (),
+    attention: Sequence[FeatureMaps] = (),
     data: DataSection | None = None,
     settings: Mapping[str, str] | None = None,
     seconds: Mapping[str, float] | None = None,
@@ -120,6 +139,8 @@ def render_page(
         report: report of ModelDiagnostics with layers and updates; None = left out.
         maps: feature maps of some layers.
         strips: name of a layer -> its plots over time and by unit.
+        parts: tables about attention, recurrent layers and pyramids.
+        attention: attention maps of the heads of some layers.
         data: the data section.
         settings: names and values.
         seconds: time of each part.
@@ -137,6 +158,8 @@ def render_page(
         layers=_profile(report, strips or {}),
         updates=_updates(report),
         maps=maps,
+        parts=parts,
+        attention=attention,
         data=data,
         settings=settings or {},
         seconds=seconds or {},
@@ -148,7 +171,7 @@ def verdict(findings: Sequence[Finding]) -> str:
     """Return one sentence about all findings."""
     bad = [finding for finding in findings if finding.level == "bad"]
     if bad:
-        kinds = list(dict.fromkeys(finding.kind for finding in bad))
+        kinds = list(dict.fromkeys(finding.kind.replace("-", " ") for finding in bad))
         return f"Something is wrong: {', '.join(kinds[:4])}{' and more' if len(kinds) > 4 else ''}."
     if any(finding.level == "warn" for finding in findings):
         return "Nothing is clearly wrong, but something deserves a look."

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from gradcam_kit.diagnostics.findings import Finding
 from gradcam_kit.diagnostics.report import Report
-from gradcam_kit.diagnostics.show.page import FeatureMaps, Strips
+from gradcam_kit.diagnostics.show.page import FeatureMaps, PartTable, Strips
 from gradcam_kit.errors import OptionError
 from gradcam_kit.jobs.request import ModelRequest
 
@@ -56,6 +56,8 @@ class Diagnosis:
         report: statistics of the layers of the trained copy.
         maps: feature maps of some layers.
         strips: name of a layer -> its plots over time and by unit.
+        parts: tables about attention, recurrent layers and pyramids, if the model has them.
+        attention: attention maps of the heads of some layers.
     """
 
     findings: list[Finding] = field(default_factory=list)
@@ -66,6 +68,8 @@ class Diagnosis:
     report: Report | None = None
     maps: list[FeatureMaps] = field(default_factory=list)
     strips: dict[str, Strips] = field(default_factory=dict)
+    parts: list[PartTable] = field(default_factory=list)
+    attention: list[FeatureMaps] = field(default_factory=list)
 
     @property
     def exit_status(self) -> int:

@@ -264,7 +264,8 @@ class Explainer:
 
     def _shrink(self, most: int) -> None:
         self.fit.most = most
-        self.say(f"{self.device} ran out of memory; continuing with batches of {most}")
+        rows = "" if self.fit.rows is None else f", {self.fit.rows} changed images at a time"
+        self.say(f"{self.device} ran out of memory; continuing with batches of {most}{rows}")
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 

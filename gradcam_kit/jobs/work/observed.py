@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from gradcam_kit.capture import holding_hooks
-from gradcam_kit.diagnostics.checks.batches import Pair
+from gradcam_kit.diagnostics.checks.batches import Pair, samples
 from gradcam_kit.diagnostics.checks.preserving import left_as_found
 from gradcam_kit.diagnostics.checks.tasks import Loss
 from gradcam_kit.diagnostics.checks.training import run_findings
@@ -21,7 +21,10 @@ from gradcam_kit.diagnostics.features import capture_features
 from gradcam_kit.diagnostics.findings import Finding
 from gradcam_kit.diagnostics.maths.histogram import COARSE, coarsen
 from gradcam_kit.diagnostics.report import Report
+from gradcam_kit.diagnostics.rows import report_of
 from gradcam_kit.diagnostics.show.page import FeatureMaps, Strips
+from gradcam_kit.diagnostics.thresholds import Thresholds
+from gradcam_kit.diagnostics.tracks import Ledger
 from gradcam_kit.diagnostics.watching import ModelDiagnostics
 from gradcam_kit.functional import normalize
 from gradcam_kit.pixels.pictures import encode_picture
@@ -52,9 +55,20 @@ def observed_training(
     found = run_findings(model, batches, loss, None, steps, watch)
     if not watched:
         return found, Report(()), {}
-    report = watched[0].diagnostics.report()
+    ledger = watched[0].diagnostics.state_dict()["ledger"]
+    _count_once(ledger, sum(samples(inputs) for inputs, _ in batches))
+    report = report_of(ledger, Thresholds())
     found += [finding for finding in report.findings if finding.kind not in _OWN]
     return found, report, watched[0].strips()
+
+
+def _count_once(ledger: Ledger, distinct: int) -> None:
+    """Let samples that were seen again and again count once: a verdict about units rests on different ones."""
+    for track in ledger.tracks.values():
+        for window in (own for own in (track.open, track.closed) if own is not None):
+            window.moments = replace(window.moments, n=min(window.moments.n, distinct))
+            if window.features is not None:
+                window.features = window.features[:distinct]
 
 
 @dataclass(eq=False)
@@ -106,19 +120,25 @@ def feature_maps(model: nn.Module, images: Float[Tensor, "n c h w"], report: Rep
     names = [name for name in dict.fromkeys(names) if _has(model, name)]
     if not names:
         return []
-    count = min(_LAYERS, len(names))
-    chosen = list(dict.fromkeys(names[round(i * (len(names) - 1) / max(1, count - 1))] for i in range(count)))
+    chosen = chosen_evenly(names, _LAYERS)
     with left_as_found(model, images), torch.no_grad(), capture_features(model, chosen) as features:
         model(images[:_PICTURES])
-    return [_maps(name, features[name].calls[0].output) for name in chosen if name in features]
+    outputs = {name: features[name].calls[0].output for name in chosen if name in features}
+    return [maps_of(name, output, " x ".join(map(str, output.shape[1:]))) for name, output in outputs.items()]
 
 
-def _maps(name: str, output: Any) -> FeatureMaps:
+def chosen_evenly(names: Sequence[str], most: int) -> list[str]:
+    """Return some of the names, the first and the last among them, evenly spread."""
+    count = min(most, len(names))
+    return list(dict.fromkeys(names[round(i * (len(names) - 1) / max(1, count - 1))] for i in range(count)))
+
+
+def maps_of(name: str, output: Float[Tensor, "n k h w"], caption: str) -> FeatureMaps:
+    """Return the mean over channels of each sample as a picture."""
     maps = normalize(output.detach().float().nan_to_num().mean(dim=1).cpu())
     step = max(1, -(-max(maps.shape[1:]) // _LARGEST))
     pictures = colorize(maps[:, ::step, ::step], "viridis")
-    shape = " x ".join(map(str, output.shape[1:]))
-    return FeatureMaps(name, shape, [encode_picture(picture, ".png") for picture in pictures])
+    return FeatureMaps(name, caption, [encode_picture(picture, ".png") for picture in pictures])
 
 
 def _has(model: nn.Module, name: str) -> bool:

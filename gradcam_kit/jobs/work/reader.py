@@ -172,21 +172,28 @@ class Reader:
         return found
 
     def _one_by_one(self, chunk: Sequence[tuple[Entry, bool]]) -> Iterator[Decoded | Failed]:
-        """Read the pending pictures again after a worker died, each in its own worker to find the faulty one."""
+        """Read the pending pictures again after a worker died; only one that kills a worker of its own is at fault.
+
+        A worker reads on as long as it lives, because starting one takes longer than reading many pictures.
+        """
         if getattr(self._pool, "_broken", False):
             self._pool.shutdown(wait=False)
             self._pool = self._start(self._workers)
-        for one in chunk:
-            pool = self._start(1)
-            try:
-                with sigint_blocked():
-                    future = pool.submit(_decode_all, [one])
-                yield from future.result()
-            except BrokenProcessPool:
-                reason = "cannot read the picture: the process that read it died"
-                yield Failed.because(one[0], PictureError(reason))
-            finally:
-                pool.shutdown()
+        waiting = deque(chunk)
+        while waiting:
+            has_read = False
+            with self._start(1) as pool:
+                try:
+                    while waiting:
+                        with sigint_blocked():
+                            future = pool.submit(_decode_all, [waiting[0]])
+                        yield from future.result()
+                        waiting.popleft()
+                        has_read = True
+                except BrokenProcessPool:
+                    if not has_read:
+                        reason = "cannot read the picture: the process that read it died"
+                        yield Failed.because(waiting.popleft()[0], PictureError(reason))
 
 
 def ahead_of(batch_size: int, workers: int) -> int:
