@@ -1,4 +1,4 @@
-"""Norms, gradients and updates of parameters, at every tenth observed step, around `optimizer.step`."""
+"""Measure norms, gradients and updates of parameters around every tenth observed `optimizer.step`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MOST_NORMS = 64
 
 
 class ParameterWatch:
-    """Measures the parameters of a model in front of and behind the steps of its optimizers."""
+    """Measures the parameters of a model before and after the steps of its optimizers."""
 
     def __init__(self, ledger: Ledger, model: nn.Module, optimizers: Sequence[Optimizer], collector: Collector) -> None:
         self.ledger, self.model, self.collector = ledger, model, collector
@@ -42,7 +42,7 @@ class ParameterWatch:
                 track.optimized = id(parameter) in held if self.optimizers else None
 
     def _own(self, optimizer: Optimizer) -> list[tuple[ParameterTrack, Tensor]]:
-        """Return the parameters of one optimizer; the first one also answers for what no optimizer holds."""
+        """Return the parameters of one optimizer; the first also gets those that no optimizer holds."""
         held = {id(own) for group in optimizer.param_groups for own in group["params"]}
         first = optimizer is self.optimizers[0]
         return [
@@ -78,7 +78,7 @@ class ParameterWatch:
 
     @torch.no_grad()
     def after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        """Compare the samples with what the step made of them."""
+        """Compare the samples with the updated parameters."""
         for track, parameter, stride, before in self.sampled:
             change = take_sample(parameter.detach(), 0, stride) - before
             norms = torch.linalg.vector_norm(change.float()), torch.linalg.vector_norm(before.float())
@@ -124,7 +124,7 @@ class ParameterWatch:
 
 
 def after_closure(args: tuple[Any, ...], kwargs: dict[str, Any], measure: Callable[[], None]) -> Any:
-    """Call `measure` in front of an optimizer's update: at once, or behind the first run of its closure.
+    """Call `measure` before an optimizer's update: immediately, or after the first run of its closure.
 
     Returns:
         The arguments of the step with a closure that measures; None where the step has no closure.

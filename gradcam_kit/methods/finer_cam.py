@@ -10,8 +10,8 @@ class FinerCAM(GradCAM, name="finer-cam"):
     """Explain by Grad-CAM what sets the class apart from the classes nearest to it; what they share is left out.
 
     For fine-grained classes such as species of birds or models of cars. Where no other class comes close it shows
-    little more than Grad-CAM. The comparison is `FinerTarget` with its defaults; pass a `FinerTarget` to any method
-    for others.
+    little more than Grad-CAM. The score is that of `FinerTarget` with its defaults; for other settings pass a
+    `FinerTarget` to any method.
 
     Example:
         >>> from gradcam_kit import FinerCAM

@@ -91,7 +91,7 @@ def test_some_pictures_that_fail_make_status_1_and_are_named() -> None:
         (["run", "pictures", "--model", "shop:value", "--out", "out"], "shop:value is a tuple, and no factory"),
         (
             ["run", "pictures", "--model", "shop:net", "--out", "out", "--class-names", "two.txt"],
-            "2 class names and shop",
+            "2 class names, but shop",
         ),
         (
             ["run", "pictures", "--model", "shop:net", "--out", "out", "--shard", "2/2"],
@@ -101,7 +101,7 @@ def test_some_pictures_that_fail_make_status_1_and_are_named() -> None:
         (["run", "pictures", "--model", "shop:net", "--out", "out", "--engine", "dask"], "the engine is 'dask'"),
         (
             ["run", "pictures", "--model", "shop:net", "--out", "out", "--method", "shop:Faulty"],
-            "the method Faulty fails where the model alone does not: AttributeError: 'LayerCapture' object has no",
+            "the method Faulty fails although the model itself does not: AttributeError: 'LayerCapture' object has no",
         ),
         (
             [
@@ -116,7 +116,7 @@ def test_some_pictures_that_fail_make_status_1_and_are_named() -> None:
         ),
         (
             ["run", "pictures", "--model", "shop:crooked", "--out", "out"],
-            "the transform of shop:crooked fails with every picture: AttributeError: 'numpy.ndarray' object has no",
+            "the transform of shop:crooked fails on every picture: AttributeError: 'numpy.ndarray' object has no",
         ),
         (["report", "nothing"], "'nothing' holds no run"),
         (["export", "nothing", "--to", "csv"], "'nothing' holds no run"),
@@ -129,7 +129,7 @@ def test_some_pictures_that_fail_make_status_1_and_are_named() -> None:
         ),
         (["compare", "pictures", "--model", "shop:net", "--out", "s.png", "--layer", "stage"], "no layer 'stage'; did"),
         (["compare", "pictures", "--model", "shop:net", "--out", "s.png", "--metric", "energy-pointing-game"], "masks"),
-        (["layers", "--model", "demmo"], "'demmo' names no model; did you mean 'demo'"),
+        (["layers", "--model", "demmo"], "'demmo' is not a model; did you mean 'demo'"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )

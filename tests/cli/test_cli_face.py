@@ -112,7 +112,7 @@ def test_models_are_listed_with_their_weights(monkeypatch: pytest.MonkeyPatch) -
     assert {model.spec for model in named.named_models()} >= {"demo", "mobilenet-v2"}
     status, said, problem = cli("models", "resnet19")
     assert (status, said) == (2, "")
-    assert "no model fits 'resnet19'; did you mean 'resnet1" in problem
+    assert "no model matches 'resnet19'; did you mean 'resnet1" in problem
     monkeypatch.setattr(named, "has_timm", lambda: False)
     assert all(not model.spec.startswith("timm:") for model in named.named_models("resnet18"))
     assert 'pip install -e ".[models]"' in cli("models", "resnet18")[2]

@@ -100,7 +100,7 @@ def test_what_was_not_seen_has_no_section() -> None:
 
 def test_verdicts() -> None:
     assert verdict([]) == "Nothing wrong was found."
-    assert verdict([Finding("warn", "leak", "", "x")]) == "Nothing is clearly wrong, and something deserves a look."
+    assert verdict([Finding("warn", "leak", "", "x")]) == "Nothing is clearly wrong, but something deserves a look."
 
 
 @pytest.mark.parametrize(("ratio", "place"), [(1e-3, 50), (1e-9, 0), (1.0, 100), (7.0, 100), (0.0, 0)])

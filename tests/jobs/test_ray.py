@@ -99,7 +99,7 @@ def test_what_kills_a_reader_or_fills_the_memory_costs_no_more_than_on_one_machi
     summary = explain("dying", "ray", Console(file=said, width=200), **options)
     assert (summary.pictures, summary.failed, summary.missing) == (5, 1, 0)
     assert summary.problems == ("4.png: cannot read the picture: the process that read it died",)
-    assert said.getvalue().count("the memory of cpu is too small; going on with batches of 2") == 1
+    assert said.getvalue().count("cpu ran out of memory; continuing with batches of 2") == 1
     assert capfd.readouterr().err == ""  # of Ray, neither what it does nor what it thinks of it
     assert "RAY_BACKEND_LOG_LEVEL" not in os.environ
     same("dying", "dying-local")

@@ -201,7 +201,7 @@ def test_images_do_not_mix_and_known_positions_stay() -> None:
 
 
 def test_nothing_left() -> None:
-    with pytest.raises(OptionError, match="nothing to fill them in from"):
+    with pytest.raises(OptionError, match="nothing to impute from"):
         impute(images(2, size=(4, 4)), torch.ones(2, 4, 4, dtype=torch.bool))
 
 

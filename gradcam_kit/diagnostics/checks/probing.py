@@ -1,4 +1,4 @@
-"""A model asked in different ways: twice, sample by sample, and for gradients that should not be there."""
+"""Probe a model: run it twice, sample by sample, and look for gradients that should not exist."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _PROBED = 8  # samples in the batch whose gradients are taken
 
 
 class Probe:
-    """A model and its answers to one batch, asked in different ways."""
+    """A model and its outputs for one batch, from different passes."""
 
     def __init__(self, model: nn.Module, inputs: Any) -> None:
         self.model, self.inputs, self.n = model, inputs, samples(inputs)
@@ -33,7 +33,7 @@ class Probe:
         self.per_sample = self.scores is not None and self.scores.ndim > 0 and len(self.scores) == self.n
 
     def findings(self) -> list[Finding]:
-        """Return what is wrong whatever the labels are."""
+        """Return the findings that do not depend on labels."""
         broken = sum(int((~leaf.isfinite()).sum()) for leaf in self.leaves)
         if broken:
             values = sum(leaf.numel() for leaf in self.leaves)
@@ -46,14 +46,14 @@ class Probe:
                     float(broken),
                     0.0,
                     self.n,
-                    "Find the module that makes the first of them with find_nonfinite(model)",
+                    "Find the module that produces the first of them with find_nonfinite(model)",
                     "definition",
                 )
             ]
         found = []
         difference = difference_of(self.leaves, self.again)
         if difference > ROUNDING:
-            found.append(random_finding("bad", difference, self.n, "the model answers the same batch differently"))
+            found.append(random_finding("bad", difference, self.n, "the model's outputs for the same batch differ"))
         if self.per_sample and self.n > 1:
             found += self._constant()
             found += self._leaks(is_random=difference > ROUNDING)
@@ -93,11 +93,11 @@ class Probe:
         training = [name for name, one in self.model.named_modules() if is_norm(one) and one.training]
         where = training[0] if training else ""
         named = f": {where} ({type(self.model.get_submodule(where)).__name__}) is in train mode" if where else ""
-        text = f"The answer to a sample depends on the other samples of its batch{named}"
+        text = f"The output for a sample depends on the other samples of its batch{named}"
         return [leak_finding("bad", where, text, value, limit, self.n)]
 
     def _alone(self) -> float:
-        """Return how much the first answers change when their samples come without the others."""
+        """Return how much the first outputs change if their samples are alone in a batch."""
         assert self.scores is not None
         for size in (1, 2):
             if size >= self.n:
@@ -112,7 +112,7 @@ class Probe:
         return 0.0
 
     def _foreign_gradient(self) -> float:
-        """Return the gradient of the first answer at other samples, as a share of its gradient at its own sample."""
+        """Return the gradient of the first output at other samples, as a share of its gradient at its own sample."""
         inputs = part(self.inputs, slice(_PROBED))
         images = main_input(inputs)
         if not images.is_floating_point() or len(images) < 2:
@@ -136,7 +136,7 @@ class Probe:
 
 
 def random_finding(level: Level, difference: float, n: int, text: str) -> Finding:
-    """Return the finding of answers that differ from pass to pass."""
+    """Return the finding about outputs that differ from pass to pass."""
     return Finding(
         level,
         "random-eval",
@@ -152,7 +152,7 @@ def random_finding(level: Level, difference: float, n: int, text: str) -> Findin
 
 
 def leak_finding(level: Level, layer: str, text: str, value: float, limit: float, n: int) -> Finding:
-    """Return the finding of answers that depend on other samples."""
+    """Return the finding about outputs that depend on other samples."""
     return Finding(
         level,
         "batch-leak",
@@ -161,9 +161,9 @@ def leak_finding(level: Level, layer: str, text: str, value: float, limit: float
         value,
         limit,
         n,
-        "Call model.eval() after all .train() calls; if a module computes over the batch axis (axis 0) by itself, that "
-        "is a bug in its reshape or normalization",
-        "definition: a sample alone gets the answer that it gets in a batch",
+        "Call model.eval() after all .train() calls; if a module itself computes over the batch axis (axis "
+        "0), its reshape or normalization has a bug",
+        "definition: a sample gets the same output alone as in a batch",
     )
 
 

@@ -28,7 +28,7 @@ def effective_ranks(ledger: Ledger, limits: Thresholds) -> dict[str, float]:
 
 
 def spread_findings(ledger: Ledger, limits: Thresholds, silent: set[str], ranks: dict[str, float]) -> list[Finding]:
-    """Return at most one finding for collapsed and one for redundant layers: of the first, as the likely cause."""
+    """Return at most one finding for collapsed and one for redundant layers: for the first layer, the likely cause."""
     collapsed: list[Finding] = []
     redundant: list[Finding] = []
     for track in sorted(ledger.tracks.values(), key=lambda own: own.order):
@@ -44,7 +44,7 @@ def spread_findings(ledger: Ledger, limits: Thresholds, silent: set[str], ranks:
             collapsed.append(finding)
             continue
         share = redundancy(torch.from_numpy(features), limits.correlation)
-        # In features of few directions everything correlates; repeated units leave the others as they are.
+        # In collapsed features all units correlate, so redundancy is judged only without collapse.
         spans = ranks[track.name] >= max(_FEW_DIRECTIONS, 0.1 * min(len(features), track.units))
         if share >= limits.redundant and spans and not collapsed and not _is_pass_through(track, ledger):
             redundant.append(_redundant(track, share, len(features), limits))
@@ -56,7 +56,7 @@ def _first(findings: list[Finding]) -> list[Finding]:
 
 
 def _is_pass_through(track: LayerTrack, ledger: Ledger) -> bool:
-    """Whether units only repeat what was judged in front: a layer without weights behind one that was judged."""
+    """Whether a layer without weights only repeats units of an earlier layer that was judged."""
     source = ledger.tracks.get(track.producer or "")
     return not track.owns_weight and source is not None and source.open.features is not None
 
@@ -72,7 +72,11 @@ def _collapsed(
         said, value, limit = f"the features of {track.units} units span {rank:.2f} directions", rank, limits.rank
         source = "effective rank: Roy & Vetterli 2007; limit: convention"
     else:
-        said, value, limit = f"only {between:.1e} of the mean square differs between samples", between, limits.between
+        said, value, limit = (
+            f"only {between:.1e} of the mean square is variance between samples",
+            between,
+            limits.between,
+        )
         source = "convention"
     return Finding("bad", "collapsed", track.layer, said, value, limit, rows, advice.COLLAPSED, source)
 
