@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from benchmarks import (
+    balanced,
     capabilities,
     compare,
     core,
@@ -20,6 +21,8 @@ from benchmarks import (
     report,
     runs,
     support_command,
+    tricks,
+    waiting,
 )
 from benchmarks.faults import command as faults
 from benchmarks.thresholds import command as thresholds
@@ -34,6 +37,7 @@ def main() -> None:
 
 # One module each; the signature of its `run` is the command line.
 app.command("ratios")(ratios.run)
+app.command("balanced")(balanced.run)
 app.command("methods")(methods.run)
 app.command("peers")(peers.run)
 app.command("core")(core.run)
@@ -50,6 +54,8 @@ app.command("faults")(faults.run)
 app.command("proof")(proof.run)
 app.command("thresholds")(thresholds.run)
 app.command("support")(support_command.run)
+app.command("tricks")(tricks.run)
+app.command("waiting")(waiting.run)
 
 
 if __name__ == "__main__":

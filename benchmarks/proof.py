@@ -149,7 +149,7 @@ ANCHORS = (
     ),
     Anchored(
         "See attention", "capture_attention", "BertViz; timm's AttentionExtract",
-        "fused kernels as they are, outputs equal to the last bit; images and texts; sinks and repeated heads",
+        "fused kernels untouched, outputs equal to the last bit; pictures, texts; sinks and repeated heads as findings",
         "capture_attention, 6 layers of 3 heads", f"{_D}test_capture_attention.py",
     ),
     Anchored(

@@ -42,6 +42,22 @@ NAMES = {
     "SemanticSegmentationTarget": "gradcam_kit.targets.SegmentationTarget(mask, classes)",
     "FasterRCNNBoxScoreTarget": "gradcam_kit.targets.DetectionTarget(boxes, labels)",
     "ActivationsAndGradients": "gradcam_kit.diagnostics.capture_features(model, layers, gradients=True)",
+    "ClassifierOutputReST": "ShapleyCAM(model), which scores classes so: the logit plus the log-probability",
+    "FinerWeightedTarget": "gradcam_kit.targets.FinerTarget(281)",
+    "AblationLayer": "not needed: AblationCAM(model, layer) replaces the channels of any layer",
+    "vit_reshape_transform": "not needed: tokens are found; reshape= is for unusual layouts",
+    "swinT_reshape_transform": "not needed: tokens are found; reshape= is for unusual layouts",
+    "fasterrcnn_reshape_transform": "not needed: name one layer of the pyramid",
+    "scale_cam_image": "gradcam_kit.functional.normalize(maps)",
+    "ROADCombined": 'gradcam_kit.metrics.METRICS["road-combined"]',
+    "ROADMostRelevantFirst": 'gradcam_kit.metrics.METRICS["road-morf"]',
+    "ROADLeastRelevantFirst": 'gradcam_kit.metrics.METRICS["road-lerf"]',
+    "DropInConfidence": 'gradcam_kit.metrics.METRICS["average-drop"]',
+    "IncreaseInConfidence": 'gradcam_kit.metrics.METRICS["average-increase"]',
+    "ClassificationMetric": 'gradcam_kit.metrics.METRICS["average-drop"] and METRICS["average-increase"]',
+    "locate_candidate_layer": "not needed: a layer is chosen; `gradcam-kit layers` lists all",
+    "LayerAttribution": "not needed: heatmaps have the size of the images",
+    "GradCAMElementWise": "GradCAMElementwise",
     "GuidedBackpropReLUModel": "GuidedBackprop(model)",
     "GradCAMpp": "GradCAMPlusPlus",
     "SmoothGradCAMpp": "SmoothGradCAMPlusPlus",
@@ -71,7 +87,8 @@ def says_what_it_is_here(function: _C) -> _C:
         if foreign:
             known = _parameters_of(getattr(args[0], "model", None)) if args else set()
             if named := [keyword for keyword in options if keyword in foreign - known]:
-                raise InputError(f"{function.__qualname__}() takes no {keyword_hints(named)}")
+                whose = type(args[0]).__name__ if args and "self" in own else f"{function.__qualname__}()"
+                raise InputError(f"{whose} takes no {keyword_hints(named)}")
         return function(*args, **options)
 
     return checked  # type: ignore[return-value]

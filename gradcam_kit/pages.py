@@ -1,13 +1,18 @@
-"""What all pages share: how a template is found, and how a picture is part of a file that needs no network."""
+"""What all pages share: how a template is found, a picture becomes part of a file, and a browser is opened."""
 
 from __future__ import annotations
 
 import base64
+import os
+import sys
+import webbrowser
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from jinja2 import Template
+
+_DISPLAYS = ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER")
 
 
 def page_template(name: str, *folders: Path) -> Template:
@@ -32,3 +37,33 @@ def data_uri(content: bytes, kind: Literal["jpeg", "png"]) -> str:
         'data:image/png;base64,Li4u'
     """
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def open_page(page: str | Path) -> str | None:
+    """Open a page in the user's browser.
+
+    Args:
+        page: a file, or an address that begins with `http://` or `https://`.
+
+    Returns:
+        None, or where there is no display or browser a line that says where the page is.
+    """
+    is_address = str(page).startswith(("http://", "https://"))
+    if "://" in str(page) and not is_address:
+        return f"--open: a browser cannot open remote storage; the page is at {page}"
+    where = str(page) if is_address else str(Path(page).resolve())
+    if _has_display() and _is_opened(where if is_address else Path(where).as_uri()):
+        return None
+    return f"--open: no display or browser here; the page is at {where}"
+
+
+def _has_display() -> bool:
+    """Whether a browser would have a window: without one, a browser for terminals would take over the terminal."""
+    return sys.platform in ("darwin", "win32") or any(os.environ.get(name) for name in _DISPLAYS)
+
+
+def _is_opened(address: str) -> bool:
+    try:
+        return webbrowser.open(address)
+    except (webbrowser.Error, OSError):
+        return False

@@ -11,6 +11,9 @@ LARGEST_FILE = "100mb"
 
 _CSS = """
 #message { border-left: 4px solid #d97706; padding: 4px 12px }
+#message:not(:has(p)), .card:not(:has(img, p)) { display: none !important }
+#check { align-self: center }
+.card img { width: 100%; height: 100%; object-fit: contain }
 footer { display: none !important }
 """
 
@@ -36,7 +39,7 @@ def launch_options() -> dict[str, Any]:
     themes = gradio().themes
     fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
     return {
-        "theme": themes.Default(primary_hue="indigo", **fonts),
+        "theme": themes.Default(primary_hue="indigo", **fonts).set(block_info_text_color="*neutral_500"),
         "css": _CSS,
         "footer_links": [],
         "max_file_size": LARGEST_FILE,

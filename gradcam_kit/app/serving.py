@@ -6,7 +6,6 @@ import errno
 import os
 import socket
 import threading
-import webbrowser
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -17,6 +16,7 @@ from gradcam_kit.app.views import AppModel
 from gradcam_kit.errors import GradCamKitError, MissingExtraError, OptionError
 from gradcam_kit.jobs.request import ModelRequest
 from gradcam_kit.models.photos import INSTALL, weights_file
+from gradcam_kit.pages import open_page
 
 LOOPBACK = "127.0.0.1"
 PORT = 7860
@@ -71,7 +71,7 @@ def serve(
         request: the model.
         port: of the loopback address; a taken one is replaced by the next free one, and `say` is told.
         share: also make a public link, through a server of Gradio's makers.
-        open_browser: open the page.
+        open_browser: open the page; without a display or browser, `say` is told where it is.
         say: told the address, and what a person should know.
         wait: returns when the app should end; None = at Ctrl-C.
 
@@ -88,8 +88,8 @@ def serve(
         say(f"the app: {addresses[0]} (Ctrl-C ends it)")
         if share:
             say(f"public, for anybody who knows it: {addresses[1]}")
-        if open_browser and not webbrowser.open(addresses[0]):
-            say(f"no browser could be opened; open {addresses[0]} yourself")
+        if open_browser and (problem := open_page(addresses[0])):
+            say(problem)
         try:
             (wait or threading.Event().wait)()
         except KeyboardInterrupt:

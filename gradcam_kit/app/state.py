@@ -139,6 +139,7 @@ def _explained(model: AppModel, view: View, choice: Choice, name: str, target: N
         explanation = cam.explain(view.images, target.target)
         heatmap = one_map(explanation, 0, 0)
         cost = meter.lap()
+    memory = f"{cost.peak_bytes / 1e6:.0f}" if cost.peak_bytes >= 1e6 else "< 1"
     passes = f", {cost.flops / view.flops:.1f} forward passes" if view.flops else ""
     return MethodMap(
         name,
@@ -146,7 +147,7 @@ def _explained(model: AppModel, view: View, choice: Choice, name: str, target: N
         cam,
         heatmap,
         explanation.layers,
-        f"{cost.seconds:.2f} s{passes}, {cost.peak_bytes / 1e6:.0f} MB",
+        f"{cost.seconds:.2f} s{passes}, {memory} MB",
         bool(explanation.is_empty.any()),
         code=partial(recipe, model, view, method, layer, target, options),
     )

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from gradcam_kit.cli import completing
 from gradcam_kit.errors import OptionError
 
 # Panels of the help.
@@ -15,6 +16,7 @@ DATA = "Data"
 EXPLAIN = "What to explain"
 COMPUTE = "Computing"
 OUTPUT = "Output"
+SERVE = "Page"
 
 Model = Annotated[
     str,
@@ -85,17 +87,27 @@ Devices = Annotated[
         rich_help_panel=COMPUTE,
     ),
 ]
-Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16.", rich_help_panel=COMPUTE)]
+Dtype = Annotated[
+    str,
+    typer.Option(
+        help="float32, bfloat16 or float16.",
+        autocompletion=completing.one_of("float32", "bfloat16", "float16"),
+        rich_help_panel=COMPUTE,
+    ),
+]
 Targets = Annotated[
     str,
     typer.Option(
-        help="predicted, label (the picture's folder), a class index, a class name, or top:K.", rich_help_panel=EXPLAIN
+        help="predicted, label (the picture's folder), a class index, a class name, or top:K.",
+        autocompletion=completing.one_of("predicted", "label"),
+        rich_help_panel=EXPLAIN,
     ),
 ]
 Scores = Annotated[
     str | None,
     typer.Option(
         help="Score of a class: softmax, sigmoid, or raw (the output as it is).",
+        autocompletion=completing.one_of("softmax", "sigmoid", "raw"),
         show_default="the model decides",
         rich_help_panel=EXPLAIN,
     ),
@@ -115,7 +127,12 @@ Workers = Annotated[
 ]
 Metrics = Annotated[
     list[str] | None,
-    typer.Option(metavar="NAME", help="Metric, see 'gradcam-kit metrics'. Can be repeated.", rich_help_panel=EXPLAIN),
+    typer.Option(
+        metavar="NAME",
+        help="Metric, see 'gradcam-kit metrics'. Can be repeated.",
+        autocompletion=completing.metrics,
+        rich_help_panel=EXPLAIN,
+    ),
 ]
 MaskFolder = Annotated[
     str | None,
@@ -144,6 +161,7 @@ MethodOfRun = Annotated[
         "--method",
         metavar="NAME",
         help="Method of the run, needed if it is package.module:Class. Can be repeated.",
+        autocompletion=completing.methods,
         show_default="the run's",
         rich_help_panel=EXPLAIN,
     ),
@@ -160,6 +178,7 @@ Method = Annotated[
     typer.Option(
         metavar="NAME",
         help="Method, see 'gradcam-kit methods'; balanced-cam for vision transformers. Can be repeated.",
+        autocompletion=completing.methods,
         show_default="grad-cam",
         rich_help_panel=EXPLAIN,
     ),
@@ -170,6 +189,7 @@ Methods = Annotated[
         "--method",
         metavar="NAME",
         help="Method, see 'gradcam-kit methods'; balanced-cam for vision transformers. Can be repeated.",
+        autocompletion=completing.methods,
         show_default="all that apply",
         rich_help_panel=EXPLAIN,
     ),
@@ -206,10 +226,20 @@ OutFolder = Annotated[
         rich_help_panel=OUTPUT,
     ),
 ]
+ExportFormat = Annotated[
+    str,
+    typer.Option(
+        "--to",
+        help="fiftyone, coco, png, npz or csv.",
+        autocompletion=completing.one_of("fiftyone", "coco", "png", "npz", "csv"),
+        rich_help_panel=OUTPUT,
+    ),
+]
 GradientRule = Annotated[
     str,
     typer.Option(
         help="exact, as in the papers, or balanced: normalizations, gates and attention count as constant factors.",
+        autocompletion=completing.one_of("exact", "balanced"),
         rich_help_panel=EXPLAIN,
     ),
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from gradcam_kit.cli.opening import open_page
+from gradcam_kit.pages import open_page
 
 if TYPE_CHECKING:
     from gradcam_kit.jobs import Evaluation, RunSummary
@@ -97,6 +98,26 @@ def _mean(line: Mapping[str, Any] | None) -> str:
     return f"{'-' if line['mean'] is None else format(line['mean'], '.4g')} ({line['count']:,})"
 
 
+def show_agreement(lines: Sequence[Mapping[str, Any]]) -> None:
+    """Show how alike metrics rank methods and baselines; 1 = in the same order, -1 = in the opposite one."""
+    if not lines:
+        return
+    say(
+        "rank agreement of metrics on methods and baselines, mean over pictures; reliability: from picture to picture",
+        err=False,
+    )
+    metrics = [str(line["metric"]) for line in lines]
+    rows = [
+        [name, *(_rounded(line[other]) for other in (*metrics, "reliability"))]
+        for name, line in zip(metrics, lines, strict=True)
+    ]
+    show(["metric", *metrics, "reliability"], rows)
+
+
+def _rounded(number: float) -> str:
+    return "-" if math.isnan(number) else f"{number:.2f}"
+
+
 def note_unfinished(directory: str) -> None:
     """Say how much of a run is not in what was made of it."""
     from gradcam_kit.jobs import load_run
@@ -110,6 +131,7 @@ def note_unfinished(directory: str) -> None:
 def finish_evaluation(done: Evaluation) -> None:
     """Show the mean of each method and metric, and leave with the exit status."""
     show_means(done.means, done.notes)
+    show_agreement(done.agreement)
     _say_problems(done.problems, done.failed)
     before = f" ({done.before} of them before)" if done.before else ""
     say(f"{done.measured} of {done.pictures} pictures measured{before} in {done.seconds:.1f} s", err=False)

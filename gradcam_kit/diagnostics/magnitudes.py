@@ -1,4 +1,4 @@
-"""Largest magnitudes on the way through a model, so that an overflow is seen coming."""
+"""Largest magnitudes on the way through a model, which show an overflow in advance."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gradcam_kit.capture import unobservable
 
 @dataclass(frozen=True)
 class Seen:
-    """One module on the way: the largest magnitudes of what came in and what went out; NaN where it has none.
+    """Largest magnitudes of the input and output of one module; NaN without any.
 
     In the backward pass `input` is the gradient that arrived at the module's output, and `output` the largest that any
     of its operators passed on.
@@ -29,7 +29,7 @@ class Seen:
 
 
 def largest_magnitude(tensor: Tensor) -> float:
-    """Return max |x|: NaN if any value is NaN, infinity if any is infinite. Waits for the device."""
+    """Return max |x|: NaN if any value is NaN, infinity if any is infinite. Synchronizes."""
     values = tensor.detach()
     # On the host two reductions take 0.6 of the time of `aminmax`; on a device one of them is one wait less.
     extremes = (values.amin(), values.amax()) if values.device.type == "cpu" else torch.aminmax(values)
@@ -38,7 +38,7 @@ def largest_magnitude(tensor: Tensor) -> float:
 
 
 def larger(one: float, other: float) -> float:
-    """Return the larger magnitude; NaN in `one` stands for none yet."""
+    """Return the larger magnitude; NaN in `one` means none yet."""
     return other if math.isnan(one) else max(one, other)
 
 

@@ -1,4 +1,4 @@
-"""Norms, gradients and updates of parameters, at every tenth observed step, around `optimizer.step`."""
+"""Measure norms, gradients and updates of parameters around every tenth observed `optimizer.step`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _FRAMES = 16  # callers that are looked at
 
 
 class ParameterWatch:
-    """Measures the parameters of a model in front of and behind the steps of its optimizers."""
+    """Measures the parameters of a model before and after the steps of its optimizers."""
 
     def __init__(self, ledger: Ledger, model: nn.Module, optimizers: Sequence[Optimizer], collector: Collector) -> None:
         self.ledger, self.model, self.collector = ledger, model, collector
@@ -46,7 +46,7 @@ class ParameterWatch:
                 track.optimized = id(parameter) in held if self.optimizers else None
 
     def _own(self, optimizer: Optimizer) -> list[tuple[ParameterTrack, Tensor]]:
-        """The parameters of one optimizer; the first one also answers for what no optimizer holds."""
+        """Return the parameters of one optimizer; the first also gets those that no optimizer holds."""
         held = {id(own) for group in optimizer.param_groups for own in group["params"]}
         first = optimizer is self.optimizers[0]
         return [
@@ -84,7 +84,7 @@ class ParameterWatch:
 
     @torch.no_grad()
     def after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        """Compare the samples with what the step made of them."""
+        """Compare the samples with the updated parameters."""
         for track, parameter, stride, before in self.sampled:
             change = take_sample(parameter.detach(), 0, stride) - before
             norms = torch.linalg.vector_norm(change.float()), torch.linalg.vector_norm(before.float())
@@ -149,7 +149,7 @@ def note_scale(ledger: Ledger, observation: Observation) -> None:
 
 
 def after_closure(args: tuple[Any, ...], kwargs: dict[str, Any], measure: Callable[[], None]) -> Any:
-    """Call `measure` in front of an optimizer's update: at once, or behind the first run of its closure.
+    """Call `measure` before an optimizer's update: immediately, or after the first run of its closure.
 
     Returns:
         The arguments of the step with a closure that measures; None where the step has no closure.
@@ -174,7 +174,7 @@ def after_closure(args: tuple[Any, ...], kwargs: dict[str, Any], measure: Callab
 
 
 def _rates(optimizer: Optimizer) -> dict[int, float]:
-    """The learning rate of each parameter, but for rates on a device, which would have to be waited for."""
+    """Return the learning rate of each parameter, except rates on a device, which would have to be waited for."""
     return {
         id(own): float(group["lr"])
         for group in optimizer.param_groups

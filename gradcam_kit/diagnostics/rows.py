@@ -1,4 +1,4 @@
-"""From a ledger to rows of tables and to the report."""
+"""Make the rows of tables and the report from a ledger."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from gradcam_kit.diagnostics.verdicts import (
 
 
 def report_of(ledger: Ledger, limits: Thresholds) -> Report:
-    """Judge what was observed."""
+    """Judge the observations."""
     ranks = effective_ranks(ledger, limits)
     units, silent, starved = unit_findings(ledger, limits)
     dead = {finding.layer for finding in units if finding.kind in ("dead", "constant")}

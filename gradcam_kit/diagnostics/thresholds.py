@@ -1,4 +1,4 @@
-"""The limits behind the verdicts, all of which can be set."""
+"""The limits of the verdicts, all of them configurable."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is wrong with a model and its data: checks in order, findings on the terminal, in a file and on a page."""
+"""Examine a model and its data: run checks in order, and report findings on the terminal, in a file and on a page."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ from gradcam_kit.jobs.work.special_parts import special_parts
 
 __all__ = ["Diagnosis", "DoctorRequest", "examine"]
 
-_ALONE = 8  # random images where there are no pictures
-_DISTINCT = 128  # random images in the training
-_OVERFIT = 16  # images that are learned by heart
+_ALONE = 8  # number of random images if there are no pictures
+_DISTINCT = 128  # number of random images in the training
+_OVERFIT = 16  # number of images to overfit
 _UNTRAINED, _UNKNOWN = "random", "its factory"
 
 
@@ -45,10 +45,10 @@ _UNTRAINED, _UNKNOWN = "random", "its factory"
 def examine(request: DoctorRequest, console: Console | None = None) -> Diagnosis:
     """Examine a model and its data, and write the page and the file of findings.
 
-    The given weights are never trained: every training happens on a copy, from fixed seeds, and ends after 60 s.
+    The given weights are never changed: every training runs on a copy, with fixed seeds, for at most 60 s.
 
     Args:
-        request: what is examined.
+        request: what to examine.
         console: where notes are shown; None = nowhere.
 
     Raises:
@@ -100,7 +100,7 @@ def _examine_model(
     request: DoctorRequest,
     done: Diagnosis,
 ) -> None:
-    """Examine outputs, loss, training and memory of the model; without labels random ones stand for them."""
+    """Examine outputs, loss, training and memory of the model; random labels replace missing ones."""
     model = explainer.model
     with done.timed("outputs"):
         done.findings += check_output(model, (images, labels))
@@ -112,20 +112,20 @@ def _examine_model(
         done.findings += special.findings
         done.skipped += special.skipped
     if broken:
-        done.skipped.append(("loss and training", "outputs or labels are broken, see above"))
+        done.skipped.append(("loss and training", "outputs or labels are invalid, see above"))
         return
     if outputs < 1:
         done.skipped.append(("loss and training", "the outputs are not scores of classes (n, classes)"))
         return
     if labels is None:
         labels = torch.arange(len(images)) % max(2, outputs)
-        text = "random labels stood for the missing ones, so only the structure was examined"
+        text = "random labels replaced missing ones, so only the structure was examined"
         done.skipped.append(("labels in loss and training", text))
     if trained is not False:
-        done.skipped.append(("first value of the loss", "it is judged for fresh weights only"))
+        done.skipped.append(("first value of the loss", "it is judged only for untrained weights"))
     batch = images[:_OVERFIT], labels[:_OVERFIT]
     are_shares = any(finding.kind == "softmax-twice" for finding in done.findings)
-    loss = _loss_of_shares if are_shares else _loss  # so that one fault is not told twice
+    loss = _loss_of_shares if are_shares else _loss  # so that a fault is not reported twice
     with done.timed("loss"):
         done.findings += check_loss(model, batch, loss, trained=trained is not False)
     if any(finding.kind == "no-gradient" and finding.value is None for finding in done.findings):
@@ -171,14 +171,14 @@ def _is_trained(explainer: Explainer) -> bool | None:
 
 
 def _random_batch(explainer: Explainer, n: int, done: Diagnosis) -> tuple[Tensor, Tensor | None, int]:
-    done.inputs.append(f"{n} random images stood for data, so only the structure of the model was examined")
+    done.inputs.append(f"{n} random images replaced missing data, so only the structure of the model was examined")
     done.skipped.append(("data, labels and leaks", "no --data was given"))
     images = random_images(explainer, n)
     return images, None, count_outputs(explainer, images)
 
 
 def _loss(output: Any, labels: Tensor) -> Tensor:
-    """Return the cross-entropy; for a single output the binary one."""
+    """Return the cross-entropy; for a single output the binary cross-entropy."""
     scores = outputs_of(output)
     assert scores is not None
     if scores.ndim == 1 or scores.shape[1] == 1:

@@ -194,7 +194,7 @@ def test_a_file_that_does_not_say_what_is_white_is_an_error_and_not_black_or_whi
     values = (-values if kind[0] == "-" else values).astype(dtype)
     kinds = {"u": 1, "i": 2, "f": 3}
     (tmp_path / "a.tif").write_bytes(deep_tiff(values, values.itemsize * 8, kinds[dtype[0]]))
-    with pytest.raises(PictureError, match=r"a\.tif.*from (0 to 252|-252 to 0), do not say which.*8 or 16 bits"):
+    with pytest.raises(PictureError, match=r"a\.tif.*from (0 to 252|-252 to 0), do not tell which.*8 or 16 bits"):
         read_picture(tmp_path / "a.tif")
 
 

@@ -1,4 +1,4 @@
-"""What a model answers to one batch: shapes, probabilities, samples that leak into each other, randomness."""
+"""Check a model's output for one batch: shapes, probabilities, samples that leak into each other, randomness."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ from gradcam_kit.diagnostics.checks.tasks import (
 from gradcam_kit.diagnostics.findings import Finding, Level, worst_first
 from gradcam_kit.errors import raise_interruption
 
-_SUM = 1e-4  # deviation from 1 of probabilities
+_SUM = 1e-4  # tolerance of the sum of probabilities
 
 
 def check_output(model: Any, batch: Any, *, loss: Loss | None = None) -> list[Finding]:
-    """Check what a model answers to one batch of inputs.
+    """Check the output of a model for one batch of inputs.
 
-    The model is examined in eval mode; the modules of a model that is in eval mode keep the modes that they have, so
-    that one which was left in train mode is found. Nothing of the model, no gradient and no random state is changed.
+    The model is examined in eval mode. If it already is in eval mode, its modules keep their modes, so that a module
+    left in train mode is found. The model, gradients and random states are not changed.
 
     Args:
         model: any module.
         batch: inputs (a tensor, a tuple or a mapping of arguments) and labels; labels may be None.
-        loss: what the outputs are trained with; None = cross-entropy if the labels are class indices.
+        loss: the training loss; None = cross-entropy if the labels are class indices.
 
     Returns:
         Findings, the worst first; of kinds nonfinite, label-range, softmax-twice, constant-output, batch-leak,
@@ -101,7 +101,7 @@ def _label_findings(scores: Tensor, labels: Any, loss: Loss | None, task: Task) 
             "bad",
             "label-range",
             "",
-            f"Labels go from {low} to {high}, and the model has classes 0 to {last}{off}",
+            f"Labels go from {low} to {high}, but the model has classes 0 to {last}{off}",
             float(high if high > last else low),
             float(last),
             len(labels),
@@ -139,7 +139,7 @@ def _twice(level: Level, function: str, loss: str, value: float | None, n: int, 
         level,
         "softmax-twice",
         layer,
-        f"The outputs are probabilities already, and {loss} applies a {function} itself",
+        f"The outputs already are probabilities, but {loss} applies a {function} itself",
         value,
         None if value is None else _SUM,
         n,
@@ -156,7 +156,7 @@ def _positive_logarithms(scores: Tensor, loss: Loss | None) -> list[Finding]:
             "bad",
             "range",
             "",
-            "NLLLoss expects log-probabilities, and some outputs are above 0",
+            "NLLLoss expects log-probabilities, but some outputs are above 0",
             *(float(scores.amax()), 0.0, len(scores)),
             "End the model with LogSoftmax, or train it with CrossEntropyLoss",
             "definition of log-probabilities",
@@ -165,19 +165,19 @@ def _positive_logarithms(scores: Tensor, loss: Loss | None) -> list[Finding]:
 
 
 def _acts_as_cross_entropy(scores: Tensor, labels: Tensor, loss: Loss, task: Task) -> bool:
-    """Whether a loss of the user's gives the numbers of cross-entropy."""
+    """Whether a user-defined loss equals the cross-entropy."""
     moved_scores = scores.movedim(task.axis, 1)
     try:
         own = loss(scores, labels)
         expected = functional.cross_entropy(moved_scores, labels if labels.is_floating_point() else labels.long())
-    except Exception as error:  # whatever a foreign loss makes of it
+    except Exception as error:  # a user-defined loss may raise anything
         raise_interruption(error)
         return False
     return isinstance(own, Tensor) and own.numel() == 1 and abs(float(own) - float(expected)) < 1e-3 * float(expected)
 
 
 def _mode_findings(model: nn.Module, inputs: Any, probe: Probe) -> list[Finding]:
-    """Say what a model in train mode answers differently, should somebody use it like that."""
+    """Report outputs that differ in train mode, in case the model is used that way."""
     norms = [name for name, module in model.named_modules() if is_norm(module) and module.training]
     has_dropout = any(map(is_dropout, model.modules()))
     if not norms and not has_dropout:
@@ -189,10 +189,10 @@ def _mode_findings(model: nn.Module, inputs: Any, probe: Probe) -> list[Finding]
         return []
     found = []
     if (random := difference_of(first, second)) > ROUNDING and has_dropout:
-        text = "the model is in train mode, where dropout changes its answers from pass to pass"
+        text = "the model is in train mode, in which dropout changes its outputs from pass to pass"
         found.append(random_finding("warn", random, probe.n, text, awake_dropout(model)))
     if norms and (change := difference_of(probe.leaves, first)) > ROUNDING:
-        text = "The model is in train mode, where batch normalization mixes the samples of a batch"
+        text = "The model is in train mode, in which batch normalization mixes the samples of a batch"
         found.append(leak_finding("warn", norms[0], text, change, ROUNDING, probe.n))
     return found
 

@@ -1,4 +1,4 @@
-"""A model asked in different ways: twice, sample by sample, and for gradients that should not be there."""
+"""Probe a model: run it twice, sample by sample, and look for gradients that should not exist."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _PROBED = 8  # samples in the batch whose gradients are taken
 
 
 class Probe:
-    """A model and its answers to one batch, asked in different ways."""
+    """A model and its outputs for one batch, from different passes."""
 
     def __init__(self, model: nn.Module, inputs: Any) -> None:
         self.model, self.inputs, self.n = model, inputs, samples(inputs)
@@ -36,7 +36,7 @@ class Probe:
         self.per_sample = self.scores is not None and self.scores.ndim > 0 and len(self.scores) == self.n
 
     def findings(self) -> list[Finding]:
-        """What is wrong whatever the labels are."""
+        """Return the findings that do not depend on labels."""
         broken = sum(int((~leaf.isfinite()).sum()) for leaf in self.leaves)
         if broken:
             values = sum(leaf.numel() for leaf in self.leaves)
@@ -49,7 +49,7 @@ class Probe:
                     float(broken),
                     0.0,
                     self.n,
-                    "Find the module that makes the first of them with find_nonfinite(model)",
+                    "Find the module that produces the first of them with find_nonfinite(model)",
                     "definition",
                 )
             ]
@@ -58,7 +58,7 @@ class Probe:
         if difference > ROUNDING:
             layer = awake_dropout(self.model)
             named = f": {layer!r} ({type(self.model.get_submodule(layer)).__name__}) is in train mode" if layer else ""
-            text = f"the model answers the same batch differently{named}"
+            text = f"the model's outputs for the same batch differ{named}"
             found.append(random_finding("bad", difference, self.n, text, layer))
         if self.per_sample and self.n > 1:
             found += self._constant()
@@ -101,11 +101,11 @@ class Probe:
         training = [name for name, one in self.model.named_modules() if is_norm(one) and one.training]
         where = training[0] if training else ""
         named = f": {where} ({type(self.model.get_submodule(where)).__name__}) is in train mode" if where else ""
-        text = f"The answer to a sample depends on the other samples of its batch{named}"
+        text = f"The output for a sample depends on the other samples of its batch{named}"
         return [leak_finding("bad", where, text, value, limit, self.n)]
 
     def _alone(self) -> float:
-        """Return how much the first answers change when their samples come without the others."""
+        """Return how much the first outputs change if their samples are alone in a batch."""
         assert self.scores is not None
         for size in (1, 2):
             if size >= self.n:
@@ -120,7 +120,7 @@ class Probe:
         return 0.0
 
     def _foreign_gradient(self) -> float:
-        """Return the gradient of the first answer at other samples, as a share of its gradient at its own sample."""
+        """Return the gradient of the first output at other samples, as a share of its gradient at its own sample."""
         inputs = part(self.inputs, slice(_PROBED))
         images = main_input(inputs)
         if not images.is_floating_point() or len(images) < 2:
@@ -151,7 +151,7 @@ class _Constant(Observer):
         self.differs: list[bool] = []
 
     def enter(self, call: Call) -> None:
-        # Tested in front of the layer, which may work in place.
+        # Tested before the layer runs, because it may work in place.
         self.differs.append(self._is_alike(call.args[0] if call.args else None) is False)
 
     def leave(self, call: Call) -> None:
@@ -168,7 +168,7 @@ class _Constant(Observer):
 
 
 def first_constant_layer(model: nn.Module, inputs: Any) -> str:
-    """Return the first layer that answers different samples alike; "" if there is none, or layers cannot be watched."""
+    """Return the first layer with equal outputs for different samples; "" if none, or if layers cannot be observed."""
     observer = _Constant(samples(inputs))
     try:
         layers = select_layers(check_observable(model), None, model)
@@ -180,7 +180,7 @@ def first_constant_layer(model: nn.Module, inputs: Any) -> str:
 
 
 def random_finding(level: Level, difference: float, n: int, text: str, layer: str = "") -> Finding:
-    """Return the finding of answers that differ from pass to pass."""
+    """Return the finding about outputs that differ from pass to pass."""
     return Finding(
         level,
         "random-eval",
@@ -196,7 +196,7 @@ def random_finding(level: Level, difference: float, n: int, text: str, layer: st
 
 
 def leak_finding(level: Level, layer: str, text: str, value: float, limit: float, n: int) -> Finding:
-    """Return the finding of answers that depend on other samples."""
+    """Return the finding about outputs that depend on other samples."""
     return Finding(
         level,
         "batch-leak",
@@ -205,9 +205,9 @@ def leak_finding(level: Level, layer: str, text: str, value: float, limit: float
         value,
         limit,
         n,
-        "Call model.eval() after all .train() calls; if a module computes over the batch axis (axis 0) by itself, that "
-        "is a bug in its reshape or normalization",
-        "definition: a sample alone gets the answer that it gets in a batch",
+        "Call model.eval() after all .train() calls; if a module itself computes over the batch axis (axis "
+        "0), its reshape or normalization has a bug",
+        "definition: a sample gets the same output alone as in a batch",
     )
 
 

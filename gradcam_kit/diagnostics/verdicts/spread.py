@@ -31,7 +31,7 @@ def effective_ranks(ledger: Ledger, limits: Thresholds) -> dict[str, float]:
 
 
 def spread_findings(ledger: Ledger, limits: Thresholds, silent: set[str], ranks: dict[str, float]) -> list[Finding]:
-    """Return at most one finding for collapsed and one for redundant layers: of the first, as the likely cause."""
+    """Return at most one finding for collapsed and one for redundant layers: for the first layer, the likely cause."""
     collapsed: list[Finding] = []
     redundant: list[Finding] = []
     for track, spread in spreads(ledger, limits, silent, ranks):
@@ -92,7 +92,7 @@ def _first(findings: list[Finding]) -> list[Finding]:
 
 
 def _is_pass_through(track: LayerTrack, ledger: Ledger) -> bool:
-    """Whether units only repeat what was judged in front: a layer without weights behind one that was judged."""
+    """Whether a layer without weights only repeats units of an earlier layer that was judged."""
     source = ledger.tracks.get(track.producer or "")
     return not track.owns_weight and source is not None and source.open.features is not None
 
@@ -103,7 +103,11 @@ def _collapsed(track: LayerTrack, spread: Spread, limits: Thresholds) -> Finding
         said, value, limit = f"the features of {track.units} units span {rank:.2f} directions", rank, limits.rank
         source = "effective rank: Roy & Vetterli 2007; limit: convention"
     elif between is not None and between < limits.between:
-        said, value, limit = f"only {between:.1e} of the mean square differs between samples", between, limits.between
+        said, value, limit = (
+            f"only {between:.1e} of the mean square is variance between samples",
+            between,
+            limits.between,
+        )
         source = "convention"
     else:
         return None

@@ -19,7 +19,7 @@ _RULE_OF_THREE = "rule of three: Hanley & Lippman-Hand 1983; share of units: con
 
 
 def dead_units(track: LayerTrack, window: WindowStats) -> int | None:
-    """Return how many units never answered; None where a unit cannot die.
+    """Return the number of units that were never active; None if units cannot die.
 
     Behind a ReLU module a unit is dead if its largest value is 0. Where the ReLU is a function, the unit in front of it
     is dead if its largest value is at most 0 and neither its own weights nor its bias ever had a gradient.
@@ -34,7 +34,7 @@ def dead_units(track: LayerTrack, window: WindowStats) -> int | None:
 
 
 def unit_findings(ledger: Ledger, limits: Thresholds) -> tuple[list[Finding], set[str], set[str]]:
-    """Return the findings, the tracks whose output says nothing any more, and the layers that get such an input."""
+    """Return the findings, the tracks with uninformative outputs, and the layers that get them as input."""
     findings: list[Finding] = []
     silent: set[str] = set()
     starved: set[str] = set()
@@ -62,7 +62,7 @@ def unit_findings(ledger: Ledger, limits: Thresholds) -> tuple[list[Finding], se
 
 
 def _inherits(track: LayerTrack, before: list[LayerTrack], silent: set[str]) -> bool:
-    """Whether the input is silent already: by the tensor that it took, else by the layer that ran before."""
+    """Whether the input is already uninformative: by the input tensor, else by the layer that ran before."""
     source = track.producer or (before[-1].name if before else None)
     return source in silent
 
@@ -88,8 +88,8 @@ def _dead(
         "note" if n < limits.dead_samples else level,
         "dead",
         track.layer,
-        f"{dead} of {track.units} units never answered{first}; the chance that another sample wakes one is at most "
-        f"{chance:.1%} (95 %)",
+        f"{dead} of {track.units} units were never active{first}; the chance that another sample activates "
+        f"one is at most {chance:.1%} (95 %)",
         share,
         limits.dead_bad if share >= limits.dead_bad else limits.dead_warn,
         n,
@@ -116,7 +116,7 @@ def _saturated(track: LayerTrack, window: WindowStats, limits: Thresholds) -> Fi
     if share is None or share < limits.saturated_warn:
         return None
     error = 1.96 * math.sqrt(share * (1 - share) / window.sampled)  # binomial, 95 %
-    # The output of a model is meant to be decided, so there it is never more than a warning.
+    # A model's output is meant to saturate, so there it is at most a warning.
     is_bad = share >= limits.saturated_bad and not track.is_output
     return Finding(
         "bad" if is_bad else "warn",
@@ -141,7 +141,7 @@ def _constant(track: LayerTrack, window: WindowStats, limits: Thresholds) -> Fin
         level,
         "constant",
         track.layer,
-        f"{round(share * track.units)} of {track.units} units answer the same to every input",
+        f"{round(share * track.units)} of {track.units} units return the same for every input",
         share,
         limits.constant,
         n,

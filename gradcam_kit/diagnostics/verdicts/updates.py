@@ -1,4 +1,4 @@
-"""Parameters that get no gradient, do not move, move too far, or collect gradients from step to step."""
+"""Verdicts on parameters that get no gradient, do not change, change too much, or accumulate gradients."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _RECENT = 8
 
 
 def update_findings(ledger: Ledger, limits: Thresholds, dead: Iterable[str], starved: Iterable[str]) -> list[Finding]:
-    """Return what is wrong with gradients and updates of parameters.
+    """Return the findings about gradients and updates of parameters.
 
     Args:
-        ledger: what was observed.
+        ledger: the observations.
         limits: of the verdicts.
         dead: layers with a dead or constant output, which explain missing gradients in front of them.
         starved: layers whose input is such an output, which explains gradients of 0 at their weights.
@@ -101,7 +101,7 @@ def _no_gradient(layer: str, said: str, words: str, steps: int) -> Finding:
 
 
 def _layers_without_gradient(ledger: Ledger) -> list[Finding]:
-    """Without an optimizer: layers with weights whose output had a graph, but where no gradient arrived."""
+    """Return findings without an optimizer: layers with weights whose output had a graph but got no gradient."""
     if ledger.has_optimizer or not any(track.gradient_norm.seen for track in ledger.tracks.values()):
         return []
     reached = {track.layer for track in ledger.tracks.values() if track.gradient_norm.seen or track.open.bad_gradients}

@@ -1,4 +1,4 @@
-"""A copy of a model observed while it trains, and what some of its layers make of pictures."""
+"""Train a copy of a model under observation, and show outputs of some of its layers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from gradcam_kit.functional import normalize
 from gradcam_kit.pixels.pictures import encode_picture
 from gradcam_kit.render import colorize
 
-_OWN = ("update", "not-in-optimizer", "frozen", "accumulated")  # of an optimizer that is not the user's
+_OWN = ("update", "not-in-optimizer", "frozen", "accumulated")  # learning rate of our own optimizer
 _LAYERS, _PICTURES, _LARGEST = 6, 3, 112
 _FEWEST_UNITS, _MOST_UNITS = 4, 256
 
@@ -73,14 +73,14 @@ def _count_once(ledger: Ledger, distinct: int) -> None:
 
 @dataclass(eq=False)
 class _Timeline:
-    """How the values of each layer were spread in each step."""
+    """Histograms of the values of each layer in each step."""
 
     diagnostics: ModelDiagnostics
     before: dict[str, Any] = field(default_factory=dict)
     columns: dict[str, list[Any]] = field(default_factory=dict)
 
     def take(self, *_: Any) -> None:
-        """Keep the histogram of what came since the last call."""
+        """Store the histogram of the values since the last call."""
         for name, track in self.diagnostics.state_dict()["ledger"].tracks.items():
             counts = coarsen(track.counts)
             self.columns.setdefault(name, []).append(counts - self.before.get(name, 0))
@@ -93,7 +93,7 @@ class _Timeline:
 
 
 def _over_time(columns: list[Any]) -> bytes:
-    """Draw one column for each step, the largest values on top; what is not finite is left out."""
+    """Draw one column for each step, with the largest values on top and without non-finite values."""
     counts = np.stack(columns, axis=1)[: COARSE - 1].astype(np.float64)
     if not counts.any():
         return b""
@@ -102,7 +102,7 @@ def _over_time(columns: list[Any]) -> bytes:
 
 
 def _units(track: Any) -> bytes:
-    """Draw the largest value of each unit in the last window, from zero to the largest of all."""
+    """Draw the maximum of each unit in the last window, on a scale from zero to the overall maximum."""
     high = track.last_window(0).high
     if high is None or len(high) < _FEWEST_UNITS or not np.isfinite(high).all():
         return b""
@@ -115,7 +115,7 @@ def _png(values: Any) -> bytes:
 
 
 def feature_maps(model: nn.Module, images: Float[Tensor, "n c h w"], report: Report) -> list[FeatureMaps]:
-    """Return the mean over channels of the outputs of some layers that have positions, evenly spread over the depth."""
+    """Return channel means of the outputs of some layers with positions, evenly spaced over the depth."""
     names = [row.name for row in report.layers if len(row.shape) == 4 and min(row.shape[2:]) > 1 and row.unit_axis == 1]
     names = [name for name in dict.fromkeys(names) if _has(model, name)]
     if not names:
