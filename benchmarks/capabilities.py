@@ -83,8 +83,8 @@ def capability_rows(name: str, build: Callable[[], Capability], rounds: int) -> 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
         made = build()
-        for work in made.works.values():
-            work()
+        for run_once in made.works.values():
+            run_once()
         times: dict[str, list[float]] = {work: [] for work in made.works}
         for _ in range(rounds):
             for work, run_once in made.works.items():

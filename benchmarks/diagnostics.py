@@ -9,7 +9,7 @@ import os
 import pickle
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -32,6 +32,7 @@ from gradcam_kit.diagnostics import ModelDiagnostics, find_nonfinite
 MODEL, PLAIN = "resnet18", "a plain training step"
 CYCLE = 10
 """Steps in one measurement: parameters are measured, and `every=10` observes, in one of ten."""
+FEW = 3
 
 Block = Callable[[nn.Module, torch.optim.Optimizer], AbstractContextManager[Any]]
 
@@ -44,11 +45,13 @@ class Tool:
         block: makes the block of a model and its optimizer. What it yields, if callable, is called after each step.
         needs: the package that it comes from; "" for ours and torch's.
         note: what a reader has to know.
+        steps: in one measurement; tools that do the same in every step need fewer.
     """
 
     block: Block
     needs: str = ""
     note: str = ""
+    steps: int = CYCLE
 
 
 @contextmanager
@@ -104,9 +107,9 @@ TOOLS: Mapping[str, Tool] = {
         partial(_hooks, _statistics_of_tutorials), note="four numbers of each output; no gradients, no parameters"
     ),
     "anomaly mode": Tool(lambda model, optimizer: torch.autograd.detect_anomaly(check_nan=True)),
-    "wandb.watch, log=all": Tool(partial(_wandb, "all"), "wandb", "offline, every step"),
-    "wandb.watch, log=gradients": Tool(partial(_wandb, "gradients"), "wandb", "offline, every step"),
-    "transformers' DebugUnderflowOverflow": Tool(_transformers_debugger, "transformers", "forward only"),
+    "wandb.watch, log=all": Tool(partial(_wandb, "all"), "wandb", "offline, every step", FEW),
+    "wandb.watch, log=gradients": Tool(partial(_wandb, "gradients"), "wandb", "offline, every step", FEW),
+    "transformers' DebugUnderflowOverflow": Tool(_transformers_debugger, "transformers", "forward only", FEW),
 }
 
 
@@ -124,21 +127,24 @@ def run(
     if quick:
         rounds, batch, side, cycle, windows = 1, 2, 32, 1, 20
     steps = chain.from_iterable(
-        attempt(_case(name), partial(step_rows, name, tool, device, batch, side, rounds, cycle))
+        attempt(_case(name), partial(step_rows, name, tool, device, batch, side, rounds, min(cycle, tool.steps)))
         for name, tool in TOOLS.items()
         if only in name
     )
     memory = attempt({"model": "linear layers", "work": "memory"}, partial(memory_rows, windows))
-    rows = chain(steps, memory) if not only else _with_stored(device, only, list(steps))
+    if only == "memory":
+        steps = chain(memory)
+    rows = chain(steps, memory) if not only else _with_stored(device, steps)
     settings = {"seed": SEED, "batch": batch, "rounds": rounds, "side": side, "steps": cycle}
     record("diagnostics", device, rows, threads=threads, out=out, quick=quick, **settings)
 
 
-def _with_stored(device: str, only: str, measured: list[Row]) -> Iterator[Row]:
+def _with_stored(device: str, measured: Iterable[Row]) -> Iterator[Row]:
     """The stored rows, those of the same cases replaced, which say that they were measured later."""
-    again = {row.key: replace(row, note=f"{row.note}; measured later than the others".lstrip("; ")) for row in measured}
+    again = {row.key: replace(row, note=f"{row.note}; measured later".lstrip("; ")) for row in measured}
     for row in load(file_of("diagnostics", device)).rows:
-        yield again.get(row.key, row)
+        yield again.pop(row.key, row)
+    yield from again.values()
 
 
 def _case(name: str) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""What all pages share: how a template is found, a picture becomes part of a file, and a browser is opened."""
+"""Common parts of all pages: finding templates, embedding pictures in the file, and opening a browser."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ def log_of_zero(planted: bool) -> Origins:
 def nan_in_weight(planted: bool) -> Origins:
     model = mlp()
     if planted:
-        model[2].weight.data[3, 3] = torch.nan  # type: ignore[index, union-attr]
+        model[2].weight.data[3, 3] = torch.nan  # type: ignore[operator]
     return origins(model)
 
 
@@ -56,7 +56,7 @@ def nan_in_weight(planted: bool) -> Origins:
 def nan_in_buffer(planted: bool) -> Origins:
     model = nn.Sequential(nn.Linear(16, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2)).eval()
     if planted:
-        model[1].running_var[3] = torch.nan  # type: ignore[index, operator]
+        model[1].running_var[3] = torch.nan  # type: ignore[operator]
     return origins(model)
 
 
@@ -72,7 +72,7 @@ def infinite_input(planted: bool) -> Origins:
 def overflow(planted: bool) -> Origins:
     model = nn.Sequential(*(nn.Linear(16, 16, bias=False) for _ in range(4)))
     for layer in model:
-        nn.init.constant_(layer.weight, 1.0)  # each sums 16 equal values
+        nn.init.constant_(layer.weight, 1.0)  # type: ignore[arg-type]
     x = 100 * inputs().abs()
     return origins(model.half(), x.half()) if planted else origins(model, x)
 

@@ -63,7 +63,7 @@ class Tagger(nn.Module):
     def __init__(self, forget: float) -> None:
         super().__init__()
         self.lstm, self.head = nn.LSTM(3, 8, batch_first=True), nn.Linear(8, 2)
-        nn.init.constant_(self.lstm.bias_ih_l0[8:16], forget)
+        nn.init.constant_(self.lstm.bias_ih_l0[8:16], forget)  # type: ignore[index]
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.lstm(x)[0])  # type: ignore[no-any-return]

@@ -20,7 +20,7 @@ def dead_layer(planted: bool) -> Report:
     model = mlp()
     if planted:
         nn.init.constant_(model[2].bias, -10.0)  # type: ignore[arg-type]
-        model[2].weight.data.mul_(0.1)  # type: ignore[operator, union-attr]
+        model[2].weight.data.mul_(0.1)  # type: ignore[operator]
     return train(model)
 
 
@@ -29,7 +29,7 @@ def dead_units(planted: bool) -> Report:
     model = mlp()
     if planted:
         with torch.no_grad():
-            model[2].bias[:10] = -100.0  # type: ignore[index, operator]
+            model[2].bias[:10] = -100.0  # type: ignore[operator]
     return train(model)
 
 
@@ -78,7 +78,7 @@ def dies_later(planted: bool) -> Report:
 def _saturated(planted: bool, activation: type[nn.Module]) -> Report:
     model = mlp(2, activation=activation)
     if planted:
-        model[0].weight.data.mul_(50)  # type: ignore[operator, union-attr]
+        model[0].weight.data.mul_(50)  # type: ignore[operator]
     return train(model)
 
 
@@ -148,7 +148,7 @@ def constant_layer(planted: bool) -> Report:
 def collapsed(planted: bool) -> Report:
     model = mlp()
     if planted:
-        model[2].weight.data.copy_(torch.outer(torch.randn(32), torch.randn(32)))  # type: ignore[operator, union-attr]
+        model[2].weight.data.copy_(torch.outer(torch.randn(32), torch.randn(32)))  # type: ignore[operator]
     return train(model, data=batches(10))
 
 

@@ -71,7 +71,7 @@ def serve(
         request: the model.
         port: of the loopback address; a taken one is replaced by the next free one, and `say` is told.
         share: also make a public link, through a server of Gradio's makers.
-        open_browser: open the page; without a display or browser, `say` is told where it is.
+        open_browser: open the page; without a display or browser, `say` is called with its address.
         say: called with the address and other messages for the user.
         wait: returns when the app should end; None = at Ctrl-C.
 

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Sequence
+from types import FrameType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from gradcam_kit.capture import Observation
 from gradcam_kit.diagnostics.collecting import Collector
 from gradcam_kit.diagnostics.maths.histogram import SAMPLE, stride_of, take_sample
 from gradcam_kit.diagnostics.tracks import Ledger, ParameterTrack
 
 EVERY = 10
 _MOST_NORMS = 64
+_FRAMES = 16  # callers that are looked at
 
 
 class ParameterWatch:
@@ -125,6 +129,23 @@ class ParameterWatch:
             alive = (weight.grad.detach().reshape(len(weight), -1) != 0).any(1) | (bias.grad.detach() != 0)
             live.alive = alive if live.alive is None else live.alive | alive
             live.track.open.measured += 1
+
+
+def note_scale(ledger: Ledger, observation: Observation) -> None:
+    """Say once that gradients at outputs carry the scale of a `GradScaler`, if one calls this step."""
+    if ledger.scaled or ledger.optimizer_steps:
+        return
+    frame: FrameType | None = sys._getframe(1)
+    for _ in range(_FRAMES):
+        if frame is None:
+            return
+        if frame.f_globals.get("__name__") == "torch.amp.grad_scaler":
+            observation.note(
+                "A GradScaler scales the loss, so gradients at outputs are told with its scale; those of parameters "
+                "are not. Pass ModelDiagnostics(..., scaler=scaler)."
+            )
+            return
+        frame = frame.f_back
 
 
 def after_closure(args: tuple[Any, ...], kwargs: dict[str, Any], measure: Callable[[], None]) -> Any:

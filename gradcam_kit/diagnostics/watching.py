@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from gradcam_kit.capture import check_observable, observe, select_layers
 from gradcam_kit.diagnostics.collecting import Collector
 from gradcam_kit.diagnostics.maths.histogram import coarsen
-from gradcam_kit.diagnostics.parameters import ParameterWatch, after_closure
+from gradcam_kit.diagnostics.parameters import ParameterWatch, after_closure, note_scale
 from gradcam_kit.diagnostics.report import Report
 from gradcam_kit.diagnostics.rows import history_row, report_of
 from gradcam_kit.diagnostics.thresholds import Thresholds
@@ -184,6 +184,7 @@ class ModelDiagnostics:
             self._watch = ParameterWatch(self._ledger, self._inner, self._optimizers, self._collector)
 
     def _before_step(self, optimizer: Any, args: Any, kwargs: Any) -> Any:
+        note_scale(self._ledger, self._observation)
         # A closure computes the gradients inside the step, so they are measured after it.
         return after_closure(args, kwargs, partial(self._measure, optimizer))
 

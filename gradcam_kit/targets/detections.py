@@ -95,7 +95,8 @@ def overlaps_of(box: Float[Tensor, "4"], boxes: Float[Tensor, "d 4"]) -> Float[T
     """Return the intersections over unions of a box and others; 0 where neither has an area."""
     from torchvision.ops import box_iou  # not at the top, where it would make importing the package slow
 
-    return box_iou(box[None].to(boxes), boxes)[0].nan_to_num()
+    overlaps: Tensor = box_iou(box[None].to(boxes), boxes)[0].nan_to_num()
+    return overlaps
 
 
 def _are_detections(value: Any) -> bool:

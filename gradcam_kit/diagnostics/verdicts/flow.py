@@ -25,7 +25,7 @@ def flow_findings(ledger: Ledger, limits: Thresholds, blocked: bool = False) -> 
     Args:
         ledger: what was observed.
         limits: of the verdicts.
-        blocked: a layer is silent, which explains gradients that vanish in front of it.
+        blocked: whether a layer is silent, which explains gradients that vanish before it.
     """
     tracks = sorted(ledger.tracks.values(), key=lambda track: track.order)
     nonfinite = _nonfinite(tracks, ledger)
