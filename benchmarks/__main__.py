@@ -19,6 +19,7 @@ from benchmarks import (
     report,
     runs,
     support_command,
+    tricks,
 )
 
 app = typer.Typer(help="Benchmarks that anyone can rerun.", no_args_is_help=True)
@@ -44,6 +45,7 @@ app.command("metrics")(metrics.run)
 app.command("runs")(runs.run)
 app.command("diagnostics")(diagnostics.run)
 app.command("support")(support_command.run)
+app.command("tricks")(tricks.run)
 
 
 if __name__ == "__main__":

@@ -63,11 +63,16 @@ def methods() -> str:
 def metrics() -> str:
     """Return a table of all metrics."""
     rows = [
-        f"| `{name}` | {_cell(inspect.cleandoc(one.function.__doc__ or '').split(chr(10))[0])} | {one.better} | "
-        f"{_cell(one.cost)} | {_cell(one.paper)} |"
+        f"| `{name}` | {_cell(_what_it_is(one.function))} | {one.better} | {_cell(one.cost)} | {_cell(one.paper)} |"
         for name, one in sorted(METRICS.items())
     ]
     return "\n".join(["| name | measures | better | price | source |", "|---|---|---|---|---|", *rows])
+
+
+def _what_it_is(function: Callable[..., object]) -> str:
+    """Return what a function returns, as its docstring says it."""
+    first = inspect.cleandoc(function.__doc__ or "").split("\n")[0].removeprefix("Return ")
+    return first[:1].upper() + first[1:]
 
 
 def _cell(text: str) -> str:

@@ -71,7 +71,8 @@ def says_what_it_is_here(function: _C) -> _C:
         if foreign:
             known = _parameters_of(getattr(args[0], "model", None)) if args else set()
             if named := [keyword for keyword in options if keyword in foreign - known]:
-                raise InputError(f"{function.__qualname__}() takes no {keyword_hints(named)}")
+                whose = type(args[0]).__name__ if args and "self" in own else f"{function.__qualname__}()"
+                raise InputError(f"{whose} takes no {keyword_hints(named)}")
         return function(*args, **options)
 
     return checked  # type: ignore[return-value]

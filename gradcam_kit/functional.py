@@ -112,7 +112,7 @@ def gaussian_blur(images: Float[Tensor, "n c *t"], kernel: int, sigma: float) ->
 
 
 def _blur_matrix(length: int, kernel: int, sigma: float) -> Float[Tensor, "length length"]:
-    """The weight of every cell (column) in every blurred cell (row)."""
+    """Return the weight of every cell (column) in every blurred cell (row)."""
     offsets = torch.arange(kernel) - kernel // 2
     weights = (-(offsets.double() ** 2) / (2 * sigma**2)).softmax(0)
     period = max(2 * (length - 1), 1)

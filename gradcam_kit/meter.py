@@ -44,7 +44,7 @@ class Meter(TorchDispatchMode):
         self._start = self._now()
 
     def lap(self) -> Cost:
-        """The cost since the last lap, or since the meter was made."""
+        """Return the cost since the last lap, or since the meter was made."""
         now = self._now()
         cost = Cost(now - self._start, self._flops, self._peak)
         self._flops, self._peak, self._start = 0, self._live, self._now()

@@ -35,7 +35,7 @@ _SPELLED = str.maketrans({"→": "->", "←": "<-", "×": "x", "−": "-", "–"
 
 @lru_cache
 def colormap_table(name: str) -> UInt8[np.ndarray, "256 3"]:
-    """The RGB colors of the levels 0 to 255; read-only.
+    """Return the RGB colors of the levels 0 to 255; read-only.
 
     Raises:
         UnknownNameError: not one of `COLORMAPS`.

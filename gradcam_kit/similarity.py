@@ -101,11 +101,11 @@ def check_pair(first: Tensor, second: Tensor) -> None:
 
 
 def broken(maps: Float[Tensor, "n *t"]) -> Bool[Tensor, " n"]:
-    """Maps with values that are not finite."""
+    """Return which maps have values that are not finite."""
     return ~finite_probe(maps).isfinite()
 
 
 def constant(maps: Float[Tensor, "n *t"]) -> Bool[Tensor, " n"]:
-    """Maps without two different values."""
+    """Return which maps are without two different values."""
     flat = maps.flatten(1)
     return flat.amax(1) == flat.amin(1)

@@ -180,7 +180,7 @@ class Attention:
         )
 
     def of_target(self, j: int) -> Attention:
-        """The same for target `j` of each sample alone."""
+        """Return the same for target `j` of each sample alone."""
         own = self.projections
         return replace(
             self,
@@ -241,7 +241,7 @@ class LayerCapture:
     attention: Attention | None = None
 
     def of_target(self, j: int) -> LayerCapture:
-        """The same capture for target `j` of each sample alone."""
+        """Return the same capture for target `j` of each sample alone."""
 
         def column(tensor: Tensor | None) -> Tensor | None:
             return None if tensor is None else tensor[:, j]

@@ -90,7 +90,7 @@ def _reproduces(
 def _target_weights(
     run: Runner, weight: Tensor, output: Any, target: Target | None
 ) -> Float[Tensor, "n *targets k"] | None:
-    """The rows of the explained classes, or d score / d logits times the weight: a backward through the logits only.
+    """Return the rows of the explained classes, or d score / d logits times the weight: no backward past the logits.
 
     None for a target that is computed from something else than the logits.
     """

@@ -81,7 +81,7 @@ def _explore_few(
     target_type: Callable[[Any], ClassTarget],
     keep_modes: bool,
 ) -> tuple[list[Seen], bool] | Exception:
-    """What `explore` finds with some samples, or the error if it may be theirs.
+    """Return what `explore` finds with some samples, or the error if it may be theirs.
 
     Which of the inputs belong to the samples cannot always be told; the whole batch needs no such knowledge.
     """
@@ -102,7 +102,7 @@ def choose_layers(
     target_type: Callable[[Any], ClassTarget],
     choice: LayerChoice,
 ) -> dict[str, nn.Module]:
-    """The layers that `target_layers=None` stands for.
+    """Return the layers that `target_layers=None` stands for.
 
     Raises:
         LayerNotFoundError: no layer suits; the message lists the candidates.
@@ -160,12 +160,12 @@ _MISSING = {
 
 
 def _block_norms(candidates: list[LayerCandidate]) -> list[str]:
-    """The first normalization of the last block."""
+    """Return the first normalization of the last block."""
     return [names[0] for names in _blocks(candidates, [Tokens.__name__]).values()][-1:]
 
 
 def _blocks(candidates: list[LayerCandidate], layouts: Sequence[str]) -> dict[str, list[str]]:
-    """The blocks with their normalizations: modules that hold two or more normalizations of tokens."""
+    """Return the blocks with their normalizations: modules that hold two or more normalizations of tokens."""
     blocks: dict[str, list[str]] = {}
     for one in candidates:
         if one.normalizes and one.layout in layouts:
@@ -176,7 +176,7 @@ def _blocks(candidates: list[LayerCandidate], layouts: Sequence[str]) -> dict[st
 
 
 def _stream(candidates: list[LayerCandidate]) -> list[str]:
-    """The patch embedding, and the outputs of the blocks on its grid; none for models without tokens.
+    """Return the patch embedding, and the outputs of the blocks on its grid; none for models without tokens.
 
     The patch embedding is the first layer of tokens in front of the blocks; where it runs in no module of its own, the
     last maps on the same grid, which the tokens were made of.
@@ -196,7 +196,7 @@ def _stream(candidates: list[LayerCandidate]) -> list[str]:
 
 
 def _choose(seen: list[Seen], scored: bool) -> tuple[Seen | None, str]:
-    """The last layer that still has positions and on which the score depends, in front of a dense output."""
+    """Return the last layer that still has positions and on which the score depends, in front of a dense output."""
     usable = [one for one in seen if one.depends or one.hidden] if scored else seen
     usable = [one for one in usable if not one.is_output] or usable
     if not usable:

@@ -29,7 +29,7 @@ class Layout(Protocol):
         ...
 
     def to_native(self, maps: Float[Tensor, "n k *s"], like: Tensor) -> Tensor:
-        """The layer's output with these maps; what maps leave out (prefix tokens) is taken from `like`."""
+        """Return the layer's output with these maps; what maps leave out (prefix tokens) is taken from `like`."""
         ...
 
 
@@ -222,7 +222,7 @@ def token_layout(tokens: int, size: Sequence[int], model: nn.Module, layer: str)
 
 
 def _grids(count: int, size: Sequence[int]) -> list[tuple[int, ...]]:
-    """The grids of `count` positions with the input's aspect ratio."""
+    """Return the grids of `count` positions with the input's aspect ratio."""
     if count < 2:
         return []
     if len(size) == 1:

@@ -60,16 +60,16 @@ class Observer:
     """What is told of the passes; a subclass overrides what it wants to know. Nothing that it returns is used."""
 
     def begin(self, step: int, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        """The whole model is about to run."""
+        """Note that the whole model is about to run."""
 
     def enter(self, call: Call) -> None:
-        """A layer is about to run."""
+        """Note that a layer is about to run."""
 
     def leave(self, call: Call) -> None:
-        """A layer has run."""
+        """Note that a layer has run."""
 
     def end(self, step: int, output: Any) -> None:
-        """The whole model has run."""
+        """Note that the whole model has run."""
 
 
 @dataclass(eq=False)

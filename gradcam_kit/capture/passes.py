@@ -67,7 +67,7 @@ class Request:
         return reduce(or_, self.needs_at.values(), Evidence.NONE)
 
     def layers_with(self, evidence: Evidence, rule: GradientRule | None = None) -> list[str]:
-        """The layers that have to deliver this, by a rule if one is named."""
+        """Return the layers that have to deliver this, by a rule if one is named."""
         return [
             name
             for name, needs in self.needs_at.items()
@@ -75,7 +75,7 @@ class Request:
         ]
 
     def rules_of(self, evidence: Evidence) -> list[GradientRule]:
-        """The rules by which any of this has to be delivered, exact first."""
+        """Return the rules by which any of this has to be delivered, exact first."""
         return [rule for rule in _RULES if self.layers_with(evidence, rule)]
 
 
@@ -220,7 +220,7 @@ def _derive(
 def _score(
     request: Request, output: Any, inputs: Inputs, optional: bool
 ) -> tuple[Target | None, Tensor | None, Tensor | None]:
-    """The target, its class indices where it has some, and the scores; all None where they are optional and absent."""
+    """Return the target, its class indices if it has some, and the scores; all None if optional and absent."""
     target = request.targets
     try:
         if target is None:
@@ -241,7 +241,7 @@ def _score(
 
 
 def _for_each(values: Tensor, n: int) -> Tensor:
-    """The score or class of a bag for each of its n images."""
+    """Return the score or class of a bag for each of its n images."""
     return values.expand(n, *values.shape[1:]) if len(values) == 1 < n else values
 
 

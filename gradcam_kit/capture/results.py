@@ -62,7 +62,7 @@ class Capture:
         return isinstance(self.records[name].layout, Tokens)
 
     def layer(self, name: str, needs: Evidence, batch_size: int, rule: GradientRule = "exact") -> LayerCapture:
-        """What a method with these needs and this gradient rule may see of one layer."""
+        """Return what a method with these needs and this gradient rule may see of one layer."""
         record = self.records[name]
         activations = record.maps([tensor.detach() for tensor in record.captured])
         activations = move_tree(at_least_float32(activations), self.inputs.images.device)

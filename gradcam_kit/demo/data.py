@@ -79,7 +79,7 @@ def draw(seed: int, *, label: int | None = None, size: str | None = None) -> Sam
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
-    """Samples as the model takes them; ``images`` are ``(picture / 255 - MEAN) / STD``."""
+    """Stack samples as the model takes them; ``images`` are ``(picture / 255 - MEAN) / STD``."""
     pictures = torch.from_numpy(np.stack([sample.picture for sample in samples])).movedim(-1, 1)
     images = (pictures / 255 - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
     labels = torch.tensor([sample.label for sample in samples])
@@ -135,7 +135,7 @@ def _background(rng: np.random.Generator) -> Canvas:
 
 
 def _surface(rng: np.random.Generator, canvas: Canvas) -> Canvas:
-    """A textured surface whose color stands out from the canvas."""
+    """Return a textured surface whose color stands out from the canvas."""
     mean = canvas[::4, ::4].mean((0, 1))
     while True:
         hue, saturation, value = rng.random(), rng.uniform(0.25, 0.95), rng.uniform(0.3, 1)
@@ -156,7 +156,7 @@ def _dye(field: Field, colors: Sequence[Color]) -> Canvas:
 
 
 def _texture(rng: np.random.Generator, kinds: Sequence[str]) -> Field:
-    """A field in [0, 1] of one of the kinds."""
+    """Return a field in [0, 1] of one of the kinds."""
     frequency = 2 * np.pi / rng.uniform(7, 16)
     u, v = rotate(frequency * _X, frequency * _Y, rng.uniform(0, 2 * np.pi))
     match rng.choice(kinds):
@@ -200,7 +200,7 @@ def _stretch(field: Field) -> Field:
 
 
 def _smooth(field: Float[np.ndarray, "*s"]) -> Float[np.ndarray, "*s"]:
-    """A soft step from 0 at 0 to 1 at 1."""
+    """Return a soft step from 0 at 0 to 1 at 1."""
     clipped = np.clip(field, 0, 1)
     step: Float[np.ndarray, "*s"] = clipped * clipped * (3 - 2 * clipped)
     return step

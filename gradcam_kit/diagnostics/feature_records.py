@@ -67,7 +67,7 @@ class Gradients:
         self.found[place] = self.found[place] + gradient if place in self.found else gradient
 
     def tree(self) -> Any:
-        """The gradients in the structure of the output; None where none arrived."""
+        """Return the gradients in the structure of the output; None where none arrived."""
         return map_output(
             lambda place: self.found.get(place.index), self.structure, is_leaf=lambda one: isinstance(one, _Place)
         )

@@ -30,7 +30,7 @@ class GradientFinder(Protocol):
         """Return the record of a gradient that is not finite, before it is known whether it does harm."""
 
     def backward(self, origin: Origin) -> None:
-        """The gradient reached a parameter, an input, or came from the loss."""
+        """Note that the gradient reached a parameter, an input, or came from the loss."""
 
 
 @dataclass(eq=False)

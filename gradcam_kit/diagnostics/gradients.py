@@ -194,7 +194,7 @@ def _smoothing(decay: float) -> Any:
 
 
 def _parameters(model: nn.Module, selected: Mapping[str, nn.Module]) -> dict[str, Tensor]:
-    """The trainable parameters of the selected modules, by their names in the model."""
+    """Return the trainable parameters of the selected modules, by their names in the model."""
     held = {id(own) for module in selected.values() for own in module.parameters()}
     return {name: own for name, own in model.named_parameters() if id(own) in held and own.requires_grad}
 

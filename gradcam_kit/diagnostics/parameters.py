@@ -42,7 +42,7 @@ class ParameterWatch:
                 track.optimized = id(parameter) in held if self.optimizers else None
 
     def _own(self, optimizer: Optimizer) -> list[tuple[ParameterTrack, Tensor]]:
-        """The parameters of one optimizer; the first one also answers for what no optimizer holds."""
+        """Return the parameters of one optimizer; the first one also answers for what no optimizer holds."""
         held = {id(own) for group in optimizer.param_groups for own in group["params"]}
         first = optimizer is self.optimizers[0]
         return [

@@ -73,7 +73,7 @@ class Tracer(Observer):
     # Forward ----------------------------------------------------------------------------------------------------
 
     def begin(self, step: int, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        """A new pass."""
+        """Begin a new pass."""
         self.frames, self.again, self.masked = [], [], None
         self.known.clear()
         self.trail.clear()
@@ -145,7 +145,7 @@ class Tracer(Observer):
         self._found(call.name, call.module, leaf, path or "the output", None, frame.recorded)
 
     def end(self, step: int, output: Any) -> None:
-        """The pass is over."""
+        """End the pass."""
         for _, leaf in named_leaves("", output):
             if isinstance(leaf, Tensor) and leaf.requires_grad and not leaf.is_leaf and self.observation is not None:
                 self.observation.attach.on_gradient(leaf, self.gradients.at_the_loss)

@@ -145,7 +145,7 @@ class LayerTrack:
     history: History = field(default_factory=History)
 
     def last_window(self, enough: int) -> WindowStats:
-        """The window that verdicts are of: the open one, and the one before while the open one has few samples."""
+        """Return the window for verdicts: the open one, joined with the one before while it has few samples."""
         if self.closed is None or self.open.moments.n >= min(enough, self.closed.moments.n) > 0:
             return self.open
         return self.closed.merge(self.open)

@@ -98,7 +98,7 @@ class MeanOverImages(torchmetrics.Metric):
         self.counts += _counts(found.status)
 
     def extra_repr(self) -> str:
-        """The metric and its options, within the `repr`."""
+        """Return the metric and its options, within the `repr`."""
         return ", ".join([repr(self.metric.name), *(f"{name}={value!r}" for name, value in self.options.items())])
 
     def reset(self) -> None:
@@ -107,7 +107,7 @@ class MeanOverImages(torchmetrics.Metric):
         self.settings = {}
 
     def compute(self) -> dict[str, Tensor]:
-        """The mean and the counts."""
+        """Return the mean and the counts."""
         return {"mean": (self.total / self.counts[int(Status.OK)]).float(), **_told(self.counts)}
 
 
@@ -164,7 +164,7 @@ class PointingGame(torchmetrics.Metric):
         self.counts += _counts(found.status)
 
     def compute(self) -> dict[str, Tensor]:
-        """The mean of the classes that were seen."""
+        """Return the mean of the classes that were seen."""
         per_class = self.hits / self.seen
         seen = (self.seen > 0).sum()
         return {"mean": per_class.nanmean(), "classes": seen, "per_class": per_class, **_told(self.counts)}
@@ -246,11 +246,11 @@ class MaxBoxAccuracy(torchmetrics.Metric):
         self.counts += _counts(status)
 
     def accuracies(self) -> Float[Tensor, "overlaps thresholds"]:
-        """The accuracy at every threshold, on the images of this process."""
+        """Return the accuracy at every threshold, on the images of this process."""
         return self.hits / self.counts[int(Status.OK)]
 
     def compute(self) -> dict[str, Tensor]:
-        """The mean of the best accuracies."""
+        """Return the mean of the best accuracies."""
         best = self.accuracies().max(1)
         chosen = move(torch.tensor(self.thresholds), best.indices.device)[best.indices]
         return {"mean": best.values.mean(), "threshold": chosen, **_told(self.counts)}
@@ -292,5 +292,5 @@ class PixelAveragePrecision(torchmetrics.Metric):
         self.counts += _counts(status)
 
     def compute(self) -> dict[str, Tensor]:
-        """The area, and of how many images."""
+        """Return the area, and of how many images."""
         return {"average_precision": average_precision(self.histograms), **_told(self.counts)}

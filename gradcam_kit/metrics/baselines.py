@@ -39,14 +39,14 @@ def random_map(
 def ones_map(
     images: Float[Tensor, "n c *t"], seed: int = 0, identities: Int[Tensor, " n"] | None = None
 ) -> Float[Tensor, "n *t"]:
-    """The whole image: what Fake-CAM (Poppi et al., CVPRW 2021) comes down to; flagged, as it is constant."""
+    """Return the whole image: what Fake-CAM (Poppi et al., CVPRW 2021) comes down to; flagged, as it is constant."""
     return images.new_ones((len(images), *images.shape[2:]), dtype=torch.float32)
 
 
 def center_map(
     images: Float[Tensor, "n c *t"], seed: int = 0, identities: Int[Tensor, " n"] | None = None
 ) -> Float[Tensor, "n *t"]:
-    """A Gaussian at the center, its deviation a quarter of each side: where photographers put the object."""
+    """Return a Gaussian at the center, its deviation a quarter of each side: where photographers put the object."""
     heatmap = images.new_ones((), dtype=torch.float32)
     for size in images.shape[2:]:
         places = torch.linspace(-1, 1, size, device=images.device) if size > 1 else images.new_zeros(1)
@@ -57,7 +57,7 @@ def center_map(
 def edge_map(
     images: Float[Tensor, "n c *t"], seed: int = 0, identities: Int[Tensor, " n"] | None = None
 ) -> Float[Tensor, "n *t"]:
-    """The Sobel magnitude of the channels' mean, min-max scaled: what the eye likes. Borders are repeated."""
+    """Return the Sobel magnitude of the channels' mean, min-max scaled: what the eye likes. Borders are repeated."""
     gray = at_least_float32(images).mean(1)
     axes = range(1, gray.ndim)
     squares = torch.zeros_like(gray)

@@ -54,7 +54,7 @@ def box_accuracy(
 def max_box_accuracy(
     overlaps: Float[Tensor, "n thresholds"], overlap: float = 0.5
 ) -> tuple[Float[Tensor, ""], Float[Tensor, " thresholds"]]:
-    """The accuracy of the data set at its best threshold, and that at every threshold.
+    """Return the accuracy of the data set at its best threshold, and that at every threshold.
 
     The threshold is chosen on the very images that it is judged on: for a fair number choose it on others.
     """
@@ -76,7 +76,7 @@ def box_overlaps(
     *,
     all_regions: bool = False,
 ) -> Float[Tensor, "n thresholds"]:
-    """The best intersection over union between an image's boxes and those around the regions of its map.
+    """Return the best intersection over union between an image's boxes and those around the regions of its map.
 
     Regions are found by OpenCV on the host: connected positions above the threshold, diagonals included.
 
@@ -99,6 +99,8 @@ def box_overlaps(
         )
     if not thresholds or min(thresholds) < 0 or max(thresholds) >= 1:
         raise OptionError(f"thresholds are {tuple(thresholds)}; expected at least one, each in [0, 1)")
+    from torchvision.ops import box_iou  # not at the top, where it would make importing the package slow
+
     maps = usable(heatmaps).cpu().numpy()
     truth = boxes.double().cpu().numpy()
     if np.isnan(truth).any():
@@ -107,12 +109,13 @@ def box_overlaps(
     for image, (one, own) in enumerate(zip(maps, truth, strict=True)):
         for place, threshold in enumerate(thresholds):
             regions = _region_boxes(one > threshold * one.max(initial=0.0), all_regions)
-            found[image, place] = _overlaps(regions, own).max(initial=0.0)
+            overlaps = box_iou(torch.from_numpy(regions), torch.from_numpy(own))  # NaN between boxes without area
+            found[image, place] = overlaps.nan_to_num().numpy().max(initial=0.0)
     return move(torch.from_numpy(found), heatmaps.device, torch.float32)
 
 
 def bounding_boxes(masks: Bool[Tensor, "n h w"]) -> Float[Tensor, "n 4"]:
-    """The box (x0, y0, x1, y1) around each mask, x1 and y1 exclusive; zeros for an empty mask.
+    """Return the box (x0, y0, x1, y1) around each mask, x1 and y1 exclusive; zeros for an empty mask.
 
     Raises:
         ShapeError: masks that have not two position axes.
@@ -140,13 +143,3 @@ def _region_boxes(above: NDArray[np.bool_], all_regions: bool) -> NDArray[np.flo
         outer = [max(outer, key=cv2.contourArea)]
     boxes = np.array([cv2.boundingRect(contour) for contour in outer], dtype=float).reshape(-1, 4)
     return np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
-
-
-def _overlaps(boxes: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Intersection over union of every pair; 0 for boxes without area."""
-    low = np.maximum(boxes[:, None, :2], others[None, :, :2])
-    high = np.minimum(boxes[:, None, 2:], others[None, :, 2:])
-    shared = (high - low).clip(0).prod(2)
-    areas = [(some[:, 2:] - some[:, :2]).clip(0).prod(1) for some in (boxes, others)]
-    union = areas[0][:, None] + areas[1][None] - shared
-    return np.where(areas[1][None] > 0, shared / np.where(union > 0, union, 1), 0.0)

@@ -64,7 +64,7 @@ def check_heatmaps(heatmaps: Any, images: Tensor, *, within: bool = True) -> Non
 
 
 def _channels_elsewhere(heatmaps: Tensor, images: Tensor) -> str:
-    """What to do about videos `(n, t, c, h, w)` and spectrograms `(n, time, frequency)` as some models take them."""
+    """Say what to do about videos `(n, t, c, h, w)` and spectrograms `(n, time, frequency)` of some models."""
     n, *size = images.shape
     if images.ndim == 3 and tuple(heatmaps.shape) == (n, *size):
         return "; metrics take (n, c, *positions): pass images[:, None] or rescore.inputs.images"
@@ -212,10 +212,10 @@ def check_scores(scores: Tensor, rows: int) -> Tensor:
 
 
 def degenerate(maps: Float[Tensor, "n *t"]) -> dict[Status, Bool[Tensor, " n"]]:
-    """The flag of maps that are constant or not finite."""
+    """Return the flag of maps that are constant or not finite."""
     return {Status.DEGENERATE_MAP: broken(maps) | constant(maps)}
 
 
 def usable(maps: Float[Tensor, "n *t"]) -> Float[Tensor, "n *t"]:
-    """The maps in at least float32, with zeros for those that are not finite, so that a pass for the others works."""
+    """Return the maps in at least float32, those that are not finite as zeros, so that a pass for the others works."""
     return at_least_float32(maps).where(~broken(maps).reshape(-1, *(1 for _ in maps.shape[1:])), 0)

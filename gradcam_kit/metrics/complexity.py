@@ -18,7 +18,7 @@ from gradcam_kit.similarity import broken
     paper="Complexity: Bhatt et al., IJCAI 2020, https://arxiv.org/abs/2005.00631.",
 )
 def entropy(heatmaps: Float[Tensor, "n *t"]) -> MetricResult:
-    """The entropy of |L| / sum |L| in nats: 0 for one lit position, log P for an even map; NaN for a map of zeros."""
+    """Return the entropy of |L| / sum |L| in nats: 0 for one lit position, log P for an even map; NaN for zeros."""
     shares = _magnitudes(heatmaps)
     shares = shares / shares.sum(1, keepdim=True)
     return measured(-torch.xlogy(shares, shares).sum(1), degenerate(heatmaps))
@@ -30,7 +30,7 @@ def entropy(heatmaps: Float[Tensor, "n *t"]) -> MetricResult:
     paper="Sparseness: Chalasani et al., ICML 2020, https://arxiv.org/abs/1810.06583.",
 )
 def sparseness(heatmaps: Float[Tensor, "n *t"]) -> MetricResult:
-    """The Gini index of |L|: 0 for an even map, 1 - 1/P for one lit position; NaN for a map of zeros.
+    """Return the Gini index of |L|: 0 for an even map, 1 - 1/P for one lit position; NaN for a map of zeros.
 
     With values ascending, i from 1: 1 - 2 sum_i (v_i / sum v) (P - i + 1/2) / P.
     """

@@ -37,7 +37,7 @@ def deletion(
     baseline: float | Fill = 0.0,
     batch_size: int = 64,
 ) -> MetricResult:
-    """The area under the score while positions are removed, the most relevant first; over the removed fraction.
+    """Return the area under the score while positions are removed, the most relevant first; over the removed fraction.
 
     The trapezoid rule on the true fractions: a last step that is shorter counts for less. The untouched image and the
     empty one are part of the curve, which is `details["curve"]`.
@@ -71,7 +71,7 @@ def insertion(
     sigma: float = 5.0,
     batch_size: int = 64,
 ) -> MetricResult:
-    """The area under the score while positions of the blurred image get their own values back, as `deletion`.
+    """Return the area under the score while positions of the blurred image get their values back, as `deletion`.
 
     Args:
         heatmaps: in [0, 1]; only their order matters.
@@ -107,7 +107,7 @@ def symmetric_relevance_gain(
     baseline: float | Fill = 0.0,
     batch_size: int = 64,
 ) -> MetricResult:
-    """The area between two curves of deletion: least relevant first (LeRF) minus most relevant first (MoRF).
+    """Return the area between two deletion curves: least relevant first (LeRF) minus most relevant first (MoRF).
 
     In [-1, 1] for probabilities, 0 for an order that knows nothing. What a baseline does to every order alike cancels,
     so that ranks of methods depend less on it than those of either curve. Both curves are among the details.

@@ -41,7 +41,7 @@ def average_drop(
     *,
     masked_scores: Scores | None = None,
 ) -> MetricResult:
-    """The share of the score that is lost, in percent: 100 max(0, Y - O) / Y, relative to each image's own score.
+    """Return the lost share of the score in percent: 100 max(0, Y - O) / Y, relative to each image's own score.
 
     The map of ones has the best value, so it means nothing alone: see `BASELINES`.
     """
@@ -82,7 +82,7 @@ def average_gain(
     *,
     masked_scores: Scores | None = None,
 ) -> MetricResult:
-    """The share of what was missing that is gained, in percent: 100 max(0, O - Y) / (1 - Y); 0 where Y is 1."""
+    """Return the gained share of what was missing, in percent: 100 max(0, O - Y) / (1 - Y); 0 where Y is 1."""
     before, after = masked_scores or rows.masked_scores(heatmaps, images, rescore)
     missing = 1 - before
     values = 100 * (after - before).clamp(min=0) / missing.where(missing != 0, 1)
@@ -124,7 +124,7 @@ def coherency(
     paper="Complexity of ADCC: Poppi et al., CVPRW 2021, https://arxiv.org/abs/2104.10252.",
 )
 def adcc_complexity(heatmaps: Float[Tensor, "n *t"]) -> MetricResult:
-    """The mean of the min-max map, in [0, 1]: how much of the image is lit. Not the entropy (`complexity.entropy`)."""
+    """Return the mean of the min-max map, in [0, 1]: how much of the image is lit. Not `complexity.entropy`."""
     values = normalize(usable(heatmaps)).flatten(1).mean(1)
     return measured(values.masked_fill(broken(heatmaps), float("nan")), degenerate(heatmaps))
 
@@ -159,7 +159,7 @@ def adcc(
 def adcc_of_means(
     coherency: Float[Tensor, "*n"], complexity: Float[Tensor, "*n"], average_drop: Float[Tensor, "*n"]
 ) -> Float[Tensor, "*n"]:
-    """The formula of ADCC on components in [0, 1]; tables of papers apply it to the means over the data set."""
+    """Apply the formula of ADCC to components in [0, 1]; tables of papers apply it to the means over the data set."""
     return harmonic_mean(coherency, 1 - complexity, 1 - average_drop)
 
 
@@ -169,7 +169,7 @@ def harmonic_mean(*parts: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
 
 
 def _of_masked(values: Tensor, heatmaps: Tensor, rescore: Rescore, **details: Tensor) -> MetricResult:
-    """What is a share of scores, `details`, is defined where they are probabilities."""
+    """Define `details` as a share of scores only where scores are probabilities."""
     undefined = broken(heatmaps) | improbable(torch.stack([*details.values()], 1))
     values = values.masked_fill(undefined, float("nan"))
     return measured(values, degenerate(heatmaps), {**score_settings(rescore), **_MASKING, "clamp": _CLAMP}, details)

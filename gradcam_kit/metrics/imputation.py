@@ -42,7 +42,7 @@ _log = logging.getLogger("gradcam_kit")
 def impute(
     images: Float[Tensor, "m c h w"], removed: Bool[Tensor, "m h w"], *, tolerance: float = TOLERANCE
 ) -> Float[Tensor, "m c h w"]:
-    """The images with every removed position replaced by the weighted mean of its neighbors.
+    """Return the images with every removed position replaced by the weighted mean of its neighbors.
 
     Args:
         images: any units.
@@ -72,7 +72,7 @@ class Workspace:
         self._kept: dict[str, Tensor] = {}
 
     def __call__(self, name: str, shape: tuple[int, ...], like: Tensor) -> Tensor:
-        """What was kept under a name, with whatever it holds; images innermost on a CPU, as its kernels want."""
+        """Return what was kept under a name, with whatever it holds; images innermost on a CPU, as its kernels want."""
         kept = self._kept.get(name)
         if kept is None or (kept.shape, kept.dtype, kept.device) != (shape, like.dtype, like.device):
             layout = torch.channels_last if like.device.type == "cpu" else torch.contiguous_format
@@ -129,7 +129,7 @@ class _Level:
 
 
 def _levels(mask: Float[Tensor, "1 m h w"], channels: int, room: Workspace) -> list[_Level]:
-    """The grid itself and coarser ones, each of half the size."""
+    """Return the grid itself and coarser ones, each of half the size."""
     stencils = _Stencils(mask)
     weight, borders = _frame(mask)
     scaled = torch.mul(mask, weight.reciprocal(), out=room("scaled", mask.shape, mask))
@@ -166,7 +166,7 @@ def _adjacent(length: int, like: Tensor) -> Tensor:
 
 
 def _border(length: int, like: Tensor) -> Tensor:
-    """What the share of a cell's own coarse cell, 3/4, has to be multiplied with where there is no other: 4/3."""
+    """Return what the share 3/4 of a cell's own coarse cell is multiplied with where there is no other: 4/3."""
     factors = like.new_ones(length)
     factors[:: length - 1 if length % 2 == 0 else length] = 4 / 3
     return factors
@@ -246,11 +246,11 @@ class _Stencils:
         self.linear = self._for_each(torch.outer(linear, linear), planes)
 
     def neighbors(self, planes: Float[Tensor, "c m h w"]) -> Float[Tensor, "c m h w"]:
-        """The weighted sum over the 8 neighbors inside of the image."""
+        """Return the weighted sum over the 8 neighbors inside of the image."""
         return conv2d(planes, self.kernel, padding=1, groups=self.count)
 
     def restrict(self, planes: Float[Tensor, "c m h w"]) -> Float[Tensor, "c m a b"]:
-        """The adjoint of `prolong`."""
+        """Return the adjoint of `prolong`."""
         return conv2d(_even(planes), self.linear, stride=2, padding=1, groups=self.count)
 
     def prolong(self, planes: Float[Tensor, "c m a b"], like: Float[Tensor, "c m h w"]) -> Float[Tensor, "c m h w"]:

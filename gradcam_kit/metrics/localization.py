@@ -62,7 +62,7 @@ def pointing_game(
 )
 @metric("mass-accuracy", better="higher", paper="Relevance mass accuracy: " + _ARRAS)
 def mass_accuracy(heatmaps: Float[Tensor, "n *t"], masks: Bool[Tensor, "n *t"]) -> MetricResult:
-    """The share of the positive map that lies on the object: the energy-based pointing game is the same with a box.
+    """Return the share of the positive map on the object: with a box, this is the energy-based pointing game.
 
     `details["chance"]`, the share of the image that the object covers, is what a map without knowledge reaches.
     """
@@ -72,7 +72,7 @@ def mass_accuracy(heatmaps: Float[Tensor, "n *t"], masks: Bool[Tensor, "n *t"]) 
 
 @metric("rank-accuracy", better="higher", paper="Relevance rank accuracy: " + _ARRAS)
 def rank_accuracy(heatmaps: Float[Tensor, "n *t"], masks: Bool[Tensor, "n *t"]) -> MetricResult:
-    """The share of the |m| most relevant positions that lie on the object, which has |m| positions."""
+    """Return the share of the |m| most relevant positions that lie on the object, which has |m| positions."""
     check_masks(masks, heatmaps)
     return _top(heatmaps, masks, masks.flatten(1).sum(1), {})
 
@@ -81,7 +81,7 @@ def rank_accuracy(heatmaps: Float[Tensor, "n *t"], masks: Bool[Tensor, "n *t"]) 
 def top_k_intersection(
     heatmaps: Float[Tensor, "n *t"], masks: Bool[Tensor, "n *t"], *, k: int | None = None
 ) -> MetricResult:
-    """The share of the k most relevant positions that lie on the object; at most |m| / k where it is smaller than k.
+    """Return the share of the k most relevant positions on the object; at most |m| / k where it is smaller than k.
 
     Args:
         heatmaps: only their order matters.
@@ -126,7 +126,7 @@ def iou(
 def weighted_ioa(
     heatmaps: Float[Tensor, "n *t"], masks: Bool[Tensor, "n *t"], *, threshold: float = 0.5
 ) -> MetricResult:
-    """The share of the map above the threshold that lies on the object: sum of L on Q and m / sum of L on Q."""
+    """Return the share of the map above the threshold on the object: sum of L on Q and m / sum of L on Q."""
     check_masks(masks, heatmaps)
     maps = usable(heatmaps).flatten(1).double()
     maps = maps.where(_above(heatmaps, threshold), 0)
@@ -136,7 +136,7 @@ def weighted_ioa(
 
 
 def grid_pointing(maps: Float[Tensor, "n *t"], cells: Int[Tensor, " n"], grid: Sequence[int] = (2, 2)) -> MetricResult:
-    """The share of the positive map in the cell of a mosaic that shows the class; by chance 1 / cells.
+    """Return the share of the positive map in the cell of a mosaic that shows the class; by chance 1 / cells.
 
     Grid pointing game: Rao et al., CVPR 2022, https://arxiv.org/abs/2205.10435. Compare methods at the same layer only.
 
@@ -161,7 +161,7 @@ def grid_pointing(maps: Float[Tensor, "n *t"], cells: Int[Tensor, " n"], grid: S
 
 
 def box_masks(boxes: Float[Tensor, "n b 4"], size: Sequence[int]) -> Bool[Tensor, "n h w"]:
-    """The union of each image's boxes (x0, y0, x1, y1), x1 and y1 exclusive; a box without area adds nothing.
+    """Return the union of each image's boxes (x0, y0, x1, y1), x1 and y1 exclusive; empty boxes add nothing.
 
     Raises:
         InputError: boxes that are no tensor.
@@ -193,7 +193,7 @@ def otsu_threshold(heatmaps: Float[Tensor, "n *t"], bins: int = 256) -> Float[Te
 
 
 def chance(masks: Bool[Tensor, "n *t"]) -> Float[Tensor, " n"]:
-    """The share of the image that the mask covers."""
+    """Return the share of the image that the mask covers."""
     return masks.flatten(1).float().mean(1)
 
 
@@ -221,7 +221,7 @@ def _above(heatmaps: Tensor, threshold: float | Literal["otsu"]) -> Bool[Tensor,
 def _share(
     heatmaps: Tensor, masks: Tensor, settings: dict[str, object] | None = None, least: float = 0.0
 ) -> MetricResult:
-    """The share of the positive map that lies on the object; undefined where the map sums to `least` or less."""
+    """Return the share of the positive map on the object; undefined where the map sums to `least` or less."""
     maps = usable(heatmaps).flatten(1).clamp(min=0).double()
     nothing = maps.sum(1) <= least
     values = maps.where(masks.flatten(1), 0).sum(1) / maps.sum(1)
@@ -232,7 +232,7 @@ def _share(
 
 
 def _top(heatmaps: Tensor, masks: Tensor, count: Int[Tensor, " n"], settings: dict[str, object]) -> MetricResult:
-    """The share of the first `count` positions that lie on the object."""
+    """Return the share of the first `count` positions that lie on the object."""
     order = Order.of(usable(heatmaps))
     inside = (order.place.flatten(1) < count[:, None]) & masks.flatten(1)
     values = (inside.sum(1) / count).masked_fill(unordered(heatmaps) | empty(masks), torch.nan)

@@ -41,5 +41,5 @@ class Order:
 
 
 def unordered(maps: Float[Tensor, "n *t"]) -> Bool[Tensor, " n"]:
-    """Maps whose positions have no order: constant, or not finite."""
+    """Return which maps have positions without an order: constant, or not finite."""
     return broken(maps) | constant(maps)

@@ -37,7 +37,7 @@ def region_perturbation(
     baseline: float | Fill = "noise",
     batch_size: int = 64,
 ) -> MetricResult:
-    r"""The mean fall of the score while cells of a grid are removed: $\frac{1}{L + 1}\sum_{k=0}^{L} (y(x) - y(x_k))$.
+    r"""Return the mean fall of the score while grid cells are removed: $\frac{1}{L + 1}\sum_{k=0}^{L} (y(x) - y(x_k))$.
 
     $x_k$ is the image without its k most relevant cells, those with the largest mean of the map.
 
@@ -80,7 +80,7 @@ def irof(
     baseline: float | Fill = "mean",
     batch_size: int = 64,
 ) -> MetricResult:
-    r"""The area over the relative score while superpixels are removed: 1 minus the area under $y(x_k) / y(x)$.
+    r"""Return the area over the relative score while superpixels are removed: 1 minus the area under $y(x_k) / y(x)$.
 
     $x_k$ is the image without its k superpixels with the largest mean of the map; the area is over the removed share of
     the superpixels, by the trapezoid rule, from none to all. Superpixels are those of SLIC, which runs on the host,

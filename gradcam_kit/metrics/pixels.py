@@ -20,7 +20,7 @@ _PAPER = "Pixel average precision: Choe et al., CVPR 2020, https://arxiv.org/abs
 def pixel_average_precision(
     heatmaps: Float[Tensor, "n *t"], masks: Bool[Tensor, "n *t"], *, bins: int = 1000
 ) -> MetricResult:
-    """The area under the precision-recall curve of each image's pixels.
+    """Return the area under the precision-recall curve of each image's pixels.
 
     The paper's is that of all pixels of a data set: `PixelAveragePrecision` in `gradcam_kit.metrics.accumulation`.
 

@@ -85,7 +85,7 @@ class RandomizationCurve:
     settings: Mapping[str, Any]
 
     def mean(self) -> dict[str, Float[Tensor, " layers"]]:
-        """The curve of each measure: the mean over the images where it is defined."""
+        """Return the curve of each measure: the mean over the images where it is defined."""
         return {name: values.nanmean(1) for name, values in self.similarity.items()}
 
 
@@ -178,7 +178,7 @@ def method_agreement(maps: Mapping[str, Float[Tensor, "n *s"]]) -> MetricResult:
 
 
 def _size(images: Images, maps: Tensor) -> tuple[int, ...]:
-    """The size of the images, where there is one tensor of them."""
+    """Return the size of the images, where there is one tensor of them."""
     return tuple(images.shape[2:]) if isinstance(images, Tensor) else tuple(maps.shape[1:])
 
 

@@ -88,7 +88,7 @@ def efficient_parameter_randomization(
     bins: int = 100,
     seed: int = 0,
 ) -> MetricResult:
-    r"""The relative rise of the map's entropy when all parameters become random (eMPRT): $(H(\hat L) - H(L)) / H(L)$.
+    r"""Return the rise of the map's entropy when all parameters are random (eMPRT): $(H(\hat L) - H(L)) / H(L)$.
 
     H is the entropy, in nats, of the histogram of the map's values over their own range. Higher is better: the map of a
     model that has learned nothing should be the less ordered one. Both entropies are among the details.

@@ -108,5 +108,5 @@ def superpixels(images: Float[Tensor, "n c *t"], segments: int, compactness: flo
 
 
 def _consecutive(labels: Int[np.ndarray, "*t"]) -> Int[np.ndarray, "*t"]:
-    """Number the regions from 0 without gaps."""
+    """Give the regions numbers from 0 without gaps."""
     return np.unique(labels, return_inverse=True)[1].reshape(labels.shape)

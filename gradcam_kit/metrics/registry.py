@@ -84,7 +84,7 @@ class MetricInput:
             object.__setattr__(self, "explain", self._bound(self.explain))
 
     def _bound(self, explain: Callable[..., Tensor]) -> Explain:
-        """The method for the classes of `rescore`, whatever it is shown."""
+        """Return the method for the classes of `rescore`, whatever it is shown."""
         if not isinstance(self.rescore, Rescoring):
             raise InputError(
                 "explain takes the class that is predicted for each changed image; expected the same classes for all: "
@@ -171,7 +171,7 @@ class Metric:
             raise OptionError(f"the metric {self.name!r} has no option {name!r}; {said}{hint}")
 
     def describe(self, settings: Mapping[str, Any]) -> str:
-        """A line for those who read its numbers: which way is better, and all that they depend on."""
+        """Say in one line which way is better, and all that the numbers depend on."""
         said = [f"{self.better} is better"] * bool(self.better)
         return f"{self.name}: " + ", ".join(said + [f"{name} {_plain(value)}" for name, value in settings.items()])
 
@@ -199,7 +199,7 @@ class Metric:
 
 
 def _plain(value: Any) -> str:
-    """A setting in words."""
+    """Return a setting in words."""
     if isinstance(value, str):
         return value
     return " ".join(f"{one:g}" for one in value) if isinstance(value, (tuple, list)) else str(value)
@@ -210,7 +210,7 @@ METRICS: dict[str, Metric] = Registry("metric")
 
 
 def described(settings: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """A line for each metric of a name that is known, from name -> settings; see `Metric.describe`."""
+    """Describe each metric of a known name in one line, from name -> settings; see `Metric.describe`."""
     return [METRICS[name].describe(one) for name, one in settings.items() if name in METRICS]
 
 

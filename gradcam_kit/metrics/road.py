@@ -181,7 +181,7 @@ def road_curve(
 
 
 def _options(percentages: Sequence[float], noise: float, tolerance: float, batch_size: int) -> dict[str, Any]:
-    """What all of ROAD can be told, by name."""
+    """Return what all of ROAD can be told, by name."""
     return {"percentages": percentages, "noise": noise, "tolerance": tolerance, "batch_size": batch_size}
 
 
@@ -262,7 +262,7 @@ def _of_curve(
     identities: Tensor | None,
     options: Mapping[str, Any],
 ) -> MetricResult:
-    """The mean of one curve."""
+    """Return the mean of one curve."""
     check_rows("predicts", rescore)
     found = _curves(heatmaps, images, rescore, seed, identities, (which == "most relevant first",), **options)
     curve = found.scores[:, 0]

@@ -47,7 +47,7 @@ def sensitivity_max(
     radius: float = 0.02,
     samples: int = 10,
 ) -> MetricResult:
-    """The largest relative change of the map under small noise: max ||L(x + d) - L(x)|| / ||L(x)||, d uniform.
+    """Return the largest relative change of the map under noise: max ||L(x + d) - L(x)|| / ||L(x)||, d uniform.
 
     The classes stay those of the unchanged images. A map of zeros has no relative change and is flagged. Where the
     noise changes the prediction, the map may change with good reason: `details["predictions_changed"]` counts the draws

@@ -43,22 +43,22 @@ def score_grid(rescore: Rescore, images: Tensor, steps: int, build: Build, batch
 
 
 def score_settings(rescore: Rescore | None) -> dict[str, Any]:
-    """What is known of the scores: their kind and where the classes come from."""
+    """Return what is known of the scores: their kind and where the classes come from."""
     return dict(getattr(rescore, "settings", {"score": "unknown", "classes": "unknown"}))
 
 
 def sample_index(images: Tensor) -> Int[Tensor, " n"]:
-    """The index of rows that are the images in their order."""
+    """Return the index of rows that are the images in their order."""
     return torch.arange(len(images), device=images.device)
 
 
 def spread(maps: Shaped[Tensor, "n *t"]) -> Shaped[Tensor, "n 1 *t"]:
-    """Maps that broadcast over the channels of images."""
+    """Return maps that broadcast over the channels of images."""
     return maps.unsqueeze(1)
 
 
 def masked(heatmaps: Float[Tensor, "n *t"], images: Float[Tensor, "n c *t"]) -> Float[Tensor, "n c *t"]:
-    """The images times their maps."""
+    """Return the images times their maps."""
     check_heatmaps(heatmaps, images)
     return (images * spread(usable(heatmaps))).to(images.dtype)
 

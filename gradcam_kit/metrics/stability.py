@@ -47,7 +47,7 @@ def local_lipschitz(
     radius: float = 0.02,
     samples: int = 10,
 ) -> MetricResult:
-    r"""The steepest change of the map near the image: $\max_d \|L(x + d) - L(x)\|_2 / \|d\|_2$.
+    r"""Return the steepest change of the map near the image: $\max_d \|L(x + d) - L(x)\|_2 / \|d\|_2$.
 
     Args:
         heatmaps: of the unchanged images.
@@ -82,7 +82,7 @@ def relative_input_stability(
     samples: int = 10,
     floor: float = 0.01,
 ) -> MetricResult:
-    r"""The largest relative change of the map per relative change of the image, $\max_d \|dL / L\|_2 / \|d / x\|_2$.
+    r"""Return the largest relative change of the map per that of the image: $\max_d \|dL / L\|_2 / \|d / x\|_2$.
 
     Divisions are element by element. Maps have zeros and images have them too, so what is divided by has a magnitude of
     at least `floor`, with its sign; the smaller, the more the positions without relevance decide. Draws after which the
@@ -126,7 +126,7 @@ def relative_output_stability(
     samples: int = 10,
     floor: float = 0.01,
 ) -> MetricResult:
-    r"""The largest relative change of the map per change of the score, $\max_d \|dL / L\|_2 / |y(x + d) - y(x)|$.
+    r"""Return the largest relative change of the map per change of score: $\max_d \|dL / L\|_2 / |y(x + d) - y(x)|$.
 
     The paper divides by the change of all outputs; here it is the score that is explained, with a magnitude of at least
     1e-6. Everything else is as in `relative_input_stability`.
@@ -173,7 +173,7 @@ def relative_representation_stability(
     samples: int = 10,
     floor: float = 0.01,
 ) -> MetricResult:
-    r"""The largest relative change of the map per relative change of activations, $\max_d \|dL / L\|_2 / \|dA / A\|_2$.
+    r"""Return the largest relative change of the map per that of activations: $\max_d \|dL / L\|_2 / \|dA / A\|_2$.
 
     Everything else is as in `relative_input_stability`.
 
@@ -215,7 +215,7 @@ def _worst(
     radius: float,
     samples: int,
 ) -> tuple[Float[Tensor, " n"], Int[Tensor, " n"]]:
-    """The largest ratio over the draws that keep the prediction, NaN without any; and how many do not keep it."""
+    """Return the largest ratio over the draws that keep the prediction, NaN without any; and how many change it."""
     positive("radius", radius)
     own = identities_of(identities, images)
     check_same_images(images, predicts, "predicts")

@@ -145,7 +145,7 @@ def _same_name(spec: str) -> str:
 
 
 def from_module(model: nn.Module, transform: Any = None, class_names: Any = None) -> LoadedModel:
-    """A copy of a module in eval mode, with the transform and class names that are given or that it carries.
+    """Return a copy of a module in eval mode, with the transform and class names that are given or that it carries.
 
     Raises:
         GradCamKitError: they are not understood.
@@ -246,12 +246,12 @@ def was_named(spec: str) -> bool:
 
 
 def _exited(error: SystemExit) -> str:
-    """That code of a user's would have ended the program, and with what."""
+    """Say how a user's code would have ended the program."""
     return f"called sys.exit({'' if error.code is None else repr(error.code)})"
 
 
 def _from_module(model: nn.Module, source: str, weights: str) -> ModelParts:
-    """A module that may carry `transform` and `class_names`."""
+    """Return a module that may carry `transform` and `class_names`."""
     transform, names = getattr(model, "transform", None), carried_names(model)
     return ModelParts(
         model=model,

@@ -15,7 +15,7 @@ from gradcam_kit.models.state_dicts import few
 
 
 def fitted(state: Mapping[str, Any], own: Mapping[str, Any], path: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """The weights for a model, each in the type that the model has, and what of them is rounded, in words.
+    """Return the weights for a model, each in the model's own type, and what of them is rounded, in words.
 
     Args:
         state: name -> value from the file, of which the names are those of the model.
@@ -68,7 +68,7 @@ def _has_fractions(given: Tensor, own: Tensor) -> bool:
 
 
 def _problem(name: str, given: Any, own: Tensor) -> str | None:
-    """What keeps a value from being a weight, in words."""
+    """Return what keeps a value from being a weight, in words."""
     if not isinstance(given, Tensor):
         return f"{name} is {kind_of(given)} in the file, a tensor in the model"
     if is_lazy(own):
@@ -84,7 +84,7 @@ def _problem(name: str, given: Any, own: Tensor) -> str | None:
 
 
 def _lost(name: str, given: Tensor, dtype: torch.dtype) -> str | None:
-    """What a value would lose in another type: more than a rounding of floats."""
+    """Return what a value would lose in another type: more than a rounding of floats."""
     kinds = f"{name} is {_short(given.dtype)} in the file, {_short(dtype)} in the model"
     if given.is_complex() and not dtype.is_complex:
         return f"{kinds}, and its imaginary part would be lost"
@@ -107,7 +107,7 @@ def _lost(name: str, given: Tensor, dtype: torch.dtype) -> str | None:
 
 
 def _plain(given: Tensor, dtype: torch.dtype) -> Tensor:
-    """The values in another type, in one that can be compared."""
+    """Return the values in another type, in one that can be compared."""
     cast = given.to(dtype)
     return cast.float() if cast.is_floating_point() and cast.element_size() < 4 else cast
 

@@ -155,12 +155,12 @@ def _state_key(path: Path) -> str:
 
 
 def _texts(file: Any) -> set[str]:
-    """The texts in a pickle, which is taken apart and not loaded."""
+    """Return the texts in a pickle, which is taken apart and not loaded."""
     return {argument for _, argument, _ in pickletools.genops(file) if isinstance(argument, str)}
 
 
 def _objects(path: Path, error: Exception) -> list[str]:
-    """The classes and functions that a file names, without importing them; as far as that can be told."""
+    """Return the classes and functions that a file names, without importing them; as far as that can be told."""
     try:
         names: Iterable[str] = torch.serialization.get_unsafe_globals_in_checkpoint(path)
     except Exception:  # of older formats only the first is known, from the error

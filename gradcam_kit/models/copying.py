@@ -52,7 +52,7 @@ class _WithoutGraphs(TorchFunctionMode):
 
 
 def _compiled_from(function: Any) -> MethodType | None:
-    """The bound method that `torch.compile` was given, if a function is what it made of one."""
+    """Return the bound method that `torch.compile` was given, if a function is what it made of one."""
     inner = getattr(function, "_torchdynamo_orig_callable", None)
     while inner is not None and not isinstance(inner, MethodType):
         inner = getattr(inner, "__wrapped__", None)  # up to two functions around those of torch's own files
@@ -79,7 +79,7 @@ def _check_forwards(model: nn.Module) -> None:
 
 
 def _modules_of(function: Any) -> Iterator[nn.Module]:
-    """The modules that a function reaches without being given them; a bound method is bound again by a copy."""
+    """Return the modules that a function reaches without being given them; a bound method is bound again by a copy."""
     function = getattr(function, "_torchdynamo_orig_callable", function)
     if isinstance(function, MethodType):
         if isinstance(function.__self__, nn.Module):
@@ -102,7 +102,7 @@ def _modules_of(function: Any) -> Iterator[nn.Module]:
 
 
 def _uncopied(model: nn.Module, error: Exception) -> InputError:
-    """The error that names the attribute at which a copy failed."""
+    """Return the error that names the attribute at which a copy failed."""
     said = str(error).partition("\n")[0]
     for name, module in model.named_modules():
         rest = {id(part): part for part in model.modules()}

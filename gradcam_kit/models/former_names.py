@@ -13,7 +13,7 @@ from gradcam_kit.models.copying import copied
 
 
 def understood(model: nn.Module, given: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The state dict that modules make of one that lacks names or has others; None if they do not understand it.
+    """Return the state dict that modules make of one with other names or without some; None if they refuse it.
 
     Batch norms had no `num_batches_tracked` once, `weight_norm` had `weight_g` and `weight_v`, and modules of users
     rename in hooks of their own. A copy of the model is asked, which the attempt may spoil.

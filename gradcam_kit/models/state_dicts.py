@@ -78,7 +78,7 @@ def chosen_state(
     path: Path,
     understood: Callable[[Mapping[str, Any]], Mapping[str, Any] | None],
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """The weights of a model in what a file holds, under the names of the model, and what was left out, in words.
+    """Return a model's weights in what a file holds, under the names of the model, and what was left out, in words.
 
     Args:
         content: of the file.
@@ -119,7 +119,7 @@ def _former(
     own: Mapping[str, Any],
     understood: Callable[[Mapping[str, Any]], Mapping[str, Any] | None],
 ) -> tuple[_Reading, dict[str, Any]] | None:
-    """The nearest reading that the model itself understands, and the weights by it; None if there is not a single one.
+    """Return the nearest reading that the model itself understands, and its weights; None without exactly one.
 
     Several that are as near are not tried, because nothing tells which of them is meant.
     """
@@ -139,7 +139,7 @@ def _former(
 
 
 def _state_dicts(content: Any, keys: str = "", depth: int = 0) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The mappings in a file that hold tensors, the outer ones first, with the keys that lead to them."""
+    """Return the mappings in a file that hold tensors, the outer ones first, with the keys that lead to them."""
     if not isinstance(content, Mapping):
         return
     values = {name: value for name, value in content.items() if isinstance(name, str)}
@@ -151,7 +151,7 @@ def _state_dicts(content: Any, keys: str = "", depth: int = 0) -> Iterator[tuple
 
 
 def _readings(keys: str, values: Mapping[str, Any], own: Mapping[str, Any]) -> list[_Reading]:
-    """The ways to find names of a model in a state dict, the best first."""
+    """Return the ways to find names of a model in a state dict, the best first."""
     plain = _by_prefix(keys, values, {name: name for name in values}, own)
     if any(one.holds(own) for one in plain):
         return plain
@@ -176,14 +176,14 @@ def _by_prefix(
 
 
 def _without_wrappers(name: str, own: Mapping[str, Any]) -> str:
-    """A name without the parts that DataParallel, torch.compile and others put between those of the modules."""
+    """Return a name without the parts that DataParallel, torch.compile and others put between the modules' own."""
     if name in own:
         return name
     return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
 
 
 def _left_out(first: _Reading, copies: Sequence[_Reading], own: Mapping[str, Any], path: Path) -> tuple[str, ...]:
-    """What of a file is not used, in words.
+    """Return what of a file is not used, in words.
 
     Raises:
         CheckpointError: names among those of the model that it does not have.
@@ -201,7 +201,7 @@ def _left_out(first: _Reading, copies: Sequence[_Reading], own: Mapping[str, Any
 
 
 def _misfit(found: Sequence[tuple[str, dict[str, Any]]], readings: Sequence[_Reading], own: Mapping[str, Any]) -> str:
-    """What differs, by the reading that comes nearest."""
+    """Say what differs, by the reading that comes nearest."""
     nearest = max(readings, key=lambda one: (len(one.names), -one.rank), default=None)
     if nearest is None:
         keys, values = max(found, key=lambda pair: sum(isinstance(value, Tensor) for value in pair[1].values()))
@@ -216,7 +216,7 @@ def _misfit(found: Sequence[tuple[str, dict[str, Any]]], readings: Sequence[_Rea
 
 
 def few(names: Iterable[str]) -> str:
-    """The first few of some names."""
+    """Return the first few of some names."""
     names = list(names)
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return ", ".join(names[:_SHOWN]) + more

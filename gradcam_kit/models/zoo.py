@@ -55,7 +55,7 @@ class LoadOptions:
 
 
 def torchvision_model(name: str, wishes: LoadOptions) -> ModelParts:
-    """A classifier of torchvision: with named weights, their preset and categories, else random and for ImageNet.
+    """Load a classifier of torchvision: with named weights, their preset and categories, else random, for ImageNet.
 
     Raises:
         UnknownNameError: no such classifier or weights.
@@ -84,7 +84,7 @@ def torchvision_model(name: str, wishes: LoadOptions) -> ModelParts:
 
 
 def _imagenet_names(name: str) -> tuple[str, ...] | None:
-    """The categories of a classifier's weights, which its 1000 outputs are made for; None of other classifiers."""
+    """Return the categories of the weights that a classifier's 1000 outputs are made for; None of other classifiers."""
     from torchvision import models
 
     for entry in models.get_model_weights(name):
@@ -95,7 +95,7 @@ def _imagenet_names(name: str) -> tuple[str, ...] | None:
 
 
 def timm_model(name: str, wishes: LoadOptions) -> ModelParts:
-    """A model of timm with its data config; `DEFAULT` weights are those of its default tag.
+    """Load a model of timm with its data config; `DEFAULT` weights are those of its default tag.
 
     Raises:
         UnknownNameError: no such model or tag.
@@ -124,7 +124,7 @@ def timm_model(name: str, wishes: LoadOptions) -> ModelParts:
 
 
 def hugging_face_model(name: str, wishes: LoadOptions) -> ModelParts:
-    """An image classifier of the Hugging Face Hub, or of a local folder, with its image processor and labels.
+    """Load an image classifier of the Hugging Face Hub, or a local folder, with its image processor and labels.
 
     Raises:
         UnknownNameError: no such model, or one that classifies no images.
@@ -158,7 +158,7 @@ class _Processor:
 
 
 def _verified(transform: PictureTransform | None, processor: _Processor) -> Transform:
-    """The transform as it was read, if it gives the processor's numbers; else the processor itself."""
+    """Return the transform as it was read, if it gives the processor's numbers; else the processor itself."""
     y, x = np.mgrid[:96, :128].astype(np.uint8) * 2
     ramps = np.stack([x, y, 255 - x], axis=2)  # channels that differ show when a processor swaps them
     expected = processor(ramps)
@@ -185,5 +185,5 @@ def _download(what: str) -> Iterator[None]:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says first; its type if it says nothing."""
+    """Return what an error says first; its type if it says nothing."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -90,7 +90,7 @@ def turn_upright(image: Image.Image) -> None:
 
 
 def _whole(value: Any) -> int:
-    """A number of EXIF, whatever type of tag it was written with; 0 if it is none."""
+    """Return a number of EXIF, whatever type of tag it was written with; 0 if it is none."""
     if isinstance(value, tuple | list) and len(value) == 1:
         [value] = value
     if isinstance(value, bytes):
@@ -119,7 +119,7 @@ def looks_like_twelve_bits(file: Any) -> bool:
 
 
 def _decoded_by_opencv(file: Any, admit: Callable[[int], object] | None) -> RGB:
-    """What only OpenCV knows, such as Radiance files, of which brightness above 1 is clipped."""
+    """Decode what only OpenCV knows, such as Radiance files, of which brightness above 1 is clipped."""
     size = file.seek(0, SEEK_END)
     if size == 0:
         raise PictureError("the file is empty")
@@ -165,7 +165,7 @@ def _claimed_pixels(file: Any) -> int:
 
 
 def _tags(file: Any) -> dict[int, Any]:
-    """The tags of a TIFF file; none of what is no TIFF, or damaged."""
+    """Return the tags of a TIFF file; none of what is no TIFF, or damaged."""
     with suppress(Exception):  # whatever a damaged directory makes it raise
         file.seek(0)
         head = file.read(16)

@@ -27,12 +27,12 @@ _UNSEEN = 0.6  # brightness of what the model did not see; no level is halfway b
 
 
 def exact_share(alpha: float) -> float:
-    """The nearest share whose blends are exact, so that no device and no order of operations rounds them otherwise."""
+    """Return the nearest share whose blends are exact, so that every device and order of operations rounds alike."""
     return round(alpha * _SHARES) / _SHARES
 
 
 def colored(heatmaps: Tensor, table: Table) -> UInt8[np.ndarray, "*n h w 3"]:
-    """The nearest of 256 colors for each value of heatmaps, which are uint8 or in [0, 1]."""
+    """Return the nearest of 256 colors for each value of heatmaps, which are uint8 or in [0, 1]."""
     levels = levels_of(heatmaps, "a heatmap")
     if levels.device.type != "cpu":
         return _looked_up(_there(table, levels), levels).cpu().numpy()
@@ -78,7 +78,7 @@ def _paint(
 def blended_on_device(
     pictures: Tensor, heatmaps: Tensor, places: list[tuple[Place, list[int]]], table: Table, share: float
 ) -> UInt8[np.ndarray, "n h w 3"]:
-    """The same in whole batches; the finished bytes are copied to the host once."""
+    """Blend whole batches; the finished bytes are copied to the host once."""
     rgb, levels = as_rgb(pictures), levels_of(heatmaps, "a heatmap")
     colors = _there(table, rgb).float() * share
     canvas = torch.empty_like(rgb, memory_format=torch.contiguous_format)

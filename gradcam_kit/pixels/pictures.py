@@ -205,7 +205,7 @@ def with_white(values: np.ndarray) -> np.ndarray:
 
 
 def no_white(values: np.ndarray) -> PictureError:
-    """The error of pixels of which nobody knows how bright they are; a guess would give black or white pictures."""
+    """Return the error of pixels of unknown brightness; a guess would give black or white pictures."""
     return PictureError(
         f"its {values.dtype} values, from {values.min():g} to {values.max():g}, do not say which of them is white; "
         "save it with 8 or 16 bits per channel, or as floats from 0 to 1"
@@ -213,7 +213,7 @@ def no_white(values: np.ndarray) -> PictureError:
 
 
 def encode_picture(picture: Picture, suffix: str) -> bytes:
-    """The bytes of a picture in the format that the suffix (".png", ".jpg", ...) names; JPEG with quality 92.
+    """Encode a picture in the format that the suffix (".png", ".jpg", ...) names; JPEG with quality 92.
 
     Raises:
         PictureError: a suffix without a format, or a picture that the format cannot hold.

@@ -51,13 +51,13 @@ class ClassTarget:
         raise NotImplementedError
 
     def select(self: _T, index: Int[Tensor, " m"]) -> _T:
-        """The target of the rows that belong to samples `index`."""
+        """Return the target of the rows that belong to samples `index`."""
         if not isinstance(self.classes, Tensor):
             return self
         return replace(self, classes=move(self.classes, index.device)[index])
 
     def on_host(self: _T) -> _T:
-        """The same target with its class indices on the host, where they are checked."""
+        """Return the same target with its class indices on the host, where they are checked."""
         held = {entry.name: getattr(self, entry.name) for entry in fields(self)}
         moved = {
             name: value.cpu()
@@ -79,7 +79,7 @@ class ClassTarget:
             raise ShapeError(f"{self.classes.shape[0]} targets for {n} images; give one per image, or an int for all")
 
     def indices(self, logits: Float[Tensor, "n classes"]) -> Int[Tensor, "n *targets"]:
-        """The class indices as a tensor, checked against the model's output.
+        """Return the class indices as a tensor, checked against the model's output.
 
         Raises:
             ShapeError: another number of targets than samples.
@@ -243,7 +243,7 @@ def _has_single_row(output: Any) -> bool:
 
 
 def _of_the_bag(scores: Tensor, expected: tuple[int, ...]) -> Tensor:
-    """The one score of a bag, also where a target repeats it for each sample: its gradient counts once."""
+    """Return the one score of a bag, also where a target repeats it for each sample: its gradient counts once."""
     if scores.ndim == 0:
         return scores[None]
     is_repeated = tuple(scores.shape) == expected and scores.stride(0) == 0

@@ -61,7 +61,7 @@ class LogitDifference(ClassTarget):
         return chosen - (logits.sum(1, keepdim=True) - chosen) / (logits.shape[1] - 1)
 
     def select(self, index: Int[Tensor, " m"]) -> LogitDifference:
-        """The target of the rows that belong to samples `index`."""
+        """Return the target of the rows that belong to samples `index`."""
         chosen = {
             name: move(classes, index.device)[index]
             for name, classes in (("classes", self.classes), ("against", self.against))
@@ -125,7 +125,7 @@ class FinerTarget(ClassTarget):
     __repr__ = show
 
     def score(self, logits: Float[Tensor, "n classes"], classes: Int[Tensor, "n m"]) -> Float[Tensor, "n m"]:
-        """The comparison with the nearest classes, in logit units."""
+        """Return the comparison with the nearest classes, in logit units."""
         logits = at_least_float32(logits)
         chosen = logits.gather(1, classes)
         nearest = self._nearest(logits, classes) if self.nearest is None else self.nearest
@@ -138,14 +138,14 @@ class FinerTarget(ClassTarget):
         return chosen - self.alpha * (others.softmax(2) * others).sum(2)
 
     def settle(self, output: Any) -> FinerTarget:
-        """The same classes against those that are nearest in this output."""
+        """Return the same classes against those that are nearest in this output."""
         logits = read_logits(output)
         return replace(
             self, nearest=self._nearest(at_least_float32(logits), self.indices(logits).reshape(len(logits), -1))
         )
 
     def select(self, index: Int[Tensor, " m"]) -> FinerTarget:
-        """The target of the rows that belong to samples `index`."""
+        """Return the target of the rows that belong to samples `index`."""
         selected = super().select(index)
         return selected if self.nearest is None else replace(selected, nearest=self.nearest[index])
 
@@ -183,11 +183,11 @@ class TopK:
         return at_least_float32(logits).gather(1, largest).sum(1)
 
     def settle(self, output: Any) -> TopK:
-        """The sum of the classes that are largest in this output."""
+        """Return the sum of the classes that are largest in this output."""
         return replace(self, largest=self._largest(read_logits(output)))
 
     def select(self, index: Int[Tensor, " m"]) -> TopK:
-        """The target of the rows that belong to samples `index`."""
+        """Return the target of the rows that belong to samples `index`."""
         return self if self.largest is None else replace(self, largest=self.largest[index])
 
     def _largest(self, logits: Tensor) -> Int[Tensor, "n k"]:
@@ -232,9 +232,9 @@ class Negative:
         return scores
 
     def settle(self, output: Any) -> Negative:
-        """The negative of the settled target."""
+        """Return the negative of the settled target."""
         return changed(self, target=settle(self.target, output))
 
     def select(self, index: Int[Tensor, " m"]) -> Negative:
-        """The target of the rows that belong to samples `index`."""
+        """Return the target of the rows that belong to samples `index`."""
         return changed(self, target=self.target.select(index))

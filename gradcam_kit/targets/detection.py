@@ -154,12 +154,12 @@ class DetectionTarget:
         return self._match(output)[0]
 
     def settle(self, output: Any) -> DetectionTarget:
-        """The same boxes with the labels that they have in this output; in others none is required."""
+        """Return the same boxes with the labels that they have in this output; in others none is required."""
         scores, labels, _ = self._match(output)
         return changed(self, boxes=self.boxes.expand(len(scores), 4), labels=labels, required=False)
 
     def select(self, index: Int[Tensor, " m"]) -> DetectionTarget:
-        """The target of the rows that belong to samples `index`."""
+        """Return the target of the rows that belong to samples `index`."""
         boxes = self.boxes if self.boxes.ndim == 1 else move(self.boxes, index.device)[index]
         labels = self.labels
         if isinstance(labels, Tensor):
@@ -207,7 +207,7 @@ class DetectionTarget:
         return scores.where(found, 0), labels.where(found, _NO_LABEL) if labeled else self.labels, samples
 
     def _read(self, output: Any) -> list[Detections]:
-        """The detections of each sample; of queries with the logit of the label as the score."""
+        """Return the detections of each sample; of queries with the logit of the label as the score."""
         if not are_queries(output):
             return read_detections(output)
         if self.labels is None:
@@ -232,7 +232,7 @@ def _best(detections: Detections, box: Float[Tensor, "4"], label: Any, part: Par
 
 
 def _values(detections: Detections, part: Part) -> Float[Tensor, " d"]:
-    """What is explained of each detection."""
+    """Return what is explained of each detection."""
     if part == "score":
         return detections["scores"]
     x0, y0, x1, y1 = detections["boxes"].unbind(1)

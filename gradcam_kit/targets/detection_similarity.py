@@ -71,12 +71,12 @@ class DetectionSimilarity:
         return cls(boxes, labels, torch.stack(own) if len(own) == len(samples) else None, scores)
 
     def __call__(self, output: Any) -> Float[Tensor, " n"]:
-        """The largest similarity of each sample; 0 where nothing is found."""
+        """Return the largest similarity of each sample; 0 where nothing is found."""
         samples = read_queries(output, self.scores) if are_queries(output) else read_detections(output)
         return torch.stack([self._most(sample, detections) for sample, detections in enumerate(samples)])
 
     def select(self, index: Int[Tensor, " m"]) -> DetectionSimilarity:
-        """The target of the rows that belong to samples `index`."""
+        """Return the target of the rows that belong to samples `index`."""
 
         def rows(values: Tensor | None) -> Tensor | None:
             return None if values is None else move(values, index.device)[index]

@@ -92,10 +92,10 @@ def corners(boxes: Float[Tensor, "*d 4"]) -> Float[Tensor, "*d 4"]:
 
 
 def overlaps_of(box: Float[Tensor, "4"], boxes: Float[Tensor, "d 4"]) -> Float[Tensor, " d"]:
-    """Return the intersections over unions of a box and others."""
-    shared = (torch.minimum(box[2:], boxes[:, 2:]) - torch.maximum(box[:2], boxes[:, :2])).clamp(min=0).prod(1)
-    areas = (boxes[:, 2:] - boxes[:, :2]).clamp(min=0).prod(1)
-    return shared / ((box[2:] - box[:2]).prod() + areas - shared)
+    """Return the intersections over unions of a box and others; 0 where neither has an area."""
+    from torchvision.ops import box_iou  # not at the top, where it would make importing the package slow
+
+    return box_iou(box[None].to(boxes), boxes)[0].nan_to_num()
 
 
 def _are_detections(value: Any) -> bool:

@@ -59,14 +59,14 @@ class EmbeddingSimilarity:
         return cosine_similarity(scaled(embeddings), scaled(reference), dim=-1)
 
     def select(self, index: Int[Tensor, " m"]) -> EmbeddingSimilarity:
-        """The target of the rows that belong to samples `index`."""
+        """Return the target of the rows that belong to samples `index`."""
         if self.reference.ndim == 1:
             return self
         return changed(self, reference=move(self.reference, index.device)[index])
 
 
 def scaled(embeddings: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d"]:
-    """The same directions with a largest entry of 1, so that no square underflows or overflows."""
+    """Return the same directions with a largest entry of 1, so that no square underflows or overflows."""
     largest = embeddings.detach().abs().amax(-1, keepdim=True)
     return embeddings / largest.where(largest > 0, 1)
 

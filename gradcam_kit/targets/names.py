@@ -57,7 +57,7 @@ def _name(entry: Any, place: int, what: str) -> str:
 
 
 def _in_order(names: Mapping[Any, Any], what: str) -> list[Any]:
-    """The names of a mapping: index to name, as configurations have it, or name to index, as data sets have it."""
+    """Return the names of a mapping: index to name, as in configurations, or name to index, as in data sets."""
     by_index = names
     if names and all(isinstance(key, str) and not key.isdecimal() for key in names):
         by_index = {index: name for name, index in names.items()}

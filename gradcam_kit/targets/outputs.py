@@ -34,7 +34,7 @@ def read_logits(output: Any) -> Float[Tensor, "n classes"]:
 
 
 def find_logits(output: Any) -> Tensor:
-    """The tensor of a model's output that `read_logits` reads, as it is."""
+    """Return the tensor of a model's output that `read_logits` reads, as it is."""
     if isinstance(output, Tensor):
         return output
     logits = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
@@ -55,7 +55,7 @@ def find_logits(output: Any) -> Tensor:
 
 
 def _beside_maps(floating: Sequence[Tensor]) -> Tensor | None:
-    """The only tensor `(n, classes)` beside maps `(n, c, h, w)`, as of models that return (mask, label).
+    """Return the only tensor `(n, classes)` beside maps `(n, c, h, w)`, as of models that return (mask, label).
 
     None where it may be a summary of the maps, because it has as many values as they have channels or positions.
     """
@@ -79,5 +79,5 @@ def _picked(output: Any) -> str:
 
 
 def predicted_classes(output: Any) -> Int[Tensor, " n"]:
-    """The class with the largest logit, for each sample; 0 for a model with one output."""
+    """Return the class with the largest logit, for each sample; 0 for a model with one output."""
     return read_logits(output).argmax(dim=1)

@@ -65,11 +65,11 @@ class SegmentationTarget:
         return (chosen * region).sum(2).reshape(classes.shape)
 
     def settle(self, output: Any) -> SegmentationTarget:
-        """The same region for changed images: where the class is predicted in this output."""
+        """Return the same region for changed images: where the class is predicted in this output."""
         return self if self.mask is not None else changed(self, predicted=_predicted(_read_dense(output)))
 
     def select(self, index: Int[Tensor, " m"]) -> SegmentationTarget:
-        """The target of the rows that belong to samples `index`."""
+        """Return the target of the rows that belong to samples `index`."""
         # Whether the mask has an axis for the samples is only known with the output, so the rows are taken then.
         return changed(self, rows=index if self.rows is None else self.rows[index])
 
@@ -77,7 +77,7 @@ class SegmentationTarget:
         return per_sample if self.rows is None else move(per_sample, self.rows.device)[self.rows]
 
     def _region(self, logits: Float[Tensor, "n classes *p"]) -> Float[Tensor, "r 1 positions"]:
-        """The weights of the output's positions, for each sample or one for all."""
+        """Return the weights of the output's positions, for each sample or one for all."""
         n, size = len(logits), tuple(logits.shape[2:])
         shared = self.mask.ndim == len(size)
         mask = self.mask[None] if shared else self._rows_of(self.mask)
@@ -102,6 +102,6 @@ def _read_dense(output: Any) -> Float[Tensor, "n classes *p"]:
 
 
 def _predicted(logits: Float[Tensor, "n classes *p"]) -> Int[Tensor, "n *p"]:
-    """The class with the largest logit; for one output 0 where it is positive and 1, which no class has, elsewhere."""
+    """Return the class with the largest logit; for one output 0 where it is positive, else 1, which no class has."""
     logits = logits.detach()
     return logits.argmax(1) if logits.shape[1] > 1 else (logits[:, 0] <= 0).long()

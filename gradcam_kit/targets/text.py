@@ -82,11 +82,11 @@ class TextTarget:
         return scores[:, 0] if isinstance(self.texts, str) else scores
 
     def select(self, index: Int[Tensor, " m"]) -> TextTarget:
-        """The target of any rows: the texts are the same for all images."""
+        """Return the target of any rows: the texts are the same for all images."""
         return self
 
     def with_embeddings(self, embeddings: Float[Tensor, "m d"]) -> TextTarget:
-        """The target with the embeddings of `all_texts`.
+        """Return the target with the embeddings of `all_texts`.
 
         Raises:
             TargetError: another number of embeddings, or one without a direction.

@@ -26,7 +26,7 @@ ALL_CLASSES = "torch.arange({count}).expand(n, -1), which explains all classes, 
 
 
 def read_classes(classes: Any) -> int | Tensor:
-    """An int for all samples, or a copy of class indices `(n,)` or `(n, m)`, whatever holds them.
+    """Return an int for all samples, or a copy of class indices `(n,)` or `(n, m)`, whatever holds them.
 
     Raises:
         InputError: something else than integers.
@@ -54,7 +54,7 @@ def read_classes(classes: Any) -> int | Tensor:
 
 
 def _no_classes(classes: Any) -> InputError | ShapeError:
-    """The error for what no array of numbers can be made of."""
+    """Return the error for what no array of numbers can be made of."""
     expected = "expected None, an int, class indices (n,) or (n, m), names in model.class_names, or a callable"
     if not isinstance(classes, list | tuple):
         return InputError(f"targets is {kind_of(classes)}; {expected}{for_class_names('targets', classes)}")
@@ -74,14 +74,14 @@ def _no_classes(classes: Any) -> InputError | ShapeError:
 
 
 def kinds_in(value: Any) -> str:
-    """The kind of a value, and of a list the kinds of its entries: "a list of str"."""
+    """Return the kind of a value, and of a list the kinds of its entries: "a list of str"."""
     if not isinstance(value, list | tuple):
         return kind_of(value)
     return f"{kind_of(value)} of {', '.join(sorted({type(entry).__name__ for entry in value}))}"
 
 
 def for_class_names(name: str, value: Any) -> str:
-    """What to do with class names where indices are expected; of anything else an empty string."""
+    """Say what to do with class names where indices are expected; of anything else an empty string."""
     if isinstance(value, str):
         return f"; of a class name pass its index: class_names.index({value!r})"
     entries = value.tolist() if isinstance(value, np.ndarray) else value
@@ -91,7 +91,7 @@ def for_class_names(name: str, value: Any) -> str:
 
 
 def read_numbers(name: str, value: Any) -> Float[Tensor, "..."]:
-    """A copy of finite numbers, whatever holds them, in at least float32.
+    """Return a copy of finite numbers, whatever holds them, in at least float32.
 
     Raises:
         InputError: something else; the message has `name`.
@@ -106,13 +106,13 @@ def read_numbers(name: str, value: Any) -> Float[Tensor, "..."]:
 
 
 def _own(tensor: Tensor) -> Tensor:
-    """A copy that nobody else changes; what is made under inference mode cannot enter a graph."""
+    """Return a copy that nobody else changes; what is made under inference mode cannot enter a graph."""
     with torch.inference_mode(False):
         return tensor.detach().clone()
 
 
 def changed(target: _T, /, **values: Any) -> _T:
-    """The same target with other values made from its own: checking them again would wait for the device."""
+    """Return the same target with other values made from its own: checking them again would wait for the device."""
     own = copy.copy(target)
     for name, value in values.items():
         object.__setattr__(own, name, value)
@@ -120,7 +120,7 @@ def changed(target: _T, /, **values: Any) -> _T:
 
 
 def show(target: Any) -> str:
-    """The `repr` of a target: what it was made with, large tensors by their shape."""
+    """Return the `repr` of a target: what it was made with, large tensors by their shape."""
     parts = []
     for one in fields(target):
         value = getattr(target, one.name)

@@ -106,17 +106,17 @@ class PictureTransform:
         return pixels.sub_(mean).div_(std)
 
     def box(self, height: int, width: int) -> Box:
-        """The crop's corners, carried back through the resize."""
+        """Return the crop's corners, carried back through the resize."""
         (resized_h, resized_w), (top, left) = self._geometry(height, width)
         x, y = width / resized_w, height / resized_h
         return left * x, top * y, (left + self.size[1]) * x, (top + self.size[0]) * y
 
     def describe(self) -> dict[str, Any]:
-        """The fields."""
+        """Return the fields."""
         return asdict(self)
 
     def with_size(self, image_size: int) -> PictureTransform:
-        """The same transform for a square input, its resize scaled in proportion."""
+        """Return the same transform for a square input, its resize scaled in proportion."""
         scale = image_size / min(self.size)
         resize = self.resize
         if isinstance(resize, int):
@@ -196,7 +196,7 @@ def _size(name: str, value: Any) -> tuple[int, int]:
 
 
 def _resize(name: str, value: Any) -> int | tuple[int, int] | None:
-    """A single number is the shorter side."""
+    """Return the size after the resize: a single number is the shorter side."""
     if value is None:
         return None
     sides = _size(name, value)

@@ -68,7 +68,7 @@ class CallableTransform:
         return random_steps(self.function)
 
     def box(self, height: int, width: int) -> Box:
-        """What the callable or its steps say, else the whole picture.
+        """Return what the callable or its steps say, else the whole picture.
 
         Raises:
             ShapeError: the callable says something else than four finite numbers.
@@ -85,12 +85,12 @@ class CallableTransform:
         return seen_box(self.function, height, width) or (0.0, 0.0, float(width), float(height))
 
     def describe(self) -> dict[str, Any]:
-        """The function's name, or its representation without the address of the object."""
+        """Return the function's name, or its representation without the address of the object."""
         name = getattr(self.function, "__qualname__", None) or re.sub(r" at 0x\w+", "", repr(self.function))
         return {"callable": f"{getattr(self.function, '__module__', '')}:{name}"}
 
     def _given(self, picture: Picture) -> Any:
-        """The picture as the function takes it."""
+        """Return the picture as the function takes it."""
         first = next(steps_of(self.function), None)
         is_sequential = isinstance(self.function, nn.Sequential)
         if not type(first if is_sequential else self.function).__module__.startswith("torchvision."):
@@ -106,7 +106,7 @@ def _are_bytes(image: Tensor) -> bool:
 
 
 def _remedy(image: object) -> str:
-    """What to do with what a transform returned."""
+    """Say what to do with what a transform returned."""
     if isinstance(image, Image.Image):
         return "; end the transform with ToTensor() and Normalize()"
     if isinstance(image, np.ndarray):

@@ -24,19 +24,19 @@ class Transform(Protocol):
     """
 
     def __call__(self, picture: Picture) -> Float[Tensor, "c h w"]:
-        """The model's input for one picture: both halves."""
+        """Return the model's input for one picture: both halves."""
         ...
 
     def prepare(self, picture: Picture) -> Prepared:
-        """What is done to each picture alone."""
+        """Return what is done to each picture alone."""
         ...
 
     def finish(self, batch: UInt8[Tensor, "n ..."] | Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
-        """What is done to a batch of prepared pictures, on the device on which it is."""
+        """Return what is done to a batch of prepared pictures, on the device on which it is."""
         ...
 
     def box(self, height: int, width: int) -> Box:
-        """The part of a picture of this size that the model sees."""
+        """Return the part of a picture of this size that the model sees."""
         ...
 
     def describe(self) -> dict[str, Any]:

@@ -66,7 +66,7 @@ class View:
     x: float = 1.0
 
     def resized(self, height: int, width: int) -> View:
-        """The same part with another number of pixels."""
+        """Return the same part with another number of pixels."""
         return replace(self, height=height, width=width, y=self.y * self.height / height, x=self.x * self.width / width)
 
     def cropped(self, top: int, left: int, height: int, width: int) -> View:
@@ -114,7 +114,7 @@ def random_steps(transform: Any) -> list[str]:
 
 
 def _name(step: Any) -> str:
-    """The class of a step of torchvision or timm; an empty string for anything else, whatever it is called."""
+    """Return the class name of a step of torchvision or timm; an empty string for anything else."""
     is_known = type(step).__module__.startswith(("torchvision.transforms", "timm.data")) or isinstance(
         step, nn.Identity
     )
@@ -141,7 +141,7 @@ def _after(step: Any, view: View) -> View | None:
 
 
 def _resize(view: View, size: int | Sequence[int] | None, most: int | None) -> View:
-    """A pair is height and width; one number the shorter side, of which the longer may be bounded."""
+    """Return the size after a resize: a pair is height and width; a number the shorter side, the longer one bounded."""
     sides = [size] if isinstance(size, int) else size
     if sides is not None and len(sides) == 2:
         return view.resized(sides[0], sides[1])

@@ -135,6 +135,16 @@ def test_balanced(tmp_path):
     assert {row.beside for row in results.rows} == {"", "plain forward of 1 images of 224²"}
 
 
+def test_tricks(tmp_path):
+    results = quick("tricks", tmp_path)
+    assert [row.case["work"].partition(",")[0] for row in results.rows] == [
+        "packed weights",
+        "channels-last images",
+        "rows copied when they are read",
+    ]
+    assert all(row.figures["ratio"].median > 0 for row in results.rows)
+
+
 @pytest.mark.filterwarnings("ignore")  # of anomaly mode and other libraries
 def test_diagnostics(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)

@@ -51,7 +51,7 @@ WRONG = {
     "shard_size=True": "InputError: the shard size is True; expected a whole number of at least 1",
     "methods=[GradCAM]": "InputError: a run stores the names of its methods and metrics, and <class "
     "'gradcam_kit.methods.grad_cam.GradCAM'> is not a name",
-    "methods='gradcam'": "UnknownNameError: there is no method 'gradcam'; here it is 'grad-cam'",
+    "methods='gradcam'": "UnknownNameError: there is no method 'gradcam'; did you mean 'grad-cam'",
     "class_names='none.txt'": "InputError: the class names in 'none.txt' cannot be read",
     "model=5": "InputError: the model cannot be an int; expected a torch.nn.Module, or a specification such as",
 }

@@ -121,10 +121,11 @@ def test_models_that_convert_images_themselves_are_left_alone() -> None:
 
 FOREIGN = {
     "target": "takes no argument 'target'; pass targets=",
-    "class_idx": "pass targets=",
-    "input_tensor": "pass the images as the first argument",
-    "aug_smooth": r"pass TestTime\(cam\)",
-    "eigen_smooth": r"pass EigenSmooth\(cam\)",
+    "class_idx": "here it is targets",
+    "input_tensor": "here it is images, the first argument",
+    "aug_smooth": r"a wrapper: TestTime\(cam\)",
+    "eigen_smooth": r"a wrapper: EigenSmooth\(cam\)",
+    "reshape": r"when the CAM is made: GradCAM\(model, reshape=\.\.\.\)",
     "normalize": r"when the CAM is made: GradCAM\(model, normalize=\.\.\.\)",
     "tragets": "did you mean 'targets'",
     "zzz": "takes no argument 'zzz'; keyword arguments besides targets= are handed to the model",

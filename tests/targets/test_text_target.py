@@ -13,7 +13,7 @@ from traces import unchanged
 
 from gradcam_kit import EigenCAM, GradCAM, LayerCAM, ScoreCAM, Smooth, compare, explain_all
 from gradcam_kit.capture import rescoring
-from gradcam_kit.errors import InputError, TargetError
+from gradcam_kit.errors import InputError, OptionError, TargetError
 from gradcam_kit.targets import EmbeddingSimilarity, Negative, TextTarget
 
 TEXTS = ["a cat", "a dog on a sofa", "snow"]
@@ -187,3 +187,22 @@ def test_refused_texts_say_what_is_wrong() -> None:
         TextTarget("a cat", against=[1])
     with pytest.raises(TargetError, match=r"encodes 1 texts as \(2, 3\)"):
         TextTarget("a cat").with_embeddings(torch.ones(2, 3))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_check_randomizes_the_tower_of_images(name: str) -> None:
+    make, tokenizer = MODELS[name]
+    checked = GradCAM(make()).check(INPUT, TextTarget(TEXTS, tokenizer=tokenizer))
+    assert checked.passed
+    assert checked.parameters.abs().max() < 0.9
+    assert not checked.is_unreached.any()
+
+
+def test_metrics_of_several_texts_are_refused_and_of_one_measured() -> None:
+    make, tokenizer = MODELS["CLIP"]
+    several = TextTarget(TEXTS, tokenizer=tokenizer)
+    with pytest.raises(OptionError, match=f"one map of each image, and this target gives {len(TEXTS)}; compare with"):
+        compare(make(), INPUT, ["grad-cam"], targets=several, metrics="deletion")
+    one = TextTarget(TEXTS[0], tokenizer=tokenizer)
+    found = compare(make(), INPUT, ["grad-cam"], targets=one, metrics="deletion")
+    assert found.measured["grad-cam"]["deletion"].values.shape == (len(INPUT),)

@@ -20,11 +20,11 @@ class Observer(Protocol):
     """Who is shown the steps of attention; what it returns goes on instead."""
 
     def see_softmax(self, probabilities: Tensor) -> Tensor:
-        """A softmax over the last of at least three axes."""
+        """See a softmax over the last of at least three axes."""
         ...
 
     def see_product(self, left: Tensor, right: Tensor, product: Tensor) -> Tensor:
-        """A matrix product of two tensors with at least three axes."""
+        """See a matrix product of two tensors with at least three axes."""
         ...
 
 
@@ -87,7 +87,7 @@ def attention_probabilities(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
-    """The softmax of `scaled_dot_product_attention`, in float32 at least; rows that a mask empties are zeros."""
+    """Return the softmax of `scaled_dot_product_attention`, in at least float32; fully masked rows are zeros."""
     wide = torch.promote_types(query.dtype, torch.float32)
     with torch.autocast(query.device.type, enabled=False):
         query, key = query.to(wide), key.to(wide)
@@ -112,7 +112,7 @@ def _no(_: Any) -> bool:
 
 
 def _open(function: Any) -> Callable[..., Any]:
-    """The same Python function, which would hide the torch functions that it calls from an active mode otherwise."""
+    """Return the same Python function, which would hide the torch functions that it calls from an active mode."""
     scope = {**function.__globals__, "has_torch_function": _no, "has_torch_function_unary": _no}
     opened = FunctionType(function.__code__, scope, function.__name__, function.__defaults__)
     opened.__kwdefaults__ = function.__kwdefaults__

@@ -72,7 +72,7 @@ class SeenAttention:
 def attention_among_tokens(
     seen: Sequence[SeenAttention], model: nn.Module, inputs: Inputs, evidence: Evidence | None = None
 ) -> tuple[list[SeenAttention], Tokens]:
-    """The attentions in which all tokens of an image attend to each other, and the layout of these tokens.
+    """Return the attentions in which all tokens of an image attend to each other, and the layout of these tokens.
 
     Attention of something else (text, a pooling query) is left out.
 

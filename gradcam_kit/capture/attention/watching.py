@@ -119,7 +119,7 @@ class AttentionWatch:
         return TokenGrid(layout.grid, layout.prefix, has_class_token(self.model, layout.prefix))
 
     def enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        """A module is about to run."""
+        """Note that a module is about to run."""
         if in_backward():
             return
         tensors = [leaf for leaf in tree_leaves((args, dict(kwargs))) if isinstance(leaf, Tensor)]
@@ -137,7 +137,7 @@ class AttentionWatch:
         self._frames.append(_Frame(self._names[module], module, [tuple(x.shape) for x in tensors]))
 
     def leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        """A module has run, or has raised."""
+        """Note that a module has run, or has raised."""
         if in_backward():
             return
         while self._frames and self._frames.pop().module is not module:

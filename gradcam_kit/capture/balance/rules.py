@@ -138,7 +138,7 @@ def _pow(node: Any) -> Rule:
 
 
 def _std_mean(node: Any) -> Rule:
-    """The standard deviation is a denominator; the mean, which the same operation gives, is linear."""
+    """Hold the standard deviation, a denominator; the mean, which the same operation gives, is linear."""
     shape, keeps = node._saved_self.shape, node._saved_keepdim
     axes = sorted(_signed(axis) % len(shape) for axis in node._saved_dim or range(len(shape)))
     count = math.prod(shape[axis] for axis in axes)

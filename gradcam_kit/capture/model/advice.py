@@ -12,24 +12,18 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from gradcam_kit.errors import InputError, did_you_mean, kind_of
+from gradcam_kit.foreign import KEYWORDS
 
 _CHANNELS = (1, 3, 4)  # of a picture
 _MEANT = {
+    **dict.fromkeys(("target", "category", "class_index", "class_id", "classes", "label"), "targets="),
+    **dict.fromkeys(("input", "inputs", "image", "x", "img"), "the images as the first argument"),
+    **dict.fromkeys(("target_layers", "layers"), "target_layers= when the CAM is made"),
     **dict.fromkeys(
-        ("target", "target_category", "category", "class_idx", "class_index", "class_id", "classes", "label"),
-        "targets=",
+        ("normalize", "fusion", "batch_size", "reshape"), "it when the CAM is made: GradCAM(model, {name}=...)"
     ),
-    **dict.fromkeys(("input_tensor", "input", "inputs", "image", "x", "img"), "the images as the first argument"),
-    "aug_smooth": "TestTime(cam) or Smooth(cam) in place of cam",
-    "eigen_smooth": "EigenSmooth(cam) in place of cam",
-    **dict.fromkeys(("target_layer", "target_layers", "layer", "layers"), "target_layers= when the CAM is made"),
-    **dict.fromkeys(("normalize", "fusion", "batch_size"), "it when the CAM is made: GradCAM(model, {name}=...)"),
-    **dict.fromkeys(("reshape", "reshape_transform"), "reshape= when the CAM is made"),
 }
-"""What people mean by arguments that a model does not take."""
-_OF_OTHERS = {"target", "target_category", "class_idx", "input_tensor", "aug_smooth", "eigen_smooth"}
-"""What no model means, and one that takes any keyword would silently pass over."""
-
+"""What people mean by arguments that a model does not take; words of other libraries are in `gradcam_kit.foreign`."""
 
 _PRECISIONS = {torch.float16: "half", torch.bfloat16: "bfloat16", torch.float32: "float", torch.float64: "double"}
 """What PyTorch calls them in its errors, and the method of a module that converts it."""
@@ -46,7 +40,9 @@ def check_arguments(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str
     names = {one.name for one in taken if one.kind not in (one.VAR_KEYWORD, one.VAR_POSITIONAL)}
     takes_any = any(one.kind is one.VAR_KEYWORD for one in taken)
     for name in (name for name in kwargs if name not in names):
-        if name in _MEANT and (not takes_any or name in _OF_OTHERS):
+        if name in KEYWORDS:  # also of a model that takes any keyword, and would silently pass it over
+            meant = f"; here it is {KEYWORDS[name]}"
+        elif name in _MEANT and (not takes_any or name == "target"):  # which no model means
             meant = f"; pass {_MEANT[name].format(name=name)}"
         elif takes_any:
             continue
@@ -65,7 +61,7 @@ def check_arguments(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str
 
 
 def nested_advice(args: Sequence[Any], kwargs: Mapping[str, Any]) -> str | None:
-    """What to do with tensors that lie in lists or mappings of inputs, as detection models take them; None without."""
+    """Say what to do with tensors inside lists or mappings of inputs, as detection models take them; None without."""
     inner = [value for value in (*args, *kwargs.values()) if isinstance(value, Mapping | list | tuple)]
     shapes = [tuple(leaf.shape) for leaf in tree_leaves(list(map(_plain_tree, inner))) if isinstance(leaf, Tensor)]
     if not shapes:
@@ -79,7 +75,7 @@ def nested_advice(args: Sequence[Any], kwargs: Mapping[str, Any]) -> str | None:
 
 
 def _plain_tree(value: Any) -> Any:
-    """Mappings of any class as dicts, in which leaves are found."""
+    """Return mappings of any class as dicts, in which leaves are found."""
     if isinstance(value, Mapping):
         return {str(key): _plain_tree(entry) for key, entry in value.items()}
     return [_plain_tree(entry) for entry in value] if isinstance(value, list | tuple) else value
@@ -99,7 +95,7 @@ def _as_a_batch(args: Sequence[Any]) -> str:
 
 
 def advice(images: Tensor, args: tuple[Any, ...]) -> str | None:
-    """What may be wrong with images on which a model failed, if they look like it."""
+    """Say what may be wrong with images on which a model failed, if they look like it."""
     first, *others = images.shape
     if len(others) == 2 and first in _CHANNELS and min(others) > max(_CHANNELS):
         if sum(isinstance(value, Tensor) and value.ndim == 3 for value in args) > 1:
@@ -111,7 +107,7 @@ def advice(images: Tensor, args: tuple[Any, ...]) -> str | None:
 
 
 def precision_advice(images: Tensor, model: nn.Module, error: Exception) -> str | None:
-    """What to convert, if a model failed because the images have another precision than its parameters.
+    """Say what to convert, if a model failed because the images have another precision than its parameters.
 
     Many models convert what they get, so the error itself has to name both precisions.
     """

@@ -47,7 +47,7 @@ def compile_around(model: nn.Module, layers: Iterable[str], **options: Any) -> N
 
 
 def _call_of(module: nn.Module) -> Callable[..., Any]:
-    """A function of this file around a module's call: up to torch 2.11 the compiler skips those of torch's own files.
+    """Wrap a module's call in a function of this file: up to torch 2.11 the compiler skips those of torch's own files.
 
     Of a built-in module, which `nn.Module.compile` hands over as it is, nothing would be compiled there.
     """

@@ -16,7 +16,7 @@ _lock = threading.RLock()
 
 
 def turn() -> AbstractContextManager[bool]:
-    """The lock that is held while a model is changed."""
+    """Return the lock that is held while a model is changed."""
     return _lock
 
 

@@ -59,22 +59,22 @@ class Inputs:
         return [slot for slot, value in places if _could_be_images(value)]
 
     def value(self, slot: Slot) -> Any:
-        """The input at a place."""
+        """Return the input at a place."""
         return self.args[slot] if isinstance(slot, int) else self.kwargs[slot]
 
     def at(self, slot: Slot) -> Inputs:
-        """The same call, with the images at another place, whose first axis behind the batch holds the channels."""
+        """Return the same call with the images at another place, whose axis after the batch holds the channels."""
         return self if slot == self.slot else replace(self, slot=slot, channels=1)
 
     def asked(self, image_input: Slot) -> Inputs:
-        """The same call, with the images at the place that the caller names."""
+        """Return the same call, with the images at the place that the caller names."""
         places: dict[Slot, Any] = dict(enumerate(self.args))
         places.update(self.kwargs)
         slot = _asked(image_input, places)
         return replace(self.at(slot), is_asked=True)
 
     def replacing(self, images: Tensor) -> Inputs:
-        """The same call with this very tensor in the place of the images."""
+        """Return the same call with this very tensor in the place of the images."""
         args = tuple(images if place == self.slot else value for place, value in enumerate(self.args))
         kwargs = {key: images if key == self.slot else value for key, value in self.kwargs.items()}
         return replace(self, args=args, kwargs=kwargs)
@@ -90,7 +90,7 @@ class Inputs:
         return tuple(self.images.shape[2:])
 
     def with_images(self, images: Float[Tensor, "m c *t"], index: Int[Tensor, " m"] | None = None) -> Inputs:
-        """The call for other images: row r takes everything else from sample `index[r]` (None = from its own).
+        """Return the call for other images: row r takes everything else from sample `index[r]` (None = from its own).
 
         Tensors whose first axis is n belong to the samples; all others are shared by the batch. All are copies, because
         the model may change its input in place.
@@ -111,7 +111,7 @@ class Inputs:
         return replace(self, args=args, kwargs=kwargs)
 
     def per_sample(self) -> list[str]:
-        """The other inputs that are taken for one entry per sample, because their first axis has as many."""
+        """Return the other inputs that are taken for one entry per sample, because their first axis has as many."""
         named = [*((f"argument {i}", value) for i, value in enumerate(self.args) if i != self.slot)]
         named += [(repr(key), value) for key, value in self.kwargs.items() if key != self.slot]
         return [
@@ -121,7 +121,7 @@ class Inputs:
         ]
 
     def first(self) -> Inputs:
-        """The call for the first sample alone."""
+        """Return the call for the first sample alone."""
         return self.with_images(self.images[:1], torch.zeros(1, dtype=torch.long, device=self.images.device))
 
 
@@ -189,7 +189,7 @@ def _could_be_images(value: Any) -> bool:
 
 
 def _asked(image_input: Slot, places: Mapping[Slot, Any]) -> Slot:
-    """The place of the images that the caller named."""
+    """Return the place of the images that the caller named."""
     if image_input not in places:
         raise InputError(
             f"image_input is {image_input!r}, and the model is called with {', '.join(map(repr, places))}; give the"
@@ -232,7 +232,7 @@ class Runner:
         return cls(model, device.type, enabled, dtype)
 
     def __call__(self, inputs: Inputs) -> Any:
-        """The model's output.
+        """Return the model's output.
 
         Raises:
             ShapeError: the model fails on images that seem to lack their batch axis, or to have the channels last.
@@ -252,13 +252,13 @@ class Runner:
             raise
 
     def context(self) -> AbstractContextManager[Any]:
-        """The autocast state in which the model runs."""
+        """Return the autocast state in which the model runs."""
         return torch.autocast(self.device_type, dtype=self.autocast_dtype, enabled=self.autocast)
 
     def precision(self, images: Tensor) -> torch.dtype:
-        """The precision in which the model computes with such images."""
+        """Return the precision in which the model computes with such images."""
         return self.autocast_dtype if self.autocast else images.dtype
 
     def arithmetic(self) -> AbstractContextManager[Any]:
-        """The autocast state in which a method computes: none, all in float32."""
+        """Return the autocast state in which a method computes: none, all in float32."""
         return torch.autocast(self.device_type, enabled=False)

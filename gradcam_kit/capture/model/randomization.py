@@ -6,6 +6,7 @@ import hashlib
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -122,7 +123,13 @@ class Randomizer:
 
 @contextmanager
 def randomizing(
-    model: nn.Module, images: Images, *, seed: int = 0, keep_modes: bool = False, **forward_kwargs: Any
+    model: nn.Module,
+    images: Images,
+    *,
+    seed: int = 0,
+    keep_modes: bool = False,
+    entry: str = "__call__",
+    **forward_kwargs: Any,
 ) -> Iterator[Randomizer]:
     """Hold a model whose layers can be given random parameters; afterwards all is as before, also after an error.
 
@@ -135,10 +142,12 @@ def randomizing(
         images: what it is called with.
         seed: of all values; every layer has a seed of its own, derived from it. The global generator is untouched.
         keep_modes: leave modules that are in train mode in it, see `BaseCAM`.
+        entry: name of the model's method that takes the images, such as "get_image_features" of a model with a second
+            tower for texts, which then keeps its parameters.
         forward_kwargs: passed on to the model.
     """
     model = check_model(model)
-    inputs = read_inputs(images, forward_kwargs, model)
+    inputs = replace(read_inputs(images, forward_kwargs, model), entry=entry)
     with untouched(model, inputs.images.device, keep_modes):
         randomizer = Randomizer(model, _execution_order(model, inputs), seed)
         try:
@@ -164,7 +173,7 @@ class _Uses(TorchFunctionMode):
 
 
 def _execution_order(model: nn.Module, inputs: Inputs) -> list[str]:
-    """The layers in the order of their first use."""
+    """Return the layers in the order of their first use."""
     owners: dict[int, str] = {}
     for name, module in model.named_modules():
         if _owns(module):
@@ -187,7 +196,7 @@ def _tensors(module: nn.Module) -> dict[str, Tensor]:
 
 
 def _reset_of(module: nn.Module) -> Callable[[], Any] | None:
-    """The module's own initialization, if it can be called without arguments."""
+    """Return the module's own initialization, if it can be called without arguments."""
     for name in _RESETS:
         reset = getattr(module, name, None)
         if callable(reset):
@@ -200,7 +209,7 @@ def _reset_of(module: nn.Module) -> Callable[[], Any] | None:
 
 
 def _initialized(module: nn.Module, generator: torch.Generator) -> dict[str, Tensor]:
-    """What the module's own initialization makes of its tensors: only those that it sets, on the host."""
+    """Return what the module's own initialization makes of its tensors: only those that it sets, on the host."""
     reset = _reset_of(module)
     if reset is None:
         return {}
@@ -257,7 +266,7 @@ def _drawing_from(generator: torch.Generator) -> Iterator[None]:
 
 
 def _without_initializer(values: Tensor, generator: torch.Generator) -> tuple[Tensor, bool]:
-    """New values for a parameter that its module does not initialize, and whether they are others."""
+    """Return new values for a parameter that its module does not initialize, and whether they are others."""
     host = values.cpu()
     flat = host.flatten()
     if len(flat) and bool((flat != flat[0]).any()):

@@ -46,7 +46,7 @@ def map_output(
 
 
 def _copied(mapping: Mapping[Any, Any]) -> Any:
-    """A copy that shares no container with its original: a class may keep its entries in an attribute."""
+    """Return a copy that shares no container with its original: a class may keep its entries in an attribute."""
     changed = copy.copy(mapping)
     for name, value in getattr(changed, "__dict__", {}).items():
         if isinstance(value, dict | list):
@@ -55,13 +55,13 @@ def _copied(mapping: Mapping[Any, Any]) -> Any:
 
 
 def move_tree(value: Any, device: torch.device) -> Any:
-    """The same with all tensors on this device: a model may be spread over several."""
+    """Return the same with all tensors on this device: a model may be spread over several."""
     # Nobody would wait for a copy to the host, so it has to be waited for here.
     return map_output(lambda tensor: tensor.to(device, non_blocking=device.type != "cpu"), value)
 
 
 def whole(value: Any) -> Any:
-    """A tensor that is spread over devices (DTensor) as a plain one; everything else as it is."""
+    """Return a tensor that is spread over devices (DTensor) as a plain one; everything else as it is."""
     return value.full_tensor() if isinstance(value, Tensor) and hasattr(value, "full_tensor") else value
 
 

@@ -20,7 +20,7 @@ class Memory:
         self._known: dict[StorageWeakRef, dict[Any, Tensor]] = {}
 
     def get(self, tensor: Tensor) -> Tensor | None:
-        """The row numbers of a tensor; None if it depends on no input."""
+        """Return the row numbers of a tensor; None if it depends on no input."""
         views = self._known.get(StorageWeakRef(tensor.untyped_storage()))
         if not views:
             return None

@@ -31,13 +31,13 @@ class Places:
         self._count = len(special)
 
     def image(self) -> Tensor:
-        """The row numbers of one image: every value is its own place."""
+        """Return the row numbers of one image: every value is its own place."""
         places = [torch.arange(size, dtype=torch.float32) for size in self.sizes]
         grid = torch.stack(torch.meshgrid(*places, indexing="ij"), -1).view(-1, self.axes)
         return self._add(torch.cat([grid, grid, torch.zeros(len(grid), 3)], 1)).view(1, *self.sizes)
 
     def rows(self, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The lower and upper ends `(..., axes)`, which are infinite without a place, and the flags `(..., 2)`."""
+        """Return the lower and upper ends `(..., axes)`, infinite without a place, and the flags `(..., 2)`."""
         rows = self._rows[ids.long()]
         return rows[..., : self.axes], rows[..., self.axes : 2 * self.axes], rows[..., -2:]
 
@@ -47,7 +47,7 @@ class Places:
         return int(((low - low.narrow(dim, 0, 1)).abs() > 1e-3).flatten(0, -2).any(0).sum())
 
     def hull(self, ids: Tensor, dims: Sequence[int]) -> Tensor:
-        """The smallest intervals around all values along some axes, which keep size 1.
+        """Return the smallest intervals around all values along some axes, which keep size 1.
 
         Values that are much wider than others (what was pooled beside what was not) say nothing about the place.
         """
@@ -74,7 +74,7 @@ class Places:
         return torch.where(width[first.long()] <= width[second.long()] + 1e-6, first, second)
 
     def resample(self, ids: Tensor, centers: Mapping[int, Tensor]) -> Tensor:
-        """The places at fractional indices along some axes, interpolated and continued beyond the ends."""
+        """Return the places at fractional indices along some axes, interpolated and continued beyond the ends."""
         centers = {d: c for d, c in centers.items() if ids.shape[d] > 1}
         if not centers:
             return ids
@@ -107,7 +107,7 @@ class Places:
 
 
 def compressed(ids: Tensor) -> Tensor:
-    """The same row numbers with size 1 along axes where they are all the same."""
+    """Return the same row numbers with size 1 along axes where they are all the same."""
     for d, (size, stride) in enumerate(zip(ids.shape, ids.stride(), strict=True)):
         if size > 1 and (stride == 0 or bool((ids == ids.narrow(d, 0, 1)).all())):
             ids = ids.narrow(d, 0, 1)
@@ -120,5 +120,5 @@ def lined_up(ids: Tensor, ndim: int) -> Tensor:
 
 
 def origin(ndim: int, kind: int = CONSTANT) -> Tensor:
-    """The row number of values without a place, which are all of one kind, for a tensor with so many axes."""
+    """Return the row number of values without a place, which are all of one kind, for a tensor with so many axes."""
     return torch.full((1,) * ndim, float(kind), dtype=torch.float64)

@@ -85,7 +85,7 @@ def _are_axes(shape: Sequence[int], ids: Tensor, places: Places, positions: Sequ
 def _token_grid(
     tokens: int, ids: Tensor, places: Places, positions: Sequence[int], channels: int | None
 ) -> Tokens | str:
-    """The grid on which the tokens along axis 1 lie, and which tokens stand before and behind them."""
+    """Return the grid on which the tokens along axis 1 lie, and which tokens stand before and behind them."""
     low, high, flags = (part[0, :, 0].expand(tokens, -1) for part in places.rows(places.hull(ids, [2])))
     kinds = places.hull(ids, [2])[0, :, 0].long().expand(tokens)
     placed = low.isfinite().all(1)
@@ -121,7 +121,7 @@ def _token_grid(
 
 
 def _ranks(values: Tensor) -> Tensor:
-    """The number of each value among the distinct ones."""
+    """Return the number of each value among the distinct ones."""
     ordered, index = values.sort()
     steps = torch.cat([torch.zeros(1), (ordered.diff() > _SAME).float()]).cumsum(0).long()
     return torch.empty_like(index).scatter(0, index, steps)

@@ -44,7 +44,7 @@ def settle_layout(
     n: int,
     evidence: Evidence | None,
 ) -> Layout:
-    """The layout of what a layer returned for n images.
+    """Return the layout of what a layer returned for n images.
 
     Raises:
         InDoubtError: the shape alone does not tell, and there is no evidence yet.
@@ -64,7 +64,7 @@ def settle_layout(
 def layout_by_shape(
     shape: Sequence[int], size: Sequence[int], model: nn.Module, layer: str, module: nn.Module
 ) -> Layout:
-    """The layout that the sizes suggest, and the kernel of the module itself.
+    """Return the layout that the sizes suggest, and the kernel of the module itself.
 
     Raises:
         ShapeError: no positions, or tokens that fit no grid or several.
@@ -75,7 +75,7 @@ def layout_by_shape(
 
 
 def refused(shape: Sequence[int], layer: str, reason: str) -> ShapeError:
-    """The error for an output without positions of the images."""
+    """Return the error for an output without positions of the images."""
     return ShapeError(
         f"layer {layer!r} returned shape {tuple(shape)}, but {reason}; choose a layer whose positions are those of "
         "the images, or pass reshape=, a callable from the layer's output to (n, k, *positions)"

@@ -137,7 +137,7 @@ class Tracker(TorchDispatchMode):
                 self.memory.write(target, torch.zeros((1,) * target.ndim, dtype=torch.float64) if ids is None else ids)
 
     def _numbers(self, values: dict[str, Any], known: dict[int, Tensor]) -> dict[str, Any]:
-        """The arguments with row numbers in place of values; those that say from where to where stay."""
+        """Return the arguments with row numbers in place of values; those that say from where to where stay."""
 
         def number(leaf: Any) -> Any:
             if not isinstance(leaf, Tensor):
@@ -198,7 +198,7 @@ class Tracker(TorchDispatchMode):
             yield from self._probed(func, lambda changed: _tensors(func(**changed)), values, known, leaves)
 
     def _probed(self, func: Any, call: Any, values: Any, known: Any, outputs: list[Tensor]) -> list[Tensor]:
-        """The row numbers of the results of an operation without a rule, whose name is kept where they are unknown."""
+        """Return row numbers of the results of an operation without a rule; if they are unknown, keep its name."""
         try:
             found = probed(call, values, known, outputs, self.places)
         except _UNUSUAL as error:  # it does not take other values

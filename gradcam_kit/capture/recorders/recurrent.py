@@ -111,7 +111,7 @@ def passing(module: nn.Module, inputs: Any) -> Iterator[None]:
 
 
 def _plain(value: Any) -> Any:
-    """A packed sequence as a plain tuple, whose copy needs no checks of its parts."""
+    """Return a packed sequence as a plain tuple, whose copy needs no checks of its parts."""
     return tuple(value) if isinstance(value, PackedSequence) else value
 
 

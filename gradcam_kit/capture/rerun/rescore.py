@@ -38,7 +38,7 @@ _NEAR = 5 * 2**19
 
 
 def tolerance_of(precision: torch.dtype, device: torch.device) -> float:
-    """The relative difference of scores that is rounding, in a model of this precision.
+    """Return the relative difference of scores that is rounding, in a model of this precision.
 
     On CUDA convolutions of float32 keep 10 bits by default (TensorFloat-32), and another number of rows may be computed
     in another order; what that leaves of a network is 2e-4 to 4e-4.
@@ -149,13 +149,13 @@ class Rescorer:
         return self._here(scores)
 
     def bag_pass(self, images: Float[Tensor, "n c *t"]) -> Float[Tensor, "1 *targets"]:
-        """The score of a whole bag of images."""
+        """Return the score of a whole bag of images."""
         output = self.run(self.inputs.with_images(images))
         with self.run.context():
             return self._here(score(self.target, output, self.inputs.n))
 
     def bag_with(self, row: Float[Tensor, "c *t"], whose: Int[Tensor, ""]) -> Float[Tensor, "n c *t"]:
-        """The bag with one image changed, the others as they are."""
+        """Return the bag with one image changed, the others as they are."""
         images = self.inputs.images
         return images.index_copy(0, whose.view(1), row[None].to(images.dtype))
 
@@ -168,7 +168,7 @@ class Rescorer:
         return rows_at_once(self.batch_size, rows[:1].nbytes, rows.device)
 
     def in_chunks(self, rows: int, most: int, work: Callable[[slice], _Result]) -> list[_Result]:
-        """The results of the passes over all rows: `most` at a time, or fewer where the device's memory ends."""
+        """Return the results of the passes over all rows: `most` at a time, or fewer where the device's memory ends."""
         results, start = [], 0
         while start < rows:
             size = min(self.state.most or most, most, rows - start)
@@ -204,7 +204,7 @@ class Rescorer:
 
 
 def in_half_precision(rows: Rescore, dtype: torch.dtype) -> Rescore:
-    """The same scores from passes under autocast.
+    """Return the same scores from passes under autocast.
 
     Raises:
         OptionError: the images are in double precision, which autocast leaves alone.
@@ -219,7 +219,7 @@ def in_half_precision(rows: Rescore, dtype: torch.dtype) -> Rescore:
 
 
 def by_similarity(rows: Rescorer) -> Rescorer:
-    """The same passes, scored by how similar the detections are to those that the target explains.
+    """Return the same passes, scored by how similar the detections are to those that the target explains.
 
     Raises:
         TargetError: a target that is not a box.
@@ -234,13 +234,13 @@ def by_similarity(rows: Rescorer) -> Rescorer:
 
 
 def _with_row(clean: Any, changed: Any, row: int, whose: Tensor, sizes: tuple[int, int]) -> Any:
-    """The clean output with the entry of one sample replaced by row `row` of a changed one; `sizes` of both batches."""
+    """Return the clean output with one sample's entry replaced by row `row` of a changed one; `sizes`: of both."""
 
     def length(value: Any) -> int | None:
         return value.shape[0] if isinstance(value, Tensor) and value.ndim else None
 
     def is_per_sample(value: Any) -> bool:
-        """Lists with one entry per sample, as detection models return; not lists of batches."""
+        """Return whether these are lists with one entry per sample, as of detection models; not lists of batches."""
         return type(value) is list and len(value) == sizes[0] and any(length(entry) != sizes[0] for entry in value)
 
     def place(old: Any, new: Any) -> Any:

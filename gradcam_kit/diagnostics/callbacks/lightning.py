@@ -67,7 +67,7 @@ class DiagnosticsCallback(SessionCallback, Callback):
 
 
 def _without_metrics(module: nn.Module) -> list[nn.Module] | None:
-    """The leaves of a model but its metrics, which watch the training too; None where nothing else is left."""
+    """Return the leaves of a model without its metrics, which watch the training too; None if nothing is left."""
     metric = getattr(sys.modules.get("torchmetrics"), "Metric", None)
     if metric is None:
         return None

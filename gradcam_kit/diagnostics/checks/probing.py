@@ -33,7 +33,7 @@ class Probe:
         self.per_sample = self.scores is not None and self.scores.ndim > 0 and len(self.scores) == self.n
 
     def findings(self) -> list[Finding]:
-        """What is wrong whatever the labels are."""
+        """Return what is wrong whatever the labels are."""
         broken = sum(int((~leaf.isfinite()).sum()) for leaf in self.leaves)
         if broken:
             values = sum(leaf.numel() for leaf in self.leaves)

@@ -70,7 +70,7 @@ class FeatureSet:
         self.n += n
 
     def drawn(self, name: str) -> Float[Tensor, "m k"]:
-        """The features of the drawn samples."""
+        """Return the features of the drawn samples."""
         return torch.stack(self.kept[name])
 
     def _places(self, n: int) -> list[int | None]:

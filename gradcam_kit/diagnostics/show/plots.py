@@ -132,7 +132,7 @@ def _box(tracks: list[LayerTrack]) -> Figure:
 
 
 def _histograms(tracks: list[LayerTrack]) -> Figure:
-    """The colorful dimension: one panel for each layer, time to the right, values upwards, brighter is more."""
+    """Draw the colorful dimension: a panel for each layer, time to the right, values upwards, brighter is more."""
     shown = tracks if len(tracks) <= 24 else [tracks[round(i * (len(tracks) - 1) / 23)] for i in range(24)]
     columns = min(4, len(shown))
     rows = math.ceil(len(shown) / columns)

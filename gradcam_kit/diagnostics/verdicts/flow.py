@@ -71,7 +71,7 @@ def _bad_gradients(tracks: list[LayerTrack], ledger: Ledger, limits: Thresholds)
 
 
 def _fit(values: list[float]) -> float:
-    """The factor from the first to the last of positive values, by a straight line through their logarithms."""
+    """Fit the factor from the first to the last of positive values, by a straight line through their logarithms."""
     logarithms = np.log(np.asarray(values, dtype=np.float64))
     slope = np.polyfit(np.arange(len(values)), logarithms, 1)[0]
     return float(math.exp(min(slope * (len(values) - 1), 700)))

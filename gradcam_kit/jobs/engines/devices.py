@@ -22,7 +22,7 @@ from gradcam_kit.jobs.storage.store import Store
 from gradcam_kit.jobs.work.explainer import Explainer
 from gradcam_kit.jobs.work.loading import load_explainer
 from gradcam_kit.jobs.work.measuring import chosen_metrics, metric_fields
-from gradcam_kit.jobs.work.methods import make_method, method_classes, with_methods
+from gradcam_kit.jobs.work.methods import make_method, method_classes
 from gradcam_kit.jobs.work.processes import init_worker, sigint_blocked
 from gradcam_kit.jobs.work.reader import ahead_of
 
@@ -129,13 +129,11 @@ def with_layers(request: RunRequest, layers: Mapping[str, list[str]]) -> Explain
     explainer = load_explainer(request)
     cams = []
     for method in method_classes(request.methods):
-        [cam] = with_methods(explainer, [method], (), None, request.batch_size).cams
-        if method_name(cam) not in layers:
-            raise InputError(
-                f"the layers of {method_name(cam)} are not known; known are the layers of {', '.join(layers)}"
-            )
-        names = layers[method_name(cam)]
-        cams.append(make_method(method, explainer.model, names or None, request.batch_size, request.gradient_rule))
+        name = method_name(make_method(method, explainer.model, None, request.batch_size))
+        if name not in layers:
+            raise InputError(f"the layers of {name} are not known; known are the layers of {', '.join(layers)}")
+        at = layers[name] or None
+        cams.append(make_method(method, explainer.model, at, request.batch_size, request.gradient_rule))
     explainer = replace(explainer, cams=tuple(cams), metrics=chosen_metrics(request.metrics))
     if request.compile:
         compile_around(explainer.model, (name for names in layers.values() for name in names))

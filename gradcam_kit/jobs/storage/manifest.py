@@ -58,13 +58,13 @@ def check_readable(manifest: Mapping[str, Any], place: str) -> None:
 
 
 def _differences(before: Any, now: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Yield the fields that differ with both values; of objects with other keys the keys, then common fields."""
+    """Yield the fields that differ with both values; of objects of objects with other names the names at once."""
     if not (isinstance(before, Mapping) and isinstance(now, Mapping)):
         if before != now:
             yield name, before, now
         return
     keys = [*before, *(key for key in now if key not in before)]
-    if name and before.keys() != now.keys():
+    if name and before.keys() != now.keys() and any(isinstance(one, Mapping) for one in before.values()):
         yield name, ", ".join(before), ", ".join(now)
         keys = [key for key in before if key in now]
     for key in keys:

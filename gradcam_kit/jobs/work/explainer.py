@@ -262,7 +262,8 @@ class Explainer:
 
     def _shrink(self, most: int) -> None:
         self.fit.most = most
-        self.say(f"the memory of {self.device} is too small; going on with batches of {most}")
+        rows = "" if self.fit.rows is None else f", {self.fit.rows} changed images at a time"
+        self.say(f"the memory of {self.device} is too small; going on with batches of {most}{rows}")
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 

@@ -53,7 +53,7 @@ def _check_masks(cam: Method, captured: Capture, layer: LayerCapture) -> None:
 
 
 def _size_of_heatmaps(captured: Capture, saliency: dict[str, Tensor], leading: int) -> tuple[int, ...]:
-    """The size of the images; where `reshape` makes other axes, that of the layers."""
+    """Return the size of the images; where `reshape` makes other axes, that of the layers."""
     if captured.reshape is None:
         return captured.inputs.size
     image = captured.inputs.images.shape[1:]

@@ -114,7 +114,10 @@ def check(cam: Method, images: Images, targets: Any, seed: int, forward_kwargs: 
     if others is not None:
         classes = _similarity(original, explain(same, others))
     draws = []
-    with randomizing(cam.model, images, seed=seed, keep_modes=cam.keep_modes, **forward_kwargs) as randomizer:
+    inputs, _ = with_texts(cam.model, read_inputs(images, dict(forward_kwargs), cam.model), targets)
+    with randomizing(
+        cam.model, images, seed=seed, keep_modes=cam.keep_modes, entry=inputs.entry, **forward_kwargs
+    ) as randomizer:
         for draw in range(_DRAWS):
             randomizer.randomize(draw=draw)
             draws.append(_similarity(original, explain(same, fixed)))
