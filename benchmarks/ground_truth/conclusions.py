@@ -54,20 +54,18 @@ def zero_is_zero(s: Stored) -> str:
 
 def earlier_layers(s: Stored) -> str:
     """What holds one and two stages earlier."""
-    unclear = s.unclear("GridPG, layer3", "grad-cam", "hires-cam")
-    gratings = s.better("GridPG, layer2", "grad-cam", "hires-cam")
+    gratings = [s.better(column, "grad-cam", "hires-cam") for column in _EARLIER]
     outlines = [s.better(f"demo, {column}", "hires-cam", "grad-cam") for column in _EARLIER]
     guided = [
         s.better(column, "guided-grad-cam", "grad-cam") for column in (*_EARLIER, *(f"demo, {one}" for one in _EARLIER))
     ]
     return (
-        "**Stages earlier, which of them is better depends on the network**, and nothing is proven. In mosaics two "
-        f"stages before the last, the {s.networks('GridPG')} networks that name gratings have {gratings} more of "
-        f"`GradCAM`'s map in the right cell than of `HiResCAM`'s; one stage before it {unclear}, which is not beyond "
-        f"chance. The demo model, which names outlines, has {outlines[1]} and {outlines[0]} more of `HiResCAM`'s; it "
-        "is one network. `GuidedGradCAM` is better than `GradCAM` in all four: with gratings by "
-        f"{guided[0]} one stage and {guided[1]} two stages earlier, with outlines by {guided[2]} and {guided[3]}. "
-        "Explain the last stage unless you have a reason."
+        "**Stages earlier, which of them is better depends on the network**, and nothing is proven. In mosaics, one "
+        f"and two stages before the last, {s.networks('GridPG')} networks that name gratings have {gratings[0]} and "
+        f"{gratings[1]} more of `GradCAM`'s map in the right cell than of `HiResCAM`'s; the demo model, which names "
+        f"outlines, has {outlines[0]} and {outlines[1]} more of `HiResCAM`'s, and is one network. `GuidedGradCAM` is "
+        f"better than `GradCAM` in all four: with gratings by {guided[0]} and {guided[1]}, with outlines by "
+        f"{guided[2]} and {guided[3]}. Explain the last stage unless you have a reason."
     )
 
 
