@@ -155,6 +155,7 @@ def peer_table(peers: Results) -> str:
 _BESIDE = "ratio: time / that of the work named beside, the two in turns"
 _SECTIONS: Mapping[str, tuple[str, Callable[[Results], str]]] = {
     "ratios": (f"What heatmaps cost; plain forward passes are in `inference_mode`; {_BESIDE}", cost_table),
+    "balanced": (f"What balanced gradients cost on {{batch}} images; {_BESIDE}", cost_table),
     "cuda": (f"What heatmaps cost on a GPU; {_BESIDE}", device_table),
     "peers": (
         "Time / that of another library for the same work, the two in turns, and in brackets the largest difference of "

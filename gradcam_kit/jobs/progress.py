@@ -1,4 +1,4 @@
-"""The progress of commands: bars on a terminal, nothing or plain lines elsewhere."""
+"""Progress of commands: bars on a terminal, nothing or plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -64,12 +64,12 @@ class ProgressBar:
 
 
 class MethodProgress:
-    """Shows which method runs, and how many changed images it has scored; a context manager.
+    """Shows the running method and how many changed images it has scored; a context manager.
 
-    On a terminal a bar moves also within a method. Everywhere a line tells when a method is done.
+    On a terminal, a bar advances within a method. Everywhere, a line reports each finished method.
 
     Args:
-        console: where to show it; None = nowhere.
+        console: terminal on which to show it; None = nowhere.
         total: the number of methods.
     """
 
@@ -91,7 +91,7 @@ class MethodProgress:
 
     @contextmanager
     def method(self, name: str) -> Iterator[None]:
-        """Name the method that runs in this block, and count the rows that it scores."""
+        """Show the method that runs in this block, and count the rows that it scores."""
         self._rows = 0
         self._progress.update(self._task, description=name, rows="")
         start = time.perf_counter()
@@ -103,7 +103,7 @@ class MethodProgress:
             self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def skip(self) -> None:
-        """Count a method that does not run."""
+        """Count a method that is skipped."""
         self._progress.update(self._task, advance=1)
 
     def _count(self, rows: int) -> None:

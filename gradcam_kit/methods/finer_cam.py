@@ -11,7 +11,7 @@ class FinerCAM(GradCAM, name="finer-cam"):
 
     The score is the mean of $z_c - z_d$ over the nearest classes d, weighted by their probabilities. For fine-grained
     classes such as species of birds or models of cars. Where no other class comes close it shows little more than
-    Grad-CAM. The comparison is `FinerTarget` with its defaults; pass a `FinerTarget` to any method for others.
+    Grad-CAM. The comparison is `FinerTarget` with its defaults; for other settings pass a `FinerTarget` to any method.
 
     Example:
         >>> from gradcam_kit import FinerCAM

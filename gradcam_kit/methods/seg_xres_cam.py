@@ -54,7 +54,7 @@ class SegXResCAM(BaseCAM, name="seg-xres-cam"):
     pool: Pool = "mean"
 
     def check_options(self) -> None:
-        """Refuse windows below 1, and pools that do not exist."""
+        """Raise an error for a window below 1, or an unknown pooling."""
         self.pool_window = positive_int("pool_window", self.pool_window)
         one_of("pool", self.pool, get_args(Pool))
 

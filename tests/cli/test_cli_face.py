@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import disk
+import forked
 import pytest
 import torch
 import typer
@@ -143,7 +144,7 @@ def test_models_are_listed_with_their_weights(monkeypatch: pytest.MonkeyPatch) -
     assert {model.spec for model in named.named_models()} >= {"demo", "mobilenet-v2"}
     status, said, problem = cli("models", "resnet19")
     assert (status, said) == (2, "")
-    assert "no model fits 'resnet19'; did you mean 'resnet1" in problem
+    assert "no model matches 'resnet19'; did you mean 'resnet1" in problem
     monkeypatch.setattr(named, "has_timm", lambda: False)
     assert all(not model.spec.startswith("timm:") for model in named.named_models("resnet18"))
     assert 'pip install -e ".[models]"' in cli("models", "resnet18")[2]
@@ -200,6 +201,4 @@ def test_waiting_threads_sleep_unless_the_user_says_otherwise(given: str | None,
 def test_the_library_leaves_the_policy_alone() -> None:
     code = "import os, gradcam_kit; gradcam_kit.METHODS; print('OMP_WAIT_POLICY' in os.environ)"
     environment = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"}
-    command = [sys.executable, "-c", code]
-    shown = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT, check=True)
-    assert shown.stdout == "False\n"
+    assert forked.run(code, environment=environment).stdout == "False\n"
