@@ -15,7 +15,7 @@ from torchvision.ops import roi_align
 
 from benchmarks.ground_truth import series, tokens
 from benchmarks.ground_truth.training import train
-from gradcam_kit import METHODS, BaseCAM, GradCAM, contact_sheet, overlay
+from gradcam_kit import METHODS, GradCAM, contact_sheet, overlay
 from gradcam_kit.pixels.pictures import RGB
 from gradcam_kit.targets import DetectionTarget
 
@@ -48,29 +48,26 @@ class PooledBoxes(nn.Module):
 
 
 def detection(loaded: Any, pictures: list[RGB]) -> tuple[RGB, dict[str, RGB]]:
-    """Return the maps of each box of four pictures in one, and a small picture for each method of detectors."""
+    """Return the maps of each box of four pictures in one, and a picture for each method of detectors."""
     side = pictures[0].shape[0]
     whole = np.concatenate([np.concatenate(pictures[at : at + 2], axis=1) for at in (0, 2)])
     image = loaded.transform.finish(torch.from_numpy(whole)[None])
     corners = [(x, y, x + side, y + side) for y in (0, side) for x in (0, side)]
     model = PooledBoxes(loaded.model, torch.tensor(corners).float()).eval()
     with torch.no_grad():
-        found = model(image)[0]
-    methods: dict[str, BaseCAM] = {
-        "odam": METHODS["odam"](model, "features"),
-        "grad-cam": METHODS["grad-cam"](model, "features"),
-        "d-rise": METHODS["d-rise"](model, masks=300),
-    }
-    columns = [
-        f"{loaded.class_names[int(label)]} {score:.0%}"
-        for label, score in zip(found["labels"], found["scores"], strict=True)
-    ]
-    rows = []
-    for cam in methods.values():
-        targets = DetectionTarget.of(model(image), image=0)
-        rows.append([overlay(whole, cam(image, target)[0], outlines=target.boxes[None]) for target in targets])
-    small = {name: row[0] for name, row in zip(methods, rows, strict=True)}
-    return contact_sheet(rows, column_titles=columns, row_titles=list(methods)), small
+        output = model(image)
+    targets = DetectionTarget.of(output, image=0, score_above=0)  # the best score first
+    scores, labels = output[0]["scores"], output[0]["labels"]
+    order = scores.argsort(descending=True).tolist()
+    columns = [f"{loaded.class_names[int(labels[place])]} {scores[place]:.0%}" for place in order]
+    small, rows = {}, []
+    for name, options in (("odam", {}), ("grad-cam", {}), ("d-rise", {"masks": 400})):
+        cam = METHODS[name](model, None if options else "features", **options)
+        chosen = targets[:1] if options else targets
+        row = [overlay(whole, cam(image, target)[0], outlines=target.boxes[None]) for target in chosen]
+        small[name] = row[0]
+        rows += [row] if len(row) > 1 else []
+    return contact_sheet(rows, column_titles=columns, row_titles=["odam", "grad-cam"]), small
 
 
 def transformer() -> tuple[RGB, dict[str, RGB]]:

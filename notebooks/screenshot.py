@@ -163,8 +163,7 @@ def shoot_report(studio: Studio) -> None:
 
 
 def _detail(studio: Studio, size: tuple[int, int], scheme: str) -> Page:
-    page = studio.open(studio.report, size, scheme)
-    page.locator("#sort").select_option("wrong")
+    page = studio.open(f"{studio.report}#sort=wrong", size, scheme)
     page.locator("#gallery .card").first.click()
     page.wait_for_timeout(500)
     return page
@@ -191,8 +190,8 @@ def shoot_demo(studio: Studio) -> None:
 def _app(studio: Studio, size: tuple[int, int]) -> Page:
     page = studio.open(studio.app, size)
     page.get_by_role("button", name="cat", exact=True).click()
-    page.locator(".card img").nth(2).wait_for()
-    page.wait_for_timeout(1500)
+    page.locator(".card img").nth(2).wait_for(state="attached")
+    page.wait_for_timeout(2500)
     return page
 
 
