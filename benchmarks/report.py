@@ -155,6 +155,7 @@ def peer_table(peers: Results) -> str:
 _BESIDE = "ratio: time / that of the work named beside, the two in turns"
 _SECTIONS: Mapping[str, tuple[str, Callable[[Results], str]]] = {
     "ratios": (f"What heatmaps cost; plain forward passes are in `inference_mode`; {_BESIDE}", cost_table),
+    "balanced": (f"What balanced gradients cost on {{batch}} images; {_BESIDE}", cost_table),
     "cuda": (f"What heatmaps cost on a GPU; {_BESIDE}", device_table),
     "peers": (
         "Time / that of another library for the same work, the two in turns, and in brackets the largest difference of "
@@ -163,6 +164,11 @@ _SECTIONS: Mapping[str, tuple[str, Callable[[Results], str]]] = {
     ),
     "runs": (f"A folder of {{pictures}} JPEGs of mixed sizes, ResNet-50; {_BESIDE}", cost_table),
     "metrics": (f"Metrics of {{images}} images, and of 2 beside other libraries; {_BESIDE}", cost_table),
+    "waiting": (
+        "Score-CAM of {channels} channels on one image, ResNet-18, alone and beside a process that keeps one core "
+        f"busy; {_BESIDE}",
+        cost_table,
+    ),
 }
 """By command, in the order of docs/cost.md: what is said of its results, from their settings, and their table."""
 

@@ -18,6 +18,7 @@ from nbconvert import MarkdownExporter
 
 from gradcam_kit.cli import app
 from gradcam_kit.methods import METHODS
+from gradcam_kit.methods.recommended import recommended
 from gradcam_kit.metrics import METRICS
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
@@ -87,23 +88,46 @@ def _records(command: Any, context: Any) -> Iterator[tuple[str, str]]:
 
 
 def methods() -> str:
-    """Return a section for every method: its class, price, paper, and docstring."""
-    parts = []
+    """Return a section for every method: its picture, what it is good for, class, price, paper and formula."""
+    good_for, parts = recommended(), []
     for name, method in sorted(METHODS.items()):
-        source = (inspect.getmodule(method).__doc__ or "").strip().splitlines()[0]
+        module = inspect.getmodule(method)
+        source = (inspect.getdoc(module) or "").splitlines()[0]
         text = inspect.cleandoc(method.__doc__ or "").split("\n\nArgs:")[0].split("\n\nExample:")[0]
-        parts.append(f"## {name}\n\n`{method.__name__}` · {method.cost or 'F'} · {source}\n\n{text}")
+        lines = [
+            f"## {name}",
+            f"![The map of {name}](../gallery/methods/{name}.jpg){{ align=right width=128 }}",
+            f"**Good for:** {good_for[name]}.",
+            f"`{method.__name__}` · {method.cost or 'F'} · {source}",
+            text,
+            *_formulas(module),
+        ]
+        parts.append("\n\n".join(lines))
     return "\n\n".join(parts)
+
+
+def _formulas(module: Any) -> list[str]:
+    """Return what the public functions of a method's file say of its formula."""
+    own = [one for name, one in inspect.getmembers(module, inspect.isfunction) if not name.startswith("_")]
+    texts = [
+        inspect.cleandoc(one.__doc__ or "").split("\n\nArgs:")[0] for one in own if one.__module__ == module.__name__
+    ]
+    return [text for text in texts if "$" in text]
 
 
 def metrics() -> str:
     """Return a table of all metrics."""
     rows = [
-        f"| `{name}` | {_cell(inspect.cleandoc(one.function.__doc__ or '').split(chr(10))[0])} | {one.better} | "
-        f"{_cell(one.cost)} | {_cell(one.paper)} |"
+        f"| `{name}` | {_cell(_what_it_is(one.function))} | {one.better} | {_cell(one.cost)} | {_cell(one.paper)} |"
         for name, one in sorted(METRICS.items())
     ]
     return "\n".join(["| name | measures | better | price | source |", "|---|---|---|---|---|", *rows])
+
+
+def _what_it_is(function: Callable[..., object]) -> str:
+    """Return what a function returns, as its docstring says it."""
+    first = inspect.cleandoc(function.__doc__ or "").split("\n")[0].removeprefix("Return ")
+    return first[:1].upper() + first[1:]
 
 
 def _cell(text: str) -> str:

@@ -29,6 +29,9 @@ def test_a_method_is_one_small_file(tmp_path, monkeypatch):
         activations = model.relu2(model.stage2(model.relu1(model.stage1(x)))).detach()
         expected = (weights.detach()[None, :, None, None] * activations).sum(1)
         torch.testing.assert_close(explanation.saliency["relu2"], expected)
+        squared = METHODS["positive-cam"](model, "relu2", power=2).explain(x, 1).saliency["relu2"]
+        expected = (weights.detach()[None, :, None, None] ** 2 * activations).sum(1)
+        torch.testing.assert_close(squared, expected)
         assert METHODS["positive-cam"] is positive_cam.PositiveCAM
         assert METHODS["positive-cam"].paper == "Positive-CAM: an example, not a paper."
     finally:

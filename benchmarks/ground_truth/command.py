@@ -2,35 +2,46 @@
 
 from __future__ import annotations
 
+import os
 import time
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
 from rich.console import Console
 
-from benchmarks.ground_truth import series, shapes, shortcut, table, tokens, wired
-from benchmarks.ground_truth.scoring import OPTIONS, Found, Plan, Test
+from benchmarks.ground_truth import conclusions, demo, objects, photographs, series, shortcut, table, tokens, wired
+from benchmarks.ground_truth.bootstrap import differences
+from benchmarks.ground_truth.scoring import OPTIONS, Column, Found, Plan, Test
+from benchmarks.ground_truth.stored import UnsupportedError
 from benchmarks.options import Quick, Threads
 from benchmarks.report import between_markers
 from benchmarks.results import RESULTS, ROOT, as_json, environment
 from gradcam_kit import METHODS
-from gradcam_kit.errors import did_you_mean
+from gradcam_kit.errors import MissingExtraError, did_you_mean
 
-TESTS: tuple[Test, ...] = (*wired.TESTS, *shapes.TESTS, *shortcut.TESTS, *tokens.TESTS, *series.TESTS)
-_QUICK = Plan(("grad-cam", "hires-cam", "eigen-cam", "attention-rollout"), scale=0.1)
+TESTS: tuple[Test, ...] = (
+    *wired.TESTS, *objects.TESTS, *demo.TESTS, *shortcut.TESTS, *tokens.TESTS, *series.TESTS, *photographs.TESTS
+)  # fmt: skip
+_QUICK = Plan(("balanced-cam", "grad-cam", "hires-cam", "eigen-cam", "attention-rollout"), scale=0.1, networks=2)
 _FIGURE = ROOT / "docs" / "ground-truth.png"
 _MARKERS = [f"<!-- {side}: python -m benchmarks ground-truth -->" for side in ("begin", "end")]
+_OF_CONCLUSIONS = [f"<!-- {side}: conclusions of python -m benchmarks ground-truth -->" for side in ("begin", "end")]
 
 
 def run(
     quick: Quick = False,
     only: Annotated[list[str] | None, typer.Option(help="names of tests; default: all")] = None,
     method: Annotated[list[str] | None, typer.Option(help="names of methods; default: all")] = None,
+    networks: Annotated[int | None, typer.Option(help="how many are trained for each column", min=1)] = None,
     seed: Annotated[int, typer.Option(help="of images, networks and intervals")] = 0,
     threads: Threads = 1,
+    processes: Annotated[int, typer.Option(help="side by side; 0 = one per core", min=0)] = 0,
     out: Annotated[Path | None, typer.Option(help="where the JSON goes instead, and nothing else is rewritten")] = None,
     figure: Annotated[
         Path | None, typer.Option(help="where the figure (.png) goes instead, with the table (.md) beside it; likewise")
@@ -39,56 +50,147 @@ def run(
 ) -> None:
     """Where each method finds the right answer, and where it fails, on networks and data whose answer is known.
 
+    Networks that are trained are trained several times; intervals and tests
+    are over the networks and over the images of each.
+
     A whole run rewrites what is stored in this checkout:
     benchmarks/results/ground-truth.json, docs/ground-truth.md and .png,
-    and the table between the markers in docs/where-right.md.
+    and the tables and conclusions between the markers in
+    docs/where-right.md.
 
     With --out or --figure it writes those alone. With --quick, --only,
-    --method or another --seed nothing is written unless one of the two
-    says where. Each file is named when it is written.
+    --method, --networks or another --seed nothing is written unless one of
+    the two says where. Each file is named when it is written.
     """
-    torch.set_num_threads(threads)
     plan = replace(_QUICK if quick else Plan(), seed=seed)
-    plan = replace(plan, methods=method) if method else plan
-    chosen = [test for test in TESTS if not only or test.name in only]
-    unknown = set(only or ()) - {test.name for test in TESTS}
-    if unknown:
-        raise typer.BadParameter(f"no test {sorted(unknown)}; known are {[test.name for test in TESTS]}")
+    plan = replace(plan, methods=tuple(method)) if method else plan
+    plan = replace(plan, networks=networks) if networks else plan
+    chosen = _chosen(only)
     for name in set(method or ()) - set(METHODS):
         raise typer.BadParameter(f"there is no method {name!r}{did_you_mean(name, METHODS)}")
     if not overwrite:
         _check_own(out, figure)
     console = Console()
-    columns: dict[str, Found] = {}
-    seconds: dict[str, float] = {}
-    for test in chosen:
-        start = time.process_time()
-        columns |= test.run(plan)
-        seconds[test.name] = round(time.process_time() - start, 1)
-        console.print(f"{test.name}: {seconds[test.name]} s")
+    begin = time.perf_counter()
+    columns, seconds, unavailable = _columns(chosen, plan, threads, processes, console)
     cells = table.cells_of(columns, seed)
+    tested = differences({name: column.scores for name, column in columns.items()}, conclusions.pairs(), seed)
     for part in table.on_screen(cells):
         console.print(part)
-    stored = not (quick or only or method or seed or out or figure)
+    wall = round(time.perf_counter() - begin, 1)
+    console.print(f"{wall} s, of which {sum(seconds.values()):.0f} s of a core in tests; {len(tested)} pairs tested")
+    stored = not (quick or only or method or networks or seed or out or figure)
     if stored:
         out, figure = RESULTS / "ground-truth.json", _FIGURE
+    results = {
+        "command": "ground-truth",
+        "environment": environment("cpu", seed=seed, quick=quick, options=OPTIONS, networks=plan.networks),
+        "seconds": wall,
+        "cpu_seconds": seconds,
+        "tests": {test.name: {"question": test.question, "score": test.score} for test in chosen},
+        "unavailable": unavailable,
+        "columns": table.records(columns, cells),
+        "pairs": table.pair_records(tested),
+    }
     if out:
-        results = {
-            "command": "ground-truth",
-            "environment": environment("cpu", seed=seed, quick=quick, options=OPTIONS),
-            "cpu_seconds": seconds,
-            "tests": {test.name: {"question": test.question, "score": test.score} for test in chosen},
-            "columns": table.records(columns, cells),
-        }
         _write(out, as_json(results), console)
     if figure:
         table.draw(cells, figure)
         console.print(f"written to {figure}", soft_wrap=True)
-        _write(figure.with_suffix(".md"), table.page(cells, chosen), console)
+        _write(figure.with_suffix(".md"), table.page(cells, chosen, tested), console)
     if stored:
-        page = ROOT / "docs" / "where-right.md"
-        block = table.markdown(cells, table.SHOWN, interval=False)
-        _write(page, between_markers(page.read_text(), block, *_MARKERS), console)
+        _rewrite_page(table.blocks(cells), results, console)
+
+
+def _rewrite_page(tables: str, results: Mapping[str, Any], console: Console) -> None:
+    """Put tables and conclusions on their page; conclusions stay as they are where the numbers do not support one."""
+    page = ROOT / "docs" / "where-right.md"
+    text = between_markers(page.read_text(), tables, *_MARKERS)
+    try:
+        text = between_markers(text, conclusions.text(results), *_OF_CONCLUSIONS)
+    except UnsupportedError as error:
+        console.print(f"the conclusions of {page} need a person: {error}", soft_wrap=True)
+    _write(page, text, console)
+
+
+def _chosen(only: Sequence[str] | None) -> list[Test]:
+    unknown = set(only or ()) - {test.name for test in TESTS}
+    if unknown:
+        raise typer.BadParameter(f"no test {sorted(unknown)}; known are {[test.name for test in TESTS]}")
+    return [test for test in TESTS if not only or test.name in only]
+
+
+@dataclass(frozen=True)
+class _Task:
+    """Tests that share a network, and the plan with its seed."""
+
+    tests: Sequence[str]
+    plan: Plan
+    threads: int
+
+
+@dataclass(frozen=True)
+class _Done:
+    """The columns of a task's tests, the seconds of each, and why others could not be run."""
+
+    columns: dict[str, Found]
+    seconds: dict[str, float]
+    unavailable: dict[str, str]
+
+
+def _columns(
+    chosen: Sequence[Test], plan: Plan, threads: int, processes: int, console: Console
+) -> tuple[dict[str, Column], dict[str, float], dict[str, str]]:
+    """Run the tests with as many networks as the plan says; the order of columns is that of the tests."""
+    groups: dict[str, list[Test]] = {}
+    for test in chosen:
+        groups.setdefault(test.group or test.name, []).append(test)
+    tasks = [
+        _Task([test.name for test in tests], plan.of_network(number), threads)
+        for number in range(plan.networks)
+        for tests in groups.values()
+        if number == 0 or tests[0].has_networks
+    ]
+    found: dict[str, list[Found]] = {}
+    seconds: dict[str, float] = {test.name: 0.0 for test in chosen}
+    unavailable: dict[str, str] = {}
+    workers = min(len(tasks), processes or os.cpu_count() or 1)
+    for task, done in zip(tasks, _all_done(tasks, workers), strict=True):
+        for name, one in done.columns.items():
+            found.setdefault(name, []).append(one)
+        for name, own in done.seconds.items():
+            seconds[name] = round(seconds[name] + own, 1)
+        unavailable |= done.unavailable
+        spent = ", ".join(f"{name} {own} s" for name, own in done.seconds.items())
+        console.print(f"seed {task.plan.seed}: {spent}")
+    for name, reason in unavailable.items():
+        console.print(f"left out: {name}: {reason}")
+    ordered = sorted(found, key=lambda name: table.place_of(name))
+    return {name: Column.of(found[name]) for name in ordered}, seconds, unavailable
+
+
+def _all_done(tasks: Sequence[_Task], workers: int) -> Iterator[_Done]:
+    """Yield in the order of the tasks; side by side in processes, unless one is enough."""
+    if workers == 1:
+        yield from map(_done, tasks)
+        return
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        yield from pool.map(_done, tasks)
+
+
+def _done(task: _Task) -> _Done:
+    """Run the tests of a task."""
+    torch.set_num_threads(task.threads)
+    by_name: Mapping[str, Callable[[Plan], Mapping[str, Found]]] = {test.name: test.run for test in TESTS}
+    done = _Done({}, {}, {})
+    for name in task.tests:
+        start = time.process_time()
+        try:
+            done.columns.update(by_name[name](task.plan))
+        except MissingExtraError as error:
+            done.unavailable[name] = str(error)
+        done.seconds[name] = round(time.process_time() - start, 1)
+    return done
 
 
 def _check_own(out: Path | None, figure: Path | None) -> None:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -24,21 +23,29 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "rise": {"masks": 200},
 }
 SLOW = ("score-cam", "ss-cam", "is-cam", "sess", "rise")
-_SLOW_SHARE = 3
-_RESAMPLES = 2000
+THIRD = dict.fromkeys(SLOW, 3)
+SIXTH = {**dict.fromkeys(SLOW, 6), "score-cam": 3}
+"""Of so many images slow methods see one: where many networks are trained each of them sees few."""
+DRAWS = {"random": 10, "random-cam": 5}
+"""What is random alone is drawn so many times, and an image's score is the mean of its draws."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is run: which methods, how many images of each test, how long small networks are trained."""
+    """What is run: which methods, how many images of each test, how many networks, and how long they are trained."""
 
     methods: Sequence[str] = tuple(METHODS)
     scale: float = 1.0
     seed: int = 0
+    networks: int = 8
 
     def count(self, images: int) -> int:
         """So many images, or fewer in a quick run."""
         return max(2, round(self.scale * images))
+
+    def of_network(self, number: int) -> Plan:
+        """The same with seeds of its own, so that weights and pictures of two networks have nothing in common."""
+        return replace(self, seed=self.seed + 1000 * number)
 
 
 @dataclass(frozen=True)
@@ -50,10 +57,12 @@ class Subject:
     images: Tensor
     targets: Tensor
     masks: Tensor
-    is_costly: bool = False
-    """Whether slow methods see only a part of the images."""
+    parts: Mapping[str, int] = field(default_factory=dict)
+    """Of how many images a method sees one; all others see all."""
     has_tokens: bool = False
     """Whether methods that choose layers of tokens do so, in place of `layer`."""
+    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Of methods that take still less than in `OPTIONS`."""
 
 
 @dataclass
@@ -64,11 +73,27 @@ class Found:
     skipped: dict[str, str] = field(default_factory=dict)
     notes: dict[str, Any] = field(default_factory=dict)
 
-    def merge(self, other: Found) -> None:
-        """Add the images of another subject of the same test."""
-        for row, values in other.scores.items():
-            self.scores[row] = torch.cat([self.scores[row], values]) if row in self.scores else values
-        self.skipped |= other.skipped
+
+@dataclass(frozen=True)
+class Column:
+    """What was found of one column of the table: of each row the scores of each network's images, one after the other.
+
+    Attributes:
+        scores: row -> network -> images.
+        skipped: row -> why there are no scores.
+        notes: of each network.
+    """
+
+    scores: dict[str, list[Tensor]]
+    skipped: dict[str, str]
+    notes: list[dict[str, Any]]
+
+    @classmethod
+    def of(cls, found: Sequence[Found]) -> Column:
+        """Join the networks; a row has scores where all have some."""
+        skipped = {row: reason for one in found for row, reason in one.skipped.items()}
+        rows = [row for row in found[0].scores if all(row in one.scores for one in found)]
+        return cls({row: [one.scores[row] for one in found] for row in rows}, skipped, [one.notes for one in found])
 
 
 Measure = Callable[[Tensor, Tensor], Tensor]
@@ -81,70 +106,77 @@ def share(heatmaps: Tensor, masks: Tensor) -> Tensor:
 
 
 def score_all(subject: Subject, plan: Plan, measure: Measure = share) -> Found:
-    """Measure the maps of all methods that apply, and of the baselines."""
-    found = Found()
-    for row, heatmaps in explain_all(subject, plan, found.skipped):
+    """Measure the maps of all methods that apply, and of the baselines.
+
+    Where a row is drawn several times, an image has the mean of those of its draws whose map is not empty, and
+    `notes["draws"]` has the mean of each draw.
+    """
+    skipped: dict[str, str] = {}
+    draws: dict[str, list[Tensor]] = {}
+    for row, heatmaps in explain_all(subject, plan, skipped):
         masks = subject.masks[: len(heatmaps)]
         leading = masks.shape[: masks.ndim - (subject.images.ndim - 2)]
-        found.scores[row] = measure(*(maps.reshape(-1, *maps.shape[len(leading) :]) for maps in (heatmaps, masks)))
-    return found
+        values = measure(*(maps.reshape(-1, *maps.shape[len(leading) :]) for maps in (heatmaps, masks)))
+        draws.setdefault(row, []).append(values)
+    return found_of(draws, skipped)
+
+
+def found_of(draws: Mapping[str, Sequence[Tensor]], skipped: Mapping[str, str] | None = None) -> Found:
+    """The scores of each row from those of its draws, one where nothing is drawn."""
+    scores = {row: torch.stack([*own]).nanmean(0) for row, own in draws.items()}
+    means = {row: [_number(one.nanmean()) for one in own] for row, own in draws.items() if len(own) > 1}
+    return Found(scores, dict(skipped or {}), {"draws": means} if means else {})
+
+
+def _number(value: Tensor) -> float | None:
+    """A number of JSON; none where it is not defined."""
+    return float(value) if value.isfinite() else None
 
 
 def explain_all(subject: Subject, plan: Plan, skipped: dict[str, str]) -> Iterator[tuple[str, Tensor]]:
-    """The heatmaps of each method that applies and of each baseline; `skipped` gets the reasons of the others."""
+    """The heatmaps of each method that applies and of each baseline; `skipped` gets the reasons of the others.
+
+    What is random alone comes several times under its name.
+    """
     for name in plan.methods:
-        some = -(-len(subject.images) // _SLOW_SHARE) if name in SLOW and subject.is_costly else len(subject.images)
+        some = -(-len(subject.images) // subject.parts.get(name, 1))
         try:
-            yield name, explain(name, subject, some)
+            for draw in range(DRAWS.get(name, 1)):
+                yield name, explain(name, subject, some, **({"seed": plan.seed + draw} if name in DRAWS else {}))
         except GradCamKitError as error:
             skipped[name] = str(error).partition(";")[0]
     for name, baseline in BASELINES.items():
-        heatmaps = baseline(subject.images, plan.seed, torch.arange(len(subject.images)))
-        if subject.targets.ndim == 2:
-            heatmaps = heatmaps[:, None].expand(-1, subject.targets.shape[1], *heatmaps.shape[1:])
-        yield name, heatmaps
+        for draw in range(DRAWS.get(name, 1)):
+            heatmaps = baseline(subject.images, plan.seed + draw, torch.arange(len(subject.images)))
+            if subject.targets.ndim == 2:
+                heatmaps = heatmaps[:, None].expand(-1, subject.targets.shape[1], *heatmaps.shape[1:])
+            yield name, heatmaps
 
 
-def explain(name: str, subject: Subject, some: int) -> Tensor:
+def explain(name: str, subject: Subject, some: int, **options: Any) -> Tensor:
     """Heatmaps as the method returns them, at the subject's layer."""
     method = METHODS[name]
-    # The same layer for all, except for those that are defined by layers of their own.
-    shared = method.layer_choice is LayerChoice.LAST
-    shared |= method.layer_choice is LayerChoice.STREAM and not subject.has_tokens
-    layer = subject.layer if shared else None
-    cam = method(subject.model, layer, **OPTIONS.get(name, {}))
+    layer = subject.layer if takes_layer(name, subject.has_tokens) else None
+    cam = method(subject.model, layer, **{**OPTIONS.get(name, {}), **subject.options.get(name, {}), **options})
     return cam(subject.images[:some], subject.targets[:some])
 
 
-@dataclass(frozen=True)
-class Cell:
-    """Mean and 95 % bootstrap interval of the images that have a score; `empty` counts the others."""
-
-    mean: float
-    low: float
-    high: float
-    n: int
-    empty: int
-
-
-def summarize(values: Tensor, seed: int) -> Cell:
-    """The interval is that of 2000 resamples of the images."""
-    numbers = values.double().numpy()
-    good = numbers[~np.isnan(numbers)]
-    empty = len(numbers) - len(good)
-    if not len(good):
-        return Cell(float("nan"), float("nan"), float("nan"), 0, empty)
-    drawn = np.random.default_rng(seed).choice(good, (_RESAMPLES, len(good))).mean(1)
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return Cell(float(good.mean()), float(low), float(high), len(good), empty)
+def takes_layer(name: str, has_tokens: bool = False) -> bool:
+    """Whether a method explains the layer that all others explain; some are defined by layers of their own."""
+    choice = METHODS[name].layer_choice
+    return choice is LayerChoice.LAST or (choice is LayerChoice.STREAM and not has_tokens)
 
 
 @dataclass(frozen=True)
 class Test:
-    """A column of the table."""
+    """A column of the table, or several that share work."""
 
     name: str
     question: str
     score: str
     run: Callable[[Plan], Mapping[str, Found]]
-    """Columns by name: the test's own, or several that share work."""
+    """Columns by name."""
+    has_networks: bool = False
+    """Whether its networks are trained or drawn, so that it has to be run again with others."""
+    group: str = ""
+    """Tests of one group explain the same networks and run one after the other in one process."""

@@ -2,26 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
-from benchmarks.ground_truth.scoring import OPTIONS, Cell, Found, Test, summarize
+from benchmarks.ground_truth.bootstrap import Cell, Difference, summarize
+from benchmarks.ground_truth.scoring import DRAWS, OPTIONS, Column, Test
 from gradcam_kit.metrics import BASELINES
 
 Cells = dict[str, dict[str, Cell]]
 """Column -> row -> cell."""
 DIGITS = 2
+GROUPS = {
+    "Wired by hand": ("signs", "and", "or", "blind half"),
+    "Convolutional networks: objects and a shortcut": (
+        "small", "medium", "large", "earlier layer", "two objects", "shortcut", "demo", "demo, layer2",
+    ),
+    "Mosaics": (
+        "GridPG", "GridPG, layer3", "GridPG, layer2", "DiPart", "DiFull", "demo, GridPG", "demo, GridPG, layer3",
+        "demo, GridPG, layer2",
+    ),
+    "Transformers": (
+        "transformer", "transformer, two", "transformer, ignored", "transformer, mean", "transformer, windows",
+    ),
+    "Series": ("series, when", "series, which"),
+    "Photographs": ("photographs, share", "photographs, peak"),
+}  # fmt: skip
+"""Columns that are shown side by side."""
 
 
-def cells_of(columns: Mapping[str, Found], seed: int) -> Cells:
+def place_of(column: str) -> int:
+    """Where a column stands; one of no group comes last."""
+    ordered = [name for names in GROUPS.values() for name in names]
+    return ordered.index(column) if column in ordered else len(ordered)
+
+
+def cells_of(columns: Mapping[str, Column], seed: int) -> Cells:
     """Mean and interval of every row of every column."""
     return {
-        column: {row: summarize(values, seed) for row, values in found.scores.items()}
-        for column, found in columns.items()
+        name: {row: summarize(scores, seed) for row, scores in column.scores.items()}
+        for name, column in columns.items()
     }
 
 
@@ -53,7 +77,9 @@ def text(cell: Cell | None, *, interval: bool = True) -> str:
         return "empty"
     # Adding 0 makes a rounded -0.0 positive: the sign of next to nothing differs between machines.
     mean, low, high = (f"{round(number, DIGITS) + 0.0:.{DIGITS}f}" for number in (cell.mean, cell.low, cell.high))
-    return f"{mean} [{low}, {high}]" if interval else mean
+    share = cell.empty / (cell.n + cell.empty)
+    empty = f" ({max(1, round(100 * share))} % empty)" if share else ""
+    return f"{mean} [{low}, {high}]{empty}" if interval else f"{mean}{empty}"
 
 
 def on_screen(cells: Cells) -> list[Table]:
@@ -72,50 +98,111 @@ def on_screen(cells: Cells) -> list[Table]:
 # What docs/where-right.md shows: families that differ, dCAM (made for several series), and all baselines.
 SHOWN = (
     "balanced-cam", "guided-grad-cam", "hires-cam", "layer-cam", "grad-cam", "xgrad-cam", "grad-cam++",
-    "integrated-grad-cam",
-    "finer-cam", "ablation-cam", "score-cam", "recipro-cam", "refine-cam", "eigen-cam", "random-cam", "dcam",
-    *BASELINES,
+    "integrated-grad-cam", "finer-cam", "ablation-cam", "score-cam", "recipro-cam", "refine-cam", "eigen-cam",
+    "attention-rollout", "grad-eclip", "legrad", "rise", "random-cam", "dcam", *BASELINES,
 )  # fmt: skip
 
 
-def markdown(cells: Cells, rows: Sequence[str] = (), *, interval: bool = True) -> str:
-    """The table, of all rows or of some."""
+def markdown(cells: Cells, rows: Sequence[str] = (), *, interval: bool = True, order: Cells | None = None) -> str:
+    """The table, of all rows or of some, in the order of their places in `order`, or in the table itself."""
     columns = list(cells)
     lines = [f"| | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
-    for row in rows_of(cells):
-        if not rows or row in rows:
+    for row in rows_of(order or cells):
+        if (not rows or row in rows) and any(row in cells[column] for column in columns):
             values = [text(cells[column].get(row), interval=interval) for column in columns]
             lines.append(f"| {row} | {' | '.join(values)} |")
+    lines.append(f"| *images, networks* | {' | '.join(_sizes(cells[column]) for column in columns)} |")
     return "\n".join(lines) + "\n"
 
 
-def page(cells: Cells, tests: Sequence[Test]) -> str:
-    """The whole table with intervals, and what each test asks."""
+def _sizes(column: Mapping[str, Cell]) -> str:
+    """Images of all networks, and the networks."""
+    cell = max(column.values(), key=lambda cell: cell.n + cell.empty)
+    return f"*{cell.n + cell.empty}, {cell.networks}*"
+
+
+def grouped(cells: Cells) -> Iterator[tuple[str, Cells]]:
+    """Yield the groups of columns that are there; columns of no group come last."""
+    for title, names in {**GROUPS, "Others": [name for name in cells if place_of(name) == place_of("")]}.items():
+        if own := {name: cells[name] for name in names if name in cells}:
+            yield title, own
+
+
+def blocks(cells: Cells) -> str:
+    """The tables that docs/where-right.md shows, one for each group of columns."""
+    return "\n".join(
+        f"**{title}**\n\n{markdown(own, SHOWN, interval=False, order=cells)}" for title, own in grouped(cells)
+    )
+
+
+def page(cells: Cells, tests: Sequence[Test], pairs: Sequence[Difference]) -> str:
+    """The whole table with intervals, the pairs that were tested, and what each test asks."""
     asked = "\n".join(f"| {test.name} | {test.question} | {test.score} |" for test in tests)
     fewer = "; ".join(
         f"`{name}` with {', '.join(f'{option} {value}' for option, value in options.items())}"
         for name, options in OPTIONS.items()
     )
+    drawn = " and ".join(f"`{name}` {draws} times" for name, draws in DRAWS.items())
+    tables = "\n".join(f"## {title}\n\n{markdown(own, order=cells)}" for title, own in grouped(cells))
     return (
         "# Where methods are right, and where not\n\n"
-        "Written by `python -m benchmarks ground-truth`. Mean [95 % bootstrap interval over the images]; "
-        "– does not apply, empty: zero everywhere.\n\n"
-        f"Slow methods run with less than their defaults: {fewer}.\n\n"
-        f"![The table as a figure](ground-truth.png)\n\n{markdown(cells)}\n"
-        f"| test | what is known | score |\n|---|---|---|\n{asked}\n"
+        "Written by `python -m benchmarks ground-truth`. Mean [95 % interval]: where networks are trained or drawn, "
+        "of the cluster bootstrap, which draws networks, then the images of each; else of images alone. "
+        "– does not apply, empty: zero everywhere; the share of empty maps stands in brackets and is not in the mean. "
+        "The last line of each table has the images of all networks together, and the networks. "
+        "Methods that take hundreds of passes saw a third of the images, or a sixth of those of many networks.\n\n"
+        f"Slow methods run with less than their defaults: {fewer}. "
+        f"What is random alone is drawn several times, {drawn}; an image has the mean of its draws.\n\n"
+        f"![The table as a figure](ground-truth.png)\n\n{tables}\n"
+        f"{pair_table(pairs)}\n## Tests\n\n| test | what is known | score |\n|---|---|---|\n{asked}\n"
     )
 
 
-def records(columns: Mapping[str, Found], cells: Cells) -> dict[str, Any]:
+def pair_table(pairs: Sequence[Difference]) -> str:
+    """What stands behind the sentences that say better or worse."""
+    lines = "\n".join(
+        f"| {one.column} | {one.better} | {one.worse} | {one.difference:.2f} [{one.low:.2f}, {one.high:.2f}] "
+        f"| {one.p_holm:.2g} | {one.n} | {one.agreeing} of {one.networks} |"
+        for one in pairs
+    )
+    return (
+        "## Pairs\n\nDifferences on the same images of the same networks for which both have a map, with the same "
+        "bootstrap; p two-sided, corrected by Holm for all pairs of this table.\n\n"
+        "| column | of | less that of | difference | p | images | networks that agree |\n"
+        f"|---|---|---|---|---|---|---|\n{lines}\n"
+    )
+
+
+def records(columns: Mapping[str, Column], cells: Cells) -> dict[str, Any]:
     """What is stored of each column; what is undefined is null."""
     return {
         column: {
-            "scores": {row: asdict(cell) if cell.n else {"n": 0, "empty": cell.empty} for row, cell in rows.items()},
+            "scores": {row: _record(cell) for row, cell in rows.items()},
+            "by network": {
+                row: [_or_none(float(one.nanmean())) for one in scores]
+                for row, scores in columns[column].scores.items()
+            },
             "skipped": columns[column].skipped,
             "notes": columns[column].notes,
         }
         for column, rows in cells.items()
     }
+
+
+def pair_records(pairs: Sequence[Difference]) -> list[dict[str, Any]]:
+    """What is stored of each pair; what is undefined is null."""
+    return [
+        {name: _or_none(value) if isinstance(value, float) else value for name, value in vars(one).items()}
+        for one in pairs
+    ]
+
+
+def _record(cell: Cell) -> dict[str, Any]:
+    return asdict(cell) if cell.n else {"n": 0, "empty": cell.empty, "networks": cell.networks}
+
+
+def _or_none(value: float) -> float | None:
+    return None if math.isnan(value) else value
 
 
 def draw(cells: Cells, path: Path) -> None:
@@ -141,7 +228,9 @@ def draw(cells: Cells, path: Path) -> None:
         for j, column in enumerate(columns):
             cell = cells[column].get(row)
             color = "white" if np.isfinite(values[i, j]) and abs(values[i, j]) > 0.6 else "black"
-            axes.text(j, i, text(cell, interval=False), ha="center", va="center", fontsize=8, color=color)
+            axes.text(
+                j, i, text(cell, interval=False).partition(" (")[0], ha="center", va="center", fontsize=8, color=color
+            )
     axes.set_xticks(range(len(columns)), columns, rotation=35, ha="left", fontsize=9)
     axes.xaxis.tick_top()
     axes.set_yticks(range(len(rows)), rows, fontsize=9)

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torchvision.models import SwinTransformer
 
-from benchmarks.ground_truth.scoring import Found, Plan, Subject, Test, score_all
+from benchmarks.ground_truth.scoring import SIXTH, Found, Plan, Subject, Test, score_all
 from benchmarks.ground_truth.training import accuracy, train
 
 _SIDE, _SQUARE, _CELL = 32, 7, 8
 _COLORS = torch.tensor([[1.5, -0.5, -0.5], [-0.5, 1.5, -0.5], [-0.5, -0.5, 1.5], [1.2, 1.2, -1.0]])
-_TRAINING, _STEPS, _IMAGES = 1000, 220, 24
+_TRAINING, _STEPS, _IMAGES = 1000, 220, 16
 _FRAME = 3
-_LAYER = "blocks.2.norm1"
 
 
 class Block(nn.Module):
@@ -35,21 +36,50 @@ class Block(nn.Module):
 
 
 class SmallViT(nn.Module):
-    """8 x 8 patches of 4 pixels, three blocks, and a head behind the class token."""
+    """8 x 8 patches of 4 pixels, three blocks, and a head behind the class token or the mean of all."""
 
-    def __init__(self, width: int = 32, classes: int = 4) -> None:
+    def __init__(self, width: int = 32, classes: int = 4, *, has_class_token: bool = True) -> None:
         super().__init__()
         self.patch = nn.Conv2d(3, width, 4, stride=4)
-        self.cls_token = nn.Parameter(0.02 * torch.randn(1, 1, width))
-        self.position = nn.Parameter(0.02 * torch.randn(1, 1 + (_SIDE // 4) ** 2, width))
+        self.cls_token = nn.Parameter(0.02 * torch.randn(1, 1, width)) if has_class_token else None
+        self.position = nn.Parameter(0.02 * torch.randn(1, int(has_class_token) + (_SIDE // 4) ** 2, width))
         self.blocks = nn.Sequential(*(Block(width) for _ in range(3)))
         self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, classes)
 
     def forward(self, images: Tensor) -> Tensor:
         tokens = self.patch(images).flatten(2).transpose(1, 2)
-        tokens = torch.cat([self.cls_token.expand(len(tokens), -1, -1), tokens], 1) + self.position
-        logits: Tensor = self.head(self.norm(self.blocks(tokens))[:, 0])
+        if self.cls_token is not None:
+            tokens = torch.cat([self.cls_token.expand(len(tokens), -1, -1), tokens], 1)
+        tokens = self.norm(self.blocks(tokens + self.position))
+        logits: Tensor = self.head(tokens.mean(1) if self.cls_token is None else tokens[:, 0])
         return logits
+
+
+def small_swin() -> SwinTransformer:
+    """Two stages of two blocks, windows of 4 x 4 patches, every second one shifted; a head behind the mean."""
+    return SwinTransformer(
+        patch_size=[4, 4],
+        embed_dim=32,
+        depths=[2, 2],
+        num_heads=[2, 4],
+        window_size=[4, 4],
+        mlp_ratio=2.0,
+        stochastic_depth_prob=0.0,
+        num_classes=len(_COLORS),
+    )
+
+
+@dataclass(frozen=True)
+class Family:
+    """How transformers are built; `layer` is the last from whose output gradients reach all patches."""
+
+    build: Callable[[], nn.Module]
+    layer: str
+
+
+_CLASS_TOKEN = Family(SmallViT, "blocks.2.norm1")
+_MEAN = Family(partial(SmallViT, has_class_token=False), "blocks.2.norm1")
+_WINDOWS = Family(small_swin, "features.3.1.norm1")
 
 
 def pictures(n: int, seed: int, colored: int = 1, frame: bool = False) -> tuple[Tensor, Tensor, Tensor]:
@@ -89,15 +119,15 @@ def pictures(n: int, seed: int, colored: int = 1, frame: bool = False) -> tuple[
     return images, labels, masks
 
 
-def transformer(plan: Plan, frame: bool = False) -> dict[str, Found]:
+def transformer(name: str, family: Family, plan: Plan, frame: bool = False) -> dict[str, Found]:
     """All methods at the last layer from which gradients reach the patches, and those with layers of their own."""
     images, labels, _ = pictures(_TRAINING, plan.seed + 1, frame=frame)
-    model = train(SmallViT, images, labels[:, 0], steps=plan.count(_STEPS), seed=plan.seed)
+    model = train(family.build, images, labels[:, 0], steps=plan.count(_STEPS), seed=plan.seed)
     tests, truth, masks = pictures(plan.count(_IMAGES), plan.seed + 2, frame=frame)
-    subject = Subject(model, _LAYER, tests, truth[:, 0], masks[:, 0], is_costly=True, has_tokens=True)
+    subject = Subject(model, family.layer, tests, truth[:, 0], masks[:, 0], parts=SIXTH, has_tokens=True)
     found = score_all(subject, plan)
-    found.notes = {"accuracy": accuracy(model, tests, truth[:, 0])}
-    return {"transformer, ignored" if frame else "transformer": found}
+    found.notes["accuracy"] = accuracy(model, tests, truth[:, 0])
+    return {name: found}
 
 
 def two_colors(plan: Plan) -> dict[str, Found]:
@@ -105,35 +135,44 @@ def two_colors(plan: Plan) -> dict[str, Found]:
     images, labels, _ = pictures(_TRAINING, plan.seed + 3, colored=2)
     model = train(SmallViT, images, labels[:, 0], steps=plan.count(_STEPS), seed=plan.seed)
     tests, truth, masks = pictures(plan.count(_IMAGES), plan.seed + 4, colored=2)
-    subject = Subject(model, _LAYER, tests, truth, masks, is_costly=True, has_tokens=True)
+    subject = Subject(model, _CLASS_TOKEN.layer, tests, truth, masks, parts=SIXTH, has_tokens=True)
     found = score_all(subject, plan)
-    others = score_all(replace(subject, masks=masks.flip(1)), replace(plan, methods=["balanced-cam"]))
+    balanced = replace(plan, methods=[name for name in plan.methods if name == "balanced-cam"])
+    others = score_all(replace(subject, masks=masks.flip(1)), balanced).scores
     with torch.inference_mode():
         named = model(tests).topk(2, 1).indices.sort(1).values == truth.sort(1).values
-    found.notes = {
-        "both colors first": float(named.all(1).float().mean()),
-        "share of balanced-cam on the other square": float(others.scores["balanced-cam"].nanmean()),
-    }
+    found.notes["both colors first"] = float(named.all(1).float().mean())
+    if "balanced-cam" in others:
+        found.notes["share of balanced-cam on the other square"] = float(others["balanced-cam"].nanmean())
     return {"transformer, two": found}
 
 
+_ON_SQUARE = "share of the map on the colored square"
+
+
+def _of_family(name: str, question: str, family: Family, frame: bool = False) -> Test:
+    """One colored square among gray ones, explained to transformers of one family."""
+    run = partial(transformer, name, family, frame=frame)
+    return Test(name, question, _ON_SQUARE, run, has_networks=True)
+
+
 TESTS = (
-    Test(
-        "transformer",
-        "A small vision transformer that names the color of one square among gray ones",
-        "share of the map on the colored square",
-        transformer,
+    _of_family(
+        "transformer", "Small vision transformers that name the color of one square among gray ones", _CLASS_TOKEN
     ),
     Test(
         "transformer, two",
         "The same with two colored squares, of which each is explained by its own color",
         "share of the map on the square of the explained color",
         two_colors,
+        has_networks=True,
     ),
-    Test(
+    _of_family(
         "transformer, ignored",
         "The same with one colored square, and a colored frame that the label ignores",
-        "share of the map on the colored square",
-        partial(transformer, frame=True),
+        _CLASS_TOKEN,
+        frame=True,
     ),
+    _of_family("transformer, mean", "The same as the first, with a head behind the mean of all patches", _MEAN),
+    _of_family("transformer, windows", "The same as the first, with shifted windows and merged patches", _WINDOWS),
 )

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+Network = TypeVar("Network", bound=nn.Module)
+Augment = Callable[[Tensor, torch.Generator], Tensor]
+
 
 def train(
-    build: Callable[[], nn.Module],
+    build: Callable[[], Network],
     images: Tensor,
     labels: Tensor,
     *,
@@ -18,7 +22,8 @@ def train(
     rate: float = 3e-3,
     batch: int = 48,
     seed: int = 0,
-) -> nn.Module:
+    augment: Augment | None = None,
+) -> Network:
     """A network trained by AdamW with a cosine schedule; the global generator is as before afterwards."""
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
@@ -28,7 +33,8 @@ def train(
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps)
         for _ in range(steps):
             rows = torch.randint(len(images), (batch,), generator=generator)
-            loss = cross_entropy(model(images[rows]), labels[rows])
+            shown = images[rows] if augment is None else augment(images[rows], generator)
+            loss = cross_entropy(model(shown), labels[rows])
             optimizer.zero_grad()
             torch.autograd.backward(loss)
             optimizer.step()

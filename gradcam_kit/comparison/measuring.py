@@ -17,11 +17,14 @@ from gradcam_kit.comparison.question import Question
 from gradcam_kit.errors import OptionError
 from gradcam_kit.functional import move
 from gradcam_kit.methods import BaseCAM
-from gradcam_kit.metrics import METRICS, Metric, MetricInput, MetricResult
+from gradcam_kit.metrics import BASELINES, METRICS, Metric, MetricInput, MetricResult, Status
 from gradcam_kit.metrics.draws import identities_of
 from gradcam_kit.metrics.registry import Explain, Represent
 from gradcam_kit.metrics.rows import sample_index
 from gradcam_kit.types import Evidence
+
+RANDOM_DRAWS = 5
+"""Of the random baseline: one alone may be lucky, so its number for an image is the mean of so many."""
 
 
 def known_metric(name: str | Metric) -> Metric:
@@ -44,19 +47,22 @@ def known_metrics(names: Iterable[str | Metric]) -> list[Metric]:
     for metric in map(known_metric, names):
         if found.setdefault(metric.name, metric) != metric:
             raise OptionError(
-                f"two different metrics are named {metric.name!r}, so the numbers of one would be lost; give them "
-                f"names of their own: dataclasses.replace(metric, name={metric.name + '-2'!r})"
+                f"two different metrics are named {metric.name!r}, so the numbers of one would be lost; "
+                f"give them different names: dataclasses.replace(metric, name={metric.name + '-2'!r})"
             )
     return list(found.values())
 
 
 def baseline_maps(question: Question, found: Iterable[ComparedMethod], targets: int | None) -> dict[str, Tensor]:
     """Return the heatmaps of all baselines by label, the same for each of `targets` targets (None = no such axis)."""
-    images, seed, identities = question.inputs.images, question.seed, question.identities
-    maps = {one.label: one.baseline(images, seed, identities) for one in found if one.baseline is not None}
-    if targets is None:
-        return maps
-    return {label: one[:, None].expand(-1, targets, *one.shape[1:]) for label, one in maps.items()}
+    return {one.label: _baseline_map(question, one, targets) for one in found if one.baseline is not None}
+
+
+def _baseline_map(question: Question, one: ComparedMethod, targets: int | None, draw: int = 0) -> Tensor:
+    """Return a draw of a baseline, the first if it has no other."""
+    assert one.baseline is not None
+    drawn = one.baseline(question.inputs.images, question.seed + draw, question.identities)
+    return drawn if targets is None else drawn[:, None].expand(-1, targets, *drawn.shape[1:])
 
 
 @torch.inference_mode(False)
@@ -68,8 +74,9 @@ def measure_all(
     Args:
         question: the images, classes and scores.
         heatmaps: label -> `(n, [m,] *t)`.
-        found: the compared methods, for metrics that run a method again.
-        metrics: what to measure.
+        found: the compared methods, for metrics that run a method again. The random baseline is drawn again, see
+            `RANDOM_DRAWS`.
+        metrics: metrics to measure.
     """
     if not metrics:
         return {}
@@ -85,28 +92,67 @@ def measure_all(
             if asks_model and model not in rescorers:
                 scored = stack.enter_context(question.rescoring(model, rows.inputs, rows.targets))
                 rescorers[model] = replace(scored, settings={**scored.settings, "classes": question.policy})
-            maps = heatmaps[one.label]
-            case = MetricInput(
-                maps.flatten(0, 1) if _has_several(question) else maps,
-                rows.inputs.images,
-                rescorers.get(model),
-                masks=rows.masks,
-                explain=_again(one, rows),
-                represent=_layers_of(cams.get(model) if one.cam is None else one.cam, rows),
-                seed=question.seed,
-                identities=rows.identities,
-            )
-            results[one.label] = {metric.name: metric(case) for metric in metrics}
+            measured = []
+            for draw in range(_draws_of(one)):
+                maps = heatmaps[one.label]
+                if callable(question.targets) and maps.ndim == rows.inputs.images.ndim:
+                    raise OptionError(
+                        f"metrics measure one map of each image, and this target gives {maps.shape[1]}; compare with "
+                        "one target after the other, such as TextTarget('a cat')"
+                    )
+                maps = maps if draw == 0 else _baseline_map(question, one, _targets_each(question), draw)
+                case = MetricInput(
+                    maps.flatten(0, 1) if _has_several(question) else maps,
+                    rows.inputs.images,
+                    rescorers.get(model),
+                    masks=rows.masks,
+                    explain=_again(one, rows, draw),
+                    represent=_layers_of(cams.get(model) if one.cam is None else one.cam, rows),
+                    seed=question.seed,
+                    identities=rows.identities,
+                )
+                measured.append({metric.name: metric(case) for metric in metrics})
+            results[one.label] = {
+                metric.name: mean_of_draws([own[metric.name] for own in measured]) for metric in metrics
+            }
     return results
+
+
+def mean_of_draws(draws: Sequence[MetricResult]) -> MetricResult:
+    """Return of each image the mean of the draws that count, and all of them in `details["draws"]`, NaN elsewhere.
+
+    The status of an image is OK where that of any draw is.
+    """
+    if len(draws) == 1:
+        return draws[0]
+    values = torch.stack([one.values.where(one.ok, torch.nan) for one in draws], 1)
+    counts = torch.stack([one.ok for one in draws]).any(0)
+    first = draws[0]
+    return replace(
+        first,
+        values=values.nanmean(1).where(counts, first.values),
+        status=first.status.masked_fill(counts, int(Status.OK)),
+        details={**first.details, "draws": values},
+    )
+
+
+def _draws_of(one: ComparedMethod) -> int:
+    return RANDOM_DRAWS if one.baseline is BASELINES["random"] else 1
 
 
 def _has_several(question: Question) -> bool:
     """Whether each image has an axis of targets."""
-    return isinstance(question.targets, Tensor) and question.targets.ndim == 2
+    return _targets_each(question) is not None
+
+
+def _targets_each(question: Question) -> int | None:
+    """Return the number of targets of each image; None without such an axis."""
+    targets = question.targets
+    return targets.shape[1] if isinstance(targets, Tensor) and targets.ndim == 2 else None
 
 
 def _one_target_each(question: Question) -> Question:
-    """Return the same question with a row for each image and target, as metrics take it."""
+    """Return the question with one row for each image and target, the form for metrics."""
     targets, images = question.targets, question.inputs.images
     repeat = partial(torch.repeat_interleave, repeats=targets.shape[1] if _has_several(question) else 1, dim=0)
     return replace(
@@ -118,15 +164,15 @@ def _one_target_each(question: Question) -> Question:
     )
 
 
-def _again(one: ComparedMethod, rows: Question) -> Explain | None:
-    """Return the method as a callable from changed images to heatmaps for the same classes, all else as it is."""
+def _again(one: ComparedMethod, rows: Question, draw: int = 0) -> Explain | None:
+    """Return the method as a callable from changed images to heatmaps for the same classes."""
     if one.cam is not None:
         return partial(_explained, one.cam, rows.inputs, rows.targets)
-    return None if one.baseline is None else partial(one.baseline, seed=rows.seed, identities=rows.identities)
+    return None if one.baseline is None else partial(one.baseline, seed=rows.seed + draw, identities=rows.identities)
 
 
 def _layers_of(cam: BaseCAM | None, rows: Question) -> Represent | None:
-    """Return the layers of a method, of a baseline those of the first method, as a callable to their activations."""
+    """Return a callable to the activations of a method's layers, or of the first method's for a baseline."""
     if cam is None:
         return None
     layers = cam.target_layers or cam.chosen_layers.get(tuple(rows.inputs.images.shape[2:]))

@@ -1,4 +1,4 @@
-"""What a comparison says about its methods as a whole: paired differences, and whether metrics agree."""
+"""Statistics of a comparison: paired differences of methods, and agreement of metrics."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
+from gradcam_kit.comparison.measuring import RANDOM_DRAWS
 from gradcam_kit.errors import missing_extra
 from gradcam_kit.metrics import METRICS, MetricResult
-from gradcam_kit.metrics.paired import PairedDifference, paired_differences
+from gradcam_kit.metrics.paired import PairedDifference, bootstrap_means, paired_differences
 from gradcam_kit.metrics.rank_agreement import rank_agreement
 
 if TYPE_CHECKING:
@@ -33,10 +34,11 @@ class Statistics:
 
     @property
     def pairs(self) -> pandas.DataFrame:
-        """One row per metric and pair: methods with each other, then methods with baselines.
+        """Return one row per metric and pair: methods with each other, then methods with baselines.
 
-        The columns are the mean difference over the images, its 95 % bootstrap interval, and p by the bootstrap, alone
-        and corrected by Holm for all pairs of the metric. Several targets of an image are averaged first.
+        The columns are the mean difference over the images, its 95 % bootstrap interval, and the p-value of the
+        bootstrap, uncorrected and corrected by Holm for all pairs of the metric. Several targets of an image are
+        averaged first.
 
         Raises:
             MissingExtraError: pandas is not installed.
@@ -49,9 +51,9 @@ class Statistics:
 
     @property
     def agreement(self) -> pandas.DataFrame:
-        """How alike metrics rank the methods, see `RankAgreement`: a row and a column per metric, and `reliability`.
+        """Return how much metrics agree on the ranking of methods: a row and a column per metric, and `reliability`.
 
-        Methods and baselines take part of which images count in every metric.
+        Only methods and baselines with images that count in every metric take part; see `RankAgreement`.
 
         Raises:
             OptionError: fewer than three methods and baselines.
@@ -61,25 +63,7 @@ class Statistics:
 
     def agreement_rows(self) -> list[dict[str, Any]]:
         """Return the rows of `agreement` as plain values."""
-        numbers = self.numbers()
-        labels = dict.fromkeys(label for own in numbers.values() for label in own)
-        counted = [
-            label for label in labels if all(label in own and np.isfinite(own[label]).any() for own in numbers.values())
-        ]
-        tables = {
-            name: torch.from_numpy(np.array([own[label] for label in counted]).reshape(len(counted), -1))
-            for name, own in numbers.items()
-        }
-        lower = [name for name in tables if name in METRICS and METRICS[name].better == "lower"]
-        found = rank_agreement(tables, lower)
-        return [
-            {
-                "metric": name,
-                **dict(zip(found.metrics, found.consistency[place].tolist(), strict=True)),
-                "reliability": float(found.reliability[place]),
-            }
-            for place, name in enumerate(found.metrics)
-        ]
+        return agreement_rows(self.numbers())
 
     def numbers(self) -> dict[str, dict[str, Float[np.ndarray, " n"]]]:
         """Return metric -> method or baseline -> a number for each image, NaN where none counts."""
@@ -91,8 +75,38 @@ class Statistics:
         return found
 
 
+def agreement_rows(numbers: Mapping[str, Numbers]) -> list[dict[str, Any]]:
+    """Return a row for each metric: how alike it and every metric rank methods, and its reliability.
+
+    Args:
+        numbers: metric -> method or baseline -> a number for each image, NaN where none counts. Those without a number
+            in some metric are left out.
+
+    Raises:
+        OptionError: fewer than three methods and baselines.
+    """
+    labels = dict.fromkeys(label for own in numbers.values() for label in own)
+    counted = [
+        label for label in labels if all(label in own and np.isfinite(own[label]).any() for own in numbers.values())
+    ]
+    tables = {
+        name: torch.from_numpy(np.array([own[label] for label in counted]).reshape(len(counted), -1))
+        for name, own in numbers.items()
+    }
+    lower = [name for name in tables if name in METRICS and METRICS[name].better == "lower"]
+    found = rank_agreement(tables, lower)
+    return [
+        {
+            "metric": name,
+            **dict(zip(found.metrics, found.consistency[place].tolist(), strict=True)),
+            "reliability": float(found.reliability[place]),
+        }
+        for place, name in enumerate(found.metrics)
+    ]
+
+
 def pair_rows(metric: str, numbers: Numbers, baselines: Sequence[str] = ()) -> list[dict[str, Any]]:
-    """Return a row for each pair of methods, and of a method and a baseline, in which images count."""
+    """Return a row for each pair of methods, or of a method and a baseline, for which images count."""
     methods = [label for label in numbers if label not in baselines]
     asked = [*combinations(methods, 2), *((one, other) for one in methods for other in baselines if other in numbers)]
     found = paired_differences(numbers, asked, draws=_DRAWS)
@@ -100,17 +114,40 @@ def pair_rows(metric: str, numbers: Numbers, baselines: Sequence[str] = ()) -> l
 
 
 def pair_lines(metric: str, numbers: Numbers, baselines: Sequence[str] = ()) -> list[str]:
-    """Say the differences of a metric in one line each, at most 12; none for a single image."""
+    """Return the differences of a metric, one line each: at most 12 of methods and 12 beside baselines.
+
+    They start with the mean of the random baseline over its draws. Empty for a single image.
+    """
     rows = [PairedDifference(**_without_metric(row)) for row in pair_rows(metric, numbers, baselines)]
     rows = [one for one in rows if one.count > 1]
+    among = [one for one in rows if one.second not in baselines]
+    beside = sorted((one for one in rows if one.second in baselines), key=lambda one: list(baselines).index(one.second))
+    head = ["paired differences of means, 95 % bootstrap interval, p of the bootstrap corrected by Holm:"] * bool(rows)
+    return [
+        *head,
+        *_lines(metric, among, "pairs"),
+        *(_random_line(metric, numbers["random"]) if rows and "random" in baselines and "random" in numbers else ()),
+        *_lines(metric, beside, "pairs with baselines"),
+    ]
+
+
+def _lines(metric: str, rows: Sequence[PairedDifference], what: str) -> list[str]:
     said = [
         f"{metric}: {one.first} - {one.second} = {one.difference:.3g} "
         f"[{one.low:.3g}, {one.high:.3g}], p {one.p_holm:.2g}, {one.count:,} images"
         for one in rows[:_SHOWN]
     ]
-    more = [f"{metric}: and {len(rows) - _SHOWN} more pairs"] * (len(rows) > _SHOWN)
-    head = ["paired differences of means, 95 % bootstrap interval, p of the bootstrap corrected by Holm:"] * bool(said)
-    return [*head, *said, *more]
+    return [*said, *[f"{metric}: and {len(rows) - _SHOWN} more {what}"] * (len(rows) > _SHOWN)]
+
+
+def _random_line(metric: str, values: Float[np.ndarray, " n"]) -> list[str]:
+    """Say the mean of the random baseline over draws and images, with the interval over images."""
+    known = values[np.isfinite(values)]
+    if len(known) < 2:
+        return []
+    low, high, _ = bootstrap_means(known[:, None], draws=_DRAWS)
+    drawn = f"{RANDOM_DRAWS} draws of {len(known):,} images"
+    return [f"{metric}: random = {known.mean():.3g} [{low[0]:.3g}, {high[0]:.3g}], {drawn}"]
 
 
 def _without_metric(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -118,7 +155,7 @@ def _without_metric(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def frame(rows: Iterable[Mapping[str, Any]]) -> pandas.DataFrame:
-    """Return rows as a table of pandas.
+    """Return rows as a pandas DataFrame.
 
     Raises:
         MissingExtraError: pandas is not installed.

@@ -1,4 +1,4 @@
-"""Whose random numbers a metric draws: the identities that a caller gives, or the images' own values."""
+"""The identities from which random draws are derived: given by the caller, or the images' own values."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from gradcam_kit.metrics.checks import check_numbers
 
 
 def identities_of(identities: Int[Tensor, " n"] | None, images: Float[Tensor, "n ..."]) -> Int[Tensor, " n"]:
-    """The identities on the device of the images; where none are given, the images themselves say who they are.
+    """Return the identities on the device of the images; if none are given, derive them from the images.
 
     Raises:
-        InputError: identities that are no integer tensor.
+        InputError: identities that are not an integer tensor.
         ShapeError: not one for each image.
     """
     if identities is None:
@@ -26,6 +26,6 @@ def identities_of(identities: Int[Tensor, " n"] | None, images: Float[Tensor, "n
 def shaken(
     images: Float[Tensor, "n c *t"], own: Int[Tensor, " n"], radius: float, seed: int, stream: int
 ) -> Float[Tensor, "n c *t"]:
-    """The images with every value moved by a draw from U(-radius, radius), in their own precision."""
+    """Return the images with every value moved by a draw from U(-radius, radius), in their own precision."""
     moved = radius * (2 * uniform(tuple(images.shape[1:]), own, seed, stream) - 1)
     return (images + moved).to(images.dtype)

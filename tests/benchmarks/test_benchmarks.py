@@ -9,8 +9,9 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from benchmarks import results
+from benchmarks import results, waiting
 from benchmarks.__main__ import app
+from benchmarks.balanced import RESNET, VIT
 from benchmarks.cuda import ALONE
 from benchmarks.results import Results, Row, load
 
@@ -120,6 +121,43 @@ def test_ratios(tmp_path):
     assert not [row for row in results.rows if row.skipped]
 
 
+def test_tricks(tmp_path):
+    results = quick("tricks", tmp_path)
+    assert [row.case["work"].partition(",")[0] for row in results.rows] == [
+        "packed weights",
+        "channels-last images",
+        "rows copied when they are read",
+    ]
+    assert all(row.figures["ratio"].median > 0 for row in results.rows)
+
+
+def test_balanced(tmp_path):
+    results = quick("balanced", tmp_path)
+    assert not [row for row in results.rows if row.skipped]
+    passes = {(row.case["model"], row.case["work"]): row.figures["passes"].median for row in results.rows}
+    # Both go backward once through the whole model, and through the head alone behind a network's last stage.
+    assert passes[VIT, "BalancedCAM"] == pytest.approx(
+        passes[VIT, "HiResCAM, patch embedding, exact gradients"], rel=0.05
+    )
+    assert passes[VIT, "BalancedCAM"] > 1.5
+    assert passes[RESNET, "BalancedCAM, layer4"] == pytest.approx(passes[RESNET, "HiResCAM, layer4"], rel=1e-6)
+    assert passes[RESNET, "BalancedCAM, layer4"] < 1.05
+    assert {row.beside for row in results.rows} == {"", "plain forward of 1 images of 224²"}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="processes are stopped and continued by signals")
+def test_waiting(tmp_path):
+    results = quick("waiting", tmp_path)
+    first, *others = results.rows
+    assert {row.case["situation"] for row in others} == {waiting.ALONE, waiting.BESIDE}
+    assert len(results.rows) == 6
+    assert (first.figures["ratio"].median, first.beside) == (1, "")
+    for row in others:
+        assert row.beside == waiting.FIRST
+        seconds = row.figures["seconds"].median
+        assert row.figures["ratio"].median == pytest.approx(seconds / first.figures["seconds"].median)
+
+
 @pytest.mark.filterwarnings("ignore")  # of anomaly mode and other libraries
 def test_diagnostics(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
@@ -136,7 +174,7 @@ def test_diagnostics(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-@pytest.mark.parametrize("name", ["cuda", "methods", "peers", "core", "quality", "ratios"])
+@pytest.mark.parametrize("name", ["cuda", "methods", "peers", "core", "quality", "ratios", "balanced"])
 def test_without_a_gpu_the_cases_for_one_are_skipped(tmp_path, monkeypatch, name):
     monkeypatch.setattr(results, "RESULTS", tmp_path)
     device = () if name == "cuda" else ("--device", "cuda")

@@ -14,11 +14,12 @@ from torch import nn
 from typer.testing import CliRunner
 
 from benchmarks.ground_truth import command, run, scoring, table, wired
+from benchmarks.ground_truth.bootstrap import Cell
 from benchmarks.ground_truth.networks import Gated, Grid, Wired, half_blind
-from benchmarks.ground_truth.scoring import Cell, Found, Plan, Subject, score_all, share, summarize
+from benchmarks.ground_truth.scoring import DRAWS, Column, Found, Plan, Subject, score_all, share
 from benchmarks.ground_truth.series import walks
 from benchmarks.ground_truth.shortcut import pictures
-from gradcam_kit import FullGrad, GradCAM, HiResCAM
+from gradcam_kit import FullGrad, GradCAM, HiResCAM, RandomCAM
 from gradcam_kit.errors import CaptureError
 from gradcam_kit.metrics import BASELINES
 
@@ -27,7 +28,17 @@ PLAN = Plan(("grad-cam", "hires-cam", "layer-cam", "grad-cam++", "score-cam", "e
 
 @pytest.fixture(scope="module")
 def columns() -> dict[str, Found]:
-    return {name: found for test in wired.TESTS for name, found in test.run(PLAN).items()}
+    """What is wired by hand, with the images of three networks where they are drawn."""
+    parts: dict[str, list[Found]] = {}
+    for test in wired.TESTS:
+        for number in range(3 if test.has_networks else 1):
+            for name, found in test.run(PLAN.of_network(number)).items():
+                parts.setdefault(name, []).append(found)
+    joined = {name: Column.of(found) for name, found in parts.items()}
+    return {
+        name: Found({row: torch.cat(scores) for row, scores in one.scores.items()}, one.skipped)
+        for name, one in joined.items()
+    }
 
 
 def mean(found: Found, row: str) -> float:
@@ -128,6 +139,17 @@ def test_baselines_have_the_chance_level() -> None:
     assert mean(found, "random") == pytest.approx(128 / 1024, abs=0.01)
 
 
+def test_what_is_random_is_the_mean_of_several_draws() -> None:
+    images, masks = wired.squares(3, (wired.RED, wired.GREEN, wired.BLUE), 0)
+    subject = Subject(Wired().eval(), "relu", images, torch.zeros(3).long(), masks[0])
+    found = score_all(subject, Plan(("random-cam",), seed=7))
+    drawn = [share(BASELINES["random"](images, 7 + draw, torch.arange(3)), masks[0]) for draw in range(DRAWS["random"])]
+    assert torch.allclose(found.scores["random"], torch.stack(drawn).mean(0))
+    assert found.notes["draws"]["random"] == pytest.approx([float(one.mean()) for one in drawn])
+    maps = [share(RandomCAM(subject.model, "relu", seed=7 + draw)(images, 0), masks[0]) for draw in range(5)]
+    assert torch.allclose(found.scores["random-cam"], torch.stack(maps).nanmean(0), equal_nan=True)
+
+
 def test_methods_that_do_not_apply_say_why(columns: dict[str, Found]) -> None:
     for name, found in columns.items():
         assert set(found.scores) | set(found.skipped) == {*PLAN.methods, *BASELINES}, name
@@ -157,18 +179,6 @@ def test_the_pattern_is_where_the_mask_says() -> None:
     assert series.shape == masks.shape
 
 
-def test_intervals_leave_out_what_is_undefined_and_count_it() -> None:
-    values = torch.cat([torch.linspace(0, 1, 40), torch.tensor([math.nan, math.nan])])
-    cell = summarize(values, 0)
-    assert cell == summarize(values, 0)
-    assert (cell.n, cell.empty) == (40, 2)
-    assert cell.mean == pytest.approx(0.5)
-    # The standard error is 0.047.
-    assert 0.38 < cell.low < 0.45
-    assert 0.55 < cell.high < 0.62
-    assert summarize(torch.tensor([math.nan]), 0).n == 0
-
-
 def test_table_orders_methods_and_marks_what_is_missing() -> None:
     def column(**means: float) -> dict[str, Cell]:
         return {row: Cell(value, value, value, 0 if math.isnan(value) else 3, 0) for row, value in means.items()}
@@ -179,6 +189,13 @@ def test_table_orders_methods_and_marks_what_is_missing() -> None:
     lines = table.markdown(cells).splitlines()
     assert lines[3] == "| bad | 0.20 [0.20, 0.20] | empty | 0.10 [0.10, 0.10] |"
     assert lines[4] == "| seldom | – | – | 0.90 [0.90, 0.90] |"
+    assert lines[-1] == "| *images, networks* | *3, 1* | *3, 1* | *3, 1* |"
+
+
+def test_table_says_which_share_of_the_maps_is_empty() -> None:
+    assert table.text(Cell(0.5, 0.4, 0.6, 6, 2)) == "0.50 [0.40, 0.60] (25 % empty)"
+    assert table.text(Cell(0.5, 0.4, 0.6, 999, 1), interval=False) == "0.50 (1 % empty)"
+    assert table.text(Cell(0.5, 0.4, 0.6, 6, 0), interval=False) == "0.50"
 
 
 def test_what_is_not_shown_neither_orders_rows_nor_changes_a_sign() -> None:
@@ -187,7 +204,7 @@ def test_what_is_not_shown_neither_orders_rows_nor_changes_a_sign() -> None:
 
     cells = {"a": {"first": cell(0.501), "second": cell(0.503)}, "b": {"first": cell(-0.001), "second": cell(0.001)}}
     assert table.rows_of(cells) == ["first", "second"]
-    assert table.markdown(cells, interval=False).splitlines()[2:] == [
+    assert table.markdown(cells, interval=False).splitlines()[2:4] == [
         "| first | 0.50 | 0.00 |",
         "| second | 0.50 | 0.00 |",
     ]
@@ -218,7 +235,9 @@ def checkout(tmp_path, monkeypatch) -> Path:
     monkeypatch.setattr(command, "RESULTS", tmp_path / "results")
     monkeypatch.setattr(command, "_FIGURE", tmp_path / "docs" / "ground-truth.png")
     (tmp_path / "docs").mkdir()
-    (tmp_path / "docs" / "where-right.md").write_text("\n".join(["before", *command._MARKERS, "after"]))
+    (tmp_path / "docs" / "where-right.md").write_text(
+        "\n".join(["before", *command._MARKERS, *command._OF_CONCLUSIONS, "after"])
+    )
     return tmp_path
 
 
@@ -230,6 +249,7 @@ def checkout(tmp_path, monkeypatch) -> Path:
         ("--figure {0}/mine/found.png", ["mine/found.md", "mine/found.png"]),
         ("--quick", []),
         ("--seed 1", []),
+        ("--networks 2", []),
         ("--method grad-cam", []),
     ],
 )

@@ -8,8 +8,17 @@ import torch
 from models import images, tiny
 
 from gradcam_kit import compare
+from gradcam_kit.comparison.measuring import RANDOM_DRAWS, mean_of_draws
 from gradcam_kit.comparison.statistics import pair_lines
-from gradcam_kit.metrics import METRICS, paired_differences, rank_agreement
+from gradcam_kit.metrics import (
+    BASELINES,
+    METRICS,
+    MetricInput,
+    MetricResult,
+    Status,
+    paired_differences,
+    rank_agreement,
+)
 
 NAMES = ("entropy", "sparseness", "relative-representation-stability")
 
@@ -54,3 +63,41 @@ def test_lines_say_the_interval_and_stop() -> None:
     assert lines[0].endswith("9 images")
     assert (len(lines), lines[-1]) == (13, "irof: and 3 more pairs")
     assert pair_lines("irof", {name: one[:1] for name, one in numbers.items()}) == []
+
+
+def test_lines_beside_baselines_are_not_crowded_out_and_begin_with_the_random_one() -> None:
+    rng = np.random.default_rng(0)
+    numbers = {f"m{i}": rng.normal(i, 1, 9) for i in range(6)} | {"edges": rng.normal(0, 1, 9), "random": np.zeros(9)}
+    _, *lines = pair_lines("irof", numbers, ["random", "edges"])
+    assert lines[12] == "irof: and 3 more pairs"
+    assert lines[13] == "irof: random = 0 [0, 0], 5 draws of 9 images"
+    beside = lines[14:]
+    assert [line.partition(" = ")[0] for line in beside] == [
+        f"irof: m{i} - {name}" for name in ("random", "edges") for i in range(6)
+    ]
+
+
+def test_the_random_baseline_is_the_mean_of_several_draws() -> None:
+    model, batch = tiny(), images(4)
+    for targets in (None, [[0, 1]] * 4):
+        found = compare(model, batch, ["grad-cam"], "relu1", targets=targets, metrics="entropy", seed=3)
+        own = found.baselines["random"]["entropy"]
+        maps = [BASELINES["random"](batch, 3 + draw) for draw in range(RANDOM_DRAWS)]
+        each = torch.stack([METRICS["entropy"](MetricInput(one, batch)).values for one in maps], 1)
+        expected = each if targets is None else each.repeat_interleave(2, 0)
+        torch.testing.assert_close(own.details["draws"], expected)
+        torch.testing.assert_close(own.values, expected.mean(1))
+        assert each.std(1).min() > 0, "draws differ"
+        assert "draws" not in found.baselines["edges"]["entropy"].details
+
+
+def test_a_draw_that_does_not_count_is_left_out() -> None:
+    ok, nan = int(Status.OK), int(Status.NAN)
+    draws = [
+        MetricResult(torch.tensor([1.0, 2.0, 7.0]), torch.tensor([ok, ok, nan])),
+        MetricResult(torch.tensor([3.0, 9.0, 8.0]), torch.tensor([ok, nan, nan])),
+    ]
+    found = mean_of_draws(draws)
+    assert found.values.tolist() == [2.0, 2.0, 7.0]
+    assert found.status.tolist() == [ok, ok, nan]
+    assert mean_of_draws(draws[:1]) is draws[0]

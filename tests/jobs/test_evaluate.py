@@ -20,7 +20,7 @@ from PIL import Image
 from gradcam_kit.capture import rescoring
 from gradcam_kit.errors import OptionError
 from gradcam_kit.jobs import EvaluateRequest, RunRequest, evaluate, load_run, run
-from gradcam_kit.metrics import BASELINES, METRICS, MetricInput
+from gradcam_kit.metrics import BASELINES, METRICS, MetricInput, paired_differences, rank_agreement
 from gradcam_kit.models import load_model
 
 SMALL = ("--image-size", "64")
@@ -125,7 +125,7 @@ def test_baselines_are_measured_on_the_same_pictures() -> None:
     rows = rows_of("out/metrics")
     assert [row for row in rows if row["method"] == "grad-cam"] == before  # nothing of them is measured again
     assert Counter(row["method"] for row in rows) == dict.fromkeys(("grad-cam", *BASELINES), 6)
-    head, *shown = table_of(said)
+    head, *shown = table_of(said.partition("rank agreement")[0])
     assert head == ["method", *(f"{name} (count)" for name in names)]
     assert [line[0] for line in shown] == ["grad-cam", *BASELINES]
     [ones] = (line for line in shown if line[0] == "ones")
@@ -151,6 +151,48 @@ def test_baselines_are_measured_on_the_same_pictures() -> None:
     assert "center" not in said
     assert "--no-controls are now called --baselines and --no-baselines" in warned
     assert "center" in report_of("out")
+
+
+def test_differences_and_agreement_of_metrics_are_those_of_the_rows() -> None:
+    write_samples()
+    names = ("sparseness", "entropy")
+    run_demo("out", "--method", "grad-cam", "--method", "layer-cam", *SMALL)
+    status, said, _ = cli("evaluate", "out", *asking(*names))
+    assert status == 0
+    rows = rows_of("out/metrics")
+    values: dict[str, dict[str, list[float]]] = {}
+    for name in names:
+        for row in rows:
+            if row[f"{name}_status"] == "ok":
+                values.setdefault(name, {}).setdefault(row["method"], []).append(row[name])
+    # Two targets of each picture stand one after the other.
+    means = {
+        name: {key: np.array(one).reshape(-1, 2).mean(1) for key, one in own.items()} for name, own in values.items()
+    }
+    for name, own in means.items():
+        for other in ("layer-cam", "random", "edges"):
+            [found] = paired_differences(own, [("grad-cam", other)], draws=10)
+            assert f"{name}: grad-cam - {other} = {found.difference:.3g} [" in said
+        assert f"{name}: random = {own['random'].mean():.3g} [" in said
+        assert "], 5 draws of 3 images" in said
+    labels = ["grad-cam", "layer-cam", "random", "center", "edges"]
+    tables = {name: torch.from_numpy(np.stack([own[label] for label in labels])) for name, own in means.items()}
+    expected = rank_agreement(tables, ["entropy"])
+    shown = said[said.index("rank agreement of metrics") :]
+    assert table_of(shown) == [
+        ["metric", *names, "reliability"],
+        *(
+            [
+                name,
+                *(f"{one:.2f}" for one in (*expected.consistency[place].tolist(), float(expected.reliability[place]))),
+            ]
+            for place, name in enumerate(names)
+        ),
+    ]
+    assert "rank agreement" not in cli("evaluate", "out", *asking("entropy"))[1], "one metric has none to agree with"
+    assert "rank agreement" not in cli("evaluate", "out", "--no-baselines", *asking(*names))[1], (
+        "two methods are too few"
+    )
 
 
 def test_a_run_that_measures_says_its_means() -> None:

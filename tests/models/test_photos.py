@@ -6,22 +6,22 @@ The weights come with the package that `gradcam_kit.models.photos` names; withou
 from __future__ import annotations
 
 import sys
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from skimage import data
 from torch import Tensor
 
+from benchmarks.ground_truth import photographs
+from benchmarks.ground_truth.photographs import PHOTOGRAPHS, SHUTTLE, index_of, network
 from gradcam_kit import METHODS, GradCAM, explain_all
 from gradcam_kit.capture import rescoring
 from gradcam_kit.errors import CheckpointError, MissingExtraError, OptionError
 from gradcam_kit.functional import upsample
 from gradcam_kit.metrics import deletion, insertion, pointing_game
-from gradcam_kit.models import LoadedModel, load_model, photos
+from gradcam_kit.models import load_model, photos
 from gradcam_kit.types import Evidence, LayerChoice
 
 try:
@@ -31,48 +31,15 @@ except MissingExtraError as error:
     MISSING = str(error)
 NEEDS_WEIGHTS = pytest.mark.skipif(bool(MISSING), reason=MISSING)
 
-# Picture, what MobileNetV2 should see, and where it is: (x0, y0, x1, y1) in the picture's pixels, by hand.
-PHOTOS: dict[str, tuple[Any, set[str], tuple[int, int, int, int]]] = {
-    "chelsea": (data.chelsea, {"Egyptian cat", "tabby", "tiger cat"}, (40, 10, 320, 290)),
-    "coffee": (data.coffee, {"espresso", "cup", "coffee mug"}, (150, 20, 420, 285)),
-    "camera": (data.camera, {"tripod", "reflex camera"}, (220, 120, 430, 460)),
-    "motorcycle": (lambda: data.stereo_motorcycle()[0], {"moped", "motor scooter", "disk brake"}, (60, 60, 700, 430)),
-    "astronaut": (data.astronaut, set(), (60, 0, 450, 512)),
-    "rocket": (data.rocket, {"space shuttle", "missile", "drilling platform", "obelisk"}, (280, 120, 370, 400)),
-}
 CLEAR = ("chelsea", "coffee", "camera", "motorcycle")
-SHUTTLE = (350, 10, 490, 300)
-"""Where the space shuttle of the astronaut's picture stands."""
-
-
-@cache
-def network() -> LoadedModel:
-    return load_model("mobilenet-v2")
-
-
-@cache
-def picture(name: str) -> Any:
-    pixels = PHOTOS[name][0]()
-    return np.repeat(pixels[..., None], 3, 2) if pixels.ndim == 2 else pixels
 
 
 def image(name: str) -> Tensor:
-    return network().transform(picture(name))
+    return photographs.image(PHOTOGRAPHS[name])
 
 
-def mask(name: str, box: tuple[int, int, int, int] | None = None) -> Tensor:
-    """Where the object is in the model's input."""
-    left, top, right, bottom = network().transform.box(*picture(name).shape[:2])
-    x0, y0, x1, y1 = PHOTOS[name][2] if box is None else box
-    centers = (torch.arange(224) + 0.5) / 224
-    xs, ys = left + centers * (right - left), top + centers * (bottom - top)
-    return ((ys >= y0) & (ys < y1))[:, None] & ((xs >= x0) & (xs < x1))
-
-
-def index_of(name: str) -> int:
-    names = network().class_names
-    assert names is not None
-    return names.index(name)
+def mask(name: str) -> Tensor:
+    return photographs.mask(PHOTOGRAPHS[name])
 
 
 # The file
@@ -99,7 +66,7 @@ def test_a_package_is_found_without_being_imported_and_its_file_is_checked(
 
 
 def test_it_has_no_other_weights() -> None:
-    with pytest.raises(OptionError, match="has weights of its own"):
+    with pytest.raises(OptionError, match="has its own weights"):
         load_model("mobilenet-v2", weights="DEFAULT")
 
 
@@ -114,9 +81,9 @@ def test_it_knows_what_is_on_photographs() -> None:
     assert not loaded.model.training
     assert not loaded.names_assumed
     with torch.no_grad():
-        best = loaded.model(torch.stack([image(name) for name in PHOTOS])).argmax(1).tolist()
-    for name, found in zip(PHOTOS, best, strict=True):
-        assert not PHOTOS[name][1] or loaded.class_names[found] in PHOTOS[name][1], name
+        best = loaded.model(torch.stack([image(name) for name in PHOTOGRAPHS])).argmax(1).tolist()
+    for name, found in zip(PHOTOGRAPHS, best, strict=True):
+        assert not PHOTOGRAPHS[name].names or loaded.class_names[found] in PHOTOGRAPHS[name].names, name
 
 
 @NEEDS_WEIGHTS
@@ -132,7 +99,7 @@ def test_two_classes_of_one_photograph_are_at_two_places() -> None:
     with torch.no_grad():
         top = int(model(astronaut).argmax())
     maps = GradCAM(model)(astronaut, [[top, index_of("space shuttle")]])
-    shuttle = mask("astronaut", SHUTTLE)
+    shuttle = photographs.mask(SHUTTLE)
     assert pointing_game(maps[0], torch.stack([shuttle, shuttle])).values.tolist() == [0, 1]
 
     both = torch.cat([image("chelsea"), image("coffee")], 2)[None]

@@ -13,7 +13,7 @@ from traces import unchanged
 
 from gradcam_kit import EigenCAM, GradCAM, LayerCAM, ScoreCAM, Smooth, compare, explain_all
 from gradcam_kit.capture import rescoring
-from gradcam_kit.errors import InputError, TargetError
+from gradcam_kit.errors import InputError, OptionError, TargetError
 from gradcam_kit.targets import EmbeddingSimilarity, Negative, TextTarget
 
 TEXTS = ["a cat", "a dog on a sofa", "snow"]
@@ -176,14 +176,33 @@ def test_refused_texts_say_what_is_wrong() -> None:
     with pytest.raises(TargetError, match="returned 9 tokens, and the model takes 8"):
         explain("a cat", tokenizer=lambda texts: torch.zeros(1, 9).long())
     plain = build(lambda m, x: m.head(m.layer(x).mean((2, 3))), layer=nn.Conv2d(3, 4, 3), head=nn.Linear(4, 2))
-    with pytest.raises(TargetError, match="embeds no texts; TextTarget needs encode_image"):
+    with pytest.raises(TargetError, match="cannot embed texts; TextTarget needs encode_image"):
         GradCAM(plain, "layer")(INPUT, TextTarget("a cat"))
     with pytest.raises(TargetError, match="not encoded"):
         TextTarget("a cat")(torch.ones(1, 8))
-    for given, message in (([], r"\[\]; expected at least one"), ([" "], "none that is empty"), (3, "an int")):
+    for given, message in (([], r"\[\]; expected at least one"), ([" "], "no empty text"), (3, "an int")):
         with pytest.raises(InputError, match=message):
             TextTarget(given)
     with pytest.raises(InputError, match="against is a list of int"):
         TextTarget("a cat", against=[1])
     with pytest.raises(TargetError, match=r"encodes 1 texts as \(2, 3\)"):
         TextTarget("a cat").with_embeddings(torch.ones(2, 3))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_check_randomizes_the_tower_of_images(name: str) -> None:
+    make, tokenizer = MODELS[name]
+    checked = GradCAM(make()).check(INPUT, TextTarget(TEXTS, tokenizer=tokenizer))
+    assert checked.passed
+    assert checked.parameters.abs().max() < 0.9
+    assert not checked.is_unreached.any()
+
+
+def test_metrics_of_several_texts_are_refused_and_of_one_measured() -> None:
+    make, tokenizer = MODELS["CLIP"]
+    several = TextTarget(TEXTS, tokenizer=tokenizer)
+    with pytest.raises(OptionError, match=f"one map of each image, and this target gives {len(TEXTS)}; compare with"):
+        compare(make(), INPUT, ["grad-cam"], targets=several, metrics="deletion")
+    one = TextTarget(TEXTS[0], tokenizer=tokenizer)
+    found = compare(make(), INPUT, ["grad-cam"], targets=one, metrics="deletion")
+    assert found.measured["grad-cam"]["deletion"].values.shape == (len(INPUT),)

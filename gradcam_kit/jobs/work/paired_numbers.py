@@ -1,16 +1,17 @@
-"""Numbers of the same pictures by several methods, for what a run says about their differences."""
+"""Numbers of the same pictures by several methods, from which a run reports differences."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
 from gradcam_kit.comparison import Comparison
-from gradcam_kit.comparison.statistics import pair_lines
+from gradcam_kit.comparison.statistics import agreement_rows, pair_lines
 from gradcam_kit.jobs.storage.rows import Row
 from gradcam_kit.jobs.work.measuring import columns_of
 from gradcam_kit.metrics import BASELINES
@@ -32,19 +33,37 @@ class PairedNumbers:
                     own.setdefault(row["path"], []).append(row[number])
 
     def lines(self) -> list[str]:
-        """Say the differences of the methods in each metric, and of methods and baselines."""
+        """Return lines with the differences between methods, and between methods and baselines, per metric."""
         said = []
-        for metric, by_method in self.numbers.items():
-            paths = dict.fromkeys(path for own in by_method.values() for path in own)
-            values = {
-                method: np.array([_mean(own.get(path, ())) for path in paths]) for method, own in by_method.items()
-            }
+        for metric, values in self._by_picture().items():
             said += pair_lines(metric, values, [method for method in values if method in BASELINES])
         return said
 
+    def agreement(self) -> list[dict[str, Any]]:
+        """Return how alike the metrics rank methods and baselines, see `agreement_rows`.
+
+        Nothing for one metric, or for fewer than three methods and baselines.
+        """
+        numbers = self._by_picture()
+        methods = {method for values in numbers.values() for method in values}
+        if len(numbers) < 2 or sum(all(method in own for own in numbers.values()) for method in methods) < 3:
+            return []
+        return agreement_rows(numbers)
+
+    def _by_picture(self) -> dict[str, dict[str, Float[np.ndarray, " n"]]]:
+        """Return metric -> method -> a number for each picture that has any, the same pictures in all; NaN else."""
+        every = (path for by_method in self.numbers.values() for own in by_method.values() for path in own)
+        paths = dict.fromkeys(every)
+        return {
+            metric: {
+                method: np.array([_mean(own.get(path, ())) for path in paths]) for method, own in by_method.items()
+            }
+            for metric, by_method in self.numbers.items()
+        }
+
 
 def comparison_lines(comparisons: Sequence[Comparison]) -> list[str]:
-    """Say the same of comparisons of one set of methods on several batches of pictures."""
+    """Return the same lines for comparisons of one set of methods on several batches of pictures."""
     found: dict[str, dict[str, list[Float[np.ndarray, " n"]]]] = {}
     for comparison in comparisons:
         for metric, own in comparison.numbers().items():
