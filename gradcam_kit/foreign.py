@@ -1,4 +1,4 @@
-"""Names and keywords of other CAM libraries, and what they are called here; one table for all errors that say so."""
+"""Names and keywords of other CAM libraries with their counterparts here, in one table for all errors."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ KEYWORDS = {
     "eigen_smooth": "a wrapper: EigenSmooth(cam)(images)",
     "uses_gradients": "the class attribute `needs` of a method",
     "compute_input_gradient": "a method of its own: GuidedBackprop(model)",
-    "input_shape": "not needed: layers are looked for in the first call",
-    "enable_hooks": "not needed: hooks exist during a call alone",
+    "input_shape": "not needed: layers are found in the first call",
+    "enable_hooks": "not needed: hooks exist only during a call",
 }
-"""Keyword of another library -> what to pass here."""
+"""Keyword of another library -> its counterpart here."""
 
 NAMES = {
     "show_cam_on_image": "overlay(picture, heatmap)",
@@ -67,11 +67,11 @@ NAMES = {
     "RandomCam": "RandomCAM",
     "ISSCAM": "ISCAM",
 }
-"""Class or function of another library -> what it is here."""
+"""Class or function of another library -> its counterpart here."""
 
 
 def says_what_it_is_here(function: _C) -> _C:
-    """Return the function with an error for keywords of other libraries, which names what to pass instead.
+    """Return the function with an error for keywords of other libraries that names the replacement.
 
     A keyword that the function itself names, or that the model of the object takes, is passed on.
 
@@ -95,7 +95,7 @@ def says_what_it_is_here(function: _C) -> _C:
 
 
 def keyword_hints(keywords: Iterable[str]) -> str:
-    """Return the keywords with what they are here, for an error."""
+    """Return the keywords with their counterparts, for an error message."""
     return "; ".join(f"{keyword!r}; here it is {KEYWORDS[keyword]}" for keyword in keywords)
 
 

@@ -1,4 +1,4 @@
-"""What all pages share: how a template is found, a picture becomes part of a file, and a browser is opened."""
+"""Common parts of all pages: finding templates, embedding pictures in the file, and opening a browser."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def page_template(name: str, *folders: Path) -> Template:
     """Return the template of a page. Values are escaped, and a name that was not given is an error.
 
     Args:
-        name: of the file.
-        folders: where it and the templates that it includes are looked for, in this order.
+        name: name of the file.
+        folders: folders to search for it and for included templates, in this order.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -30,7 +30,7 @@ def page_template(name: str, *folders: Path) -> Template:
 
 
 def data_uri(content: bytes, kind: Literal["jpeg", "png"]) -> str:
-    """Return the bytes of an encoded picture as an address that holds them.
+    """Return the bytes of an encoded picture as a data URL.
 
     Example:
         >>> data_uri(b"...", "png")

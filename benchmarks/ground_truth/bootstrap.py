@@ -107,18 +107,19 @@ def _difference(pair: Pair, better: Scores, worse: Scores, seed: int) -> Differe
     values = _joined(paired)
     good = np.isfinite(values)
     whole = [one.nan_to_num() - other.nan_to_num() for one, other in both]
-    with_empty = np.quantile(_drawn_means(whole, _joined(whole), seed), [0.025, 0.975]).tolist()
+    lower, upper = map(float, np.quantile(_drawn_means(whole, _joined(whole), seed), [0.025, 0.975]))
     agreeing = sum(float(one.nanmean()) > 0 for one in paired)
     if not good.any():
-        nothing = [float("nan")] * 5
-        return Difference(*vars(pair).values(), *nothing, 0, len(paired), agreeing, *with_empty)
+        nan = float("nan")
+        nothing = (nan, nan, nan, nan, nan, 0)
+        return Difference(pair.column, pair.better, pair.worse, *nothing, len(paired), agreeing, lower, upper)
     mean, drawn = values[good].mean(), _drawn_means(paired, values, seed)
     low, high = np.nanquantile(drawn, [0.025, 0.975])
     drawn = drawn[np.isfinite(drawn)]
     rounding = 1e-9 * np.abs(values[good]).max()
     p = (int((np.abs(drawn - mean) >= abs(mean) - rounding).sum()) + 1) / (len(drawn) + 1)
     numbers = (float(mean), float(low), float(high), p, float("nan"), int(good.sum()))
-    return Difference(pair.column, pair.better, pair.worse, *numbers, len(paired), agreeing, *with_empty)
+    return Difference(pair.column, pair.better, pair.worse, *numbers, len(paired), agreeing, lower, upper)
 
 
 def _joined(scores: Scores) -> Float[np.ndarray, " images"]:
@@ -130,7 +131,8 @@ def _drawn_means(scores: Scores, values: Float[np.ndarray, " images"], seed: int
     counts = _counts(tuple(map(len, scores)), seed)
     good = np.isfinite(values)
     with np.errstate(invalid="ignore"):
-        return (counts @ np.where(good, values, 0)) / (counts @ good.astype(float))
+        means: Float[np.ndarray, " draws"] = (counts @ np.where(good, values, 0)) / (counts @ good.astype(float))
+    return means
 
 
 @lru_cache(maxsize=8)

@@ -1,4 +1,4 @@
-"""Gradio itself, and how the page is launched: the only place that imports it."""
+"""Import Gradio, and launch the page; the only module that imports it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def gradio() -> Any:
     """Return the module `gradio`.
 
     Raises:
-        MissingExtraError: it is not installed.
+        MissingExtraError: Gradio is not installed.
     """
     try:
         return importlib.import_module("gradio")
@@ -31,7 +31,7 @@ def gradio() -> Any:
 
 
 def launch_options() -> dict[str, Any]:
-    """Return what `launch` needs beside the page: fonts of the system and no link that leads away.
+    """Return the options of `launch`: system fonts and no external links.
 
     Raises:
         MissingExtraError: Gradio is not installed.

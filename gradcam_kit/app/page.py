@@ -26,7 +26,7 @@ from gradcam_kit.app.uploads import PictureSource, read_upload
 from gradcam_kit.app.views import AppModel, View, look
 
 MOST_METHODS = 6
-"""Maps that stand side by side."""
+"""Number of maps side by side."""
 
 _FIRST = "Drop a photograph, or click one of the names below its place. The maps appear here."
 _HELP = "In brackets the price: F = forward pass, B = backward pass, R = forward pass of one masked image"
@@ -42,7 +42,7 @@ def build_page(model: AppModel) -> Any:
 
 
 class _Page:
-    """The components of the page, and what happens when they are used."""
+    """The components of the page, and their event handlers."""
 
     def __init__(self, gr: Any, model: AppModel) -> None:
         self.gr, self.model = gr, model
@@ -148,11 +148,11 @@ class _Page:
         self.check.click(self.checked, [self.maps, self.view], explained, **in_order)
 
     def open_upload(self, path: str | None) -> Any:
-        """Look at an uploaded file."""
+        """Show an uploaded file."""
         return self.gr.skip() if path is None else self.open(path, None)
 
     def open(self, path: str | Path, source: PictureSource | None) -> dict[Any, Any]:
-        """Look at a file, or say why that failed."""
+        """Show a file, or the reason why that failed."""
         gr = self.gr
         try:
             picture, own = read_upload(path)
@@ -251,7 +251,7 @@ class _Page:
         return {part: value for card in self.cards[first:] for part, value in zip(card, (None, "", ""), strict=True)}
 
     def _shown(self, place: int, view: View, found: MethodMap, alpha: float) -> dict[Any, Any]:
-        """Return what a card shows of a map."""
+        """Return the content of a map's card."""
         picture, text, code = self.cards[place]
         painted = paint(view, found, alpha)
         return {
@@ -262,7 +262,7 @@ class _Page:
 
 
 def _heading(model: AppModel) -> str:
-    """Return what stands above the page: the model, and what to know before believing its maps."""
+    """Return the heading of the page: the model, and warnings about its maps."""
     notes = "; ".join(model.loaded.notes)
     return f"# Where did the model look?\n**{escaped(model.loaded.spec)}** · {escaped(notes)}"
 
@@ -272,7 +272,7 @@ def _opener(open_file: Callable[..., Any], path: Path, source: PictureSource) ->
 
 
 def _with_event(gr: Any, handler: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
-    """Return a handler that Gradio gives its event to, which it does for an annotation of this very class."""
+    """Return a handler annotated with Gradio's event class, so that Gradio passes the event."""
 
     def handle(view: Any, event: Any) -> Any:
         return handler(view, event)

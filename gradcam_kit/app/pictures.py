@@ -39,7 +39,7 @@ def enlargement(view: View) -> float:
 
     A browser tells where a click lies only in pictures that it does not enlarge itself.
     """
-    return max(1.0, SHOWN_SIDE / max(view.shown.shape[:2]))
+    return max(1.0, SHOWN_SIDE / int(max(view.shown.shape[:2])))
 
 
 def with_boxes(view: View) -> RGB:

@@ -1,4 +1,4 @@
-"""The command line: arguments become one call, its result becomes a few lines and an exit status."""
+"""The command line: turn arguments into a call, and its result into a few lines and an exit status."""
 
 from __future__ import annotations
 
@@ -75,10 +75,10 @@ def _show_version(asked: bool) -> None:
 @app.callback()
 def about(
     version: Annotated[
-        bool, typer.Option("--version", help="Show the version and leave.", callback=_show_version, is_eager=True)
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True)
     ] = False,
 ) -> None:
-    """Take the options of the program itself."""
+    """Handle the options of the program itself."""
 
 
 def run(
@@ -86,7 +86,7 @@ def run(
         str,
         typer.Argument(
             metavar="SOURCE",
-            help="A picture, a folder (with all below it), a glob, a list file (.txt, one path on a line), or a table "
+            help="A picture, a folder (recursive), a glob, a list file (.txt, one path on a line), or a table "
             "(.csv, .tsv, .parquet) with a column 'path' and perhaps 'label'; also on remote storage, such as s3://...",
         ),
     ],
@@ -274,7 +274,7 @@ def export(
     note_unfinished(directory)
 
 
-# Each with an example, in the order of the help.
+# Example of each command, in the order of the help.
 _EXAMPLES: dict[Callable[..., None], str] = {
     demo: "gradcam-kit demo --out gradcam-demo --open",
     run: "gradcam-kit run photos -m mobilenet-v2 -o heatmaps --method grad-cam --method layer-cam --open",

@@ -1,4 +1,4 @@
-"""The options that several commands share, and how their texts are read."""
+"""The options that several commands share, and their parsers."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ Weights = Annotated[
 ImageSize = Annotated[
     int | None,
     typer.Option(
-        metavar="PIXELS", help="Side of the model's input.", show_default="as the model has it", rich_help_panel=MODEL
+        metavar="PIXELS", help="Side of the model's input.", show_default="from the model", rich_help_panel=MODEL
     ),
 ]
 Mean = Annotated[
@@ -53,7 +53,7 @@ Mean = Annotated[
     typer.Option(
         metavar="R,G,B",
         help="Mean per channel in [0, 1], such as 0.485,0.456,0.406, or one number for gray.",
-        show_default="as the model has it",
+        show_default="from the model",
         rich_help_panel=MODEL,
     ),
 ]
@@ -62,7 +62,7 @@ Std = Annotated[
     typer.Option(
         metavar="R,G,B",
         help="Standard deviation per channel in [0, 1].",
-        show_default="as the model has it",
+        show_default="from the model",
         rich_help_panel=MODEL,
     ),
 ]
@@ -71,7 +71,7 @@ ClassNames = Annotated[
     typer.Option(
         metavar="FILE",
         help="File with one class name per line.",
-        show_default="as the model has them",
+        show_default="from the model",
         rich_help_panel=MODEL,
     ),
 ]
@@ -106,7 +106,7 @@ Targets = Annotated[
 Scores = Annotated[
     str | None,
     typer.Option(
-        help="Score of a class: softmax, sigmoid, or raw (the output as it is).",
+        help="Score of a class: softmax, sigmoid, or raw (the unchanged output).",
         autocompletion=completing.one_of("softmax", "sigmoid", "raw"),
         show_default="the model decides",
         rich_help_panel=EXPLAIN,
@@ -171,7 +171,7 @@ ReplaceForeign = Annotated[
 ]
 Open = Annotated[
     bool,
-    typer.Option("--open", help="Open what was written in the browser, where there is one.", rich_help_panel=OUTPUT),
+    typer.Option("--open", help="Open the result in the browser, if there is one.", rich_help_panel=OUTPUT),
 ]
 Method = Annotated[
     list[str] | None,

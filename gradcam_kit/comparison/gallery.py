@@ -130,7 +130,7 @@ def shown_pictures(
     """Return images as pictures: a signal as a strip, a volume by its middle slice, other channels averaged.
 
     Args:
-        images: as the model gets them.
+        images: the model's input.
         mean: mean of the normalization to undo; None = images outside [0, 1] are stretched to their own range.
         std: likewise.
     """

@@ -31,7 +31,7 @@ class Question:
         masks: masks of the objects, `(n, *t)`, for metrics that need them.
         batch_size: the most rows in one forward pass.
         seed: the seed of random draws.
-        identities: a number per image, to which its draws belong; None = from the values of the image.
+        identities: a number per image from which its draws are derived; None = from the values of the image.
         keep_modes: leave modules in train mode as they are.
     """
 

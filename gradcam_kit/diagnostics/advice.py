@@ -54,7 +54,7 @@ EMPTY_LEVEL = (
     "Its features are computed for nothing. Check anchor sizes and strides of this level, and which levels the head "
     "gets"
 )
-REDUNDANT_HEADS = "Heads look at the same places. Harmless; one of them can be pruned"
+REDUNDANT_HEADS = "Heads attend to the same places. Harmless; one of them can be pruned"
 SINK = (
     "The head parks its attention there and adds little. Common in trained models; look at other heads, "
     "and do not interpret such a token as important"

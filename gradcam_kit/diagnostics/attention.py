@@ -41,7 +41,7 @@ def capture_attention(
     Args:
         model: any model, called any number of times.
         tokens: the words of a text, special tokens included, or one sequence of words for each sample.
-        layers: keep the attention of these modules and of what lies inside of them alone: a dotted name, a wildcard, a
+        layers: keep only the attention of these modules and of those inside them: a dotted name, a wildcard, a
             module, a type, a sequence of those; None = all.
         keep: "device" keeps attention where it was computed, "cpu" on the host.
         max_bytes: the most memory that captured attention may take.
@@ -84,7 +84,7 @@ def _nothing(model: str, steps: int, selected: set[str] | None, skipped: dict[st
     if not steps and not seen:
         return f"no attention of {model} was captured, because it did not run inside the block; call the model in it"
     if seen:
-        return f"there is no attention in {', '.join(sorted(selected or ()))}; pass layers=None to keep that of all"
+        return f"there is no attention in {', '.join(sorted(selected or ()))}; pass layers=None to keep all attention"
     found = "; ".join(f"{name}: {reason}" for name, reason in list(skipped.items())[:3]) or "no softmax at all"
     return (
         f"no attention found in {model}: looked for {_LOOKED_FOR}, and saw {found}. Kernels of flash-attn, xformers "

@@ -186,7 +186,7 @@ class CapturedAttention(Mapping[str, LayerAttention]):
         Args:
             name: the layer; None = the last one.
             picture: what `overlay` takes; None = the maps alone.
-            sample: which sample of the batch.
+            sample: index of the sample in the batch.
             query: as in `maps`.
 
         Raises:
@@ -209,7 +209,7 @@ class CapturedAttention(Mapping[str, LayerAttention]):
 
         Args:
             name: the layer; None = the last one.
-            sample: which sample of the batch.
+            sample: index of the sample in the batch.
             head: which head; None = the mean of all.
             query: the token whose attention is shown; None = the mean over all.
             color: shade the words by escape codes, instead of a bar behind each.
@@ -227,7 +227,7 @@ class CapturedAttention(Mapping[str, LayerAttention]):
         Args:
             path: also write the page to this file.
             picture: what `overlay` takes; None = the maps alone.
-            sample: which sample of the batch is shown.
+            sample: index of the sample in the batch is shown.
         """
         from gradcam_kit.diagnostics.show.attention_page import attention_page
 

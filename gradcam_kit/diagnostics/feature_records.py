@@ -217,7 +217,7 @@ class Features(Mapping[str, Feature]):
 
         Args:
             name: the layer.
-            sample: which sample of the batch.
+            sample: index of the sample in the batch.
             kind: "channels", a grid of its channels; "mean", their mean; "histogram" of all values.
 
         Raises:

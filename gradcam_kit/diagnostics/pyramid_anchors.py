@@ -17,7 +17,7 @@ from gradcam_kit.errors import InputError
 
 _CANDIDATES = 4000  # number of strongest boxes of an image to inspect
 _STRONGEST = 20  # boxes of an image that stand for objects where the detector finds none
-_OVERLAP = 0.5  # overlap from which on strongest boxes are the same object
+_OVERLAP = 0.5  # least overlap of strongest boxes that are the same object
 _MATCHED = 0.3  # intersection over union below which anchors are background, Ren et al. 2015
 _SMALLEST, _LARGEST = 4.0, 1333.0  # sides of boxes that a level could carry; torchvision resizes to 1333 at most
 _STEPS = 8  # sizes of boxes for each doubling

@@ -104,7 +104,7 @@ class CallTrace:
             reverse: the other direction.
             probes: backward passes; from as many as there are units on, the norm of the gradient is exact, else it is
                 estimated along random directions.
-            seed: of these directions.
+            seed: seed of these directions.
 
         Raises:
             CaptureError: the weights have changed since the trace.

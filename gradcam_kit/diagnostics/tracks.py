@@ -1,4 +1,4 @@
-"""What is known of each layer and parameter: numbers on the host that can be merged, stored and judged."""
+"""Statistics of each layer and parameter: numbers on the host that can be merged, stored and judged."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ class WindowStats:
 
 @dataclass
 class LayerTrack:
-    """One tensor that a layer returns: `layer` for a plain output, `layer[0]` and the like for others."""
+    """One output tensor of a layer: `layer` for a plain output, `layer[0]` and similar names for others."""
 
     name: str
     layer: str
@@ -237,7 +237,7 @@ class ParameterTrack:
 
 @dataclass
 class Ledger:
-    """All that one block has found out; holds no tensor and no module."""
+    """All observations of a block, without tensors and modules."""
 
     model: str
     tracks: dict[str, LayerTrack] = field(default_factory=dict)
@@ -256,7 +256,7 @@ class Ledger:
     scaled: bool = False
 
     def merge(self, other: Ledger) -> Ledger:
-        """Return what both have found out; neither is changed."""
+        """Return the merged observations; neither ledger is changed."""
 
         def united(mine: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
             both = {name: own.merge(theirs[name]) if name in theirs else own for name, own in mine.items()}

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from gradcam_kit.errors import InputError, OptionError
 from gradcam_kit.jobs.request import RunRequest
 from gradcam_kit.jobs.results import Run
-from gradcam_kit.models import is_code, was_named
+from gradcam_kit.models import is_code
+from gradcam_kit.models.user_code import was_named
 
 if TYPE_CHECKING:
     from gradcam_kit.jobs.evaluate import EvaluateRequest

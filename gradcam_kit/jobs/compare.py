@@ -72,7 +72,7 @@ def render_sheet(request: SheetRequest, console: Console | None = None) -> RunSu
     """Explain pictures with several methods and write the results into one file; skip pictures that fail.
 
     Raises:
-        GradCamKitError: the request is wrong, or no picture could be explained.
+        GradCamKitError: the request is invalid, or no picture could be explained.
     """
     start = time.monotonic()
     check_local(request.out, "compare")

@@ -52,7 +52,7 @@ def examine(request: DoctorRequest, console: Console | None = None) -> Diagnosis
         console: where notes are shown; None = nowhere.
 
     Raises:
-        GradCamKitError: the request is wrong.
+        GradCamKitError: the request is invalid.
     """
     done, data = Diagnosis(), None
     with random_states():

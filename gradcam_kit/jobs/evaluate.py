@@ -129,7 +129,7 @@ def evaluate(request: EvaluateRequest, console: Console | None = None) -> Evalua
         console: terminal on which progress is shown; None = nowhere.
 
     Raises:
-        GradCamKitError: the request is wrong, or the model is not the one of the run.
+        GradCamKitError: the request is invalid, or the model is not the one of the run.
     """
     start = time.monotonic()
     console = console or Console(quiet=True)
@@ -165,7 +165,7 @@ def _prepare(request: EvaluateRequest, console: Console) -> _Prepared:
     """Check the request, and load the model of the run.
 
     Raises:
-        GradCamKitError: the request is wrong, or the model is not the one of the run.
+        GradCamKitError: the request is invalid, or the model is not the one of the run.
     """
     masks = None if request.masks is None else Masks(request.masks)
     metrics = chosen_metrics(request.metrics or DEFAULT_METRICS, masks)

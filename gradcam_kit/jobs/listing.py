@@ -16,7 +16,7 @@ def candidate_layers(request: ModelRequest) -> list[LayerCandidate]:
     """Return all layers of a model with positions, found on a bundled picture, the chosen one, and the reason.
 
     Raises:
-        GradCamKitError: the request is wrong.
+        GradCamKitError: the request is invalid.
     """
     explainer = load_explainer(request)
     images = explainer.loaded.transform(sample_pictures()[0].picture)[None].to(explainer.device)

@@ -168,7 +168,7 @@ def _prepare(request: RunRequest, console: Console) -> _Prepared:
     """Check the folder, list the pictures, load the model, and make the manifest.
 
     Raises:
-        GradCamKitError: the request is wrong, or the folder holds another run.
+        GradCamKitError: the request is invalid, or the folder holds another run.
     """
     metrics = chosen_metrics(request.metrics)
     store = Store.at(request.out, metric_fields(request.metrics))

@@ -76,7 +76,7 @@ class DCAM:
         model: a model of cubes.
         target_layers: one layer, as for CAM methods; None = chosen automatically.
         permutations: number of orders, at least 1.
-        seed: of the orders, which all series share.
+        seed: seed of the orders, which all series share.
         batch_size: the most cubes in one pass.
 
     Example:

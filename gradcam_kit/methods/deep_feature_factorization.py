@@ -54,7 +54,7 @@ def factorize(
     Args:
         rows: V, not negative.
         components: number of components.
-        seed: of the first row and the noise.
+        seed: seed of the first row and the noise.
         iterations: updates of both factors.
 
     Returns:
@@ -97,7 +97,7 @@ class DeepFeatureFactorization:
         model: any PyTorch model.
         target_layers: one layer, as for CAM methods; None = chosen automatically.
         components: number of concepts, at least 1.
-        seed: of the start of the factorization.
+        seed: seed of the start of the factorization.
         iterations: of the factorization, at least 1.
         reshape: as for CAM methods.
         image_input: as for CAM methods.

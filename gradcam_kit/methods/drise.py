@@ -18,7 +18,7 @@ class DRISE(RISE, name="d-rise"):
         masks: N, as in the paper.
         cells: of the masks along each axis, finer than those of RISE, because boxes are small.
         visible: the probability of a cell to be left visible, in (0, 1).
-        seed: of the masks.
+        seed: seed of the masks.
 
     Example:
         >>> import torch

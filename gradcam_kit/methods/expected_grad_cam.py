@@ -48,8 +48,8 @@ class ExpectedGradCAM(BaseCAM, name="expected-grad-cam"):
 
     Args:
         samples: baselines, and points on paths; each costs two passes.
-        std: of the Gaussian noise, in standard deviations of the image, at least 0.
-        seed: of the noise; all images get the same draw.
+        std: standard deviation of the Gaussian noise, in standard deviations of the image, at least 0.
+        seed: seed of the noise; all images get the same draw.
 
     Example:
         >>> from gradcam_kit import ExpectedGradCAM

@@ -23,8 +23,8 @@ def grad_eclip_map(
 
     Args:
         gradient: d score / d output of the last attention at the class token, before the output projection.
-        query: of the class token.
-        keys: of the patches.
+        query: query of the class token.
+        keys: keys of the patches.
         values: of the patches.
 
     Returns:

@@ -28,7 +28,7 @@ def group_channels(activations: Float[Tensor, "n k *s"], groups: int, seed: int 
     Args:
         activations: maps to compare; constant maps have no structure and join the first group.
         groups: at most; fewer where there are fewer channels.
-        seed: of the random map.
+        seed: seed of the random map.
     """
     flat = activations.flatten(2)
     varies = (flat.amax(2) > flat.amin(2))[..., None]
@@ -54,7 +54,7 @@ class GroupCAM(BaseCAM, name="group-cam"):
 
     Args:
         groups: of channels, at least 1; each costs a forward pass.
-        seed: of the random map with which the grouping starts, see `group_channels`.
+        seed: seed of the random map with which the grouping starts, see `group_channels`.
 
     Example:
         >>> from gradcam_kit import GroupCAM

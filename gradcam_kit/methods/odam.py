@@ -22,8 +22,8 @@ class ODAM(BaseCAM, name="odam"):
     or at the level of the feature pyramid from which the box comes.
 
     Args:
-        sigma: of the Gaussian, in cells of the layer. The paper takes its size from the object; the released code for
-            FCOS smooths nothing, which is `sigma=0`.
+        sigma: width of the Gaussian, in cells of the layer. The paper takes its size from the object; the released code
+            for FCOS smooths nothing, which is `sigma=0`.
 
     Example:
         >>> from gradcam_kit import ODAM

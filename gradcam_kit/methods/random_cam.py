@@ -17,7 +17,7 @@ class RandomCAM(BaseCAM, name="random-cam"):
     A baseline for comparisons, not an explanation: a method that scores no better tells nothing about the class.
 
     Args:
-        seed: of the draw, which is made on the host so that every device gets the same weights.
+        seed: seed of the draw, which is made on the host so that every device gets the same weights.
 
     Example:
         >>> from gradcam_kit import RandomCAM

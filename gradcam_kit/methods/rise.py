@@ -29,7 +29,7 @@ class RISE(BaseCAM, name="rise"):
         masks: N; the paper uses 4000 for VGG-16 and 8000 for ResNet-50.
         cells: of the masks along each axis.
         visible: p, the probability of a cell to be left visible, in (0, 1).
-        seed: of the masks.
+        seed: seed of the masks.
 
     Example:
         >>> from gradcam_kit import RISE

@@ -40,8 +40,9 @@ class SmoothGradCAMPlusPlus(BaseCAM, name="smooth-grad-cam++"):
 
     Args:
         samples: noisy copies (torch-cam's default).
-        std: of the Gaussian noise, in units of the normalized input (torch-cam's default), at least 0.
-        seed: of the noise; all images get the same draw.
+        std: standard deviation of the Gaussian noise, in units of the normalized input (torch-cam's default), at least
+            0.
+        seed: seed of the noise; all images get the same draw.
 
     Example:
         >>> from gradcam_kit import SmoothGradCAMPlusPlus

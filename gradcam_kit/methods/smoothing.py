@@ -113,8 +113,8 @@ class Smooth(_Mean):
     Args:
         cam: any method.
         samples: noisy copies of each image; they multiply the method's price.
-        std: of the Gaussian noise, in units of the normalized images, at least 0.
-        seed: of the noise; all images get the same draws.
+        std: standard deviation of the Gaussian noise, in units of the normalized images, at least 0.
+        seed: seed of the noise; all images get the same draws.
 
     Example:
         >>> from gradcam_kit import LayerCAM, Smooth

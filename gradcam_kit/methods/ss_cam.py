@@ -24,8 +24,8 @@ class SSCAM(ScoreCAM, name="ss-cam"):
 
     Args:
         samples: draws of noise; all channels and images get the same ones.
-        std: of the Gaussian noise, in units of the masks, at least 0.
-        seed: of the noise.
+        std: standard deviation of the Gaussian noise, in units of the masks, at least 0.
+        seed: seed of the noise.
 
     Example:
         >>> from gradcam_kit import SSCAM

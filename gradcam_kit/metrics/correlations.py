@@ -57,14 +57,14 @@ def sensitivity_n(
 
     Args:
         heatmaps: in [0, 1].
-        images: as the model gets them.
+        images: the model's input.
         rescore: the probability of the explained class.
-        seed: of the sets.
-        identities: a number per image, to which its sets belong; None = from the values of the image.
+        seed: seed of the sets.
+        identities: a number per image from which its sets are derived; None = from the values of the image.
         fractions: the values of n as shares of the positions, each above 0 and below 1; at least one position.
         samples: number of sets of each size, at least 2.
         baseline: what replaces a position, as in `deletion`.
-        batch_size: the most changed images that exist at once.
+        batch_size: the most changed images in memory at once.
 
     Raises:
         OptionError: no fractions, a fraction outside (0, 1), or a single set.
@@ -103,14 +103,14 @@ def faithfulness_correlation(
 
     Args:
         heatmaps: in [0, 1].
-        images: as the model gets them.
+        images: the model's input.
         rescore: the probability of the explained class.
-        seed: of the sets.
-        identities: a number per image, to which its sets belong; None = from the values of the image.
+        seed: seed of the sets.
+        identities: a number per image from which its sets are derived; None = from the values of the image.
         subset: number of positions in a set; None = 224, or a tenth of the positions for images below 2240 positions.
         samples: number of sets, at least 2.
         baseline: what replaces a position, as in `deletion`.
-        batch_size: the most changed images that exist at once.
+        batch_size: the most changed images in memory at once.
 
     Raises:
         OptionError: a subset of all positions or more, or a single set.
@@ -150,13 +150,13 @@ def monotonicity_correlation(
 
     Args:
         heatmaps: in [0, 1].
-        images: as the model gets them.
+        images: the model's input.
         rescore: the probability of the explained class.
-        seed: of the draws.
-        identities: a number per image, to which its draws belong; None = from the values of the image.
+        seed: seed of the draws.
+        identities: a number per image from which its draws are derived; None = from the values of the image.
         steps: number of groups, at least 2.
         samples: draws for each group.
-        batch_size: the most changed images that exist at once.
+        batch_size: the most changed images in memory at once.
 
     Raises:
         OptionError: a single group.

@@ -44,15 +44,15 @@ def deletion(
 
     Args:
         heatmaps: in [0, 1]; only their order matters.
-        images: as the model gets them.
+        images: the model's input.
         rescore: the probability of the explained class.
-        seed: of the baseline "noise".
-        identities: a number per image, to which its noise belongs; None = from the values of the image.
+        seed: seed of the baseline "noise".
+        identities: a number per image from which its noise is derived; None = from the values of the image.
         steps: number of equal steps into which all positions are divided (the last may be smaller); the paper uses 224
             at 224 x 224.
         baseline: what replaces a position: a number in the units of the images (0 is the mean color where they are
             normalized), "mean", "blur", "noise" or "inpaint", see `replacement`.
-        batch_size: the most changed images that exist at once.
+        batch_size: the most changed images in memory at once.
     """
     check_heatmaps(heatmaps, images)
     return _curve(heatmaps, images, replacement(images, baseline, seed, identities), rescore, steps, batch_size)
@@ -76,16 +76,16 @@ def insertion(
 
     Args:
         heatmaps: in [0, 1]; only their order matters.
-        images: as the model gets them.
+        images: the model's input.
         rescore: the probability of the explained class.
-        seed: of the baseline "noise".
-        identities: a number per image, to which its noise belongs; None = from the values of the image.
+        seed: seed of the baseline "noise".
+        identities: a number per image from which its noise is derived; None = from the values of the image.
         steps: number of equal steps into which all positions are divided (the last may be smaller); the paper uses 224
             at 224 x 224.
         baseline: replaces a position before it is restored, as in `deletion`; the paper uses "blur".
         kernel: size of the Gaussian window of the blur in positions, odd.
-        sigma: of the blur, in positions.
-        batch_size: the most changed images that exist at once.
+        sigma: width of the blur, in positions.
+        batch_size: the most changed images in memory at once.
     """
     check_heatmaps(heatmaps, images)
     start = replacement(images, baseline, seed, identities, kernel=kernel, sigma=sigma)
@@ -117,7 +117,7 @@ def symmetric_relevance_gain(
 
     Args:
         heatmaps: in [0, 1]; only their order matters.
-        images: as the model gets them.
+        images: the model's input.
         rescore: the probability of the explained class.
         seed: this and the further options as in `deletion`.
         identities: as in `deletion`.

@@ -19,7 +19,7 @@ class Order:
 
     Attributes:
         place: rank of every position, 0 for the most relevant.
-        values: of the maps, descending.
+        values: values of the maps, descending.
     """
 
     place: Int[Tensor, "n *t"]

@@ -70,7 +70,7 @@ def paired_differences(
         test: test that gives p, "bootstrap" or "wilcoxon".
         draws: of the bootstrap.
         level: of the intervals; they are not corrected.
-        seed: of the bootstrap.
+        seed: seed of the bootstrap.
 
     Returns:
         One comparison for each pair, in order; NaN where fewer than two images count.
@@ -130,7 +130,7 @@ def bootstrap_means(
         differences: finite, two rows or more.
         draws: number of resamples with replacement.
         level: of the interval.
-        seed: of the draws.
+        seed: seed of the draws.
     """
     n, means = len(differences), differences.mean(0)
     generator, at_once = Generator(PCG64(seed)), max(1, _CHUNK // n)

@@ -43,14 +43,14 @@ def region_perturbation(
 
     Args:
         heatmaps: in [0, 1]; only the order of the cells matters.
-        images: as the model gets them.
+        images: the model's input.
         rescore: the probability of the explained class.
-        seed: of the baseline "noise".
-        identities: a number per image, to which its noise belongs; None = from the values of the image.
+        seed: seed of the baseline "noise".
+        identities: a number per image from which its noise is derived; None = from the values of the image.
         patch: side of a cell, in positions.
         steps: number of removed cells, at most all.
         baseline: what replaces a position, as in `deletion`; the paper uses noise.
-        batch_size: the most changed images that exist at once.
+        batch_size: the most changed images in memory at once.
     """
     check_heatmaps(heatmaps, images)
     regions = grid_regions(images, patch)
@@ -88,14 +88,14 @@ def irof(
 
     Args:
         heatmaps: in [0, 1]; only the order of the superpixels matters.
-        images: as the model gets them, with two or three position axes.
+        images: the model's input, with two or three position axes.
         rescore: the probability of the explained class.
-        seed: of the baseline "noise".
-        identities: a number per image, to which its noise belongs; None = from the values of the image.
+        seed: seed of the baseline "noise".
+        identities: a number per image from which its noise is derived; None = from the values of the image.
         segments: the number of superpixels that SLIC aims at.
         compactness: weight of positions against colors in SLIC; None = 10, or 0.1 for images that are not pictures.
         baseline: what replaces a position, as in `deletion`; the paper uses the mean.
-        batch_size: the most changed images that exist at once.
+        batch_size: the most changed images in memory at once.
     """
     check_heatmaps(heatmaps, images)
     regions = superpixels(images, segments, compactness)

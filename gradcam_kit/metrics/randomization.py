@@ -103,10 +103,10 @@ def parameter_randomization(
         model: the model that `explain` explains; it is restored afterwards.
         explain: from the images to signed maps of fixed classes, e.g.
             `lambda images: cam.explain(images, classes).saliency["layer4"]`.
-        images: what is explained.
+        images: the images to explain.
         mode: "cascading" from output to input, or "independent", one layer at a time.
         layers: names of modules, one for each step; None = every layer with parameters.
-        seed: of the new parameters.
+        seed: seed of the new parameters.
 
     Raises:
         InputError: a bare `cam`, which would explain the classes that the random model predicts.

@@ -47,13 +47,13 @@ def smooth_parameter_randomization(
     Args:
         model: the model that `explain` explains; it is as before afterwards.
         explain: from images to signed maps of fixed classes.
-        images: what is explained.
+        images: the images to explain.
         samples: noisy copies of each image, the same for every model.
         noise: standard deviation, as a share of the range of each image's values.
         mode: this and the further options as in `parameter_randomization`.
         layers: as in `parameter_randomization`.
-        seed: of the new parameters, and of the noise.
-        identities: a number per image, to which its noise belongs; None = from the values of the image.
+        seed: seed of the new parameters, and of the noise.
+        identities: a number per image from which its noise is derived; None = from the values of the image.
 
     Raises:
         InputError: a bare `cam`, which would explain the predicted classes, or images that are not one tensor.
@@ -97,9 +97,9 @@ def efficient_parameter_randomization(
         model: the model that `explain` explains; it is as before afterwards.
         explain: from images to signed maps of fixed classes, e.g.
             `lambda images: cam.explain(images, classes).saliency["layer4"]`.
-        images: what is explained.
+        images: the images to explain.
         bins: number of bins of the histogram, at least 2.
-        seed: of the new parameters.
+        seed: seed of the new parameters.
 
     Raises:
         InputError: a bare `cam`, whose classes would follow the predictions of the random model.

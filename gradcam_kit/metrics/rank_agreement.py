@@ -52,7 +52,9 @@ def rank_agreement(scores: Mapping[str, Float[Tensor, "methods n"]], lower: Coll
         )
     if not shapes or next(iter(shapes))[0] < 3:
         found = next(iter(shapes))[0] if shapes else 0
-        raise OptionError(f"{found} methods are ranked by {len(tables)} metrics; expected three or more by one or more")
+        raise OptionError(
+            f"{found} methods are ranked by {len(tables)} metrics; expected at least three methods and one metric"
+        )
     stacked = [one.mT.contiguous() for one in tables.values()]
     pairs = torch.stack([torch.stack([spearman(a, b) for b in stacked]) for a in stacked])
     return RankAgreement(

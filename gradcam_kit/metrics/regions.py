@@ -73,7 +73,7 @@ def superpixels(images: Float[Tensor, "n c *t"], segments: int, compactness: flo
     colors are compared in Lab.
 
     Args:
-        images: as the model gets them, with two or three position axes.
+        images: the model's input, with two or three position axes.
         segments: number of superpixels that SLIC aims at.
         compactness: weight of positions against colors; None = 10, or 0.1 for images that are not pictures.
 

@@ -46,7 +46,7 @@ class MetricInput:
         explain: the method itself, for metrics that run it again: images -> heatmaps for the same classes. A method
             that would explain the prediction for each changed image, such as a bare `cam`, is bound to the classes of
             `rescore`.
-        seed: of all random draws.
+        seed: seed of all random draws.
         identities: `(n,)` int, a number per image from which its draws are derived; None = from its values. Either way
             the draws do not depend on the rest of the batch.
         represent: changed images -> activations `(n, ...)` of the explained layer.

@@ -49,15 +49,15 @@ def replacement(
     """Return the replacement of removed positions.
 
     Args:
-        images: as the model gets them.
+        images: the model's input.
         baseline: a number in the units of the images (0 is the mean color where they are normalized); "mean": the mean
             of each channel of the image; "blur": the image blurred by a Gaussian, with mirrored borders; "noise": draws
             from U(smallest, largest) of each channel of the image, one draw per value; "inpaint": the weighted mean of
             the neighbors, as in `impute`, or the mean of each channel if no position remains.
-        seed: of the noise.
-        identities: a number per image, to which its noise belongs; None = from the values of the image.
+        seed: seed of the noise.
+        identities: a number per image from which its noise is derived; None = from the values of the image.
         kernel: size of the window of the blur in positions, odd.
-        sigma: of the blur, in positions.
+        sigma: width of the blur, in positions.
 
     Raises:
         OptionError: a baseline that is neither a finite number nor one of these names, or an even kernel.

@@ -48,10 +48,10 @@ def road_morf(
 
     Args:
         heatmaps: in [0, 1]; only their order matters.
-        images: as the model gets them, with two position axes.
+        images: the model's input, with two position axes.
         predicts: 1 where the class is predicted, else 0 (`rescoring(...).predicts`).
-        seed: of the noise on imputed positions.
-        identities: a number per image, to which its noise belongs; None = from the values of the image.
+        seed: seed of the noise on imputed positions.
+        identities: a number per image from which its noise is derived; None = from the values of the image.
         percentages: this and the further options as in `road_curve`.
     """
     options = _options(percentages, noise, tolerance, batch_size)
@@ -98,10 +98,10 @@ def road_combined(
 
     Args:
         heatmaps: in [0, 1]; only their order matters.
-        images: as the model gets them, with two position axes.
+        images: the model's input, with two position axes.
         rescore: the probability of the explained class.
-        seed: of the noise on imputed positions.
-        identities: a number per image, to which its noise belongs; None = from the values of the image.
+        seed: seed of the noise on imputed positions.
+        identities: a number per image from which its noise is derived; None = from the values of the image.
         percentages: this and the further options as in `road_curve`.
     """
     options = _options(percentages, noise, tolerance, batch_size)
@@ -161,16 +161,16 @@ def road_curve(
 
     Args:
         heatmaps: only their order matters; constant maps are ordered row by row.
-        images: as the model gets them, with two position axes.
+        images: the model's input, with two position axes.
         rescore: scores of changed images.
-        seed: of the noise.
+        seed: seed of the noise.
         identities: a number per image from which its noise is derived; None = from the values of the images.
         most_relevant_first: False removes the least relevant positions.
         percentages: each above 0 and below 100.
         noise: standard deviation of the noise added to imputed positions, in the units of the images; an image gets the
             same draw at every percentage.
         tolerance: of the imputation, see `impute`.
-        batch_size: the most changed images that exist at once.
+        batch_size: the most changed images in memory at once.
 
     Raises:
         OptionError: a percentage that removes everything.

@@ -55,10 +55,10 @@ def sensitivity_max(
 
     Args:
         heatmaps: of the unchanged images.
-        images: as the model gets them.
+        images: the model's input.
         explain: the method, called once for each draw with the whole batch.
-        seed: of the noise.
-        identities: a number per image, to which its noise belongs; None = from the values of the image.
+        seed: seed of the noise.
+        identities: a number per image from which its noise is derived; None = from the values of the image.
         predicts: 1 where the class is predicted, else 0 (`rescoring(...).predicts`); None = changed predictions are
             not counted.
         radius: largest change of a value, in the units of the images.
@@ -117,17 +117,17 @@ def infidelity(
 
     Args:
         heatmaps: of the images.
-        images: as the model gets them.
+        images: the model's input.
         rescore: the probability of the explained class.
-        seed: of the perturbations.
-        identities: a number per image, to which its perturbations belong; None = from the values of the image.
+        seed: seed of the perturbations.
+        identities: a number per image from which its perturbations are derived; None = from the values of the image.
         perturbation: "patches": I is the image itself in a random half of the cells of a grid, so that x - I is 0
             there; "noise": I is Gaussian.
         samples: number of perturbations of each image.
-        std: of the noise, in the units of the images.
+        std: standard deviation of the noise, in the units of the images.
         patch: side of a cell, in positions; None = 16, or a quarter of the longer side for images below 64 x 64.
         scaled: False = beta is 1.
-        batch_size: the most changed images that exist at once.
+        batch_size: the most changed images in memory at once.
 
     Raises:
         OptionError: a patch that covers the whole image, for which any map is right.

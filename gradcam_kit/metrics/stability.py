@@ -51,10 +51,10 @@ def local_lipschitz(
 
     Args:
         heatmaps: of the unchanged images.
-        images: as the model gets them.
+        images: the model's input.
         explain: the method, called once for each draw with the whole batch.
-        seed: of the noise.
-        identities: a number per image, to which its noise belongs; None = from the values of the image.
+        seed: seed of the noise.
+        identities: a number per image from which its noise is derived; None = from the values of the image.
         rescore: used only for the origin of the classes.
         radius: largest change of a value, in the units of the images.
         samples: number of draws.
@@ -91,10 +91,10 @@ def relative_input_stability(
 
     Args:
         heatmaps: of the unchanged images.
-        images: as the model gets them.
+        images: the model's input.
         explain: the method, called once for each draw with the whole batch.
-        seed: of the noise.
-        identities: a number per image, to which its noise belongs; None = from the values of the image.
+        seed: seed of the noise.
+        identities: a number per image from which its noise is derived; None = from the values of the image.
         predicts: 1 where the class is predicted, else 0 (`rescoring(...).predicts`); None = no draw is left out.
         radius: largest change of a value, in the units of the images.
         samples: number of draws.
@@ -133,7 +133,7 @@ def relative_output_stability(
 
     Args:
         heatmaps: of the unchanged images.
-        images: as the model gets them.
+        images: the model's input.
         explain: the method, called once for each draw with the whole batch.
         rescore: the explained score.
         seed: this and the further arguments as in `relative_input_stability`.
@@ -179,7 +179,7 @@ def relative_representation_stability(
 
     Args:
         heatmaps: of the unchanged images.
-        images: as the model gets them.
+        images: the model's input.
         explain: the method, called once for each draw with the whole batch.
         represent: from images to the activations of a layer `(n, ...)`.
         seed: this and the further arguments as in `relative_input_stability`.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -26,6 +24,7 @@ from gradcam_kit.errors import (
 from gradcam_kit.models.checkpoints import load_checkpoint
 from gradcam_kit.models.copying import carried_transform, copied
 from gradcam_kit.models.photos import mobilenet_v2
+from gradcam_kit.models.user_code import exit_said, imported, working_directory_on_path
 from gradcam_kit.models.zoo import (
     LoadOptions,
     ModelParts,
@@ -36,9 +35,6 @@ from gradcam_kit.models.zoo import (
 )
 from gradcam_kit.targets.names import carried_names, read_class_names
 from gradcam_kit.transforms import IMAGENET, CallableTransform, PictureTransform, Transform, as_transform
-
-_named: set[str] = set()
-"""Modules and names that this program has imported at the user's request."""
 
 SPECS = "demo, mobilenet-v2, torchvision:NAME, timm:NAME, hf:NAME or package.module:factory"
 
@@ -71,10 +67,7 @@ class LoadedModel(ModelParts):
         if isinstance(self.transform, CallableTransform) and (steps := self.transform.random_steps):
             notes.append(f"the transform is random ({', '.join(steps)}): repeating the command gives different numbers")
         if self.names_assumed:
-            notes.append(
-                "the class names are assumed to be those of ImageNet, because the model has 1000 outputs (see "
-                "--class-names)"
-            )
+            notes.append("class names are assumed to be those of ImageNet, because of 1000 outputs (see --class-names)")
         if self.class_names is None:
             notes.append("class names are unknown: targets are shown as numbers (see --class-names)")
         return tuple(notes)
@@ -196,7 +189,7 @@ def _from_factory(spec: str, wishes: LoadOptions) -> ModelParts:
     except GradCamKitError:
         raise
     except SystemExit as error:
-        raise InputError(f"{spec} {_exited(error)}; expected a factory that returns a torch.nn.Module") from error
+        raise InputError(f"{spec} {exit_said(error)}; expected a factory that returns a torch.nn.Module") from error
     except Exception as error:
         raise_interruption(error)
         raise InputError(f"{spec} failed: {type(error).__name__}: {first_line(error)}") from error
@@ -205,57 +198,10 @@ def _from_factory(spec: str, wishes: LoadOptions) -> ModelParts:
     return _from_module(model, f"the transform that {spec} carries", "its factory")
 
 
-def imported(spec: str, what: str) -> Any:
-    """Import the callable of `package.module:name`; modules in the working directory are found, as with `python -m`.
-
-    Args:
-        spec: module and name.
-        what: kind of the callable, for messages.
-
-    Raises:
-        ModuleNotFoundError: no such module.
-        UnknownNameError: no such name in it.
-        InputError: something that is not callable, or a module whose import fails.
-    """
-    path, _, attribute = spec.partition(":")
-    with working_directory_on_path():
-        try:
-            module = importlib.import_module(path)
-            found = getattr(module, attribute, None)  # a module may run its own code for attribute access
-        except ModuleNotFoundError as error:
-            if error.name is not None and (path == error.name or path.startswith(f"{error.name}.")):
-                raise
-            raise InputError(f"importing {path!r} failed: {first_line(error)}") from error
-        except SystemExit as error:
-            raise InputError(
-                f"importing {path!r} {_exited(error)}; guard the main program by if __name__ == '__main__'"
-            ) from error
-        except Exception as error:
-            raise_interruption(error)
-            raise InputError(f"importing {path!r} failed: {type(error).__name__}: {first_line(error)}") from error
-    if found is None:
-        hint = did_you_mean(attribute, (name for name, value in vars(module).items() if callable(value)))
-        raise UnknownNameError(f"module {path!r} has no {what} {attribute!r}{hint}")
-    _named.add(spec)
-    if not callable(found):
-        raise InputError(f"{spec} is a {type(found).__name__}, not a {what}; expected a callable")
-    return found
-
-
 def is_code(spec: str) -> bool:
     """Whether a specification names a function in a Python module instead of a model of a library."""
     kind, _, name = spec.partition(":")
     return bool(name) and kind not in _LOADERS
-
-
-def was_named(spec: str) -> bool:
-    """Whether this program has already imported this function or class, so that no new code would run."""
-    return spec in _named and spec.partition(":")[0] in sys.modules
-
-
-def _exited(error: SystemExit) -> str:
-    """Return how a user's code tried to end the program."""
-    return f"called sys.exit({'' if error.code is None else repr(error.code)})"
 
 
 def _from_module(model: nn.Module, source: str, weights: str) -> ModelParts:
@@ -287,14 +233,3 @@ def _seeded() -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)  # torch.manual_seed would also seed the devices
         yield
-
-
-@contextmanager
-def working_directory_on_path() -> Iterator[None]:
-    """Let modules in the working directory be found, as `python -m` does."""
-    directory = str(Path.cwd())
-    sys.path.insert(0, directory)
-    try:
-        yield
-    finally:
-        sys.path.remove(directory)

@@ -28,7 +28,7 @@ def taken() -> Iterator[int]:
 def test_a_taken_port_gives_the_next_free_one(taken: int, monkeypatch: pytest.MonkeyPatch) -> None:
     assert taken < serving.free_port(taken) < taken + 100
     monkeypatch.setattr(serving, "_PORTS", 1)
-    with pytest.raises(OptionError, match="all taken; choose another one with --port"):
+    with pytest.raises(OptionError, match="all taken; choose another with --port"):
         serving.free_port(taken)
     for port in (0, 70_000):
         with pytest.raises(OptionError, match=f"--port is {port}; expected a number from 1 to 65535"):

@@ -88,7 +88,7 @@ def test_some_pictures_that_fail_make_status_1_and_are_named() -> None:
             ["run", "pictures", "--model", "shop:net", "--out", "out", "--std", "0,1,1"],
             "--std is 0,1,1; expected three",
         ),
-        (["run", "pictures", "--model", "shop:value", "--out", "out"], "shop:value is a tuple, and no factory"),
+        (["run", "pictures", "--model", "shop:value", "--out", "out"], "shop:value is a tuple, not a factory"),
         (
             ["run", "pictures", "--model", "shop:net", "--out", "out", "--class-names", "two.txt"],
             "2 class names, but shop",

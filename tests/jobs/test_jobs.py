@@ -236,7 +236,7 @@ def test_class_names_from_a_file() -> None:
     disk.write_picture(Path("pictures/two/a.png"), disk.CAT)
     Path("names.txt").write_text("one\ntwo\ntwo\n")
     assert explain(targets="label", class_names=Path("names.txt"), model="shop:nameless").failed == 1
-    assert "names 2 classes" in disk.read_rows(Path("out"))[0]["error"]
+    assert "is the name of 2 classes" in disk.read_rows(Path("out"))[0]["error"]
     Path("names.txt").write_text("one\ntwo\nthree\n")
     explain(targets="label", class_names=Path("names.txt"), model="shop:nameless", overwrite=True)
     assert disk.read_rows(Path("out"))[0]["target"] == 1

@@ -205,7 +205,7 @@ def interrupting(when: int) -> Callable[..., Any]:
 
 
 @pytest.mark.parametrize(
-    ("when", "advice"), [(1, "run the same command to begin it"), (3, "without --overwrite to resume")]
+    ("when", "advice"), [(1, "run the same command to start it"), (3, "without --overwrite to resume")]
 )
 def test_the_advice_after_an_interruption_is_true(when: int, advice: str, monkeypatch: pytest.MonkeyPatch) -> None:
     explain()

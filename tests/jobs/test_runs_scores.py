@@ -118,7 +118,11 @@ def test_a_class_name_is_a_target(targets: str, index: int) -> None:
     ("options", "error", "says"),
     [
         ({"targets": "dogg"}, UnknownNameError, "the targets are 'dogg'.*no class 'dogg'.*did you mean 'dog'"),
-        ({"targets": "cat", "class_names": ["cat", "dog", "cat", "cup"]}, UnknownNameError, "names 2 classes, 0 and 2"),
+        (
+            {"targets": "cat", "class_names": ["cat", "dog", "cat", "cup"]},
+            UnknownNameError,
+            "is the name of 2 classes, 0 and 2",
+        ),
         ({"class_names": ["cat", "dog"]}, OptionError, "there are 2 class names, but Net has 4 outputs"),
         ({"class_names": ["cat", None, "a", "b"]}, InputError, r"class_names\[1\] is a NoneType"),
         ({"transform": {"mean": (0.5, float("nan"), 0.5)}}, OptionError, "expected a finite number per channel"),

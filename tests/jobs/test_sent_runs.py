@@ -87,7 +87,7 @@ def test_what_is_named_again_is_used() -> None:
     asked = {"source": "pictures", "out": "mine", "workers": 1, "report": False}
     run(RunRequest("shop:net", methods=("shop:Positive", "grad-cam"), **asked))
     for spec in ("shop:net", "shop:Positive"):
-        sys.modules["gradcam_kit.models"]._named.discard(spec)  # as in another process
+        sys.modules["gradcam_kit.models.user_code"]._named.discard(spec)  # as in another process
     command = ["evaluate", "mine", "--metric", "sparseness", "--no-baselines"]
     assert CliRunner().invoke(app, command).exit_code == 2
     assert CliRunner().invoke(app, [*command, "--model", "shop:net"]).exit_code == 2

@@ -199,7 +199,7 @@ def test_a_file_that_does_not_say_what_is_white_is_an_error_and_not_black_or_whi
 
 
 def test_a_gray_image_in_memory_with_8_bit_values_is_not_taken_for_16_bit():
-    with pytest.raises(PictureError, match="from 0 to 252, do not say"):
+    with pytest.raises(PictureError, match="from 0 to 252, do not tell"):
         rgb_picture(Image.fromarray(RAMP.astype(np.int32)))
     assert_same(rgb_picture(Image.new("I", (4, 2), 0)), plain((0, 0, 0), 2, 4))
 

@@ -36,7 +36,7 @@ def test_names_that_stand_for_no_class() -> None:
     with pytest.raises(TargetError, match="carries 2 class names but has 4 outputs"):
         GradCAM(model, "features")(IMAGES, "cat")
     model.class_names = ["cat", "dog", "cat", "cup"]
-    with pytest.raises(UnknownNameError, match="'cat' names 2 classes, 0 and 2; give the index of one"):
+    with pytest.raises(UnknownNameError, match="'cat' is the name of 2 classes, 0 and 2; give the index of one"):
         GradCAM(model, "features")(IMAGES, "cat")
     with pytest.raises(UnknownNameError, match="no class 'dogg' among the 4 of the model; did you mean 'dog'"):
         GradCAM(model, "features")(IMAGES, ["cup", "dogg"])

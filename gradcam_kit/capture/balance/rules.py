@@ -79,7 +79,7 @@ def _mish(node: Any) -> Rule:
 
 def _elu(node: Any) -> Rule:
     """ELU, CELU and SELU, which are one operation; in place, they save only the result."""
-    scale = getattr(node, "_saved_scale", 1.0)  # CELU has neither of the two
+    scale = getattr(node, "_saved_scale", 1.0)  # CELU has neither scale nor input scale
     low, steepness = node._saved_alpha * scale, getattr(node, "_saved_input_scale", 1 / node._saved_alpha)
     has_input = hasattr(node, "_saved_self")
     saved = node._saved_self if has_input else node._saved_result

@@ -70,7 +70,7 @@ def tower_pass(
         kwargs: its keyword arguments.
         layers: a name, wildcard, module or type, or None for all modules inside.
         fits: predicate for tensors; the first tensor of a layer's output that fits is recorded.
-        device: of the inputs.
+        device: device of the inputs.
         cut: start the graph at the first recorded tensor; False if the inputs already have a graph.
 
     Raises:

@@ -70,7 +70,7 @@ def untouched(
 
     Args:
         model: the unwrapped model.
-        device: of the images.
+        device: device of the images.
         keep_modes: leave modules in train mode as they are. Random draws are then the user's own, as in a plain pass,
             and continue from call to call.
         restore_draws: restore random states in that case too.

@@ -66,7 +66,7 @@ def train(
         model: it and the optimizer are changed.
         batches: repeated if there are too few.
         loss: `loss(output, labels)`.
-        optimizer: of the model's parameters.
+        optimizer: optimizer of the model's parameters.
         steps: the most steps.
         until: called with each loss; True ends the training.
         seconds: the longest time.

@@ -49,7 +49,7 @@ def check_training(
         model: as it is when training starts.
         loader: yields batches (images, labels); at most `steps` of them are read.
         loss: `loss(output, labels)`, one number.
-        optimizer: of the model's parameters; None = Adam with a learning rate of 1e-3, which is not judged.
+        optimizer: optimizer of the model's parameters; None = Adam with a learning rate of 1e-3, which is not judged.
         steps: training steps over the batches.
         batch: makes a pair of what the loader yields, for loaders of mappings or longer tuples.
         trained: whether the weights are trained, so that the first loss is not judged.
@@ -183,7 +183,7 @@ def run_findings(
         model: as it is when training starts.
         batches: pairs of inputs and labels.
         loss: `loss(output, labels)`, one number.
-        optimizer: of the model's parameters; None = Adam, which is not judged.
+        optimizer: optimizer of the model's parameters; None = Adam, which is not judged.
         steps: training steps.
         watch: makes a block around the training of the copy, such as that of ModelDiagnostics.
     """

@@ -32,7 +32,7 @@ LEVEL = 0.05
 SHIFTED = 0.5
 """Difference of means in pooled standard deviations from which on a unit counts as shifted."""
 _PERMUTATIONS = 500
-_LEAST = 4  # samples of each data set
+_LEAST = 4  # fewest samples of each data set
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ def compare_data(
         batch: extracts the images from an item of a loader.
         samples: most samples of each data set in the test, drawn evenly from all.
         permutations: of the test; None = 500, or more where there are so many layers that the correction needs them.
-        seed: of the draw and of the permutations; global random states are neither used nor changed.
+        seed: seed of the draw and of the permutations; global random states are neither used nor changed.
 
     Raises:
         LayerNotFoundError: a pattern without a match.

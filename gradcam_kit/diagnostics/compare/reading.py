@@ -62,7 +62,7 @@ def feature_reader(model: nn.Module, layers: Any = None, *, inputs: bool = False
     """Hold a model in eval mode, and yield a reader of pooled features of its layers.
 
     Args:
-        model: any model; nothing of it is changed.
+        model: any model; it is not changed.
         layers: see `select_layers`; None = all modules without children.
         inputs: also pool the inputs of the layers.
 

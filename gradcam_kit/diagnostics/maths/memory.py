@@ -50,7 +50,7 @@ def gradient_memory(
         layer: whose last state is differentiated.
         reverse: the other direction.
         probes: backward passes.
-        seed: of the directions.
+        seed: seed of the directions.
     """
     data = (inputs.data if isinstance(inputs, PackedSequence) else inputs).detach().clone()
     with torch.enable_grad():

@@ -61,7 +61,7 @@ def redundancy(features: Float[Tensor, "n k"], threshold: float = 0.95) -> float
 
     Args:
         features: one row per sample, one column per unit.
-        threshold: of the absolute correlation.
+        threshold: threshold of the absolute correlation.
 
     Raises:
         NonFiniteError: NaN or infinite features.

@@ -22,7 +22,7 @@ class Log:
     """The lines of a folder, read again by `update`.
 
     Args:
-        folder: of a `JsonWriter`; it may still be empty.
+        folder: folder of a `JsonWriter`; it may still be empty.
 
     Attributes:
         scalars: name -> (step, value) in the order of writing; every second is dropped when there are 2,000.

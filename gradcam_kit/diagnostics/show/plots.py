@@ -180,7 +180,7 @@ def _units(tracks: list[LayerTrack]) -> Figure:
     own = [track for track, dead in shares if dead is not None]
     if not own:
         raise CaptureError("no layer has units that can die; observe ReLU-like layers, or pass optimizer=")
-    drawn, axes = _over_layers(own, "Units that never answered in the last window")
+    drawn, axes = _over_layers(own, "Units that were never active in the last window")
     values = [100 * (dead or 0) / max(track.units, 1) for track, dead in shares if dead is not None]
     axes.bar(
         range(len(own)), values, color=[_RED if value >= 50 else _ORANGE if value >= 10 else _BLUE for value in values]

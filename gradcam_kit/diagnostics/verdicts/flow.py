@@ -20,12 +20,12 @@ _MASKS = ("Softmax", "LogSoftmax")
 
 
 def flow_findings(ledger: Ledger, limits: Thresholds, blocked: bool = False) -> list[Finding]:
-    """Return what is wrong with finiteness, gradients over depth and time, and the scale of activations.
+    """Return the findings on finiteness, gradients over depth and time, and the scale of activations.
 
     Args:
         ledger: what was observed.
         limits: of the verdicts.
-        blocked: a layer is silent, which explains gradients that vanish in front of it.
+        blocked: whether a layer is silent, which explains gradients that vanish before it.
     """
     tracks = sorted(ledger.tracks.values(), key=lambda track: track.order)
     nonfinite = _nonfinite(tracks, ledger)
@@ -64,7 +64,7 @@ def _bad_gradients(tracks: list[LayerTrack], ledger: Ledger, limits: Thresholds)
     track = broken[-1]  # the last layer in the order of execution is the first one of the backward pass
     window = track.last_window(limits.dead_samples)
     number = len(window.gradient_norms)
-    # A scaler finds its scale by overflowing; such steps are skipped.
+    # A scaler finds its scale by overflows; it skips these steps.
     begins = track.windows <= 1 and window.bad_gradients <= _HALVINGS
     is_scaling = (ledger.scaled or track.is_half) and (begins or window.bad_gradients < max(number / 2, 3))
     return [

@@ -153,7 +153,7 @@ def _explained(request: RunRequest, explainer: Explainer, store: Store, items: S
             raise cause from error
         said = str(error).strip().splitlines()[-1]
         raise CaptureError(
-            f"Ray gave up: {said}; what is complete stays valid; run the same command to resume"
+            f"Ray gave up: {said}; complete results stay valid; run the same command to resume"
         ) from error
 
 

@@ -49,7 +49,7 @@ def load_explainer(request: ModelRequest, console: Console | None = None) -> Exp
         console: where notes about the model are shown; None = nowhere.
 
     Raises:
-        GradCamKitError: the request is wrong.
+        GradCamKitError: the request is invalid.
     """
     device, *_ = [usable_device(name) for name in device_names(request.device)]
     names = _lines(request.class_names) if isinstance(request.class_names, Path) else request.class_names
@@ -86,7 +86,7 @@ def make_explainer(
         console: where notes are shown; None = nowhere.
 
     Raises:
-        GradCamKitError: the request is wrong.
+        GradCamKitError: the request is invalid.
     """
     classes = method_classes(methods)
     explainer = load_explainer(request, console)

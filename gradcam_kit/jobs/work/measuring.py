@@ -78,7 +78,7 @@ class MeasuredBatch:
     """Images of a run with the rows whose heatmaps are measured.
 
     Attributes:
-        images: as the model gets them.
+        images: the model's input.
         rows: rows of each image, one per method and target.
         baselines: whether the rows are the result of `baseline_rows`.
         masks: where the objects are, for metrics that need them.

@@ -23,7 +23,7 @@ from gradcam_kit.jobs.storage.rows import method_name
 from gradcam_kit.jobs.work.explainer import Explainer
 from gradcam_kit.jobs.work.reader import Decoded
 from gradcam_kit.methods import METHODS, BaseCAM
-from gradcam_kit.models import imported
+from gradcam_kit.models.user_code import imported
 from gradcam_kit.targets.outputs import read_logits
 from gradcam_kit.transforms import PictureTransform, Transform
 from gradcam_kit.types import LayerChoice

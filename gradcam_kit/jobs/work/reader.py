@@ -172,9 +172,10 @@ class Reader:
         return found
 
     def _one_by_one(self, chunk: Sequence[tuple[Entry, bool]]) -> Iterator[Decoded | Failed]:
-        """Read the pending pictures again after a worker died; only one that kills a worker of its own is at fault.
+        """Read the pending pictures again after a worker died, one after the other, to find the faulty one.
 
-        A worker reads on as long as it lives, because starting one takes longer than reading many pictures.
+        A picture is faulty if it kills a worker that has read nothing else. A worker reads on as long as it lives,
+        because starting one takes longer than reading many pictures.
         """
         if getattr(self._pool, "_broken", False):
             self._pool.shutdown(wait=False)

@@ -31,8 +31,8 @@ def random_masks(
         size: of the masks, `*t`.
         cells: along each axis.
         visible: probability of a cell to be 1.
-        seed: of all draws.
-        dtype: of the masks.
+        seed: seed of all draws.
+        dtype: type of the masks.
     """
     axes = len(size)
     drawn = uniform((cells**axes + axes,), identities, seed, numbers)
