@@ -6,6 +6,7 @@ import typer
 
 from benchmarks import (
     balanced,
+    capabilities,
     compare,
     core,
     cuda,
@@ -14,13 +15,17 @@ from benchmarks import (
     methods,
     metrics,
     peers,
+    proof,
     quality,
     ratios,
     report,
     runs,
     support_command,
     tricks,
+    waiting,
 )
+from benchmarks.faults import command as faults
+from benchmarks.thresholds import command as thresholds
 
 app = typer.Typer(help="Benchmarks that anyone can rerun.", no_args_is_help=True)
 
@@ -44,8 +49,13 @@ app.command("ground-truth")(ground_truth.run)
 app.command("metrics")(metrics.run)
 app.command("runs")(runs.run)
 app.command("diagnostics")(diagnostics.run)
+app.command("capabilities")(capabilities.run)
+app.command("faults")(faults.run)
+app.command("proof")(proof.run)
+app.command("thresholds")(thresholds.run)
 app.command("support")(support_command.run)
 app.command("tricks")(tricks.run)
+app.command("waiting")(waiting.run)
 
 
 if __name__ == "__main__":

@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
+import os
 import pickle
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
 from itertools import chain
@@ -23,7 +24,7 @@ from torch.nn import functional
 
 from benchmarks.measure import SkippedError
 from benchmarks.options import Device, Out, Quick, Rounds, Threads, device_of
-from benchmarks.results import Figure, Row
+from benchmarks.results import Figure, Row, file_of, load
 from benchmarks.suite import attempt, record
 from benchmarks.works import SEED, build_images, build_model
 from gradcam_kit.diagnostics import ModelDiagnostics, find_nonfinite
@@ -31,6 +32,7 @@ from gradcam_kit.diagnostics import ModelDiagnostics, find_nonfinite
 MODEL, PLAIN = "resnet18", "a plain training step"
 CYCLE = 10
 """Steps in one measurement: parameters are measured, and `every=10` observes, in one of ten."""
+FEW = 3
 
 Block = Callable[[nn.Module, torch.optim.Optimizer], AbstractContextManager[Any]]
 
@@ -43,11 +45,13 @@ class Tool:
         block: makes the block of a model and its optimizer. What it yields, if callable, is called after each step.
         needs: the package that it comes from; "" for ours and torch's.
         note: what a reader has to know.
+        steps: in one measurement; tools that do the same in every step need fewer.
     """
 
     block: Block
     needs: str = ""
     note: str = ""
+    steps: int = CYCLE
 
 
 @contextmanager
@@ -103,9 +107,9 @@ TOOLS: Mapping[str, Tool] = {
         partial(_hooks, _statistics_of_tutorials), note="four numbers of each output; no gradients, no parameters"
     ),
     "anomaly mode": Tool(lambda model, optimizer: torch.autograd.detect_anomaly(check_nan=True)),
-    "wandb.watch, log=all": Tool(partial(_wandb, "all"), "wandb", "offline, every step"),
-    "wandb.watch, log=gradients": Tool(partial(_wandb, "gradients"), "wandb", "offline, every step"),
-    "transformers' DebugUnderflowOverflow": Tool(_transformers_debugger, "transformers", "forward only"),
+    "wandb.watch, log=all": Tool(partial(_wandb, "all"), "wandb", "offline, every step", FEW),
+    "wandb.watch, log=gradients": Tool(partial(_wandb, "gradients"), "wandb", "offline, every step", FEW),
+    "transformers' DebugUnderflowOverflow": Tool(_transformers_debugger, "transformers", "forward only", FEW),
 }
 
 
@@ -116,18 +120,31 @@ def run(
     threads: Threads = 1,
     out: Out = None,
     quick: Quick = False,
+    only: Annotated[str, typer.Option(help="measure the tools whose names hold this text, and keep the others")] = "",
 ) -> None:
     """What ModelDiagnostics and find_nonfinite cost beside a plain training step, and what other tools cost."""
     device, side, cycle, windows = device_of(device), 64, CYCLE, 1000
     if quick:
         rounds, batch, side, cycle, windows = 1, 2, 32, 1, 20
     steps = chain.from_iterable(
-        attempt(_case(name), partial(step_rows, name, tool, device, batch, side, rounds, cycle))
+        attempt(_case(name), partial(step_rows, name, tool, device, batch, side, rounds, min(cycle, tool.steps)))
         for name, tool in TOOLS.items()
+        if only in name
     )
-    rows = chain(steps, attempt({"model": "linear layers", "work": "memory"}, partial(memory_rows, windows)))
+    memory = attempt({"model": "linear layers", "work": "memory"}, partial(memory_rows, windows))
+    if only == "memory":
+        steps = chain(memory)
+    rows = chain(steps, memory) if not only else _with_stored(device, steps)
     settings = {"seed": SEED, "batch": batch, "rounds": rounds, "side": side, "steps": cycle}
     record("diagnostics", device, rows, threads=threads, out=out, quick=quick, **settings)
+
+
+def _with_stored(device: str, measured: Iterable[Row]) -> Iterator[Row]:
+    """The stored rows, those of the same cases replaced, which say that they were measured later."""
+    again = {row.key: replace(row, note=f"{row.note}; measured later".lstrip("; ")) for row in measured}
+    for row in load(file_of("diagnostics", device)).rows:
+        yield again.pop(row.key, row)
+    yield from again.values()
 
 
 def _case(name: str) -> dict[str, str]:
@@ -148,6 +165,7 @@ def step_rows(name: str, tool: Tool, device: str, batch: int, side: int, rounds:
     images = build_images(batch, device, side=side)
     labels = torch.arange(batch, device=device) % 1000
     measured: list[dict[bool, float]] = []
+    loads: list[float] = []
     for number in range(rounds + 1):
         pair = {}
         for observed in (False, True) if number % 2 else (True, False):
@@ -156,11 +174,13 @@ def step_rows(name: str, tool: Tool, device: str, batch: int, side: int, rounds:
             block = tool.block(own, optimizer) if observed else contextlib.nullcontext()
             pair[observed] = _seconds(own, optimizer, block, images, labels, cycle)
         measured.append(pair)
+        loads.append(os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan"))
     measured = measured[1:]  # the first pair chooses kernels and fills caches
     figures = {
         "ratio": Figure.of(pair[True] / pair[False] for pair in measured),
         "plain_ms": Figure.of(1e3 * pair[False] for pair in measured),
         "observed_ms": Figure.of(1e3 * pair[True] for pair in measured),
+        "load": Figure.of(loads),
     }
     yield Row(_case(name), figures, beside=PLAIN, note=tool.note)
 

@@ -164,6 +164,11 @@ _SECTIONS: Mapping[str, tuple[str, Callable[[Results], str]]] = {
     ),
     "runs": (f"A folder of {{pictures}} JPEGs of mixed sizes, ResNet-50; {_BESIDE}", cost_table),
     "metrics": (f"Metrics of {{images}} images, and of 2 beside other libraries; {_BESIDE}", cost_table),
+    "waiting": (
+        "Score-CAM of {channels} channels on one image, ResNet-18, alone and beside a process that keeps one core "
+        f"busy; {_BESIDE}",
+        cost_table,
+    ),
 }
 """By command, in the order of docs/cost.md: what is said of its results, from their settings, and their table."""
 

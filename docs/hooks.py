@@ -1,23 +1,60 @@
-"""Fill pages of the reference from the code, so that they cannot fall behind it."""
+"""Fill pages of the reference from the code, so that they cannot fall behind it, and make pages of the notebooks."""
 
 from __future__ import annotations
 
 import html
 import inspect
+import posixpath
 import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
+import nbformat
 import typer
 from latex2mathml.converter import convert
+from mkdocs.structure.files import File, Files
+from nbconvert import MarkdownExporter
 
 from gradcam_kit.cli import app
 from gradcam_kit.methods import METHODS
+from gradcam_kit.methods.recommended import recommended
 from gradcam_kit.metrics import METRICS
 
+NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 
-def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Replace `<!-- generated: NAME -->` by the text of that name."""
+
+def on_files(files: Files, config: Any, **_: Any) -> Files:
+    """Add a page for each notebook, with the outputs that are stored in it."""
+    for path in sorted(NOTEBOOKS.glob("*.ipynb")):
+        for name, content in notebook_files(path).items():
+            files.append(File.generated(config, f"notebooks/{name}", content=content))
+    return files
+
+
+def notebook_files(path: Path) -> dict[str, str | bytes]:
+    """Return the page of a notebook, and its pictures, by their names."""
+    notebook = nbformat.read(path, as_version=4)
+    places = {"unique_key": path.stem, "output_files_dir": "."}
+    text, resources = MarkdownExporter().from_notebook_node(notebook, places)
+    text = re.sub(r"!\[(?:png|jpeg)\]\(\./([^)]+)\)", r"[![What the cell shows](\1)](\1)", text)  # large at a click
+    # Tables of pandas bring a style of their own, which the theme then leaves alone.
+    text = re.sub(r"<style scoped>.*?</style>\n?", "", text, flags=re.DOTALL).replace(
+        ' border="1" class="dataframe"', ""
+    )
+    text = re.sub(r"\]\((\w+)\.ipynb", r"](\1.md", text.replace("](../docs/", "](../"))
+    pictures = {name.removeprefix("./"): content for name, content in resources["outputs"].items()}
+    return {f"{path.stem}.md": text, **pictures}
+
+
+def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
+    """Replace `<!-- generated: NAME -->` by the text of that name, and links to notebooks by links to their pages."""
+    folder = posixpath.dirname(page.file.src_uri)
+    markdown = re.sub(
+        r"\]\((?:\.\./)+notebooks/(\w+)\.ipynb",
+        lambda found: f"]({posixpath.relpath(f'notebooks/{found[1]}.md', folder or '.')}",
+        markdown,
+    )
     return re.sub(r"<!-- generated: (\w+) -->", lambda found: _MAKERS[found[1]](), markdown)
 
 
@@ -51,13 +88,31 @@ def _records(command: Any, context: Any) -> Iterator[tuple[str, str]]:
 
 
 def methods() -> str:
-    """Return a section for every method: its class, price, paper, and docstring."""
-    parts = []
+    """Return a section for every method: its picture, what it is good for, class, price, paper and formula."""
+    good_for, parts = recommended(), []
     for name, method in sorted(METHODS.items()):
-        source = (inspect.getmodule(method).__doc__ or "").strip().splitlines()[0]
+        module = inspect.getmodule(method)
+        source = (inspect.getdoc(module) or "").splitlines()[0]
         text = inspect.cleandoc(method.__doc__ or "").split("\n\nArgs:")[0].split("\n\nExample:")[0]
-        parts.append(f"## {name}\n\n`{method.__name__}` · {method.cost or 'F'} · {source}\n\n{text}")
+        lines = [
+            f"## {name}",
+            f"![The map of {name}](../gallery/methods/{name}.jpg){{ align=right width=128 }}",
+            f"**Good for:** {good_for[name]}.",
+            f"`{method.__name__}` · {method.cost or 'F'} · {source}",
+            text,
+            *_formulas(module),
+        ]
+        parts.append("\n\n".join(lines))
     return "\n\n".join(parts)
+
+
+def _formulas(module: Any) -> list[str]:
+    """Return what the public functions of a method's file say of its formula."""
+    own = [one for name, one in inspect.getmembers(module, inspect.isfunction) if not name.startswith("_")]
+    texts = [
+        inspect.cleandoc(one.__doc__ or "").split("\n\nArgs:")[0] for one in own if one.__module__ == module.__name__
+    ]
+    return [text for text in texts if "$" in text]
 
 
 def metrics() -> str:

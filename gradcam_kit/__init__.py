@@ -76,7 +76,7 @@ if TYPE_CHECKING:
     from gradcam_kit.render import contact_sheet, overlay, overlays
 
 
-# Everything is loaded when first used: `import gradcam_kit` costs nothing, and what is used no more than it needs.
+# Everything is loaded on first use, so `import gradcam_kit` is nearly free and each feature loads only what it needs.
 _HOMES = {
     "GradCamKitError": "gradcam_kit.errors",
     "LayerNotFoundError": "gradcam_kit.errors",

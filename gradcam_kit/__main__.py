@@ -11,16 +11,16 @@ _SAID = "gradcam-kit: interrupted\n"
 
 
 def main() -> None:
-    """Run the command line; an interruption ends it with one line, also while it is still being loaded."""
+    """Run the command line; an interruption ends it with one line, even while modules are still loading."""
     _let_threads_sleep()
     usual = signal.default_int_handler
-    is_usual = signal.getsignal(signal.SIGINT) is usual  # else somebody wants it ignored
+    is_usual = signal.getsignal(signal.SIGINT) is usual  # otherwise the signal is deliberately ignored
     try:
         if is_usual:
             signal.signal(signal.SIGINT, _interrupt)
         try:
             from gradcam_kit.cli import main as run
-        except GradCamKitError as error:  # a library that the command line needs cannot be loaded
+        except GradCamKitError as error:  # a required library cannot be loaded
             sys.stderr.write(f"gradcam-kit: {error}\n")
             sys.exit(2)
         run()
@@ -33,13 +33,13 @@ def main() -> None:
 
 
 def _let_threads_sleep() -> None:
-    """Let threads that wait sleep, not spin, unless the user says otherwise: OpenMP reads it once, as torch loads."""
+    """Let waiting threads sleep, not spin, unless the user chose otherwise; OpenMP reads this when torch loads."""
     if "torch" not in sys.modules:
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 def _interrupt(_: int, frame: FrameType | None) -> None:
-    """Leave at once if a module is being imported: others go on with half of it, and fail in ways of their own."""
+    """Exit immediately during an import, because half-imported modules would fail in confusing ways."""
     while frame is not None:
         if frame.f_code.co_filename.startswith("<frozen importlib"):
             os.write(2, _SAID.encode())

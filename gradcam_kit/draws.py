@@ -1,4 +1,4 @@
-"""Random numbers that belong to an image: the same in every batch, at every place, on every device.
+"""Random numbers derived from an image: the same in every batch, at every position, on every device.
 
 A generator would need a loop over the images. Here number j of an image is a hash of (seed, identity, j): the finalizer
 of MurmurHash3 (Appleby, public domain), applied after each part is mixed in. Nothing global is read or written.
@@ -23,11 +23,11 @@ _BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 def uniform(
     shape: Sequence[int], identities: Int[Tensor, " n"], seed: int, stream: int | Int[Tensor, " n"] = 0
 ) -> Float[Tensor, "n *shape"]:
-    """Draws of U(0, 1), float32, never 0 or 1.
+    """Return draws of U(0, 1), float32, never 0 or 1.
 
     Args:
-        shape: of the draws of one image.
-        identities: whose draws.
+        shape: shape of the draws of one image.
+        identities: identity of each image.
         seed: an int of at most 64 bits.
         stream: another number gives independent draws of the same image; one for all, or one each.
     """
@@ -48,7 +48,7 @@ def uniform(
 def normal(
     shape: Sequence[int], identities: Int[Tensor, " n"], seed: int, stream: int | Int[Tensor, " n"] = 0
 ) -> Float[Tensor, "n *shape"]:
-    """Draws of N(0, 1), float32, by the transform of Box and Muller. Arguments as in `uniform`."""
+    """Return draws of N(0, 1), float32, by the Box-Muller transform; arguments as in `uniform`."""
     count = math.prod(shape)
     half = -(-count // 2)
     radius, angle = uniform((2, half), identities, seed, stream).unbind(1)
@@ -58,20 +58,20 @@ def normal(
 
 
 def checksums(images: Float[Tensor, "n ..."]) -> Int[Tensor, " n"]:
-    """Return a number that belongs to the values of an image: the sum of their bits times odd numbers, modulo 2^64.
+    """Return a checksum of an image's values: the sum of their bits times odd numbers, modulo 2^64.
 
-    Integers have no rounding, so neither the batch nor the device matters, and nothing is waited for.
+    Integers have no rounding, so the result depends neither on the batch nor on the device, and nothing synchronizes.
     """
     values = images.detach().flatten(1)
     bits = values.view(_BITS[values.element_size()]) if values.is_floating_point() else values
-    if bits.element_size() == 8:  # products carry upwards alone, and the low bits of a double may all be zero
+    if bits.element_size() == 8:  # products carry only upwards, and the low bits of a double may all be zero
         bits = bits ^ (bits >> 32 & _WORD)
     factors = _mix(torch.arange(1, bits.shape[1] + 1, device=bits.device)) << 1 | 1
     return (bits * factors).sum(1)
 
 
 def _mix(words: Int[Tensor, "*any"]) -> Int[Tensor, "*any"]:
-    """Let every bit of a 32-bit word, held in int64, change every other one."""
+    """Mix a 32-bit word, held in int64, so that every bit affects every other one."""
     words = words & _WORD
     words = (words ^ (words >> 16)) * 0x85EBCA6B & _WORD
     words = (words ^ (words >> 13)) * 0xC2B2AE35 & _WORD

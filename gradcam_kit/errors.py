@@ -55,15 +55,15 @@ class NonFiniteError(GradCamKitError, ValueError):
 
 
 class MemoryLimitError(GradCamKitError, MemoryError):
-    """More was asked to be kept than a limit allows; the message names the layer, the size and a way out."""
+    """A limit on kept data was exceeded; the message names the layer, the size and a remedy."""
 
 
 class CaptureError(GradCamKitError, RuntimeError):
-    """A layer whose activations or gradients could not be taken."""
+    """A layer whose activations or gradients could not be captured."""
 
 
 class MethodError(GradCamKitError, RuntimeError):
-    """A CAM method that fails on a picture that the model takes."""
+    """A CAM method that fails on a picture although the model itself does not."""
 
 
 class CheckpointError(GradCamKitError, ValueError):
@@ -81,7 +81,7 @@ class MissingExtraError(GradCamKitError, ImportError):
 def extra_hint(extra: str) -> str:
     """Return how to install an extra of `pyproject.toml`, from the checkout until there is a release.
 
-    The package index may hold a foreign package of the same name.
+    Not from the package index, where a different package may have the same name.
     """
     return f'in the checkout of gradcam-kit run: pip install -e ".[{extra}]"'
 
@@ -90,9 +90,9 @@ def missing_extra(need: str, extra: str, instead: str = "") -> MissingExtraError
     """Return the error for an optional dependency that is not installed, with the command that installs it.
 
     Args:
-        need: what needs which library: "plots need matplotlib".
-        extra: of `pyproject.toml`.
-        instead: what works without it.
+        need: the feature and its library, such as "plots need matplotlib".
+        extra: name of the extra in `pyproject.toml`.
+        instead: alternative that works without the library.
 
     Example:
         >>> from gradcam_kit.errors import missing_extra
@@ -110,7 +110,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a device or the host had too little memory; an error of another kind may only talk about memory."""
+    """Whether a device or the host ran out of memory; other errors may merely mention memory."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     said = str(error)
@@ -120,8 +120,8 @@ def is_out_of_memory(error: BaseException) -> bool:
 def interruption(error: BaseException) -> BaseException | None:
     """Return the exception that a signal's handler (or a trace function) raised, if it is `error` or led to `error`.
 
-    Such an exception says nothing about the work that it met, and would not come again. A handler shows in a traceback:
-    it is called with the frame that it interrupts, which no other function is.
+    Such an exception is unrelated to the interrupted work and would not recur. A handler can be recognized in a
+    traceback, because it is called with the interrupted frame as an argument, which no other function is.
     """
     seen: set[int] = set()
     pending: list[BaseException | None] = [error]
@@ -137,7 +137,7 @@ def interruption(error: BaseException) -> BaseException | None:
 
 
 def raise_interruption(error: BaseException) -> None:
-    """Raise what a signal's handler raised, in front of a clause that would answer `error` by going on."""
+    """Raise the exception of a signal handler, before a clause that would handle `error` and continue."""
     found = interruption(error)
     if found is not None:
         raise found
@@ -145,10 +145,10 @@ def raise_interruption(error: BaseException) -> None:
 
 @contextmanager
 def exits_refused() -> Iterator[None]:
-    """Let code of the user's that ends the program count as an error, also where it ends it as a success.
+    """Turn an exit of the program by the user's code into an error, even an exit with success.
 
     Raises:
-        InputError: SystemExit was raised in the block, but for one of a signal's handler.
+        InputError: SystemExit was raised in the block, except by a signal handler.
     """
     try:
         yield
@@ -156,12 +156,13 @@ def exits_refused() -> Iterator[None]:
         raise_interruption(error)
         code = "" if error.code is None else repr(error.code)
         raise InputError(
-            f"the code of the model or a method called sys.exit({code}), which ends nothing here; let it raise an error"
+            f"the code of the model or a method called sys.exit({code}), which is ignored; let it raise an "
+            "error instead"
         ) from error
 
 
 def is_same_failure(first: BaseException, second: BaseException | None) -> bool:
-    """Whether the same work failed twice in the same way; an exception that comes once is not about the work."""
+    """Whether the same work failed twice in the same way; an exception that does not recur is unrelated to it."""
     return type(first) is type(second) and str(first) == str(second)
 
 

@@ -19,10 +19,10 @@ from gradcam_kit.targets.names import read_class_names
 
 
 def run_and_report(request: RunRequest, console: Console | None = None) -> RunSummary:
-    """Do a run, and write the page about it when all is done, unless the page is there and nothing has changed.
+    """Do a run, and write its report once all shards are complete, unless the report is up to date.
 
     Raises:
-        GradCamKitError: the request is wrong; the folder is as it was.
+        GradCamKitError: the request is invalid; the folder is unchanged.
     """
     if request.report and not request.overwrite:
         check_page(Store.at(request.out).folder, "move it, or leave out the report: --no-report")
@@ -73,7 +73,7 @@ def explain_folder(
         The rows of the run, read lazily; failures are rows too.
 
     Raises:
-        GradCamKitError: the request is wrong; the folder is as it was.
+        GradCamKitError: the request is invalid; the folder is unchanged.
         KeyboardInterrupt: the run was interrupted; what is written stays valid.
     """
     request = RunRequest(

@@ -1,4 +1,4 @@
-"""Names and keywords of other CAM libraries, and what they are called here; one table for all errors that say so."""
+"""Names and keywords of other CAM libraries with their counterparts here, in one table for all errors."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ KEYWORDS = {
     "eigen_smooth": "a wrapper: EigenSmooth(cam)(images)",
     "uses_gradients": "the class attribute `needs` of a method",
     "compute_input_gradient": "a method of its own: GuidedBackprop(model)",
-    "input_shape": "not needed: layers are looked for in the first call",
-    "enable_hooks": "not needed: hooks exist during a call alone",
+    "input_shape": "not needed: layers are found in the first call",
+    "enable_hooks": "not needed: hooks exist only during a call",
 }
-"""Keyword of another library -> what to pass here."""
+"""Keyword of another library -> its counterpart here."""
 
 NAMES = {
     "show_cam_on_image": "overlay(picture, heatmap)",
@@ -42,6 +42,22 @@ NAMES = {
     "SemanticSegmentationTarget": "gradcam_kit.targets.SegmentationTarget(mask, classes)",
     "FasterRCNNBoxScoreTarget": "gradcam_kit.targets.DetectionTarget(boxes, labels)",
     "ActivationsAndGradients": "gradcam_kit.diagnostics.capture_features(model, layers, gradients=True)",
+    "ClassifierOutputReST": "ShapleyCAM(model), which scores classes so: the logit plus the log-probability",
+    "FinerWeightedTarget": "gradcam_kit.targets.FinerTarget(281)",
+    "AblationLayer": "not needed: AblationCAM(model, layer) replaces the channels of any layer",
+    "vit_reshape_transform": "not needed: tokens are found; reshape= is for unusual layouts",
+    "swinT_reshape_transform": "not needed: tokens are found; reshape= is for unusual layouts",
+    "fasterrcnn_reshape_transform": "not needed: name one layer of the pyramid",
+    "scale_cam_image": "gradcam_kit.functional.normalize(maps)",
+    "ROADCombined": 'gradcam_kit.metrics.METRICS["road-combined"]',
+    "ROADMostRelevantFirst": 'gradcam_kit.metrics.METRICS["road-morf"]',
+    "ROADLeastRelevantFirst": 'gradcam_kit.metrics.METRICS["road-lerf"]',
+    "DropInConfidence": 'gradcam_kit.metrics.METRICS["average-drop"]',
+    "IncreaseInConfidence": 'gradcam_kit.metrics.METRICS["average-increase"]',
+    "ClassificationMetric": 'gradcam_kit.metrics.METRICS["average-drop"] and METRICS["average-increase"]',
+    "locate_candidate_layer": "not needed: a layer is chosen; `gradcam-kit layers` lists all",
+    "LayerAttribution": "not needed: heatmaps have the size of the images",
+    "GradCAMElementWise": "GradCAMElementwise",
     "GuidedBackpropReLUModel": "GuidedBackprop(model)",
     "GradCAMpp": "GradCAMPlusPlus",
     "SmoothGradCAMpp": "SmoothGradCAMPlusPlus",
@@ -51,11 +67,11 @@ NAMES = {
     "RandomCam": "RandomCAM",
     "ISSCAM": "ISCAM",
 }
-"""Class or function of another library -> what it is here."""
+"""Class or function of another library -> its counterpart here."""
 
 
 def says_what_it_is_here(function: _C) -> _C:
-    """Return the function with an error for keywords of other libraries, which names what to pass instead.
+    """Return the function with an error for keywords of other libraries that names the replacement.
 
     A keyword that the function itself names, or that the model of the object takes, is passed on.
 
@@ -79,7 +95,7 @@ def says_what_it_is_here(function: _C) -> _C:
 
 
 def keyword_hints(keywords: Iterable[str]) -> str:
-    """Return the keywords with what they are here, for an error."""
+    """Return the keywords with their counterparts, for an error message."""
     return "; ".join(f"{keyword!r}; here it is {KEYWORDS[keyword]}" for keyword in keywords)
 
 

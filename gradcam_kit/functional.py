@@ -21,7 +21,7 @@ HeadFusion = Literal["mean", "max", "min"]
 # Differences below this share of a map's largest value are rounding noise of float32 sums, not structure.
 _FLAT = 1e-6
 _FROM_PINNED = frozenset({"cuda"})
-"""Devices that copy from pinned memory while the host goes on."""
+"""Devices that copy asynchronously from pinned memory."""
 _MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
 
@@ -44,7 +44,7 @@ def weighted_sum(activations: Float[Tensor, "n k *s"], weights: Float[Tensor, "n
             matrix product that never holds a weighted copy of the activations.
     """
     if all(size == 1 for size in weights.shape[2:]):
-        # Ten times as fast as the einsum that it stands for.
+        # Ten times as fast as the equivalent einsum.
         summed = torch.bmm(weights.flatten(1)[:, None], activations.flatten(2))
         return summed.view(len(summed), *activations.shape[2:])
     return (weights * activations).sum(dim=1)
@@ -103,7 +103,7 @@ def gaussian_blur(images: Float[Tensor, "n c *t"], kernel: int, sigma: float) ->
     Args:
         images: any number of position axes.
         kernel: cells of the window, an odd number.
-        sigma: of the Gaussian, in cells.
+        sigma: width of the Gaussian, in cells.
     """
     for axis in range(2, images.ndim):
         matrix = move(_blur_matrix(images.shape[axis], kernel, sigma), images.device, images.dtype)
@@ -122,15 +122,15 @@ def _blur_matrix(length: int, kernel: int, sigma: float) -> Float[Tensor, "lengt
 
 
 def move(tensor: Tensor, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
-    """Move a tensor without a graph to a device; the host does not wait for the copy, unless it goes to the host.
+    """Move a tensor without a graph to a device; asynchronously, unless the copy goes to the host.
 
-    CUDA copies in the background only from pinned memory, and only what keeps its precision: otherwise the host would
-    wait until the values are there.
+    CUDA copies asynchronously only from pinned memory and without a change of precision; otherwise the copy would
+    synchronize.
     """
     if device.type == "cpu":
         return tensor.to(device, dtype)
     if device.type in _FROM_PINNED and tensor.device.type == "cpu":
-        # Memory in which an entry stands for several, as `expand` leaves it, cannot be written.
+        # Expanded memory, in which one entry represents several, cannot be written.
         tensor = tensor.to(dtype).contiguous().pin_memory()
     return tensor.to(device, dtype, non_blocking=True)
 
@@ -140,14 +140,14 @@ def finite_probe(tensor: Float[Tensor, "n *s"]) -> Float[Tensor, " n"]:
     return tensor.sum(dim=tuple(range(1, tensor.ndim)), dtype=torch.promote_types(tensor.dtype, torch.float32))
 
 
-_ROUNDING = 16  # units of the last place, more than sums and blurs of equal values lose
+_ROUNDING = 16  # units in the last place, more than the rounding of sums and blurs of equal values
 
 
 def without_rounding(differences: Float[Tensor, "*any"], values: Float[Tensor, "*other"]) -> Float[Tensor, "*any"]:
     """Set differences that are rounding errors of `values` to 0, so that normalization cannot stretch them into a map.
 
     Args:
-        differences: of two tensors that may be equal up to rounding.
+        differences: differences of two tensors that may be equal up to rounding.
         values: one of the two; broadcasts against the differences.
     """
     least = _ROUNDING * torch.finfo(differences.dtype).eps * values.abs()
@@ -155,7 +155,7 @@ def without_rounding(differences: Float[Tensor, "*any"], values: Float[Tensor, "
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:
-    """Convert to float32, in which all arithmetic is done; wider types stay as they are."""
+    """Convert to float32, in which all arithmetic is done; keep wider types."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 

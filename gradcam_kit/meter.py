@@ -1,4 +1,4 @@
-"""What a piece of work costs: time, arithmetic and memory, seen from the tensor operations that it makes."""
+"""Measure the cost of some work: time, arithmetic and memory, observed from its tensor operations."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from torch.utils.flop_counter import flop_registry, shape_wrapper
 
 @dataclass(frozen=True)
 class Cost:
-    """What some work cost.
+    """The cost of some work.
 
     Attributes:
-        seconds: from its begin to its end, the device waited for.
+        seconds: time from start to end, with the device synchronized.
         flops: floating point operations in convolutions, matrix products and attention.
-        peak_bytes: the most that tensors made while metering held at once during the work.
+        peak_bytes: peak memory of the tensors made during the work.
     """
 
     seconds: float
@@ -32,9 +32,9 @@ class Cost:
 
 
 class Meter(TorchDispatchMode):
-    """Counts what is done inside of its `with` block; `lap` tells the cost since the last lap.
+    """Measures the work inside its `with` block; `lap` returns the cost since the last lap.
 
-    No allocator's statistics are reset, so that measurements of others go on undisturbed.
+    Statistics of the allocator are not reset, so that other measurements are not disturbed.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -52,7 +52,7 @@ class Meter(TorchDispatchMode):
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        return False  # else the first operation would load the compiler, which takes seconds
+        return False  # otherwise the first operation would load the compiler, which takes seconds
 
     def __torch_dispatch__(
         self, function: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -86,17 +86,17 @@ class Meter(TorchDispatchMode):
 def _packed_convolution(
     maps: Sequence[int], weight: Sequence[int], *_: Any, out_shape: Sequence[int], **__: Any
 ) -> int:
-    """From shapes: two for each weight of each value that comes out."""
+    """Return the operations of a convolution from shapes: two for each weight and output value."""
     return 2 * math.prod(out_shape) // out_shape[1] * math.prod(weight)
 
 
 PACKED: dict[Any, Callable[..., int]] = {}
-"""What torch does not count: convolutions that run with packed weights; for its counter's `custom_mapping`."""
+"""Operations that torch does not count: convolutions with packed weights; for `custom_mapping` of its counter."""
 if hasattr(torch.ops.mkldnn, "_convolution_pointwise"):
     PACKED[torch.ops.mkldnn._convolution_pointwise] = _packed_convolution
 _FORMULAS = {**flop_registry, **{operation: shape_wrapper(formula) for operation, formula in PACKED.items()}}
 
 
 def _is_plain(leaf: object) -> bool:
-    """Whether a tensor has memory of its own kind: subclasses may have none, and asking for it would be an error."""
+    """Whether a tensor has ordinary storage; subclasses may have none, and accessing it would raise."""
     return type(leaf) in (Tensor, nn.Parameter) and leaf.layout == torch.strided  # type: ignore[attr-defined]

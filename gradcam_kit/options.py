@@ -1,4 +1,4 @@
-"""Checks of options that many classes share, and names that lead to what is registered under them."""
+"""Checks of options that many classes share, and registries by name."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _T = TypeVar("_T")
 
 
 class Registry(dict[str, _T]):
-    """A dict that says what it holds, and which names are near to one that it does not hold."""
+    """A dict whose errors list its names, or similar names, for an unknown one."""
 
     def __init__(self, what: str) -> None:
         super().__init__()
@@ -29,7 +29,7 @@ class Registry(dict[str, _T]):
 
 
 def _letters(name: str) -> str:
-    """Return a name without case and separators, as `GradCAM` and `grad-cam` are one."""
+    """Return a name without case and separators, so that `GradCAM` and `grad-cam` are the same."""
     return name.lower().replace("-", "").replace("_", "")
 
 

@@ -1,21 +1,26 @@
-"""What all pages share: how a template is found, and how a picture is part of a file that needs no network."""
+"""Common parts of all pages: finding templates, embedding pictures in the file, and opening a browser."""
 
 from __future__ import annotations
 
 import base64
+import os
+import sys
+import webbrowser
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from jinja2 import Template
 
+_DISPLAYS = ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER")
+
 
 def page_template(name: str, *folders: Path) -> Template:
     """Return the template of a page. Values are escaped, and a name that was not given is an error.
 
     Args:
-        name: of the file.
-        folders: where it and the templates that it includes are looked for, in this order.
+        name: name of the file.
+        folders: folders to search for it and for included templates, in this order.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -25,10 +30,40 @@ def page_template(name: str, *folders: Path) -> Template:
 
 
 def data_uri(content: bytes, kind: Literal["jpeg", "png"]) -> str:
-    """Return the bytes of an encoded picture as an address that holds them.
+    """Return the bytes of an encoded picture as a data URL.
 
     Example:
         >>> data_uri(b"...", "png")
         'data:image/png;base64,Li4u'
     """
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def open_page(page: str | Path) -> str | None:
+    """Open a page in the user's browser.
+
+    Args:
+        page: a file, or an address that begins with `http://` or `https://`.
+
+    Returns:
+        None, or where there is no display or browser a line that says where the page is.
+    """
+    is_address = str(page).startswith(("http://", "https://"))
+    if "://" in str(page) and not is_address:
+        return f"--open: a browser cannot open remote storage; the page is at {page}"
+    where = str(page) if is_address else str(Path(page).resolve())
+    if _has_display() and _is_opened(where if is_address else Path(where).as_uri()):
+        return None
+    return f"--open: no display or browser here; the page is at {where}"
+
+
+def _has_display() -> bool:
+    """Whether a browser would have a window: without one, a browser for terminals would take over the terminal."""
+    return sys.platform in ("darwin", "win32") or any(os.environ.get(name) for name in _DISPLAYS)
+
+
+def _is_opened(address: str) -> bool:
+    try:
+        return webbrowser.open(address)
+    except (webbrowser.Error, OSError):
+        return False

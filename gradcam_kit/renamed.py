@@ -12,7 +12,7 @@ _C = TypeVar("_C", bound=Callable[..., Any])
 
 
 def former_names(module: str, names: Mapping[str, str]) -> Callable[[str], Any]:
-    """Return a module's `__getattr__` that answers for former names, with a DeprecationWarning that gives the new one.
+    """Return a module's `__getattr__` that resolves former names, with a DeprecationWarning that gives the new name.
 
     Args:
         module: `__name__` of the module.
@@ -34,7 +34,7 @@ def former_names(module: str, names: Mapping[str, str]) -> Callable[[str], Any]:
 def former_arguments(**names: str) -> Callable[[_C], _C]:
     """Return a decorator that accepts former keywords of a function or class, with a DeprecationWarning.
 
-    The signature shows the new names alone. A call with both names is a TypeError, as a repeated keyword is.
+    The signature shows only the new names. A call with both names is a TypeError, as a repeated keyword is.
 
     Args:
         **names: former name = name.
@@ -57,7 +57,7 @@ def former_arguments(**names: str) -> Callable[[_C], _C]:
             for former in names.keys() & options.keys():
                 name = names[former]
                 if name in options:
-                    raise TypeError(f"{title}() got {former!r} and its new name {name!r}; pass {name!r} alone")
+                    raise TypeError(f"{title}() got {former!r} and its new name {name!r}; pass only {name!r}")
                 warn_of_former_name(f"the argument {former!r} of {title}()", repr(name))
                 options[name] = options.pop(former)
             return function(*args, **options)
@@ -68,5 +68,5 @@ def former_arguments(**names: str) -> Callable[[_C], _C]:
 
 
 def warn_of_former_name(former: str, name: str) -> None:
-    """Warn the caller of the caller that what it used has another name now."""
+    """Warn the caller's caller that a name has changed."""
     warnings.warn(f"{former} is now called {name}", DeprecationWarning, stacklevel=3)

@@ -1,4 +1,4 @@
-"""Heatmaps on pictures, uint8 RGB out: colors, overlays, contact sheets. Brightness is never rescaled."""
+"""Render heatmaps on pictures as uint8 RGB: colors, overlays, contact sheets. Brightness is never rescaled."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def colormap_table(name: str) -> UInt8[np.ndarray, "256 3"]:
 
 
 def colorize(heatmaps: Array, colormap: str = "jet") -> UInt8[np.ndarray, "*n h w 3"]:
-    """Color heatmaps, without a picture and in their own size: the nearest of 256 colors for each value.
+    """Color heatmaps at their own size without a picture: the nearest of 256 colors for each value.
 
     Args:
         heatmaps: `(h, w)` or `(n, h, w)`, in [0, 1] or uint8.
@@ -72,7 +72,7 @@ def overlay(
     colormap: str = "jet",
     alpha: SupportsFloat = 0.5,
 ) -> RGB:
-    """Lay a heatmap on a picture: $(1 - alpha) picture + alpha colors$, rounded to the nearest level.
+    """Overlay a heatmap on a picture: $(1 - alpha) picture + alpha colors$, rounded to the nearest level.
 
     Args:
         picture: `(h, w)`, `(h, w, c)` or `(c, h, w)` with 1, 3 or 4 channels, uint8 or floating point in [0, 1], as
@@ -80,21 +80,22 @@ def overlay(
             else 4; the last if both do. Opacity is dropped.
         heatmap: `(h, w)` of any size, resized linearly to the box; floating point in [0, 1], or uint8, which is
             255 times as much.
-        box: `(x0, y0, x1, y1)`, the part of the picture that the model saw, in the picture's pixels, such as
-            `transform.box(height, width)` and the rows of a run have. What was not seen is dimmed; what reaches beyond
-            the picture is padding, and cut off. None = the whole picture, which is wrong behind a center crop.
-        outlines: boxes to mark, `(4,)` or `(b, 4)`, in the picture's pixels, such as the detection that is explained.
+        box: `(x0, y0, x1, y1)`, the part of the picture that the model saw, in the picture's pixels, as returned by
+            `transform.box(height, width)` and stored in the rows of a run. The rest of the picture is dimmed; parts of
+            the box beyond the picture are padding, and cut off. None = the whole picture, which is wrong after a center
+            crop.
+        outlines: boxes to mark, `(4,)` or `(b, 4)`, in the picture's pixels, such as the explained detection.
         colormap: one of `COLORMAPS`.
-        alpha: share of the colors, in [0, 1]: 0 gives the picture, 1 the colors. Whole 2^-15ths count, with which the
-            blend is exact.
+        alpha: opacity of the colors, in [0, 1]: 0 gives the picture, 1 the colors. Rounded to multiples of 2^-15, for
+            which the blend is exact.
 
     Raises:
         ShapeError: several pictures or heatmaps (`overlays` takes them), no axis of 1, 3 or 4 channels, or a box that
-            is no four numbers.
+            is not four numbers.
         InputError: values that are neither uint8 nor floating point.
         PictureError: values that are NaN or outside of [0, 1].
         OptionError: `alpha` outside of [0, 1], or a box without area or outside of the picture.
-        UnknownNameError: a colormap that does not exist.
+        UnknownNameError: an unknown colormap.
     """
     values = tensor_of(heatmap, "a heatmap")
     if values.ndim != 2:
@@ -115,7 +116,7 @@ def overlays(
     colormap: str = "jet",
     alpha: SupportsFloat = 0.5,
 ) -> UInt8[np.ndarray, "n h w 3"]:
-    """Lay each heatmap on its picture, on the device of the heatmaps; the finished bytes are copied from it once.
+    """Overlay each heatmap on its picture, on the device of the heatmaps; the finished bytes are copied from it once.
 
     Args:
         pictures: `(n, h, w)`, `(n, h, w, c)` or `(n, c, h, w)`; layouts and values as in `overlay`.
@@ -123,13 +124,13 @@ def overlays(
         boxes: one for all pictures or one for each, `(n, 4)`; as in `overlay`.
         outlines: boxes to mark, an entry for each picture: None, `(4,)` or `(b, 4)`.
         colormap: one of `COLORMAPS`.
-        alpha: share of the colors, in [0, 1].
+        alpha: opacity of the colors, in [0, 1].
 
     Returns:
-        The bytes that `overlay` gives for each pair.
+        The same bytes as `overlay` for each pair.
 
     Raises:
-        ShapeError, InputError, PictureError, OptionError, UnknownNameError: as `overlay`, and for unequal numbers.
+        ShapeError, InputError, PictureError, OptionError, UnknownNameError: as for `overlay`, and for unequal numbers.
     """
     share = float(alpha)
     if not 0 <= share <= 1:
@@ -146,7 +147,7 @@ def overlays(
     where = places((0, 0, width, height) if boxes is None else boxes, n, (height, width))
     if outlines is not None and len(outlines) != n:
         raise ShapeError(
-            f"outlines for {len(outlines)} pictures, and there are {n}; expected one entry for each picture"
+            f"outlines for {len(outlines)} pictures, but there are {n}; expected one entry for each picture"
         )
     marked = [None if one is None else read_outlines(one, (height, width)) for one in outlines or ()]
     blended = blended_on_host if maps.device.type == "cpu" else blended_on_device
@@ -168,24 +169,24 @@ def contact_sheet(
     margin: int = 12,
     font_size: int = 15,
 ) -> RGB:
-    """Arrange pictures in a grid on white, each shrunk or enlarged to its cell in its own proportions.
+    """Arrange pictures in a grid on white, each resized to its cell with its aspect ratio kept.
 
     Args:
         pictures: rows of pictures, or pictures in one row or filled into `columns`; None leaves a cell empty. A batch
             `(n, ...)` with four axes counts as a row.
-        columns: pictures in a row, for pictures that do not come in rows.
-        titles: one above each picture, nested as the pictures are.
+        columns: number of pictures in a row, for a flat list of pictures.
+        titles: one above each picture, nested like the pictures.
         column_titles: one above each column.
         row_titles: one to the left of each row.
         cell_size: width and largest height of a picture, in pixels; a row is as high as its highest picture.
-        margin: white between and around the cells, in pixels.
-        font_size: height of the letters, in pixels. Texts too long are shortened with an ellipsis; letters that the
-            font lacks lose their accents or become question marks.
+        margin: white space between and around the cells, in pixels.
+        font_size: height of the letters, in pixels. Long texts are shortened with an ellipsis; letters missing in the
+            font lose their accents or become question marks.
 
     Raises:
-        ShapeError: no pictures, or titles whose number differs from what they name.
+        ShapeError: no pictures, or the wrong number of titles.
         OptionError: `columns` for pictures that come in rows, or sizes below 1.
-        InputError, PictureError, ShapeError: a picture that cannot be drawn, see `overlay`.
+        InputError, PictureError, ShapeError: a picture that cannot be rendered, see `overlay`.
     """
     if min(cell_size, font_size, 1 if columns is None else columns) < 1 or margin < 0:
         raise OptionError(
@@ -194,9 +195,7 @@ def contact_sheet(
     entries: list[Any] = list(pictures)
     nested = any(isinstance(entry, Sequence) or getattr(entry, "ndim", 0) == 4 for entry in entries)
     if nested and columns is not None:
-        raise OptionError(
-            f"{columns=} for pictures that come in rows; leave it out, or give the pictures as a flat list"
-        )
+        raise OptionError(f"{columns=} for nested pictures; leave it out, or pass the pictures as a flat list")
     columns = columns or len(entries) or 1
     rows = _rows(entries, columns, nested)
     width = max(map(len, rows), default=0)
@@ -258,7 +257,7 @@ def _fitted(rgb: RGB, size: int) -> UInt8[np.ndarray, "height width 3"]:
 
 
 class _Writer:
-    """Writes single lines with the font that comes with PIL."""
+    """Renders single lines of text with the font included in PIL."""
 
     def __init__(self, size: int) -> None:
         self.font = ImageFont.load_default(size)
@@ -266,7 +265,7 @@ class _Writer:
         self.unknown = bytes(self.font.getmask("\uffff"))
 
     def printable(self, text: str) -> str:
-        """Keep what the font has; spell out the rest, without accents or as question marks."""
+        """Replace characters missing in the font by unaccented letters or question marks."""
         known = unicodedata.normalize("NFD", " ".join(text.split()).translate(_SPELLED))
         return "".join(
             letter if letter == " " or bytes(self.font.getmask(letter)) != self.unknown else "?"
@@ -275,14 +274,14 @@ class _Writer:
         )
 
     def width(self, text: str) -> int:
-        """Pixels that the whole text takes."""
+        """Return the width of the whole text in pixels."""
         return math.ceil(self.font.getlength(self.printable(text)))
 
     def write(
         self, draw: ImageDraw.ImageDraw, text: str, at: tuple[int, int], width: int, color: Any, anchor: str
     ) -> None:
-        """Write at most `width` pixels."""
-        text = shown = self.printable(text[: 2 * width])  # no letter is half a pixel wide
+        """Render at most `width` pixels of the text."""
+        text = shown = self.printable(text[: 2 * width])  # every letter is wider than half a pixel
         while shown and self.font.getlength(shown) > width:
             text = text[:-1]
             shown = text.rstrip() + "…" if text else ""

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjust p-values so that the chance of any false alarm among them stays below the level: Holm, 1979.
+    """Adjust p-values so that the probability of any false alarm stays below the level: Holm, 1979.
 
     Args:
-        p_values: one for each test. NaN, of a test that could not be made, stays NaN and does not count.
+        p_values: one for each test; NaN for an impossible test stays NaN and does not count.
 
     Returns:
         One for each test, in the same order; compare each with the level, such as 0.05.

@@ -1,4 +1,4 @@
-"""How alike two maps of the same image are: correlation of values and of ranks, and structural similarity.
+"""Similarity of two maps of the same image: correlation of values and of ranks, and structural similarity.
 
 All are batched, symmetric, and NaN where a map is constant or not finite: a correlation with it does not exist.
 """
@@ -15,7 +15,7 @@ from gradcam_kit.functional import at_least_float32, finite_probe
 
 
 def pearson(first: Float[Tensor, "n *t"], second: Float[Tensor, "n *t"]) -> Float[Tensor, " n"]:
-    """Correlation of the values in [-1, 1]."""
+    """Return the correlation of the values, in [-1, 1]."""
     check_pair(first, second)
     undefined = broken(first) | constant(first) | broken(second) | constant(second)
     a, b = _standardize(at_least_float32(first).flatten(1)), _standardize(at_least_float32(second).flatten(1))
@@ -23,14 +23,14 @@ def pearson(first: Float[Tensor, "n *t"], second: Float[Tensor, "n *t"]) -> Floa
 
 
 def spearman(first: Float[Tensor, "n *t"], second: Float[Tensor, "n *t"]) -> Float[Tensor, " n"]:
-    """Correlation of the ranks in [-1, 1]; equal values share the mean of their ranks. Signed maps keep their sign."""
+    """Return the rank correlation in [-1, 1]; equal values share their mean rank. Signed maps keep their sign."""
     check_pair(first, second)
     undefined = broken(first) | broken(second)
     return pearson(ranks(first.flatten(1)), ranks(second.flatten(1))).masked_fill(undefined, torch.nan)
 
 
 def ranks(values: Float[Tensor, "n p"]) -> Float[Tensor, "n p"]:
-    """Ranks from 0, ascending; equal values share the mean of their ranks."""
+    """Return ranks from 0, ascending; equal values share the mean of their ranks."""
     ordered, order = at_least_float32(values).sort(dim=1, stable=True)
     starts = torch.searchsorted(ordered, ordered, right=False)
     ends = torch.searchsorted(ordered, ordered, right=True)
@@ -41,15 +41,15 @@ def ranks(values: Float[Tensor, "n p"]) -> Float[Tensor, "n p"]:
 def ssim(
     first: Float[Tensor, "n *t"], second: Float[Tensor, "n *t"], *, window: int = 11, sigma: float = 1.5
 ) -> Float[Tensor, " n"]:
-    """Structural similarity over all position axes (Wang et al. 2004), mean over the windows that lie inside.
+    """Return the structural similarity over all position axes (Wang et al. 2004), mean over the inner windows.
 
-    The dynamic range of a pair is that of both maps together, so that the scale that they share does not matter.
+    The dynamic range of a pair is that of both maps together, so that a common scale does not matter.
 
     Args:
         first: maps of any scale.
         second: maps on the same scale.
         window: side of the Gaussian window, an odd number.
-        sigma: of the Gaussian, in positions.
+        sigma: width of the Gaussian, in positions.
 
     Raises:
         OptionError: maps that are smaller than the window.
@@ -57,7 +57,7 @@ def ssim(
     check_pair(first, second)
     if window % 2 == 0 or min(first.shape[1:]) < window:
         raise OptionError(
-            f"window is {window} for maps of {tuple(first.shape[1:])}; expected an odd number that is no larger"
+            f"window is {window} for maps of {tuple(first.shape[1:])}; expected an odd number that is not larger"
         )
     undefined = broken(first) | constant(first) | broken(second) | constant(second)
     a, b = at_least_float32(first), at_least_float32(second)
@@ -65,7 +65,7 @@ def ssim(
     lowest = both.amin(1).reshape(-1, *(1 for _ in a.shape[1:]))
     span = (both.amax(1).reshape(lowest.shape) - lowest).clamp(min=torch.finfo(a.dtype).tiny)
     c1, c2 = 0.01**2, 0.03**2
-    # The means enter the formula, so only the scale is taken out, not the origin.
+    # The means enter the formula, so normalize only the scale, not the origin.
     a, b = a / span, b / span
     mean_a, mean_b, aa, bb, ab = _windows(torch.stack([a, b, a * a, b * b, a * b], 1), window, sigma).unbind(1)
     variances = (aa - mean_a**2) + (bb - mean_b**2)
@@ -77,7 +77,7 @@ def ssim(
 
 
 def _windows(maps: Float[Tensor, "n k *t"], window: int, sigma: float) -> Float[Tensor, "n k *inside"]:
-    """Gaussian means over all windows that lie inside."""
+    """Return Gaussian means over all inner windows."""
     offsets = torch.arange(window, device=maps.device, dtype=maps.dtype) - window // 2
     kernel = (-(offsets**2) / (2 * sigma**2)).softmax(0)[None, None]
     for axis in range(2, maps.ndim):
@@ -88,7 +88,7 @@ def _windows(maps: Float[Tensor, "n k *t"], window: int, sigma: float) -> Float[
 
 
 def _standardize(values: Float[Tensor, "n p"]) -> Float[Tensor, "n p"]:
-    """Mean 0 and mean square 1, in float64: float32 sums lose digits that a correlation of 1 needs."""
+    """Normalize to mean 0 and mean square 1 in float64; float32 sums lose digits that a correlation of 1 needs."""
     values = values.double()
     centered = values - values.mean(1, keepdim=True)
     return centered / centered.square().mean(1, keepdim=True).sqrt()
@@ -101,11 +101,11 @@ def check_pair(first: Tensor, second: Tensor) -> None:
 
 
 def broken(maps: Float[Tensor, "n *t"]) -> Bool[Tensor, " n"]:
-    """Return which maps have values that are not finite."""
+    """Return which maps have non-finite values."""
     return ~finite_probe(maps).isfinite()
 
 
 def constant(maps: Float[Tensor, "n *t"]) -> Bool[Tensor, " n"]:
-    """Return which maps are without two different values."""
+    """Return which maps are constant."""
     flat = maps.flatten(1)
     return flat.amax(1) == flat.amin(1)

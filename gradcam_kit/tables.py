@@ -1,4 +1,4 @@
-"""Tables for spreadsheets: CSV in which no text is taken for a formula."""
+"""Tables for spreadsheets: CSV in which text is never read as a formula."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from io import StringIO
 from typing import Any
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
-"""How texts begin that a spreadsheet computes, or may break apart; the last four are their full-width forms."""
+"""First characters of text that a spreadsheet may compute or split; the last four are their full-width forms."""
 
 
 def csv_text(columns: Iterable[str], rows: Iterable[Mapping[str, Any]]) -> str:
-    """Write rows as CSV with a header; a value that is missing, None or NaN is an empty cell.
+    """Write rows as CSV with a header; missing values, None and NaN are empty cells.
 
-    A text that begins like a formula gets an apostrophe in front, because whoever names a picture could otherwise
-    choose what a spreadsheet computes when it opens the table.
+    Text that begins like a formula gets a leading apostrophe, because otherwise the name of a picture could make a
+    spreadsheet compute something.
 
     Example:
         >>> csv_text(["image"], [{"image": "=1+1.png"}])
@@ -39,7 +39,7 @@ def _cell(value: Any) -> Any:
 
 
 def _is_formula(text: str) -> bool:
-    """Whether a spreadsheet could compute a text, also behind blanks and signs that nobody sees."""
+    """Whether a spreadsheet could compute a text, even after blanks and invisible characters."""
     seen = next((i for i, sign in enumerate(text) if not _is_unseen(sign)), len(text))
     return text.startswith(_FORMULA) or text[seen:].startswith(_FORMULA)
 

@@ -1,4 +1,4 @@
-"""Records and callables that travel between the parts of the package; no logic."""
+"""Records and callables shared by the parts of the package; no logic."""
 
 from __future__ import annotations
 
@@ -13,22 +13,21 @@ from torch import Tensor
 from gradcam_kit.renamed import former_names
 
 Images = Tensor | Sequence[Any] | Mapping[str, Any]
-"""What a model is called with: one tensor `(n, c, *t)`, or a tuple (positional) or mapping (keywords) of inputs."""
+"""Inputs of a model: one tensor `(n, c, *t)`, or a tuple (positional) or mapping (keywords) of inputs."""
 
 Target = Callable[[Any], Tensor]
 """From the model's output to one score per sample `(n,)`."""
 
 Reshape = Callable[[Any], Tensor]
-"""From a layer's output to maps `(n, k, *s)`; a rearrangement of its values, not an arithmetic."""
+"""From a layer's output to maps `(n, k, *s)`; a rearrangement of its values, without arithmetic."""
 
 
 GradientRule = Literal["exact", "balanced"]
-"""How gradients pass the operations behind a layer: exactly, or with normalizations, gates and attention held constant.
-"""
+"""Rule of gradients behind a layer: exact, or with normalizations, gates and attention held constant."""
 
 
 class Evidence(Flag):
-    """What a method needs beyond activations."""
+    """Evidence that a method needs beyond activations."""
 
     NONE = 0
     GRADIENTS = auto()
@@ -44,15 +43,15 @@ class Evidence(Flag):
     GUIDED = auto()
     """The gradient at the input with negative gradients dropped at every ReLU."""
     ATTENTION = auto()
-    """The attention of every block, on its explicit path where it is fused."""
+    """The attention of every block, computed explicitly where kernels are fused."""
     ATTENTION_GRADIENTS = auto()
     """d scores / d attention of every block."""
     BLOCK_GRADIENTS = auto()
-    """Per block, d (scores of the tokens that leave this very block) / d attention."""
+    """Per block, d (scores of the block's own output tokens) / d attention."""
     PROJECTIONS = auto()
     """Queries, keys and values of the last block's attention, and d scores / d its output."""
     DERIVATIVES = GRADIENTS | CURVATURE | BIASES | GUIDED | ATTENTION_GRADIENTS | BLOCK_GRADIENTS | PROJECTIONS
-    """Whatever needs a graph."""
+    """Evidence that needs a graph."""
     RESCORE = auto()
     """Scores of changed inputs: further forward passes."""
     PROBE = auto()
@@ -60,13 +59,13 @@ class Evidence(Flag):
     REPLAY = auto()
     """Scores of changed activations: further passes of the part behind the layer."""
     DETECTIONS = auto()
-    """How much of a detection is left in changed inputs; for targets that are boxes."""
+    """Similarity of detections in changed inputs to the explained one; for targets that are boxes."""
     RULED = GRADIENTS | BIASES | ATTENTION_GRADIENTS | BLOCK_GRADIENTS | PROJECTIONS | PROBE
     """Gradients that follow the gradient rule of a method."""
 
 
 class LayerChoice(Enum):
-    """Which layers a method uses when none are given."""
+    """The layers that a method uses if none are given."""
 
     BLOCK = auto()
     """The input normalization of the last transformer block."""
@@ -75,7 +74,7 @@ class LayerChoice(Enum):
     CONVOLUTIONS = auto()
     """Every convolution on whose positions the score depends; one that runs several times counts for each call."""
     RESOLUTIONS = auto()
-    """The last layer of each of the two deepest resolutions; a padding makes none."""
+    """The last layer of each of the two deepest resolutions; padding does not count as a resolution."""
     STREAM = auto()
     """The first layer of tokens and the output of every block on the same grid; LAST for models without tokens."""
     INPUT = auto()
@@ -85,7 +84,7 @@ class LayerChoice(Enum):
 
     @property
     def is_fixed(self) -> bool:
-        """Whether it stands for the same whatever the target layers are."""
+        """Whether it is independent of the target layers."""
         return self in (LayerChoice.INPUT, LayerChoice.ATTENTION)
 
 
@@ -108,7 +107,7 @@ class Replay(Protocol):
         index: Int[Tensor, " m"],
         residual: Float[Tensor, "m k *s"] | None = None,
     ) -> Float[Tensor, "m *targets"]:
-        """As `Rescore`; `residual` stands for the layer's input wherever else it is used."""
+        """Score like `Rescore`; `residual` replaces the layer's input wherever else it is used."""
         ...
 
 
@@ -119,17 +118,17 @@ class Probe(Protocol):
     def __call__(
         self, rows: Float[Tensor, "m c *t"], index: Int[Tensor, " m"]
     ) -> tuple[Float[Tensor, "m k *s"], Float[Tensor, "m *tks"]]:
-        """`(m, k, *s)` and `(m, [targets,] k, *s)`, each row for the target of sample `index[row]`."""
+        """Return `(m, k, *s)` and `(m, [targets,] k, *s)`, each row for the target of sample `index[row]`."""
         ...
 
 
 @dataclass(frozen=True)
 class Head:
-    """A linear head behind mean pooling, verified on the very samples of the batch.
+    """A linear head behind mean pooling, verified on the samples of the batch.
 
     `logits = mean_s(activations) @ weight.T + bias`. `target_weights` is the row of the explained class, or for
     targets that are functions of the logits, the gradient of the score with respect to the logits times `weight`.
-    `is_linear` says that the score is a linear function of the logits, so that changed activations have the score
+    `is_linear` tells whether the score is a linear function of the logits, so that changed activations have the score
     `score + target_weights @ mean_s(change)` exactly.
     """
 
@@ -141,7 +140,7 @@ class Head:
 
 @dataclass(frozen=True)
 class Projections:
-    """What the last block's attention works on; the heads side by side in `d`.
+    """Inputs and gradients of the last block's attention, with heads concatenated in `d`.
 
     `gradients` is d scores / d output, where the output is `attention @ values` before the output projection.
     """
@@ -169,7 +168,7 @@ class Attention:
     projections: Projections | None = None
 
     def for_needs(self, needs: Evidence) -> Attention | None:
-        """Return what a method with these needs may see; None without ATTENTION."""
+        """Return the view for a method with these needs; None without ATTENTION."""
         if Evidence.ATTENTION not in needs:
             return None
         return replace(
@@ -180,7 +179,7 @@ class Attention:
         )
 
     def of_target(self, j: int) -> Attention:
-        """Return the same for target `j` of each sample alone."""
+        """Return the view of target `j` of each sample."""
         own = self.projections
         return replace(
             self,
@@ -192,25 +191,25 @@ class Attention:
 
 @dataclass(frozen=True)
 class LayerCapture:
-    """All that a method may know of one layer of one pass; evidence that it did not ask for by `needs` is None.
+    """Everything that a method may use of one layer in one pass; evidence not requested by `needs` is None.
 
-    Numbers are float32 (float64 where the model is). With `(n, m)` targets `gradients`, `scores` and all else that
-    belongs to a target have an axis for the targets behind the one for the samples. `weights` and `saliency` get the
-    view of one target (`of_target`), `saliencies` gets all.
+    Numbers are float32 (float64 where the model is). With `(n, m)` targets `gradients`, `scores` and everything else
+    that depends on a target have a target axis after the sample axis. `weights` and `saliency` get the view of one
+    target (`of_target`), `saliencies` gets all.
 
     Attributes:
         layer: the layer's name.
         activations: its output as maps; tokens without the prefix, on their grid.
         gradients: d scores / d activations. Evidence.GRADIENTS.
-        scores: what is explained, such as the logit of the class; None if nothing needs it and it cannot be read.
-        rescore: scores of changed images, `rescore(images (r, c, *t), index (r,)) -> (r,)`, where `index` says whose
-            target each row has; any number of rows, in passes of `batch_size`. Evidence.RESCORE.
-        rescore_probability: the same by the probability of the class, the softmax unless the model says that its
-            outputs are something else (`targets.scores.evident_kind`); for a callable target it is `rescore`.
-        rescore_similarity: how similar the detections of changed images are to the one that is explained, for targets
-            that are boxes. Evidence.DETECTIONS.
-        replay: scores as if the layer had put out these activations, `replay(activations (r, k, *s), index (r,))`; only
-            the part of the model behind the layer runs. Evidence.REPLAY.
+        scores: the explained scores, such as the logit of the class; None if not needed and not readable.
+        rescore: scores of changed images, `rescore(images (r, c, *t), index (r,)) -> (r,)`, where `index` is the sample
+            whose target scores each row; any number of rows, in passes of `batch_size`. Evidence.RESCORE.
+        rescore_probability: the same for the probability of the class, the softmax unless evidence shows another kind
+            of outputs (`targets.scores.evident_kind`); for a callable target it is `rescore`.
+        rescore_similarity: similarity of the detections in changed images to the explained one, for targets that are
+            boxes. Evidence.DETECTIONS.
+        replay: scores as if the layer had produced these activations, `replay(activations (r, k, *s), index (r,))`;
+            only the part of the model behind the layer runs. Evidence.REPLAY.
         images: the model's images.
         probe: the layer's activations and gradients for changed images. Evidence.PROBE.
         head: the linear head behind mean pooling, if the model has one. Evidence.HEAD.
@@ -219,7 +218,7 @@ class LayerCapture:
         curvature: Evidence.CURVATURE.
         bias_gradients: Evidence.BIASES.
         guided_gradients: Evidence.GUIDED.
-        attention: of all blocks. Evidence.ATTENTION and those named after it.
+        attention: attention of all blocks. Evidence.ATTENTION and its variants.
     """
 
     layer: str
@@ -241,7 +240,7 @@ class LayerCapture:
     attention: Attention | None = None
 
     def of_target(self, j: int) -> LayerCapture:
-        """Return the same capture for target `j` of each sample alone."""
+        """Return the same capture, reduced to target `j` of each sample."""
 
         def column(tensor: Tensor | None) -> Tensor | None:
             return None if tensor is None else tensor[:, j]
@@ -268,11 +267,11 @@ class LayerCapture:
 
 @dataclass(frozen=True)
 class LayerCandidate:
-    """A layer that has positions.
+    """A layer with positions.
 
-    `shape` is `(k, *s)`; `reached` says whether gradients arrive at its positions; `normalizes` that it owns nothing
-    but one number per channel; `hidden` that it runs inside of a reentrant checkpoint, which hides its gradient.
-    `outermost` is the shortest name of a module that returned this very tensor.
+    `shape` is `(k, *s)`; `reached` tells whether gradients arrive at its positions; `normalizes` whether it owns only
+    one number per channel; `hidden` whether it runs inside a reentrant checkpoint, which hides its gradient.
+    `outermost` is the shortest name of a module that returned the same tensor.
     """
 
     name: str

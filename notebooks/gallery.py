@@ -1,4 +1,4 @@
-"""Make the pictures of docs/gallery.md and of README: `python -m notebooks.gallery`, about two minutes on two cores."""
+"""Make the pictures of docs/gallery.md, of the methods and of README: `python -m notebooks.gallery`, some minutes."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from gradcam_kit import METHODS, BaseCAM, contact_sheet, explain_all, overlay, o
 from gradcam_kit.models import load_model
 from gradcam_kit.pixels.pictures import RGB, write_picture
 from gradcam_kit.targets.names import class_index
+from notebooks.gallery_networks import detection, every_method, signals, transformer, volume
 
 DOCS = Path(__file__).parent.parent / "docs"
 SIDE = 224
@@ -22,13 +23,19 @@ METHODS_SHOWN = (
     "grad-cam", "grad-cam++", "hires-cam", "xgrad-cam", "layer-cam", "einsum-cam", "finer-cam", "shapley-cam",
     "ablation-cam", "score-cam", "recipro-cam", "guided-grad-cam", "full-grad", "eigen-cam",
 )  # fmt: skip
+ELSEWHERE = (
+    "balanced-cam", "generic-attention", "legrad", "grad-eclip", "attention-rollout", "vit-recipro-cam",
+    "odam", "d-rise",
+)  # fmt: skip
+"""Methods for transformers and detectors, which a network for photographs cannot show."""
+SMALL = 128
 FEWER: Mapping[str, dict[str, Any]] = {"score-cam": {"channels": 0.05}}
 
 
 def main() -> None:
     """Write the gallery and the title picture."""
     loaded = load_model("mobilenet-v2")
-    (DOCS / "gallery").mkdir(exist_ok=True)
+    (DOCS / "gallery" / "methods").mkdir(parents=True, exist_ok=True)
     assert loaded.class_names is not None
     shown = {
         "cat-and-espresso": (_beside(data.chelsea(), data.coffee()), ("Egyptian cat", "espresso")),
@@ -39,7 +46,20 @@ def main() -> None:
         _save(f"gallery/{name}.jpg", _sheet(picture, maps, classes))
         if name == "cat-and-espresso":
             _save("hero.jpg", _hero(picture, maps["hires-cam"], classes))
-    _save("gallery/volume.jpg", _volume())
+    squares = [_square(one) for one in (data.chelsea(), data.coffee(), data.rocket(), data.astronaut())]
+    sheet, of_detectors = detection(loaded, squares)
+    _save("gallery/detector.jpg", sheet)
+    sheet, of_transformers = transformer()
+    _save("gallery/transformer.jpg", sheet)
+    _save("gallery/series.jpg", signals())
+    _save("gallery/volume.jpg", volume())
+    special = {**of_transformers, **of_detectors}
+    photograph, classes = shown["cat-and-espresso"]
+    special = {name: special[name] for name in ELSEWHERE}
+    target = class_index(classes[0], loaded.class_names)
+    for name, picture in {**special, **dict(every_method(loaded, photograph, target, special))}.items():
+        small = cv2.resize(np.ascontiguousarray(picture), (SMALL, SMALL), interpolation=cv2.INTER_AREA)
+        _save(f"gallery/methods/{name}.jpg", np.asarray(small))
 
 
 def _maps(loaded: Any, picture: RGB, classes: list[int]) -> dict[str, torch.Tensor]:
@@ -68,25 +88,6 @@ def _hero(picture: RGB, maps: torch.Tensor, classes: tuple[str, ...]) -> RGB:
     width = sheet.shape[1]
     report = cv2.resize(report, (width, round(report.shape[0] * width / report.shape[1])), interpolation=cv2.INTER_AREA)
     return np.concatenate([sheet, report])
-
-
-def _volume() -> RGB:
-    """Return slices of a volume whose class is decided by a bright ball, with their maps."""
-    from torch import nn
-
-    from gradcam_kit import GradCAM
-
-    torch.manual_seed(0)
-    axes = torch.meshgrid(*[torch.arange(32.0)] * 3, indexing="ij")
-    volume = 0.15 * torch.rand(1, 1, 32, 32, 32)
-    ball = sum((axis - place) ** 2 for axis, place in zip(axes, (12, 20, 10), strict=True)) < 36
-    volume[0, 0][ball] += 0.7
-    network = nn.Sequential(nn.Conv3d(1, 4, 3, 2, 1), nn.ReLU(), nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(4, 2))
-    heatmap = GradCAM(network.eval(), "1")(volume, targets=int(network(volume)[0].argmax()))[0]
-    slices = (volume[0, 0, 4:24:4, :, :, None].repeat(1, 1, 1, 3).clamp(0, 1) * 255).byte().numpy()
-    large = [cv2.resize(one, (160, 160), interpolation=cv2.INTER_NEAREST) for one in slices]
-    shown = [overlay(one, heat) for one, heat in zip(large, heatmap[4:24:4], strict=True)]
-    return contact_sheet([large, shown], column_titles=[f"slice {4 + 4 * i}" for i in range(5)])
 
 
 def _square(picture: RGB) -> RGB:

@@ -11,6 +11,7 @@ import zipfile
 from importlib.util import find_spec
 from pathlib import Path
 
+import forked
 import pytest
 
 import gradcam_kit
@@ -71,7 +72,7 @@ def test_the_source_distribution_has_what_a_wheel_is_built_from(tmp_path: Path) 
     assert data_files() | {"pyproject.toml", "README.md", "LICENSE"} <= names
 
 
-def test_the_wheel_works_outside_of_the_checkout(wheel: Path, tmp_path: Path) -> None:
+def test_the_wheel_works_outside_of_the_checkout(wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     installed, elsewhere = tmp_path / "installed", tmp_path / "elsewhere"
     elsewhere.mkdir()
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", str(installed)]
@@ -81,13 +82,6 @@ def test_the_wheel_works_outside_of_the_checkout(wheel: Path, tmp_path: Path) ->
         f"assert gradcam_kit.__file__.startswith({str(installed)!r}), gradcam_kit.__file__\n"
         "sys.argv = ['gradcam-kit', 'layers', '--model', 'demo']; main()"
     )
-    shown = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=elsewhere,
-        env={"PYTHONPATH": str(installed), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert shown.returncode == 0, shown.stderr
+    monkeypatch.chdir(elsewhere)
+    shown = forked.run(code, environment={"PYTHONPATH": str(installed), "OMP_NUM_THREADS": "1"})
     assert "layer4 is chosen" in shown.stdout

@@ -16,6 +16,7 @@ from gradcam_kit import METHODS, GradCAM, ScoreCAM, read_picture
 from gradcam_kit.demo import sample_pictures
 from gradcam_kit.errors import InputError, OptionError, ShapeError, UnknownNameError
 from gradcam_kit.foreign import KEYWORDS, NAMES
+from gradcam_kit.metrics import METRICS
 from gradcam_kit.models import load_model
 
 
@@ -70,7 +71,23 @@ def test_what_the_tables_recommend_exists() -> None:
             assert hasattr(__import__(module, fromlist=[name]), name), text
         for name in re.findall(r"(?<![\w.])([A-Z]\w+)\(", text):
             assert hasattr(gradcam_kit, name), text
+        assert set(re.findall(r'METRICS\["([\w-]+)"\]', text)) <= METRICS.keys()
+        whole = re.fullmatch(r"[A-Z]\w+", text)
+        assert whole is None or hasattr(gradcam_kit, text)
     assert not NAMES.keys() & set(gradcam_kit.__all__)
+
+
+@pytest.mark.parametrize("page", ["coming-from-pytorch-grad-cam", "coming-from-torch-cam"])
+def test_names_of_the_pages_are_in_the_table_or_are_ours(page: str) -> None:
+    import re
+
+    text = (Path(__file__).parents[1] / "docs" / f"{page}.md").read_text()
+    rows = re.findall(r"^\| (`.*?) \| (.*) \|$", text, re.MULTILINE)
+    assert rows
+    for theirs, ours in rows:
+        for name in re.findall(r"`(\w+)", theirs):
+            is_same = "same name" in ours and name in gradcam_kit.__all__
+            assert is_same or name in NAMES or hasattr(gradcam_kit, name), name
 
 
 def test_names_of_methods_and_models() -> None:

@@ -170,8 +170,7 @@ def test_inputs_stay_unchanged():
     assert torch.equal(maps, before)
 
 
-@pytest.mark.parametrize("size", [(9,), (9, 8), (5, 6, 7)])
-@pytest.mark.parametrize("method", ["minmax", "max"])
+@pytest.mark.parametrize(("size", "method"), [((9,), "max"), ((9, 8), "minmax"), ((5, 6, 7), "max")])
 def test_compiled_as_one_graph_it_gives_the_same_maps(size: tuple[int, ...], method: str) -> None:
     # Without the checks of shapes, which only the tests add.
     normalize, weighted_sum, upsample, fuse = map(unwrap, STAGES)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import ast
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
+import forked
 import pytest
 
 import gradcam_kit
@@ -125,9 +124,7 @@ HEAVY = {
 
 
 def test_import_is_light_and_the_rest_is_loaded_when_used() -> None:
-    result = subprocess.run(
-        [sys.executable, "-c", STAGES], capture_output=True, text=True, check=True, cwd=PACKAGE.parent
-    )
+    result = forked.run(STAGES)
     stages = {stage: HEAVY & set(modules) for stage, modules in json.loads(result.stdout).items()}
     assert stages["package"] == stages["torch"]
     assert stages["methods"] == stages["torch"]

@@ -1,4 +1,4 @@
-"""Gradio itself, and how the page is launched: the only place that imports it."""
+"""Import Gradio, and launch the page; the only module that imports it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ LARGEST_FILE = "100mb"
 
 _CSS = """
 #message { border-left: 4px solid #d97706; padding: 4px 12px }
+#message:not(:has(p)), .card:not(:has(img, p)) { display: none !important }
+#check { align-self: center }
+.card img { width: 100%; height: 100%; object-fit: contain }
 footer { display: none !important }
 """
 
@@ -19,7 +22,7 @@ def gradio() -> Any:
     """Return the module `gradio`.
 
     Raises:
-        MissingExtraError: it is not installed.
+        MissingExtraError: Gradio is not installed.
     """
     try:
         return importlib.import_module("gradio")
@@ -28,7 +31,7 @@ def gradio() -> Any:
 
 
 def launch_options() -> dict[str, Any]:
-    """Return what `launch` needs beside the page: fonts of the system and no link that leads away.
+    """Return the options of `launch`: system fonts and no external links.
 
     Raises:
         MissingExtraError: Gradio is not installed.
@@ -36,7 +39,7 @@ def launch_options() -> dict[str, Any]:
     themes = gradio().themes
     fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
     return {
-        "theme": themes.Default(primary_hue="indigo", **fonts),
+        "theme": themes.Default(primary_hue="indigo", **fonts).set(block_info_text_color="*neutral_500"),
         "css": _CSS,
         "footer_links": [],
         "max_file_size": LARGEST_FILE,

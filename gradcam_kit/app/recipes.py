@@ -1,4 +1,4 @@
-"""The code that makes a map of the app, ready to be copied."""
+"""The code that makes a map of the app, ready to copy."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def recipe(
 
     Args:
         model: the model of the app.
-        view: of the picture.
+        view: view of the picture.
         method: the class of the method.
         layer: "" = the method chooses.
-        target: what is explained.
-        options: of the method.
+        target: the explained target.
+        options: options of the method.
         alpha: opacity of the overlay.
     """
     is_public = method.__module__.startswith("gradcam_kit.methods.")
@@ -89,7 +89,7 @@ def _loading(model: AppModel) -> tuple[str, str]:
 
 
 def _target(target: NamedTarget) -> str:
-    """Return what is explained, with its name as a comment of one line."""
+    """Return code for the target, with its name in a one-line comment."""
     comment = "".join(sign if sign.isprintable() else " " for sign in target.name)
     if isinstance(target.target, DetectionTarget):
         labels = target.target.labels

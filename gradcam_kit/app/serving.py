@@ -6,7 +6,6 @@ import errno
 import os
 import socket
 import threading
-import webbrowser
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -17,10 +16,11 @@ from gradcam_kit.app.views import AppModel
 from gradcam_kit.errors import GradCamKitError, MissingExtraError, OptionError
 from gradcam_kit.jobs.request import ModelRequest
 from gradcam_kit.models.photos import INSTALL, weights_file
+from gradcam_kit.pages import open_page
 
 LOOPBACK = "127.0.0.1"
 PORT = 7860
-_PORTS = 100  # that are tried, one after the other
+_PORTS = 100  # number of ports to try
 
 
 def default_model(say: Callable[[str], None]) -> str:
@@ -44,7 +44,7 @@ def free_port(port: int) -> int:
     last = min(port + _PORTS, 65536)
     for candidate in range(port, last):
         with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-            if os.name == "posix":  # as servers do, so that a port that was closed a moment ago counts as free
+            if os.name == "posix":  # like servers, so that a recently closed port counts as free
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind((LOOPBACK, candidate))
@@ -53,7 +53,7 @@ def free_port(port: int) -> int:
                     raise OptionError(f"the address {LOOPBACK}:{candidate} cannot be used: {error.strerror}") from error
                 continue
             return candidate
-    raise OptionError(f"the ports from {port} to {last - 1} are all taken; choose another one with --port")
+    raise OptionError(f"the ports from {port} to {last - 1} are all taken; choose another with --port")
 
 
 def serve(
@@ -71,15 +71,15 @@ def serve(
         request: the model.
         port: of the loopback address; a taken one is replaced by the next free one, and `say` is told.
         share: also make a public link, through a server of Gradio's makers.
-        open_browser: open the page.
-        say: told the address, and what a person should know.
+        open_browser: open the page; without a display or browser, `say` is called with its address.
+        say: called with the address and other messages for the user.
         wait: returns when the app should end; None = at Ctrl-C.
 
     Raises:
         MissingExtraError: Gradio is not installed.
-        GradCamKitError: the request is wrong, or no port is free.
+        GradCamKitError: the request is invalid, or no port is free.
     """
-    gradio()  # before a model is loaded for nothing
+    gradio()  # check before the slow loading of the model
     chosen = free_port(port)
     page = build_page(AppModel.load(request))
     if chosen != port:
@@ -88,8 +88,8 @@ def serve(
         say(f"the app: {addresses[0]} (Ctrl-C ends it)")
         if share:
             say(f"public, for anybody who knows it: {addresses[1]}")
-        if open_browser and not webbrowser.open(addresses[0]):
-            say(f"no browser could be opened; open {addresses[0]} yourself")
+        if open_browser and (problem := open_page(addresses[0])):
+            say(problem)
         try:
             (wait or threading.Event().wait)()
         except KeyboardInterrupt:
@@ -121,7 +121,7 @@ def running(page: Any, port: int, share: bool = False) -> Iterator[tuple[str, st
 
 @contextmanager
 def _reached_directly() -> Iterator[None]:
-    """Let Gradio's first requests to its own server pass by a proxy."""
+    """Let Gradio's first requests to its own server bypass a proxy."""
     before = {name: os.environ.get(name) for name in ("NO_PROXY", "no_proxy")}
     for name, value in before.items():
         os.environ[name] = ",".join(filter(None, [value, LOOPBACK, "localhost"]))

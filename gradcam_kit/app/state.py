@@ -1,4 +1,4 @@
-"""From a view of a picture and choices to maps: each with its cost, its check and the code that makes it."""
+"""Compute maps from a view of a picture and the user's choices, each with cost, check and code."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ _LONGEST = 600  # characters of an error
 
 @dataclass(frozen=True)
 class Choice:
-    """What a person chose.
+    """The user's choices.
 
     Attributes:
-        target: the index of a class; of a detector the place among the boxes.
+        target: the index of a class, or of a box for a detector.
         methods: names in `METHODS`.
         layer: "" leaves the choice to each method.
         gradient_rule: "" = the method's own; methods without the option go without it.
@@ -55,17 +55,17 @@ class Choice:
 
 @dataclass(frozen=True, eq=False)
 class MethodMap:
-    """One map, or why there is none.
+    """One map, or the reason why there is none.
 
     Attributes:
         method: its name.
-        target: what is explained.
+        target: the explained target.
         cam: the method at its layers; None if it could not be made.
         heatmap: in [0, 1], `(h, w)`; None where the method failed.
         layers: names of the target layers.
         cost: seconds, passes and memory in words.
         is_empty: whether there is no positive evidence.
-        error: what went wrong, on one line; "" if nothing did.
+        error: the error on one line; "" without an error.
         code: from the opacity to the script that makes this map; None where there is no map.
         check: what `cam.check` printed, or why it failed; "" before it ran.
     """
@@ -95,10 +95,10 @@ def has_gradient_rules() -> bool:
 
 
 def chosen_target(model: AppModel, view: View, place: int) -> NamedTarget:
-    """Return what is explained.
+    """Return the explained target.
 
     Raises:
-        ClassIndexError: a class or a box that there is not.
+        ClassIndexError: a class or a box that does not exist.
     """
     count = len(view.targets) if view.is_detector else view.class_count
     if not 0 <= place < count:
@@ -110,10 +110,10 @@ def chosen_target(model: AppModel, view: View, place: int) -> NamedTarget:
 
 
 def explain(model: AppModel, view: View, choice: Choice) -> Iterator[MethodMap]:
-    """Explain the picture by one method after the other; one that fails is a map with an error, and the next goes on.
+    """Explain the picture by one method after another; a failing method gives a map with an error.
 
     Raises:
-        ClassIndexError: a class or a box that there is not.
+        ClassIndexError: a class or a box that does not exist.
     """
     target = chosen_target(model, view, choice.target)
     for name in choice.methods:
@@ -139,6 +139,7 @@ def _explained(model: AppModel, view: View, choice: Choice, name: str, target: N
         explanation = cam.explain(view.images, target.target)
         heatmap = one_map(explanation, 0, 0)
         cost = meter.lap()
+    memory = f"{cost.peak_bytes / 1e6:.0f}" if cost.peak_bytes >= 1e6 else "< 1"
     passes = f", {cost.flops / view.flops:.1f} forward passes" if view.flops else ""
     return MethodMap(
         name,
@@ -146,7 +147,7 @@ def _explained(model: AppModel, view: View, choice: Choice, name: str, target: N
         cam,
         heatmap,
         explanation.layers,
-        f"{cost.seconds:.2f} s{passes}, {cost.peak_bytes / 1e6:.0f} MB",
+        f"{cost.seconds:.2f} s{passes}, {memory} MB",
         bool(explanation.is_empty.any()),
         code=partial(recipe, model, view, method, layer, target, options),
     )
@@ -180,7 +181,7 @@ def paint(view: View, found: MethodMap, alpha: float) -> RGB | None:
 
 
 def summary(found: MethodMap) -> str:
-    """Return what stands below a map, as Markdown: layer, cost, and what to know about it."""
+    """Return the caption of a map as Markdown: layer, cost, and remarks."""
     if found.error:
         return f"**{found.method} failed.** {escaped(found.error)}"
     layers = ", ".join(f"`{name}`" for name in found.layers[:3]) + (" ..." if len(found.layers) > 3 else "")

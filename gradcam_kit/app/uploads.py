@@ -1,4 +1,4 @@
-"""Pictures that somebody dropped, and where they come from, as code."""
+"""Uploaded pictures, and their sources as code."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ MOST_PIXELS = 50_000_000
 
 @dataclass(frozen=True)
 class PictureSource:
-    """Where a picture comes from, as code.
+    """The source of a picture as code.
 
     Attributes:
-        name: what people call it.
+        name: its displayed name.
         expression: the expression that gives the picture.
-        imports: the import that the expression needs beside `gradcam_kit`; "" for none.
+        imports: the import that the expression needs besides `gradcam_kit`; "" for none.
     """
 
     name: str
@@ -29,12 +29,12 @@ class PictureSource:
 
     @classmethod
     def file(cls, path: Path) -> PictureSource:
-        """Return the source of a file, by its name alone: where a browser uploads it to, it does not stay."""
+        """Return the source of a file by its name only, because the upload's path is temporary."""
         return cls(path.name, f"read_picture({path.name!r})")
 
 
 def read_upload(path: str | Path) -> tuple[RGB, PictureSource]:
-    """Read a file that somebody dropped.
+    """Read an uploaded file.
 
     Raises:
         PictureError: not a picture, cut short, or larger than `MOST_PIXELS`; the message names the file.
@@ -52,5 +52,6 @@ def read_upload(path: str | Path) -> tuple[RGB, PictureSource]:
 def _admit(pixels: int) -> None:
     if pixels > MOST_PIXELS:
         raise PictureError(
-            f"it has {pixels / 1e6:.0f} million pixels, and the app takes {MOST_PIXELS // 10**6}; make it smaller"
+            f"it has {pixels / 1e6:.0f} million pixels, but the app takes at most {MOST_PIXELS // 10**6}; "
+            "make it smaller"
         )

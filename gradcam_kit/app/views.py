@@ -1,4 +1,4 @@
-"""What a model finds in one picture: classes or boxes to explain, and the layers at which it can be explained."""
+"""The output of a model for one picture: classes or boxes to explain, and the layers to choose from."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ class AppModel:
     """The model that the app explains.
 
     Attributes:
-        request: what it was made from.
-        loaded: the model as it was loaded, with its transform and class names.
+        request: the request of the model.
+        loaded: the loaded model with its transform and class names.
         model: the plain module on its device.
         device: where it runs.
     """
@@ -62,7 +62,7 @@ class AppModel:
         """Load the model of a request.
 
         Raises:
-            GradCamKitError: the request is wrong.
+            GradCamKitError: the request is invalid.
         """
         explainer = load_explainer(request)
         return cls(request, explainer.loaded, explainer.model, explainer.device)
@@ -80,7 +80,7 @@ class NamedTarget:
     Attributes:
         name: of the class.
         score: of the class or of the detection.
-        target: what a method takes: the index of a class, or the target of a box.
+        target: argument of a method: the index of a class, or the target of a box.
         box: of a detection, `(x0, y0, x1, y1)` in the pixels of `View.shown`.
     """
 
@@ -92,7 +92,7 @@ class NamedTarget:
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """What the model finds in a picture.
+    """The findings of the model in a picture.
 
     Attributes:
         picture: as it was read.
@@ -106,7 +106,7 @@ class View:
         class_count: the number of classes of a classifier.
         layers: all layers with positions, in the order in which they ran.
         flops: arithmetic of the forward pass.
-        notes: what a person should know.
+        notes: messages for the user.
     """
 
     picture: RGB
@@ -123,7 +123,7 @@ class View:
     notes: tuple[str, ...] = ()
 
     def said(self, score: float) -> str:
-        """Return a score as people read it."""
+        """Return a score for display."""
         return f"{score:.1%}" if self.in_percent else f"{score:.3g}"
 
     def bars(self) -> dict[str, int]:
@@ -171,7 +171,7 @@ def look(model: AppModel, picture: RGB, source: PictureSource) -> View:
     Raises:
         InputError: an output that holds neither class scores nor boxes.
         TargetError: a detector that finds no box.
-        Exception: whatever the code of the model raises.
+        Exception: any exception of the model's code.
     """
     with exits_refused():
         images = model.loaded.transform(picture)[None].to(model.device)
@@ -221,7 +221,7 @@ def _scaled(box: Box, size: tuple[int, ...], shown: tuple[int, ...]) -> Box:
 
 
 def _detections(output: Any) -> dict[str, Tensor] | None:
-    """Return the boxes of the image; None for the output of anything but a detector."""
+    """Return the boxes of the image; None for the output of another kind of model."""
     if are_queries(output):
         return dict(read_queries(output, None)[0])
     try:
@@ -275,6 +275,6 @@ def _layers(
     try:
         resolved = None if target is None else resolve_target(target, ClassLogit)
         return tuple(layer_candidates(model.model, inputs, resolved, ClassLogit))
-    except GradCamKitError as error:  # methods that need no layer go on working
+    except GradCamKitError as error:  # methods without a layer still work
         notes.append(f"no layer can be chosen: {error}")
         return ()

@@ -1,11 +1,11 @@
-"""The one way to hold hooks: for the time of a block, in one thread or in all, and never on a copy if so asked.
+"""The one way to hold hooks: for the duration of a block, in one thread or in all, and optionally never on copies.
 
     with holding_hooks() as attach:
         attach.before(module, enter)
         attach.after(module, leave)
         output = model(images)
 
-Handles are closed in reverse order when the block ends, also by an error, an interruption or a closed generator.
+Handles are closed in reverse order when the block ends, even by an error, an interruption or a closed generator.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from torch.utils.hooks import RemovableHandle
 
 _FEWEST_PRUNED = 64
 _lock = threading.Lock()
-"""Guards the protections of copies, which blocks of several threads may share."""
+"""Guards the copy protections, which blocks in several threads may share."""
 
 
 def _after_fork() -> None:
-    """Replace the lock in a forked process, where no thread is left that would release it."""
+    """Replace the lock in a forked process, where the thread that would release it no longer exists."""
     global _lock
     _lock = threading.Lock()
 
@@ -39,7 +39,7 @@ class Hooks:
     """The hooks of one block; `holding_hooks` makes and closes it.
 
     Hooks of modules run in the thread that made the block, or in every thread. Hooks of gradients run wherever
-    autograd runs them, which on a device is a thread of its own.
+    autograd runs them, which is a separate thread for each device.
     """
 
     def __init__(self, every_thread: bool, protect_copies: bool) -> None:
@@ -57,7 +57,7 @@ class Hooks:
         return threading.get_ident() == self._owner
 
     def before(self, module: nn.Module, hook: Callable[..., Any], *, with_kwargs: bool = False) -> None:
-        """Call `hook(module, args[, kwargs])` in front of `module`; what it returns replaces the arguments.
+        """Call `hook(module, args[, kwargs])` before `module` runs; a value other than None replaces the arguments.
 
         A TorchScript module takes no hooks and is skipped.
         """
@@ -69,13 +69,13 @@ class Hooks:
     def after(
         self, module: nn.Module, hook: Callable[..., Any], *, with_kwargs: bool = False, always: bool = False
     ) -> None:
-        """Call `hook(module, args[, kwargs], output)` behind `module`; what it returns replaces the output.
+        """Call `hook(module, args[, kwargs], output)` after `module` ran; a value other than None replaces the output.
 
         Args:
             module: a TorchScript module takes no hooks and is skipped.
             hook: the function.
-            with_kwargs: also hand over the keyword arguments.
-            always: also call it when the module raised.
+            with_kwargs: pass the keyword arguments to the hook as well.
+            always: call it even if the module raised.
         """
         if not isinstance(module, torch.jit.ScriptModule):
             own = self._guarded(hook)
@@ -83,7 +83,7 @@ class Hooks:
             self._protect_copies_of(module)
 
     def on_gradient(self, tensor: Tensor, hook: Callable[[Tensor], Tensor | None]) -> None:
-        """Call `hook(gradient)` when the gradient of `tensor` is complete; what it returns replaces the gradient."""
+        """Call `hook(gradient)` once the gradient of `tensor` is complete; a value other than None replaces it."""
         own = _Hook(hook, None)
         self._keep_while_alive(tensor.register_hook(own), own)
 
@@ -93,22 +93,22 @@ class Hooks:
         self._keep(parameter.register_post_accumulate_grad_hook(own), own)
 
     def before_node(self, node: Any, hook: Callable[[tuple[Tensor | None, ...]], Any]) -> None:
-        """Call `hook(gradients of the outputs)` in front of a node of the graph."""
+        """Call `hook(gradients of the outputs)` before a node of the graph runs backward."""
         own = _Hook(hook, None)
         self._keep_while_alive(node.register_prehook(own), own)
 
     def after_node(self, node: Any, hook: Callable[..., Any]) -> None:
-        """Call `hook(gradients of the inputs, gradients of the outputs)` behind a node of the graph."""
+        """Call `hook(gradients of the inputs, gradients of the outputs)` after a node of the graph ran backward."""
         own = _Hook(hook, None)
         self._keep_while_alive(node.register_hook(own), own)
 
     def before_step(self, optimizer: torch.optim.Optimizer, hook: Callable[..., Any]) -> None:
-        """Call `hook(optimizer, args, kwargs)` in front of each step of an optimizer."""
+        """Call `hook(optimizer, args, kwargs)` before each step of an optimizer."""
         own = self._guarded(hook)
         self._keep(optimizer.register_step_pre_hook(own), own)
 
     def after_step(self, optimizer: torch.optim.Optimizer, hook: Callable[..., Any]) -> None:
-        """Call `hook(optimizer, args, kwargs)` behind each step of an optimizer."""
+        """Call `hook(optimizer, args, kwargs)` after each step of an optimizer."""
         own = self._guarded(hook)
         self._keep(optimizer.register_step_post_hook(own), own)
 
@@ -122,7 +122,7 @@ class Hooks:
                     handle.remove()
                     held.pop()
         finally:
-            if self._short_lived or self._held:  # the handler of a signal raised in between
+            if self._short_lived or self._held:  # a signal handler raised an exception in between
                 self.close()
             self._protections.close()
 
@@ -133,7 +133,7 @@ class Hooks:
         self._held.append((handle, hook))
 
     def _keep_while_alive(self, handle: RemovableHandle, hook: _Hook) -> None:
-        # A handle holds neither tensor nor graph; those whose tensor is gone are dropped, or a long block would grow.
+        # Handles keep neither tensors nor graphs alive. Drop the handles of freed tensors, or a long block would grow.
         self._short_lived.append((handle, hook))
         if len(self._short_lived) > self._limit:
             self._short_lived = [own for own in self._short_lived if own[0].hooks_dict_ref() is not None]
@@ -152,12 +152,12 @@ class Hooks:
 
 @contextmanager
 def holding_hooks(*, every_thread: bool = False, protect_copies: bool = False) -> Iterator[Hooks]:
-    """Hold hooks for the time of the block.
+    """Hold hooks for the duration of the block.
 
     Args:
-        every_thread: run the hooks of modules and optimizers in every thread, and not in the calling one alone.
-        protect_copies: keep the hooks of modules out of deep copies and pickles. It costs work for each module, which
-            pays where a user's own code runs inside the block and may save the model.
+        every_thread: run the hooks of modules and optimizers in every thread, not only in the calling one.
+        protect_copies: keep the hooks of modules out of deep copies and pickles. This costs some work per module, so
+            use it only where the user's own code runs inside the block and may save the model.
     """
     hooks = Hooks(every_thread, protect_copies)
     try:
@@ -170,7 +170,7 @@ class _Hook:
     """A function that runs in one thread, or in all, until its block ends."""
 
     __slots__ = ("function", "thread")
-    __torch_unserializable__ = True  # tensors are saved without a warning that their hooks are not
+    __torch_unserializable__ = True  # torch warns that hooks of a saved tensor are not saved; avoid the warning
 
     def __init__(self, function: Callable[..., Any], thread: int | None) -> None:
         self.function, self.thread = function, thread
@@ -181,10 +181,10 @@ class _Hook:
         return None
 
     def disable(self) -> None:
-        """Do nothing from now on, even where a running call has looked the hook up already."""
+        """Stop running the function, even for a running call that has already looked up the hook."""
         self.function = _do_nothing
 
-    def __reduce__(self) -> tuple[Any, ...]:  # where a class copies its modules by itself
+    def __reduce__(self) -> tuple[Any, ...]:  # for classes that copy their modules themselves
         return _inert, ()
 
 
@@ -204,7 +204,7 @@ _HOOK_STORES = {
 
 
 class _CopiedWithoutHooks:
-    """How a module with hooks is copied and pickled: as without them. Stands in the module's `__dict__`."""
+    """Makes copies and pickles of a module without its hooks; stored in the module's `__dict__`."""
 
     def __init__(self, module: nn.Module) -> None:
         self.module, self.blocks = module, 0
@@ -213,7 +213,7 @@ class _CopiedWithoutHooks:
             module.__dict__["__deepcopy__"] = self.deepcopy
 
     def release(self) -> None:
-        """Give up when the last block that holds hooks on the module ends."""
+        """Remove the protection when the last block that holds hooks on the module ends."""
         with _lock:
             self.blocks -= 1
             if self.blocks == 0:
@@ -221,7 +221,7 @@ class _CopiedWithoutHooks:
 
     def __call__(self, protocol: Any) -> Any:
         own = self.module.__dict__
-        protections = _strip(own)  # a class may copy its attributes here
+        protections = _strip(own)  # the class's own method may copy the protection along with the attributes
         try:
             reduced = type(self.module).__reduce_ex__(self.module, protocol)
         finally:
@@ -236,7 +236,7 @@ class _CopiedWithoutHooks:
         return (*reduced[:2], state, *reduced[3:])
 
     def deepcopy(self, memo: dict[int, Any]) -> nn.Module:
-        """Copy by the class's own `__deepcopy__`, and take the hooks off the copy."""
+        """Copy by the class's own `__deepcopy__`, then remove the hooks from the copy."""
         own = self.module.__dict__
         protections = _strip(own)
         try:
@@ -248,7 +248,7 @@ class _CopiedWithoutHooks:
 
 
 def _strip(attributes: dict[str, Any]) -> dict[str, Any]:
-    """Take the protections of copies out of a module's attributes, and return them."""
+    """Remove the copy protection from a module's attributes, and return it."""
     return {name: attributes.pop(name) for name in (_PROTECTED, "__deepcopy__") if name in attributes}
 
 

@@ -25,7 +25,7 @@ _ignore_cached: ContextVar[bool] = ContextVar("_ignore_cached", default=False)
 
 
 def on_host(tensor: Tensor) -> Tensor:
-    """Copy a tensor to the host; on CUDA this waits for the work of this stream alone."""
+    """Copy a tensor to the host; on CUDA this waits only for the work of this stream."""
     if tensor.device.type != "cuda":
         return tensor.cpu()
     host = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu", pin_memory=True)
@@ -58,28 +58,28 @@ def retry_without_cache(work: Callable[_P, _T]) -> Callable[_P, _T]:
 
 @dataclass
 class Checks:
-    """The conditions of one call, read once at its end; until then nothing waits for the device."""
+    """The conditions of one call, read once at its end; until then the host does not wait for the device."""
 
     model: nn.Module
     pending: list[tuple[Bool[Tensor, " n"], Callable[[int], Exception | None]]] = field(default_factory=list)
 
     def add(self, bad: Bool[Tensor, " n"], error: Callable[[int], Exception | None]) -> None:
-        """Add a condition per sample, and what makes the error of a sample where it holds (None: a false alarm)."""
+        """Add a condition per sample, and a function from a sample to its error (None: a false alarm)."""
         if bad.numel():
             self.pending.append((bad, error))
 
     def cached_bool(self, question: Hashable, condition: Bool[Tensor, ""]) -> bool:
-        """Whether a condition holds that depends on the structure of the model, and not on the samples.
+        """Whether a condition holds that depends on the structure of the model, not on the samples.
 
-        The first call waits for the answer and caches it. On a device, later calls use the cached answer, and verify it
-        together with all other conditions; where it is wrong, `retry_without_cache` starts the work again.
+        The first call waits for the answer and caches it. On a GPU, later calls use the cached answer and verify it
+        together with all other conditions. If it is wrong, `retry_without_cache` starts the work again.
         """
         known = _answers.setdefault(self.model, {})
         if condition.device.type == "cpu" or question not in known or _ignore_cached.get():
             known[question] = bool(on_host(condition))
             return known[question]
         expected = known[question]
-        self.add((condition != expected)[None], lambda _: _MisjudgedError(f"{question} is not {expected} any more"))
+        self.add((condition != expected)[None], lambda _: _MisjudgedError(f"{question} is no longer {expected}"))
         return expected
 
     def raise_first(self) -> None:
@@ -87,8 +87,8 @@ class Checks:
         pending, self.pending = self.pending, []
         if not pending:
             return
-        # A model may be spread over several devices; their conditions meet on one of them, and never on the host, where
-        # copies that are not waited for would be read too early.
+        # A model may be spread over several devices. Gather the conditions on one of them, never on the host, where
+        # asynchronous copies would be read too early.
         devices = [condition.device for condition, _ in pending]
         device = next((one for one in devices if one.type != "cpu"), devices[0])
         bad = torch.cat([move(condition, device) for condition, _ in pending])
@@ -121,15 +121,16 @@ def check_activations(name: str, activations: Tensor, checks: Checks) -> None:
             return None
         return NonFiniteError(
             f"the activations of layer {name!r} have NaN or infinite values for image {sample} of the batch; "
-            "look for the first layer that makes them (half precision may overflow: use float32 or bfloat16)"
+            "look for the first layer that produces them (half precision may overflow: use float32 or bfloat16)"
         )
 
     checks.add(~torch.isfinite(finite_probe(activations)), error)
 
 
 def no_patch_gradient(name: str, _sample: int) -> CaptureError:
-    """Return the error of a score that does not depend on the patches behind a layer."""
+    """Return the error for a score that does not depend on the patch tokens of a layer."""
     return CaptureError(
-        f"no gradient reaches the patch tokens of layer {name!r}: behind it the score depends on the class token "
-        "alone; choose the last block's input normalization, or target_layers=None to have it found"
+        f"no gradient reaches the patch tokens of layer {name!r}: behind it the score depends only on the "
+        "class token; choose the input normalization of the last block, or target_layers=None, which finds "
+        "it"
     )

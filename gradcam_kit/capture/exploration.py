@@ -1,4 +1,4 @@
-"""The exploring pass: which layers have positions, and whether the score depends on them."""
+"""The exploring pass: find the layers that have positions, and whether the score depends on them."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ from gradcam_kit.types import Target
 class Seen:
     """The output of one module in the exploring pass.
 
-    Each module hands on an alias of its own, so that a gradient there says that the model uses this module's output,
-    and not only what was computed inside. `origin` is what modules around each other have in common.
+    Each module returns its own alias of the tensor, so that a gradient at the alias shows that the model uses this
+    module's output, not just a tensor from inside. `origin` is the tensor that nested modules have in common.
     """
 
     name: str
@@ -44,26 +44,26 @@ class Seen:
     version: int
     layout: Layout
     shape: tuple[int, ...]
-    node: Any = None  # of the graph, where the output was made
-    is_settled: bool = False  # the module itself tells its layout
+    node: Any = None  # node of the graph that made the output
+    is_settled: bool = False  # the type of the module determines the layout
     reached: bool = False
     depends: bool = False
     hidden: bool = False
-    """It ran inside of a reentrant checkpoint, which leaves no graph to it."""
+    """Whether it ran inside a reentrant checkpoint, which leaves no graph."""
     is_output: bool = False
 
     @property
     def is_normalization(self) -> bool:
-        """Whether the module owns nothing but one number per channel: it normalizes, it does not mix."""
+        """Whether the module owns only one number per channel, so that it normalizes and does not mix channels."""
         own = list(self.module.parameters(recurse=False))
         return bool(own) and all(parameter.shape == (self.shape[0],) for parameter in own)
 
     def is_split_into_heads(self, tokens: set[tuple[int, int]]) -> bool:
-        """Whether the output is `(n, heads, tokens, d)`, or with the two exchanged, of so many and so wide tokens."""
+        """Whether the output is `(n, heads, tokens, d)` or `(n, tokens, heads, d)` for these tokens."""
         if self.tensor.ndim != 4:
             return False
         _, first, second, d = self.tensor.shape
-        single = {(1, width) for _, width in tokens}  # a query that pools the tokens
+        single = {(1, width) for _, width in tokens}  # the output of a query that pools the tokens
         return not {(first, second * d), (second, first * d)}.isdisjoint(tokens | single)
 
 
@@ -74,9 +74,9 @@ def explore(
     target_type: Callable[[Any], ClassTarget],
     keep_modes: bool = False,
 ) -> tuple[list[Seen], bool]:
-    """Find the layers with positions, in their order, and whether the model's output could be scored.
+    """Find the layers with positions, in the order in which they ran, and whether the model's output could be scored.
 
-    A module that runs several times, one call on what the other made, is a layer for each call ("act#2").
+    A module that runs several times, each call on the result of the one before, counts as one layer per call ("act#2").
     """
     seen: dict[tuple[int, int], Seen] = {}
     calls: Counter[int] = Counter()
@@ -105,7 +105,7 @@ def explore(
             if is_padding(module, args, tensor):
                 return None
             if not tensor.requires_grad:
-                # A graph starts here: at the first layer, and behind whatever cut it.
+                # A graph starts here: at the first layer, and wherever the model cut it.
                 with torch.enable_grad():
                     tensor = tensor.detach().requires_grad_().clone()
             with torch.enable_grad():
@@ -137,7 +137,7 @@ def explore(
         except GradCamKitError:
             if target is not None:
                 with torch.no_grad():
-                    score(target, output, inputs.n)  # raises, unless all that it lacks are gradients
+                    score(target, output, inputs.n)  # raises, unless the output lacks only gradients
             return found, False  # methods without a target, or without gradients, still need a layer
         total = scores.reshape(len(scores), -1).sum(1)
         inside = [one for one in found if one.tensor.requires_grad]
@@ -147,14 +147,15 @@ def explore(
         )
         if total.requires_grad and inside:
             tensors = [one.tensor for one in inside]
-            # A head of zeros, as before training, stops every gradient but NaN.
+            # A head of zeros, as before training, stops every gradient except NaN.
             for start in (1.0, torch.nan):
                 [gradients] = differentiate(start * total, tensors, keep=True)
                 for one, gradient in zip(inside, gradients, strict=True):
                     one.depends = gradient is not None
                     one.reached = gradient is not None and _reaches(one.layout.to_maps(gradient))
                     if dense and gradient is not None:
-                        # Only the explained classes count, so these are their scores at each position already.
+                        # Gradients in no more channels than explained classes: this layer already holds scores per
+                        # position.
                         counting = (one.layout.to_maps(gradient) != 0).flatten(2).any(2).sum(1)
                         one.is_output = bool((counting <= scores[0].numel()).all())
                 if any(one.reached for one in inside):
@@ -163,7 +164,7 @@ def explore(
 
 
 def _calls_named(seen: Mapping[tuple[int, int], Seen], calls: Mapping[int, int]) -> list[Seen]:
-    """All layers, calls of a module by their number; without modules whose calls do not work on each other's output."""
+    """Return all layers, with numbered calls for chains; modules with independent calls are left out."""
     nodes: dict[int, list[Any]] = {}
     for (module, call), one in seen.items():
         if calls[module] > 1:
@@ -178,7 +179,7 @@ def _may_have_positions(shape: Sequence[int], size: Sequence[int]) -> bool:
 
 
 def _with_layouts(seen: list[Seen], model: nn.Module, inputs: Inputs) -> list[Seen]:
-    """Return those with positions of the images, with their layouts."""
+    """Return the layers that have positions of the images, with their layouts."""
     size, evidence = inputs.size, None
     doubtful = [one for one in seen if not one.is_settled and is_in_doubt(one.tensor.shape, size, one.module)]
     squares = all(one.tensor.ndim == len(size) + 2 for one in doubtful)
@@ -207,14 +208,15 @@ def _with_layouts(seen: list[Seen], model: nn.Module, inputs: Inputs) -> list[Se
 
 
 def _are_convolutional(seen: list[Seen]) -> bool:
-    """Whether no module mixes the last axis of maps, as those do that have the channels there."""
+    """Whether no module mixes the last axis of the maps, as modules do whose channels are last."""
     return not any(own.ndim == 2 for one in seen for own in one.module.parameters(recurse=False))
 
 
 def _from_the_image(seen: list[Seen], judged: Set[int]) -> list[Seen]:
-    """Drop tokens whose number happens to fit a grid, where nothing else is known of them.
+    """Drop tokens whose number merely happens to fit a grid.
 
-    A grid of tokens is that of an earlier layer, or was pooled or enlarged from the layer before by a whole number.
+    A grid of tokens is credible if it is that of an earlier layer, or was pooled or enlarged from the layer before by
+    an integer factor.
     """
     kept: list[Seen] = []
     known: set[tuple[int, ...]] = set()
@@ -229,7 +231,7 @@ def _from_the_image(seen: list[Seen], judged: Set[int]) -> list[Seen]:
 
 
 def _is_in_checkpoint() -> bool:
-    """Whether a reentrant checkpoint runs what is running, whose inner layers get no gradient."""
+    """Whether the current code runs in a reentrant checkpoint, whose inner layers get no gradient."""
     frame: FrameType | None = sys._getframe()
     while frame is not None and frame.f_code is not CheckpointFunction.forward.__code__:
         frame = frame.f_back
@@ -239,6 +241,7 @@ def _is_in_checkpoint() -> bool:
 def _reaches(gradients: Float[Tensor, "n k *s"]) -> bool:
     """Whether gradients arrive at more than one position of every sample.
 
-    One position is where a recurrent layer's last state is read; boxes take other levels of a pyramid in each image.
+    A single position is typical of a recurrent layer whose last state is read. Boxes come from different levels of a
+    pyramid in each image.
     """
     return bool(((gradients != 0).any(1).flatten(1).sum(1) > 1).all())

@@ -59,7 +59,7 @@ def find_head(
         target_weights = _target_weights(run, matrix, output, target)
         if target_weights is None:
             return None
-        # Behind a log-softmax a head is reproduced up to a constant, but that constant changes with the activations.
+        # Behind a log-softmax a head is reproduced up to a constant, but the constant depends on the activations.
         is_linear = type(target) is ClassLogit and checks.cached_bool(
             (layer, name, "linear"), _reproduces(pooled, matrix, offset, exact, logits.dtype, up_to_constant=False)
         )
@@ -78,11 +78,11 @@ def _reproduces(
     evidence = logits if bias is None else logits - bias
     difference = pooled @ weight.T - evidence
     if logits.shape[1] > 1 and up_to_constant:
-        # A constant that the model adds to all logits changes no comparison between classes.
+        # A constant that the model adds to all logits does not change comparisons between classes.
         difference = difference - difference.mean(1, keepdim=True)
         evidence = evidence - evidence.mean(1, keepdim=True)
     size = evidence.abs().amax()
-    # A bias far above the evidence rounds it away: that much difference, up to a percent, proves nothing.
+    # A bias far above the evidence rounds it away, so differences of this size, up to a percent, are tolerated.
     rounding = (torch.finfo(precision).eps * logits.abs().amax()).minimum(_MOST_ROUNDING * size)
     return difference.abs().amax() <= rounding.maximum(tolerance_of(precision, pooled.device) * size)
 
@@ -90,9 +90,9 @@ def _reproduces(
 def _target_weights(
     run: Runner, weight: Tensor, output: Any, target: Target | None
 ) -> Float[Tensor, "n *targets k"] | None:
-    """Return the rows of the explained classes, or d score / d logits times the weight: no backward past the logits.
+    """Return the rows of the explained classes, or d score / d logits times the weight.
 
-    None for a target that is computed from something else than the logits.
+    None for a target that is not computed from the logits.
     """
     logits = find_logits(output)
     n, (classes, channels) = len(read_logits(output)), weight.shape
@@ -102,7 +102,7 @@ def _target_weights(
         return weight[move(target.indices(read_logits(output)), weight.device)]
     with torch.enable_grad(), run.context():
         leaf = logits.detach().requires_grad_()
-        # The target gets the model's output as it is, with the logits as the start of a graph.
+        # The target gets the model's own output, with the logits as the start of a graph.
         scores = score(target, map_output(lambda value: leaf if value is logits else value, output), n)
         if not scores.requires_grad:
             return None
@@ -115,9 +115,9 @@ def _target_weights(
 def weight_gradients(record: LayerRecord, maps: Float[Tensor, "n k *s"], checks: Checks) -> Float[Tensor, "n k"]:
     """Per sample, d sum(layer output) / d weight, averaged over all axes of the weight but the output channel.
 
-    The weight is that of the last submodule inside the layer that owns one. It is shared by the batch, so each
-    sample gets a derivative of its own: a functional call on the captured input, mapped over the samples. That all
-    channels get the same weight is an error of the checks.
+    The weight is that of the last submodule inside the layer that owns one. It is shared by the batch, so a functional
+    call on the captured input is mapped over the samples to get one derivative each. The deferred checks raise an error
+    if all channels get the same weight.
 
     Raises:
         CaptureError: the layer owns no weight with one entry per channel.
@@ -157,8 +157,8 @@ def weight_gradients(record: LayerRecord, maps: Float[Tensor, "n k *s"], checks:
 
 def _equal_weights(layer: str) -> CaptureError:
     return CaptureError(
-        f"layer {layer!r} is linear in its weight, so all its channels get the same weight and the map would be their "
-        "plain sum; choose a layer that ends after its nonlinearity"
+        f"layer {layer!r} is linear in its weight, so all its channels get the same weight and the map "
+        "would just be their sum; choose a layer that ends after its nonlinearity"
     )
 
 

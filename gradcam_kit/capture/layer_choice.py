@@ -1,4 +1,4 @@
-"""Choosing the target layer by running the model: shapes and gradients decide, never class names."""
+"""Choose the target layer by running the model; shapes and gradients decide, never class names."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ def layer_candidates(
     target_type: Callable[[Any], ClassTarget],
     keep_modes: bool = False,
 ) -> list[LayerCandidate]:
-    """All layers with positions in the order in which they ran, with the one that is chosen and why.
+    """Return all layers with positions in the order in which they ran, and mark the chosen one, with the reason.
 
-    The model runs once, and once backward: for classes on the first image, for other targets, which may take another
-    path for each image (as boxes do that come from several levels), on the first few, and on all of them for a target
-    that cannot select samples.
+    The model runs once forward and once backward. For classes the first image is enough. Other targets may take a
+    different path for each image (boxes come from several levels), so they get the first few images, or the whole batch
+    if the target cannot select samples.
     """
     if targets is None or hasattr(targets, "select"):
         count = 1 if targets is None or isinstance(targets, ClassTarget) else _FEW
@@ -48,7 +48,7 @@ def layer_candidates(
         if isinstance(found, Exception):
             again = _explore_few(model, inputs, index, targets, target_type, keep_modes)
             if not isinstance(again, Exception) or not is_same_failure(found, again):
-                raise found  # once, so it is not about these samples
+                raise found  # logged once per model, because it does not concern these samples
             _log.debug("searching for layers with the whole batch: %s", again)
             found = explore(model, inputs, targets, target_type, keep_modes)
         seen, scored = found
@@ -81,9 +81,9 @@ def _explore_few(
     target_type: Callable[[Any], ClassTarget],
     keep_modes: bool,
 ) -> tuple[list[Seen], bool] | Exception:
-    """Return what `explore` finds with some samples, or the error if it may be theirs.
+    """Return the result of `explore` on some samples, or its error if the selection of samples may have caused it.
 
-    Which of the inputs belong to the samples cannot always be told; the whole batch needs no such knowledge.
+    It is not always possible to tell which inputs belong to the samples; the whole batch does not need to know.
     """
     try:
         few = inputs.with_images(inputs.images[index], index)
@@ -91,7 +91,7 @@ def _explore_few(
     except Exception as error:
         if interruption(error) is not None or (inputs.n == len(index) and not isinstance(error, IndexError)):
             raise
-        traceback.clear_frames(error.__traceback__)  # they hold activations
+        traceback.clear_frames(error.__traceback__)  # the frames of the traceback hold activations
         return error
 
 
@@ -102,7 +102,7 @@ def choose_layers(
     target_type: Callable[[Any], ClassTarget],
     choice: LayerChoice,
 ) -> dict[str, nn.Module]:
-    """Return the layers that `target_layers=None` stands for.
+    """Return the layers that are chosen for `target_layers=None`.
 
     Raises:
         LayerNotFoundError: no layer suits; the message lists the candidates.
@@ -114,13 +114,13 @@ def choose_layers(
 def choose_among(
     look: Callable[[], list[LayerCandidate]], model: nn.Module, size: tuple[int, ...], choice: LayerChoice
 ) -> dict[str, nn.Module]:
-    """`choose_layers`, for candidates that are only looked for if the choice depends on them.
+    """Choose layers as `choose_layers` does, but explore the model only if the choice depends on it.
 
     Args:
-        look: gives what `layer_candidates` found.
-        model: theirs.
+        look: returns the candidates of `layer_candidates`.
+        model: the model of the candidates.
         size: the positions of the images.
-        choice: what to choose.
+        choice: kind of the choice.
     """
     if choice is LayerChoice.INPUT:
         return {INPUT: model}
@@ -136,7 +136,7 @@ def choose_among(
         last_of = {one.shape[1:]: one.name for one in candidates if one.reached or one.hidden}
         names = list(last_of.values())[-2:]
     if choice is LayerChoice.CONVOLUTIONS:
-        # A convolution owns one kernel: channels out, channels in, and one axis for each position axis.
+        # The kernel of a convolution has axes for output channels, input channels, and each position axis.
         axes = 2 + len(size)
         modules = find_layers(model, [one.name for one in candidates], model) if candidates else {}
         weights = {name: getattr(module, "weight", None) for name, module in modules.items()}
@@ -146,7 +146,7 @@ def choose_among(
         return find_layers(model, names, model)
     listed = ", ".join(f"{one.name} {one.shape}" for one in candidates[-8:]) or "none has positions"
     if lost := ", ".join(unknown_operations(model)):
-        listed = f"{listed}; layers behind {lost} are left out, because it may move positions"
+        listed = f"{listed}; layers behind {lost} are left out, because this operation may move positions"
     raise LayerNotFoundError(
         f"{type(model).__name__} has no {_MISSING.get(choice, 'layer with positions that the score depends on')} "
         f"(candidates: {listed}); pass target_layers= and, if its output is laid out in an unusual way, reshape="
@@ -169,17 +169,17 @@ def _blocks(candidates: list[LayerCandidate], layouts: Sequence[str]) -> dict[st
     blocks: dict[str, list[str]] = {}
     for one in candidates:
         if one.normalizes and one.layout in layouts:
-            # A block that runs again is another one: its normalizations have the same number behind their name.
+            # Each run of a block counts as a block of its own: its normalizations share the number of the call.
             path, mark, call = one.name.partition("#")
             blocks.setdefault(f"{path.rpartition('.')[0]}{mark}{call}", []).append(one.name)
     return {name: norms for name, norms in blocks.items() if len(norms) > 1}
 
 
 def _stream(candidates: list[LayerCandidate]) -> list[str]:
-    """Return the patch embedding, and the outputs of the blocks on its grid; none for models without tokens.
+    """Return the patch embedding, and the outputs of the blocks on its grid; empty for models without tokens.
 
-    The patch embedding is the first layer of tokens in front of the blocks; where it runs in no module of its own, the
-    last maps on the same grid, which the tokens were made of.
+    The patch embedding is the first layer of tokens before the blocks. If no module computes it, the last maps on the
+    same grid take its place, because the tokens were made from them.
     """
     tokens = (Tokens.__name__, ChannelsLast.__name__)  # window transformers keep the tokens on their grid
     blocks = _blocks(candidates, tokens)
@@ -203,14 +203,14 @@ def _choose(seen: list[Seen], scored: bool) -> tuple[Seen | None, str]:
         return None, ""
     norms = [one for one in usable if one.is_normalization and isinstance(one.layout, Tokens)]
     if norms and isinstance(usable[-1].layout, Tokens):
-        # Keys, hidden units and scores of the tokens are not the tokens, which are as wide as their norms.
+        # Exclude keys, hidden units and scores of the tokens: tokens are as wide as their normalizations.
         usable = [one for one in usable if one.shape[0] == norms[-1].shape[0]]
     last = usable[-1]
     if not scored:
         return _outermost(last, usable), "the last layer with positions (the output could not be read as scores)"
     if last.reached:
         return _outermost(last, usable), "the last layer with positions on which the score depends"
-    if last.hidden:  # no other one in its place: a method that uses gradients says what hides them
+    if last.hidden:  # do not fall back to another layer: methods that use gradients then say what hides them
         return _outermost(last, usable), "the last layer with positions, inside of a reentrant checkpoint"
     reached = [one for one in usable if one.reached]
     if isinstance(last.layout, Tokens) and (norms := [one for one in norms if one.reached or one.hidden]):
@@ -221,6 +221,6 @@ def _choose(seen: list[Seen], scored: bool) -> tuple[Seen | None, str]:
 
 
 def _outermost(chosen: Seen, usable: list[Seen]) -> Seen:
-    """Of the modules that returned this very tensor, the one with the shortest path: `layer4`, not `layer4.2`."""
+    """Of the modules that returned the same tensor, return the one with the shortest path: `layer4`, not `layer4.2`."""
     same = [one for one in usable if one.origin is chosen.origin and one.version == chosen.version]
     return min(same, key=lambda one: one.name.count("."))

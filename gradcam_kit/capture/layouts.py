@@ -1,4 +1,4 @@
-"""How a layer's output is laid out, and the way from it to maps `(n, k, *s)` and back. Shapes decide, never names."""
+"""Layouts of a layer's output, with the conversion to maps `(n, k, *s)` and back. Shapes decide, never names."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ _REGISTER_PARAMETERS = ("reg_token", "register_tokens")
 
 @runtime_checkable
 class Layout(Protocol):
-    """The way from a layer's own layout to maps and back; a pure rearrangement."""
+    """Conversion between a layer's own layout and maps; a pure rearrangement."""
 
     def to_maps(self, output: Tensor) -> Float[Tensor, "n k *s"]:
         """Rearrange the layer's output, or its gradient."""
         ...
 
     def to_native(self, maps: Float[Tensor, "n k *s"], like: Tensor) -> Tensor:
-        """Return the layer's output with these maps; what maps leave out (prefix tokens) is taken from `like`."""
+        """Return the layer's output for these maps; prefix tokens, which maps leave out, are taken from `like`."""
         ...
 
 
 @dataclass(frozen=True)
 class ChannelsFirst:
-    """`(n, k, *s)`, as convolutions make it."""
+    """`(n, k, *s)`, the output of convolutions."""
 
     def to_maps(self, output: Tensor) -> Float[Tensor, "n k *s"]:
         """Nothing to do."""
@@ -48,7 +48,7 @@ class ChannelsFirst:
 
 @dataclass(frozen=True)
 class ChannelsLast:
-    """`(n, *s, k)`, as window transformers and recurrent layers make it."""
+    """`(n, *s, k)`, the output of window transformers and batch-first recurrent layers."""
 
     def to_maps(self, output: Tensor) -> Float[Tensor, "n k *s"]:
         """Move the channels to the front."""
@@ -61,7 +61,7 @@ class ChannelsLast:
 
 @dataclass(frozen=True)
 class SequenceFirst:
-    """`(s, n, k)`, as recurrent layers make it that are not `batch_first`."""
+    """`(s, n, k)`, the output of recurrent layers that are not `batch_first`."""
 
     def to_maps(self, output: Tensor) -> Float[Tensor, "n k *s"]:
         """Move the sequence to the end."""
@@ -74,7 +74,7 @@ class SequenceFirst:
 
 @dataclass(frozen=True)
 class Tokens:
-    """`(n, prefix + positions + suffix, k)`, as vision transformers make it.
+    """`(n, prefix + positions + suffix, k)`, the output of vision transformers.
 
     `order` lists, position after position, the tokens between prefix and suffix; None where they lie row by row.
     """
@@ -85,7 +85,7 @@ class Tokens:
     order: tuple[int, ...] | None = None
 
     def to_maps(self, output: Tensor) -> Float[Tensor, "n k *s"]:
-        """Drop the tokens that are no positions and lay out the others on the grid."""
+        """Drop the tokens that are not positions, and lay out the others on the grid."""
         tokens = output[:, self.prefix : output.shape[1] - self.suffix]
         if self.order is not None:
             tokens = tokens[:, list(self.order)]
@@ -93,7 +93,7 @@ class Tokens:
         return maps
 
     def to_native(self, maps: Float[Tensor, "n k *s"], like: Tensor) -> Tensor:
-        """Flatten the grid between the other tokens of `like`."""
+        """Flatten the grid and put it between the other tokens of `like`."""
         tokens = maps.flatten(2).movedim(1, -1)
         if self.order is not None:
             tokens = torch.empty_like(tokens).index_copy(1, torch.tensor(self.order, device=tokens.device), tokens)
@@ -103,7 +103,7 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Custom:
-    """The user's own `reshape`, inverted by following where each value goes."""
+    """The user's own `reshape`, inverted by tracing where each value goes."""
 
     reshape: Reshape
 
@@ -125,16 +125,16 @@ class Custom:
         return maps
 
     def to_native(self, maps: Float[Tensor, "n k *s"], like: Tensor) -> Tensor:
-        """Put each value back to the place that `reshape` took it from."""
+        """Put each value back to the position from which `reshape` took it."""
         places = torch.arange(like[0].numel(), device=like.device).view(1, *like.shape[1:])
         taken = self.to_maps(places).reshape(1, -1).expand(len(maps), -1)
         return like.flatten(1).scatter(1, taken, maps.flatten(1).to(like.dtype)).view_as(like)
 
 
 def recurrent_layout(module: nn.Module, leaves: Sequence[Any], n: int, size: Sequence[int]) -> Layout | None:
-    """How a recurrent layer lays out its sequence, which is the first tensor that it returns; None for other layers.
+    """Return the layout of a recurrent layer's sequence, the first tensor of its output; None for other layers.
 
-    The states that it returns besides have axes that could be taken for samples and positions.
+    Its states, the other tensors, have axes that could be mistaken for samples and positions.
     """
     if not isinstance(module, nn.RNNBase) or len(size) != 1:
         return None
@@ -155,7 +155,7 @@ def infer_layout(shape: Sequence[int], size: Sequence[int], model: nn.Module, la
         first, last = shape[2:], shape[1:-1]
         if axes == 1 and first != size != last:
             return ChannelsLast() if _has_features_last(model, layer, shape) else ChannelsFirst()
-        # Convolutions are the rule: the other reading needs the first one not to fit, or to fit worse.
+        # Assume the layout of convolutions, unless it does not fit or fits worse than the other one.
         channels_last = tuple(last) == tuple(size) if fits(first, size) else fits(last, size)
         return ChannelsLast() if channels_last and tuple(first) != tuple(size) else ChannelsFirst()
     if len(shape) == 3:
@@ -169,7 +169,7 @@ def infer_layout(shape: Sequence[int], size: Sequence[int], model: nn.Module, la
 def _has_features_last(model: nn.Module, layer: str, shape: Sequence[int]) -> bool:
     """Whether the parameters that made an output `(n, a, b)` belong to b features, as in token and recurrent layers.
 
-    With one position axis every length fits the input, so sizes alone cannot tell.
+    With a single position axis every length fits the input, so sizes alone cannot tell.
     """
     modules = dict(model.named_modules(remove_duplicate=False))
     owners = [list(inner.parameters(recurse=False)) for inner in modules[layer].modules()] if layer in modules else []
@@ -192,7 +192,7 @@ def has_aspect(grid: Sequence[int], size: Sequence[int]) -> bool:
 
 
 def is_resized(before: Sequence[int], after: Sequence[int]) -> bool:
-    """Whether a whole number leads from one grid to the other along every axis, up to padding."""
+    """Whether the two grids differ by an integer factor along every axis, up to padding."""
     return all(
         new % old == 0 or any(new in (old // stride, -(-old // stride)) for stride in range(1, old + 1))
         for old, new in zip(before, after, strict=True)
@@ -200,7 +200,7 @@ def is_resized(before: Sequence[int], after: Sequence[int]) -> bool:
 
 
 def token_layout(tokens: int, size: Sequence[int], model: nn.Module, layer: str) -> Tokens:
-    """Decide which of a layer's tokens stand before the positions, and on which grid these are.
+    """Decide how many of a layer's tokens are prefix tokens, and the grid of the others.
 
     Raises:
         ShapeError: no grid fits, or several; the message lists them.
@@ -233,7 +233,7 @@ def _grids(count: int, size: Sequence[int]) -> list[tuple[int, ...]]:
         if count % h == 0
         for rest in ([(count // h,)] if len(size) == 2 else _grids(count // h, size[1:]))
     ]
-    # Video has a stride of its own over time, so only its picture axes must agree.
+    # Video has a separate stride over time, so only its spatial axes must agree.
     return [grid for grid in grids if prod(grid) == count and fits(grid[-2:], size[-2:])]
 
 
@@ -243,7 +243,7 @@ def _is_exact(grid: Sequence[int], size: Sequence[int]) -> bool:
 
 
 def prefix_tokens(model: nn.Module) -> int | None:
-    """How many tokens stand before the patches, as the model declares it; None if it does not."""
+    """Return the number of prefix tokens that the model declares; None if it declares none."""
     for module in model.modules():
         count = getattr(module, "num_prefix_tokens", None)
         if isinstance(count, int):
@@ -253,7 +253,7 @@ def prefix_tokens(model: nn.Module) -> int | None:
 
 
 def has_class_token(model: nn.Module, prefix: int) -> bool:
-    """Whether the first of the prefix tokens is a class token; registers alone are none."""
+    """Whether the first prefix token is a class token; register tokens alone are not."""
     registers = (count for key, count in _prefix_parameters(model).items() if key in _REGISTER_PARAMETERS)
     return prefix > sum(registers)
 

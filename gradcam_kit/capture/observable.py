@@ -1,4 +1,4 @@
-"""What can be observed: models, moments and values; everything else is refused or skipped with its reason."""
+"""Decide which models, moments and values can be observed; refuse or skip all others, with a reason."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from gradcam_kit.errors import CaptureError, InputError, kind_of
 
 
 def check_observable(model: object) -> nn.Module:
-    """Return the unwrapped model, or raise InputError for what cannot be observed, with the way out."""
+    """Return the unwrapped model, or raise InputError with a remedy if it cannot be observed."""
     if not isinstance(model, nn.Module):
         way_out = "; pass the torch.nn.Module that was exported" if "Exported" in type(model).__name__ else ""
         raise InputError(f"model is {kind_of(model)}; expected a torch.nn.Module{way_out}")
     if isinstance(model, nn.DataParallel):
         raise InputError(
-            "DataParallel copies the model anew in each call, and copies are not observed; pass model.module and run "
-            "it on one device, or use DistributedDataParallel and observe each rank"
+            "DataParallel makes new copies of the model in each call, and copies are not observed; pass "
+            "model.module and run it on one device, or use DistributedDataParallel and observe each rank"
         )
     context = getattr(model, "dynamo_ctx", None)
     if getattr(context, "fullgraph", False) or getattr(context, "nopython", False):
@@ -48,7 +48,7 @@ def _calls_modules(graph: torch.fx.GraphModule) -> bool:
 
 
 def in_backward() -> bool:
-    """Whether a backward pass runs in this thread: a layer that runs now is recomputed by checkpointing."""
+    """Whether this thread runs a backward pass, so that a running layer is being recomputed by checkpointing."""
     running = getattr(torch._C, "_current_graph_task_id", None)
     if running is not None:
         return bool(running() != -1)
@@ -61,14 +61,14 @@ def in_backward() -> bool:
 
 
 def is_transformed() -> bool:
-    """Whether torch runs under vmap, a functorch transform, or tracing, where tensors have no values of their own."""
+    """Whether torch runs under vmap, a functorch transform, or tracing, where tensors have no concrete values."""
     if torch._C._get_tracing_state() is not None or torch.compiler.is_compiling():
         return True
     return torch._C._functorch.peek_interpreter_stack() is not None
 
 
 def unobservable(value: object) -> str | None:
-    """Why a leaf of an output has no statistics, in a few words; None if it has."""
+    """Return why a leaf of an output has no statistics, in a few words; None if it has."""
     if not isinstance(value, Tensor):
         return f"{kind_of(value)}, not a tensor"
     if value.layout != torch.strided:
@@ -87,12 +87,12 @@ def unobservable(value: object) -> str | None:
 
 
 def is_autograd_thread() -> bool:
-    """Whether Python did not start this thread: autograd has one per device."""
+    """Whether this thread was not started by Python; autograd has one such thread per device."""
     return isinstance(threading.current_thread(), threading._DummyThread)
 
 
 def places(model: nn.Module) -> dict[str, object]:
-    """Return device and type of every parameter and buffer, and whether a lazy module has built it."""
+    """Return device and dtype of every parameter and buffer, and whether a lazy module has built it."""
     return {
         name: (tensor.device, tensor.dtype, is_lazy(tensor))
         for named in (model.named_parameters(), model.named_buffers())
@@ -107,7 +107,7 @@ def check_unchanged(inner: nn.Module, before: Mapping[str, nn.Module], places_be
     if changed:
         raise CaptureError(
             f"modules of {type(inner).__name__} were added or replaced inside the block: {', '.join(changed[:5])}"
-            f"{', ...' * (len(changed) > 5)}; what they did was not observed. Build the model before the block"
+            f"{', ...' * (len(changed) > 5)}; their calls were not observed. Build the model before the block"
         )
 
     now = places(inner)
@@ -116,7 +116,7 @@ def check_unchanged(inner: nn.Module, before: Mapping[str, nn.Module], places_be
         names = dict.fromkeys(name.rpartition(".")[0] or type(inner).__name__ for name in moved)
         raise CaptureError(
             f"modules of {type(inner).__name__} were built, moved or cast inside the block: {', '.join([*names][:5])}"
-            f"{', ...' * (len(names) > 5)}; values before and after do not belong together. Do it before the block"
+            f"{', ...' * (len(names) > 5)}; values from before and after cannot be compared. Do this before the block"
         )
 
 

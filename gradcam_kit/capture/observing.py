@@ -1,7 +1,8 @@
-"""Passes of the user, only observed: any mode, any number of calls, and nothing of the model is changed.
+"""Observe the user's own passes, in any mode and any number, without changing the model.
 
-`observe` holds hooks on layers for the time of a block and tells an observer of every call. It leaves out other threads
-and calls under vmap or tracing, and marks layers that checkpointing runs again during the backward pass.
+`observe` holds hooks on layers for the duration of a block and tells an observer of every call. It leaves out other
+threads and calls under vmap or tracing, and marks calls in which checkpointing recomputes a layer during the backward
+pass.
 """
 
 from __future__ import annotations
@@ -38,12 +39,12 @@ class Call:
     Attributes:
         name: the layer's dotted name.
         module: the layer.
-        step: the call of the whole model that it belongs to, from 1.
-        index: how often the layer ran before in this step.
-        args: positional arguments; in `Observer.leave` those that the module may have changed in place.
+        step: number of the model's call to which it belongs, from 1.
+        index: number of earlier calls of the layer in this step.
+        args: positional arguments; in `Observer.leave`, the module may have changed them in place.
         kwargs: keyword arguments.
-        output: what the layer returned; None in `Observer.enter`.
-        recomputed: whether checkpointing runs the layer again, during the backward pass.
+        output: output of the layer; None in `Observer.enter`.
+        recomputed: whether checkpointing is recomputing the layer during the backward pass.
     """
 
     name: str
@@ -57,7 +58,7 @@ class Call:
 
 
 class Observer:
-    """What is told of the passes; a subclass overrides what it wants to know. Nothing that it returns is used."""
+    """Receives the events of passes; a subclass overrides the methods it needs. Return values are ignored."""
 
     def begin(self, step: int, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Note that the whole model is about to run."""
@@ -74,20 +75,21 @@ class Observer:
 
 @dataclass(eq=False)
 class Observation:
-    """What the block around the passes knows.
+    """State of a block of observed passes.
 
     Attributes:
         model: the unwrapped model.
-        layers: name -> module of what is observed.
+        layers: name -> observed module.
         attach: further hooks of the block, such as on gradients.
-        step: how often the model ran.
+        step: number of calls of the model.
         active: whether the running step is observed.
         ran: names of the layers that ran in observed steps.
-        notes: what was not observed, and why; each is said once.
-        paused: while True nothing is observed.
-        without_model: the running step began with a layer, because the model itself was not called.
-        has_ended: such a step has ended, and the next call of a layer begins another one.
-        held: models that this thread held `untouched` when the block began; passes of further ones are not the user's.
+        notes: remarks on what was not observed, and why; each at most once.
+        paused: while True, nothing is observed.
+        without_model: whether the current step began with a layer, because the model itself was not called.
+        has_ended: whether such a step has ended, so that the next call of a layer begins a new one.
+        held: number of models that this thread held `untouched` when the block began; while it holds more, passes are
+            not the user's.
     """
 
     model: nn.Module
@@ -104,18 +106,18 @@ class Observation:
     notes: list[str] = field(default_factory=list)
 
     def note(self, text: str) -> None:
-        """Say once what was not observed."""
+        """Add a note, at most once."""
         if text not in self.notes:
             self.notes.append(text)
             _log.warning(text)
 
     def end_step(self) -> None:
-        """End a step in which only layers are called, as by a loop that never calls the model as a whole."""
+        """End a step in which only layers are called, as in a loop that never calls the whole model."""
         self.has_ended = self.without_model
 
     @property
     def ignores(self) -> bool:
-        """Whether what runs now is not observed: a pause, or a pass of a method on a model that it holds."""
+        """Whether nothing is observed now: during a pause, or in a pass of a method on a model that it holds."""
         return self.paused or models_held() > self.held
 
     @property
@@ -128,14 +130,14 @@ class Observation:
 def observe(
     model: nn.Module, layers: Mapping[str, nn.Module], observer: Observer, *, every: int = 1, enter: bool = False
 ) -> Iterator[Observation]:
-    """Tell `observer` of the calls of `layers` while the block runs.
+    """Tell `observer` of the calls of `layers` during the block.
 
     Args:
-        model: as the user holds it; `layers` are modules of the unwrapped model.
+        model: the user's model, possibly wrapped; `layers` are modules of the unwrapped model.
         layers: name -> module, from `select_layers`.
-        observer: is told of the calls of this thread, and of recomputations in the threads of autograd.
-        every: observe each `every`-th step, beginning with the first one.
-        enter: also tell of layers that are about to run.
+        observer: receives the calls of this thread, and recomputations in autograd's threads.
+        every: observe every `every`-th step, beginning with the first.
+        enter: call `observer.enter` before layers run.
 
     Raises:
         InputError: a model whose layers cannot be observed.
@@ -149,7 +151,10 @@ def observe(
         observation = Observation(inner, dict(layers), attach, every, held=models_held())
         if runs_compiled(model):
             stack.enter_context(torch.compiler.set_stance("force_eager"))
-            observation.note("The model is compiled; it runs eagerly while it is observed, and the values are eager's.")
+            observation.note(
+                "The model is compiled; while observed it runs eagerly, so values may differ from compiled "
+                "ones by rounding."
+            )
         watch = _Watch(observation, observer)
         attach.before(inner, watch.begin, with_kwargs=True)
         fast = {name: part for name, part in before.items() if part is not inner and isinstance(part, _FAST_PATH)}
@@ -170,7 +175,7 @@ def observe(
 
 
 class _Watch:
-    """The hooks of one block: which calls count, and as what."""
+    """The hooks of one block; they decide which calls count, and as which step."""
 
     def __init__(self, observation: Observation, observer: Observer) -> None:
         self.observation, self.observer = observation, observer
@@ -217,7 +222,7 @@ class _Watch:
         recomputed = in_backward()
         if not seen.attach.in_own_thread and not (recomputed and is_autograd_thread()):
             return False, False
-        if not seen.step or (seen.has_ended and not recomputed):  # a layer was called by itself
+        if not seen.step or (seen.has_ended and not recomputed):  # a layer was called directly, not by the model
             seen.without_model = True
             self._next_step((), {})
         return seen.active and not is_transformed(), recomputed
@@ -251,7 +256,7 @@ _FAST_PATH = (nn.TransformerEncoderLayer,)
 
 @dataclass(eq=False)
 class _OptionalLayers:
-    """Layers inside an `nn.TransformerEncoderLayer`, whose closed fast path would be left if it had hooks."""
+    """Layers inside an `nn.TransformerEncoderLayer`, which leaves its fast path if it has hooks."""
 
     name: str
     encoder: nn.Module
@@ -260,14 +265,14 @@ class _OptionalLayers:
     block: ExitStack | None = None
 
     def switch(self, watch: _Watch) -> None:
-        """Hold the hooks, but not while the fast path may be taken: with hooks the output would differ in bits."""
+        """Hold the hooks except while the fast path may be taken, because hooks would change its rounding."""
         graph = torch.is_grad_enabled() and any(own.requires_grad for own in self.encoder.parameters())
         fast = not self.encoder.training and not graph
         if fast and self.layers:
             self.close()
             watch.observation.note(
                 f"Layers inside {self.name!r} were not observed: in eval mode without gradients "
-                f"{type(self.encoder).__name__} runs on a closed fast path that calls none of them. Observe it in "
+                f"{type(self.encoder).__name__} runs on a fast path that calls none of them. Observe it in "
                 "train mode or with gradients enabled."
             )
         elif not fast and self.block is None:
@@ -285,7 +290,7 @@ class _OptionalLayers:
 
 def runs_compiled(model: nn.Module) -> bool:
     """Whether any part of the model is compiled, so that hooks would not fire."""
-    # Nothing is compiled in a process that never loaded the compiler, and loading it takes seconds.
+    # Do not load the compiler, which takes seconds: if it was never loaded, nothing is compiled.
     if "torch._dynamo" not in sys.modules:
         return False
     return any(hasattr(part, "_orig_mod") or part._compiled_call_impl is not None for part in model.modules())

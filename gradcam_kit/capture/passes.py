@@ -1,4 +1,4 @@
-"""One pass through a model that gives several methods, layers and targets all that they need."""
+"""Run one pass through a model that gathers the evidence for several methods, layers and targets."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ from gradcam_kit.targets.scores import told_kind
 from gradcam_kit.types import Evidence, GradientRule, Reshape, Target
 
 _WITHOUT_SCORES = Evidence.ATTENTION | Evidence.HEAD | Evidence.WEIGHT_GRADIENTS
-"""What can be had of a model whose output is not understood."""
+"""Evidence that is available even if the model's output cannot be read."""
 
 _OF_OPERATIONS = Evidence.CURVATURE | Evidence.GUIDED
-"""What needs the graph of the single operations, which compiled code does not leave; so do balanced gradients."""
+"""Evidence that needs the graph of single operations, which compiled code lacks; balanced gradients need it too."""
 
 _OF_ATTENTION = Evidence.ATTENTION_GRADIENTS | Evidence.PROJECTIONS
 _RULES: tuple[GradientRule, ...] = ("exact", "balanced")
@@ -47,7 +47,7 @@ _RULES: tuple[GradientRule, ...] = ("exact", "balanced")
 
 @dataclass(frozen=True)
 class Request:
-    """What a pass has to deliver."""
+    """The evidence that a pass has to deliver."""
 
     layers: Mapping[str, nn.Module]
     needs_at: Mapping[str, Evidence]
@@ -55,19 +55,19 @@ class Request:
     target_type: Callable[[Any], ClassTarget]
     reshape: Reshape | None = None
     settled: bool = False
-    """The targets are those of an earlier pass, which settled them."""
+    """Whether the targets were settled by an earlier pass."""
     keep_modes: bool = False
-    """Modules in train mode stay in it."""
+    """Whether modules in train mode stay in it."""
     rules_at: Mapping[str, Set[GradientRule]] = field(default_factory=dict)
-    """How gradients are taken at each layer; exactly at those that are not named."""
+    """Gradient rule of each layer; "exact" for layers that are not listed."""
 
     @property
     def needs(self) -> Evidence:
-        """What any of the layers has to deliver."""
+        """The evidence that at least one layer has to deliver."""
         return reduce(or_, self.needs_at.values(), Evidence.NONE)
 
     def layers_with(self, evidence: Evidence, rule: GradientRule | None = None) -> list[str]:
-        """Return the layers that have to deliver this, by a rule if one is named."""
+        """Return the layers that have to deliver this evidence, optionally only those with one gradient rule."""
         return [
             name
             for name, needs in self.needs_at.items()
@@ -75,7 +75,7 @@ class Request:
         ]
 
     def rules_of(self, evidence: Evidence) -> list[GradientRule]:
-        """Return the rules by which any of this has to be delivered, exact first."""
+        """Return the gradient rules by which this evidence has to be delivered, exact first."""
         return [rule for rule in _RULES if self.layers_with(evidence, rule)]
 
 
@@ -84,18 +84,18 @@ def capture(model: nn.Module, inputs: Inputs, request: Request) -> Iterator[Capt
     """Run the model once, forward and (if needed) backward to the target layers.
 
     The part before the first target layer runs without a graph, because all parameters are frozen and the graph starts
-    at the layer's output; the backward pass ends there. Inside of the block the model stays ready for `rescore` and
-    `replay`; on leaving it everything is as before, also after an error.
+    at the layer's output; the backward pass ends there. Inside the block the model stays ready for `rescore` and
+    `replay`; afterwards it is restored, even after an error.
 
     Raises:
-        CaptureError: a layer that ran never or twice, or on which the score does not depend.
+        CaptureError: a layer that did not run or ran twice, or on which the score does not depend.
         NonFiniteError: NaN or infinite values in images, activations or gradients.
         ShapeError: a layer without positions of the images.
     """
     with untouched(model, inputs.images.device, request.keep_modes), ExitStack() as stack:
         try:
             captured = stack.enter_context(_pass(model, inputs, request))
-        except InDoubtError:  # met once for a model and the shapes of its inputs
+        except InDoubtError:  # once per model and shapes of its inputs
             gather(model, inputs)
             captured = stack.enter_context(_pass(model, inputs, request))
         yield captured
@@ -103,7 +103,7 @@ def capture(model: nn.Module, inputs: Inputs, request: Request) -> Iterator[Capt
 
 @contextmanager
 def _pass(model: nn.Module, inputs: Inputs, request: Request) -> Iterator[Capture]:
-    """Run an `untouched` model, and hold what the results lean on."""
+    """Run an `untouched` model, and keep alive what its results refer to."""
     graph = bool(request.needs & Evidence.DERIVATIVES)
     run = Runner.of(model, inputs.images.device)
     checks = Checks(model)
@@ -173,14 +173,14 @@ def _pass(model: nn.Module, inputs: Inputs, request: Request) -> Iterator[Captur
         )
         captured.check_layers()
         if inputs.images.device.type == "cpu":
-            checks.raise_first()  # costs no wait here, and spares the methods from meeting NaN
-        # The graph is not needed any more; held here, it would live as long as the methods run.
+            checks.raise_first()  # needs no synchronization here, and spares the methods from NaN
+        # The graph is no longer needed; a reference here would keep it alive while the methods run.
         del output, scores, derivatives
         try:
             yield captured
         except Exception as error:
             raise_interruption(error)
-            checks.raise_first()  # on a device that was not waited for, NaN is the cause that should be named
+            checks.raise_first()  # without synchronization NaN may be the real cause, and should be named
             raise
         checks.raise_first()
 
@@ -193,7 +193,7 @@ def _derive(
     scores: Tensor,
     inputs: Inputs,
 ) -> dict[str, Any]:
-    """All backward passes; the guided one comes last, because its rule changes the graph's nodes while it runs."""
+    """Run all backward passes; the guided one comes last, because its rule changes the nodes of the graph."""
     found: dict[str, Any] = {"gradients": {}, "bias_gradients": {}}
     rules = request.rules_of(Evidence.RULED)
     for rule in rules:
@@ -220,7 +220,7 @@ def _derive(
 def _score(
     request: Request, output: Any, inputs: Inputs, optional: bool
 ) -> tuple[Target | None, Tensor | None, Tensor | None]:
-    """Return the target, its class indices if it has some, and the scores; all None if optional and absent."""
+    """Return the target, its class indices if any, and the scores; all None if optional and absent."""
     target = request.targets
     try:
         if target is None:
@@ -241,10 +241,10 @@ def _score(
 
 
 def _for_each(values: Tensor, n: int) -> Tensor:
-    """Return the score or class of a bag for each of its n images."""
+    """Repeat the score or class of a bag for each of its n images."""
     return values.expand(n, *values.shape[1:]) if len(values) == 1 < n else values
 
 
 def _detach(output: Any) -> Any:
-    # Contiguous, as it would be if the images had not been laid out in another order.
+    # Contiguous, as it would be without the channels-last memory format of the images.
     return map_output(lambda leaf: leaf.detach().contiguous(), output)

@@ -1,4 +1,4 @@
-"""Forward hooks that take the activations of layers, exactly, for the time of one forward pass."""
+"""Forward hooks that record the exact activations of layers for the duration of one forward pass."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from gradcam_kit.errors import CaptureError, ShapeError
 from gradcam_kit.types import Reshape
 
 INPUT = "<input>"
-"""The name under which the images themselves are a target layer, for methods that explain the input."""
+"""Name of the images as a target layer, for methods that explain the input."""
 ATTENTION = "<attention>"
-"""The name under which the attention of all blocks is a target layer, for methods that explain the attention."""
+"""Name of the attention of all blocks as a target layer, for methods that explain the attention."""
 NOT_MODULES = (INPUT, ATTENTION)
 
 
 @dataclass
 class LayerRecord:
-    """What one layer returned: the tensors that its maps come from, as leaves or nodes of the graph."""
+    """The recorded output of one layer: the tensors of its maps, as leaves or nodes of the graph."""
 
     name: str
     module: nn.Module
-    level: int | None = None  # which of its maps is meant, where it returns several
-    call: int | None = None  # which of its calls is meant, counted from 1, where it runs several times
+    level: int | None = None  # index of the map, if the layer returns several
+    call: int | None = None  # number of the call, from 1, if the layer runs several times
     order: int = 0
     calls: int = 0
     leaves: list[Any] = field(default_factory=list)
@@ -46,15 +46,15 @@ class LayerRecord:
     versions: list[int] = field(default_factory=list)
     gradients: list[Tensor] = field(default_factory=list)  # one per target, in the layer's own layout
     arguments: tuple[tuple[Any, ...], dict[str, Any]] | None = None
-    rearrangement: Any = None  # of `capture.rerun.native`: where a custom layout takes its values from
+    rearrangement: Any = None  # set by `capture.rerun.native`: the origin of the values of a custom layout
 
     @property
     def captured(self) -> list[Tensor]:
-        """The tensors that the maps come from; gradients are taken with respect to them."""
+        """The tensors from which maps are made; gradients are taken with respect to them."""
         return [self.leaves[i] for i in self.chosen]
 
     def maps(self, tensors: list[Tensor]) -> Tensor:
-        """Lay out the captured tensors, or gradients that stand in for them, as `(n, k, *s)`."""
+        """Rearrange the captured tensors, or their gradients, to `(n, k, *s)`."""
         assert self.layout is not None
         assert self.spec is not None
         if self.level is not None or not isinstance(self.layout, Custom):
@@ -81,7 +81,7 @@ class Recorder:
     ) -> None:
         self.evidence = evidence
         self.marks_output = marks_output
-        self.outputs: list[Tensor] = []  # where the model ends and the target begins, if that matters
+        self.outputs: list[Tensor] = []  # output of the model, where the target begins; None if not needed
         self.in_doubt = False
         self.model, self.n, self.size, self.reshape, self.graph = model, n, size, reshape, graph
         self.records = {name: self._record(name, module) for name, module in layers.items()}
@@ -94,7 +94,7 @@ class Recorder:
     @contextmanager
     def attached(self, keep_arguments: bool = False) -> Iterator[None]:
         """Hold the hooks for the duration of the block."""
-        with holding_hooks(every_thread=True) as attach:  # autograd recomputes checkpoints in threads of its own
+        with holding_hooks(every_thread=True) as attach:  # autograd recomputes checkpoints in its own threads
             for record in self.records.values():
                 if record.name in NOT_MODULES:
                     continue
@@ -106,7 +106,7 @@ class Recorder:
             yield
 
     def observe_input(self, inputs: Inputs) -> Inputs:
-        """Return the call as the model gets it; record the images if they are a target layer."""
+        """Return the call for the model; record the images if they are a target layer."""
         images = inputs.images
         record = self.records.get(INPUT)
         if record is not None:
@@ -114,7 +114,7 @@ class Recorder:
             record.leaves, images = self._cut(record, images, [0])
             record.versions = [version(leaf) for leaf in record.captured]
         attention = self.records.get(ATTENTION)
-        if attention is not None:  # the images stand for the activations that it does not have
+        if attention is not None:  # methods that explain the input treat the images as activations
             attention.calls, attention.chosen, attention.layout = 1, [0], ChannelsFirst()
             attention.leaves, attention.spec = tree_flatten(inputs.images)
             attention.versions = [version(inputs.images)]
@@ -124,7 +124,7 @@ class Recorder:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             is_meant = record.calls + 1 == (record.call or 1)
             if attach.in_own_thread and record.arguments is None and is_meant:
-                # The layer may change its input in place, so what it got is copied.
+                # The layer may change its input in place, so the input is copied.
                 leaves, spec = tree_flatten((args, kwargs))
                 copies = [leaf.detach().clone() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
                 record.arguments = tree_unflatten(copies, spec)
@@ -141,7 +141,7 @@ class Recorder:
     def _forward_hook(self, record: LayerRecord, attach: Hooks) -> Any:
         def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
             if self.recomputing:
-                # Gradient checkpointing runs the layer again: the same cut of the graph, nothing recorded.
+                # Gradient checkpointing recomputes the layer: cut the graph in the same way, but record nothing.
                 again = torch.is_grad_enabled() and (record.call is None or _is_same_call(record, output))
                 return self._cut(record, output, record.chosen)[1] if again else None
             if not attach.in_own_thread:
@@ -159,7 +159,7 @@ class Recorder:
         return hook
 
     def _choose(self, record: LayerRecord, output: Any) -> list[int]:
-        """Return which tensors of the output hold the maps, and settle the layout."""
+        """Return the tensors of the output that hold the maps, and settle the layout."""
         leaves, _ = tree_flatten(output)
         recurrent = recurrent_layout(record.module, leaves, self.n, self.size)
         if recurrent is not None and self.reshape is None and record.level is None:
@@ -171,7 +171,7 @@ class Recorder:
             if isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.ndim > 0 and leaf.shape[0] == self.n
         ]
         if self.reshape is not None:
-            # Whatever the output looks like: samples may lie on any axis of it.
+            # A custom reshape gets the output unchecked, because samples may be on any axis.
             record.layout = Custom(self.reshape)
             floating = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
             if floating and record.level is None:
@@ -197,27 +197,27 @@ class Recorder:
     def _settle(self, record: LayerRecord, shape: tuple[int, ...]) -> Layout:
         try:
             return settle_layout(shape, self.size, self.model, record.name, record.module, self.n, self.evidence)
-        except InDoubtError:  # the pass goes on, because a model may catch what is raised inside of it
+        except InDoubtError:  # continue the pass, because the model might catch an exception raised inside it
             self.in_doubt = True
             return ChannelsFirst()
 
     def _cut(self, record: LayerRecord, output: Any, chosen: list[int]) -> tuple[list[Any], Any]:
-        """Start the graph at the layer's output, and hand on a copy that in-place operations may change."""
+        """Start the graph at the layer's output, and pass on a copy that in-place operations may change."""
         leaves, record.spec = tree_flatten(output)
         passed_on = list(leaves)
         for i in chosen:
             tensor = leaves[i]
             if self.graph and not tensor.requires_grad:
                 tensor = tensor.detach().requires_grad_()
-            with torch.set_grad_enabled(self.graph):  # also where the model runs a frozen part without gradients
+            with torch.set_grad_enabled(self.graph):  # even where the model runs a frozen part without gradients
                 leaves[i], passed_on[i] = tensor, tensor.clone()
         return leaves, tree_unflatten(passed_on, record.spec)
 
     def check(self) -> None:
-        """Raise CaptureError for a layer that ran never or twice, or whose record was overwritten.
+        """Raise CaptureError for a layer that did not run or ran twice, or whose recorded output was overwritten.
 
         Raises:
-            InDoubtError: a layout depends on evidence that was not gathered yet.
+            InDoubtError: a layout depends on evidence that has not been gathered yet.
         """
         for record in self.records.values():
             if record.calls == 0:
@@ -227,8 +227,9 @@ class Recorder:
             if record.calls > 1 and record.call is None:
                 path = split_name(self.model, record.name).path
                 raise CaptureError(
-                    f"layer {record.name!r} ran {record.calls} times in one forward pass, so its activations are "
-                    f"ambiguous; say which call is meant: '{path}#1' is the first one, '{path}#{record.calls}' the last"
+                    f"layer {record.name!r} ran {record.calls} times in one forward pass, so its "
+                    f"activations are ambiguous; name the call: '{path}#1' is the first, "
+                    f"'{path}#{record.calls}' the last"
                 )
             if record.calls < (record.call or 1):
                 raise CaptureError(
@@ -255,7 +256,7 @@ class Recorder:
 
 
 def _is_same_call(record: LayerRecord, output: Any) -> bool:
-    """Whether a module that runs again gave what the recorded call gave: other calls of it run again too."""
+    """Whether a recomputed call is the recorded one, by its output; other calls are recomputed too."""
     leaves, _ = tree_flatten(output)
     again = [leaves[i] for i in record.chosen if i < len(leaves)]
     return len(again) == len(record.captured) and all(map(torch.equal, again, record.captured))

@@ -1,4 +1,4 @@
-"""What one pass recorded, and the view of one layer that a method works on."""
+"""The results of one pass, and the view of one layer that a method works on."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Capture:
     attention: Mapping[GradientRule, Attention] = field(default_factory=dict)
     rows: RowState = field(default_factory=RowState)
     told: tuple[ScoreKind, str] | None = None
-    """What the scores are, where that is known without a look at values."""
+    """Kind of the scores, if it is known without reading values."""
     _heads: dict[str, Head | None] = field(default_factory=dict)
 
     @property
@@ -62,7 +62,7 @@ class Capture:
         return isinstance(self.records[name].layout, Tokens)
 
     def layer(self, name: str, needs: Evidence, batch_size: int, rule: GradientRule = "exact") -> LayerCapture:
-        """Return what a method with these needs and this gradient rule may see of one layer."""
+        """Return the view of one layer for a method with these needs and this gradient rule."""
         record = self.records[name]
         activations = record.maps([tensor.detach() for tensor in record.captured])
         activations = move_tree(at_least_float32(activations), self.inputs.images.device)
@@ -102,7 +102,7 @@ class Capture:
             gradients = [gradient for (layer, _), gradient in self.gradients.items() if layer == name]
             if not gradients:
                 continue
-            gradient = gradients[-1]  # of the same pass as the record's
+            gradient = gradients[-1]  # from the same pass as the record
             for one in gradients:
                 self.checks.add(~torch.isfinite(finite_probe(one)), partial(_not_finite, name))
             if isinstance(record.layout, Tokens) and record.layout.prefix:
@@ -113,7 +113,7 @@ class Capture:
     @cached_property
     def _probability(self) -> Target:
         assert self.classes is not None
-        # Nothing here may hold `self`, which holds this target: a cycle would keep activations until it is collected.
+        # Do not hold `self`, which holds this target: the cycle would keep activations alive until garbage collection.
         told, find = self.told, partial(score_kind, self.run.model, self.inputs, self.output)
         classes = self.classes[:1] if self.rows.is_bag else self.classes
         return EvidentProbability(classes, cache(lambda: told[0] if told else find()))

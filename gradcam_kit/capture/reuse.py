@@ -1,4 +1,4 @@
-"""What one module does several times in a pass, and what modules do that only add positions around their input."""
+"""Recognize modules that run several times in a pass, and modules that only pad their input."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ _MOST_PLACES = 400
 
 
 def is_chain(nodes: Sequence[Any]) -> bool:
-    """Whether each call of a module works on what the call before made, as those of a shared activation do.
+    """Whether each call of a module depends on the result of the call before, as with a shared activation.
 
-    Calls beside each other (a head on every level of a pyramid, a tower for two images) are not a chain: the last one
-    is then one of several, and nothing says which one is meant.
+    Independent calls (a head on every level of a pyramid, a tower for two images) are not a chain: the last call is
+    then one of several, and nothing tells which one is meant.
 
     Args:
-        nodes: of the graph, where the output of each call was made; None where a call has no graph.
+        nodes: nodes of the graph that made the output of each call; None for a call without a graph.
     """
     return all(before is not None and before in set(behind(after)) for before, after in pairwise(nodes))
 
 
 def is_padding(module: nn.Module, args: Any, output: Tensor) -> bool:
-    """Whether a module only adds positions around its input: its map is the input's, moved."""
+    """Whether a module only adds positions around its input, so that its map is the shifted input."""
     if any(True for _ in module.parameters()):
         return False
     tensors = [leaf for leaf in tree_leaves(args) if isinstance(leaf, Tensor) and leaf.ndim == output.ndim]
@@ -37,7 +37,7 @@ def is_padding(module: nn.Module, args: Any, output: Tensor) -> bool:
         return False
     before = tensors[0]
     added = [new - old for old, new in zip(before.shape[2:], output.shape[2:], strict=True)]
-    # Enlarging by a factor repeats the values of a small map, and adds at least as many positions as there were.
+    # Enlarging by a factor, by contrast, repeats values and at least doubles the number of positions.
     if not any(added) or any(not 0 <= more < old for more, old in zip(added, before.shape[2:], strict=True)):
         return False
     places: list[list[int]] = [list(range(more + 1)) for more in added]

@@ -1,4 +1,4 @@
-"""Texts of a target, encoded by the very model that is explained, and the call that runs its images alone."""
+"""Encode the texts of a target by the explained model itself, and make the call of its image tower."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from gradcam_kit.targets.text import TextTarget
 from gradcam_kit.targets.values import changed
 
 _TOWERS = {"encode_image": "encode_text", "get_image_features": "get_text_features"}
-"""What embeds images -> what embeds texts, in open_clip and in transformers."""
+"""Method that embeds images -> method that embeds texts, in open_clip and in transformers."""
 
 
 def with_texts(model: nn.Module, inputs: Inputs, targets: Any) -> tuple[Inputs, Any]:
-    """Return the call and the targets; for texts the call that embeds images, and the target with its texts encoded.
+    """Return the call and the targets; for text targets, the call of the image tower and the target with encoded texts.
 
     Raises:
         TargetError: a model without two towers, a missing tokenizer, or a text that is too long.
@@ -36,7 +36,7 @@ def with_texts(model: nn.Module, inputs: Inputs, targets: Any) -> tuple[Inputs, 
     entry = next((image for image, text in _TOWERS.items() if hasattr(model, image) and hasattr(model, text)), None)
     if entry is None:
         raise TargetError(
-            f"{type(model).__name__} embeds no texts; TextTarget needs encode_image and encode_text (open_clip) or "
+            f"{type(model).__name__} cannot embed texts; TextTarget needs encode_image and encode_text (open_clip) or "
             "get_image_features and get_text_features (transformers). For other models pass EmbeddingSimilarity"
         )
     inputs = replace(inputs, entry=entry)
@@ -61,10 +61,10 @@ def _encoded(model: nn.Module, target: TextTarget, tower: str) -> Float[Tensor, 
 
 
 def _tokens(tokenizer: Any, texts: list[str], model: nn.Module) -> dict[str, Tensor]:
-    """Return the tokens of texts, filled up to the length that the model takes.
+    """Return the tokens of texts, padded to the length that the model takes.
 
     Raises:
-        TargetError: a text with more tokens than that.
+        TargetError: a text with more tokens than the model takes.
     """
     limit = _limit(tokenizer, model)
     for text, count in zip(texts, _counts(tokenizer, texts), strict=False):
@@ -88,7 +88,7 @@ def _tokens(tokenizer: Any, texts: list[str], model: nn.Module) -> dict[str, Ten
 
 
 def _limit(tokenizer: Any, model: nn.Module) -> int | None:
-    """Return how many tokens the model takes; what it says counts before what the tokenizer says."""
+    """Return how many tokens the model takes; its own declaration takes precedence over the tokenizer's."""
     config = getattr(getattr(model, "config", None), "text_config", None)
     for owner, name in (
         (config, "max_position_embeddings"),
@@ -102,12 +102,12 @@ def _limit(tokenizer: Any, model: nn.Module) -> int | None:
 
 
 def _counts(tokenizer: Any, texts: list[str]) -> list[int]:
-    """Return the number of tokens of each text before anything is cut off; an empty list where it is not known."""
+    """Return the number of tokens of each text before truncation; an empty list if it is unknown."""
     own: Any = tokenizer if _is_of_transformers(tokenizer) else getattr(tokenizer, "tokenizer", None)
     if _is_of_transformers(own):
         return [len(ids) for ids in own(texts, truncation=False, verbose=False)["input_ids"]]
     if hasattr(tokenizer, "encode") and hasattr(tokenizer, "sot_token_id"):
-        return [len(tokenizer.encode(text)) + 2 for text in texts]  # and the tokens of start and end
+        return [len(tokenizer.encode(text)) + 2 for text in texts]  # with the start and end tokens
     return []
 
 
@@ -116,7 +116,7 @@ def _is_of_transformers(tokenizer: Any) -> bool:
 
 
 def _tokenizer_of(model: nn.Module) -> Any:
-    """Return the tokenizer that a model carries, or whose files lie where its weights came from."""
+    """Return the tokenizer that a model carries, or whose files are stored with its weights."""
     carried = getattr(model, "tokenizer", None)
     if carried is not None:
         return carried
@@ -124,7 +124,7 @@ def _tokenizer_of(model: nn.Module) -> Any:
         try:
             return import_module("transformers").AutoTokenizer.from_pretrained(source, local_files_only=True)
         except (OSError, ValueError, ImportError, KeyError):
-            pass  # the message below says what to do
+            pass  # the message below tells the remedy
     raise TargetError(
         f"the texts need the tokenizer of {type(model).__name__}, which it does not carry; pass "
         "TextTarget(texts, tokenizer=open_clip.get_tokenizer(NAME)) or a tokenizer of transformers"

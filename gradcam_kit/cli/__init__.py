@@ -1,4 +1,4 @@
-"""The command line: arguments become one call, its result becomes a few lines and an exit status."""
+"""The command line: turn arguments into a call, and its result into a few lines and an exit status."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from gradcam_kit._version import __version__
+from gradcam_kit.cli import completing
 from gradcam_kit.cli.command import Command, Commands
 from gradcam_kit.cli.comparing import compare
 from gradcam_kit.cli.demos import demo
@@ -28,6 +29,7 @@ from gradcam_kit.cli.options import (
     Devices,
     Directory,
     Dtype,
+    ExportFormat,
     GradientRule,
     ImageSize,
     Layer,
@@ -58,6 +60,7 @@ from gradcam_kit.errors import OptionError
 app = typer.Typer(
     cls=Commands,
     no_args_is_help=True,
+    context_settings={"help_option_names": ["--help", "-h"]},
     help="Where did the model look? Class activation maps for PyTorch, from one picture to a data set.",
     epilog="Exit status: 0 all done, 1 some pictures failed, 2 invalid arguments or input, 130 interrupted.",
 )
@@ -72,10 +75,10 @@ def _show_version(asked: bool) -> None:
 @app.callback()
 def about(
     version: Annotated[
-        bool, typer.Option("--version", help="Show the version and leave.", callback=_show_version, is_eager=True)
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True)
     ] = False,
 ) -> None:
-    """Take the options of the program itself."""
+    """Handle the options of the program itself."""
 
 
 def run(
@@ -83,7 +86,7 @@ def run(
         str,
         typer.Argument(
             metavar="SOURCE",
-            help="A picture, a folder (with all below it), a glob, a list file (.txt, one path on a line), or a table "
+            help="A picture, a folder (recursive), a glob, a list file (.txt, one path on a line), or a table "
             "(.csv, .tsv, .parquet) with a column 'path' and perhaps 'label'; also on remote storage, such as s3://...",
         ),
     ],
@@ -121,6 +124,7 @@ def run(
         str,
         typer.Option(
             help="Where to run: local, or ray (the cluster of RAY_ADDRESS, or a new local one).",
+            autocompletion=completing.one_of("local", "ray"),
             rich_help_panel=COMPUTE,
         ),
     ] = "local",
@@ -244,7 +248,7 @@ def evaluate(
 
 def export(
     directory: Directory,
-    to: Annotated[str, typer.Option(help="fiftyone, coco, png, npz or csv.")],
+    to: ExportFormat,
     out: Annotated[
         str | None,
         typer.Option(
@@ -270,7 +274,7 @@ def export(
     note_unfinished(directory)
 
 
-# Each with an example, in the order of the help.
+# Example of each command, in the order of the help.
 _EXAMPLES: dict[Callable[..., None], str] = {
     demo: "gradcam-kit demo --out gradcam-demo --open",
     run: "gradcam-kit run photos -m mobilenet-v2 -o heatmaps --method grad-cam --method layer-cam --open",

@@ -1,4 +1,4 @@
-"""What all commands have in common: threads, errors in one line, missing arguments named together."""
+"""Common parts of all commands: threads, one-line errors, and a list of missing arguments."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from gradcam_kit.cli.printing import say
 from gradcam_kit.errors import GradCamKitError
 
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
-"""Variables by which a user says how many threads there are to be."""
+"""Environment variables that set the number of threads."""
 
 
 class Commands(TyperGroup):
-    """The one place where a wrong request becomes one line and exit status 2."""
+    """The one place where an invalid request becomes one line and exit status 2."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run a command."""
@@ -27,9 +27,9 @@ class Commands(TyperGroup):
         except GradCamKitError as error:
             say("gradcam-kit: " + " ".join(str(error).split()))  # one line, whatever a user's code says
             raise typer.Exit(2) from None
-        except SystemExit as error:  # commands of ours end otherwise, so it is code of the user's
+        except SystemExit as error:  # our commands end differently, so this is the user's code
             code = "" if error.code is None else repr(error.code)
-            say(f"gradcam-kit: the code of the model or a method called sys.exit({code}), which ends nothing here")
+            say(f"gradcam-kit: the code of the model or a method called sys.exit({code}), which is ignored")
             raise typer.Exit(2) from None
         except KeyboardInterrupt:
             say("gradcam-kit: interrupted")
@@ -37,7 +37,7 @@ class Commands(TyperGroup):
 
 
 class Command(TyperCommand):
-    """A command that names all missing arguments at once, and takes no more threads than it may use."""
+    """A command that lists all missing arguments, and uses no more threads than it may."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Read the arguments."""
@@ -64,7 +64,7 @@ class Command(TyperCommand):
 
 
 class _AllMissing(typer.BadParameter):
-    """Several arguments that are missing; shown as it is."""
+    """An error that names several missing arguments."""
 
     def format_message(self) -> str:
         """Return the line."""
@@ -81,12 +81,12 @@ def _is_absent(parameter: Any, ctx: Any, values: Any) -> bool:
 
 
 def _is_missing(error: Exception) -> bool:
-    return type(error).__name__ == "MissingParameter"  # of click, or of the copy of click that typer may bring
+    return type(error).__name__ == "MissingParameter"  # exceptions of click, or of the copy of click inside typer
 
 
 @contextmanager
 def command_threads() -> Iterator[None]:
-    """Let torch use no more threads than this process has cores: its affinity, and the CPU quota of its container.
+    """Limit torch's threads to the cores of this process: its affinity, and the CPU quota of its container.
 
     A number that the user sets by OMP_NUM_THREADS or MKL_NUM_THREADS stays. Only commands do this; the library leaves
     the threads of a process alone.

@@ -47,7 +47,7 @@ def demo(
 
 
 def _finish_page(done: DemoPage) -> None:
-    """Show what the methods cost, what is missing, where the page is, and where to go next."""
+    """Show the cost of the methods, what is missing, the path of the page, and next steps."""
     rows = [[one.title, one.good_for, f"{one.passes:.1f}", f"{one.seconds:.2f}"] for one in done.methods]
     show(["method", "good for", "passes", "seconds"], rows)
     say("passes: the arithmetic for both classes of a picture, in forward passes; seconds: for all pictures", err=False)

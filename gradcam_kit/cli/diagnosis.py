@@ -88,7 +88,7 @@ def doctor(
 
 
 def finish_diagnosis(done: Diagnosis, as_json: bool, browse: bool = False) -> None:
-    """Show what was found and what was not examined, open the page if asked, and leave with the exit status."""
+    """Show findings and skipped checks, open the page if requested, and exit with the status."""
     if browse:
         show_page(done.page)
     if as_json:
@@ -114,6 +114,6 @@ def _text(finding: Finding) -> Text:
 
 
 def _printable(line: str) -> str:
-    """Return a text without what a terminal obeys, whatever a file is called."""
+    """Return a text without control characters, which a file name may contain."""
     shown = "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in line)
     return shown.encode("utf-8", "backslashreplace").decode()

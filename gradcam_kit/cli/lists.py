@@ -41,7 +41,7 @@ def models(
         ),
     ] = "",
 ) -> None:
-    """List the models with a name, of torchvision and timm, with their pretrained weights."""
+    """List the named models, including those of torchvision and timm, with their pretrained weights."""
     from gradcam_kit.models.named import has_timm, named_models
 
     found = named_models(pattern)
@@ -55,18 +55,18 @@ def models(
 
 
 def methods() -> None:
-    """List every method in the order in which to try them: good for what, what it needs and costs, its paper."""
+    """List every method in the order in which to try them: use, needs, cost, and paper."""
     from gradcam_kit.jobs.listing import described_methods
 
     show(["method", "good for", "needs", "cost", "paper"], described_methods())
     letters = "F = forward pass, B = backward pass from the score to the layer, R = forward pass of one masked row"
     say(letters, err=False)
-    say("for vision transformers: balanced-cam; exact gradients hardly tell where a transformer looks", err=False)
+    say("for vision transformers: balanced-cam; exact gradients localize a transformer's evidence poorly", err=False)
 
 
 def metrics() -> None:
-    """List every metric: which way is better, what it needs, what it costs, its paper."""
+    """List every metric: better direction, needs, cost, and paper."""
     from gradcam_kit.jobs.listing import described_metrics
 
     show(["metric", "better", "needs", "cost", "paper"], described_metrics())
-    say("F = forward pass of the model, E = the method once more; of each heatmap", err=False)
+    say("per heatmap: F = forward pass of the model, E = another run of the method", err=False)

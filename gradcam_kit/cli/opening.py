@@ -14,7 +14,7 @@ def open_page(page: str | Path) -> str | None:
     """Open a file in the browser.
 
     Returns:
-        None, or where there is no display or browser a line that says where the file is.
+        None, or a line with the path if there is no display or browser.
     """
     if "://" in str(page):
         return f"--open: a browser cannot open remote storage; the page is at {page}"

@@ -1,4 +1,4 @@
-"""The options that several commands share, and how their texts are read."""
+"""The options that several commands share, and their parsers."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from gradcam_kit.cli import completing
 from gradcam_kit.errors import OptionError
 
 # Panels of the help.
@@ -15,6 +16,7 @@ DATA = "Data"
 EXPLAIN = "What to explain"
 COMPUTE = "Computing"
 OUTPUT = "Output"
+SERVE = "Page"
 
 Model = Annotated[
     str,
@@ -43,7 +45,7 @@ Weights = Annotated[
 ImageSize = Annotated[
     int | None,
     typer.Option(
-        metavar="PIXELS", help="Side of the model's input.", show_default="as the model has it", rich_help_panel=MODEL
+        metavar="PIXELS", help="Side of the model's input.", show_default="from the model", rich_help_panel=MODEL
     ),
 ]
 Mean = Annotated[
@@ -51,7 +53,7 @@ Mean = Annotated[
     typer.Option(
         metavar="R,G,B",
         help="Mean per channel in [0, 1], such as 0.485,0.456,0.406, or one number for gray.",
-        show_default="as the model has it",
+        show_default="from the model",
         rich_help_panel=MODEL,
     ),
 ]
@@ -60,7 +62,7 @@ Std = Annotated[
     typer.Option(
         metavar="R,G,B",
         help="Standard deviation per channel in [0, 1].",
-        show_default="as the model has it",
+        show_default="from the model",
         rich_help_panel=MODEL,
     ),
 ]
@@ -69,7 +71,7 @@ ClassNames = Annotated[
     typer.Option(
         metavar="FILE",
         help="File with one class name per line.",
-        show_default="as the model has them",
+        show_default="from the model",
         rich_help_panel=MODEL,
     ),
 ]
@@ -85,17 +87,27 @@ Devices = Annotated[
         rich_help_panel=COMPUTE,
     ),
 ]
-Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16.", rich_help_panel=COMPUTE)]
+Dtype = Annotated[
+    str,
+    typer.Option(
+        help="float32, bfloat16 or float16.",
+        autocompletion=completing.one_of("float32", "bfloat16", "float16"),
+        rich_help_panel=COMPUTE,
+    ),
+]
 Targets = Annotated[
     str,
     typer.Option(
-        help="predicted, label (the picture's folder), a class index, a class name, or top:K.", rich_help_panel=EXPLAIN
+        help="predicted, label (the picture's folder), a class index, a class name, or top:K.",
+        autocompletion=completing.one_of("predicted", "label"),
+        rich_help_panel=EXPLAIN,
     ),
 ]
 Scores = Annotated[
     str | None,
     typer.Option(
-        help="Score of a class: softmax, sigmoid, or raw (the output as it is).",
+        help="Score of a class: softmax, sigmoid, or raw (the unchanged output).",
+        autocompletion=completing.one_of("softmax", "sigmoid", "raw"),
         show_default="the model decides",
         rich_help_panel=EXPLAIN,
     ),
@@ -115,7 +127,12 @@ Workers = Annotated[
 ]
 Metrics = Annotated[
     list[str] | None,
-    typer.Option(metavar="NAME", help="Metric, see 'gradcam-kit metrics'. Can be repeated.", rich_help_panel=EXPLAIN),
+    typer.Option(
+        metavar="NAME",
+        help="Metric, see 'gradcam-kit metrics'. Can be repeated.",
+        autocompletion=completing.metrics,
+        rich_help_panel=EXPLAIN,
+    ),
 ]
 MaskFolder = Annotated[
     str | None,
@@ -144,6 +161,7 @@ MethodOfRun = Annotated[
         "--method",
         metavar="NAME",
         help="Method of the run, needed if it is package.module:Class. Can be repeated.",
+        autocompletion=completing.methods,
         show_default="the run's",
         rich_help_panel=EXPLAIN,
     ),
@@ -153,13 +171,14 @@ ReplaceForeign = Annotated[
 ]
 Open = Annotated[
     bool,
-    typer.Option("--open", help="Open what was written in the browser, where there is one.", rich_help_panel=OUTPUT),
+    typer.Option("--open", help="Open the result in the browser, if there is one.", rich_help_panel=OUTPUT),
 ]
 Method = Annotated[
     list[str] | None,
     typer.Option(
         metavar="NAME",
         help="Method, see 'gradcam-kit methods'; balanced-cam for vision transformers. Can be repeated.",
+        autocompletion=completing.methods,
         show_default="grad-cam",
         rich_help_panel=EXPLAIN,
     ),
@@ -170,6 +189,7 @@ Methods = Annotated[
         "--method",
         metavar="NAME",
         help="Method, see 'gradcam-kit methods'; balanced-cam for vision transformers. Can be repeated.",
+        autocompletion=completing.methods,
         show_default="all that apply",
         rich_help_panel=EXPLAIN,
     ),
@@ -206,10 +226,20 @@ OutFolder = Annotated[
         rich_help_panel=OUTPUT,
     ),
 ]
+ExportFormat = Annotated[
+    str,
+    typer.Option(
+        "--to",
+        help="fiftyone, coco, png, npz or csv.",
+        autocompletion=completing.one_of("fiftyone", "coco", "png", "npz", "csv"),
+        rich_help_panel=OUTPUT,
+    ),
+]
 GradientRule = Annotated[
     str,
     typer.Option(
         help="exact, as in the papers, or balanced: normalizations, gates and attention count as constant factors.",
+        autocompletion=completing.one_of("exact", "balanced"),
         rich_help_panel=EXPLAIN,
     ),
 ]

@@ -1,4 +1,4 @@
-"""What a person reads on the terminal."""
+"""Output on the terminal."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from gradcam_kit.cli.opening import open_page
+from gradcam_kit.pages import open_page
 
 if TYPE_CHECKING:
     from gradcam_kit.jobs import Evaluation, RunSummary
@@ -32,7 +32,7 @@ def show(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         table.add_row(*row)
     console = Console()
     if not console.is_terminal:
-        console.width = 1000  # nothing that is piped or saved should be broken into lines
+        console.width = 1000  # do not wrap lines that are piped or saved
     console.print(table)
 
 
@@ -49,11 +49,11 @@ def mark(holds: bool) -> str:
 
 
 def finish(summary: RunSummary, rest: str = _IN_ROWS, page: str | Path | None = None) -> None:
-    """Say what became of the pictures, and leave with the exit status.
+    """Show the summary of the pictures, and exit with the status.
 
     Args:
-        summary: of a run, or of pictures side by side.
-        rest: said of failures that are not shown.
+        summary: summary of a run or a comparison.
+        rest: text about failures that are not shown.
         page: opened in the browser, unless the command was interrupted.
     """
     if summary.means:
@@ -66,7 +66,7 @@ def finish(summary: RunSummary, rest: str = _IN_ROWS, page: str | Path | None = 
     )
     same = "the same command without --overwrite" if summary.go_on == "without --overwrite" else "the same command"
     if summary.interrupted and not summary.go_on:
-        say("interrupted before anything was explained. No new run was begun; run the same command to begin it.")
+        say("interrupted before anything was explained. No run was started; run the same command to start it.")
     elif summary.interrupted:
         say(f"interrupted, {summary.left} pictures left. Run {same} to resume.")
     elif summary.missing:
@@ -79,7 +79,7 @@ def finish(summary: RunSummary, rest: str = _IN_ROWS, page: str | Path | None = 
 
 
 def show_means(lines: Sequence[Mapping[str, Any]], notes: Sequence[str]) -> None:
-    """Show the mean of each method and metric with the number of heatmaps in it, and what is to be known of them."""
+    """Show the mean of each method and metric with its number of heatmaps, and notes."""
     from gradcam_kit.jobs.work.measuring import by_method, not_counted
 
     rows = by_method(lines)
@@ -119,7 +119,7 @@ def _rounded(number: float) -> str:
 
 
 def note_unfinished(directory: str) -> None:
-    """Say how much of a run is not in what was made of it."""
+    """Note how much of a run is missing in a result."""
     from gradcam_kit.jobs import load_run
 
     run = load_run(directory)
@@ -129,7 +129,7 @@ def note_unfinished(directory: str) -> None:
 
 
 def finish_evaluation(done: Evaluation) -> None:
-    """Show the mean of each method and metric, and leave with the exit status."""
+    """Show the mean of each method and metric, and exit with the status."""
     show_means(done.means, done.notes)
     show_agreement(done.agreement)
     _say_problems(done.problems, done.failed)
@@ -141,6 +141,6 @@ def finish_evaluation(done: Evaluation) -> None:
 def _say_problems(problems: Sequence[str], failed: int, rest: str = _IN_ROWS) -> None:
     for problem in problems:
         line = "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in problem)
-        say(f"failed: {line}")  # on one line, and without what a terminal obeys, whatever a file is called
+        say(f"failed: {line}")  # on one line and without control characters, which a file name may contain
     if failed > len(problems):
         say(f"failed: {failed - len(problems)} more{rest}")

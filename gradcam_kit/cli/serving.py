@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from gradcam_kit.cli.options import Checkpoint, ClassNames, Device, ImageSize, Mean, Std, Weights, numbers
+from gradcam_kit.cli.options import MODEL, SERVE, Checkpoint, ClassNames, Device, ImageSize, Mean, Std, Weights, numbers
 from gradcam_kit.cli.printing import say
 
 
@@ -16,11 +16,16 @@ def open_app(
         typer.Option(
             "--model",
             "-m",
-            help="demo, mobilenet-v2, torchvision:NAME, timm:NAME, hf:NAME or package.module:factory. By default "
-            "mobilenet-v2 if its weights are installed, else demo.",
+            metavar="SPEC",
+            help="demo, mobilenet-v2, torchvision:NAME, timm:NAME, hf:NAME or package.module:factory; see "
+            "'gradcam-kit models'.",
+            show_default="mobilenet-v2 if its weights are installed, else demo",
+            rich_help_panel=MODEL,
         ),
     ] = None,
-    port: Annotated[int, typer.Option(help="Port of this computer; if it is taken, the next free one.")] = 7860,
+    port: Annotated[
+        int, typer.Option(help="Port of this computer; if it is taken, the next free one.", rich_help_panel=SERVE)
+    ] = 7860,
     checkpoint: Checkpoint = None,
     weights: Weights = None,
     class_names: ClassNames = None,
@@ -28,9 +33,14 @@ def open_app(
     mean: Mean = None,
     std: Std = None,
     device: Device = None,
-    open_browser: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
+    open_browser: Annotated[
+        bool, typer.Option("--open", help="Open the page in the browser, where there is one.", rich_help_panel=SERVE)
+    ] = False,
     share: Annotated[
-        bool, typer.Option("--share", help="Also make a public link, through a server of Gradio's makers.")
+        bool,
+        typer.Option(
+            "--share", help="Also make a public link, through a server of Gradio's makers.", rich_help_panel=SERVE
+        ),
     ] = False,
 ) -> None:
     """Explain pictures in the browser: choose class, method, layer and opacity, and copy the code."""

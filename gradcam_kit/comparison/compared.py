@@ -1,4 +1,4 @@
-"""The participants of a comparison: methods times layers under their own names, what they find, and their cost."""
+"""The participants of a comparison: methods times layers with their labels, their explanations, and their cost."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from gradcam_kit.metrics import BASELINES
 from gradcam_kit.metrics.baselines import Baseline
 
 MethodLike = str | type[BaseCAM] | BaseCAM
-"""A name in `METHODS` or `BASELINES`, a class, or an object that brings its model and layers."""
+"""A name in `METHODS` or `BASELINES`, a class, or an object with its own model and layers."""
 
 Methods = MethodLike | Sequence[MethodLike] | Mapping[str, MethodLike] | None
 Layers = TargetLayers | Mapping[str, TargetLayers] | Sequence[Any] | None
@@ -37,11 +37,11 @@ USUAL = ("grad-cam", "grad-cam++", "hires-cam", "layer-cam", "xgrad-cam", "eigen
 
 @dataclass(frozen=True)
 class ComparedMethod:
-    """A method on its layers, or a baseline, which does not look at a model.
+    """A method at its layers, or a baseline, which does not use a model.
 
     Attributes:
         label: its name in the comparison.
-        method: its name in `METHODS` or `BASELINES`; of a class without one, the class name.
+        method: its name in `METHODS` or `BASELINES`, or the name of its class.
     """
 
     label: str
@@ -52,12 +52,12 @@ class ComparedMethod:
 
 @dataclass(frozen=True)
 class MethodCost:
-    """What a method costs by itself, for one image alone; NaN for a baseline.
+    """The cost of a method for a single image without sharing passes; NaN for a baseline.
 
     Attributes:
-        seconds: the device waited for.
-        passes: arithmetic, in forward passes of the model: 1 for the forward pass, the rest is the method's.
-        peak_mb: most memory that new tensors took at once, in 10^6 bytes.
+        seconds: time, with the device synchronized.
+        passes: arithmetic in units of the model's forward pass, that pass included.
+        peak_mb: peak memory of new tensors, in 10^6 bytes.
     """
 
     seconds: float = float("nan")
@@ -71,10 +71,10 @@ def compared_methods(
     """Combine methods with layers; labels are "method" or, with several layers, "method layer".
 
     Args:
-        model: of all methods that are not given as objects.
+        model: model of all methods that are not given as objects.
         methods: see `compare`.
         target_layers: see `compare`.
-        options: for the constructors of the methods.
+        options: arguments for the constructors of the methods.
     """
     if methods is None:
         methods = USUAL
@@ -108,10 +108,10 @@ def suited(found: Sequence[ComparedMethod], inputs: Inputs) -> tuple[list[Compar
 
 
 def _problem(one: ComparedMethod, inputs: Inputs) -> str | None:
-    """Return what keeps a method from explaining the first image.
+    """Return the error that keeps a method from explaining the first image.
 
     Raises:
-        Exception: one that does not come again, and so is not about the method.
+        Exception: an error that does not recur, so the method is not at fault.
     """
     error = _failure(one, inputs)
     if error is None:
@@ -126,20 +126,20 @@ def _failure(one: ComparedMethod, inputs: Inputs) -> Exception | None:
         if one.cam is not None:
             images, keywords = call_of(inputs)
             one.cam(images, **keywords)
-    except Exception as error:  # whatever it is, it suits neither the model nor the layer
+    except Exception as error:  # whatever the error, the method does not suit the model or the layer
         raise_interruption(error)
-        traceback.clear_frames(error.__traceback__)  # they hold activations
+        traceback.clear_frames(error.__traceback__)  # traceback frames hold activations
         return error
     return None
 
 
 def call_of(inputs: Inputs) -> tuple[Any, dict[str, Any]]:
-    """Return images and keywords with which a method is called."""
+    """Return the images and keyword arguments for calling a method."""
     return (inputs.args, inputs.kwargs) if inputs.args else (inputs.kwargs, {})
 
 
 def with_shared_images(found: Sequence[ComparedMethod], inputs: Inputs, targets: Any) -> Inputs:
-    """Return the call with the images at the input that all methods explain.
+    """Return the call with its image input set to the one that all methods explain.
 
     Raises:
         InputError: methods at layers of different inputs, whose heatmaps and metrics cannot be compared.
@@ -153,7 +153,7 @@ def with_shared_images(found: Sequence[ComparedMethod], inputs: Inputs, targets:
 
 
 def _alternatives(layers: Layers) -> list[tuple[str, TargetLayers | None]]:
-    """Return layers to try one by one; without a name where it is to be found, or where there is one choice."""
+    """Return the labels and layers to compare; the label is empty if there is only one choice."""
     if isinstance(layers, Mapping):
         return list(layers.items())
     if layers is None or isinstance(layers, str | nn.Module):
@@ -204,7 +204,7 @@ def _class_of(method: Any) -> type[BaseCAM]:
 
 
 def _distinct(found: Sequence[ComparedMethod]) -> Iterator[ComparedMethod]:
-    """Add a number to labels that come again."""
+    """Append numbers to repeated labels."""
     seen: dict[str, int] = {}
     for one in found:
         seen[one.label] = seen.get(one.label, 0) + 1
@@ -212,7 +212,7 @@ def _distinct(found: Sequence[ComparedMethod]) -> Iterator[ComparedMethod]:
 
 
 def explained(found: Sequence[ComparedMethod], inputs: Inputs, targets: Any) -> dict[str, Explanation]:
-    """Return explanations of all methods that look at the model, by label, from as few passes as possible."""
+    """Return the explanations of all methods (not baselines) by label, from as few passes as possible."""
     cams = {one.label: one.cam for one in found if one.cam is not None}
     images, keywords = call_of(inputs)
     explanations = explain_many(list(cams.values()), images, targets, **keywords)
@@ -226,24 +226,24 @@ def with_balanced(
     targets: Any,
     options: Mapping[str, Any],
 ) -> tuple[list[ComparedMethod], Mapping[str, Explanation], dict[str, str]]:
-    """Add BalancedCAM if the automatic layer of the others has tokens, or say why it does not suit the model."""
+    """Add BalancedCAM if the automatic layer of the others has tokens, or the reason why it does not suit the model."""
     advised = [one.cam for one in found if one.cam is not None and is_advised(one.cam)]
     if not advised:
         return list(found), explanations, {}
     own = ComparedMethod(BalancedCAM.name, BalancedCAM.name, BalancedCAM(advised[0].model, **options))
     try:
         return [*found, own], {**explanations, **explained([own], inputs, targets)}, {}
-    except GradCamKitError as error:  # such as operations that balanced gradients cannot see
+    except GradCamKitError as error:  # such as operations hidden from balanced gradients
         return list(found), explanations, {own.label: str(error)}
 
 
 def costs(found: Sequence[ComparedMethod], inputs: Inputs, targets: Any) -> dict[str, MethodCost]:
-    """Return what each method that looks at the model costs for the first image alone, by label.
+    """Return the cost of each method (not baseline) for the first image alone, by label.
 
     Args:
-        found: the compared methods, whose layers are chosen already.
+        found: the compared methods, with layers already chosen.
         inputs: the images of the comparison.
-        targets: what was explained: class indices `(n, [m])`, or a callable.
+        targets: the explained targets: class indices `(n, [m])`, or a callable.
     """
     first, index = inputs.first(), torch.zeros(1, dtype=torch.long, device=inputs.images.device)
     if isinstance(targets, Tensor):

@@ -1,4 +1,4 @@
-"""`compare`: explain, measure, and put side by side."""
+"""`compare`: explain, measure, and compare methods side by side."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def compare(
 ) -> Comparison:
     """Explain the same images by several methods, at several layers, from as few passes as possible.
 
-    The parameters are what one types in a notebook, so they are not grouped in a record; `Question` is made of them.
+    The parameters are typed in notebooks, so they are not grouped in a record; `Question` groups them.
 
     Args:
         model: any PyTorch model; methods that are not objects with a model of their own explain this one.
@@ -75,23 +75,22 @@ def compare(
             one; a sequence within the sequence is fused; a mapping gives labels.
         targets: as in calling a method, `(n, m)` explains m classes of each image; also class names, if known.
         metrics: names in `METRICS`, or `Metric` objects, measured for every method; a single metric needs no list.
-        masks: where the objects are, for metrics that score how well heatmaps find them.
+        masks: masks of the objects, for metrics that score how well heatmaps find them.
         pictures: shown beneath the heatmaps; None = the images, with the normalization of `model.transform` undone if
             the model carries one, else each stretched to its range.
-        names: the names of the images; None = their places in the batch.
+        names: the names of the images; None = their indices in the batch.
         class_names: the names of the classes; None = `model.class_names`, if the model carries them.
-        scores: the kind of score of a class: "softmax", "sigmoid" (of each output by itself) or "raw" (the output as it
-            is); None = by evidence: "raw" where the outputs are probabilities already, else the softmax, of a single
-            output the sigmoid.
+        scores: the kind of score of a class: "softmax", "sigmoid" (of each output) or "raw" (the unchanged output);
+            None = by evidence: "raw" if the outputs already are probabilities, else "sigmoid" for a single output and
+            "softmax" for several.
         reshape: as in making a method.
         image_input: as in making a method. All methods of a comparison explain the same input, which metrics change.
         batch_size: the largest number of masked rows in one forward pass.
         seed: the seed of random draws of metrics and baselines.
-        identities: a number per image, to which its draws belong; None = from the values of the image.
+        identities: a number per image from which its draws are derived; None = from the values of the image.
         cost: explain the first image once more by each method alone, to see what the method costs.
-        baselines: also measure the metrics of all `metrics.BASELINES`, without which the numbers of methods mean
-            little; each takes as long as the metrics of one more method. `controls`, the former name, is accepted for
-            one release.
+        baselines: also measure the metrics of all `metrics.BASELINES`, needed to interpret the numbers of methods; each
+            takes as long as the metrics of one more method. `controls`, the former name, is accepted for one release.
         keep_modes: leave modules in train mode as they are, such as dropout that is on deliberately, for the methods
             that are made here and for all scores; objects keep their own setting. Maps and numbers are then random,
             and the result of a batch differs from the results one by one; see `BaseCAM`.
@@ -143,7 +142,7 @@ def compare(
 def _methods_of(
     model: nn.Module, methods: Methods, layers: Layers, options: Mapping[str, Any], inputs: Inputs
 ) -> tuple[list[ComparedMethod], dict[str, str]]:
-    """Return the methods to compare, and of "all" those that do not suit the model, with the reason."""
+    """Return the methods to compare, and for "all" the unsuitable methods with the reasons."""
     found = compared_methods(model, methods, layers, options)
     return suited(found, inputs) if methods == "all" else (list(found), {})
 
@@ -151,7 +150,7 @@ def _methods_of(
 def _with_advised(
     methods: Methods, found: Sequence[ComparedMethod], answered: Answer, options: Mapping[str, Any]
 ) -> tuple[list[ComparedMethod], Answer, dict[str, str]]:
-    """Add BalancedCAM to the default methods where they explain tokens, or say why it does not suit."""
+    """Add BalancedCAM to the default methods if they explain tokens, or the reason why it is unsuitable."""
     if methods is not None:
         return list(found), answered, {}
     asked = answered.question
@@ -160,29 +159,29 @@ def _with_advised(
 
 
 def _check(scores: str | None, n: int, given: Mapping[str, Sized | None]) -> None:
-    """Refuse unknown kinds of scores, an empty batch, and what was not given once for each image."""
+    """Refuse unknown kinds of scores, an empty batch, and lists of the wrong length."""
     if scores is not None:
         one_of("scores", scores, SCORES)
     if n == 0:
-        raise InputError("there are no images to compare on; expected a batch of at least one")
+        raise InputError("there are no images; expected a batch of at least one")
     for what, values in given.items():
         if values is not None and len(values) != n:
             raise ShapeError(f"{len(values)} {what} for {n} images; expected one for each")
 
 
 def _checked_metrics(metrics: str | Metric | Sequence[str | Metric], masks: Tensor | None) -> list[Metric]:
-    """Return the metrics, each once; refuse those that need masks where there are none."""
+    """Return the metrics without duplicates; refuse metrics that need masks if there are none."""
     wanted = known_metrics([metrics] if isinstance(metrics, str | Metric) else metrics)
     for metric in wanted:
         if metric.needs_masks and masks is None:
-            raise InputError(f"the metric {metric.name!r} needs to know where the objects are; pass masks=(n, *t) bool")
+            raise InputError(f"the metric {metric.name!r} needs masks of the objects; pass masks=(n, *t) bool")
     return wanted
 
 
 def _measured(
     answered: Answer, found: Sequence[ComparedMethod], metrics: Sequence[Metric]
 ) -> tuple[dict[str, Tensor], dict[str, dict[str, MetricResult]]]:
-    """Return the heatmaps of methods and baselines by label, and what is measured of them."""
+    """Return the heatmaps of methods and baselines by label, and their measurements."""
     heatmaps = {label: explanation.heatmaps for label, explanation in answered.explanations.items()}
     heatmaps |= baseline_maps(answered.question, found, answered.per_image)
     return heatmaps, measure_all(answered.question, heatmaps, found, metrics)

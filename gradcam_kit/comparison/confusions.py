@@ -1,4 +1,4 @@
-"""What `analyze_mistakes` found: pairs of classes that a model confuses, and where it looked."""
+"""Result of `analyze_mistakes`: pairs of classes that a model confuses, with heatmaps."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from gradcam_kit.pixels.pictures import RGB
 if TYPE_CHECKING:
     import pandas
 
-_LINES = 20  # pairs in the terminal and in a notebook
+_LINES = 20  # pairs shown in the terminal and in a notebook
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class MistakenImage:
-    """One image that the model takes for another class.
+    """An image that the model mistakes for another class.
 
     Attributes:
-        index: its place in the loader, from 0.
-        score: of the predicted class.
-        label_score: of the class of the label.
+        index: its position in the loader, from 0.
+        score: score of the predicted class.
+        label_score: score of the label's class.
         heatmap: for the predicted class, in [0, 1].
         jpeg: the picture, at most 160 pixels wide and high.
     """
@@ -55,19 +55,19 @@ class MistakenImage:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ConfusedPair:
-    """Images of one class that the model takes for another one.
+    """Images of one class that the model mistakes for another.
 
     Attributes:
         label: class index of their label.
         predicted: class index of the prediction.
         label_name: name of the label, its index without names.
         predicted_name: likewise.
-        count: images.
-        share: of all images with this label.
+        count: number of images.
+        share: share of all images with this label.
         heatmap: mean over the images of the pair, for the predicted class.
-        label_heatmap: mean over the images of the label's class that are predicted right; None if there is none.
-        predicted_heatmap: mean over the images of the predicted class that are predicted right; None likewise.
-        examples: the images of which the model is most sure.
+        label_heatmap: mean over the correctly predicted images of the label's class; None if there are none.
+        predicted_heatmap: mean over the correctly predicted images of the predicted class; None if there are none.
+        examples: the most confident mistakes.
     """
 
     label: int
@@ -87,18 +87,18 @@ class ConfusedPair:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Mistakes:
-    """The confusions of a model on a data set. It shows itself in a notebook.
+    """The confusions of a model on a data set, displayed as a page in notebooks.
 
     Attributes:
         pairs: the most frequent first.
-        counts: (label, predicted) -> images, the right ones included.
-        n: images.
-        classes: how many the model has.
+        counts: (label, predicted) -> number of images, correct ones included.
+        n: number of images.
+        classes: number of the model's classes.
         class_names: None if they are not known.
-        model: its class.
-        method: which heatmaps they are.
-        layers: that they come from.
-        scores: what a score is, in words.
+        model: class name of the model.
+        method: method of the heatmaps.
+        layers: layers of the heatmaps.
+        scores: description of a score.
     """
 
     pairs: tuple[ConfusedPair, ...]
@@ -114,17 +114,17 @@ class Mistakes:
 
     @property
     def wrong(self) -> int:
-        """Images that are predicted wrong."""
+        """The number of wrongly predicted images."""
         return sum(pair.count for pair in self.pairs)
 
     @property
     def accuracy(self) -> float:
-        """Share of the images that are predicted right."""
+        """The share of correctly predicted images."""
         return 1 - self.wrong / self.n
 
     @property
     def confusion(self) -> Int[Tensor, "classes classes"]:
-        """How many images of each label (rows) are predicted as each class (columns)."""
+        """The number of images of each label (rows) predicted as each class (columns)."""
         matrix = torch.zeros(self.classes, self.classes, dtype=torch.long)
         for (label, predicted), count in self.counts.items():
             matrix[label, predicted] = count
@@ -174,7 +174,7 @@ class Mistakes:
         return target
 
     def said(self, score: float) -> str:
-        """Return a score in words: a share in percent."""
+        """Return a score as text, shares in percent."""
         return f"{score:.0%}" if self.is_share else f"{score:.3g}"
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""The page about the mistakes of a model: a template in which every text is escaped."""
+"""The page about a model's mistakes, made from a template that escapes all text."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def _example(one: MistakenImage, pair: ConfusedPair, mistakes: Mistakes) -> dict
 
 
 def _mean(heatmap: Float[np.ndarray, "h w"]) -> str:
-    """Color a mean so that its largest value has the hottest color."""
+    """Color a mean heatmap so that its maximum has the hottest color."""
     largest = float(heatmap.max())
     return _png(heatmap / largest if largest > 0 else heatmap)
 

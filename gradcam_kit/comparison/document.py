@@ -1,4 +1,4 @@
-"""The page of a comparison as a file: large cells, a table to sort, the difference of two methods."""
+"""The page of a comparison: large cells, a sortable table, the difference between two methods."""
 
 from __future__ import annotations
 
@@ -64,8 +64,8 @@ def render_document(comparisons: Sequence[Comparison]) -> str:
 def summary_of(comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:
     """Return the rows of `Comparison.summary` over all images; costs are from the first comparison.
 
-    Means are weighted by the number of images that count; a mean to which none counts, such as for maps of ones, by
-    the number of images.
+    Means are weighted by the number of images that count; means without any, such as those of maps of ones, by the
+    number of images.
     """
     found: dict[str, list[tuple[dict[str, Any], int]]] = {}
     for one in comparisons:

@@ -1,4 +1,4 @@
-"""HeatmapLogger: what a model looks at while it learns, on a fixed set of images."""
+"""HeatmapLogger: heatmaps of a fixed set of images during training."""
 
 from __future__ import annotations
 
@@ -29,30 +29,30 @@ _log = logging.getLogger("gradcam_kit")
 class HeatmapLogger:
     """Explain the same images again and again while a model trains, and keep the pictures as a film.
 
-    The training does not notice: modes, random states, gradients, buffers and the numbers of a `ModelDiagnostics` block
-    around it are the same to the last bit. A failure after the first frame, such as NaN in a diverged model, is logged
-    and leaves out one frame.
+    The training is not affected: modes, random states, gradients, buffers and the numbers of a surrounding
+        `ModelDiagnostics` block are the same to the last bit. After the first frame a failure, such as NaN in a
+        diverged model, is only logged, and its frame is skipped.
 
     Args:
         cam: a method on the model that trains, such as `GradCAM(model, "layer4")`.
-        images: `(n, c, h, w)` as the model takes them; a copy is kept.
+        images: `(n, c, h, w)`, the model's input; a copy is kept.
         every: log at the first call of `step()` and at each `every`-th after it.
         writer: a `Writer` or a sequence of them; gets one picture per frame and, with `features`, one per layer.
-        pictures: what is shown below the heatmaps, `(n, h, w, c)` or `(n, c, h, w)`, uint8 or in [0, 1]; None = the
+        pictures: pictures below the heatmaps, `(n, h, w, c)` or `(n, c, h, w)`, uint8 or in [0, 1]; None = the
             images themselves, each stretched to [0, 1] because model inputs are normalized.
-        targets: what is explained, as in calling the method; None = the class that is predicted at that moment.
+        targets: what is explained, as in calling the method; None = the class currently predicted.
         features: layers whose feature maps are logged too: names, wildcards, modules or types.
-        channels: how many feature maps of each layer are shown.
+        channels: number of feature maps to show of each layer.
         size: width and height of each picture in a frame, in pixels.
-        name: of the pictures in the writer.
-        most_frames: when there are more, every second one is dropped, also of those to come; memory stays constant.
+        name: name of the pictures in the writer.
+        most_frames: if there are more, every second frame is dropped, from then on too, so that memory stays constant.
 
     Attributes:
         frames: RGB pictures `(height, width, 3)`, the oldest first.
         steps: the step of each frame.
 
     Raises:
-        InputError: no method, or images that are not `(n, c, h, w)`.
+        InputError: `cam` is not a method, or images are not `(n, c, h, w)`.
         LayerNotFoundError: a layer of `features` that the model does not have.
         OptionError: `every`, `channels`, `size` or `most_frames` below 1.
 
@@ -102,13 +102,13 @@ class HeatmapLogger:
         self._logged, self._stride = 0, 1
 
     def step(self) -> None:
-        """Count one step of the training, and log if it is time."""
+        """Count one step of the training, and log every `every`-th."""
         self._count += 1
         if (self._count - 1) % self.every == 0:
             self.log(self._count)
 
     def log(self, step: int) -> None:
-        """Explain the images now, whatever the count, and hand the pictures to the writers.
+        """Explain the images now, regardless of the count, and pass the pictures to the writers.
 
         Raises:
             GradCamKitError: the method cannot explain the images, the first time; later it is logged.
@@ -139,7 +139,7 @@ class HeatmapLogger:
         parameter = next(self.model.parameters(), None)
         if parameter is not None and parameter.device != self._images.device:
             self._images = self._images.to(parameter.device)
-        # One block around both passes: a `ModelDiagnostics` around the training sees neither of them.
+        # One block around both passes hides them from a surrounding `ModelDiagnostics`.
         with untouched(self.model, self._images.device):
             explanation = self.cam.explain(self._images, self.targets)
             grids: dict[str, Any] = {}
@@ -178,7 +178,7 @@ def _is_given(layers: Any) -> bool:
 
 
 def _classes(explanation: Explanation, cam: BaseCAM) -> list[str]:
-    """Return the explained class of each image, by name where the model carries names."""
+    """Return the explained class of each image, by name if the model carries names."""
     assert explanation.targets is not None
     names: Sequence[str] | None = getattr(cam.model, "class_names", None)
     first = explanation.targets.reshape(len(explanation.targets), -1)[:, 0].tolist()

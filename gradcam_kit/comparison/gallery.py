@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLUMNS = 8
-"""Pictures in a row of a sheet or a figure, the picture itself included; more heatmaps go on in the next row."""
-_LARGEST = 448  # pixels; nothing is shown larger
+"""Most columns of a sheet or a figure, the picture included; further heatmaps continue in the next row."""
+_LARGEST = 448  # pixels; the largest displayed size
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A heatmap in [0, 1] of any resolution over the whole picture, and what is said of it, line by line."""
+    """A heatmap in [0, 1] of any resolution for the whole picture, with its caption lines."""
 
     heatmap: Float[np.ndarray, "h w"]
     title: str
@@ -39,7 +39,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Panel:
-    """A picture, what is said of it, and its heatmaps."""
+    """A picture with its caption and heatmaps."""
 
     picture: RGB
     title: str
@@ -109,9 +109,9 @@ def render_page(
 
     Args:
         panels: what to show.
-        head: said above; plain text.
+        head: plain text above.
         tables: by their titles; each a list of rows with the same keys.
-        foot: said below; plain text.
+        foot: plain text below.
     """
     figures = "".join(_panel(panel) for panel in panels)
     shown = "".join(_table(title, rows) for title, rows in tables.items() if rows)
@@ -127,11 +127,11 @@ def render_page(
 def shown_pictures(
     images: Float[Tensor, "n c *t"], mean: Sequence[float] | None = None, std: Sequence[float] | None = None
 ) -> list[RGB]:
-    """Return images as pictures: a signal as a strip, the middle slice of a volume, other channels averaged.
+    """Return images as pictures: a signal as a strip, a volume by its middle slice, other channels averaged.
 
     Args:
-        images: as the model gets them.
-        mean: of the normalization that is undone; None = images that leave [0, 1] are stretched to their own range.
+        images: the model's input.
+        mean: mean of the normalization to undo; None = images outside [0, 1] are stretched to their own range.
         std: likewise.
     """
     values = images.detach().float().cpu()
@@ -148,30 +148,30 @@ def shown_pictures(
 
 
 def flat_maps(maps: Float[Tensor, "n *t"]) -> Float[Tensor, "n h w"]:
-    """Return maps as they can be shown: a signal as a strip, the middle slice of a volume."""
+    """Return maps for display: a signal as a strip, a volume by its middle slice."""
     if maps.ndim == 2:
         return maps[:, None].expand(-1, max(maps.shape[1] // 6, 1), -1)
     return maps if maps.ndim == 3 else maps[:, maps.shape[1] // 2]
 
 
 def _per_row(cells: int, most: int) -> int:
-    """Return the number of columns, at most `most`, that fills as few rows as evenly as can be."""
+    """Return the number of columns, at most `most`, that gives the fewest rows and fills them evenly."""
     return math.ceil(cells / math.ceil(cells / most))
 
 
 def _draw(axis: Any, picture: RGB, title: str, notes: Sequence[str]) -> None:
     axis.imshow(picture)
-    # A dollar sign would begin a formula.
+    # matplotlib would read a dollar sign as the start of a formula
     axis.set_title("\n".join(filter(None, (title, *notes))).replace("$", r"\$"), fontsize=7)
 
 
 def _panel(panel: Panel) -> str:
     picture = panel.shown
     height, width = picture.shape[:2]
-    # Once for all cards, which have it as their background.
+    # Embedded once, as the background of all cards.
     shared = f"--gk-picture:url({_data(picture)});--gk-ratio:{width}/{height}"
     cards = [_card("", "picture")]
-    # Colors are enlarged like the picture by the browser, so the heatmap's own resolution is enough.
+    # The browser enlarges colors like the picture, so the heatmap's own resolution suffices.
     cards += [_card(f'<img alt="" src="{_data(colorize(one.heatmap))}">', one.title, one.notes) for one in panel.cells]
     note = f" <span class=gk-quiet>· {escape(panel.note)}</span>" if panel.note else ""
     head = f"<h4>{escape(panel.title)}{note}</h4>"
@@ -196,7 +196,7 @@ def _table(title: str, rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def format_value(value: Any) -> str:
-    """Return a value as tables show it: three digits, and a dash for a missing value."""
+    """Return a value for tables: three digits, or a dash for a missing value."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "–"
     if isinstance(value, float):

@@ -47,8 +47,8 @@ def known_metrics(names: Iterable[str | Metric]) -> list[Metric]:
     for metric in map(known_metric, names):
         if found.setdefault(metric.name, metric) != metric:
             raise OptionError(
-                f"two different metrics are named {metric.name!r}, so the numbers of one would be lost; give them "
-                f"names of their own: dataclasses.replace(metric, name={metric.name + '-2'!r})"
+                f"two different metrics are named {metric.name!r}, so the numbers of one would be lost; "
+                f"give them different names: dataclasses.replace(metric, name={metric.name + '-2'!r})"
             )
     return list(found.values())
 
@@ -76,7 +76,7 @@ def measure_all(
         heatmaps: label -> `(n, [m,] *t)`.
         found: the compared methods, for metrics that run a method again. The random baseline is drawn again, see
             `RANDOM_DRAWS`.
-        metrics: what to measure.
+        metrics: metrics to measure.
     """
     if not metrics:
         return {}
@@ -152,7 +152,7 @@ def _targets_each(question: Question) -> int | None:
 
 
 def _one_target_each(question: Question) -> Question:
-    """Return the same question with a row for each image and target, as metrics take it."""
+    """Return the question with one row for each image and target, the form for metrics."""
     targets, images = question.targets, question.inputs.images
     repeat = partial(torch.repeat_interleave, repeats=targets.shape[1] if _has_several(question) else 1, dim=0)
     return replace(
@@ -165,14 +165,14 @@ def _one_target_each(question: Question) -> Question:
 
 
 def _again(one: ComparedMethod, rows: Question, draw: int = 0) -> Explain | None:
-    """Return the method as a callable from changed images to heatmaps for the same classes, all else as it is."""
+    """Return the method as a callable from changed images to heatmaps for the same classes."""
     if one.cam is not None:
         return partial(_explained, one.cam, rows.inputs, rows.targets)
     return None if one.baseline is None else partial(one.baseline, seed=rows.seed + draw, identities=rows.identities)
 
 
 def _layers_of(cam: BaseCAM | None, rows: Question) -> Represent | None:
-    """Return the layers of a method, of a baseline those of the first method, as a callable to their activations."""
+    """Return a callable to the activations of a method's layers, or of the first method's for a baseline."""
     if cam is None:
         return None
     layers = cam.target_layers or cam.chosen_layers.get(tuple(rows.inputs.images.shape[2:]))

@@ -1,4 +1,4 @@
-"""`analyze_mistakes`: which classes a model confuses, and where it looks when it does."""
+"""`analyze_mistakes`: find the classes that a model confuses, and where it looks when it does."""
 
 from __future__ import annotations
 
@@ -49,26 +49,26 @@ def analyze_mistakes(
 ) -> Mistakes:
     """Find the pairs of classes that a model confuses, with mean heatmaps and examples, from one pass per batch.
 
-    The heatmap of an image is that of its predicted class. For each pair of label and prediction the mean over its
-    images stands beside the means of both classes where the model is right: a pair that looks where the predicted class
-    is usually found was led astray by what is there; one that looks where the label's class is found saw the object and
-    took it for another one.
+    The heatmap of an image is that of its predicted class. For each pair of label and prediction, the mean over its
+    images is shown beside the means of both classes where the model is right. If the mean of the pair resembles that of
+    the predicted class, the model was misled by something in that place. If it resembles that of the label's class, the
+    model looked at the object and mistook it for another one.
 
     Args:
-        model: any classifier; nothing of it is changed.
+        model: any classifier; it is not changed.
         loader: yields batches (images, labels), the labels class indices `(n,)`.
-        cam: a method: its name in `METHODS`, its class, or an object that brings its own model and layers.
-        target_layers: of the method; None = chosen automatically.
+        cam: a method: its name in `METHODS`, its class, or an object with its own model and layers.
+        target_layers: layers of the method; None = chosen automatically.
         class_names: None = `model.class_names`, if it carries them.
-        scores: what the score of a class is: "softmax", "sigmoid" or "raw"; None = by evidence. Of a model with one
-            output, scores above 0.5 are class 1.
-        batch: makes a pair of what the loader yields.
-        examples: most images that are kept of each pair, those of which the model is most sure.
+        scores: kind of the scores: "softmax", "sigmoid" or "raw"; None = by evidence. For a model with one output,
+            scores above 0.5 mean class 1.
+        batch: function from an item of the loader to a pair (images, labels).
+        examples: number of images to keep of each pair, the most confident mistakes first.
 
     Raises:
         UnknownNameError: no such method.
-        InputError: a loader without labels or without anything, or labels that are not class indices of the model.
-        ShapeError: other numbers of labels than of images.
+        InputError: an empty loader, a loader without labels, or labels that are not class indices of the model.
+        ShapeError: different numbers of labels and images.
         OptionError: a negative number of examples.
 
     Example:
@@ -107,7 +107,7 @@ def _method(model: nn.Module, cam: MethodLike, target_layers: TargetLayers | Non
     [compared] = compared_methods(model, [cam], None, {})
     if compared.cam is None:
         raise InputError(
-            f"{compared.method!r} is a baseline, which looks at no model; name a method such as 'grad-cam'"
+            f"{compared.method!r} is a baseline, which does not use the model; choose a method such as 'grad-cam'"
         )
     if target_layers is None:
         return compared.cam
@@ -126,7 +126,7 @@ def _logits(explanation: Explanation, images: Tensor) -> Float[Tensor, "n classe
 
 
 def _class_scores(logits: Float[Tensor, "n classes"], kind: ScoreKind) -> Float[Tensor, "n all"]:
-    """Return the score of every class; of a model with one output those of both its classes."""
+    """Return the score of every class; for a model with one output, of both its classes."""
     scores = class_scores(logits, "sigmoid" if kind == "softmax" and logits.shape[1] == 1 else kind)
     both: Tensor = torch.cat([1 - scores, scores], 1) if logits.shape[1] == 1 else scores
     return both
@@ -146,19 +146,19 @@ def _labels(labels: Any, scores: Float[Tensor, "n classes"]) -> Int[Tensor, " n"
             "batch=lambda item: (item[0], item[1].argmax(1))"
         )
     if labels.is_floating_point() and not bool((labels == labels.round()).all()):
-        raise InputError("the labels are fractions; expected class indices, whole numbers from 0")
+        raise InputError("the labels are fractions; expected class indices, integers from 0")
     indices: Tensor = labels.detach().cpu().long()
     if n and (int(indices.min()) < 0 or int(indices.max()) >= classes):
         raise InputError(
-            f"labels go from {int(indices.min())} to {int(indices.max())}, and the model has the classes 0 to "
-            f"{classes - 1}; leave out images without a class, and subtract 1 from labels that start at 1"
+            f"labels go from {int(indices.min())} to {int(indices.max())}, but the model has the classes 0 "
+            f"to {classes - 1}; leave out images without a class, and subtract 1 from labels that start at 1"
         )
     return indices
 
 
 @dataclass
 class _Found:
-    """Counts, sums of heatmaps and the surest images of each pair of label and prediction."""
+    """Counts, sums of heatmaps and the most confident images of each pair of label and prediction."""
 
     most: int
     n: int = 0
@@ -227,14 +227,14 @@ class _Found:
 
 
 def _resized(maps: Float[Tensor, "n h w"], size: tuple[int, int]) -> Float[Tensor, "n y x"]:
-    """Make maps smaller by means over areas, or larger by interpolation."""
+    """Resize maps: shrink by area means, enlarge by interpolation."""
     if maps.shape[1] >= size[0] and maps.shape[2] >= size[1]:
         return interpolate(maps[:, None], size, mode="area")[:, 0]
     return interpolate(maps[:, None], size, mode="bilinear", align_corners=False)[:, 0]
 
 
 def _within(shape: tuple[int, ...], most: int) -> tuple[int, int]:
-    """Return a size with the ratio of a shape whose sides are at most so long."""
+    """Return a size with the aspect ratio of a shape and sides of at most this length."""
     height, width = shape
     scale = min(1.0, most / max(height, width))
     return max(1, round(height * scale)), max(1, round(width * scale))

@@ -24,9 +24,9 @@ def write_film(path: str | PathLike[str], frames: Sequence[Any], fps: SupportsFl
     Frames of another size than the first one are cut or filled with white at the right and at the bottom.
 
     Args:
-        path: where to; an existing file is replaced.
+        path: output file; an existing file is replaced.
         frames: uint8 RGB pictures `(height, width, 3)`.
-        fps: frames per second; a GIF counts in hundredths of a second.
+        fps: frames per second; a GIF rounds frame times to hundredths of a second.
 
     Raises:
         CaptureError: no frames.
@@ -35,10 +35,10 @@ def write_film(path: str | PathLike[str], frames: Sequence[Any], fps: SupportsFl
     """
     target, rate = Path(path), positive("fps", fps)
     if target.suffix.lower() not in (".gif", ".mp4"):
-        raise OptionError(f"the film is to be {target.name!r}; expected a name that ends in .gif or .mp4")
+        raise OptionError(f"the name of the film is {target.name!r}; expected a name that ends in .gif or .mp4")
     if not frames:
         raise CaptureError("there is no frame yet; call step() or log() before saving the film")
-    even = target.suffix.lower() == ".mp4"  # video codecs take even sizes only
+    even = target.suffix.lower() == ".mp4"  # video codecs accept only even sizes
     height, width = (size + (size % 2 if even else 0) for size in frames[0].shape[:2])
     bgr = [np.ascontiguousarray(_fitted(frame, height, width)[..., ::-1]) for frame in frames]
     if even:
@@ -46,7 +46,7 @@ def write_film(path: str | PathLike[str], frames: Sequence[Any], fps: SupportsFl
     elif hasattr(cv2, "imwriteanimation"):
         animation = cv2.Animation()
         animation.frames, animation.durations = bgr, [max(round(1000 / rate), 20)] * len(bgr)
-        # With the default of 0 flat colors become patterns of dots.
+        # The default of 0 would dither flat colors.
         if not cv2.imwriteanimation(str(target), animation, [cv2.IMWRITE_GIF_DITHER, 3]):
             raise PictureError(f"OpenCV {cv2.__version__} could not write {target}; save the film as .mp4")
     else:  # OpenCV before 4.11

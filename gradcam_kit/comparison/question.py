@@ -1,4 +1,4 @@
-"""The question of a comparison: which images, classes and scores all methods and metrics are asked about."""
+"""The question of a comparison: the images, classes and scores that all methods and metrics share."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from gradcam_kit.targets.scores import ScoreKind
 
 @dataclass(frozen=True, eq=False)
 class Question:
-    """What every method and every metric of a comparison is asked.
+    """The common input of all methods and metrics of a comparison.
 
     Attributes:
-        model: the model that sees the images again; a method of another model is scored by its own.
-        inputs: the images, and what else the model gets with them.
+        model: the model that scores changed images; a method of another model is scored by its own.
+        inputs: the images, with the model's other inputs.
         targets: class indices `(n, [m])`, or a callable; None = the predicted classes.
-        policy: where the classes come from, in words; by default "predicted" or "given".
-        scores: what the score of a class is, see `ClassProbability`; None = decided by evidence.
-        kinds: what the scores of each model are, once that is decided; of others they are `scores`.
-        masks: where the objects are, `(n, *t)`, for metrics that need them.
+        policy: origin of the classes as text; by default "predicted" or "given".
+        scores: kind of the class scores, see `ClassProbability`; None = by evidence.
+        kinds: detected kind of each model's scores; for other models `scores`.
+        masks: masks of the objects, `(n, *t)`, for metrics that need them.
         batch_size: the most rows in one forward pass.
         seed: the seed of random draws.
-        identities: a number per image, to which its draws belong; None = from the values of the image.
-        keep_modes: leave modules that are in train mode in it.
+        identities: a number per image from which its draws are derived; None = from the values of the image.
+        keep_modes: leave modules in train mode as they are.
     """
 
     model: nn.Module
@@ -68,14 +68,14 @@ class Question:
 
 @dataclass(frozen=True, eq=False)
 class Answer:
-    """What the methods found.
+    """The results of the methods.
 
     Attributes:
-        question: the question as it was settled: the classes that were explained, and what their scores are.
-        explanations: label -> all that the pass of a method produced.
+        question: the settled question, with the explained classes and the kind of their scores.
+        explanations: label -> the explanation of a method.
         targets: class indices `(n, [m])`; None for a callable.
-        scores: the scores of the targets, `(n, [m])`; None where nothing is known.
-        other_scores: label -> the scores by the method's own model, where it is another one.
+        scores: the scores of the targets, `(n, [m])`; None if unknown.
+        other_scores: label -> the scores by the method's own model, if it is a different one.
     """
 
     question: Question
@@ -91,10 +91,10 @@ class Answer:
 
 
 def answer(question: Question, found: Sequence[ComparedMethod]) -> Answer:
-    """Explain the images by all methods, and settle which classes were explained and what their scores are.
+    """Explain the images by all methods, and settle the explained classes and the kind of their scores.
 
     Args:
-        question: what is asked; its model is the plain module.
+        question: the question; its model is unwrapped.
         found: the compared methods.
     """
     model, inputs = question.model, question.inputs
@@ -102,7 +102,7 @@ def answer(question: Question, found: Sequence[ComparedMethod]) -> Answer:
     others = {label for label, cam in looking.items() if check_model(cam.model) is not model}
     targets, by_model = question.targets, None
     if others and (targets is None or len(others) == len(looking)):
-        # All explain what this model predicts, and baselines are about it.
+        # All methods explain the prediction of this model, and baselines are measured on it.
         targets, by_model = _asked(replace(question, scores=question.scores or score_kind(model, inputs)))
     explanations = explained(found, inputs, targets)
     kinds: dict[nn.Module, ScoreKind | None] = {}
@@ -112,7 +112,7 @@ def answer(question: Question, found: Sequence[ComparedMethod]) -> Answer:
             kinds[cam.model] = question.scores or score_kind(cam.model, inputs, explanations[label].output)
         own[label] = _scores(explanations[label], kinds[cam.model])
     kind = kinds[model] if model in kinds else question.scores or score_kind(model, inputs)
-    first = sorted(explanations, key=others.__contains__)  # methods of the model itself before others
+    first = sorted(explanations, key=others.__contains__)  # prefer methods of the model itself
     classes = next((explanations[label].targets for label in first if explanations[label].targets is not None), None)
     scores = by_model if by_model is not None else next((own[one] for one in first if own[one] is not None), None)
     settled = replace(
@@ -138,11 +138,11 @@ def _asked(question: Question) -> tuple[Any, Tensor | None]:
             scores = rescore(inputs.images, sample_index(inputs.images))
             return rescore.classes if question.targets is None else question.targets, scores
     except (ShapeError, TargetError):
-        return question.targets, None  # methods that look at no class need none, and others say so themselves
+        return question.targets, None  # class-agnostic methods need no scores, and the others raise their own error
 
 
 def _scores(explanation: Explanation, kind: ScoreKind | None) -> Tensor | None:
-    """Return the probabilities of classes, or the scores of a target that is a callable."""
+    """Return the probabilities of classes, or the scores of a callable target."""
     if explanation.targets is not None:
         return ClassProbability(explanation.targets, kind)(explanation.output)
     return explanation.scores

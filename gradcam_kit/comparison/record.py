@@ -1,4 +1,4 @@
-"""What a comparison found, and every way to show it."""
+"""The result of a comparison, and its representations."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from gradcam_kit.comparison.statistics import Statistics, frame
 from gradcam_kit.comparison.writing import write_comparisons
 from gradcam_kit.methods import Explanation
 from gradcam_kit.metrics import MetricResult, Status
+from gradcam_kit.metrics.labels import metric_label
 from gradcam_kit.metrics.registry import described
 from gradcam_kit.pixels.pictures import RGB
 from gradcam_kit.renamed import warn_of_former_name
@@ -40,22 +41,22 @@ _SHOWN = 16
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Comparison(Statistics):
-    """Heatmaps of the same images by several methods, and what was measured of them. It shows itself in a notebook.
+    """Heatmaps of the same images by several methods, with their measurements; displayed in notebooks.
 
     Attributes:
         heatmaps: label of a method -> `(n, [m,] *t)` in [0, 1].
-        explanations: label -> all that its pass produced; none for baselines, which look at no model.
+        explanations: label -> explanation; none for baselines, which do not use a model.
         measured: label -> metric -> one number per image and target, the targets of the first image first.
-        baselines: label -> metric -> numbers of the baselines that were not asked for, which the summary shows last.
-        costs: label -> what the method costs by itself for one image; none for baselines.
+        baselines: label -> metric -> numbers of the additional baselines, which the summary shows last.
+        costs: label -> cost of the method alone for one image; none for baselines.
         targets: class indices `(n, [m])`, or None for a target that is a callable.
-        scores: of what was explained `(n, [m])`: of classes what `score_kind` says; None where nothing is known.
-        other_scores: label -> the same by the method's own model, where that is another one.
-        pictures: what is shown beneath the heatmaps.
-        names: of the images.
-        class_names: of the classes, if they are known.
-        score_kind: what the scores of classes are, see `compare`; None where the output has no class scores.
-        model_name: what the model is called, for titles.
+        scores: scores of the targets `(n, [m])`, for classes of the kind `score_kind`; None if unknown.
+        other_scores: label -> scores by the method's own model, if it is a different one.
+        pictures: the pictures beneath the heatmaps.
+        names: names of the images.
+        class_names: names of the classes, if known.
+        score_kind: kind of the class scores, see `compare`; None if the output has no class scores.
+        model_name: name of the model in titles.
         left_out: label -> why the method does not suit the model; only after `methods="all"`.
     """
 
@@ -82,7 +83,7 @@ class Comparison(Statistics):
 
     @property
     def table(self) -> pandas.DataFrame:
-        """One row per image, target and method: class, score, metrics (NaN where undefined), cost.
+        """Return one row per image, target and method: class, score, metrics (NaN where undefined), cost.
 
         Raises:
             MissingExtraError: pandas is not installed.
@@ -91,7 +92,7 @@ class Comparison(Statistics):
 
     @property
     def summary(self) -> pandas.DataFrame:
-        """One row per method and baseline: means of the metrics over the images that count, their number, and the cost.
+        """Return one row per method and baseline: means of the metrics, number of images that count, and cost.
 
         Raises:
             MissingExtraError: pandas is not installed.
@@ -129,7 +130,7 @@ class Comparison(Statistics):
         for label in [*self.heatmaps, *self.baselines]:
             row: dict[str, Any] = {"method": label}
             for metric, one in {**self.measured, **self.baselines}.get(label, {}).items():
-                # A map of ones is constant on purpose: what the formula gives is shown, with a count of 0.
+                # The baseline of ones is constant on purpose: show the plain value of the formula, with a count of 0.
                 by_formula = label not in self.explanations and not one.ok.any()
                 shown = one.values.nanmean() if by_formula else one.mean
                 row |= {metric: float(shown), f"{metric} n": int(one.count)}
@@ -138,12 +139,12 @@ class Comparison(Statistics):
 
     @property
     def notes(self) -> list[str]:
-        """Of each metric which way is better, and all settings that its numbers depend on."""
+        """The better direction of each metric, and all settings of its numbers."""
         found = {name: one.settings for own in self.measured.values() for name, one in own.items()}
         return described(found)
 
     def plot(self, *, columns: int = COLUMNS, alpha: float = 0.5) -> Figure:
-        """Draw all as a figure of matplotlib, images below each other, at most `columns` pictures in a row.
+        """Return a matplotlib figure with one image below the other and at most `columns` pictures in a row.
 
         Raises:
             MissingExtraError: matplotlib is not installed.
@@ -154,7 +155,7 @@ class Comparison(Statistics):
         """Write a page (.html), the table (.csv), a sheet of pixels (.png, .jpg, ...) or the figure (.pdf, .svg).
 
         Raises:
-            PictureError: an ending that names no format, or a place that cannot be written to.
+            PictureError: a suffix without a format, or a place that cannot be written to.
             MissingExtraError: matplotlib for .pdf and .svg is not installed.
         """
         write_comparisons(Path(path), [self], columns)
@@ -164,7 +165,9 @@ class Comparison(Statistics):
         labels, n = len(self.heatmaps), len(self.names)
         head = f"{labels} method{'s' * (labels != 1)} on {n} image{'s' * (n != 1)}"
         notes = [f"and {n - most} more images"] if n > most else []
-        notes += [f"left out, as it does not suit the model: {label} ({why})" for label, why in self.left_out.items()]
+        notes += [
+            f"left out, because it does not suit the model: {label} ({why})" for label, why in self.left_out.items()
+        ]
         if self.targets is not None and self.score_kind in ("sigmoid", "raw"):
             notes.append(f"the score of a class is {WORDS[self.score_kind]}")
         notes += self.notes
@@ -178,7 +181,7 @@ class Comparison(Statistics):
         return self.page()
 
     def panels(self, most: int | None = None) -> list[Panel]:
-        """Return what is shown: a panel for each of the first `most` images and each of its targets."""
+        """Return a panel for each of the first `most` images and each of its targets."""
         maps = {label: flat_maps(one).float().cpu().numpy() for label, one in self._folded(most).items()}
         values = self._values()
         other = self._other_scores()
@@ -186,7 +189,10 @@ class Comparison(Statistics):
         for place, (name, target, score) in enumerate(self._explained(most)):
             cells = []
             for label, heatmaps in maps.items():
-                notes = [f"{metric} {format_value(column[place])}" for metric, column in values[label].items()]
+                notes = [
+                    f"{metric_label(metric).label} {format_value(column[place])}"
+                    for metric, column in values[label].items()
+                ]
                 if label in other:
                     notes.insert(0, self._said(target, other[label][place]))
                 if not heatmaps[place].any():
@@ -201,7 +207,7 @@ class Comparison(Statistics):
         return 1 if self.scores is None or self.scores.ndim == 1 else self.scores.shape[1]
 
     def _explained(self, most: int | None = None) -> list[tuple[str, int | None, float | None]]:
-        """Return name, target and score of everything that was explained, image by image."""
+        """Return name, target and score of every explained target, image by image."""
         names = [name for name in self.names[:most] for _ in range(self._targets_per_image)]
         targets = [None] * len(names) if self.targets is None else self.targets.flatten().tolist()
         scores = [None] * len(names) if self.scores is None else self.scores.flatten().tolist()
@@ -216,7 +222,7 @@ class Comparison(Statistics):
         return {label: maps[:most].flatten(0, axes - 1) for label, maps in self.heatmaps.items()}
 
     def _values(self) -> dict[str, dict[str, list[float]]]:
-        """Return label -> metric -> numbers, NaN where not OK: a constant map must not win by its constancy."""
+        """Return label -> metric -> numbers, NaN unless OK, so that a constant map cannot win."""
         found = {label: self.measured.get(label, {}) for label in self.heatmaps}
         return {
             label: {name: one.values.where(one.ok, torch.nan).tolist() for name, one in own.items()}
@@ -224,12 +230,12 @@ class Comparison(Statistics):
         }
 
     def _statuses(self, label: str, place: int) -> dict[str, str]:
-        """Return why a number is there or not, by metric."""
+        """Return the status of each number, by metric."""
         own = self.measured.get(label, {})
         return {f"{name} status": Status(int(one.status[place])).name.lower() for name, one in own.items()}
 
     def _cost(self, label: str) -> dict[str, float]:
-        """Return what a method costs; nothing where no costs were measured."""
+        """Return the cost of a method as text; empty if costs were not measured."""
         return vars(self.costs.get(label, MethodCost())) if self.costs else {}
 
     def _class_name(self, target: int | None) -> str | None:

@@ -1,4 +1,4 @@
-"""What a comparison says about its methods as a whole: paired differences, and whether metrics agree."""
+"""Statistics of a comparison: paired differences of methods, and agreement of metrics."""
 
 from __future__ import annotations
 
@@ -34,10 +34,11 @@ class Statistics:
 
     @property
     def pairs(self) -> pandas.DataFrame:
-        """One row per metric and pair: methods with each other, then methods with baselines.
+        """Return one row per metric and pair: methods with each other, then methods with baselines.
 
-        The columns are the mean difference over the images, its 95 % bootstrap interval, and p by the bootstrap, alone
-        and corrected by Holm for all pairs of the metric. Several targets of an image are averaged first.
+        The columns are the mean difference over the images, its 95 % bootstrap interval, and the p-value of the
+        bootstrap, uncorrected and corrected by Holm for all pairs of the metric. Several targets of an image are
+        averaged first.
 
         Raises:
             MissingExtraError: pandas is not installed.
@@ -50,9 +51,9 @@ class Statistics:
 
     @property
     def agreement(self) -> pandas.DataFrame:
-        """How alike metrics rank the methods, see `RankAgreement`: a row and a column per metric, and `reliability`.
+        """Return how much metrics agree on the ranking of methods: a row and a column per metric, and `reliability`.
 
-        Methods and baselines take part of which images count in every metric.
+        Only methods and baselines with images that count in every metric take part; see `RankAgreement`.
 
         Raises:
             OptionError: fewer than three methods and baselines.
@@ -105,7 +106,7 @@ def agreement_rows(numbers: Mapping[str, Numbers]) -> list[dict[str, Any]]:
 
 
 def pair_rows(metric: str, numbers: Numbers, baselines: Sequence[str] = ()) -> list[dict[str, Any]]:
-    """Return a row for each pair of methods, and of a method and a baseline, in which images count."""
+    """Return a row for each pair of methods, or of a method and a baseline, for which images count."""
     methods = [label for label in numbers if label not in baselines]
     asked = [*combinations(methods, 2), *((one, other) for one in methods for other in baselines if other in numbers)]
     found = paired_differences(numbers, asked, draws=_DRAWS)
@@ -113,9 +114,9 @@ def pair_rows(metric: str, numbers: Numbers, baselines: Sequence[str] = ()) -> l
 
 
 def pair_lines(metric: str, numbers: Numbers, baselines: Sequence[str] = ()) -> list[str]:
-    """Say the differences of a metric in one line each, at most 12 of methods and 12 beside baselines.
+    """Return the differences of a metric, one line each: at most 12 of methods and 12 beside baselines.
 
-    The mean of the random baseline comes with them, as it is the mean of draws. None for a single image.
+    They start with the mean of the random baseline over its draws. Empty for a single image.
     """
     rows = [PairedDifference(**_without_metric(row)) for row in pair_rows(metric, numbers, baselines)]
     rows = [one for one in rows if one.count > 1]
@@ -154,7 +155,7 @@ def _without_metric(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def frame(rows: Iterable[Mapping[str, Any]]) -> pandas.DataFrame:
-    """Return rows as a table of pandas.
+    """Return rows as a pandas DataFrame.
 
     Raises:
         MissingExtraError: pandas is not installed.

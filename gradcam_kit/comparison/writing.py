@@ -21,10 +21,10 @@ _DOCUMENTS = (".html", ".htm", ".csv", ".pdf", ".svg")
 
 
 def write_comparisons(path: Path, comparisons: Sequence[Comparison], columns: int = COLUMNS) -> None:
-    """Write several comparisons into one file, see `Comparison.save`; its folder is made where it is missing.
+    """Write several comparisons into one file, see `Comparison.save`; its folder is created if missing.
 
     Raises:
-        PictureError: an ending that names no format, or a place that cannot be written to.
+        PictureError: a suffix without a format, or a place that cannot be written to.
     """
     check_ending(path)
     try:
@@ -49,10 +49,10 @@ def _write(path: Path, comparisons: Sequence[Comparison], columns: int) -> None:
 
 
 def check_ending(path: Path) -> None:
-    """Raise before the work is done if a comparison cannot be written to this path.
+    """Raise early, before the work, if a comparison cannot be written to this path.
 
     Raises:
-        PictureError: an ending that names no format.
+        PictureError: a suffix without a format.
     """
     if path.suffix.lower() not in _DOCUMENTS:
         try:

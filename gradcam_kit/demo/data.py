@@ -1,7 +1,7 @@
-"""Pictures of eight shapes with ground-truth masks, drawn from a seed: shape decides the class, nothing else does.
+"""Pictures of eight shapes with ground-truth masks, generated from a seed; only the shape determines the class.
 
-Everything that could be a shortcut (color, texture, place, rotation, light, background, size) is drawn independently of
-the class, and strokes and pebbles of no class lie around, so that a model has to look at the outline of the object.
+All possible shortcuts (color, texture, position, rotation, light, background, size) are drawn independently of the
+class, and strokes and pebbles without a class are added, so that a model has to look at the outline of the object.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SIDE = 128
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 # The share of the picture that the object covers.
 SIZES = {"small": (0.018, 0.03), "medium": (0.05, 0.08), "large": (0.12, 0.2)}
-# Training draws seeds below; evaluation and the sample pictures draw from here on.
+# Training uses smaller seeds; evaluation and the sample pictures use seeds from here on.
 HELD_OUT = 1_000_000
 
 Canvas = Float[np.ndarray, "h w 3"]
@@ -47,7 +47,7 @@ class Sample:
 
 
 class Batch(NamedTuple):
-    """Samples as the model takes them: normalized images, class indices, masks."""
+    """Samples for the model: normalized images, class indices, masks."""
 
     images: Float[Tensor, "n 3 h w"]
     labels: Int[Tensor, "n"]
@@ -55,11 +55,11 @@ class Batch(NamedTuple):
 
 
 def draw(seed: int, *, label: int | None = None, size: str | None = None) -> Sample:
-    """Draw the sample of a seed; ``label`` and ``size`` override what the seed would choose.
+    """Draw the sample of a seed; ``label`` and ``size`` override the seed's choices.
 
     Raises:
-        ClassIndexError: ``label`` is no index of ``CLASS_NAMES``.
-        UnknownNameError: ``size`` is no key of ``SIZES``.
+        ClassIndexError: ``label`` is not an index of ``CLASS_NAMES``.
+        UnknownNameError: ``size`` is not a key of ``SIZES``.
     """
     if label is not None and label not in range(len(CLASS_NAMES)):
         raise ClassIndexError(f"no class {label}: the demo has {len(CLASS_NAMES)} classes, counted from 0")
@@ -79,7 +79,7 @@ def draw(seed: int, *, label: int | None = None, size: str | None = None) -> Sam
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
-    """Stack samples as the model takes them; ``images`` are ``(picture / 255 - MEAN) / STD``."""
+    """Stack samples for the model; ``images`` are ``(picture / 255 - MEAN) / STD``."""
     pictures = torch.from_numpy(np.stack([sample.picture for sample in samples])).movedim(-1, 1)
     images = (pictures / 255 - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
     labels = torch.tensor([sample.label for sample in samples])
@@ -93,7 +93,7 @@ def draw_batches(seeds: Sequence[int], batch_size: int = 64) -> Iterator[Batch]:
 
 
 def _object(rng: np.random.Generator, name: str, share: float) -> Field:
-    """Distance to a shape that covers a share of the picture, turned and put wherever it is wholly inside."""
+    """Return the distance to a randomly placed, rotated shape that covers a share of the picture."""
     area, radius = extent(name)
     scale = SIDE * np.sqrt(share / area)
     center_x, center_y = rng.uniform(scale * radius + 2, SIDE - 3 - scale * radius, 2)
@@ -103,7 +103,7 @@ def _object(rng: np.random.Generator, name: str, share: float) -> Field:
 
 
 def _distractor(rng: np.random.Generator) -> Field:
-    """Distance to a pebble or to a straight or bent stroke."""
+    """Return the distance to a pebble, or to a straight or bent stroke."""
     x, y = _X - rng.uniform(0, SIDE), _Y - rng.uniform(0, SIDE)
     if rng.random() < 0.35:
         x, y = rotate(x, y, rng.uniform(0, 2 * np.pi))
@@ -206,7 +206,7 @@ def _smooth(field: Float[np.ndarray, "*s"]) -> Float[np.ndarray, "*s"]:
     return step
 
 
-# The sample pictures: one of each class, from consecutive held-out seeds, settled before any model had seen them.
+# The sample pictures: one of each class, from consecutive held-out seeds, chosen before any model was trained.
 
 PICTURES = Path(__file__).parent / "pictures"
 _SAMPLE_SIZES = ("small", "medium", "large", "small", "medium", "small", "large", "medium")

@@ -16,8 +16,8 @@ CHECKPOINT = Path(__file__).parent / "demo.safetensors"
 class Block(nn.Module):
     """Two convolutions and a shortcut: He et al., CVPR 2016, https://arxiv.org/abs/1512.03385.
 
-    Positions are halved by averaging: a convolution with stride 2 and an odd kernel looks half a pixel to the upper
-    left of the pixels that its positions stand for, and stage by stage that would add up to shifted heatmaps.
+    Positions are halved by averaging: a convolution with stride 2 and an odd kernel is centered half a pixel to the
+        upper left of the area of its position, which would add up over the stages and shift heatmaps.
     """
 
     def __init__(self, inputs: int, outputs: int, *, halve: bool) -> None:
@@ -39,7 +39,7 @@ class Block(nn.Module):
 
 
 class DemoNet(nn.Module):
-    """Eight classes of shapes from 128 x 128 pictures; ``transform`` says how a picture becomes the input."""
+    """A classifier of eight shapes in 128 x 128 pictures; ``transform`` turns a picture into the input."""
 
     def __init__(self) -> None:
         super().__init__()

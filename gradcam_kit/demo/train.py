@@ -18,7 +18,7 @@ from gradcam_kit.demo.data import HELD_OUT, PICTURES, SIZES, Sample, collate, dr
 from gradcam_kit.demo.network import CHECKPOINT, DemoNet
 
 _BATCH_SIZE = 64
-# Averaged over all positions, small objects hardly move the loss of a new model: large ones get it started.
+# Under mean pooling small objects hardly affect the loss of a new model, so training starts with large ones.
 _EASY_LESSONS = [("large",)] * 5 + [("large", "medium")] * 2
 
 
@@ -29,7 +29,7 @@ def draw_all(seeds: Sequence[int]) -> list[Sample]:
 
 
 def augment(images: Float[Tensor, "n 3 h w"], generator: torch.Generator) -> Float[Tensor, "n 3 h w"]:
-    """Turn, mirror and recolor the images: what is left to tell the classes apart is the shape."""
+    """Rotate, mirror and recolor the images, so that only the shape distinguishes the classes."""
     turns, mirror = torch.randint(4, (2,), generator=generator).tolist()
     images = images.rot90(turns, (2, 3)).flip([3] if mirror % 2 else [])
     images = images[:, torch.randperm(3, generator=generator)]
@@ -39,7 +39,7 @@ def augment(images: Float[Tensor, "n 3 h w"], generator: torch.Generator) -> Flo
 
 
 def train(samples: Sequence[Sample], *, epochs: int, seed: int) -> DemoNet:
-    """Train a new model; labels are all it sees of the truth, never a mask."""
+    """Train a new model from labels only, without masks."""
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     model = DemoNet().to(memory_format=torch.channels_last)
@@ -64,7 +64,7 @@ def train(samples: Sequence[Sample], *, epochs: int, seed: int) -> DemoNet:
 
 
 def accuracies(model: DemoNet, samples: Sequence[Sample]) -> dict[str, float]:
-    """Share of right predictions, for all samples and by size."""
+    """Return the share of correct predictions, overall and by size."""
     with torch.inference_mode():
         right = np.array([model(collate([sample]).images).argmax().item() == sample.label for sample in samples])
     sizes = np.array([sample.size for sample in samples])
@@ -72,7 +72,7 @@ def accuracies(model: DemoNet, samples: Sequence[Sample]) -> dict[str, float]:
 
 
 def save_checkpoint(model: DemoNet, path: Path) -> None:
-    """Write the model in float16, and round it to what was written, so that what is checked is what is stored."""
+    """Write the model in float16, and round the model likewise, so that the check applies to the stored weights."""
     state = {name: value.half() if value.is_floating_point() else value for name, value in model.state_dict().items()}
     model.load_state_dict(state)
     save_file({name: value.contiguous() for name, value in state.items()}, path)

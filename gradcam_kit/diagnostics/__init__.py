@@ -1,4 +1,4 @@
-"""Diagnostics: look inside of a model while it trains, and say what is wrong, where, and what to try."""
+"""Diagnostics: look inside a model while it trains, and report what is wrong, where, and what to try."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from gradcam_kit.diagnostics.writers.tensorboard import TensorBoardWriter
     from gradcam_kit.diagnostics.writers.wandb import WandbWriter
 
-# Everything is loaded when first used.
+# Everything is loaded on first use.
 _HOMES = {
     "CsvWriter": "writers.files",
     "DiagnosticsCallback": "callbacks.lightning",

@@ -1,4 +1,4 @@
-"""Accumulators of a block on their devices, and how they come to the host: one copy for each step."""
+"""Accumulators of a block on their devices, copied to the host once per step."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from gradcam_kit.diagnostics.tracks import LayerTrack, Ledger
 
 @dataclass(eq=False)
 class LiveLayer:
-    """What only lives as long as the block: a layer's accumulators on its device, and how its tensors are read."""
+    """The state of a layer during the block: accumulators on its device, and the way to read its tensors."""
 
     track: LayerTrack
     module: weakref.ref[nn.Module]
@@ -46,7 +46,7 @@ class Accumulators:
         self.restart(ledger)
 
     def restart(self, ledger: Ledger) -> None:
-        """Begin anew with an empty ledger."""
+        """Start over with an empty ledger."""
         self.ledger = ledger
         self.live: dict[str, LiveLayer] = {}
         self.scalars: dict[torch.device, Scalars] = {}
@@ -56,7 +56,7 @@ class Accumulators:
         self.features_chosen = False
 
     def scalars_of(self, device: torch.device) -> Scalars:
-        """Return the scalars that wait on a device."""
+        """Return the pending scalars of a device."""
         scalars = self.scalars.get(device)
         if scalars is None:
             scalars = self.scalars[device] = Scalars(device)
@@ -124,5 +124,5 @@ class Accumulators:
                 live.low = live.high = live.alive = None
 
     def begin_window(self) -> None:
-        """Look at the paths of the graph again, which may depend on the input."""
+        """Trace the paths of the graph again, because they may depend on the input."""
         self.nodes = {}

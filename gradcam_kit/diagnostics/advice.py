@@ -1,18 +1,16 @@
-"""What a finding usually means and what to try: one or two sentences for each."""
+"""The usual meaning of each finding and its remedy, in one or two sentences."""
 
 from __future__ import annotations
 
 DEAD = (
-    "These units put out 0 for every input and learn nothing. Lower the learning rate, check biases and "
+    "These units return 0 for every input and do not learn. Lower the learning rate, check biases and "
     "initialization, or use LeakyReLU"
 )
-SATURATED = (
-    "The slope is nearly 0 there, so the layers in front hardly learn. Scale down weights or inputs, or normalize"
-)
+SATURATED = "The slope is nearly 0 there, so earlier layers hardly learn. Scale down weights or inputs, or normalize"
 CONSTANT = (
-    "The layer answers the same to every input. Look for zero weights, a cut input, or a layer that died in front"
+    "The output is the same for every input. Look for zero weights, a disconnected input, or a dead layer before it"
 )
-ZERO_WEIGHT = "The weights are exactly 0, as zero-initialized residual branches are at first. Fine if they grow"
+ZERO_WEIGHT = "The weights are exactly 0, as in zero-initialized residual branches at the start. Fine if they grow"
 COLLAPSED = (
     "All inputs look alike to the layer. Check that inputs differ, that targets are not constant, and lower the "
     "learning rate"
@@ -21,17 +19,18 @@ REDUNDANT = "Units repeat each other. Break the symmetry of the initialization, 
 VANISHING = "Early layers hardly learn. Use ReLU-like activations with He initialization, normalization, or shortcuts"
 EXPLODING = "Early layers get huge gradients. Scale down the initialization, normalize, or clip gradients"
 SPIKE = "The training became unstable. Lower the learning rate, warm it up, or clip the gradient norm"
-OVERFLOW = "Half precision ends at 65,504. Normalize, scale down, or use bfloat16"
+OVERFLOW = "The largest float16 number is 65,504. Normalize, scale down, or use bfloat16"
 DEPTH = "The scale of the signal changes with depth. Use an initialization that fits the activation, or normalize"
 NONFINITE = (
     "Run one step inside find_nonfinite(model), which tells whether input, parameter or computation is the cause"
 )
 DETACHED = (
-    "No graph leads from the loss to it. Look for detach(), no_grad(), .item() or numpy on the way, or for an output "
+    "The parameter is not connected to the loss. Look for detach(), no_grad(), .item() or numpy on the "
+    "way, or for an output "
     "that the loss does not use"
 )
 UNUSED = "Its layer never ran. Call it in forward, or remove it"
-BEHIND_ZERO = "No gradient reaches its output. Look at what follows: dead units, or a loss that does not depend on it"
+BEHIND_ZERO = "No gradient reaches its output. Look for dead units after it, or a loss that does not depend on it"
 OWN_ZERO = "A gradient reaches its output but not the parameter. Its input is 0, or its weights are masked"
 NOT_IN_OPTIMIZER = "It never changes. Pass it to the optimizer, or freeze it with requires_grad_(False)"
 FROZEN = (
@@ -40,21 +39,25 @@ FROZEN = (
 NO_GRADIENT_WANTED = "It does not train. Fine for a frozen backbone; else call requires_grad_(True)"
 UPDATE_HIGH = "Steps are a large part of the weights themselves. Lower the learning rate; about 1e-3 is healthy"
 UPDATE_LOW = "Steps are tiny compared to the weights. Raise the learning rate; about 1e-3 is healthy"
+UPDATE_LOST = (
+    "Steps are below the precision of the weights, so rounding swallows them. Raise the learning rate, or keep weights "
+    "in float32 and run under autocast"
+)
 ACCUMULATED = "Gradients add up from step to step. Call optimizer.zero_grad() in every step"
 AMP = "Normal in the first steps with a GradScaler, which skips them and lowers its scale. Worth a look if it stays"
 UNCHANGED = (
-    "What follows sees what the layer saw. Fine for a residual branch that begins at 0; else remove the layer, or "
-    "train it with a larger learning rate"
+    "The layer passes on its input unchanged. Fine for a residual branch that starts at 0; otherwise "
+    "remove the layer, or train it with a larger learning rate"
 )
-SHIFT = "Use the same transform for both, and look at pictures of both side by side, those of the largest shift first"
+SHIFT = "Use the same transform for both, and compare their pictures side by side, starting with the largest shift"
 EMPTY_LEVEL = (
     "Its features are computed for nothing. Check anchor sizes and strides of this level, and which levels the head "
     "gets"
 )
-REDUNDANT_HEADS = "Heads look at the same places. Harmless; one of them can be pruned"
+REDUNDANT_HEADS = "Heads attend to the same places. Harmless; one of them can be pruned"
 SINK = (
-    "The head rests there and adds little of its own. Common in trained models; look at other heads, and do not read "
-    "such a token as important"
+    "The head parks its attention there and adds little. Common in trained models; look at other heads, "
+    "and do not interpret such a token as important"
 )
 DEAD_HEAD = "The head adds nothing. Look at its value weights; it can be pruned"
 STUCK_GATE = (
@@ -62,4 +65,4 @@ STUCK_GATE = (
     "forgets, at 0 it never remembers"
 )
 SATURATED_GATE = "The gate hardly learns. Scale down weights or inputs, or normalize"
-ONE_NEIGHBOR = "Other neighbors do not count. Look at the scale of the features, and at the number of heads"
+ONE_NEIGHBOR = "Other neighbors are ignored. Look at the scale of the features, and at the number of heads"

@@ -33,7 +33,7 @@ def capture_attention(
 ) -> Iterator[CapturedAttention]:
     """Capture the attention of every head while the model runs, whichever kernel computes it.
 
-    Works for `nn.MultiheadAttention`, timm, torchvision, Hugging Face, open_clip and attention written by hand, in any
+    Works for `nn.MultiheadAttention`, timm, torchvision, Hugging Face, open_clip and hand-written attention, in any
     mode. A fused kernel goes on computing the output, and its attention is computed beside it, so outputs, gradients
     and random draws are the same to the last bit. The exception is the closed fast path of `nn.TransformerEncoder` in
     eval mode without gradients, which shows nothing: the model leaves it inside the block, which `.notes` says.
@@ -41,10 +41,10 @@ def capture_attention(
     Args:
         model: any model, called any number of times.
         tokens: the words of a text, special tokens included, or one sequence of words for each sample.
-        layers: keep the attention of these modules and of what lies inside of them alone: a dotted name, a wildcard, a
+        layers: keep only the attention of these modules and of those inside them: a dotted name, a wildcard, a
             module, a type, a sequence of those; None = all.
         keep: "device" keeps attention where it was computed, "cpu" on the host.
-        max_bytes: the most memory that it may take.
+        max_bytes: the most memory that captured attention may take.
         thresholds: limits of the findings.
 
     Yields:
@@ -84,7 +84,7 @@ def _nothing(model: str, steps: int, selected: set[str] | None, skipped: dict[st
     if not steps and not seen:
         return f"no attention of {model} was captured, because it did not run inside the block; call the model in it"
     if seen:
-        return f"no attention lies inside of {', '.join(sorted(selected or ()))}; pass layers=None to keep that of all"
+        return f"there is no attention in {', '.join(sorted(selected or ()))}; pass layers=None to keep all attention"
     found = "; ".join(f"{name}: {reason}" for name, reason in list(skipped.items())[:3]) or "no softmax at all"
     return (
         f"no attention found in {model}: looked for {_LOOKED_FOR}, and saw {found}. Kernels of flash-attn, xformers "
@@ -94,7 +94,7 @@ def _nothing(model: str, steps: int, selected: set[str] | None, skipped: dict[st
 
 
 class _Recorder:
-    """Keeps what is seen, within its limits."""
+    """Keeps the observed attention, within its limits."""
 
     def __init__(self, captured: CapturedAttention, selected: set[str] | None, keep: str, max_bytes: int) -> None:
         self.captured, self.selected, self.keep, self.max_bytes = captured, selected, keep, max_bytes
@@ -108,7 +108,7 @@ class _Recorder:
         self.bytes += probabilities.numel() * probabilities.element_size()
         if self.bytes > self.max_bytes:
             raise MemoryLimitError(
-                f"the attention of {one.name!r} {tuple(probabilities.shape)} would bring what is kept to "
+                f"the attention of {one.name!r} {tuple(probabilities.shape)} would increase the kept memory to "
                 f"{self.bytes / 2**20:.4g} MiB, over max_bytes={self.max_bytes / 2**20:.4g} MiB; name layers=, call "
                 "the model with fewer samples, or raise max_bytes"
             )

@@ -1,4 +1,4 @@
-"""Attention as it was captured: one record for each call of a layer, and the table of heads."""
+"""Captured attention: one record for each call of a layer, and the table of heads."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ class AttentionCall:
     """One call of one layer.
 
     Attributes:
-        step: the call of the model that it belongs to, from 1.
+        step: number of the model's call to which it belongs, from 1.
         probabilities: after the softmax, without dropout, float32 at least; the rows of a window transformer are its
             windows.
-        output_norm: norm of `probabilities @ values` of each head and sample; None where it was not seen.
+        output_norm: norm of `probabilities @ values` of each head and sample; None if it was not observed.
     """
 
     step: int
@@ -30,7 +30,7 @@ class AttentionCall:
 
 @dataclass(eq=False)
 class LayerAttention:
-    """All calls of one layer, in order; what is asked of it is answered for the last one."""
+    """All calls of one layer, in order; its properties are those of the last call."""
 
     name: str
     calls: list[AttentionCall] = field(default_factory=list)
@@ -42,7 +42,7 @@ class LayerAttention:
 
     @property
     def entropy(self) -> Float[Tensor, "n heads"]:
-        """0 looks at one key, 1 at all alike; of the last call."""
+        """Entropy of each head in the last call: 0 attends to one key, 1 to all keys equally."""
         return attention_entropy(self.probabilities)
 
     @property
@@ -51,7 +51,7 @@ class LayerAttention:
         return tuple(self.probabilities.shape)
 
     def pooled(self) -> tuple[Tensor, Tensor | None]:
-        """Attention of all calls that are shaped like the last one, and the norms of its outputs."""
+        """Return the attention of all calls with the shape of the last one, and the norms of its outputs."""
         same = [call for call in self.calls if call.probabilities.shape[1:] == self.probabilities.shape[1:]]
         norms = [call.output_norm for call in same if call.output_norm is not None]
         probabilities = torch.cat([call.probabilities for call in same])
@@ -59,7 +59,7 @@ class LayerAttention:
 
 
 class HeadTable(tuple[HeadRow, ...]):
-    """One row for each head; prints as a table, and shows itself in a notebook."""
+    """One row for each head; displayed as a table in terminals and notebooks."""
 
     __slots__ = ()
 

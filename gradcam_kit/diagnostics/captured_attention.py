@@ -1,4 +1,4 @@
-"""All attention of a block: by layer, as numbers and findings, on pictures, on words, and as a page."""
+"""All captured attention of a block, by layer: numbers, findings, views on pictures and words, and a page."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ if TYPE_CHECKING:
 class CapturedAttention(Mapping[str, LayerAttention]):
     """Module name -> its attention, in the order in which the modules ran first.
 
-    A name may also be that of a module around exactly one attention, such as the block of a transformer.
+    A module that contains exactly one attention, such as a transformer block, may be named instead.
 
     Attributes:
         tokens: the words of each sample, or None.
         skipped: module -> why one of its softmaxes is not attention.
-        notes: what is different inside the block.
+        notes: remarks on differences inside the block.
         order: every call in the order of execution.
         grids: module -> where the positions of the images lie among its keys, or None.
     """
@@ -69,16 +69,16 @@ class CapturedAttention(Mapping[str, LayerAttention]):
 
     @property
     def entropy(self) -> dict[str, Float[Tensor, "n heads"]]:
-        """Entropy of each head by module, `(n, heads)`: 0 looks at one key, 1 at all alike."""
+        """Entropy of each head by module, `(n, heads)`: 0 attends to one key, 1 to all keys equally."""
         return {name: layer.entropy for name, layer in self.items()}
 
     def heads(self) -> HeadTable:
-        """Return one row for each head: entropy, nearest head, sink, and what is remarkable about it."""
+        """Return one row for each head: entropy, nearest head, sink, and flags."""
         return HeadTable(row for rows, _ in self._judged() for row in rows)
 
     @property
     def findings(self) -> tuple[Finding, ...]:
-        """Heads that repeat each other, rest on one token, or give nothing."""
+        """Findings about heads that repeat each other, attend to one token, or contribute nothing."""
         return tuple(worst_first(finding for _, findings in self._judged() for finding in findings))
 
     def _judged(self) -> Iterator[tuple[list[HeadRow], list[Finding]]]:
@@ -95,7 +95,7 @@ class CapturedAttention(Mapping[str, LayerAttention]):
     ) -> Float[Tensor, "n t t"]:
         r"""Follow attention back through the layers of the last call: $\hat A_L \cdots \hat A_1$.
 
-        Row i says from which tokens of the input token i of the output gathers; rows sum to 1. Abnar & Zuidema, ACL
+        Row i holds the weights of the input tokens in output token i; rows sum to 1. Abnar & Zuidema, ACL
         2020. Attention between different tokens (cross-attention, pooling) is left out.
 
         Args:
@@ -123,10 +123,11 @@ class CapturedAttention(Mapping[str, LayerAttention]):
                 "stage or encoder with layers="
             )
         kinds = {re.sub(r"\d+", "#", name): name for name, _ in named}
-        if layers is None and len(kinds) > 1:  # encoder and decoder may have as many tokens as each other
+        if layers is None and len(kinds) > 1:  # encoder and decoder may have the same number of tokens
             raise CaptureError(
-                "rollout follows the same tokens through all layers, and whether these have the same is open: "
-                f"{' and '.join(kinds.values())}; name the layers of one encoder with layers="
+                "rollout follows the same tokens through all layers, but it is unclear whether these "
+                f"layers share theirs: {' and '.join(kinds.values())}; name the layers of one encoder with "
+                "layers="
             )
         rolled: Tensor = rollout_step(square[0], heads, discard)
         for own in square[1:]:
@@ -136,7 +137,7 @@ class CapturedAttention(Mapping[str, LayerAttention]):
     def maps(
         self, name: str | None = None, *, query: int | None = None, grid: tuple[int, ...] | None = None
     ) -> Float[Tensor, "n heads *s"]:
-        """Return where each head looks in the images, on the grid of the patches.
+        """Return the attention of each head to the image patches, on their grid.
 
         Args:
             name: the layer; None = the last one.
@@ -169,7 +170,7 @@ class CapturedAttention(Mapping[str, LayerAttention]):
         return patches
 
     def shares(self, name: str | None = None, query: int | None = None) -> Float[Tensor, "n heads k"]:
-        """Return how much each key gets from one query, or from the mean query: `query=None`."""
+        """Return the attention to each key from one query, or averaged over queries for `query=None`."""
         layer = self._layer(name)
         if query is None:
             return attention_received(layer.probabilities)
@@ -180,12 +181,12 @@ class CapturedAttention(Mapping[str, LayerAttention]):
     def plot(
         self, name: str | None = None, *, picture: Any = None, sample: int = 0, query: int | None = None
     ) -> Figure:
-        """Draw where each head of a layer looks: on the picture for images, else as a matrix of queries and keys.
+        """Draw the attention of each head of a layer: on the picture for images, else as a matrix of queries and keys.
 
         Args:
             name: the layer; None = the last one.
             picture: what `overlay` takes; None = the maps alone.
-            sample: which sample of the batch.
+            sample: index of the sample in the batch.
             query: as in `maps`.
 
         Raises:
@@ -204,17 +205,17 @@ class CapturedAttention(Mapping[str, LayerAttention]):
         query: int | None = None,
         color: bool = False,
     ) -> str:
-        """Return the words with the attention that each gets, for the terminal.
+        """Return the words with their attention, for the terminal.
 
         Args:
             name: the layer; None = the last one.
-            sample: which sample of the batch.
+            sample: index of the sample in the batch.
             head: which head; None = the mean of all.
             query: the token whose attention is shown; None = the mean over all.
             color: shade the words by escape codes, instead of a bar behind each.
 
         Raises:
-            ShapeError: the words are not as many as the keys of the layer.
+            ShapeError: the number of words differs from the number of the layer's keys.
         """
         from gradcam_kit.diagnostics.show.attention import text
 
@@ -226,7 +227,7 @@ class CapturedAttention(Mapping[str, LayerAttention]):
         Args:
             path: also write the page to this file.
             picture: what `overlay` takes; None = the maps alone.
-            sample: which sample of the batch is shown.
+            sample: index of the sample in the batch is shown.
         """
         from gradcam_kit.diagnostics.show.attention_page import attention_page
 
@@ -239,7 +240,7 @@ class CapturedAttention(Mapping[str, LayerAttention]):
         return self.to_html()
 
     def words(self, layer: LayerAttention, sample: int) -> tuple[str, ...]:
-        """Return a word for each key of a layer: those given, else their numbers."""
+        """Return a word for each key of a layer: the given words, else numbers."""
         n, _, _, keys = layer.shape
         if not -n <= whole("sample", sample) < n:
             raise OptionError(f"sample is {sample}; {layer.name!r} has {n} samples")
@@ -248,7 +249,7 @@ class CapturedAttention(Mapping[str, LayerAttention]):
         own = self.tokens[sample % n % len(self.tokens)]
         if len(own) != keys:
             raise ShapeError(
-                f"tokens has {len(own)} words, and {layer.name!r} has {keys} keys; pass one word for each token, "
+                f"tokens has {len(own)} words, but {layer.name!r} has {keys} keys; pass one word for each token, "
                 "special tokens and padding included"
             )
         return own

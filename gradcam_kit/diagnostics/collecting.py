@@ -63,7 +63,7 @@ class Collector(Accumulators, Observer):
     # Observer ---------------------------------------------------------------------------------------------------
 
     def begin(self, step: int, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        """End the step before, if no optimizer did."""
+        """End the previous step, if no optimizer did."""
         assert self.observation is not None
         if self.step:
             self.end_step()
@@ -73,7 +73,7 @@ class Collector(Accumulators, Observer):
             self.ledger.steps += 1
 
     def leave(self, call: Call) -> None:
-        """Read what a layer returned."""
+        """Read the output of a layer."""
         output = call.output
         for name, leaf in ((call.name, output),) if isinstance(output, Tensor) else named_leaves(call.name, output):
             reason = unobservable(leaf)
@@ -86,12 +86,12 @@ class Collector(Accumulators, Observer):
                 self._read(live, call, leaf)
             if self.gradients and leaf.requires_grad and not leaf.is_leaf and not (call.recomputed and live.had_graph):
                 self._watch_gradient(live, leaf)
-        if len(self.producers) > _MOST_PENDING:  # layers called by themselves, without a step that ends
+        if len(self.producers) > _MOST_PENDING:  # layers called directly, outside a step of the model
             self.end_step()
             self.forget_step()
 
     def end(self, step: int, output: Any) -> None:
-        """Remember which layer made the output, and once in each window which layers all paths pass."""
+        """Remember which layer made the output, and once per window, which layers are on all paths."""
         leaves = [leaf for _, leaf in named_leaves("", output) if isinstance(leaf, Tensor)]
         for leaf in leaves:
             known = self.producers.get(id(leaf))
@@ -169,12 +169,12 @@ class Collector(Accumulators, Observer):
         else:
             two_pass = x.dtype == torch.float64 or needs_two_passes(total, square, m)
             m2 = float(x.var(correction=0)) * m if two_pass else None
-            found = moments_of(axes, m, total, square, m2, math.inf, -math.inf)  # extremes come with the units
+            found = moments_of(axes, m, total, square, m2, math.inf, -math.inf)  # extremes are computed with the units
         live.track.open.moments = live.track.open.moments.merge(found)
         return summary
 
     def _read_later(self, live: LiveLayer, x: Tensor, axes: Axes, summary: Summary) -> None:
-        """On a device nothing is decided here: what the host learns after the step holds for the next one."""
+        """Decisions on a GPU are postponed: what the host reads after a step applies to the next one."""
         m, step, with_m2 = x.numel(), self.step, summary.m2 is not None
 
         def read(total: float, square: float, m2: float = 0.0) -> None:
@@ -192,7 +192,7 @@ class Collector(Accumulators, Observer):
         self.scalars_of(x.device).add(read, summary.total, summary.square, *extra)
 
     def _note_origin(self, live: LiveLayer, call: Call, leaf: Tensor) -> None:
-        """Which layer made the input, by identity within the step."""
+        """Return the layer that made the input, by identity within the step."""
         track = live.track
         first = call.args[0] if call.args else None
         known = self.producers.get(id(first))

@@ -1,4 +1,4 @@
-"""What was captured of layers: one record for each call, in order."""
+"""Captured features of layers: one record for each call, in order."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ class Statistics:
 
 @dataclass(frozen=True)
 class _Place:
-    """Stands for one tensor of an output."""
+    """Placeholder of a tensor in an output."""
 
     index: int
 
 
 @dataclass(eq=False)
 class Gradients:
-    """The gradients at the tensors of one output, as they arrive.
+    """The gradients at the tensors of one output, filled in as they arrive.
 
     Attributes:
         structure: the output, with places instead of its tensors.
@@ -75,12 +75,12 @@ class Gradients:
 
 @dataclass(eq=False)
 class FeatureCall:
-    """What one call of a layer took and returned; copies, which no later operation reaches.
+    """Copies of the input and output of one call of a layer, which later operations cannot change.
 
     Attributes:
         step: the call of the model that it belongs to, the last one after `accumulate`.
         unit_axis: the axis of the units (channels); None where there is a single unit.
-        moments: of all values of the output, with keep="stats".
+        moments: moments of all values of the output, with keep="stats".
     """
 
     step: int
@@ -124,7 +124,7 @@ class FeatureCall:
 
 
 def _joined(parts: list[Any]) -> Any:
-    """Concatenate what several calls of the model left; the list is shortened to the result."""
+    """Concatenate the records of several calls of the model; the list is shortened to the result."""
     if len(parts) > 1:
         parts[:] = [
             map_output(lambda *own: torch.cat([one.reshape(1) if one.ndim == 0 else one for one in own]), *parts)
@@ -134,7 +134,7 @@ def _joined(parts: list[Any]) -> Any:
 
 @dataclass(eq=False)
 class Feature:
-    """All calls of one layer, in order; what is asked of it is answered for the last one."""
+    """All calls of one layer, in order; its properties are those of the last call."""
 
     name: str
     calls: list[FeatureCall] = field(default_factory=list)
@@ -174,7 +174,7 @@ class Feature:
 
 
 class Features(Mapping[str, Feature]):
-    """Layer name -> what was captured of it, in the order in which the layers ran first.
+    """Layer name -> its captured features, in the order in which the layers first ran.
 
     Attributes:
         skipped: leaf of an output -> why it was not captured.
@@ -217,7 +217,7 @@ class Features(Mapping[str, Feature]):
 
         Args:
             name: the layer.
-            sample: which sample of the batch.
+            sample: index of the sample in the batch.
             kind: "channels", a grid of its channels; "mean", their mean; "histogram" of all values.
 
         Raises:

@@ -40,7 +40,7 @@ def capture_features(
     accumulate: bool = False,
     max_bytes: int = 2**30,
 ) -> Iterator[Features]:
-    """Capture outputs, inputs and gradients of layers while the model runs, and change nothing of it.
+    """Capture outputs, inputs and gradients of layers while the model runs, without side effects on it.
 
     Args:
         model: any model, in any mode, called any number of times.
@@ -93,7 +93,7 @@ class _Recorder(Observer):
         self.inputs.clear()
 
     def finish(self) -> None:
-        """Hold nothing but what was asked for."""
+        """Keep only the requested tensors."""
         self.axes.clear()
         self.inputs.clear()
         self.observation = None
@@ -102,7 +102,7 @@ class _Recorder(Observer):
         if not call.recomputed and self.keep != "stats":
             args: Any = call.args[0] if len(call.args) == 1 else call.args
             given = args if not call.kwargs else dict(call.kwargs) if not call.args else (*call.args, dict(call.kwargs))
-            # The layer may change its input in place, so what it got is copied first.
+            # The layer may change its input in place, so the input is copied first.
             self.inputs.setdefault(call.name, []).append(self._copy(call.name, given))
 
     def leave(self, call: Call) -> None:
@@ -171,7 +171,7 @@ class _Recorder(Observer):
             size = tensor.numel() * tensor.element_size()
             if self.bytes + size > self.max_bytes:
                 raise MemoryLimitError(
-                    f"the copies of layer {layer!r} {tuple(tensor.shape)} would bring what is kept to "
+                    f"the copies of layer {layer!r} {tuple(tensor.shape)} would increase the kept memory to "
                     f"{_size(self.bytes + size)}, over max_bytes={_size(self.max_bytes)}; keep only statistics with "
                     'keep="stats", name fewer layers, or raise max_bytes'
                 )

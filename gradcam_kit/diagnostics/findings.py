@@ -1,4 +1,4 @@
-"""Findings: what a diagnostic says, as data that the terminal, a page, a log and a notebook show alike."""
+"""Findings: the results of diagnostics as data, for terminal, page, log and notebook."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any, Literal, get_args
 from gradcam_kit.options import one_of
 
 Level = Literal["bad", "warn", "note"]
-"""How sure and how grave: "bad" is a fault, "warn" deserves a look, "note" is good to know."""
+"""Severity: "bad" is a fault, "warn" deserves a look, "note" is good to know."""
 
 LEVELS: tuple[Level, ...] = get_args(Level)
-"""All levels, the gravest first."""
+"""All levels, the most severe first."""
 
 KINDS = (
     "dead",
@@ -55,21 +55,21 @@ KINDS = (
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that a diagnostic found.
+    """One result of a diagnostic.
 
     Attributes:
         level: "bad", "warn" or "note".
         kind: one of `KINDS`.
         layer: the dotted name of a module or parameter; "" for data and for the model as a whole.
         message: what was found and where, in one sentence.
-        value: the number behind the verdict; None where there is none.
-        threshold: the limit that the value passed; None where there is none.
-        n: how many samples the verdict rests on; None where it rests on none.
-        advice: what it usually means and what to try.
-        source: where the threshold comes from: a paper, a convention, a definition.
+        value: the number behind the verdict, or None.
+        threshold: the limit that the value passed, or None.
+        n: number of samples behind the verdict, or None.
+        advice: its usual meaning, and what to try.
+        source: source of the threshold: a paper, a convention, a definition.
 
     Raises:
-        OptionError: a level or a kind that does not exist.
+        OptionError: an unknown level or kind.
 
     Example:
         >>> print(Finding("warn", "plateau", "", "The loss stopped falling", 0.002, 0.01, 30, "Lower the rate"))
@@ -92,7 +92,7 @@ class Finding:
         one_of("kind", self.kind, KINDS)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all fields as strict JSON takes them: a number that is NaN or infinite becomes None."""
+        """Return all fields as values for strict JSON, with None for NaN and infinity."""
         return {name: _strict(value) for name, value in asdict(self).items()}
 
     @property

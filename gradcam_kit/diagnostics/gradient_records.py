@@ -25,7 +25,7 @@ class GradientRecord:
     _largest: list[Tensor] = field(default_factory=list, repr=False)
 
     def add(self, gradient: Tensor) -> None:
-        """Measure a gradient on its device; nothing waits for it."""
+        """Measure a gradient on its device, without synchronization."""
         own = gradient.detach()
         self.shape = tuple(own.shape)
         wide = own if own.dtype == torch.float64 else own.float()
@@ -54,7 +54,7 @@ class GradientRecord:
 
     @property
     def calls(self) -> int:
-        """How many gradients arrived."""
+        """The number of gradients that arrived."""
         return len(self._norms)
 
 
@@ -67,7 +67,7 @@ class GradientRecords(Mapping[str, GradientRecord]):
         self.records: dict[str, GradientRecord] = {}
 
     def record(self, name: str) -> GradientRecord:
-        """Return the record of a name, made when it is first asked for."""
+        """Return the record of a name, made on first use."""
         return self.records.setdefault(name, GradientRecord())
 
     def __getitem__(self, name: str) -> GradientRecord:
@@ -91,5 +91,5 @@ class GradientRecords(Mapping[str, GradientRecord]):
 
     @property
     def total_norm(self) -> float:
-        """The norm of the last gradients of all watched parameters together: one number for the whole."""
+        """The global norm of the last gradients of all watched parameters."""
         return math.sqrt(sum(own.norm**2 for name, own in self.records.items() if name in self.parameters))

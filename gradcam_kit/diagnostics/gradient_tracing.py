@@ -1,4 +1,4 @@
-"""Follow gradients that are not finite through the nodes of the modules, until they reach a parameter or vanish."""
+"""Trace non-finite gradients through the nodes of the modules, until they reach a parameter or vanish."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 from torch import Tensor, nn
 
 from gradcam_kit.capture import Observation, unobservable
-from gradcam_kit.diagnostics.magnitudes import Seen, larger, largest_magnitude, magnitude_of
+from gradcam_kit.diagnostics.magnitudes import Seen, larger, largest_magnitude, largest_of, magnitudes_of
 from gradcam_kit.diagnostics.naming import named_leaves
 from gradcam_kit.diagnostics.origins import OUTSIDE, Origin
 
@@ -22,12 +22,12 @@ _KEY = "gradcam_kit.diagnostics"
 
 @runtime_checkable
 class GradientFinder(Protocol):
-    """Who keeps the records of gradients."""
+    """The interface of an owner of gradient records."""
 
     def suspect(
         self, layer: str, tensor: Tensor, path: str, trail: Sequence[Seen], cause: str, operator: str
     ) -> Origin:
-        """Return the record of a gradient that is not finite, before it is known whether it does harm."""
+        """Return the record of a non-finite gradient, before it is known whether it does harm."""
 
     def backward(self, origin: Origin) -> None:
         """Note that the gradient reached a parameter, an input, or came from the loss."""
@@ -35,7 +35,7 @@ class GradientFinder(Protocol):
 
 @dataclass(eq=False)
 class ModuleNodes:
-    """The nodes of one call of a module: where its inputs begin, and what its children made."""
+    """The nodes of one call of a module: those of its inputs, and those made by its children."""
 
     name: str
     module: nn.Module
@@ -45,14 +45,15 @@ class ModuleNodes:
 
 @dataclass(eq=False)
 class _Mark:
-    """What is known of a node: the origin of what arrives there, and whether gradients leave the model there."""
+    """Facts about a node: the origin and size of arriving gradients, and whether they leave the model there."""
 
     origin: Origin | None = None
     leaves: bool = False
+    arriving: float = math.nan
 
     @classmethod
     def of(cls, node: Any) -> _Mark:
-        """Return the mark of a node, made on first use; it lies in the node, whose Python object comes and goes."""
+        """Return the mark of a node, made on first use; it is stored in the node, not in its temporary wrapper."""
         mark: _Mark = node.metadata.setdefault(_KEY, cls())
         return mark
 
@@ -72,13 +73,13 @@ class GradientTracer:
         self.confirmed = False
 
     def forget(self) -> None:
-        """Hold no node of the pass before."""
+        """Release the nodes of the previous pass."""
         self.trail.clear()
         self.suspects.clear()
         self.confirmed = False
 
     def unconfirmed(self) -> Origin | None:
-        """Return the first gradient that was not finite, if none of the kind reached a leaf."""
+        """Return the first non-finite gradient, if no non-finite gradient reached a leaf."""
         return self.suspects[0] if self.suspects and not self.confirmed else None
 
     def enter(self, frame: ModuleNodes) -> None:
@@ -87,7 +88,7 @@ class GradientTracer:
             _Mark.of(node).leaves = True
 
     def watch(self, observation: Observation, frame: ModuleNodes, output: Any, outer: ModuleNodes | None) -> None:
-        """Watch the nodes that the module itself made: from its outputs to its inputs, without its children's."""
+        """Watch the nodes that the module itself made, from its outputs to its inputs, not its children's."""
         ends = set(frame.inputs)
         tensors = [leaf for _, leaf in named_leaves("", output) if isinstance(leaf, Tensor)]
         starts = [leaf.grad_fn for leaf in tensors if leaf.grad_fn is not None and leaf.grad_fn not in ends]
@@ -114,13 +115,19 @@ class GradientTracer:
 
     def _behind_node(self, name: str, module: nn.Module, node: Any) -> Any:
         shown, operator = name or type(module).__name__, node.name()
-        # A hook that held its node would keep the graph alive in a cycle; its mark does not.
+        # A hook that holds its node would keep the graph alive in a cycle, so it holds only the mark.
         mark = _Mark.of(node)
         following = [_following(after) for after, _ in node.next_functions]
 
         def hook(inputs: tuple[Tensor | None, ...], outputs: tuple[Tensor | None, ...]) -> None:
-            self._note(name, magnitude_of(outputs), magnitude_of(inputs))
-            bad = [own is not None and _is_bad(own) for own in inputs]
+            passed = magnitudes_of(inputs)
+            # Arriving gradients were already measured where they were passed on, except sums of several gradients.
+            arriving = largest_of(magnitudes_of(outputs)) if math.isnan(mark.arriving) else mark.arriving
+            self._note(name, arriving, largest_of(passed))
+            for after, own in zip(following, passed, strict=False):
+                if after is not None and own >= 0:
+                    after.arriving = max(own, after.arriving) if after.arriving >= 0 else own
+            bad = [not math.isfinite(own) for own in passed]
             if not any(bad):
                 if mark.origin is not None and operator.startswith(_EDGES):
                     self._confirm(mark.origin)
@@ -158,7 +165,7 @@ class GradientTracer:
 def _following(node: Any) -> _Mark | None:
     if node is None:
         return None
-    # The node of a parameter outlives the pass, so nothing is written there.
+    # The node of a parameter outlives the pass, so no mark is stored there.
     return _Mark(leaves=True) if hasattr(node, "variable") else _Mark.of(node)
 
 

@@ -1,4 +1,4 @@
-"""Gradients of layers, parameters and tensors: watched, clipped or smoothed for the time of a block."""
+"""Watch, clip or smooth gradients of layers, parameters and tensors for the duration of a block."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class _Outputs(Observer):
 
 @contextmanager
 def monitor_gradients(model: Any, layers: Any = None) -> Iterator[GradientRecords]:
-    """Watch the gradients of parameters, and at the outputs of layers that run inside the block; change nothing.
+    """Watch the gradients of parameters and of layer outputs inside the block, without side effects.
 
     Args:
         model: any model.
@@ -99,7 +99,8 @@ def clip_gradients(
     """Clip gradients at the end of every backward pass inside the block.
 
     Args:
-        target: a model, whose parameters in `layers` are clipped together; a tensor or several, each by itself.
+        target: a model, whose parameters in `layers` are clipped together; a tensor or several, each clipped
+            separately.
         layers: of a model: a dotted name, a wildcard, a module, a type, a sequence of those, or None: all.
         max_norm: scale the gradients down to this norm of all of them, as `torch.nn.utils.clip_grad_norm_` does.
         value: limit each entry to [-value, value].
@@ -109,7 +110,7 @@ def clip_gradients(
         LayerNotFoundError: a pattern without a match.
     """
     if (max_norm is None) == (value is None):
-        raise OptionError("clip_gradients takes either max_norm= or value=; give exactly one of them")
+        raise OptionError("clip_gradients takes either max_norm= or value=; pass exactly one of them")
     limit = non_negative("value" if max_norm is None else "max_norm", value if max_norm is None else max_norm)
 
     def clipped(gradient: Tensor) -> Tensor:
@@ -129,7 +130,7 @@ def clip_gradients(
 
 
 def _clipping(attach: Hooks, parameters: list[Tensor], limit: float, *, is_norm: bool) -> Any:
-    """Clip parameters when a backward pass ends; returns what does it at the latest."""
+    """Clip parameters when a backward pass ends; return a function that clips them at the latest."""
     waiting: list[bool] = []
 
     @torch.no_grad()
@@ -160,7 +161,7 @@ def smooth_gradients(target: Any, layers: Any = None, *, decay: float = 0.9) -> 
     $s \leftarrow d s + (1 - d) g$ for each tensor, divided by $1 - d^t$ as Adam does, so that the first one is $g$.
 
     Args:
-        target: a tensor, several, or a model, whose parameters in `layers` are meant.
+        target: a tensor, several tensors, or a model for its parameters in `layers`.
         layers: of a model: a dotted name, a wildcard, a module, a type, a sequence of those, or None: all.
         decay: d, from 0 (no smoothing) to below 1.
 

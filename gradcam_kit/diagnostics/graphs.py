@@ -1,4 +1,4 @@
-"""Attention of graph networks: which edges each layer of torch_geometric used, and how much each counted."""
+"""Attention of graph networks: the edges that each layer of torch_geometric used, and their coefficients."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _IS_ONE = 1e-3
 
 
 class GraphLayer:
-    """Attention of one layer; what is asked of it is answered for its last call. `calls` has all of them, in order."""
+    """Attention of one layer; its properties are those of the last call, and `calls` has all calls in order."""
 
     def __init__(self, calls: list[GraphCall]) -> None:
         self.calls = tuple(calls)
@@ -51,14 +51,14 @@ class GraphLayer:
 
     @property
     def entropy(self) -> Float[Tensor, "nodes heads"]:
-        """0 looks at one edge, 1 at all alike; NaN for nodes with fewer than two edges, and for other coefficients."""
+        """Entropy: 0 attends to one edge, 1 to all; NaN with fewer than two edges, or without shares."""
         call = self.calls[-1]
         if not self.is_normalized:
             return call.alpha.new_full((call.nodes, call.alpha.shape[1]), torch.nan)
         return edge_entropy(call.alpha, call.targets, call.nodes)
 
     def neighbors(self, node: int) -> tuple[Int[Tensor, " edges"], Float[Tensor, "edges heads"]]:
-        """Return the nodes that a node looks at, and the coefficients, the largest mean first.
+        """Return the nodes to which a node attends, with the coefficients, the largest mean first.
 
         Raises:
             OptionError: a node that the layer does not have.
@@ -100,7 +100,7 @@ class GraphAttention(Mapping[str, GraphLayer]):
 
     @property
     def findings(self) -> tuple[Finding, ...]:
-        """Heads that look at one neighbor alone."""
+        """Findings about heads that attend to a single neighbor."""
         found = []
         for name, layer in self.items():
             call = layer.calls[-1]
@@ -112,7 +112,7 @@ class GraphAttention(Mapping[str, GraphLayer]):
                 if share > self.thresholds.sink:
                     found.append(
                         Finding(
-                            "note", "sink", name, f"Head {head} looks at one neighbor of each node almost alone",
+                            "note", "sink", name, f"Head {head} attends almost only to one neighbor of each node",
                             share, self.thresholds.sink, len(judged), advice.ONE_NEIGHBOR,
                             "mean of the largest coefficient over nodes with several neighbors; a convention",
                         )
@@ -148,7 +148,7 @@ def graph_attention(
     Raises:
         MissingExtraError: torch_geometric is not installed.
         LayerNotFoundError: no layer of torch_geometric.
-        CaptureError: none that gives coefficients, or none of them ran.
+        CaptureError: no layer gives coefficients, or none of them ran.
 
     Example:
         >>> import torch

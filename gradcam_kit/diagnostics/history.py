@@ -1,4 +1,4 @@
-"""One layer over time in constant memory: at most 512 rows, neighbors merge when they are full."""
+"""One layer over time in constant memory: at most 512 rows; when full, neighbors are merged."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FIELDS = ("step", "elements", "mean", "std", "min", "max", "not_finite", "dead",
 
 @dataclass
 class History:
-    """Rows of windows, the oldest first; when there are 512, each two neighbors become one.
+    """Rows of windows, the oldest first; at 512 rows, pairs of neighbors are merged.
 
     Attributes:
         values: `(rows, fields)`; see `FIELDS`.

@@ -1,4 +1,4 @@
-"""What the verdicts need to know of a kind of module: how its output can saturate or die, and what it is linear in."""
+"""Properties of modules for verdicts: whether outputs can saturate or die, and the inputs of a unit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Largest magnitudes on the way through a model, so that an overflow is seen coming."""
+"""Largest magnitudes on the way through a model, which show an overflow in advance."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gradcam_kit.capture import unobservable
 
 @dataclass(frozen=True)
 class Seen:
-    """One module on the way: the largest magnitudes of what came in and what went out; NaN where it has none.
+    """Largest magnitudes of the input and output of one module; NaN without any.
 
     In the backward pass `input` is the gradient that arrived at the module's output, and `output` the largest that any
     of its operators passed on.
@@ -29,17 +29,25 @@ class Seen:
 
 
 def largest_magnitude(tensor: Tensor) -> float:
-    """Return max |x|: NaN if any value is NaN, infinity if any is infinite. Waits for the device."""
-    low, high = map(float, torch.aminmax(tensor.detach()))
+    """Return max |x|: NaN if any value is NaN, infinity if any is infinite. Synchronizes."""
+    values = tensor.detach()
+    # On the host two reductions take 0.6 of the time of `aminmax`; on a device one of them is one wait less.
+    extremes = (values.amin(), values.amax()) if values.device.type == "cpu" else torch.aminmax(values)
+    low, high = map(float, extremes)
     return math.nan if math.isnan(low) or math.isnan(high) else max(abs(low), abs(high))
 
 
 def larger(one: float, other: float) -> float:
-    """Return the larger magnitude; NaN in `one` stands for none yet."""
+    """Return the larger magnitude; NaN in `one` means none yet."""
     return other if math.isnan(one) else max(one, other)
 
 
-def magnitude_of(gradients: tuple[Tensor | None, ...]) -> float:
-    """Return the largest magnitude of all of them; NaN if there is none."""
-    found = [largest_magnitude(own) for own in gradients if own is not None and unobservable(own) is None]
-    return max(found, default=math.nan)
+def magnitudes_of(gradients: tuple[Tensor | None, ...]) -> list[float]:
+    """Return the largest magnitude of each; -1 for what has none."""
+    return [largest_magnitude(own) if own is not None and unobservable(own) is None else -1.0 for own in gradients]
+
+
+def largest_of(magnitudes: list[float]) -> float:
+    """Return the largest of some magnitudes; NaN if any is NaN, or there is none."""
+    known = [own for own in magnitudes if own != -1.0]
+    return math.nan if not known or any(map(math.isnan, known)) else max(known)

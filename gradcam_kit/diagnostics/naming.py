@@ -1,4 +1,4 @@
-"""Names for the tensors that a module returned: `layer`, `layer[0]`, `layer.logits`."""
+"""Names of the tensors in a module's output: `layer`, `layer[0]`, `layer.logits`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def named_leaves(name: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """Yield the tensors in a module's output with their names, and what is none under the name of its place.
+    """Yield the leaves of a module's output, tensors and others, with their names.
 
     Example:
         >>> [name for name, _ in named_leaves("lstm", (torch.ones(1), (torch.ones(1), torch.ones(1))))]

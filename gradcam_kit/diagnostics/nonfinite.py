@@ -1,4 +1,4 @@
-"""find_nonfinite: which module made the first NaN or infinity, forward and backward, and from what."""
+"""find_nonfinite: find the module that produced the first NaN or infinity, forward and backward, and the cause."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from gradcam_kit.errors import NonFiniteError
 
 @contextmanager
 def find_nonfinite(model: Any, *, raise_error: bool = True, detail: bool = False) -> Iterator[Origins]:
-    """Watch every module, and name the one that makes the first NaN or infinity.
+    """Watch every module, and name the one that produces the first NaN or infinity.
 
     A module is the origin if its inputs are finite and its output is not; in the backward pass, if the gradients at its
-    output are finite and the gradient that it passes on is not. Functions between modules belong to the module around
-    them. -inf that a mask holds or that a softmax receives is not a finding, and neither is a gradient that is zeroed
+    output are finite and the gradient that it passes on is not. Functions between modules belong to the enclosing
+    module. -inf that a mask holds or that a softmax receives is not a finding, and neither is a gradient that is zeroed
     again before it reaches a parameter or an input: that one is in `notes`.
 
     Args:
-        model: any model; nothing of it is changed.
+        model: any model; it is not changed.
         raise_error: raise at the first one, inside the forward or the backward pass; False only collects.
         detail: also name operator and line in the forward pass: the guilty module runs once more on copies of its
             inputs, which are made in front of every module. Buffers and random states are put back; what else a
@@ -64,7 +64,7 @@ def find_nonfinite(model: Any, *, raise_error: bool = True, detail: bool = False
 
 
 class _Finder:
-    """Turns what the tracer meets first into an origin."""
+    """Makes an origin from the first record of the tracer."""
 
     def __init__(self, origins: Origins, raise_error: bool) -> None:
         self.origins, self.raise_error = origins, raise_error
@@ -107,6 +107,6 @@ class _Finder:
     def backward(self, origin: Origin) -> None:
         if self.origins.backward is None:
             self.origins.backward = origin
-            # After a forward origin the backward pass only carries it on.
+            # After a forward origin, the backward pass only propagates it.
             if self.raise_error and self.origins.forward is None:
                 raise NonFiniteError(str(origin))

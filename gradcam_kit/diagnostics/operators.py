@@ -1,4 +1,4 @@
-"""Run a module once more on what it was given, and name the operator and the line that made a NaN or infinity."""
+"""Rerun a module on its inputs, and name the operator and the line that produced a NaN or infinity."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from gradcam_kit.capture import unobservable
 from gradcam_kit.diagnostics.checks.preserving import left_as_found
 
-# Infinities that these write are asked for, and memory that was not written yet holds anything.
+# These write infinities on purpose, or leave memory uninitialized.
 _FILLS = ("masked_fill", "fill", "full", "where", "scalar_tensor", "new_full", "lift_fresh", "_to_copy")
 _UNWRITTEN = ("empty", "new_empty")
 _HERE, _TORCH = str(Path(__file__)), str(Path(torch.__file__).parent)
@@ -34,7 +34,7 @@ class Place:
 
 @dataclass(frozen=True, eq=False)
 class Recorded:
-    """What a module was given: copies of its inputs, its buffers and the states of the generators.
+    """The inputs of a module: copies of its arguments, its buffers and the states of the generators.
 
     Attributes:
         args: positional arguments.
@@ -50,7 +50,7 @@ class Recorded:
 
     @classmethod
     def of(cls, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Recorded:
-        """Copy what the module is about to be given."""
+        """Copy the inputs of the module before it runs."""
         buffers = tuple(
             (part, name, buffer.detach().clone())
             for part in module.modules()
@@ -66,7 +66,7 @@ class Recorded:
     def find(self, module: nn.Module, kind: str) -> Place:
         """Run the module again, outside of any graph, and return where the first value that is not finite was made.
 
-        Buffers, modes and generators are as they were afterwards. A module that fails the second time, because it
+        Buffers, modes and generators are restored afterwards. A module that fails the second time, because it
         changed more than that, leaves the place unknown.
 
         Args:

@@ -1,4 +1,4 @@
-"""Where the first value that is not finite came from: the records of `find_nonfinite`."""
+"""The origin of the first non-finite value: the records of `find_nonfinite`."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ _SHOWN = 5
 
 @dataclass(frozen=True)
 class Origin:
-    """Where the first NaN or infinity appeared.
+    """The origin of the first NaN or infinity.
 
     Attributes:
         layer: dotted name of the module; "" for the whole model and for what lies outside of any module.
         kind: "nan" or "inf".
         phase: "forward" or "backward".
         cause: "input", "parameter NAME", "buffer NAME", "computed here" or "outside of any module".
-        path: which tensor it was: `layer[0]` of an output, or the name of a parameter whose gradient it is.
-        count: how many values of the tensor are not finite.
+        path: name of the tensor: `layer[0]` of an output, or the name of a parameter whose gradient it is.
+        count: number of non-finite values in the tensor.
         sample: the first sample of the batch with such a value; None where samples cannot be told.
         trail: the last modules with the largest magnitudes of input and output, so that an overflow is seen coming; in
             the backward pass those of the gradients that arrived and were passed on.
@@ -56,7 +56,7 @@ class Origin:
 
 
 class Origins:
-    """What `find_nonfinite` found: `forward` and `backward` are None or an `Origin`."""
+    """The result of `find_nonfinite`: `forward` and `backward` are None or an `Origin`."""
 
     def __init__(self) -> None:
         self.forward: Origin | None = None

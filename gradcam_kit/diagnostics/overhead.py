@@ -1,4 +1,4 @@
-"""What a tool costs: the same step with and without it, in turn."""
+"""The cost of a tool: the same step with and without it, alternately."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Overhead:
         high: the largest ratio of a round.
         plain: median seconds of a plain step.
         observed: median seconds of a step with the tool.
-        rounds: how many pairs were measured.
+        rounds: number of measured pairs.
     """
 
     ratio: float
@@ -57,8 +57,8 @@ def measure_overhead(
     Rounds are interleaved, and which of the two comes first alternates.
 
     Args:
-        tool: makes a context manager of a model, such as `ModelDiagnostics`.
-        model: is copied, so that it stays as it is.
+        tool: makes a context manager from a model, such as `ModelDiagnostics`.
+        model: the model, which is copied and so not changed.
         images: input of the model.
         step: what is measured, `step(model, images)`; by default a forward and a backward pass of the mean square of
             its output.

@@ -1,25 +1,29 @@
-"""Norms, gradients and updates of parameters, at every tenth observed step, around `optimizer.step`."""
+"""Measure norms, gradients and updates of parameters around every tenth observed `optimizer.step`."""
 
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Sequence
+from types import FrameType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from gradcam_kit.capture import Observation
 from gradcam_kit.diagnostics.collecting import Collector
 from gradcam_kit.diagnostics.maths.histogram import SAMPLE, stride_of, take_sample
 from gradcam_kit.diagnostics.tracks import Ledger, ParameterTrack
 
 EVERY = 10
 _MOST_NORMS = 64
+_FRAMES = 16  # callers that are looked at
 
 
 class ParameterWatch:
-    """Measures the parameters of a model in front of and behind the steps of its optimizers."""
+    """Measures the parameters of a model before and after the steps of its optimizers."""
 
     def __init__(self, ledger: Ledger, model: nn.Module, optimizers: Sequence[Optimizer], collector: Collector) -> None:
         self.ledger, self.model, self.collector = ledger, model, collector
@@ -42,7 +46,7 @@ class ParameterWatch:
                 track.optimized = id(parameter) in held if self.optimizers else None
 
     def _own(self, optimizer: Optimizer) -> list[tuple[ParameterTrack, Tensor]]:
-        """Return the parameters of one optimizer; the first one also answers for what no optimizer holds."""
+        """Return the parameters of one optimizer; the first also gets those that no optimizer holds."""
         held = {id(own) for group in optimizer.param_groups for own in group["params"]}
         first = optimizer is self.optimizers[0]
         return [
@@ -61,10 +65,12 @@ class ParameterWatch:
         self.next[id(optimizer)] = self.ledger.steps - (self.ledger.steps - 1) % EVERY + EVERY
         self.update_membership()
         measured: list[tuple[ParameterTrack, Tensor, Tensor]] = []
+        rates = _rates(optimizer)
         for track, parameter in self._own(optimizer):
             if not track.trains or not _is_plain(parameter):
                 continue
             track.measured += 1
+            track.rate, track.epsilon = rates.get(id(parameter), math.nan), torch.finfo(parameter.dtype).eps
             if parameter.grad is None:
                 track.missing += 1
             elif _is_plain(parameter.grad):
@@ -73,12 +79,12 @@ class ParameterWatch:
                     stride = stride_of(tuple(parameter.shape), SAMPLE)
                     sample = take_sample(parameter.detach(), 0, stride)
                     self.sampled.append((track, parameter, stride, sample))
-        self._norms(measured)
+        self._norms(measured, by_gradient=isinstance(optimizer, torch.optim.SGD))
         self._alive_units()
 
     @torch.no_grad()
     def after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        """Compare the samples with what the step made of them."""
+        """Compare the samples with the updated parameters."""
         for track, parameter, stride, before in self.sampled:
             change = take_sample(parameter.detach(), 0, stride) - before
             norms = torch.linalg.vector_norm(change.float()), torch.linalg.vector_norm(before.float())
@@ -86,7 +92,7 @@ class ParameterWatch:
         self.sampled.clear()
         self.ledger.optimizer_steps += 1
 
-    def _norms(self, measured: list[tuple[ParameterTrack, Tensor, Tensor]]) -> None:
+    def _norms(self, measured: list[tuple[ParameterTrack, Tensor, Tensor]], by_gradient: bool) -> None:
         squares: list[float] = []
         groups: dict[tuple[torch.device, torch.dtype, torch.dtype], list[tuple[ParameterTrack, Tensor, Tensor]]] = {}
         for one in measured:
@@ -94,8 +100,10 @@ class ParameterWatch:
         for (device, *_), own in groups.items():
             weights = torch._foreach_norm([_wide(weight) for _, weight, _ in own])
             gradients = torch._foreach_norm([_wide(gradient) for _, _, gradient in own])
-            for (track, *_), weight, gradient in zip(own, weights, gradients, strict=True):
-                self.collector.scalars_of(device).add(_norm(track, squares), weight, gradient)
+            for (track, values, _), weight, gradient in zip(own, weights, gradients, strict=True):
+                # The steps of Adam and its like are about as long as the learning rate, whatever the gradient is.
+                unit = None if by_gradient else math.sqrt(values.numel())
+                self.collector.scalars_of(device).add(_norm(track, squares, unit), weight, gradient)
         if measured:
             step = self.ledger.steps
 
@@ -123,8 +131,25 @@ class ParameterWatch:
             live.track.open.measured += 1
 
 
+def note_scale(ledger: Ledger, observation: Observation) -> None:
+    """Say once that gradients at outputs carry the scale of a `GradScaler`, if one calls this step."""
+    if ledger.scaled or ledger.optimizer_steps:
+        return
+    frame: FrameType | None = sys._getframe(1)
+    for _ in range(_FRAMES):
+        if frame is None:
+            return
+        if frame.f_globals.get("__name__") == "torch.amp.grad_scaler":
+            observation.note(
+                "A GradScaler scales the loss, so gradients at outputs are told with its scale; those of parameters "
+                "are not. Pass ModelDiagnostics(..., scaler=scaler)."
+            )
+            return
+        frame = frame.f_back
+
+
 def after_closure(args: tuple[Any, ...], kwargs: dict[str, Any], measure: Callable[[], None]) -> Any:
-    """Call `measure` in front of an optimizer's update: at once, or behind the first run of its closure.
+    """Call `measure` before an optimizer's update: immediately, or after the first run of its closure.
 
     Returns:
         The arguments of the step with a closure that measures; None where the step has no closure.
@@ -148,9 +173,22 @@ def after_closure(args: tuple[Any, ...], kwargs: dict[str, Any], measure: Callab
     return (args[0], measuring, *args[2:]), kwargs
 
 
-def _norm(track: ParameterTrack, squares: list[float]) -> Callable[[float, float], None]:
+def _rates(optimizer: Optimizer) -> dict[int, float]:
+    """Return the learning rate of each parameter, except rates on a device, which would have to be waited for."""
+    return {
+        id(own): float(group["lr"])
+        for group in optimizer.param_groups
+        if "lr" in group and not (isinstance(group["lr"], Tensor) and group["lr"].device.type != "cpu")
+        for own in group["params"]
+    }
+
+
+def _norm(track: ParameterTrack, squares: list[float], unit: float | None) -> Callable[[float, float], None]:
+    rate = track.rate
+
     def read(norm: float, gradient: float) -> None:
         track.norm, track.gradient_norm = norm, gradient
+        track.reach = rate * (gradient if unit is None else unit)
         track.zero += gradient == 0
         squares.append(gradient * gradient)
 

@@ -1,4 +1,4 @@
-"""Which layers every path from the input to the output passes: only their gradients show how deep a signal gets."""
+"""Find layers on every path from input to output, because only their gradients show how deep a signal gets."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def on_every_path(outputs: Sequence[Any], layers: Mapping[str, Any]) -> set[str]
 
 
 def _topological(starts: Sequence[Any]) -> list[Any]:
-    """All nodes behind these, each in front of those that it leads to."""
+    """Return all nodes reachable from these in topological order."""
     done: set[Any] = set()
     order: list[Any] = []
     for start in starts:

@@ -1,4 +1,4 @@
-"""Numbers and samples of one step that wait on their device for one common copy to the host."""
+"""Numbers and samples of one step, kept on their device until one common copy to the host."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MOST_INDICES = 4
 
 @dataclass(eq=False)
 class Scalars:
-    """Scalars of one device, and what is done with them once they are on the host."""
+    """Scalars of one device, with the readers that get them on the host."""
 
     device: torch.device
     tensors: list[Tensor] = field(default_factory=list)
@@ -28,7 +28,7 @@ class Scalars:
         self.readers.append((reader, len(scalars)))
 
     def flush(self) -> Copied | None:
-        """Start the copy; the caller reads it when the device has gone on."""
+        """Start the copy; the caller reads it later, when it has finished."""
         if not self.tensors:
             return None
         wide = torch.float64 if self.device.type != "mps" else torch.float32
@@ -53,7 +53,7 @@ class Copied:
             self.host = stacked.to("cpu")
 
     def read(self) -> None:
-        """Wait for the copy and hand the numbers out."""
+        """Wait for the copy and pass the numbers to the readers."""
         if self.event is not None:
             self.event.synchronize()
         values = iter(self.host.tolist())
@@ -90,7 +90,7 @@ class Histograms:
         self.samples.append(sample)
 
     def flush(self) -> None:
-        """Count the samples that wait."""
+        """Count the pending samples."""
         if not self.samples:
             return
         key = tuple((row, len(sample)) for row, sample in zip(self.rows, self.samples, strict=True))
@@ -133,7 +133,7 @@ class Reservoir:
             self.rows.index_copy_(0, both[0], pooled[both[1]])
 
     def _places(self, n: int) -> tuple[list[int], list[int]]:
-        """Where each sample goes: algorithm R (Vitter 1985); a later sample of the batch replaces an earlier one."""
+        """Return the slot of each sample by algorithm R (Vitter 1985); later samples replace earlier ones."""
         chosen: dict[int, int] = {}
         for sample in range(n):
             at = self.seen
@@ -146,7 +146,7 @@ class Reservoir:
         return list(chosen), list(chosen.values())
 
     def take(self) -> Tensor | None:
-        """Return the rows, and begin anew."""
+        """Return the rows, and start over."""
         rows = None if self.rows is None else self.rows[: min(self.seen, self.size)]
         self.rows, self.seen = None, 0
         return rows

@@ -1,4 +1,4 @@
-"""Which level of a detector's feature pyramid carries which objects, and which level never does."""
+"""Find the level of a detector's feature pyramid that carries each object, and levels that never carry any."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ class PyramidLevel:
     """One level of a pyramid.
 
     Attributes:
-        name: as the detector calls it, such as "0" or "pool".
+        name: its name in the detector, such as "0" or "pool".
         shape: `(k, h, w)` of its features.
         activation: mean of |a| over all images, units and positions.
-        anchors: how many it has for an image; None for a detector whose anchors cannot be read.
+        anchors: number of anchors for an image; None if they cannot be read.
         sizes: smallest and largest side of its anchors, the root of their area, in pixels of the image as the detector
             resizes it; None likewise.
-        objects: how many objects it carries, by box size.
+        objects: number of objects that it carries, by box size.
         strength: share of the score of all objects of a box size that this level carries; NaN where there are none.
         never: whether it cannot carry any object.
     """
@@ -61,7 +61,7 @@ class CarriedObject:
     """One object and the level that carries it.
 
     Attributes:
-        image: which one.
+        image: index of the image.
         box: (x0, y0, x1, y1) in pixels of the image as it was given.
         size: "small", "medium" or "large".
         score: as the detector scores it.
@@ -77,14 +77,14 @@ class CarriedObject:
 
 @dataclass(frozen=True, repr=False)
 class PyramidLevels:
-    """The levels of a pyramid, and what each carries. It shows itself in a notebook.
+    """The levels of a pyramid with their objects; displayed in notebooks.
 
     Attributes:
         pyramid: dotted name of the module that returns the levels.
         levels: in the order of the detector, the finest first as a rule.
         objects: with the level of each.
         findings: one for each level that never carries an object.
-        notes: what the numbers rest on.
+        notes: remarks on the numbers.
     """
 
     pyramid: str
@@ -144,7 +144,7 @@ class PyramidLevels:
 
 
 def pyramid_levels(detector: nn.Module, images: Any, *, objects: int = 100) -> PyramidLevels:
-    """Ask which level of a detector's pyramid carries which objects, by box size, and which level never does.
+    """Find the level of a detector's pyramid that carries each object, by box size, and levels that never carry any.
 
     Objects are the detections of the model; where it has none at all, as before training, its strongest boxes. In
     torchvision's Faster R-CNN (and its relatives), RetinaNet, FCOS and SSD an object is carried by the level whose
@@ -153,7 +153,7 @@ def pyramid_levels(detector: nn.Module, images: Any, *, objects: int = 100) -> P
     score, times the activation, is largest, and a level without a gradient from any output never carries an object.
 
     Args:
-        detector: evaluated in eval mode; nothing of it is changed.
+        detector: any detector; it runs in eval mode and is not changed.
         images: a sequence of tensors `(c, h, w)` in [0, 1], as torchvision's detectors take them, or one tensor
             `(n, c, h, w)`; passed on as they are.
         objects: the most objects of an image, the strongest first.

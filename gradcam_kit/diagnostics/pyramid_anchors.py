@@ -1,4 +1,4 @@
-"""Anchors of torchvision's detectors: whose level makes which box, and what size of boxes a level is for."""
+"""Anchors of torchvision's detectors: the level that makes each box, and the box sizes of each level."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from gradcam_kit.capture import Call, Observer, observe
 from gradcam_kit.diagnostics.pyramid_maps import Detected, PyramidMaps, call_detector, level_map, levels_of
 from gradcam_kit.errors import InputError
 
-_CANDIDATES = 4000  # strongest boxes of an image that are looked at
+_CANDIDATES = 4000  # number of strongest boxes of an image to inspect
 _STRONGEST = 20  # boxes of an image that stand for objects where the detector finds none
-_OVERLAP = 0.5  # of strongest boxes that stand for the same object
+_OVERLAP = 0.5  # least overlap of strongest boxes that are the same object
 _MATCHED = 0.3  # intersection over union below which anchors are background, Ren et al. 2015
 _SMALLEST, _LARGEST = 4.0, 1333.0  # sides of boxes that a level could carry; torchvision resizes to 1333 at most
 _STEPS = 8  # sizes of boxes for each doubling
@@ -27,7 +27,7 @@ _FCOS_RANGE = (4.0, 8.0)  # a location of FCOS answers for distances of 4 to 8 s
 
 @dataclass
 class _Parts:
-    """The modules of a detector that are read."""
+    """The modules of a detector that are inspected."""
 
     head: str
     anchors: str
@@ -105,7 +105,7 @@ def anchored(detector: nn.Module, images: Any, objects: int) -> tuple[PyramidMap
 def _parts(detector: nn.Module) -> _Parts | None:
     try:
         from torchvision.models.detection.anchor_utils import AnchorGenerator, DefaultBoxGenerator
-    except ImportError:  # an installation without its operators
+    except ImportError:  # an installation without torchvision's operators
         return None
     for prefix in ("", "rpn."):
         owner = getattr(detector, "rpn", None) if prefix else detector

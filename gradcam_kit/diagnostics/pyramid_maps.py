@@ -1,4 +1,4 @@
-"""The feature maps of a pyramid, where it is in a detector, and which map the score of an object depends on."""
+"""Find the pyramid in a detector, its feature maps, and the map on which the score of an object depends."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from gradcam_kit.errors import InputError
 
 @dataclass(frozen=True)
 class LevelMap:
-    """What is known of one level; see `PyramidLevel`."""
+    """Statistics of one level; see `PyramidLevel`."""
 
     name: str
     shape: tuple[int, ...]
@@ -59,7 +59,7 @@ def levels_of(output: Any) -> list[tuple[str, Tensor]]:
 
 
 def level_map(name: str, value: Tensor, **more: Any) -> LevelMap:
-    """Return what a map says of its level."""
+    """Return the statistics of a level from its map."""
     return LevelMap(name, tuple(value.shape[1:]), float(value.detach().float().abs().mean()), **more)
 
 
@@ -107,7 +107,7 @@ def by_gradient(
     names: list[str] = []
 
     def separate(module: nn.Module, args: Any, output: Any) -> Any:
-        """Let each level be a leaf of the graph, so that none is reached through another one."""
+        """Make each level a leaf of the graph, so that no level is reached through another."""
         if cut or not levels_of(output):
             return None
         names.extend(name for name, _ in levels_of(output))
@@ -127,7 +127,7 @@ def by_gradient(
     notes = (
         []
         if readable
-        else ["The output has no boxes and scores, so no objects are told; levels are judged by gradients."]
+        else ["The output has no boxes and scores, so no objects are listed; levels are judged by gradients."]
     )
     judged = any(leaf.numel() for leaf in floating)
     if not judged:

@@ -1,4 +1,4 @@
-"""Recurrent layers step by step: every gate and state, checked against what the layers themselves returned."""
+"""Recurrent layers step by step: every gate and state, verified against the layers' own outputs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from gradcam_kit.diagnostics.thresholds import Thresholds
 from gradcam_kit.errors import CaptureError
 
 _TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
-_TOLERANCE_TF32 = 5e-3  # cuDNN rounds the factors of float32 products unless it is told not to
+_TOLERANCE_TF32 = 5e-3  # cuDNN rounds the factors of float32 products by default
 
 
 def trace_recurrent(
@@ -35,9 +35,9 @@ def trace_recurrent(
 ) -> Traces:
     """Run a model once, and return every gate and state of its LSTM, GRU and RNN layers at every step.
 
-    Fused kernels show the states of the last layer alone. Here each layer is computed again step by step, for all
+    Fused kernels return only the states of the last layer. Here each layer is computed again step by step, for all
     layers and directions, with projections and packed sequences, and compared with what the module itself returned.
-    The model runs in the modes that it is in; buffers and random states are put back.
+    The model runs in its current modes; buffers and random states are restored.
 
     Args:
         model: any model with recurrent layers, or such a layer.

@@ -1,4 +1,4 @@
-"""What was traced of recurrent layers: gates and states of each call, memory, and findings."""
+"""Traces of recurrent layers: gates and states of each call, memory, and findings."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from gradcam_kit.options import positive_int, whole
 
 @dataclass(frozen=True, eq=False)
 class Memory:
-    """How far back one direction of a layer remembers.
+    """The memory of one direction of a layer.
 
     Attributes:
         gates: steps after which a state has fallen to 1/e by the mean forget (LSTM) or update gate (GRU), per unit;
@@ -45,7 +45,7 @@ class CallTrace:
 
     @property
     def layers(self) -> int:
-        """How many layers the module has."""
+        """The number of layers of the module."""
         return len(self.steps.directions)
 
     @property
@@ -80,7 +80,7 @@ class CallTrace:
 
     @property
     def active(self) -> Bool[Tensor, "n t"]:
-        """The steps that exist."""
+        """The mask of existing steps."""
         t = self.steps.output.shape[1]
         return torch.arange(t, device=self.lengths.device) < self.lengths[:, None]
 
@@ -93,7 +93,7 @@ class CallTrace:
         if not -self.layers <= whole("layer", layer) < self.layers:
             raise OptionError(f"layer is {layer}; {self.call.name!r} has {self.layers} layers, counted from 0")
         if reverse and not self.bidirectional:
-            raise OptionError(f"reverse is True; {self.call.name!r} runs forward alone (bidirectional=False)")
+            raise OptionError(f"reverse is True; {self.call.name!r} runs only forward (bidirectional=False)")
         return self.steps.directions[layer][int(reverse)]
 
     def memory(self, layer: int = 0, reverse: bool = False, *, probes: int = 16, seed: int = 0) -> Memory:
@@ -104,7 +104,7 @@ class CallTrace:
             reverse: the other direction.
             probes: backward passes; from as many as there are units on, the norm of the gradient is exact, else it is
                 estimated along random directions.
-            seed: of these directions.
+            seed: seed of these directions.
 
         Raises:
             CaptureError: the weights have changed since the trace.
@@ -123,7 +123,7 @@ class CallTrace:
 
 @dataclass(frozen=True, eq=False)
 class LayerTrace(CallTrace):
-    """A recurrent module; what is asked of it is answered for its last call.
+    """A recurrent module; its properties are those of the last call.
 
     Attributes:
         calls: all calls in one pass, in order.
@@ -172,7 +172,7 @@ class Traces(Mapping[str, LayerTrace]):
 
     @property
     def findings(self) -> tuple[Finding, ...]:
-        """Gates that do not move, gates and states at their ends."""
+        """Findings about constant gates, and saturated gates and states."""
         found = [
             finding
             for name, trace in self.items()
@@ -196,7 +196,7 @@ def _where(trace: CallTrace, layer: int, reverse: bool) -> str:
 
 
 def _squashed(module: nn.RNNBase, way: DirectionTrace) -> Tensor | None:
-    """States behind their tanh; None where they pass another function."""
+    """Return the states after their tanh; None for another function."""
     if way.cell is not None:
         return way.cell.tanh()
     return None if getattr(module, "nonlinearity", "tanh") == "relu" else way.hidden

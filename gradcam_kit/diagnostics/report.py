@@ -1,4 +1,4 @@
-"""What `ModelDiagnostics` reports: findings first, then one row for each layer and parameter."""
+"""The report of `ModelDiagnostics`: findings first, then one row for each layer and parameter."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ class LayerRow:
         std: their standard deviation, with the divisor m.
         min: the smallest one.
         max: the largest one.
-        nan: how many values are NaN.
-        inf: how many are infinite.
-        zeros: how many are zero; estimated from samples unless `exact=True`.
-        dead: units that never answered; None where that has no meaning.
-        units: how many units there are.
+        nan: number of NaN values.
+        inf: number of infinite values.
+        zeros: number of zeros; estimated from samples unless `exact=True`.
+        dead: number of units that were never active; None if not applicable.
+        units: number of units.
         effective_rank: of the pooled features of a few layers, raw; None for the others.
         gradient_norm: median norm of the gradient at the output.
         gradient_rms: median of the norm divided by the square root of the number of values.
@@ -85,15 +85,15 @@ class ParameterRow:
 
 @dataclass(frozen=True, repr=False)
 class Report:
-    """The findings of a block, worst first, and the numbers behind them. It shows itself in a notebook.
+    """The findings of a block, worst first, with the numbers behind them; displayed in notebooks.
 
     Attributes:
         findings: what is wrong, in which module, and what to try.
         layers: one row per layer, in the order of execution.
         parameters: one row per parameter.
-        never_ran: layers that did not run, and of which nothing is said.
+        never_ran: layers that did not run and so were not judged.
         skipped: outputs without statistics, and why.
-        notes: what was not observed, and why.
+        notes: remarks on what was not observed, and why.
         steps: observed steps.
     """
 
@@ -118,7 +118,7 @@ class Report:
         return pd.DataFrame([asdict(row) for row in self.layers], columns=[field.name for field in fields(LayerRow)])
 
     def to_dict(self) -> dict[str, Any]:
-        """Return everything as strict JSON takes it: numbers that are NaN or infinite become None."""
+        """Return everything as values for strict JSON, with None for NaN and infinity."""
         return {
             "steps": self.steps,
             "findings": [finding.to_dict() for finding in self.findings],
@@ -141,7 +141,7 @@ class Report:
 
     @property
     def summary(self) -> str:
-        """One sentence: how much was observed, and how many findings there are."""
+        """One sentence with the numbers of observed steps, layers and findings."""
         counts = {level: sum(finding.level == level for finding in self.findings) for level in ("bad", "warn", "note")}
         said = ", ".join(f"{count} {level}" for level, count in counts.items() if count) or "nothing found"
         return f"{self.steps} steps, {len(self.layers)} layers: {said}."

@@ -1,9 +1,12 @@
-"""From a ledger to rows of tables and to the report."""
+"""Make the rows of tables and the report from a ledger."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
+from gradcam_kit.diagnostics import advice
+from gradcam_kit.diagnostics.findings import Finding
 from gradcam_kit.diagnostics.maths.histogram import zeros
 from gradcam_kit.diagnostics.report import LayerRow, ParameterRow, Report, sorted_findings
 from gradcam_kit.diagnostics.thresholds import Thresholds
@@ -19,16 +22,17 @@ from gradcam_kit.diagnostics.verdicts import (
 
 
 def report_of(ledger: Ledger, limits: Thresholds) -> Report:
-    """Judge what was observed."""
+    """Judge the observations."""
     ranks = effective_ranks(ledger, limits)
     units, silent, starved = unit_findings(ledger, limits)
     dead = {finding.layer for finding in units if finding.kind in ("dead", "constant")}
-    findings = [
-        *flow_findings(ledger, limits),
-        *units,
-        *spread_findings(ledger, limits, silent, ranks),
-        *update_findings(ledger, limits, dead, starved),
-    ]
+    flow = flow_findings(ledger, limits, blocked=any(_silences(finding, limits) for finding in units))
+    in_front = {track.producer for track in ledger.tracks.values() if track.name in silent and track.producer}
+    spread = spread_findings(ledger, limits, silent | in_front, ranks)
+    updates = update_findings(ledger, limits, dead, starved)
+    if any(_collapses(finding) for finding in (*flow, *updates)):
+        spread = [replace(finding, level="warn") if finding.level == "bad" else finding for finding in spread]
+    findings = [*flow, *units, *updates, *spread]
     tracks = sorted(ledger.tracks.values(), key=lambda track: track.order)
     return Report(
         sorted_findings(findings) if ledger.steps else (),
@@ -39,6 +43,18 @@ def report_of(ledger: Ledger, limits: Thresholds) -> Report:
         tuple(ledger.notes),
         ledger.steps,
     )
+
+
+def _collapses(finding: Finding) -> bool:
+    """Whether a finding is a cause of collapsed features: a signal that vanishes, or steps that are far too large."""
+    too_large = finding.kind == "update" and not finding.layer and finding.advice == advice.UPDATE_HIGH
+    return too_large or (finding.kind == "vanishing" and finding.level == "bad")
+
+
+def _silences(finding: Finding, limits: Thresholds) -> bool:
+    """Whether nothing passes the layer of a finding."""
+    is_whole = finding.value is not None and finding.value >= limits.constant
+    return finding.level == "bad" and finding.kind in ("dead", "constant") and is_whole
 
 
 def layer_row(track: LayerTrack, limits: Thresholds, rank: float | None) -> LayerRow:

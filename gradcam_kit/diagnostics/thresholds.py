@@ -1,4 +1,4 @@
-"""The limits behind the verdicts, all of which can be set."""
+"""The limits of the verdicts, all of them configurable."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ class Thresholds:
     """Limits of the verdicts of `ModelDiagnostics`. Those without a source are conventions.
 
     Attributes:
-        dead_warn: share of a layer's units that never answer.
+        dead_warn: share of a layer's units that are never active.
         dead_bad: the same, for a bad finding.
         dead_samples: with fewer samples, dead units are never more than a note (rule of three: Hanley &
             Lippman-Hand, JAMA 1983).
         saturated_warn: share of the values where the slope is below 5 % of its maximum (Glorot & Bengio, AISTATS 2010).
         saturated_bad: the same, for a bad finding.
-        constant: share of a layer's units that always answer the same.
+        constant: share of a layer's units with the same value for all inputs.
         rank: effective rank below which features have collapsed.
         between: share of the mean square that differs between samples, below which features have collapsed.
         collapsed_samples: with fewer samples, collapse is not judged.
-        correlation: of two units that repeat each other.
+        correlation: absolute correlation from which on two units repeat each other.
         redundant: share of such units.
         gradient_warn: factor by which the norm of the gradient changes over the depth of the model.
         gradient_bad: the same, for a bad finding.
@@ -30,7 +30,7 @@ class Thresholds:
         scale: largest activation in half precision, whose largest number is 65,504.
         depth: ratio of the standard deviations of activations over the depth of the model.
         update_low: relative update of a parameter below which it hardly learns (aim: 1e-3, CS231n notes).
-        update_high: relative update of a parameter above which it is thrown about.
+        update_high: relative update of a parameter above which training is unstable.
         accumulated: correlation of the gradient norm with the step number.
         accumulated_steps: measured steps for that correlation.
         head_distance: Jensen-Shannon distance of two attention heads below which they repeat each other.

@@ -1,4 +1,4 @@
-"""Follow finiteness through the modules of a pass: which one took finite values and returned others."""
+"""Trace finiteness through the modules of a pass: find the module with finite inputs and a non-finite output."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _SOFTMAX = (nn.Softmax, nn.LogSoftmax, nn.Softmax2d)
 
 @runtime_checkable
 class Finder(GradientFinder, Protocol):
-    """Who is told of the first value that is not finite."""
+    """The receiver of the first non-finite value."""
 
     def forward(
         self,
@@ -64,7 +64,7 @@ class Tracer(Observer):
         self.masked_depth = 0
 
     def forget(self) -> None:
-        """Hold nothing any more."""
+        """Release all references."""
         self.frames, self.again, self.masked, self.observation = [], [], None, None
         self.known.clear()
         self.trail.clear()
@@ -96,7 +96,7 @@ class Tracer(Observer):
             if math.isfinite(self._largest(leaf)) or _is_mask(path, leaf):
                 continue
             if _has_only_minus_infinity(leaf):
-                frame.scores = leaf.detach().clone()  # what comes out decides, and the module may work in place
+                frame.scores = leaf.detach().clone()  # judge the output, because the module may work in place
                 continue
             frame.finite_input = False
             if not call.name and not self.frames:
@@ -108,7 +108,7 @@ class Tracer(Observer):
         self.frames.append(frame)
 
     def leave(self, call: Call) -> None:
-        """Test the outputs; the innermost module with finite inputs made what is not finite."""
+        """Test the outputs; the innermost module with finite inputs is the origin of non-finite values."""
         frame = _popped(self.again if call.recomputed else self.frames, call)
         if torch.is_grad_enabled():
             assert self.observation is not None
@@ -128,9 +128,9 @@ class Tracer(Observer):
         self.trail.append(Seen(call.name, frame.largest_input, magnitudes[0] if magnitudes else math.nan))
 
     def _judge(self, frame: _Frame, call: Call, path: str, leaf: Tensor) -> None:
-        """Finite inputs, apart from masked scores, and an output that is not finite."""
+        """Report finite inputs, apart from masked scores, with a non-finite output."""
         if call.name and _has_only_minus_infinity(leaf):
-            # Masked scores are healthy in front of a softmax, so what takes them decides.
+            # Masked scores are fine before a softmax, so the next operation decides.
             if self.masked is None:
                 self.masked = (call.name, call.module, leaf, path, frame.recorded)
                 self.masked_depth = len(self.frames)
@@ -155,7 +155,7 @@ class Tracer(Observer):
         self.known.clear()
 
     def _settle(self) -> None:
-        """Tell of -inf that did not go into a softmax."""
+        """Report -inf that did not go into a softmax."""
         if self.masked is not None:
             (name, module, tensor, path, recorded), self.masked = self.masked, None
             self._found(name, module, tensor, path, None, recorded)
@@ -182,7 +182,7 @@ class Tracer(Observer):
 
 
 def _popped(frames: list[_Frame], call: Call) -> _Frame:
-    """Take the frame of this call off the stack, with frames of modules that raised where the model went on."""
+    """Pop the frame of this call, and frames of modules whose exceptions the model caught."""
     while frames:
         frame = frames.pop()
         if frame.module is call.module:
@@ -191,19 +191,19 @@ def _popped(frames: list[_Frame], call: Call) -> _Frame:
 
 
 def _is_mask(path: str, tensor: Tensor) -> bool:
-    """Whether infinities belong there: a tensor named like a mask, or one of nothing but 0 and -inf; never NaN."""
+    """Whether infinities are expected: in a tensor named like a mask, or with only 0 and -inf; never NaN."""
     if bool(tensor.isnan().any()):
         return False
     return "mask" in path or bool(((tensor == 0) | (tensor == -torch.inf)).all() and (tensor == 0).any())
 
 
 def _has_only_minus_infinity(tensor: Tensor) -> bool:
-    """Whether -inf is all that is not finite, and some values are finite."""
+    """Whether the only non-finite value is -inf, and some values are finite."""
     return not bool(tensor.isnan().any() or (tensor == torch.inf).any()) and bool(tensor.isfinite().any())
 
 
 def _acts_as_softmax(scores: Tensor, output: Tensor) -> bool:
-    """Whether rows with some -inf came out finite, and only rows of nothing but -inf did not."""
+    """Whether rows with some -inf became finite, and only rows of all -inf did not."""
     if scores.shape != output.shape or scores.ndim == 0:
         return False
     masked = scores == -torch.inf

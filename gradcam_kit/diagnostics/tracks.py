@@ -1,4 +1,4 @@
-"""What is known of each layer and parameter: numbers on the host that can be merged, stored and judged."""
+"""Statistics of each layer and parameter: numbers on the host that can be merged, stored and judged."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from gradcam_kit.diagnostics.maths.histogram import BINS, COARSE
 from gradcam_kit.diagnostics.maths.statistics import Moments
 
 _MOST_VALUES = 512
+_LOST = 4.0  # steps of so many roundings are lost in most of the entries
 
 
 @dataclass
@@ -112,7 +113,7 @@ class WindowStats:
 
 @dataclass
 class LayerTrack:
-    """One tensor that a layer returns: `layer` for a plain output, `layer[0]` and the like for others."""
+    """One output tensor of a layer: `layer` for a plain output, `layer[0]` and similar names for others."""
 
     name: str
     layer: str
@@ -181,7 +182,9 @@ class LayerTrack:
 class ParameterTrack:
     """One parameter: norms and updates at measured steps, and how often a gradient was missing.
 
-    `missing` and `zero` count the measured steps of the window without a gradient, or with one of zeros.
+    `missing` and `zero` count the measured steps of the window without a gradient, or with one of zeros. `reach` is
+    about how far the last measured step should have moved it, NaN where that is not known, and `epsilon` the precision
+    of its type.
     """
 
     name: str
@@ -191,6 +194,9 @@ class ParameterTrack:
     optimized: bool | None = None
     norm: float = float("nan")
     gradient_norm: float = float("nan")
+    rate: float = float("nan")
+    reach: float = float("nan")
+    epsilon: float = 0.0
     update: RunningMedian = field(default_factory=RunningMedian)
     updates: list[float] = field(default_factory=list)
     measured: int = 0
@@ -204,6 +210,11 @@ class ParameterTrack:
             self.previous = (self.measured, self.missing, self.zero, tuple(self.updates))
             self.measured = self.missing = self.zero = 0
             self.updates = []
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether steps are so small that rounding swallows them: the parameter stands still, but nobody froze it."""
+        return 0 < self.reach < _LOST * self.epsilon * self.norm
 
     @property
     def window(self) -> tuple[int, int, int, tuple[float, ...]]:
@@ -226,7 +237,7 @@ class ParameterTrack:
 
 @dataclass
 class Ledger:
-    """All that one block has found out; holds no tensor and no module."""
+    """All observations of a block, without tensors and modules."""
 
     model: str
     tracks: dict[str, LayerTrack] = field(default_factory=dict)
@@ -245,7 +256,7 @@ class Ledger:
     scaled: bool = False
 
     def merge(self, other: Ledger) -> Ledger:
-        """Return what both have found out; neither is changed."""
+        """Return the merged observations; neither ledger is changed."""
 
         def united(mine: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
             both = {name: own.merge(theirs[name]) if name in theirs else own for name, own in mine.items()}

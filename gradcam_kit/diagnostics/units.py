@@ -1,4 +1,4 @@
-"""Which axis of a layer's output holds its units (channels, features), and which one the samples."""
+"""Find the axes of a layer's output that hold its units (channels, features) and its samples."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _TIME_FIRST = (nn.RNNBase, nn.MultiheadAttention)
 
 
 def own_unit_axis(module: nn.Module, tensor: Tensor) -> int | None:
-    """Return the axis that the kind of module determines; None where its input determines it."""
+    """Return the axis determined by the kind of module; None if its input determines the axis."""
     if isinstance(module, _FIRST):
         return 1
     if isinstance(module, _LAST):
@@ -39,7 +39,7 @@ def own_unit_axis(module: nn.Module, tensor: Tensor) -> int | None:
 
 
 def default_unit_axis(tensor: Tensor) -> int | None:
-    """Return the axis by the number of axes alone: 1 of 2, 4 and 5 axes, else the last one; None of a scalar."""
+    """Return the axis by the number of axes: axis 1 for 2, 4 or 5 axes, else the last; None for a scalar."""
     if tensor.ndim < 2:
         return None
     return 1 if tensor.ndim in (2, 4, 5) else tensor.ndim - 1
@@ -55,7 +55,7 @@ def sample_axis(module: nn.Module, leaf: str) -> int:
 
 
 class UnitAxes:
-    """Unit axes of the tensors of one step: what does not determine its own takes the axis of its input."""
+    """Unit axes of the tensors of one step; modules without an axis of their own take that of their input."""
 
     def __init__(self, override: Mapping[str, int] | None = None) -> None:
         self.override = dict(override or {})

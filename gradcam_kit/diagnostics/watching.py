@@ -1,4 +1,4 @@
-"""ModelDiagnostics: a block around a training or evaluation loop that says what is wrong, where, and what to try."""
+"""ModelDiagnostics: a block around a training or evaluation loop that reports what is wrong, where, and what to try."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from gradcam_kit.capture import check_observable, observe, select_layers
 from gradcam_kit.diagnostics.collecting import Collector
 from gradcam_kit.diagnostics.maths.histogram import coarsen
-from gradcam_kit.diagnostics.parameters import ParameterWatch, after_closure
+from gradcam_kit.diagnostics.parameters import ParameterWatch, after_closure, note_scale
 from gradcam_kit.diagnostics.report import Report
 from gradcam_kit.diagnostics.rows import history_row, report_of
 from gradcam_kit.diagnostics.thresholds import Thresholds
@@ -29,27 +29,27 @@ if TYPE_CHECKING:
 
 
 class ModelDiagnostics:
-    """Observe the passes of a model, and report what is wrong, in which module, and how sure that is.
+    """Observe the passes of a model, and report what is wrong, in which module, and with what evidence.
 
-    Nothing of the run changes: parameters, buffers, random states, gradients, modes and outputs are the same to the
+    The run is not affected: parameters, buffers, random states, gradients, modes and outputs are the same to the
     last bit. Memory is constant, and no tensor of the graph is held.
 
     Args:
         model: the model that is trained or evaluated, also compiled or inside DistributedDataParallel.
         layers: a dotted name, a wildcard ("layer*.conv2"), a module, a type, a sequence of those, or None: all leaves.
         optimizer: one or several; without it parameters are not measured.
-        activations: read what layers return.
-        gradients: read the gradients at what layers return.
+        activations: observe the outputs of layers.
+        gradients: observe the gradients at the outputs of layers.
         parameters: measure the parameters around every tenth observed step of the optimizer.
         every: observe each `every`-th call of the model.
         window: observed steps in a window. Dead, saturated and constant layers are those of the last window.
-        features: for how many layers pooled features of up to 256 samples are kept (rank, redundancy).
+        features: number of layers of which pooled features of up to 256 samples are kept (rank, redundancy).
         thresholds: the limits of the verdicts.
         writer: a `Writer` or a sequence of them; gets numbers and histograms at the end of each window, findings when
             they change, and tables at the end. A writer that fails is dropped with one warning.
         exact: count zeros and histograms over all values, not over a sample of 4,096 for each tensor and step.
-        unit_axis: pattern of layer names -> axis of the units, where the rule is wrong.
-        scaler: the `GradScaler`, so that gradients are told without its scale.
+        unit_axis: pattern of layer names -> axis of the units, if the default is wrong.
+        scaler: the `GradScaler`, so that gradients are reported without its scale.
 
     Raises:
         LayerNotFoundError: a pattern without a match.
@@ -102,7 +102,7 @@ class ModelDiagnostics:
     # Running ----------------------------------------------------------------------------------------------------
 
     def start(self) -> ModelDiagnostics:
-        """Begin to observe, without `with`; `stop` ends it.
+        """Begin to observe without a `with` block; `stop` ends it.
 
         Raises:
             CaptureError: it was started already.
@@ -127,7 +127,7 @@ class ModelDiagnostics:
         return self
 
     def stop(self) -> None:
-        """End observing; the report stays. Does nothing when it is not running.
+        """End observing; the report is kept. A no-op if not running.
 
         Raises:
             CaptureError: modules were replaced, moved or cast while they were observed.
@@ -157,7 +157,7 @@ class ModelDiagnostics:
 
     @contextmanager
     def pause(self) -> Iterator[None]:
-        """Observe nothing inside the block, such as a validation run."""
+        """Pause inside the block, for example during validation."""
         observation = self._observation
         before = observation.paused if observation is not None else False
         if observation is not None:
@@ -169,7 +169,7 @@ class ModelDiagnostics:
                 observation.paused = before
 
     def reset(self) -> None:
-        """Forget everything that was observed, and go on."""
+        """Discard all observations, and continue."""
         observation, watch = self._observation, self._watch
         self._ledger = self._new_ledger()
         self._collector.restart(self._ledger)
@@ -184,7 +184,8 @@ class ModelDiagnostics:
             self._watch = ParameterWatch(self._ledger, self._inner, self._optimizers, self._collector)
 
     def _before_step(self, optimizer: Any, args: Any, kwargs: Any) -> Any:
-        # A closure computes the gradients inside of the step, so they are measured behind it.
+        note_scale(self._ledger, self._observation)
+        # A closure computes the gradients inside the step, so they are measured after it.
         return after_closure(args, kwargs, partial(self._measure, optimizer))
 
     def _measure(self, optimizer: Any) -> None:
@@ -202,7 +203,7 @@ class ModelDiagnostics:
         if self._scaler is not None:
             self._collector.scale = float(self._scaler.get_scale()) or 1.0
         self._collector.flush()
-        # A window ends in front of the step that would be one too many, so that late gradients still count.
+        # A window ends just before the step that would exceed it, so that late gradients still count.
         if self._ledger.steps - self._window_start >= self._window:
             self._close_window()
 
@@ -234,7 +235,7 @@ class ModelDiagnostics:
         return report_of(self._ledger, self.thresholds)
 
     def plot(self, kind: str = "gradients") -> Figure:
-        """Draw what was observed.
+        """Draw the observations.
 
         Args:
             kind: "gradients" and "activations" over depth, "box", "histogram" over time, "updates" of parameters, or
@@ -269,7 +270,7 @@ class ModelDiagnostics:
         return merged
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all that was observed, without tensors and modules: what a rank sends to another for `merge`."""
+        """Return all observations without tensors and modules, to send to another rank for `merge`."""
         self._catch_up()
         return {"ledger": pickle.loads(pickle.dumps(self._ledger))}
 

@@ -1,4 +1,4 @@
-"""Numbers of a window for writers, none of which can end a training."""
+"""Pass the numbers of a window to writers; a failing writer never ends a training."""
 
 from __future__ import annotations
 
@@ -40,19 +40,19 @@ class GuardedWriters:
         return bool(self.writers)
 
     def scalar(self, name: str, value: float, step: int) -> None:
-        """Hand a number to every writer."""
+        """Pass a number to every writer."""
         self._call("scalar", name, value, step)
 
     def histogram(self, name: str, limits: Any, counts: Any, step: int) -> None:
-        """Hand a histogram to every writer."""
+        """Pass a histogram to every writer."""
         self._call("histogram", name, limits, counts, step)
 
     def image(self, name: str, hwc: Any, step: int) -> None:
-        """Hand a picture to every writer."""
+        """Pass a picture to every writer."""
         self._call("image", name, hwc, step)
 
     def table(self, name: str, rows: Any, step: int) -> None:
-        """Hand a table to every writer."""
+        """Pass a table to every writer."""
         self._call("table", name, rows, step)
 
     def close(self) -> None:
@@ -66,7 +66,7 @@ class GuardedWriters:
                 continue
             try:
                 function(*args)
-            except Exception as error:  # the training goes on whatever a logger does
+            except Exception as error:  # the training continues whatever a logger does
                 raise_interruption(error)
                 self.writers.remove(writer)
                 _log.warning(
@@ -75,14 +75,14 @@ class GuardedWriters:
 
 
 class WindowWriter:
-    """Hands each window of a block to the writers: numbers, histograms of the window, and findings that changed."""
+    """Passes each window of a block to the writers: numbers, histograms of the window, and changed findings."""
 
     def __init__(self, writers: GuardedWriters) -> None:
         self.writers = writers
         self.restart()
 
     def restart(self) -> None:
-        """Forget what was written: the block begins anew."""
+        """Discard the state, because the block starts over."""
         self._before: dict[str, Any] = {}
         self._findings: set[tuple[Any, ...]] = set()
 

@@ -1,4 +1,4 @@
-"""Pictures on disk become heatmaps on disk: plan, decoding, shards, engines, and what reads the result."""
+"""Explain pictures on disk: plan, decoding, shards, engines, and readers of the results."""
 
 from gradcam_kit.jobs.evaluate import EvaluateRequest, Evaluation, evaluate
 from gradcam_kit.jobs.request import ModelRequest, RunRequest, RunSummary

@@ -1,4 +1,4 @@
-"""Rebuild the request of an existing run, as far as it makes the model and its methods again."""
+"""Rebuild the part of an existing run's request that makes its model and methods."""
 
 from __future__ import annotations
 
@@ -9,21 +9,22 @@ from typing import TYPE_CHECKING, Any
 from gradcam_kit.errors import InputError, OptionError
 from gradcam_kit.jobs.request import RunRequest
 from gradcam_kit.jobs.results import Run
-from gradcam_kit.models import is_code, was_named
+from gradcam_kit.models import is_code
+from gradcam_kit.models.user_code import was_named
 
 if TYPE_CHECKING:
     from gradcam_kit.jobs.evaluate import EvaluateRequest
 
 
 def request_of(run: Run, request: EvaluateRequest) -> RunRequest:
-    """Return the request that makes the model and the methods of a run again.
+    """Return the request that rebuilds the model and the methods of a run.
 
-    Whoever sent the run chose what stands in its `run.json`, so no module of Python is imported because it is named
-    there: a factory or a class has to be named again by whoever asks, or must have been by this very program.
+    A `run.json` may come from somebody else, so Python modules that it names are not imported. The caller has to name a
+    factory or a class again, unless this process itself made the run.
 
     Raises:
         OptionError: a model or method that has to be named again.
-        InputError: a `run.json` that does not say what was asked.
+        InputError: a `run.json` without the request.
     """
     manifest = run.manifest
     asked = manifest["about"].get("request", {"model": manifest["model"], "methods": list(manifest["methods"])})
@@ -34,13 +35,13 @@ def request_of(run: Run, request: EvaluateRequest) -> RunRequest:
     model = request.model if request.model is not None else asked["model"]
     if model is None:
         raise OptionError(
-            f"the run in {request.directory!r} was made from a module ({manifest['model']}), which only a program can "
-            "make again: gradcam_kit.jobs.evaluate(EvaluateRequest(directory, model=module))"
+            f"the run in {request.directory!r} was made from a module ({manifest['model']}), which only a "
+            "program can rebuild: gradcam_kit.jobs.evaluate(EvaluateRequest(directory, model=module))"
         )
     if request.model is None and isinstance(model, str) and is_code(model) and not was_named(model):
         raise OptionError(
-            f"{place} names the model {model!r}, a module of Python, which is not imported because a run folder names "
-            f"it; if you trust it, name it again: --model {model}"
+            f"{place} names the model {model!r}, a Python module. For safety, modules named in a run folder "
+            f"are not imported; if you trust it, pass --model {model}"
         )
     names, checkpoint = asked.get("class_names"), request.checkpoint or asked.get("checkpoint")
     return RunRequest(
@@ -65,10 +66,10 @@ def request_of(run: Run, request: EvaluateRequest) -> RunRequest:
 
 
 def _methods(asked: Sequence[str], named: Sequence[str], place: str) -> tuple[str, ...]:
-    """Return the methods of a run; those that are code must have been named again.
+    """Return the methods of a run; user-defined classes must have been named again.
 
     Raises:
-        OptionError: one that was not, or one that the run does not have.
+        OptionError: a user-defined class that was not named again, or a method that the run does not have.
     """
     for name in named:
         if name not in asked:
@@ -76,8 +77,8 @@ def _methods(asked: Sequence[str], named: Sequence[str], place: str) -> tuple[st
     for name in asked:
         if ":" in name and name not in named and not was_named(name):
             raise OptionError(
-                f"{place} names the method {name!r}, a class of Python, which is not imported because a run folder "
-                f"names it; if you trust it, name it again: --method {name}"
+                f"{place} names the method {name!r}, a Python class. For safety, classes named in a run "
+                f"folder are not imported; if you trust it, pass --method {name}"
             )
     return tuple(asked)
 
@@ -87,7 +88,7 @@ def _numbers(values: Sequence[float] | None) -> tuple[float, ...] | None:
 
 
 def _is_of(value: Any, kinds: tuple[type, ...]) -> bool:
-    """Whether a value, or each in a list of them, is of one of some kinds."""
+    """Whether a value, or each value of a list, has one of the given types."""
     if isinstance(value, list):
         return list in kinds and all(isinstance(one, kinds) and not isinstance(one, list) for one in value)
     return isinstance(value, kinds) and not isinstance(value, bool) and not (list in kinds and isinstance(value, str))
@@ -104,4 +105,4 @@ _FIELDS: dict[str, tuple[tuple[type, ...], str]] = {
     "class_names": ((list, str, _NONE), "a list of texts or null"),
     "methods": ((list, str), "a list of texts"),
 }
-"""What may stand in each field, and the same in words."""
+"""The allowed values of each field, and their description for messages."""

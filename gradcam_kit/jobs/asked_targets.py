@@ -1,4 +1,4 @@
-"""What a person asks to be explained, in words: the predicted class, the label's class, a class, or the best few."""
+"""The requested targets as text: the predicted class, the label's class, a given class, or the top K."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ TargetKind = Literal["predicted", "label", "class", "top", "name"]
 
 @dataclass(frozen=True)
 class Targets:
-    """What is explained in each picture; `number` is the class index of "class" and K of "top".
+    """The explained classes of each picture; `number` is the class index of "class" and K of "top".
 
-    `name` is a class name, of which `of_names` makes the class.
+    `name` is a class name, which `of_names` replaces by the class index.
     """
 
     kind: TargetKind
@@ -27,7 +27,7 @@ class Targets:
 
     @property
     def policy(self) -> str:
-        """Where the classes come from, as it stands beside numbers that depend on it."""
+        """The origin of the classes, as stored with numbers that depend on it."""
         return {"class": "given", "name": "given", "top": f"top {self.number}"}.get(self.kind, self.kind)
 
     @classmethod
@@ -45,23 +45,23 @@ class Targets:
             case "class", ":", name if name.strip():
                 return cls("name", name=name)
             case number, "", "" if number.removeprefix("-").isdecimal():
-                return cls("class", int(number), text)  # one that is negative is the model's to refuse
+                return cls("class", int(number), text)  # negative numbers are refused once the model is known
             case word, _, _ if word.strip() and word != "top":
                 return cls("name", name=text)
         raise OptionError(f"the targets are {text!r}; expected {_TARGETS}")
 
     def of_names(self, names: Sequence[str] | None) -> Targets:
-        """Return the same with the class index in place of a class name.
+        """Return the targets with the class index in place of a class name.
 
         Raises:
-            UnknownNameError: a name that is not a class, or is several.
-            OptionError: a name for a model whose class names are unknown, or a number that is an index and a name.
+            UnknownNameError: a name of no class or of several classes.
+            OptionError: a name for a model whose class names are unknown, or a number that is both an index and a name.
         """
         if self.kind == "class" and names is not None and self.name in names and names.index(self.name) != self.number:
             other = f"{self.number}, {names[self.number]!r}," if 0 <= self.number < len(names) else str(self.number)
             raise OptionError(
                 f"the targets {self.name} are the index of class {other} and the name of class "
-                f"{names.index(self.name)}; write class:NAME for the one that is meant"
+                f"{names.index(self.name)}; write class:NAME to choose one"
             )
         if self.kind != "name":
             return self

@@ -1,4 +1,4 @@
-"""Compare methods on pictures from disk: a sheet, a page or a table."""
+"""Compare methods on pictures from disk, in a sheet, a page or a table."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from gradcam_kit.capture import read_inputs
 from gradcam_kit.comparison import Comparison, check_ending, compare, write_comparisons
 from gradcam_kit.comparison.compared import ComparedMethod, compared_methods, suited
 from gradcam_kit.errors import InputError, OptionError, PictureError, exits_refused, raise_interruption
+from gradcam_kit.jobs.progress import ProgressBar
 from gradcam_kit.jobs.request import ModelRequest, Problems, RunSummary
 from gradcam_kit.jobs.sources.index import Entry, index_pictures
 from gradcam_kit.jobs.sources.masks import Masks
@@ -32,16 +33,16 @@ from gradcam_kit.jobs.work.methods import method_classes
 from gradcam_kit.jobs.work.paired_numbers import comparison_lines
 from gradcam_kit.jobs.work.reader import batches
 
-_LARGEST = 448  # pixels; nothing is shown larger
+_LARGEST = 448  # pixels; the largest displayed size
 
 
 @dataclass(frozen=True)
 class SheetRequest(ModelRequest):
-    """Methods to be compared; `layers` are compared too, and layers joined by + are fused.
+    """The options of `compare`; `layers` are compared too, and layers joined by + are fused.
 
     Attributes:
         sources: pictures, folders, globs or list files.
-        out: the file to write; its extension decides on a picture, a page (.html) or a table (.csv).
+        out: the file to write; its extension selects a picture, a page (.html) or a table (.csv).
         methods: names in `METHODS` or `BASELINES`; none = all single-pass methods that suit the model.
         metrics: names in `METRICS`.
         masks: a folder of masks, see `Masks`, for metrics that compare heatmaps with objects.
@@ -58,7 +59,7 @@ class SheetRequest(ModelRequest):
 
 @dataclass(frozen=True)
 class _Ready:
-    """A picture as the model takes it, and the region of it that the model sees."""
+    """A picture as model input, and the region of the picture that the model sees."""
 
     entry: Entry
     image: Float[Tensor, "c h w"]
@@ -68,16 +69,16 @@ class _Ready:
 
 @exits_refused()
 def render_sheet(request: SheetRequest, console: Console | None = None) -> RunSummary:
-    """Explain pictures with several methods and write all into one file; pictures that fail are left out.
+    """Explain pictures with several methods and write the results into one file; skip pictures that fail.
 
     Raises:
-        GradCamKitError: the request is wrong, or no picture could be explained.
+        GradCamKitError: the request is invalid, or no picture could be explained.
     """
     start = time.monotonic()
     check_local(request.out, "compare")
     check_ending(request.out)
     if os.path.lexists(request.out) and not request.overwrite:
-        raise OptionError(f"{str(request.out)!r} is there already; name another file, or add --overwrite")
+        raise OptionError(f"{str(request.out)!r} already exists; choose another file, or add --overwrite")
     masks = None if request.masks is None else Masks(request.masks)
     asked = any(metric.needs_masks for metric in chosen_metrics(request.metrics, masks))
     found = [entry for source in request.sources for entry in index_pictures(source, str(request.out))]
@@ -90,7 +91,9 @@ def render_sheet(request: SheetRequest, console: Console | None = None) -> RunSu
         masks.check(explainer.loaded.transform)
         masks.check_pictures(entries)
     sheet = _Sheet(request, explainer, _distinct_names(entries), masks if asked else None, console)
-    comparisons, means = list(sheet.comparisons(entries)), MetricMeans()
+    means = MetricMeans()
+    with ProgressBar(console or Console(quiet=True), len(entries), "comparing") as bar:
+        comparisons = list(sheet.comparisons(entries, bar))
     if not comparisons:
         raise PictureError(f"no picture could be explained: {sheet.problems.first[0]}")
     write_comparisons(request.out, comparisons)
@@ -102,7 +105,7 @@ def render_sheet(request: SheetRequest, console: Console | None = None) -> RunSu
 
 
 def _check_inputs_stay(request: SheetRequest, entries: Sequence[Entry]) -> None:
-    """Refuse to write over a file that is read, also under another name of the same file.
+    """Refuse to overwrite an input file, even under another name of the same file.
 
     Raises:
         OptionError: `out` is read by the comparison.
@@ -118,7 +121,7 @@ def _check_inputs_stay(request: SheetRequest, entries: Sequence[Entry]) -> None:
 
 def _is_same_file(one: str, other: Path) -> bool:
     try:
-        return os.path.samefile(one, other)  # hard links too, and names that differ by the case of their letters
+        return os.path.samefile(one, other)  # covers hard links, and names that differ only in case
     except OSError:
         return False
 
@@ -134,18 +137,20 @@ class _Sheet:
     compared_methods: list[ComparedMethod] = field(default_factory=list)
     """Chosen on the first picture that can be read."""
 
-    def comparisons(self, entries: Sequence[Entry]) -> Iterator[Comparison]:
-        """Yield one comparison for as many pictures as a forward pass takes."""
+    def comparisons(self, entries: Sequence[Entry], bar: ProgressBar) -> Iterator[Comparison]:
+        """Yield one comparison for each batch of pictures."""
         for batch in batches(entries, self.request.batch_size):
+            before = self.problems.count
             if ready := [one for one in map(self._read, batch) if one is not None]:
                 if not self.compared_methods:
                     self._choose(ready[0])
                 yield from self._compared(ready)
+            bar.add(len(batch), self.problems.count - before)
 
     def _read(self, entry: Entry) -> _Ready | None:
         try:
             return self._prepared(entry)
-        except Exception as error:  # one picture never keeps the others from being explained
+        except Exception as error:  # one picture must not keep the others from being explained
             raise_interruption(error)
             self.problems.add(self.names[entry], error)
             return None
@@ -162,10 +167,10 @@ class _Sheet:
         return _Ready(entry, image, np.asarray(seen), mask)
 
     def _mask_key(self, entry: Entry) -> str:
-        """Return the name of the picture, or the shortest longer end of its path under which there is a mask.
+        """Return the name of the picture, or the shortest tail of its path for which there is a mask.
 
-        A picture that is named alone has no folder that its name would be relative to. Never less than the name, under
-        which there may be the mask of another picture.
+        A picture that is given as a single file has no folder to which its name would be relative. A tail shorter than
+        the name is never tried, because it might match the mask of another picture.
         """
         assert self.masks is not None
         name, parts = self.names[entry], Path(entry.path).parts
@@ -174,14 +179,14 @@ class _Sheet:
         return next(filter(self.masks.has, [name, *ends]), name)
 
     def _choose(self, one: _Ready) -> None:
-        """Set up the methods, and leave out those that do not suit the model where none was asked for.
+        """Set up the methods; if none was requested, leave out those that do not suit the model.
 
         Raises:
             GradCamKitError: a method, layer or model that cannot be used.
         """
         layers = [name.split("+") if "+" in name else name for name in self.request.layers]
         options = {"batch_size": self.request.batch_size}
-        # A name with a colon is a class of the user's.
+        # A name with a colon is a user-defined class.
         methods = [method_classes([name])[0] if ":" in name else name for name in self.request.methods]
         found = compared_methods(self.explainer.model, methods or "all", layers or None, options)
         fitting, left_out = suited(found, read_inputs(self._images([one]), {}))
@@ -193,10 +198,10 @@ class _Sheet:
         self.compared_methods = fitting
 
     def _compared(self, group: list[_Ready]) -> Iterator[Comparison]:
-        """Explain all pictures in one pass; if it fails, one by one, so that only the picture at fault is left out."""
+        """Explain all pictures in one pass; if it fails, one by one, so that only faulty pictures are left out."""
         try:
             found = [self._compare(group)]
-        except Exception as error:  # whatever the error is, the other pictures can be explained
+        except Exception as error:  # whatever the error, explain the other pictures
             raise_interruption(error)
             if len(group) == 1:
                 self.problems.add(self.names[group[0].entry], error)
@@ -221,7 +226,7 @@ class _Sheet:
                 names=[self.names[one.entry] for one in group],
                 class_names=self.explainer.loaded.class_names,
                 scores=self.explainer.scores,
-                # By name, so that random draws depend neither on the batch nor on the other pictures.
+                # Draws are derived from names, so that they do not depend on the other pictures.
                 identities=torch.tensor([crc32(self.names[one.entry].encode()) for one in group]),
                 batch_size=self.request.batch_size,
             )
@@ -233,7 +238,7 @@ class _Sheet:
 
 
 def _distinct_names(entries: Sequence[Entry]) -> dict[Entry, str]:
-    """Return the keys or, where a key comes twice, all paths from the folder that they share."""
+    """Return the keys; if a key occurs twice, return all paths relative to their common folder."""
     if len({entry.key for entry in entries}) == len(entries):
         return {entry: entry.key for entry in entries}
     root = os.path.commonpath([os.path.dirname(entry.path) for entry in entries])

@@ -1,4 +1,4 @@
-"""How many cores this process may use: often fewer than the machine has."""
+"""The number of cores that this process may use, often fewer than the machine has."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _OWN = Path("/proc/self/cgroup")
 def usable_cores() -> int:
     """Return the number of cores that this process may use: its affinity, and the CPU quota of its container.
 
-    A quota of 1.5 cores counts as 2, as both are used, one of them half of the time.
+    A quota of 1.5 cores counts as 2, because both are used, one of them half of the time.
 
     Returns:
         At least 1.
@@ -25,7 +25,7 @@ def usable_cores() -> int:
 
 
 def cpu_quota(groups: Path = _GROUPS, own: Path = _OWN) -> float | None:
-    """Return the smallest CPU quota of the control groups that this process is in, in cores; None = no quota.
+    """Return the smallest CPU quota of this process's control groups, in cores; None = no quota.
 
     Args:
         groups: where the control groups are mounted, version 1 or 2.
@@ -46,7 +46,7 @@ def cpu_quota(groups: Path = _GROUPS, own: Path = _OWN) -> float | None:
 
 
 def _quotas(root: Path, path: str) -> Iterator[float]:
-    """Yield the quotas of a group and of all groups around it; a container may see itself as the root."""
+    """Yield the quotas of a group and of its parents; a container may see itself as the root."""
     group = root / path.lstrip("/")
     for folder in (group, *group.parents):
         quota = _quota(folder)
@@ -63,5 +63,5 @@ def _quota(folder: Path) -> float | None:
         else:
             limit, period = ((folder / f"cpu.cfs_{name}_us").read_text().strip() for name in ("quota", "period"))
         return None if limit in ("max", "-1") else int(limit) / int(period)
-    except (OSError, ValueError, ZeroDivisionError):  # no such group here, or one without this controller
+    except (OSError, ValueError, ZeroDivisionError):  # no such group, or the group lacks this controller
         return None

@@ -1,8 +1,10 @@
-"""What is wrong with a model and its data: checks in order, findings on the terminal, in a file and on a page."""
+"""Examine a model and its data: run checks in order, and report findings on the terminal, in a file and on a page."""
 
 from __future__ import annotations
 
 import platform
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +20,9 @@ from gradcam_kit.diagnostics.checks.overfit import can_overfit
 from gradcam_kit.diagnostics.checks.preserving import random_states
 from gradcam_kit.diagnostics.checks.tasks import outputs_of
 from gradcam_kit.diagnostics.checks.training import run_findings
-from gradcam_kit.diagnostics.findings import worst_first
+from gradcam_kit.diagnostics.findings import Finding, worst_first
 from gradcam_kit.diagnostics.show.page import render_page
+from gradcam_kit.diagnostics.thresholds import Thresholds
 from gradcam_kit.errors import GradCamKitError, exits_refused
 from gradcam_kit.jobs.request import one_line
 from gradcam_kit.jobs.storage.folders import folder_at
@@ -28,11 +31,13 @@ from gradcam_kit.jobs.work.examined_data import ExaminedData, count_outputs, ran
 from gradcam_kit.jobs.work.explainer import Explainer
 from gradcam_kit.jobs.work.loading import load_explainer, note
 from gradcam_kit.jobs.work.observed import feature_maps, observed_training
+from gradcam_kit.jobs.work.special_parts import special_parts
 
 __all__ = ["Diagnosis", "DoctorRequest", "examine"]
 
-_ALONE = 8  # random images where there are no pictures
-_OVERFIT = 16  # images that are learned by heart
+_ALONE = 8  # number of random images if there are no pictures
+_DISTINCT = 128  # number of random images in the training
+_OVERFIT = 16  # number of images to overfit
 _UNTRAINED, _UNKNOWN = "random", "its factory"
 
 
@@ -40,14 +45,14 @@ _UNTRAINED, _UNKNOWN = "random", "its factory"
 def examine(request: DoctorRequest, console: Console | None = None) -> Diagnosis:
     """Examine a model and its data, and write the page and the file of findings.
 
-    The given weights are never trained: every training happens on a copy, from fixed seeds, and ends after 60 s.
+    The given weights are never changed: every training runs on a copy, with fixed seeds, for at most 60 s.
 
     Args:
-        request: what is examined.
+        request: what to examine.
         console: where notes are shown; None = nowhere.
 
     Raises:
-        GradCamKitError: the request is wrong.
+        GradCamKitError: the request is invalid.
     """
     done, data = Diagnosis(), None
     with random_states():
@@ -73,6 +78,8 @@ def examine(request: DoctorRequest, console: Console | None = None) -> Diagnosis
         report=done.report,
         maps=done.maps,
         strips=done.strips,
+        parts=done.parts,
+        attention=done.attention,
         data=section,
         settings=_settings(request, explainer),
         seconds=done.seconds,
@@ -93,42 +100,63 @@ def _examine_model(
     request: DoctorRequest,
     done: Diagnosis,
 ) -> None:
-    """Examine outputs, loss, training and memory of the model; without labels random ones stand for them."""
+    """Examine outputs, loss, training and memory of the model; random labels replace missing ones."""
     model = explainer.model
     with done.timed("outputs"):
         done.findings += check_output(model, (images, labels))
-    if any(finding.kind in ("nonfinite", "label-range") for finding in done.findings):
-        done.skipped.append(("loss and training", "outputs or labels are broken, see above"))
+    broken = any(finding.kind in ("nonfinite", "label-range") for finding in done.findings)
+    if not any(finding.kind == "nonfinite" for finding in done.findings):
+        with done.timed("attention and recurrent layers"):
+            special = special_parts(model, images.to(explainer.device), detects=outputs < 1)
+        done.parts, done.attention = special.tables, special.maps
+        done.findings += special.findings
+        done.skipped += special.skipped
+    if broken:
+        done.skipped.append(("loss and training", "outputs or labels are invalid, see above"))
         return
     if outputs < 1:
         done.skipped.append(("loss and training", "the outputs are not scores of classes (n, classes)"))
         return
     if labels is None:
         labels = torch.arange(len(images)) % max(2, outputs)
-        text = "random labels stood for the missing ones, so only the structure was examined"
+        text = "random labels replaced missing ones, so only the structure was examined"
         done.skipped.append(("labels in loss and training", text))
     if trained is not False:
-        done.skipped.append(("first value of the loss", "it is judged for fresh weights only"))
+        done.skipped.append(("first value of the loss", "it is judged only for untrained weights"))
     batch = images[:_OVERFIT], labels[:_OVERFIT]
     are_shares = any(finding.kind == "softmax-twice" for finding in done.findings)
-    loss = _loss_of_shares if are_shares else _loss  # so that one fault is not told twice
+    loss = _loss_of_shares if are_shares else _loss  # so that a fault is not reported twice
     with done.timed("loss"):
         done.findings += check_loss(model, batch, loss, trained=trained is not False)
     if any(finding.kind == "no-gradient" and finding.value is None for finding in done.findings):
         done.skipped.append(("training", "no gradient reaches the model"))
         return
     with done.timed("training"):
-        parts = list(zip(images.split(request.batch_size), labels.split(request.batch_size), strict=True))
+        size = request.batch_size
+        if request.data is None:  # verdicts about units rest on different samples
+            size = len(images)
+            images = random_images(explainer, _DISTINCT)
+            labels = torch.arange(len(images)) % max(2, outputs)
+        parts = list(zip(images.split(size), labels.split(size), strict=True))
         try:
             found, done.report, done.strips = observed_training(model, parts, loss, request.steps)
             done.maps = feature_maps(model, images.to(explainer.device), done.report)
         except GradCamKitError as error:
             done.skipped.append(("layers", one_line(error)))
             found = run_findings(model, parts, loss, None, request.steps)
+        if request.data is None:
+            found = [_of_random_images(finding) for finding in found]
         known = {(finding.kind, finding.layer) for finding in done.findings}
         done.findings += [finding for finding in found if (finding.kind, finding.layer) not in known]
     with done.timed("overfitting one batch"):
         done.findings += can_overfit(model, batch, loss)
+
+
+def _of_random_images(finding: Finding) -> Finding:
+    """Lower a warning to a note: units that are silent or alike for noise may well answer to pictures."""
+    if finding.level == "warn" and finding.kind in ("dead", "redundant"):
+        return replace(finding, level="note", message=f"{finding.message.rstrip('.')}; seen with random images alone")
+    return finding
 
 
 def _is_trained(explainer: Explainer) -> bool | None:
@@ -143,14 +171,14 @@ def _is_trained(explainer: Explainer) -> bool | None:
 
 
 def _random_batch(explainer: Explainer, n: int, done: Diagnosis) -> tuple[Tensor, Tensor | None, int]:
-    done.inputs.append(f"{n} random images stood for data, so only the structure of the model was examined")
+    done.inputs.append(f"{n} random images replaced missing data, so only the structure of the model was examined")
     done.skipped.append(("data, labels and leaks", "no --data was given"))
     images = random_images(explainer, n)
     return images, None, count_outputs(explainer, images)
 
 
 def _loss(output: Any, labels: Tensor) -> Tensor:
-    """Return the cross-entropy; for a single output the binary one."""
+    """Return the cross-entropy; for a single output the binary cross-entropy."""
     scores = outputs_of(output)
     assert scores is not None
     if scores.ndim == 1 or scores.shape[1] == 1:
@@ -165,15 +193,24 @@ def _loss_of_shares(output: Any, labels: Tensor) -> Tensor:
     return functional.nll_loss(shares.clamp(min=torch.finfo(shares.dtype).tiny).log(), labels)
 
 
+def _in_words(values: Mapping[str, Any]) -> str:
+    return ", ".join(
+        f"{name} {' x '.join(map(str, value)) if name in ('size', 'resize') and isinstance(value, tuple) else value}"
+        for name, value in values.items()
+        if value is not None
+    )
+
+
 def _settings(request: DoctorRequest, explainer: Explainer) -> dict[str, str]:
     loaded = explainer.loaded
     return {
         "model": f"{loaded.spec}, weights {loaded.weights}, on {explainer.device}",
-        "pictures": f"prepared by {loaded.transform_source}: {loaded.transform.describe()}",
+        "pictures": f"prepared by {loaded.transform_source}: {_in_words(loaded.transform.describe())}",
         "data": str(request.data or "none"),
         "test": str(request.test or "none"),
         "training": f"{request.steps} steps of Adam at 1e-3 with batches of {request.batch_size}, on a copy, seed 0",
+        "thresholds": ", ".join(f"{name} {value:g}" for name, value in asdict(Thresholds()).items()),
         "versions": f"gradcam_kit {__version__}, torch {torch.__version__}, Python {platform.python_version()}",
-        "machine": f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} threads",
+        "machine": f"{platform.system()} {platform.machine()}, threads of torch: {torch.get_num_threads()}",
         "folder": str(Path(request.out)),
     }

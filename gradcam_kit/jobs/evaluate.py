@@ -34,7 +34,7 @@ from gradcam_kit.models.checkpoints import weights_hash
 from gradcam_kit.renamed import former_arguments
 
 DEFAULT_METRICS = ("average-drop", "average-increase", "average-gain", "adcc-complexity")
-"""Two forward passes per heatmap; complexity is among them because a heatmap of ones has a low drop too."""
+"""Two forward passes per heatmap; complexity is included because a heatmap of ones also has a low drop."""
 
 
 @former_arguments(controls="baselines")
@@ -46,11 +46,11 @@ class EvaluateRequest:
         directory: the folder of the run.
         metrics: names in `metrics.METRICS`; none = `DEFAULT_METRICS`.
         masks: a folder of masks, see `Masks`, for metrics that compare heatmaps with objects.
-        model: the model of the run, as a module or a specification; None = as `run.json` says, from which no module of
-            Python is imported.
-        methods: methods of the run that are `package.module:Class`, which are not imported from `run.json` either.
-        transform: the transform of a `model` that is a module and carries none.
-        checkpoint: where the weights are now; None = where they were.
+        model: the model of the run, as a module or a specification; None = the one named in `run.json`, unless that is
+            a Python module, which is not imported for safety.
+        methods: methods of the run of the form `package.module:Class`, which are not imported from `run.json` either.
+        transform: the transform for a `model` that is a module without its own.
+        checkpoint: the present place of the weights; None = the place at the time of the run.
         device: as in a run.
         batch_size: the largest number of images in one forward pass.
         workers: number of workers that decode pictures; 0 = one per core, at most 8.
@@ -78,19 +78,18 @@ class EvaluateRequest:
 
 @dataclass
 class Evaluation:
-    """What became of the pictures of a run.
+    """Summary of the pictures of a run.
 
     Attributes:
         means: one line per method and metric, see `MetricMeans.lines`.
-        notes: for each metric which direction is better, and all settings that its numbers depend on; then the
-            differences.
+        notes: for each metric the better direction and all settings of its numbers; then the differences.
         differences: one line per metric and pair of methods, see `pair_lines`.
         pictures: the number of pictures in the run.
-        failed: pictures that could not be measured, also those that the run could not explain.
-        problems: the first few of them, one line each.
-        before: pictures that earlier calls measured.
-        agreement: one line per metric: how alike it and each other metric rank methods and baselines, and how alike it
-            ranks them from picture to picture, see `RankAgreement`. None where there is nothing to compare.
+        failed: number of pictures that could not be measured, including those that the run could not explain.
+        problems: the first few failures, one line each.
+        before: number of pictures that earlier calls measured.
+        agreement: one line per metric: how similarly it and each other metric rank methods and baselines, and how
+            consistent its own ranking is from picture to picture, see `RankAgreement`. Empty for a single map.
     """
 
     out: str
@@ -111,7 +110,7 @@ class Evaluation:
 
     @property
     def measured(self) -> int:
-        """Pictures without a failure."""
+        """The number of pictures without a failure."""
         return self.pictures - self.failed
 
     def add(self, counts: Counts) -> None:
@@ -123,14 +122,14 @@ class Evaluation:
 
 @exits_refused()
 def evaluate(request: EvaluateRequest, console: Console | None = None) -> Evaluation:
-    """Measure the heatmaps of all complete shards that are not measured yet; one file of rows for each shard.
+    """Measure the heatmaps of all complete shards not measured yet, into one file of rows per shard.
 
     Args:
-        request: what is asked for.
-        console: where the progress is shown on a terminal; None = nowhere.
+        request: what to measure.
+        console: terminal on which progress is shown; None = nowhere.
 
     Raises:
-        GradCamKitError: the request is wrong, or the model is not the one of the run.
+        GradCamKitError: the request is invalid, or the model is not the one of the run.
     """
     start = time.monotonic()
     console = console or Console(quiet=True)
@@ -145,10 +144,10 @@ def evaluate(request: EvaluateRequest, console: Console | None = None) -> Evalua
 
 @dataclass(frozen=True)
 class _Prepared:
-    """A run whose model is loaded again.
+    """A run with its model loaded.
 
     Attributes:
-        asked: the request that makes the model and its methods.
+        asked: the request that rebuilds the model and its methods.
         complete: the complete shards, by number.
         settings: of each metric.
     """
@@ -166,7 +165,7 @@ def _prepare(request: EvaluateRequest, console: Console) -> _Prepared:
     """Check the request, and load the model of the run.
 
     Raises:
-        GradCamKitError: the request is wrong, or the model is not the one of the run.
+        GradCamKitError: the request is invalid, or the model is not the one of the run.
     """
     masks = None if request.masks is None else Masks(request.masks)
     metrics = chosen_metrics(request.metrics or DEFAULT_METRICS, masks)
@@ -217,7 +216,7 @@ def _measure(prepared: _Prepared, console: Console) -> Evaluation:
 
 
 def _check_names(masks: Masks, run: Run, numbers: Iterable[int]) -> None:
-    """Refuse a folder of masks in which none of the first pictures has one."""
+    """Refuse a folder of masks without a mask for any of the first pictures."""
     rows = (row for number in numbers for row in run.store.read_shard(number, ["path"]))
     keys = list(dict.fromkeys(str(row["path"]) for row in islice(rows, TRIED)))
     masks.check_pictures(entry_of(run, key) for key in keys)
@@ -229,7 +228,7 @@ def _check_names(masks: Masks, run: Run, numbers: Iterable[int]) -> None:
 
 
 def _check_model(explainer: Explainer, run: Run, request: EvaluateRequest) -> None:
-    """Refuse to score with anything but what made the heatmaps."""
+    """Refuse to score with another model than the one that made the heatmaps."""
     now = {
         "weights_sha256": weights_hash(explainer.loaded.model),
         "transform": json.loads(json.dumps(explainer.loaded.transform.describe())),
@@ -237,6 +236,7 @@ def _check_model(explainer: Explainer, run: Run, request: EvaluateRequest) -> No
     for name, value in now.items():
         if value != run.manifest[name]:
             raise OptionError(
-                f"{explainer.loaded.spec} has another {name} now than when the run in {request.directory!r} was made, "
-                "so it cannot measure these heatmaps; give the same model (its weights with --checkpoint), or run again"
+                f"{explainer.loaded.spec} has a different {name} than when the run in {request.directory!r} "
+                "was made, so it cannot measure these heatmaps; give the same model (its weights with "
+                "--checkpoint), or run again"
             )

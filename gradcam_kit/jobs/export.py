@@ -1,4 +1,4 @@
-"""A run as other programs read it."""
+"""Export a run for other programs."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ from gradcam_kit.pixels.opencv import cv2
 from gradcam_kit.tables import csv_text
 
 _LARGEST = 2**30  # pixels of a picture
-_HEAD = 2**16  # bytes of a file that tell whether an export wrote it
+_HEAD = 2**16  # first bytes of a file that tell whether an export wrote it
 _BEGINS = {
     "csv": re.compile(rb"path,method,layer,rank,target,target_name,score,label,"),
     "fiftyone": re.compile(rb'{"samples": \[{"filepath": "(.*"_cls": "Heatmap"|[^}]{60000})', re.DOTALL),
     "coco": re.compile(rb'{"info": {"description": "Boxes around what '),
-    "png": re.compile(rb"\x89PNG\r\n\x1a\n.{4}IHDR.{8}\x08\x00", re.DOTALL),  # 8 bits of gray
+    "png": re.compile(rb"\x89PNG\r\n\x1a\n.{4}IHDR.{8}\x08\x00", re.DOTALL),  # 8-bit gray
     "npz": re.compile(rb"PK\x03\x04.{26}heatmap\.npy", re.DOTALL),
 }
-"""How the files of each format begin."""
+"""The first bytes of the files of each format."""
 
 
 def export_run(
@@ -46,27 +46,29 @@ def export_run(
     threshold: float = 0.5,
     overwrite: bool = False,
 ) -> str:
-    """Write the heatmaps of a run in another format; pictures that failed are in the table ("csv") alone.
+    """Write the heatmaps of a run in another format; failed pictures appear only in the table ("csv").
 
     Args:
         directory: the folder of the run.
         to: a name in `FORMATS`.
-        out: where the files go, also on remote storage; None = `export/FORMAT` in the folder of the run.
-        methods: those that are wanted; none = all.
-        threshold: for boxes, the share of the largest value from which on a heatmap counts.
-        overwrite: replace files that no export wrote.
+        out: output folder, possibly on remote storage; None = `export/FORMAT` in the folder of the run.
+        methods: methods to export; none = all.
+        threshold: for boxes, the share of the maximum above which a heatmap counts.
+        overwrite: also replace files that no export wrote.
 
     Returns:
-        The folder with what was written.
+        The output folder.
 
     Raises:
-        GradCamKitError: there is no run, no such format or method, nothing to write because all pictures failed, or a
-            file of somebody else's in the way; nothing is written then.
+        GradCamKitError: there is no run, no such format or method, no heatmap because all pictures failed, or a file
+            that no export wrote; then nothing is written.
     """
     if to not in FORMATS:
-        raise UnknownNameError(f"there is no format {to!r}{did_you_mean(to, FORMATS)}; known are {', '.join(FORMATS)}")
+        raise UnknownNameError(
+            f"there is no format {to!r}{did_you_mean(to, FORMATS)}; formats are {', '.join(FORMATS)}"
+        )
     if not 0 < threshold <= 1:
-        raise OptionError(f"the threshold is {threshold}; expected a share of the largest value, above 0 and up to 1")
+        raise OptionError(f"the threshold is {threshold}; expected a share of the maximum, above 0 and at most 1")
     run = load_run(directory)
     for method in methods:
         if method not in run.methods:
@@ -77,9 +79,9 @@ def export_run(
     rows = (row for row in run if (row["status"] == "ok" or to == "csv") and row["method"] in (methods or run.methods))
     first = next(rows, None)
     if first is None:
-        why = f"none of the {len(run)} rows of {os.fspath(directory)!r} has a heatmap; csv has the failures too"
+        why = f"none of the {len(run)} rows of {os.fspath(directory)!r} has a heatmap; only csv includes failures"
         if to == "csv" or not len(run):
-            why = f"{os.fspath(directory)!r} has no rows yet; the command that began the run goes on with it"
+            why = f"{os.fspath(directory)!r} has no rows yet; run its command again to resume"
         raise OptionError(f"there is nothing to export: {why}")
     if not overwrite:
         _check_replaceable(target, to, _names(run, to, methods or run.methods))
@@ -89,13 +91,13 @@ def export_run(
 
 
 def on_picture(row: Row) -> np.ndarray:
-    """Return a row's heatmap as float32 in [0, 1] at the size of the whole picture; 0 where the model saw nothing."""
+    """Return a row's heatmap as float32 in [0, 1] at the size of the whole picture; 0 outside the model's view."""
     height, width = row["picture_height"], row["picture_width"]
     x0, y0, x1, y1 = box = row["box"]
     if not (0 < height * width <= _LARGEST and height > 0 and all(map(math.isfinite, box)) and x0 < x1 and y0 < y1):
         raise InputError(f"the row of {row['path']!r} is damaged: a picture of {width} x {height} and the box {box}")
     stored = heatmap_of(row).astype(np.float32)
-    # The center of a stored value lies half a step inside the box; the same mapping as linear interpolation has.
+    # The center of a stored value lies half a step inside the box, as in linear interpolation.
     scale_x, scale_y = stored.shape[1] / (x1 - x0), stored.shape[0] / (y1 - y0)
     x = (np.arange(width, dtype=np.float32) + 0.5 - x0) * scale_x - 0.5
     y = (np.arange(height, dtype=np.float32) + 0.5 - y0) * scale_y - 0.5
@@ -111,7 +113,7 @@ def on_picture(row: Row) -> np.ndarray:
 def boxes_of(heatmap: np.ndarray, threshold: float) -> list[tuple[list[float], float]]:
     """Return boxes `[x, y, width, height]` around connected regions above a share of the maximum, hottest first.
 
-    The second value of each is the largest value in it.
+    Each comes with the largest value inside it.
     """
     if heatmap.max() <= 0:
         return []
@@ -125,16 +127,18 @@ def boxes_of(heatmap: np.ndarray, threshold: float) -> list[tuple[list[float], f
 
 
 def _to_fiftyone(run: Run, rows: Iterator[Row], target: Folder, threshold: float) -> None:
-    """Write `samples.json` for `fiftyone.Sample.from_dict`, and the gray pictures that its heatmaps name."""
+    """Write `samples.json` for `fiftyone.Sample.from_dict`, and the gray pictures to which it refers."""
     samples: dict[str, dict[str, Any]] = {}
     for row in rows:
-        place = os.fsencode(run.path_of(row["path"])).decode(errors="backslashreplace")  # its database takes only UTF-8
+        place = os.fsencode(run.path_of(row["path"])).decode(
+            errors="backslashreplace"
+        )  # FiftyOne's database accepts only UTF-8
         sample = samples.setdefault(row["path"], {"filepath": place, "tags": []})
         if row["label"] is not None:
             sample["ground_truth"] = {"_cls": "Classification", "label": row["label"]}
         if row["predicted_name"] is not None:
             score = row["top_scores"][0]
-            certain = {"confidence": score} if 0 <= score <= 1 else {"score": score}  # else it is not a confidence
+            certain = {"confidence": score} if 0 <= score <= 1 else {"score": score}  # other scores are not confidences
             sample["prediction"] = {"_cls": "Classification", "label": row["predicted_name"], **certain}
         name = f"heatmaps/{_put_gray(run.store, row, target, 'heatmaps/')}"
         map_path = os.path.abspath(target.path(name)) if isinstance(target, LocalFolder) else f"{target.root}/{name}"
@@ -175,7 +179,7 @@ def _to_coco(run: Run, rows: Iterator[Row], target: Folder, threshold: float) ->
 
 
 def _to_png(run: Run, rows: Iterator[Row], target: Folder, threshold: float) -> None:
-    """Write gray pictures in the size of the originals: 255 where a heatmap is 1 (or more, if it is not normalized)."""
+    """Write gray pictures in the size of the originals: 255 where a heatmap is 1 or more."""
     for row in rows:
         _put_gray(run.store, row, target)
 
@@ -204,7 +208,7 @@ def _to_npz(run: Run, rows: Iterator[Row], target: Folder, threshold: float) -> 
 
 
 def _to_csv(run: Run, rows: Iterator[Row], target: Folder, threshold: float) -> None:
-    """Write a table of all rows, failures too, with the place of the largest value in place of the heatmap."""
+    """Write a table of all rows, failures too, with the position of the maximum instead of the heatmap."""
     columns = ["path", "method", "layer", "rank", "target", "target_name", "score", "label", "predicted"]
     columns += [
         "predicted_name",
@@ -222,7 +226,7 @@ def _to_csv(run: Run, rows: Iterator[Row], target: Folder, threshold: float) -> 
 
 
 def _hottest(row: Row) -> dict[str, float]:
-    """Return where the largest value of a heatmap is, in the picture's pixels."""
+    """Return the position of a heatmap's maximum, in the picture's pixels."""
     stored, (x0, y0, x1, y1) = heatmap_of(row), row["box"]
     y, x = np.unravel_index(int(stored.argmax()), stored.shape)
     found = x0 + (x + 0.5) * (x1 - x0) / stored.shape[1], y0 + (y + 0.5) * (y1 - y0) / stored.shape[0]
@@ -236,7 +240,7 @@ FORMATS: dict[str, Callable[[Run, Iterator[Row], Folder, float], None]] = {
     "npz": _to_npz,
     "csv": _to_csv,
 }
-"""What a run can be exported to."""
+"""The export formats."""
 
 
 def _field(row: Row) -> str:
@@ -250,7 +254,7 @@ def _file(store: Store, row: Row, suffix: str) -> str:
 
 
 def _check_replaceable(target: Folder, to: str, names: Iterable[str]) -> None:
-    """Refuse to replace files that no export wrote, as the way in which they begin tells.
+    """Refuse to replace files that no export wrote, judged by their first bytes.
 
     Raises:
         OptionError: names the first of them; nothing is written then.
@@ -261,13 +265,13 @@ def _check_replaceable(target: Folder, to: str, names: Iterable[str]) -> None:
         try:
             with target.open(name) as file:
                 head = file.read(_HEAD)
-        except OSError:  # a folder, a link that leads nowhere, or what may not be read
+        except OSError:  # a folder, a broken link, or an unreadable file
             head = b""
         kind = "fiftyone" if name == "samples.json" else "png" if to == "fiftyone" else to
         if not _BEGINS[kind].match(head):
             raise OptionError(
-                f"{target.root}/{name} is there already, and no export to {to} wrote it; choose another folder, or "
-                "replace it: --overwrite"
+                f"{target.root}/{name} already exists and is not an export to {to}; choose another folder, "
+                "or replace it with --overwrite"
             )
 
 

@@ -1,4 +1,4 @@
-"""The former home of `gradcam_kit.jobs.storage.folders`, kept for one release."""
+"""The former place of `gradcam_kit.jobs.storage.folders`, kept for one release."""
 
 from __future__ import annotations
 

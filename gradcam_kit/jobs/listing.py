@@ -1,4 +1,4 @@
-"""List what one can choose: the layers of a model, the methods and metrics of this package."""
+"""List the layers of a model, and the methods and metrics of this package."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from gradcam_kit.types import Evidence, LayerCandidate
 
 
 def candidate_layers(request: ModelRequest) -> list[LayerCandidate]:
-    """Return all layers of a model that have positions, found on a bundled picture, with the chosen one and why.
+    """Return all layers of a model with positions, found on a bundled picture, the chosen one, and the reason.
 
     Raises:
-        GradCamKitError: the request is wrong.
+        GradCamKitError: the request is invalid.
     """
     explainer = load_explainer(request)
     images = explainer.loaded.transform(sample_pictures()[0].picture)[None].to(explainer.device)

@@ -1,4 +1,4 @@
-"""Complete the metrics of one shard, of its methods and of the baselines: keep what is stored, add what is missing."""
+"""Complete the metrics of one shard, for its methods and the baselines: keep stored ones, add missing ones."""
 
 from __future__ import annotations
 
@@ -48,15 +48,15 @@ The rows of the baselines follow, under their names as methods, where they were 
 
 @dataclass
 class MeasuredShard:
-    """What is measured of a shard.
+    """The measurements of a shard.
 
     Attributes:
         number: of the shard.
         rows: the rows of the shard, in its order.
         baselines: rows of the baselines for the pictures that were explained, or none.
         settings: of each metric.
-        missing: metrics that are not measured of the rows yet.
-        missing_baselines: metrics that are not measured of the baselines yet.
+        missing: metrics that are not yet measured for the rows.
+        missing_baselines: metrics that are not yet measured for the baselines.
     """
 
     number: int
@@ -70,7 +70,7 @@ class MeasuredShard:
     def read(
         cls, run: Run, number: int, settings: Mapping[str, Any], with_baselines: bool, overwrite: bool
     ) -> MeasuredShard:
-        """Read what was measured with the same settings, by an earlier `evaluate` or by the run itself."""
+        """Read measurements with the same settings, made by an earlier `evaluate` or by the run itself."""
         wanted = json.loads(json.dumps(settings))
         table, stored = run.store.read_metrics(number)
         stored_rows = [] if table is None else table.to_pylist()
@@ -79,7 +79,7 @@ class MeasuredShard:
         missing = [
             name
             for name in wanted
-            if overwrite or stored.get(name) != wanted[name] or _lacks_masks(name, earlier)  # there may be some now
+            if overwrite or stored.get(name) != wanted[name] or _lacks_masks(name, earlier)  # by now there may be masks
         ]
         for row in baselines:
             row |= dict.fromkeys(column for name in missing for column in columns_of(name))
@@ -98,18 +98,18 @@ class MeasuredShard:
             missing = [name for name in missing if name not in known]
             kept |= known
         for row in rows:
-            _clear_error(row, kept)  # also what the run had to say of its overlay
+            _clear_error(row, kept)  # including the run's message about the overlay
         if lacking and not baselines:
             baselines = [row for _, own in _by_picture(rows) if own[0]["status"] == "ok" for row in baseline_rows(own)]
         return cls(number, rows, baselines, {**kept, **wanted}, missing, lacking)
 
     @property
     def is_whole(self) -> bool:
-        """Whether all is measured."""
+        """Whether everything is measured."""
         return not (self.missing or self.missing_baselines)
 
     def counts(self, names: Iterable[str]) -> Counts:
-        """Count the pictures, and those that failed as a whole or in one of these metrics."""
+        """Count the pictures, and the pictures that failed entirely or in one of these metrics."""
         statuses = [columns_of(name)[1] for name in names]
         return counted(
             row if row["status"] != "ok" or any(row.get(one) == "error" for one in statuses) else {**row, "error": None}
@@ -144,7 +144,7 @@ class MeasuredShard:
             bar.add(len(items), sum(ready[one.entry.key][0]["error"] is not None for one in items))
 
     def write(self, run: Run) -> None:
-        """Write all that is measured of the shard."""
+        """Write all measurements of the shard."""
         fields = [*KEYS, *metric_fields(self.settings)]
         run.store.write_metrics(self.number, [*self.rows, *self.baselines], fields, self.settings)
 
@@ -154,7 +154,7 @@ def _by_picture(rows: Iterable[Row]) -> Iterator[tuple[str, list[Row]]]:
 
 
 def _lacks_masks(metric: str, rows: Iterable[Row]) -> bool:
-    """Whether a metric asks for masks, and for some pictures that are explained there were none."""
+    """Whether a metric needs masks, and some explained pictures had none."""
     status = columns_of(metric)[1]
     return METRICS[metric].needs_masks and any(row["status"] == "ok" and row.get(status) == "error" for row in rows)
 
@@ -176,9 +176,9 @@ def _measure_batch(
     masks: Mapping[str, Tensor | str],
     baselines: bool = False,
 ) -> None:
-    """Measure the pictures that could be read again, of which there are rows; the others' rows say why not.
+    """Measure the explained pictures that could be read again; the rows of the others get the reason.
 
-    `masks` holds the mask of each picture, or why there is none, if a metric needs masks.
+    `masks` holds the mask of each picture, or the reason why there is none, if a metric needs masks.
     """
     of_maps, of_objects = (
         replace(explainer, metrics=tuple(metric for metric in explainer.metrics if metric.needs_masks is asked))
@@ -195,7 +195,7 @@ def _measure_batch(
             placed = torch.stack([where[key] for key in keys])
             of_objects.measure(MeasuredBatch(of_objects.images(group), [rows[key] for key in keys], baselines, placed))
         for key, reason in masks.items():
-            if isinstance(reason, str):  # the numbers of other metrics stand
+            if isinstance(reason, str):  # the numbers of other metrics remain valid
                 mark_unmeasured(rows[key], of_objects.metrics)
                 for row in rows[key]:
                     row["error"] = reason
@@ -210,7 +210,7 @@ def _measure_batch(
 
 
 def _mask_of(one: Decoded, masks: Masks) -> Tensor | str:
-    """Return the mask of a picture, or why there is none."""
+    """Return the mask of a picture, or the reason why there is none."""
     try:
         return torch.from_numpy(masks.of(one.entry.key, one.size, one.box, one.shape))
     except PictureError as error:
@@ -224,7 +224,7 @@ def _alike(ready: Sequence[Decoded]) -> Iterator[list[Decoded]]:
 
 
 def _unchanged(one: Decoded | Failed, row: Row) -> Decoded | Failed:
-    """Return the picture, as a failure if it is visibly not the one that was explained."""
+    """Return the picture, or a failure if its size differs from that of the explained picture."""
     before = row["picture_height"], row["picture_width"]
     if isinstance(one, Decoded) and one.size != before:
         now = f"{one.size[1]} x {one.size[0]}"
@@ -233,5 +233,5 @@ def _unchanged(one: Decoded | Failed, row: Row) -> Decoded | Failed:
 
 
 def entry_of(run: Run, key: str) -> Entry:
-    """Return the picture of a key, where it was when the run was made."""
+    """Return the picture of a key at its place at the time of the run."""
     return Entry(key, run.path_of(key))

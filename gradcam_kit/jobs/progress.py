@@ -1,10 +1,10 @@
-"""The progress of commands: bars on a terminal, nothing or plain lines elsewhere."""
+"""Progress of commands: bars on a terminal, nothing or plain lines elsewhere."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from rich.console import Console
 from rich.progress import (
@@ -22,9 +22,18 @@ from gradcam_kit.capture import counting_rows
 
 
 class ProgressBar:
-    """Shows pictures done, pictures per second, failures and the time left; a context manager."""
+    """Shows pictures done, pictures per second, failures and the time left; a context manager.
+
+    Between two pictures it tells how many changed images slow methods and metrics have scored.
+
+    Args:
+        console: where to show it, if it is a terminal.
+        total: the number of pictures.
+        doing: what is done with them, in one word.
+    """
 
     def __init__(self, console: Console, total: int, doing: str = "explaining") -> None:
+        self._entered = ExitStack()
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -32,29 +41,35 @@ class ProgressBar:
             _Speed("{task.fields}"),
             TimeRemainingColumn(),
             console=console,
-            disable=not console.is_terminal,
+            disable=console.quiet or not console.is_terminal,
         )
-        self._task = self._progress.add_task(doing, total=total, failed=0)
+        self._task = self._progress.add_task(doing, total=total, failed=0, rows=0)
 
     def add(self, pictures: int, failed: int) -> None:
         """Count pictures."""
-        self._progress.update(self._task, advance=pictures, failed=self._progress.tasks[0].fields["failed"] + failed)
+        failed += self._progress.tasks[0].fields["failed"]
+        self._progress.update(self._task, advance=pictures, failed=failed, rows=0)
+
+    def _count(self, rows: int) -> None:
+        self._progress.update(self._task, rows=self._progress.tasks[0].fields["rows"] + rows)
 
     def __enter__(self) -> ProgressBar:
-        self._progress.start()
+        self._entered.enter_context(self._progress)
+        if not self._progress.disable:
+            self._entered.enter_context(counting_rows(self._count))
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._progress.stop()
+        self._entered.close()
 
 
 class MethodProgress:
-    """Shows which method runs, and how many changed images it has scored; a context manager.
+    """Shows the running method and how many changed images it has scored; a context manager.
 
-    On a terminal a bar moves also within a method. Everywhere a line tells when a method is done.
+    On a terminal, a bar advances within a method. Everywhere, a line reports each finished method.
 
     Args:
-        console: where to show it; None = nowhere.
+        console: terminal on which to show it; None = nowhere.
         total: the number of methods.
     """
 
@@ -76,7 +91,7 @@ class MethodProgress:
 
     @contextmanager
     def method(self, name: str) -> Iterator[None]:
-        """Name the method that runs in this block, and count the rows that it scores."""
+        """Show the method that runs in this block, and count the rows that it scores."""
         self._rows = 0
         self._progress.update(self._task, description=name, rows="")
         start = time.perf_counter()
@@ -88,7 +103,7 @@ class MethodProgress:
             self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def skip(self) -> None:
-        """Count a method that does not run."""
+        """Count a method that is skipped."""
         self._progress.update(self._task, advance=1)
 
     def _count(self, rows: int) -> None:
@@ -106,6 +121,11 @@ class MethodProgress:
 class _Speed(TextColumn):
     def render(self, task: object) -> Text:
         speed = getattr(task, "finished_speed", None) or getattr(task, "speed", None)
-        failed = getattr(task, "fields", {}).get("failed", 0)
-        words = [f"{speed:.1f} pictures/s" if speed else "", f"{failed} failed" if failed else ""]
+        fields = getattr(task, "fields", {})
+        failed, rows = fields.get("failed", 0), fields.get("rows", 0)
+        words = [
+            f"{speed:.1f} pictures/s" if speed else "",
+            f"{failed} failed" if failed else "",
+            f"{rows:,} masked images" if rows else "",
+        ]
         return Text(", ".join(filter(None, words)))

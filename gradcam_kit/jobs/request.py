@@ -1,4 +1,4 @@
-"""What a person asks of a run, and what the run answers: requests and summaries."""
+"""Requests and summaries of runs."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ ENGINES = ("local", "ray")
 PRECISIONS = ("float32", "bfloat16", "float16")
 
 SHOWN = 5
-"""Failures that a summary shows."""
+"""Number of failures that a summary shows."""
 
 
 @dataclass(frozen=True)
 class ModelRequest:
-    """The options that all commands share: which model, where it runs, and what is explained.
+    """The options that all commands share: the model, its device, and the targets.
 
     Attributes:
-        model: a specification, see `gradcam_kit.models.load_model`, as are the attributes up to `std`; or a module,
+        model: a specification (see `gradcam_kit.models.load_model`, also for the attributes up to `std`), or a module,
             which is copied.
         class_names: a file with one class name per line, or the names.
-        transform: the transform of a module that carries none; whatever its attribute `transform` could be.
+        transform: the transform of a module without one; any value that its attribute `transform` could have.
         device: a device of torch; None = CUDA if it is available, else the CPU.
-        dtype: one of `PRECISIONS`, for model and images; heatmaps are computed in float32 all the same.
+        dtype: one of `PRECISIONS`, for model and images; heatmaps are always computed in float32.
         layers: target layers; none = chosen once, for all pictures.
         targets: `predicted`, `label` (the class that the picture's folder or table names), a class index or name, or
             `top:K`.
-        scores: the kind of `score`: `softmax` or `sigmoid` of the outputs, or `raw`, the outputs as they are (for
-            models that return probabilities); None = decided by the model.
+        scores: the kind of `score`: `softmax` or `sigmoid` of the outputs, or `raw`, the unchanged outputs (for models
+            that return probabilities); None = detected from the model.
         batch_size: the largest number of images in one forward pass, masked images included.
         gradient_rule: `exact` or `balanced`, see `BaseCAM`; the latter for methods that use gradients.
     """
@@ -63,7 +63,7 @@ class ModelRequest:
             is_held = isinstance(getattr(self.model, "model", None), nn.Module)
             held = f"; it holds a module, so pass {type(self.model).__name__}.model" if is_held else ""
             raise InputError(
-                f"the model cannot be {kind_of(self.model)}; expected a torch.nn.Module, or a specification such as "
+                f"the model is {kind_of(self.model)}; expected a torch.nn.Module, or a specification such as "
                 f"'torchvision:resnet50'{held}"
             )
         _at_least("batch size", self.batch_size, 1)
@@ -78,7 +78,7 @@ class ModelRequest:
 
     @property
     def files(self) -> list[str]:
-        """The files beside the pictures that are read."""
+        """The input files besides the pictures."""
         return [str(path) for path in (self.checkpoint, self.class_names) if isinstance(path, str | Path)]
 
 
@@ -136,14 +136,17 @@ class RunRequest(ModelRequest):
         _at_least("number of thumbnails", self.thumbnails, 0)
         for name in (*self.methods, *self.metrics):
             if not isinstance(name, str):
-                raise InputError(f"a run stores the names of its methods and metrics, and {name!r} is not a name")
+                raise InputError(f"a run stores the names of its methods and metrics, but {name!r} is not a name")
         if not self.methods:
-            raise OptionError("no method is asked for; name at least one that 'gradcam-kit methods' lists")
+            raise OptionError("no method is given; name at least one of those that 'gradcam-kit methods' lists")
         part, parts = self.part
         if not 0 <= part < parts:
             raise OptionError(f"the shard is {part}/{parts}; expected I/N with I from 0 to N - 1, such as 0/4")
         if self.overwrite and parts > 1:
-            raise OptionError("--overwrite would remove what the other parts write; remove the folder before all parts")
+            raise OptionError(
+                "--overwrite would remove the results of other parts; instead, remove the folder before "
+                "starting any part"
+            )
         if self.engine not in ENGINES:
             raise OptionError(f"the engine is {self.engine!r}; expected {' or '.join(ENGINES)}")
 
@@ -162,22 +165,22 @@ class RunRequest(ModelRequest):
 
 @dataclass(frozen=True)
 class RunSummary:
-    """What became of a run.
+    """Summary of a run.
 
     Attributes:
         pictures: the number of pictures in complete shards.
-        failed: pictures with an error row, or without the overlays that were asked for.
+        failed: number of pictures with an error row, or without a requested overlay.
         problems: the first few failures, one line each.
         seconds: from the request to the last file.
-        before: pictures that earlier calls explained.
-        missing: shards that are not complete, also of other parts.
-        left: pictures of this part whose shards are not complete, or that were not tried again when the run stopped.
+        before: number of pictures that earlier calls explained.
+        missing: number of incomplete shards, of all parts.
+        left: number of pictures of this part in incomplete shards, or not retried when the run stopped.
         interrupted: whether the run was stopped before its end.
-        go_on: how to give the command that resumes the run: "again", or "without --overwrite", which would begin anew;
-            "" if nothing of the run was written, so that the same command begins it.
+        go_on: how to repeat the command to resume the run: "again", or "without --overwrite", which would start over;
+            "" if nothing was written, so that the same command starts the run.
         report: the page about the run, if it was written.
         means: the means of the metrics, see `MetricMeans.lines`.
-        notes: what the numbers depend on, a line for each metric.
+        notes: settings of the numbers, one line per metric.
     """
 
     out: str
@@ -196,12 +199,12 @@ class RunSummary:
 
     @property
     def explained(self) -> int:
-        """Pictures without a failure."""
+        """The number of pictures without a failure."""
         return self.pictures - self.failed
 
     @property
     def asked(self) -> int:
-        """Pictures that were to be explained, left ones included."""
+        """The number of pictures to explain, unfinished ones included."""
         return self.pictures + self.left
 
     @property
@@ -212,7 +215,7 @@ class RunSummary:
 
 @dataclass
 class Problems:
-    """How many pictures failed, and the first few of them in words."""
+    """Counts of pictures and failures, with a line for each of the first few failures."""
 
     count: int = 0
     first: list[str] = field(default_factory=list)
@@ -224,12 +227,12 @@ class Problems:
             self.first.append(one_line(f"{key}: {error}"))
 
     def summary(self, out: str | Path, pictures: int, seconds: float) -> RunSummary:
-        """Sum up what became of all pictures."""
+        """Return the summary of all pictures."""
         return RunSummary(str(out), pictures, self.count, tuple(self.first), seconds)
 
 
 def one_line(text: object) -> str:
-    """Return a text as rows and terminals can hold it: on one line, and encodable whatever bytes a file name had."""
+    """Return a text as a single line that can be encoded, whatever bytes a file name contains."""
     return " ".join(str(text).split()).encode("utf-8", "backslashreplace").decode()
 
 
@@ -245,6 +248,6 @@ def _each_in(option: str, values: tuple[float, ...] | None, least: float, most: 
 
 def _at_least(what: str, value: object, least: int, others: str = "") -> None:
     if not isinstance(value, int) or isinstance(value, bool):
-        raise InputError(f"the {what} is {value!r}; expected a whole number of at least {least}{others}")
+        raise InputError(f"the {what} is {value!r}; expected an integer of at least {least}{others}")
     if value < least:
         raise OptionError(f"the {what} is {value}; expected at least {least}")

@@ -1,4 +1,4 @@
-"""The rows of a run as a lazy table."""
+"""Read the rows of a run as a lazy table."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 class Run:
     """A run on disk: a sequence of rows, one per picture and method; one shard is in memory at a time.
 
-    `run[i]` and `run[-1]` are rows, `run[a:b]` is a list of rows. The index of a row is the same in `to_pandas()`,
-    so what is chosen there can be looked at here: `run.overlay(frame[frame.correct.eq(False)].index[0])`.
+    `run[i]` and `run[-1]` are rows, `run[a:b]` is a list of rows. Rows have the same index in `to_pandas()`, so a row
+    selected there can be viewed here: `run.overlay(frame[frame.correct.eq(False)].index[0])`.
 
     Attributes:
         manifest: the content of `run.json`.
@@ -90,7 +90,7 @@ class Run:
 
     @property
     def left(self) -> int:
-        """How many pictures of the source have no rows yet."""
+        """The number of pictures of the source without rows."""
         return int(self.manifest["pictures"]) - self._pictures
 
     @property
@@ -100,12 +100,12 @@ class Run:
 
     @property
     def metrics(self) -> list[str]:
-        """The metrics that are in the rows, measured by the run or later; rows may lack some of the latter."""
+        """The metrics in the rows, measured by the run or later; some rows may lack later ones."""
         return list(self._settings)
 
     @property
     def notes(self) -> list[str]:
-        """Of each metric which way is better, and all settings that its numbers depend on."""
+        """The better direction of each metric, and all settings of its numbers."""
         return described(self._settings)
 
     @property
@@ -113,7 +113,7 @@ class Run:
         return {**self.manifest.get("metrics", {}), **self._later}
 
     def table(self, columns: Sequence[str] | None = None) -> pa.Table:
-        """Return all rows as an Arrow table; name the columns that are needed, the heatmaps are most of the bytes.
+        """Return all rows, or some of their columns, as an Arrow table; heatmaps take most of the memory.
 
         Raises:
             UnknownNameError: no such column.
@@ -127,7 +127,7 @@ class Run:
         return pa.concat_tables(tables) if tables else fields.empty_table()
 
     def to_pandas(self, columns: Sequence[str] | None = None) -> pd.DataFrame:
-        """Return all rows as a DataFrame, without the heatmaps unless they are asked for.
+        """Return all rows as a DataFrame, without the heatmaps unless requested.
 
         Raises:
             MissingExtraError: pandas is not installed.
@@ -142,7 +142,7 @@ class Run:
         return frame
 
     def means(self) -> list[dict[str, Any]]:
-        """Return the means of all metrics, of the methods and of baselines, see `MetricMeans.lines`."""
+        """Return the means of all metrics for methods and baselines, see `MetricMeans.lines`."""
         found, columns = MetricMeans(), [field.name for field in metric_fields(self.metrics)]
         for number in self._numbers:
             later, settings = measured = self.store.read_metrics(number)
@@ -162,7 +162,7 @@ class Run:
         return enlarged(row, self._normalization(row))
 
     def stored_heatmap(self, index: SupportsIndex) -> Float[np.ndarray, "h w"]:
-        """Return the heatmap of a row as it is stored, at the layer's resolution.
+        """Return the stored heatmap of a row, at the layer's resolution.
 
         Raises:
             PictureError: the row is a failure.
@@ -170,18 +170,18 @@ class Run:
         return heatmap_of(self._explained(index)).astype(np.float32)
 
     def picture(self, index: SupportsIndex) -> UInt8[np.ndarray, "h w 3"]:
-        """Return the picture of a row, read from where it was when the run was made.
+        """Return the picture of a row, read from its place at the time of the run.
 
         Raises:
-            PictureError: it is not there any more.
+            PictureError: the picture no longer exists.
         """
         return read_entry(Entry(self[index]["path"], self.path_of(self[index]["path"])))
 
     def overlay(self, index: SupportsIndex) -> UInt8[np.ndarray, "h w 3"]:
-        """Return the picture of a row with its heatmap, in the picture's own size.
+        """Return the picture of a row with its heatmap, at the picture's original size.
 
         Raises:
-            PictureError: the row is a failure, or the picture is not there any more.
+            PictureError: the row is a failure, or the picture no longer exists.
         """
         row = self._explained(index)
         return overlay_of(row, self.picture(index), self._normalization(row))
@@ -196,12 +196,12 @@ class Run:
         settings = self.manifest["methods"].get(row["method"])
         if settings is None:
             place = self.store.place("run.json")
-            raise InputError(f"a row has the method {row['method']!r}, which {place} does not name; the run is damaged")
+            raise InputError(f"a row has the method {row['method']!r}, which is not in {place}; the run is damaged")
         known: Normalization = settings["normalize"]
         return known
 
     def path_of(self, key: str) -> str:
-        """Return where the picture of a key was when the run was made."""
+        """Return the path of a key's picture at the time of the run."""
         root = self.manifest["about"]["root"]
         return f"{root}/{key}" if is_remote(root) else os.path.join(root, _name(key))
 
@@ -218,15 +218,15 @@ class Run:
         columns: Sequence[str] | None = None,
         found_later: tuple[pa.Table | None, dict[str, Any]] | None = None,
     ) -> pa.Table:
-        """Return the rows of a shard; later measurements replace the ones of the run.
+        """Return the rows of a shard; later measurements replace those of the run.
 
-        `found_later` is what `read_metrics` gives; None = it is asked, where that is needed.
+        `found_later` is the result of `read_metrics`; None = read it if needed.
         """
         fields = self._fields() if columns is None else pa.schema(map(self._fields().field, columns))
         measured = self.manifest.get("metrics", {})
         own = [*SCHEMA.names, *(field.name for field in metric_fields(measured))]
         asked = {*fields.names}
-        if self._later and "error" in asked:  # of which the statuses say what they are about
+        if self._later and "error" in asked:  # their statuses tell the reason
             asked |= {"status", *own} - {"heatmap"}
         table = self.store.shard_table(number, list(dict.fromkeys(["path", *(name for name in own if name in asked)])))
         found = {name: table[name] for name in table.column_names}
@@ -246,7 +246,7 @@ class Run:
 
 
 def _joined_errors(own: pa.Table, later: pa.Table, measured: Iterable[str], again: Iterable[str]) -> pa.ChunkedArray:
-    """Return why rows lack something: what the run says, except for metrics that were measured again since."""
+    """Return the messages of rows about missing parts, without those about metrics that were measured again."""
 
     def failed(metrics: Iterable[str]) -> pa.ChunkedArray:
         statuses = [own[columns_of(name)[1]] for name in metrics]
@@ -261,7 +261,7 @@ def _joined_errors(own: pa.Table, later: pa.Table, measured: Iterable[str], agai
 def load_run(directory: str | Path) -> Run:
     """Open the folder of a run.
 
-    A run folder is data, also one that somebody sent: nothing that it names is imported.
+    A run folder may come from somebody else, so it is treated as data: nothing that it names is imported.
 
     Raises:
         OptionError: there is no run.

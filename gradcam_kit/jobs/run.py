@@ -1,4 +1,4 @@
-"""A run in four steps: prepare the request, find what is to do, do it, and sum it up."""
+"""A run in four steps: prepare the request, find the missing shards, write them, and summarize."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ from gradcam_kit.jobs.work.processes import interruptions_told
 
 @exits_refused()
 def run(request: RunRequest, console: Console | None = None) -> RunSummary:
-    """Explain all pictures of a source that are not explained yet, and leave rows and overlays in a folder.
+    """Explain all pictures of a source that are not explained yet, and write rows and overlays into a folder.
 
     Args:
-        request: what is asked for.
-        console: where notes about the model and, on a terminal, the progress are shown; None = nowhere.
+        request: the options of the run.
+        console: output of notes about the model and, on a terminal, of progress; None = nowhere.
 
     Raises:
-        GradCamKitError: the request is wrong; the folder is as it was.
+        GradCamKitError: the request is invalid; the folder is unchanged.
     """
     start = time.monotonic()
     with decoders_quiet(), closing(_prepare(request, console or Console(quiet=True))) as prepared:
@@ -52,13 +52,13 @@ class _Prepared:
     """A request whose pictures are listed and whose model is loaded.
 
     Attributes:
-        request: as it was asked, with what the scores are, so that all workers decide alike.
-        console: where a person reads.
+        request: the request with the detected kind of the scores, so that all workers use the same.
+        console: terminal of the user.
         store: the folder of the run.
         plan: the pictures, cut into shards.
         explainer: the model and its methods.
-        manifest: what determines the rows.
-        goes_on: whether the folder holds this run already.
+        manifest: everything that determines the rows.
+        goes_on: whether the folder already holds this run.
     """
 
     request: RunRequest
@@ -86,7 +86,7 @@ class _Prepared:
 
 @dataclass
 class _Tally:
-    """What is known about the pictures of a run."""
+    """Counts of a run's pictures, updated shard by shard."""
 
     pictures: int = 0
     failed: int = 0
@@ -98,18 +98,18 @@ class _Tally:
         self.problems = [*self.problems, *counts.problems][:SHOWN]
 
     def add_shard(self, store: Store, number: int, counts: Counts) -> None:
-        """Add a shard that is there; its failures are read only as long as they would be shown."""
+        """Add an existing shard; read its failures only if they would be shown."""
         self.add(store.counts(number) if counts.failed and len(self.problems) < SHOWN else counts)
 
 
 @dataclass(frozen=True)
 class _Todo:
-    """What is to do in this part of a run.
+    """The remaining work of this part of a run.
 
     Attributes:
-        known: the shards that are complete, by number, also of other parts.
-        again: the complete shards of this part whose failures are tried again.
-        tally: what is explained already, without the shards that are tried again.
+        known: the complete shards by number, of all parts.
+        again: the complete shards of this part whose failures are retried.
+        tally: counts of explained pictures, without the shards to retry.
     """
 
     prepared: _Prepared
@@ -129,7 +129,7 @@ class _Todo:
         return sum(known[one].failed if one in again else self.prepared.pictures([one]) for one in self.numbers)
 
     def shards(self) -> Iterator[Shard]:
-        """Read the shards to be written from the plan; of those that are tried again only the failed pictures."""
+        """Read the shards to be written from the plan; for retried shards only their failed pictures."""
         for number in self.numbers:
             shard = self.prepared.plan.shard(number)
             yield shard.again(self.prepared.store.read_shard(number)) if number in self.again else shard
@@ -137,13 +137,13 @@ class _Todo:
 
 @dataclass
 class _Work:
-    """What has been done.
+    """The finished work.
 
     Attributes:
-        tally: all pictures of this part that are explained.
-        begun: whether the folder is of this run.
+        tally: counts of all explained pictures of this part.
+        begun: whether the folder belongs to this run.
         written: the numbers of shards that were written.
-        interrupted: whether the work was told to stop before its end.
+        interrupted: whether the work was interrupted.
     """
 
     todo: _Todo
@@ -165,14 +165,14 @@ class _Work:
 
 
 def _prepare(request: RunRequest, console: Console) -> _Prepared:
-    """Check the folder, list the pictures, load the model, and write down what determines the rows.
+    """Check the folder, list the pictures, load the model, and make the manifest.
 
     Raises:
-        GradCamKitError: the request is wrong, or the folder holds another run.
+        GradCamKitError: the request is invalid, or the folder holds another run.
     """
     metrics = chosen_metrics(request.metrics)
     store = Store.at(request.out, metric_fields(request.metrics))
-    classes = [method.rpartition(":")[2] for method in request.methods]  # by which overlays are named
+    classes = [method.rpartition(":")[2] for method in request.methods]  # overlays are named after it
     there = store.check_free(classes, request.overwrite)
     with ExitStack() as unfinished:
         plan = unfinished.enter_context(closing(make_plan(request.source, request.out, request.shard_size)))
@@ -185,24 +185,24 @@ def _prepare(request: RunRequest, console: Console) -> _Prepared:
         explainer = replace(explainer, metrics=metrics, say=partial(note, console))
         request = replace(request, scores=explainer.scores)
         if request.targets != "label" and (unknown := explainer.labels.unknown(plan.entries())) is not None:
-            note(console, unknown)  # as targets they are error rows
+            note(console, unknown)  # as targets, such labels become error rows
         manifest = make_manifest(request, explainer, plan)
         goes_on = there is not None and not request.overwrite
         if there is not None and goes_on:
             check_same(there, manifest, request.out)
-        unfinished.pop_all()  # from here on the plan is closed by what is returned
+        unfinished.pop_all()  # from here on the returned object closes the plan
     return _Prepared(request, console, store, plan, explainer, manifest, goes_on)
 
 
 def _find_todo(prepared: _Prepared) -> _Todo:
-    """Find which shards are complete, and which of them are tried again."""
+    """Find the complete shards, and those among them to retry."""
     store, mine = prepared.store, prepared.mine
     complete = store.complete() if prepared.goes_on else {}
     own = [number for number in mine if number in complete]
     sound = store.sound(own)
     if damaged := [number for number in own if number not in sound]:
         place = store.shard_place(damaged[0])
-        note(prepared.console, f"{len(damaged)} shards are damaged and are made again, such as {place}")
+        note(prepared.console, f"rebuilding {len(damaged)} damaged shards, such as {place}")
     known = {number: counts for number, counts in complete.items() if number not in damaged}
     retried = prepared.request.retry_failed
     again = frozenset(number for number in own if number in known and known[number].failed and retried)
@@ -211,7 +211,7 @@ def _find_todo(prepared: _Prepared) -> _Todo:
         if number in known and number not in again:
             tally.add_shard(store, number, known[number])
     if tally.pictures:
-        note(prepared.console, f"{tally.pictures} pictures are explained already; going on with the others")
+        note(prepared.console, f"{tally.pictures} pictures are already explained; continuing with the others")
     return _Todo(prepared, known, again, tally)
 
 
@@ -226,7 +226,7 @@ def _work(todo: _Todo) -> _Work:
     work = _Work(todo, replace(todo.tally), begun=not overwrite)
     if not todo.numbers:
         return work
-    first = [] if prepared.goes_on else list(islice(plan.entries(), TRIED))  # a request that worked once is right
+    first = [] if prepared.goes_on else list(islice(plan.entries(), TRIED))  # a request that worked once is valid
     check = partial(verify, explainer, first)
     try:
         with ExitStack() as stack:
@@ -246,12 +246,12 @@ def _work(todo: _Todo) -> _Work:
     except GradCamKitError as error:
         if not (overwrite and work.begun):
             raise
-        raise type(error)(f"{error}; leave out --overwrite to go on with what is written now") from error
+        raise type(error)(f"{error}; leave out --overwrite to continue from here") from error
     return work
 
 
 def _sum_up(todo: _Todo, work: _Work, start: float) -> RunSummary:
-    """Sum up what became of the pictures."""
+    """Summarize the run."""
     prepared, tally = todo.prepared, work.tally
     complete = {*todo.known, *work.written}
     of_others = len(prepared.store.complete(but=complete)) if work.begun else 0
@@ -271,7 +271,7 @@ def _sum_up(todo: _Todo, work: _Work, start: float) -> RunSummary:
 
 
 def _found(store: Store, numbers: Container[int]) -> _Tally:
-    """Count the shards of these numbers that are there, also those that were written just before the end."""
+    """Count the existing shards among these numbers, including those written just before the end."""
     tally = _Tally()
     for number, counts in sorted(store.complete().items()):
         if number in numbers:

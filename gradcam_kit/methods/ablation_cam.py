@@ -21,7 +21,7 @@ class AblationCAM(BaseCAM, name="ablation-cam"):
     is the same for y > 0. Where y = 0 the weight is the plain difference.
 
     Args:
-        channels: ablate only so many channels of each image (an int), or this share of them (a float in (0, 1]): the
+        channels: ablate only this many channels of each image (an int), or this share of them (a float in (0, 1]): the
             channels with the largest standard deviation over space. The others get weight 0. None = all.
 
     Example:
@@ -37,7 +37,7 @@ class AblationCAM(BaseCAM, name="ablation-cam"):
     channels: int | float | None = None
 
     def check_options(self) -> None:
-        """Refuse numbers and shares of channels that cannot be."""
+        """Raise OptionError for an invalid number or share of channels."""
         check_channels(self.channels)
 
     def saliencies(self, layer: LayerCapture) -> Float[Tensor, "n *ms"]:
@@ -73,5 +73,6 @@ class AblationCAM(BaseCAM, name="ablation-cam"):
         sample_index, channel = rows.unbind(1)
         changed = layer.activations[sample_index]
         position = channel.reshape(-1, *(1 for _ in changed.shape[1:])).expand(-1, 1, *changed.shape[2:])
-        changed.scatter_(1, position, 0)  # a number assigned by index would be copied from the host, which waits
+        # assigning a Python number by index would copy it from the host and synchronize
+        changed.scatter_(1, position, 0)
         return layer.replay(changed, sample_index)

@@ -68,7 +68,7 @@ class AttentionRollout(BaseCAM, name="attention-rollout"):
     discard: float = 0.0
 
     def check_options(self) -> None:
-        """Refuse other fusions, and shares outside of [0, 1)."""
+        """Raise an error for an unknown fusion of heads, or a share outside [0, 1)."""
         one_of("heads", self.heads, get_args(HeadFusion))
         if not 0 <= self.discard < 1:
             raise OptionError(f"discard is {self.discard!r}; expected a share of at least 0 and less than 1")

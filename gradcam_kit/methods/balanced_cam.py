@@ -49,13 +49,13 @@ class BalancedCAM(BaseCAM, name="balanced-cam"):
     cost = "F + B to the embedding"
     fusion: Fusion = "sum"
     gradient_rule: GradientRule | str = "balanced"
-    reference: Reference | str = "mean"  # any text, so that a wrong one gets our error
+    reference: Reference | str = "mean"  # accept any string, so that a wrong one gets our error message
 
     def check_options(self) -> None:
-        """Refuse a reference that does not exist, and exact gradients."""
+        """Raise an error for an unknown reference, and for exact gradients."""
         one_of("reference", self.reference, get_args(Reference), UnknownNameError)
         if self.gradient_rule == "exact":
-            raise OptionError('BalancedCAM is balanced always, and gradient_rule is "exact"; use HiResCAM')
+            raise OptionError('BalancedCAM always uses balanced gradients, but gradient_rule is "exact"; use HiResCAM')
 
     def saliency(self, layer: LayerCapture) -> Float[Tensor, "n *s"]:
         """Return the share of every position in the score."""

@@ -1,4 +1,4 @@
-"""`BaseCAM`: what all methods share. A subclass with `weights` or `saliency` is a method."""
+"""`BaseCAM`, the base class of all methods. A subclass with `weights` or `saliency` is a method."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     NamedLayers = dict[str, nn.Module]
 
     class _TargetLayers:
-        """How type checkers see `target_layers`: given in any form, read as modules by name."""
+        """The type of `target_layers`: set in any of its forms, read as a mapping from names to modules."""
 
         @overload
         def __get__(self, cam: None, owner: type) -> None: ...
@@ -64,19 +64,19 @@ class BaseCAM(Declared):
             than those of the images, heatmaps have the axes of the layer.
         image_input: of a model with several inputs, which one the images are: its position in the tuple, or its key in
             the mapping. Masks are laid over this input, and heatmaps have its size. None = the floating input on which
-            the layers depend, one with 2 or 3 position axes before one with a single one.
+            the layers depend, preferably one with 2 or 3 position axes.
         fusion: how the maps of several layers are combined: "mean", "max" or "product" of the normalized maps, or "sum"
             of the signed ones, before ReLU and normalization.
         normalize: "minmax", "max" (zero stays zero) or "none", per image and target.
         batch_size: the most masked rows in one forward pass of a method that needs them. On a CPU a pass over large
             images has fewer where that is faster; the maps are the same up to rounding.
-        keep_modes: leave modules that are in train mode in it, for dropout that is on on purpose (MC dropout); by
+        keep_modes: leave modules in train mode as they are, for dropout that is active on purpose (MC dropout); by
             default every module is evaluated in eval mode. Maps are then random: they differ from call to call,
             `torch.manual_seed` repeats them, and a batch does not equal its images one by one. Batch norms in train
             mode mix the images of a batch. Flags and buffers are put back in any case.
         gradient_rule: "exact", as in the papers, or "balanced": denominators of normalizations, gates and attention
             count as constant factors in the backward pass (LibraGrad, https://arxiv.org/abs/2411.16760), so that
-            activation times gradient says how much each position gives. Nothing changes for ReLU networks. Only for
+            activation times gradient is the contribution of each position. Nothing changes for ReLU networks. Only for
             methods that use gradients. See `BalancedCAM`.
     """
 
@@ -91,7 +91,7 @@ class BaseCAM(Declared):
     batch_size: int = 64
     keep_modes: bool = False
     image_input: int | str | None = None
-    gradient_rule: GradientRule | str = "exact"  # any text, so that a wrong one gets our error
+    gradient_rule: GradientRule | str = "exact"  # accept any string, so that a wrong one gets our error message
     # The automatic choice for images of the last size, so that a loop over batches explores the model once.
     chosen_layers: dict[tuple[int, ...], dict[str, nn.Module]] = field(init=False, repr=False, default_factory=dict)
 
@@ -115,7 +115,7 @@ class BaseCAM(Declared):
         """
 
     def __enter__(self: _Own) -> _Own:
-        """Return the object: a `with` block is allowed, and not needed, because nothing is attached between calls."""
+        """Return the object itself. A `with` block is optional, because nothing stays attached between calls."""
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -149,14 +149,14 @@ class BaseCAM(Declared):
 
     @says_what_it_is_here
     def explain(self, images: Images, targets: Any = None, **forward_kwargs: Any) -> Explanation:
-        """Explain a batch and return everything that the pass produced. Arguments as in calling."""
+        """Explain a batch and return everything that the pass produced. Takes the arguments of a call."""
         return explain_many([self], images, targets, **forward_kwargs)[0]
 
     def check(self, images: Images, targets: Any = None, *, seed: int = 0, **forward_kwargs: Any) -> SanityCheck:
-        """Test whether the maps can explain this model: do they change with its parameters and with the class?
+        """Run sanity checks: do the maps change with the model's parameters and with the class?
 
         Explains the images, another class, and the model with random parameters (six times the price of a call). The
-        result prints its findings, and has `passed`, `warnings` and the figures. Arguments as in calling.
+        result prints its findings, and has `passed`, `warnings` and the figures. Takes the arguments of a call.
         """
         return check(self, images, targets, seed, forward_kwargs)
 
@@ -190,7 +190,7 @@ class BaseCAM(Declared):
         return torch.stack([self.saliency(layer.of_target(j)) for j in range(count)], dim=1)
 
     def layer_importance(self, layer: LayerCapture) -> Float[Tensor, "n *m"] | None:
-        """Return how much a layer counts when several are fused; None: all count the same."""
+        """Return the weight of a layer in the fusion of several; None gives all layers the same weight."""
         return None
 
     def fuse(
@@ -205,11 +205,11 @@ class BaseCAM(Declared):
 
 
 def _check_rule(cam: BaseCAM) -> None:
-    """Refuse a rule that does not exist, or that the method's evidence cannot follow.
+    """Raise an error for a gradient rule that is unknown, or that does not apply to the method.
 
     Raises:
         UnknownNameError: not one of the rules.
-        InputError: balanced gradients for a method that has none, or that is about gradients of another kind.
+        InputError: balanced gradients for a method without gradients, or with a gradient rule of its own.
     """
     if one_of("gradient_rule", cam.gradient_rule, get_args(GradientRule), UnknownNameError) == "exact":
         return
@@ -218,18 +218,20 @@ def _check_rule(cam: BaseCAM) -> None:
         if evidence in cam.needs:
             raise InputError(f'{method} takes no gradient_rule="balanced", because {reason}; use "exact"')
     if not cam.needs & Evidence.RULED:
-        raise InputError(f'{method} uses no gradients, so gradient_rule="balanced" says nothing; leave it out')
+        raise InputError(f'{method} uses no gradients, so gradient_rule="balanced" has no effect; leave it out')
 
 
 _WITHOUT_RULE = {
     Evidence.CURVATURE: "it needs second derivatives, which replaced gradients do not have",
-    Evidence.WEIGHT_GRADIENTS: "it differentiates a layer by its own weights, and not the score by the layer",
-    Evidence.GUIDED: "guided backpropagation is a rule of its own",
+    Evidence.WEIGHT_GRADIENTS: (
+        "it differentiates a layer with respect to its own weights, not the score with respect to the layer"
+    ),
+    Evidence.GUIDED: "guided backpropagation has its own rule for gradients",
 }
 
 
 def _check_weights(cam: BaseCAM, weights: Any, activations: Tensor) -> None:
-    """Raise ShapeError for weights that neither belong to the channels nor to the channels and positions."""
+    """Raise ShapeError unless there is one weight per channel, or one per channel and position."""
     n, k, *positions = activations.shape
     fits = isinstance(weights, Tensor) and weights.ndim == activations.ndim and tuple(weights.shape[:2]) == (n, k)
     if fits and all(size in (1, all_of) for size, all_of in zip(weights.shape[2:], positions, strict=True)):

@@ -1,7 +1,7 @@
-"""What the engine asks of a method, the methods that have a name, and what methods ask of a capture.
+"""The interface between engine and methods: the `Method` protocol, the registry, and access to captured evidence.
 
-The engine (`methods/engine/`) runs whatever has the attributes of `Method`; it does not know `BaseCAM`, which is how
-methods are written. `METHODS` is filled by `BaseCAM` as its subclasses are defined.
+The engine (`methods/engine/`) runs whatever has the attributes of `Method`; it does not import `BaseCAM`, the base
+class with which methods are written. `METHODS` is filled by `BaseCAM` as its subclasses are defined.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ class Method(Protocol):
 
     model: nn.Module
     target_layers: dict[str, nn.Module] | None
-    """By name; None: the engine chooses layers by `layer_choice`."""
+    """Layers by name; None lets the engine choose them by `layer_choice`."""
     chosen_layers: dict[tuple[int, ...], dict[str, nn.Module]]
-    """The engine's memory of the layers that it chose: size of the images -> layers."""
+    """Cache of the automatic choice of layers: size of the images -> layers."""
     reshape: Reshape | None
     image_input: int | str | None
     keep_modes: bool
@@ -48,7 +48,7 @@ class Method(Protocol):
         ...
 
     def layer_importance(self, layer: LayerCapture) -> Float[Tensor, "n *m"] | None:
-        """Return how much the layer counts when several are fused; None: all count the same."""
+        """Return the weight of the layer in the fusion of several; None gives all layers the same weight."""
         ...
 
     def scale(self, heatmaps: Float[Tensor, "r *s"], depth: int, layers: int) -> Float[Tensor, "r *s"]:
@@ -63,13 +63,13 @@ class Method(Protocol):
 
 
 def rule_of(cam: Method) -> GradientRule:
-    """Return how a method's gradients are taken."""
+    """Return the gradient rule of a method, "exact" unless it has one."""
     rule: GradientRule = getattr(cam, "gradient_rule", "exact")
     return rule
 
 
 def single_pass_methods() -> list[str]:
-    """Return the names of the methods that need nothing but the one pass that all of them can share."""
+    """Return the names of the methods that need only the one forward and backward pass that they can all share."""
     again = Evidence.RESCORE | Evidence.REPLAY | Evidence.PROBE
     return [name for name, method in METHODS.items() if not method.needs & again]
 

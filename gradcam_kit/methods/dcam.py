@@ -25,8 +25,8 @@ class DimensionMaps:
         heatmaps: `(n, D, t)` float32 in [0, 1], normalized over all dimensions and times of a series together.
         saliency: the signed maps, at the layer's resolution in time.
         targets: the class that is explained.
-        kept: in how many of the orders the model predicted this class; only these orders count.
-        is_empty: True where there was no positive evidence, for example because no order was kept.
+        kept: number of orders for which the model predicted this class; only these orders count.
+        is_empty: True where there was no positive evidence, for example because no order counted.
     """
 
     heatmaps: Float[Tensor, "n D t"]
@@ -37,7 +37,7 @@ class DimensionMaps:
 
 
 def cube(series: Float[Tensor, "n D t"], orders: Int[Tensor, "p D"]) -> Float[Tensor, "n p D D t"]:
-    """Return what the model takes: for each order, at position p of row r the dimension `order[(r + p) % D]`.
+    """Return the model's input for each order: row r holds dimension `order[(r + p) % D]` at position p.
 
     Positions are the channels of the model and rows the height of its maps.
     """
@@ -45,7 +45,7 @@ def cube(series: Float[Tensor, "n D t"], orders: Int[Tensor, "p D"]) -> Float[Te
 
 
 def _rolled(orders: Int[Tensor, "p D"]) -> Int[Tensor, "p D D"]:
-    """Return each order, and in row r the same order turned by r."""
+    """Return each order with its rotations: row r is the order rotated by r."""
     turns = torch.arange(orders.shape[1], device=orders.device)
     return orders[:, (turns[:, None] + turns) % len(turns)]
 
@@ -76,7 +76,7 @@ class DCAM:
         model: a model of cubes.
         target_layers: one layer, as for CAM methods; None = chosen automatically.
         permutations: number of orders, at least 1.
-        seed: of the orders, which all series share.
+        seed: seed of the orders, which all series share.
         batch_size: the most cubes in one pass.
 
     Example:
@@ -114,7 +114,8 @@ class DCAM:
 
         Args:
             series: at least one.
-            targets: None = the class predicted for the dimensions as they are; an int for all; or classes `(n,)`.
+            targets: None = the class predicted for the dimensions in their given order; an int for all; or classes
+                `(n,)`.
         """
         if series.ndim != 3 or not len(series):
             raise ShapeError(f"the series have shape {tuple(series.shape)}; expected (n, dimensions, times), n > 0")

@@ -20,13 +20,13 @@ from gradcam_kit.types import Evidence, LayerChoice
 
 @dataclass_transform(kw_only_default=True, eq_default=False, field_specifiers=(field,))
 class Declared:
-    """What a method class says of itself. These attributes describe the class; they are not options."""
+    """Declarations of a method class. These attributes describe the class; they are not options."""
 
     name: ClassVar[str] = ""
     needs: Evidence = Evidence.GRADIENTS
     """What the method needs beyond activations."""
     layer_choice: LayerChoice = LayerChoice.LAST
-    """What `target_layers=None` stands for."""
+    """Meaning of `target_layers=None`."""
     class_agnostic: bool = False
     """Whether the map is the same for every class."""
     target_type: type[ClassTarget] = ClassLogit
@@ -35,7 +35,7 @@ class Declared:
     """Passes: F forward, B backward from the score to the layer, R forward of one masked row, S of the part behind the
     layer; k channels, Z positions."""
     paper: ClassVar[str] = ""
-    """Where the method comes from."""
+    """Source of the method: paper or library."""
 
     def __init_subclass__(cls, *, name: str = "", **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -45,7 +45,7 @@ class Declared:
         _declare_options(cls)
         if not name:
             return
-        # The same class again is a module or a notebook cell that was run again.
+        # A class of the same name and module was defined again: a reloaded module, or a notebook cell run twice.
         taken = METHODS.get(name, cls)
         if (taken.__module__, taken.__qualname__) != (cls.__module__, cls.__qualname__):
             raise UnknownNameError(f"the method name {name!r} is taken by {taken.__name__}; choose another one")
@@ -56,10 +56,10 @@ class Declared:
 def _declare_options(cls: type[Declared]) -> None:
     """Make a dataclass of a method class whose options are the public annotated attributes with a default.
 
-    A constructor written by hand, in the class or in a base class, stays the constructor.
+    A hand-written `__init__`, in the class or in a base class, is kept.
     """
     annotations = inspect.get_annotations(cls)
-    with suppress(Exception):  # a name that only type checkers know stays a string
+    with suppress(Exception):  # names imported under TYPE_CHECKING cannot be resolved and stay strings
         annotations = inspect.get_annotations(cls, eval_str=True)
     described = Declared.__annotations__
     options = {
@@ -81,7 +81,7 @@ def _declare_options(cls: type[Declared]) -> None:
     declared = maker is object or "_constructor_is_declared" in vars(maker)
     documentation = cls.__doc__
     dataclass(init=declared, repr=False, eq=False, match_args=False, kw_only=True)(cls)
-    cls.__doc__ = documentation  # without one, `dataclass` writes the signature there
+    cls.__doc__ = documentation  # without a docstring, `dataclass` would put the signature there
     cls.__annotations__ = {**options, **annotations}
     if declared:
         setattr(cls, "__init__", says_what_it_is_here(getattr(cls, "__init__")))  # noqa: B009, B010
@@ -91,7 +91,7 @@ def _declare_options(cls: type[Declared]) -> None:
 
 
 def _spell_out_options(cls: type[Declared]) -> None:
-    """Show what a handwritten constructor hands on by `*args, **options`, where `help` and notebooks look for it."""
+    """Set the `__signature__` of a hand-written constructor with `**options`, so that `help` shows the options."""
     own = inspect.signature(cls.__init__).parameters.values()
     if not any(one.kind in (one.VAR_POSITIONAL, one.VAR_KEYWORD) for one in own):
         return
@@ -106,7 +106,7 @@ def _spell_out_options(cls: type[Declared]) -> None:
             shown += [other for other in inherited if other.kind is other.KEYWORD_ONLY and other.name not in named]
         else:
             shown.append(one)
-    with suppress(ValueError):  # an order that no signature can have is shown as it is written
+    with suppress(ValueError):  # parameters in an order that no signature allows: keep the written signature
         cls.__init__.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]
 
 

@@ -21,12 +21,12 @@ from gradcam_kit.types import Evidence, Images, Reshape
 
 @dataclass(frozen=True, eq=False)
 class Factorization:
-    """What a factorization finds: concepts that a batch shares, and where they are.
+    """Result of a factorization: concepts that the images of a batch share, and their maps.
 
     Attributes:
         heatmaps: `(n, components, *t)` float32 in [0, 1]: the maps at the size of the images, divided by the largest
             value of each concept in the batch, so that an image without a concept stays dark.
-        maps: how much of each concept there is, at the layer's resolution; not negative.
+        maps: strength of each concept at each position of the layer; not negative.
         concepts: a direction in channel space for each component; not negative.
         layer: name of the layer.
     """
@@ -53,14 +53,14 @@ def factorize(
 
     Args:
         rows: V, not negative.
-        components: inner size.
-        seed: of the first row and the noise.
+        components: number of components.
+        seed: seed of the first row and the noise.
         iterations: updates of both factors.
 
     Returns:
         H and W.
     """
-    # The scale is taken out, so that products of entries neither overflow nor vanish.
+    # Normalize the scale, so that products of entries neither overflow nor underflow.
     largest = rows.amax()
     scale = largest.where(largest > 0, 1)
     rows = rows / scale
@@ -97,7 +97,7 @@ class DeepFeatureFactorization:
         model: any PyTorch model.
         target_layers: one layer, as for CAM methods; None = chosen automatically.
         components: number of concepts, at least 1.
-        seed: of the start of the factorization.
+        seed: seed of the start of the factorization.
         iterations: of the factorization, at least 1.
         reshape: as for CAM methods.
         image_input: as for CAM methods.

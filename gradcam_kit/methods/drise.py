@@ -7,17 +7,18 @@ from gradcam_kit.types import Evidence, LayerCapture, Rescore
 
 
 class DRISE(RISE, name="d-rise"):
-    """Average random masks, weighted by how much of a detection they leave: RISE for boxes.
+    r"""Average random masks, weighted by how well a detection survives them: RISE for detectors.
 
-    What is left is the largest product, over all detections in the masked image, of the intersection over union with
-    the explained box, the cosine of the class probabilities, and the objectness; see `DetectionSimilarity`. It needs a
-    `DetectionTarget` and explains box and class together; for one of them alone, RISE takes the same target.
+    The map is $\frac{1}{N p} \sum_i s(x \odot M_i) M_i$. The similarity s is the largest product, over all detections
+    in the masked image, of the intersection over union with the explained box, the cosine of the class probabilities,
+    and the objectness; see `DetectionSimilarity`. It needs a `DetectionTarget` and explains box and class together; for
+    one of them alone, RISE takes the same target.
 
     Args:
         masks: N, as in the paper.
         cells: of the masks along each axis, finer than those of RISE, because boxes are small.
         visible: the probability of a cell to be left visible, in (0, 1).
-        seed: of the masks.
+        seed: seed of the masks.
 
     Example:
         >>> import torch
@@ -40,6 +41,6 @@ class DRISE(RISE, name="d-rise"):
     cells: int = 16
 
     def rows(self, layer: LayerCapture) -> Rescore:
-        """Return the function that measures what is left of the detections in masked images."""
+        """Return the function that scores masked images by their most similar detection."""
         assert layer.rescore_similarity is not None
         return layer.rescore_similarity

@@ -11,7 +11,7 @@ from gradcam_kit.types import Evidence, LayerCapture
 
 
 class EigenCAM(BaseCAM, name="eigen-cam"):
-    """Return the first principal component of the activations; the same map for every class.
+    r"""Return the first principal component of the activations, $A v_1$; the same map for every class.
 
     Smooth, cheap, and needs neither gradients nor classes, so it runs on detectors and self-supervised backbones. It
     shows what varies, not what the model learned: maps of networks trained on random labels look alike.

@@ -11,10 +11,10 @@ from gradcam_kit.types import LayerCapture
 
 
 class EigenGradCAM(BaseCAM, name="eigen-grad-cam"):
-    """Return the first principal component of G * A.
+    r"""Return the first principal component of $G \odot A$.
 
-    As smooth as Eigen-CAM and specific to the class. Only the strongest component is shown: of two objects with
-    different parts, one may be missing.
+    As smooth as Eigen-CAM and specific to the class. It shows only the strongest component, so one of two objects with
+    different parts may be missing.
 
     Args:
         center: subtract each channel's mean first.

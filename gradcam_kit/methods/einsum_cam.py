@@ -27,11 +27,12 @@ def einsum_cam(activations: Float[Tensor, "n k *s"], head_weight: Float[Tensor, 
 
 
 class EinsumCAM(BaseCAM, name="einsum-cam"):
-    """Contract the activations with the weights of a linear head: one forward pass for any number of classes.
+    r"""Contract the activations with the weights of a linear head: one forward pass for any number of classes.
 
-    CAM for a thousand classes at once, and a fallback where CAM refuses. Where the model has no linear head behind mean
-    pooling (checked on every sample), the channel weights are the gradient of the layer's summed output with respect to
-    the layer's own weight, per sample; the map is then the same for every class.
+    The map of class c is $\sum_k W_{ck} A_k$. CAM for a thousand classes at once, and a fallback where CAM refuses.
+    Where the model has no linear head behind mean pooling (checked on every sample), the channel weights are the
+    gradient of the layer's summed output with respect to the layer's own weight, per sample; the map is then the same
+    for every class.
 
     Example:
         >>> from gradcam_kit import EinsumCAM

@@ -43,13 +43,13 @@ class ExpectedGradCAM(BaseCAM, name="expected-grad-cam"):
     For saturated scores, where the gradient at the image alone is close to zero; less dependent on one baseline than
     IntegratedGradCAM. A baseline is the blurred image (kernel smoothing) with noise in proportion to the image's own
     contrast (data-aware perturbation). The paths share one sample each of the integral, at the middles of equal parts.
-    The distribution of the baselines, the term that the weights are multiplied by and the number of samples could not
-    be confirmed against the paper.
+    Three details could not be confirmed against the paper: the distribution of the baselines, the factor of the
+        weights, and the number of samples.
 
     Args:
         samples: baselines, and points on paths; each costs two passes.
-        std: of the Gaussian noise, in standard deviations of the image, at least 0.
-        seed: of the noise; all images get the same draw.
+        std: standard deviation of the Gaussian noise, in standard deviations of the image, at least 0.
+        seed: seed of the noise; all images get the same draw.
 
     Example:
         >>> from gradcam_kit import ExpectedGradCAM
@@ -66,7 +66,7 @@ class ExpectedGradCAM(BaseCAM, name="expected-grad-cam"):
     seed: int = 0
 
     def check_options(self) -> None:
-        """Refuse less than one sample, and noise below 0."""
+        """Raise OptionError for less than one sample, or a negative `std`."""
         self.samples, self.std = positive_int("samples", self.samples), non_negative("std", self.std)
 
     def saliencies(self, layer: LayerCapture) -> Float[Tensor, "n *ms"]:

@@ -28,7 +28,7 @@ class FEM(BaseCAM, name="fem"):
     Needs neither gradients nor classes. It finds rare, strong features, whether or not the class depends on them.
 
     Args:
-        sigmas: standard deviations above the channel's mean from which on a position counts as strong, at least 0.
+        sigmas: a position counts as strong this many standard deviations above the channel's mean; at least 0.
 
     Example:
         >>> from gradcam_kit import FEM
@@ -44,7 +44,7 @@ class FEM(BaseCAM, name="fem"):
     sigmas: float = 2.0
 
     def check_options(self) -> None:
-        """Refuse sigmas below 0."""
+        """Raise OptionError for a negative `sigmas`."""
         self.sigmas = non_negative("sigmas", self.sigmas)
 
     def weights(self, layer: LayerCapture) -> Float[Tensor, "n k *one"]:

@@ -7,11 +7,11 @@ from gradcam_kit.methods.grad_cam import GradCAM
 
 
 class FinerCAM(GradCAM, name="finer-cam"):
-    """Explain by Grad-CAM what sets the class apart from the classes nearest to it; what they share is left out.
+    r"""Explain by Grad-CAM what sets the class apart from the classes nearest to it; what they share is left out.
 
-    For fine-grained classes such as species of birds or models of cars. Where no other class comes close it shows
-    little more than Grad-CAM. The comparison is `FinerTarget` with its defaults; pass a `FinerTarget` to any method
-    for others.
+    The score is the mean of $z_c - z_d$ over the nearest classes d, weighted by their probabilities. For fine-grained
+    classes such as species of birds or models of cars. Where no other class comes close it shows little more than
+    Grad-CAM. The comparison is `FinerTarget` with its defaults; for other settings pass a `FinerTarget` to any method.
 
     Example:
         >>> from gradcam_kit import FinerCAM

@@ -21,7 +21,7 @@ class FullGrad(BaseCAM, name="full-grad"):
     A map at the resolution of the image that accounts for the whole score: before psi the terms of a piecewise linear
     network sum to it. Because of the absolute value it does not tell evidence for a class from evidence against it.
     The channels are summed before upsampling, which is linear. `target_layers` is not used. Biases without positions
-    (linear heads) have no place in the map.
+    (linear heads) are left out.
 
     Example:
         >>> from gradcam_kit import FullGrad

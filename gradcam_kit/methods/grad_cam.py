@@ -23,7 +23,7 @@ def grad_cam_weights(gradients: Float[Tensor, "n k *s"]) -> Float[Tensor, "n k *
 
 
 class GradCAM(BaseCAM, name="grad-cam"):
-    """Weight channels by their mean gradient, Equation 2 (before its ReLU): sum_k alpha_k A_k.
+    r"""Weight channels by their mean gradient, Equation 2 (before its ReLU): $\sum_k \alpha_k A_k$.
 
     The method to start with: fast, class-specific, and as good as any other at the last layer with positions. At
     earlier layers one weight per channel is too coarse; take LayerCAM there, or HiResCAM where each position counts.

@@ -59,7 +59,7 @@ class GradCAMPlusPlus(BaseCAM, name="grad-cam++"):
     variant: Variant = "paper"
 
     def check_options(self) -> None:
-        """Refuse variants that do not exist."""
+        """Raise an error for an unknown variant."""
         one_of("variant", self.variant, get_args(Variant))
 
     def weights(self, layer: LayerCapture) -> Float[Tensor, "n k *one"]:

@@ -23,13 +23,13 @@ def grad_eclip_map(
 
     Args:
         gradient: d score / d output of the last attention at the class token, before the output projection.
-        query: of the class token.
-        keys: of the patches.
+        query: query of the class token.
+        keys: keys of the patches.
         values: of the patches.
 
     Returns:
-        Signed. $\lambda$ stands for the attention, which is too sparse: the cosine of the class token's query and each
-        key, min-max normalized over the patches.
+        Signed. $\lambda$ replaces the attention, which is too sparse: it is the cosine of the class token's query and
+        each key, min-max normalized over the patches.
     """
     loose = normalize(cosine_similarity(query[:, None], keys, dim=-1))
     return loose * (values @ gradient[..., None])[..., 0]
@@ -39,10 +39,9 @@ class GradECLIP(BaseCAM, name="grad-eclip"):
     """Weight the values of the last attention by the gradient at the class token, and by how close query and key are.
 
     Made for CLIP's image encoder with `targets=EmbeddingSimilarity(text)`; it works for any transformer with a class
-    token. It looks at the last block alone. Heads stand side by side, as the model has them; the released code runs
-    the last block with one head, and compares queries and keys behind the output projection. Here all are as the
-    attention uses them, and the gradient is taken in front of the output projection, where it shares its axes with the
-    values. `target_layers` is not used.
+    token. It looks at the last block alone. It keeps the model's heads, concatenated, and takes the gradient in front
+    of the output projection, where it has the axes of the values. The released code instead runs the last block with
+    one head, and compares queries and keys behind the output projection. `target_layers` is not used.
 
     Example:
         >>> import torch

@@ -20,7 +20,7 @@ _ROUNDS = 10
 
 
 def group_channels(activations: Float[Tensor, "n k *s"], groups: int, seed: int = 0) -> Int[Tensor, "n k"]:
-    """Put channels with similar maps together: k-means of their correlation, whatever the order of the channels.
+    """Group channels with similar maps by k-means on their correlation; the order of the channels does not matter.
 
     The first center is the channel most like a seeded random map, each further one the channel least like the centers
     so far; then ten rounds of assigning channels and averaging groups. The random map is shared by the batch.
@@ -28,7 +28,7 @@ def group_channels(activations: Float[Tensor, "n k *s"], groups: int, seed: int 
     Args:
         activations: maps to compare; constant maps have no structure and join the first group.
         groups: at most; fewer where there are fewer channels.
-        seed: of the random map.
+        seed: seed of the random map.
     """
     flat = activations.flatten(2)
     varies = (flat.amax(2) > flat.amin(2))[..., None]
@@ -49,12 +49,12 @@ class GroupCAM(BaseCAM, name="group-cam"):
     About the quality of Score-CAM for a few passes instead of one per channel. $M_g = ReLU(\sum_{k \in g} w_k A_k)$
     with Grad-CAM's weights w; $m_g$ is $M_g$ upsampled and min-max normalized, and
     $v_g = ReLU(p(x \odot m_g + b \odot (1 - m_g)) - p(b))$ with the probability p of the class and the blurred image b.
-    A constant $M_g$ shows nothing. The released code groups neighboring channels; here similar channels are grouped,
-    so that the order of the channels does not matter. Its thresholding of the maps is left out.
+    A constant $M_g$ contributes nothing. The released code groups neighboring channels and thresholds the maps; here
+    similar channels are grouped, so that the order of the channels does not matter, and there is no threshold.
 
     Args:
         groups: of channels, at least 1; each costs a forward pass.
-        seed: where the grouping starts, see `group_channels`.
+        seed: seed of the random map with which the grouping starts, see `group_channels`.
 
     Example:
         >>> from gradcam_kit import GroupCAM
@@ -70,7 +70,7 @@ class GroupCAM(BaseCAM, name="group-cam"):
     seed: int = 0
 
     def check_options(self) -> None:
-        """Refuse less than one group."""
+        """Raise OptionError for less than one group."""
         self.groups = positive_int("groups", self.groups)
 
     def saliency(self, layer: LayerCapture) -> Float[Tensor, "n *s"]:

@@ -12,10 +12,11 @@ from gradcam_kit.types import Evidence, LayerCapture
 
 
 class GuidedGradCAM(BaseCAM, name="guided-grad-cam"):
-    """Multiply guided backpropagation by Grad-CAM, at the size of the input, summed over the input channels.
+    r"""Multiply guided backpropagation by Grad-CAM, at the size of the input, summed over the input channels.
 
-    Sharp outlines where Grad-CAM is positive. For ReLU networks only; the outlines are as blind to what was learned
-    as guided backpropagation, so trust the place and not the detail.
+    With guided gradients R and Grad-CAM's weights the map is $\sum_c R_c \odot \mathrm{ReLU}(\sum_k \alpha_k A_k)$.
+    Sharp outlines where Grad-CAM is positive. For ReLU networks only; like guided backpropagation, the outlines hardly
+    depend on what was learned, so trust the location, not the detail.
 
     Example:
         >>> from gradcam_kit import GuidedGradCAM

@@ -10,7 +10,7 @@ from gradcam_kit.types import LayerCapture
 
 
 class HiResCAM(BaseCAM, name="hires-cam"):
-    """Weight each position by its own gradient: sum_k G_k * A_k.
+    r"""Weight each position by its own gradient: $\sum_k G_k \odot A_k$.
 
     Shows exactly the positions that the score uses: if one linear layer follows, the map sums to the score minus the
     bias. Noisier than Grad-CAM at early layers.

@@ -32,8 +32,8 @@ def integrated_grad_cam(
 class IntegratedGradCAM(BaseCAM, name="integrated-grad-cam"):
     """Integrate Grad-CAM along the straight path from the zero input (the mean color) to the image.
 
-    For saturated scores, where the gradient at the image alone is close to zero. What has the mean color itself can
-    get no evidence.
+    For saturated scores, where the gradient at the image alone is close to zero. Regions of the mean color cannot get
+    any evidence.
 
     Args:
         steps: points on the path, the image included; each costs a forward and a backward pass.
@@ -51,7 +51,7 @@ class IntegratedGradCAM(BaseCAM, name="integrated-grad-cam"):
     steps: int = 20
 
     def check_options(self) -> None:
-        """Refuse less than one step."""
+        """Raise OptionError for less than one step."""
         self.steps = positive_int("steps", self.steps)
 
     def saliencies(self, layer: LayerCapture) -> Float[Tensor, "n *ms"]:

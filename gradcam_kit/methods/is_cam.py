@@ -53,7 +53,7 @@ class ISCAM(ScoreCAM, name="is-cam"):
     ladder: Ladder = "linear"
 
     def check_options(self) -> None:
-        """Refuse less than one sample, and ladders that do not exist."""
+        """Raise an error for less than one sample, or an unknown ladder."""
         super().check_options()
         self.samples = positive_int("samples", self.samples)
         one_of("ladder", self.ladder, get_args(Ladder))

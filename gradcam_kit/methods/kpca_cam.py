@@ -26,9 +26,9 @@ def kernel_component(
         activations: output of the layer; memory grows with the square of its positions.
         kernel: "sigmoid" $\tanh(\gamma \langle a_i, a_j\rangle + 1)$, "poly" $(\gamma \langle a_i, a_j\rangle + 1)^3$,
             "rbf" $\exp(-\gamma \|a_i - a_j\|^2)$ or "linear". Each channel's mean over the positions is subtracted
-            first: the first two depend on the origin, and far from it they saturate, so that the component would
-            separate the weakest positions, the background. The other two do not. Centering, the offset 1 and the
-            default gamma follow the common port; the paper's could not be confirmed.
+            first: "sigmoid" and "poly" depend on the origin and saturate far from it, so that the component would
+                separate only the weakest positions, the background. Centering, the offset 1 and the default gamma
+                follow the widespread port; they could not be confirmed against the paper.
         gamma: None = 1 / k.
     """
     rows = centered_rows(activations.flatten(2).mT)
@@ -76,7 +76,7 @@ class KPCACAM(BaseCAM, name="kpca-cam"):
     gamma: float | None = None
 
     def check_options(self) -> None:
-        """Refuse kernels that do not exist."""
+        """Raise an error for an unknown kernel."""
         one_of("kernel", self.kernel, get_args(Kernel))
 
     def saliency(self, layer: LayerCapture) -> Float[Tensor, "n *s"]:

@@ -16,8 +16,8 @@ class LayerCAM(BaseCAM, name="layer-cam"):
 
     Works at early layers too, where it shows fine detail; combine several layers for detail and meaning. Evidence
     against the class is left out. Before several maps are fused, Equation 9 scales the maps of the shallow layers,
-    $\tanh(\gamma M / \max M)$. Shallow are all layers but the last to run; this reading of the paper's "shallow" could
-    not be confirmed against its text.
+    $\tanh(\gamma M / \max M)$. All layers but the last to run count as shallow; this reading could not be confirmed
+    against the paper.
 
     Args:
         fusion: of several layers: "max" as in the paper, "mean" or "product".
@@ -35,7 +35,7 @@ class LayerCAM(BaseCAM, name="layer-cam"):
     gamma: float = 2.0
 
     def check_options(self) -> None:
-        """Refuse a gamma that is not above 0."""
+        """Raise OptionError unless gamma is above 0."""
         positive("gamma", self.gamma)
 
     def weights(self, layer: LayerCapture) -> Float[Tensor, "n k *s"]:

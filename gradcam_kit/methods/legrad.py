@@ -21,16 +21,16 @@ def legrad_map(gradients: Float[Tensor, "n heads queries keys"]) -> Float[Tensor
 
 
 class LeGrad(BaseCAM, name="legrad"):
-    """Average each block's sensitivity to its attention, where each block has a score of its own.
+    """Average over the blocks how sensitive each block's own score is to its attention.
 
-    For large vision transformers, in which much is decided in the middle blocks; one backward pass per block. A
-    block's score is what the model would say if the block were the last one: its tokens go through the part of the
-    model behind the last block, with the model's own normalization, pooling and head. The released code pools CLIP by
-    the mean over all tokens instead, and looks at the last two blocks (`blocks=2`). `target_layers` is not used. Needs
-    a transformer in which all tokens of an image attend to each other.
+    For large vision transformers, whose middle blocks decide much; one backward pass per block. A block's score is the
+    model's output if this block were the last one: its tokens go through the part of the model behind the last block,
+    with the model's own normalization, pooling and head. The released code pools CLIP by the mean over all tokens
+    instead, and looks at the last two blocks (`blocks=2`). `target_layers` is not used. Needs a transformer in which
+    all tokens of an image attend to each other.
 
     Args:
-        blocks: how many blocks count, from the last one on; None = all.
+        blocks: number of blocks to average, counted from the last; None = all.
 
     Example:
         >>> import torch
@@ -49,7 +49,7 @@ class LeGrad(BaseCAM, name="legrad"):
     blocks: int | None = None
 
     def check_options(self) -> None:
-        """Refuse anything but None and positive numbers of blocks."""
+        """Raise OptionError unless `blocks` is None or a positive int."""
         blocks = self.blocks
         if blocks is not None and (isinstance(blocks, bool) or not isinstance(blocks, int) or blocks < 1):
             raise OptionError(f"blocks is {blocks!r}; expected a positive int, or None for all")

@@ -16,13 +16,14 @@ from gradcam_kit.types import LayerCapture
 class ODAM(BaseCAM, name="odam"):
     r"""Weight each position by its smoothed gradient: $\sum_k \Phi(G_k) \odot A_k$, with a Gaussian $\Phi$.
 
-    For detectors: the gradient of one box lives near this box, so each instance has a map of its own, where an average
-    over the image would show all instances of a class. Take targets of `DetectionTarget.of`, at a layer of the backbone
+    For detectors: the gradient of one box is concentrated near this box, so each instance gets its own map, whereas
+        channel weights averaged over the image would show all instances of a class. Take targets of
+        `DetectionTarget.of`, at a layer of the backbone
     or at the level of the feature pyramid from which the box comes.
 
     Args:
-        sigma: of the Gaussian, in cells of the layer. The paper takes its size from the object; the released code for
-            FCOS smooths nothing, which is `sigma=0`.
+        sigma: width of the Gaussian, in cells of the layer. The paper takes its size from the object; the released code
+            for FCOS smooths nothing, which is `sigma=0`.
 
     Example:
         >>> from gradcam_kit import ODAM
@@ -34,7 +35,7 @@ class ODAM(BaseCAM, name="odam"):
     sigma: float = 1.0
 
     def check_options(self) -> None:
-        """Refuse a Gaussian with a negative width."""
+        """Raise OptionError for a negative `sigma`."""
         self.sigma = non_negative("sigma", self.sigma)
 
     def weights(self, layer: LayerCapture) -> Float[Tensor, "n k *s"]:

@@ -1,4 +1,4 @@
-"""Random-CAM: random channel weights, the baseline that every comparison needs."""
+"""Random-CAM: random channel weights, a baseline for every comparison."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from gradcam_kit.types import Evidence, LayerCapture
 
 
 class RandomCAM(BaseCAM, name="random-cam"):
-    """Weight channels by one draw of U(-1, 1) that all samples share; the same map for every class.
+    r"""Weight channels by one draw of U(-1, 1) that all samples share, $\sum_k r_k A_k$; the same map for every class.
 
-    A baseline for comparisons, not an explanation: a method that scores no better says nothing about the class.
+    A baseline for comparisons, not an explanation: a method that scores no better tells nothing about the class.
 
     Args:
-        seed: of the draw, which is made on the host so that every device gets the same weights.
+        seed: seed of the draw, which is made on the host so that every device gets the same weights.
 
     Example:
         >>> from gradcam_kit import RandomCAM

@@ -20,7 +20,8 @@ Mode = Literal["mask", "spread"]
 def window_weights(positions: torch.Size, window: int, like: Tensor) -> Float[Tensor, "z z"]:
     """Return for each kept position p (row) the weight of every position q: 1 at p, or a Gaussian window of 3 around p.
 
-    The window is 1/4, 1/2, 1/4 along each axis, so 1/16, 1/8, 1/4 in two dimensions; beyond the border it is cut.
+    The window is 1/4, 1/2, 1/4 along each axis, so 1/16, 1/8, 1/4 in two dimensions; at borders it is cut off, not
+    renormalized.
     """
     weights = like.new_ones(1, 1)
     for size in positions:
@@ -54,13 +55,14 @@ def check_window(window: int) -> int:
 class ReciproCAM(BaseCAM, name="recipro-cam"):
     r"""Score each position alone: $S_{ij} = y(A \odot m_{ij})$, saliency $S - \min S$.
 
-    No gradients, and all classes from the same passes of the part of the model behind the layer, one per position; so
-    take it at a late layer. The released code scores softmax probabilities: pass `ClassProbability`.
+    Needs no gradients and explains all classes from the same passes: one per position, through the part of the model
+        behind the layer. So use it at a late layer. The released code scores softmax probabilities: pass
+        `ClassProbability`.
 
     Args:
         window: positions kept along each axis: 1, or 3 with Gaussian weights.
-        mode: for window 3, "mask" weighs the activations around the position, "spread" puts the position's own
-            activation at its neighbors (the released code). Which the paper means could not be confirmed.
+        mode: for window 3, "mask" weighs the activations around the position, "spread" copies the position's own
+            activation to its neighbors (the released code). Which of the two the paper means could not be confirmed.
 
     Example:
         >>> from gradcam_kit import ReciproCAM
@@ -76,7 +78,7 @@ class ReciproCAM(BaseCAM, name="recipro-cam"):
     mode: Mode = "mask"
 
     def check_options(self) -> None:
-        """Refuse windows other than 1 and 3, and modes that do not exist."""
+        """Raise an error for a window other than 1 and 3, or an unknown mode."""
         check_window(self.window)
         one_of("mode", self.mode, get_args(Mode))
 

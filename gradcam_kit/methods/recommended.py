@@ -1,4 +1,4 @@
-"""In which order to try the methods, and what each is good for."""
+"""The recommended order of the methods, and what each is good for."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ _GOOD_FOR = {
 
 
 def recommended() -> dict[str, str]:
-    """Return what each method of `METHODS` is good for, in the order in which to try them.
+    """Return what each method of `METHODS` is good for, in the order in which to try the methods.
 
     Methods that were registered elsewhere come last, with the first sentence of their docstring.
 

@@ -20,16 +20,16 @@ from gradcam_kit.types import Evidence, LayerCapture, LayerChoice, Rescore
 class RISE(BaseCAM, name="rise"):
     r"""Average random masks, weighted by the probability of what they leave: $\frac{1}{N p} \sum_i y(x \odot M_i) M_i$.
 
-    Looks at inputs and outputs alone, so it is right for every model, however it is made; a map costs as many forward
-    passes as there are masks, and keeps a grain that shrinks with their square root. The masks multiply the model's
-    normalized input, so what they remove becomes the mean color. They belong to the values of an image and the seed,
-    are made in chunks and never stored. `target_layers` is not used.
+    Looks only at inputs and outputs, so it suits every model. A map costs one forward pass per mask, and its noise
+    falls with the square root of their number. The masks multiply the model's normalized input, so what they remove
+    becomes the mean color. They are derived from the values of an image and the seed, made in chunks and never stored.
+    `target_layers` is not used.
 
     Args:
-        masks: N, as the paper takes for VGG-16; it takes 8000 for ResNet-50.
+        masks: N; the paper uses 4000 for VGG-16 and 8000 for ResNet-50.
         cells: of the masks along each axis.
         visible: p, the probability of a cell to be left visible, in (0, 1).
-        seed: of the masks.
+        seed: seed of the masks.
 
     Example:
         >>> from gradcam_kit import RISE
@@ -49,7 +49,7 @@ class RISE(BaseCAM, name="rise"):
     seed: int = 0
 
     def check_options(self) -> None:
-        """Refuse less than one mask or cell, and masks that show all or nothing."""
+        """Raise OptionError for less than one mask or cell, or a probability that shows everything or nothing."""
         self.masks, self.cells = positive_int("masks", self.masks), positive_int("cells", self.cells)
         self.seed = whole("seed", self.seed)
         kind = "a probability between 0 and 1"

@@ -19,7 +19,7 @@ from gradcam_kit.types import Evidence, LayerCapture, Rescore
 
 Weighting = Literal["softmax", "probability", "relu"]
 _HALF = (torch.bfloat16, torch.float16)
-_BASELINE = -1  # stands for a channel whose mask is zero everywhere
+_BASELINE = -1  # index of a placeholder channel, whose mask is zero everywhere
 
 
 def channel_scores(
@@ -41,11 +41,11 @@ def channel_scores(
         activations: the channels to score.
         batch_size: the most rows in one forward pass.
         rescore: scores the masked images.
-        baseline: score the zero input of every image, also of those without a constant channel.
-        changes: each is applied to the masks `(m, *t)` of all chunks; None = they stay.
+        baseline: score the zero input of every image, even without a constant channel.
+        changes: functions that change the masks `(m, *t)`, one for each pass over the channels; None = no change.
 
     Returns:
-        Scores, which channels are constant, and the score of the zero input (zero where it was not needed); the means
+        Scores, whether each channel is constant, and the score of the zero input (0 if not needed). Scores are means
         over the changes.
     """
     flat = activations.flatten(2)
@@ -80,24 +80,25 @@ def _score_rows(
 
 
 class ScoreCAM(BaseCAM, name="score-cam"):
-    """Weight channels by the score of the image that they mask; no gradients.
+    r"""Weight channels by the score of the image that they mask; no gradients.
 
-    For models whose gradients are noisy or vanish. The most expensive of the common methods: a forward pass per
-    channel; `channels` and `dtype` make it several times as fast. The masks multiply the model's normalized input, so
-    what they remove becomes the mean color, not black.
+    The map is $\sum_k \mathrm{softmax}_k(y(x \odot H_k))\, A_k$, where $H_k$ is channel k at the size of the image and
+    scaled to [0, 1]. For models whose gradients are noisy or vanish. The most expensive of the common methods: a
+    forward pass per channel; `channels` and `dtype` make it several times as fast. The masks multiply the model's
+    normalized input, so what they remove becomes the mean color, not black.
 
     Args:
         weighting: "softmax" (paper): softmax of the scores over the channels. The paper subtracts a baseline score
             first, which cancels in the softmax and is not computed. "probability" (released code): the class's
             probability (the softmax; the sigmoid or the output itself where the model says so), constant channels
             skipped. "relu": ReLU(score - score of the zero input).
-        channels: keep only so many channels of each image (an int), or this share of them (a float in (0, 1]); None =
+        channels: keep only this many channels of each image (an int), or this share of them (a float in (0, 1]); None =
             all.
         ranking: which channels are kept: those with the largest standard deviation over space ("std"), with the
             largest mean gradient ("gradient", gScoreCAM: Chen et al., ACCV 2022; one backward pass), or whose mask on
             the layer keeps most of the score to first order ("first-order", no paper; one backward pass).
         dtype: torch.bfloat16 or torch.float16 runs the masked passes under autocast in half precision, for speed; None
-            = the model's own. The unchanged image, what is explained and all arithmetic keep their precision.
+            = the model's own. The unmasked image, the target and all arithmetic keep their precision.
 
     Example:
         >>> from gradcam_kit import ScoreCAM
@@ -115,7 +116,7 @@ class ScoreCAM(BaseCAM, name="score-cam"):
     dtype: torch.dtype | None = None
 
     def check_options(self) -> None:
-        """Refuse values that do not exist; a ranking by gradients needs them."""
+        """Raise an error for unknown values; request gradients if channels are ranked by them."""
         if self.dtype is not None and self.dtype not in _HALF:
             raise OptionError(f"dtype is {self.dtype!r}; expected None, {' or '.join(map(str, _HALF))}")
         one_of("weighting", self.weighting, get_args(Weighting))
@@ -131,7 +132,7 @@ class ScoreCAM(BaseCAM, name="score-cam"):
         return self.saliency(layer)
 
     def saliency(self, layer: LayerCapture) -> Float[Tensor, "n *ms"]:
-        """Return sum_k w_k A_k over the channels that are kept."""
+        """Return sum_k w_k A_k over the selected channels."""
         activations = self.keep(layer)
         scores, constant, zero_input = self.score(layer, activations)
         if self.weighting == "softmax":
@@ -145,7 +146,7 @@ class ScoreCAM(BaseCAM, name="score-cam"):
         return torch.einsum("nk...,nkm->nm...", activations, weights)
 
     def score(self, layer: LayerCapture, activations: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the channels' scores, which of them are constant, and the zero input's score; means over changes."""
+        """Return the scores of the channels, which of them are constant, and the score of the zero input."""
         baseline, rescore = self.weighting == "relu", self.rows(layer)
         changes = self.mask_changes(layer)
         return channel_scores(layer, activations, self.batch_size, rescore=rescore, baseline=baseline, changes=changes)
@@ -156,7 +157,7 @@ class ScoreCAM(BaseCAM, name="score-cam"):
         return rescore if self.dtype is None else in_half_precision(rescore, self.dtype)
 
     def mask_changes(self, layer: LayerCapture) -> Sequence[Callable[[Tensor], Tensor] | None]:
-        """Return what changes the masks before they are applied, one entry for each pass over the channels."""
+        """Return the functions that change the masks before they are applied, one for each pass over the channels."""
         return [None]
 
     def keep(self, layer: LayerCapture) -> Float[Tensor, "n r *s"]:

@@ -11,7 +11,7 @@ from gradcam_kit.types import LayerCapture
 
 
 class SegEigenCAM(BaseCAM, name="seg-eigen-cam"):
-    """Return the first principal component of |G| * A, flipped where its smallest value outweighs its largest.
+    r"""Return the first principal component of $|G| \odot A$, flipped where its smallest value outweighs its largest.
 
     Made for segmentation: with `targets=SegmentationTarget(class, mask)` it shows the structure on which the class in a
     region depends. The absolute gradient does not tell evidence for a class from evidence against it.

@@ -34,10 +34,10 @@ def pool_blocks(gradients: Float[Tensor, "n k *s"], window: int, pool: Pool = "m
 
 
 class SegXResCAM(BaseCAM, name="seg-xres-cam"):
-    """Multiply the activations by gradients pooled in blocks: between HiResCAM and Grad-CAM.
+    r"""Multiply the activations by gradients pooled in blocks: $\sum_k \mathrm{pool}(G_k) \odot A_k$.
 
-    Made for segmentation with `targets=SegmentationTarget(class, mask)`, where Grad-CAM's one weight per channel
-    spreads evidence over the whole image and HiResCAM is noisy.
+    Between HiResCAM and Grad-CAM. Made for segmentation with `targets=SegmentationTarget(class, mask)`, where
+    Grad-CAM's one weight per channel spreads evidence over the whole image and HiResCAM is noisy.
 
     Args:
         pool_window: positions per block along each axis; 1 is HiResCAM, all positions with "mean" is Grad-CAM.
@@ -54,7 +54,7 @@ class SegXResCAM(BaseCAM, name="seg-xres-cam"):
     pool: Pool = "mean"
 
     def check_options(self) -> None:
-        """Refuse windows below 1, and pools that do not exist."""
+        """Raise an error for a window below 1, or an unknown pooling."""
         self.pool_window = positive_int("pool_window", self.pool_window)
         one_of("pool", self.pool, get_args(Pool))
 

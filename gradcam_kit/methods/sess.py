@@ -24,7 +24,7 @@ _KERNEL, _SIGMA = 11, 5.0
 
 
 def windows(size: Sequence[int], scales: int, growth: float) -> list[Window]:
-    """Return windows in the shape of the image that tile it at each scale; the last of each axis is moved inside.
+    """Return windows with the image's aspect ratio that tile it at each scale; the last of each axis is moved inside.
 
     At scale i the windows are 1 / (1 + i * growth) of the image; an image of 224 x 224 has 122 with the defaults.
     """
@@ -64,17 +64,17 @@ def paste_windows(
 
 
 class SESS(BaseCAM, name="sess"):
-    r"""Put together the Grad-CAM maps of many windows of the image, each enlarged to the size of the image.
+    r"""Combine the Grad-CAM maps of many windows of the image, each enlarged to the size of the image.
 
     For small objects, or several of different sizes, which one pass sees too coarsely. A window's map (ReLU, min-max
     normalized) counts with the probability of the class in the window, as a share of the largest over all windows. The
-    result has the resolution of the image and is smoothed by a Gaussian of 11 cells with $\sigma = 5$. Targets other
-    than classes count from a score of 0. Defaults are those of the released code; its windows are square, here they
-    have the shape of the image, which is what the model takes.
+    result has the resolution of the image and is smoothed by a Gaussian of 11 cells with $\sigma = 5$. For targets
+    other than classes, the score clipped at 0 takes the place of the probability. Defaults are those of the released
+    code. Its windows are square; here they have the aspect ratio of the image, which is what the model expects.
 
     Args:
-        scales: how many sizes of windows; the defaults make 122 windows of an image of 224 x 224.
-        growth: how much the enlargement grows from scale to scale, above 0.
+        scales: number of window sizes; the defaults make 122 windows of an image of 224 x 224.
+        growth: increase of the enlargement from scale to scale, above 0.
         pool: "mean" or "max" of the windows that cover a position.
 
     Example:
@@ -92,7 +92,7 @@ class SESS(BaseCAM, name="sess"):
     pool: Pool = "mean"
 
     def check_options(self) -> None:
-        """Refuse less than one scale, windows that do not shrink, and pools that do not exist."""
+        """Raise an error for less than one scale, windows that do not shrink, or an unknown pooling."""
         self.scales, self.growth = positive_int("scales", self.scales), positive("growth", self.growth)
         one_of("pool", self.pool, get_args(Pool))
 
@@ -118,7 +118,7 @@ class SESS(BaseCAM, name="sess"):
     def _scan(
         self, layer: LayerCapture, copies: list[Float[Tensor, "n c *t"]]
     ) -> tuple[Float[Tensor, "r *s"], Float[Tensor, "copies n *m"]]:
-        """Return Grad-CAM of each copy, sample and target, all in one axis, and the probabilities."""
+        """Return the Grad-CAM map of each copy, sample and target along one axis, and the probabilities."""
         activations, gradients = probe_targets(layer, copies)
         maps = [weighted_sum(activations.flatten(0, 1), grad_cam_weights(own.flatten(0, 1))) for own in gradients]
         index = torch.arange(activations.shape[1], device=activations.device).repeat(len(copies))

@@ -16,7 +16,7 @@ from gradcam_kit.types import Evidence, LayerCapture
 
 @dataclass(frozen=True, eq=False)
 class LogitPlusLogProbability(ClassTarget):
-    """Score z_c + log softmax_c: with a logit alone the second derivative vanishes behind piecewise linear layers."""
+    """Score z_c + log softmax_c: the second derivative of a logit alone vanishes behind piecewise linear layers."""
 
     def score(self, logits: Float[Tensor, "n classes"], classes: Int[Tensor, "n m"]) -> Float[Tensor, "n m"]:
         """Return z_c + log p_c, in float32."""

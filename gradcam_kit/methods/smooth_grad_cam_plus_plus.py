@@ -22,7 +22,7 @@ def smooth_grad_cam_plus_plus_weights(
     $w_k = \sum_s \alpha\,\mathrm{ReLU}(\overline{G})$; a denominator of exactly 0 counts as 1.
     The order of power and mean could not be confirmed against the paper.
     """
-    # The largest gradient is taken out, so that squares and cubes neither vanish nor overflow.
+    # Divide by the largest gradient, so that squares and cubes neither underflow nor overflow.
     axes = (0, *range(2, gradients.ndim))
     scale = gradients.abs().amax(dim=axes, keepdim=True)[0]
     scale = scale.where(scale > 0, 1)
@@ -40,8 +40,9 @@ class SmoothGradCAMPlusPlus(BaseCAM, name="smooth-grad-cam++"):
 
     Args:
         samples: noisy copies (torch-cam's default).
-        std: of the Gaussian noise, in units of the normalized input (torch-cam's default), at least 0.
-        seed: of the noise; all images get the same draw.
+        std: standard deviation of the Gaussian noise, in units of the normalized input (torch-cam's default), at least
+            0.
+        seed: seed of the noise; all images get the same draw.
 
     Example:
         >>> from gradcam_kit import SmoothGradCAMPlusPlus
@@ -58,7 +59,7 @@ class SmoothGradCAMPlusPlus(BaseCAM, name="smooth-grad-cam++"):
     seed: int = 0
 
     def check_options(self) -> None:
-        """Refuse less than one sample, and noise below 0."""
+        """Raise OptionError for less than one sample, or a negative `std`."""
         self.samples, self.std = positive_int("samples", self.samples), non_negative("std", self.std)
 
     def saliencies(self, layer: LayerCapture) -> Float[Tensor, "n *ms"]:

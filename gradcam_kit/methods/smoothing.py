@@ -23,7 +23,7 @@ from gradcam_kit.types import Images, LayerCapture
 
 
 class View(NamedTuple):
-    """The batch in a changed form, and whether the last axis runs backward in it."""
+    """One view of the batch: the changed images, and whether their last axis is mirrored."""
 
     images: Float[Tensor, "n c *t"]
     flipped: bool = False
@@ -51,15 +51,15 @@ class _Mean:
         raise NotImplementedError
 
     def __call__(self, images: Images, targets: Any = None, **forward_kwargs: Any) -> Float[Tensor, "n *mt"]:
-        """Explain a batch. Arguments and result as in calling the method."""
+        """Explain a batch; takes the arguments of the wrapped method and returns heatmaps like it."""
         return self.explain(images, targets, **forward_kwargs).heatmaps
 
     @torch.inference_mode(False)
     def explain(self, images: Images, targets: Any = None, **forward_kwargs: Any) -> Explanation:
         """Explain a batch: `saliency` and `heatmaps` belong to the mean, `scores` and `output` to the unchanged images.
 
-        As many views run in one pass as fit into the method's `batch_size`. A callable target without `select` gets
-        the output of one view at a time.
+        As many views run in one pass as fit into the method's `batch_size`. A callable target without `select` gets the
+        outputs of the views one at a time.
         """
         inputs = read_inputs(images, forward_kwargs, self.cam.model, image_input=self.cam.image_input)
         if inputs.n == 0:
@@ -72,7 +72,7 @@ class _Mean:
         """Settle the targets on the unchanged images, and average over the views."""
         with capture_for([self.cam], inputs, targets) as (clean, (layers,)):
             pass
-        # A bag has its own images in every view.
+        # In every view the images of a bag form a bag of their own.
         shared = (clean.target is None or hasattr(clean.target, "select")) and not clean.rows.is_bag
         together = max(1, self.cam.batch_size // inputs.n) if shared else 1
         views = self.views(inputs.images)
@@ -113,8 +113,8 @@ class Smooth(_Mean):
     Args:
         cam: any method.
         samples: noisy copies of each image; they multiply the method's price.
-        std: of the Gaussian noise, in units of the normalized images, at least 0.
-        seed: of the noise; all images get the same draws.
+        std: standard deviation of the Gaussian noise, in units of the normalized images, at least 0.
+        seed: seed of the noise; all images get the same draws.
 
     Example:
         >>> from gradcam_kit import LayerCAM, Smooth
@@ -136,13 +136,13 @@ class Smooth(_Mean):
 class TestTime(_Mean):
     """Average a method's saliency over the images and their mirror images, each in several brightnesses; no paper.
 
-    Removes what depends on the side or the light. The mirror turns the last axis (left and right, or the time of a
-    signal), and its maps are turned back. A target that names places in the image (a mask, a box) does not turn with
-    it: use `Smooth` there.
+    Removes what depends on the side or the light. The mirror flips the last axis (left and right, or the time of a
+    signal), and the maps are flipped back. A target with positions in the image (a mask, a box) is not flipped with it:
+    use `Smooth` for such targets.
 
     Args:
         cam: any method.
-        brightness: factors of the normalized images; with the mirror, two passes each.
+        brightness: factors of the normalized images; each costs two passes, one of them mirrored.
 
     Example:
         >>> from gradcam_kit import GradCAM, TestTime
@@ -151,7 +151,7 @@ class TestTime(_Mean):
         torch.Size([1, 128, 128])
     """
 
-    __test__ = False  # not a test case
+    __test__ = False  # tells pytest that this class is not a test case
 
     def __init__(self, cam: BaseCAM, *, brightness: Sequence[float] = (0.9, 1.0, 1.1)) -> None:
         super().__init__(cam)
@@ -169,8 +169,8 @@ class TestTime(_Mean):
 class EigenSmooth(BaseCAM):
     """Replace the sum of a method's weighted maps w_k A_k by their first principal component; no paper.
 
-    Smoother maps for the price of an eigenproblem. It is a method itself: it shares passes with others, and `Smooth`
-    and `TestTime` take it.
+    Gives smoother maps for the price of an eigenproblem. The result is itself a method: it shares passes with others,
+        and `Smooth` and `TestTime` can wrap it.
 
     Args:
         cam: a method that sums the channels with weights (Grad-CAM, XGrad-CAM, ...).
@@ -187,7 +187,7 @@ class EigenSmooth(BaseCAM):
         check_cam("EigenSmooth", cam)
         if type(cam).weights is BaseCAM.weights or type(cam).saliencies is not BaseCAM.saliencies:
             raise InputError(
-                f"{type(cam).__name__} is no sum of weighted channels; EigenSmooth expects a method that implements "
+                f"{type(cam).__name__} is not a sum of weighted channels; EigenSmooth expects a method that implements "
                 "`weights`, such as GradCAM"
             )
         super().__init__(

@@ -19,13 +19,13 @@ class SSCAM(ScoreCAM, name="ss-cam"):
     r"""Average Score-CAM's scores over noisy masks: $s_k = \mathrm{mean}_i\, y(x \odot (M_k + \epsilon_i))$.
 
     Smoother than Score-CAM, and seldom worth its price: `samples` multiplies the passes. The options of Score-CAM
-    apply too, `channels` above all. The noise is added to the normalized masks, also to the empty mask of a constant
+    apply too, `channels` above all. The noise is added to the normalized masks, including the empty mask of a constant
     channel. `std` is large for masks in [0, 1]; both defaults are torch-cam's.
 
     Args:
         samples: draws of noise; all channels and images get the same ones.
-        std: of the Gaussian noise, in units of the masks, at least 0.
-        seed: of the noise.
+        std: standard deviation of the Gaussian noise, in units of the masks, at least 0.
+        seed: seed of the noise.
 
     Example:
         >>> from gradcam_kit import SSCAM
@@ -41,7 +41,7 @@ class SSCAM(ScoreCAM, name="ss-cam"):
     seed: int = 0
 
     def check_options(self) -> None:
-        """Refuse less than one sample, and noise below 0."""
+        """Raise OptionError for less than one sample, or a negative `std`."""
         super().check_options()
         self.samples, self.std = positive_int("samples", self.samples), non_negative("std", self.std)
 

@@ -1,7 +1,7 @@
-"""Class activation maps of clips: a map for each frame, and how much each frame counts.
+"""Class activation maps of clips: a map of each frame, and the weight of each frame.
 
-The map of a frame is that of its own activations and gradients, as in Grad-CAM (Selvaraju et al., ICCV 2017,
-https://arxiv.org/abs/1610.02391) with the frames as further images.
+The map of a frame is computed from its own activations and gradients, as if each frame were an image of its own in
+Grad-CAM (Selvaraju et al., ICCV 2017, https://arxiv.org/abs/1610.02391).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from gradcam_kit.types import Evidence, LayerCapture
 
 @dataclass(frozen=True, eq=False)
 class TemporalExplanation:
-    """Where and when the model looked. With `(n, m)` targets everything has an axis for them behind the clips.
+    """Where and when the model looked. With `(n, m)` targets every tensor has an axis m after n.
 
     Attributes:
         heatmaps: float32 in [0, 1] at the size of the frames, normalized over the whole clip, so that frames can be
@@ -32,8 +32,8 @@ class TemporalExplanation:
         weights: the share of the positive evidence that lies in each frame; sums to 1, or to 0 without any evidence.
         saliency: the signed maps at the layer's resolution.
         targets: class indices, or None for a callable.
-        scores: what is explained.
-        output: what the model returned.
+        scores: the explained scores.
+        output: the model's output.
         layer: name of the layer.
         is_empty: whether a clip has no positive evidence.
     """
@@ -62,25 +62,25 @@ def temporal_cam(
 ) -> TemporalExplanation:
     """Explain a model of clips: a CNN with a recurrent layer or attention over its frames, or a video network.
 
-    Shows where the model looked in each frame, and which frames counted. The layer may see the frames folded into its
-    batch, clip after clip or frame after frame, once for each frame, or along an axis of their own; shapes and
-    gradients decide. Gradients pass recurrent layers in eval mode also on CUDA, where cuDNN is switched off for them.
+    Shows where the model looked in each frame, and which frames counted. The layer may get the frames in its batch axis
+    (in either order), in one call each, or along a separate axis; shapes and gradients tell which. On CUDA, cuDNN is
+    switched off for recurrent layers, which it cannot differentiate in eval mode.
 
     Args:
         model: any model of clips.
         clip: `(n, t, c, h, w)` or `(n, c, t, h, w)`, whichever the model takes, or a tuple or mapping of inputs. With
-            `frames`, a model of `(n * t, c, h, w)` is called with them, clip after clip.
+            `frames`, `(n * t, c, h, w)`, clip after clip.
         layer: a module or its dotted name, with positions: the last convolution of the CNN.
         targets: as in calling a CAM method.
-        method: one that needs activations and gradients alone: "grad-cam", "hires-cam", "layer-cam", ...
+        method: a method that needs only activations and gradients: "grad-cam", "hires-cam", "layer-cam", ...
         normalize: "minmax", "max" or "none", over the whole clip.
-        frames: how many frames a clip has, where the model takes them folded into the batch.
+        frames: number of frames of a clip, for models that take the frames in the batch axis.
         forward_kwargs: passed on to the model.
 
     Raises:
         LayerNotFoundError: a layer that the model does not have.
-        OptionError: a method that needs more, or one that does not exist.
-        ShapeError: a clip or a layer without frames, or with two readings.
+        OptionError: a method that needs more than activations and gradients, or does not exist.
+        ShapeError: a clip or a layer output without a frame axis, or with two axes that could be it.
         CaptureError: a layer on which the score does not depend.
 
     Example:
@@ -103,7 +103,10 @@ def temporal_cam(
     cam_type = METHODS[method]
     if cam_type.needs != Evidence.GRADIENTS:
         able = ", ".join(name for name, one in METHODS.items() if one.needs == Evidence.GRADIENTS)
-        raise OptionError(f"method is {method!r}, which needs more than gradients at the layer; expected one of {able}")
+        raise OptionError(
+            f"method is {method!r}, which needs more than activations and gradients of the layer; expected one "
+            f"of {able}"
+        )
     found = find_layers(own, layer, model)
     if len(found) > 1:
         raise InputError(f"layer names {len(found)} layers ({', '.join(found)}); expected one")
@@ -115,11 +118,11 @@ def temporal_cam(
     inputs = read_inputs(clip, forward_kwargs, called)
     if inputs.images.ndim != 5:
         raise ShapeError(
-            f"clip is {tuple(inputs.raw.shape)}; expected (n, t, c, h, w) or (n, c, t, h, w), or pass frames= for a "
-            "model that takes the frames of its clips folded into the batch"
+            f"clip is {tuple(inputs.raw.shape)}; expected (n, t, c, h, w) or (n, c, t, h, w), or pass "
+            "frames= for a model that takes the frames in its batch axis"
         )
     if inputs.n == 0:
-        raise ShapeError(f"clip is {tuple(inputs.raw.shape)}, which holds no clip; expected at least one")
+        raise ShapeError(f"clip is {tuple(inputs.raw.shape)}, which has no clips; expected at least one")
     layout = frame_layout(called, inputs, module, name)
     names = [f"{prefix}{name}"] if layout.calls == 1 else [f"{prefix}{name}#{i + 1}" for i in range(layout.calls)]
     cam = cam_type(called, names, reshape=layout.reshape)
@@ -141,10 +144,11 @@ def _saliency(cam: BaseCAM, layer: LayerCapture) -> Float[Tensor, "n *m y x"]:
 
 
 def _folded(layer: LayerCapture) -> LayerCapture:
-    """Return the capture with the frames as rows of their own."""
+    """Return the capture with each frame as a row of the batch."""
     t = layer.activations.shape[2]
     gradients, scores = layer.gradients, layer.scores
-    nearest = torch.arange(t, device=layer.images.device) * layer.images.shape[2] // t  # fewer where time has a stride
+    # a stride over time leaves fewer frames
+    nearest = torch.arange(t, device=layer.images.device) * layer.images.shape[2] // t
     return replace(
         layer,
         activations=layer.activations.transpose(1, 2).flatten(0, 1),

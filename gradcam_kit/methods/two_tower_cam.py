@@ -1,4 +1,4 @@
-"""Two towers: Grad-CAM (https://arxiv.org/abs/1610.02391) of how similar a picture and a text are, for both of them."""
+"""Grad-CAM (https://arxiv.org/abs/1610.02391) of the similarity of an image and a text, for both towers."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from gradcam_kit.methods.contract import METHODS
 
 @dataclass(frozen=True, eq=False)
 class TwoTowerExplanation:
-    """What `two_tower_cam` found.
+    """Result of `two_tower_cam`.
 
     Attributes:
         heatmaps: `(n, h, w)` in [0, 1] at the size of the images.
         tokens: `(n, t)` in [0, 1]: how much each token counts; the largest of each text is 1.
         token_saliency: `(n, t)` norms of gradient times activation, not normalized.
-        scores: `(n,)` cosines, or what the fusion module says.
+        scores: `(n,)` cosine similarities, or the scores of the fusion module.
         fusion: norms of gradient times activation at the fusion layer, `(n, t)` for tokens and `(n, k)` for units; None
             without a fusion module.
         modalities: `(n, 2)` shares of the image's and of the text's embedding in the fused score; None without.
-        image_embeddings: what the image tower returned.
-        text_embeddings: what the text tower returned.
+        image_embeddings: output of the image tower.
+        text_embeddings: output of the text tower.
         image_layers: names of the layers of the image tower.
         text_layer: name of the layer of the text tower.
         fusion_layer: name of the layer of the fusion module; "" without.
@@ -64,9 +64,9 @@ def two_tower_cam(
     targets: Any = None,
     method: str = "grad-cam",
 ) -> TwoTowerExplanation:
-    r"""Explain why a picture and a text go together: a map of the picture and a weight of each token, in one call.
+    r"""Explain the similarity of an image and a text: a map of the image and a weight for each token, in one call.
 
-    The score is the cosine of the two embeddings, or what `fusion` makes of them. The picture's map is that of
+    The score is the cosine similarity of the two embeddings, or the output of `fusion`. The image's map is that of
     `method` at `image_layer`. A token's weight is the norm over channels of gradient times activation at `text_layer`,
     $\lVert \partial s / \partial a_t \odot a_t \rVert_2$; there is no accepted ground truth for such weights. One
     forward and one backward pass for each tower; both towers are left exactly as they were found.
@@ -75,7 +75,7 @@ def two_tower_cam(
         image_tower: a module, or a method of a module (`model.encode_image`), that returns embeddings `(n, d)`.
         text_tower: the same for texts.
         images: `(n, c, *t)`; a single one is compared with every text.
-        texts: what the text tower takes: token indices `(n, t)`, or a mapping of its keyword arguments. A single one
+        texts: input of the text tower: token indices `(n, t)`, or a mapping of its keyword arguments. A single one
             is compared with every image.
         image_layer: as `target_layers` of a method; None = chosen automatically.
         text_layer: name or module whose output is `(n, t, k)`; None = the last one at which the gradient reaches more
@@ -83,8 +83,9 @@ def two_tower_cam(
         fusion: a module that is called with the outputs of both towers and returns scores or logits.
         fusion_layer: name or module inside of `fusion`; None = the last one in front of its output, or else the
             embedding of the image.
-        targets: which logit of the fusion module, an int, class indices `(n,)` or a callable; None = the predicted one.
-        method: name of a method in `METHODS`, for the picture.
+        targets: the explained logit of the fusion module: an int, class indices `(n,)` or a callable; None = the
+            predicted one.
+        method: name of a method in `METHODS`, for the image.
 
     Raises:
         ShapeError: towers whose embeddings differ in size, or another number of texts than of images.
@@ -163,11 +164,11 @@ class _Tower(nn.Module):
         return self.function(*args, **kwargs)
 
     def find(self, layer: Any) -> Any:
-        """Return the layer by its name in the owner, or as it is."""
+        """Return the layer: a module as it is, a name looked up in the owner."""
         if isinstance(layer, list | tuple):
             return [self.find(one) for one in layer]
         if isinstance(layer, str):
-            find_layers(self.owner, layer, self.owner)  # says what is wrong in the names that the user knows
+            find_layers(self.owner, layer, self.owner)  # raises errors that use the names of the user's model
             return f"owner.{layer}"
         return layer
 

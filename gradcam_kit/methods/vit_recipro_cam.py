@@ -40,7 +40,7 @@ class ViTReciproCAM(BaseCAM, name="vit-recipro-cam"):
     window: int = 3
 
     def check_options(self) -> None:
-        """Refuse windows other than 1 and 3."""
+        """Raise OptionError for a window other than 1 and 3."""
         check_window(self.window)
 
     def saliencies(self, layer: LayerCapture) -> Float[Tensor, "n *ms"]:
@@ -51,8 +51,9 @@ class ViTReciproCAM(BaseCAM, name="vit-recipro-cam"):
         """
         if layer.residual is None:
             raise CaptureError(
-                f"ViT-Recipro-CAM needs the input normalization of a transformer block; layer {layer.layer!r} is none "
-                "(its input is no module's output of the same shape). Leave target_layers out, or use ReciproCAM"
+                "ViT-Recipro-CAM needs the input normalization of a transformer block; layer "
+                f"{layer.layer!r} is not one (its input is not the output of a module with the same shape). "
+                "Leave target_layers out, or use ReciproCAM"
             )
         weights = window_weights(layer.activations.shape[2:], self.window, layer.activations)
         rows = torch.arange(len(layer.activations) * len(weights), device=weights.device)

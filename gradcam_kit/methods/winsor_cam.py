@@ -19,7 +19,7 @@ Importance = Literal["mean", "max", "l2"]
 
 
 def winsorize(importance: Float[Tensor, "r layers"], percentile: float) -> Float[Tensor, "r layers"]:
-    """Cap the positive entries of each row at a percentile of them and rescale them to [0.1, 1] (all equal: 1).
+    """Cap the positive entries of each row at their percentile and rescale them to [0.1, 1]; equal entries become 1.
 
     Only large values are capped; entries that are not positive become 0. Whether the paper also raises small ones
     could not be confirmed.
@@ -34,14 +34,14 @@ def winsorize(importance: Float[Tensor, "r layers"], percentile: float) -> Float
 
 
 class WinsorCAM(BaseCAM, name="winsor-cam"):
-    """Weight the Grad-CAM maps of all convolutions by each layer's importance, with outliers capped.
+    r"""Weight the Grad-CAM maps of all convolutions by each layer's importance, with outliers capped: $\sum_l s_l M_l$.
 
-    Shows what the whole network used, without a choice of layers; `percentile` moves the map from detail to meaning.
-    Shallow layers bring noise into it. The paper sums the weighted maps, which is the fusion "mean"; "max" and
-    "product" combine them otherwise.
+    Shows what the whole network used, without a choice of layers; `percentile` shifts the map from detail to semantics.
+    Shallow layers add noise. The paper sums the weighted maps, which is the fusion "mean"; "max" and "product" combine
+    them otherwise.
 
     Args:
-        percentile: where the positive importances are capped, in [0, 100].
+        percentile: percentile at which the positive importances are capped, in [0, 100].
         importance: of a layer, from its Grad-CAM weights: their "mean", "max" or "l2" norm, clipped at 0.
 
     Example:
@@ -59,7 +59,7 @@ class WinsorCAM(BaseCAM, name="winsor-cam"):
     importance: Importance = "mean"
 
     def check_options(self) -> None:
-        """Refuse percentiles outside of [0, 100], and importances that do not exist."""
+        """Raise an error for a percentile outside [0, 100], or an unknown importance."""
         if not 0 <= self.percentile <= 100:
             raise OptionError(f"percentile is {self.percentile!r}; expected a number from 0 to 100")
         one_of("importance", self.importance, get_args(Importance))

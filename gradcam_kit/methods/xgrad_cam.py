@@ -9,7 +9,7 @@ from gradcam_kit.functional import spatial_sum
 from gradcam_kit.methods.base import BaseCAM, gradients_of
 from gradcam_kit.types import LayerCapture
 
-# Below this share of sum |A| the sum of a signed channel is cancellation, and dividing by it would explode.
+# Below this share of sum |A| the sum of a signed channel is mere cancellation, and a division by it would blow up.
 _CANCELED = 1e-6
 
 

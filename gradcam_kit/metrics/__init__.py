@@ -1,4 +1,4 @@
-"""How good are the maps? Batched metrics on tensors, one number per image, and a status where there is none."""
+"""Batched metrics of heatmaps: one number per image, with a status that says whether it counts."""
 
 from gradcam_kit.metrics.baselines import BASELINES
 from gradcam_kit.metrics.boxes import bounding_boxes, box_accuracy, box_overlaps, max_box_accuracy

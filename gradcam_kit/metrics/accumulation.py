@@ -30,24 +30,24 @@ except ImportError as error:
 
 
 def _counts(status: Int[Tensor, " n"]) -> Int[Tensor, " statuses"]:
-    """How many images have each status."""
+    """Return the number of images by status."""
     return torch.stack([(status == int(one)).sum() for one in Status])
 
 
 def _told(counts: Int[Tensor, " statuses"]) -> dict[str, Tensor]:
-    """How many images a number stands for, and how many it leaves out for which reason."""
+    """Return the number of images behind a mean, and the number left out, by reason."""
     flagged = {status.name.lower(): counts[int(status)] for status in Status if status is not Status.OK}
     return {"count": counts[int(Status.OK)], **flagged}
 
 
 class MeanOverImages(torchmetrics.Metric):
-    """The mean of any metric over the images that count, and how many there are of each status.
+    """The mean of any metric over the images that count, and the number of images by status.
 
     `compute` returns a dict: "mean", "count" (images in the mean), and the number of images per status that is not OK.
-    `higher_is_better` and `settings` say how to read it.
+    `higher_is_better` and `settings` tell how to read the mean.
 
     Args:
-        name: key of `METRICS`, or a metric made of any function that returns one number per image, such as
+        name: key of `METRICS`, or a metric made from any function that returns one number per image, such as
             `Metric("grid-pointing", grid_pointing, "higher")`, whose results are given to `update`.
         options: those of the plain function; torchmetrics' own go into `torchmetrics_options`.
         torchmetrics_options: `sync_on_compute`, `dist_sync_fn`, ...
@@ -68,41 +68,41 @@ class MeanOverImages(torchmetrics.Metric):
         metric.check_options(options)
         super().__init__(**(torchmetrics_options or {}))
         self.metric, self.options = metric, options
-        # torchmetrics takes it for a constant of the class, and refuses the plain assignment.
+        # torchmetrics treats it as a constant of the class and refuses a plain assignment.
         vars(self)["higher_is_better"] = {"higher": True, "lower": False}.get(self.metric.better)
         self.settings: dict[str, Any] = {}
         self.add_state("total", torch.zeros((), dtype=torch.double), dist_reduce_fx="sum")
         self.add_state("counts", torch.zeros(len(Status), dtype=torch.long), dist_reduce_fx="sum")
 
     def update(self, case: MetricInput | MetricResult, *others: object) -> None:
-        """Add a batch: a case to measure, or what the metric returned for it.
+        """Add a batch: a case to measure, or a result of the metric.
 
         Raises:
-            InputError: tensors, as the classes below take them, or a batch measured with other settings.
+            InputError: tensors instead of a case, or a batch measured with other settings.
         """
         if others or not isinstance(case, MetricInput | MetricResult):
             fields = ", ".join(["heatmaps", "images", *(f"{field}={field}" for field in self.metric.needs)])
             raise InputError(
-                f"update got {', '.join(map(kind_of, (case, *others)))}; expected one case, with all that the metric "
-                f"{self.metric.name!r} needs: update(MetricInput({fields}))"
+                f"update got {', '.join(map(kind_of, (case, *others)))}; expected one case, with all inputs "
+                f"of the metric {self.metric.name!r}: update(MetricInput({fields}))"
             )
         found = case if isinstance(case, MetricResult) else self.metric(case, **self.options)
         if self.settings and dict(found.settings) != self.settings:
             different = sorted(key for key, value in found.settings.items() if self.settings.get(key) != value)
             raise InputError(
-                f"batches were measured with different settings ({', '.join(different)}); a mean over them means "
-                "nothing: use one metric object for each"
+                f"batches were measured with different settings ({', '.join(different)}); a mean over them "
+                "is meaningless; use one metric object per setting"
             )
         self.settings = dict(found.settings)
         self.total += found.values.double().where(found.ok, 0).sum()
         self.counts += _counts(found.status)
 
     def extra_repr(self) -> str:
-        """Return the metric and its options, within the `repr`."""
+        """Return the metric and its options for the `repr`."""
         return ", ".join([repr(self.metric.name), *(f"{name}={value!r}" for name, value in self.options.items())])
 
     def reset(self) -> None:
-        """Forget all batches, and with which settings they were measured."""
+        """Forget all batches and their settings."""
         super().reset()
         self.settings = {}
 
@@ -114,12 +114,12 @@ class MeanOverImages(torchmetrics.Metric):
 class PointingGame(torchmetrics.Metric):
     """The pointing game as in its paper: hits / (hits + misses) for each class, then the mean of the classes.
 
-    `compute` returns "mean", "classes" (that were seen, and so in the mean), "per_class" (NaN for the others), "count"
-    (images that were counted), and the number of images per status that is not OK. `settings` say what the numbers
-    depend on, here and in the classes below.
+    `compute` returns "mean", "classes" (number of classes in the data, and so in the mean), "per_class" (NaN for the
+    others), "count" (images that were counted), and the number of images per status that is not OK. `settings` lists
+    what the numbers depend on, here and in the classes below.
 
     Args:
-        classes: how many there are.
+        classes: number of classes.
         tolerance: in positions, see `pointing_game`.
         options: torchmetrics' own.
     """
@@ -144,7 +144,7 @@ class PointingGame(torchmetrics.Metric):
         masks: Bool[Tensor, "n *t"],
         classes: Integer[Tensor, " n"] | Integer[np.ndarray, " n"] | Sequence[int],
     ) -> None:
-        """Add a batch; images whose map or mask is flagged do not count. What is refused adds nothing.
+        """Add a batch; images with a flagged map or mask do not count. A batch that raises an error adds nothing.
 
         Args:
             heatmaps: maps of any scale.
@@ -152,8 +152,8 @@ class PointingGame(torchmetrics.Metric):
             classes: the class index of each image.
 
         Raises:
-            OptionError: a class that there is not.
-            InputError: classes that are no integers.
+            OptionError: a class outside the range.
+            InputError: classes that are not integers.
             ShapeError: not one class for each image, or masks of another shape than the heatmaps.
         """
         found = pointing_game(heatmaps, masks, **self.settings)
@@ -164,22 +164,23 @@ class PointingGame(torchmetrics.Metric):
         self.counts += _counts(found.status)
 
     def compute(self) -> dict[str, Tensor]:
-        """Return the mean of the classes that were seen."""
+        """Return the mean over the classes in the data."""
         per_class = self.hits / self.seen
         seen = (self.seen > 0).sum()
         return {"mean": per_class.nanmean(), "classes": seen, "per_class": per_class, **_told(self.counts)}
 
 
 class MaxBoxAccuracy(torchmetrics.Metric):
-    """MaxBoxAcc: the share of images whose box is found, at the threshold that suits the data set best.
+    """MaxBoxAcc: the share of images whose box is found, at the best threshold for the data set.
 
     `compute` returns "mean" (over `overlaps`), "threshold" (the best one for each overlap), "count" (images that were
-    counted), and the number of images per status that is not OK. The threshold is chosen on the images it is judged on;
-    `accuracies()` gives all, to choose it on others.
+    counted), and the number of images per status that is not OK. The threshold is chosen on the evaluated images
+    themselves; to choose it on others, use `accuracies()`.
 
     Args:
-        overlaps: intersection over union that makes a hit; the second version takes the mean over (0.3, 0.5, 0.7).
-        all_regions: whether all regions of a map are tried (second version), or the largest.
+        overlaps: intersection over union from which on a box is a hit; the second version takes the mean over (0.3,
+            0.5, 0.7).
+        all_regions: try all regions of a map (second version), or only the largest.
         thresholds: shares of each map's maximum.
         options: torchmetrics' own.
     """
@@ -220,9 +221,9 @@ class MaxBoxAccuracy(torchmetrics.Metric):
 
         Args:
             heatmaps: with two position axes.
-            masks: where the objects are, if there are no boxes; the box around each mask is looked for.
-            boxes: (x0, y0, x1, y1) of the objects, x1 and y1 exclusive; any of an image's own will do, and those
-                without area are fillers. An image whose boxes lie outside of it has no object.
+            masks: masks of the objects, if there are no boxes; the bounding box of each mask is used.
+            boxes: (x0, y0, x1, y1) of the objects, x1 and y1 exclusive; any box of an image counts, and boxes without
+                area are padding. An image whose boxes lie outside it has no object.
 
         Raises:
             InputError: neither masks nor boxes, or both.
@@ -263,7 +264,7 @@ class PixelAveragePrecision(torchmetrics.Metric):
     images per status that is not OK.
 
     Args:
-        bins: into which [0, 1] is divided.
+        bins: number of bins in [0, 1].
         options: torchmetrics' own.
     """
 
@@ -285,12 +286,12 @@ class PixelAveragePrecision(torchmetrics.Metric):
         masks: Bool[Tensor, "n *t"],
         ignored: Bool[Tensor, "n *t"] | None = None,
     ) -> None:
-        """Add a batch; constant and non-finite maps do not count, and `ignored` pixels neither."""
+        """Add a batch; constant and non-finite maps do not count, nor do `ignored` pixels."""
         found = pixel_histograms(heatmaps, masks, ignored, **self.settings)
         status = measured(heatmaps.new_zeros(len(heatmaps)), degenerate(heatmaps)).status
         self.histograms += (found * (status == int(Status.OK))[:, None, None]).sum(0)
         self.counts += _counts(status)
 
     def compute(self) -> dict[str, Tensor]:
-        """Return the area, and of how many images."""
+        """Return the area and the number of images."""
         return {"average_precision": average_precision(self.histograms), **_told(self.counts)}

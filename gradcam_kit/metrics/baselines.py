@@ -1,4 +1,4 @@
-"""Maps that know nothing of the model: what every table of metrics must carry, because some metrics can be gamed."""
+"""Model-independent maps that belong into every table of metrics, because some metrics can be gamed."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from gradcam_kit.options import Registry
 
 @runtime_checkable
 class Baseline(Protocol):
-    """A map that knows nothing of the model."""
+    """A model-independent map."""
 
     def __call__(
         self, images: Float[Tensor, "n c *t"], seed: int = 0, identities: Int[Tensor, " n"] | None = None
     ) -> Float[Tensor, "n *t"]:
-        """Heatmaps in [0, 1]; an image's draws belong to the seed and to its identity (None = from its values)."""
+        """Heatmaps in [0, 1]; an image's draws are derived from the seed and its identity (None = its values)."""
         ...
 
 
@@ -32,21 +32,21 @@ _WIDTH = 0.25
 def random_map(
     images: Float[Tensor, "n c *t"], seed: int = 0, identities: Int[Tensor, " n"] | None = None
 ) -> Float[Tensor, "n *t"]:
-    """Every position an own draw of U(0, 1)."""
+    """Return an independent draw of U(0, 1) at every position."""
     return uniform(tuple(images.shape[2:]), identities_of(identities, images), seed, _STREAM)
 
 
 def ones_map(
     images: Float[Tensor, "n c *t"], seed: int = 0, identities: Int[Tensor, " n"] | None = None
 ) -> Float[Tensor, "n *t"]:
-    """Return the whole image: what Fake-CAM (Poppi et al., CVPRW 2021) comes down to; flagged, as it is constant."""
+    """Return ones, the map of Fake-CAM (Poppi et al., CVPRW 2021); metrics flag it because it is constant."""
     return images.new_ones((len(images), *images.shape[2:]), dtype=torch.float32)
 
 
 def center_map(
     images: Float[Tensor, "n c *t"], seed: int = 0, identities: Int[Tensor, " n"] | None = None
 ) -> Float[Tensor, "n *t"]:
-    """Return a Gaussian at the center, its deviation a quarter of each side: where photographers put the object."""
+    """Return a centered Gaussian (sigma: a quarter of each side), because photographers center objects."""
     heatmap = images.new_ones((), dtype=torch.float32)
     for size in images.shape[2:]:
         places = torch.linspace(-1, 1, size, device=images.device) if size > 1 else images.new_zeros(1)
@@ -57,7 +57,7 @@ def center_map(
 def edge_map(
     images: Float[Tensor, "n c *t"], seed: int = 0, identities: Int[Tensor, " n"] | None = None
 ) -> Float[Tensor, "n *t"]:
-    """Return the Sobel magnitude of the channels' mean, min-max scaled: what the eye likes. Borders are repeated."""
+    """Return the Sobel magnitude of the channels' mean, min-max scaled, which looks convincing; borders repeat."""
     gray = at_least_float32(images).mean(1)
     axes = range(1, gray.ndim)
     squares = torch.zeros_like(gray)

@@ -31,16 +31,16 @@ def box_accuracy(
     threshold: float = 0.2,
     overlap: float = 0.5,
 ) -> MetricResult:
-    """1 where the box around the map's largest contour overlaps that around the mask by at least `overlap`, else 0.
+    """Score 1 if the box around the map's largest contour overlaps the mask's box by at least `overlap`, else 0.
 
-    One threshold for one image. The paper takes the threshold that suits the data set best: `max_box_accuracy`, or
+    Uses one fixed threshold. The paper takes the best threshold for the data set: `max_box_accuracy`, or
     `MaxBoxAccuracy` in `gradcam_kit.metrics.accumulation`. `details["iou"]` is the overlap.
 
     Args:
         heatmaps: with two position axes.
-        masks: where the object is; its bounding box counts.
-        threshold: a region is where the map is above this share of its maximum.
-        overlap: intersection over union of the boxes that makes a hit.
+        masks: mask of the object; its bounding box counts.
+        threshold: regions consist of positions above this share of the map's maximum.
+        overlap: intersection over union of the boxes from which on they count as a hit.
     """
     check_masks(masks, heatmaps)
     check_overlap(overlap)
@@ -54,16 +54,16 @@ def box_accuracy(
 def max_box_accuracy(
     overlaps: Float[Tensor, "n thresholds"], overlap: float = 0.5
 ) -> tuple[Float[Tensor, ""], Float[Tensor, " thresholds"]]:
-    """Return the accuracy of the data set at its best threshold, and that at every threshold.
+    """Return the accuracy of the data set at its best threshold, and at every threshold.
 
-    The threshold is chosen on the very images that it is judged on: for a fair number choose it on others.
+    The threshold is chosen on the evaluated images themselves; for a fair number choose it on others.
     """
     accuracies = (overlaps >= check_overlap(overlap)).double().mean(0)
     return accuracies.amax(), accuracies
 
 
 def check_overlap(overlap: float) -> float:
-    """Return the overlap that makes a hit, or raise OptionError."""
+    """Return `overlap`, or raise OptionError."""
     if not 0 < finite_number("overlap", overlap) <= 1:
         raise OptionError(f"overlap is {overlap}; expected an intersection over union in (0, 1]")
     return overlap
@@ -76,19 +76,19 @@ def box_overlaps(
     *,
     all_regions: bool = False,
 ) -> Float[Tensor, "n thresholds"]:
-    """Return the best intersection over union between an image's boxes and those around the regions of its map.
+    """Return the best intersection over union between an image's boxes and the boxes around its map's regions.
 
     Regions are found by OpenCV on the host: connected positions above the threshold, diagonals included.
 
     Args:
         heatmaps: with two position axes.
-        boxes: (x0, y0, x1, y1), x1 and y1 exclusive; boxes without area are fillers.
+        boxes: (x0, y0, x1, y1), x1 and y1 exclusive; boxes without area are padding.
         thresholds: shares of each map's maximum, exclusive.
         all_regions: False = only the region whose contour, through its outer positions, encloses the largest area
             (MaxBoxAcc), True = all of them (V2).
 
     Raises:
-        ShapeError: maps that have not two position axes, or boxes that are not `(n, b, 4)`.
+        ShapeError: maps without exactly two position axes, or boxes that are not `(n, b, 4)`.
         OptionError: thresholds outside of [0, 1).
         InputError: boxes that are NaN.
     """
@@ -104,7 +104,7 @@ def box_overlaps(
     maps = usable(heatmaps).cpu().numpy()
     truth = boxes.double().cpu().numpy()
     if np.isnan(truth).any():
-        raise InputError("boxes contain NaN; expected x0, y0, x1, y1 in positions, all 0 for a filler")
+        raise InputError("boxes contain NaN; expected x0, y0, x1, y1 in positions, all 0 for padding")
     found = np.zeros((len(maps), len(thresholds)))
     for image, (one, own) in enumerate(zip(maps, truth, strict=True)):
         for place, threshold in enumerate(thresholds):
@@ -118,12 +118,12 @@ def bounding_boxes(masks: Bool[Tensor, "n h w"]) -> Float[Tensor, "n 4"]:
     """Return the box (x0, y0, x1, y1) around each mask, x1 and y1 exclusive; zeros for an empty mask.
 
     Raises:
-        ShapeError: masks that have not two position axes.
+        ShapeError: masks without exactly two position axes.
     """
     if masks.ndim != 3:
         raise ShapeError(f"boxes need masks (n, h, w); got {tuple(masks.shape)}")
     corners = []
-    for axis in (1, 2):  # what is left after rows, then columns, are merged
+    for axis in (1, 2):  # reduce over rows, then over columns
         line = masks.any(axis).to(torch.uint8)
         length = line.shape[1]
         corners.append((line.argmax(1), length - line.flip(1).argmax(1)))
@@ -132,10 +132,10 @@ def bounding_boxes(masks: Bool[Tensor, "n h w"]) -> Float[Tensor, "n 4"]:
 
 
 def _region_boxes(above: NDArray[np.bool_], all_regions: bool) -> NDArray[np.float64]:
-    """Boxes around connected regions `(r, 4)`."""
+    """Return the boxes around connected regions, `(r, 4)`."""
     from gradcam_kit.pixels.opencv import cv2
 
-    # In two levels: outer contours, those of regions inside of holes too, have no parent; those of holes have one.
+    # With two levels, outer contours (even of regions inside holes) have no parent, and contours of holes have one.
     contours, levels = cv2.findContours(above.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
     parents = () if levels is None else levels[0][:, 3]
     outer = [contour for contour, parent in zip(contours, parents, strict=True) if parent < 0]

@@ -1,4 +1,4 @@
-"""What must hold before anything is measured, and which maps cannot be measured at all."""
+"""Checks of the inputs of metrics, and flags for maps that cannot be measured."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ from gradcam_kit.metrics.result import Status
 from gradcam_kit.similarity import broken, constant
 from gradcam_kit.targets.values import for_class_names, kinds_in
 
-_is_checked: ContextVar[bool] = ContextVar("_is_checked", default=False)  # by a case
-_ROUNDING = 1e-6  # of a softmax
+# whether a `MetricInput` has already checked ranges and images
+_is_checked: ContextVar[bool] = ContextVar("_is_checked", default=False)
+_ROUNDING = 1e-6  # tolerance of the sum of a softmax
 
 
 @contextmanager
 def case_checked() -> Iterator[None]:
-    """Within this block heatmaps are known to lie in [0, 1], and images to be those of `rescore`."""
+    """Skip the checks inside this block that heatmaps lie in [0, 1] and that images are those of `rescore`."""
     token = _is_checked.set(True)
     try:
         yield
@@ -34,12 +35,12 @@ def case_checked() -> Iterator[None]:
 
 
 def check_heatmaps(heatmaps: Any, images: Tensor, *, within: bool = True) -> None:
-    """Raise if there is not one heatmap of the image's size for each image, or a value outside of [0, 1].
+    """Raise unless there is one heatmap of the image's size for each image, with values in [0, 1].
 
     Args:
         heatmaps: expected `(n, *t)`.
         images: expected `(n, c, *t)`.
-        within: whether the range matters. NaN and infinity are no errors: they are flagged.
+        within: whether to check the range. NaN and infinity are not errors; such maps are flagged.
     """
     _check_tensor("heatmaps", heatmaps)
     if not heatmaps.is_floating_point():
@@ -64,7 +65,7 @@ def check_heatmaps(heatmaps: Any, images: Tensor, *, within: bool = True) -> Non
 
 
 def _channels_elsewhere(heatmaps: Tensor, images: Tensor) -> str:
-    """Say what to do about videos `(n, t, c, h, w)` and spectrograms `(n, time, frequency)` of some models."""
+    """Return a hint for videos `(n, t, c, h, w)` and spectrograms `(n, time, frequency)`, which some models take."""
     n, *size = images.shape
     if images.ndim == 3 and tuple(heatmaps.shape) == (n, *size):
         return "; metrics take (n, c, *positions): pass images[:, None] or rescore.inputs.images"
@@ -79,7 +80,7 @@ def _check_tensor(name: str, value: object) -> None:
 
 
 def _tensor_from(name: str, value: object) -> str:
-    """How to get the tensor from what was given in its place."""
+    """Return an expression that makes the tensor from the value that was given instead."""
     if name == "heatmaps" and callable(value):
         return "cam(images)"
     if name == "heatmaps" and hasattr(value, "heatmaps"):
@@ -88,7 +89,7 @@ def _tensor_from(name: str, value: object) -> str:
 
 
 def _without_an_axis(name: str, given: Tensor, expected: tuple[int, ...]) -> str:
-    """`name[:, 0]`, if all that is wrong with a shape is an axis of length 1 too many; else an empty string."""
+    """Return the hint `name[:, 0]` if the only fault of a shape is an extra axis of length 1; else an empty string."""
     shape = tuple(given.shape)
     for place, taken in ((1, "[:, 0]"), (len(shape) - 1, "[..., 0]"), (0, "[0]")):
         if shape[place : place + 1] == (1,) and shape[:place] + shape[place + 1 :] == expected:
@@ -101,12 +102,12 @@ def check_masks(masks: Any, heatmaps: Any, name: str = "masks") -> None:
     _check_tensor(name, masks)
     _check_tensor("heatmaps", heatmaps)
     if masks.shape != heatmaps.shape:
-        variable = name.partition(" ")[0]  # of "ignored pixels"
+        variable = name.partition(" ")[0]  # the last word of a name such as "ignored pixels"
         one_less = _without_an_axis(variable, masks, tuple(heatmaps.shape))
         one_less = one_less or _without_an_axis("heatmaps", heatmaps, tuple(masks.shape))
         hint = f": pass {one_less}" if one_less else ""
         if masks.ndim == heatmaps.ndim and len(masks) == len(heatmaps):
-            hint = ". Resize them yourself: which interpolation is right depends on the masks"
+            hint = ". Resize them yourself, because the right interpolation depends on the masks"
         raise ShapeError(
             f"{name} have shape {tuple(masks.shape)}, heatmaps {tuple(heatmaps.shape)}; expected the same{hint}"
         )
@@ -125,7 +126,7 @@ def check_boxes(boxes: Any) -> None:
 
 
 def check_numbers(name: str, numbers: Any, n: int, count: int | None = None) -> None:
-    """Raise if there is not one whole number for each image, or one outside of `range(count)`."""
+    """Raise unless there is one integer of `range(count)` for each image."""
     _check_tensor(name, numbers)
     if numbers.is_floating_point() or numbers.is_complex() or numbers.dtype == torch.bool:
         raise InputError(f"{name} are {numbers.dtype}; expected integers, one number per image")
@@ -133,14 +134,14 @@ def check_numbers(name: str, numbers: Any, n: int, count: int | None = None) -> 
         raise ShapeError(f"{name} have shape {tuple(numbers.shape)}; expected ({n},): one number per image")
     if count is None:
         return
-    numbers = numbers.long()  # unsigned ones cannot be compared in all widths
+    numbers = numbers.long()  # not all unsigned types can be compared
     if bool(((numbers < 0) | (numbers >= count)).any()):
         low, high = (int(extreme) for extreme in numbers.aminmax())
         raise OptionError(f"{name} go from {low} to {high}; expected numbers from 0 to {count - 1}")
 
 
 def read_whole_numbers(name: str, numbers: Any, n: int, count: int | None = None) -> Integer[Tensor, " n"]:
-    """One whole number for each image, from whatever holds them; raises as `check_numbers` does."""
+    """Return one integer for each image, from any container; raise like `check_numbers`."""
     if isinstance(numbers, Tensor):
         found = numbers
     else:
@@ -149,14 +150,14 @@ def read_whole_numbers(name: str, numbers: Any, n: int, count: int | None = None
         except (TypeError, ValueError) as error:
             hint = for_class_names(name, numbers)
             raise InputError(f"{name} is {kinds_in(numbers)}; expected integers, one number per image{hint}") from error
-        found = found if found.numel() else found.long()  # an empty list has no kind
+        found = found if found.numel() else found.long()  # the elements of an empty list have no type
     check_numbers(name, found, n, count)
     return found
 
 
 def check_rows(name: str, rows: object) -> None:
-    """Raise if what should score changed images is a model, or a `rescoring` block that was not entered."""
-    # Both can be called, but a model would take the index for an input of its own.
+    """Raise if `rescore` or `predicts` is a model, or a `rescoring` block that was not entered."""
+    # Both are callable, but a model would take the index for one of its inputs.
     if isinstance(rows, nn.Module | ContextDecorator) or not callable(rows):
         raise InputError(
             f"{name} is {kind_of(rows)}; expected scores of changed images (rows, index) -> (m,), made by "
@@ -166,7 +167,7 @@ def check_rows(name: str, rows: object) -> None:
 
 
 def check_same_images(images: Tensor, rescore: Any, name: str = "rescore") -> None:
-    """Raise if the images are others than those whose classes were fixed."""
+    """Raise unless the images are those whose classes were fixed."""
     if _is_checked.get() or rescore is None:
         return
     check_rows(name, rescore)
@@ -177,7 +178,7 @@ def check_same_images(images: Tensor, rescore: Any, name: str = "rescore") -> No
         return
     if rescore.inputs.channels != 1 and images.shape == raw.shape and (images is raw or _is_same(images, raw)):
         raise ShapeError(
-            f"images of shape {tuple(images.shape)} are as the model takes them, which has the channels at axis "
+            f"images of shape {tuple(images.shape)} have the layout of the model, with the channels at axis "
             f"{rescore.inputs.channels}; metrics take (n, c, *positions): pass rescore.inputs.images"
         )
     if images.shape != scored.shape:
@@ -187,7 +188,7 @@ def check_same_images(images: Tensor, rescore: Any, name: str = "rescore") -> No
         )
     if not _is_same(images, scored):
         raise InputError(
-            "rescore was made for other images, so its classes are not theirs; make it for these: "
+            "rescore was made for other images, so its classes do not belong to these; make it for these: "
             "rescoring(model, images, classes)"
         )
 
@@ -197,7 +198,7 @@ def _is_same(one: Tensor, other: Tensor) -> bool:
 
 
 def improbable(scores: Float[Tensor, "n k"]) -> Bool[Tensor, " n"]:
-    """Images with scores that are no probabilities: shares of them would mean nothing."""
+    """Return the flag of images whose scores are not probabilities, so that shares of them are meaningless."""
     return ((scores < -_ROUNDING) | (scores > 1 + _ROUNDING)).any(1)
 
 
@@ -217,5 +218,5 @@ def degenerate(maps: Float[Tensor, "n *t"]) -> dict[Status, Bool[Tensor, " n"]]:
 
 
 def usable(maps: Float[Tensor, "n *t"]) -> Float[Tensor, "n *t"]:
-    """Return the maps in at least float32, those that are not finite as zeros, so that a pass for the others works."""
+    """Return the maps in at least float32, non-finite maps as zeros, so that the others can be measured."""
     return at_least_float32(maps).where(~broken(maps).reshape(-1, *(1 for _ in maps.shape[1:])), 0)

@@ -1,4 +1,4 @@
-"""How simple is a map? Entropy and inequality of |L|; the absolute value comes first, on a copy."""
+"""The simplicity of a map: entropy and inequality of |L|, computed on a copy."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from gradcam_kit.similarity import broken
     paper="Complexity: Bhatt et al., IJCAI 2020, https://arxiv.org/abs/2005.00631.",
 )
 def entropy(heatmaps: Float[Tensor, "n *t"]) -> MetricResult:
-    """Return the entropy of |L| / sum |L| in nats: 0 for one lit position, log P for an even map; NaN for zeros."""
+    """Return the entropy of |L| / sum |L| in nats: 0 for a single position, log P for a constant map; NaN for zeros."""
     shares = _magnitudes(heatmaps)
     shares = shares / shares.sum(1, keepdim=True)
     return measured(-torch.xlogy(shares, shares).sum(1), degenerate(heatmaps))
@@ -30,9 +30,9 @@ def entropy(heatmaps: Float[Tensor, "n *t"]) -> MetricResult:
     paper="Sparseness: Chalasani et al., ICML 2020, https://arxiv.org/abs/1810.06583.",
 )
 def sparseness(heatmaps: Float[Tensor, "n *t"]) -> MetricResult:
-    """Return the Gini index of |L|: 0 for an even map, 1 - 1/P for one lit position; NaN for a map of zeros.
+    """Return the Gini index of |L|: 0 for a constant map, 1 - 1/P for a single nonzero position; NaN for zeros.
 
-    With values ascending, i from 1: 1 - 2 sum_i (v_i / sum v) (P - i + 1/2) / P.
+    With ascending values v_i, i from 1: 1 - 2 sum_i (v_i / sum v) (P - i + 1/2) / P.
     """
     values = _magnitudes(heatmaps).sort(dim=1).values
     count = values.shape[1]
@@ -41,5 +41,5 @@ def sparseness(heatmaps: Float[Tensor, "n *t"]) -> MetricResult:
 
 
 def _magnitudes(heatmaps: Tensor) -> Float[Tensor, "n p"]:
-    """|L| in float64, NaN for maps that are not finite."""
+    """Return |L| in float64, NaN for maps that are not finite."""
     return usable(heatmaps).flatten(1).double().abs().masked_fill(broken(heatmaps)[:, None], torch.nan)

@@ -1,4 +1,4 @@
-"""Does the map foretell how much the score falls? Correlations over random subsets, and over groups by relevance."""
+"""Correlations of the map with the fall of the score, over random subsets and over groups by relevance."""
 
 from __future__ import annotations
 
@@ -49,25 +49,25 @@ def sensitivity_n(
     baseline: float | Fill = 0.0,
     batch_size: int = 64,
 ) -> MetricResult:
-    r"""Correlation of $\sum_{i \in S} L_i$ with $y(x) - y(x_S)$ over random sets S of n positions; mean over several n.
+    r"""Correlate $\sum_{i \in S} L_i$ with $y(x) - y(x_S)$ over random sets S of n positions; mean over several n.
 
-    $x_S$ is the image without the positions in S. The scale of a class activation map means nothing, so a correlation,
-    as in the paper's figures, not equality. Where all sets of a size change the score alike there is no correlation: it
-    is left out of the mean, and is NaN in `details["correlations"]`.
+    $x_S$ is the image without the positions in S. The scale of a class activation map is arbitrary, so the metric is a
+    correlation, as in the paper's figures, and does not test equality. If all sets of one size change the score
+    equally, the correlation is undefined: it is left out of the mean, and NaN in `details["correlations"]`.
 
     Args:
         heatmaps: in [0, 1].
-        images: as the model gets them.
+        images: the model's input.
         rescore: the probability of the explained class.
-        seed: of the sets.
-        identities: a number per image, to which its sets belong; None = from the values of the image.
+        seed: seed of the sets.
+        identities: a number per image from which its sets are derived; None = from the values of the image.
         fractions: the values of n as shares of the positions, each above 0 and below 1; at least one position.
-        samples: sets of each size; two or more.
+        samples: number of sets of each size, at least 2.
         baseline: what replaces a position, as in `deletion`.
-        batch_size: the most changed images that exist at once.
+        batch_size: the most changed images in memory at once.
 
     Raises:
-        OptionError: no fraction, one outside of (0, 1), or a single set.
+        OptionError: no fractions, a fraction outside (0, 1), or a single set.
     """
     check_heatmaps(heatmaps, images)
     given = [finite_number("a fraction", fraction) for fraction in fractions]
@@ -99,18 +99,18 @@ def faithfulness_correlation(
     baseline: float | Fill = 0.0,
     batch_size: int = 64,
 ) -> MetricResult:
-    r"""Correlation of $\sum_{i \in S} L_i$ with $y(x) - y(x_S)$ over random sets S of one size.
+    r"""Correlate $\sum_{i \in S} L_i$ with $y(x) - y(x_S)$ over random sets S of one size.
 
     Args:
         heatmaps: in [0, 1].
-        images: as the model gets them.
+        images: the model's input.
         rescore: the probability of the explained class.
-        seed: of the sets.
-        identities: a number per image, to which its sets belong; None = from the values of the image.
-        subset: positions of a set; None = 224, of images below 2240 positions a tenth.
-        samples: sets; two or more.
+        seed: seed of the sets.
+        identities: a number per image from which its sets are derived; None = from the values of the image.
+        subset: number of positions in a set; None = 224, or a tenth of the positions for images below 2240 positions.
+        samples: number of sets, at least 2.
         baseline: what replaces a position, as in `deletion`.
-        batch_size: the most changed images that exist at once.
+        batch_size: the most changed images in memory at once.
 
     Raises:
         OptionError: a subset of all positions or more, or a single set.
@@ -142,21 +142,21 @@ def monotonicity_correlation(
     samples: int = 8,
     batch_size: int = 64,
 ) -> MetricResult:
-    r"""Rank correlation of a group's mean relevance with $E[(y(x) - y(x_G))^2]$, its effect when it is unknown.
+    r"""Rank-correlate a group's mean relevance with $E[(y(x) - y(x_G))^2]$, the effect of randomizing the group.
 
-    Positions are divided into groups in the order of the map, evenly but for the last. In $x_G$ the values of a group
-    are draws from U(smallest, largest) of their channel. Not the monotonicity of Arya et al. (2019), which asks whether
-    the score rises with every position that is added.
+    Positions are divided into equal groups in the order of the map; the last group may be smaller. In $x_G$ the values
+    of a group are draws from U(smallest, largest) of their channel. This is not the monotonicity of Arya et al. (2019),
+    which tests whether the score rises with every added position.
 
     Args:
         heatmaps: in [0, 1].
-        images: as the model gets them.
+        images: the model's input.
         rescore: the probability of the explained class.
-        seed: of the draws.
-        identities: a number per image, to which its draws belong; None = from the values of the image.
-        steps: groups; two or more.
+        seed: seed of the draws.
+        identities: a number per image from which its draws are derived; None = from the values of the image.
+        steps: number of groups, at least 2.
         samples: draws for each group.
-        batch_size: the most changed images that exist at once.
+        batch_size: the most changed images in memory at once.
 
     Raises:
         OptionError: a single group.
@@ -197,7 +197,7 @@ def _over_subsets(
     baseline: float | Fill,
     batch_size: int,
 ) -> tuple[Float[Tensor, "n sizes"], dict[str, object]]:
-    """Correlate sums of the map with falls of the score over random sets, for each size; and say on what it depends."""
+    """Correlate sums of the map with falls of the score over random sets, for each size; return settings too."""
     if positive_int("samples", samples) < 2:
         raise OptionError("samples is 1; expected at least two sets to correlate")
     own, maps = identities_of(identities, images), usable(heatmaps)

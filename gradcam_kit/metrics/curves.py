@@ -1,4 +1,4 @@
-"""Scores while positions are removed or given back, in the order of the map: deletion, insertion, and both orders.
+"""Curves of the score while positions are removed or restored in the order of the map.
 
 Deletion and insertion: Petsiuk et al., BMVC 2018 (RISE), https://arxiv.org/abs/1806.07421. Symmetric relevance gain:
 Blücher et al., TMLR 2024, https://arxiv.org/abs/2401.06654.
@@ -39,19 +39,20 @@ def deletion(
 ) -> MetricResult:
     """Return the area under the score while positions are removed, the most relevant first; over the removed fraction.
 
-    The trapezoid rule on the true fractions: a last step that is shorter counts for less. The untouched image and the
-    empty one are part of the curve, which is `details["curve"]`.
+    The area is computed by the trapezoid rule on the actual fractions, so a shorter last step counts less. The curve,
+    which includes the unchanged and the empty image, is `details["curve"]`.
 
     Args:
         heatmaps: in [0, 1]; only their order matters.
-        images: as the model gets them.
+        images: the model's input.
         rescore: the probability of the explained class.
-        seed: of the baseline "noise".
-        identities: a number per image, to which its noise belongs; None = from the values of the image.
-        steps: into which all positions are divided, evenly but for the last; the paper's are 224 at 224 x 224.
+        seed: seed of the baseline "noise".
+        identities: a number per image from which its noise is derived; None = from the values of the image.
+        steps: number of equal steps into which all positions are divided (the last may be smaller); the paper uses 224
+            at 224 x 224.
         baseline: what replaces a position: a number in the units of the images (0 is the mean color where they are
             normalized), "mean", "blur", "noise" or "inpaint", see `replacement`.
-        batch_size: the most changed images that exist at once.
+        batch_size: the most changed images in memory at once.
     """
     check_heatmaps(heatmaps, images)
     return _curve(heatmaps, images, replacement(images, baseline, seed, identities), rescore, steps, batch_size)
@@ -71,19 +72,20 @@ def insertion(
     sigma: float = 5.0,
     batch_size: int = 64,
 ) -> MetricResult:
-    """Return the area under the score while positions of the blurred image get their values back, as `deletion`.
+    """Return the area under the score while positions of the blurred image are restored; compare `deletion`.
 
     Args:
         heatmaps: in [0, 1]; only their order matters.
-        images: as the model gets them.
+        images: the model's input.
         rescore: the probability of the explained class.
-        seed: of the baseline "noise".
-        identities: a number per image, to which its noise belongs; None = from the values of the image.
-        steps: into which all positions are divided, evenly but for the last; the paper's are 224 at 224 x 224.
-        baseline: what stands at a position before it is given back, as in `deletion`; the paper's is "blur".
-        kernel: positions of the Gaussian window of the blur, an odd number.
-        sigma: of the blur, in positions.
-        batch_size: the most changed images that exist at once.
+        seed: seed of the baseline "noise".
+        identities: a number per image from which its noise is derived; None = from the values of the image.
+        steps: number of equal steps into which all positions are divided (the last may be smaller); the paper uses 224
+            at 224 x 224.
+        baseline: replaces a position before it is restored, as in `deletion`; the paper uses "blur".
+        kernel: size of the Gaussian window of the blur in positions, odd.
+        sigma: width of the blur, in positions.
+        batch_size: the most changed images in memory at once.
     """
     check_heatmaps(heatmaps, images)
     start = replacement(images, baseline, seed, identities, kernel=kernel, sigma=sigma)
@@ -109,12 +111,13 @@ def symmetric_relevance_gain(
 ) -> MetricResult:
     """Return the area between two deletion curves: least relevant first (LeRF) minus most relevant first (MoRF).
 
-    In [-1, 1] for probabilities, 0 for an order that knows nothing. What a baseline does to every order alike cancels,
-    so that ranks of methods depend less on it than those of either curve. Both curves are among the details.
+    In [-1, 1] for probabilities, 0 for an uninformative order. Effects of the baseline that are the same for every
+    order cancel, so rankings of methods depend less on the baseline than with either curve alone. Both curves are among
+    the details.
 
     Args:
         heatmaps: in [0, 1]; only their order matters.
-        images: as the model gets them.
+        images: the model's input.
         rescore: the probability of the explained class.
         seed: this and the further options as in `deletion`.
         identities: as in `deletion`.
@@ -146,7 +149,7 @@ def _curve(
     gives_back: bool = False,
     least_first: bool = False,
 ) -> MetricResult:
-    """Score the way from the images to the empty ones in the order of the maps, or back."""
+    """Score the steps from the images to empty images in the order of the maps, or back."""
     total = math.prod(heatmaps.shape[1:])
     stride = math.ceil(total / positive_int("steps", steps))
     cuts = [min(count, total) for count in range(0, total + stride, stride)]

@@ -1,4 +1,4 @@
-"""Whose random numbers a metric draws: the identities that a caller gives, or the images' own values."""
+"""The identities from which random draws are derived: given by the caller, or the images' own values."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from gradcam_kit.metrics.checks import check_numbers
 
 
 def identities_of(identities: Int[Tensor, " n"] | None, images: Float[Tensor, "n ..."]) -> Int[Tensor, " n"]:
-    """Return the identities on the device of the images; without any, the images themselves say who they are.
+    """Return the identities on the device of the images; if none are given, derive them from the images.
 
     Raises:
-        InputError: identities that are no integer tensor.
+        InputError: identities that are not an integer tensor.
         ShapeError: not one for each image.
     """
     if identities is None:

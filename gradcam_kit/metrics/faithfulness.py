@@ -1,10 +1,10 @@
-"""Does the score follow the map? The image masked by its map: average drop, increase, gain, coherency, ADCC.
+"""Scores of the image masked by its map: average drop, increase, gain, coherency, ADCC.
 
-Y is the probability of the class for the image, O for the image times the map, both for the class that was explained.
-The product is taken in the units of the images: where they are normalized, what the map leaves out becomes the mean
-color of the training data, not black. Shares of scores outside of [0, 1], which are no probabilities, are undefined.
-What several metrics need, Y and O (`masked_scores`) and the heatmaps of the masked images (`masked_heatmaps`), is
-computed once by a `MetricInput`; where it is not given, a metric computes its own.
+Y is the probability of the class for the image, O for the image times the map, both for the explained class.
+The product is taken in the units of the images: if they are normalized, masked regions become the mean color of the
+training data, not black. Shares of scores outside [0, 1], which are not probabilities, are undefined. Several metrics
+need Y and O (`masked_scores`) and the heatmaps of the masked images (`masked_heatmaps`). A `MetricInput` computes them
+once; a metric called without them computes its own.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def average_drop(
 ) -> MetricResult:
     """Return the lost share of the score in percent: 100 max(0, Y - O) / Y, relative to each image's own score.
 
-    The map of ones has the best value, so it means nothing alone: see `BASELINES`.
+    A map of ones has the best value, so the metric is meaningless alone: see `BASELINES`.
     """
     before, after = masked_scores or rows.masked_scores(heatmaps, images, rescore)
     values = 100 * (before - after).clamp(min=0) / before.clamp(min=_CLAMP)
@@ -63,7 +63,7 @@ def average_increase(
     *,
     masked_scores: Scores | None = None,
 ) -> MetricResult:
-    """Whether the score rises, in percent of the images: 100 where Y < O, else 0."""
+    """Return 100 if the score rises (Y < O), else 0; the mean is the percentage of images."""
     before, after = masked_scores or rows.masked_scores(heatmaps, images, rescore)
     values = (100.0 * (before < after)).where(before.isfinite() & after.isfinite(), float("nan"))
     return _of_masked(values, heatmaps, rescore, before=before, after=after)
@@ -82,7 +82,7 @@ def average_gain(
     *,
     masked_scores: Scores | None = None,
 ) -> MetricResult:
-    """Return the gained share of what was missing, in percent: 100 max(0, O - Y) / (1 - Y); 0 where Y is 1."""
+    """Return the gained share of the missing score, in percent: 100 max(0, O - Y) / (1 - Y); 0 where Y is 1."""
     before, after = masked_scores or rows.masked_scores(heatmaps, images, rescore)
     missing = 1 - before
     values = 100 * (after - before).clamp(min=0) / missing.where(missing != 0, 1)
@@ -103,10 +103,10 @@ def coherency(
     *,
     masked_heatmaps: Float[Tensor, "n *t"] | None = None,
 ) -> MetricResult:
-    """Whether the method finds the same in the masked image: (Pearson(L(L * x), L) + 1) / 2 in [0, 1].
+    """Return the similarity of the masked image's map to the map: (Pearson(L(L * x), L) + 1) / 2 in [0, 1].
 
-    Where one of the maps is constant there is no correlation: 0, and the status says so. `rescore` scores nothing here:
-    it says where the classes come from.
+    If one of the maps is constant, the correlation is undefined: the value is 0, with a status. `rescore` is used only
+        for the origin of the classes.
     """
     again = explain(rows.masked(heatmaps, images)) if masked_heatmaps is None else masked_heatmaps
     check_heatmaps(again, images, within=False)
@@ -124,7 +124,7 @@ def coherency(
     paper="Complexity of ADCC: Poppi et al., CVPRW 2021, https://arxiv.org/abs/2104.10252.",
 )
 def adcc_complexity(heatmaps: Float[Tensor, "n *t"]) -> MetricResult:
-    """Return the mean of the min-max map, in [0, 1]: how much of the image is lit. Not `complexity.entropy`."""
+    """Return the mean of the min-max normalized map, in [0, 1]: the highlighted share. Not `complexity.entropy`."""
     values = normalize(usable(heatmaps)).flatten(1).mean(1)
     return measured(values.masked_fill(broken(heatmaps), float("nan")), degenerate(heatmaps))
 
@@ -144,7 +144,7 @@ def adcc(
     masked_scores: Scores | None = None,
     masked_heatmaps: Float[Tensor, "n *t"] | None = None,
 ) -> MetricResult:
-    """Average drop, coherency and complexity in one: their harmonic mean 3 / (1/Coh + 1/(1 - Com) + 1/(1 - AD)).
+    """Combine average drop, coherency and complexity: harmonic mean 3 / (1/Coh + 1/(1 - Com) + 1/(1 - AD)).
 
     A component of 0 gives 0. The components are among the details; the ADCC of their means is `adcc_of_means`.
     """
@@ -164,7 +164,7 @@ def adcc_of_means(
 
 
 def harmonic_mean(*parts: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
-    """len(parts) / sum of 1/part; 0 where a part is 0, its limit."""
+    """Return the harmonic mean of the parts; 0 if a part is 0, which is the limit."""
     return len(parts) / torch.stack([1 / part for part in parts]).sum(0)
 
 

@@ -1,18 +1,18 @@
-"""Fill in removed positions from those around them: the noisy linear imputation of ROAD, solved on the device.
+"""Fill in removed positions from their neighbors: the noisy linear imputation of ROAD, solved on the device.
 
-A removed position equals the weighted mean of its 8 neighbors, 1/6 for direct and 1/12 for diagonal ones; those outside
-of the image are left out. With W the sum over neighbors and D the sum of the weights inside of the image that is
-(D - W) v = W v_known on the removed positions: symmetric and positive definite as soon as something is known. Conjugate
-gradients solve it without a matrix, one masked 3x3 convolution per step, for all images and channels at once. Where the
-removed positions lie together, as in every heatmap, plain steps would be needed by the hundred, so each is
-preconditioned by one W-cycle over coarser grids, which leaves four to six for pictures.
+A removed position equals the weighted mean of its 8 neighbors, 1/6 for direct and 1/12 for diagonal ones; neighbors
+outside the image are left out. With W the sum over neighbors and D the sum of the weights inside the image, this is the
+system (D - W) v = W v_known on the removed positions. It is symmetric and positive definite as soon as one position is
+known. Conjugate gradients solve it without a matrix, with one masked 3x3 convolution per step, for all images and
+channels at once. If the removed positions are contiguous, as in every heatmap, hundreds of plain steps would be needed.
+So each step is preconditioned by one W-cycle over coarser grids, and four to six steps suffice for pictures.
 
-On a coarser grid nothing is known. Instead, its system D + K - W has what holds the removed positions: the weights of
-their known neighbors, K = D - W on the finest grid, summed with those of the interpolation from grid to grid. No
-correction is then too large, whatever the mask looks like: the eigenvalues of cycle and system are at most about 1.
+A coarser grid has no known positions. Instead, its system D + K - W contains the weights of the known neighbors of
+removed positions, K = D - W on the finest grid, summed with the weights of the interpolation from grid to grid. With it
+no correction is too large, for any mask: the eigenvalues of cycle and system are at most about 1.
 
-Images are the channels of all tensors here and channels are the batch, so that an image's channels share a mask. At
-this size the time goes into memory, not into arithmetic: works are done in place where they can be.
+In all tensors here, images are the channels and channels are the batch, so that the channels of an image share a mask.
+At this size memory traffic dominates, not arithmetic, so operations are done in place where possible.
 """
 
 from __future__ import annotations
@@ -30,10 +30,13 @@ from gradcam_kit.functional import at_least_float32
 
 _DIRECT, _DIAGONAL = 1 / 6, 1 / 12
 TOLERANCE = 5e-4
-"""What is left of the preconditioned residual. ROAD adds noise of 0.01, forty times the error of a typical position."""
+"""Remaining share of the preconditioned residual. ROAD adds noise of 0.01, forty times the error of a typical
+position.
+"""
 
 _COARSEST = 4
-_TWICE = 16  # grids above this side, but for the finest, visit the next one twice; below it would save too little
+# grids larger than this, except the finest, visit the next one twice; for smaller grids it gains too little
+_TWICE = 16
 _CHECKED = 2
 _MOST_STEPS = 500
 _log = logging.getLogger("gradcam_kit")
@@ -46,33 +49,33 @@ def impute(
 
     Args:
         images: any units.
-        removed: which positions, at least one of each image left.
-        tolerance: the steps end when the preconditioned residual of each channel is this share of what it was. What
-            stays of the error in pictures of 224 x 224, as shares of their deviation: at 5e-4 0.0002 as root mean
-            square and 0.002 in the worst position, which is little more than float32 leaves anyway.
+        removed: True at removed positions; at least one position of each image must remain.
+        tolerance: the steps end when the preconditioned residual of each channel has fallen to this share of its
+            initial value. In pictures of 224 x 224, a tolerance of 5e-4 leaves a root mean square error of 0.0002
+            standard deviations, and 0.002 at the worst position, little more than the rounding of float32.
 
     Raises:
-        ShapeError: images that have not two position axes.
-        OptionError: an image of which nothing is left.
+        ShapeError: images without exactly two position axes.
+        OptionError: an image whose positions are all removed.
     """
     if images.ndim != 4:
         raise ShapeError(f"imputation needs images (n, c, h, w); got {tuple(images.shape)}")
     if bool(removed.flatten(1).all(1).any()):
-        raise OptionError("all positions of an image are removed, so there is nothing to fill them in from; keep some")
+        raise OptionError("all positions of an image are removed, so there is nothing to impute from; keep some")
     return imputed(images, removed, tolerance, Workspace()).contiguous()
 
 
 class Workspace:
-    """Memory for chunks of images one after another; on a CPU fresh memory for each would cost a fifth of the time.
+    """Memory reused for consecutive chunks of images; on a CPU fresh memory would cost a fifth of the time.
 
-    Elsewhere nothing is kept: there freed memory is fast to get, and the model needs it in between.
+    On other devices nothing is kept, because allocation is fast there and the model needs the memory in between.
     """
 
     def __init__(self) -> None:
         self._kept: dict[str, Tensor] = {}
 
     def __call__(self, name: str, shape: tuple[int, ...], like: Tensor) -> Tensor:
-        """Return what was kept under a name, with whatever it holds; images innermost on a CPU, as its kernels want."""
+        """Return the uninitialized memory of a name, on a CPU with images innermost, which suits its kernels."""
         kept = self._kept.get(name)
         if kept is None or (kept.shape, kept.dtype, kept.device) != (shape, like.dtype, like.device):
             layout = torch.channels_last if like.device.type == "cpu" else torch.contiguous_format
@@ -86,11 +89,11 @@ class Workspace:
 def imputed(
     images: Float[Tensor, "m c h w"], removed: Bool[Tensor, "m h w"], tolerance: float, room: Workspace
 ) -> Float[Tensor, "m c h w"]:
-    """`impute` for those who know that something is left of every image.
+    """Impute without the check that every image has known positions.
 
-    What is returned lies in `room`, in any order in memory, until the next call with the same one.
+    The result lies in `room`, in any memory format, and is valid until the next call with the same one.
     """
-    if len(images) == 1 and images.is_cuda:  # convolutions of a single group would round to TF32 there
+    if len(images) == 1 and images.is_cuda:  # on CUDA, convolutions with a single group would round to TF32
         twice = images.expand(2, -1, -1, -1), removed.expand(2, -1, -1)
         return imputed(*twice, tolerance, room)[:1]
     values = at_least_float32(images).transpose(0, 1)
@@ -98,7 +101,7 @@ def imputed(
         mask = room("mask", (1, *removed.shape), values).copy_(removed)
         known = room("known", values.shape, values).copy_(values)
         known.addcmul_(known, mask, value=-1)
-        # Around the mean of what is known: a residual that has it is small long before the values are right.
+        # Subtract the mean of the known values: with it the residual would be small long before the values are right.
         middle = known.sum((2, 3), keepdim=True) / (1 - mask).sum((2, 3), keepdim=True)
         known.sub_(middle).addcmul_(middle, mask)
         solution = _solve(_levels(mask, len(known), room), known, tolerance, room).add_(middle)
@@ -112,11 +115,11 @@ class _Level:
     Attributes:
         weight: D, the sum of the weights inside of the image.
         scaled: the reciprocal of D + K; on the finest grid 0 where the value is known.
-        moved: what a coarser grid moves: 1, on the finest grid 0 where the value is known; more along the borders,
-            because the interpolation sees zeros beyond them.
-        visits: of the next coarser grid.
-        first: memory for what the first sweep finds, and at the end the whole cycle.
-        work: memory for what is in between.
+        moved: factor of corrections from a coarser grid: 1, on the finest grid 0 where the value is known; larger along
+            the borders, because the interpolation assumes zeros beyond them.
+        visits: number of visits of the next coarser grid.
+        first: memory for the result of the first sweep, and finally of the whole cycle.
+        work: memory for intermediate results.
     """
 
     weight: Float[Tensor, "1 1 h w"]
@@ -149,7 +152,7 @@ def _levels(mask: Float[Tensor, "1 m h w"], channels: int, room: Workspace) -> l
 
 
 def _frame(planes: Float[Tensor, "1 m h w"]) -> tuple[Float[Tensor, "1 1 h w"], Float[Tensor, "1 1 h w"]]:
-    """D of a grid, and what its borders multiply an interpolation with."""
+    """Return D of a grid, and the factors of an interpolation at its borders."""
     height, width = planes.shape[2:]
     above, beside = _adjacent(height, planes)[:, None], _adjacent(width, planes)
     weight = _DIRECT * (above + beside) + _DIAGONAL * above * beside
@@ -158,7 +161,7 @@ def _frame(planes: Float[Tensor, "1 m h w"]) -> tuple[Float[Tensor, "1 1 h w"], 
 
 
 def _adjacent(length: int, like: Tensor) -> Tensor:
-    """How many there are along an axis: 2, at each of its ends one less."""
+    """Return the number of neighbors along an axis: 2, and one less at each end."""
     counts = like.new_full((length,), 2)
     counts[0] -= 1
     counts[-1] -= 1
@@ -166,7 +169,7 @@ def _adjacent(length: int, like: Tensor) -> Tensor:
 
 
 def _border(length: int, like: Tensor) -> Tensor:
-    """Return what the share 3/4 of a cell's own coarse cell is multiplied with where there is no other: 4/3."""
+    """Return the factor for cells without a second coarse cell, whose share would be 3/4: 4/3."""
     factors = like.new_ones(length)
     factors[:: length - 1 if length % 2 == 0 else length] = 4 / 3
     return factors
@@ -175,9 +178,9 @@ def _border(length: int, like: Tensor) -> Tensor:
 def _solve(
     levels: list[_Level], known: Float[Tensor, "c m h w"], tolerance: float, room: Workspace
 ) -> Float[Tensor, "c m h w"]:
-    """Preconditioned conjugate gradients; a plane that has converged stands still while others go on.
+    """Run preconditioned conjugate gradients; planes that have converged stay fixed while others continue.
 
-    Off the mask the residual is left to itself: nothing reads it there.
+    Outside the mask the residual is arbitrary, because nothing reads it there.
     """
     fine, pause = levels[0], 1 if known.device.type == "cpu" else _CHECKED
     residual = fine.stencils.neighbors(known)
@@ -201,7 +204,7 @@ def _solve(
         preconditioned = _cycle(levels, residual)
         before, product = product, dot(residual, preconditioned)
         running = product.abs() > goal
-        # Elsewhere than on a CPU it is asked in every few steps only, because the answer has to be waited for.
+        # On devices other than a CPU, check for convergence only every few steps, because it synchronizes.
         is_last = step == _MOST_STEPS - 1
         if (is_last or step % pause == 0) and not bool(running.any()):
             break
@@ -209,14 +212,14 @@ def _solve(
             _log.warning("the imputation of ROAD did not converge in %d steps", _MOST_STEPS)
             break
         torch.addcmul(preconditioned, (product / before).where(running, 0), direction, out=direction)
-    return solution.add_(preconditioned)  # a good guess of what is still missing, which is there anyway
+    return solution.add_(preconditioned)  # a good estimate of the remaining error, and already computed
 
 
 def _cycle(levels: list[_Level], residual: Float[Tensor, "c m h w"]) -> Float[Tensor, "c m h w"]:
-    """One W-cycle for A z = residual from z = 0: sweeps of Jacobi before, between and after visits of a coarser grid.
+    """Run one W-cycle for A z = residual from z = 0: Jacobi sweeps before, between and after visits of a coarser grid.
 
-    Without damping: high frequencies shrink to a third for this stencil. What a sweep from z to z + change leaves of
-    the residual is W change.
+    The sweeps need no damping, because this stencil reduces high frequencies to a third. After a sweep from z to z +
+    change, the residual is W change.
     """
     level, coarser = levels[0], levels[1:]
     neighbors, work = level.stencils.neighbors, level.work
@@ -237,7 +240,7 @@ class _Stencils:
 
     def __init__(self, planes: Float[Tensor, "1 m h w"]) -> None:
         self.count = planes.shape[1]
-        # Made on the device, which would have to be waited for if they came from the host.
+        # Made on the device, because a copy from the host would synchronize.
         away = torch.arange(-1, 2, device=planes.device).abs()
         away = away[:, None] + away
         near = (torch.arange(4, device=planes.device) - 1.5).abs() < 1
@@ -246,7 +249,7 @@ class _Stencils:
         self.linear = self._for_each(torch.outer(linear, linear), planes)
 
     def neighbors(self, planes: Float[Tensor, "c m h w"]) -> Float[Tensor, "c m h w"]:
-        """Return the weighted sum over the 8 neighbors inside of the image."""
+        """Return the weighted sum over the 8 neighbors inside the image."""
         return conv2d(planes, self.kernel, padding=1, groups=self.count)
 
     def restrict(self, planes: Float[Tensor, "c m h w"]) -> Float[Tensor, "c m a b"]:
@@ -254,7 +257,7 @@ class _Stencils:
         return conv2d(_even(planes), self.linear, stride=2, padding=1, groups=self.count)
 
     def prolong(self, planes: Float[Tensor, "c m a b"], like: Float[Tensor, "c m h w"]) -> Float[Tensor, "c m h w"]:
-        """Linear interpolation to the finer grid, with zeros beyond the borders."""
+        """Interpolate linearly to the finer grid, with zeros beyond the borders."""
         finer = conv_transpose2d(planes, self.linear, stride=2, padding=1, groups=self.count)
         return finer[..., : like.shape[2], : like.shape[3]]
 

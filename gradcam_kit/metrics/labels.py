@@ -1,4 +1,4 @@
-"""Names and units of metrics for tables that people read."""
+"""Names and units of metrics for printed tables."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _KNOWN = {
     "insertion": ("Insertion", "area under the score"),
     "average-drop": ("Average drop", "% of the score"),
     "average-increase": ("Average increase", "% of images"),
-    "average-gain": ("Average gain", "% of what was missing"),
+    "average-gain": ("Average gain", "% of the missing score"),
     "coherency": ("Coherency", _SHARE),
     "adcc-complexity": ("Complexity", _SHARE),
     "adcc": ("ADCC", _SHARE),
@@ -50,7 +50,7 @@ _KNOWN = {
 
 @dataclass(frozen=True)
 class MetricLabel:
-    """How a table heads the column of a metric.
+    """The heading of a metric's column in a table.
 
     Attributes:
         name: of the metric, as on the command line.
@@ -66,12 +66,12 @@ class MetricLabel:
 
     @property
     def note(self) -> str:
-        """The unit and which way is better, such as "% of the score, lower is better"."""
+        """The unit and the better direction, such as "% of the score, lower is better"."""
         return ", ".join(filter(None, (self.unit, f"{self.better} is better" if self.better else "")))
 
 
 def metric_label(name: str) -> MetricLabel:
-    """Return how a table heads the column of a metric; a metric of the user's keeps its name.
+    """Return the heading of a metric's column; a user-defined metric keeps its name.
 
     Example:
         >>> metric_label("average-drop").note

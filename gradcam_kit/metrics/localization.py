@@ -1,6 +1,6 @@
-"""Does the map lie on the object? Maps against masks; boxes become masks by `box_masks`.
+"""Localization: compare maps with masks of the objects; `box_masks` turns boxes into masks.
 
-Maps are ordered by a stable descending sort: of equal values the first in row-major order comes first.
+Maps are ordered by a stable descending sort: among equal values the first in row-major order comes first.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from gradcam_kit.options import non_negative, positive_int
 from gradcam_kit.similarity import broken
 
 _POINTING = "Pointing game: Zhang et al., IJCV 2018, https://arxiv.org/abs/1608.00507."
-_NOTHING = 1e-7  # as the sum of a map over a mosaic, as in the paper's code
+_NOTHING = 1e-7  # lower limit of a map's sum over a mosaic, as in the paper's code
 _ARRAS = "Arras et al., Information Fusion 2022, https://arxiv.org/abs/2003.07258."
 
 
@@ -32,7 +32,7 @@ _ARRAS = "Arras et al., Information Fusion 2022, https://arxiv.org/abs/2003.0725
 def pointing_game(
     heatmaps: Float[Tensor, "n *t"], masks: Bool[Tensor, "n *t"], *, tolerance: float = 0.0
 ) -> MetricResult:
-    """1 where the first maximum lies on the object or nearer than `tolerance` to it, else 0.
+    """Score 1 if the first maximum lies on the object or nearer than `tolerance` to it, else 0.
 
     The paper's number is the mean of the classes' hit rates: `PointingGame` in `gradcam_kit.metrics.accumulation`.
 
@@ -44,7 +44,7 @@ def pointing_game(
     check_masks(masks, heatmaps)
     non_negative("tolerance", tolerance)
     maps = usable(heatmaps).flatten(1)
-    peak = maps.argmax(1)  # the first one
+    peak = maps.argmax(1)  # the first of equal maxima
     hit = masks.flatten(1).gather(1, peak[:, None])[:, 0]
     if tolerance > 0:
         hit = hit | (_squared_distance(peak, masks) < tolerance**2)
@@ -64,7 +64,7 @@ def pointing_game(
 def mass_accuracy(heatmaps: Float[Tensor, "n *t"], masks: Bool[Tensor, "n *t"]) -> MetricResult:
     """Return the share of the positive map on the object: with a box, this is the energy-based pointing game.
 
-    `details["chance"]`, the share of the image that the object covers, is what a map without knowledge reaches.
+    `details["chance"]`, the share of the image that the object covers, is the expected value for an uninformative map.
     """
     check_masks(masks, heatmaps)
     return _share(heatmaps, masks)
@@ -72,7 +72,7 @@ def mass_accuracy(heatmaps: Float[Tensor, "n *t"], masks: Bool[Tensor, "n *t"]) 
 
 @metric("rank-accuracy", better="higher", paper="Relevance rank accuracy: " + _ARRAS)
 def rank_accuracy(heatmaps: Float[Tensor, "n *t"], masks: Bool[Tensor, "n *t"]) -> MetricResult:
-    """Return the share of the |m| most relevant positions that lie on the object, which has |m| positions."""
+    """Return the share of the |m| most relevant positions on the object, with |m| the size of the object."""
     check_masks(masks, heatmaps)
     return _top(heatmaps, masks, masks.flatten(1).sum(1), {})
 
@@ -86,10 +86,10 @@ def top_k_intersection(
     Args:
         heatmaps: only their order matters.
         masks: where the object is.
-        k: positions; None = 1000, as in the paper, of maps below 10,000 positions a tenth of them.
+        k: number of positions; None = 1000, as in the paper, or a tenth for maps below 10,000 positions.
 
     Raises:
-        OptionError: a k above the number of positions, of which any map has the same share.
+        OptionError: a k above the number of positions, for which all maps score the same.
     """
     check_masks(masks, heatmaps)
     positions = math.prod(masks.shape[1:])
@@ -105,12 +105,12 @@ def top_k_intersection(
 def iou(
     heatmaps: Float[Tensor, "n *t"], masks: Bool[Tensor, "n *t"], *, threshold: float | Literal["otsu"] = 0.5
 ) -> MetricResult:
-    """Overlap |Q and m| / |Q or m| of the object with Q, where the map is at least the threshold.
+    """Return the overlap |Q and m| / |Q or m| of the object m with Q, where the map reaches the threshold.
 
     Args:
         heatmaps: maps of any scale.
         masks: where the object is.
-        threshold: a share of the map's maximum, or "otsu", which splits the map's histogram best.
+        threshold: a share of the map's maximum, or "otsu" for Otsu's threshold of the map's histogram.
     """
     check_masks(masks, heatmaps)
     found, objects = _above(heatmaps, threshold), masks.flatten(1)
@@ -136,13 +136,13 @@ def weighted_ioa(
 
 
 def grid_pointing(maps: Float[Tensor, "n *t"], cells: Int[Tensor, " n"], grid: Sequence[int] = (2, 2)) -> MetricResult:
-    """Return the share of the positive map in the cell of a mosaic that shows the class; by chance 1 / cells.
+    """Return the share of the positive map in the class's cell of a mosaic; 1 / cells by chance.
 
     Grid pointing game: Rao et al., CVPR 2022, https://arxiv.org/abs/2205.10435. Compare methods at the same layer only.
 
     Args:
         maps: heatmaps, or signed maps upsampled to the mosaic.
-        cells: which cell, counted row by row from 0.
+        cells: index of the cell, row by row from 0.
         grid: cells along each axis, which divide it evenly.
 
     Raises:
@@ -164,7 +164,7 @@ def box_masks(boxes: Float[Tensor, "n b 4"], size: Sequence[int]) -> Bool[Tensor
     """Return the union of each image's boxes (x0, y0, x1, y1), x1 and y1 exclusive; empty boxes add nothing.
 
     Raises:
-        InputError: boxes that are no tensor.
+        InputError: boxes that are not a tensor.
         ShapeError: boxes that are not `(n, b, 4)`.
     """
     check_boxes(boxes)
@@ -176,14 +176,14 @@ def box_masks(boxes: Float[Tensor, "n b 4"], size: Sequence[int]) -> Bool[Tensor
 
 
 def otsu_threshold(heatmaps: Float[Tensor, "n *t"], bins: int = 256) -> Float[Tensor, " n"]:
-    """Otsu's threshold of each map: the center of the bin behind which the split separates the two classes best."""
+    """Return Otsu's threshold of each map: the center of the bin after which a split separates two classes best."""
     maps = usable(heatmaps).flatten(1).double()
     low, high = maps.amin(1, keepdim=True), maps.amax(1, keepdim=True)
     span = (high - low).where(high > low, 1)
     place = ((maps - low) / span * bins).long().clamp(max=bins - 1)
     counts = torch.zeros(len(maps), bins, dtype=torch.long, device=maps.device)
     counts.scatter_add_(1, place, torch.ones_like(place))
-    # In units of bins, whose sums are integers: the same in any order, and the best split is the same.
+    # In units of bins, sums are integers and exact in any order; the best split is the same.
     number = torch.arange(bins, device=maps.device)
     weight, mass = counts.cumsum(1)[:, :-1].double(), (counts * number).cumsum(1).double()
     rest, total = counts.sum(1, keepdim=True) - weight, mass[:, -1:]
@@ -198,17 +198,17 @@ def chance(masks: Bool[Tensor, "n *t"]) -> Float[Tensor, " n"]:
 
 
 def empty(masks: Bool[Tensor, "n *t"]) -> Bool[Tensor, " n"]:
-    """Masks without a position."""
+    """Return the flag of empty masks."""
     return ~masks.flatten(1).any(1)
 
 
 def localization_flags(heatmaps: Float[Tensor, "n *t"], masks: Bool[Tensor, "n *t"]) -> dict[Status, Tensor]:
-    """Without an object there is nothing to find, whatever the map is."""
+    """Return the statuses; the flag of an empty mask takes precedence over that of a map."""
     return {Status.EMPTY_GT: empty(masks), **degenerate(heatmaps)}
 
 
 def _above(heatmaps: Tensor, threshold: float | Literal["otsu"]) -> Bool[Tensor, "n p"]:
-    """Where the map is at least the threshold; above it for Otsu's, as its classes are split."""
+    """Return where the map reaches the threshold; strictly exceeds it for Otsu's, which splits that way."""
     maps = usable(heatmaps).flatten(1)
     if threshold == "otsu":
         return maps > otsu_threshold(heatmaps)[:, None]
@@ -244,7 +244,7 @@ def _top(heatmaps: Tensor, masks: Tensor, count: Int[Tensor, " n"], settings: di
 
 
 def _squared_distance(peak: Int[Tensor, " n"], masks: Bool[Tensor, "n *t"]) -> Float[Tensor, " n"]:
-    """From one position of each image to the nearest one of its object; infinite without an object."""
+    """Return the distance of one position per image to its object; infinite without an object."""
     size = masks.shape[1:]
     square = torch.zeros(masks.shape, device=masks.device)
     stride = math.prod(size)

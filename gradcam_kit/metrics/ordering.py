@@ -1,4 +1,4 @@
-"""The positions of a map in their order: a stable descending sort, of equal values the first one first."""
+"""The order of a map's positions: a stable descending sort, in which the first of equal values comes first."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Order:
     """The positions of maps in their order, from one sort.
 
     Attributes:
-        place: the place of every position: 0 for the most relevant one.
-        values: of the maps, descending.
+        place: rank of every position, 0 for the most relevant.
+        values: values of the maps, descending.
     """
 
     place: Int[Tensor, "n *t"]
@@ -34,12 +34,12 @@ class Order:
         return cls(place.reshape(maps.shape), values)
 
     def split_ties(self, counts: Iterable[int]) -> Int[Tensor, " n"]:
-        """How many cuts behind the first `counts` positions fall between equal values, where the order is arbitrary."""
+        """Return how many cuts after the first `counts` positions fall between equal values, so are arbitrary."""
         inner = torch.tensor([count for count in counts if 0 < count < self.values.shape[1]], dtype=torch.long)
         inner = move(inner, self.values.device)
         return (self.values[:, inner - 1] == self.values[:, inner]).sum(1)
 
 
 def unordered(maps: Float[Tensor, "n *t"]) -> Bool[Tensor, " n"]:
-    """Return which maps have positions without an order: constant, or not finite."""
+    """Return which maps do not order their positions: constant or non-finite maps."""
     return broken(maps) | constant(maps)

@@ -1,8 +1,9 @@
-"""Is one method better than another on the same images? Paired differences with intervals and corrected p-values.
+"""Paired comparison of methods on the same images: differences with intervals and corrected p-values.
 
 Values of the same images by two methods are compared image by image. The interval is the percentile bootstrap of the
 mean difference (Efron and Tibshirani 1993); p is two-sided, from the bootstrap of the differences shifted to mean 0, or
-by the signed ranks of Wilcoxon (1945). Several p-values are corrected by Holm (1979). Arithmetic on arrays alone.
+by the signed ranks of Wilcoxon (1945). Several p-values are corrected by Holm (1979). Everything is arithmetic on
+arrays.
 """
 
 from __future__ import annotations
@@ -24,22 +25,22 @@ from gradcam_kit.significance import holm
 Values = Float[np.ndarray, " n"]
 PairedTest = Literal["bootstrap", "wilcoxon"]
 
-_CHUNK = 1 << 22  # numbers at once
+_CHUNK = 1 << 22  # most numbers drawn at once
 
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """How much larger the values of one method are than those of another on the same images.
+    """The mean difference of two methods on the same images, with its interval and p-values.
 
     Attributes:
         first: a method.
         second: the other.
         difference: the mean of first - second.
-        low: of the interval of this mean.
-        high: of the interval of this mean.
-        p: two-sided, of one comparison alone.
-        p_holm: the same, corrected for all comparisons that were asked for together.
-        count: images that both have a number for.
+        low: lower end of the interval of this mean.
+        high: upper end of the interval of this mean.
+        p: two-sided, uncorrected.
+        p_holm: the same, corrected for all pairs of the call.
+        count: number of images for which both methods have a value.
     """
 
     first: str
@@ -65,17 +66,17 @@ def paired_differences(
 
     Args:
         values: method -> a number for each image, in the same order; NaN where it does not count.
-        pairs: which methods; None = every two.
-        test: where p comes from, "bootstrap" or "wilcoxon".
+        pairs: pairs of methods; None = all pairs.
+        test: test that gives p, "bootstrap" or "wilcoxon".
         draws: of the bootstrap.
         level: of the intervals; they are not corrected.
-        seed: of the bootstrap.
+        seed: seed of the bootstrap.
 
     Returns:
-        One for each pair, in order. NaN where fewer than two images count.
+        One comparison for each pair, in order; NaN where fewer than two images count.
 
     Raises:
-        OptionError: a method that has no values, or an option that cannot be.
+        OptionError: a method without values, or an invalid option.
         ShapeError: methods with different numbers of images.
 
     Example:
@@ -93,9 +94,9 @@ def paired_differences(
     asked = list(combinations(values, 2) if pairs is None else pairs)
     for name in (name for pair in asked for name in pair):
         if name not in values:
-            raise OptionError(f"there are no values of {name!r}; there are those of {', '.join(values)}")
+            raise OptionError(f"there are no values of {name!r}, only of {', '.join(values)}")
     table = {name: np.asarray(one, np.float64) for name, one in values.items()}
-    groups: dict[bytes, list[int]] = {}  # pairs with numbers for the same images are drawn together
+    groups: dict[bytes, list[int]] = {}  # pairs with values for the same images share their draws
     columns = [table[first] - table[second] for first, second in asked]
     for place, column in enumerate(columns):
         groups.setdefault(np.isfinite(column).tobytes(), []).append(place)
@@ -127,9 +128,9 @@ def bootstrap_means(
 
     Args:
         differences: finite, two rows or more.
-        draws: samples of as many rows, with replacement.
+        draws: number of resamples with replacement.
         level: of the interval.
-        seed: of the draws.
+        seed: seed of the draws.
     """
     n, means = len(differences), differences.mean(0)
     generator, at_once = Generator(PCG64(seed)), max(1, _CHUNK // n)
@@ -147,7 +148,7 @@ def bootstrap_means(
 def wilcoxon_p(differences: Values) -> float:
     """Return the two-sided p of the signed ranks, by the normal approximation with its correction for ties.
 
-    Differences of 0 are left out; 1 where nothing is left.
+    Differences of 0 are left out; p is 1 if all differences are 0.
     """
     kept = differences[differences != 0]
     n = len(kept)

@@ -43,14 +43,14 @@ def region_perturbation(
 
     Args:
         heatmaps: in [0, 1]; only the order of the cells matters.
-        images: as the model gets them.
+        images: the model's input.
         rescore: the probability of the explained class.
-        seed: of the baseline "noise".
-        identities: a number per image, to which its noise belongs; None = from the values of the image.
-        patch: positions of a side of a cell.
-        steps: cells that are removed; never more than there are.
-        baseline: what replaces a position, as in `deletion`; the paper's is noise.
-        batch_size: the most changed images that exist at once.
+        seed: seed of the baseline "noise".
+        identities: a number per image from which its noise is derived; None = from the values of the image.
+        patch: side of a cell, in positions.
+        steps: number of removed cells, at most all.
+        baseline: what replaces a position, as in `deletion`; the paper uses noise.
+        batch_size: the most changed images in memory at once.
     """
     check_heatmaps(heatmaps, images)
     regions = grid_regions(images, patch)
@@ -83,19 +83,19 @@ def irof(
     r"""Return the area over the relative score while superpixels are removed: 1 minus the area under $y(x_k) / y(x)$.
 
     $x_k$ is the image without its k superpixels with the largest mean of the map; the area is over the removed share of
-    the superpixels, by the trapezoid rule, from none to all. Superpixels are those of SLIC, which runs on the host,
-    once for each image. The score itself is clamped at 1e-7.
+    superpixels, from none to all, by the trapezoid rule. Superpixels come from SLIC, which runs on the host, once for
+    each image. The score y(x) is clamped at 1e-7.
 
     Args:
         heatmaps: in [0, 1]; only the order of the superpixels matters.
-        images: as the model gets them, with two or three position axes.
+        images: the model's input, with two or three position axes.
         rescore: the probability of the explained class.
-        seed: of the baseline "noise".
-        identities: a number per image, to which its noise belongs; None = from the values of the image.
+        seed: seed of the baseline "noise".
+        identities: a number per image from which its noise is derived; None = from the values of the image.
         segments: the number of superpixels that SLIC aims at.
-        compactness: how much places count beside colors in SLIC; None = 10, of images that are not pictures 0.1.
-        baseline: what replaces a position, as in `deletion`; the paper's is the mean.
-        batch_size: the most changed images that exist at once.
+        compactness: weight of positions against colors in SLIC; None = 10, or 0.1 for images that are not pictures.
+        baseline: what replaces a position, as in `deletion`; the paper uses the mean.
+        batch_size: the most changed images in memory at once.
     """
     check_heatmaps(heatmaps, images)
     regions = superpixels(images, segments, compactness)
@@ -118,7 +118,7 @@ def irof(
 
 
 def _superpixels(compactness: float | None) -> str:
-    """SLIC, in words that are the same for all images of a data set."""
+    """Return a description of SLIC that is the same for all images of a data set."""
     return f"SLIC, compactness {'by the number of channels' if compactness is None else format(compactness, 'g')}"
 
 
@@ -131,7 +131,7 @@ def _removal(
     steps: int,
     batch_size: int,
 ) -> tuple[Float[Tensor, "n cuts"], Int[Tensor, " n"]]:
-    """Score the images without their first 0, 1, ... `steps` regions; and count the cuts between equal regions."""
+    """Score the images without their first 0, 1, ... `steps` regions, and count the cuts between equal regions."""
     values = regions.means(usable(heatmaps))
     places = regions.places(values)
 

@@ -22,12 +22,12 @@ def pixel_average_precision(
 ) -> MetricResult:
     """Return the area under the precision-recall curve of each image's pixels.
 
-    The paper's is that of all pixels of a data set: `PixelAveragePrecision` in `gradcam_kit.metrics.accumulation`.
+    The paper pools the pixels of a data set: `PixelAveragePrecision` in `gradcam_kit.metrics.accumulation`.
 
     Args:
         heatmaps: in [0, 1].
         masks: where the object is.
-        bins: into which [0, 1] is divided; values in one bin count as equal.
+        bins: number of bins in [0, 1]; values in one bin count as equal.
     """
     check_masks(masks, heatmaps)
     values = average_precision(pixel_histograms(heatmaps, masks, bins=bins))
@@ -42,13 +42,13 @@ def pixel_histograms(
     *,
     bins: int = 1000,
 ) -> Float[Tensor, "n 2 bins"]:
-    """How many pixels on the object and off it have values in each bin of [0, 1]; sums of them are those of a data set.
+    """Return histograms of the map on and off the object, which can be summed over a data set.
 
     Args:
         heatmaps: in [0, 1].
         masks: where the object is.
         ignored: pixels that count neither as object nor as background.
-        bins: their number.
+        bins: number of bins in [0, 1].
     """
     check_masks(masks, heatmaps)
     check_heatmaps(heatmaps, heatmaps[:, None])
@@ -64,8 +64,8 @@ def pixel_histograms(
 
 
 def average_precision(histograms: Float[Tensor, "*n 2 bins"]) -> Float[Tensor, "*n"]:
-    """Sum over the thresholds, from high to low, of precision times the rise of recall; NaN without an object."""
-    counts = histograms.long().flip(-1).cumsum(-1).double()  # sums of integers are the same in any order
+    """Return the sum of precision times the rise of recall, from high to low thresholds; NaN without an object."""
+    counts = histograms.long().flip(-1).cumsum(-1).double()  # sums of integers are exact in any order
     hits, others = counts.unbind(-2)
     recall = hits / hits[..., -1:]
     precision = hits / (hits + others).clamp(min=1)

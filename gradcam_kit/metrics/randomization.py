@@ -1,7 +1,7 @@
 """Sanity checks of maps: Adebayo et al., NeurIPS 2018, https://arxiv.org/abs/1810.03292.
 
-Do maps change when the model's parameters become random, when another class is explained, with another method? All
-compare maps of the same images; a constant map has no structure to compare, so its similarity is NaN.
+They test whether maps change with random parameters, with another class, or with another method. All compare maps of
+the same images; a constant map has no structure to compare, so its similarity is NaN.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from gradcam_kit.similarity import check_pair, pearson, ranks, spearman, ssim
 from gradcam_kit.types import Images
 
 Mode = Literal["cascading", "independent"]
-_WINDOW = 11  # of SSIM, in positions
-_CELL = 16  # of HOG, in positions, where the map has 3 of them
+_WINDOW = 11  # window of SSIM, in positions
+_CELL = 16  # cell of HOG, in positions, if the map has 3 of them
 
 
 def hog_correlation(a: Float[Tensor, "n *t"], b: Float[Tensor, "n *t"]) -> Float[Tensor, " n"]:
-    """Pearson correlation of histograms of oriented gradients, of min-max normalized pictures.
+    """Correlate (Pearson) the histograms of oriented gradients of min-max normalized maps.
 
-    Cells of 16 positions, or a third of the map; NaN where a map is constant, and for maps that are no pictures.
+    Cells have 16 positions, or a third of the map; NaN for a constant map, and for maps without two position axes.
     """
     from skimage.feature import hog
 
@@ -51,7 +51,7 @@ def hog_correlation(a: Float[Tensor, "n *t"], b: Float[Tensor, "n *t"]) -> Float
 def similarities(
     a: Float[Tensor, "n *s"], b: Float[Tensor, "n *s"], size: tuple[int, ...]
 ) -> dict[str, Float[Tensor, " n"]]:
-    """All similarities of signed maps by name; those of pictures at this size, as the maps are looked at."""
+    """Return all similarities of signed maps by name; SSIM and HOG at this size, at which maps are viewed."""
     shown = [upsample(maps.double(), size) for maps in (a, b)]
     return {
         "spearman": spearman(a, b),
@@ -63,16 +63,15 @@ def similarities(
 
 @dataclass(frozen=True)
 class RandomizationCurve:
-    """How similar the maps stay while layers become random; low is good.
+    """Similarities of the maps to the original ones while layers become random; lower is better.
 
     Attributes:
-        layers: what was randomized at each step, from output to input; the untouched model is no step.
+        layers: the randomized layer of each step, from output to input; the original model is not a step.
         similarity: measure -> `(layers, n)`, NaN where a map is constant.
-        status: a `Status` for each of them, DEGENERATE_MAP where a map is constant or not finite.
-        without_initializer: parameters that got their own values in another order, because their module has no
-            initialization.
-        kept: those of them that stayed as they were.
-        unused: layers that did not take part in the pass, and are no step.
+        status: a `Status` for each similarity, DEGENERATE_MAP where a map is constant or not finite.
+        without_initializer: parameters whose values were shuffled, because their module does not initialize them.
+        kept: the parameters among them that kept their values.
+        unused: layers that did not take part in the pass and so are not a step.
         settings: all that changes the numbers.
     """
 
@@ -101,22 +100,22 @@ def parameter_randomization(
     """Compare maps with those of the same model after its layers got random parameters.
 
     Args:
-        model: the model that `explain` explains; it is as before afterwards.
+        model: the model that `explain` explains; it is restored afterwards.
         explain: from the images to signed maps of fixed classes, e.g.
             `lambda images: cam.explain(images, classes).saliency["layer4"]`.
-        images: what is explained.
+        images: the images to explain.
         mode: "cascading" from output to input, or "independent", one layer at a time.
-        layers: names of modules, each of them one step; None = every layer that has parameters.
-        seed: of the new parameters.
+        layers: names of modules, one for each step; None = every layer with parameters.
+        seed: seed of the new parameters.
 
     Raises:
-        InputError: a bare `cam`, whose classes would follow the predictions of the random model.
-        OptionError: no layers, or layers that take no part in the pass.
+        InputError: a bare `cam`, which would explain the classes that the random model predicts.
+        OptionError: no layers, or layers that do not take part in the pass.
     """
     one_of("mode", mode, get_args(Mode))
     if follows_predictions(explain):
         raise InputError(
-            "explain would take the class that the random model predicts; expected fixed classes and signed maps: "
+            "explain would use the class that the random model predicts; expected fixed classes and signed maps: "
             "lambda images: cam.explain(images, classes).saliency[layer]"
         )
     with randomizing(model, images, seed=seed) as randomizer:
@@ -141,23 +140,23 @@ def parameter_randomization(
 
 
 def class_sensitivity(a: Float[Tensor, "n *s"], b: Float[Tensor, "n *s"]) -> MetricResult:
-    """Rank correlation of the signed maps of two classes of the same images; near 1 means class-agnostic.
+    """Rank-correlate the signed maps of two classes of the same images; near 1 means class-agnostic.
 
-    After Williamson et al. 2025, arXiv 2506.07327. Flagged where a map is constant or not finite.
+    After Williamson et al. 2025, arXiv 2506.07327. Images with a constant or non-finite map are flagged.
     """
     return measured(spearman(a, b), _flags(a, b), {"correlation": "of ranks, signed"})
 
 
 def _flags(a: Tensor, b: Tensor) -> dict[Status, Tensor]:
-    """Where one of two maps is constant or not finite."""
+    """Return where one of two maps is constant or not finite."""
     return {flag: holds | degenerate(b)[flag] for flag, holds in degenerate(a).items()}
 
 
 def method_agreement(maps: Mapping[str, Float[Tensor, "n *s"]]) -> MetricResult:
-    """Rank correlation of the maps of every two methods, signed; an image's number is the mean over all pairs.
+    """Rank-correlate the signed maps of all pairs of methods; an image's value is the mean over the pairs.
 
-    Flagged where a map is constant or not finite. `details["pairs"]` are the correlations, `(n, methods, methods)` in
-    the order of the mapping, NaN beside such a map.
+    Images with a constant or non-finite map are flagged. `details["pairs"]` has the correlations `(n, methods,
+    methods)` in the order of the mapping, NaN for such a map.
 
     Raises:
         OptionError: less than two methods.
@@ -178,11 +177,11 @@ def method_agreement(maps: Mapping[str, Float[Tensor, "n *s"]]) -> MetricResult:
 
 
 def _size(images: Images, maps: Tensor) -> tuple[int, ...]:
-    """Return the size of the images, where there is one tensor of them."""
+    """Return the size of the images if they are one tensor."""
     return tuple(images.shape[2:]) if isinstance(images, Tensor) else tuple(maps.shape[1:])
 
 
 def _ssim(a: Tensor, b: Tensor) -> Tensor:
-    """SSIM with the usual window, or the largest that fits."""
+    """Return the SSIM with the usual window, or the largest that fits."""
     side = min(_WINDOW, *a.shape[1:])
     return ssim(a, b, window=side - (side + 1) % 2)

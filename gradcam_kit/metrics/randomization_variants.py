@@ -1,7 +1,7 @@
-"""Two repairs of the test of randomized parameters: Hedström et al. 2024, https://arxiv.org/abs/2401.06465.
+"""Two improved tests with randomized parameters: Hedström et al. 2024, https://arxiv.org/abs/2401.06465.
 
-sMPRT averages maps over noise before they are compared, because one noisy map looks unlike another anyway. eMPRT
-compares no maps at all: it asks whether the map of the random model is less ordered than the model's own.
+sMPRT averages maps over noise before comparing them, because single noisy maps differ anyway. eMPRT does not compare
+maps: it tests whether the map of the random model is less ordered than that of the original model.
 """
 
 from __future__ import annotations
@@ -42,22 +42,22 @@ def smooth_parameter_randomization(
     seed: int = 0,
     identities: Int[Tensor, " n"] | None = None,
 ) -> RandomizationCurve:
-    """Compare maps as `parameter_randomization` does, each the mean over noisy copies of the images (sMPRT).
+    """Compare maps as `parameter_randomization` does, but average each over noisy copies of the image (sMPRT).
 
     Args:
         model: the model that `explain` explains; it is as before afterwards.
         explain: from images to signed maps of fixed classes.
-        images: what is explained.
+        images: the images to explain.
         samples: noisy copies of each image, the same for every model.
         noise: standard deviation, as a share of the range of each image's values.
         mode: this and the further options as in `parameter_randomization`.
         layers: as in `parameter_randomization`.
-        seed: of the new parameters, and of the noise.
-        identities: a number per image, to which its noise belongs; None = from the values of the image.
+        seed: seed of the new parameters, and of the noise.
+        identities: a number per image from which its noise is derived; None = from the values of the image.
 
     Raises:
-        InputError: a bare `cam`, whose classes would follow the predictions, or images that are not one tensor.
-        OptionError: an option that cannot be.
+        InputError: a bare `cam`, which would explain the predicted classes, or images that are not one tensor.
+        OptionError: an invalid option.
     """
     _check_fixed(explain)
     if not isinstance(images, Tensor):
@@ -91,15 +91,15 @@ def efficient_parameter_randomization(
     r"""Return the rise of the map's entropy when all parameters are random (eMPRT): $(H(\hat L) - H(L)) / H(L)$.
 
     H is the entropy, in nats, of the histogram of the map's values over their own range. Higher is better: the map of a
-    model that has learned nothing should be the less ordered one. Both entropies are among the details.
+    model that has learned nothing should be less ordered. Both entropies are among the details.
 
     Args:
         model: the model that `explain` explains; it is as before afterwards.
         explain: from images to signed maps of fixed classes, e.g.
             `lambda images: cam.explain(images, classes).saliency["layer4"]`.
-        images: what is explained.
-        bins: of the histogram; two or more.
-        seed: of the new parameters.
+        images: the images to explain.
+        bins: number of bins of the histogram, at least 2.
+        seed: seed of the new parameters.
 
     Raises:
         InputError: a bare `cam`, whose classes would follow the predictions of the random model.

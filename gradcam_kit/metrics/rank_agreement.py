@@ -1,4 +1,4 @@
-"""Do metrics rank methods alike? Tomsett et al., AAAI 2020, https://arxiv.org/abs/1912.01451."""
+"""Agreement of metrics on the ranking of methods: Tomsett et al., AAAI 2020, https://arxiv.org/abs/1912.01451."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from gradcam_kit.similarity import ranks, spearman
 
 @dataclass(frozen=True, eq=False)
 class RankAgreement:
-    """How alike metrics rank methods, and how alike each ranks them from image to image.
+    """Agreement of metrics with each other, and of each metric with itself from image to image.
 
     Attributes:
         metrics: their names.
-        consistency: of every two metrics the rank correlation over the methods, mean over the images where it exists;
-            the paper's internal consistency reliability.
+        consistency: rank correlation over the methods for each pair of metrics, mean over the images where it is
+            defined; the paper's internal consistency reliability.
         counts: the images in each of these means.
-        reliability: of each metric Krippendorff's alpha of the ranks that the images give the methods, 1 where all
-            agree and 0 as by chance; the paper's inter-rater reliability. NaN with fewer than two images.
+        reliability: Krippendorff's alpha, per metric, of the ranks of the methods in the images: 1 if all agree, 0 by
+            chance; the paper's inter-rater reliability. NaN with fewer than two images.
     """
 
     metrics: tuple[str, ...]
@@ -36,12 +36,12 @@ def rank_agreement(scores: Mapping[str, Float[Tensor, "methods n"]], lower: Coll
     """Compare the order in which metrics put methods.
 
     Args:
-        scores: metric -> its number for each method and image; NaN where there is none. An image counts for two metrics
-            where every method has a number by both.
-        lower: metrics of which lower is better; they are turned around.
+        scores: metric -> its value for each method and image, NaN if missing. An image counts for two metrics if both
+            have a value for every method.
+        lower: metrics for which lower is better; their sign is flipped.
 
     Raises:
-        OptionError: no metric, or fewer than three methods, of which any two rankings agree or are opposite.
+        OptionError: no metric, or fewer than three methods: two rankings of two methods can only agree or be opposite.
         ShapeError: metrics with different methods or images.
     """
     tables = {name: -one.double() if name in lower else one.double() for name, one in scores.items()}
@@ -52,7 +52,9 @@ def rank_agreement(scores: Mapping[str, Float[Tensor, "methods n"]], lower: Coll
         )
     if not shapes or next(iter(shapes))[0] < 3:
         found = next(iter(shapes))[0] if shapes else 0
-        raise OptionError(f"{found} methods are ranked by {len(tables)} metrics; expected three or more by one or more")
+        raise OptionError(
+            f"{found} methods are ranked by {len(tables)} metrics; expected at least three methods and one metric"
+        )
     stacked = [one.mT.contiguous() for one in tables.values()]
     pairs = torch.stack([torch.stack([spearman(a, b) for b in stacked]) for a in stacked])
     return RankAgreement(
@@ -61,15 +63,15 @@ def rank_agreement(scores: Mapping[str, Float[Tensor, "methods n"]], lower: Coll
 
 
 def _alpha(scores: Float[Tensor, "n methods"]) -> Float[Tensor, ""]:
-    """Krippendorff's alpha of ranks with the squared distance: 1 - observed / expected disagreement.
+    """Return Krippendorff's alpha of ranks with the squared distance: 1 - observed / expected disagreement.
 
-    Images with a missing number are left out.
+    Images with a missing value are left out.
     """
     whole = scores[scores.isfinite().all(1)]
     if len(whole) < 2:
         return scores.new_full((), torch.nan)
     given = ranks(whole)
-    # The mean squared difference of two ranks is twice the variance: of one method in two images, and of any two ranks.
+    # A mean squared difference is twice a variance: of one method's ranks over the images, and of all ranks.
     observed = 2 * given.var(0, unbiased=True).mean()
     expected = 2 * given.flatten().var(unbiased=True)
     return 1 - observed / expected

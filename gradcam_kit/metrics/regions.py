@@ -15,12 +15,12 @@ from gradcam_kit.functional import move
 from gradcam_kit.options import positive, positive_int
 
 _COMPACTNESS = {True: 10.0, False: 0.1}
-"""Of SLIC in Lab colors, and in values of [0, 1]."""
+"""Compactness of SLIC for Lab colors, and for values in [0, 1]."""
 
 
 @dataclass(frozen=True, eq=False)
 class Regions:
-    """Every position belongs to one region of its image.
+    """A partition of each image's positions into regions.
 
     Attributes:
         labels: the region of each position, from 0.
@@ -40,21 +40,21 @@ class Regions:
         return (sums / sizes).masked_fill(sizes == 0, -math.inf)
 
     def places(self, values: Float[Tensor, "n most"]) -> Int[Tensor, "n *t"]:
-        """Return for every position the place of its region in the order, 0 for the largest value; stable."""
+        """Return for every position the rank of its region, 0 for the largest value; the sort is stable."""
         order = values.sort(dim=1, descending=True, stable=True).indices
         counting = torch.arange(self.most, device=values.device).expand(order.shape)
         place = torch.empty_like(order).scatter_(1, order, counting)
         return place.gather(1, self.labels.flatten(1)).reshape(self.labels.shape)
 
     def ties(self, values: Float[Tensor, "n most"], steps: int) -> Int[Tensor, " n"]:
-        """Count the cuts behind the first 1, 2, ... `steps` regions that fall between equal values."""
+        """Count the cuts after the first 1, 2, ... `steps` regions that fall between equal values."""
         ordered = values.sort(dim=1, descending=True).values
         same = (ordered[:, 1:] == ordered[:, :-1]) & ordered[:, 1:].isfinite()
         return same[:, :steps].sum(1)
 
 
 def grid_regions(images: Float[Tensor, "n c *t"], side: int) -> Regions:
-    """Return cells of `side` positions along every axis from the first corner; the last of a line may be smaller."""
+    """Return cells of `side` positions along every axis from the first corner; cells at the end may be smaller."""
     positive_int("patch", side)
     size = tuple(images.shape[2:])
     labels = torch.zeros((), dtype=torch.long, device=images.device)
@@ -73,12 +73,12 @@ def superpixels(images: Float[Tensor, "n c *t"], segments: int, compactness: flo
     colors are compared in Lab.
 
     Args:
-        images: as the model gets them, with two or three position axes.
-        segments: the number that SLIC aims at.
-        compactness: how much places count beside colors; None = 10, of images that are not pictures 0.1.
+        images: the model's input, with two or three position axes.
+        segments: number of superpixels that SLIC aims at.
+        compactness: weight of positions against colors; None = 10, or 0.1 for images that are not pictures.
 
     Raises:
-        ShapeError: images that have neither two nor three position axes.
+        ShapeError: images without two or three position axes.
     """
     from skimage.segmentation import slic
 
@@ -108,5 +108,5 @@ def superpixels(images: Float[Tensor, "n c *t"], segments: int, compactness: flo
 
 
 def _consecutive(labels: Int[np.ndarray, "*t"]) -> Int[np.ndarray, "*t"]:
-    """Give the regions numbers from 0 without gaps."""
+    """Renumber the regions from 0 without gaps."""
     return np.unique(labels, return_inverse=True)[1].reshape(labels.shape)

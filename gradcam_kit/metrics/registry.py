@@ -1,4 +1,4 @@
-"""What metrics look at, and the registry of those that have a name."""
+"""The input of metrics, and the registry of named metrics."""
 
 from __future__ import annotations
 
@@ -34,29 +34,30 @@ Represent = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True, eq=False)
 class MetricInput:
-    """A batch and its heatmaps; all that a metric may look at.
+    """A batch with its heatmaps: all inputs that a metric may use.
 
     Attributes:
         heatmaps: `(n, *t)` in [0, 1], at the size of the images.
         images: `(n, c, *t)`, as the model gets them.
         rescore: the probability of each sample's class for changed images, as `capture.rescoring` yields it for these
-            very images.
+            images.
         predicts: 1 where a changed image is still predicted as its sample's class, else 0; None = `rescore.predicts`.
         masks: `(n, *t)` bool, where the object is.
-        explain: the method itself, for metrics that run it again: images -> heatmaps for the same classes. One that
-            would take the prediction of whatever it is shown, such as a bare `cam`, is bound to those of `rescore`.
-        seed: of all random draws.
-        identities: `(n,)` int, a number per image, to which its draws belong; None = from its values. Either way
-            neither the rest of the batch nor the place in it matters.
-        represent: changed images -> the activations of the layer that is explained `(n, ...)`.
+        explain: the method itself, for metrics that run it again: images -> heatmaps for the same classes. A method
+            that would explain the prediction for each changed image, such as a bare `cam`, is bound to the classes of
+            `rescore`.
+        seed: seed of all random draws.
+        identities: `(n,)` int, a number per image from which its draws are derived; None = from its values. Either way
+            the draws do not depend on the rest of the batch.
+        represent: changed images -> activations `(n, ...)` of the explained layer.
 
     Raises:
-        ShapeError: heatmaps, images, masks or identities that do not fit each other; the message has both shapes.
+        ShapeError: heatmaps, images, masks or identities with inconsistent shapes.
         OptionError: heatmaps outside of [0, 1].
         InputError: a model as `rescore`, `rescore` of other images, or a method whose classes are not fixed.
     """
 
-    # Plain tensors here, so that what does not fit meets the checks below and their words.
+    # Annotated as plain tensors, so that wrong shapes reach the checks below and their messages.
     heatmaps: Tensor
     images: Tensor
     rescore: Rescore | None = None
@@ -84,11 +85,12 @@ class MetricInput:
             object.__setattr__(self, "explain", self._bound(self.explain))
 
     def _bound(self, explain: Callable[..., Tensor]) -> Explain:
-        """Return the method for the classes of `rescore`, whatever it is shown."""
+        """Return the method bound to the classes of `rescore`."""
         if not isinstance(self.rescore, Rescoring):
             raise InputError(
-                "explain takes the class that is predicted for each changed image; expected the same classes for all: "
-                "explain=lambda changed: cam(changed, classes), or rescore=... of capture.rescoring, which has them"
+                "explain would use the class predicted for each changed image; expected the same classes "
+                "for all: explain=lambda changed: cam(changed, classes), or rescore=... of "
+                "capture.rescoring, which fixes them"
             )
         known = self.rescore.classes
         return partial(explain, targets=self.rescore.target if known is None else known)
@@ -107,10 +109,10 @@ class MetricInput:
 
 
 def follows_predictions(explain: Callable[..., Any]) -> bool:
-    """Whether a method could be given targets and was not, so that each image would get its own prediction."""
+    """Whether a method takes targets and got none, so that it would explain each image's own prediction."""
     try:
         targets = inspect.signature(explain).parameters.get("targets")
-    except (TypeError, ValueError):  # a callable that does not say what it takes
+    except (TypeError, ValueError):  # a callable without a signature
         return False
     return targets is not None and targets.default is None
 
@@ -121,14 +123,14 @@ _SHARED = {name for name, value in vars(MetricInput).items() if isinstance(value
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric by its name; calling it measures a case.
+    """A named metric; calling it measures a case.
 
     Attributes:
-        name: on the command line.
-        function: its plain function, whose parameters are fields of `MetricInput` and options.
+        name: name on the command line.
+        function: plain function whose parameters are fields of `MetricInput` and options.
         better: "higher" or "lower"; "" where neither is.
         cost: passes per image: F forward, E one run of the method.
-        paper: where it comes from.
+        paper: source of the metric.
         options: values for some of the function's options.
     """
 
@@ -141,12 +143,12 @@ class Metric:
 
     @cached_property
     def uses(self) -> tuple[str, ...]:
-        """What it takes of a case."""
+        """The fields of a case that the metric uses."""
         return tuple(name for name in inspect.signature(self.function).parameters if name in _FIELDS | _SHARED)
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """The fields of a case that must be there besides heatmaps and images: those without a default."""
+        """The fields of a case that the metric requires besides heatmaps and images: those without a default."""
         parameters = inspect.signature(self.function).parameters
         return tuple(
             name
@@ -156,11 +158,11 @@ class Metric:
 
     @property
     def needs_masks(self) -> bool:
-        """Whether it asks where the objects are."""
+        """Whether the metric needs masks of the objects."""
         return "masks" in self.needs
 
     def check_options(self, options: Iterable[str]) -> None:
-        """Raise OptionError for the name of an option that its function does not have."""
+        """Raise OptionError for an option that the metric's function does not have."""
         parameters = inspect.signature(self.function).parameters.values()
         if any(one.kind is one.VAR_KEYWORD for one in parameters):
             return
@@ -171,7 +173,7 @@ class Metric:
             raise OptionError(f"the metric {self.name!r} has no option {name!r}; {said}{hint}")
 
     def describe(self, settings: Mapping[str, Any]) -> str:
-        """Say in one line which way is better, and all that the numbers depend on."""
+        """Return one line with the better direction and all settings of the numbers."""
         said = [f"{self.better} is better"] * bool(self.better)
         return f"{self.name}: " + ", ".join(said + [f"{name} {_plain(value)}" for name, value in settings.items()])
 
@@ -179,7 +181,7 @@ class Metric:
         """Measure.
 
         Args:
-            case: what to look at.
+            case: batch to measure.
             options: those of the plain function.
 
         Raises:
@@ -193,13 +195,13 @@ class Metric:
                 f"the metric {self.name!r} needs {' and '.join(missing)}, which the case does not have; "
                 f"pass MetricInput(..., {', '.join(f'{name}=...' for name in missing)})"
             )
-        with case_checked():  # by the case, and once is enough: on a device it has to be waited for
+        with case_checked():  # already checked by the case; a second check would synchronize again
             given = {name: getattr(case, name) for name in self.uses}
             return self.function(**given, **{**self.options, **options})
 
 
 def _plain(value: Any) -> str:
-    """Return a setting in words."""
+    """Return a setting as text."""
     if isinstance(value, str):
         return value
     return " ".join(f"{one:g}" for one in value) if isinstance(value, (tuple, list)) else str(value)
@@ -210,7 +212,7 @@ METRICS: dict[str, Metric] = Registry("metric")
 
 
 def described(settings: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Describe each metric of a known name in one line, from name -> settings; see `Metric.describe`."""
+    """Describe each registered metric in one line, from name -> settings; see `Metric.describe`."""
     return [METRICS[name].describe(one) for name, one in settings.items() if name in METRICS]
 
 

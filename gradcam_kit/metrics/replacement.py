@@ -1,4 +1,4 @@
-"""What replaces positions that a metric removes: a value, the mean color, a blur, noise, or what lies around them."""
+"""Replacements of removed positions: a value, the mean color, a blur, noise, or an imputation from neighbors."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ _STREAM = 3
 
 @dataclass(frozen=True, eq=False)
 class Replacement:
-    """How removed positions of images are filled.
+    """A way to fill removed positions of images.
 
     Attributes:
-        fill: from images `index (m,)` and what is removed of them `(m, *t)` to the changed images `(m, c, *t)`.
-        settings: all that the values depend on.
+        fill: from images `index (m,)` and their removed positions `(m, *t)` to the changed images `(m, c, *t)`.
+        settings: everything that the values depend on.
     """
 
     fill: Callable[[Int[Tensor, " m"], Bool[Tensor, "m *t"]], Float[Tensor, "m c *t"]]
@@ -46,21 +46,21 @@ def replacement(
     kernel: int = 11,
     sigma: float = 5.0,
 ) -> Replacement:
-    """Return what replaces removed positions.
+    """Return the replacement of removed positions.
 
     Args:
-        images: as the model gets them.
+        images: the model's input.
         baseline: a number in the units of the images (0 is the mean color where they are normalized); "mean": the mean
             of each channel of the image; "blur": the image blurred by a Gaussian, with mirrored borders; "noise": draws
             from U(smallest, largest) of each channel of the image, one draw per value; "inpaint": the weighted mean of
-            the neighbors, as in `impute`, and the mean of each channel where nothing is left.
-        seed: of the noise.
-        identities: a number per image, to which its noise belongs; None = from the values of the image.
-        kernel: positions of the window of the blur, an odd number.
-        sigma: of the blur, in positions.
+            the neighbors, as in `impute`, or the mean of each channel if no position remains.
+        seed: seed of the noise.
+        identities: a number per image from which its noise is derived; None = from the values of the image.
+        kernel: size of the window of the blur in positions, odd.
+        sigma: width of the blur, in positions.
 
     Raises:
-        OptionError: a baseline that is neither a finite number nor one of these words, or an even kernel.
+        OptionError: a baseline that is neither a finite number nor one of these names, or an even kernel.
         ShapeError: "inpaint" for images that have not two position axes.
     """
     if not isinstance(baseline, str) or baseline not in get_args(Fill):
@@ -81,14 +81,14 @@ def replacement(
 
 
 def blurred(images: Float[Tensor, "n c *t"], kernel: int, sigma: float) -> Float[Tensor, "n c *t"]:
-    """Blur images by a Gaussian window, in float32 at least, and return them in their own precision.
+    """Blur images by a Gaussian window in at least float32, and return them in their own precision.
 
     Raises:
         OptionError: a sigma that is not positive, or a kernel that is not odd.
     """
     positive("sigma", sigma)
     if positive_int("kernel", kernel) % 2 == 0:
-        raise OptionError(f"kernel is {kernel}; expected an odd number of positions, so that the window has a middle")
+        raise OptionError(f"kernel is {kernel}; expected an odd number of positions, so that the window has a center")
     with torch.autocast(images.device.type, enabled=False):
         return gaussian_blur(at_least_float32(images), kernel, sigma).to(images.dtype)
 
@@ -113,7 +113,7 @@ def _means(images: Float[Tensor, "n c *t"]) -> Float[Tensor, "n c *t"]:
 
 
 def _constant(images: Tensor, end: Tensor, said: str, **settings: Any) -> Replacement:
-    """Replace by what is known before anything is removed."""
+    """Replace removed positions by precomputed values."""
 
     def fill(index: Tensor, removed: Tensor) -> Tensor:
         return torch.where(spread(removed), end[index], images[index])

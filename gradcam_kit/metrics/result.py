@@ -1,4 +1,4 @@
-"""What a metric returns: a number per image, whether it can be trusted, and everything that it depends on."""
+"""The result of a metric: a number and a status per image, and everything that the numbers depend on."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 class Status(IntEnum):
-    """Whether the number of an image counts."""
+    """Status of the number of an image: whether it counts."""
 
     OK = 0
     DEGENERATE_MAP = 1
@@ -26,9 +26,9 @@ class Status(IntEnum):
     EMPTY_GT = 2
     """The mask of the image is empty."""
     NAN = 3
-    """The number is not defined, or a score was not finite, or no probability where one is needed."""
+    """The number is undefined, a score is not finite, or a score is not a probability but has to be."""
     ERROR = 4
-    """Nothing could be computed; set by those who run metrics over data sets."""
+    """Nothing could be computed; set by commands that measure data sets."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,10 +36,11 @@ class MetricResult:
     """One number per image.
 
     Attributes:
-        values: NaN where undefined. A number beside a status other than OK is what the formula gives, for the curious.
+        values: NaN where undefined. With a status other than OK, the number is the plain value of the formula, for
+            information.
         status: a `Status` for each image. Means are over those that are OK.
         settings: everything else that changes the number.
-        details: what was computed on the way, first axis n: curves, ties, chance levels.
+        details: intermediate results with first axis n: curves, ties, chance levels.
     """
 
     values: Float[Tensor, " n"]
@@ -54,7 +55,7 @@ class MetricResult:
 
     @property
     def count(self) -> Int[Tensor, ""]:
-        """How many images count; it belongs beside every mean."""
+        """The number of images that count; report it with every mean."""
         return self.ok.sum()
 
     @property
@@ -69,7 +70,7 @@ def measured(
     settings: Mapping[str, Any] = _NOTHING,
     details: Mapping[str, Tensor] = _NOTHING,
 ) -> MetricResult:
-    """Give every image its status: the first flag that holds, else NAN where the value is not finite, else OK."""
+    """Return the status of every image: the first flag that is set, else NAN if the value is not finite, else OK."""
     values = at_least_float32(values.detach()).float()
     status = torch.where(values.isfinite(), int(Status.OK), int(Status.NAN))
     for flag, holds in reversed(list(flags.items())):

@@ -44,14 +44,14 @@ def road_morf(
     tolerance: float = TOLERANCE,
     batch_size: int = 64,
 ) -> MetricResult:
-    """How often the class is still predicted after the most relevant positions were imputed; mean of percentages.
+    """Return how often the class is still predicted after imputing the most relevant positions; mean over percentages.
 
     Args:
         heatmaps: in [0, 1]; only their order matters.
-        images: as the model gets them, with two position axes.
+        images: the model's input, with two position axes.
         predicts: 1 where the class is predicted, else 0 (`rescoring(...).predicts`).
-        seed: of the noise on imputed positions.
-        identities: a number per image, to which its noise belongs; None = from the values of the image.
+        seed: seed of the noise on imputed positions.
+        identities: a number per image from which its noise is derived; None = from the values of the image.
         percentages: this and the further options as in `road_curve`.
     """
     options = _options(percentages, noise, tolerance, batch_size)
@@ -71,7 +71,7 @@ def road_lerf(
     tolerance: float = TOLERANCE,
     batch_size: int = 64,
 ) -> MetricResult:
-    """How often the class is still predicted after the least relevant positions were imputed. As `road_morf`."""
+    """Return how often the class is still predicted after imputing the least relevant positions; see `road_morf`."""
     options = _options(percentages, noise, tolerance, batch_size)
     return _of_curve("least relevant first", heatmaps, images, predicts, seed, identities, options)
 
@@ -94,14 +94,14 @@ def road_combined(
     tolerance: float = TOLERANCE,
     batch_size: int = 64,
 ) -> MetricResult:
-    """(LeRF - MoRF) / 2 of the score itself, mean of the percentages; in [-0.5, 0.5]. A variant, not the paper's.
+    """Return (LeRF - MoRF) / 2 of the score, mean over percentages, in [-0.5, 0.5]; a variant, not the paper's.
 
     Args:
         heatmaps: in [0, 1]; only their order matters.
-        images: as the model gets them, with two position axes.
+        images: the model's input, with two position axes.
         rescore: the probability of the explained class.
-        seed: of the noise on imputed positions.
-        identities: a number per image, to which its noise belongs; None = from the values of the image.
+        seed: seed of the noise on imputed positions.
+        identities: a number per image from which its noise is derived; None = from the values of the image.
         percentages: this and the further options as in `road_curve`.
     """
     options = _options(percentages, noise, tolerance, batch_size)
@@ -132,7 +132,7 @@ def arcc(
     tolerance: float = TOLERANCE,
     batch_size: int = 64,
 ) -> MetricResult:
-    """Harmonic mean of coherency, 1 - complexity and clip(2 ROAD combined, 0, 1); arguments as in `road_combined`."""
+    """Return the harmonic mean of coherency, 1 - complexity and clip(2 ROAD combined, 0, 1); see `road_combined`."""
     options = _options(percentages, noise, tolerance, batch_size)
     road = road_combined(heatmaps, images, rescore, seed, identities, **options)
     coherent = coherency(heatmaps, images, explain, masked_heatmaps=masked_heatmaps)
@@ -157,20 +157,20 @@ def road_curve(
     tolerance: float = TOLERANCE,
     batch_size: int = 64,
 ) -> Float[Tensor, "n percentages"]:
-    """Scores after the removal of p percent of the positions, ceil(p P / 100) of them, imputed from what is left.
+    """Return the scores after p percent of the positions, ceil(p P / 100), are imputed from the others.
 
     Args:
-        heatmaps: only their order matters; those that have none give what the order of the rows gives.
-        images: as the model gets them, with two position axes.
-        rescore: what is scored.
-        seed: of the noise.
-        identities: to which the noise belongs; None = from the values of the images.
-        most_relevant_first: False removes the end of the order.
+        heatmaps: only their order matters; constant maps are ordered row by row.
+        images: the model's input, with two position axes.
+        rescore: scores of changed images.
+        seed: seed of the noise.
+        identities: a number per image from which its noise is derived; None = from the values of the images.
+        most_relevant_first: False removes the least relevant positions.
         percentages: each above 0 and below 100.
-        noise: standard deviation of what is added to imputed positions, in the units of the images; an image gets the
+        noise: standard deviation of the noise added to imputed positions, in the units of the images; an image gets the
             same draw at every percentage.
         tolerance: of the imputation, see `impute`.
-        batch_size: the most changed images that exist at once.
+        batch_size: the most changed images in memory at once.
 
     Raises:
         OptionError: a percentage that removes everything.
@@ -181,13 +181,13 @@ def road_curve(
 
 
 def _options(percentages: Sequence[float], noise: float, tolerance: float, batch_size: int) -> dict[str, Any]:
-    """Return what all of ROAD can be told, by name."""
+    """Return the options that all ROAD metrics share, by name."""
     return {"percentages": percentages, "noise": noise, "tolerance": tolerance, "batch_size": batch_size}
 
 
 @dataclass(frozen=True)
 class _Curves:
-    """Scores in several orders, the cuts of each that fall between equal values, and all that changes the numbers."""
+    """Return the scores in several orders, their cuts between equal values, and the settings."""
 
     scores: Float[Tensor, "n orders percentages"]
     ties: Int[Tensor, "n orders"]
@@ -207,7 +207,7 @@ def _curves(
     tolerance: float,
     batch_size: int,
 ) -> _Curves:
-    """All orders (True = most relevant first) from one sort and one draw, imputed and scored together."""
+    """Score all orders (True = most relevant first) from one sort and one draw, imputed and scored together."""
     check_heatmaps(heatmaps, images)
     if images.ndim != 4:
         raise ShapeError(f"ROAD needs images (n, c, h, w); got {tuple(images.shape)}")
@@ -247,8 +247,8 @@ def _counts(percentages: Sequence[float], total: int) -> list[int]:
     counts = [math.ceil(round(finite_number("a percentage", percent) * total / 100, 6)) for percent in percentages]
     if not counts or min(counts) < 1 or max(counts) >= total:
         raise OptionError(
-            f"percentages are {tuple(percentages)} of {total} positions; expected at least one, each above 0 and small "
-            "enough that something is left to impute from"
+            f"percentages are {tuple(percentages)} of {total} positions; expected at least one, each above "
+            "0 and small enough that positions remain to impute from"
         )
     return counts
 

@@ -1,4 +1,4 @@
-"""Does the map hold still, and does it say by how much the score moves? Yeh et al., NeurIPS 2019, arXiv 1901.09392."""
+"""Robustness of the map, and fidelity to changes of the score: Yeh et al., NeurIPS 2019, arXiv 1901.09392."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Perturbation = Literal["noise", "patches"]
 _PATCHES = "16, of images below 64 a quarter of the longer side"
 _PAPER = "{}: Yeh et al., NeurIPS 2019, https://arxiv.org/abs/1901.09392."
 _STREAM = 1 << 16
-"""Draw i of an image has stream _STREAM + i, so that more draws keep the earlier ones."""
+"""Draw i of an image uses stream _STREAM + i, so that more draws do not change the earlier ones."""
 
 
 @metric("sensitivity-max", better="lower", cost="samples (E + F)", paper=_PAPER.format("Sensitivity-max"))
@@ -50,19 +50,19 @@ def sensitivity_max(
     """Return the largest relative change of the map under noise: max ||L(x + d) - L(x)|| / ||L(x)||, d uniform.
 
     The classes stay those of the unchanged images. A map of zeros has no relative change and is flagged. Where the
-    noise changes the prediction, the map may change with good reason: `details["predictions_changed"]` counts the draws
-    after which the class is no longer predicted, or is and was not before.
+    noise changes the prediction, the map may rightly change: `details["predictions_changed"]` counts the draws that
+        change whether the class is predicted.
 
     Args:
         heatmaps: of the unchanged images.
-        images: as the model gets them.
+        images: the model's input.
         explain: the method, called once for each draw with the whole batch.
-        seed: of the noise.
-        identities: a number per image, to which its noise belongs; None = from the values of the image.
+        seed: seed of the noise.
+        identities: a number per image from which its noise is derived; None = from the values of the image.
         predicts: 1 where the class is predicted, else 0 (`rescoring(...).predicts`); None = changed predictions are
             not counted.
-        radius: every value moves by at most this, in the units of the images.
-        samples: draws.
+        radius: largest change of a value, in the units of the images.
+        samples: number of draws.
     """
     check_heatmaps(heatmaps, images)
     non_negative("radius", radius)
@@ -109,27 +109,28 @@ def infidelity(
     scaled: bool = True,
     batch_size: int = 64,
 ) -> MetricResult:
-    r"""How far the map is from predicting changes of the score: $E_I[(\beta\, I \cdot \Phi - (y(x) - y(x - I)))^2]$.
+    r"""Return the error of the map's predictions of score changes: $E_I[(\beta\, I \cdot \Phi - (y(x) - y(x - I)))^2]$.
 
-    $\Phi$ is the map in every channel. The scale of a class activation map means nothing, so by default it is the best
-    one, $\beta = E[(I \cdot \Phi)\, \Delta y] / E[(I \cdot \Phi)^2]$, and 0 where the map sees no perturbation.
+    $\Phi$ is the map in every channel. The scale of a class activation map is arbitrary, so by default the best scale
+    is used, $\beta = E[(I \cdot \Phi)\, \Delta y] / E[(I \cdot \Phi)^2]$, and 0 if the map is zero at all
+    perturbations.
 
     Args:
         heatmaps: of the images.
-        images: as the model gets them.
+        images: the model's input.
         rescore: the probability of the explained class.
-        seed: of the perturbations.
-        identities: a number per image, to which its perturbations belong; None = from the values of the image.
-        perturbation: "patches": I is the image itself inside of a random half of the cells of a grid, which x - I sets
-            to 0; "noise": I is Gaussian.
-        samples: perturbations of each image.
-        std: of the noise, in the units of the images.
-        patch: side of a cell, in positions; None = 16, of images below 64 x 64 a quarter of the longer side.
+        seed: seed of the perturbations.
+        identities: a number per image from which its perturbations are derived; None = from the values of the image.
+        perturbation: "patches": I is the image itself in a random half of the cells of a grid, so that x - I is 0
+            there; "noise": I is Gaussian.
+        samples: number of perturbations of each image.
+        std: standard deviation of the noise, in the units of the images.
+        patch: side of a cell, in positions; None = 16, or a quarter of the longer side for images below 64 x 64.
         scaled: False = beta is 1.
-        batch_size: the most changed images that exist at once.
+        batch_size: the most changed images in memory at once.
 
     Raises:
-        OptionError: a patch that covers the whole image, which any map predicts.
+        OptionError: a patch that covers the whole image, for which any map is right.
     """
     check_heatmaps(heatmaps, images)
     one_of("perturbation", perturbation, get_args(Perturbation))
@@ -141,8 +142,8 @@ def infidelity(
     cells = tuple(math.ceil(length / patch) for length in images.shape[2:])
     if perturbation == "patches" and math.prod(cells) < 2:
         raise OptionError(
-            f"the patch is {patch} and images have {' x '.join(map(str, images.shape[2:]))} positions: one patch, "
-            "which any map predicts; expected a smaller patch, such as a quarter of a side"
+            f"the patch is {patch} and images have {' x '.join(map(str, images.shape[2:]))} positions: one "
+            "patch, for which any map is right; expected a smaller patch, such as a quarter of a side"
         )
     products = images.new_zeros(len(images), samples, dtype=torch.double)
 

@@ -1,4 +1,4 @@
-"""Rows of changed images: made and scored chunk by chunk, so that memory does not grow with the number of steps."""
+"""Make and score rows of changed images chunk by chunk, so that memory does not grow with the number of steps."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from gradcam_kit.types import Rescore
 Build = Callable[[Tensor, Tensor], Tensor]
 """From images `index (m,)` and their changes `step (m,)` to the changed images `(m, c, *t)`."""
 
-_PASSES = 4  # of the model, for which rows are made together; on a CPU those of more leave the caches
+_PASSES = 4  # forward passes whose rows are made together; on a CPU more rows would leave the caches
 
 
 def score_grid(rescore: Rescore, images: Tensor, steps: int, build: Build, batch_size: int) -> Float[Tensor, "n steps"]:
@@ -25,7 +25,7 @@ def score_grid(rescore: Rescore, images: Tensor, steps: int, build: Build, batch
 
     Args:
         rescore: scores of changed images.
-        images: `(n, c, *t)`, those of `rescore`.
+        images: `(n, c, *t)`, the images of `rescore`.
         steps: changes of each image.
         build: makes the rows of a chunk.
         batch_size: the most rows that exist at once; on a CPU fewer where that is faster.
@@ -43,12 +43,12 @@ def score_grid(rescore: Rescore, images: Tensor, steps: int, build: Build, batch
 
 
 def score_settings(rescore: Rescore | None) -> dict[str, Any]:
-    """Return what is known of the scores: their kind and where the classes come from."""
+    """Return the settings of the scores: their kind and the origin of the classes."""
     return dict(getattr(rescore, "settings", {"score": "unknown", "classes": "unknown"}))
 
 
 def sample_index(images: Tensor) -> Int[Tensor, " n"]:
-    """Return the index of rows that are the images in their order."""
+    """Return the index of rows that are the images themselves."""
     return torch.arange(len(images), device=images.device)
 
 
@@ -66,7 +66,7 @@ def masked(heatmaps: Float[Tensor, "n *t"], images: Float[Tensor, "n c *t"]) -> 
 def masked_scores(
     heatmaps: Float[Tensor, "n *t"], images: Float[Tensor, "n c *t"], rescore: Rescore
 ) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
-    """Y and O: the scores of the images and of the images times their maps."""
+    """Return Y and O: the scores of the images and of the images times their maps."""
     check_same_images(images, rescore)
     changed, index = masked(heatmaps, images), sample_index(images)
     before = check_scores(rescore(images, index), len(images))

@@ -1,8 +1,8 @@
-"""How much does the map change beside the image, the score, and the activations, when noise is added?
+"""Changes of the map under noise, relative to changes of the image, the score or the activations.
 
 Local Lipschitz estimate: Alvarez-Melis and Jaakkola 2018, https://arxiv.org/abs/1806.08049. Relative stability: Agarwal
-et al. 2022, https://arxiv.org/abs/2203.06877. All take draws from the cube of side 2 `radius` around the image and
-report the worst. The classes stay those of the unchanged images.
+et al. 2022, https://arxiv.org/abs/2203.06877. All draw from the cube of side 2 `radius` around the image and report the
+worst case. The classes stay those of the unchanged images.
 """
 
 from __future__ import annotations
@@ -51,13 +51,13 @@ def local_lipschitz(
 
     Args:
         heatmaps: of the unchanged images.
-        images: as the model gets them.
+        images: the model's input.
         explain: the method, called once for each draw with the whole batch.
-        seed: of the noise.
-        identities: a number per image, to which its noise belongs; None = from the values of the image.
-        rescore: scores nothing here: it says where the classes come from.
-        radius: every value moves by at most this, in the units of the images.
-        samples: draws.
+        seed: seed of the noise.
+        identities: a number per image from which its noise is derived; None = from the values of the image.
+        rescore: used only for the origin of the classes.
+        radius: largest change of a value, in the units of the images.
+        samples: number of draws.
     """
     check_heatmaps(heatmaps, images)
     clean = usable(heatmaps)
@@ -84,21 +84,21 @@ def relative_input_stability(
 ) -> MetricResult:
     r"""Return the largest relative change of the map per that of the image: $\max_d \|dL / L\|_2 / \|d / x\|_2$.
 
-    Divisions are element by element. Maps have zeros and images have them too, so what is divided by has a magnitude of
-    at least `floor`, with its sign; the smaller, the more the positions without relevance decide. Draws after which the
-    class is predicted and was not, or the reverse, are left out, as in the paper; `details["left_out"]` counts them,
-    and without any other draw the number is undefined.
+    Divisions are element-wise. Maps and images contain zeros, so divisors are clamped to a magnitude of at least
+    `floor`, keeping their sign; the smaller it is, the more positions without relevance dominate. Draws that change
+    whether the class is predicted are left out, as in the paper; `details["left_out"]` counts them. If no draw remains,
+    the number is undefined.
 
     Args:
         heatmaps: of the unchanged images.
-        images: as the model gets them.
+        images: the model's input.
         explain: the method, called once for each draw with the whole batch.
-        seed: of the noise.
-        identities: a number per image, to which its noise belongs; None = from the values of the image.
+        seed: seed of the noise.
+        identities: a number per image from which its noise is derived; None = from the values of the image.
         predicts: 1 where the class is predicted, else 0 (`rescoring(...).predicts`); None = no draw is left out.
-        radius: every value moves by at most this, in the units of the images.
-        samples: draws.
-        floor: the smallest magnitude that is divided by.
+        radius: largest change of a value, in the units of the images.
+        samples: number of draws.
+        floor: smallest magnitude of a divisor.
     """
     check_heatmaps(heatmaps, images)
     change = _relative_change(usable(heatmaps), floor)
@@ -128,12 +128,12 @@ def relative_output_stability(
 ) -> MetricResult:
     r"""Return the largest relative change of the map per change of score: $\max_d \|dL / L\|_2 / |y(x + d) - y(x)|$.
 
-    The paper divides by the change of all outputs; here it is the score that is explained, with a magnitude of at least
-    1e-6. Everything else is as in `relative_input_stability`.
+    The paper divides by the change of all outputs; here the divisor is the change of the explained score, at least 1e-6
+    in magnitude. Everything else is as in `relative_input_stability`.
 
     Args:
         heatmaps: of the unchanged images.
-        images: as the model gets them.
+        images: the model's input.
         explain: the method, called once for each draw with the whole batch.
         rescore: the explained score.
         seed: this and the further arguments as in `relative_input_stability`.
@@ -179,7 +179,7 @@ def relative_representation_stability(
 
     Args:
         heatmaps: of the unchanged images.
-        images: as the model gets them.
+        images: the model's input.
         explain: the method, called once for each draw with the whole batch.
         represent: from images to the activations of a layer `(n, ...)`.
         seed: this and the further arguments as in `relative_input_stability`.
@@ -190,7 +190,7 @@ def relative_representation_stability(
         floor: of the values of the map and of the activations.
 
     Raises:
-        ShapeError: activations that are not one for each image, or change their shape.
+        ShapeError: activations without one entry per image, or with a changing shape.
     """
     check_heatmaps(heatmaps, images)
     change = _relative_change(usable(heatmaps), floor)
@@ -215,7 +215,7 @@ def _worst(
     radius: float,
     samples: int,
 ) -> tuple[Float[Tensor, " n"], Int[Tensor, " n"]]:
-    """Return the largest ratio over the draws that keep the prediction, NaN without any; and how many change it."""
+    """Return the largest ratio over draws that keep the prediction (NaN without any), and how many change it."""
     positive("radius", radius)
     own = identities_of(identities, images)
     check_same_images(images, predicts, "predicts")

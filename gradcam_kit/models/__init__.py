@@ -1,9 +1,7 @@
-"""From a specification such as `torchvision:resnet50` to a model, the transform of its pictures and its class names."""
+"""Load a model, its transform and its class names from a specification such as `torchvision:resnet50`."""
 
 from __future__ import annotations
 
-import importlib
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -24,8 +22,9 @@ from gradcam_kit.errors import (
     raise_interruption,
 )
 from gradcam_kit.models.checkpoints import load_checkpoint
-from gradcam_kit.models.copying import copied
+from gradcam_kit.models.copying import carried_transform, copied
 from gradcam_kit.models.photos import mobilenet_v2
+from gradcam_kit.models.user_code import exit_said, imported, working_directory_on_path
 from gradcam_kit.models.zoo import (
     LoadOptions,
     ModelParts,
@@ -37,20 +36,17 @@ from gradcam_kit.models.zoo import (
 from gradcam_kit.targets.names import carried_names, read_class_names
 from gradcam_kit.transforms import IMAGENET, CallableTransform, PictureTransform, Transform, as_transform
 
-_named: set[str] = set()
-"""Modules and names in them that this program has imported because somebody asked for them."""
-
 SPECS = "demo, mobilenet-v2, torchvision:NAME, timm:NAME, hf:NAME or package.module:factory"
 
 
 @dataclass(frozen=True)
 class LoadedModel(ModelParts):
-    """A model that is ready to be asked, in eval mode.
+    """A loaded model in eval mode.
 
     Attributes:
-        spec: what it was made from.
-        names_assumed: the class names are those of ImageNet, because the model has as many outputs.
-        left_out: of a checkpoint, what was not used, a line for each kind.
+        spec: its specification.
+        names_assumed: whether the class names of ImageNet were assumed, because the model has 1000 outputs.
+        left_out: unused parts of the checkpoint, one line for each kind.
     """
 
     spec: str
@@ -59,16 +55,19 @@ class LoadedModel(ModelParts):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a person should know before believing a heatmap of this model."""
+        """Notes that matter for trusting a heatmap of this model."""
         notes = [f"pictures are prepared by {self.transform_source}", *self.left_out]
         if self.weights == "random":
-            notes.append(f"{self.spec} has random weights: its heatmaps mean nothing (see --weights, --checkpoint)")
+            notes.append(f"{self.spec} has random weights: its heatmaps are meaningless (see --weights, --checkpoint)")
         if isinstance(self.transform, CallableTransform) and not self.transform.knows_box:
-            notes.append("it is unknown what this transform crops: overlays show heatmaps on the whole picture")
+            notes.append(
+                "it is unknown which part of a picture this transform crops, so overlays stretch heatmaps over "
+                "the whole picture"
+            )
         if isinstance(self.transform, CallableTransform) and (steps := self.transform.random_steps):
-            notes.append(f"the transform draws at random ({', '.join(steps)}): the same command gives other numbers")
+            notes.append(f"the transform is random ({', '.join(steps)}): repeating the command gives different numbers")
         if self.names_assumed:
-            notes.append("the class names are those of ImageNet, as the model has 1000 outputs (see --class-names)")
+            notes.append("class names are assumed to be those of ImageNet, because of 1000 outputs (see --class-names)")
         if self.class_names is None:
             notes.append("class names are unknown: targets are shown as numbers (see --class-names)")
         return tuple(notes)
@@ -84,23 +83,23 @@ def load_model(
     std: Sequence[float] | None = None,
     class_names: Any = None,
 ) -> LoadedModel:
-    """Make the model of a specification; the same call makes the same model, also when its weights are random.
+    """Load the model of a specification; the same call gives the same model, even if its weights are random.
 
     Args:
         spec: `demo`, `mobilenet-v2` (ImageNet weights that come as a package), `torchvision:NAME`, `timm:NAME`,
             `hf:NAME` or `package.module:factory`.
         checkpoint: weights from a file, see `gradcam_kit.models.checkpoints`.
-        weights: a name of pretrained weights: of torchvision (`DEFAULT`, `IMAGENET1K_V2`) or a pretrained tag of timm.
+        weights: name of pretrained weights of torchvision (`DEFAULT`, `IMAGENET1K_V2`), or a pretrained tag of timm.
         image_size: side of the model's square input, in pixels.
         mean: overrides the transform's mean, per channel in units of [0, 1].
         std: overrides the transform's standard deviation, likewise.
-        class_names: overrides the model's, see `read_class_names`; their number is the number of classes where a model
-            is built by name.
+        class_names: overrides the model's, see `read_class_names`; for a model built by name, their number sets its
+            number of classes.
 
     Raises:
         UnknownNameError: no such kind of specification, model, weights or factory.
         MissingExtraError: a library that is not installed.
-        CheckpointError: weights that cannot be had, read, or do not fit.
+        CheckpointError: weights that cannot be downloaded or read, or do not fit.
         OptionError: options that exclude each other.
     """
     if checkpoint is not None and weights is not None:
@@ -112,9 +111,9 @@ def load_model(
     elif name and kind not in _LOADERS:
         load, name = _from_factory, spec
     else:
-        raise UnknownNameError(f"{spec!r} names no model{_same_name(spec)}; expected {SPECS}")
+        raise UnknownNameError(f"{spec!r} is not a model{_same_name(spec)}; expected {SPECS}")
     if weights is not None and kind not in ("torchvision", "timm"):
-        raise OptionError(f"{spec} has weights of its own, so weights {weights!r} cannot be chosen; use a checkpoint")
+        raise OptionError(f"{spec} has its own weights, so weights {weights!r} cannot be chosen; use a checkpoint")
     wishes = LoadOptions(weights, image_size, {} if class_names is None else {"num_classes": len(class_names)})
     with _seeded():
         parts = load(name, wishes)
@@ -133,7 +132,7 @@ def load_model(
 
 
 def _same_name(spec: str) -> str:
-    """Say which libraries have a model of a bare name, such as "resnet50"."""
+    """Return a hint at libraries that have a model of a bare name, such as "resnet50"."""
     import torchvision
 
     found = [f"torchvision:{spec}"] if spec in torchvision.models.list_models() else []
@@ -145,10 +144,10 @@ def _same_name(spec: str) -> str:
 
 
 def from_module(model: nn.Module, transform: Any = None, class_names: Any = None) -> LoadedModel:
-    """Return a copy of a module in eval mode, with the transform and class names that are given or that it carries.
+    """Return a copy of a module in eval mode, with the given transform and class names, or its own.
 
     Raises:
-        GradCamKitError: they are not understood.
+        GradCamKitError: an invalid transform or invalid class names.
     """
     parts = _from_module(copied(model), "the transform that the model carries", "its own")
     if transform is not None:
@@ -163,7 +162,7 @@ def _changed(
     transform: Transform, image_size: int | None, mean: Sequence[float] | None, std: Sequence[float] | None
 ) -> Transform:
     if not isinstance(transform, PictureTransform):
-        raise OptionError("the model brings a transform that is a callable, so image size, mean and std cannot be set")
+        raise OptionError("the model's own transform is a callable, so image size, mean and std cannot be set")
     if image_size is not None:
         transform = transform.with_size(image_size)
     mean = transform.mean if mean is None else tuple(map(float, mean))
@@ -181,78 +180,33 @@ def _from_factory(spec: str, wishes: LoadOptions) -> ModelParts:
         factory = imported(spec, "factory")
     except ModuleNotFoundError as error:
         hint = did_you_mean(spec.partition(":")[0], _LOADERS)
-        raise UnknownNameError(f"{spec!r} names no model: no module {error.name!r}{hint}; expected {SPECS}") from error
+        raise UnknownNameError(
+            f"{spec!r} is not a model: there is no module {error.name!r}{hint}; expected {SPECS}"
+        ) from error
     try:
         with working_directory_on_path():
             model = factory if isinstance(factory, nn.Module) else factory()
     except GradCamKitError:
         raise
     except SystemExit as error:
-        raise InputError(f"{spec} {_exited(error)}; a factory returns a torch.nn.Module") from error
+        raise InputError(f"{spec} {exit_said(error)}; expected a factory that returns a torch.nn.Module") from error
     except Exception as error:
         raise_interruption(error)
         raise InputError(f"{spec} failed: {type(error).__name__}: {first_line(error)}") from error
     if not isinstance(model, nn.Module):
-        raise InputError(f"{spec} returned {kind_of(model)}; a torch.nn.Module was expected")
+        raise InputError(f"{spec} returned {kind_of(model)}; expected a torch.nn.Module")
     return _from_module(model, f"the transform that {spec} carries", "its factory")
 
 
-def imported(spec: str, what: str) -> Any:
-    """Import the callable of `package.module:name`, where modules beside the user are found as `python -m` does.
-
-    Args:
-        spec: module and name.
-        what: what the callable is, for errors.
-
-    Raises:
-        ModuleNotFoundError: no such module.
-        UnknownNameError: no such name in it.
-        InputError: something that is no callable, or a module that fails.
-    """
-    path, _, attribute = spec.partition(":")
-    with working_directory_on_path():
-        try:
-            module = importlib.import_module(path)
-            found = getattr(module, attribute, None)  # which a module may answer with code of its own
-        except ModuleNotFoundError as error:
-            if error.name is not None and (path == error.name or path.startswith(f"{error.name}.")):
-                raise
-            raise InputError(f"importing {path!r} failed: {first_line(error)}") from error
-        except SystemExit as error:
-            raise InputError(
-                f"importing {path!r} {_exited(error)}; keep what ends a program below if __name__ == '__main__'"
-            ) from error
-        except Exception as error:
-            raise_interruption(error)
-            raise InputError(f"importing {path!r} failed: {type(error).__name__}: {first_line(error)}") from error
-    if found is None:
-        hint = did_you_mean(attribute, (name for name, value in vars(module).items() if callable(value)))
-        raise UnknownNameError(f"module {path!r} has no {what} {attribute!r}{hint}")
-    _named.add(spec)
-    if not callable(found):
-        raise InputError(f"{spec} is a {type(found).__name__}, and no {what}; expected something that can be called")
-    return found
-
-
 def is_code(spec: str) -> bool:
-    """Whether a specification names a function in a module of Python, and not a model of a library."""
+    """Whether a specification names a function in a Python module instead of a model of a library."""
     kind, _, name = spec.partition(":")
     return bool(name) and kind not in _LOADERS
 
 
-def was_named(spec: str) -> bool:
-    """Whether this program has been asked for this function or class before, so that its module runs no new code."""
-    return spec in _named and spec.partition(":")[0] in sys.modules
-
-
-def _exited(error: SystemExit) -> str:
-    """Say how a user's code would have ended the program."""
-    return f"called sys.exit({'' if error.code is None else repr(error.code)})"
-
-
 def _from_module(model: nn.Module, source: str, weights: str) -> ModelParts:
     """Return a module that may carry `transform` and `class_names`."""
-    transform, names = getattr(model, "transform", None), carried_names(model)
+    transform, names = carried_transform(model), carried_names(model)
     return ModelParts(
         model=model,
         transform=IMAGENET if transform is None else as_transform(transform),
@@ -270,23 +224,12 @@ _LOADERS: dict[str, Callable[[str, LoadOptions], ModelParts]] = {
     "hf": hugging_face_model,
 }
 _WITHOUT_NAME = ("demo", "mobilenet-v2")
-"""Kinds that are one model."""
+"""Kinds of specification with a single model."""
 
 
 @contextmanager
 def _seeded() -> Iterator[None]:
-    """Random weights are the same on every machine; the caller's random state is left as it was."""
+    """Make random weights reproducible on every machine; restore the caller's random state."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)  # torch.manual_seed would also seed the devices
         yield
-
-
-@contextmanager
-def working_directory_on_path() -> Iterator[None]:
-    """Let modules beside the user be found, as `python -m` does."""
-    directory = str(Path.cwd())
-    sys.path.insert(0, directory)
-    try:
-        yield
-    finally:
-        sys.path.remove(directory)

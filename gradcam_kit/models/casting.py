@@ -1,4 +1,4 @@
-"""Weights of a file in the types of the model, refused where that would destroy their values."""
+"""Cast weights of a file to the types of the model; refuse casts that would destroy values."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from gradcam_kit.models.state_dicts import few
 
 
 def fitted(state: Mapping[str, Any], own: Mapping[str, Any], path: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Return the weights for a model, each in the model's own type, and what of them is rounded, in words.
+    """Return the weights in the types of the model, with a note on rounded weights.
 
     Args:
-        state: name -> value from the file, of which the names are those of the model.
+        state: name -> value from the file, under the model's names.
         own: the state dict of the model.
         path: the file, for errors.
 
@@ -40,12 +40,14 @@ def fitted(state: Mapping[str, Any], own: Mapping[str, Any], path: Path) -> tupl
     wrong += _torn(ready, own)
     if wrong:
         raise CheckpointError(f"{path} does not fit the model: {few(wrong)}")
-    notes = [f"of {path.name}, {few(rounded)} have fractions, which the model's whole numbers lose"] if rounded else []
+    notes = (
+        [f"of {path.name}, {few(rounded)} have fractions, which are lost in the model's integers"] if rounded else []
+    )
     return ready, tuple(notes)
 
 
 def _torn(ready: Mapping[str, Any], own: Mapping[str, Any]) -> list[str]:
-    """Names that share one tensor in the model and have different values in the file, of which one would be lost."""
+    """Return names that share one tensor in the model but have different values in the file."""
     first: dict[tuple[Any, ...], str] = {}
     found = []
     for name, value in own.items():
@@ -61,14 +63,14 @@ def _torn(ready: Mapping[str, Any], own: Mapping[str, Any]) -> list[str]:
 
 
 def _has_fractions(given: Tensor, own: Tensor) -> bool:
-    """Whether floats of a file become whole numbers in the model that are not the same."""
+    """Whether casting floats of a file to the model's integers changes them."""
     if not given.is_floating_point() or own.is_floating_point() or own.is_complex():
         return False
     return bool((given.double() != given.to(own.dtype).double()).any())
 
 
 def _problem(name: str, given: Any, own: Tensor) -> str | None:
-    """Return what keeps a value from being a weight, in words."""
+    """Return why a value cannot be used as a weight."""
     if not isinstance(given, Tensor):
         return f"{name} is {kind_of(given)} in the file, a tensor in the model"
     if is_lazy(own):
@@ -84,7 +86,7 @@ def _problem(name: str, given: Any, own: Tensor) -> str | None:
 
 
 def _lost(name: str, given: Tensor, dtype: torch.dtype) -> str | None:
-    """Return what a value would lose in another type: more than a rounding of floats."""
+    """Return the loss of a value in another type, beyond rounding of floats."""
     kinds = f"{name} is {_short(given.dtype)} in the file, {_short(dtype)} in the model"
     if given.is_complex() and not dtype.is_complex:
         return f"{kinds}, and its imaginary part would be lost"
@@ -101,13 +103,13 @@ def _lost(name: str, given: Tensor, dtype: torch.dtype) -> str | None:
     kept = back.to(wide.dtype) == wide
     if given.is_floating_point():
         if dtype != torch.bool:
-            kept = back.to(wide.dtype) == wide.trunc()  # fractions are told, see `fitted`
+            kept = back.to(wide.dtype) == wide.trunc()  # fractions are reported by `fitted`
         kept &= wide.isfinite() & (wide.abs() < 2.0**63)
     return None if bool(kept.all()) else f"{kinds}, and {_example(wide, ~kept)} would become another value"
 
 
 def _plain(given: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return the values in another type, in one that can be compared."""
+    """Return the values cast to another type, in a type that can be compared."""
     cast = given.to(dtype)
     return cast.float() if cast.is_floating_point() and cast.element_size() < 4 else cast
 

@@ -1,4 +1,4 @@
-"""Weights from files, without running code that a file carries; nothing reaches the model before everything fits."""
+"""Load weights from files without running code in them; the model is not changed unless everything fits."""
 
 from __future__ import annotations
 
@@ -29,24 +29,24 @@ _HARMLESS = re.compile(
     r"decimal\.Decimal|fractions\.Fraction|uuid\.UUID|enum\.|torch\.torch_version\.|"
     r"omegaconf\.|yacs\.|easydict\.|addict\.|box\.|ml_collections\.|pytorch_lightning\.|lightning\.|lightning_fabric\."
 )
-"""What training scripts put beside weights: settings, numbers, paths."""
+"""Classes that training scripts store beside weights: settings, numbers, paths."""
 
 _KEYS = ("state_dict", "model_state_dict", "model", "net", "network", "params", "weights")
-_FORMER = 4  # pickles at the beginning of a file of the former format, the last of which has the keys
-_MOST_READ = 2**26  # bytes of what a file says about its tensors
+_FORMER = 4  # pickles at the beginning of a file in the former format; the last one has the keys
+_MOST_READ = 2**26  # most bytes of a file's header
 
 _MODULES = re.compile(r"torch\.nn\.modules\.|torchvision\.models\.|timm\.")
 
 
 def load_checkpoint(model: nn.Module, path: Path) -> tuple[str, ...]:
-    """Put the weights of a file into the model: every weight, and only when all of them fit.
+    """Load all weights of a file into the model, but only if all of them fit.
 
-    The weights may lie below keys such as `state_dict`, and their names may begin as wrappers write them (`module.`,
-    `model.`, `net.`, ...). Names beside such a beginning belong to something else (a loss, a metric, a copy of averaged
-    weights) and are left out.
+    The weights may lie below keys such as `state_dict`, and their names may have the prefix of a wrapper (`module.`,
+    `model.`, `net.`, ...). Names without this prefix belong to something else (a loss, a metric, averaged weights) and
+    are left out.
 
     Returns:
-        What was left out or rounded, a line for each kind.
+        Notes on weights that were left out or rounded, one line for each kind.
 
     Raises:
         CheckpointError: a file that cannot be read, holds code, or does not fit the model; the message names what.
@@ -71,11 +71,11 @@ def read_checkpoint(path: Path) -> Any:
         if path.suffix.lower() == ".safetensors":
             return load_file(path)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # they are about formats that are refused below
+            warnings.simplefilter("ignore")  # warnings about formats that are refused below
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(_refused(path, error)) from error
-    except Exception as error:  # what a damaged file makes the readers raise has no common type
+    except Exception as error:  # for damaged files readers raise exceptions of any type
         raise_interruption(error)
         reason = f"{type(error).__name__}: {error}".splitlines()[0].split(". ")[0]
         raise CheckpointError(
@@ -94,11 +94,11 @@ def weights_hash(model: nn.Module) -> str:
 
 
 def _put_in(model: nn.Module, own: Mapping[str, Any], ready: Mapping[str, Any], path: Path) -> None:
-    """Copy what was found to fit; a module that refuses it all the same gets its own values back."""
+    """Copy the fitting weights; if a module still refuses them, restore its own values."""
     before = {name: value.detach().clone() for name, value in own.items() if _is_plain(value)}
     try:
         model.load_state_dict(ready)
-    except Exception as error:  # modules may load in ways of their own
+    except Exception as error:  # modules may override loading
         with torch.no_grad():
             for name, value in before.items():
                 own[name].copy_(value)
@@ -112,23 +112,23 @@ def _is_plain(value: Any) -> bool:
 
 
 def _refused(path: Path, error: Exception) -> str:
-    """Which objects keep a file from being loaded, and how its weights are saved alone."""
+    """Return an error that names the objects that prevent loading, and how to save only the weights."""
     names = _objects(path, error)
     harmless = [name for name in names if _HARMLESS.match(name)]
     if names and len(harmless) == len(names):
         return (
-            f"{path} holds {few(names)} beside its weights, and whatever loads such objects would also run code that a "
-            f"file carries; if you trust it, save its weights alone: {_saving(path, _state_key(path))}"
+            f"{path} holds {few(names)} beside its weights, and loading such objects could run code from "
+            f"the file; if you trust it, save only its weights: {_saving(path, _state_key(path))}"
         )
     if any(_MODULES.match(name) for name in names):
         return (
-            f"{path} holds a whole model ({few(names)}), and loading it would run code that it carries; that is "
-            f"refused: if you trust it, save its weights alone: {_saving(path, '.state_dict()')}"
+            f"{path} holds a whole model ({few(names)}), and loading it would run code from the file, which "
+            f"is refused; if you trust it, save only its weights: {_saving(path, '.state_dict()')}"
         )
     found = f" (it names {few([name for name in names if name not in harmless])})" if names else ""
     return (
-        f"{path} is no plain file of tensors: it is damaged, or loading it would run code that it carries; that is "
-        f"refused{found}: save model.state_dict(), or a safetensors file"
+        f"{path} is not a plain file of tensors: it is damaged, or loading it would run code from the file, "
+        f"which is refused{found}: save model.state_dict(), or a safetensors file"
     )
 
 
@@ -137,7 +137,7 @@ def _saving(path: Path, part: str) -> str:
 
 
 def _state_key(path: Path) -> str:
-    """Behind which key of a mapping the weights lie, as far as the file tells without being loaded."""
+    """Return the key of the weights in a saved mapping, as far as it can be told without loading."""
     texts = set[str]()
     try:
         if zipfile.is_zipfile(path):
@@ -150,19 +150,19 @@ def _state_key(path: Path) -> str:
                 for _ in range(_FORMER):
                     texts |= _texts(file)
     except (OSError, ValueError, StopIteration, zipfile.BadZipFile, NotImplementedError, RuntimeError):
-        pass  # of a damaged file, or another format, nothing is known
+        pass  # unknown for a damaged file or another format
     return next((f"[{key!r}]" for key in _KEYS if key in texts), "")
 
 
 def _texts(file: Any) -> set[str]:
-    """Return the texts in a pickle, which is taken apart and not loaded."""
+    """Return the strings in a pickle, which is disassembled instead of loaded."""
     return {argument for _, argument, _ in pickletools.genops(file) if isinstance(argument, str)}
 
 
 def _objects(path: Path, error: Exception) -> list[str]:
-    """Return the classes and functions that a file names, without importing them; as far as that can be told."""
+    """Return the classes and functions named in a file, as far as possible, without importing them."""
     try:
         names: Iterable[str] = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-    except Exception:  # of older formats only the first is known, from the error
+    except Exception:  # for older formats only the first is known, from the error
         names = re.findall(r"GLOBAL ([\w.]+)", str(error))
     return sorted(set(names))

@@ -1,4 +1,4 @@
-"""Copies of models: what they compute with is copied, what they keep of a graph is copied without it."""
+"""Copy models completely, but without graphs of tensors that they keep."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def copied(model: nn.Module) -> nn.Module:
     """Return a copy that shares nothing with a model.
 
     Tensors that belong to a graph, such as features of the last pass or the weight that `weight_norm` computed, are
-    copied by their values. A `forward` that was compiled in the place of a module's own is copied as it was before.
+    copied by value. A `forward` that was replaced by a compiled one is copied uncompiled.
 
     Raises:
         InputError: an attribute that cannot be copied, or whose copy would run the original; the message names it.
@@ -41,7 +41,7 @@ def copied(model: nn.Module) -> nn.Module:
 
 
 class _WithoutGraphs(TorchFunctionMode):
-    """Lets `copy.deepcopy` take tensors that are no leaves of their graph."""
+    """Lets `copy.deepcopy` copy tensors that are not leaves of their graph."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is Tensor.__deepcopy__ and not args[0].is_leaf:
@@ -52,15 +52,15 @@ class _WithoutGraphs(TorchFunctionMode):
 
 
 def _compiled_from(function: Any) -> MethodType | None:
-    """Return the bound method that `torch.compile` was given, if a function is what it made of one."""
+    """Return the bound method from which `torch.compile` made a function, if it did."""
     inner = getattr(function, "_torchdynamo_orig_callable", None)
     while inner is not None and not isinstance(inner, MethodType):
-        inner = getattr(inner, "__wrapped__", None)  # up to two functions around those of torch's own files
+        inner = getattr(inner, "__wrapped__", None)  # up to two wrappers around functions of torch's own files
     return inner if inner is not None and isinstance(inner.__self__, nn.Module) else None
 
 
 def _check_forwards(model: nn.Module) -> None:
-    """Refuse functions in the place of `forward` that hold modules of this model, which a copy would go on to run."""
+    """Refuse functions that replace `forward` and hold modules of this model, because a copy would run the original."""
     modules = {id(module) for module in model.modules()}
     for name, module in model.named_modules():
         own = vars(module).get("forward")
@@ -79,7 +79,7 @@ def _check_forwards(model: nn.Module) -> None:
 
 
 def _modules_of(function: Any) -> Iterator[nn.Module]:
-    """Return the modules that a function reaches without being given them; a bound method is bound again by a copy."""
+    """Return the modules that a function holds; bound methods hold none, because a copy binds them again."""
     function = getattr(function, "_torchdynamo_orig_callable", function)
     if isinstance(function, MethodType):
         if isinstance(function.__self__, nn.Module):
@@ -90,7 +90,7 @@ def _modules_of(function: Any) -> Iterator[nn.Module]:
     for cell in function.__closure__ or ():
         try:
             held = cell.cell_contents
-        except ValueError:  # an empty cell
+        except ValueError:  # raised for an empty cell
             continue
         held = getattr(held, "__self__", held)
         if isinstance(held, nn.Module):
@@ -116,10 +116,17 @@ def _uncopied(model: nn.Module, error: Exception) -> InputError:
                 raise_interruption(again)
                 path = f"{name}.{key}" if name else key
                 return InputError(
-                    f"{type(model).__name__} cannot be copied: its attribute {path!r} holds {kind_of(value)} that "
-                    f"cannot be ({said}); remove it before, or name a factory 'package.module:function' that makes the "
+                    f"{type(model).__name__} cannot be copied: its attribute {path!r} holds "
+                    f"{kind_of(value)} that cannot be copied ({said}); remove it first, or name a factory "
+                    "'package.module:function' that makes the "
                     "model"
                 )
     return InputError(
         f"{type(model).__name__} cannot be copied ({said}); name a factory 'package.module:function' that makes it"
     )
+
+
+def carried_transform(model: nn.Module) -> Any:
+    """Return the `transform` that a model carries; None for that of a detector, which is part of its forward pass."""
+    transform = getattr(model, "transform", None)
+    return None if type(transform).__module__.startswith("torchvision.models.") else transform

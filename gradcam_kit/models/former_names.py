@@ -1,4 +1,4 @@
-"""Checkpoints under names that the modules of a model still understand, although they have others now."""
+"""Load checkpoints with former names that the modules of a model still understand."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from gradcam_kit.models.copying import copied
 
 
 def understood(model: nn.Module, given: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the state dict that modules make of one with other names or without some; None if they refuse it.
+    """Return a state dict as the modules convert it from other or missing names; None if they refuse it.
 
-    Batch norms had no `num_batches_tracked` once, `weight_norm` had `weight_g` and `weight_v`, and modules of users
-    rename in hooks of their own. A copy of the model is asked, which the attempt may spoil.
+    Batch norms once had no `num_batches_tracked`, `weight_norm` had `weight_g` and `weight_v`, and users' modules
+    rename in their own hooks. A copy of the model is used, because the attempt may damage it.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error")  # such as of imaginary parts that are lost
+            warnings.simplefilter("error")  # such as warnings of lost imaginary parts
             twin = copied(model)
             twin.load_state_dict(dict(given))
             return dict(twin.state_dict())
-    except Exception as error:  # modules may load in ways of their own
+    except Exception as error:  # modules may override loading
         raise_interruption(error)
         return None

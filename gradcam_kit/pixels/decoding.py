@@ -1,4 +1,4 @@
-"""Files of pictures: read upright and whole, whatever their format, or refused with the reason."""
+"""Read picture files upright and complete, in any format, or refuse them with the reason."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gradcam_kit.errors import PictureError, raise_interruption
 from gradcam_kit.pixels.opencv import cv2
 from gradcam_kit.pixels.pictures import PHOTOMETRIC, RGB, no_white, rgb_picture, sixteen_bits, with_white
 
-_LARGEST_UNKNOWN = 2**28  # bytes of a file that PIL does not know and OpenCV may
+_LARGEST_UNKNOWN = 2**28  # most bytes of a file that only OpenCV may know
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -26,14 +26,14 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What turns a picture of each EXIF orientation upright."""
+"""Operation that turns a picture of each EXIF orientation upright."""
 _TWELVE_BITS = 15  # the largest high byte of 12-bit values in 16 bits
 
 
 def read_picture(path: str | PathLike[str]) -> RGB:
-    """Read a picture file whole, upright (EXIF), as RGB; of several frames the first.
+    """Read a complete picture file as upright (EXIF) RGB; of several frames the first.
 
-    16 bit is scaled to 8, opacity is dropped, gray, palettes and CMYK become RGB.
+    16-bit values are scaled to 8 bits, opacity is dropped, and gray, palettes and CMYK become RGB.
 
     Raises:
         PictureError: no such file, not a picture, or cut short.
@@ -49,11 +49,11 @@ def read_picture(path: str | PathLike[str]) -> RGB:
 
 
 def decode_picture(file: Any, admit: Callable[[int], object] | None = None) -> RGB:
-    """`read_picture` for an open binary file, or whatever can be read and sought like one.
+    """Read a picture as `read_picture` does, from an open binary file or a file-like object.
 
     Args:
         file: the file.
-        admit: told the number of pixels, as far as the head of the file tells it, before there is room for them.
+        admit: called with the number of pixels in the file's header, if known, before memory is allocated.
 
     Raises:
         PictureError: not a picture, or cut short; the message says only the reason, because the file has no name.
@@ -70,19 +70,19 @@ def decode_picture(file: Any, admit: Callable[[int], object] | None = None) -> R
         return _decoded_by_opencv(file, admit)
     except PictureError:
         raise
-    except Exception as error:  # decoders of damaged files raise anything
+    except Exception as error:  # decoders raise all kinds of exceptions for damaged files
         raise_interruption(error)
         raise PictureError(f"{type(error).__name__}: {error}") from error
 
 
 def turn_upright(image: Image.Image) -> None:
-    """Turn an open picture as its EXIF orientation says, in place.
+    """Turn an open picture upright by its EXIF orientation, in place.
 
     The orientation is only read: `ImageOps.exif_transpose` writes all EXIF again, which fails for tags of other types
-    than the standard has. EXIF that cannot be read says nothing about the orientation.
+    than the standard has. Unreadable EXIF is ignored.
     """
     image.load()
-    with suppress(Exception):  # damaged EXIF raises anything
+    with suppress(Exception):  # damaged EXIF raises all kinds of exceptions
         turn = _TURNS.get(_whole(image.getexif().get(ExifTags.Base.Orientation)))
         if turn is not None:
             image.im = image.im.transpose(turn)
@@ -90,7 +90,7 @@ def turn_upright(image: Image.Image) -> None:
 
 
 def _whole(value: Any) -> int:
-    """Return a number of EXIF, whatever type of tag it was written with; 0 if it is none."""
+    """Return an EXIF value as a number, whatever the type of its tag; 0 if it is not a number."""
     if isinstance(value, tuple | list) and len(value) == 1:
         [value] = value
     if isinstance(value, bytes):
@@ -103,14 +103,14 @@ def _whole(value: Any) -> int:
 
 
 def looks_like_twelve_bits(file: Any) -> bool:
-    """Whether a 16-bit picture holds no value above 4095, as if 12-bit values were stored as they are."""
+    """Whether a 16-bit picture has no value above 4095, as if it held unscaled 12-bit values."""
     try:
         with Image.open(file) as image:
             if not sixteen_bits(image):
                 return False
             levels = rgb_picture(image)
             tags = getattr(image, "tag_v2", {})
-    except Exception as error:  # what is wrong with a picture is said when it is decoded
+    except Exception as error:  # errors of a picture are raised when it is decoded
         raise_interruption(error)
         return False
     if tags.get(PHOTOMETRIC) == 0:
@@ -119,7 +119,7 @@ def looks_like_twelve_bits(file: Any) -> bool:
 
 
 def _decoded_by_opencv(file: Any, admit: Callable[[int], object] | None) -> RGB:
-    """Decode what only OpenCV knows, such as Radiance files, of which brightness above 1 is clipped."""
+    """Decode formats that only OpenCV knows, such as Radiance files, whose brightness above 1 is clipped."""
     size = file.seek(0, SEEK_END)
     if size == 0:
         raise PictureError("the file is empty")
@@ -128,7 +128,7 @@ def _decoded_by_opencv(file: Any, admit: Callable[[int], object] | None) -> RGB:
     white_is_zero = is_tiff and _tags(file).get(PHOTOMETRIC) == 0
     pixels, most = None, 2 * (Image.MAX_IMAGE_PIXELS or _LARGEST_UNKNOWN)
     if (claimed := _claimed_pixels(file)) > most:
-        raise PictureError(f"it claims to have {claimed} pixels, and more than {most} are not read")
+        raise PictureError(f"it claims to have {claimed} pixels, but at most {most} are read")
     if admit is not None:
         admit(claimed)
     if size <= _LARGEST_UNKNOWN:
@@ -136,7 +136,7 @@ def _decoded_by_opencv(file: Any, admit: Callable[[int], object] | None) -> RGB:
         with suppress(cv2.error):
             pixels = cv2.imdecode(np.frombuffer(file.read(), np.uint8), cv2.IMREAD_ANYDEPTH | cv2.IMREAD_COLOR)
     if pixels is None:
-        raise PictureError("no picture of a known format")
+        raise PictureError("not a picture of a known format")
     if pixels.dtype == np.uint16:
         pixels = pixels / np.float32(65535)
     if pixels.dtype != np.uint8:
@@ -144,29 +144,29 @@ def _decoded_by_opencv(file: Any, admit: Callable[[int], object] | None) -> RGB:
             raise no_white(pixels)
         pixels = pixels.astype(np.float32)
         pixels = with_white(pixels) if is_tiff else pixels.clip(0, 1)
-        if white_is_zero:  # which OpenCV heeds for 8 bits alone
+        if white_is_zero:  # OpenCV applies the orientation only to 8-bit pictures
             pixels = 1 - pixels
     return rgb_picture(pixels[..., ::-1])
 
 
 def _claimed_pixels(file: Any) -> int:
-    """How many pixels the head of a file promises that PIL does not know; 0 if it is not understood.
+    """Return the number of pixels in the header of a file that PIL does not know; 0 if it is not understood.
 
-    OpenCV would make room for up to a billion of them.
+    OpenCV would allocate memory for up to a billion pixels.
     """
     file.seek(0)
     head = file.read(4096)
     if radiance := re.search(rb"^#\?.*?\n[-+][XY] (\d{1,9}) [-+][XY] (\d{1,9})\n", head, re.DOTALL):
         return int(radiance[1]) * int(radiance[2])
-    with suppress(Exception):  # whatever damaged numbers make it raise
+    with suppress(Exception):  # damaged numbers may raise anything
         tags = _tags(file)
         return int(tags[256]) * int(tags[257])
     return 0
 
 
 def _tags(file: Any) -> dict[int, Any]:
-    """Return the tags of a TIFF file; none of what is no TIFF, or damaged."""
-    with suppress(Exception):  # whatever a damaged directory makes it raise
+    """Return the tags of a TIFF file; empty for other or damaged files."""
+    with suppress(Exception):  # a damaged directory may raise anything
         file.seek(0)
         head = file.read(16)
         tags = TiffImagePlugin.ImageFileDirectory_v2(head[: 16 if head[2:3] == b"+" else 8])
@@ -178,7 +178,7 @@ def _tags(file: Any) -> dict[int, Any]:
 
 @contextmanager
 def _truncation_refused() -> Iterator[None]:
-    """Refuse files cut short, also where other code has told PIL to fill them up with gray."""
+    """Refuse truncated files, even if other code has told PIL to fill them with gray."""
     tolerated = ImageFile.LOAD_TRUNCATED_IMAGES
     if tolerated:
         ImageFile.LOAD_TRUNCATED_IMAGES = False

@@ -1,4 +1,4 @@
-"""Import OpenCV in one place; a machine without its system libraries gets one line that says what to install."""
+"""Import OpenCV in one place; if system libraries are missing, one line tells what to install."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _SILENT = 0
 
 
 def _logging() -> Any:
-    """Return whatever sets the log level: `cv2.utils.logging` since 4.13, `cv2` itself before."""
+    """Return the module with the log level: `cv2.utils.logging` since 4.13, `cv2` itself before."""
     try:
         from cv2.utils import logging
     except ImportError:

@@ -1,4 +1,4 @@
-"""Boxes on pictures: a light line with a dark rim, which shows on every background."""
+"""Draw boxes on pictures: a light line with a dark rim, visible on every background."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from gradcam_kit.pixels.pictures import RGB
 from gradcam_kit.pixels.placement import Boxes
 
 _LIGHT, _DARK = (255, 255, 255), (0, 0, 0)
-_SHARE = 200  # of the longer side, that the line is wide
+_SHARE = 200  # width of the line as a share of the longer side
 
 
 def read_outlines(boxes: Boxes, size: tuple[int, int]) -> Float[np.ndarray, "b 4"]:
     """Return the boxes `(x0, y0, x1, y1)` of one picture, `(4,)` or `(b, 4)`, in its pixels.
 
     Raises:
-        InputError, ShapeError: no numbers, or not four of them for each box.
+        InputError, ShapeError: not numbers, or not four for each box.
         OptionError: a box without area, or in shares of the picture.
     """
     try:
@@ -40,7 +40,7 @@ def read_outlines(boxes: Boxes, size: tuple[int, int]) -> Float[np.ndarray, "b 4
 
 
 def outline(canvas: RGB, boxes: Float[np.ndarray, "b 4"]) -> None:
-    """Mark boxes on a picture, in place; what lies outside of the picture is cut off."""
+    """Draw boxes on a picture, in place; parts outside the picture are cut off."""
     width = max(1, round(max(canvas.shape[:2]) / _SHARE))
     corners = [(round(x0), round(y0), round(x1) - 1, round(y1) - 1) for x0, y0, x1, y1 in boxes.tolist()]
     for color, wide in ((_DARK, width + 2), (_LIGHT, width)):

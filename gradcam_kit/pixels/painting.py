@@ -1,7 +1,7 @@
-"""Pixels in bulk: heatmaps colored and laid on pictures, by OpenCV on the host and in one batch on a device.
+"""Color heatmaps and blend them with pictures, by OpenCV on the host and in one batch on a device.
 
-Both give the same bytes for heatmaps that have their final size; resized ones may differ by rounding, which OpenCV has
-less of. On the host each picture is painted by itself, in bands of rows, so that all of it stays in the caches.
+Both give the same bytes for heatmaps of the final size; resized heatmaps may differ by rounding, because OpenCV rounds
+less. On the host each picture is painted separately, in bands of rows, so that its data stays in the caches.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ Table = UInt8[np.ndarray, "256 3"]
 """The RGB colors of the levels 0 to 255."""
 
 _BAND = 2**16  # pixels of a band
-_SHARES = 2**15  # so fine are shares of colors: products with levels and their sums are exact in float32
-_UNSEEN = 0.6  # brightness of what the model did not see; no level is halfway between two others
+_SHARES = 2**15  # resolution of opacities: products with levels and their sums are exact in float32
+_UNSEEN = 0.6  # brightness outside the model's view; with it no level is halfway between two others
 
 
 def exact_share(alpha: float) -> float:
@@ -46,7 +46,7 @@ def colored(heatmaps: Tensor, table: Table) -> UInt8[np.ndarray, "*n h w 3"]:
 def blended_on_host(
     pictures: Tensor, heatmaps: Tensor, places: list[tuple[Place, list[int]]], table: Table, share: float
 ) -> UInt8[np.ndarray, "n h w 3"]:
-    """Pictures with the colors of heatmaps at their places, the rest dimmed."""
+    """Return pictures with colored heatmaps in their boxes, and the rest dimmed."""
     canvas = np.empty((*pictures.shape[:3], 3), np.uint8)
     for place, alike in places:
         for i in alike:
@@ -64,7 +64,7 @@ def blended_on_host(
 def _paint(
     levels: Float[np.ndarray, "h w"], table: Table, canvas: RGB, rgb: RGB | None = None, share: float = 1.0
 ) -> None:
-    """Color levels, and lay them on a picture if there is one."""
+    """Color levels, and blend them with a picture if there is one."""
     step = max(1, _BAND // levels.shape[1])
     for top in range(0, len(levels), step):
         band = slice(top, top + step)
@@ -83,7 +83,7 @@ def blended_on_device(
     colors = _there(table, rgb).float() * share
     canvas = torch.empty_like(rgb, memory_format=torch.contiguous_format)
     for place, alike in places:
-        # Slices copy nothing, and no list of indices has to come to the device.
+        # Slices copy nothing, and need no list of indices on the device.
         for which in (slice(None),) if len(alike) == len(rgb) else (slice(i, i + 1) for i in alike):
             placed = upsample(levels[which], place.size)[:, place.inside[0], place.inside[1]]
             rows, columns = place.picture
@@ -95,7 +95,7 @@ def blended_on_device(
 
 
 def _around(place: Place) -> Iterator[tuple[slice, slice]]:
-    """Rows and columns of what lies above, below, left and right."""
+    """Return rows and columns of the parts above, below, left and right."""
     rows, columns = place.picture
     everywhere = slice(None)
     yield slice(rows.start), everywhere

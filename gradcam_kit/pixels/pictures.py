@@ -1,4 +1,4 @@
-"""Pictures: every layout and kind becomes uint8 RGB in one place; files are written by suffix."""
+"""Convert pictures of every layout and type to uint8 RGB in one place; write files by suffix."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ RGB = UInt8[np.ndarray, "h w 3"]
 
 _JPEG_QUALITY, _JPEG_SUFFIXES = 92, (".jpg", ".jpeg")
 _BAND = 2**22  # pixels that are converted at once
-_BITS_PER_SAMPLE, PHOTOMETRIC = 258, 262  # tags of TIFF; in the latter 0 says that 0 is white
-_CHANNELS = (3, 1, 4)  # in the order in which an axis is taken for the channels
+_BITS_PER_SAMPLE, PHOTOMETRIC = 258, 262  # tags of TIFF; in the latter, 0 means that 0 is white
+_CHANNELS = (3, 1, 4)  # numbers of channels, in the order in which an axis is recognized
 
 
 def rgb_picture(picture: Picture) -> RGB:
@@ -34,13 +34,13 @@ def rgb_picture(picture: Picture) -> RGB:
     Raises:
         ShapeError: several pictures, or no axis of 1, 3 or 4 channels.
         InputError: neither array, tensor nor PIL image, or values that are neither uint8 nor floating point.
-        PictureError: values that are NaN or outside of [0, 1], or a mode that has no known way to RGB.
+        PictureError: values that are NaN or outside of [0, 1], or a mode that cannot be converted to RGB.
     """
     return packed(rgb_pictures(batch_of_one(picture))[0].cpu())
 
 
 def batch_of_one(picture: Picture) -> Tensor:
-    """Give one picture a batch axis, which tells `rgb_pictures` that a leading 1 or 3 is channels and not pictures."""
+    """Give one picture a batch axis, so that `rgb_pictures` reads a leading 1 or 3 as channels, not as pictures."""
     values = tensor_of(_unpacked(picture) if isinstance(picture, Image.Image) else picture, "a picture")
     if values.ndim not in (2, 3):
         raise ShapeError(
@@ -56,7 +56,7 @@ def rgb_pictures(pictures: Array) -> UInt8[Tensor, "n h w 3"]:
     Args:
         pictures: `(n, h, w)`, `(n, h, w, c)` or `(n, c, h, w)`. The channels are the last or the first axis of a
             picture, whichever has size 3, else 1, else 4; the last if both do, so `(3, h, 3)` is `(h, w, c)`. A
-            fourth channel is opacity and is dropped: the color under it is what a model sees. Floating point is
+            fourth channel is opacity and is dropped, because a model sees the color under it. Floating point is
             rounded to the nearest of the 256 levels.
 
     Raises:
@@ -94,7 +94,7 @@ def as_rgb(values: Shaped[Tensor, "n h w c"]) -> UInt8[Tensor, "n h w 3"]:
 
 
 def packed(rgb: UInt8[Tensor, "h w 3"]) -> RGB:
-    """One picture on the host, pixel after pixel as OpenCV wants it; shares the memory of one that is so already."""
+    """Return one picture on the host in OpenCV's memory layout, without a copy if it already has this layout."""
     if rgb.stride(2) == 1:
         return np.ascontiguousarray(rgb.numpy())
     return cv2.merge([np.ascontiguousarray(plane.numpy()) for plane in rgb.unbind(2)])  # 10 times as fast as NumPy
@@ -121,7 +121,7 @@ def tensor_of(values: Array, what: str) -> Tensor:
 
 
 def levels_of(values: Tensor, what: str) -> Float[Tensor, "*shape"]:
-    """Scale to the levels 0 to 255 of uint8 in float32, not rounded, in memory of its own.
+    """Scale to the levels 0 to 255 of uint8, as unrounded float32 in new memory.
 
     Raises:
         PictureError: floating point that is NaN or outside of [0, 1] by more than half a level.
@@ -130,7 +130,7 @@ def levels_of(values: Tensor, what: str) -> Float[Tensor, "*shape"]:
         return values.float()
     levels = values.float() * 255
     if levels.numel():
-        # Together they copy nothing, as aminmax() would if the channels came first.
+        # The two calls copy nothing; aminmax() would copy if the channels came first.
         lowest, highest = torch.stack([levels.amin(), levels.amax()]).cpu().tolist()
         if not (lowest >= -0.5 and highest <= 255.5):  # false for NaN too
             found = "NaN" if lowest != lowest else f"values from {lowest / 255:.4g} to {highest / 255:.4g}"
@@ -141,8 +141,8 @@ def levels_of(values: Tensor, what: str) -> Float[Tensor, "*shape"]:
 
 
 def _unpacked(image: Image.Image) -> Shaped[np.ndarray, "h w *c"]:
-    """Take the values of a PIL image: RGB for all modes but gray ones of more than 8 bits, which PIL would clip."""
-    white_is_zero = getattr(image, "tag_v2", {}).get(PHOTOMETRIC) == 0  # which PIL heeds up to 8 bits
+    """Return the values of a PIL image: RGB, except for gray modes of more than 8 bits, which PIL would clip."""
+    white_is_zero = getattr(image, "tag_v2", {}).get(PHOTOMETRIC) == 0  # PIL applies this tag only up to 8 bits
     if image.mode == "F":
         floats = with_white(_in_host_order(np.asarray(image)))
         return 1 - floats if white_is_zero else floats
@@ -150,7 +150,7 @@ def _unpacked(image: Image.Image) -> Shaped[np.ndarray, "h w *c"]:
         values, bits = np.asarray(image), _bits_of(image)
         if bits > 16 or (not bits and 0 < values.max() < 256) or not 0 <= values.min() <= values.max() < 65536:
             raise no_white(values)
-        high = (values >> (bits or 16) - 8).astype(np.uint8)  # the high byte, which PIL takes for 16-bit colors too
+        high = (values >> (bits or 16) - 8).astype(np.uint8)  # the high byte, which PIL also uses for 16-bit colors
         return ~high if white_is_zero else high
     try:
         return _converted(image)
@@ -159,7 +159,7 @@ def _unpacked(image: Image.Image) -> Shaped[np.ndarray, "h w *c"]:
 
 
 def _in_host_order(values: Float[np.ndarray, "h w"]) -> Float[np.ndarray, "h w"]:
-    """Undo that PIL swaps the bytes of compressed big-endian floats twice: no picture is all but 0 to 30 digits."""
+    """Undo PIL's double byte swap of compressed big-endian floats; no real picture has such tiny values."""
     swapped = values.byteswap()
     with np.errstate(invalid="ignore"):
         is_garbage = (values.any() and not values.max() > 1e-30) or not (values.min() >= 0 and values.max() <= 1)
@@ -167,7 +167,7 @@ def _in_host_order(values: Float[np.ndarray, "h w"]) -> Float[np.ndarray, "h w"]
 
 
 def _converted(image: Image.Image) -> RGB:
-    """Turn a PIL image into RGB band by band, because PIL copies several times what it converts and gives."""
+    """Convert a PIL image to RGB band by band, because PIL makes several copies of what it converts."""
     rgb = np.empty((image.height, image.width, 3), np.uint8)
     step = _BAND // max(1, image.width) or 1
     for top in range(0, image.height, step):
@@ -181,7 +181,7 @@ def _converted(image: Image.Image) -> RGB:
 
 
 def _bits_of(image: Image.Image) -> int:
-    """Bits per value of a gray picture of more than 8; 0 if nothing tells them, as of one that was made in memory."""
+    """Return the bits per value of a gray picture of more than 8 bits; 0 if unknown, as for pictures made in memory."""
     tags = getattr(image, "tag_v2", {})
     if _BITS_PER_SAMPLE in tags:
         return int(tags[_BITS_PER_SAMPLE][0])
@@ -191,24 +191,24 @@ def _bits_of(image: Image.Image) -> int:
 
 
 def sixteen_bits(image: Image.Image) -> bool:
-    """Whether an open picture has 16 bits per channel, also where PIL gives it with 8."""
+    """Whether an open picture has 16 bits per channel, even if PIL reads it with 8."""
     if image.mode.startswith("I"):
         return _bits_of(image) == 16
     return any("16" in str(arguments) for _, _, _, arguments in getattr(image, "tile", ()))
 
 
 def with_white(values: np.ndarray) -> np.ndarray:
-    """Floating point that is from 0 to 1, up to half a level of 255; anything else raises."""
+    """Return floating-point values in [0, 1], up to half a level of 255; raise for other values."""
     if not -0.5 <= values.min() * 255 <= values.max() * 255 <= 255.5:  # false for NaN too
         raise no_white(values)
     return values
 
 
 def no_white(values: np.ndarray) -> PictureError:
-    """Return the error of pixels of unknown brightness; a guess would give black or white pictures."""
+    """Return the error for pixels of unknown scale; a guess would give black or white pictures."""
     return PictureError(
-        f"its {values.dtype} values, from {values.min():g} to {values.max():g}, do not say which of them is white; "
-        "save it with 8 or 16 bits per channel, or as floats from 0 to 1"
+        f"its {values.dtype} values, from {values.min():g} to {values.max():g}, do not tell which value is "
+        "white; save it with 8 or 16 bits per channel, or as floats from 0 to 1"
     )
 
 
@@ -237,7 +237,7 @@ def write_picture(path: str | PathLike[str], picture: Picture) -> None:
     """
     path = Path(path)
     try:
-        # Encoding in memory leaves the path to Python, which takes every name on every system.
+        # Encode in memory and let Python write the file, because it accepts every name on every system.
         encoded = encode_picture(picture, path.suffix)
     except PictureError as error:
         raise_interruption(error)

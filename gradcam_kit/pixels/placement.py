@@ -1,4 +1,4 @@
-"""Which part of a picture a heatmap belongs to: boxes in whole pixels, and what of them lies inside of the picture."""
+"""Place heatmaps in pictures: boxes in whole pixels, and their parts inside the picture."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ Boxes = Sequence[SupportsFloat] | Sequence[Sequence[SupportsFloat]] | Shaped[np.
 
 
 class Place(NamedTuple):
-    """Where a heatmap goes.
+    """The place of a heatmap in a picture.
 
     Attributes:
-        size: height and width of the whole box, which the heatmap is resized to.
-        inside: rows and columns of that which lie inside of the picture.
+        size: height and width of the whole box, to which the heatmap is resized.
+        inside: rows and columns of the box that are inside the picture.
         picture: rows and columns of the picture which the box covers.
     """
 
@@ -30,16 +30,16 @@ class Place(NamedTuple):
 
 
 def places(boxes: Boxes, n: int, size: tuple[int, int]) -> list[tuple[Place, list[int]]]:
-    """Where the heatmaps go, and which pictures have theirs at the same place.
+    """Return the places of heatmaps, with the pictures that share each place.
 
     Args:
         boxes: `(4,)` or `(n, 4)`; rounded to whole pixels, but never to nothing.
-        n: how many pictures.
+        n: number of pictures.
         size: their height and width.
 
     Raises:
-        InputError, ShapeError: no numbers, or another number of them.
-        OptionError: a box without area, or wholly outside of the picture.
+        InputError, ShapeError: not numbers, or the wrong number of them.
+        OptionError: a box without area, or entirely outside the picture.
     """
     try:
         read = np.asarray(boxes.cpu() if isinstance(boxes, Tensor) else boxes, dtype=np.float64)

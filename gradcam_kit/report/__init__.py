@@ -1,4 +1,4 @@
-"""A run becomes one page that people look at."""
+"""Make the report of a run, a single page."""
 
 from gradcam_kit.report.page import is_current, write_report
 

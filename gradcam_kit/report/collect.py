@@ -1,4 +1,4 @@
-"""What the page about a run shows, gathered in one pass over its rows."""
+"""Collect the content of a run's report in one pass over its rows."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ MOST_FAILURES = 10_000
 ENTRIES = 200
 """Classes, and pairs of label and prediction, that the page shows: the most frequent."""
 
-_INLINE = 300  # pictures whose thumbnails are in the page itself, so that it can be sent to somebody
+_INLINE = 300  # most pictures with embedded thumbnails, which keep the page a single file
 
 Keep = Callable[[str, bytes], None]
-"""Told the name and the content of a file that belongs beside the page."""
+"""Called with the name and content of a file beside the page."""
 
 
 @dataclass
 class Collected:
-    """All that the page shows."""
+    """Everything that the page shows."""
 
     figures: Figures
     methods: list[str]
@@ -49,7 +49,7 @@ class Collected:
 
 @dataclass
 class _Page:
-    """The pictures of the page, as they come."""
+    """The pictures of the page, collected one by one."""
 
     store: Store
     manifest: Mapping[str, Any]
@@ -79,7 +79,9 @@ class _Page:
         if thumbnail is not None and self.total <= _INLINE:
             picture["thumb"] = data_uri(thumbnail, "jpeg")
         elif thumbnail is not None:
-            picture["thumb"] = f"report/{position // 1000:05}/{position}.jpg"  # the same whenever the page is written
+            picture["thumb"] = (
+                f"report/{position // 1000:05}/{position}.jpg"  # deterministic, so that the page can be reproduced
+            )
             self.keep(picture["thumb"], thumbnail)
         self.pictures.append(picture)
 
@@ -103,7 +105,7 @@ class _Page:
 
 
 def collect(store: Store, manifest: Mapping[str, Any], keep: Keep) -> Collected:
-    """Read the rows of all shards once, and what was measured of them, by the run or later.
+    """Read the rows of all shards once, with their measurements by the run or later.
 
     Args:
         store: where the shards are.
@@ -163,7 +165,7 @@ def collect(store: Store, manifest: Mapping[str, Any], keep: Keep) -> Collected:
 
 
 def by_picture(rows: list[Row]) -> list[list[Row]]:
-    """Yield the rows of each picture, which follow each other."""
+    """Yield the rows of each picture, which are adjacent."""
     groups: defaultdict[str, list[Row]] = defaultdict(list)
     for row in rows:
         groups[row["path"]].append(row)
@@ -171,7 +173,7 @@ def by_picture(rows: list[Row]) -> list[list[Row]]:
 
 
 def label_of(row: Mapping[str, Any], names: Sequence[str] | None) -> str | None:
-    """Return the label as a person reads it: the class that its number names, else the label itself."""
+    """Return the label for display: the class name of its index, else the label itself."""
     label: str | None = row["label"]
     if label is not None and row["correct"] is not None and names is not None and label not in names:
         label = next((name for name in names if normalized(name) == normalized(label)), label)

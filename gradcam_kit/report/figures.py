@@ -16,7 +16,7 @@ from gradcam_kit.report.maps import packed, resized
 BINS = 20
 """Bars of the histogram of confidence."""
 
-_MEAN = 16  # side of the mean of many heatmaps
+_MEAN = 16  # side of a mean heatmap
 _REASON = 100  # letters
 
 
@@ -25,8 +25,8 @@ class Figures:
     """Counts over all pictures of a run; labels are named as the model names them.
 
     Attributes:
-        judged: those whose label names a class.
-        unjudged: those whose label names none.
+        judged: number of pictures whose label names a class.
+        unjudged: number of pictures whose label names no class.
         confidence: by the bin of the first score, of `BINS` in [0, 1], and by "right", "wrong" or "other".
     """
 
@@ -50,7 +50,7 @@ class Figures:
 
     @property
     def accuracy(self) -> float | None:
-        """Share of the pictures whose label names a class that are predicted right."""
+        """The share of correct predictions among pictures whose label names a class."""
         return self.right / self.judged if self.judged else None
 
     def add(self, rows: list[Row], label: str | None) -> None:
@@ -112,12 +112,12 @@ class Means:
 
 
 def class_of(row: Mapping[str, Any]) -> str:
-    """Return the predicted class as a person reads it."""
+    """Return the predicted class for display."""
     if row["predicted_name"] is not None:
         return str(row["predicted_name"])
     return "unknown" if row["predicted"] is None else str(row["predicted"])
 
 
 def _reason(error: str) -> str:
-    """Return an error without what differs from picture to picture, as far as it can be told."""
+    """Return an error without its picture-specific parts, as far as they can be recognized."""
     return ": ".join(error.split(": ")[:3])[:_REASON]

@@ -1,4 +1,4 @@
-"""Heatmaps as the page about a run carries them: small, and all of them together within bounds."""
+"""Small heatmaps for the report of a run, limited in total size."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _BYTES = 16_000_000  # for the heatmaps of all pictures on the page
 
 
 def side_of(maps: int) -> int:
-    """Return how fine the heatmaps of a page with so many of them may be."""
+    """Return the largest side of heatmaps for a page with this number of them."""
     return max(_COARSEST, min(FINEST, math.isqrt(_BYTES * 3 // 4 // max(maps, 1))))
 
 
 def shown_map(row: Row, finest: int) -> dict[str, Any]:
-    """Return what the page knows of a heatmap; no side is longer than `finest`."""
+    """Return the page's data of a heatmap; no side is longer than `finest`."""
     stored = heatmap_of(row)
     size = min(stored.shape[0], finest), min(stored.shape[1], finest)
     target = row["target_name"] if row["target_name"] is not None else row["target"]
@@ -37,12 +37,12 @@ def shown_map(row: Row, finest: int) -> dict[str, Any]:
 
 
 def rounded(score: float | None) -> float | None:
-    """Return a score as the page reads it; JSON has no infinity."""
+    """Return a score for the page; JSON has no infinity."""
     return round(score, 4) if score is not None and math.isfinite(score) else None
 
 
 def resized(heatmap: np.ndarray, size: tuple[int, int]) -> Float[np.ndarray, "h w"]:
-    """Make a heatmap smaller (or larger), by means over areas where it shrinks."""
+    """Resize a heatmap; shrink it by area means."""
     values = heatmap.astype(np.float32)
     if values.shape == size:
         return values

@@ -1,4 +1,4 @@
-"""What the page about a run says in words: warnings, notes, failures, versions."""
+"""Texts of a run's report: warnings, notes, failures, versions."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from gradcam_kit import errors
 from gradcam_kit.report.figures import Figures
 
 _OURS = {name for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, Exception)}
-_RANDOM = "has random weights"  # how a note about a model without trained weights says it
+_RANDOM = "has random weights"  # phrase in the note about a model without trained weights
 
 
 def in_words(error: str) -> str:
-    """Return an error of a row without the class of the error, where the message says it all.
+    """Return an error of a row without the name of its class, if the message is clear without it.
 
     Example:
         >>> in_words("PictureError: cannot read the picture: the file is empty")
@@ -35,26 +35,26 @@ def failures(figures: Figures) -> list[tuple[str, int]]:
 
 
 def warnings(manifest: Mapping[str, Any], figures: Figures) -> list[str]:
-    """Return what a person must know before believing what the page shows."""
+    """Return the warnings that matter for trusting the page."""
     found = []
     if manifest["weights"] == "random":
         found.append("The weights are random: the heatmaps mean nothing.")
     if figures.pictures < manifest["pictures"]:
         found.append(
             f"The run is not finished: {figures.pictures:,} of {manifest['pictures']:,} pictures are done. "
-            "The same command goes on with it."
+            "Run the same command to resume."
         )
     return found
 
 
 def notes(manifest: Mapping[str, Any]) -> list[str]:
-    """Return what else the run said about its model, as far as it was written down."""
+    """Return other notes of the run about its model, if recorded."""
     said = manifest["about"].get("notes")
     return [note for note in _texts(said) if _RANDOM not in note]
 
 
 def command(manifest: Mapping[str, Any]) -> str | None:
-    """Return the command that asked for the run, if it is known."""
+    """Return the command of the run, if known."""
     asked = manifest["about"].get("command")
     return asked if isinstance(asked, str) else None
 

@@ -1,4 +1,4 @@
-"""The page about a run: a template, in which every text is escaped, and the data that its script shows."""
+"""The report of a run: a template that escapes all text, and the data for its script."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from gradcam_kit.report import notes
 from gradcam_kit.report.collect import Collected, Keep, collect
 from gradcam_kit.targets.scores import WORDS, are_probabilities
 
-_TEMPLATES = (Path(__file__).parent / "templates", TEMPLATES)  # tables look as those of a comparison do
-_COLORMAPS = "jet", "viridis", "bone"  # the colors of the overlays, colors for everybody, and gray
+_TEMPLATES = (Path(__file__).parent / "templates", TEMPLATES)  # tables look like those of a comparison
+_COLORMAPS = "jet", "viridis", "bone"  # the colors of the overlays, colors for color-blind readers, and gray
 _SPEED = "report/speed.json"
 _THUMBNAIL = re.compile(r"\d+\.jpg")
 
@@ -35,12 +35,12 @@ def write_report(out: str, pictures: int = 0, seconds: float = 0.0, overwrite: b
 
     Args:
         out: the folder of the run.
-        pictures: how many were explained since the page was written last.
+        pictures: number of pictures explained since the page was last written.
         seconds: how long that took.
         overwrite: replace a `report.html` that is not the page of a run.
 
     Raises:
-        OptionError: there is no run, or a `report.html` of somebody else's.
+        OptionError: there is no run, or a `report.html` that is not the page of a run.
         InputError: `run.json` or a shard is damaged, or was not written by a run.
     """
     store = Store.at(out)
@@ -50,7 +50,8 @@ def write_report(out: str, pictures: int = 0, seconds: float = 0.0, overwrite: b
     if not overwrite:
         check_page(store.folder, "move it, or replace it: gradcam-kit report DIR --overwrite")
     with store.named():
-        digest = store.digest()  # first, so that the page of rows that change meanwhile is not taken for a current one
+        # compute the digest first, so that a page of rows that change meanwhile does not count as current
+        digest = store.digest()
         collected = collect(store, manifest, _keeper(store))
         speed = _speed(store, pictures, seconds)
         page = render(collected, manifest, speed, digest)
@@ -59,7 +60,7 @@ def write_report(out: str, pictures: int = 0, seconds: float = 0.0, overwrite: b
 
 
 def is_current(out: str) -> bool:
-    """Whether the page of a run is there and was made of the rows and metrics that are there now."""
+    """Whether the page of a run exists and was made from the current rows and metrics."""
     store = Store.at(out)
     page = store.folder.read("report.html")
     return page is not None and store.digest().encode() in page
@@ -104,7 +105,7 @@ def render(collected: Collected, manifest: dict[str, Any], speed: float | None, 
 
 
 def _keeper(store: Store) -> Keep:
-    """Return a function that puts files beside the page, and first removes what an earlier page left."""
+    """Return a function that writes files beside the page, after removing those of an earlier page."""
     begun: set[str] = set()
 
     def keep(name: str, content: bytes) -> None:
@@ -119,7 +120,7 @@ def _keeper(store: Store) -> Keep:
 
 
 def _explained(targets: str, names: Sequence[str] | None) -> str:
-    """Return what the heatmaps show, in words."""
+    """Return a description of the explained classes."""
     if targets in ("predicted", "label"):
         return {"predicted": "the predicted class", "label": "the class of the label"}[targets]
     parsed = Targets.parse(targets)
@@ -131,10 +132,10 @@ def _explained(targets: str, names: Sequence[str] | None) -> str:
 
 
 def _speed(store: Store, pictures: int, seconds: float) -> float | None:
-    """Return pictures per second over all that is known of the run, and note it for the next time."""
+    """Return pictures per second over the whole run, and record it for the next time."""
     try:
         before, took = map(float, json.loads(store.folder.read(_SPEED) or "[0, 0]"))
-    except (OSError, TypeError, ValueError):  # damaged, or of another shape: as if there were none
+    except (OSError, TypeError, ValueError):  # ignore a damaged or invalid file
         before, took = 0.0, 0.0
     if pictures and seconds:
         before, took = before + pictures, took + seconds

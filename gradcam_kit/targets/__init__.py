@@ -1,8 +1,8 @@
-"""What to explain: small immutable callables from the model's output to one score per sample.
+"""Targets, which say what to explain: small immutable callables from the model's output to one score per sample.
 
 Any callable `output -> scores (n,)` is a target. Two further methods help those that explain by changing images:
-`select(index)` returns the target of the rows that belong to samples `index`, and `settle(output)` the target whose
-choices (the nearest classes, the predicted region, ...) are those of this output, the one for the images as they are.
+`select(index)` returns the target for rows of samples `index`. `settle(output)` returns the target with its choices
+(the nearest classes, the predicted region, ...) fixed by this output, that of the unchanged images.
 """
 
 from gradcam_kit.targets.classes import ClassLogit, ClassProbability

@@ -24,7 +24,7 @@ _T = TypeVar("_T", bound="ClassTarget")
 
 @dataclass(frozen=True, eq=False)
 class ClassTarget:
-    """Base of the targets that belong to classes.
+    """Base of targets for classes.
 
     Args:
         classes: an int for all samples, one per sample `(n,)`, or m per sample `(n, m)`.
@@ -32,7 +32,7 @@ class ClassTarget:
 
     classes: Classes
     named: ClassVar[int | None] = None
-    """How many class names the model carries, if the classes were given by name."""
+    """The number of the model's class names, if the classes were given by name."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "classes", read_classes(self.classes))
@@ -57,7 +57,7 @@ class ClassTarget:
         return replace(self, classes=move(self.classes, index.device)[index])
 
     def on_host(self: _T) -> _T:
-        """Return the same target with its class indices on the host, where they are checked."""
+        """Return the target with its class indices on the host, where they are checked."""
         held = {entry.name: getattr(self, entry.name) for entry in fields(self)}
         moved = {
             name: value.cpu()
@@ -67,11 +67,11 @@ class ClassTarget:
         return replace(self, **moved) if moved else self
 
     def check_samples(self, n: int, *, or_bag: bool = False) -> None:
-        """Raise ShapeError if there are targets for another number of samples.
+        """Raise ShapeError unless the targets match the number of samples.
 
         Args:
             n: samples.
-            or_bag: let a single target pass: that of a bag, which only the model's output shows.
+            or_bag: accept a single target, which may be that of a bag; only the model's output shows this.
         """
         if or_bag and isinstance(self.classes, Tensor) and self.classes.shape[0] == 1:
             return
@@ -89,14 +89,14 @@ class ClassTarget:
         n, count = logits.shape
         if self.named is not None and self.named != count:
             raise TargetError(
-                f"the model carries {self.named} class names and has {count} outputs, so a name stands for no class; "
-                "give one name for each output, or pass indices"
+                f"the model carries {self.named} class names but has {count} outputs, so names cannot be "
+                "matched to classes; give one name for each output, or pass indices"
             )
         if not isinstance(self.classes, Tensor):
             _check_range(self.classes, self.classes, count)
             return torch.full((n,), self.classes, device=logits.device)
         self.check_samples(n)
-        # What a user passes lies on the host; what lies elsewhere are predictions, which are in range.
+        # Users pass indices on the host; indices on other devices are predictions, which are in range.
         if self.classes.device.type == "cpu" and self.classes.numel():
             _check_range(int(self.classes.min()), int(self.classes.max()), count)
             _check_not_labels(self.classes, count)
@@ -113,12 +113,12 @@ def _check_range(low: int, high: int, count: int) -> None:
 
 
 def _check_not_labels(classes: Tensor, count: int) -> None:
-    """Raise TargetError for rows of 0 and 1 as wide as the classes: labels, which would be read as indices 0 and 1."""
+    """Raise TargetError for one-hot or multi-hot labels, which would be read as indices 0 and 1."""
     if classes.ndim != 2 or classes.shape[1] != count or count < 2 or not bool((classes <= 1).all()):
         return
     single = bool((classes.sum(1) == 1).all())
     if single and count == 2:
-        return  # a sensible request: both classes, in this order
+        return  # a valid request: both classes, in this order
     kind, instead = ("one-hot", "targets.argmax(1)") if single else ("multi-hot", ALL_CLASSES.format(count=count))
     raise TargetError(
         f"targets (n, {count}) for a model with {count} classes are {kind}, but (n, m) stands for m class indices "
@@ -127,7 +127,9 @@ def _check_not_labels(classes: Tensor, count: int) -> None:
 
 
 class ClassLogit(ClassTarget):
-    """The logit of a class: the default. Probabilities vanish when the model is sure; logits do not."""
+    """The logit of a class, the default: gradients of probabilities vanish when the model is sure, those of logits do
+    not.
+    """
 
     def score(self, logits: Float[Tensor, "n classes"], classes: Int[Tensor, "n m"]) -> Float[Tensor, "n m"]:
         """z_c."""
@@ -136,12 +138,12 @@ class ClassLogit(ClassTarget):
 
 @dataclass(frozen=True, eq=False)
 class ClassProbability(ClassTarget):
-    """The probability of a class, in float32: its softmax, or for a model with one output the sigmoid of it.
+    """The probability of a class, in float32: the softmax, or the sigmoid for a model with one output.
 
     Args:
         classes: as of every target.
-        scores: "softmax", "sigmoid" (of models that know several classes in one image), or "raw" for outputs that are
-            probabilities already; None = as the first sentence says.
+        scores: "softmax", "sigmoid" (for multi-label models), or "raw" for outputs that already are probabilities; None
+            = sigmoid for a model with one output, else softmax.
     """
 
     scores: ScoreKind | None = None
@@ -155,11 +157,11 @@ class ClassProbability(ClassTarget):
 
 @dataclass(frozen=True, eq=False)
 class EvidentProbability(ClassTarget):
-    """The probability of a class by evidence, which is asked for when a score is needed.
+    """The probability of a class, with its kind detected when a score is first needed.
 
     Args:
         classes: as of every target.
-        kind: gives what the probability is, see `ClassProbability`.
+        kind: returns the kind of the probability, see `ClassProbability`.
     """
 
     kind: Callable[[], ScoreKind | None] = lambda: None
@@ -170,22 +172,22 @@ class EvidentProbability(ClassTarget):
 
 
 TargetType = Callable[[Tensor], ClassTarget]
-"""How a method scores plain class indices: most by `ClassLogit`."""
+"""The score of plain class indices for a method, usually `ClassLogit`."""
 
 
 def resolve_target(
     targets: Any, target_type: Callable[[Any], ClassTarget], names: Callable[[], Sequence[str] | None] = lambda: None
 ) -> Target | None:
-    """Turn what the user passed into a target; None stays None (the predicted class, known after the forward pass).
+    """Turn the user's `targets` into a target; None stays None (the predicted class, known after the forward pass).
 
     Args:
-        targets: what the user passed.
+        targets: the user's targets.
         target_type: how plain class indices are scored.
-        names: gives the model's class names, and is asked only for targets that are names.
+        names: returns the model's class names; called only for targets that are names.
 
     Raises:
-        InputError: what is neither classes nor callable.
-        UnknownNameError: a name that is no class, or several.
+        InputError: targets that are neither classes nor callable.
+        UnknownNameError: a name of no class, or of several.
     """
     if has_names(targets) and (known := names()) is not None:
         target = target_type(named_targets(targets, known))
@@ -196,18 +198,18 @@ def resolve_target(
     if targets is None or callable(targets):
         given: Target | None = targets
         return given
-    # Classes are checked on the host, so that a wrong one is an error there and no fault of the device.
+    # Check classes on the host, where a wrong one raises an error instead of a device-side assertion.
     return target_type(targets.cpu() if isinstance(targets, Tensor) else targets)
 
 
 def settle(target: Target, output: Any) -> Target:
-    """Fix what a target takes from the prediction (its classes, its region), so that changed rows are scored alike."""
+    """Fix the choices that a target takes from the prediction (classes, region), so that changed rows use the same."""
     settled: Target = target.settle(output) if hasattr(target, "settle") else target
     return settled
 
 
 def score(target: Target, output: Any, n: int) -> Float[Tensor, "n *targets"]:
-    """Call a target and check what it returns: a score for each sample, or for a bag of samples `(1, *targets)`.
+    """Call a target and check its result: one score per sample, or `(1, *targets)` for a bag of samples.
 
     A model that gives one row for several samples scores them together, as multiple instance learning does.
 
@@ -237,13 +239,15 @@ def score(target: Target, output: Any, n: int) -> Float[Tensor, "n *targets"]:
 
 
 def _has_single_row(output: Any) -> bool:
-    """Whether something in an output is one row for all samples."""
+    """Whether a tensor in an output has a single row for all samples."""
     floating = (leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor) and leaf.is_floating_point())
     return any(leaf.ndim > 0 and leaf.shape[0] == 1 for leaf in floating)
 
 
 def _of_the_bag(scores: Tensor, expected: tuple[int, ...]) -> Tensor:
-    """Return the one score of a bag, also where a target repeats it for each sample: its gradient counts once."""
+    """Return the score of a bag only once, even if a target repeats it for each sample, so that its gradient counts
+    once.
+    """
     if scores.ndim == 0:
         return scores[None]
     is_repeated = tuple(scores.shape) == expected and scores.stride(0) == 0
@@ -251,6 +255,6 @@ def _of_the_bag(scores: Tensor, expected: tuple[int, ...]) -> Tensor:
 
 
 def _has_graph(output: Any) -> bool:
-    """Whether everything in an output that could have gradients does."""
+    """Whether all floating tensors of an output have a graph."""
     floating = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
     return bool(floating) and all(leaf.requires_grad for leaf in floating)

@@ -21,16 +21,15 @@ Weighting = Literal["softmax", "mean"]
 
 @dataclass(frozen=True, eq=False)
 class LogitDifference(ClassTarget):
-    """Why this class and not that one: z_c - z_r, after DiffGradCAM (Piland et al. 2025, arXiv 2506.08514).
+    """Why this class and not another: z_c - z_r, after DiffGradCAM (Piland et al. 2025, arXiv 2506.08514).
 
     Args:
         classes: the class to explain.
-        against: the class(es) that it is compared with, an int, `(n,)`, or shaped like `classes`; None =
-            the mean of all others.
+        against: the class(es) to compare with: an int, `(n,)`, or shaped like `classes`; None = the mean of all others.
 
     Raises:
         TargetError: a class is compared with itself.
-        ShapeError: `against` is no class for each of `classes`.
+        ShapeError: `against` does not have one class for each of `classes`.
     """
 
     against: Classes | None = None
@@ -71,19 +70,19 @@ class LogitDifference(ClassTarget):
 
 
 def _fits(against: int | Tensor, classes: int | Tensor) -> bool:
-    """Whether there is one class to compare with for each class that is explained."""
+    """Whether there is one class to compare with for each explained class."""
     if not isinstance(against, Tensor) or against.ndim == 1:
         return True
     return isinstance(classes, Tensor) and classes.ndim == 2 and against.shape[1] == classes.shape[1]
 
 
 def _share_a_class(classes: int | Tensor, against: int | Tensor) -> bool:
-    """Whether a class is compared with itself; on another device this is not known, and not waited for."""
+    """Whether a class is compared with itself; not checked on GPUs, where it would synchronize."""
     tensors = [given for given in (classes, against) if isinstance(given, Tensor)]
     if any(given.device.type != "cpu" for given in tensors):
         return False
     if len(tensors) == 2 and len(tensors[0]) != len(tensors[1]):
-        return False  # an error of its own, when the number of samples is known
+        return False  # raises its own error later, when the number of samples is known
     first, second = (
         given.reshape(len(given), -1) if isinstance(given, Tensor) else given for given in (classes, against)
     )
@@ -92,22 +91,22 @@ def _share_a_class(classes: int | Tensor, against: int | Tensor) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class FinerTarget(ClassTarget):
-    r"""A class against the classes that are most like it: Finer-CAM (Zhang et al., CVPR 2025, arXiv 2501.11309).
+    r"""A class against the most similar classes: Finer-CAM (Zhang et al., CVPR 2025, arXiv 2501.11309).
 
-    The references d are the classes whose logits are nearest to z_c (of tied ones those with the lower index), c itself
-    left out; the images as they are settle which. The score is $\frac{\sum_d p_d (z_c - \alpha z_d)}{\sum_d p_d}$ with
-    softmax probabilities p, whose gradient counts (released code), or $z_c - \gamma \frac{1}{|d|} \sum_d z_d$.
+    The references d are the other classes whose logits are nearest to z_c (on ties, those with lower indices), chosen
+    on the unchanged images. The score is $\frac{\sum_d p_d (z_c - \alpha z_d)}{\sum_d p_d}$ with softmax probabilities
+    p, which are differentiated too (released code), or $z_c - \gamma \frac{1}{|d|} \sum_d z_d$.
 
     Args:
         classes: the class to explain.
-        references: how many classes to compare with; fewer where the model has fewer. A model with one output has
-            none (its other class has the logit 0), so the score is its logit.
+        references: number of classes to compare with; fewer if the model has fewer. A model with one output has none
+            (its other class has the logit 0), so the score is its logit.
         weighting: "softmax" or "mean".
         alpha: strength of the comparison for "softmax"; 0 = the logit.
         gamma: strength of the comparison for "mean".
 
     Raises:
-        OptionError: a weighting that does not exist, or fewer than one reference.
+        OptionError: an unknown weighting, or fewer than one reference.
     """
 
     references: int = 3
@@ -138,7 +137,7 @@ class FinerTarget(ClassTarget):
         return chosen - self.alpha * (others.softmax(2) * others).sum(2)
 
     def settle(self, output: Any) -> FinerTarget:
-        """Return the same classes against those that are nearest in this output."""
+        """Return the target with the classes that are nearest in this output."""
         logits = read_logits(output)
         return replace(
             self, nearest=self._nearest(at_least_float32(logits), self.indices(logits).reshape(len(logits), -1))
@@ -157,15 +156,15 @@ class FinerTarget(ClassTarget):
 
 @dataclass(frozen=True, eq=False)
 class TopK:
-    """The sum of the k largest logits of each sample; of all, where the model has fewer.
+    """The sum of the k largest logits of each sample, or of all logits if the model has fewer.
 
-    Which classes they are is settled by the images as they are, not again for each changed row.
+    The classes are chosen on the unchanged images, not again for each changed row.
 
     Args:
-        k: how many classes.
+        k: number of classes.
 
     Raises:
-        OptionError: k is no positive int.
+        OptionError: k is not a positive int.
     """
 
     k: int
@@ -183,7 +182,7 @@ class TopK:
         return at_least_float32(logits).gather(1, largest).sum(1)
 
     def settle(self, output: Any) -> TopK:
-        """Return the sum of the classes that are largest in this output."""
+        """Return the target with the classes that are largest in this output."""
         return replace(self, largest=self._largest(read_logits(output)))
 
     def select(self, index: Int[Tensor, " m"]) -> TopK:
@@ -196,16 +195,16 @@ class TopK:
 
 @dataclass(frozen=True, eq=False)
 class Negative:
-    """What speaks against: the score of another target with its sign turned.
+    """The evidence against a target: its score with the opposite sign.
 
     For a binary or regression model with one output `Negative(0)` explains the negative class, or a lower value; for
     others it gives the counterfactual explanation of Grad-CAM (Selvaraju et al., ICCV 2017, Section 3.3).
 
     Args:
-        target: a target, or classes as everywhere: an int, `(n,)` or `(n, m)`, then their logits.
+        target: a target, or classes (an int, `(n,)` or `(n, m)`), whose logits are negated.
 
     Raises:
-        InputError: a callable without `select`, which is as short to negate by hand.
+        InputError: a callable without `select`, which is easily negated by hand.
     """
 
     target: Any
@@ -223,7 +222,7 @@ class Negative:
 
     @property
     def classes(self) -> Any:
-        """Those of the target, if it has some: they say how many scores a sample has."""
+        """The classes of the target, if any; they determine the number of scores per sample."""
         return getattr(self.target, "classes", None)
 
     def __call__(self, output: Any) -> Float[Tensor, "n *targets"]:

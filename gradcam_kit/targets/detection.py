@@ -1,4 +1,4 @@
-"""The target of detectors: the score, or a coordinate, of the detection that overlaps a box."""
+"""Target of detectors: the score, or a coordinate, of the detection that overlaps a box."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ from gradcam_kit.targets.detections import (
 from gradcam_kit.targets.values import Classes, changed, read_numbers, show
 
 Part = Literal["score", "x0", "y0", "x1", "y1", "x", "y", "width", "height"]
-"""What of a detection is explained: its score, a side, the center, or the size of its box."""
+"""The explained part of a detection: its score, or a side, the center, or the size of its box."""
 
-_NO_LABEL = -1  # of a box that nothing overlaps: no detection has it
+_NO_LABEL = -1  # label of a box that no detection overlaps; no detection has this label
 
 
 @dataclass(frozen=True, eq=False)
 class DetectionTarget:
     """The score of the detection that overlaps a given box, for one box per sample; or a coordinate of its box.
 
-    Of the detections (with the given label) the one with the largest intersection over union counts; of several at one
-    place the one with the largest score. Outputs of these forms are read, with boxes (x0, y0, x1, y1) unless said:
+    Of the detections (with the given label) the one with the largest intersection over union counts; on ties, the one
+    with the largest score. The following forms of output can be read, with boxes (x0, y0, x1, y1) unless noted:
 
     - a list with a mapping for each sample: "boxes" `(d, 4)`, "scores" `(d,)`, maybe "labels" `(d,)` (torchvision), and
       for D-RISE maybe "probabilities" `(d, classes)` and "objectness" `(d,)`;
@@ -46,21 +46,23 @@ class DetectionTarget:
     - a mapping with "pred_boxes" `(n, d, 4)`, as center, width and height, and "logits" `(n, d, classes)` (DETR): the
       score is the logit of the label, which must be given.
 
-    The images as they are settle the labels that are not given. A changed image without such a detection scores 0.
-    Name a layer of the backbone: queries and anchors, which come behind it, have no positions. torchvision's detectors
-    take the batch as one tensor, too. `DetectionTarget.of` makes a target of every box that a model found.
+    Labels that are not given are chosen on the unchanged images. A changed image without such a detection scores 0.
+    Choose a layer of the backbone, because the queries and anchors after it have no positions. torchvision's detectors
+    also take the batch as one tensor. `DetectionTarget.of` makes a target for every box that a model found.
 
     Args:
         boxes: `(4,)` for all samples or `(n, 4)`, (x0, y0, x1, y1) in the coordinates of the model's own boxes.
-        labels: an int for all samples or one per sample `(n,)`; None = those of the detections that overlap most.
-        iou: the least intersection over union, in (0, 1].
-        required: whether a box that nothing overlaps is an error; if not, its score is 0 and its map is empty.
+        labels: an int for all samples or one per sample `(n,)`; None = the labels of the detections that overlap most.
+        iou: minimum intersection over union, in (0, 1].
+        required: raise an error for a box that no detection overlaps; if False, its score is 0 and its map is empty.
         part: "score"; or "x0", "y0", "x1", "y1", "x" and "y" (the center), "width" or "height" of the box, in the
-            model's own coordinates: what moves this side outward is `Negative` of it for "x0" and "y0".
-        scores: what the logits of queries are, for `of` and D-RISE; None = what they look like.
+            model's own coordinates. For evidence that moves the side "x0" or "y0" outward, wrap the target in
+            `Negative`.
+        scores: kind of the logits of queries, for `of` and D-RISE; None = detected.
 
     Raises:
-        TargetError: nothing overlaps a box (the message has the best overlap), or the output has no detections to read.
+        TargetError: no detection overlaps a box (the message has the best overlap), or the output has no readable
+            detections.
         ShapeError: another number of boxes or labels than samples.
 
     Example:
@@ -114,10 +116,10 @@ class DetectionTarget:
         Args:
             output: of the model, in one of the forms above. Logits of queries count with the probability of their
                 most likely class.
-            image: whose detections, counted from 0.
-            score_above: the least score.
-            detections: only these, counted as in the output and in this order, whatever they score.
-            options: of the targets, such as `part`, `scores` or `iou`.
+            image: index of the image, from 0.
+            score_above: the minimum score.
+            detections: only the detections with these indices in the output, in this order, whatever their scores.
+            options: options of the targets, such as `part`, `scores` or `iou`.
 
         Raises:
             TargetError: the output has no boxes, or none with such a score; the message has the best one.
@@ -150,11 +152,11 @@ class DetectionTarget:
         return [cls(boxes[one], None if labels is None else int(labels[one]), **options) for one in chosen]
 
     def __call__(self, output: Any) -> Float[Tensor, " n"]:
-        """Scores as the model gives them, or coordinates as its boxes have them."""
+        """Return scores or coordinates in the model's own units."""
         return self._match(output)[0]
 
     def settle(self, output: Any) -> DetectionTarget:
-        """Return the same boxes with the labels that they have in this output; in others none is required."""
+        """Return the target with its labels fixed by this output; other outputs need no detection at the boxes."""
         scores, labels, _ = self._match(output)
         return changed(self, boxes=self.boxes.expand(len(scores), 4), labels=labels, required=False)
 
@@ -167,17 +169,19 @@ class DetectionTarget:
         return changed(self, boxes=boxes, labels=labels)
 
     def similarity(self, output: Any) -> DetectionSimilarity:
-        """How similar the detections of other outputs are to these of this output: what D-RISE measures.
+        """Return the target of D-RISE: the similarity of other outputs' detections to those of this output.
 
         Raises:
-            TargetError: a coordinate is explained, which a similarity does not know.
+            TargetError: the target explains a coordinate, for which there is no similarity.
         """
         if self.part != "score":
-            raise TargetError(f"part is {self.part!r}, and a similarity is about whole detections; leave part out")
+            raise TargetError(f"part is {self.part!r}, but a similarity compares whole detections; leave part out")
         _, labels, samples = self._match(output)
         scores = self.scores
         if are_queries(output):
-            scores = scores or kind_of_queries(at_least_float32(output["logits"]))  # of changed images it may not show
+            scores = scores or kind_of_queries(
+                at_least_float32(output["logits"])
+            )  # detections may vanish in changed images
             samples = read_queries(output, scores)
         known = None if labels is None else torch.as_tensor(labels).expand(len(samples))
         return DetectionSimilarity.of(samples, self.boxes.expand(len(samples), 4), known, scores, self.iou)
@@ -218,7 +222,7 @@ class DetectionTarget:
 
 
 def _best(detections: Detections, box: Float[Tensor, "4"], label: Any, part: Part) -> tuple[Tensor, Tensor, Tensor]:
-    """Overlap, what is explained, and label of the detection that overlaps a box most."""
+    """Return overlap, explained value, and label of the detection that overlaps a box most."""
     scores, values = detections["scores"], _values(detections, part)
     labels = detections.get("labels", torch.full_like(scores, _NO_LABEL, dtype=torch.long))
     if not len(scores):
@@ -232,7 +236,7 @@ def _best(detections: Detections, box: Float[Tensor, "4"], label: Any, part: Par
 
 
 def _values(detections: Detections, part: Part) -> Float[Tensor, " d"]:
-    """Return what is explained of each detection."""
+    """Return the explained value of each detection."""
     if part == "score":
         return detections["scores"]
     x0, y0, x1, y1 = detections["boxes"].unbind(1)

@@ -1,4 +1,4 @@
-"""The similarity of detections, which D-RISE measures: Petsiuk et al., CVPR 2021, https://arxiv.org/abs/2006.03204."""
+"""The similarity of detections in D-RISE: Petsiuk et al., CVPR 2021, https://arxiv.org/abs/2006.03204."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from gradcam_kit.targets.values import changed, show
 
 @dataclass(frozen=True, eq=False)
 class DetectionSimilarity:
-    r"""How much of each sample's detection is left: $\max_j \mathrm{IoU}(L_t, L_j) \cos(P_t, P_j) O_j$, in [0, 1].
+    r"""Similarity of the most similar detection: $\max_j \mathrm{IoU}(L_t, L_j) \cos(P_t, P_j) O_j$, in [0, 1].
 
-    L are boxes, P the probabilities of the classes, O the objectness of a detection. A detector that gives the score of
-    one class alone has the P of that class, so the cosine is 1 for equal labels and else 0; the score takes the place
-    of an objectness that is not there. Queries of DETR have the class of no object among P, and no O.
+    L are boxes, P the probabilities of the classes, O the objectness of a detection. If a detector gives only the score
+    of one class, the cosine is 1 for equal labels and else 0, and the score replaces a missing objectness. Queries of
+    DETR have the class "no object" among P, and no O.
 
     Args:
         boxes: one per sample `(n, 4)`.

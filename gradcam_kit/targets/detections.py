@@ -1,4 +1,4 @@
-"""What a detector returned: boxes, scores and labels of each image, whichever way the model lays them out."""
+"""Read the output of a detector: boxes, scores and labels of each image, in any of several layouts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Detections = Mapping[str, Tensor]
 "objectness" `(d,)`."""
 
 QueryScores = Literal["softmax", "sigmoid"]
-"""What the logits of queries are: "softmax" with a last class for no object (DETR), or "sigmoid" (Deformable DETR)."""
+"""Kind of the logits of queries: "softmax" with a last class for no object (DETR), or "sigmoid" (Deformable DETR)."""
 
 _COLUMNS = ("boxes", "scores", "labels", "probabilities", "objectness")
 
@@ -50,14 +50,14 @@ def read_queries(output: Mapping[str, Tensor], scores: QueryScores | None) -> li
 
     Args:
         output: "pred_boxes" `(n, d, 4)` as center, width and height, and "logits" `(n, d, classes)`.
-        scores: what the logits are; None = what they look like, see `kind_of_queries`.
+        scores: kind of the logits; None = detected, see `kind_of_queries`.
 
     Raises:
         TargetError: both readings are possible.
     """
     logits = at_least_float32(output["logits"])
     if (scores or kind_of_queries(logits)) == "softmax":
-        # The class of no object belongs to the probabilities that are compared, and takes no objectness beside it.
+        # The compared probabilities include the class "no object", so there is no separate objectness.
         probabilities, classes = logits.softmax(2), logits.shape[2] - 1
         objectness = torch.ones_like(logits[..., 0])
     else:
@@ -69,18 +69,18 @@ def read_queries(output: Mapping[str, Tensor], scores: QueryScores | None) -> li
 
 
 def kind_of_queries(logits: Float[Tensor, "n d classes"]) -> QueryScores:
-    """Return what the logits of queries look like; most queries of a detector see no object, and say so in one way.
+    """Return the kind of the logits of queries, judged by how most queries express that they see no object.
 
     Raises:
-        TargetError: the logits look like neither, or like both.
+        TargetError: the logits fit neither kind, or both.
     """
     best, which = logits.detach().max(2)
     is_softmax = logits.shape[2] > 1 and bool(((which == logits.shape[2] - 1) & (best > 0)).float().mean() > 0.5)
     is_sigmoid = bool((best < 0).float().mean() > 0.5)
     if is_softmax is is_sigmoid:
         raise TargetError(
-            "the logits of the queries may be read in two ways; pass scores='softmax' if the last class stands for no "
-            "object (DETR), or scores='sigmoid' if every class is by itself (Deformable DETR, RT-DETR)"
+            "the logits of the queries are ambiguous; pass scores='softmax' if the last class means no "
+            "object (DETR), or scores='sigmoid' if classes are independent (Deformable DETR, RT-DETR)"
         )
     return "softmax" if is_softmax else "sigmoid"
 
@@ -95,7 +95,8 @@ def overlaps_of(box: Float[Tensor, "4"], boxes: Float[Tensor, "d 4"]) -> Float[T
     """Return the intersections over unions of a box and others; 0 where neither has an area."""
     from torchvision.ops import box_iou  # not at the top, where it would make importing the package slow
 
-    return box_iou(box[None].to(boxes), boxes)[0].nan_to_num()
+    overlaps: Tensor = box_iou(box[None].to(boxes), boxes)[0].nan_to_num()
+    return overlaps
 
 
 def _are_detections(value: Any) -> bool:

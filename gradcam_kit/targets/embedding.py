@@ -1,4 +1,4 @@
-"""The target of embedding models: how similar the embedding is to another one."""
+"""Target of embedding models: the similarity of the embedding to a reference."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class EmbeddingSimilarity:
         reference: one embedding for all samples `(d,)`, or one per sample `(n, d)`; any length.
 
     Raises:
-        ShapeError: embeddings of another size than the reference, or another number of references than samples.
+        ShapeError: embeddings and reference differ in size, or references and samples in number.
         TargetError: a reference of length 0, or no embedding in the output.
     """
 
@@ -66,13 +66,13 @@ class EmbeddingSimilarity:
 
 
 def scaled(embeddings: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d"]:
-    """Return the same directions with a largest entry of 1, so that no square underflows or overflows."""
+    """Scale embeddings to a largest entry of 1, so that no square underflows or overflows."""
     largest = embeddings.detach().abs().amax(-1, keepdim=True)
     return embeddings / largest.where(largest > 0, 1)
 
 
 def read_embeddings(output: Any, size: int) -> Float[Tensor, "n d"]:
-    """Find the embeddings of the images in a model's output, see `EmbeddingSimilarity`; `size` numbers each.
+    """Find the embeddings of the images in a model's output, of `size` entries each; see `EmbeddingSimilarity`.
 
     Raises:
         ShapeError: embeddings of another size.

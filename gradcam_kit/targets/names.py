@@ -1,4 +1,4 @@
-"""Class names: read from whatever carries them, compared as people mean them, and taken as targets."""
+"""Class names: read from various containers, compared leniently, and used as targets."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from gradcam_kit.errors import InputError, OptionError, UnknownNameError, did_yo
 
 _EXPECTED = "expected one name for each class, in the order of the outputs, such as ['cat', 'dog']"
 BLANKS = " \t\r\n\v\f\u00a0\ufeff"
-"""What programs leave around a name; U+FEFF is a byte order mark."""
+"""Characters to strip from a name; U+FEFF is a byte order mark."""
 
 
 def normalized(name: str) -> str:
-    """Return a name as it is compared: composed letters (NFC), without blanks and byte order marks around it."""
+    """Return a name normalized for comparison: NFC, without surrounding blanks and byte order marks."""
     return unicodedata.normalize("NFC", name).strip(BLANKS)
 
 
 def read_class_names(value: Any, what: str = "class_names") -> tuple[str, ...]:
-    """Return class names, whatever holds them: a sequence, an array, or a mapping from index to name or back.
+    """Return class names from a sequence, an array, or a mapping from index to name or from name to index.
 
     Args:
-        value: what was given.
-        what: how it is called in errors.
+        value: the given class names.
+        what: its name in messages.
 
     Raises:
-        InputError: something else, or an entry that is neither text nor a whole number.
+        InputError: another type, or an entry that is neither text nor an integer.
         OptionError: a mapping whose indices are not 0, 1, 2, ...
     """
     if isinstance(value, Mapping):
@@ -45,7 +45,7 @@ def read_class_names(value: Any, what: str = "class_names") -> tuple[str, ...]:
 
 def _name(entry: Any, place: int, what: str) -> str:
     if isinstance(entry, str):
-        return str(entry)  # plain, also of NumPy's text
+        return str(entry)  # a plain str, even for NumPy's strings
     if isinstance(entry, float) and math.isnan(entry):
         raise InputError(f"{what}[{place}] is NaN, an empty cell of a table; {_EXPECTED}")
     try:
@@ -104,13 +104,14 @@ def class_index(name: str, names: Sequence[str]) -> int:
             return found[0]
         if found:
             raise UnknownNameError(
-                f"{name!r} names {len(found)} classes, {' and '.join(map(str, found[:5]))}; give the index of one"
+                f"{name!r} is the name of {len(found)} classes, {' and '.join(map(str, found[:5]))}; give "
+                "the index of one"
             )
     raise UnknownNameError(f"there is no class {name!r} among the {len(names)} of the model{did_you_mean(name, names)}")
 
 
 def has_names(targets: Any) -> bool:
-    """Whether targets are class names, or a sequence or array with some."""
+    """Whether targets are class names, or a sequence or array that contains some."""
     if isinstance(targets, str):
         return True
     if isinstance(targets, np.ndarray):
@@ -119,7 +120,7 @@ def has_names(targets: Any) -> bool:
 
 
 def named_targets(targets: Any, names: Sequence[str] | None) -> Any:
-    """Return targets with class indices in place of class names; unchanged where no names are known, or none is there.
+    """Return targets with class names replaced by indices; unchanged if there are no names, or none is known.
 
     Raises:
         UnknownNameError: see `class_index`.

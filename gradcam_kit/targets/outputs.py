@@ -1,4 +1,4 @@
-"""What a model returned: the class scores in it, and the classes that it predicts."""
+"""Read a model's output: find the class scores and the predicted classes."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from gradcam_kit.errors import ShapeError, TargetError, kind_of
 def read_logits(output: Any) -> Float[Tensor, "n classes"]:
     """Find the class scores in a model's output.
 
-    A tensor is taken as it is; a mapping or a Hugging Face output by its `logits`, else its only floating tensor; a
-    tuple by its only floating tensor. One value per sample `(n,)` counts as one class.
+    From a tensor, the tensor itself; from a mapping or a Hugging Face output, its `logits`, else its only floating
+    tensor; from a tuple, its only floating tensor. One value per sample `(n,)` counts as one class.
 
     Raises:
-        TargetError: none or several tensors could be meant; the message says what was found.
+        TargetError: no tensor, or several, could be the scores; the message lists them.
         ShapeError: the scores are not `(n, classes)`.
     """
     found = find_logits(output)
     if found.ndim < 2:
-        return found.reshape(-1, 1)  # without any axis it is one sample, squeezed
+        return found.reshape(-1, 1)  # a scalar is a single squeezed sample
     if found.ndim != 2:
         raise ShapeError(
             f"the model's output has shape {tuple(found.shape)}; class targets need (n, classes). "
@@ -34,7 +34,7 @@ def read_logits(output: Any) -> Float[Tensor, "n classes"]:
 
 
 def find_logits(output: Any) -> Tensor:
-    """Return the tensor of a model's output that `read_logits` reads, as it is."""
+    """Return the tensor of a model's output that `read_logits` reads, unchanged."""
     if isinstance(output, Tensor):
         return output
     logits = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
@@ -49,15 +49,16 @@ def find_logits(output: Any) -> Tensor:
     found = ", ".join(str(tuple(tensor.shape)) for tensor in floating) or "none"
     raise TargetError(
         f"the model's output is {kind_of(output)} with {len(floating)} floating tensors ({found}); "
-        "class targets need one. Pass targets=callable, which gets the output as it is and returns scores (n,), "
-        f"such as {_picked(output)} or those of gradcam_kit.targets; for a run wrap the model so that it returns one"
+        "class targets need exactly one. Pass targets=callable, which gets the unchanged output and "
+        f"returns scores (n,), such as {_picked(output)} or those of gradcam_kit.targets; for a run wrap "
+        "the model so that it returns one"
     )
 
 
 def _beside_maps(floating: Sequence[Tensor]) -> Tensor | None:
     """Return the only tensor `(n, classes)` beside maps `(n, c, h, w)`, as of models that return (mask, label).
 
-    None where it may be a summary of the maps, because it has as many values as they have channels or positions.
+    None if it may be a summary of the maps, because its size equals their number of channels or positions.
     """
     rows = [tensor for tensor in floating if tensor.ndim == 2]
     maps = [tensor for tensor in floating if tensor.ndim == 4]
@@ -68,7 +69,7 @@ def _beside_maps(floating: Sequence[Tensor]) -> Tensor | None:
 
 
 def _picked(output: Any) -> str:
-    """How to take the scores of class 7 out of an output, where a tensor of the right shape is in it."""
+    """Return code that takes the scores of class 7 from an output, if it has a tensor of the right shape."""
     entries = (
         output.items() if isinstance(output, Mapping) else enumerate(output) if isinstance(output, tuple | list) else ()
     )

@@ -1,4 +1,4 @@
-"""What the score of a class is: a softmax or a sigmoid of the outputs, or the outputs as they are."""
+"""The kind of a class score: softmax or sigmoid of the outputs, or the unchanged outputs."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ ScoreKind = Literal["softmax", "sigmoid", "raw"]
 
 SCORES: tuple[str, ...] = get_args(ScoreKind)
 
-_ROUNDING = 0.01  # of a softmax in half precision
-_VALUES = 8  # between 0 and 1, of which fewer could be logits by chance
+_ROUNDING = 0.01  # tolerance of the sum of a softmax in half precision
+_VALUES = 8  # outputs between 0 and 1; fewer could be logits by chance
 _MOVES = {
     *("alias", "cat", "clone", "contiguous", "expand", "flatten", "index", "indexselect", "permute", "reshapealias"),
     *("select", "slice", "split", "squeeze", "stack", "t", "tocopy", "transpose", "unbind", "unsqueeze", "unsafeview"),
@@ -22,12 +22,12 @@ _MOVES = {
 }
 """Operations of a graph that only move values."""
 _LINEAR = {"add", "addmm", "bmm", "convolution", "mm"}
-"""Operations whose results are probabilities by chance alone."""
+"""Operations whose results look like probabilities only by chance."""
 _SEARCHED = 100  # operations
 
 
 def class_scores(logits: Float[Tensor, "n classes"], kind: ScoreKind | None = None) -> Float[Tensor, "n classes"]:
-    """Return scores in at least float32; None = the softmax, of a model with one output its sigmoid."""
+    """Return scores in at least float32; None = the softmax, or the sigmoid for a model with one output."""
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     match kind or ("sigmoid" if logits.shape[1] == 1 else "softmax"):
         case "softmax":
@@ -42,7 +42,7 @@ WORDS: dict[str, str] = {
     "sigmoid": "the sigmoid of the output of the class",
     "raw": "the output of the class as it is",
 }
-"""What the score of each kind is."""
+"""Description of each kind of score."""
 
 
 def are_probabilities(kind: ScoreKind | None) -> bool:
@@ -51,20 +51,20 @@ def are_probabilities(kind: ScoreKind | None) -> bool:
 
 
 def are_shares(logits: Float[Tensor, "n classes"]) -> Bool[Tensor, ""]:
-    """Whether scores look like a softmax already: of every sample, none lies below 0 and their sum is 1."""
+    """Whether scores already look like a softmax: no score is negative, and each sample's sum is 1."""
     values = logits.float()
     return ((values.amin(1) >= 0) & ((values.sum(1) - 1).abs() < _ROUNDING)).all()
 
 
 def evident_kind(model: object, outputs: Sequence[Float[Tensor, "_ classes"]]) -> tuple[ScoreKind, str]:
-    """Return what the score of a model is, and why in words.
+    """Return the kind of a model's scores, and the reason as text.
 
-    Evidence, in this order: the kind of problem that the model's configuration names; the last operation, of outputs
-    that have a graph; values that all lie between 0 and 1. Without any of these the outputs are logits.
+    Evidence, in this order: the problem type in the model's configuration; the last operation, if outputs have a graph;
+        values that all lie between 0 and 1. Without any of these, outputs are logits.
 
     Args:
         model: for its configuration.
-        outputs: class scores of some images; those of all but the first may lack a graph.
+        outputs: class scores of some images; only the first need a graph.
     """
     if (told := told_kind(model, outputs[0])) is not None:
         return told
@@ -79,7 +79,7 @@ def evident_kind(model: object, outputs: Sequence[Float[Tensor, "_ classes"]]) -
 
 
 def told_kind(model: object, output: Float[Tensor, "_ classes"]) -> tuple[ScoreKind, str] | None:
-    """Return what `evident_kind` finds without a look at values, for which a device is waited for; None = nothing."""
+    """Return the result of `evident_kind` without reading values, which would synchronize; None = undecided."""
     problem = getattr(getattr(model, "config", None), "problem_type", None)
     if problem == "multi_label_classification":
         return "sigmoid", "its configuration says multi-label"
@@ -98,7 +98,7 @@ def _of_logits(output: Tensor) -> tuple[ScoreKind, str]:
 
 
 def last_operation(output: Tensor) -> str | None:
-    """Return what computed an output, such as "sigmoid"; None where no graph tells, or parts of it differ."""
+    """Return the operation that computed an output, such as "sigmoid"; None without a graph, or if parts differ."""
     found: set[str | None] = set()
     waiting: list[Any] = [output.grad_fn]
     for _ in range(_SEARCHED):

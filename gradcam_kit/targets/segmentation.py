@@ -1,4 +1,4 @@
-"""The target of dense predictions: a class in a region."""
+"""Target of dense predictions: a class in a region."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ class SegmentationTarget:
     An empty region scores 0, so its map is empty.
 
     Args:
-        mask: the region, `(*p)` for all samples or `(n, *p)`, boolean or weights. If its resolution is not that of
-            the output, it is resized by area: a position of the output counts by its share in the region. None = the
-            positions where the class is predicted (for a model with one output: where it is positive) in the images as
-            they are.
+        mask: the region, `(*p)` for all samples or `(n, *p)`, boolean or weights. If its resolution differs from the
+            output's, it is resized by area: a position of the output is weighted by its share in the region. None = the
+            positions where the class is predicted in the unchanged images (for a model with one output: where it is
+            positive).
         classes: an int for all samples, one per sample `(n,)`, or m per sample `(n, m)`.
 
     Raises:
         ShapeError: the output has no positions, or the mask does not fit its axes or the number of samples.
-        InputError: the mask is no array of finite numbers.
+        InputError: the mask is not an array of finite numbers.
         ClassIndexError: a class that the model does not have.
     """
 
@@ -65,12 +65,12 @@ class SegmentationTarget:
         return (chosen * region).sum(2).reshape(classes.shape)
 
     def settle(self, output: Any) -> SegmentationTarget:
-        """Return the same region for changed images: where the class is predicted in this output."""
+        """Return the target with its region fixed: the positions where the class is predicted in this output."""
         return self if self.mask is not None else changed(self, predicted=_predicted(_read_dense(output)))
 
     def select(self, index: Int[Tensor, " m"]) -> SegmentationTarget:
         """Return the target of the rows that belong to samples `index`."""
-        # Whether the mask has an axis for the samples is only known with the output, so the rows are taken then.
+        # Only the output shows whether the mask has a sample axis, so rows are selected later.
         return changed(self, rows=index if self.rows is None else self.rows[index])
 
     def _rows_of(self, per_sample: Tensor) -> Tensor:
@@ -102,6 +102,6 @@ def _read_dense(output: Any) -> Float[Tensor, "n classes *p"]:
 
 
 def _predicted(logits: Float[Tensor, "n classes *p"]) -> Int[Tensor, "n *p"]:
-    """Return the class with the largest logit; for one output 0 where it is positive, else 1, which no class has."""
+    """Return the class with the largest logit; for one output, 0 where it is positive, else 1 (no class)."""
     logits = logits.detach()
     return logits.argmax(1) if logits.shape[1] > 1 else (logits[:, 0] <= 0).long()

@@ -1,4 +1,4 @@
-"""The target of models of images and texts: how well a text fits an image."""
+"""Target of image-text models: how well a text fits an image."""
 
 from __future__ import annotations
 
@@ -19,14 +19,15 @@ from gradcam_kit.targets.values import changed, kinds_in
 class TextTarget:
     r"""The cosine of the angle between an image and a text in a model that embeds both: $\cos(e, t)$.
 
-    For CLIP, SigLIP and their like of open_clip (`encode_image`, `encode_text`) and transformers (`get_image_features`,
-    `get_text_features`). The texts are encoded once per call; after that only the images run through the model, once
-    for all texts. A list of m texts gives m maps of each image, `(n, m, *t)`, one text gives `(n, *t)`.
+    For CLIP, SigLIP and similar models of open_clip (`encode_image`, `encode_text`) and transformers
+    (`get_image_features`, `get_text_features`). The texts are encoded once per call; after that only the images run
+    through the model, once for all texts. A list of m texts gives m maps of each image, `(n, m, *t)`, one text gives
+    `(n, *t)`.
 
     Args:
         texts: one text, or several.
-        against: texts to compare with, whose mean cosine is subtracted: what makes the image fit this text rather than
-            those. Without it, a map also has what every text finds in the image.
+        against: texts to compare with, whose mean cosine is subtracted, to explain why the image fits this text rather
+            than the others. Without it, a map also shows evidence that is common to all texts.
         tokenizer: of the model: `open_clip.get_tokenizer(NAME)`, or a tokenizer of transformers. None = the attribute
             `tokenizer` of the model, or what lies beside the weights of a model of transformers.
         encoded: the embeddings of the texts and then of those to compare with, filled in by the methods.
@@ -57,12 +58,12 @@ class TextTarget:
 
     @property
     def all_texts(self) -> list[str]:
-        """The texts, and behind them those to compare with."""
+        """The texts, followed by those to compare with."""
         return [*_listed(self.texts), *_listed(self.against)]
 
     @property
     def classes(self) -> Int[Tensor, "1 m"] | None:
-        """The places of several texts, which say how many scores an image has; None of a single text."""
+        """Indices of several texts, which determine the number of scores per image; None for a single text."""
         return None if isinstance(self.texts, str) else torch.arange(len(self.texts))[None]
 
     def __call__(self, output: Any) -> Float[Tensor, "n *m"]:
@@ -82,7 +83,7 @@ class TextTarget:
         return scores[:, 0] if isinstance(self.texts, str) else scores
 
     def select(self, index: Int[Tensor, " m"]) -> TextTarget:
-        """Return the target of any rows: the texts are the same for all images."""
+        """Return the target itself for any rows, because the texts are the same for all images."""
         return self
 
     def with_embeddings(self, embeddings: Float[Tensor, "m d"]) -> TextTarget:
@@ -109,4 +110,4 @@ def _check(name: str, texts: Any) -> None:
         kind = kinds_in(texts) if isinstance(texts, list | tuple) else kind_of(texts)
         raise InputError(f"{name} is {kind}; expected a text, or a list of texts")
     if not given or not all(text.strip() for text in given):
-        raise InputError(f"{name} is {texts!r}; expected at least one text, and none that is empty")
+        raise InputError(f"{name} is {texts!r}; expected at least one text, and no empty text")

@@ -1,4 +1,4 @@
-"""What users pass as classes and numbers, read into tensors that nobody else changes."""
+"""Read the classes and numbers that users pass into independent tensors."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ ALL_CLASSES = "torch.arange({count}).expand(n, -1), which explains all classes, 
 
 
 def read_classes(classes: Any) -> int | Tensor:
-    """Return an int for all samples, or a copy of class indices `(n,)` or `(n, m)`, whatever holds them.
+    """Return an int for all samples, or a copy of class indices `(n,)` or `(n, m)` from any container.
 
     Raises:
-        InputError: something else than integers.
+        InputError: values that are not integers.
         ShapeError: rows of different lengths, or more axes.
     """
     if getattr(classes, "ndim", 0) == 0 and getattr(classes, "dtype", type(classes)) not in (bool, torch.bool):
@@ -54,15 +54,15 @@ def read_classes(classes: Any) -> int | Tensor:
 
 
 def _no_classes(classes: Any) -> InputError | ShapeError:
-    """Return the error for what no array of numbers can be made of."""
+    """Return the error for a value that is not an array of numbers."""
     expected = "expected None, an int, class indices (n,) or (n, m), names in model.class_names, or a callable"
     if not isinstance(classes, list | tuple):
         return InputError(f"targets is {kind_of(classes)}; {expected}{for_class_names('targets', classes)}")
     if any(callable(entry) for entry in classes):
         return InputError(
-            f"targets is {kind_of(classes)} of callables; one callable explains the whole batch, from the model's "
-            "output to scores (n,), as those of gradcam_kit.targets do. For classes pass their indices: 281, or one "
-            "per image"
+            f"targets is {kind_of(classes)} of callables; expected one callable for the whole batch, from "
+            "the model's output to scores (n,), like those of gradcam_kit.targets. For classes pass their "
+            "indices: 281, or one per image"
         )
     if all(isinstance(entry, Sized) and not isinstance(entry, str) for entry in classes):
         lengths = sorted({len(entry) for entry in classes})
@@ -74,14 +74,14 @@ def _no_classes(classes: Any) -> InputError | ShapeError:
 
 
 def kinds_in(value: Any) -> str:
-    """Return the kind of a value, and of a list the kinds of its entries: "a list of str"."""
+    """Return the kind of a value, for lists with the types of entries, such as "a list of str"."""
     if not isinstance(value, list | tuple):
         return kind_of(value)
     return f"{kind_of(value)} of {', '.join(sorted({type(entry).__name__ for entry in value}))}"
 
 
 def for_class_names(name: str, value: Any) -> str:
-    """Say what to do with class names where indices are expected; of anything else an empty string."""
+    """Return advice for class names where indices are expected; an empty string for other values."""
     if isinstance(value, str):
         return f"; of a class name pass its index: class_names.index({value!r})"
     entries = value.tolist() if isinstance(value, np.ndarray) else value
@@ -91,10 +91,10 @@ def for_class_names(name: str, value: Any) -> str:
 
 
 def read_numbers(name: str, value: Any) -> Float[Tensor, "..."]:
-    """Return a copy of finite numbers, whatever holds them, in at least float32.
+    """Return a copy of finite numbers from any container, in at least float32.
 
     Raises:
-        InputError: something else; the message has `name`.
+        InputError: anything else; the message contains `name`.
     """
     try:
         found = value if isinstance(value, Tensor) else torch.as_tensor(np.asarray(value))
@@ -106,13 +106,13 @@ def read_numbers(name: str, value: Any) -> Float[Tensor, "..."]:
 
 
 def _own(tensor: Tensor) -> Tensor:
-    """Return a copy that nobody else changes; what is made under inference mode cannot enter a graph."""
+    """Return an independent copy, made outside inference mode so that it can enter a graph."""
     with torch.inference_mode(False):
         return tensor.detach().clone()
 
 
 def changed(target: _T, /, **values: Any) -> _T:
-    """Return the same target with other values made from its own: checking them again would wait for the device."""
+    """Return the target with values derived from its own, without checks, which would synchronize."""
     own = copy.copy(target)
     for name, value in values.items():
         object.__setattr__(own, name, value)
@@ -120,7 +120,7 @@ def changed(target: _T, /, **values: Any) -> _T:
 
 
 def show(target: Any) -> str:
-    """Return the `repr` of a target: what it was made with, large tensors by their shape."""
+    """Return the `repr` of a target: its arguments, with large tensors by their shape."""
     parts = []
     for one in fields(target):
         value = getattr(target, one.name)

@@ -1,4 +1,4 @@
-"""From a picture to the model's input, and back: a transform knows which part of the picture the model saw."""
+"""Transforms from a picture to the model's input, which also tell which part of the picture the model sees."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 MOST_PIXELS = 2**26
-"""The largest resized picture; only one a thousand times longer than wide gets there."""
+"""The most pixels of a resized picture; only pictures a thousand times longer than wide reach it."""
 
 INTERPOLATIONS = {
     "nearest": Image.Resampling.NEAREST,
@@ -70,7 +70,7 @@ class PictureTransform:
         size: height and width of the model's input.
         resize: the shorter side before cropping (an int), an exact height and width, or None: exactly `size`.
         mean: per channel, in units of [0, 1]; a single number makes gray images of one channel.
-        std: per channel, in units of [0, 1], as many as of `mean`.
+        std: per channel, in units of [0, 1], as many as `mean` has.
         interpolation: a name in `INTERPOLATIONS`.
     """
 
@@ -106,7 +106,7 @@ class PictureTransform:
         return pixels.sub_(mean).div_(std)
 
     def box(self, height: int, width: int) -> Box:
-        """Return the crop's corners, carried back through the resize."""
+        """Return the crop's corners, mapped back through the resize."""
         (resized_h, resized_w), (top, left) = self._geometry(height, width)
         x, y = width / resized_w, height / resized_h
         return left * x, top * y, (left + self.size[1]) * x, (top + self.size[0]) * y
@@ -116,7 +116,7 @@ class PictureTransform:
         return asdict(self)
 
     def with_size(self, image_size: int) -> PictureTransform:
-        """Return the same transform for a square input, its resize scaled in proportion."""
+        """Return the transform for another square input, with its resize scaled in proportion."""
         scale = image_size / min(self.size)
         resize = self.resize
         if isinstance(resize, int):
@@ -126,7 +126,7 @@ class PictureTransform:
         return replace(self, size=(image_size, image_size), resize=resize)
 
     def _geometry(self, height: int, width: int) -> tuple[tuple[int, int], tuple[int, int]]:
-        """Size of the whole picture after resizing; row and column at which the crop begins (negative: padding)."""
+        """Return the size of the resized picture, and the first row and column of the crop (negative: padding)."""
         if isinstance(self.resize, int):
             longer = int(self.resize * max(height, width) / min(height, width))
             resized = (self.resize, longer) if height <= width else (longer, self.resize)
@@ -139,7 +139,7 @@ class PictureTransform:
         return resized, (offsets[0], offsets[1])
 
     def prepare(self, picture: Picture | Image.Image) -> UInt8[np.ndarray, "h w c"]:
-        """Resize, then crop; what lies outside of the picture is black. A PIL image is taken as RGB."""
+        """Resize, then crop; outside the picture pixels are black. PIL images are converted to RGB."""
         if isinstance(picture, Image.Image):
             picture = np.asarray(picture.convert("RGB"))
         if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
@@ -176,15 +176,15 @@ def as_transform(value: Any) -> Transform:
     if callable(value):
         if refused := refused_steps(value):
             raise OptionError(
-                f"the transform has {', '.join(refused)}, which shows another part of the picture each time; give the "
-                "transform of the evaluation, such as Resize and CenterCrop"
+                f"the transform has {', '.join(refused)}, which shows a different part of the picture each "
+                "time; pass the evaluation transform, such as Resize and CenterCrop"
             )
         return CallableTransform(value)
     raise InputError(f"a transform is a mapping or a callable from picture to tensor, got {kind_of(value)}")
 
 
 def _size(name: str, value: Any) -> tuple[int, int]:
-    """Height and width, of one number both."""
+    """Return height and width; a single number stands for both."""
     sides = [value] if np.ndim(value) == 0 and not isinstance(value, str) else value
     try:
         found = [index(side) for side in sides if not isinstance(side, bool)]
@@ -204,7 +204,7 @@ def _resize(name: str, value: Any) -> int | tuple[int, int] | None:
 
 
 def _numbers(name: str, value: Any) -> tuple[float, ...]:
-    """One finite number per channel."""
+    """Return one finite number per channel."""
     entries = value.tolist() if isinstance(value, np.ndarray | Tensor) else value
     entries = entries if isinstance(entries, Sequence | Iterable) else [entries]
     try:
@@ -239,7 +239,7 @@ def from_torchvision(preset: Any) -> PictureTransform:
 
 
 def from_timm(config: Mapping[str, Any]) -> PictureTransform | None:
-    """Read a data config of timm; None when pictures are letterboxed or their shorter side fits no single number."""
+    """Read a data config of timm; None if pictures are letterboxed, or no single shorter side describes the resize."""
     height, width = config["input_size"][1:]
     resized = int(height / config["crop_pct"]), int(width / config["crop_pct"])
     if config["crop_mode"] == "border" or (config["crop_mode"] == "center" and resized[0] != resized[1]):
@@ -254,7 +254,7 @@ def from_timm(config: Mapping[str, Any]) -> PictureTransform | None:
 
 
 def from_hugging_face(config: Mapping[str, Any]) -> PictureTransform | None:
-    """Read an image processor's config (`to_dict()`); None when it says something that is not understood."""
+    """Read an image processor's config (`to_dict()`); None if a field is not understood."""
     sides = dict(config.get("size") or {})
     crop = dict(config.get("crop_size") or {}) if config.get("do_center_crop") else {}
     resize: int | tuple[int, int] | None
@@ -264,7 +264,7 @@ def from_hugging_face(config: Mapping[str, Any]) -> PictureTransform | None:
     elif set(sides) == {"shortest_edge"}:
         shortest: int = sides["shortest_edge"]
         resize, size = shortest, _pair(shortest)
-        if "crop_pct" in config:  # below 384 such processors enlarge and crop, above they squash
+        if "crop_pct" in config:  # below 384 such processors enlarge and crop; from there on they squash
             resize = int(shortest / config["crop_pct"]) if shortest < 384 else size
             crop = {"height": size[0], "width": size[1]}
         if not crop:

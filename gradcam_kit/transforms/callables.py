@@ -1,4 +1,4 @@
-"""Any callable as a transform: what it is given, what it may return, and what it shows of a picture."""
+"""Wrap any callable as a transform: its input, its checks, and its view of a picture."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from gradcam_kit.errors import ShapeError, kind_of
 from gradcam_kit.transforms.protocol import Box, Picture
 from gradcam_kit.transforms.steps import random_steps, seen_box, steps_of
 
-_SHOWN_AS = 224  # pixels, for asking whether all steps are known
+_SHOWN_AS = 224  # size in pixels of a test picture that shows whether all steps are known
 
 
 @dataclass(frozen=True)
 class CallableTransform:
     """Any callable from a picture to a tensor `(c, h, w)`.
 
-    The callable gets the picture as uint8 `(height, width, 3)`; one of torchvision gets a PIL image, as it expects.
-    It may have a method `box(height, width)` that says which part of a picture it shows; of torchvision's transforms
-    the steps tell it, else it is the whole. Bytes are for models that scale and normalize by themselves; they become
-    floats from 0 to 255.
+    The callable gets the picture as uint8 `(height, width, 3)`, or a PIL image if it belongs to torchvision. It may
+    have a method `box(height, width)` that returns the part of a picture that it shows. For torchvision's transforms
+    this part is derived from the steps; otherwise it is the whole picture. Bytes are for models that scale and
+    normalize themselves; they become floats from 0 to 255.
     """
 
     function: Callable[[Any], Tensor]
@@ -38,22 +38,22 @@ class CallableTransform:
         return self.finish(self.prepare(picture)[None])[0]
 
     def prepare(self, picture: Picture) -> Float[Tensor, "c h w"] | UInt8[Tensor, "c h w"]:
-        """All of it: nothing is known that a batch could share.
+        """Run the whole transform, because no part of it is known to be shared by a batch.
 
         Raises:
-            ShapeError: the function returns something else than a tensor of one image.
+            ShapeError: the function does not return a tensor of one image.
         """
         image = self.function(self._given(picture))
         is_image = isinstance(image, Tensor) and image.ndim == 3 and image.is_floating_point()
         if not is_image and not (isinstance(image, Tensor) and _are_bytes(image)):
             got = f"{image.dtype} {tuple(image.shape)}" if isinstance(image, Tensor) else type(image).__name__
             raise ShapeError(
-                f"the model's transform returns {got}; a floating tensor (3, h, w) was expected{_remedy(image)}"
+                f"the model's transform returns {got}; expected a floating tensor (3, h, w){_remedy(image)}"
             )
         return image
 
     def finish(self, batch: Float[Tensor, "n c h w"] | UInt8[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
-        """Nothing is left to do, but that bytes become floats of the same values."""
+        """Convert bytes to floats of the same values; everything else is done already."""
         return batch if batch.is_floating_point() else batch.float()
 
     @property
@@ -68,10 +68,10 @@ class CallableTransform:
         return random_steps(self.function)
 
     def box(self, height: int, width: int) -> Box:
-        """Return what the callable or its steps say, else the whole picture.
+        """Return the box of the callable or of its steps, else the whole picture.
 
         Raises:
-            ShapeError: the callable says something else than four finite numbers.
+            ShapeError: the callable's `box` does not return four finite numbers.
         """
         if callable(getattr(self.function, "box", None)):
             said = self.function.box(height, width)  # type: ignore[attr-defined]
@@ -90,7 +90,7 @@ class CallableTransform:
         return {"callable": f"{getattr(self.function, '__module__', '')}:{name}"}
 
     def _given(self, picture: Picture) -> Any:
-        """Return the picture as the function takes it."""
+        """Return the picture in the form that the function expects."""
         first = next(steps_of(self.function), None)
         is_sequential = isinstance(self.function, nn.Sequential)
         if not type(first if is_sequential else self.function).__module__.startswith("torchvision."):
@@ -101,12 +101,12 @@ class CallableTransform:
 
 
 def _are_bytes(image: Tensor) -> bool:
-    """Whether bytes have their channels first; of any order models would take floats alone."""
+    """Whether bytes have their channels first; with another order, models accept only floats."""
     return image.dtype == torch.uint8 and image.ndim == 3 and image.shape[0] in (1, 3)
 
 
 def _remedy(image: object) -> str:
-    """Say what to do with what a transform returned."""
+    """Return the remedy for the result of a transform."""
     if isinstance(image, Image.Image):
         return "; end the transform with ToTensor() and Normalize()"
     if isinstance(image, np.ndarray):
@@ -115,4 +115,4 @@ def _remedy(image: object) -> str:
         return "; leave out the axis of the batch"
     if isinstance(image, tuple | list | Tensor):
         return "; several crops of one picture, as of FiveCrop, are several images: use CenterCrop"
-    return "" if image is not None else f"; {kind_of(image)} comes of a function without return"
+    return "" if image is not None else f"; a function without a return statement returns {kind_of(image)}"

@@ -1,4 +1,4 @@
-"""What a run asks of the way from a picture to the model's input."""
+"""The interface of transforms from a picture to the model's input."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from torch import Tensor
 
 Picture = UInt8[np.ndarray, "_ _ 3"]
 Box = tuple[float, float, float, float]
-"""`(x0, y0, x1, y1)` in the picture's pixels; it reaches beyond the picture where the model saw padding."""
+"""`(x0, y0, x1, y1)` in the picture's pixels; it extends beyond the picture where the model saw padding."""
 
 Prepared = UInt8[np.ndarray, "h w c"] | Float[Tensor, "c h w"] | UInt8[Tensor, "c h w"]
-"""A picture on its way to the model: all but the arithmetic that a whole batch shares is done."""
+"""A prepared picture: everything is done except the arithmetic that a whole batch shares."""
 
 
 @runtime_checkable
 class Transform(Protocol):
-    """What a run asks of the way from a picture to the model's input.
+    """The interface of transforms from a picture to the model's input.
 
-    It has two halves, because the first is work for many processes and the second for the model's device.
+    It has two halves: the first runs in many processes, the second on the model's device.
     """
 
     def __call__(self, picture: Picture) -> Float[Tensor, "c h w"]:
@@ -28,11 +28,11 @@ class Transform(Protocol):
         ...
 
     def prepare(self, picture: Picture) -> Prepared:
-        """Return what is done to each picture alone."""
+        """Run the part of the transform for a single picture."""
         ...
 
     def finish(self, batch: UInt8[Tensor, "n ..."] | Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
-        """Return what is done to a batch of prepared pictures, on the device on which it is."""
+        """Run the rest of the transform for a batch of prepared pictures, on its device."""
         ...
 
     def box(self, height: int, width: int) -> Box:
@@ -40,5 +40,5 @@ class Transform(Protocol):
         ...
 
     def describe(self) -> dict[str, Any]:
-        """All that determines the numbers, as plain values."""
+        """Everything that determines the result, as plain values."""
         ...

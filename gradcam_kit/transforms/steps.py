@@ -1,4 +1,4 @@
-"""Transforms of torchvision and timm, step by step: which part of a picture is left, and which steps draw at random."""
+"""Analyze transforms of torchvision and timm step by step: the visible part of a picture, and random steps."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ _PLACES = {
     "ScaleJitter",
     "TrivialAugmentWide",
 }
-"""Steps that move pixels at random, beside those whose names begin with Random."""
+"""Steps that move pixels at random, besides those whose names begin with Random."""
 
 
 @dataclass(frozen=True)
 class View:
-    """Where an image on its way to the model lies in the picture.
+    """The part of the picture that an image shows after some steps.
 
     Attributes:
         height: of the image.
@@ -66,21 +66,21 @@ class View:
     x: float = 1.0
 
     def resized(self, height: int, width: int) -> View:
-        """Return the same part with another number of pixels."""
+        """Return the same part after a resize."""
         return replace(self, height=height, width=width, y=self.y * self.height / height, x=self.x * self.width / width)
 
     def cropped(self, top: int, left: int, height: int, width: int) -> View:
-        """Another part; beyond the edges of the image there is padding."""
+        """Return another part; beyond the edges of the image there is padding."""
         return replace(self, height=height, width=width, top=self.top + top * self.y, left=self.left + left * self.x)
 
     @property
     def box(self) -> Box:
-        """The part in the picture's pixels."""
+        """Return the part in the picture's pixels."""
         return self.left, self.top, self.left + self.width * self.x, self.top + self.height * self.y
 
 
 def seen_box(transform: Any, height: int, width: int) -> Box | None:
-    """Return the part of a picture of this size that a transform shows; None where a step is not known."""
+    """Return the part of a picture of this size that a transform shows; None if a step is unknown."""
     view = View(height, width)
     for step in steps_of(transform):
         found = _after(step, view)
@@ -91,7 +91,7 @@ def seen_box(transform: Any, height: int, width: int) -> Box | None:
 
 
 def steps_of(transform: Any) -> Iterator[Any]:
-    """Yield the steps of a transform, those of nested ones too."""
+    """Yield the steps of a transform, including those of nested transforms."""
     parts = getattr(transform, "transforms", None) if _name(transform) == "Compose" else None
     if isinstance(transform, nn.Sequential):
         parts = list(transform)
@@ -103,7 +103,7 @@ def steps_of(transform: Any) -> Iterator[Any]:
 
 
 def refused_steps(transform: Any) -> list[str]:
-    """Return the names of steps that show another part of the picture each time."""
+    """Return the names of steps that show a random part of the picture."""
     names = (_name(step) for step in steps_of(transform))
     return [name for name in names if name not in _COLORS and (name.startswith("Random") or name in _PLACES)]
 
@@ -141,13 +141,13 @@ def _after(step: Any, view: View) -> View | None:
 
 
 def _resize(view: View, size: int | Sequence[int] | None, most: int | None) -> View:
-    """Return the size after a resize: a pair is height and width; a number the shorter side, the longer one bounded."""
+    """Return the size after a resize: a pair is height and width, a number the shorter side (the longer is bounded)."""
     sides = [size] if isinstance(size, int) else size
     if sides is not None and len(sides) == 2:
         return view.resized(sides[0], sides[1])
     shorter, longer = sorted((view.height, view.width))
     if sides is None:
-        assert most is not None  # torchvision has checked it
+        assert most is not None  # torchvision has checked the value
         short, long = int(most * shorter / longer), most
     else:
         short, long = sides[0], int(sides[0] * longer / shorter)
@@ -157,7 +157,7 @@ def _resize(view: View, size: int | Sequence[int] | None, most: int | None) -> V
 
 
 def _center_crop(view: View, size: int | Sequence[int]) -> View:
-    """Around the middle; what is too small is padded, the odd pixel behind it."""
+    """Crop around the center; pad small images, with an odd pixel at the end."""
     sides = [size] if isinstance(size, int) else size
     height, width = sides[0], sides[-1]
     top, left = _begin(view.height, height), _begin(view.width, width)
@@ -169,7 +169,7 @@ def _begin(have: int, want: int) -> int:
 
 
 def _pad(view: View, padding: int | Sequence[int]) -> View:
-    """One number for all sides, two for left and right and for top and bottom, or four: left, top, right, bottom."""
+    """Return the paddings: one number for all sides, two for left/right and top/bottom, or left, top, right, bottom."""
     sides = [padding] if isinstance(padding, int) else list(padding)
     left, top, right, bottom = (sides * 4)[:4] if len(sides) < 4 else sides
     return view.cropped(-top, -left, view.height + top + bottom, view.width + left + right)

@@ -22,10 +22,11 @@ def photograph(tmp_path: Path) -> Path:
     return path
 
 
+def clear(page: Page) -> None:
+    page.page.locator("#picture button[aria-label='Remove Image']").click()
+
+
 def upload(page: Page, path: Path) -> None:
-    clear = page.page.locator("#picture button[aria-label='Clear'], #picture button[title='Clear']")
-    if clear.count():
-        clear.first.click()
     page.page.locator("#picture input[type=file]").set_input_files(path)
 
 
@@ -56,10 +57,20 @@ def choose(page: Page, which: str, text: str) -> None:
     page.page.get_by_role("option", name=text).first.click()
 
 
+def move_opacity(page: Page) -> None:
+    slider = page.page.locator("#opacity input[type=range]")
+    slider.focus()
+    slider.press("ArrowRight")
+    slider.dispatch_event("pointerup")
+
+
 def test_upload_choose_and_copy(opened: Callable[[str], Page], photograph: Path) -> None:
     page = opened("demo")
+    said(page, "Drop a photograph")
+    move_opacity(page)  # there is nothing to repaint
     upload(page, photograph)
     first = sources(page, 3)
+    assert message(page) == ""
     assert "disc" in page.page.locator("#found").inner_text()
     choose(page, "target", "ring")
     other = sources(page, 3, but=first[:2])
@@ -76,6 +87,26 @@ def test_upload_choose_and_copy(opened: Callable[[str], Page], photograph: Path)
     page.page.locator(".card", has_text="grad-cam: disc").wait_for()
     page.page.locator("#check").click()
     page.page.locator(".card", has_text="Sanity check of EigenCAM").wait_for()
+    before = sources(page, 3)
+    move_opacity(page)
+    sources(page, 3, but=before)
+    clear(page)
+    said(page, "Drop a photograph")
+    page.page.locator(".card").first.wait_for(state="hidden")
+    assert page.page.get_by_text("Error", exact=True).count() == 0
+
+
+def test_a_quick_second_choice_is_the_one_that_is_shown(opened: Callable[[str], Page], photograph: Path) -> None:
+    page = opened("demo")
+    upload(page, photograph)
+    sources(page, 3)
+    for name in ("ring", "triangle", "heart"):
+        choose(page, "target", name)
+    page.page.locator("#found").get_by_text("disc").last.click()
+    page.page.locator(".card", has_text="eigen-cam: disc").wait_for()
+    page.page.wait_for_timeout(1500)  # for what an earlier choice may still have to say
+    cards = page.page.locator(".card")
+    assert all(": disc" in cards.nth(place).inner_text() for place in range(3))
 
 
 def test_what_is_not_a_picture_is_a_message_and_the_app_goes_on(
@@ -118,7 +149,7 @@ def test_boxes_can_be_clicked(opened: Callable[[str], Page], photograph: Path) -
     size = picture.bounding_box()
     assert size is not None
     side = 0.25 if "right" in first else 0.75
-    short = min(size["width"], size["height"])  # the picture is square and lies in the middle
+    short = min(size["width"], size["height"])  # the picture is square, fills its place, and lies in the middle
     picture.click(position={"x": size["width"] / 2 + (side - 0.5) * short, "y": size["height"] / 2})
     sources(page, 3, but=before[:2])
     assert shown.input_value() != first

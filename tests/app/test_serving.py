@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import socket
 import sys
+import webbrowser
 from collections.abc import Callable, Iterator
 
 import pytest
 from commands import cli
 
+from gradcam_kit import pages
 from gradcam_kit.app import launching, serving
 from gradcam_kit.errors import MissingExtraError, OptionError
 from gradcam_kit.jobs import ModelRequest
@@ -26,7 +28,7 @@ def taken() -> Iterator[int]:
 def test_a_taken_port_gives_the_next_free_one(taken: int, monkeypatch: pytest.MonkeyPatch) -> None:
     assert taken < serving.free_port(taken) < taken + 100
     monkeypatch.setattr(serving, "_PORTS", 1)
-    with pytest.raises(OptionError, match="all taken; choose another one with --port"):
+    with pytest.raises(OptionError, match="all taken; choose another with --port"):
         serving.free_port(taken)
     for port in (0, 70_000):
         with pytest.raises(OptionError, match=f"--port is {port}; expected a number from 1 to 65535"):
@@ -61,7 +63,8 @@ def test_two_apps_stand_side_by_side(served: Callable[[str], str]) -> None:
     assert int(second.rstrip("/").rsplit(":", 1)[1]) > int(first.rstrip("/").rsplit(":", 1)[1])
 
 
-def test_a_browser_that_does_not_open_is_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("display", ["", ":7"])
+def test_a_browser_is_opened_where_there_is_a_display(display: str, monkeypatch: pytest.MonkeyPatch) -> None:
     class Page:
         closed = False
 
@@ -73,14 +76,20 @@ def test_a_browser_that_does_not_open_is_a_line(monkeypatch: pytest.MonkeyPatch)
         def close(self, verbose: bool) -> None:
             self.closed = True
 
-    shown, said = Page(), []
-    monkeypatch.delenv("NO_PROXY", raising=False)
+    shown, said, opened = Page(), [], []
+    for name in ("NO_PROXY", *pages._DISPLAYS):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setenv("DISPLAY", display)
     for name in ("gradio", "launch_options"):
         monkeypatch.setattr(serving, name, dict)
     monkeypatch.setattr(serving, "build_page", lambda model: shown)
-    monkeypatch.setattr(serving.webbrowser, "open", lambda url: False)
+    monkeypatch.setattr(webbrowser, "open", lambda url: not opened.append(url))
     request = ModelRequest("demo", device="cpu")
     serving.serve(request, port=7990, open_browser=True, say=said.append, wait=lambda: None)
-    assert said[-1].startswith("no browser could be opened; open http://127.0.0.1:")
+    address = said[0].split()[2]
+    assert address.startswith("http://127.0.0.1:")
+    assert opened == ([address] if display else [])
+    assert said[1:] == ([] if display else [f"--open: no display or browser here; the page is at {address}"])
     assert shown.closed
     assert "NO_PROXY" not in os.environ

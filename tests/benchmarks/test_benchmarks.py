@@ -9,7 +9,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from benchmarks import results
+from benchmarks import results, waiting
 from benchmarks.__main__ import app
 from benchmarks.balanced import RESNET, VIT
 from benchmarks.cuda import ALONE
@@ -151,6 +151,19 @@ def test_tricks(tmp_path):
         "rows copied when they are read",
     ]
     assert all(row.figures["ratio"].median > 0 for row in results.rows)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="processes are stopped and continued by signals")
+def test_waiting(tmp_path):
+    results = quick("waiting", tmp_path)
+    first, *others = results.rows
+    assert {row.case["situation"] for row in others} == {waiting.ALONE, waiting.BESIDE}
+    assert len(results.rows) == 6
+    assert (first.figures["ratio"].median, first.beside) == (1, "")
+    for row in others:
+        assert row.beside == waiting.FIRST
+        seconds = row.figures["seconds"].median
+        assert row.figures["ratio"].median == pytest.approx(seconds / first.figures["seconds"].median)
 
 
 @pytest.mark.filterwarnings("ignore")  # of anomaly mode and other libraries

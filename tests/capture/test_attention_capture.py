@@ -208,7 +208,7 @@ def merged(strides: tuple[int, ...], keys: int = 1) -> nn.Module:
     ("model", "message"),
     [
         (rows_of(8), "'Built' is split into 8 windows of 8 tokens"),
-        (merged((1,), keys=2), "in 'Built' 64 tokens attend to 16 merged ones"),
+        (merged((1,), keys=2), "in 'Built' 64 tokens attend to 16 merged tokens"),
         (merged((1, 2)), "its blocks have 64 and 16 tokens"),
     ],
 )
@@ -236,9 +236,9 @@ def test_attention_among_channels_is_no_attention_among_tokens():
 def test_methods_that_need_more_of_the_model_say_what():
     with pytest.raises(CaptureError, match="class token of a transformer, and this model has none"):
         explain("grad-eclip", plain_vit(prefix=2, pool="mean"))
-    with pytest.raises(CaptureError, match="queries, keys and values of 'Built again' could not be seen"):
+    with pytest.raises(CaptureError, match="queries, keys and values of 'Built again' could not be observed"):
         explain("grad-eclip", contracted(), images(2, size=(8, 8)))
-    with pytest.raises(CaptureError, match="tokens that leave each block of Built could not be scored"):
+    with pytest.raises(CaptureError, match="output tokens of each block of Built could not be scored"):
         explain("legrad", contracted(), images(2, size=(8, 8)))
     assert saliency("generic-attention", contracted(), images(2, size=(8, 8))).any()
 

@@ -196,6 +196,6 @@ def test_rows_that_belong_to_neither_are_refused():
         return m.head(mixing @ m.features(x).mean((2, 3)) if len(x) == len(mixing) else m.features(x).mean((2, 3)))
 
     model = build(run, **features()).double()
-    with pytest.raises(CaptureError, match="neither to them one by one nor to the whole batch"):
+    with pytest.raises(CaptureError, match="neither to single images nor to the whole batch"):
         ScoreCAM(model, "features")((TILES, draw(5, 5)), lambda output: output[:, 1])
     assert issubclass(CaptureError, GradCamKitError)

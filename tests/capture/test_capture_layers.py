@@ -50,7 +50,7 @@ def test_unknown_name_is_told_with_the_nearest(wrong: str, hint: str) -> None:
 
 def test_module_of_another_model_is_told() -> None:
     for other in (tiny().stage1, nn.ReLU()):
-        with pytest.raises(LayerNotFoundError, match=r"no part of this TinyCNN.*named_modules"):
+        with pytest.raises(LayerNotFoundError, match=r"not part of this TinyCNN.*named_modules"):
             GradCAM(tiny(), other)
 
 

@@ -108,7 +108,9 @@ def test_the_input_can_be_named():
 
 def test_inputs_that_do_not_fit_are_refused():
     model = rgb_and_depth()
-    with pytest.raises(InputError, match=r"'rgb' on argument 0; 'depth' on argument 1.*not fused; explain them one by"):
+    with pytest.raises(
+        InputError, match=r"'rgb' on argument 0; 'depth' on argument 1.*cannot be fused; explain them one by"
+    ):
         GradCAM(model, ["rgb", "depth"])((RGB, DEPTH), 1)
     with pytest.raises(
         InputError, match=r"image_input is 0, but the layers depend on other inputs: 'depth' on argument 1"

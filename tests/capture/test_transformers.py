@@ -30,7 +30,7 @@ from gradcam_kit.targets import EmbeddingSimilarity
 from gradcam_kit.targets.outputs import find_logits
 from gradcam_kit.types import Attention
 
-WINDOWS, MERGED = r"is split into \d+ windows", r"\d+ tokens attend to \d+ merged ones"
+WINDOWS, MERGED = r"is split into \d+ windows", r"\d+ tokens attend to \d+ merged tokens"
 NONE, SCALES = "has no attention among the tokens", r"its blocks have \d+ and \d+ tokens"
 
 

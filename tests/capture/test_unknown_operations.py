@@ -122,7 +122,7 @@ def test_unknown_operations_that_work_position_by_position_keep_the_grid(name: s
 def test_positions_behind_unknown_mixtures_are_refused_by_name_and_left_out_of_the_choice(name: str) -> None:
     model = network(lambda tokens: Own.apply(tokens, name))
     assert GradCAM(model).explain(images(2)).layers[0] in ("first", "patch")
-    with pytest.raises(ShapeError, match=rf"layer 'norm' .*lost on the way.*unheard\.{name}.*reshape="):
+    with pytest.raises(ShapeError, match=rf"layer 'norm' .*are lost after.*unheard\.{name}.*reshape="):
         GradCAM(model, "norm")(images(2))
 
 
@@ -132,7 +132,7 @@ def test_beside_a_residual_connection_the_places_are_known() -> None:
 
 def test_an_operation_of_torch_without_a_rule_is_not_taken_for_one_that_works_value_by_value() -> None:
     model = network(lambda tokens: torch.fft.fft(tokens, dim=1).real)
-    assert "lost on the way" in verdict(model)
+    assert "are lost after" in verdict(model)
     assert "_fft" in verdict(model)
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from pathlib import Path
 
 import disk
+import forked
 import numpy as np
 import pytest
 from commands import cli
@@ -16,8 +16,6 @@ from gradcam_kit.methods import METHODS
 from gradcam_kit.models import load_model
 from gradcam_kit.pixels.decoding import read_picture
 
-ROOT = Path(__file__).parents[2]
-
 
 @pytest.fixture(autouse=True)
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -26,8 +24,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def process(*arguments: str) -> subprocess.CompletedProcess[str]:
     """The same in a process of its own."""
-    command = [sys.executable, "-m", "gradcam_kit", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, env={"PYTHONPATH": str(ROOT)}, check=False)
+    return forked.run(forked.MAIN, *arguments, preload=forked.COMMAND, check=False)
 
 
 @pytest.mark.parametrize(
@@ -91,10 +88,10 @@ def test_some_pictures_that_fail_make_status_1_and_are_named() -> None:
             ["run", "pictures", "--model", "shop:net", "--out", "out", "--std", "0,1,1"],
             "--std is 0,1,1; expected three",
         ),
-        (["run", "pictures", "--model", "shop:value", "--out", "out"], "shop:value is a tuple, and no factory"),
+        (["run", "pictures", "--model", "shop:value", "--out", "out"], "shop:value is a tuple, not a factory"),
         (
             ["run", "pictures", "--model", "shop:net", "--out", "out", "--class-names", "two.txt"],
-            "2 class names and shop",
+            "2 class names, but shop",
         ),
         (
             ["run", "pictures", "--model", "shop:net", "--out", "out", "--shard", "2/2"],
@@ -104,7 +101,7 @@ def test_some_pictures_that_fail_make_status_1_and_are_named() -> None:
         (["run", "pictures", "--model", "shop:net", "--out", "out", "--engine", "dask"], "the engine is 'dask'"),
         (
             ["run", "pictures", "--model", "shop:net", "--out", "out", "--method", "shop:Faulty"],
-            "the method Faulty fails where the model alone does not: AttributeError: 'LayerCapture' object has no",
+            "the method Faulty fails although the model itself does not: AttributeError: 'LayerCapture' object has no",
         ),
         (
             [
@@ -119,7 +116,7 @@ def test_some_pictures_that_fail_make_status_1_and_are_named() -> None:
         ),
         (
             ["run", "pictures", "--model", "shop:crooked", "--out", "out"],
-            "the transform of shop:crooked fails with every picture: AttributeError: 'numpy.ndarray' object has no",
+            "the transform of shop:crooked fails on every picture: AttributeError: 'numpy.ndarray' object has no",
         ),
         (["report", "nothing"], "'nothing' holds no run"),
         (["export", "nothing", "--to", "csv"], "'nothing' holds no run"),
@@ -132,7 +129,7 @@ def test_some_pictures_that_fail_make_status_1_and_are_named() -> None:
         ),
         (["compare", "pictures", "--model", "shop:net", "--out", "s.png", "--layer", "stage"], "no layer 'stage'; did"),
         (["compare", "pictures", "--model", "shop:net", "--out", "s.png", "--metric", "energy-pointing-game"], "masks"),
-        (["layers", "--model", "demmo"], "'demmo' names no model; did you mean 'demo'"),
+        (["layers", "--model", "demmo"], "'demmo' is not a model; did you mean 'demo'"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )

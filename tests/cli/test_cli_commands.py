@@ -41,7 +41,7 @@ def test_compare_draws_a_sheet_and_replaces_it_only_when_told() -> None:
     with Image.open("sheet.png") as sheet:
         all_methods = sheet.size
     status, _, problem = cli(*arguments, "--method", "grad-cam")
-    assert (status, "'sheet.png' is there already" in problem) == (2, True)
+    assert (status, "'sheet.png' already exists" in problem) == (2, True)
     cli(*arguments, "--method", "grad-cam", "--overwrite")
     with Image.open("sheet.png") as sheet:
         assert sheet.size[0] < all_methods[0] < 2000  # many methods go on in further rows

@@ -11,13 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import disk
+import forked
 import pytest
 import torch
 import typer
 from commands import cli
+from typer.testing import CliRunner
 
 import gradcam_kit
-from gradcam_kit.cli import app, opening
+from gradcam_kit import pages
+from gradcam_kit.cli import app
 from gradcam_kit.cli.command import command_threads
 from gradcam_kit.jobs import cores
 from gradcam_kit.methods import METHODS, BaseCAM
@@ -31,7 +34,7 @@ GROUP: Any = typer.main.get_command(app)
 @pytest.fixture(autouse=True)
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     disk.move_in(tmp_path, monkeypatch)
-    for name in opening._DISPLAYS:
+    for name in pages._DISPLAYS:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(sys, "platform", "linux")
 
@@ -59,6 +62,36 @@ def test_missing_arguments_are_named_together() -> None:
     alone = cli("run", "pictures", "-o", "out")[2]
     assert "Missing option '--model'" in alone
     assert "No such option: --nonsense" in cli("run", "--nonsense")[2]
+
+
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        ("run pictures --method grad-cam", {"grad-cam", "grad-cam++", "grad-cam-elementwise"}),
+        ("evaluate out --metric road-m", {"road-morf"}),
+        ("run pictures --dtype b", {"bfloat16"}),
+        ("run pictures --targets ", {"predicted", "label"}),
+        ("export out --to c", {"coco", "csv"}),
+        ("mod", {"models"}),
+    ],
+)
+def test_the_shell_completes_commands_and_values(typed: str, expected: set[str]) -> None:
+    words = f"gradcam-kit {typed}"
+    asked = {"COMP_WORDS": words, "COMP_CWORD": str(len(words.split(" ")) - 1)}
+    environment = {"_GRADCAM_KIT_COMPLETE": "complete_bash", **asked}
+    done = CliRunner().invoke(app, [], prog_name="gradcam-kit", env=environment)
+    assert set(done.stdout.split()) == expected
+
+
+def test_every_option_has_its_group() -> None:
+    ungrouped = [
+        (name, one.name)
+        for name, command in GROUP.commands.items()
+        for one in command.params
+        if one.param_type_name == "option" and one.name not in ("help", "every", "threshold") and not one.hidden
+        and one.rich_help_panel is None
+    ]  # fmt: skip
+    assert ungrouped == []
 
 
 def test_short_flags_are_the_long_ones() -> None:
@@ -96,8 +129,8 @@ def test_open_gives_the_page_to_the_browser(monkeypatch: pytest.MonkeyPatch) -> 
         raise webbrowser.Error("could not locate runnable browser")
 
     monkeypatch.setattr(webbrowser, "open", fails)
-    assert "the page is at" in str(opening.open_page("my page.html"))
-    assert "remote storage" in str(opening.open_page("s3://bucket/out/report.html"))
+    assert "the page is at" in str(pages.open_page("my page.html"))
+    assert "remote storage" in str(pages.open_page("s3://bucket/out/report.html"))
 
 
 def test_models_are_listed_with_their_weights(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,7 +144,7 @@ def test_models_are_listed_with_their_weights(monkeypatch: pytest.MonkeyPatch) -
     assert {model.spec for model in named.named_models()} >= {"demo", "mobilenet-v2"}
     status, said, problem = cli("models", "resnet19")
     assert (status, said) == (2, "")
-    assert "no model fits 'resnet19'; did you mean 'resnet1" in problem
+    assert "no model matches 'resnet19'; did you mean 'resnet1" in problem
     monkeypatch.setattr(named, "has_timm", lambda: False)
     assert all(not model.spec.startswith("timm:") for model in named.named_models("resnet18"))
     assert 'pip install -e ".[models]"' in cli("models", "resnet18")[2]
@@ -168,6 +201,4 @@ def test_waiting_threads_sleep_unless_the_user_says_otherwise(given: str | None,
 def test_the_library_leaves_the_policy_alone() -> None:
     code = "import os, gradcam_kit; gradcam_kit.METHODS; print('OMP_WAIT_POLICY' in os.environ)"
     environment = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"}
-    command = [sys.executable, "-c", code]
-    shown = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT, check=True)
-    assert shown.stdout == "False\n"
+    assert forked.run(code, environment=environment).stdout == "False\n"

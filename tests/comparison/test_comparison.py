@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
+import forked
 import numpy as np
 import pytest
 import torch
@@ -155,7 +154,7 @@ def test_the_model_is_left_as_it_was(model, batch):
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
 
-def test_it_is_loaded_when_used_and_names_the_extra_that_is_missing(tmp_path):
+def test_it_is_loaded_when_used_and_names_the_extra_that_is_missing(tmp_path, monkeypatch):
     code = (
         "import sys, gradcam_kit\n"
         "assert 'gradcam_kit.comparison' not in sys.modules\n"
@@ -169,15 +168,8 @@ def test_it_is_loaded_when_used_and_names_the_extra_that_is_missing(tmp_path):
         "    except gradcam_kit.GradCamKitError as error:\n"
         "        print(type(error).__name__, '.[notebook]' in str(error))\n"
     )
-    shown = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        env={"PYTHONPATH": str(ROOT)},
-        cwd=tmp_path,
-        check=True,
-    )
-    assert shown.stdout.splitlines() == ["1", *["MissingExtraError True"] * 2]
+    monkeypatch.chdir(tmp_path)
+    assert forked.run(code).stdout.splitlines() == ["1", *["MissingExtraError True"] * 2]
 
 
 def test_names_of_classes_and_endings_are_told() -> None:

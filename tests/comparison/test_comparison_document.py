@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from browsing import CONTRAST, HOSTILE, Page
+from browsing import CONTRAST, HOSTILE, WINDOWS, Page
 
 from gradcam_kit import compare
 from gradcam_kit.comparison import write_comparisons
@@ -43,13 +43,12 @@ def test_the_page_names_the_model_and_escapes_what_it_shows(found: Any, tmp_path
     assert "http" not in page.replace("http-equiv", "")
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1400, 390])
+@pytest.mark.parametrize(("width", "height", "scheme"), WINDOWS)
 def test_two_methods_can_be_subtracted_and_the_table_sorted(
-    browser: Any, found: Any, width: int, scheme: Any, tmp_path: Path
+    browser: Any, found: Any, width: int, height: int, scheme: Any, tmp_path: Path
 ) -> None:
     found.save(tmp_path / "page.html")
-    seen = Page(browser.new_page(viewport={"width": width, "height": 844}, color_scheme=scheme))
+    seen = Page(browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme))
     seen.page.goto((tmp_path / "page.html").as_uri())
     assert seen.page.evaluate("document.documentElement.scrollWidth") <= width
     assert seen.page.locator("h1").inner_text() == "How do 2 methods differ on DemoNet?"

@@ -84,7 +84,7 @@ def test_methods_of_another_model_are_scored_and_measured_by_their_own(batch):
         said = {cell.title: cell.notes[0] for cell in panel.cells}
         assert panel.note.endswith(f", {ours(x).softmax(1)[0, classes[0]]:.0%}")
         assert said["after"].endswith(f", {theirs(x).softmax(1)[0, classes[0]]:.0%}")
-        assert said["before"].startswith("average-drop")
+        assert said["before"].startswith("Average drop ")
 
 
 def test_baselines_beside_methods_of_another_model_are_about_the_model_itself(batch):

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from browsing import CONTRAST, Page
+from browsing import CONTRAST, WINDOWS, Page
 from models import tiny
 from torch import Tensor, nn
 from traces import unchanged
@@ -128,8 +128,7 @@ def test_rows_and_text() -> None:
     assert "http" not in page.replace("http-equiv", "")
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize(("width", "height"), [(1400, 900), (390, 844)])
+@pytest.mark.parametrize(("width", "height", "scheme"), WINDOWS)
 def test_the_page_fits_a_screen_and_a_phone(browser: Any, width: int, height: int, scheme: Any, tmp_path: Path) -> None:
     names = [HOSTILE, "a_very_long_name_of_a_class_without_any_place_to_break" * 2, *"cde"]
     path = analyze_mistakes(tiny(), data(), class_names=names).to_html(tmp_path / "mistakes.html")

@@ -78,7 +78,7 @@ def test_a_head_stuck_on_the_class_token() -> None:
         model.attn.in_proj_weight[20:24] = 0.5
     (finding,) = watched(model, WORDS).findings
     assert (finding.level, finding.kind, finding.layer) == ("note", "sink", "attn")
-    assert "Head 1 looks at token 0 ('[CLS]')" in finding.message
+    assert "Head 1 attends almost only to token 0 ('[CLS]')" in finding.message
     assert finding.value is not None
     assert finding.value > 0.9
     assert "the first token" in watched(model).findings[0].message
@@ -203,6 +203,6 @@ def test_words_in_the_terminal_and_as_html() -> None:
     for wrong in ({"head": 4}, {"sample": 6}, {"query": 8}):
         with pytest.raises(OptionError):
             attention.text(**wrong)
-    with pytest.raises(ShapeError, match="tokens has 2 words, and 'attn' has 8 keys"):
+    with pytest.raises(ShapeError, match="tokens has 2 words, but 'attn' has 8 keys"):
         watched(seeded(), ["two", "words"]).text()
     assert "7  " in watched(seeded()).text()  # numbers stand for words that were not given

@@ -6,12 +6,11 @@ import copy
 import gc
 import json
 import pickle
-import subprocess
-import sys
 import threading
 import weakref
 from typing import Any
 
+import forked
 import pytest
 import torch
 from models import Built
@@ -226,8 +225,7 @@ with ModelDiagnostics(model, optimizer=optimizer) as diagnostics:
 
 def test_memory_does_not_grow() -> None:
     # In a process of its own: the run-time checks of the tests remember types.
-    result = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True)
-    before, after = map(int, result.stdout.split())
+    before, after = map(int, forked.run(MEMORY).stdout.split())
     assert after - before < 3 * 20_000  # three layers: medians of 512 values, and 18 rows of 112 bytes
 
 

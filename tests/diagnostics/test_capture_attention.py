@@ -206,7 +206,7 @@ def test_what_is_kept_is_chosen() -> None:
     with pytest.raises(LayerNotFoundError, match="did you mean"), capture_attention(model, layers="block.1"):
         model(IMAGES)
     with (
-        pytest.raises(CaptureError, match="lies inside of head"),
+        pytest.raises(CaptureError, match="no attention in head"),
         capture_attention(model, layers="head"),
     ):
         model(IMAGES)
@@ -220,7 +220,7 @@ def test_no_attention_says_what_was_looked_for() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Softmax(-1))
     with (
         pytest.raises(
-            CaptureError, match=r"^no attention found in Sequential: looked .* \(1, 4, 6, 6\) that no[^\n]*$"
+            CaptureError, match=r"^no attention found in Sequential: looked .* \(1, 4, 6, 6\) by which no[^\n]*$"
         ),
         unchanged(model),
         capture_attention(model),

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from browsing import CONTRAST, Page
+from browsing import CONTRAST, WINDOWS, Page
 
 from gradcam_kit.diagnostics.findings import Finding
 from gradcam_kit.diagnostics.show.page import Channel, DataSection, Pair, place_of, render_page, verdict
@@ -100,7 +100,7 @@ def test_what_was_not_seen_has_no_section() -> None:
 
 def test_verdicts() -> None:
     assert verdict([]) == "Nothing wrong was found."
-    assert verdict([Finding("warn", "leak", "", "x")]) == "Nothing is clearly wrong, and something deserves a look."
+    assert verdict([Finding("warn", "leak", "", "x")]) == "Nothing is clearly wrong, but something deserves a look."
 
 
 @pytest.mark.parametrize(("ratio", "place"), [(1e-3, 50), (1e-9, 0), (1.0, 100), (7.0, 100), (0.0, 0)])
@@ -108,8 +108,7 @@ def test_places_of_updates(ratio: float, place: float) -> None:
     assert place_of(ratio) == pytest.approx(place)
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize(("width", "height"), [(1400, 900), (390, 844)])
+@pytest.mark.parametrize(("width", "height", "scheme"), WINDOWS)
 def test_the_page_fits_a_screen_and_a_phone(browser: Any, width: int, height: int, scheme: Any, tmp_path: Path) -> None:
     tmp_path.joinpath("doctor.html").write_text(page(), encoding="utf-8")
     context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)

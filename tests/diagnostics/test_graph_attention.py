@@ -120,7 +120,7 @@ def test_a_head_that_looks_at_one_neighbor() -> None:
         conv.att_src[0, 1] *= 1000
     (finding,) = graph_attention(conv, x, edges).findings
     assert (finding.level, finding.kind, finding.layer) == ("note", "sink", "GATConv")
-    assert "Head 1 looks at one neighbor" in finding.message
+    assert "Head 1 attends almost only to one neighbor" in finding.message
     assert graph_attention(conv, x, edges).entropy["GATConv"][:, 1].nanmean() < 0.1
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from models import Built
 from torch import Tensor, nn
+from torch.nn import functional
 from trainings import batches, found, mlp, train
 
 from gradcam_kit.diagnostics import ModelDiagnostics, collecting
@@ -127,3 +128,19 @@ def test_a_gradient_that_is_cut_is_seen_without_an_optimizer() -> None:
         for inputs, _ in batches(3):
             model(inputs).sum().backward()
     assert found(diagnostics.report(), "bad") == [("no-gradient", "side")]
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_a_scaler_that_was_not_given_is_said(given: bool) -> None:
+    model, scaler = mlp(), torch.amp.GradScaler("cpu", init_scale=1024.0)
+    optimizer = torch.optim.SGD(model.parameters(), 0.01)
+    with ModelDiagnostics(model, optimizer=optimizer, scaler=scaler if given else None) as diagnostics:
+        for inputs, labels in batches(3):
+            optimizer.zero_grad()
+            scaler.scale(functional.cross_entropy(model(inputs), labels)).backward()
+            scaler.step(optimizer)
+            scaler.update()
+    report = diagnostics.report()
+    assert any("GradScaler" in note for note in report.notes) is not given
+    assert (report.layers[0].gradient_norm > 10) is not given
+    assert train(mlp(), 3).notes == ()

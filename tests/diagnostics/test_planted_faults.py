@@ -240,3 +240,27 @@ def test_masked_scores_in_front_of_a_softmax_are_healthy() -> None:
         scores=nn.Linear(16, 32), mask=Masked(), softmax=nn.Softmax(-1), head=nn.Linear(32, 8),
     )  # fmt: skip
     assert not any(kind == "nonfinite" for kind, _ in found(train(he(model))))
+
+
+def test_steps_that_rounding_swallows_are_too_small_and_nothing_is_called_frozen() -> None:
+    for optimizer in (torch.optim.SGD, torch.optim.Adam):
+        model = mlp()
+        report = train(model, optimizer=optimizer(model.parameters(), lr=1e-12))
+        assert found(report) == [("update", "")]
+        assert "precision of the weights" in report.findings[0].advice
+
+
+def test_a_model_that_stands_still_is_one_finding() -> None:
+    model = mlp()
+    report = train(model, optimizer=torch.optim.SGD(model.parameters(), lr=0.0))
+    assert found(report) == [("frozen", "")]
+    assert report.findings[0].message == "the parameters have gradients but did not change in 2 measured steps"
+
+
+def test_a_cause_is_told_and_not_what_follows() -> None:
+    report = train(mlp(), lr=10.0)
+    assert found(report)[0] == ("update", "")
+    assert found(report, "bad") == []
+    model = mlp()
+    torch.nn.init.constant_(model[2].bias, -1000.0)
+    assert found(train(model)) == [("dead", "3")]

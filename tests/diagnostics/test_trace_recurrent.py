@@ -216,7 +216,7 @@ def test_what_cannot_be_traced_is_one_line() -> None:
         trace_recurrent(nn.LSTM(3, 4, 2, dropout=0.5), x)
     with pytest.raises(LayerNotFoundError, match=r"Linear has no recurrent layer; looked for nn.RNN, nn.LSTM"):
         trace_recurrent(nn.Linear(3, 4), x)
-    with pytest.raises(LayerNotFoundError, match="cells that the model steps by itself are not traced: 0"):
+    with pytest.raises(LayerNotFoundError, match="cells that the model steps itself are not traced: 0"):
         trace_recurrent(nn.Sequential(nn.LSTMCell(3, 4)), x)
     with pytest.raises(LayerNotFoundError, match="did you mean 'lstm'"):
         trace_recurrent(model, (WORDS, LENGTHS), "lstn")
@@ -235,7 +235,7 @@ def test_what_cannot_be_traced_is_one_line() -> None:
         trace["lstmm"]
     with pytest.raises(OptionError, match="layer is 2"):
         trace["lstm"].at(2)
-    with pytest.raises(OptionError, match="runs forward alone"):
+    with pytest.raises(OptionError, match="runs only forward"):
         trace["gru"].at(0, reverse=True)
     with pytest.raises(RuntimeError), unchanged(model):
         trace_recurrent(model, (WORDS, LENGTHS + 10))

@@ -206,7 +206,9 @@ def test_wandb_reads_its_offline_run(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert wandb.run is None
     with pytest.raises(InputError, match="never starts one"):
         WandbWriter(wandb.run)
-    run = wandb.init(mode="offline", dir=tmp_path, project="p", settings=wandb.Settings(console="off", silent=True))
+    run = wandb.init(
+        mode="offline", dir=str(tmp_path), project="p", settings=wandb.Settings(console="off", silent=True)
+    )
     writer = WandbWriter(run)
     assert isinstance(writer, Writer)
     writer.scalar("loss", 0.5, 50)

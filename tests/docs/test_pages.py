@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from gradcam_kit.cli import app
 from gradcam_kit.methods import METHODS
 from gradcam_kit.metrics import METRICS
+from gradcam_kit.models import photos
 
 ROOT = Path(__file__).parent.parent.parent
 PAGES = sorted(DOCS.rglob("*.md"))
@@ -48,7 +49,8 @@ def test_the_python_examples_run_in_order(page: Path) -> None:
 @pytest.mark.parametrize(
     "page", [page for page in PAGES if "\ngradcam-kit " in page.read_text()], ids=lambda page: page.stem
 )
-def test_the_commands_run(page: Path) -> None:
+def test_the_commands_run(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(photos, "PACKAGE", "no_package_of_this_name")  # tests/cli/test_demo_page.py shows photographs
     lines = [line for block in blocks(page, "bash") for line in block.splitlines()]
     for command in (line for line in lines if line.startswith("gradcam-kit ")):
         done = CliRunner().invoke(app, shlex.split(command)[1:])

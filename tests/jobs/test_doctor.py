@@ -133,7 +133,7 @@ def test_labels_without_class_names_are_folders_in_order_and_indices_out_of_rang
     status, _, notes, found = doctor("--model", "shop:nameless", "--data", "data", *FEW)
     assert (status, found[0]["kind"]) == (1, "label-range")
     assert "read as class indices" in notes
-    assert "from 1 to 4, and there are classes 0 to 2" in found[0]["message"]
+    assert "from 1 to 4, but there are only classes 0 to 2" in found[0]["message"]
     for i in range(12):
         save(i, f"named/{'abc'[i % 3]}/{i}.png", label="")
     _, _, notes, found = doctor("--model", "shop:nameless", "--data", "named", *FEW)
@@ -174,7 +174,15 @@ def test_one_logit_is_no_class_to_be_out_of_range() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "model", ["torchvision:resnet18", "torchvision:mobilenet_v3_small", "timm:vit_tiny_patch16_224"]
+    "model",
+    [
+        "torchvision:resnet18",
+        "timm:test_vit.r160_in1k",
+        *(
+            pytest.param(model, marks=pytest.mark.exhaustive)
+            for model in ("torchvision:mobilenet_v3_small", "timm:vit_tiny_patch16_224")
+        ),
+    ],
 )
 def test_fresh_models_are_healthy(model: str) -> None:
     status, _, _, found = doctor("--model", model, "--image-size", "64", *FEW)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import disk
+import forked
 import pytest
 
 from gradcam_kit import METHODS, explain_folder
@@ -45,15 +44,15 @@ def test_names_in_lists_are_taken_too() -> None:
 
 
 WRONG = {
-    "overlays='none'": "InputError: the number of overlays is 'none'; expected a whole number of at least 0",
-    "batch_size='8'": "InputError: the batch size is '8'; expected a whole number of at least 1",
-    "workers=1.5": "InputError: the number of workers is 1.5; expected a whole number of at least 0",
-    "shard_size=True": "InputError: the shard size is True; expected a whole number of at least 1",
-    "methods=[GradCAM]": "InputError: a run stores the names of its methods and metrics, and <class "
+    "overlays='none'": "InputError: the number of overlays is 'none'; expected an integer of at least 0",
+    "batch_size='8'": "InputError: the batch size is '8'; expected an integer of at least 1",
+    "workers=1.5": "InputError: the number of workers is 1.5; expected an integer of at least 0",
+    "shard_size=True": "InputError: the shard size is True; expected an integer of at least 1",
+    "methods=[GradCAM]": "InputError: a run stores the names of its methods and metrics, but <class "
     "'gradcam_kit.methods.grad_cam.GradCAM'> is not a name",
     "methods='gradcam'": "UnknownNameError: there is no method 'gradcam'; did you mean 'grad-cam'",
     "class_names='none.txt'": "InputError: the class names in 'none.txt' cannot be read",
-    "model=5": "InputError: the model cannot be an int; expected a torch.nn.Module, or a specification such as",
+    "model=5": "InputError: the model is an int; expected a torch.nn.Module, or a specification such as",
 }
 
 
@@ -65,8 +64,7 @@ def test_wrong_types_say_what_is_expected() -> None:
             f"try: explain_folder('pictures', out='out', **{{**given, **dict({arguments})}})",
             "except Exception as error: print(f'{type(error).__name__}: {error}')",
         ]
-    command = [sys.executable, "-c", "\n".join(lines)]
-    done = subprocess.run(command, capture_output=True, text=True, env={"PYTHONPATH": f"{ROOT}:."}, check=False)
+    done = forked.run("\n".join(lines), preload=forked.COMMAND)
     said = done.stdout.splitlines()
     assert len(said) == len(WRONG), done.stderr
     for line, expected in zip(said, WRONG.values(), strict=True):

@@ -162,7 +162,7 @@ def test_a_method_that_breaks_is_told_from_a_picture_that_breaks_the_model() -> 
     disk.write_picture(Path("pictures/a.png"), disk.CAT)
     disk.write_picture(Path("pictures/c.png"), disk.BLACK)
     summary = explain(methods=("grad-cam", "shop:Moody"))
-    said = "the method Moody fails where the model alone does not: ValueError: not in the mood"
+    said = "the method Moody fails although the model itself does not: ValueError: not in the mood"
     assert summary.problems == (f"c.png: {said}",)
     rows = disk.read_rows(Path("out"))
     assert [row["error"] for row in rows] == [None, None, *[f"MethodError: {said}"] * 2]
@@ -236,7 +236,7 @@ def test_class_names_from_a_file() -> None:
     disk.write_picture(Path("pictures/two/a.png"), disk.CAT)
     Path("names.txt").write_text("one\ntwo\ntwo\n")
     assert explain(targets="label", class_names=Path("names.txt"), model="shop:nameless").failed == 1
-    assert "names 2 classes" in disk.read_rows(Path("out"))[0]["error"]
+    assert "is the name of 2 classes" in disk.read_rows(Path("out"))[0]["error"]
     Path("names.txt").write_text("one\ntwo\nthree\n")
     explain(targets="label", class_names=Path("names.txt"), model="shop:nameless", overwrite=True)
     assert disk.read_rows(Path("out"))[0]["target"] == 1

@@ -132,14 +132,15 @@ def test_decoding_keeps_the_order_and_turns_failures_into_values(
 
 
 def test_a_picture_that_kills_its_reader_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its reader also dies of every second picture, which is not the fault of that."""
     monkeypatch.setattr(decode, "_FEW", 0)
-    for name in "abcd":
-        disk.write_picture(Path(f"pictures/{name}.png"), disk.BLACK if name == "b" else disk.CAT)
-    transform = load_model("shop:deadly").transform
-    with Reader(transform, 1, 4, True) as reader:
-        found = [one for batch in reader.read(marked(index_pictures("pictures", "out"), 4), ahead=1) for one in batch]
-    assert [isinstance(one, Failed) for one in found] == [False, True, False, False]
-    assert found[1] == Failed(found[1].entry, "PictureError: cannot read the picture: the process that read it died")
+    for name in "abc":
+        disk.write_picture(Path(f"pictures/{name}.png"), disk.BLACK if name == "a" else disk.CAT)
+    transform = load_model("shop:tired").transform
+    with Reader(transform, 1, 3, True) as reader:
+        found = [one for batch in reader.read(marked(index_pictures("pictures", "out"), 3), ahead=1) for one in batch]
+    assert [isinstance(one, Failed) for one in found] == [True, False, False]
+    assert found[0] == Failed(found[0].entry, "PictureError: cannot read the picture: the process that read it died")
 
 
 def test_no_more_pictures_are_read_ahead_than_allowed() -> None:

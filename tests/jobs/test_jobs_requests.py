@@ -49,7 +49,7 @@ def explain(source: str = "pictures", model: str = "shop:net", **options: Any) -
         ({"targets": "predict"}, UnknownNameError, "the targets are 'predict'; did you mean 'predicted'?: there is no"),
         ({"model": "shop:nameless", "targets": "cat"}, OptionError, "the model has no class names (see --class-names)"),
         ({"scores": "percent"}, OptionError, "the kind of scores is 'percent'; expected 'softmax', 'sigmoid', 'raw'"),
-        ({"targets": "top:4"}, ClassIndexError, "top:4 is asked of a model with 3 classes"),
+        ({"targets": "top:4"}, ClassIndexError, "the targets are top:4, but the model has 3 classes"),
         ({"layers": ("stage3",)}, LayerNotFoundError, "no layer 'stage3'; did you mean 'stage2'"),
         ({"layers": ("fc",)}, GradCamKitError, "'fc'"),
         ({"model": "shop:nameless", "targets": "label"}, OptionError, "needs class names"),
@@ -76,7 +76,7 @@ def test_a_wrong_request_is_an_error_and_leaves_nothing(
         ({"workers": -1}, "the number of workers is -1"),
         ({"shard_size": 0}, "the shard size is 0"),
         ({"overlays": -2}, "the number of overlays is -2"),
-        ({"methods": ()}, "no method is asked for"),
+        ({"methods": ()}, "no method is given"),
     ],
 )
 def test_options_out_of_range(options: dict[str, Any], says: str) -> None:

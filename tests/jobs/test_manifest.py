@@ -27,8 +27,8 @@ def refusal(**changes: Any) -> str:
 def test_every_field_that_differs_is_named() -> None:
     assert refusal(model="shop:net", transform={"mean": (0.1,), "std": (0.2,)}, scores="raw") == (
         '\'out\' holds a run with different model: "demo" there, "shop:net" now; transform.mean: [0.5] there, [0.1] '
-        'now; transform.std: [0.5] there, [0.2] now; scores: "softmax" there, "raw" now; choose another folder, ask '
-        "for the same, or replace it: --overwrite"
+        'now; transform.std: [0.5] there, [0.2] now; scores: "softmax" there, "raw" now; choose another folder, use '
+        "the same settings, or replace it with --overwrite"
     )
 
 

@@ -139,6 +139,6 @@ def test_class_names_in_another_encoding_are_named(encoding: str) -> None:
 
 def test_12_bits_in_16_are_said() -> None:
     Image.fromarray(np.full((8, 8), 4000, np.uint16)).save("dark.png")
-    assert "as if 12-bit data were stored" in str(depth_note(Entry("dark.png", "dark.png")))
+    assert "as if it held unscaled 12-bit data" in str(depth_note(Entry("dark.png", "dark.png")))
     assert depth_note(Entry("a.png", "a.png")) is None
     assert depth_note(Entry("none.png", "none.png")) is None

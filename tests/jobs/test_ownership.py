@@ -90,7 +90,7 @@ def test_what_is_read_is_never_removed(place: str, lists: bool) -> None:
     disk.write_picture(Path(place, "p.png"), disk.CAT)
     Path("list.txt").write_text(f"{place}/p.png\n")
     before = everything()
-    with pytest.raises(OptionError, match="lies in what --overwrite removes of 'out'"):
+    with pytest.raises(OptionError, match="is in a folder of 'out' that --overwrite empties"):
         explain("list.txt" if lists else place, overwrite=True)
     assert everything() == before
 
@@ -102,7 +102,7 @@ def test_a_list_or_names_among_what_is_removed_are_refused_too() -> None:
     Path("out/metrics/names.txt").write_text("x\ny\nz\n")
     for options in ({"source": "out/overlays/list.txt"}, {"class_names": Path("out/metrics/names.txt")}):
         before = everything()
-        with pytest.raises(OptionError, match="lies in what --overwrite removes"):
+        with pytest.raises(OptionError, match="that --overwrite empties"):
             explain(**options, overwrite=True)
         assert everything() == before
 
@@ -151,7 +151,7 @@ def test_what_keeps_a_folder_from_being_made_is_said_before_anything_is_written(
 ) -> None:
     Path("out").mkdir()
     make(Path("out", part))
-    with pytest.raises(OptionError, match=f"out/{part} is in the way"):
+    with pytest.raises(OptionError, match=f"out/{part} exists, but the run needs"):
         explain()
     assert os.listdir("out") == [part]
 
@@ -205,7 +205,7 @@ def interrupting(when: int) -> Callable[..., Any]:
 
 
 @pytest.mark.parametrize(
-    ("when", "advice"), [(1, "run the same command to begin it"), (3, "without --overwrite to resume")]
+    ("when", "advice"), [(1, "run the same command to start it"), (3, "without --overwrite to resume")]
 )
 def test_the_advice_after_an_interruption_is_true(when: int, advice: str, monkeypatch: pytest.MonkeyPatch) -> None:
     explain()
@@ -248,6 +248,6 @@ def test_a_full_disk_after_overwriting_says_which_command_goes_on(monkeypatch: p
     explain()
     with monkeypatch.context() as patch:
         disk.fill_up(patch, at="shards/00001.parquet")
-        with pytest.raises(OptionError, match="leave out --overwrite to go on with what is written now"):
+        with pytest.raises(OptionError, match="leave out --overwrite to continue from here"):
             explain(overwrite=True, shard_size=1)
     assert run(RunRequest("shop:net", source="pictures", out="out", workers=1, shard_size=1)).before == 1

@@ -47,7 +47,7 @@ def test_an_export_replaces_only_exports(to: str, name: str) -> None:
     export_run("out", to, "there")  # its own
     Path("there", name).write_text("mine")
     before = everything("there")
-    with pytest.raises(OptionError, match="no export to"):
+    with pytest.raises(OptionError, match="is not an export to"):
         export_run("out", to, "there")
     assert everything("there") == before
     export_run("out", to, "there", overwrite=True)
@@ -60,7 +60,7 @@ def test_an_export_into_the_run_replaces_only_exports(to: str, name: str) -> Non
     export_run("out", to)
     export_run("out", to)
     Path("out/export", to, name).write_text("mine")
-    with pytest.raises(OptionError, match="no export to"):
+    with pytest.raises(OptionError, match="is not an export to"):
         export_run("out", to)
     assert Path("out/export", to, name).read_text() == "mine"
 
@@ -71,7 +71,7 @@ def test_the_demo_replaces_only_demos(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo, "METHODS", {name: demo.METHODS[name] for name in ("eigen-cam",)})
     Path("shown").mkdir()
     Path("shown/methods.png").write_text("mine")
-    with pytest.raises(OptionError, match=r"shown/methods\.png is there already"):
+    with pytest.raises(OptionError, match=r"shown/methods\.png already exists"):
         demo.run_demo(Path("shown"))
     assert everything("shown") == {"shown/methods.png": b"mine"}
     demo.run_demo(Path("shown"), overwrite=True)
@@ -80,7 +80,7 @@ def test_the_demo_replaces_only_demos(monkeypatch: pytest.MonkeyPatch) -> None:
         demo.run_demo(Path("shop.py"))
     Path("blocked").mkdir()
     Path("blocked/overlays").write_text("mine")
-    with pytest.raises(OptionError, match="blocked/overlays is in the way"):
+    with pytest.raises(OptionError, match="blocked/overlays exists, but a folder"):
         demo.run_demo(Path("blocked"))
     assert everything("blocked") == {"blocked/overlays": b"mine"}
 

@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from importlib.util import find_spec
 from io import StringIO
 from pathlib import Path
 
@@ -19,17 +20,20 @@ from gradcam_kit.errors import InputError
 from gradcam_kit.jobs import RunRequest, RunSummary, run
 from gradcam_kit.jobs.work import reader as decode
 
-os.environ.setdefault("RAY_raylet_start_wait_time_s", "300")  # machines that are busy start slowly; read at import
-os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-ray = pytest.importorskip("ray")
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.skipif(find_spec("ray") is None, reason="no Ray"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),  # Ray leaves files open
 ]
 ROOT = Path(__file__).parents[2]
-NODE = {"num_cpus": 3, "object_store_memory": 200_000_000}
+NODE = {"num_cpus": 2, "object_store_memory": 200_000_000, "include_log_monitor": False}
+SETTINGS = {
+    "RAY_raylet_start_wait_time_s": "300",  # machines that are busy start slowly; read at import
+    "RAY_AUTH_MODE": "disabled",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_prestart_worker_first_driver": "0",  # without the environment of a run, so that it would start others
+}
 
 
 @pytest.fixture(scope="module")
@@ -45,13 +49,25 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def cluster(folder: Path) -> Iterator[object]:
-    from ray.cluster_utils import Cluster
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in SETTINGS.items():
+            patch.setenv(name, os.environ.get(name, value))
+        from ray.cluster_utils import Cluster  # which takes seconds
 
-    cluster = Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})
-    os.environ["RAY_ADDRESS"] = cluster.address
-    yield cluster
-    os.environ.pop("RAY_ADDRESS")
-    cluster.shutdown()
+        cluster = Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})
+        patch.setenv("RAY_ADDRESS", cluster.address)
+        yield cluster
+        cluster.shutdown()
+
+
+@pytest.fixture(scope="module")
+def connected(cluster: object) -> Iterator[None]:
+    """The connection of a driver that has one already: its runs share processes, each of which starts in seconds."""
+    import ray
+
+    ray.init(os.environ["RAY_ADDRESS"], logging_level="ERROR", log_to_driver=False)
+    yield
+    ray.shutdown()
 
 
 def explain(out: str, engine: str, console: Console | None = None, **options: object) -> RunSummary:
@@ -70,7 +86,26 @@ def same(one: str, other: str) -> None:
     assert [name for name in ours if ours[name] != theirs[name]] == []
 
 
-def test_rows_overlays_and_resume_are_those_of_the_local_engine(folder: Path, cluster: object) -> None:
+def test_what_kills_a_reader_or_fills_the_memory_costs_no_more_than_on_one_machine(
+    folder: Path, cluster: object, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for i in range(5):
+        disk.write_picture(Path(f"frail/{i}.png"), np.roll(disk.CAT, i, axis=1) if i < 4 else disk.BLACK)
+    monkeypatch.setattr(decode, "_FEW", 0)
+    options = {"source": "frail", "model": "shop:frail", "shard_size": 5, "batch_size": 5, "processes": True}
+    explain("dying-local", "local", **options)
+    said = StringIO()
+    capfd.readouterr()
+    summary = explain("dying", "ray", Console(file=said, width=200), **options)
+    assert (summary.pictures, summary.failed, summary.missing) == (5, 1, 0)
+    assert summary.problems == ("4.png: cannot read the picture: the process that read it died",)
+    assert said.getvalue().count("cpu ran out of memory; continuing with batches of 2") == 1
+    assert capfd.readouterr().err == ""  # of Ray, neither what it does nor what it thinks of it
+    assert "RAY_BACKEND_LOG_LEVEL" not in os.environ
+    same("dying", "dying-local")
+
+
+def test_rows_overlays_and_resume_are_those_of_the_local_engine(folder: Path, connected: None) -> None:
     torch.set_num_threads(1)  # as Ray gives its workers
     explain("local", "local")
     summary = explain("out", "ray")
@@ -85,26 +120,7 @@ def test_rows_overlays_and_resume_are_those_of_the_local_engine(folder: Path, cl
     assert not Path("wrong").exists()
 
 
-def test_what_kills_a_reader_or_fills_the_memory_costs_no_more_than_on_one_machine(
-    folder: Path, cluster: object, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    for i in range(6):
-        disk.write_picture(Path(f"frail/{i}.png"), disk.BLACK if i == 2 else np.roll(disk.CAT, i, axis=1))
-    monkeypatch.setattr(decode, "_FEW", 0)
-    options = {"source": "frail", "model": "shop:frail", "shard_size": 6, "batch_size": 5, "processes": True}
-    explain("dying-local", "local", **options)
-    said = StringIO()
-    capfd.readouterr()
-    summary = explain("dying", "ray", Console(file=said, width=200), **options)
-    assert (summary.pictures, summary.failed, summary.missing) == (6, 1, 0)
-    assert summary.problems == ("2.png: cannot read the picture: the process that read it died",)
-    assert said.getvalue().count("the memory of cpu is too small; going on with batches of 2") == 1
-    assert capfd.readouterr().err == ""  # of Ray, neither what it does nor what it thinks of it
-    assert "RAY_BACKEND_LOG_LEVEL" not in os.environ
-    same("dying", "dying-local")
-
-
-def test_a_node_that_is_killed_changes_nothing(folder: Path, cluster: object) -> None:
+def test_a_node_that_is_killed_changes_nothing(folder: Path, cluster: object, connected: None) -> None:
     for i in range(40):
         disk.write_picture(Path(f"pictures/more/{i:02}.png"), np.roll(disk.CAT, i, axis=1))
     explain("undisturbed", "local", model="shop:slow")

@@ -44,9 +44,9 @@ def change(name: str, value: Any) -> None:
     [
         ("path", None, "a row has no path"),
         ("status", "perhaps", "a status other than ok and error"),
-        ("heatmap", b"1", "of 'a.png' has a heatmap that is not of its size in float16: heatmap of 1 bytes"),
-        ("height", 0, "a heatmap that is not of its size"),
-        ("width", None, "a heatmap that is not of its size"),
+        ("heatmap", b"1", "of 'a.png' has a heatmap whose bytes do not match its size in float16: heatmap of 1 bytes"),
+        ("height", 0, "a heatmap whose bytes do not match its size"),
+        ("width", None, "a heatmap whose bytes do not match its size"),
         ("box", None, "no box"),
         ("box", [5.0, 0, 1, 9], "no box"),
         ("box", [float("nan")] * 4, "no box"),

@@ -116,7 +116,7 @@ def test_other_pictures_are_refused_and_overwritten_when_asked() -> None:
     Path("out/run.json").unlink()
     with pytest.raises(OptionError, match=r"holds shards without a run.json"):
         explain()
-    with pytest.raises(OptionError, match="the other parts"):
+    with pytest.raises(OptionError, match="of other parts"):
         explain(overwrite=True, part=(0, 2))
 
 
@@ -157,7 +157,7 @@ def test_methods_of_ones_own() -> None:
     for method, says in [
         ("shop:Negative", "module 'shop' has no method 'Negative'; did you mean"),
         ("shop:Net", "shop:Net is not a method; expected a class derived from gradcam_kit.BaseCAM"),
-        ("nowhere:X", "'nowhere:X' names no method: no module 'nowhere'"),
+        ("nowhere:X", "'nowhere:X' is not a method: there is no module 'nowhere'"),
     ]:
         with pytest.raises((UnknownNameError, InputError)) as caught:
             explain(methods=(method,), out="other")

@@ -96,8 +96,8 @@ def test_a_full_disk_is_one_line_and_the_same_command_goes_on(monkeypatch: pytes
         status, said, problem = command("pictures", "--shard-size", "2")
     assert (status, said) == (2, "")
     assert problem == (
-        "gradcam-kit: 'out/shards/00002.parquet' cannot be written: No space left on device; what is complete in 'out' "
-        "stays valid; run the same command to resume"
+        "gradcam-kit: 'out/shards/00002.parquet' cannot be written: No space left on device; complete results in 'out' "
+        "stay valid; run the same command to resume"
     )
     status, said, _ = command("pictures", "--shard-size", "2")
     assert status == 0
@@ -112,8 +112,8 @@ def test_a_disk_that_is_full_before_all_overlays_are_drawn_is_one_line_too(monke
         status, said, problem = command("pictures", "--shard-size", "10")
     assert (status, said) == (2, "")
     assert problem == (
-        "gradcam-kit: 'out/overlays/13.png.grad-cam.jpg' cannot be written: No space left on device; what is complete "
-        "in 'out' stays valid; run the same command to resume"
+        "gradcam-kit: 'out/overlays/13.png.grad-cam.jpg' cannot be written: No space left on device; complete results "
+        "in 'out' stay valid; run the same command to resume"
     )
     assert paths() == [f"{i:02}.png" for i in range(10)]
     status, said, _ = command("pictures", "--shard-size", "10")
@@ -143,7 +143,7 @@ def test_a_checkpoint_that_carries_code_is_refused_and_not_run() -> None:
     Path("evil.pt").write_bytes(pickle.dumps(_Evil()))
     status, said, problem = command("pictures", "--checkpoint", "evil.pt")
     assert (status, said) == (2, "")
-    assert problem.startswith("gradcam-kit: evil.pt is no plain file of tensors")
+    assert problem.startswith("gradcam-kit: evil.pt is not a plain file of tensors")
     assert not Path("executed").exists()
     assert not Path("out").exists()
 
@@ -165,4 +165,4 @@ def test_too_little_memory_is_said_and_survived() -> None:
     disk.write_pictures(Path("pictures"))
     status, said, problem = command("pictures", "--batch-size", "7", model="shop:small")
     assert (status, "7 of 7 pictures explained" in said) == (0, True)
-    assert problem == "note: the memory of cpu is too small; going on with batches of 3"
+    assert problem == "note: cpu ran out of memory; continuing with batches of 3"

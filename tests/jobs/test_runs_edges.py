@@ -166,7 +166,7 @@ def test_a_folder_that_may_not_be_read_is_left_out(pattern: str, monkeypatch: py
     monkeypatch.setattr(Path, "lstat", partialmethod(lambda self, whole: refused(whole, self), Path.lstat))
     left_out = Skipped()
     assert sorted(entry.key[0] for entry in find_pictures(pattern, "out", left_out)) == ["a", "c"]
-    assert left_out.lines() == ["left out folders that may not be read: b"]
+    assert left_out.lines() == ["left out folders without read permission: b"]
     with pytest.raises(InputError, match="home/b' cannot be listed: Permission denied"):
         list(find_pictures("home/b", "out", Skipped()))
 

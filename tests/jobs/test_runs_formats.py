@@ -115,7 +115,7 @@ def test_hostile_files_are_error_rows_and_harm_no_other() -> None:
     Image.new("RGB", (30_000, 1)).save("pictures/thin.png")
     said["thin.png"] = "30000 x 1 pixels are too thin"
     Path("pictures/page.png").write_text("<svg/>")
-    said["page.png"] = "no picture of a known format"
+    said["page.png"] = "not a picture of a known format"
     rows = rows_of("--batch-size", "2", status=1)
     assert rows.pop("good.png")["status"] == "ok"
     assert set(rows) == set(said)

@@ -8,10 +8,10 @@ import random
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import disk
+import forked
 import numpy as np
 import pytest
 import torch
@@ -21,6 +21,7 @@ from gradcam_kit.jobs import RunRequest, run
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
+RUN = ("run", "pictures", "--model", "shop:slow", "--out", "out")
 
 
 @pytest.fixture(autouse=True)
@@ -28,12 +29,9 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     disk.move_in(tmp_path, monkeypatch)
 
 
-def start(*arguments: str, program: Sequence[str] = ("-m", "gradcam_kit")) -> subprocess.Popen[str]:
+def start(code: str, *arguments: str) -> forked.Program:
     """The command in a process, and process group, of its own."""
-    command = [sys.executable, *program, "run", "pictures", "--model", "shop:slow", "--out", "out", *arguments]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    pipe = subprocess.PIPE
-    return subprocess.Popen(command, env=environment, text=True, stdout=pipe, stderr=pipe, start_new_session=True)
+    return forked.start(code, *arguments, preload=forked.COMMAND)
 
 
 def many_pictures() -> None:
@@ -76,7 +74,7 @@ def test_killed_at_random_moments_it_ends_as_if_undisturbed() -> None:
     # Moments are changes of the folder, of which a run makes more than 120 (28 overlays, 10 shards, 10 thumbnails).
     moments = [1, 2, *(draw.randint(20, 60) for _ in range(20))]
     for kills, moment in enumerate(moments):  # noqa: B007
-        process = start(*options, program=("-c", KILLED, str(moment)))
+        process = start(KILLED, str(moment), *RUN, *options)
         said, problems = process.communicate(timeout=300)
         if process.returncode != -signal.SIGKILL:
             break
@@ -109,7 +107,7 @@ main()
 def test_an_interrupted_run_says_how_to_go_on(number: int) -> None:
     many_pictures()
     options = ("--shard-size", "4", "--batch-size", "2", "--no-report", "--overlays", "none")
-    process = start(*options, program=("-c", STOPPED, str(int(number))))
+    process = start(STOPPED, str(int(number)), *RUN, *options)
     said, problems = process.communicate(timeout=120)
     assert process.returncode == 130
     assert "note: interrupted; finishing what is being written" in problems
@@ -140,9 +138,9 @@ class Interrupting:
 sys.meta_path.insert(0, Interrupting())
 main()
 """
-    process = start(program=("-c", program))
-    assert process.communicate(timeout=120) == ("", "gradcam-kit: interrupted\n")
-    assert process.returncode == 130
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.run([sys.executable, "-c", program, *RUN], env=environment, capture_output=True, text=True)
+    assert (process.returncode, process.stdout, process.stderr) == (130, "", "gradcam-kit: interrupted\n")
 
 
 INTERRUPTED = """
@@ -166,7 +164,7 @@ main()
 
 def test_an_interruption_does_not_disturb_readers_that_are_still_starting() -> None:
     many_pictures()
-    process = start("--no-report", "--workers", "2", program=("-c", INTERRUPTED))
+    process = start(INTERRUPTED, *RUN, "--no-report", "--workers", "2")
     said, problems = process.communicate(timeout=300)
     assert process.returncode == 130, problems
     assert "Traceback" not in said + problems

@@ -118,12 +118,16 @@ def test_a_class_name_is_a_target(targets: str, index: int) -> None:
     ("options", "error", "says"),
     [
         ({"targets": "dogg"}, UnknownNameError, "the targets are 'dogg'.*no class 'dogg'.*did you mean 'dog'"),
-        ({"targets": "cat", "class_names": ["cat", "dog", "cat", "cup"]}, UnknownNameError, "names 2 classes, 0 and 2"),
-        ({"class_names": ["cat", "dog"]}, OptionError, "there are 2 class names and Net has 4 outputs"),
+        (
+            {"targets": "cat", "class_names": ["cat", "dog", "cat", "cup"]},
+            UnknownNameError,
+            "is the name of 2 classes, 0 and 2",
+        ),
+        ({"class_names": ["cat", "dog"]}, OptionError, "there are 2 class names, but Net has 4 outputs"),
         ({"class_names": ["cat", None, "a", "b"]}, InputError, r"class_names\[1\] is a NoneType"),
         ({"transform": {"mean": (0.5, float("nan"), 0.5)}}, OptionError, "expected a finite number per channel"),
-        ({"transform": old.Compose([old.RandomResizedCrop(8)])}, OptionError, "shows another part of the picture"),
-        ({"transform": {"size": 32, "mean": 0.5, "std": 0.5}}, InputError, "a single mean and std make gray images"),
+        ({"transform": old.Compose([old.RandomResizedCrop(8)])}, OptionError, "shows a different part of the picture"),
+        ({"transform": {"size": 32, "mean": 0.5, "std": 0.5}}, InputError, "a single mean and std give gray images"),
         ({"transform": old.Compose([old.Resize(32)])}, InputError, r"returns Image; .*end the transform with ToTensor"),
     ],
 )
@@ -140,7 +144,7 @@ def test_a_model_of_gray_images_takes_one_number() -> None:
     model = Net(channels=1)
     run = explain(model, report=False)
     assert [row["score"] for row in run] == pytest.approx(outputs(model).softmax(1).amax(1).tolist(), abs=1e-5)
-    with pytest.raises(InputError, match="for a model of gray images give a single mean and std"):
+    with pytest.raises(InputError, match="for a model of gray images pass a single mean and std"):
         explain(model, "other", transform={"size": 32})
 
 
@@ -164,7 +168,7 @@ def test_bytes_go_to_models_that_take_them() -> None:
     expected = outputs(Scaling(), to_bytes).softmax(1).amax(1).tolist()
     assert [row["score"] for row in run] == pytest.approx(expected, abs=1e-5)
     with pytest.raises(
-        InputError, match=r"returns bytes, which the model does not take: .*end the transform with ToTe"
+        InputError, match=r"returns bytes, which the model does not accept: .*end the transform with ToTe"
     ):
         explain(Strict(), "other", transform=to_bytes)
 
@@ -188,7 +192,7 @@ def test_the_command_takes_a_name_and_a_kind_of_score(capsys: pytest.CaptureFixt
     with pytest.raises(SystemExit) as left:
         app([*arguments, "--targets", names[2], "--scores", "raw"])
     assert left.value.code == 0
-    assert "the score is the output of the class as it is, as asked for" in capsys.readouterr().err
+    assert "the score is the output of the class as it is, as requested" in capsys.readouterr().err
     manifest = json.loads(Path("out/run.json").read_text())
     assert (manifest["targets"], manifest["scores"]) == (names[2], "raw")
     with pytest.raises(SystemExit) as left:

@@ -79,7 +79,7 @@ def test_nothing_is_imported_because_run_json_names_it(
 @pytest.mark.parametrize("spec", ["os:abort", "sys:exit", "builtins:print", "subprocess:Popen", "shop:net"])
 def test_modules_that_are_loaded_are_not_asked_either(spec: str) -> None:
     change("about", "request", "model", value=spec)
-    with pytest.raises(OptionError, match=f"name it again: --model {spec}"):
+    with pytest.raises(OptionError, match=f"if you trust it, pass --model {spec}"):
         evaluate(EvaluateRequest("out", ("sparseness",)))
 
 
@@ -87,7 +87,7 @@ def test_what_is_named_again_is_used() -> None:
     asked = {"source": "pictures", "out": "mine", "workers": 1, "report": False}
     run(RunRequest("shop:net", methods=("shop:Positive", "grad-cam"), **asked))
     for spec in ("shop:net", "shop:Positive"):
-        sys.modules["gradcam_kit.models"]._named.discard(spec)  # as in another process
+        sys.modules["gradcam_kit.models.user_code"]._named.discard(spec)  # as in another process
     command = ["evaluate", "mine", "--metric", "sparseness", "--no-baselines"]
     assert CliRunner().invoke(app, command).exit_code == 2
     assert CliRunner().invoke(app, [*command, "--model", "shop:net"]).exit_code == 2
@@ -179,7 +179,7 @@ def test_who_reads_a_damaged_shard_is_told_its_name_and_what_to_do(damage: str) 
     SHARD.write_bytes(DAMAGE[damage](SHARD.read_bytes()))
     uses = (list, lambda found: found.table(), lambda found: found[0])
     for use in uses:
-        with pytest.raises(InputError, match=r"out/shards/00000\.parquet is damaged .* makes it again"):
+        with pytest.raises(InputError, match=r"out/shards/00000\.parquet is damaged .* to rebuild it"):
             use(load_run("out"))
     for command in (["report", "out"], ["export", "out", "--to", "csv"], ["evaluate", "out"]):
         done = CliRunner().invoke(app, command)
@@ -194,7 +194,7 @@ def test_measurements_that_are_damaged_are_made_again_and_those_of_others_stay()
     assert evaluate(request).before == 0
     pq.write_table(pa.table({"mine": [1, 2]}), path)
     mine = path.read_bytes()
-    with pytest.raises(OptionError, match=r"metrics/00000\.parquet is not what a run measured"):
+    with pytest.raises(OptionError, match=r"metrics/00000\.parquet is not a file of measurements"):
         evaluate(request)
     assert path.read_bytes() == mine
 

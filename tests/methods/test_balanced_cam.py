@@ -113,7 +113,7 @@ def test_models_without_tokens_use_the_last_layer():
 def test_options_that_do_not_exist_are_errors():
     with pytest.raises(UnknownNameError, match=r"reference is 'average'; expected 'mean', 'zero'"):
         BalancedCAM(tiny(), reference="average")
-    with pytest.raises(OptionError, match=r"BalancedCAM is balanced always.*HiResCAM"):
+    with pytest.raises(OptionError, match=r"BalancedCAM always uses balanced.*HiResCAM"):
         BalancedCAM(tiny(), gradient_rule="exact")
     assert repr(BalancedCAM(tiny(), reference="zero")).endswith("reference='zero')")
 
@@ -210,5 +210,5 @@ def test_comparisons_say_why_a_token_model_cannot_have_it():
     hiding.load_state_dict(model.norm.state_dict())
     model.norm = hiding
     found = compare(model, images(2), cost=False)
-    assert "Hidden hides what it does" in found.left_out["balanced-cam"]
+    assert "Hidden hides its operations" in found.left_out["balanced-cam"]
     assert len(found.heatmaps) == 6

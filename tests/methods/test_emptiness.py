@@ -43,7 +43,7 @@ CAUSES = {
     "head of zeros": (untrained, GradCAM, "relu2", None, "does not depend on the image, as with a head of zeros"),
     "dead units": (off, GradCAM, "relu2", 0, "the activations of relu2 are zero everywhere"),
     "dead units, no gradients": (off, EigenCAM, "relu2", 0, "the activations of relu2 are zero everywhere"),
-    "against": (against, GradCAM, "relu2", 0, r"all evidence is against what is explained.*targets=Negative"),
+    "against": (against, GradCAM, "relu2", 0, r"all evidence is against the explained score.*targets=Negative"),
     "against, by position": (against, HiResCAM, "relu2", [0, 1], "all evidence is against"),
     "saturated": (saturated, GradCAM, "layer", 0, "no gradient reaches the layers: the score is saturated"),
 }

@@ -38,7 +38,7 @@ def test_the_methods_that_take_the_rule():
 
 @pytest.mark.parametrize("name", sorted(set(METHODS) - set(TAKING)))
 def test_methods_without_such_gradients_refuse_it(name):
-    reason = "uses no gradients|second derivatives|by its own weights|a rule of its own"
+    reason = "uses no gradients|second derivatives|with respect to its own weights|its own rule for gradients"
     with pytest.raises(InputError, match=f"{METHODS[name].__name__} .*({reason})"):
         METHODS[name](tiny(), "relu2", gradient_rule="balanced")
 

@@ -31,6 +31,8 @@ EACH_KIND = pytest.mark.parametrize("name", each())
 EACH_KIND_LAYER = pytest.mark.parametrize(("name", "layer"), each(pairs()))
 """For what depends on the pass and not on the formula."""
 
+TWO_EACH = [[0, 1], [2, 3], [4, 0]]
+
 PERMUTED = {
     "random-cam": "every channel keeps its place in the draw",
     **{name: "attention has no channels" for name in ON_CLASSES if is_for_transformers(name)},
@@ -81,8 +83,9 @@ def same_saliency(found, expected, tolerance: float = 1e-10) -> None:
     same_maps(found, expected)
 
 
-@EACH_LAYER
-@pytest.mark.parametrize("targets", [None, [[0, 1], [2, 3], [4, 0]]], ids=["predicted", "two"])
+@pytest.mark.parametrize(
+    ("name", "layer", "targets"), [*((*pair, TWO_EACH) for pair in pairs()), *each((*pair, None) for pair in pairs())]
+)
 def test_batch_equals_one_by_one(name, layer, targets):
     model, images = home(name), pictures(name)
     whole = explain(name, model, layer, images, targets)
@@ -168,8 +171,9 @@ def changed_head(name: str, scale: float = 1.0, shift: float = 0.0) -> nn.Module
     return model
 
 
-@EACH_LAYER
-@pytest.mark.parametrize("shift", [-50.0, 7.0])
+@pytest.mark.parametrize(
+    ("name", "layer", "shift"), [*((*pair, -50.0) for pair in pairs()), *each((*pair, 7.0) for pair in pairs())]
+)
 def test_shifted_logits_give_the_same_map(name, layer, shift):
     expected = explain(name, home(name), layer, pictures(name))
     found = explain(name, changed_head(name, shift=shift), layer, pictures(name))

@@ -110,8 +110,7 @@ def test_two_layers(name, normalization, fusion):
     assert list(found.saliency) == list(found.layers) == ["block2", "block1"]
 
 
-@pytest.mark.parametrize("build", list(SIZES))
-@pytest.mark.parametrize("name", ON_CNNS)
+@pytest.mark.parametrize(("name", "build"), crossed(ON_CNNS, SIZES, first=ON_CNNS))
 def test_signals_pictures_and_volumes_by_default(name, build):
     for layer in layers_of(name):
         same(explain(name, build, layer).heatmaps, heatmaps(name, build, [layer]))

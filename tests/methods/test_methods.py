@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 import reference as ref
 import torch
-from cases import SMALL, VIT, assert_same, logit, probability, stack
+from cases import LARGE, PERTURBED, SMALL, VIT, assert_same, logit, probability, stack
 from comparisons import LOGITS_ONLY, VARIANTS, cases_of, unfit
 from explicit_vit import ExplicitViT
 from oracles import EXCEPTIONS, ORACLES, finer
+from representatives import representatives
 from torch.testing import assert_close
 
 from gradcam_kit import METHODS
@@ -19,6 +20,9 @@ from gradcam_kit.targets import ClassLogit, ClassProbability, LogitDifference
 TOO_LONG = ("rise",)  # its transcription would take minutes; with fewer masks it is among the VARIANTS
 ALL = [(name, case) for name in METHODS if name in ORACLES and name not in TOO_LONG for case in cases_of(name)]
 FIT = [(name, case) for name, case in ALL if not unfit(name, case)]
+# A formula sees numbers, not an architecture: of each kind one method is asked on deep networks and all transformers.
+KINDS = {*representatives(name for name, _ in FIT), "einsum-cam"}  # whose formula has weights of the layer in it
+ARCHITECTURES = {case.name for case in (*LARGE, *PERTURBED, *VIT[1:3])}
 FEW = ("tiny last", "tiny signed last", "blocks last", "blocks earlier", "mini last", "mini signed")
 
 OBJECTIVES = {
@@ -35,8 +39,13 @@ CANCELING = {("group-cam", "mobilenet middle"): 1e-5}
 """Differences of probabilities that agree in their first ten digits: the rest of float64 depends on the processor."""
 
 
-def named(pairs):
-    return pytest.mark.parametrize(("name", "case"), pairs, ids=[f"{name}-{case.name}" for name, case in pairs])
+def named(pairs, rare=lambda name, case: False):
+    """Parametrize by name and case; those that are rare run with `-m exhaustive`."""
+    cases = [
+        pytest.param(name, case, id=f"{name}-{case.name}", marks=pytest.mark.exhaustive if rare(name, case) else ())
+        for name, case in pairs
+    ]
+    return pytest.mark.parametrize(("name", "case"), cases)
 
 
 def explain(name, case, targets=None, **options):
@@ -53,7 +62,7 @@ def test_every_method_has_an_oracle():
     assert not set(ORACLES) & set(EXCEPTIONS)
 
 
-@named(FIT)
+@named(FIT, rare=lambda name, case: case.name in ARCHITECTURES and name not in KINDS)
 def test_saliency_equals_the_paper(name, case):
     saliency, explanation = explain(name, case)
     assert saliency.dtype == torch.float64
@@ -64,7 +73,10 @@ def test_saliency_equals_the_paper(name, case):
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
-@named([(name, case) for name, case in FIT if case.name in FEW and name not in LOGITS_ONLY])
+@named(
+    [(name, case) for name, case in FIT if case.name in FEW and name not in LOGITS_ONLY],
+    rare=lambda name, case: case.name not in (FEW[0], FEW[-2]) and name not in KINDS,
+)
 def test_other_targets_equal_the_paper(name, case, objective):
     make_target, score = OBJECTIVES[objective]
     saliency, _ = explain(name, case, make_target(case))

@@ -19,7 +19,7 @@ MISTAKES: dict[str, tuple[Any, type[Exception], str]] = {
     "one picture": (
         BATCH[0],
         ShapeError,
-        r"the model failed on these images: (.|\n)*for the batch: images\[None\]",
+        r"the model failed on these images: (.|\n)*a batch axis: images\[None\]",
     ),
     "a list of pictures": (
         list(BATCH),
@@ -27,10 +27,10 @@ MISTAKES: dict[str, tuple[Any, type[Exception], str]] = {
         r"sequence of 3 .*TinyCNN.forward takes 1;.*torch\.stack\(images\)$",
     ),
     "a list of one": ([BATCH[0]], ShapeError, r"images\[None\]"),
-    "different sizes": ([BATCH[0], BATCH[1, :, 2:]], InputError, r"torch\.stack\(images\), resized to one size"),
+    "different sizes": ([BATCH[0], BATCH[1, :, 2:]], InputError, r"torch\.stack\(images\), after resizing"),
     "a list of batches": (list(BATCH[:, None]), InputError, r"torch\.cat\(images\)"),
     "a list of arrays": (list(BATCH.numpy()), InputError, r"sequence of 3 .*torch\.stack\(\[transform"),
-    "one array": ([BATCH[0].numpy()], ShapeError, r"no tensor in the images, but a ndarray;.*torch\.stack"),
+    "one array": ([BATCH[0].numpy()], ShapeError, r"images contain no tensor, but a ndarray;.*torch\.stack"),
     "channels last": (BATCH.movedim(1, -1), ShapeError, r"images\.movedim\(-1, 1\)"),
 }
 
@@ -46,7 +46,7 @@ def test_images_in_the_wrong_form_say_what_to_do(kind: str, layer: str | None) -
 def test_two_pictures_for_a_model_with_two_inputs_are_told_to_be_stacked() -> None:
     model = build(lambda m, x, mask=None: m.body(x), body=tiny())
     model.forward = lambda x, mask=None: model.body(x)
-    with pytest.raises(ShapeError, match=r"A sequence stands for several inputs.*torch\.stack\(images\)"):
+    with pytest.raises(ShapeError, match=r"A sequence is read as several inputs.*torch\.stack\(images\)"):
         GradCAM(model, "body.relu2")([BATCH[0], BATCH[1]])
 
 

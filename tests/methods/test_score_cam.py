@@ -283,5 +283,5 @@ def test_other_precisions_are_refused(dtype):
 
 
 def test_double_precision_is_not_halved_in_silence():
-    with pytest.raises(OptionError, match=r"the images are torch\.float64, which autocast leaves as they are"):
+    with pytest.raises(OptionError, match=r"the images are torch\.float64, which autocast does not change"):
         saliency(blocks(), dtype=torch.bfloat16)

@@ -133,7 +133,7 @@ def test_one_frame_that_counts() -> None:
         ((CLIP[0], "act"), {}, ShapeError, r"clip is \(5, 3, 16, 12\); expected \(n, t, c, h, w\)"),
         ((CLIP[0], "act"), {"frames": 3}, ShapeError, "frames is 3"),
         (("clip", "act"), {"frames": 3}, InputError, "clip is a str"),
-        ((CLIP, "act"), {"method": "score-cam"}, OptionError, "needs more than gradients"),
+        ((CLIP, "act"), {"method": "score-cam"}, OptionError, "needs more than activations and gradients"),
         ((CLIP, "act"), {"method": "grad-camm"}, UnknownNameError, "grad-cam"),
         ((CLIP, "act"), {"normalize": "mean"}, OptionError, "normalize"),
     ],
@@ -155,5 +155,5 @@ def test_rows_with_two_readings_are_refused() -> None:
             rows = clip.flatten(0, 1)
             return self.conv(rows + rows.mean(0)).mean((2, 3)).unflatten(0, clip.shape[:2]).mean(1)
 
-    with pytest.raises(ShapeError, match=r"as 2 clips after each other or as frames after each other.*both clips"):
+    with pytest.raises(ShapeError, match=r"as clip after clip or as frame after frame.*both clips"):
         temporal_cam(Mixed().double(), CLIP, "conv", 0)

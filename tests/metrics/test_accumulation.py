@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import pickle
-import subprocess
-import sys
 from pathlib import Path
 
+import forked
 import pytest
 import torch
 from metric_cases import FEW, SIZE, masks, measure, standard_case, with_maps
@@ -189,12 +188,8 @@ dist.destroy_process_group()
 
 
 def test_two_processes_give_the_numbers_of_one(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", WORKER]
-    root = Path(__file__).parents[2]
-    workers = [
-        subprocess.Popen([*command, str(rank), str(tmp_path / "store")], stdout=subprocess.PIPE, text=True, cwd=root)
-        for rank in range(2)
-    ]
+    preload = ("torch", "torch.distributed", "torchmetrics")
+    workers = [forked.start(WORKER, str(rank), str(tmp_path / "store"), preload=preload) for rank in range(2)]
     outputs = [worker.communicate(timeout=120)[0].split() for worker in workers]
     assert [worker.returncode for worker in workers] == [0, 0]
     maps = torch.rand(5, 6, 7, generator=torch.Generator().manual_seed(0))
@@ -207,7 +202,7 @@ def test_two_processes_give_the_numbers_of_one(tmp_path: Path) -> None:
 
 def test_the_extra_is_named_when_it_is_missing() -> None:
     code = "import sys; sys.modules['torchmetrics'] = None; import gradcam_kit.metrics.accumulation"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    result = forked.run(code, check=False)
     assert 'pip install -e ".[metrics]"' in result.stderr.splitlines()[-1]
 
 

@@ -123,7 +123,10 @@ def test_few_steps_are_enough(kind: str, monkeypatch: pytest.MonkeyPatch) -> Non
     assert 1 < steps.count(SIDE) < 7
 
 
-@pytest.mark.parametrize("size", [(SIDE, SIDE), (61, 97), (129, 129)])
+@pytest.mark.parametrize(
+    "size",
+    [(112, 112), (61, 97), (65, 65), *(pytest.param((n, n), marks=pytest.mark.exhaustive) for n in (SIDE, 129))],
+)
 @pytest.mark.parametrize("kind", kinds())
 def test_a_cycle_is_what_conjugate_gradients_need(kind: str, size: tuple[int, int]) -> None:
     """Symmetric, and the eigenvalues of cycle and system lie above 0 and at most a little above 1.
@@ -198,7 +201,7 @@ def test_images_do_not_mix_and_known_positions_stay() -> None:
 
 
 def test_nothing_left() -> None:
-    with pytest.raises(OptionError, match="nothing to fill them in from"):
+    with pytest.raises(OptionError, match="nothing to impute from"):
         impute(images(2, size=(4, 4)), torch.ones(2, 4, 4, dtype=torch.bool))
 
 

@@ -70,7 +70,7 @@ def test_a_method_that_runs_again_keeps_its_classes():
         )
     assert torch.equal(found.values, fixed.values)
     assert not torch.equal(found.values, following.values)
-    with pytest.raises(InputError, match="explain takes the class that is predicted for each changed image"):
+    with pytest.raises(InputError, match="explain would use the class predicted for each changed image"):
         MetricInput(heatmaps, x, explain=cam)
     with rescoring(model, x, lambda logits: logits[:, 0]) as rescore:
         bound = MetricInput(heatmaps, x, rescore, explain=cam).explain
@@ -79,7 +79,7 @@ def test_a_method_that_runs_again_keeps_its_classes():
 
 def test_randomized_models_predict_nothing_that_could_be_explained():
     x = images(2)
-    with pytest.raises(InputError, match="explain would take the class that the random model predicts"):
+    with pytest.raises(InputError, match="explain would use the class that the random model predicts"):
         parameter_randomization(tiny(), GradCAM(tiny(), "relu2"), x)
 
 

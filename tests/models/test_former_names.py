@@ -34,7 +34,7 @@ def test_batch_norms_of_former_times(tmp_path: Path, content: Any) -> None:
     torch.save(content, tmp_path / "old.pth")
     model = make(1)
     [note] = load_checkpoint(model, tmp_path / "old.pth")
-    assert "does not hold 1.num_batches_tracked" in note
+    assert "lacks 1.num_batches_tracked" in note
     assert all(torch.equal(value, STATE[name]) for name, value in model.state_dict().items())
 
 

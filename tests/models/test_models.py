@@ -113,7 +113,7 @@ def test_a_processor_that_is_not_understood_is_used_as_it_is(hub: Path) -> None:
     assert isinstance(loaded.transform, CallableTransform)
     picture = data.coffee()
     assert torch.equal(loaded.transform(picture), processor(images=picture, return_tensors="pt")["pixel_values"][0])
-    assert any("unknown what this transform crops" in note for note in loaded.notes)
+    assert any("unknown which part of a picture this transform crops" in note for note in loaded.notes)
     with pytest.raises(OptionError, match="a callable, so image size"):
         load_model(f"hf:{hub}", image_size=64)
 
@@ -136,10 +136,10 @@ def test_a_model_without_processor_gets_imagenet_defaults_and_says_so(hub: Path)
         (
             "resnet18",
             {},
-            "'resnet18' names no model; did you mean 'torchvision:resnet18' or 'timm:resnet18'; expected demo",
+            "'resnet18' is not a model; did you mean 'torchvision:resnet18' or 'timm:resnet18'; expected demo",
         ),
-        ("demo:small", {}, "'demo:small' names no model; did you mean 'demo'"),
-        ("torchvision:", {}, "'torchvision:' names no model"),
+        ("demo:small", {}, "'demo:small' is not a model; did you mean 'demo'"),
+        ("torchvision:", {}, "'torchvision:' is not a model"),
         ("json:lods", {}, "module 'json' has no factory 'lods'; did you mean 'loads'"),
         ("hf:/nowhere/at/all", {}, "Hugging Face model '/nowhere/at/all' cannot be loaded"),
     ],
@@ -159,7 +159,7 @@ def test_a_missing_library_says_how_to_install_it(monkeypatch: pytest.MonkeyPatc
 def test_options_that_exclude_each_other() -> None:
     with pytest.raises(OptionError, match=r"both weights 'DEFAULT' and checkpoint 'best.pt'"):
         load_model("torchvision:resnet18", weights="DEFAULT", checkpoint="best.pt")
-    with pytest.raises(OptionError, match="json:loads has weights of its own"):
+    with pytest.raises(OptionError, match="json:loads has its own weights"):
         load_model("json:loads", weights="DEFAULT")
 
 
@@ -230,7 +230,7 @@ def test_without_transform_and_names_flags_or_defaults_apply_and_are_said() -> N
     ("spec", "error", "says"),
     [
         ("their_models:plane", UnknownNameError, "has no factory 'plane'; did you mean 'plain'"),
-        ("their_models:wrong", InputError, "returned a list; a torch.nn.Module was expected"),
+        ("their_models:wrong", InputError, "returned a list; expected a torch.nn.Module"),
         ("their_models:failing", InputError, "their_models:failing failed: RuntimeError: no weights here"),
         ("their_broken:anything", InputError, "importing 'their_broken' failed: No module named 'a_library_that"),
         ("their.models:plain", UnknownNameError, "no module 'their'"),

@@ -66,7 +66,7 @@ def test_a_package_is_found_without_being_imported_and_its_file_is_checked(
 
 
 def test_it_has_no_other_weights() -> None:
-    with pytest.raises(OptionError, match="has weights of its own"):
+    with pytest.raises(OptionError, match="has its own weights"):
         load_model("mobilenet-v2", weights="DEFAULT")
 
 

@@ -194,12 +194,12 @@ def test_a_file_that_does_not_say_what_is_white_is_an_error_and_not_black_or_whi
     values = (-values if kind[0] == "-" else values).astype(dtype)
     kinds = {"u": 1, "i": 2, "f": 3}
     (tmp_path / "a.tif").write_bytes(deep_tiff(values, values.itemsize * 8, kinds[dtype[0]]))
-    with pytest.raises(PictureError, match=r"a\.tif.*from (0 to 252|-252 to 0), do not say which.*8 or 16 bits"):
+    with pytest.raises(PictureError, match=r"a\.tif.*from (0 to 252|-252 to 0), do not tell which.*8 or 16 bits"):
         read_picture(tmp_path / "a.tif")
 
 
 def test_a_gray_image_in_memory_with_8_bit_values_is_not_taken_for_16_bit():
-    with pytest.raises(PictureError, match="from 0 to 252, do not say"):
+    with pytest.raises(PictureError, match="from 0 to 252, do not tell"):
         rgb_picture(Image.fromarray(RAMP.astype(np.int32)))
     assert_same(rgb_picture(Image.new("I", (4, 2), 0)), plain((0, 0, 0), 2, 4))
 

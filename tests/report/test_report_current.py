@@ -33,7 +33,7 @@ def test_a_failure_that_was_mended_without_a_report_goes_from_the_page(out: str)
     assert run_and_report(replace(asking(out), retry_failed=True, report=False)).failed == 0
     assert run_and_report(asking(out)).report == f"{out}/report.html"
     with fsspec.open(f"{out}/report.html", "rt") as file:
-        assert "no picture of a known format" not in file.read()
+        assert "not a picture of a known format" not in file.read()
     assert run_and_report(asking(out)).report is None  # nothing has changed since
 
 

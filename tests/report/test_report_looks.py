@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import disk
 import numpy as np
 import pytest
-from browsing import CONTRAST, IS_BLANK, Page
+from browsing import CONTRAST, IS_BLANK, WINDOWS, Page
 from PIL import Image
 
 if TYPE_CHECKING:
@@ -71,10 +71,9 @@ def test_every_input_has_a_name(seen: Page) -> None:
     assert nameless == []
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [390, 1400])
-def test_it_fits_and_can_be_read(browser: Browser, made: Path, width: int, scheme: str) -> None:
-    context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
+@pytest.mark.parametrize(("width", "height", "scheme"), WINDOWS)
+def test_it_fits_and_can_be_read(browser: Browser, made: Path, width: int, height: int, scheme: str) -> None:
+    context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
     page = context.new_page()
     page.goto(made.joinpath("report.html").as_uri())
     assert page.evaluate("document.documentElement.scrollWidth") <= width

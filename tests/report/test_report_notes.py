@@ -19,7 +19,7 @@ def test_warnings_come_from_what_is_known_of_the_run() -> None:
     assert warnings({"weights": "IMAGENET1K_V2", "pictures": 3}, figures) == []
     assert warnings({"weights": "random", "pictures": 4}, figures) == [
         "The weights are random: the heatmaps mean nothing.",
-        "The run is not finished: 3 of 4 pictures are done. The same command goes on with it.",
+        "The run is not finished: 3 of 4 pictures are done. Run the same command to resume.",
     ]
 
 

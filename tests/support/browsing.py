@@ -4,8 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
+
 if TYPE_CHECKING:
     from playwright.sync_api import Page as Tab
+
+WINDOWS = [
+    (1400, 900, "light"),
+    (390, 844, "dark"),
+    pytest.param(1400, 900, "dark", marks=pytest.mark.exhaustive),
+    pytest.param(390, 844, "light", marks=pytest.mark.exhaustive),
+]
+"""Width, height and color scheme; two have each width and each scheme."""
 
 CONTRAST = """element => {
   const numbers = (text) => text.match(/[\\d.]+/g).map(Number), opaque = (one) => (numbers(one)[3] ?? 1) === 1;

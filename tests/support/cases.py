@@ -257,7 +257,7 @@ LARGE = [
 ]
 # Methods that run the model for every channel or position are compared on these and the small ones.
 PERTURBED = [
-    Case("resnet18 first", resnet18, "layer1", (32, 32), (3,)),
+    Case("resnet18 first", resnet18, "layer1", (16, 16), (3,)),
     Case("mobilenet middle", mobilenet, "features.8", (32, 32), (3,)),
 ]
 

@@ -2,7 +2,8 @@
 
 `jaxtyping.install_import_hook` wraps every function, also those without a shape, whose types mypy knows, and those
 inside of functions, anew for each call. That takes most of the time of a test with small tensors. Here only functions,
-methods and dataclasses with a shape in their annotations are wrapped, once.
+methods and dataclasses with a shape in their annotations are wrapped, once, and arguments are checked once: `jaxtyped`
+around a function checks them in front of the call, and again behind it for its message.
 """
 
 from __future__ import annotations
@@ -10,16 +11,19 @@ from __future__ import annotations
 import ast
 import re
 import sys
+from functools import wraps
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
+from inspect import isgeneratorfunction
 from types import CodeType, ModuleType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
-from beartype import beartype
-from jaxtyping import jaxtyped
+from beartype import BeartypeConf, beartype
+from jaxtyping import TypeCheckError, jaxtyped
 
 _T = TypeVar("_T")
 _NAME = "__checked_shapes__"
+_TYPED = beartype(conf=BeartypeConf(violation_type=TypeCheckError))
 
 
 def check_shapes(package: str) -> None:
@@ -31,9 +35,28 @@ def checked(thing: _T) -> _T:
     """Return a function or class that checks its arguments and results, if a shape is among its annotations."""
     names = vars(sys.modules[thing.__module__])
     own = thing.__dict__ if isinstance(thing, type) else {"__annotations__": thing.__annotations__}
-    if any(_has_shape(note, names) for note in own.get("__annotations__", {}).values()):
+    if not any(_has_shape(note, names) for note in own.get("__annotations__", {}).values()):
+        return thing
+    if isinstance(thing, type) or isgeneratorfunction(thing) or not _is_known(thing):
         return jaxtyped(thing, typechecker=beartype)
-    return thing
+    function: Any = _TYPED(thing)
+
+    @wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        __tracebackhide__ = True
+        with jaxtyped("context"):
+            return function(*args, **kwargs)
+
+    return call  # type: ignore[return-value]
+
+
+def _is_known(function: Any) -> bool:
+    """Whether all names in the annotations exist already, which beartype insists on and `jaxtyped` does not."""
+    try:
+        get_type_hints(function)
+    except (NameError, AttributeError):
+        return False
+    return True
 
 
 def _has_shape(note: Any, names: dict[str, Any]) -> bool:

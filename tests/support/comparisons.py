@@ -106,7 +106,7 @@ OWN_CASES = {
     "rise": MINI,  # it sees no layer, and its transcription makes masks one by one
     "ss-cam": MINI + VIT,  # many forward passes
     "is-cam": MINI + VIT,
-    "sess": MINI + VIT,
+    "sess": MINI + VIT[:1],
     "recipro-cam": MINI + VIT + _DEEP,  # its transcription loops over pairs of positions
     "fem": SMALL + VIT[:1] + _BEFORE,  # of few positions none is two standard deviations above the mean
     "guided-backprop": SMALL,  # its transcription needs modules that run one after the other

@@ -125,6 +125,20 @@ class Deadly:
             os._exit(11)
         return torch.from_numpy(picture[:48, :64].copy()).permute(2, 0, 1) / 255
 
+class Tired(Deadly):
+    pictures = 0
+
+    def __call__(self, picture):
+        self.pictures += 1
+        if self.pictures > 1:
+            os._exit(11)
+        return super().__call__(picture)
+
+def tired():
+    model = Net()
+    model.transform = Tired()
+    return model
+
 def deadly():
     model = Net()
     model.transform = Deadly()

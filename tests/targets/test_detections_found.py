@@ -53,7 +53,7 @@ def test_a_target_for_each_query_that_sees_an_object() -> None:
         assert (target.boxes.tolist(), target.labels) == ([0, 0, 0.5, 1], 1)
         assert float(target(output)) == float(output["logits"][0, 0, 1])
     doubtful = {"pred_boxes": boxes, "logits": torch.tensor([[[3.0, 2.0, -4.0], [3.0, 2.0, -1.0], [3.0, 4, 5]]])}
-    with pytest.raises(TargetError, match=r"may be read in two ways; pass scores='softmax' .* or scores='sigmoid'"):
+    with pytest.raises(TargetError, match=r"are ambiguous; pass scores='softmax' .* or scores='sigmoid'"):
         DetectionTarget.of(doubtful)
     assert len(DetectionTarget.of(doubtful, scores="sigmoid")) == 3
     assert [target.labels for target in DetectionTarget.of(doubtful, scores="softmax", score_above=0.6)] == [0, 0]

@@ -33,10 +33,10 @@ def test_names_that_stand_for_no_class() -> None:
     with pytest.raises(InputError, match=r"names in model.class_names"):
         GradCAM(model, "features")(IMAGES, "cat")
     model.class_names = ["cat", "dog"]
-    with pytest.raises(TargetError, match="carries 2 class names and has 4 outputs"):
+    with pytest.raises(TargetError, match="carries 2 class names but has 4 outputs"):
         GradCAM(model, "features")(IMAGES, "cat")
     model.class_names = ["cat", "dog", "cat", "cup"]
-    with pytest.raises(UnknownNameError, match="'cat' names 2 classes, 0 and 2; give the index of one"):
+    with pytest.raises(UnknownNameError, match="'cat' is the name of 2 classes, 0 and 2; give the index of one"):
         GradCAM(model, "features")(IMAGES, "cat")
     with pytest.raises(UnknownNameError, match="no class 'dogg' among the 4 of the model; did you mean 'dog'"):
         GradCAM(model, "features")(IMAGES, ["cup", "dogg"])
@@ -96,7 +96,7 @@ def test_tensors_inside_of_lists_need_a_wrapper(inputs: Any) -> None:
 
 
 def test_bytes_are_told_from_images_that_are_not_scaled() -> None:
-    with pytest.raises(InputError, match=r"images.float\(\) / 255; for a model that scales bytes by itself pass"):
+    with pytest.raises(InputError, match=r"images.float\(\) / 255; for a model that scales bytes itself, pass"):
         GradCAM(Net().eval())((IMAGES * 255).byte())
 
 

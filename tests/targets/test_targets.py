@@ -145,7 +145,7 @@ REFUSED: list[tuple[Any, type[Exception], str]] = [
     ([None, 1, 2], InputError, "targets is a list of NoneType, int; expected .* or a callable$"),
     (["cat"] * 3, InputError, r"is a list of str; expected.*: \[class_names\.index\(name\) for name in targets\]$"),
     (np.array(["cat"] * 3), InputError, r"targets is a ndarray; expected.* for name in targets\]$"),
-    ([lambda z: z[:, 0]] * 3, InputError, "targets is a list of callables; one callable explains the whole batch"),
+    ([lambda z: z[:, 0]] * 3, InputError, "targets is a list of callables; expected one callable for the whole batch"),
     ([ClassLogit(2)], InputError, "list of callables.* pass their indices: 281, or one per image"),
     (torch.eye(5)[:3], InputError, r"float32; expected integer.*one-hot.*argmax\(1\)"),
     (torch.eye(5)[:3] > 0, InputError, r"bool; expected integer.*argmax\(1\)"),

@@ -176,11 +176,11 @@ def test_refused_texts_say_what_is_wrong() -> None:
     with pytest.raises(TargetError, match="returned 9 tokens, and the model takes 8"):
         explain("a cat", tokenizer=lambda texts: torch.zeros(1, 9).long())
     plain = build(lambda m, x: m.head(m.layer(x).mean((2, 3))), layer=nn.Conv2d(3, 4, 3), head=nn.Linear(4, 2))
-    with pytest.raises(TargetError, match="embeds no texts; TextTarget needs encode_image"):
+    with pytest.raises(TargetError, match="cannot embed texts; TextTarget needs encode_image"):
         GradCAM(plain, "layer")(INPUT, TextTarget("a cat"))
     with pytest.raises(TargetError, match="not encoded"):
         TextTarget("a cat")(torch.ones(1, 8))
-    for given, message in (([], r"\[\]; expected at least one"), ([" "], "none that is empty"), (3, "an int")):
+    for given, message in (([], r"\[\]; expected at least one"), ([" "], "no empty text"), (3, "an int")):
         with pytest.raises(InputError, match=message):
             TextTarget(given)
     with pytest.raises(InputError, match="against is a list of int"):

@@ -154,7 +154,7 @@ def test_a_name_is_found_as_people_mean_it(name: str, index: int) -> None:
 
 
 def test_a_name_of_several_classes_or_of_none_is_refused() -> None:
-    with pytest.raises(UnknownNameError, match="'crane' names 2 classes, 1 and 3; give the index of one"):
+    with pytest.raises(UnknownNameError, match="'crane' is the name of 2 classes, 1 and 3; give the index of one"):
         class_index("crane", NAMES)
     with pytest.raises(UnknownNameError, match="there is no class 'cupp' among the 5 of the model"):
         class_index("cupp", NAMES)
@@ -168,7 +168,7 @@ def test_models_of_1000_classes_have_the_names_of_imagenet(spec: str) -> None:
     assert loaded.class_names is not None
     assert len(loaded.class_names) == 1000
     assert class_index("tench", loaded.class_names) == 0
-    assert any("the class names are those of ImageNet" in note for note in loaded.notes)
+    assert any("assumed to be those of ImageNet, because" in note for note in loaded.notes)
     own = load_model(spec, class_names=["a", "b"])
     assert own.class_names == ("a", "b")
-    assert not any("ImageNet, as" in note for note in own.notes)
+    assert not any("ImageNet, because" in note for note in own.notes)

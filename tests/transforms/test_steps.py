@@ -126,7 +126,7 @@ def test_a_name_alone_does_not_make_a_step_of_torchvision() -> None:
     ids=lambda step: type(step).__name__,
 )
 def test_crops_and_turns_at_random_are_refused(step: Any) -> None:
-    with pytest.raises(OptionError, match="which shows another part of the picture each time; give the transform of"):
+    with pytest.raises(OptionError, match="which shows a different part of the picture each time; pass the evaluation"):
         as_transform(old.Compose([old.Resize(9), step, old.ToTensor()]))
 
 
@@ -144,8 +144,8 @@ def test_colors_at_random_are_told() -> None:
         (old.Compose([old.FiveCrop(8)]), "returns tuple; .*FiveCrop, are several images: use CenterCrop"),
         (old.Compose([old.ToTensor(), lambda x: x[None]]), r"\(1, 3, 9, 9\); .*; leave out the axis of the batch"),
         (lambda picture: picture, r"returns ndarray; .*permute\(2, 0, 1\)"),
-        (lambda picture: [picture], "returns list; a floating tensor"),
-        (lambda picture: None, "returns NoneType; .*without return"),
+        (lambda picture: [picture], "returns list; expected a floating tensor"),
+        (lambda picture: None, "returns NoneType; .*without a return statement"),
         (lambda picture: torch.zeros(3, 4, 4, dtype=torch.int64), r"returns torch.int64 \(3, 4, 4\)"),
     ],
 )

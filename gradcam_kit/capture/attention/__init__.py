@@ -1,1 +1,1 @@
-"""Attention maps: which softmaxes are attention among image tokens, and how they are recorded."""
+"""Attention maps: find the softmaxes that are attention among image tokens, and record them."""

@@ -1,6 +1,7 @@
-"""Attention made visible: fused kernels take the explicit path, and its softmax and products are shown to an observer.
+"""Make attention visible: compute fused attention step by step, and show its softmax and products to an observer.
 
-Nothing of the model is replaced: a `TorchFunctionMode` sees the calls of this thread, for the time of the block.
+Nothing in the model is replaced: a `TorchFunctionMode` intercepts the calls of this thread for the duration of the
+block.
 """
 
 from __future__ import annotations
@@ -17,14 +18,14 @@ from torch.overrides import TorchFunctionMode
 
 @runtime_checkable
 class Observer(Protocol):
-    """Who is shown the steps of attention; what it returns goes on instead."""
+    """The interface of observers of attention; a value that a method returns replaces the observed tensor."""
 
     def see_softmax(self, probabilities: Tensor) -> Tensor:
-        """See a softmax over the last of at least three axes."""
+        """Observe a softmax over the last of at least three axes."""
         ...
 
     def see_product(self, left: Tensor, right: Tensor, product: Tensor) -> Tensor:
-        """See a matrix product of two tensors with at least three axes."""
+        """Observe a matrix product of two tensors with at least three axes."""
         ...
 
 
@@ -39,7 +40,7 @@ class ExplicitAttention(TorchFunctionMode):
         self.observer = observer
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Call `func`, or what stands in for it, and show the result."""
+        """Call `func` or its explicit replacement, and show the result to the observer."""
         kwargs = kwargs or {}
         if func in _INSTEAD:
             with self:
@@ -66,7 +67,7 @@ def explicit_attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
-    """`scaled_dot_product_attention` step by step, in float32 at least, as the fused kernels accumulate."""
+    """Compute `scaled_dot_product_attention` step by step, in at least float32 like fused kernels."""
     device = query.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else query.dtype
     probabilities = attention_probabilities(query, key, attn_mask, is_causal, scale, enable_gqa)
@@ -102,7 +103,7 @@ def attention_probabilities(
             return torch.softmax(scores, -1)
         allowed = attn_mask.dtype == torch.bool
         scores = scores.masked_fill(~attn_mask, -torch.inf) if allowed else scores + attn_mask
-        # A query that may attend to nothing gets zeros, not NaN.
+        # A fully masked query gets zeros, not NaN.
         nothing = (scores == -torch.inf).all(-1, keepdim=True)
         return torch.softmax(scores.masked_fill(nothing, 0), -1).masked_fill(nothing, 0)
 
@@ -112,7 +113,7 @@ def _no(_: Any) -> bool:
 
 
 def _open(function: Any) -> Callable[..., Any]:
-    """Return the same Python function, which would hide the torch functions that it calls from an active mode."""
+    """Return a copy of a Python function that never dispatches itself, so that an active mode sees its calls."""
     scope = {**function.__globals__, "has_torch_function": _no, "has_torch_function_unary": _no}
     opened = FunctionType(function.__code__, scope, function.__name__, function.__defaults__)
     opened.__kwdefaults__ = function.__kwdefaults__
@@ -128,7 +129,7 @@ _PRODUCTS = {
     torch.baddbmm: 1,
     torch.Tensor.baddbmm: 1,
 }
-"""Functions -> the place of the left factor among the arguments."""
+"""Matrix products -> position of the left factor among the arguments."""
 _INSTEAD: dict[Any, Callable[..., Any]] = {
     functional.scaled_dot_product_attention: explicit_attention,
     functional.multi_head_attention_forward: _open(functional.multi_head_attention_forward),

@@ -1,4 +1,4 @@
-"""The attention of every block: seen during the forward pass, and what scores are differentiated by."""
+"""Record the attention of every block in the forward pass, so that scores can be differentiated with respect to it."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ _DERIVATIVES = Evidence.ATTENTION_GRADIENTS | Evidence.BLOCK_GRADIENTS | Evidenc
 
 @dataclass(frozen=True)
 class Heads:
-    """`(n * heads, tokens, ...)` and the like as maps `(n, heads, tokens, ...)`."""
+    """The layout of a tensor with merged axes, such as `(n * heads, tokens, ...)`, and its conversion."""
 
     n: int
 
     def to_maps(self, output: Tensor) -> Float[Tensor, "n heads tokens d"]:
-        """Give the heads one axis of their own."""
+        """Separate the heads into an axis of their own."""
         return output.reshape(self.n, -1, *output.shape[-2:])
 
     def to_native(self, maps: Float[Tensor, "n heads tokens d"], like: Tensor) -> Tensor:
@@ -56,7 +56,7 @@ class Heads:
 
 @dataclass
 class _Frame:
-    """One running module: the attentions inside of it, its children that finished, and its last matrix product."""
+    """A running module: the attentions inside it, its finished children, and its last matrix product."""
 
     name: str
     module: nn.Module | None
@@ -102,7 +102,7 @@ class AttentionRecorder:
         if not self._observes:
             return
         while (frame := self.frames.pop()).module is not module:
-            pass  # the frame of a module that raised, where the model went on
+            pass  # the frame of a module that raised an exception, which the model caught
         self.frames[-1].attentions += frame.attentions
         if len(frame.attentions) == 1:
             self._see_block(frame, module, output)
@@ -118,7 +118,7 @@ class AttentionRecorder:
             if self._has_tokens(leaf, seen.keys):
                 calls = []
                 if Evidence.BLOCK_GRADIENTS in self.needs:
-                    leaves[place] = leaf.clone()  # the next block may change it in place
+                    leaves[place] = leaf.clone()  # copy, because the next block may change the output in place
                     calls = [call for outer in self.frames for call in outer.calls]
                 seen.block = Block(frame.name, module, leaves, place, spec, calls)
                 return
@@ -130,7 +130,7 @@ class AttentionRecorder:
         return leaf.ndim == 3 and tuple(leaf.shape[:2]) == (tokens, self.n)
 
     def see_softmax(self, probabilities: Tensor) -> Tensor:
-        """Remember the attention of the innermost running module; the graph starts here if there was none."""
+        """Record the attention of the innermost running module; the graph starts here unless there is one already."""
         shape = tuple(probabilities.shape)
         square = shape[-1] == shape[-2]
         if square and self.needs & _DERIVATIVES and not probabilities.requires_grad:
@@ -144,10 +144,10 @@ class AttentionRecorder:
         if not square:
             return probabilities
         self.frames[-1].attentions.append(one)
-        return probabilities.clone()  # an in-place operation behind it must not reach the record
+        return probabilities.clone()  # a later in-place operation must not change the record
 
     def see_product(self, left: Tensor, right: Tensor, product: Tensor) -> Tensor:
-        """Remember the queries and keys in front of a softmax, and the values and the output behind it."""
+        """Record the queries and keys before a softmax, and the values and the output after it."""
         if Evidence.PROJECTIONS not in self.needs or not self._observes:
             return product
         self.frames[-1].product = (left, right, product.shape)
@@ -158,14 +158,14 @@ class AttentionRecorder:
         return product
 
     def records(self) -> dict[str, LayerRecord]:
-        """End the recording, and return what scores are differentiated by, as layers that the model ran.
+        """End the recording, and return the tensors by which scores are differentiated, as layers.
 
         Raises:
-            CaptureError: no attention, or not of every token to every other.
-            InDoubtError: where the tokens come from was not gathered yet.
+            CaptureError: the model has no attention, or not between all tokens.
+            InDoubtError: the origin of the tokens has not been traced yet.
         """
         self.recording, self.frames = False, []
-        if self.seen and self.origins is None:  # a model without attention is not observed for it
+        if self.seen and self.origins is None:  # do not trace the origin of tokens for a model without attention
             raise InDoubtError
         self.seen, self.layout = attention_among_tokens(self.seen, self.model, self.inputs, self.origins)
         for one in self.seen:
@@ -178,15 +178,15 @@ class AttentionRecorder:
 
     @property
     def differentiated(self) -> list[str]:
-        """Return the records that scores are differentiated by in the common backward pass."""
+        """Return the records with respect to which the common backward pass differentiates the scores."""
         attentions = [f"attention of {one.name}" for one in self.seen if Evidence.ATTENTION_GRADIENTS in self.needs]
         return attentions + [_OUTPUT] * (Evidence.PROJECTIONS in self.needs)
 
     def _record(self, name: str, tensor: Tensor | None) -> LayerRecord:
         if tensor is None or (name == _OUTPUT and self.seen[-1].factors is None):
             raise CaptureError(
-                f"queries, keys and values of {self.seen[-1].name!r} could not be seen; expected a matrix product in "
-                "front of the softmax and one behind it. Use another method"
+                f"queries, keys and values of {self.seen[-1].name!r} could not be observed; expected one "
+                "matrix product before the softmax and one after it. Use another method"
             )
         leaves, spec = tree_flatten(tensor)
         return LayerRecord(name, self.model, calls=1, leaves=leaves, chosen=[0], spec=spec, layout=Heads(self.n))
@@ -194,18 +194,18 @@ class AttentionRecorder:
     def block_gradients(
         self, rescorer: Rescorer, scores: Tensor, checks: Checks, rule: GradientRule = "exact"
     ) -> tuple[Tensor, ...]:
-        """Return, per block, d (score of the tokens that leave it) / d attention, `(n, [m,] heads, queries, keys)`.
+        """Return, per block, d (score of the block's output tokens) / d attention, `(n, [m,] heads, queries, keys)`.
 
-        A block's tokens are scored as if they left the last block: by the part of the model behind it.
+        A block's tokens are scored as if they were the output of the last block: by the part of the model behind it.
 
         Raises:
-            CaptureError: blocks that do not return the tokens, or not in the same way.
+            CaptureError: blocks that do not return the tokens, or in different layouts.
         """
         blocks = [one.block for one in self.seen if one.block is not None]
         last = blocks[-1] if blocks else None
         if last is None or [block.tokens.shape for block in blocks] != [last.tokens.shape] * len(self.seen):
             raise CaptureError(
-                f"the tokens that leave each block of {type(self.model).__name__} could not be scored; expected one "
+                f"the output tokens of each block of {type(self.model).__name__} could not be scored; expected one "
                 "module per block, all with outputs of the same shape. Use generic-attention"
             )
         record = LayerRecord(
@@ -225,7 +225,8 @@ class AttentionRecorder:
             columns = [column for (column,) in differentiate(scores, [one.probabilities], keep=True)]
         if any(column is None for column in columns):
             raise CaptureError(
-                f"the score of the tokens behind {one.name!r} does not depend on its attention, or the model cuts the "
+                f"the score of the output tokens of {one.name!r} does not depend on its attention, or the "
+                "model cuts the "
                 "gradient between them (detach, no_grad, or a reentrant checkpoint); use attention-rollout"
             )
         maps = [Heads(self.n).to_maps(column) for column in columns if column is not None]
@@ -238,7 +239,7 @@ class AttentionRecorder:
         block_gradients: Mapping[GradientRule, tuple[Tensor, ...]],
         checks: Checks,
     ) -> dict[GradientRule, Attention]:
-        """Return what methods see, by their gradient rule, and let go of the graph."""
+        """Return the evidence for methods by their gradient rule, and release the graph."""
         for record in self.own.values():
             record.leaves = [leaf.detach() for leaf in record.leaves]
         found = {}

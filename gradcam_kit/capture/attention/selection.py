@@ -1,4 +1,4 @@
-"""Which softmaxes are attention among the tokens of an image, and where the tokens lie. Shapes decide, never names."""
+"""Find the softmaxes that are attention among the tokens of an image, by shapes and never by names."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from gradcam_kit.errors import CaptureError, ShapeError
 
 @dataclass
 class Block:
-    """What the outermost module returned that holds one attention alone, and which modules had finished before it."""
+    """Output of the outermost module that contains only one attention, and the modules that finished before it."""
 
     name: str
     module: nn.Module
@@ -29,14 +29,14 @@ class Block:
 
     @property
     def tokens(self) -> Tensor:
-        """The tokens that leave the block."""
+        """The output tokens of the block."""
         tokens: Tensor = self.leaves[self.place]
         return tokens
 
 
 @dataclass
 class SeenAttention:
-    """One softmax over keys. The tensors are kept only where there are as many queries as keys."""
+    """One softmax over keys. The tensors are kept only if queries and keys are equal in number."""
 
     name: str
     shape: tuple[int, ...]
@@ -49,20 +49,20 @@ class SeenAttention:
 
     @property
     def queries(self) -> int:
-        """How many tokens attend."""
+        """Number of queries."""
         return self.shape[-2]
 
     @property
     def keys(self) -> int:
-        """How many tokens are attended to."""
+        """Number of keys."""
         return self.shape[-1]
 
     def is_of(self, texts: Set[tuple[int, ...]]) -> bool:
-        """Whether these are the tokens of an input that holds the numbers of words, `(texts, tokens)`."""
+        """Whether these are text tokens: the model has an input of word indices `(texts, tokens)`."""
         return any(text[1:] == (self.keys,) and self.shape[0] % max(text[0], 1) == 0 for text in texts)
 
     def groups(self, n: int) -> int:
-        """Into how many windows (frames, axes) the tokens of one image are split; 0 if these are no parts of images."""
+        """Return the number of windows (frames, axes) that hold the tokens of an image; 0 for other tokens."""
         if len(self.shape) == 3:
             return int(self.shape[0] % n == 0)
         parts = prod(self.shape[:-3])
@@ -74,10 +74,10 @@ def attention_among_tokens(
 ) -> tuple[list[SeenAttention], Tokens]:
     """Return the attentions in which all tokens of an image attend to each other, and the layout of these tokens.
 
-    Attention of something else (text, a pooling query) is left out.
+    Other attention (of text, or of a pooling query) is left out.
 
     Raises:
-        CaptureError: there is none, or only some of the model's attention is of this kind.
+        CaptureError: no attention, or only a part of the model's attention, is of this kind.
     """
     known: dict[int, Tokens | None] = {}
     layouts: dict[int, Tokens] = {}
@@ -93,11 +93,11 @@ def attention_among_tokens(
         if layout is None or one.is_of(texts):
             continue
         if groups > 1:
-            raise _partial(model, f"that of {one.name!r} is split into {groups} windows of {one.queries} tokens")
+            raise _partial(model, f"that of {one.name!r} is split into {groups} windows of {one.queries} tokens each")
         if one.block is None and one.returns_other_tokens:
             continue
         if one.queries > one.keys:
-            raise _partial(model, f"in {one.name!r} {one.queries} tokens attend to {one.keys} merged ones")
+            raise _partial(model, f"in {one.name!r} {one.queries} tokens attend to {one.keys} merged tokens")
         if one.queries == one.keys:
             layouts[one.queries] = layout
             plain.append(one)
@@ -127,6 +127,7 @@ def _layout(tokens: int, size: tuple[int, ...], model: nn.Module, evidence: Evid
 
 def _partial(model: nn.Module, reason: str) -> CaptureError:
     return CaptureError(
-        f"attention methods follow the same tokens through all blocks, but the attention of {type(model).__name__} is "
-        f"not of every token to every other: {reason}. Use GradCAM or another method with layers"
+        "attention methods follow the same tokens through all blocks, but the attention of "
+        f"{type(model).__name__} is not between all tokens: {reason}. Use GradCAM or another method with "
+        "layers"
     )

@@ -1,8 +1,8 @@
-"""Attention of the user's own passes, only observed: the model goes on with the values of its own kernels.
+"""Observe attention in the user's own passes; the model continues with the values of its own kernels.
 
-A softmax over the last axis counts as attention when a matrix product weights values by it;
-`scaled_dot_product_attention` and `nn.MultiheadAttention` always do. Kernels that torch does not see (flash-attn,
-xformers, flex attention) are hidden.
+A softmax over the last axis counts as attention if a matrix product weights values by it.
+`scaled_dot_product_attention` and `nn.MultiheadAttention` always count. Kernels outside torch (flash-attn, xformers,
+flex attention) cannot be observed.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ class SeenHeads:
 
     Attributes:
         name: the innermost module that computed it.
-        around: the modules around that one, the model last.
-        step: the call of the model, from 1.
+        around: the modules that contain it, from the innermost to the model.
+        step: number of the model's call, from 1.
         probabilities: after the softmax, without dropout; a copy without a graph.
-        output_norm: norm of what each head gives to each sample, `probabilities @ values`; None where it was not seen.
+        output_norm: norm of each head's output per sample, `probabilities @ values`; None if it was not observed.
     """
 
     name: str
@@ -53,7 +53,7 @@ class SeenHeads:
 
 @dataclass(frozen=True)
 class TokenGrid:
-    """Where the positions of an image lie among its tokens: `prefix` others, then the grid row by row."""
+    """Layout of the tokens of an image: `prefix` other tokens, then the grid row by row."""
 
     grid: tuple[int, ...]
     prefix: int
@@ -69,7 +69,7 @@ class _Frame:
 
 @dataclass(eq=False)
 class _Pending:
-    """A softmax that no product has used yet."""
+    """A softmax that no matrix product has used yet."""
 
     seen: SeenHeads
     shape: tuple[int, ...]
@@ -78,15 +78,15 @@ class _Pending:
 
 @dataclass(eq=False)
 class AttentionWatch:
-    """What the block knows.
+    """State of the block.
 
     Attributes:
-        keep: is given each attention.
-        steps: how often the model ran.
-        images: shape of the images `(n, c, *t)` that the model was last called with; None if there were none.
+        keep: called with each attention.
+        steps: number of calls of the model.
+        images: shape of the images `(n, c, *t)` of the model's last call; None if it got no images.
         texts: lengths of its integer inputs `(n, t)`.
         skipped: module -> why one of its softmaxes is not attention.
-        notes: what is different inside the block; each is said once.
+        notes: remarks on differences inside the block, each at most once.
     """
 
     model: nn.Module
@@ -101,12 +101,12 @@ class AttentionWatch:
     _pending: list[_Pending] = field(default_factory=list)
 
     def note(self, text: str) -> None:
-        """Say once what is different."""
+        """Add a note, at most once."""
         if text not in self.notes:
             self.notes.append(text)
 
     def grid(self, n: int, tokens: int) -> TokenGrid | None:
-        """Where the positions of the images lie among so many tokens of n samples.
+        """Return the layout of this number of tokens of n samples.
 
         None if they fit no grid, or several, and for windows and words, which are not positions of a whole image.
         """
@@ -131,13 +131,13 @@ class AttentionWatch:
             self.texts = frozenset(x.shape[1] for x in tensors if not x.is_floating_point() and x.ndim == 2)
         if isinstance(module, _FAST_PATH) and _takes_fast_path(module):
             self.note(
-                "nn.MultiheadAttention and nn.TransformerEncoderLayer leave their closed fast path while attention is "
-                "captured, so outputs equal those outside of the block up to rounding, padded tokens excepted."
+                "nn.MultiheadAttention and nn.TransformerEncoderLayer leave their closed fast path while "
+                "attention is captured. Outputs may differ by rounding, and at padded tokens by more."
             )
         self._frames.append(_Frame(self._names[module], module, [tuple(x.shape) for x in tensors]))
 
     def leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        """Note that a module has run, or has raised."""
+        """Note that a module has run, or has raised an exception."""
         if in_backward():
             return
         while self._frames and self._frames.pop().module is not module:
@@ -149,14 +149,14 @@ class AttentionWatch:
                 self._drop(one)
 
     def see_softmax(self, probabilities: Tensor) -> Tensor:
-        """Keep a copy until a product uses it; the model goes on with its own tensor."""
+        """Keep a copy until a product uses it; the model continues with its own tensor."""
         if self._observes and probabilities.numel():
             copy = probabilities.detach().clone()
             self._pending.append(_Pending(self._seen(copy, None), tuple(copy.shape), len(self._frames)))
         return probabilities
 
     def see_product(self, left: Tensor, right: Tensor, product: Tensor) -> Tensor:
-        """Tell of the softmax that is one of the factors."""
+        """Report the softmax that is one of the factors."""
         if self._pending and self._observes:
             for one in reversed(self._pending):
                 queries, keys = one.shape[-2:]
@@ -169,13 +169,13 @@ class AttentionWatch:
         return product
 
     def see_einsum(self, operands: list[Any]) -> None:
-        """Tell of the softmax that is one of the operands."""
+        """Report the softmax that is one of the operands."""
         shapes = {tuple(one.shape) for one in operands if isinstance(one, Tensor)}
         for one in [one for one in reversed(self._pending) if one.shape in shapes][:1]:
             self._confirm(one, None)
 
     def see_fused(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> None:
-        """Compute what a fused kernel kept to itself."""
+        """Compute the probabilities that a fused kernel does not return."""
         if not self._observes or not isinstance(output, Tensor) or not output.numel():
             return
         given = dict(zip(_ARGUMENTS, args, strict=False)) | dict(kwargs)
@@ -207,14 +207,14 @@ class AttentionWatch:
 
     def _drop(self, one: _Pending) -> None:
         self._pending.remove(one)
-        self.skipped[one.seen.name] = f"a softmax {one.shape} that no matrix product weights values by"
+        self.skipped[one.seen.name] = f"a softmax {one.shape} by which no matrix product weights values"
 
 
 _ARGUMENTS = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale", "enable_gqa")
 
 
 class _WatchedAttention(ExplicitAttention):
-    """Shows the same steps, but lets a fused kernel compute the output, with its own bits and random draws."""
+    """Shows the same steps, but leaves the output to the fused kernel, with its own rounding and random draws."""
 
     def __init__(self, watch: AttentionWatch) -> None:
         super().__init__(watch)
@@ -235,11 +235,11 @@ class _WatchedAttention(ExplicitAttention):
 
 @contextmanager
 def watch_attention(model: nn.Module, keep: Callable[[SeenHeads], None]) -> Iterator[AttentionWatch]:
-    """Tell `keep` of every attention that this thread computes inside of the model while the block runs.
+    """Call `keep` with every attention that this thread computes inside the model during the block.
 
     Args:
-        model: as the user holds it.
-        keep: is called where the attention is computed; what it raises reaches the caller of the model.
+        model: the user's model, possibly wrapped.
+        keep: called while the model runs; its exceptions reach the caller of the model.
 
     Raises:
         InputError: a model whose layers cannot be observed.
@@ -253,7 +253,7 @@ def watch_attention(model: nn.Module, keep: Callable[[SeenHeads], None]) -> Iter
         attach = stack.enter_context(holding_hooks(protect_copies=True))
         if runs_compiled(model):
             stack.enter_context(torch.compiler.set_stance("force_eager"))
-            watch.note("The model is compiled; it runs eagerly inside the block, and the values are eager's.")
+            watch.note("The model is compiled, but runs eagerly inside the block; values may differ by rounding.")
         for module in watch._names:
             attach.before(module, watch.enter, with_kwargs=True)
             attach.after(module, watch.leave)
@@ -267,7 +267,7 @@ def _takes_fast_path(module: nn.Module) -> bool:
 
 
 def _samples_and_heads(shape: tuple[int, ...], frames: list[_Frame]) -> tuple[int, int]:
-    """Read how many samples and heads there are: `(..., heads, q, k)`, or `(n * heads, q, k)`."""
+    """Return the numbers of samples and heads of `(..., heads, q, k)` or `(n * heads, q, k)`."""
     if len(shape) >= 4:
         return prod(shape[:-3]), shape[-3]
     rows, queries = shape[0], shape[1]
@@ -283,7 +283,7 @@ def _samples_and_heads(shape: tuple[int, ...], frames: list[_Frame]) -> tuple[in
 
 
 def _samples(shape: tuple[int, ...], queries: int) -> int | None:
-    """How many samples an argument with so many queries has; None where its shape does not say it."""
+    """Return the number of samples of an argument with this number of queries; None if its shape does not tell."""
     if len(shape) == 2 and shape[0] == queries:
         return 1
     if len(shape) == 3 and queries in shape[:2]:

@@ -1,8 +1,9 @@
 """Balanced gradients, LibraGrad: Mehri et al., CVPR 2025, https://arxiv.org/abs/2411.16760.
 
-Every operation between the layer and the score counts as what it is for this image: linear in its input, with factors
-(denominators of normalizations, gates, attention) that are held constant. Forward values stay as they are: hooks on
-the nodes of this one graph replace what the backward pass hands on, so no module and no function is touched.
+Every operation between the layer and the score counts as linear in its input, with factors (denominators of
+normalizations, gates, attention) that are held constant at their values for this image. Forward values do not change:
+hooks on the nodes of this one graph replace the gradients in the backward pass, so no module and no function is
+touched.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from gradcam_kit.errors import CaptureError
 _log = logging.getLogger("gradcam_kit")
 
 Plan = dict[Any, Action]
-"""What happens at each node whose backward pass differs."""
+"""The changes of the backward pass, by node."""
 
 
 @contextmanager
@@ -33,11 +34,11 @@ def balanced(scores: Tensor, origins: Sequence[Tensor], outputs: Sequence[Tensor
 
     Args:
         scores: what is differentiated.
-        origins: the captured tensors of a layer. What does not depend on them is constant anyway.
-        outputs: of the model. The target behind them is differentiated exactly, but for the norms of similarities.
+        origins: the captured tensors of a layer. Everything that does not depend on them is constant anyway.
+        outputs: of the model. The target behind them is differentiated exactly, except for the norms of similarities.
 
     Raises:
-        CaptureError: a part of the graph that cannot be seen (reentrant checkpoint, compiled code, custom function).
+        CaptureError: a part of the graph is hidden (reentrant checkpoint, compiled code, custom function).
     """
     graph = _visible(Graph.between(scores, origins))
     with following(_plan(graph, _target(graph, outputs))):
@@ -46,7 +47,7 @@ def balanced(scores: Tensor, origins: Sequence[Tensor], outputs: Sequence[Tensor
 
 @contextmanager
 def following(plan: Plan) -> Iterator[None]:
-    """Change backward passes inside the block as planned."""
+    """Apply the plan to backward passes inside the block."""
     with holding_hooks() as attach:
         for node, action in plan.items():
             attach.after_node(node, rule_of(node, action))
@@ -56,10 +57,10 @@ def following(plan: Plan) -> Iterator[None]:
 def shared_passes(
     scores: Tensor, layers: Sequence[Sequence[Tensor]], outputs: Sequence[Tensor] = ()
 ) -> list[tuple[list[int], Plan]]:
-    """Return which layers can share one backward pass, by their places, and the plan of each pass.
+    """Return the groups of layers that can share one backward pass, as indices, with the plan of each pass.
 
-    What is a gate, and what is split into halves, depends on which factors depend on the layer. Layers for which the
-    answers differ get passes of their own, so that a layer has the same gradients alone and among others.
+    Whether a factor is a gate, or a product is split into halves, depends on which factors depend on the layer. Layers
+    with different answers get separate passes, so that a layer has the same gradients alone and among others.
 
     Args:
         scores: what is differentiated.
@@ -101,7 +102,7 @@ def _plan(graph: Graph, target: Set[Any]) -> Plan:
 
 
 def _is_mixed(part: Graph, everything: Graph) -> bool:
-    """Whether a node behind a layer also works on something that depends on other layers alone."""
+    """Whether a node behind a layer also has an input that depends only on other layers."""
     sources = (source for node in part.nodes for source, _ in node.next_functions)
     return any(source in everything.data and source not in part.data for source in sources)
 
@@ -116,7 +117,7 @@ def _visible(graph: Graph) -> Graph:
         if way_out:
             raise CaptureError(
                 f"balanced gradients need to see every operation behind the layer, but {name.removesuffix('Backward')} "
-                f'hides what it does; {way_out}, or use gradient_rule="exact"'
+                f'hides its operations; {way_out}, or use gradient_rule="exact"'
             )
     return graph
 
@@ -126,4 +127,4 @@ _HIDING = {
     "CompiledFunction": "run the model uncompiled",
 }
 _TRANSPARENT = {"BackwardHookFunctionBackward"}
-"""Custom functions that hand on what they get: full backward hooks of the user's."""
+"""Custom functions that pass gradients through unchanged: those of the user's full backward hooks."""

@@ -1,4 +1,4 @@
-"""What balanced gradients hold constant: denominators, attention, and the gates of products."""
+"""The constants of balanced gradients: denominators, attention, and the gates of products."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from gradcam_kit.capture.balance.graph import Graph, kind
 
 
 class Action(NamedTuple):
-    """What happens to the gradients that a node hands on.
+    """The change to the gradients that a node passes to its inputs.
 
-    `kind` is "zeros" (none is handed on), "without" (none to the inputs at `places`), "halves" (half to each of the
-    inputs at `places`) or "own" (by the rule of the operation).
+    `kind` is "zeros" (all zero), "without" (none to the inputs at `places`), "halves" (half to each of the inputs at
+    `places`) or "own" (by the rule of the operation).
     """
 
     kind: str
@@ -35,10 +35,12 @@ _NORMS = {"Norm", "LinalgVectorNorm"}
 _DENOMINATORS = {"Rsqrt", "Sqrt", "Reciprocal", "Std", *_NORMS}
 _DIVISORS = {"Div": (1,), "Addcdiv": (2,)}
 _FUSED_ATTENTION = "ScaledDotProduct"
-"""How the names of all fused kernels begin. Their inputs are query, key, value and mask."""
+"""Prefix of the names of all fused kernels. Their inputs are query, key, value and mask."""
 _SOFTMAX = ("Softmax", "SafeSoftmax")
 _GATES = ("Sigmoid", "Hardsigmoid", "Erf", "Tanh")
-"""Bounded functions, those first that are rather gates than values: in tanh(a) sigmoid(b) the sigmoid is the gate."""
+"""Bounded functions in the order in which they are preferred as gates: in tanh(a) sigmoid(b) the sigmoid is the
+gate.
+"""
 
 EXACT = {
     "Sigmoid", "Softmax", "SafeSoftmax", "LogSoftmax", "Erf", "Exp", "Exp2", "Expm1", "Log", "Log1P", "Log2", "Log10",
@@ -52,22 +54,22 @@ _NONLINEAR = EXACT | _DENOMINATORS | {
     "NativeLayerNorm", "NativeGroupNorm", "NativeBatchNorm", "CudnnBatchNorm", "FusedRmsNorm", "Hardtanh", "LeakyRelu",
     "PreluKernel", "Threshold", "Clamp", "ClampMin", "ClampMax", "MaxPool2DWithIndices",
 }  # fmt: skip
-"""What a gate does not pass on the way to its product."""
+"""Operations that end the search from a gate to its product."""
 
 
 def actions(graph: Graph, own: Mapping[str, Any], target: Set[Any] = frozenset()) -> dict[Any, Action]:
-    """Return what happens at each node whose backward pass differs; nothing does in ReLU networks.
+    """Return the changes of the backward pass, by node; empty for ReLU networks.
 
     Args:
-        graph: what depends on the layers.
+        graph: the nodes that depend on the layers.
         own: the operations that have a rule of their own.
-        target: the nodes behind the model. They are exact, because a target is what somebody asks and no layer, but
-            for norms: a cosine does not change when the embedding is scaled.
+        target: the nodes behind the model. They stay exact, because a target is a question and not a layer. Norms are
+            the exception, because a cosine does not change when the embedding is scaled.
     """
     cut = _cut(graph, target)
     found = {node: Action("zeros") for node in cut}
     reaching = _reaching(graph, cut, graph.origins, target)
-    # An origin that is a gate itself, such as an attention, is a factor of its product and not a second path to it.
+    # An origin that is itself a gate, such as an attention, is a factor of its product and not a second path to it.
     live = _reaching(graph, cut, graph.origins - cut, target)
     for node in graph.nodes:
         name = kind(node)
@@ -110,7 +112,7 @@ def _reaching(graph: Graph, cut: set[Any], origins: Set[Any], target: Set[Any]) 
 
 
 def _cut(graph: Graph, target: Set[Any]) -> set[Any]:
-    """Return the nodes that hand nothing on: denominators, and gates and attention that multiply something."""
+    """Return the nodes that pass no gradient on: denominators, and gates and attention that multiply something."""
     cut = {
         node
         for node in graph.nodes
@@ -119,7 +121,7 @@ def _cut(graph: Graph, target: Set[Any]) -> set[Any]:
     }
     gated: dict[Any, set[int]] = {}  # product -> which factors are gates
     by_name: dict[str, list[Any]] = {}
-    # An origin may be a gate itself: what is asked for is then the gradient at its result.
+    # An origin may itself be a gate; the requested gradient is then the one at its result.
     for node in dict.fromkeys((*graph.nodes, *graph.origins)):
         by_name.setdefault(kind(node), []).append(node)
     for name in (*_SOFTMAX, *_GATES):
@@ -130,7 +132,7 @@ def _cut(graph: Graph, target: Set[Any]) -> set[Any]:
 
 
 def _multiplies(graph: Graph, gate: Any, target: Set[Any], gated: dict[Any, set[int]], through_layers: bool) -> bool:
-    """Whether the values of a function become a factor of something, the other factor of which is not a gate."""
+    """Whether the values of a function become a factor of a product whose other factor is not a gate."""
     pending, seen, found = [gate], {gate}, False
     while pending:
         for user, place in graph.users.get(pending.pop(), ()):

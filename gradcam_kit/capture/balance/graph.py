@@ -16,13 +16,13 @@ def kind(node: Any) -> str:
 
 @dataclass(frozen=True)
 class Graph:
-    """All nodes whose results depend on some tensors.
+    """All nodes whose results depend on given tensors.
 
     Attributes:
-        nodes: every node once, behind all of its inputs.
+        nodes: every node once, after all of its inputs.
         origins: the nodes that stand for the tensors themselves.
         data: nodes and origins; everything else is constant, parameters that require a gradient included.
-        users: which nodes use the result of a node, and as which of their inputs.
+        users: node -> the nodes that use its result, with the index of the input.
     """
 
     nodes: tuple[Any, ...]
@@ -63,7 +63,7 @@ class Graph:
         return cls(tuple(ordered), frozenset(origins), frozenset(data), users)
 
     def behind(self, tensors: Iterable[Tensor]) -> Graph:
-        """Return what depends on some of the tensors."""
+        """Return the nodes that depend on some of the tensors."""
         own = list(tensors)
         produced = {tensor.grad_fn for tensor in own if tensor.grad_fn is not None}
         leaves = {id(tensor) for tensor in own if tensor.grad_fn is None}
@@ -84,6 +84,6 @@ class Graph:
         return reached
 
     def inputs(self, node: Any) -> dict[int, Any]:
-        """Return the inputs of a node that depend on the tensors, by their place."""
+        """Return the inputs of a node that depend on the tensors, by index."""
         sources = enumerate(node.next_functions)
         return {place: source for place, (source, _) in sources if source in self.data}

@@ -1,4 +1,4 @@
-"""The rules of single operations: from the gradients at the outputs of a node to the gradients that it hands on."""
+"""Rules of single operations: from the gradients at the outputs of a node to the gradients at its inputs."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from gradcam_kit.capture.balance.graph import kind
 
 Gradients = tuple[Tensor | None, ...]
 Rule = Callable[[Gradients, Gradients], Gradients | None]
-"""From the gradients of a node's inputs and outputs to what replaces the former; None: nothing does."""
+"""From the gradients at a node's inputs and outputs to replacements of the former; None keeps them."""
 
 
 def rule_of(node: Any, action: Action) -> Rule:
-    """Return the hook of a node. Saved tensors are read here, which a checkpoint allows outside of a backward pass."""
+    """Return the hook of a node; read saved tensors now, because checkpoints forbid it during a backward pass."""
     if action.kind == "own":
         return OWN_RULES[kind(node)](node)
     if action.kind == "halves":
@@ -28,7 +28,7 @@ def rule_of(node: Any, action: Action) -> Rule:
 
 
 def _scaled_inputs(places: tuple[int, ...] | None, share: float) -> Rule:
-    """Hand a share of their gradients to the inputs at some places, or to all."""
+    """Scale the gradients of the inputs with these indices, or of all inputs."""
 
     def rule(inputs: Gradients, outputs: Gradients) -> Gradients:
         return tuple(
@@ -40,7 +40,7 @@ def _scaled_inputs(places: tuple[int, ...] | None, share: float) -> Rule:
 
 
 def _share(gradient: Tensor, share: float) -> Tensor:
-    return torch.zeros_like(gradient) if share == 0 else gradient * share  # also where it is infinite
+    return torch.zeros_like(gradient) if share == 0 else gradient * share  # zeros even where the gradient is infinite
 
 
 def _gated(factor: Callable[[], Tensor]) -> Rule:
@@ -78,8 +78,8 @@ def _mish(node: Any) -> Rule:
 
 
 def _elu(node: Any) -> Rule:
-    """ELU, CELU and SELU, which are one operation; in-place ones keep their result alone."""
-    scale = getattr(node, "_saved_scale", 1.0)  # CELU has neither of the two
+    """ELU, CELU and SELU, which are one operation; in place, they save only the result."""
+    scale = getattr(node, "_saved_scale", 1.0)  # CELU has neither scale nor input scale
     low, steepness = node._saved_alpha * scale, getattr(node, "_saved_input_scale", 1 / node._saved_alpha)
     has_input = hasattr(node, "_saved_self")
     saved = node._saved_self if has_input else node._saved_result
@@ -97,7 +97,7 @@ def _elu(node: Any) -> Rule:
 
 
 def _tanh(node: Any) -> Rule:
-    """Where it is saturated, its input is not known any more, and counts as the smallest that gives the result."""
+    """Where the result is saturated, the input is unknown and counts as the smallest input with this result."""
     y = node._saved_result
 
     def factor() -> Tensor:
@@ -138,7 +138,7 @@ def _pow(node: Any) -> Rule:
 
 
 def _std_mean(node: Any) -> Rule:
-    """Hold the standard deviation, a denominator; the mean, which the same operation gives, is linear."""
+    """Hold the standard deviation constant, as a denominator; the mean, a result of the same operation, is linear."""
     shape, keeps = node._saved_self.shape, node._saved_keepdim
     axes = sorted(_signed(axis) % len(shape) for axis in node._saved_dim or range(len(shape)))
     count = math.prod(shape[axis] for axis in axes)
@@ -196,7 +196,7 @@ def _group_norm(node: Any) -> Rule:
 
 
 def _batch_norm(node: Any) -> Rule:
-    """Batch norm on the statistics of the batch, by which torch computes instance norm."""
+    """Batch norm with the statistics of the batch, with which torch also computes instance norm."""
     axes = (0, *range(2, node._saved_input.ndim))
     shape = (1, -1, *(1 for _ in axes[1:]))
     scale = node._saved_weight
@@ -229,4 +229,4 @@ OWN_RULES: dict[str, Callable[[Any], Rule]] = {
     "NativeBatchNorm": _batch_norm,
     "CudnnBatchNorm": _batch_norm,
 }
-"""From the operations that have a rule of their own to what makes it of a node."""
+"""Operations with a rule of their own -> function that makes the rule for a node."""

@@ -16,7 +16,7 @@ from gradcam_kit.types import GradientRule
 
 
 def differentiate(scores: Tensor, tensors: Sequence[Tensor], *, keep: bool = False) -> list[list[Tensor | None]]:
-    """Run one backward pass per target: d score / d tensor for each target, None where it does not depend.
+    """Run one backward pass per target: return d score / d tensor for each, None where the score does not depend on it.
 
     Args:
         scores: `(n,)` or `(n, m)`. Samples do not mix in eval mode, so their sum has the gradients of each.
@@ -57,7 +57,7 @@ def nodes(scores: Tensor) -> Iterator[Any]:
 
 
 def behind(start: Any) -> Iterator[Any]:
-    """Yield a node of a graph and every node that it was computed from, once."""
+    """Yield a node of a graph and every node from which it was computed, once each."""
     seen: set[Any] = set()
     pending = [start]
     while pending:
@@ -73,10 +73,11 @@ def layer_gradients(
 ) -> dict[str, Tensor]:
     """Return the gradients at recorded layers, `(n, k, *s)` or `(n, m, k, *s)`.
 
-    Exact gradients of all layers come from one backward pass, and balanced ones of all layers that can share it.
+    Exact gradients of all layers come from one backward pass; balanced gradients from one for each group of layers that
+    can share it.
 
     Raises:
-        CaptureError: a layer on which the score does not depend; balanced gradients through what cannot be seen.
+        CaptureError: a layer on which the score does not depend; balanced gradients through hidden operations.
     """
     records = [recorder.records[name] for name in names]
     recorder.recomputing = True
@@ -108,7 +109,7 @@ def layer_curvature(recorder: Recorder, names: Sequence[str], scores: Tensor) ->
     recorder.recomputing = True
     for record in (recorder.records[name] for name in names):
         products = []
-        # As maps, so that what they leave out (prefix tokens) is no part of A.
+        # Multiply maps, so that prefix tokens, which they leave out, are not part of A.
         activations = record.maps([tensor.detach() for tensor in record.captured])
         for column in columns:
             first = torch.autograd.grad(column, record.captured, create_graph=True, allow_unused=True)
@@ -116,7 +117,7 @@ def layer_curvature(recorder: Recorder, names: Sequence[str], scores: Tensor) ->
             second: Sequence[Tensor | None] = [None] * len(record.captured)
             if inner.requires_grad:
                 second = torch.autograd.grad(inner, record.captured, retain_graph=True, allow_unused=True)
-            # No second derivative is a zero one: the rest of the model is piecewise linear.
+            # A missing second derivative is zero: the rest of the model is piecewise linear.
             products.append(_maps(record, second, required=False).detach())
         results[record.name] = _stack(scores, products)
     return results
@@ -125,8 +126,8 @@ def layer_curvature(recorder: Recorder, names: Sequence[str], scores: Tensor) ->
 def guided_gradients(scores: Tensor, images: Tensor) -> Tensor:
     """Compute the gradient at the input with negative gradients dropped at every rectifier, `(n, [m,] c, *t)`.
 
-    Rectifiers are ReLU, ReLU6, and those with a slope below zero (PReLU, LeakyReLU), which keep their own derivative.
-    The rule is attached to the nodes of this one graph, so functional ones count too and no module is changed.
+    Rectifiers are ReLU, ReLU6, PReLU and LeakyReLU; the last two keep their slope below zero. The rule is attached to
+    the nodes of this one graph, so it covers functional calls, and no module is changed.
 
     Raises:
         InputError: the model has other activations, for which the rule is not defined.
@@ -153,7 +154,7 @@ def _clamped(gradients: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
 
 
 _RECTIFIERS = {"ReluBackward", "PreluKernelBackward", "LeakyReluBackward"}
-# Ways of writing a ReLU that the rule cannot tell from other uses; checkpoints, which hide the nodes inside of them.
+# Ways to write a ReLU that cannot be told from other uses, and checkpoints, which hide the nodes inside.
 _OTHER_RECTIFIERS = {
     f"{name}Backward" for name in ("Clamp", "ClampMin", "Threshold", "Maximum", "Where", "CheckpointFunction")
 }
@@ -180,7 +181,7 @@ def _maps(record: LayerRecord, gradients: Sequence[Tensor | None], required: boo
     if required and all(gradient is None for gradient in gradients):
         raise CaptureError(
             f"the score does not depend on layer {record.name!r}, or the model cuts the gradient behind it (detach, "
-            "no_grad, or a reentrant checkpoint around the layer); choose a layer that the score is computed from"
+            "no_grad, or a reentrant checkpoint around the layer); choose a layer from which the score is computed"
         )
     pairs = zip(gradients, record.captured, strict=True)
     return record.maps([torch.zeros_like(leaf) if gradient is None else gradient for gradient, leaf in pairs])

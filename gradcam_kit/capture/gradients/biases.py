@@ -21,9 +21,9 @@ from gradcam_kit.errors import CaptureError, ShapeError
 
 
 def implicit_bias(module: nn.Module) -> Tensor | None:
-    """Return what a module adds to its input: its bias; for an evaluated batch norm beta - mu gamma / sigma.
+    """Return the constant that a module adds: its bias, or beta - mu gamma / sigma for a batch norm in eval mode.
 
-    Of parameters that are spread over devices (DTensor) the whole: a collective operation, which all ranks do alike.
+    Parameters that are spread over devices (DTensor) are gathered, a collective operation for all ranks.
     """
     bias = whole(getattr(module, "bias", None))
     mean, variance = whole(getattr(module, "running_mean", None)), whole(getattr(module, "running_var", None))
@@ -36,7 +36,7 @@ def implicit_bias(module: nn.Module) -> Tensor | None:
 
 
 def _has_bias(module: nn.Module) -> bool:
-    """Whether `implicit_bias` finds something, without bringing spread parameters together."""
+    """Whether `implicit_bias` returns a bias, without gathering parameters that are spread over devices."""
     if isinstance(getattr(module, "running_mean", None), Tensor):
         return isinstance(getattr(module, "running_var", None), Tensor) or _is_bias(getattr(module, "bias", None))
     return _is_bias(getattr(module, "bias", None))
@@ -47,7 +47,7 @@ def _is_bias(value: Any) -> bool:
 
 
 class BiasRecorder:
-    """Observes the outputs of all modules with a bias; every run of a module counts on its own."""
+    """Records the outputs of all modules with a bias; every run of a module counts separately."""
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
@@ -68,7 +68,7 @@ class BiasRecorder:
             return None
         if not self.recomputing:
             self.runs.append((module, output))
-        return output.clone()  # an in-place operation behind it must not reach the record
+        return output.clone()  # a later in-place operation must not change the record
 
     def products(
         self,
@@ -81,10 +81,10 @@ class BiasRecorder:
         Args:
             scores: what is explained.
             inputs: the call.
-            balanced_for: for balanced gradients, the captured tensors of the layers that the biases go with, and the
-                model's outputs.
+            balanced_for: for balanced gradients, the captured tensors of the layers that are explained with the biases,
+                and the model's outputs.
         """
-        self.recomputing = True  # gradient checkpointing runs modules again
+        self.recomputing = True  # gradient checkpointing recomputes modules
         outputs = [output for _, output in self.runs]
         with nullcontext() if balanced_for is None else balanced(scores, *balanced_for):
             by_target = differentiate(scores, outputs, keep=True) if outputs else []
@@ -96,8 +96,9 @@ class BiasRecorder:
                 continue
             if len(output) != inputs.n:
                 raise CaptureError(
-                    f"a {type(module).__name__} with a bias ran on {len(output)} rows for {inputs.n} images, so that "
-                    "its share of each image is unknown; choose a method that needs no biases"
+                    f"a {type(module).__name__} with a bias ran on {len(output)} rows for {inputs.n} "
+                    "images, so that each image's share of the bias is unknown; choose a method that needs "
+                    "no biases"
                 )
             terms_of = [self._products(module, bias, output.detach(), gradient, inputs) for gradient in columns]
             terms = zip(*terms_of, strict=True)
@@ -105,19 +106,20 @@ class BiasRecorder:
         return tuple(found)
 
     def is_in_doubt(self, size: Sequence[int]) -> bool:
-        """Whether tokens were seen, of which nothing but their origin says that they are positions."""
+        """Whether there were tokens for which only their origin can show that they are positions."""
         return any(output.ndim == 3 and is_in_doubt(output.shape, size, module) for module, output in self.runs)
 
     def _products(
         self, module: nn.Module, bias: Tensor, output: Tensor, gradient: Tensor | None, inputs: Inputs
     ) -> list[Tensor]:
-        """Return the term of one run as maps, followed by what its prefix tokens have, at no position."""
+        """Return the term of one run as maps, followed by the terms of its prefix tokens, which have no position."""
         product: Tensor = whole(torch.zeros_like(output) if gradient is None else gradient)
         output = whole(output)
         if len(bias) not in output.shape[1:]:
             raise CaptureError(
-                f"a module with a bias of {len(bias)} entries returned {tuple(output.shape)}, a part of its output as "
-                "on one of several devices; run the model whole on one device, or choose a method that needs no biases"
+                f"a module with a bias of {len(bias)} entries returned {tuple(output.shape)}, which looks "
+                "like one device's part of the output; run the whole model on one device, or choose a "
+                "method that needs no biases"
             )
         if output.ndim == 2:
             return [product * bias]
@@ -132,6 +134,6 @@ class BiasRecorder:
                 return terms
         except ShapeError:
             pass
-        # No grid: tokens of another kind still count, at no position.
+        # No grid: tokens of another kind still count, without a position.
         axis = -1 if output.shape[-1] == len(bias) else 1
         return [(product.movedim(axis, -1) * bias).flatten(1, -2).sum(1)]

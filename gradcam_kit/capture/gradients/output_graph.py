@@ -1,4 +1,4 @@
-"""The model's output with a graph down to the images, which tells by what operations it was computed."""
+"""The model's output with a graph down to the images, which shows the operations that computed it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gradcam_kit.targets.scores import ScoreKind, evident_kind
 
 
 def output_with_graph(model: torch.nn.Module, inputs: Inputs) -> Any:
-    """Return what the model puts out for the first sample; the graph lives as long as the result is held."""
+    """Return the model's output for the first sample; the graph lives as long as the result is held."""
     first = inputs.first()
     device = first.images.device
     with torch.inference_mode(False), untouched(model, device), torch.enable_grad():
@@ -24,14 +24,14 @@ def output_with_graph(model: torch.nn.Module, inputs: Inputs) -> Any:
 
 
 def score_kind(model: torch.nn.Module, inputs: Inputs, output: Any = None) -> ScoreKind | None:
-    """Return what the scores of a model are by evidence (`evident_kind`); None where its output is no class scores.
+    """Return the kind of the model's scores by evidence (`evident_kind`); None if its output is not class scores.
 
     Only outputs that could be probabilities cost one more forward pass, of the first sample, for the graph.
 
     Args:
-        model: what the evidence is about.
+        model: the model in question.
         inputs: a call of the model.
-        output: what the model returned for these inputs; None = nothing is known of it yet.
+        output: the model's output for these inputs; None = not computed yet.
     """
     known: list[Tensor] = []
     try:
@@ -44,7 +44,7 @@ def score_kind(model: torch.nn.Module, inputs: Inputs, output: Any = None) -> Sc
         known.insert(0, read_logits(output_with_graph(model, inputs)))
     except GradCamKitError:
         pass
-    except Exception as error:  # what cannot have a graph, or takes no single sample
+    except Exception as error:  # models that cannot have a graph, or do not take a single sample
         raise_interruption(error)
         if is_out_of_memory(error):
             raise

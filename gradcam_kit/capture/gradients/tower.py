@@ -1,4 +1,4 @@
-"""One module called with any inputs, such as token indices, and the gradients at its layers."""
+"""Call one module with any inputs, such as token indices, and compute gradients at its layers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class TowerPass:
     """One forward pass with a graph that starts at a layer.
 
     Attributes:
-        output: what the module returned, with its graph.
+        output: output of the module, with its graph.
         recorded: layer -> its tensor, a node or leaf of the graph, in the order of execution.
     """
 
@@ -35,7 +35,7 @@ class TowerPass:
     calls: dict[str, int] = field(default_factory=dict)
 
     def gradients(self, scores: Float[Tensor, " n"], *others: Tensor) -> list[Tensor | None]:
-        """Return d score / d of `others` and then of each recorded tensor; None where the score does not depend."""
+        """Return d score / d tensor for `others` and the recorded tensors; None for tensors without influence."""
         wanted = [*others, *self.recorded.values()]
         graph = [tensor for tensor in wanted if tensor.requires_grad]
         if not graph or not scores.requires_grad:
@@ -62,16 +62,16 @@ def tower_pass(
     *,
     cut: bool = True,
 ) -> Iterator[TowerPass]:
-    """Run a module once, in eval mode and with frozen parameters, and record layers; on leaving all is as before.
+    """Run a module once, in eval mode and with frozen parameters, and record layers; restore it afterwards.
 
     Args:
         module: any module.
         args: its positional arguments.
         kwargs: its keyword arguments.
         layers: a name, wildcard, module or type, or None for all modules inside.
-        fits: which tensor of a layer's output is recorded: the first one that fits.
-        device: of the inputs.
-        cut: let the graph start at the first recorded tensor; False where the inputs have a graph already.
+        fits: predicate for tensors; the first tensor of a layer's output that fits is recorded.
+        device: device of the inputs.
+        cut: start the graph at the first recorded tensor; False if the inputs already have a graph.
 
     Raises:
         CaptureError: a named layer that did not run, ran more than once, or returned nothing that fits.
@@ -113,7 +113,7 @@ def _recording(seen: TowerPass, name: str, fits: Fits, cut: bool) -> Callable[..
             is_found = True
             own = tensor.detach().requires_grad_() if cut and not seen.recorded else tensor
             seen.recorded[name] = own
-            # The clone goes on, so that in-place operations cannot reach the record.
+            # Pass on a clone, so that in-place operations cannot change the record.
             seen.passed_on[name] = own.clone()
             return seen.passed_on[name]
 

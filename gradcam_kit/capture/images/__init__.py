@@ -1,1 +1,1 @@
-"""Which input the images are, which axis holds their channels, and which axes of a layer are axes of the images."""
+"""Find the image input, the axis of its channels, and the axes that a layer shares with the images."""

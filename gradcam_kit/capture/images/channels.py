@@ -1,4 +1,4 @@
-"""Which axis of the images holds the channels, read from the model where their shape does not say it."""
+"""Find the channel axis of the images, from the model if the shape is ambiguous."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gradcam_kit.errors import ShapeError
 from gradcam_kit.types import Images
 
 _AXES = {3: 1, 4: 2, 5: 3}
-"""Position axes that a convolution has, by the axes of its kernel."""
+"""Number of axes of a convolution's kernel -> number of position axes."""
 
 
 def read_inputs(
@@ -23,13 +23,13 @@ def read_inputs(
 ) -> Inputs:
     """Find the images among the inputs, and the axis of their channels.
 
-    `(n, c, *t)` is the rule. Video models of other libraries take `(n, t, c, h, w)`, and spectrogram models
-    `(n, time, frequency)`: which axis a model sums over first decides, whatever the sizes are.
+    The usual layout is `(n, c, *t)`. Video models of other libraries take `(n, t, c, h, w)`, and spectrogram models
+    `(n, time, frequency)`. Whatever the sizes, the first axis over which the model sums holds the channels.
 
     Args:
         images: what a CAM was called with.
         forward_kwargs: further keyword arguments of the model.
-        models: the models that will be called; the first one says how it takes the images.
+        models: the models that will be called; the first one determines the layout.
         image_input: position or key of the images among the inputs; None = found.
 
     Raises:
@@ -41,10 +41,10 @@ def read_inputs(
 
 
 def with_channels(model: nn.Module, inputs: Inputs) -> Inputs:
-    """Return the call with the axis that holds the channels of the images.
+    """Return the call with its channel axis set.
 
     Raises:
-        ShapeError: several axes may be the channels, and the model does not say which.
+        ShapeError: several axes may be the channels, and the model does not tell which.
     """
     if inputs.n == 0 or not _is_open(model, inputs.raw):
         return inputs
@@ -53,7 +53,7 @@ def with_channels(model: nn.Module, inputs: Inputs) -> Inputs:
 
 
 def _is_open(model: nn.Module, raw: Tensor) -> bool:
-    """Whether something else than the first axis behind the batch may be the channels."""
+    """Whether another axis than the first after the batch axis may be the channels."""
     if raw.ndim not in (3, 5):
         return False
     kernels = [
@@ -61,14 +61,14 @@ def _is_open(model: nn.Module, raw: Tensor) -> bool:
         for module in model.modules()
         if isinstance(weight := getattr(module, "weight", None), Tensor) and weight.ndim in _AXES
     ]
-    if raw.ndim == 3:  # a signal, unless the model makes pictures of it
+    if raw.ndim == 3:  # a signal, unless the model turns it into pictures
         return bool(kernels) and all(ndim > 3 for ndim, _ in kernels)
     first = next((channels for ndim, channels in kernels if ndim == raw.ndim), None)
     return first != raw.shape[1] or raw.shape[1] == raw.shape[2]
 
 
 def _channels(summed: int | None, raw: Tensor) -> int | None:
-    if raw.ndim == 3:  # a waveform has one channel, of which the model may make a spectrogram itself
+    if raw.ndim == 3:  # a waveform has one channel; the model may compute a spectrogram from it
         return None if summed is None and raw.shape[1] > 1 else 1
     if summed in (1, 2):
         return summed

@@ -1,4 +1,4 @@
-"""Which of a model's inputs the images are: the one on which the layers depend."""
+"""Choose the image input of a model with several inputs: the one on which the layers depend."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from gradcam_kit.capture.recording import NOT_MODULES
 from gradcam_kit.errors import InputError
 
 _known: WeakKeyDictionary[nn.Module, dict[Hashable, dict[str, frozenset[Slot]]]] = WeakKeyDictionary()
-"""On which inputs the layers of a model depend."""
+"""The inputs on which the layers of a model depend, cached by model."""
 
 
 def image_input_of(
     model: nn.Module, inputs: Inputs, layers: Mapping[str, nn.Module], asked: Slot | None = None
 ) -> Inputs:
-    """Return the call with the images at the input on which the layers depend; of several, 4 axes before 3.
+    """Return the call with the image input set to the one on which the layers depend; of several, 4 axes before 3.
 
     A model with one input that could be images is not run.
 
     Args:
-        model: runs once, with a graph, for layers that it meets for the first time.
+        model: run once, with a graph, for layers not seen before.
         inputs: the call.
         layers: the target layers by name.
-        asked: the input that the user named; None = it is to be found.
+        asked: the input that the user named; None = find it.
 
     Raises:
         InputError: layers of different inputs, or of another input than the one that was named.
@@ -48,8 +48,8 @@ def image_input_of(
     described = "; ".join(f"{name!r} on {_listed(own)}" for name, own in found.items())
     if not shared:
         raise InputError(
-            f"the layers depend on different inputs ({described}), and maps of different inputs are not fused; "
-            "explain them one by one"
+            f"the layers depend on different inputs ({described}), and maps of different inputs cannot be "
+            "fused; explain them one by one"
         )
     if asked is not None and asked not in shared:
         raise InputError(f"image_input is {asked!r}, but the layers depend on other inputs: {described}")
@@ -76,7 +76,7 @@ def sees_images(model: nn.Module, inputs: Inputs, layers: Mapping[str, nn.Module
 
 
 def _dependences(model: nn.Module, inputs: Inputs, layers: Mapping[str, nn.Module]) -> dict[str, frozenset[Slot]]:
-    """Return the inputs that each layer is computed from; all of them for a layer that is cut off (no_grad, detach)."""
+    """Return the inputs on which each layer depends; all inputs for a layer without a graph (no_grad, detach)."""
     known = _known.setdefault(model, {})
     key = (tuple(layers), tuple((slot, inputs.value(slot).ndim) for slot in inputs.image_slots))
     if key not in known:
@@ -104,7 +104,7 @@ def _follow(model: nn.Module, inputs: Inputs, layers: Mapping[str, nn.Module]) -
         watched = inputs.with_images(inputs.images)
         leaves = {slot: inputs.value(slot).detach().clone().requires_grad_() for slot in inputs.image_slots}
         for slot, leaf in leaves.items():
-            # The model may change its input in place, which a leaf refuses.
+            # The model may change its input in place, which is not allowed for a leaf.
             watched = watched.at(slot).replacing(leaf.clone())
         with holding_hooks() as attach:
             for name, module in layers.items():

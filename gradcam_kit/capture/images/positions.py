@@ -1,4 +1,4 @@
-"""Which axes of a layer's maps are axes of the images, where `reshape` adds or drops some."""
+"""Match the axes of a layer's maps to those of the images, in case `reshape` adds or drops some."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from gradcam_kit.capture.layouts import fits
 
 
 def heatmap_size(positions: Sequence[int], image: Sequence[int]) -> tuple[int, ...]:
-    """Return the size of the heatmaps: the layer's own axes, resized where the image has the same axes.
+    """Return the size of the heatmaps: the layer's own axes, resized to the image along axes that both share.
 
     Args:
         positions: of the maps that `reshape` made.
-        image: the shape `(c, *t)` of one image, its channels in front whatever the model takes.
+        image: the shape `(c, *t)` of one image, always with the channels first.
 
     Returns:
-        The size of the image where both have as many axes. Else axes are the same from the last one on, if two or
-        more of them have one stride (any length fits a single axis) or the axis before them are the image's channels.
+        The size of the image if both have the same number of axes. Otherwise trailing axes are matched, if two or more
+        of them have the same stride (any length fits a single axis) or the axis before them is that of the image's
+        channels.
     """
     channels, *size = image
     axes, shared = len(size), min(len(positions), len(size))

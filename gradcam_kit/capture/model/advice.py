@@ -1,4 +1,4 @@
-"""What people may mean by arguments that a model does not take, or on which it fails."""
+"""Hints about likely mistakes in the arguments of a model: unknown arguments, or images on which it fails."""
 
 from __future__ import annotations
 
@@ -23,26 +23,28 @@ _MEANT = {
         ("normalize", "fusion", "batch_size", "reshape"), "it when the CAM is made: GradCAM(model, {name}=...)"
     ),
 }
-"""What people mean by arguments that a model does not take; words of other libraries are in `gradcam_kit.foreign`."""
+"""The likely meaning of arguments that a model does not take; arguments of other libraries are in
+`gradcam_kit.foreign`.
+"""
 
 _PRECISIONS = {torch.float16: "half", torch.bfloat16: "bfloat16", torch.float32: "float", torch.float64: "double"}
-"""What PyTorch calls them in its errors, and the method of a module that converts it."""
+"""Name of each precision in PyTorch's errors, and the method of a module that converts to it."""
 
 
 def check_arguments(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-    """Raise InputError for arguments that the model's `forward` does not take, and say what may be meant."""
+    """Raise InputError for arguments that the model's `forward` does not take, with a hint at the likely meaning."""
     if model._forward_pre_hooks_with_kwargs:
-        return  # they may take what `forward` does not
+        return  # hooks may take arguments that `forward` does not
     try:
         taken = inspect.signature(model.forward, follow_wrapped=False).parameters.values()
-    except (TypeError, ValueError):  # compiled code shows no signature
+    except (TypeError, ValueError):  # compiled code has no signature
         return
     names = {one.name for one in taken if one.kind not in (one.VAR_KEYWORD, one.VAR_POSITIONAL)}
     takes_any = any(one.kind is one.VAR_KEYWORD for one in taken)
     for name in (name for name in kwargs if name not in names):
-        if name in KEYWORDS:  # also of a model that takes any keyword, and would silently pass it over
+        if name in KEYWORDS:  # even for a model that accepts any keyword and would silently ignore it
             meant = f"; here it is {KEYWORDS[name]}"
-        elif name in _MEANT and (not takes_any or name == "target"):  # which no model means
+        elif name in _MEANT and (not takes_any or name == "target"):  # options of other libraries, which no model takes
             meant = f"; pass {_MEANT[name].format(name=name)}"
         elif takes_any:
             continue
@@ -55,61 +57,64 @@ def check_arguments(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str
     places = sum(one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD) for one in taken)
     if len(args) > places and not any(one.kind is one.VAR_POSITIONAL for one in taken):
         raise InputError(
-            f"a sequence of {len(args)} stands for as many inputs of the model, and {type(model).__name__}.forward "
-            f"takes {places}; {_as_a_batch(args)}"
+            f"a sequence of {len(args)} is read as {len(args)} inputs of the model, but "
+            f"{type(model).__name__}.forward takes {places}; {_as_a_batch(args)}"
         )
 
 
 def nested_advice(args: Sequence[Any], kwargs: Mapping[str, Any]) -> str | None:
-    """Say what to do with tensors inside lists or mappings of inputs, as detection models take them; None without."""
+    """Return advice for tensors inside lists or mappings, the inputs of detection models; None without such inputs."""
     inner = [value for value in (*args, *kwargs.values()) if isinstance(value, Mapping | list | tuple)]
     shapes = [tuple(leaf.shape) for leaf in tree_leaves(list(map(_plain_tree, inner))) if isinstance(leaf, Tensor)]
     if not shapes:
         return None
     return (
-        f"the images lie inside of {', '.join(sorted({kind_of(value) for value in inner}))} (shapes "
-        f"{', '.join(map(str, shapes[:3]))}), where changed images cannot be put; wrap the model in a module whose "
-        "forward(images) takes one tensor (n, c, h, w) and makes these inputs of it, such as "
+        f"the images are inside {', '.join(sorted({kind_of(value) for value in inner}))} (shapes "
+        f"{', '.join(map(str, shapes[:3]))}), where they cannot be replaced by changed images; wrap the "
+        "model in a module whose forward(images) takes one tensor (n, c, h, w) and makes these inputs from "
+        "it, such as "
         "model([{'image': image} for image in images])"
     )
 
 
 def _plain_tree(value: Any) -> Any:
-    """Return mappings of any class as dicts, in which leaves are found."""
+    """Return mappings of any class as dicts, so that their leaves are found."""
     if isinstance(value, Mapping):
         return {str(key): _plain_tree(entry) for key, entry in value.items()}
     return [_plain_tree(entry) for entry in value] if isinstance(value, list | tuple) else value
 
 
 def _as_a_batch(args: Sequence[Any]) -> str:
-    """How to make one batch of what was given as several inputs."""
+    """Advice on how to make one batch of the given sequence."""
     if (nested := nested_advice(args, {})) is not None:
         return nested
     if not all(isinstance(value, Tensor) for value in args):
-        return "make one tensor (n, c, h, w) of the pictures: torch.stack([transform(picture) for picture in pictures])"
+        return (
+            "make one tensor (n, c, h, w) from the pictures: torch.stack([transform(picture) for picture in pictures])"
+        )
     if len({value.shape[1:] for value in args}) == 1 and args[0].ndim == 4:
-        return "for one batch of all pass torch.cat(images)"
-    return "for one batch of all pass torch.stack(images)" + (
-        "" if len({value.shape for value in args}) == 1 else ", resized to one size before"
+        return "to pass all as one batch, use torch.cat(images)"
+    return "to pass all as one batch, use torch.stack(images)" + (
+        "" if len({value.shape for value in args}) == 1 else ", after resizing them to the same size"
     )
 
 
 def advice(images: Tensor, args: tuple[Any, ...]) -> str | None:
-    """Say what may be wrong with images on which a model failed, if they look like it."""
+    """Return a hint about the shape of images on which a model failed, if the shape looks wrong."""
     first, *others = images.shape
     if len(others) == 2 and first in _CHANNELS and min(others) > max(_CHANNELS):
         if sum(isinstance(value, Tensor) and value.ndim == 3 for value in args) > 1:
-            return f"A sequence stands for several inputs of the model: {_as_a_batch(args)}"
-        return "If this is one picture (c, h, w), give it an axis for the batch: images[None]"
+            return f"A sequence is read as several inputs of the model: {_as_a_batch(args)}"
+        return "If this is a single image (c, h, w), add a batch axis: images[None]"
     if len(others) == 3 and others[-1] in _CHANNELS and others[0] not in _CHANNELS:
-        return "If the channels come last (n, h, w, c), move them: images.movedim(-1, 1)"
+        return "If the channels are last (n, h, w, c), move them: images.movedim(-1, 1)"
     return None
 
 
 def precision_advice(images: Tensor, model: nn.Module, error: Exception) -> str | None:
-    """Say what to convert, if a model failed because the images have another precision than its parameters.
+    """Return what to convert, if a model failed because images and parameters differ in precision.
 
-    Many models convert what they get, so the error itself has to name both precisions.
+    Many models convert their inputs, so the hint is given only if the error names both precisions.
     """
     own = next((one.dtype for one in model.parameters() if one.dtype in _PRECISIONS), None)
     if own is None or own == images.dtype or images.dtype not in _PRECISIONS:

@@ -1,4 +1,4 @@
-"""Parts of a model that are compiled here: they run compiled where no hook would have to reach into them."""
+"""Compile the parts of a model into which no hook has to reach."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gradcam_kit.capture.model.layers import split_name
 
 @dataclass(frozen=True)
 class _Parts:
-    """How many parts of a model were compiled, and the layers that were not."""
+    """Number of compiled parts of a model, and the layers that were left out."""
 
     number: int
     layers: frozenset[str]
@@ -26,7 +26,7 @@ _parts: WeakKeyDictionary[nn.Module, _Parts] = WeakKeyDictionary()
 
 
 def compile_around(model: nn.Module, layers: Iterable[str], **options: Any) -> None:
-    """Compile the modules beside the layers and inside of what holds them; passes with other hooks run eagerly.
+    """Compile the largest modules without any of the layers; passes with hooks elsewhere run eagerly.
 
     Args:
         model: changed in place.
@@ -47,9 +47,9 @@ def compile_around(model: nn.Module, layers: Iterable[str], **options: Any) -> N
 
 
 def _call_of(module: nn.Module) -> Callable[..., Any]:
-    """Wrap a module's call in a function of this file: up to torch 2.11 the compiler skips those of torch's own files.
+    """Wrap a module's call in a function of this file: up to torch 2.11 the compiler skips torch's own files.
 
-    Of a built-in module, which `nn.Module.compile` hands over as it is, nothing would be compiled there.
+    `nn.Module.compile` passes such a function for built-in modules, so nothing of them would be compiled.
     """
 
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -59,13 +59,13 @@ def _call_of(module: nn.Module) -> Callable[..., Any]:
 
 
 def is_compiled_around(model: nn.Module, hooked: Iterable[str] = ()) -> bool:
-    """Whether parts of the model were compiled here, and these layers are in none of them."""
+    """Whether parts of the model were compiled here, and none of them contains these layers."""
     return model in _parts and _parts[model].layers.issuperset(hooked)
 
 
 @contextmanager
 def parts_compiled(model: nn.Module, hooked: Iterable[str] = ()) -> Iterator[None]:
-    """Let those parts run compiled in spite of `untouched`, if only layers beside them have hooks.
+    """Let the compiled parts run compiled in spite of `untouched`, if only layers outside them have hooks.
 
     Args:
         model: the model that is run.
@@ -76,6 +76,6 @@ def parts_compiled(model: nn.Module, hooked: Iterable[str] = ()) -> Iterator[Non
         return
     config = torch._dynamo.config
     name = "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit"  # before torch 2.7
-    # All parts count towards one limit, because the compiler meets each in the same function of its own.
+    # All parts count towards one limit, because the compiler sees the same function for each of them.
     with config.patch({name: getattr(config, name) * _parts[model].number}), torch.compiler.set_stance("default"):
         yield

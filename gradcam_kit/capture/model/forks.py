@@ -1,4 +1,4 @@
-"""One thread at a time works with models, and processes that other threads fork meanwhile find them untouched."""
+"""Let one thread at a time change models, and restore the models in processes that other threads fork meanwhile."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def is_scripted(module: nn.Module) -> bool:
 
 @contextmanager
 def hooks_as_they_are(modules: list[nn.Module]) -> Iterator[None]:
-    """Take hooks of ours out in a forked process, in which the thread that would remove them has ended."""
+    """Remove our hooks in a forked process, where the thread that would remove them no longer exists."""
     process = os.getpid()
     stores: list[dict[int, Any]] = [
         store
@@ -46,12 +46,12 @@ def hooks_as_they_are(modules: list[nn.Module]) -> Iterator[None]:
 
 
 _changes: dict[int, list[ExitStack]] = {}
-"""What is changed at the moment, by thread."""
+"""The current changes of models, by thread."""
 
 
 @contextmanager
 def undone_in_forks() -> Iterator[ExitStack]:
-    """Undo changes of models when the block ends, and at once in processes that other threads fork meanwhile."""
+    """Undo changes of models when the block ends, and immediately in processes that other threads fork meanwhile."""
     own = _changes.setdefault(threading.get_ident(), [])
     with ExitStack() as changes:
         own.append(changes)
@@ -65,19 +65,19 @@ def undone_in_forks() -> Iterator[ExitStack]:
 
 
 def _after_fork() -> None:
-    """Settle a forked process, in which only the thread that forked goes on: what the others held ends here."""
+    """Clean up in a forked process: undo the changes of other threads, which did not survive the fork."""
     global _lock
     mine = threading.get_ident()
     for thread in [thread for thread in _changes if thread != mine]:
         for changes in reversed(_changes.pop(thread)):
-            with suppress(Exception):  # of a device, which a forked process cannot use anyway
+            with suppress(Exception):  # errors of a GPU, which a forked process cannot use anyway
                 changes.close()
     if mine not in _changes:
         _lock = threading.RLock()
 
 
 def _let_finish() -> None:
-    """Wait a moment for daemon threads: torch aborts a process that ends while it computes in one of them."""
+    """Wait briefly for daemon threads, because torch aborts a process that exits while one computes."""
     if _lock.acquire(timeout=5):
         _lock.release()
 

@@ -1,4 +1,4 @@
-"""What a model is called with, and how the same call is made for other rows."""
+"""The arguments of a call of the model, and the same call for other rows."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from gradcam_kit.errors import InputError, ShapeError, interruption, is_out_of_m
 from gradcam_kit.types import Images
 
 Slot = int | str
-"""The place of an input: its position, or its key."""
+"""The slot of an input: its position, or its key."""
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """The arguments of one forward call; `slot` is the place of the images among them.
+    """The arguments of one forward call; `slot` is the position or key of the images among them.
 
-    `memory_format` is the order of axes in memory in which the model gets the images. `channels` is the axis of their
-    channels as the model takes them: 1 as a rule, 2 behind the frames of a video, None for a spectrogram without any.
+    `memory_format` is the memory format in which the model gets the images. `channels` is their channel axis in the
+    model's layout: usually 1, 2 after the frames of a video, None for a spectrogram without channels.
     """
 
     args: tuple[Any, ...]
@@ -34,14 +34,14 @@ class Inputs:
     slot: Slot
     memory_format: torch.memory_format = torch.preserve_format
     is_asked: bool = False
-    """Whether the caller named the place of the images."""
+    """Whether the caller named the slot of the images."""
     channels: int | None = 1
     entry: str = "__call__"
-    """The method of the model that is called: the tower for images, where a target needs nothing else."""
+    """Name of the method of the model to call; the image tower, if a target needs nothing else."""
 
     @property
     def raw(self) -> Tensor:
-        """The images as the model takes them."""
+        """The images in the model's layout."""
         images: Tensor = self.value(self.slot)
         return images
 
@@ -59,29 +59,29 @@ class Inputs:
         return [slot for slot, value in places if _could_be_images(value)]
 
     def value(self, slot: Slot) -> Any:
-        """Return the input at a place."""
+        """Return the input in a slot."""
         return self.args[slot] if isinstance(slot, int) else self.kwargs[slot]
 
     def at(self, slot: Slot) -> Inputs:
-        """Return the same call with the images at another place, whose axis after the batch holds the channels."""
+        """Return the same call with the images in another slot, whose axis after the batch holds the channels."""
         return self if slot == self.slot else replace(self, slot=slot, channels=1)
 
     def asked(self, image_input: Slot) -> Inputs:
-        """Return the same call, with the images at the place that the caller names."""
+        """Return the same call, with the images in the slot that the caller names."""
         places: dict[Slot, Any] = dict(enumerate(self.args))
         places.update(self.kwargs)
         slot = _asked(image_input, places)
         return replace(self.at(slot), is_asked=True)
 
     def replacing(self, images: Tensor) -> Inputs:
-        """Return the same call with this very tensor in the place of the images."""
+        """Return the same call with this tensor itself in place of the images, not a copy."""
         args = tuple(images if place == self.slot else value for place, value in enumerate(self.args))
         kwargs = {key: images if key == self.slot else value for key, value in self.kwargs.items()}
         return replace(self, args=args, kwargs=kwargs)
 
     @property
     def n(self) -> int:
-        """Samples in the batch."""
+        """The number of samples in the batch."""
         return self.images.shape[0]
 
     @property
@@ -90,7 +90,7 @@ class Inputs:
         return tuple(self.images.shape[2:])
 
     def with_images(self, images: Float[Tensor, "m c *t"], index: Int[Tensor, " m"] | None = None) -> Inputs:
-        """Return the call for other images: row r takes everything else from sample `index[r]` (None = from its own).
+        """Return the call for other images: row r takes all other inputs from sample `index[r]` (None = sample r).
 
         Tensors whose first axis is n belong to the samples; all others are shared by the batch. All are copies, because
         the model may change its input in place.
@@ -111,7 +111,7 @@ class Inputs:
         return replace(self, args=args, kwargs=kwargs)
 
     def per_sample(self) -> list[str]:
-        """Return the other inputs that are taken for one entry per sample, because their first axis has as many."""
+        """Return the other inputs that seem to have one entry per sample, by the size of their first axis."""
         named = [*((f"argument {i}", value) for i, value in enumerate(self.args) if i != self.slot)]
         named += [(repr(key), value) for key, value in self.kwargs.items() if key != self.slot]
         return [
@@ -128,14 +128,14 @@ class Inputs:
 def read_inputs(
     images: Images, forward_kwargs: Mapping[str, Any], *models: nn.Module, image_input: Slot | None = None
 ) -> Inputs:
-    """Find the images among the inputs, detached from any graph and usable in one.
+    """Find the images among the inputs, and detach them from their graph.
 
-    Of several inputs that could be the images, the first with 2 or 3 position axes counts, else the first one.
+    Of several inputs that could be the images, take the first with 2 or 3 position axes, else the first.
 
     Args:
         images: what a CAM was called with.
         forward_kwargs: further keyword arguments of the model.
-        models: the models that will be called; arguments that they do not take are named before they run.
+        models: the models that will be called; arguments that they do not take raise an error before they run.
         image_input: position or key of the images among the inputs; None = found.
 
     Raises:
@@ -160,7 +160,7 @@ def read_inputs(
     places: list[tuple[Slot, Any]] = [*enumerate(args), *kwargs.items()]
     if image_input is not None:
         return Inputs(args, kwargs, _asked(image_input, dict(places)), is_asked=True)
-    # Text embeddings and signals have one position axis, pictures two: min keeps the first of equals.
+    # Text embeddings and signals have one position axis, images two; `min` keeps the first of equals.
     slots = [slot for slot, value in places if _could_be_images(value)]
     if slots:
         return Inputs(args, kwargs, min(slots, key=lambda slot: dict(places)[slot].ndim == 3))
@@ -169,8 +169,8 @@ def read_inputs(
         if value.ndim >= 3 and not value.is_floating_point():
             raise InputError(
                 f"images are {str(value.dtype).removeprefix('torch.')}; expected floating point. "
-                "Scale and normalize them first as in training, e.g. images.float() / 255; for a model that scales "
-                "bytes by itself pass images.float(), the same numbers"
+                "Scale and normalize them first as in training, e.g. images.float() / 255; for a model "
+                "that scales bytes itself, pass images.float()"
             )
     shapes = ", ".join(str(tuple(value.shape)) for value in tensors)
     if not shapes:
@@ -178,8 +178,8 @@ def read_inputs(
             raise InputError(nested)
         kinds = ", ".join(sorted({kind_of(value) for _, value in places})) or "nothing"
         raise ShapeError(
-            f"there is no tensor in the images, but {kinds}; expected a tensor (n, c, *positions). "
-            "Pictures become one by torch.stack([transform(picture) for picture in pictures])"
+            f"the images contain no tensor, but {kinds}; expected a tensor (n, c, *positions), such as "
+            "torch.stack([transform(picture) for picture in pictures])"
         )
     raise ShapeError(f"images have shape {shapes}; expected (n, c, *positions) with 1, 2 or 3 position axes")
 
@@ -189,7 +189,7 @@ def _could_be_images(value: Any) -> bool:
 
 
 def _asked(image_input: Slot, places: Mapping[Slot, Any]) -> Slot:
-    """Return the place of the images that the caller named."""
+    """Return the slot of the images that the caller named."""
     if image_input not in places:
         raise InputError(
             f"image_input is {image_input!r}, and the model is called with {', '.join(map(repr, places))}; give the"
@@ -213,12 +213,12 @@ def _plain(value: Any) -> Any:
 
 
 _OF_A_CALL = (RuntimeError, ValueError, TypeError, LookupError, ArithmeticError, AssertionError, AttributeError)
-"""Errors that images of another shape or precision may cause; all others are the model's own affair."""
+"""Errors that a wrong shape or precision of images may cause; all others are passed on unchanged."""
 
 
 @dataclass(frozen=True)
 class Runner:
-    """Calls the model as the user's context would: under the same autocast, whatever surrounds the arithmetic."""
+    """Calls the model under the user's autocast state, whatever autocast state surrounds our own arithmetic."""
 
     model: nn.Module
     device_type: str
@@ -245,7 +245,8 @@ class Runner:
             if is_out_of_memory(error) or interruption(error) is not None:
                 raise
             said = f"the model failed on these images: {error}\n"
-            if hint := precision_advice(inputs.images, self.model, error):  # of the error, and no guess from a shape
+            # first the hint from the error, which is more certain than a guess from a shape
+            if hint := precision_advice(inputs.images, self.model, error):
                 raise InputError(said + hint) from error
             if hint := advice(inputs.images, inputs.args):
                 raise ShapeError(said + hint) from error
@@ -256,7 +257,7 @@ class Runner:
         return torch.autocast(self.device_type, dtype=self.autocast_dtype, enabled=self.autocast)
 
     def precision(self, images: Tensor) -> torch.dtype:
-        """Return the precision in which the model computes with such images."""
+        """Return the precision in which the model computes with these images."""
         return self.autocast_dtype if self.autocast else images.dtype
 
     def arithmetic(self) -> AbstractContextManager[Any]:

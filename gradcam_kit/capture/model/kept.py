@@ -1,7 +1,7 @@
-"""What modules keep beside parameters and buffers: features of their last pass, tables of positions, hidden states.
+"""Tensors that modules keep beside parameters and buffers: features of the last pass, position tables, hidden states.
 
-Tensors of the user's graph, and those made under `inference_mode`, cannot take part in a pass of ours; clones stand in
-for them. What a pass of ours leaves in such a place is taken out again, because it belongs to a graph of ours.
+Tensors of the user's graph, and those made under `inference_mode`, cannot take part in our passes, so clones replace
+them during a pass. Tensors that our pass leaves behind are removed again, because they belong to our graph.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from gradcam_kit.errors import GradCamKitError, interruption
 _INTERNAL = frozenset(vars(nn.Module()))
 _SIMPLE = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, torch.Size, range, slice)
 _DEPTH = 6
-_MOST = 1000  # things that are looked at in one module: it may keep a trainer, or a data set
+_MOST = 1000  # limit of objects visited per module, which may hold a trainer or a data set
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a tensor is kept.
+    """A place where a tensor is kept.
 
     Attributes:
-        path: from the module, as Python writes it.
-        tensor: what was found there.
+        path: path from the module in Python's notation.
+        tensor: the tensor found there.
         get: reads the place.
         put: writes it.
     """
@@ -47,7 +47,7 @@ class Place:
 
 @dataclass
 class _Store:
-    """A container that can be changed, and what was in it."""
+    """A mutable container and its original content."""
 
     content: Any
     before: Any
@@ -56,7 +56,7 @@ class _Store:
         return dict(self.content) if isinstance(self.content, dict) else dict(enumerate(self.content))
 
     def changed_values(self) -> list[Any]:
-        """All that was added, taken out or replaced."""
+        """Whether something was added, removed or replaced."""
         now, before = self.entries(), self.before
         keys = [key for key in {**now, **before} if now.get(key, _NOTHING) is not before.get(key, _NOTHING)]
         return [value for key in keys if not _is_internal(key) for value in (now.get(key), before.get(key))]
@@ -80,10 +80,10 @@ def _is_internal(name: Any) -> bool:
 
 @dataclass
 class _Search:
-    """Goes through what one module keeps."""
+    """Walks through the objects that a module keeps."""
 
     module: nn.Module
-    met: dict[int, Any]  # shared by all modules of a model, which may keep the same objects
+    met: dict[int, Any]  # shared by all modules of a model, because they may keep the same objects
     places: list[Place] = field(default_factory=list)
     stores: list[_Store] = field(default_factory=list)
     left: int = _MOST
@@ -101,7 +101,7 @@ class _Search:
             self._visit(function, lambda: None, lambda _: None, "forward", _DEPTH, False)
 
     def restore(self) -> None:
-        """Put everything back if tensors are concerned: a table and the size that it was made for belong together."""
+        """Restore everything if tensors changed: related values must fit together, such as a table and its size."""
         changed = [value for store in self.stores for value in store.changed_values()]
         buffers = self.module._buffers
         moved = buffers.keys() != self.buffers.keys() or any(
@@ -130,7 +130,7 @@ class _Search:
             self._visit_store(value, dict(enumerate(value)), path, depth, is_state, "[{}]")
         elif isinstance(value, tuple):
             self._visit_tuple(value, get, put, path, depth, is_state)
-        elif callable(value):  # a program, and not a state: what it notes down is somebody's who wants to see it
+        elif callable(value):  # a function, not state: what it records is meant for its author
             self._visit_callable(value, path, depth)
         elif isinstance(own := getattr(value, "__dict__", None), dict):
             self._visit_store(own, own, path, depth, is_state, ".{}")
@@ -173,7 +173,7 @@ class _Search:
             self._visit(value.__self__, lambda: None, lambda _: None, path, depth, False)
         elif isinstance(value, FunctionType):
             for name, cell in zip(value.__code__.co_freevars, value.__closure__ or (), strict=True):
-                with suppress(ValueError):  # of an empty cell
+                with suppress(ValueError):  # raised for an empty cell
                     get, put = partial(getattr, cell, "cell_contents"), partial(_fill, cell)
                     self._visit(get(), get, put, f"{path} ({name} in its closure)", depth - 1, False)
         elif isinstance(value, partial):
@@ -206,7 +206,7 @@ def _holds_tensors(value: Any, depth: int = 4) -> bool:
 
 
 def _keeps_nothing(module: nn.Module) -> bool:
-    """Whether a module is one of torch's own, which only hooks could give more than parameters and buffers."""
+    """Whether a module is torch's own, so that only hooks could make it keep more than parameters and buffers."""
     if isinstance(module, torch.jit.ScriptModule):
         return True
     own = type(module).__module__.startswith("torch.nn.modules")
@@ -215,7 +215,7 @@ def _keeps_nothing(module: nn.Module) -> bool:
 
 @contextmanager
 def standing_in(modules: Sequence[nn.Module]) -> Iterator[None]:
-    """Let clones stand in for kept tensors of a graph or of `inference_mode`; afterwards all is kept as before."""
+    """Replace kept tensors of a graph or of `inference_mode` by clones; restore the originals afterwards."""
     met: dict[int, Any] = {}
     searches = [_Search(module, met) for module in modules if not _keeps_nothing(module)]
     clones: dict[int, Tensor] = {}
@@ -236,7 +236,7 @@ def standing_in(modules: Sequence[nn.Module]) -> Iterator[None]:
         for search in searches:
             search.restore()
         for place, clone in reversed(replaced):
-            if place.get() is clone:  # else the model has put something else there
+            if place.get() is clone:  # otherwise the model has replaced it meanwhile
                 place.put(place.tensor)
         for place, values, version in written:
             if place.tensor._version != version:
@@ -245,11 +245,11 @@ def standing_in(modules: Sequence[nn.Module]) -> Iterator[None]:
 
 
 _foreign: WeakSet[nn.Module] = WeakSet()
-"""Models that use tensors made under `inference_mode` that none of their attributes holds (a global, a cache)."""
+"""Models that use tensors made under `inference_mode` that are not in any of their attributes (a global, a cache)."""
 
 
 def normal_tensors_help(model: nn.Module, error: Exception) -> bool:
-    """Whether the work fails on such a tensor and may be done again, because `normal_tensors` will replace it."""
+    """Whether the work failed on an inference tensor that `normal_tensors` will replace in a second try."""
     cause = error.__cause__ if isinstance(error, GradCamKitError) else error
     if type(cause) is not RuntimeError or "nference tensor" not in str(cause) or model in _foreign:
         return False
@@ -260,7 +260,7 @@ def normal_tensors_help(model: nn.Module, error: Exception) -> bool:
 
 
 def normal_tensors(model: nn.Module) -> AbstractContextManager[Any]:
-    """Let clones stand in for whatever a model uses that was made under `inference_mode`, if it is known to do so."""
+    """Replace inference tensors by clones wherever a model uses them, if the model is known to use some."""
     return _NormalTensors() if model in _foreign else nullcontext()
 
 

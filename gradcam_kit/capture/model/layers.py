@@ -1,4 +1,4 @@
-"""Finding the modules that the user means."""
+"""Find the modules that the user means."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LayerPatterns: TypeAlias = LayerPattern | Sequence[LayerPattern] | None
 
 _NEVER_CALLED = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
 _WHOLE = (nn.MultiheadAttention,)
-"""Modules that never call their children: they use the children's weights."""
+"""Modules that use the weights of their children without calling them."""
 
 
 def find_layers(model: nn.Module, target_layers: TargetLayers, given: nn.Module) -> dict[str, nn.Module]:
@@ -55,13 +55,13 @@ def find_layers(model: nn.Module, target_layers: TargetLayers, given: nn.Module)
 
 @dataclass(frozen=True)
 class LayerName:
-    """What the name of a target layer says: "act#2" is the second call of module `act` in a pass, "fpn:1" the second
-    map that module `fpn` returns, and "head#2:0" the first map of the second call of `head`.
+    """The parsed name of a target layer: "act#2" is the second call of module `act` in a pass, "fpn:1" the second map
+    that module `fpn` returns, and "head#2:0" the first map of the second call of `head`.
 
     Attributes:
         path: the name of the module.
-        call: which of its calls, counted from 1; None = the only one.
-        level: which of its maps, counted from 0; None = the only one.
+        call: number of the call, from 1; None = the only one.
+        level: index of the map, from 0; None = the only one.
     """
 
     path: str
@@ -70,7 +70,7 @@ class LayerName:
 
     @property
     def suffix(self) -> str:
-        """What stands behind the module's name."""
+        """The suffix after the module's name."""
         return f"#{self.call}" * (self.call is not None) + f":{self.level}" * (self.level is not None)
 
 
@@ -78,7 +78,7 @@ _SUFFIXES = (r"(.+)#(\d+)()", r"(.+)()[:](\d+)", r"(.+)#(\d+)[:](\d+)")
 
 
 def split_name(model: nn.Module, name: str) -> LayerName:
-    """Split the name of a target layer; characters of a module's own name count as part of it."""
+    """Split the name of a target layer; "#" and ":" in a module's own name belong to the name."""
     modules = dict(model.named_modules(remove_duplicate=False))
     if name in modules:
         return LayerName(name)
@@ -99,7 +99,7 @@ def select_layers(model: nn.Module, layers: Any = None, given: nn.Module | None 
 
     Raises:
         LayerNotFoundError: a pattern that no module of the model matches.
-        InputError: something else than such a pattern, or an empty sequence.
+        InputError: not such a pattern, or an empty sequence.
 
     Example:
         >>> list(select_layers(nn.Sequential(nn.Linear(2, 3), nn.ReLU()), nn.Linear))
@@ -137,7 +137,7 @@ def _without_children(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 def _matches(
     model: nn.Module, pattern: object, names: dict[str, nn.Module], prefixed: dict[str, nn.Module]
 ) -> list[tuple[str, nn.Module]]:
-    """All that one pattern stands for, at least one module."""
+    """Return all modules that one pattern matches, at least one."""
     kind = type(model).__name__
     if isinstance(pattern, nn.Module):
         own = unwrap(pattern)
@@ -174,7 +174,7 @@ def _find_layer(model: nn.Module, layer: object, given: nn.Module) -> tuple[str,
     if isinstance(layer, str):
         parts = split_name(given, layer)
         if parts.call == 0:
-            raise LayerNotFoundError(f"{layer!r} is not a call of {parts.path!r}: the first one is '{parts.path}#1'")
+            raise LayerNotFoundError(f"{layer!r} is not a call of {parts.path!r}: the first call is '{parts.path}#1'")
         if parts.suffix:
             name, module = _find_layer(model, parts.path, given)
             return f"{name}{parts.suffix}", module
@@ -192,7 +192,7 @@ def _find_layer(model: nn.Module, layer: object, given: nn.Module) -> tuple[str,
             if module is layer or module is unwrap(layer):
                 return name or type(model).__name__, unwrap(module)
         raise LayerNotFoundError(
-            f"the {type(layer).__name__} given as target layer is no part of this {type(model).__name__}; "
+            f"the {type(layer).__name__} given as target layer is not part of this {type(model).__name__}; "
             "take it from the same model object, or give its name from model.named_modules()"
         )
     raise InputError(f"a target layer is {kind_of(layer)}; expected a module or the name of one")

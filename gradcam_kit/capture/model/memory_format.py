@@ -1,4 +1,4 @@
-"""The order of axes in memory in which a model runs fastest; shapes and results stay the same."""
+"""Run models in the memory format in which they are fastest; shapes and results stay the same."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ _Result = TypeVar("_Result")
 
 @retry_without_cache
 def in_fastest_format(model: nn.Module, inputs: Inputs, work: Callable[[Inputs], _Result]) -> _Result:
-    """Run `work` with images that the model gets in channels-last order where its kernels are fastest with it.
+    """Run `work` with images in channels-last memory format where the model's kernels are fastest with it.
 
-    The copy that the model gets anyway is made in that order. A model that fails because of that order (`view` behind a
-    convolution reads the order in memory) is remembered, and gets its images as they are from then on. Every other
-    exception reaches the caller at once.
+    The model gets a copy of the images anyway, and this copy is made in that format. A model that fails because of it
+    (`view` after a convolution depends on the memory format) is remembered, and from then on gets its images unchanged.
+    Every other exception reaches the caller.
 
     Args:
         model: what `work` runs.
-        inputs: the call as the user makes it.
-        work: the whole work, which leaves nothing behind when it raises.
+        inputs: the call the user's call.
+        work: the work, which must be repeatable after an exception.
     """
     try:
         return _in_fastest_format(model, inputs, work)
@@ -62,12 +62,13 @@ def _in_fastest_format(model: nn.Module, inputs: Inputs, work: Callable[[Inputs]
 
 
 _ABOUT_ORDER = ("contiguous", "stride", "channels_last", "channels last", "channels-last", "memory format", "cudnn")
-"""Words of errors that the order of axes in memory can cause; cuDNN says that it has no engine for such a tensor."""
+"""Substrings of errors that a memory format can cause; cuDNN reports that it has no engine for such a tensor."""
 
 
 def is_about_order(error: Exception) -> bool:
-    """Whether an error is about memory order, judged by its message or by the text of the failed `assert`."""
-    if isinstance(error, GradCamKitError):  # advice about images on which the model failed names the failure as cause
+    """Whether an error is about the memory format, judged by its message or the source line of the failed `assert`."""
+    # the error with advice about the images has the model's own error as its cause
+    if isinstance(error, GradCamKitError):
         if not isinstance(error.__cause__, Exception):
             return False
         error = error.__cause__
@@ -83,24 +84,24 @@ def is_about_order(error: Exception) -> bool:
 
 @dataclass
 class PackedWeights:
-    """Convolutions' weights as their kernels read them, for the passes after the first of a call.
+    """Copies of convolution weights in the form that kernels read, for all passes of a call after the first.
 
-    From the parameters themselves, the kernels would make such a copy in each pass: in the order of the pictures, in
-    the precision of autocast, and on a CPU in oneDNN's blocks. The parameters stay; only `_conv_forward` of plain
-    convolutions, which gets them as arguments, is another one while a pass runs.
+    Without them the kernels would convert the parameters in each pass: to the memory format of the images, to the
+        precision of autocast, and on a CPU to oneDNN's blocks. The parameters are not touched; only `_conv_forward` of
+        plain convolutions, which gets the weight as an argument, is replaced while a pass runs.
     """
 
     packed: dict[tuple[nn.Conv2d, torch.dtype, bool], tuple[Tensor, Tensor, int, Tensor]] = field(default_factory=dict)
     """By convolution, precision and whether in blocks: the weight, its memory, its version, and its copy.
 
-    What a model writes into the memory of a weight past autograd (`weight.data.mul_`) between two passes is not seen.
+    Writes to a weight that bypass autograd (`weight.data.mul_`) between two passes are not noticed.
     """
     failed: bool = False
-    """Whether a kernel or a copy failed; from then on convolutions run as they are."""
+    """Whether a kernel or a copy failed; from then on convolutions use their own weights."""
 
     @contextmanager
     def standing_in(self, model: nn.Module) -> Iterator[None]:
-        """Let convolutions run with the copies, until the pass ends, also in an error."""
+        """Let convolutions use the copies until the pass ends, even by an error."""
         replaced: list[nn.Conv2d] = []
         try:
             for module in model.modules():
@@ -121,10 +122,11 @@ class PackedWeights:
         blocks = kind == "cpu" and _has_blocks(conv, precision) and not (torch.is_grad_enabled() and maps.requires_grad)
         try:
             return self._with_copy(conv, maps, weight, bias, precision, blocks)
-        except (RuntimeError, AttributeError) as error:  # of a kernel that this release of torch lacks or refuses
+        # raised for a kernel that this release of torch lacks or refuses
+        except (RuntimeError, AttributeError) as error:
             if is_out_of_memory(error) or interruption(error) is not None:
                 raise
-            _log.debug("passes go on with the model's own weights: %s", error)
+            _log.debug("passes continue with the model's own weights: %s", error)
             self.failed = True
         return _forward(conv, maps, weight, bias)
 
@@ -164,7 +166,7 @@ def _forward(conv: nn.Conv2d, maps: Tensor, weight: Tensor, bias: Tensor | None)
 
 
 def _can_pack(conv: nn.Conv2d, maps: Tensor, weight: Tensor) -> bool:
-    """Whether nothing of this convolution is the user's own, and its pictures lie in channels-last order."""
+    """Whether this convolution is torch's own, unmodified, and its input is in channels-last memory format."""
     if weight is not conv._parameters.get("weight") or type(weight) is not nn.Parameter or type(maps) is not Tensor:
         return False
     there = maps.device == weight.device and maps.is_floating_point() and maps.ndim == 4
@@ -183,9 +185,9 @@ def _has_blocks(conv: nn.Conv2d, precision: torch.dtype) -> bool:
 
 
 def _pays(inputs: Inputs) -> bool:
-    """Pictures on a CPU with oneDNN (about 0.7 of the time), and in half precision on CUDA's tensor cores.
+    """Images on a CPU with oneDNN (about 0.7 of the time), and images in half precision on CUDA's tensor cores.
 
-    Small pictures gain nothing that is worth another order of rounding.
+    For small images the gain is not worth a different rounding.
     """
     images = inputs.images
     if images.ndim != 4 or not images.is_contiguous() or images.shape[2] * images.shape[3] < _SMALLEST:

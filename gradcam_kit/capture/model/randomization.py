@@ -20,22 +20,23 @@ from gradcam_kit.errors import LayerNotFoundError, OptionError, did_you_mean
 from gradcam_kit.types import Images
 
 _RESETS = ("reset_parameters", "_reset_parameters")
-_STD = 0.02  # of what starts as zeros: class tokens and position embeddings of transformers
+# standard deviation for parameters that start as zeros: class tokens and position embeddings of transformers
+_STD = 0.02
 
 
 class Randomizer:
-    """Gives the layers of a model new random parameters, and their own ones back.
+    """Gives the layers of a model random parameters, and restores the original ones.
 
     A layer is a module that owns tensors. Its new values are those of its own initialization (`reset_parameters`),
-    running statistics included. Parameters without one (class token, position embedding, layer scale, ...) get their
-    own values in another order, or N(0, 0.02) where all are zero; other constants are what an initialization leaves,
-    and stay.
+    running statistics included. Parameters without an initialization (class token, position embedding, layer scale,
+    ...) get their own values in random order, or N(0, 0.02) if all are zero. Other constant parameters are probably
+    still initial values, and stay.
 
     Attributes:
         layers: names of the layers in the order in which the model used them.
         unused: names of the layers that did not take part in the pass.
-        without_initializer: the parameters met so far for which their module has no initialization.
-        kept: those of them that stayed as they were.
+        without_initializer: parameters found so far that their module does not initialize.
+        kept: the parameters among them that kept their values.
     """
 
     def __init__(self, model: nn.Module, used: Sequence[str], seed: int) -> None:
@@ -48,18 +49,18 @@ class Randomizer:
         self.kept: tuple[str, ...] = ()
 
     def randomize(self, *layers: str, draw: int = 0) -> None:
-        """Give these modules and all inside of them new parameters.
+        """Give these modules and everything inside them new parameters.
 
         Args:
             layers: names of modules of the model; none = all layers.
-            draw: another number draws other values. The values of a layer depend on the seed, the draw and its name
-                alone, and are drawn on the host, so that every order and every device gives the same.
+            draw: number of the draw; other numbers give other values. The values of a layer depend only on the seed,
+                the draw and its name, and are drawn on the host, so they are the same for every order and device.
         """
         for name in [owner for layer in layers for owner in self._inside(layer)] if layers else self._owners:
             self._randomize(name, draw)
 
     def restore(self) -> None:
-        """Give all layers their own parameters back."""
+        """Restore the original parameters of all layers."""
         for tensor, own in self._saved.values():
             tensor.data = own
         self._saved.clear()
@@ -116,7 +117,7 @@ class Randomizer:
         for key, values in fresh.items():
             tensor = module._parameters[key] if key in module._parameters else module._buffers[key]
             assert tensor is not None
-            # The tensor gets other memory: its own is set aside and never written to.
+            # The tensor gets new memory; its original memory is set aside and never written to.
             self._saved.setdefault(id(tensor), (tensor, tensor.data))
             tensor.data = torch.empty_like(tensor).copy_(values)
 
@@ -131,16 +132,16 @@ def randomizing(
     entry: str = "__call__",
     **forward_kwargs: Any,
 ) -> Iterator[Randomizer]:
-    """Hold a model whose layers can be given random parameters; afterwards all is as before, also after an error.
+    """Hold a model whose layers can be given random parameters; restore it afterwards, even after an error.
 
-    The model runs once to see which layer uses its parameters when. Values are exchanged in place, so that whatever
-    explains the model sees them, without a second model in memory: only the layers that are randomized exist twice.
-    Other threads that explain the model meanwhile wait; plain passes of other threads would see the random values.
+    The model runs once to find the order in which its layers use their parameters. Values are exchanged in place, so
+    that every method that explains the model sees them. Only randomized layers exist twice in memory. Other threads
+    that explain the model wait meanwhile, but plain passes in other threads would see the random values.
 
     Args:
         model: any PyTorch model.
-        images: what it is called with.
-        seed: of all values; every layer has a seed of its own, derived from it. The global generator is untouched.
+        images: input of the model.
+        seed: seed from which the seed of every layer is derived. The global generator is untouched.
         keep_modes: leave modules that are in train mode in it, see `BaseCAM`.
         entry: name of the model's method that takes the images, such as "get_image_features" of a model with a second
             tower for texts, which then keeps its parameters.
@@ -157,7 +158,7 @@ def randomizing(
 
 
 class _Uses(TorchFunctionMode):
-    """Notes which layers' tensors take part in the operations, in order."""
+    """Records the layers in the order in which operations use their tensors."""
 
     def __init__(self, owners: dict[int, str]) -> None:
         super().__init__()
@@ -165,7 +166,7 @@ class _Uses(TorchFunctionMode):
         self.order: dict[str, None] = {}
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if getattr(func, "__name__", "") != "__get__":  # reading a shape or a type is no use
+        if getattr(func, "__name__", "") != "__get__":  # reading a shape or a type does not count as use
             for leaf in tree_leaves((args, kwargs)):
                 if isinstance(leaf, Tensor) and id(leaf) in self.owners:
                     self.order.setdefault(self.owners[id(leaf)])
@@ -178,7 +179,7 @@ def _execution_order(model: nn.Module, inputs: Inputs) -> list[str]:
     for name, module in model.named_modules():
         if _owns(module):
             for tensor in _tensors(module).values():
-                owners.setdefault(id(tensor), name)  # shared parameters belong to the first that has them
+                owners.setdefault(id(tensor), name)  # shared parameters belong to the first module that has them
     with _Uses(owners) as uses:
         Runner.of(model, inputs.images.device)(inputs.first())
     return list(uses.order)
@@ -209,7 +210,7 @@ def _reset_of(module: nn.Module) -> Callable[[], Any] | None:
 
 
 def _initialized(module: nn.Module, generator: torch.Generator) -> dict[str, Tensor]:
-    """Return what the module's own initialization makes of its tensors: only those that it sets, on the host."""
+    """Return the tensors that the module's own initialization sets, with their new values, on the host."""
     reset = _reset_of(module)
     if reset is None:
         return {}
@@ -225,11 +226,11 @@ def _initialized(module: nn.Module, generator: torch.Generator) -> dict[str, Ten
 
 @contextmanager
 def _host_copies(module: nn.Module) -> Iterator[dict[str, tuple[Tensor, int, Tensor]]]:
-    """Let float32 copies on the host stand in for all tensors of a module, also those inside of it.
+    """Replace all tensors of a module and its submodules by float32 copies on the host.
 
     Yields the module's own parameters and buffers: the copy, its version, and the original values.
     """
-    # Plain attributes too: a computed weight (weight norm) must not be written to.
+    # Plain attributes too, because a computed weight (weight norm) must not be overwritten.
     stores: list[dict[str, Any]] = [
         store for part in module.modules() for store in (part._parameters, part._buffers, vars(part))
     ]
@@ -256,7 +257,7 @@ def _host_copies(module: nn.Module) -> Iterator[dict[str, tuple[Tensor, int, Ten
 
 @contextmanager
 def _drawing_from(generator: torch.Generator) -> Iterator[None]:
-    """Let the host's global generator, which initializations draw from, stand at the place of another one."""
+    """Give the host's global generator, from which initializations draw, the state of another one."""
     state = torch.get_rng_state()
     try:
         torch.set_rng_state(generator.get_state())
@@ -266,7 +267,7 @@ def _drawing_from(generator: torch.Generator) -> Iterator[None]:
 
 
 def _without_initializer(values: Tensor, generator: torch.Generator) -> tuple[Tensor, bool]:
-    """Return new values for a parameter that its module does not initialize, and whether they are others."""
+    """Return new values for a parameter that its module does not initialize, and whether they changed."""
     host = values.cpu()
     flat = host.flatten()
     if len(flat) and bool((flat != flat[0]).any()):

@@ -1,4 +1,4 @@
-"""A model put into the state for explaining it, and put back exactly as it was, also after an error."""
+"""Put a model into the state for explaining it, and restore it exactly, even after an error."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 
 def check_model(model: object) -> nn.Module:
-    """Return the unwrapped model, or raise InputError for what hooks cannot reach."""
+    """Return the unwrapped model, or raise InputError for models that hooks cannot reach."""
     if not isinstance(model, nn.Module) or _is_wrapper(unwrap(model)):
         inner = getattr(model, "model", None)
         hint = f"; it holds one, so pass {type(model).__name__}.model" if isinstance(inner, nn.Module) else ""
@@ -52,7 +52,7 @@ def check_model(model: object) -> nn.Module:
 
 
 def _is_wrapper(model: nn.Module) -> bool:
-    """Whether calling a module is a prediction with all around it, as of the YOLO class, and no forward pass."""
+    """Whether calling a module runs a complete prediction, as the YOLO class does, instead of a forward pass."""
     own_call = type(model).__call__ is not nn.Module.__call__
     return (
         own_call and callable(getattr(model, "predict", None)) and isinstance(getattr(model, "model", None), nn.Module)
@@ -65,21 +65,21 @@ def untouched(
 ) -> Iterator[None]:
     """Hold `model` in eval mode with frozen parameters, and restore every flag, buffer and random state afterwards.
 
-    One thread at a time: a second one waits, whatever its model, because models may share modules. Entering again in
-    the same thread is free.
+    Only one thread at a time holds a model. A second one waits, even with another model, because models may share
+    modules. Entering again in the same thread is a no-op.
 
     Args:
         model: the unwrapped model.
-        device: of the images.
-        keep_modes: leave modules that are in train mode in it. Random draws are then the user's own, as in a plain
-            pass, and go on from call to call.
-        restore_draws: put random states back also then.
+        device: device of the images.
+        keep_modes: leave modules in train mode as they are. Random draws are then the user's own, as in a plain pass,
+            and continue from call to call.
+        restore_draws: restore random states in that case too.
     """
     held: set[int] = _active.__dict__.setdefault("models", set())
     if id(model) in held:
         yield
         return
-    modules = list(model.modules())  # walking the tree takes as long as running a small model
+    modules = list(model.modules())  # walking through the modules takes as long as running a small model
     is_random = keep_modes and any(module.training for module in modules)
     devices = {device, *(tensor.device for tensor in _stored(modules))}
     with (
@@ -96,10 +96,10 @@ def untouched(
             _modes_and_flags(modules, keep_modes),
         ):
             changes.enter_context(change)
-        changes.enter_context(standing_in(modules))  # behind the flags, of which kept parameters are no exception
+        changes.enter_context(standing_in(modules))  # after the flags, which kept parameters have as well
         held.add(id(model))
         try:
-            # Inference tensors can't enter a graph, so the mode is left for the time of the call.
+            # Inference tensors cannot enter a graph, so leave inference mode for the duration of the call.
             with torch.inference_mode(False), torch.no_grad():
                 yield
         finally:
@@ -133,7 +133,7 @@ def _modes_and_flags(modules: list[nn.Module], keep_modes: bool) -> Iterator[Non
 
 @contextmanager
 def _normal_tensors(modules: list[nn.Module]) -> Iterator[None]:
-    """Let clones stand in for parameters and buffers made under `inference_mode`, which cannot enter a graph."""
+    """Replace parameters and buffers made under `inference_mode`, which cannot enter a graph, by clones."""
     stores = [store for module in modules for store in (module._parameters, module._buffers)]
     replaced = [
         (store, name, tensor)
@@ -153,9 +153,9 @@ def _normal_tensors(modules: list[nn.Module]) -> Iterator[None]:
 
 @contextmanager
 def _buffers(modules: list[nn.Module], keep_modes: bool) -> Iterator[None]:
-    """Put back buffers that the model writes although it is in eval mode (call counters, caches).
+    """Restore buffers that the model writes even in eval mode (call counters, caches).
 
-    Batch norms in train mode write their statistics without a trace in the version of the tensor.
+    Batch norms in train mode write their statistics without changing the version of the tensor.
     """
     saved: list[tuple[nn.Module, str, Tensor | None, Tensor | None, int]] = [
         (module, name, buffer, None if buffer is None else buffer.detach().clone(), version(buffer))
@@ -178,7 +178,7 @@ def _buffers(modules: list[nn.Module], keep_modes: bool) -> Iterator[None]:
 
 
 def version(tensor: Tensor | None) -> int:
-    """Return how often a tensor was changed in place; -1 for inference tensors, which do not count it."""
+    """Return the number of in-place changes of a tensor; -1 for inference tensors, which do not count them."""
     return -1 if tensor is None or tensor.is_inference() else tensor._version
 
 
@@ -206,7 +206,7 @@ def _random_states(devices: set[torch.device]) -> Iterator[None]:
 
 @contextmanager
 def _recurrent_layers(modules: list[nn.Module]) -> Iterator[None]:
-    """Run recurrent layers without cuDNN where a graph is built, which refuses a backward pass in eval mode."""
+    """Run recurrent layers without cuDNN if a graph is built: in eval mode cuDNN refuses a backward pass."""
     layers = [module for module in modules if isinstance(module, nn.RNNBase) and _is_on_cuda(module)]
     cudnn = torch.backends.cudnn
     before: list[bool] = []
@@ -227,7 +227,7 @@ def _recurrent_layers(modules: list[nn.Module]) -> Iterator[None]:
                 attach.after(layer, leave, always=True)
             yield
     finally:
-        if before:  # interrupted inside of a layer
+        if before:  # interrupted inside a layer
             cudnn.enabled = before[0]
 
 
@@ -236,13 +236,13 @@ def _is_on_cuda(module: nn.Module) -> bool:
 
 
 def is_compiled(function: Any) -> bool:
-    """Whether a function is what `torch.compile` made of another one."""
+    """Whether a function was compiled by `torch.compile`."""
     return hasattr(function, "_torchdynamo_orig_callable")
 
 
 def _uncompiled(modules: list[nn.Module]) -> Any:
     """Run compiled submodules eagerly: compiled code would ignore the hooks."""
-    # Nothing is compiled in a process that never loaded the compiler, and loading it takes seconds.
+    # Do not load the compiler, which takes seconds: if it was never loaded, nothing is compiled.
     if "torch._dynamo" not in sys.modules:
         return nullcontext()
     compiled = any(

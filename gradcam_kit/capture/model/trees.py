@@ -1,4 +1,4 @@
-"""Walking through what a model returns: tensors, containers, and objects that carry tensors."""
+"""Walk through the output of a model: tensors, containers, and objects with tensors."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ def map_output(
 ) -> Any:
     """Apply `function` to every tensor of a model's output, and return an output of the same kind.
 
-    Mappings of any class and objects with attributes (dataclasses, simple records) are copied; what holds no tensor
-    stays as it is. `others` are outputs of the same structure, whose entries `function` gets too.
+    Mappings of any class and objects with attributes (dataclasses, simple records) are copied; parts without tensors
+    stay as they are. `others` are outputs of the same structure, whose entries are passed to `function` too.
     """
     if is_leaf is not None and is_leaf(output):
         return function(output, *others)
@@ -46,7 +46,7 @@ def map_output(
 
 
 def _copied(mapping: Mapping[Any, Any]) -> Any:
-    """Return a copy that shares no container with its original: a class may keep its entries in an attribute."""
+    """Return a copy that shares no container with its original, not even one in an attribute."""
     changed = copy.copy(mapping)
     for name, value in getattr(changed, "__dict__", {}).items():
         if isinstance(value, dict | list):
@@ -55,18 +55,18 @@ def _copied(mapping: Mapping[Any, Any]) -> Any:
 
 
 def move_tree(value: Any, device: torch.device) -> Any:
-    """Return the same with all tensors on this device: a model may be spread over several."""
-    # Nobody would wait for a copy to the host, so it has to be waited for here.
+    """Return the same structure with all tensors on one device, because a model may be spread over several."""
+    # No later operation synchronizes with an asynchronous copy to the host, so copy synchronously.
     return map_output(lambda tensor: tensor.to(device, non_blocking=device.type != "cpu"), value)
 
 
 def whole(value: Any) -> Any:
-    """Return a tensor that is spread over devices (DTensor) as a plain one; everything else as it is."""
+    """Return a tensor that is spread over devices (DTensor) as a plain tensor; return everything else unchanged."""
     return value.full_tensor() if isinstance(value, Tensor) and hasattr(value, "full_tensor") else value
 
 
 def device_of(output: Any, otherwise: torch.device) -> torch.device:
-    """Where a model's output lies; `otherwise` if it has no tensor."""
+    """Return the device of a model's output, or `otherwise` if it has no tensor."""
     return next((tensor.device for tensor in tensors_of(output)), otherwise)
 
 

@@ -1,1 +1,1 @@
-"""Where in the images the values of a layer come from: followed operation by operation, never guessed from a shape."""
+"""Trace where in the images the values of a layer come from, operation by operation instead of guessing from shapes."""

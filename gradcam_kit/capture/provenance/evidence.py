@@ -1,4 +1,4 @@
-"""Evidence of positions: one pass tells where in the images the values of every layer come from."""
+"""Evidence of positions: one pass shows where in the images the values of every layer come from."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from gradcam_kit.errors import is_out_of_memory, raise_interruption
 
 _UNUSUAL = (RuntimeError, NotImplementedError, TypeError, ValueError, AttributeError)
 _known: WeakKeyDictionary[nn.Module, dict[Hashable, Evidence]] = WeakKeyDictionary()
-"""What was found out about a model, by the shapes of its inputs."""
+"""Findings about a model, by the shapes of its inputs."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What an output is: its layout, or why it has none, or None for both where nothing is known.
+    """Verdict on an output: its layout, or the reason why it has none; None for both if nothing is known.
 
     Attributes:
         shape: of the output for one image.
@@ -43,8 +43,8 @@ class Evidence:
     """The verdicts on the outputs of every module.
 
     Attributes:
-        channels: the axis of the raw images that is summed up before all others; None if none is.
-        unknown: the names of the operations behind which places are unknown.
+        channels: the axis of the raw images over which the model sums first; None if there is no such axis.
+        unknown: names of the operations after which places are unknown.
     """
 
     verdicts: WeakKeyDictionary[nn.Module, list[Verdict]] = field(default_factory=WeakKeyDictionary)
@@ -52,7 +52,7 @@ class Evidence:
     unknown: tuple[str, ...] = ()
 
     def of(self, module: nn.Module, shape: Sequence[int], n: int) -> Verdict | None:
-        """Return what is known about an output of this shape for n images of a module; None if nothing is."""
+        """Return the verdict on a module's output of this shape for n images; None if there is none."""
         own = self.verdicts.get(module, [])
         found = [one for one in own if one.shape == (1, *shape[1:])]
         if found:
@@ -64,31 +64,31 @@ class Evidence:
         return None
 
     def of_tokens(self, tokens: int) -> Verdict | None:
-        """Return what is known about outputs `(n, tokens, k)`: those on a grid count before all others."""
+        """Return the verdict on outputs `(n, tokens, k)`, preferably one with a grid."""
         found = [one for own in self.verdicts.values() for one in own if one.shape[:2] == (1, tokens) == one.shape[:-1]]
         known = [one for one in found if one.layout is not None or one.reason]
         return next((one for one in known if isinstance(one.layout, Tokens)), next(iter(known), None))
 
 
 def recall(model: nn.Module, inputs: Inputs) -> Evidence | None:
-    """Return what was gathered for inputs of these shapes; None if nothing was yet."""
+    """Return the evidence for inputs of these shapes; None if it has not been gathered yet."""
     return _known.get(model, {}).get(_signature(inputs))
 
 
 def gather(model: nn.Module, inputs: Inputs) -> Evidence:
-    """Run the model once on the first image and note of every layer where its values come from."""
+    """Run the model once on the first image, and record for every layer where its values come from."""
     found = _look(model, inputs)
     _known.setdefault(model, {})[_signature(inputs)] = found
     return found
 
 
 def trust_shapes(model: nn.Module, inputs: Inputs) -> None:
-    """Remember that the shapes of a model's outputs say enough, so that no pass is observed for these inputs."""
+    """Remember that the shapes of a model's outputs are unambiguous, so that no pass is traced for these inputs."""
     _known.setdefault(model, {}).setdefault(_signature(inputs), Evidence())
 
 
 def unknown_operations(model: nn.Module) -> list[str]:
-    """Return the names of the operations in a model behind which places are unknown, as far as they were met."""
+    """Return the names of the operations after which places are unknown, in all traced passes of a model."""
     return list(dict.fromkeys(name for found in _known.get(model, {}).values() for name in found.unknown))
 
 
@@ -123,7 +123,7 @@ def _look(model: nn.Module, inputs: Inputs) -> Evidence:
                     attach.after(one, watch)
                 with tracker:
                     Runner.of(model, device)(call)
-        except _UNUSUAL as error:  # what runs alone but not observed operation by operation is judged by its shapes
+        except _UNUSUAL as error:  # a model that runs, but not under tracing, is judged by its shapes
             raise_interruption(error)
             if is_out_of_memory(error):
                 raise
@@ -144,9 +144,9 @@ def _look(model: nn.Module, inputs: Inputs) -> Evidence:
 
 
 def _first_summed(seen: Sequence[Tensor | None], places: Places) -> int | None:
-    """Return the axis of the raw images over which the first layer sums that sums over a whole axis; None without any.
+    """Return the axis of the raw images over which a layer first sums completely; None if no layer does.
 
-    A layer that sums over several axes at once pools positions, so that no axis was one of channels.
+    A layer that sums over several axes at once pools positions, so there is no channel axis then.
     """
     last = torch.tensor([size - 1.0 for size in places.sizes])
     for ids in seen:

@@ -1,4 +1,4 @@
-"""Which row numbers belong to which tensor, whatever names and views its memory has."""
+"""Map tensors to row numbers, whatever names and views their memory has."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _FLAT = "flat"
 
 
 class Memory:
-    """Row numbers by storage and view, because autograd hands on other objects for the same memory."""
+    """Row numbers by storage and view, because autograd passes on different objects for the same memory."""
 
     def __init__(self) -> None:
         self._known: dict[StorageWeakRef, dict[Any, Tensor]] = {}
@@ -30,7 +30,7 @@ class Memory:
         return found
 
     def put(self, tensor: Tensor, ids: Tensor | None, fresh: bool = True) -> None:
-        """Remember the result of an operation; `fresh` where its memory is its own."""
+        """Store the row numbers of a result; `fresh` if it has memory of its own."""
         key = StorageWeakRef(tensor.untyped_storage())
         if fresh:
             self._known.pop(key, None)
@@ -38,7 +38,7 @@ class Memory:
             self._known.setdefault(key, {})[_view(tensor)] = ids
 
     def write(self, tensor: Tensor, ids: Tensor) -> None:
-        """Remember what an operation wrote in place, under all names of the memory."""
+        """Store the row numbers that an operation wrote in place, for all views of the memory."""
         key = StorageWeakRef(tensor.untyped_storage())
         if _elements(tensor) == tensor.numel():
             self._known[key] = {_view(tensor): ids}

@@ -1,4 +1,4 @@
-"""Operations by name: which of them keep, move, gather or mix the places of their values."""
+"""Operations by name: those that keep, move, gather or mix the places of their values."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ MOVED = (
     *("pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "native_channel_shuffle", "im2col"),
     *("slice_scatter", "select_scatter", "scatter", "index_put", "masked_scatter", "masked_select"),
 )
-"""Operations that only move values: what they do to a tensor they do to its row numbers."""
+"""Operations that only move values, so that they can be applied to the row numbers of a tensor."""
 WHERE = ("index", "indices", "mask")
-"""Arguments of these operations that say from where to where."""
+"""Arguments of these operations that say from where to where values move."""
 FACTORS = ("self", "mat1", "batch1", "mat2", "batch2")
 PADDED = tuple(f"{kind}_pad{d}d" for kind in ("reflection", "replication") for d in (1, 2, 3))
 
@@ -33,7 +33,7 @@ _BY_VALUE = {
     *("dequantize", "quantize_per_tensor", "quantize_per_channel", "fake_quantize_per_tensor_affine"),
     *("_transformer_encoder_layer_fwd", "_native_multi_head_attention"),
 }
-"""Operations without the tag "pointwise" whose results belong where their arguments are, position by position."""
+"""Operations that work position by position, although they lack the tag "pointwise"."""
 _REDUCED = {
     *("sum", "mean", "amax", "amin", "max", "min", "argmax", "argmin", "aminmax", "prod", "any", "all", "median"),
     *("nanmedian", "nansum", "mode", "kthvalue", "logsumexp", "norm", "linalg_vector_norm", "count_nonzero"),
@@ -43,12 +43,12 @@ _REDUCED = {
 
 
 def is_ours(func: Any) -> bool:
-    """Whether an operation is one of torch itself, so that its name says what it does."""
+    """Whether an operation belongs to torch itself, so that its name determines what it does."""
     return str(func.namespace) in ("aten", "prims")
 
 
 def is_by_value(func: Any, name: str) -> bool:
-    """Whether each result belongs to the place of the values at the same position in the arguments."""
+    """Whether each result has the place of the arguments' values at the same position."""
     return is_ours(func) and (torch.Tag.pointwise in func.tags or name in _BY_VALUE)
 
 

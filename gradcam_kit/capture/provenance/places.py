@@ -1,4 +1,4 @@
-"""The part of the images that a value comes from: an interval along each of their axes."""
+"""The part of the images from which a value comes: an interval along each of their axes."""
 
 from __future__ import annotations
 
@@ -8,30 +8,30 @@ import torch
 from torch import Tensor
 
 CONSTANT, FOREIGN, UNKNOWN = 0, 1, 2
-"""Values that depend on no input, only on other inputs, and on nobody knows what."""
+"""Row numbers of values that depend on no input, only on other inputs, or on something unknown."""
 _WIDER = 0.5
-"""Extent, as a share of an axis, by which a value is wider than its neighbor and tells nothing about the place."""
+"""Difference in extent, as a share of an axis, from which on the wider of two values is ignored."""
 
 
 class Places:
     """A table of intervals.
 
-    Tensors of row numbers, with size 1 along axes where they are all the same, stand for the values of tensors.
+    A tensor is represented by a tensor of row numbers, with size 1 along axes where they are all the same.
 
     Args:
-        sizes: of the axes of the images behind the batch.
+        sizes: of the axes of the images after the batch axis.
     """
 
     def __init__(self, sizes: Sequence[int]) -> None:
         self.sizes, self.axes = tuple(sizes), len(sizes)
         inf = float("inf")
-        # low and high end along each axis, extent, whether other inputs and operations that nobody knows have a part
+        # lower and upper end along each axis, extent, whether other inputs and unknown operations contribute
         special = [(0.0, 0.0, inf), (1.0, 0.0, 2e6), (0.0, 1.0, 1e6)]
         self._rows = torch.tensor([[inf] * self.axes + [-inf] * self.axes + [w, f, u] for f, u, w in special])
         self._count = len(special)
 
     def image(self) -> Tensor:
-        """Return the row numbers of one image: every value is its own place."""
+        """Return the row numbers of one image, whose values are their own places."""
         places = [torch.arange(size, dtype=torch.float32) for size in self.sizes]
         grid = torch.stack(torch.meshgrid(*places, indexing="ij"), -1).view(-1, self.axes)
         return self._add(torch.cat([grid, grid, torch.zeros(len(grid), 3)], 1)).view(1, *self.sizes)
@@ -42,14 +42,14 @@ class Places:
         return rows[..., : self.axes], rows[..., self.axes : 2 * self.axes], rows[..., -2:]
 
     def axes_along(self, ids: Tensor, dim: int) -> int:
-        """How many axes of the images an axis of a tensor goes along; several where positions are in one row."""
+        """Return the number of image axes along which an axis of a tensor runs; several if positions are flattened."""
         low = self._rows[ids.long()][..., : self.axes]
         return int(((low - low.narrow(dim, 0, 1)).abs() > 1e-3).flatten(0, -2).any(0).sum())
 
     def hull(self, ids: Tensor, dims: Sequence[int]) -> Tensor:
         """Return the smallest intervals around all values along some axes, which keep size 1.
 
-        Values that are much wider than others (what was pooled beside what was not) say nothing about the place.
+        Values that are much wider than others (pooled next to unpooled ones) are ignored.
         """
         for d in dims:
             if ids.shape[d] > 1 and bool((ids == ids.narrow(d, 0, 1)).all()):
@@ -65,7 +65,7 @@ class Places:
         return self._merged(low, high, rows[..., -2:].amax(over, keepdim=True))
 
     def narrower(self, first: Tensor, second: Tensor) -> Tensor:
-        """Value by value the one with the smaller extent; the first where both are equally wide."""
+        """Return, value by value, the place with the smaller extent; the first if both are equally wide."""
         if first.numel() == 1 and int(first) == CONSTANT:
             return second.expand(torch.broadcast_shapes(first.shape, second.shape))
         if second.numel() == 1 and int(second) == CONSTANT:
@@ -115,10 +115,10 @@ def compressed(ids: Tensor) -> Tensor:
 
 
 def lined_up(ids: Tensor, ndim: int) -> Tensor:
-    """With as many axes as a broadcast result has."""
+    """Return the row numbers with as many axes as a broadcast result has."""
     return ids.reshape((1,) * (ndim - ids.ndim) + tuple(ids.shape))
 
 
 def origin(ndim: int, kind: int = CONSTANT) -> Tensor:
-    """Return the row number of values without a place, which are all of one kind, for a tensor with so many axes."""
+    """Return the row number of placeless values of one kind, for a tensor with this number of axes."""
     return torch.full((1,) * ndim, float(kind), dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""What an unknown operation does to places, found by calling it again with other values."""
+"""Find out what an unknown operation does to places, by calling it again with other values."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from gradcam_kit.capture.provenance.places import CONSTANT, Places, compressed
 
 _EXACT = {torch.float32: 2**24, torch.float64: 2**53}
-"""Up to which number every whole number is a value of its own."""
+"""The largest number up to which the type represents every integer exactly."""
 _ROUNDING = 1e-4
 _SEED = 0
 
@@ -24,17 +24,17 @@ def probed(
     outputs: list[Tensor],
     places: Places,
 ) -> list[Tensor | None]:
-    """Return the row numbers of the results of an operation that nothing is known about; None where nothing is found.
+    """Return the row numbers of the results of an unknown operation; None where nothing is found.
 
-    An operation that only moves values moves whole numbers likewise: they tell from where each result came. One that
-    works position by position changes its results nowhere else than where an argument was changed.
+    An operation that only moves values also moves integers, which then tell where each result came from. An operation
+    that works position by position changes its results only where an argument was changed.
 
     Args:
         call: runs the operation with other arguments and returns its results.
         values: the arguments by name.
-        known: the row numbers of those that come from the images, by the identity of the tensor.
+        known: the row numbers of the values that come from the images, by the identity of the tensor.
         outputs: the results.
-        places: what row numbers mean.
+        places: table of the intervals for the row numbers.
     """
     sources = {id(leaf): leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor) and id(leaf) in known}
     if not all(leaf.is_floating_point() for leaf in [*sources.values(), *outputs]):
@@ -61,7 +61,7 @@ def _followed(
     ids: Tensor,
     outputs: list[Tensor],
 ) -> Iterator[Tensor | None]:
-    """Of results that are values of the source at other positions, or zeros between them, where these came from."""
+    """Return the row numbers of results that are moved values of the source, or zeros between them."""
     numbers = torch.arange(1, source.numel() + 1, device=source.device, dtype=source.dtype).view(source.shape)
     flat = torch.cat([source.new_zeros(1), source.flatten()])
     numbered = torch.cat([ids.new_full((1,), CONSTANT), ids.expand(source.shape).flatten()])
@@ -81,7 +81,7 @@ def _kept(
     ids: Tensor,
     outputs: list[Tensor],
 ) -> list[Tensor | None]:
-    """Of results that change only where the source changes, along every axis on which places lie, its row numbers."""
+    """Return the row numbers of the source, if results change only where it changes along every axis with places."""
     axes = [d for d in range(source.ndim) if ids.shape[d] > 1]
     sizes = [source.shape[d] for d in axes]
     kept = [one.ndim == source.ndim and [one.shape[d] for d in axes] == sizes for one in outputs]
@@ -124,7 +124,7 @@ def _differs(one: Tensor, other: Tensor, axes: tuple[int, ...]) -> Any:
 
 
 def copied_if_written(func: Any, args: Any, kwargs: Any) -> dict[str, Any] | None:
-    """Return copies of the arguments by name, as they are before the operation; None where it writes into none."""
+    """Return copies of the arguments from before the operation, by name; None if it writes into no argument."""
     if not getattr(func, "_schema", None) or not func._schema.is_mutable:
         return None
     values = dict(zip((one.name for one in func._schema.arguments), args, strict=False)) | kwargs
@@ -132,7 +132,7 @@ def copied_if_written(func: Any, args: Any, kwargs: Any) -> dict[str, Any] | Non
 
 
 def on_copies(func: Any, values: Mapping[str, Any]) -> list[Tensor]:
-    """Return what an operation leaves in copies of the arguments that it writes into, and what it returns besides."""
+    """Return the copies of the arguments into which an operation writes, and its other results."""
     kinds = [one.name for one in func._schema.arguments if one.alias_info and one.alias_info.is_write]
     copies = {key: tree_map(_clone, value) if key in kinds else value for key, value in values.items()}
     returned = [leaf for leaf in tree_leaves(func(**copies)) if isinstance(leaf, Tensor)]

@@ -1,4 +1,4 @@
-"""The layout of a layer's output, read from the places that its values come from."""
+"""Read the layout of a layer's output from the places of its values."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from gradcam_kit.capture.layouts import ChannelsFirst, ChannelsLast, Layout, Tok
 from gradcam_kit.capture.provenance.places import FOREIGN, Places, origin
 
 _SAME = 1e-3
-"""Distance of two places, in pixels, up to which they are one."""
+"""Distance in pixels up to which two places count as one."""
 _WHOLE = 0.6
-"""Share of all positions along an axis from which a token gathers from everywhere; one of two patches has half."""
+"""A token that gathers more than this share of the positions along an axis gathers from everywhere; each of two patches
+has half.
+"""
 
 
 def read_layout(
@@ -24,18 +26,18 @@ def read_layout(
     channels: int | None,
     unknown: Sequence[str] = (),
 ) -> Layout | str:
-    """How an output for one image is laid out.
+    """Return the layout of an output for one image.
 
     Args:
         shape: of the output.
-        ids: where its values come from, as rows of `places`.
+        ids: row numbers in `places` of its values.
         places: of one image.
-        positions: the axes of the image that heatmaps have, among those in `places`.
-        channels: the axis of its channels, if it has one.
+        positions: indices in `places` of the image axes that heatmaps have.
+        channels: index of the channel axis, if there is one.
         unknown: the names of the operations behind which places are unknown.
 
     Returns:
-        The layout; or why there is none.
+        The layout, or the reason why there is none.
     """
     ids = origin(len(shape)) if ids is None else ids
     low, _, flags = places.rows(ids)
@@ -55,7 +57,7 @@ def read_layout(
     if len(shape) == 3:
         found = _token_grid(shape[1], ids, places, positions, channels)
         if isinstance(found, str) and isinstance(_token_grid(shape[2], ids.mT, places, positions, channels), Tokens):
-            found = "its positions lie on the last axis, behind the channels"
+            found = "its positions are on the last axis, after the channels"
     else:
         found = "its axes are not those of the images"
     return _lost(unknown) if isinstance(found, str) and bool(flags[..., 1].any()) else found
@@ -63,11 +65,11 @@ def read_layout(
 
 def _lost(unknown: Sequence[str]) -> str:
     named = ", ".join(dict.fromkeys(unknown))
-    return f"where its values lie in the images is lost on the way from them, behind {named or 'an unknown operation'}"
+    return f"the places of its values in the images are lost after {named or 'an unknown operation'}"
 
 
 def _are_axes(shape: Sequence[int], ids: Tensor, places: Places, positions: Sequence[int], axes: Sequence[int]) -> bool:
-    """Whether one axis of the output goes along each axis of the images, all others being channels."""
+    """Whether each axis of the images corresponds to one axis of the output, and all other axes are channels."""
     others = [d for d in range(len(shape)) if d not in axes]
     low, high, flags = places.rows(places.hull(ids, others))
     if not bool(low.isfinite().all()) or bool(flags.any()):
@@ -85,7 +87,7 @@ def _are_axes(shape: Sequence[int], ids: Tensor, places: Places, positions: Sequ
 def _token_grid(
     tokens: int, ids: Tensor, places: Places, positions: Sequence[int], channels: int | None
 ) -> Tokens | str:
-    """Return the grid on which the tokens along axis 1 lie, and which tokens stand before and behind them."""
+    """Return the grid of the tokens along axis 1, and the numbers of tokens before and after it."""
     low, high, flags = (part[0, :, 0].expand(tokens, -1) for part in places.rows(places.hull(ids, [2])))
     kinds = places.hull(ids, [2])[0, :, 0].long().expand(tokens)
     placed = low.isfinite().all(1)
@@ -94,9 +96,7 @@ def _token_grid(
     everywhere = high - low >= _WHOLE * (whole_high - whole_low)
     at_a_place = placed & ~everywhere[:, axes].all(1)
     if not bool(at_a_place.any()):
-        return (
-            f"each of its {tokens} tokens gathers from all of the image, as queries do, and none is a position itself"
-        )
+        return f"each of its {tokens} tokens gathers from all of the image, as queries do, so none is a position itself"
     (where,) = at_a_place.nonzero(as_tuple=True)
     first, last = int(where[0]), int(where[-1]) + 1
     outside = torch.ones(tokens, dtype=torch.bool)
@@ -114,7 +114,9 @@ def _token_grid(
     for ranks, size in zip(cells, grid, strict=True):
         order = order * size + ranks
     if torch.Size(grid).numel() != len(middles) or len(order.unique()) != len(middles):
-        return f"its {len(middles)} tokens lie on no single grid of positions, as anchors of several levels do"
+        return (
+            f"its {len(middles)} tokens do not lie on a single grid of positions; they may be anchors of several levels"
+        )
     sequence = order.argsort()
     is_sorted = bool((sequence == torch.arange(len(sequence))).all())
     return Tokens(grid, first, tokens - last, None if is_sorted else tuple(sequence.tolist()))

@@ -1,4 +1,4 @@
-"""The layout of an output: from its shape where that leaves no doubt, else from where its values come."""
+"""Settle the layout of an output by its shape, or by the origin of its values if the shape is ambiguous."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from gradcam_kit.errors import ShapeError
 
 
 class InDoubtError(Exception):
-    """The shape of an output can be read in several ways, and where its values come from is not known yet."""
+    """The shape of an output is ambiguous, and the origin of its values has not been traced yet."""
 
 
 def is_in_doubt(shape: Sequence[int], size: Sequence[int], module: nn.Module) -> bool:
-    """Whether an output of this shape for images with positions `size` may be laid out in several ways.
+    """Whether the layout of an output of this shape is ambiguous for images with positions `size`.
 
-    Tokens may be those of a text, queries or anchors; maps of another aspect ratio than the images may be no maps; and
-    axes of the same size may be positions or channels, unless the module itself is a convolution or one of its norms.
+    Tokens may belong to a text, to queries or to anchors. Maps with another aspect ratio than the images may not be
+    maps. Axes of the same size may be positions or channels, unless the module is a convolution or its normalization.
     """
     if len(shape) == 3 and len(size) > 1:
         return True
@@ -44,7 +44,7 @@ def settle_layout(
     n: int,
     evidence: Evidence | None,
 ) -> Layout:
-    """Return the layout of what a layer returned for n images.
+    """Return the layout of a layer's output for n images.
 
     Raises:
         InDoubtError: the shape alone does not tell, and there is no evidence yet.
@@ -83,7 +83,7 @@ def refused(shape: Sequence[int], layer: str, reason: str) -> ShapeError:
 
 
 def _has_channels_first(module: nn.Module, axes: int) -> bool:
-    """Whether all parameters inside of a module are kernels of convolutions, or belong to their norms."""
+    """Whether all parameters inside a module are kernels of convolutions, or belong to their normalizations."""
     owners = [one for one in module.modules() if one._parameters or hasattr(one, "running_mean")]
     return bool(owners) and all(
         hasattr(one, "running_mean") or getattr(getattr(one, "weight", None), "ndim", 0) == axes + 2 for one in owners

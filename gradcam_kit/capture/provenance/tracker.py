@@ -1,4 +1,4 @@
-"""Every operation of a forward pass, and what it does to the places of its values."""
+"""Track the places of values through every operation of a forward pass."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _UNUSUAL = (RuntimeError, ValueError, IndexError, TypeError, KeyError, NotImplem
 
 
 class Tracker(TorchDispatchMode):
-    """Follows the places of one image through all operations that run while it is active; changes no result.
+    """Tracks the places of one image through all operations that run while it is active; results do not change.
 
     Attributes:
         unknown: the names of the operations behind which places are unknown.
@@ -53,7 +53,7 @@ class Tracker(TorchDispatchMode):
         }
 
     def mark(self, tensor: Tensor, ids: Tensor) -> None:
-        """Say where the values of an input come from."""
+        """Set the places of an input's values."""
         self.memory.put(tensor, ids)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -71,7 +71,7 @@ class Tracker(TorchDispatchMode):
         return output
 
     def _put(self, tensor: Tensor, ids: Tensor | None) -> None:
-        with suppress(*_UNUSUAL):  # it may have no memory of its own
+        with suppress(*_UNUSUAL):  # the tensor may have no memory of its own
             self.memory.put(tensor, ids)
 
     def _follow(self, func: Any, args: Any, kwargs: Any, output: Any, before: dict[str, Any] | None) -> None:
@@ -107,7 +107,7 @@ class Tracker(TorchDispatchMode):
     def _follow_unknown_writing(
         self, func: Any, values: Any, known: Any, written: list[Any], output: Any, before: dict[str, Any]
     ) -> None:
-        """Follow an operation that is not one of torch and writes into arguments, by what it does to copies of them."""
+        """Track an operation from outside torch that writes into arguments, by its effect on copies of them."""
         results = written_and_returned(_tensors(written), _tensors(output))
         pairs = zip(_tensors(values), _tensors(before), strict=True)
         numbers = {id(copy): known[id(leaf)] for leaf, copy in pairs if id(leaf) in known}
@@ -137,7 +137,7 @@ class Tracker(TorchDispatchMode):
                 self.memory.write(target, torch.zeros((1,) * target.ndim, dtype=torch.float64) if ids is None else ids)
 
     def _numbers(self, values: dict[str, Any], known: dict[int, Tensor]) -> dict[str, Any]:
-        """Return the arguments with row numbers in place of values; those that say from where to where stay."""
+        """Return the arguments with row numbers in place of values, but keep arguments that say from where to where."""
 
         def number(leaf: Any) -> Any:
             if not isinstance(leaf, Tensor):
@@ -201,7 +201,7 @@ class Tracker(TorchDispatchMode):
         """Return row numbers of the results of an operation without a rule; if they are unknown, keep its name."""
         try:
             found = probed(call, values, known, outputs, self.places)
-        except _UNUSUAL as error:  # it does not take other values
+        except _UNUSUAL as error:  # the operation does not accept other values
             raise_interruption(error)
             found = [None] * len(outputs)
         if None in found:
@@ -209,7 +209,7 @@ class Tracker(TorchDispatchMode):
         return [origin(leaf.ndim, UNKNOWN) if ids is None else ids for leaf, ids in zip(outputs, found, strict=True)]
 
     def _merged(self, labelled: Any, shape: Sequence[int], values: Any = None) -> Tensor:
-        """Of operations value by value the narrowest place, and of reductions the hull."""
+        """Return the narrowest place for pointwise operations, and the hull for reductions."""
         if all(_broadcasts(leaf.shape, shape) for leaf, _ in labelled):
             found = origin(len(shape))
             for k, (_, ids) in enumerate(labelled):
@@ -280,7 +280,7 @@ class Tracker(TorchDispatchMode):
     def _convolution(self, values: Any, known: Any, output: Tensor) -> Tensor:
         image = values["input"]
         ids = known.get(id(image))
-        if ids is None:  # the kernel comes from the images
+        if ids is None:  # the kernel is computed from the images
             return origin(output.ndim, UNKNOWN)
         kernel = values["weight"].shape[2:]
         return resampled(

@@ -1,6 +1,6 @@
-"""Places behind operations that look through windows: convolutions, pooling, resizing, padding.
+"""Places after operations with windows: convolutions, pooling, resizing, padding.
 
-The place of a value is the middle of its window, because what a convolution sees around it moves no position.
+The place of a value is the middle of its window, because a convolution's receptive field does not move positions.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from gradcam_kit.capture.provenance.places import CONSTANT, Places, compressed
 def resampled(
     places: Places, ids: Tensor, before: Sequence[int], after: Sequence[int], values: Mapping[str, Any] | None
 ) -> Tensor:
-    """Return the row numbers behind windows, as the arguments of the operation say, or spread evenly without any."""
+    """Return the row numbers after windows, by the arguments of the operation, or evenly spread without them."""
     axes = range(len(after) - max(len(after) - 2, 1), len(after))
     if all(after[d] == 1 for d in axes):
         return places.hull(ids, list(axes))
@@ -38,18 +38,19 @@ def resampled(
 def padded(places: Places, ids: Tensor, image: Tensor, pad: Sequence[int], output: Tensor) -> Tensor:
     """Return the row numbers of a padded tensor; `pad` counts from the last axis, as in torch."""
     sides = {image.ndim - 1 - k: pad[2 * k] for k in range(len(pad) // 2) if pad[2 * k] or pad[2 * k + 1]}
-    if all(places.axes_along(ids, d) < 2 for d in sides):  # the border of maps goes on as they do
+    if all(places.axes_along(ids, d) < 2 for d in sides):  # extrapolate places at the border of maps
         index = {d: torch.arange(output.shape[d], dtype=torch.float32) - left for d, left in sides.items()}
         return places.resample(ids, index)
     return compressed(torch.constant_pad_nd(ids.expand(image.shape), pad, float(CONSTANT)))  # tokens, not positions
 
 
 def folded(places: Places, ids: Tensor, values: Mapping[str, Any], output: Tensor) -> Tensor:
-    """Return the row numbers of sums over windows that overlap (`nn.Fold`): around the places of all that is added."""
+    """Return the row numbers of sums over overlapping windows (`nn.Fold`): hulls of the summands' places."""
     size = math.prod(values["kernel_size"])
     rest = (values["output_size"], values["kernel_size"], values["dilation"], values["padding"], values["stride"])
     batched = ids if ids.ndim == 3 else ids[None]
-    inside = torch.arange(batched.shape[1]) % size  # one entry of each window at a time, so that none are added
+    # fold one entry of each window at a time, so that nothing is added up
+    inside = torch.arange(batched.shape[1]) % size
     apart = [
         torch.ops.aten.col2im(batched * (inside == entry)[:, None], *rest).reshape(output.shape)
         for entry in range(size)

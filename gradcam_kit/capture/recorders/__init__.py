@@ -1,1 +1,1 @@
-"""Recorders of modules whose outputs are not maps: frames that were folded, recurrent states, graph attention."""
+"""Recorders of modules whose outputs are not maps: folded frames, recurrent states, graph attention."""

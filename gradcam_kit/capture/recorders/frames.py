@@ -1,7 +1,7 @@
-"""Where the frames of a clip lie in a layer's output: folded into the batch, one call each, or an axis of their own.
+"""Find the frames of a clip in a layer's output: folded into the batch, in one call each, or along a separate axis.
 
-Shapes and gradients decide, never names: where a shape has two readings, the gradient of one row says which frame made
-it.
+Shapes and gradients decide, never names: if a shape is ambiguous, the gradient of one row tells from which frame it
+comes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from gradcam_kit.errors import CaptureError, InputError, ShapeError, kind_of
 
 
 class Folded(nn.Module):
-    """A model of frames that lie in its batch, called with clips `(n, t, c, h, w)`."""
+    """A wrapper that calls a model of single frames, `(n * t, c, h, w)`, with clips `(n, t, c, h, w)`."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -37,11 +37,11 @@ class Folded(nn.Module):
 
 @dataclass(frozen=True)
 class FrameLayout:
-    """How maps of frames are read from a layer.
+    """The way to read maps of frames from a layer.
 
     Attributes:
-        calls: how often the layer runs for a batch; more than once where it runs for each frame.
-        reshape: from one call's output to `(n, k, t, *s)`, or to `(n, k, *s)` where each frame has its own call.
+        calls: number of calls of the layer for a batch; more than one if it runs once per frame.
+        reshape: from one call's output to `(n, k, t, *s)`, or to `(n, k, *s)` if there is one call per frame.
     """
 
     calls: int
@@ -49,7 +49,7 @@ class FrameLayout:
 
 
 def frame_layout(model: nn.Module, inputs: Inputs, layer: nn.Module, name: str) -> FrameLayout:
-    """Run the model once on at most two clips, and read how the layer holds their frames.
+    """Run the model once on at most two clips, and find where the layer's output holds their frames.
 
     Args:
         model: the unwrapped model.
@@ -72,7 +72,7 @@ def frame_layout(model: nn.Module, inputs: Inputs, layer: nn.Module, name: str) 
             raise InputError(
                 f"layer {name!r} returned {kind_of(output)} without a floating tensor; choose another layer"
             )
-        outputs.append(tensors[0] + 0)  # an in-place operation behind the layer must not reach it
+        outputs.append(tensors[0] + 0)  # a later in-place operation must not change the copy
 
     device = images.device
     with untouched(model, device), holding_hooks() as attach, torch.enable_grad():
@@ -157,14 +157,14 @@ def _is_time_first(output: Tensor, clips: Float[Tensor, "n c t h w"], name: str)
         if by_clip == by_frame:
             continue
         per_clip = _reached(output[row], clips).flatten(1).any(1).tolist()
-        if sum(per_clip) == 1:  # a row of zeros depends on no clip, and the next one is asked
+        if sum(per_clip) == 1:  # a row of zeros depends on no clip, so try the next one
             return bool(per_clip[by_frame])
         if all(per_clip):
             break
     raise ShapeError(
-        f"the {len(output)} rows of layer {name!r} can be read as {n} clips after each other or as frames after each "
-        f"other, and they depend on {'both clips' if all(per_clip) else 'neither clip'}; pass one clip at a time, or "
-        "choose another layer"
+        f"the {len(output)} rows of layer {name!r} can be read as clip after clip or as frame after frame, "
+        f"and they depend on {'both clips' if all(per_clip) else 'neither clip'}; pass one clip at a time, "
+        "or choose another layer"
     )
 
 
@@ -175,7 +175,7 @@ def _is_frame(output: Tensor, clips: Float[Tensor, "n c t h w"], name: str) -> b
 
 
 def _reached(part: Tensor, clips: Tensor) -> Tensor:
-    """Which values of the clips a part of an output depends on, up to chance."""
+    """Return which values of the clips influence a part of an output, up to chance."""
     generator = torch.Generator().manual_seed(0)
     weights = torch.rand(part.shape, generator=generator, dtype=torch.float64).add(0.5).to(part)
     (gradient,) = torch.autograd.grad((part * weights).sum(), clips, retain_graph=True, allow_unused=True)

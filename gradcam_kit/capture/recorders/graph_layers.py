@@ -1,4 +1,4 @@
-"""One pass through a graph network in which every attention layer gives its coefficients and the edges that it used."""
+"""Run a graph network once, and collect the coefficients and edges of every attention layer."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from gradcam_kit.capture.observable import check_observable
 from gradcam_kit.errors import CaptureError, InputError, LayerNotFoundError, kind_of, missing_extra
 
 _ASKS = "return_attention_weights"
-_TOLERANCE = 1e-3  # sums over edges are added in any order on a device
+_TOLERANCE = 1e-3  # on a GPU, sums over edges are added in arbitrary order
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,8 +30,8 @@ class GraphCall:
     Attributes:
         edge_index: the edges as the layer used them, with the self-loops that it added.
         alpha: the coefficient of each edge and head, in eval mode.
-        targets: the node that each edge leads to.
-        nodes: how many nodes the layer returned.
+        targets: the target node of each edge.
+        nodes: number of nodes that the layer returned.
     """
 
     name: str
@@ -44,16 +44,16 @@ class GraphCall:
 def run_graph(model: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[GraphCall]:
     """Run the model once in eval mode, and each of its attention layers a second time with the same inputs.
 
-    The second call asks for the coefficients. The switch is never set inside of the model, whose layers would return
-    tuples. Flags, buffers and random states are put back, also after an error.
+    The second call asks for the coefficients. They are not requested during the model's own pass, because its layers
+    would then return tuples. Flags, buffers and random states are restored, even after an error.
 
     Raises:
         MissingExtraError: torch_geometric is not installed.
-        LayerNotFoundError: no layer of torch_geometric.
-        CaptureError: none that gives coefficients, or none of them ran, or a second call returned something else.
+        LayerNotFoundError: the model has no layer of torch_geometric.
+        CaptureError: no layer gives coefficients, none of them ran, or a second call returned a different output.
     """
     try:
-        with warnings.catch_warnings():  # some of its versions warn of their own use of TorchScript
+        with warnings.catch_warnings():  # some versions of torch_geometric warn of their own use of TorchScript
             warnings.simplefilter("ignore")
             from torch_geometric.nn import MessagePassing
     except ImportError as error:
@@ -105,8 +105,8 @@ def _again(name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str
     first = output[0] if isinstance(output, tuple) else output
     if not isinstance(first, Tensor) or not torch.allclose(first, returned, _TOLERANCE, _TOLERANCE, equal_nan=True):
         raise CaptureError(
-            f"{name!r} returned something else when it was called again for its coefficients; a hook may change its "
-            "output, or it may draw random numbers in eval mode"
+            f"{name!r} returned a different output when it was called again for its coefficients; a hook "
+            "may change its output, or it may draw random numbers in eval mode"
         )
     edge_index = _edge_index(edges)
     coefficients = alpha.detach().reshape(len(alpha), -1)
@@ -115,7 +115,7 @@ def _again(name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str
 
 
 def _parts(answer: Any) -> tuple[Tensor, tuple[Any, Tensor]]:
-    """Output, edges and coefficients; a SparseTensor holds its coefficients itself."""
+    """Return output, edges and coefficients; a SparseTensor holds the coefficients itself."""
     returned, second = answer
     if isinstance(second, tuple):
         return returned, second
@@ -123,7 +123,7 @@ def _parts(answer: Any) -> tuple[Tensor, tuple[Any, Tensor]]:
 
 
 def _edge_index(edges: Any) -> Tensor:
-    """Edges as `(2, edges)`, from sources to targets; sparse matrices have a row for each target."""
+    """Return edges as `(2, edges)`, from sources to targets; the rows of sparse matrices are targets."""
     if not isinstance(edges, Tensor):
         row, col, _ = edges.coo()
         return torch.stack([col, row])

@@ -1,4 +1,4 @@
-"""One pass in which every recurrent layer keeps what it was given and what it returned; all is put back afterwards."""
+"""Run one pass and record inputs and outputs of every recurrent layer; the model is restored afterwards."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class RecurrentCall:
     """One call of a recurrent layer; the tensors are copies without a graph.
 
     Attributes:
-        inputs: the sequences as the layer got them, a tensor or packed.
-        state: the initial state as the layer got it; None = zeros.
-        output: the sequences that it returned, packed if the inputs were.
-        final: the last states as it returned them.
+        inputs: the input sequences, a tensor or packed.
+        state: the initial state; None = zeros.
+        output: the returned sequences, packed if the inputs were.
+        final: the returned last states.
     """
 
     name: str
@@ -41,11 +41,11 @@ class RecurrentCall:
 
 
 def recurrent_layers(model: Any, layers: Any = None) -> dict[str, nn.RNNBase]:
-    """Return the `nn.RNN`, `nn.LSTM` and `nn.GRU` layers that patterns stand for; None = all of the model.
+    """Return the `nn.RNN`, `nn.LSTM` and `nn.GRU` layers that match the patterns; None = all of the model.
 
     Raises:
         LayerNotFoundError: the model has none, or a pattern has no match.
-        InputError: the patterns name other layers alone.
+        InputError: the patterns match only other layers.
     """
     inner = check_observable(model)
     if layers is None:
@@ -53,7 +53,7 @@ def recurrent_layers(model: Any, layers: Any = None) -> dict[str, nn.RNNBase]:
         found = {name: module for name, module in every.items() if isinstance(module, nn.RNNBase)}
         if not found:
             cells = [name for name, module in every.items() if isinstance(module, nn.RNNCellBase)]
-            hint = f"; cells that the model steps by itself are not traced: {', '.join(cells[:4])}" if cells else ""
+            hint = f"; cells that the model steps itself are not traced: {', '.join(cells[:4])}" if cells else ""
             raise LayerNotFoundError(
                 f"{type(inner).__name__} has no recurrent layer; looked for nn.RNN, nn.LSTM and nn.GRU among its "
                 f"{len(every)} modules{hint}"
@@ -68,12 +68,12 @@ def recurrent_layers(model: Any, layers: Any = None) -> dict[str, nn.RNNBase]:
 
 
 def run_recurrent(model: Any, layers: Mapping[str, nn.RNNBase], inputs: Any) -> list[RecurrentCall]:
-    """Run the model once, in the modes that it is in, and return the calls of its recurrent layers in order.
+    """Run the model once in its current modes, and return the calls of its recurrent layers in order.
 
-    Flags, buffers and random states are put back afterwards, also after an error.
+    Flags, buffers and random states are restored afterwards, even after an error.
 
     Args:
-        model: as the user holds it.
+        model: the user's model, possibly wrapped.
         layers: from `recurrent_layers`.
         inputs: one argument, a tuple of arguments, or a mapping of keyword arguments.
     """
@@ -101,17 +101,17 @@ def run_recurrent(model: Any, layers: Mapping[str, nn.RNNBase], inputs: Any) -> 
 
 @contextmanager
 def passing(module: nn.Module, inputs: Any) -> Iterator[None]:
-    """Hold a module as it is for passes of ours: buffers, flags and random states are put back afterwards."""
+    """Hold a module for our own passes; restore buffers, flags and random states afterwards."""
     leaves = tree_leaves(tuple(inputs) if isinstance(inputs, PackedSequence) else inputs)
     tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
     if not tensors:
-        raise InputError(f"inputs is {kind_of(inputs)} without a tensor; expected what the model is called with")
+        raise InputError(f"inputs is {kind_of(inputs)} without a tensor; expected the inputs of the model")
     with untouched(module, tensors[0].device, keep_modes=True, restore_draws=True):
         yield
 
 
 def _plain(value: Any) -> Any:
-    """Return a packed sequence as a plain tuple, whose copy needs no checks of its parts."""
+    """Return a packed sequence as a plain tuple, which can be copied without checks of its parts."""
     return tuple(value) if isinstance(value, PackedSequence) else value
 
 
@@ -120,7 +120,7 @@ def _packed(value: Any) -> Any:
 
 
 def weights_version(module: nn.Module) -> tuple[tuple[int, int], ...]:
-    """Return what changes when a parameter is replaced or changed in place."""
+    """Return a value that changes when a parameter is replaced or changed in place."""
     return tuple(
         (id(own), -1 if own.is_inference() else own._version) for own in (*module.parameters(), *module.buffers())
     )

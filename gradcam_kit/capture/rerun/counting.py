@@ -1,4 +1,4 @@
-"""Tell a caller how many changed rows have gone through the model, so that slow methods can show progress."""
+"""Count the changed rows that have gone through the model, so that slow methods can show progress."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ def counting_rows(listener: Callable[[int], None]) -> Iterator[None]:
     """Call `listener` after every pass of changed rows within the block, with the number of rows in the pass.
 
     Methods that mask images or activations make such passes: rescore, replay and probe. The listener runs between
-    passes, in the thread of the method; what it raises ends the method.
+        passes, in the thread of the method; an exception in it ends the method.
 
     Args:
-        listener: gets a number of rows, at least 1.
+        listener: called with a number of rows, at least 1.
 
     Example:
         >>> from gradcam_kit import ScoreCAM
@@ -37,7 +37,7 @@ def counting_rows(listener: Callable[[int], None]) -> Iterator[None]:
 
 
 def count_rows(rows: int) -> None:
-    """Tell the listener, if there is one, that so many rows were scored."""
+    """Tell the listener, if there is one, that this number of rows was scored."""
     listener = _listener.get()
     if listener is not None:
         listener(rows)

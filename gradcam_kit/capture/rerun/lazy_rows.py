@@ -10,7 +10,7 @@ from torch.utils._pytree import tree_map
 
 
 class LazyRows(torch.Tensor):
-    """Rows of a recorded tensor, copied only when a computation reads them: most go to modules that are skipped."""
+    """Rows of a recorded tensor, copied only when a computation reads them, because most go to skipped modules."""
 
     source: Tensor
     rows: Tensor
@@ -19,7 +19,7 @@ class LazyRows(torch.Tensor):
 
     @staticmethod
     def __new__(cls, source: Tensor, index: Tensor, order: torch.memory_format | None = None) -> LazyRows:
-        """Rows `index` of `source`, in its order in memory or in another one."""
+        """Rows `index` of `source`, in its own memory format or in another one."""
         order = order or _format(source)
         like = torch.empty((len(index), *source.shape[1:]), device="meta").contiguous(memory_format=order)
         rows: LazyRows = torch.Tensor._make_wrapper_subclass(
@@ -39,7 +39,7 @@ class LazyRows(torch.Tensor):
     def __torch_dispatch__(  # type: ignore[override]
         cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        """Compute with the rows; a copy of rows that nobody has read is as lazy as they are."""
+        """Compute with the rows; a copy of unread rows stays lazy."""
         if func is torch.ops.aten.clone.default and args[0].taken is None:
             asked = (kwargs or {}).get("memory_format")
             same = asked is None or asked is torch.preserve_format

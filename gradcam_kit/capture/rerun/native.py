@@ -1,4 +1,4 @@
-"""From changed maps back to a layer's own output, for any number of rows, whatever the user's `reshape` does."""
+"""Convert changed maps back to a layer's own output, for any number of rows and any invertible `reshape`."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from gradcam_kit.errors import CaptureError, ShapeError, raise_interruption
 def native_rows(
     record: LayerRecord, maps: Float[Tensor, "first k *s"], index: Int[Tensor, " m"], n: int
 ) -> tuple[int, Tensor]:
-    """Return which tensor of the layer's output the maps come from, and that tensor for these rows.
+    """Return the index of the output tensor from which the maps come, and this tensor for the changed rows.
 
     Args:
-        record: what the layer returned for n samples.
-        maps: one per row; tokens of a block keep the layer's own axes, on which the samples may come second.
-        index: the sample of each row; what the maps leave out (prefix tokens) is taken from it.
+        record: recorded output of the layer for n samples.
+        maps: one per row; tokens of a block keep the layer's own axes, so that samples may be on the second axis.
+        index: the sample of each row, from which prefix tokens are taken, because maps leave them out.
         n: samples.
     """
     assert record.layout is not None
@@ -39,19 +39,19 @@ def native_rows(
 
 
 def _owned(rows: Tensor, original: Tensor) -> Tensor:
-    # In-place operations behind the layer must not reach the record.
+    # Later in-place operations must not change the record.
     return rows.clone() if rows.untyped_storage().data_ptr() == original.untyped_storage().data_ptr() else rows
 
 
 @dataclass(frozen=True)
 class Rearrangement:
-    """Where `reshape` takes the values of the maps from.
+    """The positions from which `reshape` takes the values of the maps.
 
     Attributes:
-        tensor: which of the captured tensors.
-        axis: of that tensor, the axis on which the samples lie.
-        interleaved: whether the entries of one sample on that axis stand n apart, instead of side by side.
-        places: of the values of a sample's maps among the values of the sample.
+        tensor: index among the captured tensors.
+        axis: the axis of this tensor on which the samples are.
+        interleaved: whether the entries of one sample on that axis are n apart instead of adjacent.
+        places: indices of the values of a sample's maps among all values of the sample.
     """
 
     tensor: int
@@ -60,7 +60,7 @@ class Rearrangement:
     places: Int[Tensor, " values"]
 
     def to_native(self, maps: Float[Tensor, "m k *s"], original: Tensor, index: Int[Tensor, " m"], n: int) -> Tensor:
-        """Put each value of the maps back to the place that `reshape` took it from."""
+        """Put each value of the maps back to the position from which `reshape` took it."""
         own = _by_sample(original, self.axis, self.interleaved, n)[index.to(original.device)]
         values = own.flatten(1).scatter(1, self.places.expand(len(own), -1), maps.to(own.device).flatten(1))
         rows = values.view_as(own)
@@ -70,13 +70,13 @@ class Rearrangement:
 
 
 def _by_sample(tensor: Tensor, axis: int, interleaved: bool, n: int) -> Tensor:
-    """`(n, entries, ...)`: the entries of each sample on the axis of the samples, then all other axes."""
+    """Return `(n, entries, ...)`: the entries of each sample on the sample axis, then all other axes."""
     apart: Tensor = tensor.movedim(axis, 0).unflatten(0, (-1, n) if interleaved else (n, -1))
     return apart.transpose(0, 1) if interleaved else apart
 
 
 def _trace(record: LayerRecord, n: int) -> Rearrangement:
-    """Find where each value of the maps comes from, by laying out the numbers of the places.
+    """Find the origin of each value of the maps, by calling `reshape` with the indices of all values.
 
     Raises:
         CaptureError: `reshape` computes instead of rearranging, or does not keep samples apart.
@@ -91,7 +91,7 @@ def _trace(record: LayerRecord, n: int) -> Rearrangement:
                 taken = record.maps(others)
             except (ShapeError, RuntimeError) as error:
                 raise_interruption(error)
-                continue  # another number of samples than it was written for, or an arithmetic
+                continue  # `reshape` was written for another number of samples, or does arithmetic
             if taken.is_floating_point() or len(taken) != samples or bool((taken < 0).any()):
                 continue
             taken = taken.flatten(1)
@@ -109,13 +109,13 @@ def _trace(record: LayerRecord, n: int) -> Rearrangement:
                     return Rearrangement(tensor, axis, interleaved, local[taken[0]])
     raise CaptureError(
         f"reshape for layer {record.name!r} cannot be inverted, so its activations cannot be changed; write it for any "
-        "number of samples (-1 in place of n) and without arithmetic, from one tensor, or choose a method that "
-        "replays nothing, such as GradCAM"
+        "number of samples (-1 in place of n) and without arithmetic, from one tensor, or choose a method "
+        "without replay, such as GradCAM"
     )
 
 
 def _axes_of_samples(tensor: Tensor, n: int) -> Iterator[tuple[int, int]]:
-    """Axes on which the samples may lie, with the number of samples to look for: one alone would not show where."""
+    """Return axes on which the samples may be, with the number of samples to test (one would not suffice)."""
     for axis, size in enumerate(tensor.shape):
         if size % n == 0:
             yield axis, n if n > 1 else 2

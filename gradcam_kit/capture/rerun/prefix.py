@@ -1,4 +1,4 @@
-"""The part of a model before a layer: what its outermost modules returned in one pass."""
+"""The part of a model before a layer: the recorded outputs of its outermost modules in one pass."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from gradcam_kit.capture.model.state import version
 
 @dataclass
 class Prefix:
-    """What the outermost modules returned that finished before a layer, in the order in which they ran."""
+    """Outputs of the outermost modules that finished before a layer, in the order in which they ran."""
 
     calls: list[tuple[nn.Module, Any]]
     versions: list[int]
     source: tuple[int, int] | None
-    """Which call, and which tensor of its output, is the input of the layer; None if no module made it."""
+    """Indices of the call, and of the tensor in its output, that is the layer's input; None if no module made it."""
 
     @classmethod
     def of(cls, calls: list[tuple[nn.Module, Any]], arguments: Any) -> Prefix:
-        """Keep these calls before a layer that was called with these arguments."""
+        """Keep these calls, which finished before a layer that was called with these arguments."""
         inputs = [leaf for leaf in tree_leaves(arguments) if isinstance(leaf, Tensor)][:1]
         places = [
             (i, j)
@@ -48,13 +48,13 @@ class Prefix:
 
     @property
     def is_intact(self) -> bool:
-        """Whether no in-place operation behind the layer changed what was kept."""
+        """Whether no later in-place operation changed the kept outputs."""
         return [version(leaf) for leaf in _tensors(self.calls)] == self.versions
 
 
 @dataclass
 class PrefixRecorder:
-    """Observes every module during the forward pass, until the last target layer has run."""
+    """Records every module during the forward pass, until the last target layer has run."""
 
     model: nn.Module
     layers: Mapping[str, nn.Module]

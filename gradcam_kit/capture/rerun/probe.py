@@ -23,7 +23,7 @@ from gradcam_kit.types import GradientRule, Reshape
 
 @dataclass(frozen=True)
 class Prober:
-    """`probe`: forward and backward for changed images, each row scored by its own sample's target."""
+    """`probe`: forward and backward passes for changed images, each row scored by its own sample's target."""
 
     rescorer: Rescorer
     record: LayerRecord
@@ -33,7 +33,7 @@ class Prober:
     def __call__(
         self, rows: Float[Tensor, "m c *t"], index: Int[Tensor, " m"]
     ) -> tuple[Float[Tensor, "m k *s"], Float[Tensor, "m *tks"]]:
-        """Take the rows `batch_size` at a time; only activations and gradients of this layer are kept."""
+        """Run `batch_size` rows at a time, and keep only activations and gradients of this layer."""
         images, model = self.rescorer.inputs.images, self.rescorer.run.model
 
         def work(chunk: slice) -> tuple[Tensor, Tensor]:

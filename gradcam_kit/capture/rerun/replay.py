@@ -1,9 +1,9 @@
 """Run only the part of a model behind a layer, without tracing it.
 
-While the model runs once, the outputs of the outermost modules that finish before the layer are kept. To replay, the
-model's own Python code runs again, but those modules hand out what they returned then instead of computing it, and the
-layer hands out the changed activations. So control flow, and skip connections from before the layer, need no analysis;
-functions between the modules are computed again, and only if their result is used.
+While the model runs once, the outputs of the outermost modules that finish before the layer are kept. In a replay the
+model's own Python code runs again, but those modules return their kept outputs instead of computing them, and the layer
+returns the changed activations. So control flow, and skip connections from before the layer, need no analysis.
+Functions between the modules are computed again, but only if their result is used.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ _log = logging.getLogger("gradcam_kit")
 class Replayer:
     """`replay`: scores as if the layer had produced these activations.
 
-    The first use compares the suffix alone with the scores of the pass; where they differ, or the suffix cannot run
-    alone, the whole model runs with the layer's output replaced. `checks` reads whether they do.
+    The first use compares the scores of the suffix alone with those of the pass. If they differ, or the suffix cannot
+    run alone, the whole model runs with the layer's output replaced. `checks` reads the result of the comparison.
     """
 
     rescorer: Rescorer
@@ -61,9 +61,9 @@ class Replayer:
         """Score the rows, `batch_size` in one pass.
 
         Args:
-            rows: what the layer hands out.
-            index: whose target scores each row.
-            residual: what stands for the layer's input wherever else it is used, such as on a residual branch.
+            rows: changed activations, the output of the layer.
+            index: for each row, the sample whose target scores it.
+            residual: replacement of the layer's input wherever else it is used, such as on a residual branch.
 
         Raises:
             CaptureError: `residual` for a layer whose input no module made, or that cannot be isolated.
@@ -81,13 +81,13 @@ class Replayer:
                 self.rescorer.check()
             scores = self.rescorer.in_chunks(
                 len(rows),
-                self.rescorer.batch_size,  # behind the layer, weights are what is read most
+                self.rescorer.batch_size,  # behind the layer most memory traffic is weights
                 lambda chunk: self._score(rows[chunk], index[chunk], None if residual is None else residual[chunk]),
             )
         return at_least_float32(torch.cat(scores)) if scores else images.new_zeros(0)
 
     def with_graph(self, rows: Tensor) -> Float[Tensor, "n *targets"]:
-        """Score with a graph to the rows, which are one per sample and in the layer's own layout."""
+        """Score with a graph down to the rows: one per sample, in the layer's own layout."""
         images = self.rescorer.inputs.images
         with untouched(self.rescorer.run.model, images.device):
             if self.isolated is None:
@@ -126,7 +126,7 @@ class Replayer:
 
     @contextmanager
     def _replaced(self, native: tuple[int, Tensor]) -> Iterator[None]:
-        """Let the layer hand out other activations in the call that is meant."""
+        """Let the layer return other activations in the selected call."""
         calls = count(1)
 
         def replace(module: nn.Module, args: Any, output: Any) -> Any:
@@ -137,14 +137,15 @@ class Replayer:
             yield
 
     def _can_isolate(self) -> bool:
-        """Replay the layer's own activations behind the kept outputs, and compare with the scores of the pass."""
+        """Replay the layer's own activations with the kept outputs, and compare with the scores of the pass."""
         if self.prefix is None or self.scores is None or self.rescorer.state.is_bag:
             return False
         if not self.prefix.is_intact:
             _log.debug("layer %r cannot be isolated: an output from before it is overwritten later", self.record.name)
             return False
         n, most = len(self.scores), self.rescorer.batch_size
-        # Not n rows, because kept outputs may hide something with one entry per sample: a list, an object, a size.
+        # Not n rows, because kept outputs may contain other things with one entry per sample: a list, an object, a
+        # size.
         rows = n + 1 if n < most else min(max(n - 1, 1), most)
         index = (torch.arange(rows, device=self.scores.device) + 1) % n  # and in another order
         record, self.isolated = self.record, True
@@ -152,7 +153,7 @@ class Replayer:
         if isinstance(replayed, Exception):
             again = self._attempt(index)
             if not isinstance(again, Exception) or not is_same_failure(replayed, again):
-                raise replayed  # once, so it is not the model that cannot run from here on
+                raise replayed  # logged once; it does not mean that the model itself cannot run
             _log.debug("layer %r cannot be isolated: %s", record.name, again)
             return False
         expected = self.scores[index]
@@ -163,11 +164,11 @@ class Replayer:
         return is_same
 
     def _attempt(self, index: Tensor) -> Tensor | Exception:
-        """Score the layer's own activations by the suffix alone, or return the error that it raises."""
+        """Score the layer's own activations by the suffix alone, or return its error."""
         try:
             maps = self.record.maps([own.detach() for own in self.record.captured])
             return self._score(maps[index.to(maps.device)], index)
-        except Exception as error:  # the code behind a layer may refuse such a call in any way
+        except Exception as error:  # the code behind a layer may fail in such a call in any way
             if is_out_of_memory(error) or interruption(error) is not None:
                 raise
             return error
@@ -179,7 +180,7 @@ class Replayer:
 
     @contextmanager
     def _skipped(self, native: tuple[int, Tensor], index: Tensor, residual: Tensor | None) -> Iterator[None]:
-        """Let the modules before the layer, and the layer itself, hand out what they returned."""
+        """Let the modules before the layer, and the layer itself, return their recorded outputs."""
         assert self.prefix is not None
         assert self.record.spec is not None
         n = self.rescorer.inputs.n

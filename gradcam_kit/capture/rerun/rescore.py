@@ -34,14 +34,14 @@ from gradcam_kit.types import Rescore, Target
 _log = logging.getLogger("gradcam_kit")
 _Result = TypeVar("_Result")
 _NEAR = 5 * 2**19
-"""Bytes of rows for each thread of a CPU: what more of them makes leaves the caches before it is used."""
+"""Bytes of rows per CPU thread; the results of more rows would leave the caches before they are used."""
 
 
 def tolerance_of(precision: torch.dtype, device: torch.device) -> float:
-    """Return the relative difference of scores that is rounding, in a model of this precision.
+    """Return the relative difference of scores that counts as rounding for a model of this precision.
 
-    On CUDA convolutions of float32 keep 10 bits by default (TensorFloat-32), and another number of rows may be computed
-    in another order; what that leaves of a network is 2e-4 to 4e-4.
+    On CUDA, float32 convolutions keep only 10 bits by default (TensorFloat-32), and a different number of rows may be
+    computed in a different order. For a whole network this adds up to 2e-4 to 4e-4.
     """
     if precision == torch.float32 and device.type == "cuda":
         return 5e-3
@@ -49,13 +49,13 @@ def tolerance_of(precision: torch.dtype, device: torch.device) -> float:
 
 
 def same_scores(found: Tensor, expected: Tensor, precision: torch.dtype) -> Bool[Tensor, ""]:
-    """Whether scores differ by rounding alone, in a model of this precision."""
+    """Whether scores differ only by rounding, for a model of this precision."""
     tolerance = tolerance_of(precision, found.device) * expected.abs().amax().clamp(min=1e-30)
     return ((found - expected).abs() <= tolerance).all()
 
 
 def rows_at_once(most: int, row_bytes: int, device: torch.device) -> int:
-    """How many rows of so many bytes go through a model in one pass: `most`, or on a CPU fewer if that is faster."""
+    """Return how many rows of this size run in one pass: `most`, or on a CPU fewer if that is faster."""
     if device.type != "cpu":
         return most
     threads = torch.get_num_threads()
@@ -64,16 +64,16 @@ def rows_at_once(most: int, row_bytes: int, device: torch.device) -> int:
 
 @dataclass
 class RowState:
-    """What the passes over changed rows have shown, for all that follow in the same call."""
+    """Facts learned from passes over changed rows, for later passes of the same call."""
 
     most: int | None = None
-    """The most rows that fit into the device's memory, once they did not."""
+    """The most rows that fit into the device's memory; set after an out-of-memory error."""
     is_checked: bool = False
-    """That repeated samples score as the samples do."""
+    """Whether repeated samples score like the samples themselves."""
     is_bag: bool = False
     """Whether the model gives one score for all images together."""
     shares_inputs: bool = False
-    """Whether inputs with as many entries as there are images belong to the batch, not to its samples."""
+    """Whether inputs with n entries belong to the whole batch, not to its samples."""
     passes: int = 0
     weights: PackedWeights = field(default_factory=PackedWeights)
 
@@ -105,7 +105,7 @@ class Rescorer:
         """Find out whether other inputs with n entries belong to the samples, or to the batch like several prompts.
 
         Raises:
-            CaptureError: neither gives the scores that are known, so that rows would be wrong.
+            CaptureError: neither gives the known scores, so that the scores of rows would be wrong.
         """
         if self.state.is_checked or self.state.is_bag:
             return
@@ -114,7 +114,7 @@ class Rescorer:
         if not doubtful:
             return
         n = self.inputs.n
-        # Another order and another number: in their own, even what does not belong to the samples fits them.
+        # Use another order and number of rows: with the original ones, even inputs of the whole batch would fit.
         index = (torch.arange(n + 1, device=self.inputs.images.device) + 1) % n
         with self.run.context():
             expected = self._here(at_least_float32(score(self.target, self.output, n)))[index]
@@ -131,12 +131,12 @@ class Rescorer:
             if found.shape == expected.shape and bool(on_host(same_scores(found, expected, precision))):
                 return
         raise CaptureError(
-            f"{', '.join(doubtful)} of the model's inputs have {n} entries, as many as there are images, but belong "
-            "neither to them one by one nor to the whole batch; give another number of images in a batch"
+            f"{', '.join(doubtful)} of the model's inputs have {n} entries, like the images, but belong "
+            "neither to single images nor to the whole batch; use another number of images in a batch"
         )
 
     def score_pass(self, rows: Tensor, index: Tensor) -> Tensor:
-        """Scores `(m, *targets)` from one forward pass."""
+        """Return scores `(m, *targets)` from one forward pass."""
         if self.state.is_bag:
             return torch.cat([self.bag_pass(self.bag_with(row, whose)) for row, whose in zip(rows, index, strict=True)])
         output = self.run(self.inputs.with_images(rows, None if self.state.shares_inputs else index))
@@ -155,7 +155,7 @@ class Rescorer:
             return self._here(score(self.target, output, self.inputs.n))
 
     def bag_with(self, row: Float[Tensor, "c *t"], whose: Int[Tensor, ""]) -> Float[Tensor, "n c *t"]:
-        """Return the bag with one image changed, the others as they are."""
+        """Return the bag with one image changed."""
         images = self.inputs.images
         return images.index_copy(0, whose.view(1), row[None].to(images.dtype))
 
@@ -164,11 +164,11 @@ class Rescorer:
         return found
 
     def at_once(self, rows: Tensor) -> int:
-        """How many of such rows go through the whole model in one pass."""
+        """Return how many rows of this kind run through the whole model in one pass."""
         return rows_at_once(self.batch_size, rows[:1].nbytes, rows.device)
 
     def in_chunks(self, rows: int, most: int, work: Callable[[slice], _Result]) -> list[_Result]:
-        """Return the results of the passes over all rows: `most` at a time, or fewer where the device's memory ends."""
+        """Return the results for all rows, `most` per pass, or fewer if the device runs out of memory."""
         results, start = [], 0
         while start < rows:
             size = min(self.state.most or most, most, rows - start)
@@ -178,14 +178,16 @@ class Rescorer:
                 if size == 1 or not is_out_of_memory(error) or interruption(error) is not None:
                     raise
                 self.state.most = size // 2
-                _log.warning("out of memory: %d rows in a pass from here on; pass batch_size=%d", size // 2, size // 2)
+                _log.warning(
+                    "out of memory: continuing with %d rows per pass; pass batch_size=%d", size // 2, size // 2
+                )
                 continue
             start += size
             count_rows(size)
         return results
 
     def _pass(self, work: Callable[[slice], _Result], chunk: slice) -> _Result:
-        """One pass; copies of the weights pay from the second on."""
+        """Run one pass; converted copies of the weights pay off from the second pass on."""
         self.state.passes += 1
         ordered = self.inputs.memory_format == torch.channels_last and not is_compiled_around(self.run.model)
         if self.state.passes > 1 and ordered and not self.state.weights.failed:
@@ -194,7 +196,7 @@ class Rescorer:
         return work(chunk)
 
     def _score_by_sample(self, output: Any, index: Tensor) -> Tensor:
-        """Show each row to the target at the place of its sample, in an output that is otherwise the clean one."""
+        """Give the target each row at the position of its sample, in an output that is otherwise unchanged."""
         scores: list[Tensor] = []
         for row in range(len(index)):
             whose = index[row : row + 1]
@@ -204,43 +206,43 @@ class Rescorer:
 
 
 def in_half_precision(rows: Rescore, dtype: torch.dtype) -> Rescore:
-    """Return the same scores from passes under autocast.
+    """Return a function that computes the same scores under autocast.
 
     Raises:
-        OptionError: the images are in double precision, which autocast leaves alone.
+        OptionError: the images are in double precision, which autocast does not change.
     """
     assert isinstance(rows, Rescorer)
     if rows.inputs.images.dtype == torch.float64:
         raise OptionError(
-            f"dtype is {dtype}, and the images are {torch.float64}, which autocast leaves as they are; give the model "
-            "and the images in float32, or leave dtype out"
+            f"dtype is {dtype}, and the images are {torch.float64}, which autocast does not change; use "
+            "float32 for the model and the images, or leave dtype out"
         )
     return replace(rows, run=replace(rows.run, autocast=True, autocast_dtype=dtype))
 
 
 def by_similarity(rows: Rescorer) -> Rescorer:
-    """Return the same passes, scored by how similar the detections are to those that the target explains.
+    """Return the same passes, scored by the similarity of detections to the detection that the target explains.
 
     Raises:
         TargetError: a target that is not a box.
     """
     if not hasattr(rows.target, "similarity"):
         raise TargetError(
-            f"the target is {kind_of(rows.target)}, and what is measured is how similar detections are; pass "
-            "targets=DetectionTarget(box), as DetectionTarget.of(output) makes of every box"
+            f"the target is {kind_of(rows.target)}, but this method scores the similarity of detections; "
+            "pass targets=DetectionTarget(box), such as those of DetectionTarget.of(output)"
         )
     with torch.no_grad():
         return replace(rows, target=rows.target.similarity(rows.output))
 
 
 def _with_row(clean: Any, changed: Any, row: int, whose: Tensor, sizes: tuple[int, int]) -> Any:
-    """Return the clean output with one sample's entry replaced by row `row` of a changed one; `sizes`: of both."""
+    """Return the clean output with one sample's entry replaced by row `row` of a changed output."""
 
     def length(value: Any) -> int | None:
         return value.shape[0] if isinstance(value, Tensor) and value.ndim else None
 
     def is_per_sample(value: Any) -> bool:
-        """Return whether these are lists with one entry per sample, as of detection models; not lists of batches."""
+        """Return whether these are lists with one entry per sample, the output of detection models."""
         return type(value) is list and len(value) == sizes[0] and any(length(entry) != sizes[0] for entry in value)
 
     def place(old: Any, new: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Scores of changed images for those who measure: the class is fixed once, on the images as they are."""
+"""Scores of changed images, for metrics: the class is fixed once, on the unchanged images."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ from gradcam_kit.types import Images, Rescore
 
 @dataclass(frozen=True, eq=False)
 class IsPrediction(ClassTarget):
-    """1 where a class is the predicted one, else 0; of a model with one output, where it is above `threshold`.
+    """Score 1 if a class is predicted, else 0; for a model with one output, if it is above `threshold`.
 
-    NaN where a logit is NaN, of which no class is the largest.
+    NaN if a logit is NaN, because then no class is the largest.
     """
 
     threshold: float = 0.0
@@ -47,9 +47,9 @@ class Rescoring(Rescorer):
     """`Rescore` of the explained score, and whether changed images are still predicted as their class.
 
     Attributes:
-        classes: what is explained `(n, [m])`; None for a target that has no classes.
-        settings: what kind of score it is and where the classes come from; it travels with the numbers.
-        scores: what the probability of a class is, see `ClassProbability`.
+        classes: the explained classes `(n, [m])`; None for a target without classes.
+        settings: kind of the score and origin of the classes, stored with the results.
+        scores: kind of the scores, see `ClassProbability`.
     """
 
     classes: Tensor | None = None
@@ -58,11 +58,11 @@ class Rescoring(Rescorer):
 
     @property
     def predicts(self) -> Rescore | None:
-        """Rows of 1 where a changed image is predicted as the explained class of its sample, else 0."""
+        """Return 1 for each changed image that is predicted as the explained class of its sample, else 0."""
         if self.classes is None:
             return None
         settings = {**self.settings, "score": "1 where the class is predicted"}
-        threshold = 0.5 if self.scores == "raw" else 0.0  # of one output, a probability or a logit
+        threshold = 0.5 if self.scores == "raw" else 0.0  # a single output is a probability or a logit
         return replace(self, target=IsPrediction(self.classes, threshold), settings=settings)
 
 
@@ -81,21 +81,21 @@ def rescoring(
 ) -> Iterator[Rescoring]:
     """Hold the model in eval mode, and yield `rescore(rows, index)`: scores of changed images, without a graph.
 
-    On leaving the block the model is as before, also after an error.
+    At the end of the block the model is restored, even after an error.
 
     Args:
         model: any PyTorch model.
-        images: what is changed, as in calling a method.
-        targets: as in calling a method. None = the predicted class of each image, found by one forward pass; it stays
-            the same for all rows.
-        image_input: which of several inputs is changed, by position or key; None = the first floating one with 2 or 3
-            position axes, else with a single one.
+        images: the images to change, as in calling a method.
+        targets: as in calling a method. None = the predicted class of each image, found by one forward pass; the class
+            stays the same for all rows.
+        image_input: position or key of the input to change, if there are several; None = the first floating-point input
+            with 2 or 3 position axes, else with one.
         probability: score classes by their probability; False = by the target itself, or by the logit.
-        scores: what the probability is: "softmax", "sigmoid" or "raw" (the outputs as they are); None = by evidence:
-            "raw" where the outputs are probabilities already, the sigmoid where the model's configuration says
-            multi-label or there is one output, else the softmax.
+        scores: kind of the probability: "softmax", "sigmoid" or "raw" (the unchanged outputs); None = by evidence:
+            "raw" if the outputs already are probabilities, "sigmoid" if the model's configuration says multi-label or
+            there is one output, else "softmax".
         batch_size: the most rows in one forward pass; on a CPU fewer where that is faster.
-        keep_modes: leave modules that are in train mode in it, such as dropout that is on on purpose; scores are then
+        keep_modes: leave modules in train mode as they are, for dropout that is active on purpose; scores are then
             random.
         forward_kwargs: passed on to the model.
     """

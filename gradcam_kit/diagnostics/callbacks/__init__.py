@@ -1,1 +1,1 @@
-"""`ModelDiagnostics` around trainings that somebody else's loop runs, and around a plain one."""
+"""`ModelDiagnostics` for the training loops of other libraries, and for a plain loop."""

@@ -18,7 +18,7 @@ except ImportError as _error:
 
 
 class DiagnosticsCallback(SessionCallback, Callback):
-    """Observe what a Lightning trainer trains; validation is left out.
+    """Observe the training of a Lightning trainer; validation is left out.
 
     The report of all ranks is merged on rank 0 when the training ends. After an error or an interruption every rank
     keeps its own, because the others may be gone.
@@ -26,7 +26,7 @@ class DiagnosticsCallback(SessionCallback, Callback):
     Args:
         out: folder for `diagnostics.jsonl` and, at the end, `diagnostics.html`; None writes no files.
         writer: a `Writer` or a sequence of them, used on rank 0 and closed at the end.
-        heatmaps: a `HeatmapLogger`, which is told of each batch on rank 0.
+        heatmaps: a `HeatmapLogger`, whose `step()` is called after each batch on rank 0.
         options: options of `ModelDiagnostics`, such as `layers`, `every` and `window`. Without `layers`, all leaves are
             observed but the metrics of torchmetrics.
 
@@ -46,15 +46,15 @@ class DiagnosticsCallback(SessionCallback, Callback):
         self._session.start(pl_module, list(trainer.optimizers), scaler=scaler, layers=_without_metrics(pl_module))
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
-        """Tell the heatmaps of one step."""
+        """Advance the heatmaps by one step."""
         self._session.step()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Observe nothing during a validation."""
+        """Pause during a validation."""
         self._session.pause()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Observe again."""
+        """Resume after a validation."""
         self._session.resume()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
@@ -67,7 +67,7 @@ class DiagnosticsCallback(SessionCallback, Callback):
 
 
 def _without_metrics(module: nn.Module) -> list[nn.Module] | None:
-    """Return the leaves of a model without its metrics, which watch the training too; None if nothing is left."""
+    """Return the leaves of a model without its metric modules; None if nothing is left."""
     metric = getattr(sys.modules.get("torchmetrics"), "Metric", None)
     if metric is None:
         return None

@@ -1,4 +1,4 @@
-"""One observed training: how it begins, pauses and ends, whoever runs the loop."""
+"""One observed training: beginning, pauses and end, independent of the loop."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _OPTIONS = tuple(
 
 
 class Session:
-    """Observes one training and leaves its report, on rank 0 of several processes.
+    """Observes one training and writes its report, on rank 0 of several processes.
 
     Args:
         out: folder for `diagnostics.jsonl` and, at the end, `diagnostics.html`; None writes no files.
@@ -44,14 +44,14 @@ class Session:
         self.out = None if out is None else Path(out)
         self.heatmaps, self.options = heatmaps, options
         self._given = list(writer) if isinstance(writer, list | tuple) else [] if writer is None else [writer]
-        GuardedWriters(self._given)  # refuses what is not a writer, before a long training
+        GuardedWriters(self._given)  # refuse invalid writers before a long training
         self.diagnostics: ModelDiagnostics | None = None
         self._writers: list[Any] = []
         self._is_running = False
         self._pause: AbstractContextManager[None] | None = None
 
     def start(self, model: Any, optimizer: Any, **found: Any) -> ModelDiagnostics:
-        """Begin to observe; what is still observed from an earlier training ends first."""
+        """Begin to observe; end the observation of an earlier training first, if it is still active."""
         self.stop(failed=True)
         self._writers = [*self._given, *([JsonWriter(self.out)] if self.out is not None else [])] if is_first() else []
         options = {**found, **self.options}
@@ -61,24 +61,24 @@ class Session:
         return self.diagnostics
 
     def pause(self) -> None:
-        """Observe nothing until `resume`."""
+        """Pause until `resume`."""
         if self.diagnostics is not None and self._is_running and self._pause is None:
             self._pause = self.diagnostics.pause()
             self._pause.__enter__()
 
     def resume(self) -> None:
-        """Observe again."""
+        """Resume observing."""
         pause, self._pause = self._pause, None
         if pause is not None:
             pause.__exit__(None, None, None)
 
     def step(self) -> None:
-        """Tell the heatmaps of one optimizer step."""
+        """Advance the heatmaps by one optimizer step."""
         if self.heatmaps is not None and self._is_running and is_first():
             self.heatmaps.step()
 
     def stop(self, *, failed: bool) -> None:
-        """End observing, merge the ranks unless the training failed, and leave the report; twice does nothing."""
+        """End observing, merge the ranks unless the training failed, and write the report; a second call is a no-op."""
         if self.diagnostics is None or not self._is_running:
             return
         self._is_running = False
@@ -97,7 +97,7 @@ class Session:
             CaptureError: no training has begun.
         """
         if self.diagnostics is None:
-            raise CaptureError("nothing was observed: no training has begun; call report() after it")
+            raise CaptureError("nothing was observed, because no training has begun; call report() after the training")
         return self.diagnostics.report()
 
     def _leave(self, diagnostics: ModelDiagnostics) -> None:
@@ -113,7 +113,7 @@ class Session:
 
 
 class SessionCallback:
-    """What the callbacks of all trainers share: one session, its diagnostics and its report."""
+    """The common part of the callbacks: one session with its diagnostics and report."""
 
     def __init__(
         self,
@@ -128,7 +128,7 @@ class SessionCallback:
 
     @property
     def diagnostics(self) -> ModelDiagnostics | None:
-        """What observes, or has observed, the training; None before it."""
+        """The diagnostics of the current or last training; None before the first."""
         return self._session.diagnostics
 
     def report(self) -> Report:

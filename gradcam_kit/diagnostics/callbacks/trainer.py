@@ -14,15 +14,15 @@ except ImportError as _error:
 
 
 class DiagnosticsTrainerCallback(SessionCallback, TrainerCallback):
-    """Observe what a Hugging Face trainer trains; evaluation is left out.
+    """Observe the training of a Hugging Face trainer; evaluation is left out.
 
-    The trainer tells its callbacks nothing of an error. Use this one as a context manager around `trainer.train()`, and
-    its hooks are gone after an error too; a second training also ends what the first one left.
+    The trainer does not notify its callbacks of errors. Use this callback as a context manager around `trainer.train()`
+    to remove its hooks after an error too; a second training also removes hooks that the first one left.
 
     Args:
         out: folder for `diagnostics.jsonl` and, at the end, `diagnostics.html`; None writes no files.
         writer: a `Writer` or a sequence of them, used on rank 0 and closed at the end.
-        heatmaps: a `HeatmapLogger`, which is told of each optimizer step on rank 0.
+        heatmaps: a `HeatmapLogger`, whose `step()` is called after each optimizer step on rank 0.
         options: options of `ModelDiagnostics`, such as `layers`, `every` and `window`.
 
     Raises:
@@ -47,11 +47,11 @@ class DiagnosticsTrainerCallback(SessionCallback, TrainerCallback):
         self._session.pause()
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Observe the calls of one optimizer step, and not the evaluations between them."""
+        """Observe the calls of one optimizer step, but not evaluations in between."""
         self._session.resume()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Observe nothing until the next step."""
+        """Pause until the next step."""
         self._session.step()
         self._session.pause()
 

@@ -1,4 +1,4 @@
-"""Batches of loaders as pairs of inputs and labels, and what a model makes of them."""
+"""Read batches of loaders as pairs of inputs and labels, and run a model on them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from gradcam_kit.errors import InputError, ShapeError, kind_of
 
 BatchOf = Callable[[Any], Any]
-"""From what a loader yields to a pair of inputs and labels."""
+"""Function from an item of a loader to a pair of inputs and labels."""
 
 Pair = tuple[Any, Any]
 
@@ -23,11 +23,11 @@ def pairs_of(loader: Any, batch: BatchOf | None = None, what: str = "loader") ->
 
     Args:
         loader: yields batches.
-        batch: makes a pair of what the loader yields; None = it yields pairs.
+        batch: makes a pair from an item of the loader; None = items are pairs.
         what: the name of the loader in errors.
 
     Raises:
-        InputError: something that yields no pairs, or nothing.
+        InputError: a loader that yields no pairs, or nothing.
     """
     if isinstance(loader, Tensor | Mapping | str) or not isinstance(loader, Iterable):
         raise InputError(f"the {what} is {kind_of(loader)}; expected an iterable of batches (images, labels)")
@@ -66,7 +66,7 @@ def read_pair(item: Any, what: str = "batch") -> Pair:
 
 
 def main_input(inputs: Any) -> Tensor:
-    """Return the tensor that stands for the samples: the first floating one with positions, else the first."""
+    """Return the main input tensor: the first floating tensor with positions, else the first tensor."""
     tensors = [leaf for leaf in tree_leaves(_plain(inputs)) if isinstance(leaf, Tensor)]
     images = [leaf for leaf in tensors if leaf.is_floating_point() and leaf.ndim >= 3]
     return (images or tensors)[0]
@@ -79,7 +79,7 @@ def samples(inputs: Any) -> int:
 
 
 def part(tree: Any, index: slice) -> Any:
-    """Return some samples of a batch: of every tensor whose first axis has as many entries as there are samples."""
+    """Return some samples of a batch, taken from every tensor whose first axis has one entry per sample."""
     n = samples(tree)
     return tree_map(lambda leaf: leaf[index] if _has_samples(leaf, n) else leaf, _plain(tree))
 
@@ -94,7 +94,7 @@ def limited(pair: Pair, most: int) -> Pair:
 
 
 def moved(tree: Any, device: torch.device | None) -> Any:
-    """Return the same with all tensors on a device."""
+    """Return the inputs with all tensors on a device."""
     if device is None:
         return tree
     return tree_map(lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, _plain(tree))
@@ -123,7 +123,7 @@ def loss_value(loss: Callable[[Any, Any], Any], output: Any, labels: Any) -> Ten
 
 
 def _plain(tree: Any) -> Any:
-    """Return mappings as dicts, which all tree functions know."""
+    """Return mappings as dicts, which all tree functions support."""
     return dict(tree) if isinstance(tree, Mapping) and not isinstance(tree, dict) else tree
 
 
@@ -132,7 +132,7 @@ def _has_samples(leaf: Any, n: int) -> bool:
 
 
 def _tensor(value: Any) -> Any:
-    """Return arrays, numbers and flat lists of numbers as tensors; all else as it is."""
+    """Return arrays, numbers and flat lists of numbers as tensors; return other values unchanged."""
     if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
         return torch.from_numpy(value)
     if isinstance(value, list) and value and all(isinstance(one, int | float) for one in value):

@@ -17,11 +17,11 @@ _NAMES = {
     "val_loss": "validation_loss",
     "valid_loss": "validation_loss",
 }
-_ROSE = 0.5  # of the first loss
+_ROSE = 0.5  # as a share of the first loss
 _FLAT = 0.01
-_FEWEST = 6  # points of a curve that is judged for its shape
+_FEWEST = 6  # fewest points of a curve whose shape is judged
 _PASSED, _PASSED_SHARE = 5, 0.2  # points since the best one
-_NOISE = 0.5  # of the whole descent
+_NOISE = 0.5  # as a share of the whole descent
 _SIGMAS, _GAP = 3.0, 0.1
 
 
@@ -37,7 +37,7 @@ def check_curves(history: Any) -> list[Finding]:
         fewer than 6 points are only judged for NaN and divergence.
 
     Raises:
-        InputError: no curve that is known, or values that are not numbers.
+        InputError: no known curve, or values that are not numbers.
 
     Example:
         >>> check_curves({"train_loss": [2.3, 2.4, 9.0, 40.0]})[0].kind
@@ -65,7 +65,7 @@ def check_curves(history: Any) -> list[Finding]:
 def diverged(values: Sequence[float], chance: float = 0.0) -> float | None:
     """Return the loss at the end of a curve that rose, None if it did not.
 
-    It rose if the median of the last third is above the first value by half of it, and above 1.5 times `chance`.
+    It rose if the median of the last third is above 1.5 times the first value, and above 1.5 times `chance`.
     """
     if len(values) < 3:
         return None
@@ -100,7 +100,7 @@ def _nonfinite(name: str, values: Sequence[float], broken: Sequence[int]) -> Fin
         float(len(broken)),
         0.0,
         len(values),
-        "Find the module that makes it with find_nonfinite(model); lower the learning rate or clip gradients",
+        "Find the module that produces it with find_nonfinite(model); lower the learning rate or clip gradients",
         "definition",
     )
 
@@ -154,7 +154,7 @@ def _shape(train: Sequence[float]) -> list[Finding]:
                 "note",
                 "update",
                 "",
-                "train_loss jumps from point to point by as much as it falls at all",
+                "train_loss jumps from point to point by as much as it falls overall",
                 noise / descent,
                 _NOISE,
                 len(train),
@@ -211,8 +211,8 @@ def _leak(train: Sequence[float], validation: Sequence[float]) -> list[Finding]:
             mean,
             max(_SIGMAS * spread, _GAP * level),
             n,
-            "Look for samples of the training set in the validation set (check_data(train, test)); strong dropout or "
-            "augmentation, which only training has, can do the same",
+            "Look for samples of the training set in the validation set (check_data(train, test)); strong "
+            "dropout or augmentation, which apply only in training, can have the same effect",
             "convention: 3 standard deviations of the gap, and 10 % of the loss",
         )
     ]

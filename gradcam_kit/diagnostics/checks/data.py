@@ -1,4 +1,4 @@
-"""What is wrong with a data set before any model sees it: values, scales, labels, duplicates, leaks."""
+"""Check a data set before any model sees it: values, scales, labels, duplicates, leaks."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from gradcam_kit.diagnostics.findings import Finding, worst_first
 from gradcam_kit.errors import InputError, OptionError, kind_of
 
 _SHOWN = 5
-_IGNORED = -100  # what torch's losses leave out
-_PER_CLASS = 10  # samples per class from which on a class without any is remarkable
+_IGNORED = -100  # label that torch's losses ignore
+_PER_CLASS = 10  # mean samples per class from which on an empty class is reported
 
 
 def check_data(
@@ -32,22 +32,22 @@ def check_data(
 ) -> list[Finding]:
     """Check the data of a training: values, normalization, labels, duplicates, and leaks into a test set.
 
-    Each loader is read once. Of a sample a hash, a thumbnail of 32 x 32 pixels and its label are kept; near duplicates
-    are looked for among the first 20,000. Random states are left as they are, also those of the loaders.
+    Each loader is read once. For each sample only a hash, a thumbnail of 32 x 32 pixels and its label are kept; near
+    duplicates are searched among the first 20,000. Random states, including those of the loaders, are not changed.
 
     Args:
         loader: yields batches (images, labels).
-        test: yields the batches of the test set; leaks are looked for, and the order of the training set is compared
+        test: yields the batches of the test set; then leaks are searched, and the order of the training set is compared
             over two epochs.
-        classes: how many there are, or their names; None = unknown, so that only negative labels are out of range.
-        batch: makes a pair of what a loader yields, for loaders of mappings or longer tuples.
+        classes: the number of classes or their names; None = unknown, so that only negative labels are out of range.
+        batch: makes a pair from an item of a loader, for loaders of mappings or longer tuples.
 
     Returns:
         Findings, the worst first; of kinds nonfinite, range, normalization, constant, label-range, duplicate,
-        label-conflict, leak and shift. Samples are named by their place, such as "sample 12".
+        label-conflict, leak and shift. Samples are named by their index, such as "sample 12".
 
     Raises:
-        InputError: a loader that yields something else than pairs, or nothing.
+        InputError: a loader that does not yield pairs, or yields nothing.
         ShapeError: different numbers of images and labels in a batch.
         OptionError: fewer than one class.
 
@@ -81,7 +81,7 @@ def read_split(loader: Any, title: str, batch: BatchOf | None, what: str = "load
 def split_findings(
     train: Split, test: Split | None, classes: int | None, twins: list[Twins] | None = None
 ) -> list[Finding]:
-    """Judge one or two data sets that were read; `classes` is their number, if known, for labels that are indices."""
+    """Judge one or two data sets after reading; `classes` is the number of classes, if known, for index labels."""
     splits = [train] if test is None else [train, test]
     found = []
     for split in splits:
@@ -97,7 +97,7 @@ def split_findings(
 
 
 def names_in_words(names: Sequence[str]) -> str:
-    """Return the first few names, and how many there are besides."""
+    """Return the first few names, and the number of others."""
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return ", ".join(names[:_SHOWN]) + more
 
@@ -114,7 +114,8 @@ def _value_findings(split: Split) -> list[Finding]:
                 float(len(split.broken)),
                 0.0,
                 n,
-                "Find the step that makes them (a division by 0, a logarithm, a missing value), or leave them out",
+                "Find the step that produces them (a division by 0, a logarithm, a missing value), or "
+                "leave these samples out",
                 "definition",
             )
         )
@@ -139,7 +140,7 @@ def _label_findings(split: Split, classes: int | None) -> list[Finding]:
     n, where = len(split), f" in {split.title}" if split.title else ""
     labels = [label for label in split.labels if label is not None]
     if classes is not None and any(isinstance(label, float) for label in labels):
-        text = f"Labels{where} are floating point, and class indices are whole numbers"
+        text = f"Labels{where} are floating point, but class indices are integers"
         return [_range("bad", text, None, None, n, "Convert them with .long(); regression needs no classes=")]
     counts = Counter(label for label in labels if isinstance(label, int) and label != _IGNORED)
     if not counts:
@@ -147,12 +148,12 @@ def _label_findings(split: Split, classes: int | None) -> list[Finding]:
     low, high = min(counts), max(counts)
     if classes is not None and (low < 0 or high >= classes):
         off = " (labels that start at 1 are off by one)" if low == 1 and high == classes else ""
-        text = f"Labels{where} go from {low} to {high}, and there are classes 0 to {classes - 1}{off}"
+        text = f"Labels{where} go from {low} to {high}, but there are only classes 0 to {classes - 1}{off}"
         value = float(high if high >= classes else low)
         return [_range("bad", text, value, float(classes - 1), n, "Subtract 1 from labels that start at 1")]
     if classes is None and low < 0:
-        text = f"Labels{where} go down to {low}, and class indices start at 0"
-        return [_range("bad", text, float(low), 0.0, n, "Use -100 for samples that a loss should leave out")]
+        text = f"Labels{where} go down to {low}, but class indices start at 0"
+        return [_range("bad", text, float(low), 0.0, n, "Use -100 for samples that the loss should ignore")]
     found = []
     if classes is None and low == 1 and len(counts) == high > 1:
         text = f"Labels{where} go from 1 to {high}, and none is 0"
@@ -172,7 +173,7 @@ def _label_findings(split: Split, classes: int | None) -> list[Finding]:
                 1.0,
                 1.0,
                 n,
-                "Check how labels are read; a loader of sorted data that was cut short has a single class",
+                "Check how labels are read; the beginning of sorted data has a single class",
                 "definition",
             )
         )
@@ -188,7 +189,7 @@ def _same_order(n: int) -> Finding:
         "note",
         "constant",
         "",
-        "The training set comes in the same order in both of two epochs",
+        "The training set has the same order in two epochs",
         None,
         None,
         n,
@@ -198,7 +199,7 @@ def _same_order(n: int) -> Finding:
 
 
 def _labels(labels: Any, n: int) -> list[Any]:
-    """Return one label per sample where labels are single numbers or words; None for each otherwise."""
+    """Return one label per sample if labels are single numbers or words, else None for each."""
     if isinstance(labels, Tensor) and labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     if isinstance(labels, Tensor) and labels.ndim == 1:
@@ -221,7 +222,7 @@ def _count(classes: int | Sequence[str] | None) -> int | None:
 
 
 def _repeats(loader: Iterable[Any], batch: BatchOf | None) -> bool:
-    """Whether a loader that makes its batches anew begins two epochs with the same batch."""
+    """Whether a loader begins two epochs with the same batch, unless it stores its batches."""
     if isinstance(loader, Iterator | Sequence):
         return False
     first, second = (main_input(next(pairs_of(loader, batch))[0]) for _ in range(2))

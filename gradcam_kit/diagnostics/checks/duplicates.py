@@ -1,4 +1,4 @@
-"""Pictures that occur twice, in one data set or in two: the same pixels, or nearly the same after recompression."""
+"""Find pictures that occur twice, in one data set or in two: equal pixels, or nearly equal after recompression."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import torch
 from gradcam_kit.diagnostics.checks.splits import Split
 from gradcam_kit.diagnostics.findings import Finding
 
-_BITS = 2  # by which average hashes of near duplicates differ
-_ALIKE = 0.99  # correlation of thumbnails
+_BITS = 2  # most bits by which average hashes of near duplicates differ
+_ALIKE = 0.99  # least correlation of thumbnails
 _ROWS, _PAIRS = 512, 8192
 _SHOWN = 5
 _MOST = 1000  # pairs that are kept
@@ -20,11 +20,11 @@ _MOST = 1000  # pairs that are kept
 
 @dataclass(frozen=True)
 class Twins:
-    """Two samples that show the same.
+    """Two samples with the same picture.
 
     Attributes:
-        first: the split of one of them, and its place there.
-        second: the same of the other.
+        first: the split of one sample, and its index there.
+        second: the same for the other.
         exact: all pixels are equal.
         likeness: correlation of the thumbnails.
     """
@@ -36,7 +36,7 @@ class Twins:
 
     @property
     def names(self) -> tuple[str, str]:
-        """What both are called."""
+        """The names of both."""
         return self.first[0].names[self.first[1]], self.second[0].names[self.second[1]]
 
     @property
@@ -68,13 +68,14 @@ def find_twins(splits: Iterable[Split]) -> list[Twins]:
 
 
 def twin_findings(twins: list[Twins], n: int) -> list[Finding]:
-    """Say which pictures are in two splits, which are repeated, and which carry two labels."""
+    """Report pictures that are in two splits, repeated, or labeled twice differently."""
     conflicts = [pair for pair in twins if pair.conflict]
     return [
         *_finding(
             [pair for pair in twins if pair.crosses],
             "leak",
-            "Remove them from one of both: a test on known pictures measures memory. Split by scene, patient or video, "
+            "Remove them from one of the two: a test on known pictures measures memorization. Split by "
+            "scene, patient or video, "
             "not by picture",
             n,
         ),
@@ -131,12 +132,12 @@ def _shown(pair: Twins, kind: str) -> str:
 
 
 def _near(places: list[tuple[Split, int]]) -> Iterator[Twins]:
-    """Find near duplicates among pictures that are not constant; each is paired with the first that it is like."""
+    """Find near duplicates among non-constant pictures; each is paired with the first similar one."""
     places = [(split, i) for split, i in places if bool(split.prints[i].any())]
     if len(places) < 2:
         return
     sizes = {len(split.prints[i]) for split, i in places}
-    for size in sizes:  # pictures with other channels are not compared
+    for size in sizes:  # pictures with different numbers of channels are not compared
         own = [(split, i) for split, i in places if len(split.prints[i]) == size]
         prints = torch.stack([split.prints[i] for split, i in own])
         signs = torch.stack([split.hashes[i] for split, i in own]).float() * 2 - 1

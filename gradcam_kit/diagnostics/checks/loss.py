@@ -1,4 +1,4 @@
-"""The loss of a fresh model: its first value, its gradients, and whether it falls at all."""
+"""The loss of an untrained model: its first value, its gradients, and whether it falls at all."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from gradcam_kit.diagnostics.checks.tasks import Loss, Task, outputs_of, read_ta
 from gradcam_kit.diagnostics.findings import Finding, worst_first
 
 _STEPS = 10
-_OFF = 0.2  # of the loss of chance
-_FALLEN = 1e-3  # of the first loss
+_OFF = 0.2  # relative to the loss of chance
+_FALLEN = 1e-3  # as a share of the first loss
 _RATE = 1e-3
 
 
@@ -35,8 +35,8 @@ def check_loss(
         model: any module; a copy of it is trained, with fixed seeds.
         batch: inputs and labels.
         loss: `loss(output, labels)`, one number.
-        optimizer: of the model's parameters; a copy of it is used. None = Adam with a learning rate of 1e-3.
-        trained: the weights are not fresh, so that the first value is not judged.
+        optimizer: optimizer of the model's parameters; a copy of it is used. None = Adam with a learning rate of 1e-3.
+        trained: whether the weights are trained, so that the first value is not judged.
 
     Returns:
         Findings, the worst first; of kinds nonfinite, range (the first value), no-gradient, label-range (shapes that
@@ -93,15 +93,18 @@ def first_value_findings(first: Tensor, task: Task, n: int, trained: bool) -> li
     elif abs(per_sample - chance) <= _OFF * chance:
         why = f"It is {n} times too large, as a loss with reduction='sum' is; use reduction='mean'"
     elif value < chance:
-        why = "The model knows too much for a fresh one: is the label among the inputs, or are the weights trained?"
+        why = "The loss is too low for an untrained model: is the label among the inputs, or are the weights trained?"
     else:
-        why = "The last layer starts with outputs that are too large: shrink its initialization, and normalize inputs"
+        why = (
+            "The outputs of the last layer are too large at the start: scale down its initialization, and "
+            "normalize inputs"
+        )
     return [
         Finding(
             "warn",
             "range",
             "",
-            f"The first loss is {value:.4g}, and a model that knows nothing of {task.classes} classes has {chance:.4g}",
+            f"The first loss is {value:.4g}, but guessing among {task.classes} classes gives {chance:.4g}",
             value,
             chance,
             n,
@@ -141,14 +144,14 @@ def _fall_findings(steps: Steps, n: int) -> list[Finding]:
             best,
             limit,
             n,
-            "Check that gradients reach the weights, that the optimizer holds them, and that the learning rate is not "
-            "far too large or small",
+            "Check that gradients reach the weights, that the optimizer has all parameters, and that the "
+            "learning rate is reasonable",
             "convention: one part in a thousand",
         )
     ]
 
 
 def _trainable(model: nn.Module) -> list[nn.Parameter]:
-    """Return the trainable parameters; a model without any gets one that nothing depends on."""
+    """Return the trainable parameters, or one unused parameter if there are none."""
     found = [parameter for parameter in model.parameters() if parameter.requires_grad]
     return found or [nn.Parameter(torch.zeros(1))]

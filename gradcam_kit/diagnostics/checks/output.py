@@ -1,4 +1,4 @@
-"""What a model answers to one batch: shapes, probabilities, samples that leak into each other, randomness."""
+"""Check a model's output for one batch: shapes, probabilities, samples that leak into each other, randomness."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from gradcam_kit.diagnostics.checks.preserving import device_of, left_as_found
 from gradcam_kit.diagnostics.checks.probing import (
     ROUNDING,
     Probe,
+    awake_dropout,
     difference_of,
     floating_leaves,
+    is_dropout,
     is_norm,
     leak_finding,
     random_finding,
@@ -31,19 +33,19 @@ from gradcam_kit.diagnostics.checks.tasks import (
 from gradcam_kit.diagnostics.findings import Finding, Level, worst_first
 from gradcam_kit.errors import raise_interruption
 
-_SUM = 1e-4  # deviation from 1 of probabilities
+_SUM = 1e-4  # tolerance of the sum of probabilities
 
 
 def check_output(model: Any, batch: Any, *, loss: Loss | None = None) -> list[Finding]:
-    """Check what a model answers to one batch of inputs.
+    """Check the output of a model for one batch of inputs.
 
-    The model is examined in eval mode; the modules of a model that is in eval mode keep the modes that they have, so
-    that one which was left in train mode is found. Nothing of the model, no gradient and no random state is changed.
+    The model is examined in eval mode. If it already is in eval mode, its modules keep their modes, so that a module
+    left in train mode is found. The model, gradients and random states are not changed.
 
     Args:
         model: any module.
         batch: inputs (a tensor, a tuple or a mapping of arguments) and labels; labels may be None.
-        loss: what the outputs are trained with; None = cross-entropy if the labels are class indices.
+        loss: the training loss; None = cross-entropy if the labels are class indices.
 
     Returns:
         Findings, the worst first; of kinds nonfinite, label-range, softmax-twice, constant-output, batch-leak,
@@ -99,7 +101,7 @@ def _label_findings(scores: Tensor, labels: Any, loss: Loss | None, task: Task) 
             "bad",
             "label-range",
             "",
-            f"Labels go from {low} to {high}, and the model has classes 0 to {last}{off}",
+            f"Labels go from {low} to {high}, but the model has classes 0 to {last}{off}",
             float(high if high > last else low),
             float(last),
             len(labels),
@@ -112,13 +114,14 @@ def _label_findings(scores: Tensor, labels: Any, loss: Loss | None, task: Task) 
 def _probability_findings(
     model: nn.Module, scores: Tensor, labels: Any, loss: Loss | None, task: Task
 ) -> list[Finding]:
-    last = [module for module in model.modules() if not list(module.children())][-1]
+    name, last = [(name, module) for name, module in model.named_modules() if not list(module.children())][-1]
     if is_sigmoid_loss(loss) and isinstance(last, nn.Sigmoid) and bool(((scores >= 0) & (scores <= 1)).all()):
-        return [_twice("bad", "sigmoid", type(loss).__name__, None, len(scores))]
+        return [_twice("bad", "sigmoid", type(loss).__name__, None, len(scores), name)]
+    layer = name if isinstance(last, nn.Softmax | nn.Softmax2d) else ""
     if task.kind != "classes":
         is_plain = labels is None and scores.ndim == 2 and scores.shape[1] > 1
         if is_plain and _are_shares(scores, 1):
-            return [_twice("warn", "softmax", "cross-entropy", _sum_error(scores, 1), len(scores))]
+            return [_twice("warn", "softmax", "cross-entropy", _sum_error(scores, 1), len(scores), layer)]
         return []
     if not _are_shares(scores, task.axis):
         return _positive_logarithms(scores, loss)
@@ -127,16 +130,16 @@ def _probability_findings(
         applies = _acts_as_cross_entropy(scores, labels, loss, task)
     if applies is False:
         return []
-    name = "cross-entropy, which is assumed because no loss was given," if loss is None else "cross-entropy"
-    return [_twice("bad", "softmax", name, _sum_error(scores, task.axis), len(scores))]
+    assumed = "cross-entropy, which is assumed because no loss was given," if loss is None else "cross-entropy"
+    return [_twice("bad", "softmax", assumed, _sum_error(scores, task.axis), len(scores), layer)]
 
 
-def _twice(level: Level, function: str, loss: str, value: float | None, n: int) -> Finding:
+def _twice(level: Level, function: str, loss: str, value: float | None, n: int, layer: str) -> Finding:
     return Finding(
         level,
         "softmax-twice",
-        "",
-        f"The outputs are probabilities already, and {loss} applies a {function} itself",
+        layer,
+        f"The outputs already are probabilities, but {loss} applies a {function} itself",
         value,
         None if value is None else _SUM,
         n,
@@ -153,7 +156,7 @@ def _positive_logarithms(scores: Tensor, loss: Loss | None) -> list[Finding]:
             "bad",
             "range",
             "",
-            "NLLLoss expects log-probabilities, and some outputs are above 0",
+            "NLLLoss expects log-probabilities, but some outputs are above 0",
             *(float(scores.amax()), 0.0, len(scores)),
             "End the model with LogSoftmax, or train it with CrossEntropyLoss",
             "definition of log-probabilities",
@@ -162,21 +165,21 @@ def _positive_logarithms(scores: Tensor, loss: Loss | None) -> list[Finding]:
 
 
 def _acts_as_cross_entropy(scores: Tensor, labels: Tensor, loss: Loss, task: Task) -> bool:
-    """Whether a loss of the user's gives the numbers of cross-entropy."""
+    """Whether a user-defined loss equals the cross-entropy."""
     moved_scores = scores.movedim(task.axis, 1)
     try:
         own = loss(scores, labels)
         expected = functional.cross_entropy(moved_scores, labels if labels.is_floating_point() else labels.long())
-    except Exception as error:  # whatever a foreign loss makes of it
+    except Exception as error:  # a user-defined loss may raise anything
         raise_interruption(error)
         return False
     return isinstance(own, Tensor) and own.numel() == 1 and abs(float(own) - float(expected)) < 1e-3 * float(expected)
 
 
 def _mode_findings(model: nn.Module, inputs: Any, probe: Probe) -> list[Finding]:
-    """Say what a model in train mode answers differently, should somebody use it like that."""
+    """Report outputs that differ in train mode, in case the model is used that way."""
     norms = [name for name, module in model.named_modules() if is_norm(module) and module.training]
-    has_dropout = any("drop" in type(module).__name__.lower() for module in model.modules())
+    has_dropout = any(map(is_dropout, model.modules()))
     if not norms and not has_dropout:
         return []
     try:
@@ -186,10 +189,10 @@ def _mode_findings(model: nn.Module, inputs: Any, probe: Probe) -> list[Finding]
         return []
     found = []
     if (random := difference_of(first, second)) > ROUNDING and has_dropout:
-        text = "the model is in train mode, where dropout changes its answers from pass to pass"
-        found.append(random_finding("warn", random, probe.n, text))
+        text = "the model is in train mode, in which dropout changes its outputs from pass to pass"
+        found.append(random_finding("warn", random, probe.n, text, awake_dropout(model)))
     if norms and (change := difference_of(probe.leaves, first)) > ROUNDING:
-        text = "The model is in train mode, where batch normalization mixes the samples of a batch"
+        text = "The model is in train mode, in which batch normalization mixes the samples of a batch"
         found.append(leak_finding("warn", norms[0], text, change, ROUNDING, probe.n))
     return found
 

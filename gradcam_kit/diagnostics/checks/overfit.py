@@ -1,4 +1,4 @@
-"""Whether a model can learn one small batch by heart, which every model that works can."""
+"""Whether a model can overfit one small batch, as every working model can."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from gradcam_kit.capture import check_model
 from gradcam_kit.diagnostics.checks.batches import Pair, call, limited, loss_value, moved, read_pair, samples
 from gradcam_kit.diagnostics.checks.preserving import copied, device_of, left_as_found
+from gradcam_kit.diagnostics.checks.probing import first_constant_layer
 from gradcam_kit.diagnostics.checks.steps import LONGEST, Steps, train, without_dropout
 from gradcam_kit.diagnostics.checks.tasks import Loss, outputs_of, read_task
 from gradcam_kit.diagnostics.findings import Finding
@@ -20,24 +21,24 @@ from gradcam_kit.errors import raise_interruption
 
 _MOST = 16  # samples
 _STEPS = 200
-_TELLING = 100  # steps without progress that are enough where time runs out
+_TELLING = 100  # steps without progress that suffice for a verdict when time runs out
 _RATES = (1e-3, 1e-2, 3e-2)
 _SHARE = 0.05
 _HOPEFUL = 0.9  # of the first loss; below it a training that ran out of time is on its way
 
 
 def can_overfit(model: Any, batch: Any, loss: Loss, *, seconds: float = LONGEST) -> list[Finding]:
-    """Check that a copy of a model can learn at most 16 samples by heart.
+    """Check that a copy of a model can overfit at most 16 samples.
 
     Adam takes up to 200 steps without dropout at each of the learning rates 1e-3, 1e-2 and 3e-2, until the loss is
-    below 5 % of its first value or of the loss of a model that knows nothing (ln of the number of classes; for
-    regression the loss of the mean). A model that passes is then trained as it is, dropout included.
+    below 5 % of its first value or of the loss of guessing (ln of the number of classes; for regression the loss of the
+    mean). A model that passes is then trained once more, with dropout.
 
     Args:
         model: any module; only a copy is trained, with fixed seeds.
         batch: inputs and labels.
         loss: `loss(output, labels)`, one number.
-        seconds: the longest time for all of it.
+        seconds: time limit for all trainings.
 
     Returns:
         Nothing if it can; else one finding: of kind overfit-batch, "bad" if the steps were enough, a "note" if they
@@ -120,7 +121,7 @@ class _Trial:
         return time.monotonic() - start
 
     def finding(self, trials: Sequence[_Trial], by_dropout: bool = False) -> Finding:
-        """Say why the batch was not learned."""
+        """Return the finding that tells why the batch was not learned."""
         first, best = self.steps.losses[0], self.best
         if self.steps.detached:
             return _no_graph(self.n)
@@ -149,12 +150,14 @@ class _Trial:
             is_hopeful = best < _HOPEFUL * first
             level = "note" if is_hopeful else "bad" if taken >= _TELLING else "warn"
             doubt = "; time ran out" + (", so this is undecided" if level != "bad" else "")
+        layer = first_constant_layer(self.model, self.pair[0]) if self.n > 1 else ""
+        where = f"; layer {layer!r} answers each input alike" if layer else ""
         return Finding(
             level,  # type: ignore[arg-type]
             "overfit-batch",
-            "",
-            f"The model does not learn {self.n} samples by heart in {taken} steps: the loss falls from {first:.4g} to "
-            f"{best:.4g} only{doubt}",
+            layer,
+            f"The model does not overfit {self.n} samples in {taken} steps: the loss falls from {first:.4g} to "
+            f"{best:.4g} only{doubt}{where}",
             best,
             self.limit,
             self.n,
@@ -165,7 +168,7 @@ class _Trial:
 
 
 def _floor(model: nn.Module, pair: Pair, loss: Loss) -> float:
-    """Return the loss of a model that knows nothing but the labels' distribution; 0 where it is not known."""
+    """Return the loss of a model that knows only the distribution of the labels; 0 if unknown."""
     inputs, labels = pair
     with torch.no_grad():
         scores = outputs_of(call(copied(model), inputs) if samples(inputs) > 1 else call(model, inputs))
@@ -175,7 +178,7 @@ def _floor(model: nn.Module, pair: Pair, loss: Loss) -> float:
         if is_regression and labels.shape == scores.shape and samples(inputs) > 1:  # type: ignore[union-attr]
             try:
                 return float(loss_value(loss, labels.mean(dim=0, keepdim=True).expand_as(labels).clone(), labels))
-            except Exception as error:  # a loss of the user's may want something else than a tensor
+            except Exception as error:  # a user-defined loss may not accept a tensor
                 raise_interruption(error)
                 return 0.0
     return 0.0

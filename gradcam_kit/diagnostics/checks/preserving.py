@@ -1,4 +1,4 @@
-"""A model and the random states that are left as they were found, whatever a check does in between."""
+"""Restore a model and random states after a check."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def left_as_found(model: nn.Module, *others: object, seed: int | None = None) ->
     """Restore modes, buffers and random states of a model at the end of a block, also after an error.
 
     Args:
-        model: its parameters are not watched, because no check writes them.
-        others: whatever holds tensors whose devices take part.
-        seed: what the generators of torch start from inside of the block; None = where they are.
+        model: the model; its parameters are not restored, because no check writes them.
+        others: other objects with tensors, whose devices take part.
+        seed: seed of torch's generators inside the block; None = their current state.
     """
     modules = list(model.modules())
     modes = [(module, module.training) for module in modules]
@@ -82,17 +82,17 @@ def copied(model: nn.Module) -> nn.Module:
 
 
 def copied_together(model: nn.Module, *others: Any) -> list[Any]:
-    """Copy a model with what refers to its parameters, such as an optimizer; the model is the first of the copies.
+    """Copy a model together with objects that refer to its parameters, such as an optimizer; return the model first.
 
     Raises:
         InputError: something that cannot be copied.
     """
     try:
         copies: list[Any] = copy.deepcopy([model, *others])
-    except Exception as error:  # what a module holds can refuse for any reason
+    except Exception as error:  # objects in a module can refuse to be copied for any reason
         raise InputError(
             f"{type(model).__name__} cannot be copied ({type(error).__name__}: {error}), and checks that train work on "
-            "a copy; remove what copy.deepcopy refuses from the model"
+            "a copy; remove attributes that copy.deepcopy refuses from the model"
         ) from error
     for parameter in copies[0].parameters():
         parameter.grad = None
@@ -114,5 +114,5 @@ def _devices(holder: object) -> Iterable[torch.device]:
 
 
 def _equal(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors hold the same bits as far as `torch.equal` tells; NaN makes them differ, which is safe."""
+    """Whether two tensors are equal by `torch.equal`; NaN makes them differ, which is safe."""
     return a.shape == b.shape and torch.equal(a, b)

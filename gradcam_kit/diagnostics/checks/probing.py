@@ -1,4 +1,4 @@
-"""A model asked in different ways: twice, sample by sample, and for gradients that should not be there."""
+"""Probe a model: run it twice, sample by sample, and look for gradients that should not exist."""
 
 from __future__ import annotations
 
@@ -8,20 +8,23 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from gradcam_kit.capture import Call, Observer, check_observable, observe, select_layers, unobservable
 from gradcam_kit.diagnostics.checks.batches import call, main_input, part, samples
+from gradcam_kit.diagnostics.checks.steps import DROPOUTS
 from gradcam_kit.diagnostics.checks.tasks import outputs_of
 from gradcam_kit.diagnostics.findings import Finding, Level
-from gradcam_kit.errors import raise_interruption
+from gradcam_kit.errors import GradCamKitError, raise_interruption
 
 _CONSTANT = 1e-8  # variance over samples, as a share of the mean square of the outputs
 ROUNDING = 1e-3
 """Difference of outputs that may be due to another kernel, as a share of their largest value."""
+_ALIKE = 1e-6  # differences of a layer's outputs, as a share of their largest value
 _LEAKED = 1e-6  # gradient at other samples, as a share of the gradient at the own sample
 _PROBED = 8  # samples in the batch whose gradients are taken
 
 
 class Probe:
-    """A model and its answers to one batch, asked in different ways."""
+    """A model and its outputs for one batch, from different passes."""
 
     def __init__(self, model: nn.Module, inputs: Any) -> None:
         self.model, self.inputs, self.n = model, inputs, samples(inputs)
@@ -33,7 +36,7 @@ class Probe:
         self.per_sample = self.scores is not None and self.scores.ndim > 0 and len(self.scores) == self.n
 
     def findings(self) -> list[Finding]:
-        """Return what is wrong whatever the labels are."""
+        """Return the findings that do not depend on labels."""
         broken = sum(int((~leaf.isfinite()).sum()) for leaf in self.leaves)
         if broken:
             values = sum(leaf.numel() for leaf in self.leaves)
@@ -46,14 +49,17 @@ class Probe:
                     float(broken),
                     0.0,
                     self.n,
-                    "Find the module that makes the first of them with find_nonfinite(model)",
+                    "Find the module that produces the first of them with find_nonfinite(model)",
                     "definition",
                 )
             ]
         found = []
         difference = difference_of(self.leaves, self.again)
         if difference > ROUNDING:
-            found.append(random_finding("bad", difference, self.n, "the model answers the same batch differently"))
+            layer = awake_dropout(self.model)
+            named = f": {layer!r} ({type(self.model.get_submodule(layer)).__name__}) is in train mode" if layer else ""
+            text = f"the model's outputs for the same batch differ{named}"
+            found.append(random_finding("bad", difference, self.n, text, layer))
         if self.per_sample and self.n > 1:
             found += self._constant()
             found += self._leaks(is_random=difference > ROUNDING)
@@ -69,12 +75,14 @@ class Probe:
         share = float(flat.var(dim=0).amax()) / power if power > 0 else 0.0
         if share >= _CONSTANT:
             return []
+        layer = first_constant_layer(self.model, self.inputs)
+        where = f"; layer {layer!r} is the first that answers each input alike" if layer else ""
         return [
             Finding(
                 "bad",
                 "constant-output",
-                "",
-                "The outputs are the same for each input",
+                layer,
+                f"The outputs are the same for each input{where}",
                 share,
                 _CONSTANT,
                 self.n,
@@ -93,11 +101,11 @@ class Probe:
         training = [name for name, one in self.model.named_modules() if is_norm(one) and one.training]
         where = training[0] if training else ""
         named = f": {where} ({type(self.model.get_submodule(where)).__name__}) is in train mode" if where else ""
-        text = f"The answer to a sample depends on the other samples of its batch{named}"
+        text = f"The output for a sample depends on the other samples of its batch{named}"
         return [leak_finding("bad", where, text, value, limit, self.n)]
 
     def _alone(self) -> float:
-        """Return how much the first answers change when their samples come without the others."""
+        """Return how much the first outputs change if their samples are alone in a batch."""
         assert self.scores is not None
         for size in (1, 2):
             if size >= self.n:
@@ -112,7 +120,7 @@ class Probe:
         return 0.0
 
     def _foreign_gradient(self) -> float:
-        """Return the gradient of the first answer at other samples, as a share of its gradient at its own sample."""
+        """Return the gradient of the first output at other samples, as a share of its gradient at its own sample."""
         inputs = part(self.inputs, slice(_PROBED))
         images = main_input(inputs)
         if not images.is_floating_point() or len(images) < 2:
@@ -135,12 +143,48 @@ class Probe:
         return float(gradient[1:].abs().amax()) / at_own if at_own > 0 else 0.0
 
 
-def random_finding(level: Level, difference: float, n: int, text: str) -> Finding:
-    """Return the finding of answers that differ from pass to pass."""
+class _Constant(Observer):
+    """Looks for the first layer that takes different samples and returns equal ones."""
+
+    def __init__(self, n: int) -> None:
+        self.n, self.layer = n, ""
+        self.differs: list[bool] = []
+
+    def enter(self, call: Call) -> None:
+        # Tested before the layer runs, because it may work in place.
+        self.differs.append(self._is_alike(call.args[0] if call.args else None) is False)
+
+    def leave(self, call: Call) -> None:
+        differed = self.differs.pop() if self.differs else False
+        if not self.layer and differed and self._is_alike(call.output):
+            self.layer = call.name
+
+    def _is_alike(self, value: Any) -> bool | None:
+        """Whether all samples are the same but for rounding; None for what has no samples."""
+        if unobservable(value) is not None or value.ndim < 1 or len(value) != self.n:
+            return None
+        flat = value.detach().flatten(1).double() if value.ndim > 1 else value.detach().double()[:, None]
+        return bool((flat.amax(0) - flat.amin(0) <= _ALIKE * flat.abs().amax()).all())
+
+
+def first_constant_layer(model: nn.Module, inputs: Any) -> str:
+    """Return the first layer with equal outputs for different samples; "" if none, or if layers cannot be observed."""
+    observer = _Constant(samples(inputs))
+    try:
+        layers = select_layers(check_observable(model), None, model)
+        with torch.no_grad(), observe(model, layers, observer, enter=True):
+            call(model, inputs)
+    except GradCamKitError:  # such as a scripted model
+        return ""
+    return observer.layer
+
+
+def random_finding(level: Level, difference: float, n: int, text: str, layer: str = "") -> Finding:
+    """Return the finding about outputs that differ from pass to pass."""
     return Finding(
         level,
         "random-eval",
-        "",
+        layer,
         text[0].upper() + text[1:],
         difference,
         ROUNDING,
@@ -152,7 +196,7 @@ def random_finding(level: Level, difference: float, n: int, text: str) -> Findin
 
 
 def leak_finding(level: Level, layer: str, text: str, value: float, limit: float, n: int) -> Finding:
-    """Return the finding of answers that depend on other samples."""
+    """Return the finding about outputs that depend on other samples."""
     return Finding(
         level,
         "batch-leak",
@@ -161,9 +205,9 @@ def leak_finding(level: Level, layer: str, text: str, value: float, limit: float
         value,
         limit,
         n,
-        "Call model.eval() after all .train() calls; if a module computes over the batch axis (axis 0) by itself, that "
-        "is a bug in its reshape or normalization",
-        "definition: a sample alone gets the answer that it gets in a batch",
+        "Call model.eval() after all .train() calls; if a module itself computes over the batch axis (axis "
+        "0), its reshape or normalization has a bug",
+        "definition: a sample gets the same output alone as in a batch",
     )
 
 
@@ -192,6 +236,17 @@ def _with_images(inputs: Any, images: Tensor, leaf: Tensor) -> Any:
     if isinstance(inputs, dict):
         return {key: leaf if value is images else value for key, value in inputs.items()}
     return tuple(leaf if value is images else value for value in inputs)
+
+
+def awake_dropout(model: nn.Module) -> str:
+    """Return the first module with dropout that is in train mode; "" if there is none."""
+    return next((name for name, one in model.named_modules() if is_dropout(one) and one.training), "")
+
+
+def is_dropout(module: nn.Module) -> bool:
+    """Whether a module drops activations, also one of another library."""
+    is_leaf = next(module.children(), None) is None
+    return is_leaf and ("drop" in type(module).__name__.lower() or type(module).__name__ in DROPOUTS)
 
 
 def is_norm(module: nn.Module) -> bool:

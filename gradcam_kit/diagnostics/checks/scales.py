@@ -16,13 +16,13 @@ _KNOWN = {
     "MNIST": ((0.1307,), (0.3081,)),
     "one half": ((0.5,), (0.5,)),
 }
-"""Means and standard deviations that people normalize with."""
+"""Common means and standard deviations for normalization."""
 
 _NEAR = 0.05  # of the range
 _FAR_MEAN, _FAR_LOW = 1.0, -6.0
 _BRIGHT = 0.2
-_RAW = 10.0  # above which values that are never negative count as 0 to 255
-_SHIFT = 0.5  # of the pooled standard deviation
+_RAW = 10.0  # nonnegative values with a maximum above this count as 0 to 255
+_SHIFT = 0.5  # as a share of the pooled standard deviation
 _ENOUGH = 32
 
 
@@ -51,7 +51,7 @@ def scale_findings(split: Split) -> list[Finding]:
                 float(mean.abs().amax()),
                 _FAR_MEAN,
                 n,
-                "Leave out one of both: does the transform normalize, and the training loop or model once more?",
+                "Leave out one of the two: does the transform normalize, and the training loop or the model again?",
                 "range of ((x - mean) / std - mean) / std for known means, or |mean| >= 1 and minimum < -6",
             )
         ]

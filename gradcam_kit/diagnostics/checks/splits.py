@@ -1,4 +1,4 @@
-"""What is remembered of the samples of a data set: statistics in constant memory, and a small print of each picture."""
+"""Statistics of a data set in constant memory, with a small fingerprint of each picture."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from torch.nn.functional import adaptive_avg_pool2d
 THUMBNAIL = 32
 """Side of the pictures that are compared, in pixels."""
 HASHED = 8
-_COMPARED = 20_000  # pictures that are looked at for near duplicates, 6 kB each
-_FLAT = 1e-6  # spread of a constant picture, as a share of its largest value
+_COMPARED = 20_000  # most pictures compared for near duplicates, 6 kB each
+_FLAT = 1e-6  # largest range of a constant picture, as a share of its largest value
 
 
 @dataclass
@@ -25,7 +25,7 @@ class Channels:
     """Statistics of each channel over all samples and positions, in float64.
 
     Attributes:
-        count: values per channel.
+        count: number of values per channel.
         total: their sum.
         squares: the sum of their squares.
         low: their smallest.
@@ -66,12 +66,12 @@ class Channels:
 
 @dataclass
 class Split:
-    """All that is remembered of one data set.
+    """Everything that is kept of one data set.
 
     Attributes:
-        title: what it is called in messages; "" if it is the only one.
-        names: of the samples; they stand in messages.
-        labels: class indices or names; None where there is none.
+        title: its name in messages; "" if it is the only one.
+        names: names of the samples in messages.
+        labels: class indices or names; None for unlabeled samples.
         digests: of the pixels.
         prints: centered thumbnails of norm 1 in float16; zeros for constant pictures.
         hashes: average hashes as signs.
@@ -79,7 +79,7 @@ class Split:
         constant: names of samples whose values are all the same.
         dtypes: of the inputs.
         channels: of inputs with positions.
-        has_pictures: the inputs are pictures, of which duplicates are looked for.
+        has_pictures: whether the inputs are pictures, among which duplicates are searched.
     """
 
     title: str = ""
@@ -104,7 +104,7 @@ class Split:
             images: inputs of the model, the samples along axis 0.
             labels: one per sample.
             names: one per sample.
-            pictures: what duplicates are looked for in, `(n, c, h, w)`; None = the images.
+            pictures: pictures for the search of duplicates, `(n, c, h, w)`; None = the images.
         """
         self.dtypes[str(images.dtype).removeprefix("torch.")] += len(images)
         wide = images.detach().cpu()
@@ -124,7 +124,7 @@ class Split:
             self.add_prints(compared)
 
     def add_prints(self, pictures: Tensor) -> None:
-        """Remember what pictures look like."""
+        """Keep fingerprints of pictures."""
         for picture in pictures:
             self.digests.append(digest_of(picture))
         if pictures.ndim == 4 and min(pictures.shape[2:]) >= HASHED:

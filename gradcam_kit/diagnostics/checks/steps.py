@@ -1,4 +1,4 @@
-"""Training steps on a copy of a model, and what they show: losses, parameters that learn nothing, sizes of updates."""
+"""Run training steps on a copy of a model, and record losses, parameters that do not learn, and sizes of updates."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from gradcam_kit.diagnostics.checks.tasks import Loss
 from gradcam_kit.diagnostics.findings import Finding
 
 LONGEST = 60.0
-"""Seconds after which a training of a check ends, whatever it has reached."""
+"""Time limit in seconds for the training in a check."""
 
 _SAMPLED = 4096
-_SMALLEST, _LARGEST = 1e-5, 1e-1  # of an update relative to the weights
+_SMALLEST, _LARGEST = 1e-5, 1e-1  # healthy size of an update relative to the weights
 _SHOWN, _SINGLE = 10, 3
 _FIRST = 3  # steps whose updates are judged
 DROPOUTS = ("DropPath", "StochasticDepth", "DropBlock2d", "DropBlock3d")
@@ -31,15 +31,15 @@ DROPOUTS = ("DropPath", "StochasticDepth", "DropBlock2d", "DropBlock3d")
 
 @dataclass
 class Steps:
-    """What training steps showed.
+    """Records of training steps.
 
     Attributes:
         losses: before each step.
         learned: names of trainable parameters that had a gradient other than 0.
         reached: names of trainable parameters that had a gradient at all.
         ratios: of each step, the median over weights of rms(update) / rms(weight).
-        detached: the loss had no graph, so that there was no step.
-        timed_out: the time was over before the steps were.
+        detached: whether the loss had no graph, so that there was no step.
+        timed_out: whether time ran out before the last step.
     """
 
     losses: list[float] = field(default_factory=list)
@@ -60,15 +60,15 @@ def train(
     until: Callable[[float], bool] = lambda _: False,
     seconds: float = LONGEST,
 ) -> Steps:
-    """Train a model, which should be a copy, and watch it.
+    """Train a model, which should be a copy, and record its steps.
 
     Args:
         model: it and the optimizer are changed.
         batches: repeated if there are too few.
         loss: `loss(output, labels)`.
-        optimizer: of the model's parameters.
+        optimizer: optimizer of the model's parameters.
         steps: the most steps.
-        until: told each loss; True ends the training.
+        until: called with each loss; True ends the training.
         seconds: the longest time.
     """
     seen, start = Steps(), time.monotonic()
@@ -101,7 +101,7 @@ def train(
 
 
 def gradient_findings(model: nn.Module, steps: Steps, n: int) -> list[Finding]:
-    """Name the modules that learn nothing: without any gradient, or with gradients that are 0 in each step."""
+    """Report modules that do not learn: without gradients, or with gradients that are 0 in each step."""
     if steps.detached:
         return [
             Finding(
@@ -124,11 +124,11 @@ def gradient_findings(model: nn.Module, steps: Steps, n: int) -> list[Finding]:
         (
             steps.reached - steps.learned,
             f"a gradient of exactly 0 in each of {len(steps.losses)} steps",
-            "Dead or saturated units behind it let nothing through, or a factor in front of the loss is 0",
+            "Dead or saturated units behind it block the gradient, or a factor of the loss is 0",
         ),
     ):
         places = _places(model, names, trainable)
-        if len(places) > _SINGLE:  # one fault, most probably
+        if len(places) > _SINGLE:  # probably a single fault
             more = f" and {len(places) - _SHOWN} more" if len(places) > _SHOWN else ""
             listed = ", ".join(place for place, _ in places[:_SHOWN]) + more
             found.append(_no_gradient("", f"{len(names)} parameters have {what}: {listed}", n, why))
@@ -147,7 +147,7 @@ def update_findings(steps: Steps, rate: str) -> list[Finding]:
     """Judge the size of updates relative to the weights."""
     if not steps.ratios:
         return []
-    middle = median(steps.ratios[:_FIRST])  # later ones may be those of a model that is dead already
+    middle = median(steps.ratios[:_FIRST])  # in later steps the model may already be dead
     if _SMALLEST <= middle <= _LARGEST:
         return []
     is_small = middle < _SMALLEST
@@ -167,7 +167,7 @@ def update_findings(steps: Steps, rate: str) -> list[Finding]:
 
 
 def without_dropout(model: nn.Module) -> bool:
-    """Switch off what drops activations in a copy of a model; whether there was anything."""
+    """Switch off dropout in a copy of a model; return whether there was any."""
     found = False
     for module in model.modules():
         if isinstance(module, nn.modules.dropout._DropoutNd) or type(module).__name__ in DROPOUTS:
@@ -190,7 +190,8 @@ def broadcast_finding(scores: Tensor | None, labels: Any, loss: Loss) -> list[Fi
             "bad",
             "label-range",
             "",
-            f"Outputs are {tuple(scores.shape)} and labels {tuple(labels.shape)}: the loss compares each with each",
+            f"Outputs are {tuple(scores.shape)} and labels {tuple(labels.shape)}: the loss compares every "
+            "output with every label",
             float(labels.numel()),
             float(scores.numel()),
             len(scores) if scores.ndim else 1,
@@ -201,7 +202,7 @@ def broadcast_finding(scores: Tensor | None, labels: Any, loss: Loss) -> list[Fi
 
 
 def _places(model: nn.Module, names: set[str], trainable: set[str]) -> list[tuple[str, int]]:
-    """Return the outermost modules of which all trainable parameters are among the names, else the parameters."""
+    """Return the outermost modules whose trainable parameters are all among the names, and the other parameters."""
     left, places = set(names), []
     for module_name, _ in model.named_modules():
         prefix = f"{module_name}." if module_name else ""

@@ -1,4 +1,4 @@
-"""What a model is trained for, read from its outputs, labels and loss; where that is open, nothing is judged."""
+"""Infer the task of a model from its outputs, labels and loss; an unclear task is not judged."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ Loss = Callable[[Any, Any], Any]
 
 @dataclass(frozen=True)
 class Task:
-    """What outputs and labels say about the task.
+    """The task according to outputs and labels.
 
     Attributes:
-        kind: "classes": one of several for each sample or position; "binary": independent yes or no for each output;
-            "other": regression, several outputs, or nothing that is understood.
-        classes: how many; 2 for "binary", 0 for "other".
+        kind: "classes": one of several for each sample or position; "binary": an independent binary decision for each
+            output; "other": regression, several outputs, or nothing that is understood.
+        classes: number of classes; 2 for "binary", 0 for "other".
         axis: of the outputs, along which the classes lie.
     """
 
@@ -34,12 +34,12 @@ class Task:
 
     @property
     def chance(self) -> float | None:
-        """The cross-entropy of a model that knows nothing, in nats; None where there is none."""
+        """The cross-entropy of guessing, in nats; None for other tasks."""
         return math.log(self.classes) if self.classes > 1 else None
 
 
 def outputs_of(output: Any) -> Tensor | None:
-    """Return the tensor of scores in a model's output; None if there are several that could be meant, or none."""
+    """Return the tensor of scores in a model's output; None if there is none, or several candidates."""
     try:
         found = find_logits(output)
     except TargetError:
@@ -48,7 +48,7 @@ def outputs_of(output: Any) -> Tensor | None:
 
 
 def read_task(scores: Tensor | None, labels: Any, loss: Loss | None = None) -> Task:
-    """Read the task; a loss of torch decides where labels alone leave it open."""
+    """Infer the task; if labels alone are ambiguous, torch's losses decide."""
     if scores is None or not isinstance(labels, Tensor) or labels.ndim == 0:
         return Task("other")
     if is_cross_entropy(loss) is False and not _is_binary(loss) and _is_regression(loss):
@@ -69,7 +69,7 @@ def read_task(scores: Tensor | None, labels: Any, loss: Loss | None = None) -> T
 
 
 def is_cross_entropy(loss: Loss | None) -> bool | None:
-    """Whether a loss applies a softmax by itself; None if that cannot be known by its name."""
+    """Whether a loss applies a softmax itself; None if its name does not tell."""
     if isinstance(loss, nn.CrossEntropyLoss) or loss is functional.cross_entropy:
         return True
     return False if _is_known(loss) else None
@@ -81,7 +81,7 @@ def ignored_label(loss: Loss | None) -> int:
 
 
 def is_sigmoid_loss(loss: Loss | None) -> bool:
-    """Whether a loss applies a sigmoid by itself."""
+    """Whether a loss applies a sigmoid itself."""
     return isinstance(loss, nn.BCEWithLogitsLoss | nn.MultiLabelSoftMarginLoss) or (
         loss is functional.binary_cross_entropy_with_logits
     )

@@ -49,17 +49,17 @@ def check_training(
         model: as it is when training starts.
         loader: yields batches (images, labels); at most `steps` of them are read.
         loss: `loss(output, labels)`, one number.
-        optimizer: of the model's parameters; None = Adam with a learning rate of 1e-3, which is not judged.
+        optimizer: optimizer of the model's parameters; None = Adam with a learning rate of 1e-3, which is not judged.
         steps: training steps over the batches.
         batch: makes a pair of what the loader yields, for loaders of mappings or longer tuples.
-        trained: the weights are not fresh, so that the first loss is not judged.
+        trained: whether the weights are trained, so that the first loss is not judged.
 
     Returns:
         Findings, the worst first, each once.
 
     Raises:
         InputError: a loader that yields something else than pairs, or nothing; see also `check_loss`.
-        OptionError: no step.
+        OptionError: fewer than one step.
     """
     model = check_model(model)
     steps = positive_int("steps", steps)
@@ -75,14 +75,14 @@ def check_training(
     if optimizer is not None:
         found += optimizer_findings(model, optimizer)
     if any(finding.kind in ("nonfinite", "label-range") for finding in found):
-        return worst_first(found)  # all that follows would fail, or say the same
+        return worst_first(found)  # all further checks would fail, or report the same
     found += check_loss(model, first, loss, optimizer=optimizer, trained=trained)
     is_detached = any(finding.kind == "no-gradient" and finding.value is None for finding in found)
     if not is_detached and not any(finding.kind == "nonfinite" for finding in found):
         found += run_findings(model, batches, loss, optimizer, steps)
         found += can_overfit(model, first, loss)
     if any(finding.kind == "diverged" for finding in found):
-        found = [finding for finding in found if finding.kind != "plateau"]  # the same, said twice
+        found = [finding for finding in found if finding.kind != "plateau"]  # the same finding twice
     once = {(finding.kind, finding.layer): finding for finding in reversed(worst_first(found))}
     return worst_first(reversed(once.values()))
 
@@ -104,8 +104,8 @@ def mode_findings(model: nn.Module) -> list[Finding]:
             "warn",
             "frozen",
             asleep[0],
-            f"In eval mode while training: {', '.join(asleep[:_SHOWN])}{more} of {len(differing)} modules with dropout "
-            "or batch statistics",
+            f"In eval mode while training: {', '.join(asleep[:_SHOWN])}{more}; {len(asleep)} of {len(differing)} "
+            "modules with dropout or batch statistics",
             len(asleep) / len(differing),
             0.0,
             None,
@@ -116,7 +116,7 @@ def mode_findings(model: nn.Module) -> list[Finding]:
 
 
 def optimizer_findings(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[Finding]:
-    """Compare the parameters of an optimizer with the model's: each trainable one belongs into exactly one group."""
+    """Compare the parameters of an optimizer with the model's: each trainable one belongs to exactly one group."""
     held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     ids = {id(parameter) for parameter in held}
     named = dict(model.named_parameters())
@@ -183,7 +183,7 @@ def run_findings(
         model: as it is when training starts.
         batches: pairs of inputs and labels.
         loss: `loss(output, labels)`, one number.
-        optimizer: of the model's parameters; None = Adam, which is not judged.
+        optimizer: optimizer of the model's parameters; None = Adam, which is not judged.
         steps: training steps.
         watch: makes a block around the training of the copy, such as that of ModelDiagnostics.
     """

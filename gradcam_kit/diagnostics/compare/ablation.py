@@ -1,4 +1,4 @@
-"""Rise of the loss when a unit is 0, by running the part of a model behind its layer again."""
+"""Rise of the loss when a unit is set to 0, by rerunning the part of a model behind its layer."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def _rise(layer: LayerCapture, batch_size: int) -> Float[Tensor, " k"]:
 
 
 class _UnitsFirst:
-    """From a layer's output to `(n, k, *positions)`; what has no positions gets one."""
+    """Return a layer's output as `(n, k, *positions)`, with one position if it has none."""
 
     def __init__(self, axis: int) -> None:
         self.axis = axis
@@ -78,7 +78,7 @@ class _UnitsFirst:
 
 
 def _as_call(inputs: Any) -> Inputs:
-    """Return the call of a model on a batch, of which the main input stands for the images."""
+    """Return the call of a model on a batch, with its main input as the images."""
     if isinstance(inputs, Mapping):
         args, kwargs = (), dict(inputs)
     else:

@@ -1,4 +1,4 @@
-"""Where in a model two data sets differ: shift of means and a test of distributions, layer by layer."""
+"""Compare two data sets in a model: shift of means and a test of distributions, layer by layer."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LEVEL = 0.05
-"""Of the corrected test: how often any layer of two equal data sets is called shifted."""
+"""Significance level of the corrected test: how often equal data sets are reported as shifted in any layer."""
 SHIFTED = 0.5
 """Difference of means in pooled standard deviations from which on a unit counts as shifted."""
 _PERMUTATIONS = 500
-_LEAST = 4  # samples of each data set
+_LEAST = 4  # fewest samples of each data set
 
 
 @dataclass(frozen=True)
 class LayerShift:
-    """How much the features of one layer differ between two data sets.
+    """Differences in the features of one layer between two data sets.
 
     Attributes:
         name: of the layer.
@@ -45,9 +45,9 @@ class LayerShift:
         unit: the unit with that shift.
         shifted: share of the units with a shift above 0.5.
         mmd: the unbiased estimate of MMD squared; about 0 for equal distributions.
-        p: of the permutation test, for this layer alone.
+        p: p-value of the permutation test, uncorrected.
         p_adjusted: corrected for all layers (Holm); below 0.05 the layer is shifted.
-        units: how many there are.
+        units: number of units.
     """
 
     name: str
@@ -62,16 +62,16 @@ class LayerShift:
 
 @dataclass(frozen=True, repr=False)
 class DataComparison:
-    """Where two data sets differ for a model. It shows itself in a notebook.
+    """Differences between two data sets for a model; displayed in notebooks.
 
     Attributes:
         layers: one row per layer, ranked: the smallest p first, of equal ones the largest MMD.
         findings: one of kind "shift" if any layer differs, which names the first of the rank; else empty.
         n_train: samples of the first data set.
         n_test: samples of the second one.
-        permutations: behind each p.
+        permutations: number of permutations for each p-value.
         skipped: layer -> why it is not compared.
-        notes: what the numbers depend on.
+        notes: remarks on the numbers.
     """
 
     layers: tuple[LayerShift, ...]
@@ -134,26 +134,26 @@ def compare_data(
     permutations: int | None = None,
     seed: int = 0,
 ) -> DataComparison:
-    r"""Ask layer by layer whether two data sets look different to a model, such as training and test set.
+    r"""Test layer by layer whether two data sets, such as training and test set, look different to a model.
 
     Both are read in eval mode. Features are means over positions. The shift of a unit is
     $|\mu_{test} - \mu_{train}| / \sqrt{(\sigma_{train}^2 + \sigma_{test}^2) / 2}$ over all samples. The test is MMD
     (Gretton et al., JMLR 2012) on a random draw of the samples, with p from permutations, corrected for the number of
-    layers (Holm, 1979): among equal data sets one in twenty is called shifted at most.
+    layers (Holm, 1979): at most one in twenty comparisons of equal data sets reports a shift.
 
     Args:
-        model: any model; nothing of it is changed.
-        train_loader: yields batches; labels are not used. A tensor of images is taken, too.
+        model: any model; it is not changed.
+        train_loader: yields batches, whose labels are not used; or a tensor of images.
         test_loader: likewise; the two need not have the same length.
         layers: a dotted name, a wildcard, a module, a type, a sequence of those, or None: all modules without children.
-        batch: takes the images out of what a loader yields.
+        batch: extracts the images from an item of a loader.
         samples: most samples of each data set in the test, drawn evenly from all.
         permutations: of the test; None = 500, or more where there are so many layers that the correction needs them.
-        seed: of the draw and of the permutations; global random states are neither used nor changed.
+        seed: seed of the draw and of the permutations; global random states are neither used nor changed.
 
     Raises:
         LayerNotFoundError: a pattern without a match.
-        InputError: a loader that gives no images.
+        InputError: a loader without images.
         ShapeError: fewer than 4 samples in a data set, or layers with other numbers of units for the two.
         NonFiniteError: NaN or infinite features.
         OptionError: fewer than 4 samples, or less than one permutation.
@@ -194,7 +194,7 @@ def compare_data(
     if len(names) / (count + 1) >= LEVEL:
         notes.append(
             f"With {count} permutations and {len(names)} layers the smallest corrected p is "
-            f"{len(names) / (count + 1):.2g}, so nothing can be found; take {needed} or None."
+            f"{len(names) / (count + 1):.2g}, so no shift can be found; use {needed} or None."
         )
     tests = [mmd(train.drawn(name), test.drawn(name), permutations=count, seed=seed) for name in names]
     adjusted = holm([one.p for one in tests])
@@ -204,20 +204,22 @@ def compare_data(
     ]
     ranked = sorted(rows, key=lambda row: (row.p_adjusted, row.p, -row.mmd))
     return DataComparison(
-        tuple(ranked), tuple(_findings(ranked, train.n, test.n)), train.n, test.n, count, skipped, tuple(notes)
+        tuple(ranked), tuple(_findings(rows, ranked, train.n, test.n)), train.n, test.n, count, skipped, tuple(notes)
     )
 
 
-def _findings(ranked: Sequence[LayerShift], n_train: int, n_test: int) -> list[Finding]:
-    """One finding for all layers, because one cause shifts all that follow."""
+def _findings(rows: Sequence[LayerShift], ranked: Sequence[LayerShift], n_train: int, n_test: int) -> list[Finding]:
+    """Return one finding for all layers, because one cause shifts all later layers."""
     shifted = [row for row in ranked if row.p_adjusted < LEVEL]
     if not shifted:
         return []
     row = shifted[0]
+    first = next(one.name for one in rows if one.p_adjusted < LEVEL)
+    begins = "the inputs themselves differ" if first == rows[0].name else f"the first one in order is {first!r}"
     said = (
         f"The two data sets look different to {len(shifted)} of {len(ranked)} layers (corrected p); in this one, the "
         f"first of the rank, unit {row.unit} moves by {row.shift:.2g} standard deviations and {row.shifted:.0%} of "
-        f"{row.units} units by more than {SHIFTED}"
+        f"{row.units} units by more than {SHIFTED}; {begins}"
     )
     source = "MMD: Gretton et al. 2012; correction: Holm 1979"
     return [Finding("warn", "shift", row.name, said, row.p_adjusted, LEVEL, n_train + n_test, advice.SHIFT, source)]
@@ -225,7 +227,7 @@ def _findings(ranked: Sequence[LayerShift], n_train: int, n_test: int) -> list[F
 
 def _row(name: str, a: Units, b: Units, value: float, p: float, adjusted: float) -> LayerShift:
     difference = (b.mean - a.mean).abs()
-    # What varies by no more than its rounding is constant.
+    # Units that vary only by rounding count as constant.
     rounding = torch.finfo(torch.float32).eps * torch.maximum(a.mean.abs(), b.mean.abs())
     pooled = ((a.variance + b.variance) / 2).sqrt()
     shift = (difference / torch.maximum(pooled, rounding)).masked_fill(difference <= rounding, 0.0)

@@ -1,4 +1,4 @@
-"""Embeddings as points that can be looked at, and how well their classes are apart."""
+"""Project embeddings to points for plots, and measure how well classes are separated."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ _PERPLEXITY = 30.0
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Projection:
-    """Embeddings in a few dimensions. It shows itself in a notebook.
+    """Embeddings in a few dimensions; displayed in notebooks.
 
     Attributes:
         points: `(n, components)` float64.
-        labels: the group of each point, as it was given; None without labels.
-        names: of the groups that there are, in the order of the legend.
+        labels: the given group of each point; None without labels.
+        names: names of the groups, in the order of the legend.
         method: "pca" or "tsne".
-        explained: share of the variance along each component of "pca"; None for "tsne", whose axes mean nothing.
+        explained: share of the variance along each component of "pca"; None for "tsne", whose axes have no meaning.
         silhouette: mean over all samples of the embeddings themselves, not of the points, in [-1, 1]; None without
             labels or with a single group.
         silhouette_of: the same for each group.
@@ -84,11 +84,11 @@ def project(
     class_names: Any = None,
     seed: int = 0,
 ) -> Projection:
-    """Project embeddings to a few dimensions, and measure how well their groups are apart.
+    """Project embeddings to a few dimensions, and measure how well their groups are separated.
 
     "pca" is exact, needs no further package, and its distances can be compared. "tsne" (van der Maaten & Hinton, JMLR
-    2008; scikit-learn) shows neighborhoods; sizes of groups and distances between them mean nothing. The silhouette
-    (Rousseeuw, 1987) is therefore that of the embeddings, whatever the picture shows.
+    2008; scikit-learn) shows neighborhoods; sizes of groups and distances between them have no meaning. The silhouette
+    (Rousseeuw, 1987) is therefore computed from the embeddings, not from the points.
 
     Args:
         embeddings: `(n, k)`, a tensor or an array of at least 3 samples.

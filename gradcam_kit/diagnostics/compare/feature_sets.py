@@ -1,4 +1,4 @@
-"""What is remembered of the features of a data set, in memory that does not grow with it."""
+"""Features of a data set in constant memory."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Units:
 
 
 class FeatureSet:
-    """What is remembered of the features of one data set: moments of all samples, and an even draw of them."""
+    """Features of one data set: moments of all samples, and a uniform random draw of samples."""
 
     def __init__(self, what: str, most: int, generator: np.random.Generator) -> None:
         self.what, self.most, self.generator = what, most, generator
@@ -74,7 +74,7 @@ class FeatureSet:
         return torch.stack(self.kept[name])
 
     def _places(self, n: int) -> list[int | None]:
-        """Return the place of each sample in the reservoir, the same for all layers; None = nowhere: Vitter, 1985."""
+        """Return the slot of each sample in the reservoir (Vitter, 1985), the same for all layers; None = not kept."""
         found: list[int | None] = []
         for seen in range(self.n, self.n + n):
             place = seen if seen < self.most else int(self.generator.integers(seen + 1))

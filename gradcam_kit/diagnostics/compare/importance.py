@@ -1,4 +1,4 @@
-"""How much each unit of a layer matters, by four methods, for pruning."""
+"""Importance of each unit of a layer by four methods, for pruning."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ METHODS = ("activation", "gradient", "taylor", "ablation")
 
 @dataclass(frozen=True, eq=False, repr=False)
 class LayerImportance(Mapping[str, Tensor]):
-    """The importance of every unit: layer -> `(k,)` float64, in the order of execution. It shows itself in a notebook.
+    """The importance of every unit: layer -> `(k,)` float64, in the order of execution. Displayed in notebooks.
 
     Attributes:
         method: "activation", "gradient", "taylor" or "ablation".
         units: layer -> one number per unit; the larger, the more the unit matters. Of "ablation" the rise of the loss,
             which is negative for a unit that the model is better off without.
-        n: samples.
+        n: number of samples.
         skipped: layer -> why there are no numbers of it.
-        notes: what was not observed, and why.
+        notes: remarks on what was not observed, and why.
     """
 
     method: str
@@ -81,7 +81,7 @@ class LayerImportance(Mapping[str, Tensor]):
         """Return the least important units of each layer, the least first; a layer keeps at least one.
 
         Args:
-            share: of the units of a layer, in [0, 1].
+            share: share of the units of a layer, in [0, 1].
         """
         part = finite_number("share", share)
         if not 0 <= part <= 1:
@@ -144,7 +144,7 @@ def layer_importance(
     batch: BatchOf | None = None,
     batch_size: int = 256,
 ) -> LayerImportance:
-    r"""Measure how much each unit (channel, feature) matters, in eval mode; for pruning.
+    r"""Measure the importance of each unit (channel, feature) in eval mode, for pruning.
 
     With the activations a of a unit and the gradients g of each sample's loss:
 
@@ -156,18 +156,18 @@ def layer_importance(
       layer again. The measure itself, and the most expensive: one such run for each unit and batch.
 
     Args:
-        model: any model; nothing of it is changed.
+        model: any model; it is not changed.
         loader: yields batches (images, labels); for "activation" images suffice.
         method: one of the four.
         layers: a dotted name, a wildcard, a module, a type, a sequence of those, or None: all convolutions and linear
             layers but those that make the output of the model.
         loss: `loss(output, labels)`; None = the cross-entropy. It is taken sample by sample where it gives one number.
-        batch: makes a pair of what the loader yields.
+        batch: makes a pair from an item of the loader.
         batch_size: the most rows in one pass of "ablation".
 
     Raises:
         LayerNotFoundError: a pattern without a match.
-        InputError: a loader without labels, where the method needs them, or without anything.
+        InputError: an empty loader, or one without labels that the method needs.
         OptionError: another method.
 
     Example:
@@ -180,7 +180,7 @@ def layer_importance(
     one_of("method", method, METHODS)
     positive_int("batch_size", batch_size)
     inner = check_observable(model)
-    chosen = select_layers(inner, layers, model)  # in front of the first batch, so that a wrong name costs nothing
+    chosen = select_layers(inner, layers, model)  # before the first batch, so that a wrong name fails early
     with ExitStack() as stack:
         stack.enter_context(loaders_left_as_found(loader))
         pairs = _pairs(loader, method, batch)
@@ -210,7 +210,7 @@ def layer_importance(
 
 
 def _pairs(loader: Any, method: str, batch: BatchOf | None) -> Iterator[tuple[Any, Any]]:
-    """Yield images and labels, None where the method needs none."""
+    """Yield images and labels; labels are None if the method needs none."""
     if method == "activation":
         for images in inputs_of(loader, batch):
             yield images, None

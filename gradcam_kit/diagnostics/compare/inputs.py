@@ -35,12 +35,12 @@ def inputs_of(
     Args:
         source: a tensor of all images, which is split evenly, or an iterable of batches: tensors, or tuples with the
             images first, as data loaders give them.
-        batch: takes the images out of what the loader yields, for loaders of mappings or of more than pairs.
+        batch: extracts the images from an item of the loader, for loaders of mappings or longer tuples.
         what: the name of the source in errors.
-        batch_size: the most samples of a batch that is taken out of a tensor.
+        batch_size: the most samples of a batch taken from a tensor.
 
     Raises:
-        InputError: something that yields no images, or nothing.
+        InputError: a source without images, or an empty one.
     """
     if isinstance(source, np.ndarray) and source.dtype.kind == "f":
         source = torch.from_numpy(source)

@@ -1,4 +1,4 @@
-"""The loss of each sample by itself."""
+"""The loss of each sample separately."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class SampleLosses:
     """The loss of each sample as a target: from the model's output to `(n,)`.
 
     Attributes:
-        labels: of the samples; whatever the loss takes.
+        labels: labels of the samples, in any form that the loss accepts.
         n: samples.
         loss: None = the cross-entropy.
     """
@@ -37,7 +37,7 @@ class SampleLosses:
 
         Raises:
             InputError: labels that the cross-entropy cannot take, or a loss that is not a number.
-            ShapeError: as many losses as belong to no sample.
+            ShapeError: the number of losses does not match the samples.
         """
         if self.loss is None:
             return _cross_entropy(output, self.labels)
@@ -85,7 +85,7 @@ def _cross_entropy(output: Any, labels: Any) -> Float[Tensor, " n"]:
     low, high = int(labels.min()), int(labels.max())
     if (low < 0 and low != -100) or high >= logits.shape[1]:
         raise InputError(
-            f"labels go from {low} to {high}, and the model has {logits.shape[1]} outputs; expected class indices from "
+            f"labels go from {low} to {high}, but the model has {logits.shape[1]} outputs; expected class indices from "
             f"0 to {logits.shape[1] - 1}"
         )
     values = functional.cross_entropy(logits, labels.to(logits.device).long(), reduction="none")

@@ -1,4 +1,4 @@
-"""Which layers of two models see their inputs alike, and which layers of one model change nothing."""
+"""Find layers of two models with similar representations, and layers of one model that change nothing."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 UNCHANGED = 0.999
-"""CKA of a layer's input and output from which on the layer tells samples apart no differently than its input does."""
-_LEAST = 4  # samples in a batch
-_JUDGED = 8  # samples in all, below which no layer is judged
+"""CKA of a layer's input and output from which on both distinguish samples equally."""
+_LEAST = 4  # fewest samples in a batch
+_JUDGED = 8  # fewest samples in total for verdicts
 _FEW_OUTPUTS = 4  # trained features of c classes span c - 1 directions: neural collapse, Papyan et al. 2020
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ModelComparison:
-    """How alike the layers of two models represent the same images. It shows itself in a notebook.
+    """Similarity of two models' layers on the same images; displayed in notebooks.
 
     Attributes:
         cka: `(len a, len b)` float64: minibatch CKA of each layer of `a` with each of `b`, about 0 (unrelated) to 1
@@ -60,7 +60,7 @@ class ModelComparison:
     notes: tuple[str, ...] = ()
 
     def nearest(self) -> dict[str, tuple[str, float]]:
-        """Return, for each layer of `a`, the layer of `b` that is most like it, and their CKA."""
+        """Return, for each layer of `a`, the most similar layer of `b`, and their CKA."""
         known = self.cka.nan_to_num(-torch.inf)
         best = known.argmax(1).tolist()
         return {
@@ -119,20 +119,20 @@ def compare_models(
     span fewer than 2 directions have collapsed.
 
     Args:
-        a: any model; nothing of it is changed.
+        a: any model; it is not changed.
         b: another one, or the same.
         images: a tensor `(n, c, ...)`, or a loader; its labels are not used.
         layers: a dotted name, a wildcard ("layer*.conv2"), a module, a type, a sequence of those, or None: all modules
             without children.
-        layers_b: likewise for `b`; None = as `layers`.
-        batch: takes the images out of what the loader yields.
-        batch_size: of batches that are taken out of a tensor; at least 4.
+        layers_b: the same for `b`; None = as `layers`.
+        batch: extracts the images from an item of the loader.
+        batch_size: size of batches taken from a tensor; at least 4.
 
     Raises:
         LayerNotFoundError: a pattern without a match in one of the models.
         ShapeError: fewer than 4 images.
         NonFiniteError: NaN or infinite features.
-        InputError: a loader that gives no images.
+        InputError: a loader without images.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
@@ -191,7 +191,7 @@ def _in_order(features: Pooled, names: Iterable[str]) -> Iterator[Tensor]:
 
 
 class _Judged:
-    """What layers with weights make of their inputs."""
+    """Statistics of inputs and outputs of layers with weights."""
 
     def __init__(self) -> None:
         self.pairs: dict[str, PairwiseCKA] = {}
@@ -205,7 +205,7 @@ class _Judged:
                 self.features.setdefault(name, []).append(features.cpu())
 
     def findings(self, reader: FeatureReader, n: int) -> list[Finding]:
-        """Judge all layers but those that make the output; of collapsed ones the first, which is the likely cause."""
+        """Judge all layers except those that make the output; report only the first collapsed one, the likely cause."""
         found: list[Finding] = []
         if n < _JUDGED:
             return found
@@ -221,18 +221,18 @@ class _Judged:
             )
             if rank < limits.rank and (rank == 0 or not few):
                 said = (
-                    f"The features of {units} units span {rank:.2f} directions, so what follows can tell little apart"
+                    f"The features of {units} units span {rank:.2f} directions, so later layers can distinguish little"
                 )
                 source = "effective rank: Roy & Vetterli 2007; limit: convention"
                 found.append(Finding("bad", "collapsed", name, said, rank, limits.rank, n, advice.COLLAPSED, source))
                 return found
             if value >= UNCHANGED:
-                said = "The layer changes nothing: its output tells samples apart as its input does (CKA)"
+                said = "The layer changes nothing: its output distinguishes samples as its input does (CKA)"
                 source = "Nguyen, Raghu & Kornblith 2021; limit: convention"
                 found.append(Finding("warn", "collapsed", name, said, value, UNCHANGED, n, advice.UNCHANGED, source))
         return found
 
 
 def _mixes(module: nn.Module) -> bool:
-    """Whether a layer combines units by weights, so that one expects it to change something."""
+    """Whether a layer combines units by weights, so that it is expected to change something."""
     return any(inputs_per_unit(part) is not None for part in module.modules())

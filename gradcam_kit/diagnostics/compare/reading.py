@@ -26,7 +26,7 @@ Pooled = dict[str, Float[Tensor, "_ _"]]
 
 @contextmanager
 def evaluated(model: nn.Module, *others: object) -> Iterator[None]:
-    """Hold a model in eval mode, and leave modes, buffers, attributes and random states as they were found."""
+    """Hold a model in eval mode, and restore modes, buffers, attributes and random states."""
     with left_as_found(model, *others), _attributes(model):
         for module in model.modules():
             if module.training:
@@ -35,7 +35,7 @@ def evaluated(model: nn.Module, *others: object) -> Iterator[None]:
 
 
 def forward_only(model: nn.Module) -> AbstractContextManager[Any]:
-    """Return the grad mode for passes without a backward pass: none, but for layers that a closed fast path would hide.
+    """Return the grad mode for forward passes: without gradients, unless a fast path would hide layers.
 
     In eval mode `nn.TransformerEncoderLayer` calls none of its layers unless there is a graph.
     """
@@ -45,7 +45,7 @@ def forward_only(model: nn.Module) -> AbstractContextManager[Any]:
 
 @contextmanager
 def _attributes(model: nn.Module) -> Iterator[None]:
-    """Put back attributes that modules set while they run, such as anchors for images of this size."""
+    """Restore attributes that modules set while they run, such as anchors for images of this size."""
     before = [(module, dict(vars(module))) for module in model.modules()]
     try:
         yield
@@ -59,12 +59,12 @@ def _attributes(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def feature_reader(model: nn.Module, layers: Any = None, *, inputs: bool = False) -> Iterator[FeatureReader]:
-    """Hold a model in eval mode, and yield what reads pooled features of its layers, batch by batch.
+    """Hold a model in eval mode, and yield a reader of pooled features of its layers.
 
     Args:
-        model: any model; nothing of it is changed.
+        model: any model; it is not changed.
         layers: see `select_layers`; None = all modules without children.
-        inputs: also pool what the layers get.
+        inputs: also pool the inputs of the layers.
 
     Raises:
         LayerNotFoundError: a pattern without a match.
@@ -81,13 +81,13 @@ class FeatureReader(Observer):
     """Pooled features of layers: of each sample and unit, the mean over positions.
 
     Attributes:
-        layers: name -> module of what is read.
-        features: of the last batch; a layer that runs several times has the units of all its calls side by side.
-        inputs: of the last batch, what the layers got.
+        layers: name -> observed module.
+        features: features of the last batch; for several calls of a layer, their units are concatenated.
+        inputs: inputs of the layers for the last batch.
         skipped: layer -> why there are no features of it.
         output_of: layers whose output is the output of the model.
         unit_axes: layer -> axis of the units of its output.
-        calls: layer -> how often it ran for the last batch.
+        calls: layer -> number of its calls for the last batch.
     """
 
     def __init__(self, model: nn.Module, layers: Mapping[str, nn.Module]) -> None:
@@ -137,7 +137,7 @@ class FeatureReader(Observer):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What was not observed, and why."""
+        """Remarks on what was not observed, and why."""
         return () if self.observation is None else tuple(self.observation.notes)
 
     def begin(self, step: int, args: Any, kwargs: Any) -> None:
@@ -147,14 +147,14 @@ class FeatureReader(Observer):
         self.calls.clear()
 
     def enter(self, call: Call) -> None:
-        """Pool what a layer gets, before the layer can change it in place."""
+        """Pool the input of a layer, before the layer can change it in place."""
         given = next((one for one in (*call.args, *call.kwargs.values()) if unobservable(one) is None), None)
         if isinstance(given, Tensor) and given.ndim and len(given) == self._n:
             own = own_unit_axis(call.module, given)
             self._add(self.inputs, call.name, given, default_unit_axis(given) if own is None else own, 0)
 
     def leave(self, call: Call) -> None:
-        """Pool what a layer returns, before the next layer can change it in place."""
+        """Pool the output of a layer, before the next layer can change it in place."""
         leaves = [(name, one) for name, one in named_leaves(call.name, call.output) if unobservable(one) is None]
         if not leaves:
             self.skipped[call.name] = str(unobservable(call.output) or "no tensor")

@@ -40,7 +40,7 @@ def text_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[st
 
 
 def shown(value: Any) -> str:
-    """Return a value as tables show it; nothing is a dash."""
+    """Return a value for tables; a missing value is a dash."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "-"
     return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -33,10 +33,10 @@ def score_units(
     loss: Loss | None,
     method: str,
 ) -> tuple[Totals, int, tuple[str, ...]]:
-    """Sum the importance of units over the samples of all batches; also return their number and what was not observed.
+    """Sum the importance of units over the samples of all batches; also return their number and notes.
 
     Raises:
-        InputError: no gradient can be taken with respect to anything.
+        InputError: neither inputs nor parameters have gradients.
     """
     inner = check_observable(model)
     device, scores, n = device_of(inner), _UnitScores(axes, method), 0
@@ -58,13 +58,13 @@ def score_units(
 
 
 def _usable(tree: Any) -> Any:
-    """Return the same with clones of tensors that were made under `inference_mode`, which cannot enter a graph."""
+    """Return the inputs with clones of inference tensors, which cannot enter a graph."""
     plain = dict(tree) if isinstance(tree, Mapping) else tree
     return tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) and leaf.is_inference() else leaf, plain)
 
 
 def _differentiate(model: nn.Module, inputs: Any, losses: SampleLosses) -> None:
-    """Run a backward pass of the sum of the losses, which leaves no gradient anywhere."""
+    """Run a backward pass of the sum of the losses, without storing gradients."""
     leaves: list[Tensor] = []
 
     def leaf(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""How well groups of points are apart."""
+"""Separation of groups of points."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from gradcam_kit.errors import NonFiniteError, ShapeError
 
-_AT_ONCE = 1024  # points whose distances to all others are held
+_AT_ONCE = 1024  # points per chunk of distances to all others
 
 
 def silhouettes(points: Float[Tensor, "n k"], groups: Int[Tensor, " n"]) -> Float[Tensor, " n"]:

@@ -118,7 +118,7 @@ def mmd(x: Float[Tensor, "m k"], y: Float[Tensor, "n l"], *, permutations: int =
         x: features of one sample.
         y: features of the other.
         permutations: random splits of the pooled samples behind `p`, which is never below 1 / (permutations + 1).
-        seed: of the splits; global random states are neither used nor changed.
+        seed: seed of the splits; global random states are neither used nor changed.
 
     Raises:
         ShapeError: fewer than 2 rows, or different numbers of features.

@@ -1,4 +1,4 @@
-"""Attention heads in numbers: how focused each of them is, and how alike they are."""
+"""Measures of attention heads: how focused each head is, and how similar heads are."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 def attention_entropy(
     probabilities: Float[Tensor, "n heads q k"], allowed: Bool[Tensor, "#n #heads #q k"] | None = None
 ) -> Float[Tensor, "n heads"]:
-    """Return how spread the attention of each head is: 0 looks at one key, 1 at all alike.
+    """Return the entropy of each head's attention: 0 attends to one key, 1 to all keys equally.
 
     The entropy of each query's attention is divided by the logarithm of the number of its keys, and averaged over the
     queries that have at least two keys.
@@ -59,7 +59,7 @@ def head_distances(probabilities: Float[Tensor, "n heads q k"]) -> Float[Tensor,
 
 
 def distance_from_uniform(probabilities: Float[Tensor, "n heads q k"]) -> Float[Tensor, " heads"]:
-    """Return the mean Jensen-Shannon distance (base 2) of each head from attention that treats all its keys alike.
+    """Return the mean Jensen-Shannon distance (base 2) of each head from uniform attention to its keys.
 
     The keys of a query are those that any head of the sample looks at, so that masked keys do not count.
 
@@ -114,12 +114,12 @@ def redundant_pairs(
 def edge_entropy(
     alpha: Float[Tensor, "edges heads"], targets: Int[Tensor, " edges"], nodes: int
 ) -> Float[Tensor, "nodes heads"]:
-    """Return how spread the attention of each node over its incoming edges is: 0 looks at one edge, 1 at all alike.
+    """Return the entropy of each node's attention to its incoming edges: 0 attends to one edge, 1 to all equally.
 
     Args:
         alpha: coefficients that sum to 1 over the incoming edges of a node.
         targets: the node that each edge leads to.
-        nodes: how many there are.
+        nodes: number of nodes.
 
     Returns:
         Entropy divided by the logarithm of the degree; NaN for nodes with fewer than two incoming edges.

@@ -1,8 +1,8 @@
-"""Histograms whose bins nobody has to choose: the upper bits of a float32.
+"""Histograms with fixed bins: the upper bits of a float32.
 
-Sign, exponent and the first 2 bits of the mantissa are 2,048 bins, 4 in each octave over all of float32. Merging is the
-addition of integers, so order and split never matter. Bins 0 and 1,024 hold zeros (and the smallest subnormals); the
-last 4 bins of each sign hold infinities and NaN.
+Sign, exponent and the first 2 bits of the mantissa are 2,048 bins, 4 in each octave over all of float32. Histograms are
+merged by adding integers, so order and split never matter. Bins 0 and 1,024 hold zeros (and the smallest subnormals);
+the last 4 bins of each sign hold infinities and NaN.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from torch import Tensor
 
 BINS = 2048
 SAMPLE = 4096
-"""The most values that are read of one tensor in one step."""
+"""The most values read from one tensor in one step."""
 _HALF = BINS // 2
 _SHIFT = 21
 _NOT_FINITE = 1020
 COARSE = 36
 """Bins of a histogram over time: two octaves each, see `coarsen`."""
 _COARSE_SIDE = 17
-_COARSE_LOWEST = -24  # 2 ** -24, the smallest magnitude that is told from zero
+_COARSE_LOWEST = -24  # 2 ** -24, the smallest magnitude distinguished from zero
 _PRIMES = (1, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47)
 
 
@@ -34,9 +34,9 @@ def bins_of(x: Float[Tensor, " m"]) -> Int[Tensor, " m"]:
 
 
 def histogram(x: Float[Tensor, "..."]) -> Int[Tensor, " bins"]:
-    """Count all values of a tensor, on its device, without waiting for it."""
+    """Count all values of a tensor on its device, without synchronization."""
     bins = bins_of(x.detach().reshape(-1)).long()
-    # `bincount` would wait for the device.
+    # `bincount` would synchronize.
     return torch.zeros(BINS, dtype=torch.int64, device=x.device).scatter_add_(0, bins, torch.ones_like(bins))
 
 

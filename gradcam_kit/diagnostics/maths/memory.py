@@ -1,4 +1,4 @@
-"""How far back a recurrent layer remembers: by its gates, and by the gradient from its last state to each input."""
+"""The memory of a recurrent layer: by its gates, and by the gradient from its last state to each input."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def gradient_memory(
         layer: whose last state is differentiated.
         reverse: the other direction.
         probes: backward passes.
-        seed: of the directions.
+        seed: seed of the directions.
     """
     data = (inputs.data if isinstance(inputs, PackedSequence) else inputs).detach().clone()
     with torch.enable_grad():
@@ -70,7 +70,7 @@ def gradient_memory(
 
 
 def half_life(norms: Float[Tensor, "n t"], active: Bool[Tensor, "n t"], reverse: bool) -> Float[Tensor, " n"]:
-    """Return after how many steps back from the last one the gradient has fallen to half.
+    """Return the number of steps back from the last one after which the gradient has halved.
 
     Between two steps its logarithm counts as linear. Infinite where it never does within the sequence; NaN where the
     last step has no gradient.

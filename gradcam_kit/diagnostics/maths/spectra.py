@@ -1,4 +1,4 @@
-"""How many directions features use: effective rank, directions of the variance, channels that repeat each other."""
+"""The number of directions of features: effective rank, directions of variance, redundant channels."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def redundancy(features: Float[Tensor, "n k"], threshold: float = 0.95) -> float
 
     Args:
         features: one row per sample, one column per unit.
-        threshold: of the absolute correlation.
+        threshold: threshold of the absolute correlation.
 
     Raises:
         NonFiniteError: NaN or infinite features.
@@ -86,7 +86,7 @@ def _singular_values(features: Float[Tensor, "n k"]) -> Float[Tensor, " r"]:
 def _centered(features: Float[Tensor, "n k"]) -> Float[Tensor, "n k"]:
     """Subtract the mean in float64; a unit that varies by no more than its rounding is exactly 0."""
     if not bool(features.isfinite().all()):
-        raise NonFiniteError("features hold NaN or infinite values; find their origin before their rank is of use")
+        raise NonFiniteError("features hold NaN or infinite values; find their origin before computing ranks")
     wide = features.detach().to("cpu", torch.float64)
     centered: Tensor = wide - wide.mean(dim=0)
     noise = torch.finfo(features.dtype).eps * wide.norm(dim=0)

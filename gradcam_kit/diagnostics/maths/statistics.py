@@ -23,7 +23,7 @@ _CANCELLATION = 1e-2
 
 @dataclass(frozen=True)
 class Moments:
-    """Moments of all values that were seen.
+    """Moments of all values seen so far.
 
     Attributes:
         n: samples.
@@ -33,8 +33,8 @@ class Moments:
         m2: the sum of their squared deviations from the mean.
         minimum: the smallest one.
         maximum: the largest one.
-        nan: how many values are NaN.
-        inf: how many are infinite.
+        nan: number of NaN values.
+        inf: number of infinite values.
     """
 
     n: int = 0
@@ -107,7 +107,7 @@ class Axes:
 
 
 class Summary(NamedTuple):
-    """What was read of one tensor, still on its device.
+    """Sums over one tensor, still on its device.
 
     Attributes:
         pooled: the sum over positions `(n, k)`.
@@ -115,7 +115,7 @@ class Summary(NamedTuple):
         high: the largest value of each unit `(k,)`.
         total: the sum of all values, float64.
         square: the sum of all squares, float64.
-        m2: the sum of squared deviations by two passes, where it was asked for.
+        m2: the sum of squared deviations by two passes, if requested.
     """
 
     pooled: Float[Tensor, "n k"]
@@ -235,7 +235,7 @@ def moments_of_finite(x: Float[Tensor, "..."], axes: Axes) -> tuple[Moments, Sum
 
 
 def moments(x: Float[Tensor, "..."], unit: int | None = None, sample: int = 0) -> tuple[Moments, Summary]:
-    """Return the moments of a tensor, and its summary: a few passes, more only where they are needed.
+    """Return the moments of a tensor and its summary, in a few passes, with more only if needed.
 
     Waits for the device. Half precision is read as float32; float64 stays float64.
     """

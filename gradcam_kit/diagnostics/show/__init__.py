@@ -1,1 +1,1 @@
-"""How diagnostics look: plots and pages."""
+"""Plots and pages of diagnostics."""

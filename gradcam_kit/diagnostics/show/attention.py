@@ -27,7 +27,7 @@ _SHADES = (231, 225, 219, 213, 207, 201, 200, 199, 198, 197)  # from white to re
 def text(
     captured: CapturedAttention, layer: LayerAttention, sample: int, head: int | None, query: int | None, color: bool
 ) -> str:
-    """Return the words with the attention that each gets."""
+    """Return the words with their attention."""
     words = captured.words(layer, sample)
     shares = captured.shares(layer.name, query)[sample]
     if head is not None and not -len(shares) <= whole("head", head) < len(shares):

@@ -1,4 +1,4 @@
-"""Plots of comparisons, and how comparisons show themselves in a notebook."""
+"""Plots of comparisons, and their display in notebooks."""
 
 from __future__ import annotations
 

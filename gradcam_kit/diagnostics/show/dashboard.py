@@ -30,19 +30,19 @@ _STYLE = (
 def dashboard(*sources: Any, refresh: SupportsFloat = 2.0, title: str = "Diagnostics") -> Any:
     """Return a Dash app over reports, captured features and folders of a `JsonWriter`.
 
-    Nothing is started: call `.run()` on what is returned, and the page is at http://127.0.0.1:8050, for this machine
-    alone. A folder is read again every `refresh` seconds, so the page follows a training in another process. All
+    Nothing is started yet: call `.run()` on the returned app to serve the page at http://127.0.0.1:8050, only for this
+        machine. A folder is read again every `refresh` seconds, so the page follows a training in another process. All
     scripts come from the app itself; no network is needed.
 
     Args:
         sources: a `Report`, a `ModelDiagnostics`, the result of `capture_features`, or the folder of a `JsonWriter`;
             any of them, in any order.
-        refresh: seconds between two looks at the folder.
-        title: of the page.
+        refresh: seconds between two reads of the folder.
+        title: title of the page.
 
     Raises:
         MissingExtraError: dash is not installed.
-        InputError: something else, nothing, or a folder that does not exist.
+        InputError: no source, a source of another type, or a folder that does not exist.
         OptionError: `refresh` of 0 or less.
     """
     if not sources:
@@ -56,7 +56,7 @@ def dashboard(*sources: Any, refresh: SupportsFloat = 2.0, title: str = "Diagnos
         raise missing_extra("dashboard() needs dash", "dashboard") from error
 
     class LocalDash(dash.Dash):  # type: ignore[misc] # dash has no types
-        """Serves this machine alone unless its user names another address; dash itself obeys a variable HOST."""
+        """Serves only this machine unless the user passes another address; dash itself would obey a variable HOST."""
 
         def run(self, host: str = "127.0.0.1", port: int = 8050, **options: Any) -> None:
             super().run(host=host, port=port, **options)
@@ -144,7 +144,7 @@ def dashboard(*sources: Any, refresh: SupportsFloat = 2.0, title: str = "Diagnos
 
 
 class _Sources:
-    """What the panel shows, sorted by kind."""
+    """The sources of the panel, sorted by kind."""
 
     def __init__(self, sources: tuple[Any, ...]) -> None:
         self.log: Log | None = None
@@ -171,7 +171,7 @@ class _Sources:
 
     @property
     def report(self) -> Report | None:
-        """The report, as it is now."""
+        """The current report."""
         return self._report.report() if isinstance(self._report, ModelDiagnostics) else self._report
 
     @property

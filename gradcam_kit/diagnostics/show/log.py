@@ -1,4 +1,4 @@
-"""What a `JsonWriter` wrote, read while it goes on writing, in constant memory."""
+"""Read the output of a `JsonWriter` while it is still writing, in constant memory."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ _MOST_POINTS = 2000
 _MOST_HISTOGRAMS = 100
 _MOST_IMAGES = 200
 _MOST_BYTES = 2**26
-"""How much of a file is read at once."""
+"""Bytes of a file read at once."""
 
 
 class Log:
     """The lines of a folder, read again by `update`.
 
     Args:
-        folder: of a `JsonWriter`; it may still be empty.
+        folder: folder of a `JsonWriter`; it may still be empty.
 
     Attributes:
         scalars: name -> (step, value) in the order of writing; every second is dropped when there are 2,000.
         histograms: name -> (step, edges, counts), at most 100.
         images: name -> (step, path relative to the folder), at most 200.
         tables: name -> rows of the last table of this name.
-        unread: lines that are not what a `JsonWriter` writes.
+        unread: number of lines that no `JsonWriter` writes.
 
     Raises:
         InputError: the folder does not exist.
@@ -50,18 +50,18 @@ class Log:
         self._offset = 0
 
     def update(self) -> bool:
-        """Read what is new; return whether there was anything."""
+        """Read new lines; return whether there were any."""
         path = self.folder / JSON_NAME
         if not path.is_file():
             return False
-        if path.stat().st_size < self._offset:  # somebody began the file anew
+        if path.stat().st_size < self._offset:  # the file was started anew
             self._restart()
         changed = False
         while True:
             with path.open("rb") as stream:
                 stream.seek(self._offset)
                 block = stream.read(_MOST_BYTES)
-            # The last line may be half written; it is read when it is whole.
+            # The last line may be incomplete; it is read once it is complete.
             whole = block[: block.rfind(b"\n") + 1]
             if not whole:
                 return changed
@@ -100,7 +100,7 @@ class Log:
 
 def _add(series: dict[str, list[Any]], name: str, entry: Any, most: int) -> None:
     own = series.setdefault(name, [])
-    if own and own[-1][0] == entry[0]:  # a resumed training tells a step again
+    if own and own[-1][0] == entry[0]:  # a resumed training logs a step again
         own.pop()
     own.append(entry)
     if len(own) > most:

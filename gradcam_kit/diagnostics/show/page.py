@@ -1,4 +1,4 @@
-"""The page about a model: findings first, then what was not examined, the layers, the updates, and the data."""
+"""The page about a model: findings first, then skipped checks, layers, updates, and data."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from gradcam_kit.diagnostics.findings import Finding, worst_first
 from gradcam_kit.pages import data_uri, page_template
 
 _TEMPLATES = Path(__file__).parent / "templates"
-_LOWEST, _HIGHEST = -6.0, 0.0  # decades of update ratios on the page
-_ROWS = 400  # layers and parameters on the page
+_LOWEST, _HIGHEST = -6.0, 0.0  # decades of update ratios shown
+_ROWS = 400  # most layers and parameters shown
 
 
 @dataclass(frozen=True)
 class Channel:
-    """Statistics of one channel of the images as the model gets them."""
+    """Statistics of one channel of the model's input images."""
 
     title: str
     index: int
@@ -32,7 +32,7 @@ class Channel:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two pictures that show the same, as JPEG, and in words in which way."""
+    """Two duplicate pictures as JPEG, with a description of their relation."""
 
     first: str
     second: str
@@ -49,7 +49,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class DataSection:
-    """What the page shows of data.
+    """The data section of the page.
 
     Attributes:
         counts: of each data set, labels with their number of samples, the largest first.
@@ -76,7 +76,7 @@ class Strips:
 
     @property
     def pictures(self) -> list[tuple[str, str, str]]:
-        """Class, text and address of each picture that there is."""
+        """Class, text and address of each picture."""
         both = ("over-time", "values over the steps", self.over_time), ("units", "largest value by unit", self.units)
         return [(kind, text, data_uri(png, "png")) for kind, text, png in both if png]
 
@@ -95,6 +95,23 @@ class FeatureMaps:
         return [data_uri(png, "png") for png in self.pngs]
 
 
+@dataclass(frozen=True)
+class PartTable:
+    """A table about one kind of part, such as attention.
+
+    Attributes:
+        title: of the section.
+        explains: what the numbers mean.
+        columns: their names.
+        rows: cells as they are shown.
+    """
+
+    title: str
+    explains: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
 def render_page(
     *,
     model: str,
@@ -105,6 +122,8 @@ def render_page(
     report: Any = None,
     maps: Sequence[FeatureMaps] = (),
     strips: Mapping[str, Strips] | None = None,
+    parts: Sequence[PartTable] = (),
+    attention: Sequence[FeatureMaps] = (),
     data: DataSection | None = None,
     settings: Mapping[str, str] | None = None,
     seconds: Mapping[str, float] | None = None,
@@ -112,17 +131,19 @@ def render_page(
     """Return the page as one HTML text that needs neither network nor scripts.
 
     Args:
-        model: what was examined.
+        model: name of the examined model.
         findings: in any order.
-        weights: where they come from.
-        inputs: what it was examined with, in words.
-        skipped: what was not examined, and why.
-        report: of ModelDiagnostics, for the layers and the updates; None = left out.
+        weights: source of the weights.
+        inputs: description of the examined inputs.
+        skipped: skipped checks, with the reasons.
+        report: report of ModelDiagnostics with layers and updates; None = left out.
         maps: feature maps of some layers.
-        strips: name of a layer -> its pictures over time and by unit.
-        data: of the data that was examined.
+        strips: name of a layer -> its plots over time and by unit.
+        parts: tables about attention, recurrent layers and pyramids.
+        attention: attention maps of the heads of some layers.
+        data: the data section.
         settings: names and values.
-        seconds: how long each part took.
+        seconds: time of each part.
     """
     findings = worst_first(findings)
     counts = Counter(finding.level for finding in findings)
@@ -137,6 +158,8 @@ def render_page(
         layers=_profile(report, strips or {}),
         updates=_updates(report),
         maps=maps,
+        parts=parts,
+        attention=attention,
         data=data,
         settings=settings or {},
         seconds=seconds or {},
@@ -148,10 +171,10 @@ def verdict(findings: Sequence[Finding]) -> str:
     """Return one sentence about all findings."""
     bad = [finding for finding in findings if finding.level == "bad"]
     if bad:
-        kinds = list(dict.fromkeys(finding.kind for finding in bad))
+        kinds = list(dict.fromkeys(finding.kind.replace("-", " ") for finding in bad))
         return f"Something is wrong: {', '.join(kinds[:4])}{' and more' if len(kinds) > 4 else ''}."
     if any(finding.level == "warn" for finding in findings):
-        return "Nothing is clearly wrong, and something deserves a look."
+        return "Nothing is clearly wrong, but something deserves a look."
     return "Nothing wrong was found."
 
 

@@ -24,7 +24,7 @@ _BANDS = np.concatenate([-(2.0 ** np.arange(8, -25, -2)), [0.0], 2.0 ** np.arang
 
 
 def findings(given: Any) -> Any:
-    """Return the findings of the report, else those that the folder told last."""
+    """Return the findings of the report, else the last ones in the folder."""
     from dash import html
 
     rows = [one.to_dict() for one in given.report.findings] if given.report is not None else None
@@ -52,7 +52,7 @@ def layers(given: Any) -> Any:
 
     rows = _layer_rows(given)
     if not rows:
-        return html.P("The table of the layers comes with a report, or at the end of the training.")
+        return html.P("The table of the layers needs a report, or the end of the training.")
     head = html.Tr([html.Th(name) for name in _COLUMNS])
     return html.Table(
         [html.Thead(head), html.Tbody([html.Tr([html.Td(_text(row.get(c))) for c in _COLUMNS]) for row in rows])]

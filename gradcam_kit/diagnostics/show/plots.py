@@ -1,4 +1,4 @@
-"""Plots of what was observed, on figures of matplotlib that belong to no window and no global state."""
+"""Plots of observations as matplotlib figures without windows or global state."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def plot_ledger(ledger: Ledger, kind: str) -> Figure:
 
 
 def _over_layers(tracks: list[LayerTrack], title: str) -> tuple[Figure, Axes]:
-    """One column for each layer; names are thinned out where they would overlap."""
+    """Label one column for each layer; leave out names that would overlap."""
     drawn = figure(min(4 + 0.22 * len(tracks), 24.0), 5.0)
     axes = drawn.subplots()
     every = max(1, math.ceil(len(tracks) / _MOST_LABELS))
@@ -132,7 +132,7 @@ def _box(tracks: list[LayerTrack]) -> Figure:
 
 
 def _histograms(tracks: list[LayerTrack]) -> Figure:
-    """Draw the colorful dimension: a panel for each layer, time to the right, values upwards, brighter is more."""
+    """Draw a histogram over time for each layer: time to the right, values upwards, brighter is more."""
     shown = tracks if len(tracks) <= 24 else [tracks[round(i * (len(tracks) - 1) / 23)] for i in range(24)]
     columns = min(4, len(shown))
     rows = math.ceil(len(shown) / columns)
@@ -180,7 +180,7 @@ def _units(tracks: list[LayerTrack]) -> Figure:
     own = [track for track, dead in shares if dead is not None]
     if not own:
         raise CaptureError("no layer has units that can die; observe ReLU-like layers, or pass optimizer=")
-    drawn, axes = _over_layers(own, "Units that never answered in the last window")
+    drawn, axes = _over_layers(own, "Units that were never active in the last window")
     values = [100 * (dead or 0) / max(track.units, 1) for track, dead in shares if dead is not None]
     axes.bar(
         range(len(own)), values, color=[_RED if value >= 50 else _ORANGE if value >= 10 else _BLUE for value in values]
@@ -194,7 +194,7 @@ def plot_feature(name: str, tensor: Tensor, unit_axis: int | None, sample: int, 
     """Draw the features of one sample: a grid of channels, their mean, or a histogram of the values.
 
     Raises:
-        OptionError: a kind or a sample that does not exist.
+        OptionError: an unknown kind, or a sample that does not exist.
     """
     one_of("kind", kind, _FEATURES)
     values = tensor.detach().float().cpu()
@@ -219,7 +219,7 @@ def _maps(values: Tensor, unit_axis: int | None) -> Any:
     if values.ndim <= 1:
         return values.reshape(1, 1, -1).numpy()
     while values.ndim > 3:
-        values = values.mean(1)  # the middle of volumes and videos would hide the rest
+        values = values.mean(1)  # a middle slice would hide the rest of volumes and videos
     return (values[:, None] if values.ndim == 2 else values).numpy()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from statistics import median
 
 import numpy as np
@@ -18,14 +19,20 @@ _HALVINGS = 16  # from GradScaler's first scale, 2**16, to 1
 _MASKS = ("Softmax", "LogSoftmax")
 
 
-def flow_findings(ledger: Ledger, limits: Thresholds) -> list[Finding]:
-    """Return what is wrong with finiteness, gradients over depth and time, and the scale of activations."""
+def flow_findings(ledger: Ledger, limits: Thresholds, blocked: bool = False) -> list[Finding]:
+    """Return the findings on finiteness, gradients over depth and time, and the scale of activations.
+
+    Args:
+        ledger: what was observed.
+        limits: of the verdicts.
+        blocked: whether a layer is silent, which explains gradients that vanish before it.
+    """
     tracks = sorted(ledger.tracks.values(), key=lambda track: track.order)
     nonfinite = _nonfinite(tracks, ledger)
     bad_gradients = [] if nonfinite else _bad_gradients(tracks, ledger, limits)
-    depth = _gradients_over_depth(tracks, limits)
+    depth = [] if blocked else _gradients_over_depth(tracks, limits)
     found = [*nonfinite, *bad_gradients, *depth, *_spike(ledger, limits, bool(nonfinite or bad_gradients))]
-    return found + _half_precision(tracks, limits) + ([] if depth else _signal_over_depth(tracks, limits))
+    return found + _half_precision(tracks, limits) + ([] if depth or blocked else _signal_over_depth(tracks, limits))
 
 
 def _nonfinite(tracks: list[LayerTrack], ledger: Ledger) -> list[Finding]:
@@ -57,7 +64,7 @@ def _bad_gradients(tracks: list[LayerTrack], ledger: Ledger, limits: Thresholds)
     track = broken[-1]  # the last layer in the order of execution is the first one of the backward pass
     window = track.last_window(limits.dead_samples)
     number = len(window.gradient_norms)
-    # A scaler finds its scale by overflowing; such steps are skipped.
+    # A scaler finds its scale by overflows; it skips these steps.
     begins = track.windows <= 1 and window.bad_gradients <= _HALVINGS
     is_scaling = (ledger.scaled or track.is_half) and (begins or window.bad_gradients < max(number / 2, 3))
     return [
@@ -77,7 +84,28 @@ def _fit(values: list[float]) -> float:
     return float(math.exp(min(slope * (len(values) - 1), 700)))
 
 
-def _gradients_over_depth(tracks: list[LayerTrack], limits: Thresholds) -> list[Finding]:
+@dataclass(frozen=True)
+class Change:
+    """How a number changes from the first to the last of some layers.
+
+    Attributes:
+        factor: of the last one to the first one, by a straight line through the logarithms.
+        chosen: the layers.
+        sure: whether all of them lie on every path through the model.
+    """
+
+    factor: float
+    chosen: list[LayerTrack]
+    sure: bool = True
+
+    @property
+    def size(self) -> float:
+        """The factor, or its inverse where that is larger: at least 1."""
+        return max(self.factor, 1 / max(self.factor, 1e-300))
+
+
+def gradient_change(tracks: list[LayerTrack], limits: Thresholds) -> Change | None:
+    """Return how the norm of the gradient changes in the order of execution; None with too few layers."""
     norms = {track.name: track.last_window(limits.dead_samples).gradient_norm for track in tracks}
     usable = [track for track in tracks if norms[track.name] > 0]
     chosen = [track for track in usable if track.on_path]
@@ -85,11 +113,28 @@ def _gradients_over_depth(tracks: list[LayerTrack], limits: Thresholds) -> list[
     if not sure:
         chosen = usable
     if len(chosen) < _FEWEST_LAYERS:
+        return None
+    return Change(_fit([norms[track.name] for track in chosen]), chosen, sure)
+
+
+def signal_change(tracks: list[LayerTrack]) -> Change | None:
+    """Return how the standard deviation of activations changes in the order of execution."""
+    chosen = [
+        track
+        for track in tracks
+        if track.on_path and track.mixes and not track.is_output and track.open_or_closed_std > 0
+    ]
+    if len(chosen) < _FEWEST_LAYERS:
+        return None
+    return Change(_fit([track.open_or_closed_std for track in chosen]), chosen)
+
+
+def _gradients_over_depth(tracks: list[LayerTrack], limits: Thresholds) -> list[Finding]:
+    found = gradient_change(tracks, limits)
+    if found is None or found.size < limits.gradient_warn:
         return []
-    factor = _fit([norms[track.name] for track in chosen])
-    change = max(factor, 1 / max(factor, 1e-300))
-    if change < limits.gradient_warn:
-        return []
+    factor, chosen, change, sure = found.factor, found.chosen, found.size, found.sure
+    norms = {track.name: track.last_window(limits.dead_samples).gradient_norm for track in chosen}
     is_bad = change >= limits.gradient_bad and sure
     first, last = chosen[0], chosen[-1]
     vanishes = factor > 1
@@ -109,13 +154,21 @@ def _gradients_over_depth(tracks: list[LayerTrack], limits: Thresholds) -> list[
     ]
 
 
-def _spike(ledger: Ledger, limits: Thresholds, nonfinite: bool) -> list[Finding]:
-    *before, last = ledger.window_norms or [0.0]
+def spike(window_norms: list[float]) -> float:
+    """Return the last norm as a multiple of the median of up to ten windows before; 0 where too few are known."""
+    *before, last = window_norms or [0.0]
     finite = [norm for norm in before[-10:] if math.isfinite(norm)]
-    if len(finite) < _FEWEST_WINDOWS or not math.isfinite(last) or last <= limits.spike * median(finite):
+    if len(finite) < _FEWEST_WINDOWS or not math.isfinite(last):
+        return 0.0
+    return last / max(median(finite), 1e-300)
+
+
+def _spike(ledger: Ledger, limits: Thresholds, nonfinite: bool) -> list[Finding]:
+    factor = spike(ledger.window_norms)
+    if factor <= limits.spike:
         return []
-    factor = last / max(median(finite), 1e-300)
-    said = f"the gradient norm rose to {factor:.1f} times the median of the {len(finite)} windows before"
+    windows = min(len(ledger.window_norms) - 1, 10)
+    said = f"the gradient norm rose to {factor:.1f} times the median of the {windows} windows before"
     level = "bad" if nonfinite else "warn"
     return [Finding(level, "exploding", "", said, factor, limits.spike, None, advice.SPIKE, "convention")]  # type: ignore[arg-type]
 
@@ -136,17 +189,10 @@ def _half_precision(tracks: list[LayerTrack], limits: Thresholds) -> list[Findin
 
 
 def _signal_over_depth(tracks: list[LayerTrack], limits: Thresholds) -> list[Finding]:
-    chosen = [
-        track
-        for track in tracks
-        if track.on_path and track.mixes and not track.is_output and track.open_or_closed_std > 0
-    ]
-    if len(chosen) < _FEWEST_LAYERS:
+    found = signal_change(tracks)
+    if found is None or found.size < limits.depth:
         return []
-    factor = _fit([track.open_or_closed_std for track in chosen])
-    change = max(factor, 1 / max(factor, 1e-300))
-    if change < limits.depth:
-        return []
+    factor, change, chosen = found.factor, found.size, found.chosen
     kind = "exploding" if factor > 1 else "vanishing"
     said = (
         f"the standard deviation of activations {'grows' if factor > 1 else 'falls'} by a factor of {change:.3g} from "

@@ -1,4 +1,4 @@
-"""Gates of recurrent layers that do not move, gates and states at their ends."""
+"""Verdicts on gates of recurrent layers that do not move, and on saturated gates and states."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gradcam_kit.diagnostics.thresholds import Thresholds
 _SIGMOID_GATES = ("input", "forget", "output", "reset", "update")
 _SIGMOID_FLAT = (0.0127, 0.9873)  # sigmoid' is below 5 % of its maximum outside
 _TANH_FLAT = 0.9747  # and tanh'
-_FEWEST = 8  # values of a unit, below which it could not have moved
+_FEWEST = 8  # fewest values of a unit for a verdict on its movement
 
 
 def gate_findings(
@@ -28,9 +28,9 @@ def gate_findings(
 
     Args:
         name: dotted name of the module.
-        where: the layer and direction in words.
+        where: description of the layer and direction.
         trace: its gates and states.
-        active: the steps that exist.
+        active: mask of the existing steps.
         squashed: its states behind their tanh `(n, t, h)`; None where there is none.
         limits: of the verdicts.
     """

@@ -1,4 +1,4 @@
-"""Attention heads: which ones repeat each other, rest on one token, are uniform, or give nothing."""
+"""Verdicts on attention heads: redundant, resting on one token, uniform, or dead."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ class HeadRow:
     Attributes:
         layer: dotted name of the module.
         head: its index.
-        entropy: 0 looks at one key, 1 at all alike.
+        entropy: 0 attends to one key, 1 to all keys equally.
         nearest: the most similar other head of the layer; None with one head.
         distance: Jensen-Shannon distance to it, from 0 to 1.
         sink: the largest share of attention that one token gets, or all separators together.
         sink_token: this token in words.
-        output_norm: mean norm of what the head gives to a sample; None where it was not seen.
+        output_norm: mean norm of the head's output per sample; None if it was not observed.
         flags: "redundant", "sink", "uniform", "dead".
     """
 
@@ -48,7 +48,7 @@ class HeadRow:
 
 @dataclass(frozen=True)
 class LayerHeads:
-    """All that verdicts need of one layer.
+    """The data of one layer for verdicts.
 
     Attributes:
         probabilities: of all samples and calls of the same shape, `(n, heads, q, k)`.
@@ -122,7 +122,7 @@ def _findings(
         )  # fmt: skip
     found += [
         Finding(
-            "note", "sink", layer.name, f"Head {row.head} looks at {row.sink_token} almost alone",
+            "note", "sink", layer.name, f"Head {row.head} attends almost only to {row.sink_token}",
             row.sink, limits.sink, n, advice.SINK, "Clark et al. 2019; Xiao et al. 2024",
         )
         for row in rows
@@ -130,7 +130,7 @@ def _findings(
     ]  # fmt: skip
     dead = [row.head for row in rows if "dead" in row.flags]
     if dead:
-        message = f"Heads {', '.join(map(str, dead))} put out exactly 0"
+        message = f"Heads {', '.join(map(str, dead))} return exactly 0"
         share = len(dead) / len(rows)
         found.append(Finding("note", "dead", layer.name, message, share, 0.0, n, advice.DEAD_HEAD, "definition"))
     return found

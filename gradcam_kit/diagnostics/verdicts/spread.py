@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 
@@ -28,27 +31,60 @@ def effective_ranks(ledger: Ledger, limits: Thresholds) -> dict[str, float]:
 
 
 def spread_findings(ledger: Ledger, limits: Thresholds, silent: set[str], ranks: dict[str, float]) -> list[Finding]:
-    """Return at most one finding for collapsed and one for redundant layers: of the first, as the likely cause."""
+    """Return at most one finding for collapsed and one for redundant layers: for the first layer, the likely cause."""
     collapsed: list[Finding] = []
     redundant: list[Finding] = []
+    for track, spread in spreads(ledger, limits, silent, ranks):
+        finding = _collapsed(track, spread, limits)
+        if finding is not None:
+            collapsed.append(finding)
+        elif spread.repeated is not None and spread.repeated >= limits.redundant and not collapsed:
+            redundant.append(_redundant(track, spread.repeated, spread.rows, limits))
+    return [*_first(collapsed), *_first(redundant)]
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How far the pooled outputs of a layer are spread, in the last window.
+
+    Attributes:
+        rank: effective rank; None where a trained layer may have few directions.
+        between: share of the mean square that differs between samples; None for gates, whose values are alike.
+        repeated: share of units that repeat another one; None where that is not judged.
+        rows: samples behind it.
+    """
+
+    rank: float | None
+    between: float | None
+    repeated: float | None
+    rows: int
+
+
+def spreads(
+    ledger: Ledger, limits: Thresholds, silent: set[str], ranks: dict[str, float]
+) -> Iterator[tuple[LayerTrack, Spread]]:
+    """Yield the layers that are judged, in the order of execution, with what they are judged by."""
     for track in sorted(ledger.tracks.values(), key=lambda own: own.order):
         window = track.last_window(limits.collapsed_samples)
         if window.features is None or len(window.features) < limits.collapsed_samples or track.name not in ranks:
             continue
-        features = window.features.astype(np.float64)
         if track.batch < 2 or track.few_inputs or track.units < FEW_INPUTS or track.name in silent:
             continue
+        features, rank = window.features.astype(np.float64), ranks[track.name]
         between = float(features.var(axis=0).mean()) / max(window.moments.mean_square, 1e-300)
-        finding = _collapsed(track, ranks[track.name], between, len(features), ledger, limits)
-        if finding is not None:
-            collapsed.append(finding)
-            continue
-        share = redundancy(torch.from_numpy(features), limits.correlation)
         # In features of few directions everything correlates; repeated units leave the others as they are.
-        spans = ranks[track.name] >= max(_FEW_DIRECTIONS, 0.1 * min(len(features), track.units))
-        if share >= limits.redundant and spans and not collapsed and not _is_pass_through(track, ledger):
-            redundant.append(_redundant(track, share, len(features), limits))
-    return [*_first(collapsed), *_first(redundant)]
+        spans = rank >= max(_FEW_DIRECTIONS, 0.1 * min(len(features), track.units))
+        # The outputs of a model are classes, and those that the data lacks are all alike.
+        is_judged = spans and not track.is_output and not _is_pass_through(track, ledger)
+        yield (
+            track,
+            Spread(
+                rank if ledger.outputs >= _FEW_CLASSES else None,
+                None if track.kind in _GATES else between,
+                redundancy(torch.from_numpy(features), limits.correlation) if is_judged else None,
+                len(features),
+            ),
+        )
 
 
 def _first(findings: list[Finding]) -> list[Finding]:
@@ -56,25 +92,26 @@ def _first(findings: list[Finding]) -> list[Finding]:
 
 
 def _is_pass_through(track: LayerTrack, ledger: Ledger) -> bool:
-    """Whether units only repeat what was judged in front: a layer without weights behind one that was judged."""
+    """Whether a layer without weights only repeats units of an earlier layer that was judged."""
     source = ledger.tracks.get(track.producer or "")
     return not track.owns_weight and source is not None and source.open.features is not None
 
 
-def _collapsed(
-    track: LayerTrack, rank: float, between: float, rows: int, ledger: Ledger, limits: Thresholds
-) -> Finding | None:
-    by_rank = rank < limits.rank and ledger.outputs >= _FEW_CLASSES
-    by_share = between < limits.between and track.kind not in _GATES
-    if not by_rank and not by_share:
-        return None
-    if by_rank:
+def _collapsed(track: LayerTrack, spread: Spread, limits: Thresholds) -> Finding | None:
+    rank, between = spread.rank, spread.between
+    if rank is not None and rank < limits.rank:
         said, value, limit = f"the features of {track.units} units span {rank:.2f} directions", rank, limits.rank
         source = "effective rank: Roy & Vetterli 2007; limit: convention"
-    else:
-        said, value, limit = f"only {between:.1e} of the mean square differs between samples", between, limits.between
+    elif between is not None and between < limits.between:
+        said, value, limit = (
+            f"only {between:.1e} of the mean square is variance between samples",
+            between,
+            limits.between,
+        )
         source = "convention"
-    return Finding("bad", "collapsed", track.layer, said, value, limit, rows, advice.COLLAPSED, source)
+    else:
+        return None
+    return Finding("bad", "collapsed", track.layer, said, value, limit, spread.rows, advice.COLLAPSED, source)
 
 
 def _redundant(track: LayerTrack, share: float, rows: int, limits: Thresholds) -> Finding:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import numpy as np
@@ -13,11 +14,12 @@ from gradcam_kit.diagnostics.tracks import LayerTrack, Ledger, WindowStats
 
 _SAME = 1e-6
 _FEWEST = 64
+_FEWEST_ALIKE = 16  # samples from which on equal answers are remarkable
 _RULE_OF_THREE = "rule of three: Hanley & Lippman-Hand 1983; share of units: convention"
 
 
 def dead_units(track: LayerTrack, window: WindowStats) -> int | None:
-    """Return how many units never answered; None where a unit cannot die.
+    """Return the number of units that were never active; None if units cannot die.
 
     Behind a ReLU module a unit is dead if its largest value is 0. Where the ReLU is a function, the unit in front of it
     is dead if its largest value is at most 0 and neither its own weights nor its bias ever had a gradient.
@@ -32,7 +34,7 @@ def dead_units(track: LayerTrack, window: WindowStats) -> int | None:
 
 
 def unit_findings(ledger: Ledger, limits: Thresholds) -> tuple[list[Finding], set[str], set[str]]:
-    """Return the findings, the tracks whose output says nothing any more, and the layers that get such an input."""
+    """Return the findings, the tracks with uninformative outputs, and the layers that get them as input."""
     findings: list[Finding] = []
     silent: set[str] = set()
     starved: set[str] = set()
@@ -60,7 +62,7 @@ def unit_findings(ledger: Ledger, limits: Thresholds) -> tuple[list[Finding], se
 
 
 def _inherits(track: LayerTrack, before: list[LayerTrack], silent: set[str]) -> bool:
-    """Whether the input is silent already: by the tensor that it took, else by the layer that ran before."""
+    """Whether the input is already uninformative: by the input tensor, else by the layer that ran before."""
     source = track.producer or (before[-1].name if before else None)
     return source in silent
 
@@ -86,8 +88,8 @@ def _dead(
         "note" if n < limits.dead_samples else level,
         "dead",
         track.layer,
-        f"{dead} of {track.units} units never answered{first}; the chance that another sample wakes one is at most "
-        f"{chance:.1%} (95 %)",
+        f"{dead} of {track.units} units were never active{first}; the chance that another sample activates "
+        f"one is at most {chance:.1%} (95 %)",
         share,
         limits.dead_bad if share >= limits.dead_bad else limits.dead_warn,
         n,
@@ -96,19 +98,32 @@ def _dead(
     )
 
 
+def saturated_share(window: WindowStats, limits: Thresholds) -> float | None:
+    """Return the share of values where the slope is small; None where too few were seen, or none can be."""
+    return None if window.sampled < limits.dead_samples else window.saturated / window.sampled
+
+
+def constant_share(track: LayerTrack, window: WindowStats) -> float | None:
+    """Return the share of units that answer the same to all samples; None where too few samples were seen."""
+    if window.low is None or window.high is None or track.batch < 2 or window.moments.n < _FEWEST_ALIKE:
+        return None
+    largest = np.maximum(np.abs(window.high), np.abs(window.low))
+    return float((window.high - window.low <= _SAME * largest).mean())
+
+
 def _saturated(track: LayerTrack, window: WindowStats, limits: Thresholds) -> Finding | None:
-    if window.sampled < limits.dead_samples:
+    share = saturated_share(window, limits)
+    if share is None or share < limits.saturated_warn:
         return None
-    share = window.saturated / window.sampled
-    if share < limits.saturated_warn:
-        return None
-    # The output of a model is meant to be decided, so there it is never more than a warning.
+    error = 1.96 * math.sqrt(share * (1 - share) / window.sampled)  # binomial, 95 %
+    # A model's output is meant to saturate, so there it is at most a warning.
     is_bad = share >= limits.saturated_bad and not track.is_output
     return Finding(
         "bad" if is_bad else "warn",
         "saturated",
         track.layer,
-        f"{share:.0%} of the values of {track.kind} lie where its slope is below 5 % of its maximum",
+        f"{share:.0%} of the values of {track.kind} (+-{error:.1%}, from a sample of {window.sampled:,}) lie where its "
+        "slope is below 5 % of its maximum",
         share,
         limits.saturated_bad if is_bad else limits.saturated_warn,
         window.moments.n,
@@ -118,20 +133,15 @@ def _saturated(track: LayerTrack, window: WindowStats, limits: Thresholds) -> Fi
 
 
 def _constant(track: LayerTrack, window: WindowStats, limits: Thresholds) -> Finding | None:
-    n = window.moments.n
-    if window.low is None or window.high is None or track.batch < 2 or n < 16:
-        return None
-    largest = np.maximum(np.abs(window.high), np.abs(window.low))
-    same = window.high - window.low <= _SAME * largest
-    share = float(same.mean())
-    if share < limits.constant:
+    n, share = window.moments.n, constant_share(track, window)
+    if share is None or share < limits.constant:
         return None
     level: Level = "note" if track.zero_weight else "bad" if n >= _FEWEST else "warn"
     return Finding(
         level,
         "constant",
         track.layer,
-        f"{int(same.sum())} of {track.units} units answer the same to every input",
+        f"{round(share * track.units)} of {track.units} units return the same for every input",
         share,
         limits.constant,
         n,

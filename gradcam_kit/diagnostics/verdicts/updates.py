@@ -1,4 +1,4 @@
-"""Parameters that get no gradient, do not move, move too far, or collect gradients from step to step."""
+"""Verdicts on parameters that get no gradient, do not change, change too much, or accumulate gradients."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _RECENT = 8
 
 
 def update_findings(ledger: Ledger, limits: Thresholds, dead: Iterable[str], starved: Iterable[str]) -> list[Finding]:
-    """Return what is wrong with gradients and updates of parameters.
+    """Return the findings about gradients and updates of parameters.
 
     Args:
-        ledger: what was observed.
+        ledger: the observations.
         limits: of the verdicts.
         dead: layers with a dead or constant output, which explain missing gradients in front of them.
         starved: layers whose input is such an output, which explains gradients of 0 at their weights.
@@ -101,7 +101,7 @@ def _no_gradient(layer: str, said: str, words: str, steps: int) -> Finding:
 
 
 def _layers_without_gradient(ledger: Ledger) -> list[Finding]:
-    """Without an optimizer: layers with weights whose output had a graph, but where no gradient arrived."""
+    """Return findings without an optimizer: layers with weights whose output had a graph but got no gradient."""
     if ledger.has_optimizer or not any(track.gradient_norm.seen for track in ledger.tracks.values()):
         return []
     reached = {track.layer for track in ledger.tracks.values() if track.gradient_norm.seen or track.open.bad_gradients}
@@ -141,32 +141,46 @@ def _frozen(parameters: list[ParameterTrack]) -> list[Finding]:
     stuck = [
         own
         for own in parameters
-        if own.trains and own.optimized and own.gradient_norm > 0 and own.window[3] and not any(own.window[3])
+        if own.trains and own.optimized and own.gradient_norm > 0 and _stands_still(own) and not own.is_lost
     ]
     trained = [own.name for own in parameters if own.trains]
-    for group in grouped([own.name for own in stuck], trained):
+    moving = [own for own in parameters if any(own.window[3])]
+    for group in grouped([own.name for own in stuck], trained) if moving or len(stuck) < 2 else [""]:
         steps = len(stuck[0].window[3])
         findings.append(
             Finding(
                 "bad" if steps > 1 else "warn", "frozen", group,
-                f"it has a gradient but did not change in {steps} measured steps", 0.0, 0.0, steps,
+                f"{'it has a gradient' if group else 'the parameters have gradients'} but did not change in {steps} "
+                "measured steps", 0.0, 0.0, steps,
                 advice.FROZEN, "definition",
             )
         )  # fmt: skip
     return findings
 
 
+def judged(parameters: Iterable[ParameterTrack]) -> list[ParameterTrack]:
+    """Return the parameters whose relative updates are judged.
+
+    Tokens and positions start near 0, as biases do, so their first relative updates say nothing.
+    """
+    return [own for own in parameters if own.dims >= 2 and "weight" in own.name.rpartition(".")[2]]
+
+
 def _updates(parameters: list[ParameterTrack], limits: Thresholds) -> list[Finding]:
-    # Tokens and positions start near 0, so their first relative updates say nothing.
-    weights = [own for own in parameters if own.dims >= 2 and "weight" in own.name.rpartition(".")[2]]
+    weights = judged(parameters)
     ratios = {own.name: median(own.window[3]) for own in weights if own.window[3]}
-    moving = {name: ratio for name, ratio in ratios.items() if ratio > 0}
+    lost = {own.name: own.reach / own.norm for own in weights if _stands_still(own) and own.is_lost}
+    moving = {name: ratio for name, ratio in ratios.items() if ratio > 0} | lost
     findings = []
     for is_high, limit, words in (
         (True, limits.update_high, advice.UPDATE_HIGH),
         (False, limits.update_low, advice.UPDATE_LOW),
     ):
-        beyond = {name: ratio for name, ratio in moving.items() if (ratio > limit if is_high else ratio < limit)}
+        beyond = {
+            name: ratio
+            for name, ratio in moving.items()
+            if (ratio > limit if is_high else ratio < limit or name in lost)
+        }
         if not beyond:
             continue
         name = (max if is_high else min)(beyond, key=lambda own: beyond[own])
@@ -176,21 +190,34 @@ def _updates(parameters: list[ParameterTrack], limits: Thresholds) -> list[Findi
         )
         layer = "" if len(beyond) > len(moving) / 2 else name
         findings.append(
-            Finding("warn", "update", layer, said, beyond[name], limit, None, words, "CS231n notes: aim at 1e-3")
-        )
+            Finding(
+                "warn", "update", layer, said, beyond[name], limit, None,
+                advice.UPDATE_LOST if name in lost and not is_high else words, "CS231n notes: aim at 1e-3",
+            )
+        )  # fmt: skip
     return findings
 
 
-def _accumulated(ledger: Ledger, limits: Thresholds) -> list[Finding]:
-    points = ledger.gradient_norms[-_RECENT:]
+def _stands_still(parameter: ParameterTrack) -> bool:
+    return bool(parameter.window[3]) and not any(parameter.window[3])
+
+
+def growth(points: list[tuple[int, float]], limits: Thresholds) -> float:
+    """Return the correlation of gradient norms with the step where they grow; 0 where they do not, or are too few."""
+    points = points[-_RECENT:]
     if len(points) < limits.accumulated_steps or not all(np.isfinite(norm) for _, norm in points):
-        return []
+        return 0.0
     steps, norms = np.array(points, dtype=np.float64).T
     if norms.min() <= 0 or norms[-1] < _GROWTH * norms[0] or steps.std() == 0:
-        return []
-    correlation = float(np.corrcoef(steps, norms)[0, 1])
+        return 0.0
+    return float(np.corrcoef(steps, norms)[0, 1])
+
+
+def _accumulated(ledger: Ledger, limits: Thresholds) -> list[Finding]:
+    points, correlation = ledger.gradient_norms[-_RECENT:], growth(ledger.gradient_norms, limits)
     if correlation <= limits.accumulated:
         return []
+    norms = [norm for _, norm in points]
     said = f"the gradient norm of the parameters grows linearly, from {norms[0]:.2g} to {norms[-1]:.2g}"
     return [
         Finding(

@@ -1,1 +1,1 @@
-"""Where numbers, histograms, pictures and tables of a training go: files, and the services that people use."""
+"""Writers of numbers, histograms, pictures and tables of a training: files, and common services."""

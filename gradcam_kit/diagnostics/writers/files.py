@@ -1,4 +1,4 @@
-"""Writers that leave files in one folder: CSV for spreadsheets, JSON lines for programs and for the dashboard."""
+"""Writers of files in one folder: CSV for spreadsheets, JSON lines for programs and for the dashboard."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ class _FolderWriter:
         target.write_bytes(content)
 
     def close(self) -> None:
-        """Do nothing: every line is on disk already."""
+        """Do nothing, because every line is already on disk."""
 
 
 class CsvWriter(_FolderWriter):
     """Write `scalars.csv`, `histograms.csv`, tables and pictures into a folder, for spreadsheets.
 
-    Lines are appended as they come, so that a training that ends early leaves what it had. No text is taken for a
-    formula by a spreadsheet.
+    Lines are appended as they come, so a training that ends early keeps its results. Text is escaped so that
+    spreadsheets do not read it as a formula.
 
     Args:
         folder: is made if it does not exist; nothing outside of it is written.
@@ -106,8 +106,8 @@ class JsonWriter(_FolderWriter):
     infinite numbers are null. `dashboard(folder)` shows it while the training runs.
 
     Args:
-        folder: is made if it does not exist; nothing outside of it is written. A training that is resumed goes on in
-            the same file.
+        folder: output folder, created if missing; nothing outside it is written. A resumed training continues in the
+            same file.
 
     Raises:
         InputError: `folder` is a file.
@@ -140,13 +140,13 @@ class JsonWriter(_FolderWriter):
     def _line(self, kind: str, name: object, step: SupportsInt, **content: Any) -> None:
         line = {"kind": kind, "name": str(name), "step": int(step), **content}
         text = json.dumps(strict(line), allow_nan=False, default=str)
-        # One write for each line: whoever reads meanwhile sees whole lines, or the beginning of the last one.
+        # One write for each line, so that concurrent readers see complete lines, or the beginning of the last one.
         with (self.folder / JSON_NAME).open("a", encoding="utf-8") as stream:
             stream.write(text + "\n")
 
 
 def file_name(name: object, step: SupportsInt, suffix: str) -> str:
-    """Return a file name that stays in its folder; names that had to be changed get a hash, so that they stay apart.
+    """Return a file name that stays in its folder; changed names get a hash, so that they remain distinct.
 
     Example:
         >>> file_name("maps", 20, ".png")
@@ -160,7 +160,7 @@ def file_name(name: object, step: SupportsInt, suffix: str) -> str:
 
 
 def strict(value: Any) -> Any:
-    """Return a value as strict JSON takes it: numbers that are NaN or infinite become None, arrays become lists."""
+    """Return a value for strict JSON: None for NaN and infinity, lists for arrays."""
     if hasattr(value, "tolist"):
         value = value.tolist()
     if isinstance(value, Mapping):

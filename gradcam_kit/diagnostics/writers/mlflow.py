@@ -1,4 +1,4 @@
-"""MLflow: a run of yours, in a local store or on a server."""
+"""MLflow: write to an existing run, in a local store or on a server."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ _MOST_BINS = 128
 class MLflowWriter:
     """Write metrics, pictures and tables to an MLflow run that exists; no run is started or ended.
 
-    Histograms and tables are JSON artifacts, because MLflow has no kind of its own for them.
+    Histograms and tables are JSON artifacts, because MLflow has no type for them.
 
     Args:
-        run: what `mlflow.start_run()` or `MlflowClient.create_run(...)` returned, or the id of a run.
+        run: the result of `mlflow.start_run()` or `MlflowClient.create_run(...)`, or the id of a run.
         client: the `MlflowClient` that knows the run; None = one for the current tracking address.
 
     Raises:
         MissingExtraError: mlflow is not installed.
-        InputError: no run.
+        InputError: `run` is not a run.
     """
 
     def __init__(self, run: Any, client: Any = None) -> None:
@@ -61,4 +61,4 @@ class MLflowWriter:
         self._client.log_dict(self.run_id, strict(content), f"tables/{file_name(name, step, '.json')}")
 
     def close(self) -> None:
-        """Do nothing: everything is logged already, and the run is yours."""
+        """Do nothing, because everything is already logged, and the run belongs to the user."""

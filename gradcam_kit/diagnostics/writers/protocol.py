@@ -1,4 +1,4 @@
-"""What a writer is, and what all writers share: clean names, compact histograms, bytes of a picture."""
+"""The interface of writers, and their common parts: clean names, compact histograms, pictures as bytes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LONGEST = 120
 
 @runtime_checkable
 class Writer(Protocol):
-    """Takes what a training tells about itself; any object with these methods will do.
+    """Receives records of a training; any object with these methods is a writer.
 
     A writer may raise: it is then dropped with one warning, and the training goes on. Names may be any text; the
     writers of this package clean them and never raise because of one.
@@ -48,11 +48,11 @@ class Writer(Protocol):
         """Take rows with the same keys."""
 
     def close(self) -> None:
-        """Write what is still held, and release what was opened."""
+        """Flush pending records, and release resources."""
 
 
 def clean_name(name: object) -> str:
-    """Return a name that every service and file system takes: letters, digits, `_`, `-`, `.`, blanks and `/`.
+    """Return a name that every service and file system accepts: letters, digits, `_`, `-`, `.`, blanks and `/`.
 
     Example:
         >>> clean_name("../layer:1/weight?")

@@ -16,7 +16,7 @@ class TensorBoardWriter:
     """Write event files for TensorBoard; histograms keep their counts, no value is stored.
 
     Args:
-        dir_or_writer: a folder, or a `SummaryWriter` of yours. Yours stays open when this writer is closed.
+        dir_or_writer: a folder, or your own `SummaryWriter`, which stays open when this writer is closed.
 
     Raises:
         MissingExtraError: tensorboard is not installed.
@@ -49,7 +49,7 @@ class TensorBoardWriter:
         self._writer.add_scalar(clean_name(name), float(value), int(step))
 
     def histogram(self, name: object, edges: Any, counts: Any, step: SupportsInt) -> None:
-        """Add counts as they are; sums are those of the middles of the bins."""
+        """Add counts unchanged; sums are computed from the centers of the bins."""
         limits, filled = compact(edges, counts, 1024)
         middles = (limits[:-1] + limits[1:]) / 2
         self._writer.add_histogram_raw(
@@ -77,7 +77,7 @@ class TensorBoardWriter:
         self._writer.add_text(clean_name(name), text, int(step))
 
     def close(self) -> None:
-        """Write what is held; close the files that this writer opened."""
+        """Flush pending records; close the files that this writer opened."""
         if self._is_own:
             self._writer.close()
         else:

@@ -1,4 +1,4 @@
-"""Weights & Biases: a run of yours, online or offline."""
+"""Weights & Biases: write to an existing run, online or offline."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from gradcam_kit.diagnostics.writers.protocol import clean_name, compact, pictur
 from gradcam_kit.errors import InputError, kind_of, missing_extra
 
 STEP = "diagnostics_step"
-"""The key of the step, which is the horizontal axis of all that this writer logs."""
-_MOST_BINS = 512  # the service takes no more
+"""The key of the step, the horizontal axis of everything that this writer logs."""
+_MOST_BINS = 512  # limit of the service
 
 
 class WandbWriter:
-    """Log to a run that exists; no run is started, and nobody is logged in.
+    """Log to an existing run; no run is started, and no login takes place.
 
-    A run has one counter of steps, and drops what comes for an earlier step. This writer therefore counts for itself:
-    what it logs carries `diagnostics_step`, and joins the row that your own `run.log` ends.
+    A run has one counter of steps, and drops records of earlier steps. So this writer counts separately: its records
+        carry `diagnostics_step`, and join the row that your own `run.log` ends.
 
     Args:
-        run: what `wandb.init(...)` returned.
+        run: the result of `wandb.init(...)`.
 
     Raises:
         MissingExtraError: wandb is not installed.
-        InputError: no run.
+        InputError: `run` is not a run.
     """
 
     def __init__(self, run: Any) -> None:
@@ -57,14 +57,14 @@ class WandbWriter:
         self._log(name, self._wandb.Image(picture_of(hwc)), step)
 
     def table(self, name: object, rows: Iterable[Mapping[str, Any]], step: SupportsInt) -> None:
-        """Log a table; what is neither number nor text is shown as text."""
+        """Log a table; values of other types than numbers and text are shown as text."""
         rows = [dict(row) for row in rows]
         columns: list[Any] = list(dict.fromkeys(str(key) for row in rows for key in row))
         cells: list[Any] = [[_cell(strict(row.get(key))) for key in columns] for row in rows]
         self._log(name, self._wandb.Table(columns=columns, data=cells, allow_mixed_types=True), step)
 
     def close(self) -> None:
-        """End the row that is still open; the run is yours and goes on."""
+        """End the row that is still open; the run itself continues."""
         self._end_row()
 
     def _log(self, name: object, value: Any, step: SupportsInt) -> None:

@@ -1,1 +1,1 @@
-"""The demos: a page with photographs that is there in seconds, and every method on pictures with known objects."""
+"""The demos: a page with photographs within seconds, and every method on pictures with known objects."""

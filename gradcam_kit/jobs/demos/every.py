@@ -1,4 +1,4 @@
-"""Explain the bundled pictures with the bundled model; masks of the objects show which methods find them."""
+"""Explain the bundled pictures with the bundled model; masks show which methods find the objects."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from gradcam_kit.methods import METHODS
 from gradcam_kit.pixels.pictures import write_picture
 from gradcam_kit.render import contact_sheet, overlays
 
-# With the numbers of their papers each of these alone would take as long as all the others.
+# With the settings of its paper, each of these would take as long as all other methods together.
 _OPTIONS: dict[str, dict[str, Any]] = {"ss-cam": {"samples": 4}, "rise": {"masks": 200}}
 
 
@@ -45,9 +45,9 @@ class DemoRow:
 
 @dataclass(frozen=True)
 class DemoResult:
-    """What the demo made; `rows` begin with the method that puts most of its heatmaps on the objects.
+    """Result of the demo; `rows` are sorted by the share of the heatmaps on the objects, largest first.
 
-    `unsuited` are the methods that this model is not made for.
+    `unsuited` are the methods that do not suit this model.
     """
 
     rows: tuple[DemoRow, ...]
@@ -95,7 +95,7 @@ def run_demo(out: Path, console: Console | None = None, overwrite: bool = False)
                     heatmaps = method(explainer.model, **options)(images)
             except GradCamKitError:
                 progress.skip()
-                unsuited.append(name)  # attention methods and D-RISE: the demo's model is a convolutional classifier
+                unsuited.append(name)  # attention methods and D-RISE do not suit the demo's convolutional classifier
                 continue
             rows.append(DemoRow(title, _share_on_object(heatmaps, masks), time.perf_counter() - start))
             titles.append(title)

@@ -1,4 +1,4 @@
-"""The first minute: photographs, two classes each, six methods that differ and what they cost, on one page."""
+"""The demo page: photographs with two classes each, explained by six different methods, with their cost."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from gradcam_kit.render import colorize, colormap_table
 
 PAGE = "demo.html"
 
-# Of each family one. Score-CAM with all 1280 channels would take forty times as long.
+# One method of each family. Score-CAM with all 1280 channels would take forty times as long.
 _METHODS: dict[str, dict[str, Any]] = {
     "grad-cam": {},
     "refine-cam": {},
@@ -43,7 +43,7 @@ _METHODS: dict[str, dict[str, Any]] = {
     "eigen-cam": {},
 }
 _TEMPLATES = Path(__file__).parent / "templates"
-_SHOWN = 448  # pixels; nothing is shown larger
+_SHOWN = 448  # pixels; the largest displayed size
 
 
 @dataclass(frozen=True)
@@ -51,9 +51,9 @@ class DemoPicture:
     """A picture to explain.
 
     Attributes:
-        title: what is on it.
-        note: what to look at.
-        second: the name of the class that is explained beside the predicted one; None = the runner-up.
+        title: subject of the picture.
+        note: hint at what to look for.
+        second: name of the class explained beside the predicted one; None = the runner-up.
     """
 
     title: str
@@ -68,9 +68,9 @@ class ShownMethod:
 
     Attributes:
         title: its name and options.
-        passes: arithmetic per picture for both classes, in forward passes of the model.
+        passes: cost per picture for both classes, in forward passes of the model.
         seconds: for all pictures and classes.
-        heatmaps: for every picture the predicted and the second class.
+        heatmaps: maps of the predicted and the second class for every picture.
     """
 
     name: str
@@ -83,7 +83,7 @@ class ShownMethod:
 
 @dataclass(frozen=True)
 class DemoPage:
-    """What the demo made; `missing` says how to see photographs, if they could not be explained."""
+    """Result of the demo; `missing` tells how to get photographs, if they could not be explained."""
 
     methods: tuple[ShownMethod, ...]
     page: Path
@@ -134,7 +134,7 @@ def _explained(
     forward: float,
     console: Console | None,
 ) -> Iterator[ShownMethod]:
-    """Yield each method with its maps and its cost, for which the layers are chosen before."""
+    """Yield each method with its maps and its cost, without the time to choose layers."""
     good_for, quick = recommended(), single_pass_methods()
     layers = list(METHODS["grad-cam"](explainer.model).explain(images[:1]).layers)
     with MethodProgress(console, len(_METHODS)) as progress:
@@ -143,7 +143,7 @@ def _explained(
             title = ", ".join([name, *(f"{option}={value}" for option, value in options.items())])
             with progress.method(title):
                 if name in quick:
-                    cam(images[:1])  # chooses its layers
+                    cam(images[:1])  # lets the method choose its layers
                 with Meter(images.device) as meter:
                     heatmaps = cam(images, targets)
                     cost = meter.lap()
@@ -154,7 +154,7 @@ def _explained(
 def _two_classes(
     probabilities: Float[Tensor, "n k"], pictures: list[DemoPicture], names: tuple[str, ...]
 ) -> Int[Tensor, "n two"]:
-    """Return the predicted class of each picture, and the class that it names or the runner-up."""
+    """Return the predicted class of each picture, and its second class: the given one or the runner-up."""
     best = probabilities.topk(2).indices
     for row, picture in zip(best, pictures, strict=True):
         if picture.second is not None:
@@ -177,15 +177,15 @@ def _photographs() -> list[DemoPicture]:
         ),
         DemoPicture(
             "A rocket on its pad",
-            "The first class is wrong, the second one is nearly right. Finer-CAM shows what speaks for one class and "
-            "not for its neighbors.",
+            "The top class is wrong, the second one is nearly right. Finer-CAM shows what sets a class "
+            "apart from similar classes.",
             data.rocket(),
             "space shuttle",
         ),
         DemoPicture(
             "An astronaut",
-            "The network knows no astronauts. The maps show what it took for the first class, and the model of a "
-            "shuttle behind her for the second one.",
+            "The network has no class for astronauts. The maps show what it mistook for the first class, "
+            "and the model of a shuttle behind her for the second.",
             data.astronaut(),
             "space shuttle",
         ),
@@ -234,7 +234,7 @@ def _picture(
     classes: list[tuple[str, float]],
     methods: tuple[ShownMethod, ...],
 ) -> Mapping[str, Any]:
-    """Return what the template shows of a picture: the region that the model saw, and heatmaps over it."""
+    """Return the template's data of a picture: the region that the model saw, and its overlays."""
     x0, y0, x1, y1 = map(round, explainer.loaded.transform.box(*picture.picture.shape[:2]))
     seen = Image.fromarray(picture.picture).crop((x0, y0, x1, y1))
     seen.thumbnail((_SHOWN, _SHOWN))

@@ -1,1 +1,1 @@
-"""Where a run is executed: in this process, on several devices, or on a Ray cluster."""
+"""Engines that execute a run: in this process, on several devices, or on a Ray cluster."""

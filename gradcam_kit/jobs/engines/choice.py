@@ -1,4 +1,4 @@
-"""Which engine writes the shards of a run."""
+"""Select the engine that writes the shards of a run."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from gradcam_kit.jobs.work.methods import layers_of
 
 
 def write_shards(pipeline: Pipeline, plan: Plan, shards: Iterable[Shard], count: int) -> Generator[Done, None, None]:
-    """Write shards on the engine that was asked for; yields each when it is there.
+    """Write shards with the requested engine; yield each once it is complete.
 
     Args:
-        pipeline: the request, the model, and who is told.
+        pipeline: the request, the model, and the progress callbacks.
         plan: all pictures of the run.
         shards: the shards to be written.
-        count: how many they are.
+        count: number of these shards.
 
     Raises:
         GradCamKitError: the model or a method can take none of the first pictures, or the engine failed.
-        FirstFailureError: a picture failed, and the run was to stop then.
+        FirstFailureError: a picture failed, and the run stops at the first failure.
     """
     request, explainer = pipeline.request, pipeline.explainer
     begin, progress = pipeline.begin, pipeline.progress

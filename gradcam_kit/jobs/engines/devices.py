@@ -1,4 +1,4 @@
-"""Several devices of one machine: a process for each, which takes shards from a queue."""
+"""Use several devices of one machine: one process for each, which takes shards from a queue."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def work_on_devices(
     begin: Callable[[], None],
     progress: Progress,
 ) -> Generator[Done, None, None]:
-    """Let a process for each device write shards; `layers` holds the layers of each method, chosen before.
+    """Let one process per device write shards; `layers` are the previously chosen layers of each method.
 
     Raises:
         GradCamKitError: a process died.
@@ -57,7 +57,7 @@ def work_on_devices(
             processes.append(context.Process(target=_serve, args=arguments))
             with sigint_blocked():
                 processes[-1].start()
-        # Each process reads some batches ahead, which may be as many shards; with fewer all could wait for more.
+        # Each process reads some batches ahead, possibly one per shard; with fewer queued shards, all could block.
         at_once = len(devices) * (ahead_of(request.batch_size, threads) + 3)
         waiting: Iterator[Shard | None] = chain(shards, [None] * len(devices))
         running = 0
@@ -88,7 +88,8 @@ def work_on_devices(
 
 def _next_answer(answers: Any, processes: Sequence[BaseProcess]) -> Any:
     while True:
-        ended = not any(process.is_alive() for process in processes)  # before looking: their last answers are there
+        # before the check, so that their last answers have arrived
+        ended = not any(process.is_alive() for process in processes)
         try:
             return answers.get(timeout=0.5)
         except Empty:
@@ -105,7 +106,7 @@ def _serve(
 ) -> None:
     """Write shards in the process of a device until there are no more."""
     init_worker()
-    sys.path.insert(0, folder)  # where the modules of the user's are
+    sys.path.insert(0, folder)  # so that the user's modules can be imported
     try:
         explainer = replace(with_layers(request, layers), say=_print_note)
 
@@ -125,13 +126,13 @@ def _print_note(text: str) -> None:
 
 
 def with_layers(request: RunRequest, layers: Mapping[str, list[str]]) -> Explainer:
-    """Return the explainer of a request whose layers were chosen elsewhere."""
+    """Return the explainer of a request, with layers that another process chose."""
     explainer = load_explainer(request)
     cams = []
     for method in method_classes(request.methods):
         name = method_name(make_method(method, explainer.model, None, request.batch_size))
         if name not in layers:
-            raise InputError(f"the layers of {name} are not known; known are the layers of {', '.join(layers)}")
+            raise InputError(f"the layers of {name} are missing; there are only those of {', '.join(layers)}")
         at = layers[name] or None
         cams.append(make_method(method, explainer.model, at, request.batch_size, request.gradient_rule))
     explainer = replace(explainer, cams=tuple(cams), metrics=chosen_metrics(request.metrics))

@@ -1,6 +1,6 @@
-"""From shards of pictures to shards of rows, in one process: reading, the model and writing overlap.
+"""Turn shards of pictures into shards of rows in one process, with overlapping stages.
 
-workers read and resize -> a thread brings batches to the device -> the model explains -> threads render and write.
+Workers read and resize -> a thread copies batches to the device -> the model explains -> threads render and write.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from gradcam_kit.jobs.work.overlays import Painter
 from gradcam_kit.jobs.work.reader import Reader, ahead_of, batches, prefetched
 
 Progress = Callable[[int, int], None]
-"""Told how many pictures more are explained, and how many of them failed."""
+"""Called with the numbers of newly explained pictures and of failures among them."""
 
 
 @dataclass(frozen=True)
 class Done:
-    """A shard that is written."""
+    """A shard that has been written."""
 
     number: int
     counts: Counts
@@ -39,7 +39,7 @@ class Done:
 
 @dataclass
 class _Open:
-    """A shard on its way."""
+    """A shard in progress."""
 
     shard: Shard
     rows: list[Row] = field(default_factory=list)
@@ -49,7 +49,7 @@ class _Open:
 
 
 class FirstFailureError(Exception):
-    """The run was to stop at the first picture that fails."""
+    """A picture failed in a run that stops at the first failure."""
 
     def __init__(self, counts: Counts) -> None:
         self.counts = counts
@@ -57,13 +57,13 @@ class FirstFailureError(Exception):
 
 @dataclass(frozen=True)
 class Pipeline:
-    """All that turns shards into files.
+    """Everything that turns shards into files.
 
     Attributes:
-        pictures: in the whole plan; they decide which have thumbnails.
-        verify: called if the first batch has no picture that was explained; raises if that is the request's fault.
-        begin: called once, before anything is written and after the first batch.
-        progress: told after each batch.
+        pictures: number of pictures in the whole plan, which determines the pictures with thumbnails.
+        verify: called if no picture of the first batch was explained; raises if the request is at fault.
+        begin: called once, after the first batch and before anything is written.
+        progress: called after each batch.
     """
 
     request: RunRequest
@@ -75,7 +75,7 @@ class Pipeline:
     progress: Progress = lambda explained, failed: None
 
     def work(self, shards: Iterable[Shard]) -> Generator[Done, None, None]:
-        """Write shards, in order; each appears whole or not at all.
+        """Write shards in order; each write is atomic.
 
         Raises:
             GradCamKitError: the model or a method can take none of the first pictures.
@@ -116,7 +116,7 @@ class Pipeline:
                 yield _done(*written.popleft())
 
     def _batches(self, shards: Iterable[Shard], opened: deque[_Open]) -> Iterator[list[tuple[Entry, bool]]]:
-        """Yield the pictures of all shards in batches; no batch spans two shards, which stay independent."""
+        """Yield the pictures of all shards in batches; no batch spans two shards, so that shards stay independent."""
         for shard in shards:
             opened.append(_Open(shard, left=len(shard.entries)))
             marked = [
@@ -157,7 +157,7 @@ def normalizations(explainer: Explainer) -> Mapping[str, Normalization]:
 
 
 def has_thumbnail(position: int, pictures: int, wanted: int) -> bool:
-    """Whether a picture is one of those, evenly spread over all, that have a thumbnail."""
+    """Whether a picture is one of the evenly spaced pictures with a thumbnail."""
     return position * wanted // pictures != (position + 1) * wanted // pictures if wanted < pictures else True
 
 

@@ -1,6 +1,6 @@
-"""A run on a Ray cluster: tasks read pictures, actors hold the model, tasks render, and shards are written here.
+"""Run on a Ray cluster: tasks read pictures, actors hold the model, tasks render, and the driver writes shards.
 
-Stages, batches, rows and shards are the same as in the local pipeline. The index comes from the plan: Ray lists no
+Stages, batches, rows and shards are the same as in the local pipeline. The index comes from the plan; Ray does not list
 files.
 """
 
@@ -44,13 +44,13 @@ try:
 except ImportError as error:
     raise missing_extra("--engine ray needs Ray", "ray") from error
 
-_WAVE = 256  # shards given to Ray at once; bounds what the driver holds
+_WAVE = 256  # shards submitted to Ray at once; limits the driver's memory
 _CPUS_PER_ACTOR = 4  # on clusters without GPUs
-_TRIES = 3  # to render a batch; each try ended with the death of its worker
+_TRIES = 3  # tries to render a batch, if each ended with the death of its worker
 _SILENT = logging.CRITICAL + 1
 
 Table = dict[str, np.ndarray]
-"""A batch of Ray Data; all of ours have one row."""
+"""A batch of Ray Data; ours always have one row."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,8 @@ class _Item:
 
     Attributes:
         batch: its number in the shard, of `batches`.
-        entries: the pictures; whether each gets a thumbnail, and whether overlays.
-        notes: what a person should know.
+        entries: the pictures, and whether each gets a thumbnail and overlays.
+        notes: messages for the user.
     """
 
     shard: int
@@ -81,7 +81,7 @@ def work_on_ray(
     begin: Callable[[], None],
     progress: Progress,
 ) -> Generator[Done, None, None]:
-    """Write shards on the cluster of `RAY_ADDRESS`, on one that is connected already, or on a new one of this machine.
+    """Write shards on the cluster of `RAY_ADDRESS`, on one already connected, or on a new local one.
 
     Raises:
         GradCamKitError: the cluster gave up.
@@ -96,7 +96,7 @@ def work_on_ray(
         stack.enter_context(_quiet())
         if not ray.is_initialized():
             paths = os.pathsep.join([os.getcwd(), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
-            environment = {"env_vars": {"PYTHONPATH": paths}}  # modules of the user's, such as the module of the model
+            environment = {"env_vars": {"PYTHONPATH": paths}}  # the user's modules, such as the module of the model
             address = os.environ.get("RAY_ADDRESS", "local")
             with _backend_quiet():
                 ray.init(address, logging_level="ERROR", log_to_driver=False, runtime_env=environment)
@@ -113,7 +113,7 @@ def work_on_ray(
                         said.add(text)
                 shard, parts = open_shards[item.shard]
                 if item.batch in parts:
-                    continue  # what a node did that died, done again
+                    continue  # redo the work of nodes that died
                 parts[item.batch] = item
                 failed = [rows for rows in item.rows if rows[0]["status"] != "ok"]
                 if request.fail_fast and failed:
@@ -124,14 +124,14 @@ def work_on_ray(
                     yield Done(shard.number, _write(store, shard, parts))
             if open_shards:
                 missing = f"{len(open_shards)} of {len(wave)} shards"
-                raise CaptureError(f"Ray returned without {missing}; run the same command to resume")
+                raise CaptureError(f"Ray ended without {missing}; run the same command to resume")
 
 
 def _explained(request: RunRequest, explainer: Explainer, store: Store, items: Sequence[_Item]) -> Iterator[_Item]:
     gpus = 0 if request.device == "cpu" else int(ray.cluster_resources().get("GPU", 0))
     cpus = int(ray.cluster_resources().get("CPU", 1))
     rows = ray.data.from_items([_row(item) for item in items], override_num_blocks=len(items))
-    # Reading waits for storage, so a task needs no whole core; with other resources Ray keeps it out of the actors.
+    # Reading waits for storage, so a task needs less than a core; different resources keep it out of the actors.
     packed = ray.cloudpickle.dumps(explainer.loaded.transform)
     rows = rows.map_batches(_decode, fn_args=(packed,), num_cpus=0.5, **_SINGLE)
     rows = rows.map_batches(
@@ -153,7 +153,7 @@ def _explained(request: RunRequest, explainer: Explainer, store: Store, items: S
             raise cause from error
         said = str(error).strip().splitlines()[-1]
         raise CaptureError(
-            f"Ray gave up: {said}; what is complete stays valid; run the same command to resume"
+            f"Ray gave up: {said}; complete results stay valid; run the same command to resume"
         ) from error
 
 
@@ -163,7 +163,7 @@ _SINGLE: dict[str, Any] = {"batch_size": 1, "batch_format": "numpy", "zero_copy_
 def _decode(table: Table, packed: bytes) -> Table:
     item = _item(table)
     marked = [(entry, small) for entry, small, _ in item.entries]
-    if _deaths():  # perhaps of a picture, which Ray would let kill one worker after the other
+    if _deaths():  # perhaps because of a picture, which would kill one worker after another
         [decoded] = _guarded_reader(packed).read([marked], 1)
     else:
         silence_decoders()
@@ -174,12 +174,12 @@ def _decode(table: Table, packed: bytes) -> Table:
 
 @lru_cache(1)
 def _guarded_reader(packed: bytes) -> Reader:
-    """Return a reader that decodes in another process than the tasks, for all of them that this process will do."""
+    """Return a reader that decodes in a separate process, shared by all tasks of this process."""
     return Reader(pickle.loads(packed), 1, processes=True)
 
 
 class _Explain:
-    """The model on its device, in a process of its own."""
+    """The model on its device, in a separate process."""
 
     def __init__(self, request: RunRequest, layers: Mapping[str, list[str]]) -> None:
         self.notes: list[str] = []
@@ -209,7 +209,7 @@ def _render(table: Table, root: str, normalization: Mapping[str, Normalization])
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep what Ray tells of its own work from the terminal, not from its files; restored afterwards."""
+    """Keep Ray's own messages off the terminal, but not out of its log files, for the duration of the block."""
     context = ray.data.DataContext.get_current()
     with ExitStack() as settings:
         settings.callback(setattr, context, "enable_progress_bars", context.enable_progress_bars)
@@ -223,7 +223,7 @@ def _quiet() -> Iterator[None]:
 
 @contextmanager
 def _backend_quiet() -> Iterator[None]:
-    """Silence the part of Ray that is not Python: it reads a variable when it starts, and says that it has."""
+    """Silence the native part of Ray, which reads an environment variable at startup and reports that it did."""
     name = "RAY_BACKEND_LOG_LEVEL"
     if name in os.environ:
         yield
@@ -241,7 +241,7 @@ def _backend_quiet() -> Iterator[None]:
 
 
 def _deaths() -> int:
-    """Count the workers that have died with the task of this one; 0 if this version of Ray does not tell."""
+    """Return how many workers died with this task; 0 if this version of Ray does not tell."""
     worker = ray._private.worker.global_worker.core_worker
     return int(getattr(worker, "get_current_task_attempt_number", int)())
 
@@ -280,5 +280,5 @@ def _table(item: _Item) -> Table:
 
 
 def _item(table: Table) -> _Item:
-    item: _Item = pickle.loads(bytes(table["item"][0]))  # ours, from another process of the same run
+    item: _Item = pickle.loads(bytes(table["item"][0]))  # written by another process of the same run
     return item

@@ -1,1 +1,1 @@
-"""What a run reads: folders, lists, tables, labels, masks, and the plan made from them."""
+"""The inputs of a run: folders, lists, tables, labels, masks, and the plan made from them."""

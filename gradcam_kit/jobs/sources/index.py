@@ -1,4 +1,4 @@
-"""From SOURCE to the pictures of a run; they stream by, and none of them is opened here."""
+"""List the pictures of SOURCE as a stream, without opening them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from gradcam_kit.jobs.sources.walk import PICTURE_SUFFIXES, Skipped, Walk, key_o
 from gradcam_kit.jobs.storage.addresses import check_address, is_remote, remote, scheme, unreachable
 from gradcam_kit.targets.names import BLANKS
 
-_NAMING = (*LIST_SUFFIXES, *TABLE_SUFFIXES)  # of files that name pictures
+_NAMING = (*LIST_SUFFIXES, *TABLE_SUFFIXES)  # extensions of files that name pictures
 KINDS = "a picture, a folder, a glob, a list file (.txt) or a table (.csv, .tsv, .parquet) with a column 'path'"
 
 
@@ -39,9 +39,9 @@ def find_pictures(source: str, out: str, left_out: Skipped) -> Iterator[Entry]:
     """Yield the pictures of a file, folder (recursive), glob, list file or table, in any order.
 
     Keys are POSIX paths relative to the folder, to the part of the glob before its first wildcard, or to the folder of
-    the list file or table (to the nearest common folder, if some pictures lie elsewhere). Bytes of a name that are not
-    UTF-8 are written as `\\xff`. Of folders and globs, hidden files and folders are left out, and so are the folders of
-    runs: `out` and those that lie below the source; symbolic links are followed, but never around in a circle.
+    the list file or table (to the nearest common folder, if some pictures are elsewhere). Bytes of a name that are not
+    UTF-8 are written as `\\xff`. In folders and globs, hidden files and folders are skipped, and so are the folders of
+    runs: `out` and those below the source. Symbolic links are followed, but cycles are not.
 
     Raises:
         InputError: no such file or folder, or a table without paths.
@@ -72,7 +72,7 @@ def find_pictures(source: str, out: str, left_out: Skipped) -> Iterator[Entry]:
 
 
 def index_pictures(source: str, out: str) -> list[Entry]:
-    """Return all pictures at once, sorted by key, without repetitions; for sources that fit into memory.
+    """Return all pictures as a list, sorted by key, without duplicates; for sources that fit into memory.
 
     Raises:
         InputError: no pictures.
@@ -86,19 +86,19 @@ def index_pictures(source: str, out: str) -> list[Entry]:
 def no_pictures(source: str, left_out: Skipped | None = None) -> InputError:
     """Return the error of a source without pictures."""
     said = "".join(f"; {line}" for line in (left_out.lines() if left_out else ()))
-    return InputError(f"{source!r} holds no pictures{said}; known are files that end in {' '.join(PICTURE_SUFFIXES)}")
+    return InputError(f"{source!r} holds no pictures{said}; supported extensions are {' '.join(PICTURE_SUFFIXES)}")
 
 
 def _listed(source: str, left_out: Skipped) -> Iterator[Entry]:
     """Yield the pictures that a list file or table names; a relative path starts at its folder.
 
     Raises:
-        InputError: pictures in different storages, so that no folder is common to them.
+        InputError: pictures in different storages, which have no common folder.
     """
     parent = source.rpartition("/")[0] if is_remote(source) else os.path.dirname(os.path.abspath(source))
     root = "" if parent == "/" else parent
     if any(not path.startswith(root + "/") for path, _ in _lines(source, parent, Skipped())):
-        common: list[str] | None = None  # some lie elsewhere, so the common folder of the pictures alone counts
+        common: list[str] | None = None  # some are elsewhere, so use only the common folder of the pictures
         for path, _ in _lines(source, parent, Skipped()):
             folder = path.split("/")[:-1]
             pairs = zip(folder if common is None else common, folder, strict=False)
@@ -125,10 +125,10 @@ def _lines(source: str, parent: str, left_out: Skipped) -> Iterator[tuple[str, s
 
 
 def _as_on_disk(source: str, parent: str, path: str) -> str:
-    """Return a path as its file is called; a list may add blanks or use another Unicode form of its letters.
+    """Return a path by the real name of its file; a list may add blanks or use another Unicode form.
 
     Raises:
-        InputError: bytes that are not UTF-8, as of a list in another encoding, and no file of that name.
+        InputError: bytes that are not UTF-8, as in a list with another encoding, and no file of that name.
     """
     place = _resolved(parent, path)
     plain = path.strip(BLANKS)
@@ -144,7 +144,7 @@ def _as_on_disk(source: str, parent: str, path: str) -> str:
 
 
 def _check_listed(source: str, path: str, own: str | None) -> None:
-    """Refuse an address that no list may choose, as lists come from others; `own` is the kind of storage of the list.
+    """Refuse an address that a list must not name, because lists may come from others; `own` is the list's storage.
 
     Raises:
         InputError: as it says.
@@ -156,7 +156,7 @@ def _check_listed(source: str, path: str, own: str | None) -> None:
 
 
 def _resolved(parent: str, path: str) -> str:
-    """Return a path that a list file names, seen from the folder of the list."""
+    """Return a path from a list file, relative to the folder of the list."""
     if is_remote(path):
         return path
     joined = f"{parent}/{path}"  # the folder itself may be `memory:/`
@@ -185,13 +185,13 @@ def _remote_pictures(source: str, out: str, left_out: Skipped) -> Iterator[Entry
                 left_out.endings[os.path.splitext(path)[1].lower()] += 1
     except GradCamKitError:
         raise
-    except Exception as error:  # libraries of storages raise anything
+    except Exception as error:  # storage libraries raise all kinds of exceptions
         raise_interruption(error)
         raise unreachable(source, error) from error
 
 
 def _listing(system: Any, source: str, root: str) -> tuple[str, str, Iterable[str]]:
-    """Return a remote folder, as an address and as a path on its file system, and the paths of files in it."""
+    """Return a remote folder as an address and as a path on its file system, with the paths of its files."""
     address = source.rstrip("/")
     if glob.has_magic(source):
         found: Iterable[str] = system.glob(root)
@@ -208,7 +208,7 @@ def _listing(system: Any, source: str, root: str) -> tuple[str, str, Iterable[st
 
 
 def _absolute(folder: str) -> str:
-    """Return a path from the root; `..` stays, as only the file system knows what it means behind a symbolic link."""
+    """Return an absolute path; keep `..`, whose meaning after a symbolic link only the file system knows."""
     return os.path.realpath(folder) if ".." in folder.split("/") else os.path.abspath(folder)
 
 

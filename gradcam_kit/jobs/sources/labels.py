@@ -1,4 +1,4 @@
-"""Which class of the model a picture's label names."""
+"""Map labels of pictures to classes of the model."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Labels:
     def of(self, entry: Entry) -> str | None:
         """Return the label of a picture: from its table, else its innermost folder that names a class.
 
-        A folder that names none is the label if no other does, so that a person sees what was not understood.
+        If no folder names a class, the innermost one is the label, so that the user sees the unmatched name.
         """
         if entry.label is not None or not entry.folders:
             return entry.label
@@ -52,7 +52,7 @@ class Labels:
         return int(label) if is_number and (entry.label is not None or not self.names) else None
 
     def unknown(self, entries: Iterable[Entry]) -> str | None:
-        """Return a line about labels that name no class, as nothing else tells why pictures are not judged."""
+        """Return a note on labels that match no class, because it explains why accuracy omits them."""
         unknown, labeled, examples = 0, 0, dict[str, None]()
         for _, group in groupby(entries, _place):  # sorted, so that pictures of a class follow each other
             for count, entry in enumerate(group, 1):  # noqa: B007
@@ -82,11 +82,11 @@ class Labels:
             if label is None:
                 raise UnknownNameError("the picture has no label: no column 'label' and no folder names its class")
             count = self._counts[normalized(label)]
-            named = f"names {count} classes" if count else "is not a class of the model"
+            named = f"is the name of {count} classes" if count else "is not a class of the model"
             raise UnknownNameError(f"the label {label!r} {named}{did_you_mean(label, self._counts)}")
         return index
 
 
 def _place(entry: Entry) -> tuple[str | None, str]:
-    """Return what decides on the label of a picture."""
+    """Return the parts of a picture that determine its label."""
     return entry.label, entry.key.rpartition("/")[0]

@@ -19,15 +19,15 @@ from gradcam_kit.jobs.storage.folders import opened
 from gradcam_kit.transforms import Box, Transform
 
 SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif")
-"""Of masks; not .jpg and .webp, which may blur the edges of what they store."""
+"""File extensions of masks; not .jpg and .webp, which may blur edges."""
 
 
 @dataclass(frozen=True)
 class Masks:
     """A folder of masks: pictures of the same size under the same names, `a/1.png` for `a/1.jpg`.
 
-    The object is all that is not 0: a gray value, a color, or the number of a class or an instance. Where the
-    model's input is smaller than the picture, the nearest pixel counts.
+    Every nonzero pixel belongs to the object: a gray value, a color, or the index of a class or an instance. If the
+        model's input is smaller than the picture, masks are resized by nearest neighbor.
 
     Raises:
         InputError: there is no such folder.
@@ -40,22 +40,23 @@ class Masks:
             raise InputError(f"there is no folder {self.folder!r} of masks")
 
     def check(self, transform: Transform) -> None:
-        """Raise if a transform does not say which part of a picture the model sees.
+        """Raise if a transform does not tell which part of a picture the model sees.
 
         Raises:
-            OptionError: as it says.
+            OptionError: the transform has no method `box`.
         """
         if not getattr(transform, "knows_box", True):
             raise OptionError(
-                "the model's transform does not say which part of a picture the model sees, so masks cannot be placed; "
+                "the model's transform does not tell which part of a picture the model sees, so masks "
+                "cannot be placed; "
                 "give it a method box(height, width) -> (x0, y0, x1, y1)"
             )
 
     def check_pictures(self, entries: Iterable[Entry]) -> None:
-        """Raise if the folder holds the pictures themselves, which would make each its own mask.
+        """Raise if the folder holds the pictures themselves, so that each would be its own mask.
 
         Raises:
-            InputError: as it says.
+            InputError: the folder of masks is the folder of the pictures.
         """
         for entry in entries:
             if os.path.abspath(entry.path) == os.path.join(self.origin, entry.key):
@@ -63,7 +64,7 @@ class Masks:
 
     @property
     def origin(self) -> str:
-        """The folder, wherever one is."""
+        """The absolute path of the folder."""
         return self.folder if is_remote(self.folder) else os.path.abspath(self.folder)
 
     def has(self, key: str) -> bool:
@@ -71,10 +72,10 @@ class Masks:
         return any(self._opens(name) for name in _names(key))
 
     def of(self, key: str, size: tuple[int, int], box: Box, shape: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
-        """Return the mask of a picture where the model sees it; outside of the picture there is no object.
+        """Return the mask in the model's view of a picture; padding outside the picture counts as no object.
 
         Args:
-            key: the name of the picture, relative to what all have in common.
+            key: the path of the picture, relative to the common folder.
             size: its height and width.
             box: the part of it that the model sees.
             shape: height and width of the model's input.
@@ -107,7 +108,7 @@ class Masks:
                 return _object(image)
         except FileNotFoundError:
             return None
-        except Exception as error:  # decoders of damaged files raise anything
+        except Exception as error:  # decoders raise all kinds of exceptions for damaged files
             raise_interruption(error)
             raise PictureError(f"cannot read the mask {name}: {error}") from error
 
@@ -120,13 +121,13 @@ class Masks:
                 return True
         except FileNotFoundError:
             return False
-        except (OSError, PictureError) as error:  # it is there, and reading it says what is wrong
+        except (OSError, PictureError) as error:  # the file exists; reading it will raise the error
             raise_interruption(error)
             return True
 
 
 def _names(key: str) -> list[str]:
-    """Return the names that a picture's mask may have, also in other Unicode forms of letters with marks."""
+    """Return the possible file names of a picture's mask, in all Unicode forms of accented letters."""
     stem = str(PurePosixPath(key).with_suffix(""))
     stems = dict.fromkeys([stem, *(unicodedata.normalize(form, stem) for form in ("NFC", "NFD"))])
     return [f"{stem}{suffix}" for stem in stems for suffix in SUFFIXES]
@@ -146,6 +147,6 @@ def _object(image: Image.Image) -> Bool[np.ndarray, "height width"]:
 
 
 def _samples(start: float, end: float, count: int) -> np.ndarray:
-    """Return the pixels at the middles of so many equal parts."""
+    """Return the pixels at the centers of this number of equal parts."""
     places: np.ndarray = np.floor(start + (np.arange(count) + 0.5) * (end - start) / count).astype(int)
     return places

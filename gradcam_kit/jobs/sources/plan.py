@@ -1,4 +1,4 @@
-"""The plan of a run: its pictures in order, cut into shards, kept in a file and not in memory."""
+"""The plan of a run: its pictures in order, cut into shards, stored in a file instead of memory."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class Shard:
     """A slice of the plan.
 
     Attributes:
-        entries: its pictures; only those to be tried again if others are kept.
-        positions: of these pictures in the plan.
-        kept: all rows from an earlier time, if there was one.
+        entries: its pictures; only those to retry if other rows are kept.
+        positions: positions of these pictures in the plan.
+        kept: all rows of an earlier run, if there was one.
     """
 
     number: int
@@ -38,13 +38,13 @@ class Shard:
     kept: list[dict[str, Any]] = field(default_factory=list)
 
     def again(self, rows: list[dict[str, Any]]) -> Shard:
-        """Return the shard with only the pictures that failed when these rows were written; other rows are kept."""
+        """Return the shard reduced to the pictures that failed in these rows; the other rows are kept."""
         failed = {row["path"] for row in rows if row["error"] is not None}
         chosen = [i for i, entry in enumerate(self.entries) if entry.key in failed]
         return Shard(self.number, [self.entries[i] for i in chosen], [self.positions[i] for i in chosen], rows)
 
     def with_kept(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Return new rows among those that are kept, in their order."""
+        """Return the new rows merged with the kept ones, in order."""
         if not self.kept:
             return rows
         new = {key: list(group) for key, group in groupby(rows, _path)}
@@ -54,12 +54,12 @@ class Shard:
 
 @dataclass(frozen=True)
 class Plan:
-    """The pictures of a source, sorted by key, without repetitions; the same for any number of workers.
+    """The pictures of a source, sorted by key, without duplicates; the same for any number of workers.
 
     Attributes:
         pictures: how many there are.
         digest: SHA-256 of keys and labels.
-        left_out: what lies below the source and is not input.
+        left_out: files and folders below the source that are not input.
     """
 
     shard_size: int
@@ -71,7 +71,7 @@ class Plan:
 
     @property
     def shards(self) -> int:
-        """How many shards there are."""
+        """The number of shards."""
         return len(self.offsets) - 1
 
     def shard(self, number: int) -> Shard:
@@ -88,7 +88,7 @@ class Plan:
             yield from self.shard(number).entries
 
     def close(self) -> None:
-        """Remove the file."""
+        """Remove the temporary file."""
         self.lines.close()
 
 
@@ -124,12 +124,12 @@ def _written(lines: IO[bytes], source: str, out: str, shard_size: int) -> Plan:
     if not pictures:
         raise no_pictures(source, left_out)
     offsets.append(position)
-    lines.flush()  # now, where a full disk has its name
+    lines.flush()  # here, where a full disk is reported with its path
     return Plan(shard_size, pictures, digest.hexdigest(), left_out, lines, offsets)
 
 
 def _sorted(entries: Iterable[Entry]) -> Iterator[Entry]:
-    """Sort by key in bounded memory: sorted pieces go to files, which are merged."""
+    """Sort by key in bounded memory: write sorted chunks to files, then merge them."""
     entries = iter(entries)
     with ExitStack() as files:
         pieces: list[Iterable[Entry]] = []
@@ -146,7 +146,7 @@ def _sorted(entries: Iterable[Entry]) -> Iterator[Entry]:
 
 @contextmanager
 def _room_needed() -> Iterator[None]:
-    """Let a disk without room for temporary files be said; planning writes nothing else."""
+    """Report a disk without room for temporary files, the only files that planning writes."""
     try:
         yield
     except OSError as error:
@@ -167,7 +167,7 @@ def _order(entry: Entry) -> tuple[str, str]:
 
 
 def _line(entry: Entry) -> bytes:
-    """Return an entry as a line of JSON, as names hold odd bytes; written field by field, ten times as fast."""
+    """Return an entry as a line of JSON, because names may hold odd bytes; formatting by hand is ten times as fast."""
     return f"[{', '.join(map(_field, entry))}]\n".encode()
 
 

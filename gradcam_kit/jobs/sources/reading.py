@@ -1,4 +1,4 @@
-"""Read the pictures of a run without noise, large ones one after the other."""
+"""Read the pictures of a run without messages of decoders, and large pictures one at a time."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager, suppress
 
 try:
     import fcntl
-except ImportError:  # Windows, where large pictures are not counted
+except ImportError:  # Windows, where large pictures are not limited
     fcntl = None  # type: ignore[assignment]
 
 from gradcam_kit.errors import PictureError, raise_interruption
@@ -21,15 +21,15 @@ from gradcam_kit.pixels.decoding import decode_picture, looks_like_twelve_bits
 from gradcam_kit.pixels.opencv import log_level, set_log_level
 from gradcam_kit.transforms import Picture
 
-_LARGE = 2**26  # pixels; more than cameras have
+_LARGE = 2**26  # pixels; more than a camera has
 
 
 def read_entry(entry: Entry, admit: Callable[[int], object] | None = None) -> Picture:
-    """Read a picture; the error does not repeat its name.
+    """Read a picture; the error message does not repeat its name.
 
     Args:
         entry: the picture.
-        admit: told the number of its pixels before there is room for them.
+        admit: called with the number of pixels before memory is allocated.
 
     Raises:
         PictureError: no such file, not a picture, or cut short.
@@ -44,15 +44,15 @@ def read_entry(entry: Entry, admit: Callable[[int], object] | None = None) -> Pi
 
 
 def depth_note(entry: Entry) -> str | None:
-    """Return a line about a 16-bit picture that holds 12-bit values, which make it nearly black."""
+    """Return a note on a 16-bit picture with 12-bit values, which is nearly black."""
     try:
         with opened(entry.path) as file:
             if looks_like_twelve_bits(file):
                 return (
-                    f"{entry.key} has 16 bits and no value above 4095, as if 12-bit data were stored as they are, and "
-                    "is read nearly black; multiply such pictures by 16 and save them again"
+                    f"{entry.key} has 16 bits but no value above 4095, as if it held unscaled 12-bit data, "
+                    "so it is nearly black; multiply such pictures by 16 and save them again"
                 )
-    except Exception as error:  # what is wrong with a picture is said by its row
+    except Exception as error:  # errors of a picture are in its row
         raise_interruption(error)
         return None
     return None
@@ -60,9 +60,9 @@ def depth_note(entry: Entry) -> str | None:
 
 @contextmanager
 def picture_of(entry: Entry) -> Iterator[Picture]:
-    """Open a picture for as long as it is used; the next large one waits until this one is gone.
+    """Open a picture for the duration of the block; meanwhile other large pictures wait.
 
-    However many workers read and render, they need memory for small pictures and a single large one.
+    So any number of workers needs memory for small pictures and a single large one.
 
     Raises:
         PictureError: see `read_entry`.
@@ -76,9 +76,9 @@ def picture_of(entry: Entry) -> Iterator[Picture]:
 
 @contextmanager
 def _alone() -> Iterator[None]:
-    """Wait for the large pictures of all other threads and processes, as they share the memory of one machine.
+    """Wait for the large pictures of all other threads and processes, which share the machine's memory.
 
-    The lock belongs to the file system because such a lock ends with its process, even if the picture kills it.
+    The lock is a file lock, because such a lock ends with its process, even if the picture kills it.
     """
     with ExitStack() as held:
         if fcntl is not None:
@@ -87,16 +87,16 @@ def _alone() -> Iterator[None]:
                 lock = os.open(name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
                 held.callback(os.close, lock)
                 fcntl.flock(lock, fcntl.LOCK_EX)
-                held.callback(fcntl.flock, lock, fcntl.LOCK_UN)  # a process that was forked meanwhile has it open too
-            except OSError as error:  # without a place for it pictures are read all the same
+                held.callback(fcntl.flock, lock, fcntl.LOCK_UN)  # a process forked meanwhile has the file open too
+            except OSError as error:  # without a place for the lock, read pictures anyway
                 raise_interruption(error)
         held.callback(_give_back)
         yield
 
 
 def _give_back() -> None:
-    """Return the memory that decoders have freed, which the C library would keep for each thread by itself."""
-    with suppress(AttributeError, OSError, TypeError):  # not every C library has this
+    """Return memory freed by decoders to the system, because the C library would keep it for each thread."""
+    with suppress(AttributeError, OSError, TypeError):  # not every C library has this function
         ctypes.CDLL(None).malloc_trim(0)
 
 
@@ -113,9 +113,9 @@ def decoders_quiet() -> Iterator[None]:
 
 
 def silence_decoders() -> None:
-    """Keep what decoders think of a file from the terminal: what is wrong with a picture is said by its row.
+    """Keep messages of decoders off the terminal; errors of a picture are in its row.
 
-    PIL refuses pictures above its limit (179 megapixels) and says nothing about those above half of it.
+    PIL refuses pictures above its limit (179 megapixels) and does not warn of those above half of it.
     """
     warnings.filterwarnings("ignore", module=r"PIL\.")
     set_log_level()

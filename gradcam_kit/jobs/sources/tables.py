@@ -1,4 +1,4 @@
-"""What list files and tables say about pictures."""
+"""Read list files and tables of pictures."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _Rows = Iterator[tuple[str, str | None]]
 
 
 def listed_rows(source: str) -> _Rows:
-    """Yield paths and labels as they are written; a row of a table without a path gives an empty one.
+    """Yield paths and labels unchanged; a row of a table without a path gives an empty path.
 
     Args:
         source: a list file or table, on this machine or on remote storage.

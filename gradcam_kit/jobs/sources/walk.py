@@ -1,4 +1,4 @@
-"""The pictures below a folder: all, or those that a glob names."""
+"""Find the pictures below a folder: all, or those that match a glob."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PICTURE_SUFFIXES = (
     *(".pnm", ".ppm", ".psd", ".pxr", ".qoi", ".ras", ".rgb", ".rgba", ".sgi", ".sr", ".tga", ".tif"),
     *(".tiff", ".vda", ".vst", ".webp", ".xbm", ".xpm"),
 )
-"""What counts as a picture in a folder or a glob; a single file or a line of a list is taken whatever its name.
+"""Extensions of pictures in a folder or a glob; a single file or a line of a list may have any name.
 
 Left out of what PIL or OpenCV know: programs and drawings (.eps, .ps, .emf, .wmf); what they recognize and cannot read
 (.bufr, .grib, .h5, .hdf, .mpg, .mpeg, and .exr in most builds); measurements that do not say what is white (.fit,
@@ -36,16 +36,16 @@ OWN_FOLDERS = ("shards", "overlays", "thumbnails", "metrics", "report", "export"
 
 @dataclass
 class Skipped:
-    """What lies below SOURCE and is not input; complete when the pictures have streamed by.
+    """Files and folders below SOURCE that are not input; complete once the stream of pictures has ended.
 
     Attributes:
-        endings: number of files by extension that is not a picture's.
+        endings: number of files that are not pictures, by extension.
         runs: folders of earlier runs.
-        closed: folders that may not be read.
-        repeated: pictures that were named before.
-        relabeled: repeated pictures that had another label then.
-        first_relabeled: the first of these, in words.
-        nameless: rows of a table that name no picture.
+        closed: folders without read permission.
+        repeated: number of pictures named before.
+        relabeled: number of repeated pictures with a different label.
+        first_relabeled: description of the first of them.
+        nameless: number of table rows without a path.
     """
 
     endings: Counter[str] = field(default_factory=Counter)
@@ -57,14 +57,14 @@ class Skipped:
     nameless: int = 0
 
     def repeat(self, key: str, kept: str | None, label: str | None) -> None:
-        """Count a picture that is named once more."""
+        """Count a repeated picture."""
         self.repeated += 1
         if label is not None and label != kept:
             self.relabeled += 1
             self.first_relabeled = self.first_relabeled or f"{key} is {kept!r} and not {label!r}"
 
     def lines(self) -> list[str]:
-        """Return what was left out in words."""
+        """Return notes on what was left out."""
         said = []
         if self.endings:
             counted = ", ".join(
@@ -76,12 +76,13 @@ class Skipped:
         if self.runs:
             said.append(f"left out the folders of earlier runs: {_first(self.runs)}")
         if self.closed:
-            said.append(f"left out folders that may not be read: {_first(self.closed)}")
+            said.append(f"left out folders without read permission: {_first(self.closed)}")
         if self.repeated:
-            said.append(f"left out {self.repeated} repetitions of pictures that are named more than once")
+            said.append(f"left out {self.repeated} repetitions of pictures")
         if self.relabeled:
             said.append(
-                f"{self.relabeled} of these repetitions have another label, which is lost: {self.first_relabeled}"
+                f"{self.relabeled} of these repetitions have a different label, which is ignored: "
+                f"{self.first_relabeled}"
             )
         if self.nameless:
             said.append(f"left out {self.nameless} rows of the table that have no path")
@@ -107,23 +108,23 @@ class Walk:
 
     def __post_init__(self) -> None:
         out, root = os.path.realpath(self.out), os.path.realpath(self.root)
-        # Where pictures lie in the folder of their run, only what the run wrote is not input.
+        # If pictures are inside the folder of their run, skip only the files that the run wrote.
         around = os.path.commonpath([out, root]) == out
         self._own = {os.path.join(out, name) for name in OWN_FOLDERS} if around else {out}
 
     def matches(self, pattern: Sequence[str]) -> Iterator[str]:
-        """Yield the pictures whose path below the root matches, through symbolic links but never in a circle.
+        """Yield the pictures whose path below the root matches; follow symbolic links, but not cycles.
 
         Args:
-            pattern: one glob for each folder on the way and for the file; `**` stands for any number of folders, and
-                `..` leads up.
+            pattern: one glob for each folder of the path and for the file; `**` matches any number of folders, `..` is
+                the parent.
 
         Raises:
-            InputError: a folder that cannot be listed; one below the root that may not be read is left out.
+            InputError: the root cannot be listed; folders below it without read permission are left out.
         """
         pattern = [*(part for part in pattern[:-1] if part not in ("", ".")), *pattern[-1:]]
         waiting = [(self.root, _also_empty(pattern, {0}), frozenset[tuple[int, int]]())]
-        risen = set()  # where `..` has led, because many folders have the same above them
+        risen = set()  # folders reached by `..`, because many folders share a parent
         while waiting:
             folder, positions, above = waiting.pop()
             parts = {position: pattern[position] for position in positions if position < len(pattern)}
@@ -148,7 +149,7 @@ class Walk:
                                 waiting.append((os.fspath(child), reached, above | {identity}))
                         elif len(pattern) in reached and self._takes(child):
                             yield os.fspath(child)
-            except (FileNotFoundError, NotADirectoryError):  # vanished, or a pattern that leads nowhere
+            except (FileNotFoundError, NotADirectoryError):  # the folder vanished, or the pattern names no folder
                 continue
             except OSError as error:
                 raise_interruption(error)
@@ -157,13 +158,13 @@ class Walk:
                 self.left_out.closed.append(key_of(os.path.relpath(folder, self.root)))
 
     def _parent(self, folder: str) -> str:
-        """Return the folder above; by its plain name where it is known to be the same."""
+        """Return the parent folder; by its plain name if that is certainly the same folder."""
         if folder == self.root or folder.endswith(os.sep + "..") or os.path.islink(folder):
             return os.path.join(folder, "..")
         return os.path.dirname(folder)
 
     def _takes(self, child: _Child) -> bool:
-        """Whether it has a picture's extension; pipes do not count, and a broken link will fail as a picture."""
+        """Whether it has a picture's extension; pipes are skipped, and a broken link will become a failure."""
         ending = os.path.splitext(child.name)[1].lower()
         if ending in PICTURE_SUFFIXES:
             return child.is_symlink() or child.is_file()
@@ -180,7 +181,7 @@ class Walk:
 
 
 def key_of(relative: str) -> str:
-    """Return a relative path as rows call it: POSIX, and text whatever bytes it is made of."""
+    """Return a relative path as a key of rows: POSIX, and valid text whatever its bytes are."""
     name = os.fsencode(relative.replace(os.sep, "/"))
     try:
         if "\\x" not in (key := name.decode()):
@@ -191,7 +192,7 @@ def key_of(relative: str) -> str:
 
 
 def _reached(pattern: Sequence[str], positions: Iterable[int], name: str) -> frozenset[int]:
-    """Return the positions of the pattern to which a name leads from some positions; `**` may lead to several."""
+    """Return the positions in the pattern after matching a name; `**` may lead to several."""
     hidden = name.startswith(".")
     found = set()
     for position in positions:
@@ -204,7 +205,7 @@ def _reached(pattern: Sequence[str], positions: Iterable[int], name: str) -> fro
 
 
 def _also_empty(pattern: Sequence[str], positions: Iterable[int]) -> frozenset[int]:
-    """Return the positions with those behind each `**`, which may stand for no folder."""
+    """Return the positions, plus those after each `**`, because it may match no folder."""
     found = set(positions)
     for position, part in enumerate(pattern):
         if part == "**" and position in found:
@@ -213,7 +214,7 @@ def _also_empty(pattern: Sequence[str], positions: Iterable[int]) -> frozenset[i
 
 
 def _children(folder: str, parts: Collection[str]) -> AbstractContextManager[Iterable[_Child]]:
-    """Return what may match parts of a pattern; a folder is not listed for names without wildcards."""
+    """Return the candidates for parts of a pattern; names without wildcards need no listing."""
     return os.scandir(folder) if any(map(glob.has_magic, parts)) else nullcontext(_named(folder, parts))
 
 
@@ -235,7 +236,7 @@ def _is_folder(child: _Child) -> bool:
 
 
 def _leads_nowhere(child: _Child) -> bool:
-    """Whether a symbolic link leads around in a circle."""
+    """Whether a symbolic link leads to a cycle."""
     try:
         child.stat()
     except OSError as error:

@@ -1,1 +1,1 @@
-"""What a run leaves on disk: folders, shards of rows, and the manifest."""
+"""The files of a run: folders, shards of rows, and the manifest."""

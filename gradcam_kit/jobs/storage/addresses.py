@@ -1,4 +1,4 @@
-"""Addresses of remote storage: which are taken, and the file system behind each."""
+"""Addresses of remote storage: accepted kinds, and their file systems."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ SIMPLE = frozenset(
         *("tos", "viewfs", "wandb", "webdav", "webhdfs"),
     }
 )
-"""Kinds of storage that hold files and nothing else.
+"""Kinds of storage that only hold files.
 
 Not those that compose others, unpack archives or follow instructions in files (`zip`, `simplecache`, `reference`, ...):
-a line of somebody's list could make them read other places, fill the disk, or in some versions run code.
+a line of an untrusted list could make them read other places, fill the disk, or in some versions run code.
 """
 
 
@@ -31,14 +31,14 @@ def is_remote(path: str | os.PathLike[str]) -> bool:
 
 
 def check_local(out: str | os.PathLike[str], command: str) -> None:
-    """Refuse an output on remote storage for a command that writes to this machine alone.
+    """Refuse an output on remote storage for a command that writes only to this machine.
 
     Args:
-        out: where the command writes; of `Path("s3://...")` one of the slashes is gone.
+        out: output of the command; `Path("s3://...")` has lost one of its slashes.
         command: its name.
 
     Raises:
-        OptionError: as it says.
+        OptionError: `out` is an address of remote storage.
     """
     kind, separator, rest = os.fspath(out).partition(":/")
     if separator and (rest.startswith("/") or kind.lower() in SIMPLE or kind.lower() in known_implementations):
@@ -49,7 +49,7 @@ def check_local(out: str | os.PathLike[str], command: str) -> None:
 
 
 def local_path(path: str) -> str | None:
-    """Return the path on this machine that an address means, also `file://...`; None for another machine."""
+    """Return the local path of an address, including `file://...`; None for remote addresses."""
     if not is_remote(path):
         return path
     return path.partition("://")[2] if scheme(path) in ("file", "local") else None
@@ -60,10 +60,10 @@ def check_address(path: str, also: str | None = None) -> None:
 
     Args:
         path: an address with `://`.
-        also: a kind of storage that is taken beside `SIMPLE`; None = those that a program registered by itself.
+        also: a kind of storage accepted besides `SIMPLE`; None = kinds that the program itself registered.
 
     Raises:
-        InputError: as it says.
+        InputError: an address of another kind, or one that chains several kinds.
     """
     kind = scheme(path)
     if "::" in path:
@@ -73,7 +73,8 @@ def check_address(path: str, also: str | None = None) -> None:
     else:
         problem = f"{kind}:// is not one of the simple kinds of storage"
     raise InputError(
-        f"{path!r} cannot be used: {problem}; expected a path or a plain address such as s3://, gs://, https:// or hf://"
+        f"{path!r} cannot be used: {problem}; expected a path or a plain address such as s3://, gs://, "
+        "https:// or hf://"
     )
 
 
@@ -83,14 +84,14 @@ def scheme(path: str) -> str:
 
 
 def remote(path: str) -> tuple[Any, str]:
-    """Return the file system of an address and the path on it; Arrow's where fsspec lacks a library.
+    """Return the file system of an address and the path on it; Arrow's file system if fsspec lacks a library.
 
     Raises:
-        InputError: a kind of storage that is not known, that has no library here, or that cannot be reached; an address
-            that chains or composes several.
+        InputError: an unknown kind of storage, a missing library, unreachable storage, or an address that chains
+            several kinds.
     """
     check_address(path)
-    path = f"{scheme(path)}://{path.partition('://')[2]}"  # libraries know the names in small letters alone
+    path = f"{scheme(path)}://{path.partition('://')[2]}"  # libraries know only the lower-case names
     try:
         found: tuple[Any, str] = fsspec.core.url_to_fs(path)
     except ImportError as error:
@@ -110,7 +111,7 @@ def remote(path: str) -> tuple[Any, str]:
 
 @cache
 def _arrow_system(root: str) -> tuple[Any, str]:
-    """Return Arrow's file system of a bucket or host, wrapped for fsspec, and its root; made once for all files."""
+    """Return Arrow's file system of a bucket or host, wrapped for fsspec, and its root; cached for all files."""
     from fsspec.implementations.arrow import ArrowFSWrapper
     from pyarrow.fs import FileSystem
 
@@ -119,7 +120,7 @@ def _arrow_system(root: str) -> tuple[Any, str]:
 
 
 def unreachable(path: str, error: Exception) -> InputError:
-    """Return the error of remote storage that is known and gives no answer."""
+    """Return the error for remote storage that does not answer."""
     return InputError(f"{path!r} cannot be reached: {type(error).__name__}: {first_line(error)}")
 
 

@@ -1,4 +1,4 @@
-"""Folders in which a command writes files beside the files of others: it notes which are its own."""
+"""Keep a record of the files that a command writes into a folder with files of others."""
 
 from __future__ import annotations
 
@@ -11,29 +11,31 @@ from gradcam_kit.jobs.storage.folders import Folder
 
 
 def claim(folder: Folder, notes: str, names: Iterable[str], overwrite: bool) -> None:
-    """Note that files are about to be written, unless they would replace files of others.
+    """Record files that are about to be written; refuse to replace files of others.
 
     Args:
-        folder: where they go; it need not exist.
-        notes: the name of the file with the notes.
-        names: of the files.
-        overwrite: replace the files of others too.
+        folder: the output folder, which need not exist.
+        notes: name of the record file.
+        names: names of the files.
+        overwrite: also replace files of others.
 
     Raises:
-        OptionError: a file is there that the notes do not name; nothing is written then.
+        OptionError: a file exists that is not in the record; then nothing is written.
     """
     names = list(dict.fromkeys(names))
     try:
         own = _noted(folder, notes)
         for parent in {str(parent) for name in names for parent in PurePosixPath(name).parents} - {"."}:
             if folder.blocks(parent):
-                raise OptionError(f"{folder.root}/{parent} is in the way, as a folder is needed; choose another folder")
+                raise OptionError(
+                    f"{folder.root}/{parent} exists, but a folder of this name is needed; choose another folder"
+                )
         if not overwrite:
             found = next((name for name in [*names, notes] if name not in own and folder.holds(name)), None)
             if found is not None:
                 raise OptionError(
-                    f"{folder.root}/{found} is there already, and this command did not write it; choose another "
-                    "folder, or replace it: --overwrite"
+                    f"{folder.root}/{found} already exists, and this command did not write it; choose "
+                    "another folder, or replace it with --overwrite"
                 )
         folder.write(notes, json.dumps([notes, *sorted({*own, *names} - {notes})]).encode("utf-8", "backslashreplace"))
     except OSError as error:
@@ -42,7 +44,7 @@ def claim(folder: Folder, notes: str, names: Iterable[str], overwrite: bool) -> 
 
 
 def _noted(folder: Folder, notes: str) -> set[str]:
-    """Return the files that were noted before; none if the notes are not ours."""
+    """Return the recorded files; none if the record is not ours."""
     try:
         found = json.loads(folder.read(notes) or b"[]")
     except (ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""How many pictures are in a shard, and how many of them failed."""
+"""Numbers of pictures and failures in a shard."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gradcam_kit.jobs.storage.rows import Row
 
 @dataclass(frozen=True)
 class Counts:
-    """What is in a shard.
+    """Counts of a shard.
 
     Attributes:
         problems: the first few failures, one line each.
@@ -23,7 +23,7 @@ class Counts:
 
 
 def counted(rows: Iterable[Row], shown: int = SHOWN) -> Counts:
-    """Count pictures and failures in rows; the rows of a picture follow each other."""
+    """Count pictures and failures in rows; the rows of a picture are adjacent."""
     pictures, failed, last, last_failed = 0, 0, None, None
     problems: list[str] = []
     for row in rows:

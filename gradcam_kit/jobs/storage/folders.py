@@ -1,4 +1,4 @@
-"""Folders on this machine and on remote storage (`s3://...`), and files in them that appear whole or not at all."""
+"""Folders on this machine and on remote storage (`s3://...`), with atomic writes."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from gradcam_kit.jobs.storage.addresses import is_remote, remote
 from gradcam_kit.jobs.storage.remote_folder import RemoteFolder
 
 _HOST = hashlib.sha256(platform.node().encode()).hexdigest()[:8]
-_OLD = 600  # seconds; no file takes as long to be written
-_TEMPORARY = re.compile(r"[0-9a-z]{8,}-\d+-[0-9a-f]+")  # how the names of files that are being written end
+_OLD = 600  # seconds; longer than any write takes
+_TEMPORARY = re.compile(r"[0-9a-z]{8,}-\d+-[0-9a-f]+")  # suffix of temporary files
 _HOPELESS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 def is_full(error: BaseException) -> bool:
-    """Whether an error says that no other file can be written there either."""
+    """Whether an error means that no other file can be written there either."""
     return isinstance(error, OSError) and error.errno in _HOPELESS
 
 
@@ -36,7 +36,7 @@ def opened(path: str) -> Iterator[IO[bytes]]:
     """Open a file of this machine or of remote storage for reading.
 
     Raises:
-        PictureError: it is not a regular file, so that reading it might never end.
+        PictureError: not a regular file, so that reading might block forever.
     """
     if is_remote(path):
         system, inner = remote(path)
@@ -50,15 +50,15 @@ def opened(path: str) -> Iterator[IO[bytes]]:
 
 
 class LocalFolder:
-    """A folder of this machine, or of a file system that it mounts; names in it are relative, with `/`."""
+    """A folder of this machine or of a mounted file system; names in it are relative, with `/`."""
 
     def __init__(self, root: str) -> None:
         self.root = root
 
     def path(self, name: str) -> Path:
-        """Return where a file lies."""
+        """Return the path of a file."""
         if name.startswith("/") or ".." in name.split("/"):
-            raise AssertionError(f"{name!r} leads out of {self.root!r}")  # not `assert`, which python -O leaves out
+            raise AssertionError(f"{name!r} leads out of {self.root!r}")  # not `assert`, which `python -O` removes
         return Path(self.root, name)
 
     def read(self, name: str) -> bytes | None:
@@ -72,23 +72,23 @@ class LocalFolder:
             return None
 
     def write(self, name: str, content: bytes) -> None:
-        """Write a file that others may read at any time: whole or not at all, and safe when this returns.
+        """Write a file atomically and durably; others may read it at any time.
 
-        It is written beside its place, brought to the disk and renamed. What a process that was killed left is removed,
-        if it was one of this machine or some minutes ago.
+        The content goes to a temporary file in the same folder, is synced to disk and renamed. Temporary files of
+        killed processes are removed if the process ran on this machine, or after some minutes.
         """
         path = self.path(name)
         with _beside(path, content) as temporary:
             try:
                 temporary.replace(path)
             except FileNotFoundError:
-                if not path.exists():  # else another process has just written the same, and swept
+                if not path.exists():  # otherwise another process has just written the same file and cleaned up
                     raise
 
     def create(self, name: str, content: bytes) -> bool:
-        """Write a file unless it is there; return False if it is, also if another process was faster by a moment.
+        """Write a file unless it exists; return False if it does, even if another process was just faster.
 
-        Where there are no hard links, a reader may meet a part of it for a moment.
+        Without hard links, a reader may briefly see a partial file.
         """
         path = self.path(name)
         with _beside(path, content) as temporary:
@@ -101,7 +101,7 @@ class LocalFolder:
         return True
 
     def put(self, name: str, content: bytes) -> None:
-        """Write a file that nobody reads before a later `write` says that it is there; never through a link."""
+        """Write a file that nobody reads before a later `write` refers to it; never through a link."""
         path = self.path(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
@@ -109,14 +109,14 @@ class LocalFolder:
             file.write(content)
 
     def names(self, folder: str) -> list[str]:
-        """Return the names in a folder, sorted, without hidden ones; none if there is no such folder."""
+        """Return the sorted names in a folder, without hidden files; empty if there is no such folder."""
         try:
             return sorted(name for name in os.listdir(self.path(folder)) if not name.startswith("."))
         except (FileNotFoundError, NotADirectoryError):
             return []
 
     def files(self, folder: str) -> Iterator[str]:
-        """Yield the names of all files below a folder, relative to it; no links, and nothing behind links."""
+        """Yield the relative names of all files below a folder; links are neither listed nor followed."""
         root = self.path(folder)
         for place, folders, files in os.walk(root):
             folders[:] = [one for one in folders if not os.path.islink(os.path.join(place, one))]
@@ -126,7 +126,7 @@ class LocalFolder:
                     yield path.relative_to(root).as_posix()
 
     def holds(self, name: str) -> bool:
-        """Whether there is anything of a name: a file, a folder that is not empty, or a link."""
+        """Whether a name is taken: by a file, a nonempty folder, or a link."""
         path = self.path(name)
         if path.is_dir() and not path.is_symlink():
             return any(path.iterdir())
@@ -137,19 +137,19 @@ class LocalFolder:
         return self.path(name).is_symlink()
 
     def blocks(self, name: str) -> bool:
-        """Whether something of a name keeps a folder from being made: a file, or a link that leads to none."""
+        """Whether a file, or a link that leads to no folder, prevents a folder of this name."""
         path = self.path(name)
         return os.path.lexists(path) and not path.is_dir()
 
     def remove(self, *names: str) -> None:
-        """Remove files, as far as they are there, and folders that are empty afterwards."""
+        """Remove files, if they exist, and folders that become empty."""
         folders = set()
         for name in names:
             with suppress(FileNotFoundError, NotADirectoryError):
                 self.path(name).unlink()
                 folders.update([*Path(name).parents][:-1])
         for folder in sorted(folders, key=lambda one: -len(one.parts)):
-            with suppress(OSError):  # something else is in it
+            with suppress(OSError):  # the folder is not empty
                 self.path(folder.as_posix()).rmdir()
 
     def open(self, name: str) -> IO[bytes]:
@@ -158,7 +158,7 @@ class LocalFolder:
 
 
 def _written_exclusively(path: Path, content: bytes) -> bool:
-    """Write a file under its name, unless that is taken, also by a link that leads nowhere."""
+    """Write a file under its name unless the name is taken, even by a broken link."""
     try:
         number = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
     except FileExistsError:
@@ -176,7 +176,7 @@ def _written_exclusively(path: Path, content: bytes) -> bool:
 
 @contextmanager
 def _beside(path: Path, content: bytes) -> Iterator[Path]:
-    """Write a temporary file beside `path`, safe on the disk, which the block gives its name."""
+    """Write a temporary file beside `path` and sync it to disk; the block renames it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{_HOST}-{os.getpid()}-{uuid.uuid4().hex[:12]}")
     try:
@@ -188,7 +188,8 @@ def _beside(path: Path, content: bytes) -> Iterator[Path]:
     finally:
         temporary.unlink(missing_ok=True)
     for left in glob.glob(f"{glob.escape(os.path.join(path.parent, '.' + path.name))}.*"):
-        ending = os.path.basename(left)[len(path.name) + 2 :]  # of others' files, such as .rows.csv.swp, it is another
+        # files of others, such as .rows.csv.swp, have another suffix
+        ending = os.path.basename(left)[len(path.name) + 2 :]
         if _TEMPORARY.fullmatch(ending) and _is_left_over(Path(left)):
             Path(left).unlink(missing_ok=True)
     if os.name == "posix":
@@ -200,7 +201,7 @@ def _beside(path: Path, content: bytes) -> Iterator[Path]:
 
 
 def _is_left_over(temporary: Path) -> bool:
-    """Whether nobody will give a temporary file its name: it is old, or its process was of this machine and is dead."""
+    """Whether a temporary file is abandoned: it is old, or its process ran on this machine and is dead."""
     host, _, rest = temporary.name.rpartition(".")[2].partition("-")
     process = rest.partition("-")[0]
     try:
@@ -209,7 +210,7 @@ def _is_left_over(temporary: Path) -> bool:
         return time.time() - temporary.stat().st_mtime > _OLD
     except ProcessLookupError:
         return True
-    except OSError:  # another user's process, or the file is gone
+    except OSError:  # the process belongs to another user, or the file is gone
         return False
 
 

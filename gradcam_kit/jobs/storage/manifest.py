@@ -1,4 +1,4 @@
-"""Check `run.json`: whether it is the manifest of a run, and whether two runs are the same."""
+"""Check whether `run.json` is the manifest of a run, and whether two runs are the same."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ def check_same(before: Mapping[str, Any], now: Mapping[str, Any], root: str) -> 
     """Refuse to mix the rows of two different runs.
 
     Raises:
-        OptionError: names every field that differs.
+        OptionError: fields differ; the message names all of them.
     """
     now = json.loads(json.dumps(now))  # tuples become lists, as in the file
-    unsaid = {"scores": "softmax", "gradient_rule": "exact"}  # what earlier versions did not write down
+    unsaid = {"scores": "softmax", "gradient_rule": "exact"}  # fields that earlier versions did not write
     before, now = {**before, **unsaid, **before}, {**now, **unsaid, **now}
     differences = [
         f"{name}: {_short(old)} there, {_short(new)} now"
@@ -30,20 +30,20 @@ def check_same(before: Mapping[str, Any], now: Mapping[str, Any], root: str) -> 
     ]
     if differences:
         raise OptionError(
-            f"{root!r} holds a run with different {'; '.join(differences)}; choose another folder, ask for the same, "
-            "or replace it: --overwrite"
+            f"{root!r} holds a run with different {'; '.join(differences)}; choose another folder, use the "
+            "same settings, or replace it with --overwrite"
         )
 
 
 def check_readable(manifest: Mapping[str, Any], place: str) -> None:
-    """Refuse a `run.json` that is not the manifest of a run, as nothing in it can be trusted to be what it should be.
+    """Refuse a `run.json` that is not the manifest of a run, because none of its fields can be trusted.
 
     Args:
         manifest: its content.
-        place: where it lies, for errors.
+        place: its path, for messages.
 
     Raises:
-        InputError: it is of another format, or the first field that is not as runs write it.
+        InputError: another format, or a field that no run writes; the message names the first.
     """
     if manifest.get("format") != FORMAT:
         raise InputError(f"{place} has the format {_short(manifest.get('format'))}; expected {FORMAT}")
@@ -58,7 +58,7 @@ def check_readable(manifest: Mapping[str, Any], place: str) -> None:
 
 
 def _differences(before: Any, now: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Yield the fields that differ with both values; of objects of objects with other names the names at once."""
+    """Yield the fields that differ, with both values; for objects of objects with different keys, the keys."""
     if not (isinstance(before, Mapping) and isinstance(now, Mapping)):
         if before != now:
             yield name, before, now
@@ -89,7 +89,7 @@ def _is_objects(value: Any) -> bool:
 
 
 def _is_file_name(text: Any) -> bool:
-    """Whether a method's name can be part of the name of a file, and leads nowhere else."""
+    """Whether a method's name is safe as a part of a file name."""
     return isinstance(text, str) and text not in ("", ".", "..") and not {"/", "\\", "\0"} & {*text}
 
 
@@ -116,7 +116,7 @@ _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "weights_sha256": (lambda value: isinstance(value, str), "a text"),
     "transform": (lambda value: isinstance(value, Mapping), "an object"),
     "class_names": (lambda value: value is None or _is_texts(value), "a list of texts or null"),
-    "methods": (_is_methods, "an object with the settings of each method, whose names can be names of files"),
+    "methods": (_is_methods, "an object with the settings of each method, whose names are valid in file names"),
     "layers": (
         lambda value: isinstance(value, Mapping) and all(map(_is_texts, value.values())),
         "an object with the layers of each method",
@@ -135,4 +135,4 @@ _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "about.root": (lambda value: isinstance(value, str) and "\0" not in value, "a folder"),
     "about.source": (lambda value: isinstance(value, str), "a text"),
 }
-"""Fields that are read again, what holds of each, and the same in words."""
+"""Fields that are read, the condition of each, and its description for messages."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 
-_LONGEST_NAME = 255  # bytes, on all common file systems
+_LONGEST_NAME = 255  # longest file name in bytes on all common file systems
 
 
 def overlay_name(key: str, method: str, rank: int = 0) -> str:
-    """Return where the overlay of a picture lies; `rank` counts the targets of one picture.
+    """Return the path of a picture's overlay; `rank` counts the targets of one picture.
 
-    The picture's whole name stays; names too long for the file system end in a digest of themselves.
+    The name of the picture is kept whole; a name too long for the file system is shortened and ends in its digest.
     """
     *folders, name = key.split("/")
     suffix = f".{method}.jpg" if rank == 0 else f".{method}.{rank + 1}.jpg"
@@ -18,7 +18,7 @@ def overlay_name(key: str, method: str, rank: int = 0) -> str:
 
 
 def _inside(part: str) -> str:
-    """Return a folder's name that stays inside the run's folder, also for a key that leads upwards."""
+    """Return a folder name that stays inside the run's folder, even for a key with `..`."""
     return f"-{hashlib.sha256(part.encode()).hexdigest()[:12]}" if part in {"", ".", ".."} else _fitting(part)
 
 

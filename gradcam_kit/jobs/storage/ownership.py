@@ -1,4 +1,4 @@
-"""Tell which files in the folder of a run are its own; a run removes and replaces no others."""
+"""Tell which files in a folder belong to a run; a run never removes or replaces other files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from gradcam_kit.jobs.storage.folders import Folder
 
 PAGE = "report.html"
 PARTS = ("shards", "metrics", "thumbnails", "overlays", "report")
-"""Folders of a run, in the order in which they are emptied: a picture without its shard is explained again."""
+"""Folders of a run in the order in which they are emptied; shards are first, because a picture without a shard is
+explained again.
+"""
 
 _NAMES = {
     **dict.fromkeys(("shards", "metrics", "thumbnails"), re.compile(r"\d{5,}\.parquet")),
@@ -24,7 +26,7 @@ _PAGE_MARKS = (b'<meta name="gradcam-kit-rows"', b"<h1>Where did <em>")
 
 
 def own_files(folder: Folder, methods: Iterable[str]) -> Iterator[str]:
-    """Yield the files whose names a run with these methods gives, except `run.json` and the page."""
+    """Yield the files that have names of a run with these methods, except `run.json` and the page."""
     endings = "|".join(map(re.escape, methods)) or r"\b\B"  # without methods, no overlays
     overlay = re.compile(rf".*\.({endings})(\.\d+)?\.jpg", re.DOTALL)
     for part in PARTS:
@@ -41,21 +43,21 @@ def is_run_manifest(manifest: Any) -> bool:
 
 
 def check_vacant(folder: Folder, methods: Iterable[str], overwrite: bool) -> None:
-    """Refuse to begin a run in a folder without one, where files of others have the names that the run needs.
+    """Refuse to begin a run in a folder in which files of others have the names that the run needs.
 
     Args:
         folder: the folder of the run, without a `run.json`.
         methods: of the run.
-        overwrite: a run was to be replaced, so all folders under the names of a run's count.
+        overwrite: whether a run was to be replaced, so that all folders with names of a run's folders count.
 
     Raises:
-        OptionError: names what is in the way.
+        OptionError: such files exist; the message names them.
     """
     for part in PARTS:
         if folder.blocks(part):
             raise OptionError(
-                f"{folder.root}/{part} is in the way: a run needs a folder of this name; choose another folder for the "
-                "run, or move it away"
+                f"{folder.root}/{part} exists, but the run needs a folder of this name; choose another "
+                "folder for the run, or move the file"
             )
     taken = (name for name in (PAGE, *PARTS) if folder.holds(name)) if overwrite else own_files(folder, methods)
     found = next(taken, None)
@@ -64,23 +66,23 @@ def check_vacant(folder: Folder, methods: Iterable[str], overwrite: bool) -> Non
     if found is not None:
         asked = "there is no run to overwrite" if overwrite else "no run wrote it"
         raise OptionError(
-            f"{folder.root!r} has no run.json but holds {found!r}: {asked}, and nothing is replaced; choose another "
-            "folder, or move it away"
+            f"{folder.root!r} has no run.json but holds {found!r}: {asked}, so nothing is replaced; choose "
+            "another folder, or move the files"
         )
 
 
 def check_links(folder: Folder) -> None:
-    """Refuse to empty folders that are reached through symbolic links, as no run makes any.
+    """Refuse to empty folders reached through symbolic links, because no run makes links.
 
     Raises:
-        OptionError: names the link.
+        OptionError: there is a link; the message names it.
     """
     names = [name for part in PARTS[:3] if not folder.is_link(part) for name in _children(folder, part)]
     for name in (*PARTS, *names):
         if folder.is_link(name):
             raise OptionError(
-                f"{folder.root}/{name} is a symbolic link, and --overwrite removes only what a run wrote; remove the "
-                "link, or choose another folder"
+                f"{folder.root}/{name} is a symbolic link, but --overwrite removes only files that a run "
+                "wrote; remove the link, or choose another folder"
             )
 
 
@@ -88,30 +90,30 @@ def check_page(folder: Folder, remedy: str) -> None:
     """Refuse to replace a `report.html` that is not the page of a run.
 
     Raises:
-        OptionError: as it says.
+        OptionError: `report.html` is not the page of a run.
     """
     if folder.holds(PAGE) and not has_own_page(folder):
         raise OptionError(f"{folder.root}/{PAGE} is not the page of a run, so it is not replaced; {remedy}")
 
 
 def has_own_page(folder: Folder) -> bool:
-    """Whether there is a `report.html` that is the page of a run, as far as it can be read."""
+    """Whether a readable `report.html` is the page of a run."""
     try:
         content = folder.read(PAGE)
-    except OSError:  # a folder, a pipe, or what may not be read
+    except OSError:  # a folder, a pipe, or an unreadable file
         return False
     return content is not None and any(mark in content for mark in _PAGE_MARKS)
 
 
 def check_inputs_stay(folder: Folder, inputs: Iterable[str]) -> None:
-    """Refuse to overwrite a run when something that is read lies where the run's own files are removed.
+    """Refuse to overwrite a run if an input lies in one of the folders to be emptied.
 
     Args:
         folder: the folder of the run.
-        inputs: the files and folders that are read.
+        inputs: the input files and folders.
 
     Raises:
-        OptionError: names the first of them.
+        OptionError: such inputs exist; the message names the first.
     """
     own = [f"{place}/{name}" for place in _places(folder.root) for name in (*PARTS, PAGE, "run.json")]
     exact, inside = {*own}, tuple(f"{name}/" for name in own)
@@ -119,8 +121,8 @@ def check_inputs_stay(folder: Folder, inputs: Iterable[str]) -> None:
         for place in _places(path):
             if place in exact or place.startswith(inside):
                 raise OptionError(
-                    f"{path!r} lies in what --overwrite removes of {folder.root!r}, so it would be lost before it is "
-                    "read; choose another folder for the run"
+                    f"{path!r} is in a folder of {folder.root!r} that --overwrite empties, so it would be "
+                    "lost before it is read; choose another folder for the run"
                 )
 
 
@@ -129,7 +131,7 @@ def _children(folder: Folder, part: str) -> list[str]:
 
 
 def _places(path: str) -> tuple[str, ...]:
-    """Return a path by its name and where its links lead."""
+    """Return a path both as named and with its links resolved."""
     local = local_path(path)
     if local is None:
         return (path.rstrip("/"),)

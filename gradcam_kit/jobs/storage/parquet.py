@@ -1,4 +1,4 @@
-"""Tables as Parquet files, read and written without a thread that could outlive the interpreter."""
+"""Read and write tables as Parquet files, without threads that could outlive the interpreter."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import pyarrow.parquet as pq
 from gradcam_kit.errors import raise_interruption
 
 _DAMAGE = (OSError, pa.ArrowException, ValueError, KeyError, OverflowError, MemoryError)
-"""What Arrow raises about damaged files, whose pages it decompresses and decodes; it has no type for them."""
+"""Exceptions that Arrow raises while decompressing and decoding damaged files; it has no special type for them."""
 
 
 class DamagedTableError(Exception):
-    """A file of rows that cannot be read, or only in part."""
+    """A file of rows that cannot be read completely."""
 
 
 def as_parquet(table: pa.Table) -> bytes:
@@ -29,11 +29,11 @@ def as_parquet(table: pa.Table) -> bytes:
 def read_parquet(file: Any, columns: Sequence[str] | None = None) -> pa.Table:
     """Return the rows of a Parquet file that is open for reading, all columns or some.
 
-    Only this thread reads: a thread of Arrow's that still holds a Python file when the interpreter ends aborts the
-    process or hangs (apache/arrow#50482), with all results written and an exit status that says otherwise.
+    Only this thread reads. An Arrow thread that still holds a Python file when the interpreter exits aborts or hangs
+    the process (apache/arrow#50482), so the exit status would report a failure although all results are written.
 
     Raises:
-        DamagedTableError: what a disk or a transfer has damaged, also within the file.
+        DamagedTableError: the file was damaged on disk or in transfer.
     """
     try:
         with pq.ParquetFile(file, pre_buffer=False, page_checksum_verification=True) as table:

@@ -1,4 +1,4 @@
-"""A folder of remote storage, with the operations of one of this machine."""
+"""A folder on remote storage, with the same operations as a local folder."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from gradcam_kit.jobs.storage.addresses import remote, unreachable
 
 
 class RemoteFolder:
-    """A folder of remote storage, through fsspec; its stores show a file when all of it has arrived."""
+    """A folder on remote storage, through fsspec; stores show a file only once it is complete."""
 
     def __init__(self, root: str) -> None:
         self.root = root.rstrip("/")
         self._system, self._base = remote(self.root)
 
     def path(self, name: str) -> str:
-        """Return where a file lies on its file system."""
+        """Return the path of a file on its file system."""
         return f"{self._base}/{name}"
 
     def read(self, name: str) -> bytes | None:
@@ -27,23 +27,23 @@ class RemoteFolder:
             content: bytes = self._system.cat_file(self.path(name))
         except FileNotFoundError:
             return None
-        except Exception as error:  # libraries of storages raise anything
+        except Exception as error:  # storage libraries raise all kinds of exceptions
             raise_interruption(error)
             raise unreachable(self.root, error) from error
         return content
 
     def write(self, name: str, content: bytes) -> None:
-        """Send a file as one object."""
+        """Upload a file as one object."""
         self._system.makedirs(self.path(name).rpartition("/")[0], exist_ok=True)
         self._system.pipe_file(self.path(name), content)
 
     put = write
 
     def create(self, name: str, content: bytes) -> bool:
-        """Send a file unless it is there; False if it is, also if another process was faster.
+        """Upload a file unless it exists; return False if it does, even if another process was just faster.
 
-        The latter is best effort: storages that cannot refuse to replace are asked afterwards whose file it is, and of
-        two processes each may be told that it is its own, if one sends after the other has asked.
+        The latter is best effort on storages without conditional writes: the file is read back to see whose it is, so
+            two processes may both believe that it is theirs if one uploads after the other has checked.
         """
         path = self.path(name)
         self._system.invalidate_cache()
@@ -54,12 +54,12 @@ class RemoteFolder:
             self._system.pipe_file(path, content, mode="create")
         except FileExistsError:
             return False
-        except (TypeError, ValueError, NotImplementedError):  # it does not know of modes
+        except (TypeError, ValueError, NotImplementedError):  # this file system has no such mode
             self._system.pipe_file(path, content)
         return self.read(name) == content
 
     def names(self, folder: str) -> list[str]:
-        """Return the names in a folder, sorted, without hidden ones; none if there is no such folder."""
+        """Return the sorted names in a folder, without hidden files; empty if there is no such folder."""
         self._system.invalidate_cache()
         try:
             paths = self._system.ls(self.path(folder), detail=False)
@@ -79,7 +79,7 @@ class RemoteFolder:
         yield from (path.lstrip("/")[len(inside) :] for path in found if path.lstrip("/").startswith(inside))
 
     def holds(self, name: str) -> bool:
-        """Whether there is anything of a name."""
+        """Whether a name is taken."""
         return next(self.files(name), None) is not None or bool(self._system.exists(self.path(name)))
 
     def is_link(self, name: str) -> bool:
@@ -87,15 +87,15 @@ class RemoteFolder:
         return False
 
     def blocks(self, name: str) -> bool:
-        """Whether something of a name keeps a folder from being made, which storages do not know."""
+        """Whether something prevents a folder of this name; never on remote storage."""
         return False
 
     def remove(self, *names: str) -> None:
-        """Remove files, as far as they are there."""
+        """Remove files, if they exist."""
         paths = list(map(self.path, names))
         if len(paths) > 1:
-            with suppress(FileNotFoundError, NotImplementedError, TypeError):  # Arrow's take no lists
-                self._system.rm(paths)  # at once, as storages answer slowly
+            with suppress(FileNotFoundError, NotImplementedError, TypeError):  # Arrow's file systems accept no lists
+                self._system.rm(paths)  # concurrently, because storages answer slowly
                 return
         for path in paths:
             if self._system.exists(path):

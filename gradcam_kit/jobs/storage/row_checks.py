@@ -1,4 +1,4 @@
-"""Whether the rows of a shard are as a run writes them, as a file that is whole may have been changed by others."""
+"""Check that the rows of a shard are valid, because an intact file may still have been edited."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _ALWAYS = ("path", "method", "status")
 
 
 def problem_of(table: pa.Table) -> str | None:
-    """Say what is wrong with the first row that no run writes, as far as the given columns tell; None = nothing."""
+    """Return the fault of the first invalid row, judged by the given columns; None = no fault."""
     for name in _ALWAYS:
         if name in table.column_names and table[name].null_count:
             return f"a row has no {name}"
@@ -72,9 +72,9 @@ def _best_are_there(table: pa.Table) -> np.ndarray:
 
 
 _CHECKS: tuple[tuple[tuple[str, ...], Callable[[pa.Table], np.ndarray], str], ...] = (
-    (("heatmap", "height", "width"), _heatmaps_fit, "a heatmap that is not of its size in float16"),
+    (("heatmap", "height", "width"), _heatmaps_fit, "a heatmap whose bytes do not match its size in float16"),
     (("box",), _boxes_are_boxes, "no box (x0, y0, x1, y1)"),
     (("rank",), _ranks_count, "a rank below 0"),
     (("predicted", "top_targets", "top_scores"), _best_are_there, "no best classes with their scores"),
 )
-"""What must hold of each row that was explained, the columns that it is about, and in words what is wrong otherwise."""
+"""Conditions on explained rows: the columns, the check, and the fault for messages."""

@@ -1,4 +1,4 @@
-"""The rows of a run: their columns, and the heatmaps in them."""
+"""The rows of a run: their columns and heatmaps."""
 
 from __future__ import annotations
 
@@ -43,21 +43,21 @@ SCHEMA = pa.schema(
         pa.field("input_width", pa.int32()),
     ]
 )
-"""One row per picture and method (and target, where several are asked for; `rank` counts them from 0).
+"""One row per picture and method (and target, if there are several; `rank` counts them from 0).
 
 `heatmap` is little-endian float16 `(height, width)` in [0, 1], row by row, over the part `box` of the picture; with
-several layers it has the resolution of the finest, and `layer` joins their names with `+`. `correct` says whether
-`predicted` is the class that `label` names, and is null where it names none. `top_*` are the five best classes. What
-`score` and `top_scores` are, run.json says: softmax or sigmoid of the outputs, or the outputs as they are. A row with
-the status "error" has no heatmap; one with the status "ok" and an `error` lacks its overlay or its metrics, and says
-why.
+several layers it has the resolution of the finest, and `layer` joins their names with `+`. `correct` tells whether
+`predicted` is the class that `label` names, and is null if the label names no class. `top_*` are the five best classes.
+run.json has the kind of `score` and `top_scores`: softmax or sigmoid of the outputs, or the unchanged outputs. A row
+with the status "error" has no heatmap. A row with the status "ok" and an `error` lacks its overlay or its metrics, for
+the reason in `error`.
 """
 
 Row = dict[str, Any]
 
 
 def method_name(cam: BaseCAM) -> str:
-    """Return what rows and overlays call a method."""
+    """Return the name of a method in rows and overlays."""
     return cam.name or type(cam).__name__
 
 
@@ -65,7 +65,7 @@ def heatmap_of(row: Mapping[str, Any]) -> Float16[np.ndarray, "h w"]:
     """Return the stored heatmap of a row, at the layer's resolution.
 
     Raises:
-        InputError: its bytes are not as many as its height and width say.
+        InputError: the number of bytes does not match height and width.
     """
     content, size = row["heatmap"] or b"", (row["height"] or 0, row["width"] or 0)
     if min(size) < 1 or len(content) != 2 * size[0] * size[1]:

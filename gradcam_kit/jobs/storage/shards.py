@@ -1,4 +1,4 @@
-"""The tables of a run: shards of rows, thumbnails, and what was measured; damage and foreign files are named."""
+"""The tables of a run: shards of rows, thumbnails and measurements; damaged and foreign files are reported."""
 
 from __future__ import annotations
 
@@ -25,33 +25,34 @@ from gradcam_kit.jobs.storage.rows import SCHEMA, Row
 _SETTINGS = b"gradcam_kit.metrics"
 _COUNTED = ("pictures", "failed")
 _KEYS = ("path", "method", "rank")
-_AT_ONCE = 16  # shards that are looked at
+_AT_ONCE = 16  # shards inspected concurrently
 
 
 @dataclass(frozen=True)
 class ShardFiles:
-    """The tables in the folder of one run; `extra` are columns beside `SCHEMA`."""
+    """The tables in the folder of one run; `extra` are columns besides `SCHEMA`."""
 
     folder: Folder
     extra: tuple[pa.Field, ...] = field(default=())
 
     def complete(self, but: Container[int] = ()) -> dict[int, Counts]:
-        """Return the shards that are here and whole, by number, judged by the ends of their files; without problems.
+        """Return the intact shards by number, judged by their file footers; without their problems.
 
         Args:
-            but: numbers that are not looked at.
+            but: numbers to skip.
 
         Raises:
-            InputError: a table that is whole and not one of a run's.
+            InputError: an intact table that is not a run's.
         """
         names = (name.removesuffix(".parquet") for name in self.folder.names("shards") if name.endswith(".parquet"))
         numbers = [number for name in names if name.isdecimal() and (number := int(name)) not in but]
-        with ThreadPoolExecutor(_AT_ONCE) as threads:  # remote storage answers slowly, but many questions at once
+        # remote storage answers slowly, but answers many requests at once
+        with ThreadPoolExecutor(_AT_ONCE) as threads:
             found = zip(numbers, threads.map(self._totals, numbers), strict=True)
             return {number: counts for number, counts in found if counts is not None}
 
     def sound(self, numbers: Iterable[int]) -> set[int]:
-        """Return the shards whose bytes are all as they were written, thumbnails included; their rows are read."""
+        """Return the shards whose files are fully intact, thumbnails included; reads all rows."""
         numbers = list(numbers)
         with ThreadPoolExecutor(_AT_ONCE) as threads:
             return {
@@ -81,21 +82,19 @@ class ShardFiles:
         if lacking or not all(text.isdigit() for text in found):
             place = self.place(f"shards/{_shard(number)}")
             said = (
-                f"it has no column {lacking[0]!r} as in a run"
-                if lacking
-                else "it does not say how many pictures it has"
+                f"it has no column {lacking[0]!r} as in a run" if lacking else "it does not tell its number of pictures"
             )
-            raise InputError(f"{place} is not a shard of a run: {said}; move it away, and the run makes its own")
+            raise InputError(f"{place} is not a shard of a run: {said}; move it away, and the run will write its own")
         return Counts(int(found[0]), int(found[1]))
 
     def shard_place(self, number: int) -> str:
-        """Return the file of a shard as a person finds it."""
+        """Return the path of a shard's file for messages."""
         return self.place(f"shards/{_shard(number)}")
 
     def digest(self) -> str:
-        """Return the SHA-256 of all rows and measurements that are here, as far as the ends of their files tell.
+        """Return a SHA-256 of the footers of all rows and measurements.
 
-        There stand the counts, sizes and extreme values of all columns.
+        Footers contain the counts, sizes and extreme values of all columns.
         """
         names = [f"{folder}/{name}" for folder in ("shards", "metrics") for name in self.folder.names(folder)]
         digest = hashlib.sha256()
@@ -115,7 +114,7 @@ class ShardFiles:
             return None
 
     def write_shard(self, number: int, rows: Sequence[Row], thumbnails: Mapping[str, bytes]) -> Counts:
-        """Write the rows of one shard, and before them the thumbnails of its pictures by their keys."""
+        """Write the thumbnails of a shard's pictures by their keys, then its rows."""
         counts = counted(rows)
         metadata = {"gradcam_kit.pictures": str(counts.pictures), "gradcam_kit.failed": str(counts.failed)}
         schema = pa.schema([*SCHEMA, *self.extra], metadata=metadata)
@@ -123,20 +122,20 @@ class ShardFiles:
             if thumbnails:
                 small = pa.table({"path": list(thumbnails), "jpeg": pa.array(thumbnails.values(), pa.binary())})
                 self.folder.write(f"thumbnails/{_shard(number)}", as_parquet(small))
-            self.folder.remove(f"metrics/{_shard(number)}")  # measured of the rows that were here before
+            self.folder.remove(f"metrics/{_shard(number)}")  # measurements of the previous rows
             self.folder.write(f"shards/{_shard(number)}", as_parquet(pa.Table.from_pylist(list(rows), schema=schema)))
         return counts
 
     def write_metrics(self, number: int, rows: Sequence[Row], fields: Iterable[pa.Field], settings: Any) -> None:
-        """Write what was measured later of the rows of one shard, with the settings of each metric."""
+        """Write later measurements of a shard's rows, with the settings of each metric."""
         schema = pa.schema(fields, metadata={_SETTINGS: json.dumps(settings).encode()})
         with self.named():
             self.folder.write(f"metrics/{_shard(number)}", as_parquet(pa.Table.from_pylist(list(rows), schema=schema)))
 
     def read_metrics(self, number: int) -> tuple[pa.Table | None, dict[str, Any]]:
-        """Return what was measured later of a shard, and the settings of each metric; nothing if nothing was.
+        """Return later measurements of a shard, with the settings of each metric; empty if there are none.
 
-        What a disk has damaged is nothing, and so is what was measured of other rows, while the shard was replaced.
+        Damaged files are ignored, and so are measurements of rows that have been replaced since.
         """
         content = self.folder.read(f"metrics/{_shard(number)}")
         try:
@@ -152,23 +151,23 @@ class ShardFiles:
         return (table, settings) if is_of_these else (None, {})
 
     def measured_later(self) -> dict[str, Any]:
-        """Return the metrics that were measured later of some shard, and the settings of each."""
+        """Return the metrics that were measured later for any shard, with their settings."""
         names = [f"metrics/{name}" for name in self.folder.names("metrics")]
         with ThreadPoolExecutor(_AT_ONCE) as threads:
             footers = [footer for footer in threads.map(self._footer, names) if footer is not None]
         return {name: one for footer in footers for name, one in _settings(footer.metadata).items()}
 
     def check_metrics(self, numbers: Iterable[int]) -> None:
-        """Refuse to replace files of others under the names that measurements have.
+        """Refuse to replace files of others that have names of measurements.
 
         Raises:
-            OptionError: names the first of them.
+            OptionError: such files exist; the message names the first.
         """
         for number in numbers:
             footer = self._footer(f"metrics/{_shard(number)}")
             if footer is not None and not _settings(footer.metadata):
                 place = self.place(f"metrics/{_shard(number)}")
-                raise OptionError(f"{place} is not what a run measured; move it, or replace it: --overwrite")
+                raise OptionError(f"{place} is not a file of measurements; move it, or replace it with --overwrite")
 
     def read_shard(self, number: int, columns: Sequence[str] | None = None) -> list[Row]:
         """Return the rows of a shard.
@@ -190,8 +189,8 @@ class ShardFiles:
             if name in SCHEMA.names and table.schema.field(name).type != SCHEMA.field(name).type:
                 raise InputError(
                     f"{self.place(f'shards/{_shard(number)}')} is not a shard of a run: its column {name!r} is "
-                    f"{table.schema.field(name).type}, expected {SCHEMA.field(name).type}; move it away, and the run "
-                    "makes its own"
+                    f"{table.schema.field(name).type}, expected {SCHEMA.field(name).type}; move it away, "
+                    "and the run will write its own"
                 )
         if (problem := problem_of(table)) is not None:
             raise self._damaged("shards", number, problem)
@@ -216,28 +215,26 @@ class ShardFiles:
 
     def _damaged(self, folder: str, number: int, problem: object) -> InputError:
         place = self.place(f"{folder}/{_shard(number)}")
-        return InputError(
-            f"{place} is damaged ({problem}); the command that made the run makes it again, without --overwrite"
-        )
+        return InputError(f"{place} is damaged ({problem}); run its command again, without --overwrite, to rebuild it")
 
     def length(self, number: int) -> int:
-        """Return the number of rows of a shard, as the end of its file says."""
+        """Return the number of rows of a shard from the footer of its file."""
         footer = self._footer(f"shards/{_shard(number)}")
         return 0 if footer is None else int(footer.num_rows)
 
     def counts(self, number: int) -> Counts:
-        """Count the pictures in a shard, with its problems, for which its rows are read."""
+        """Count the pictures of a shard and collect its problems, which requires reading its rows."""
         return counted(self.read_shard(number, ["path", "error"]))
 
     def place(self, name: str) -> str:
-        """Return a file of this run as a person finds it."""
+        """Return the path of one of this run's files for messages."""
         return (
             str(Path(self.folder.root, name)) if isinstance(self.folder, LocalFolder) else f"{self.folder.root}/{name}"
         )
 
     @contextmanager
     def named(self) -> Iterator[None]:
-        """Let errors of the disk say which folder they concern, and what remains."""
+        """Add the folder and the remedy to disk errors."""
         try:
             yield
         except OSError as error:
@@ -245,7 +242,7 @@ class ShardFiles:
             root, begun = self.folder.root, None
             with suppress(OSError):
                 begun = self.folder.read("run.json")
-            remedy = f"what is complete in {root!r} stays valid; run the same command to resume"
+            remedy = f"complete results in {root!r} stay valid; run the same command to resume"
             raise OptionError(
                 f"{error.filename or root!r} cannot be written: {error.strerror or error}; "
                 f"{remedy if begun else 'make room for it, or choose another folder'}"
@@ -253,7 +250,7 @@ class ShardFiles:
 
 
 def _settings(metadata: Mapping[bytes, bytes] | None) -> dict[str, Any]:
-    """Return the settings of each metric in a file of measurements; nothing if the file is not ours."""
+    """Return the settings of each metric in a file of measurements; empty if the file is not ours."""
     try:
         found = json.loads((metadata or {}).get(_SETTINGS, b"{}"))
     except (ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""The folder of a run: its `run.json`, and the right to begin, go on or replace it."""
+"""The folder of a run: its `run.json`, and the rules for beginning, resuming or replacing it."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from gradcam_kit.jobs.storage.names import overlay_name
 from gradcam_kit.jobs.storage.ownership import PAGE, check_links, check_vacant, has_own_page, is_run_manifest, own_files
 from gradcam_kit.jobs.storage.shards import ShardFiles
 
-_TRIES, _PAUSE = 10, 0.1  # to read a manifest that another process writes; seconds
-_LARGEST = 2**26  # bytes of a manifest; one of 20,000 classes has a few megabytes
+_TRIES, _PAUSE = 10, 0.1  # seconds to wait for a manifest that another process is writing
+_LARGEST = 2**26  # most bytes of a manifest; one with 20,000 classes has a few megabytes
 
 
 @dataclass(frozen=True)
@@ -34,14 +34,14 @@ class Store(ShardFiles):
             OptionError: the path is a file.
         """
         if Path(out).exists() and not Path(out).is_dir():
-            raise OptionError(f"--out {out!r} is a file; a folder is needed")
+            raise OptionError(f"--out {out!r} is a file; expected a folder")
         return cls(folder_at(out), extra)
 
     def manifest(self) -> dict[str, Any] | None:
-        """Return what determined the rows that are here; None if there is no run.
+        """Return the manifest of the run in this folder; None if there is no run.
 
         Raises:
-            OptionError: rows without a manifest, or a manifest that cannot be read, or is not one.
+            OptionError: rows without a manifest, or an unreadable or invalid manifest.
         """
         place, read = f"{self.folder.root}/run.json", None
         for tried in range(1, _TRIES + 1):
@@ -65,22 +65,22 @@ class Store(ShardFiles):
             return read
         if read is not None or content is not None:
             raise OptionError(
-                f"{place} is not the manifest of a run, which is a JSON object; remove it, or choose another folder"
+                f"{place} is not the manifest of a run: expected a JSON object; remove it, or choose another folder"
             )
         if any(name.endswith(".parquet") for name in self.folder.names("shards")):
             if self.folder.read("run.json") is not None:
-                return self.manifest()  # another part has begun the run meanwhile
+                return self.manifest()  # another part has started the run meanwhile
             raise OptionError(
-                f"{self.folder.root!r} holds shards without a run.json, so nothing is known of them; choose another "
-                "folder, or move them away"
+                f"{self.folder.root!r} holds shards without a run.json, so their origin is unknown; choose "
+                "another folder, or move them away"
             )
         return None
 
     def run_manifest(self) -> dict[str, Any] | None:
-        """Return the `manifest` for readers of a run, each field checked; None if there is no run.
+        """Return the `manifest` with every field validated; None if there is no run.
 
         Raises:
-            GradCamKitError: as `manifest`, or the content is not the manifest of a run.
+            GradCamKitError: as for `manifest`, or an invalid field.
         """
         manifest = self.manifest()
         if manifest is not None:
@@ -88,10 +88,10 @@ class Store(ShardFiles):
         return manifest
 
     def check_free(self, methods: Iterable[str], overwrite: bool) -> dict[str, Any] | None:
-        """Return the manifest of the run that goes on or is replaced here; None if a run can begin here.
+        """Return the manifest of the run to resume or replace; None if a new run can begin here.
 
         Raises:
-            OptionError: the folder holds what no run wrote where the run would write, remove or replace.
+            OptionError: the folder holds files of others that the run would overwrite, remove or replace.
         """
         manifest, methods = self.manifest(), list(methods)
         if manifest is None:
@@ -99,31 +99,32 @@ class Store(ShardFiles):
                 check_vacant(self.folder, methods, overwrite)
                 return None
             except OptionError:
-                manifest = self.manifest()  # another part may have begun the run meanwhile
+                manifest = self.manifest()  # another part may have started the run meanwhile
                 if manifest is None:
                     raise
         if not is_run_manifest(manifest):
             raise OptionError(
-                f"{self.place('run.json')} is not the manifest of a run, and nothing in {self.folder.root!r} is "
-                "replaced; choose another folder"
+                f"{self.place('run.json')} is not the manifest of a run, so nothing in {self.folder.root!r} "
+                "is replaced; choose another folder"
             )
         if overwrite:
             check_links(self.folder)
         return manifest
 
     def begin(self, manifest: Mapping[str, Any], overwrite: bool) -> None:
-        """Begin the run in this folder, or go on with it.
+        """Begin the run in this folder, or resume it.
 
-        A run that is overwritten loses what it wrote itself; whatever else lies in its folders stays.
+        Overwriting a run removes the files that it wrote; other files in its folders stay.
 
         Raises:
-            OptionError: another run is there and may not be overwritten, or a `run.json` that cannot be read.
+            OptionError: the folder holds another run without `overwrite`, or an unreadable `run.json`.
         """
         with self.named():
             content = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
             if overwrite:
                 before = self.check_free(manifest.get("methods", ()), overwrite)
-                if before is not None:  # emptied first: whenever this is interrupted, what is left is still that run
+                # empty the folders first: if this is interrupted, the rest still belongs to the old run
+                if before is not None:
                     page = [PAGE] if has_own_page(self.folder) else []
                     self.folder.remove(*own_files(self.folder, before["methods"]), *page)
                 self.folder.write("run.json", content.encode("utf-8", "backslashreplace"))
@@ -134,12 +135,12 @@ class Store(ShardFiles):
                 if (before := self.manifest()) is not None:
                     check_same(before, manifest, self.folder.root)
                     return
-                time.sleep(_PAUSE)  # it has been removed since
+                time.sleep(_PAUSE)  # another process has removed run.json since
         raise OptionError(
-            f"{self.folder.root}/run.json can be neither written nor read, as if it were a symbolic link that leads "
-            "nowhere; remove it, choose another folder, or replace it: --overwrite"
+            f"{self.folder.root}/run.json can be neither written nor read, like a broken symbolic link; "
+            "remove it, choose another folder, or replace it with --overwrite"
         )
 
     def overlay_name(self, key: str, method: str, rank: int = 0) -> str:
-        """Return where the overlay of a picture lies, see `storage.names.overlay_name`."""
+        """Return the path of a picture's overlay, see `storage.names.overlay_name`."""
         return overlay_name(key, method, rank)

@@ -1,1 +1,1 @@
-"""What a run does to a batch of images: load the model, decode, explain, measure, and render."""
+"""The work of a run on a batch of images: load the model, decode, explain, measure, and render."""

@@ -1,4 +1,4 @@
-"""Images on their way to the device, and how many of them fit into its memory."""
+"""Copy images to the device, and track how many fit into its memory."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gradcam_kit.jobs.work.reader import Decoded, Failed
 
 @dataclass(frozen=True)
 class Batch:
-    """Pictures, read or failed, and the images of those that were read as one tensor on its way to the device."""
+    """Pictures, read or failed, with the images of those that were read as one tensor."""
 
     items: Sequence[Decoded | Failed]
     images: Tensor | None = None
@@ -24,7 +24,7 @@ class Batch:
     def sent(
         cls, items: Sequence[Decoded | Failed], device: torch.device, stream: torch.cuda.Stream | None = None
     ) -> Batch:
-        """Start to bring pictures to the device; on a stream of its own, while the model works on others."""
+        """Start to copy pictures to the device on a separate stream, while the model works on others."""
         images = [one.image for one in items if isinstance(one, Decoded)]
         if not images or len({tuple(image.shape) for image in images}) > 1:
             return cls(items)
@@ -35,7 +35,7 @@ class Batch:
             return cls(items, move(stacked, device), stream.record_event())
 
     def arrived_images(self) -> Tensor | None:
-        """Return the images, for which the device waits; None where they differ in size."""
+        """Return the images, which the device waits for; None if they differ in size."""
         if self.images is not None and self.arrived is not None:
             current = torch.cuda.current_stream(self.images.device)
             current.wait_event(self.arrived)
@@ -45,11 +45,11 @@ class Batch:
 
 @dataclass
 class Fit:
-    """How much fits into the memory of the device at once, as far as it is known; shared by all batches.
+    """Limits that were found by out-of-memory errors of the device; shared by all batches.
 
     Attributes:
-        most: pictures; None = as many as asked for.
-        rows: masked rows in one forward pass of a method; None = as many as asked for.
+        most: pictures in a batch; None = no limit found.
+        rows: masked rows in one forward pass of a method; None = no limit found.
     """
 
     most: int | None = None

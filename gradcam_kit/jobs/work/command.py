@@ -1,4 +1,4 @@
-"""The command that asks for a run, which the page about the run shows."""
+"""The command line of a run, which its report shows."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _NOT_OF_THE_RESULT = (
 
 
 def command_of(request: RunRequest) -> str | None:
-    """Return the command line that asks for the same result; None if a model, transform or names came from Python.
+    """Return the command line with the same result; None if a model, transform or names came from Python.
 
-    The folder stands as DIR, so that runs with the same rows have the same `run.json`, wherever they were written.
+    The folder appears as DIR, so that runs with the same rows have the same `run.json`, wherever they are.
 
     Example:
         >>> command_of(RunRequest("demo", source="my pictures", out="run", methods=("layer-cam",)))

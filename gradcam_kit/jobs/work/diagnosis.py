@@ -1,4 +1,4 @@
-"""What `doctor` is asked, and what it finds."""
+"""The request and the result of `doctor`."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from dataclasses import dataclass, field
 
 from gradcam_kit.diagnostics.findings import Finding
 from gradcam_kit.diagnostics.report import Report
-from gradcam_kit.diagnostics.show.page import FeatureMaps, Strips
+from gradcam_kit.diagnostics.show.page import FeatureMaps, PartTable, Strips
 from gradcam_kit.errors import OptionError
 from gradcam_kit.jobs.request import ModelRequest
 
 
 @dataclass(frozen=True)
 class DoctorRequest:
-    """What is examined.
+    """The options of `doctor`.
 
     Attributes:
-        model: which model.
+        model: the options of the model.
         data: its training pictures: a folder with one subfolder per class, a glob, a list or a table; None = none.
-        test: its test pictures likewise.
+        test: its test pictures, in the same forms.
         steps: training steps on a copy of the model.
         batch_size: images in each of them.
         out: the folder for `doctor.html` and `doctor.json`.
@@ -45,17 +45,19 @@ class DoctorRequest:
 
 @dataclass
 class Diagnosis:
-    """What was found.
+    """The result of `doctor`.
 
     Attributes:
         findings: the worst first.
-        inputs: in words, what the model was examined with.
-        skipped: what was not examined, and why.
-        page: where the page is.
-        seconds: how long each part took.
-        report: about the layers of the copy that was trained.
+        inputs: description of the examined inputs.
+        skipped: checks that were skipped, with the reasons.
+        page: path of the page.
+        seconds: time of each part.
+        report: statistics of the layers of the trained copy.
         maps: feature maps of some layers.
-        strips: name of a layer -> its pictures over time and by unit.
+        strips: name of a layer -> its plots over time and by unit.
+        parts: tables about attention, recurrent layers and pyramids, if the model has them.
+        attention: attention maps of the heads of some layers.
     """
 
     findings: list[Finding] = field(default_factory=list)
@@ -66,10 +68,12 @@ class Diagnosis:
     report: Report | None = None
     maps: list[FeatureMaps] = field(default_factory=list)
     strips: dict[str, Strips] = field(default_factory=dict)
+    parts: list[PartTable] = field(default_factory=list)
+    attention: list[FeatureMaps] = field(default_factory=list)
 
     @property
     def exit_status(self) -> int:
-        """0 = nothing bad, 1 = at least one bad finding."""
+        """0 = no bad finding, 1 = at least one."""
         return int(any(finding.level == "bad" for finding in self.findings))
 
     def to_json(self) -> str:
@@ -78,7 +82,7 @@ class Diagnosis:
 
     @contextmanager
     def timed(self, part: str) -> Iterator[None]:
-        """Note how long a part takes."""
+        """Record the time of a part."""
         start = time.monotonic()
         yield
         self.seconds[part] = self.seconds.get(part, 0.0) + time.monotonic() - start

@@ -1,4 +1,4 @@
-"""A folder of pictures as a data set to be examined: each picture is read once, and a batch is kept for the model."""
+"""Examine a folder of pictures as a data set: read each picture once, and keep a batch for the model."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from gradcam_kit.jobs.sources.reading import decoders_quiet, picture_of
 from gradcam_kit.jobs.work.explainer import Explainer
 
 MOST = 5000
-"""Pictures of a folder that are examined; of more, as many evenly spread."""
+"""Most pictures of a folder that are examined; of more, an evenly spaced sample."""
 
 _TRAIN = ("train", "training")
 _TEST = ("test", "testing", "val", "valid", "validation", "eval")
-_DIM = 8  # levels of 256 below which a picture holds next to nothing
+_DIM = 8  # of 256 levels; below this a picture is nearly empty
 
 ClassOf = Callable[[Entry], int | None]
 
 
 @dataclass(frozen=True)
 class Judged:
-    """What the model says of a picture with a label: probabilities of its label and of the class that it predicts."""
+    """The model's probabilities for a labeled picture: of its label and of the predicted class."""
 
     name: str
     label: int
@@ -42,18 +42,18 @@ class Judged:
 
 @dataclass
 class Examined:
-    """What was seen of a folder.
+    """Statistics of a folder.
 
     Attributes:
-        split: what the checks of data need.
-        entries: by the name that messages use.
-        counts: pictures by label, as it is written.
-        unknown: of these, labels that name no class of the model.
+        split: input of the data checks.
+        entries: pictures by their names in messages.
+        counts: number of pictures by unchanged label.
+        unknown: the same for labels that match no class of the model.
         unreadable: pictures that could not be read, with the reason.
-        dim: pictures of fewer than 8 levels.
-        judged: what the model says, if it is trained.
-        images: of the pictures that were kept for the model, with the classes of their labels.
-        left: pictures that were not examined.
+        dim: pictures with fewer than 8 gray levels.
+        judged: the model's probabilities, if it is trained.
+        images: images kept for the model, with the classes of their labels.
+        left: number of pictures that were not examined.
     """
 
     split: Split
@@ -67,7 +67,7 @@ class Examined:
     left: int = 0
 
     def batch(self) -> tuple[Tensor, Tensor | None]:
-        """Return the images that were kept, and their labels if most have one: then only those that have."""
+        """Return the kept images with their labels; if most have a label, drop those without."""
         labeled = [(image, label) for image, label in self.images if label is not None]
         if len(labeled) * 2 > len(self.images):
             return torch.stack([image for image, _ in labeled]), torch.tensor([label for _, label in labeled])
@@ -75,7 +75,7 @@ class Examined:
 
 
 def list_folders(data: str, test: str | None, out: str) -> tuple[list[Entry], list[Entry] | None, str]:
-    """List the pictures of the training and of the test set, and say in words where they come from.
+    """List the pictures of the training and test sets, with a description of their origin.
 
     A folder with the subfolders `train` and `test` (or `val`) holds both.
 
@@ -96,12 +96,12 @@ def list_folders(data: str, test: str | None, out: str) -> tuple[list[Entry], li
 
 
 def classes_of(explainer: Explainer, entries: Sequence[Entry], outputs: int) -> tuple[ClassOf, str]:
-    """Return what gives the class of a picture's label, and in words how.
+    """Return a function from a picture to the class of its label, with a description.
 
     Args:
         explainer: with the class names of the model, if they are known.
-        entries: all pictures, of which the labels are counted where class names are unknown.
-        outputs: how many classes the model has.
+        entries: all pictures, whose labels are counted if class names are unknown.
+        outputs: number of classes of the model.
     """
     labels = explainer.labels
     if labels.names:
@@ -137,12 +137,12 @@ def examine_folder(
     Args:
         explainer: the model, its transform and class names.
         entries: the pictures.
-        title: what the data set is called in messages.
+        title: name of the data set in messages.
         class_of: the class of a picture's label.
-        kept: how many images are kept for the model, spread over the classes.
-        outputs: how many classes the model has.
+        kept: number of images to keep for the model, spread over the classes.
+        outputs: number of classes of the model.
         judge: ask the model about each picture.
-        prefix: in front of the names of pictures.
+        prefix: prefix of the names of pictures.
     """
     step = max(1, -(-len(entries) // MOST))
     chosen = entries[::step]
@@ -176,7 +176,7 @@ def _groups(
             with picture_of(entry) as picture:
                 pixels = torch.from_numpy(picture.copy()).permute(2, 0, 1)[None]
                 image = explainer.loaded.transform(picture)
-        except Exception as error:  # one picture never ends the examination
+        except Exception as error:  # one picture must not end the examination
             raise_interruption(error)
             done.unreadable.append(one_line(f"{name} ({error})"))
             continue
@@ -226,5 +226,5 @@ def _spread(entries: Sequence[Entry], class_of: ClassOf) -> Iterator[Entry]:
 
 
 def prefix_of(source: str | None) -> str:
-    """Return what tells pictures of two folders apart."""
+    """Return the prefixes that distinguish pictures of two folders."""
     return "" if source is None else f"{os.path.basename(os.path.normpath(source))}/"

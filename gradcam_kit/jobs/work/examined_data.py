@@ -1,4 +1,4 @@
-"""The data that `doctor` examines: folders that are read and judged, or random images in their place."""
+"""The data that `doctor` examines: folders of pictures, or random images if there are none."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from gradcam_kit.jobs.work.folder_findings import dim_findings, disagreements, u
 from gradcam_kit.jobs.work.reader import Decoded, decode
 from gradcam_kit.transforms import PictureTransform
 
-_SIDE = 256  # of the random pictures
+_SIDE = 256  # size of the random pictures
 _PAIRS = 12
 
 
 @dataclass
 class ExaminedData:
-    """The pictures that were examined."""
+    """The examined pictures."""
 
     train: Examined
     test: Examined | None
@@ -40,13 +40,13 @@ class ExaminedData:
 
     @classmethod
     def read(cls, request: DoctorRequest, explainer: Explainer, trained: bool | None, done: Diagnosis) -> ExaminedData:
-        """Read the folders, and judge what is in them."""
+        """Read the folders, and examine their pictures."""
         assert request.data is not None
         train, test, where = list_folders(request.data, request.test, request.out)
         outputs = count_outputs(explainer, random_images(explainer, 2))
         class_of, how = classes_of(explainer, [*train, *(test or ())], max(2, outputs))
         two = request.test is not None
-        classes = 2 if outputs == 1 else outputs  # one logit stands for yes and no
+        classes = 2 if outputs == 1 else outputs  # one logit means two classes
         options = {"class_of": class_of, "outputs": classes, "judge": trained is True}
         first = examine_folder(
             *(explainer, train, "the training set" if test is not None else ""),
@@ -69,7 +69,7 @@ class ExaminedData:
             for finding in split_findings(first.split, None if second is None else second.split, indices, twins)
             if not (
                 finding.kind == "label-range" and finding.level == "note"
-            )  # a folder may show a part of all classes
+            )  # a folder may have only some of the classes
         ]
         transform = explainer.loaded.transform
         for one in parts:
@@ -87,7 +87,7 @@ class ExaminedData:
         return cls(first, second, images, labels, outputs, pairs)
 
     def section(self) -> DataSection:
-        """Return what the page shows of the data."""
+        """Return the data section of the page."""
         parts = [self.train] if self.test is None else [self.train, self.test]
         channels = [
             Channel(one.split.title or "all pictures", i, *numbers)
@@ -113,7 +113,7 @@ def _skip(parts: Sequence[Examined], has_test: bool, trained: bool | None, done:
     if unreadable:
         done.skipped.append((f"{len(unreadable)} pictures", f"cannot be read: {names_in_words(unreadable)}"))
     if left := sum(one.left for one in parts):
-        done.skipped.append((f"{left:,} pictures", "only as many as 5,000 of a folder are read, evenly spread"))
+        done.skipped.append((f"{left:,} pictures", "at most 5,000 pictures of a folder are read, evenly spaced"))
     if trained is not True:
         why = "the weights are random" if trained is False else "it is unknown whether the weights are trained"
         done.skipped.append(("labels against predictions", why))
@@ -138,7 +138,7 @@ def _pair(twins: Twins, parts: Sequence[Examined], explainer: Explainer) -> Pair
 
 
 def random_images(explainer: Explainer, n: int) -> Tensor:
-    """Return what the transform makes of random pictures with large and small structures."""
+    """Return random pictures with large and small structures, transformed for the model."""
     rng = np.random.default_rng(0)
     images = []
     for _ in range(n):

@@ -1,4 +1,4 @@
-"""From explanations to the rows of a run."""
+"""Turn explanations into the rows of a run."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class RowMaker:
     """Makes the rows of pictures.
 
     Attributes:
-        labels: what the labels of pictures mean.
-        kind: what the scores of classes are, see `class_scores`.
+        labels: the classes of labels.
+        kind: kind of the class scores, see `class_scores`.
     """
 
     labels: Labels
@@ -44,7 +44,7 @@ class RowMaker:
     def explained(
         self, cam: BaseCAM, explanation: Explanation, group: Sequence[Decoded], size: tuple[int, int]
     ) -> list[list[Row]]:
-        """Return for each picture of a batch the rows of one method, one per target.
+        """Return the rows of one method for each picture of a batch, one per target.
 
         Args:
             cam: the method.
@@ -73,7 +73,7 @@ class RowMaker:
         return found
 
     def _each_target(self, explanation: Explanation, maps: Float16[np.ndarray, "n m h w"]) -> list[list[Row]]:
-        """Return for each image the columns that belong to one target."""
+        """Return the columns of one target for each image."""
         n, m = maps.shape[:2]
         empty = explanation.is_empty.reshape(n, -1).tolist()
         classes: list[list[int | None]] = [[None] * m] * n
@@ -98,7 +98,7 @@ class RowMaker:
         ]
 
     def _prediction(self, entry: Entry, top: Sequence[int], shares: Sequence[float], count: int) -> Row:
-        """Return the columns about what the model predicts; `count` is the number of its classes."""
+        """Return the columns about the prediction; `count` is the number of classes."""
         truth = self.labels.index(entry)
         judged = truth is not None and len(shares) > 1 and truth < count
         return {
@@ -119,7 +119,7 @@ class RowMaker:
 
 
 def _best(output: Any, n: int, kind: ScoreKind | None) -> tuple[list[tuple[list[int], list[float]]], int]:
-    """Return classes and scores of the best few, and the number of classes; nothing for an output without scores."""
+    """Return the top classes with scores, and the number of classes; empty for an output without scores."""
     try:
         logits = read_logits(output).float()
     except GradCamKitError:
@@ -129,7 +129,7 @@ def _best(output: Any, n: int, kind: ScoreKind | None) -> tuple[list[tuple[list[
 
 
 def _stored(cam: BaseCAM, explanation: Explanation) -> Float16[np.ndarray, "n m h w"]:
-    """Return the heatmaps at the layer's resolution; fused ones at the resolution of the finest layer."""
+    """Return the heatmaps at the layer's resolution; fused heatmaps at that of the finest layer."""
     leading = explanation.is_empty.ndim
     if len(explanation.layers) == 1:
         saliency = explanation.saliency[explanation.layers[0]]

@@ -1,4 +1,4 @@
-"""A model on its device with the methods that explain it: batches of pictures in, rows with heatmaps out."""
+"""Explain batches of pictures by a model on its device and several methods; the results are rows with heatmaps."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Explained:
 
     Attributes:
         rows: one per method and target; for a failure one per method.
-        error: what the model or a method failed with; None also for pictures that could not be read.
+        error: the exception of the model or a method; None for pictures that could not be read.
         thumbnail: a small JPEG, if one was wanted.
     """
 
@@ -66,20 +66,20 @@ class Explainer:
     """Explains batches of pictures.
 
     Attributes:
-        loaded: the model as it was loaded, with its transform and class names.
+        loaded: the loaded model with its transform and class names.
         model: the model on its device.
         cams: the methods.
         targets: which classes are explained.
-        labels: what the labels of pictures mean.
+        labels: the classes of labels.
         device: where the model is.
         dtype: the precision of its passes.
-        fit: how much fits into the memory of the device; shared by copies of this explainer.
-        metrics: what is measured of every heatmap.
-        scores: what the score of a class is.
-        say: told what a person should know.
+        fit: limits of the device's memory; shared by copies of this explainer.
+        metrics: metrics to measure for every heatmap.
+        scores: kind of the class scores.
+        say: called with messages for the user.
 
-    Passes that need no gradients run under `no_grad`: what a model keeps from one under `inference_mode`, such as a
-    grid of positions, could enter no graph later.
+    Passes without gradients run under `no_grad`, not `inference_mode`, because tensors that a model keeps from the
+    latter, such as a grid of positions, could not enter a graph later.
     """
 
     loaded: LoadedModel
@@ -97,8 +97,8 @@ class Explainer:
     def explain(self, batch: Batch) -> Iterator[Explained]:
         """Explain the pictures that could be read, all methods on one pass; results keep the order of the batch.
 
-        A batch that fails is halved until only the pictures at fault fail, or until it fits into the memory of the
-        device. So is one of pictures whose transform keeps their own sizes.
+        A batch that fails is halved until only the faulty pictures fail, or until it fits into the memory of the
+        device. A batch with images of different sizes is halved too.
         """
         items = [self._labeled(one) for one in batch.items]
         ready = [one for one in items if isinstance(one, Decoded)]
@@ -112,11 +112,11 @@ class Explainer:
 
     @property
     def names(self) -> list[str]:
-        """The methods, as rows call them."""
+        """The names of the methods in rows."""
         return [method_name(cam) for cam in self.cams]
 
     def images(self, items: Sequence[Decoded], sent: Batch | None = None) -> Float[Tensor, "n c h w"]:
-        """Return the pictures as the model takes them."""
+        """Return the model inputs of the pictures."""
         batch = sent if sent is not None and sent.images is not None else Batch.sent(items, self.device)
         images = batch.arrived_images()
         if images is None:
@@ -125,11 +125,11 @@ class Explainer:
 
     @contextmanager
     def ready(self) -> Iterator[None]:
-        """Change settings of the process that make the device fast, and restore them afterwards."""
+        """Set process-wide settings that speed up the device, and restore them afterwards."""
         with ExitStack() as settings:
             if self.device.type == "cuda":
                 settings.enter_context(torch.cuda.device(self.device))
-                # Not by `flags`, which turns on what it is not told to turn off, such as TF32.
+                # Not by `flags`, which turns on everything that is not turned off explicitly, such as TF32.
                 settings.callback(setattr, torch.backends.cudnn, "benchmark", torch.backends.cudnn.benchmark)
                 torch.backends.cudnn.benchmark = True
             yield
@@ -145,7 +145,7 @@ class Explainer:
         if len(group) <= part:
             try:
                 return self.explained(group, sent)
-            except Exception as error:  # whatever the error is, it never ends a run
+            except Exception as error:  # no error may end a run
                 raise_interruption(error)
                 if is_out_of_memory(error) and (len(group) > 1 or self._fewer_rows()):
                     self._shrink(max(1, len(group) // 2))
@@ -174,7 +174,7 @@ class Explainer:
         return True
 
     def _fault(self, one: Decoded, error: Exception) -> Exception:
-        """Return the error of a picture that fails alone, as an error of the methods if the model alone takes it.
+        """Return the error of a picture that fails alone; blame the methods if a plain forward pass succeeds.
 
         Raises:
             Exception: the error itself, if nothing fails again.
@@ -183,12 +183,14 @@ class Explainer:
             return error
         failing = [cam for cam in self.cams if self._fails(cam, one)]
         if not failing:
-            raise error  # it came once, so it is about neither the picture nor a method
+            raise error  # it did not recur, so neither the picture nor a method is at fault
         names = " and ".join(map(method_name, failing))
-        return MethodError(f"the method {names} fails where the model alone does not: {type(error).__name__}: {error}")
+        return MethodError(
+            f"the method {names} fails although the model itself does not: {type(error).__name__}: {error}"
+        )
 
     def _fails(self, cam: BaseCAM, one: Decoded) -> bool:
-        """Whether a method fails on an image, whatever its metrics are."""
+        """Whether a method itself fails on an image, without metrics."""
         try:
             replace(self, cams=(cam,), metrics=()).explained([one])
         except Exception as error:
@@ -197,22 +199,22 @@ class Explainer:
         return False
 
     def _check_again(self, group: list[Decoded], failure: Exception) -> None:
-        """Explain a batch again that failed although none of its images fails alone.
+        """Explain a failed batch again, if none of its images fails alone.
 
         Raises:
-            Exception: the failure, if the batch does not fail again: it was not about the images or their number.
+            Exception: the original error, if the batch does not fail again, because then the images are not at fault.
         """
         try:
             self.explained(group)
         except Exception as error:
             raise_interruption(error)
             if type(error) is type(failure) or is_out_of_memory(error):
-                return  # a model that takes fewer images at once
+                return  # the model fails only with this many images
         raise failure
 
     @exits_refused()
     def explained(self, group: list[Decoded], sent: Batch | None = None) -> list[Explained]:
-        """Explain a batch in one pass, which fails as a whole."""
+        """Explain a batch in one pass, which succeeds or fails as a whole."""
         images = self.images(group, sent)
         cams = self._fitting_cams()
         with self.precision():
@@ -226,7 +228,7 @@ class Explainer:
         return [Explained(one.entry, rows, None, one.thumbnail) for one, rows in zip(group, found, strict=True)]
 
     def measure(self, batch: MeasuredBatch) -> None:
-        """Add the columns of the metrics to the rows of each image: of its heatmaps, or of the baselines."""
+        """Add the columns of the metrics to the rows of each image, for its heatmaps or for the baselines."""
         with self.precision():
             Measurer(self.model, self._fitting_cams(), self.metrics, self.scores).measure(batch)
 
@@ -248,13 +250,13 @@ class Explainer:
         return RowMaker(self.labels, self.scores)
 
     def _fitting_cams(self) -> tuple[BaseCAM, ...]:
-        """Return the methods, with no more masked rows in a forward pass than fit into the memory."""
+        """Return the methods with at most as many masked rows per forward pass as fit into memory."""
         if (most := self.fit.rows) is None:
             return self.cams
         return tuple(_with_batch_size(cam, min(cam.batch_size, most)) for cam in self.cams)
 
     def _fewer_rows(self) -> bool:
-        """Halve the masked rows that methods send through the model at once; False if they are single already."""
+        """Halve the masked rows per forward pass of methods; return False if it is already one."""
         rows = max(cam.batch_size for cam in self._fitting_cams())
         if rows > 1:
             self.fit.rows = rows // 2
@@ -263,12 +265,12 @@ class Explainer:
     def _shrink(self, most: int) -> None:
         self.fit.most = most
         rows = "" if self.fit.rows is None else f", {self.fit.rows} changed images at a time"
-        self.say(f"the memory of {self.device} is too small; going on with batches of {most}{rows}")
+        self.say(f"{self.device} ran out of memory; continuing with batches of {most}{rows}")
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
     def classes(self, images: Tensor, entries: Sequence[Entry]) -> Any:
-        """Return what the methods take as `targets`."""
+        """Return the argument `targets` for the methods."""
         if self.targets.kind in ("predicted", "class"):
             return None if self.targets.kind == "predicted" else self.targets.number
         if self.targets.kind == "label":
@@ -276,11 +278,13 @@ class Explainer:
         with torch.no_grad():
             logits = read_logits(self.model(images))
         if self.targets.number > logits.shape[1]:
-            raise ClassIndexError(f"top:{self.targets.number} is asked of a model with {logits.shape[1]} classes")
+            raise ClassIndexError(
+                f"the targets are top:{self.targets.number}, but the model has {logits.shape[1]} classes"
+            )
         return logits.topk(self.targets.number).indices
 
     def _labeled(self, one: Decoded | Failed) -> Decoded | Failed:
-        """Return the picture, as a failure if its label has to name a class and does not."""
+        """Return the picture, or a failure if its label has to match a class but does not."""
         if self.targets.kind == "label" and isinstance(one, Decoded):
             try:
                 self.labels.require(one.entry)
@@ -290,7 +294,7 @@ class Explainer:
 
 
 def _with_batch_size(cam: BaseCAM, batch_size: int) -> BaseCAM:
-    """Return a copy of a method; the given one may be the user's."""
+    """Return a copy of a method, because the original may be the user's."""
     copied = copy(cam)
     copied.batch_size = batch_size
     return copied

@@ -1,4 +1,4 @@
-"""What only a folder and a model together tell: unknown classes, labels that the model rules out, dim pictures."""
+"""Findings about a folder and a model together: unknown classes, implausible labels, dim pictures."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from gradcam_kit.diagnostics.findings import Finding
 from gradcam_kit.jobs.work.examined import Examined, Judged
 from gradcam_kit.jobs.work.explainer import Explainer
 
-_ENOUGH, _RIGHT = 32, 0.75  # pictures that are judged, and the share of right ones that makes a model a witness
+_ENOUGH, _RIGHT = 32, 0.75  # least judged pictures and least accuracy for which a model's doubts count
 _SURE, _DENIED, _SUSPECTS = 0.9, 0.02, 0.1
 
 
 def dim_findings(seen: Examined) -> list[Finding]:
-    """Name pictures that hold next to nothing."""
+    """Report pictures that are nearly empty."""
     if not seen.dim:
         return []
     return [
@@ -22,7 +22,7 @@ def dim_findings(seen: Examined) -> list[Finding]:
             "warn",
             "normalization",
             "",
-            f"Fewer than 8 of 256 levels are used by {len(seen.dim)} of the pictures: {names_in_words(seen.dim)}",
+            f"{len(seen.dim)} pictures use fewer than 8 of 256 gray levels: {names_in_words(seen.dim)}",
             float(len(seen.dim)),
             0.0,
             len(seen.split),
@@ -33,7 +33,7 @@ def dim_findings(seen: Examined) -> list[Finding]:
 
 
 def unknown_findings(seen: Examined, explainer: Explainer) -> list[Finding]:
-    """Name folders that are not classes of the model."""
+    """Report folders that are not classes of the model."""
     if not seen.unknown or not explainer.labels.names:
         return []
     count, names = sum(seen.unknown.values()), [f"'{name}'" for name in seen.unknown]
@@ -47,14 +47,14 @@ def unknown_findings(seen: Examined, explainer: Explainer) -> list[Finding]:
             float(len(names)),
             0.0,
             len(seen.split),
-            f"Rename them to classes of the model ({some}), or give the names with --class-names",
+            f"Rename the folders to classes of the model ({some}), or give class names with --class-names",
             "definition",
         )
     ]
 
 
 def disagreements(judged: Sequence[Judged], outputs: int, explainer: Explainer) -> list[Finding]:
-    """Compare labels with the predictions of a trained model: all of them, or single ones that it is sure of."""
+    """Compare labels with the predictions of a trained model, overall and for its confident contradictions."""
     if not judged:
         return []
     right = sum(one.label == one.predicted for one in judged) / len(judged)
@@ -64,12 +64,12 @@ def disagreements(judged: Sequence[Judged], outputs: int, explainer: Explainer) 
                 "warn",
                 "labels-disagree",
                 "",
-                f"The model is right about {right:.1%} of {len(judged)} pictures, and chance is {1 / outputs:.1%}",
+                f"The model predicts {right:.1%} of {len(judged)} pictures correctly; chance is {1 / outputs:.1%}",
                 right,
                 1 / outputs,
                 len(judged),
-                "The order of the classes is probably another one than in training, or the pictures are prepared in "
-                "another way (channels, size, normalization)",
+                "The classes are probably in a different order than in training, or the pictures are "
+                "preprocessed differently (channels, size, normalization)",
                 "chance: 1 / classes",
             )
         ]
@@ -87,11 +87,12 @@ def disagreements(judged: Sequence[Judged], outputs: int, explainer: Explainer) 
             "warn",
             "labels-disagree",
             "",
-            f"The model rules out the label of {len(suspects)} of {len(judged)} pictures: {names_in_words(shown)}",
+            f"The model confidently contradicts the labels of {len(suspects)} of {len(judged)} pictures: "
+            f"{names_in_words(shown)}",
             float(len(suspects)),
             0.0,
             len(judged),
-            "Look at each: either the label is wrong, or the model makes a mistake that it is sure of",
+            "Inspect each: either the label is wrong, or the model is confidently wrong",
             f"convention: below {_DENIED:.0%} for the label, above {_SURE:.0%} for another class",
         )
     ]

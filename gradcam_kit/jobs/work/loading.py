@@ -1,4 +1,4 @@
-"""Load the model that a person asks for, with its methods."""
+"""Load the requested model with its methods."""
 
 from __future__ import annotations
 
@@ -37,19 +37,19 @@ from gradcam_kit.models import from_module, load_model
 from gradcam_kit.targets.names import normalized
 from gradcam_kit.targets.scores import ScoreKind
 
-TRIED = 1000  # pictures that are opened in search of one that can be read
-_EXPLAINED = 8  # pictures that are explained in search of one that can be measured
+TRIED = 1000  # most pictures to open until one can be read
+_EXPLAINED = 8  # most pictures to explain until one can be measured
 
 
 def load_explainer(request: ModelRequest, console: Console | None = None) -> Explainer:
     """Load the model onto its device; methods are added by `with_methods`.
 
     Args:
-        request: which model, and what of it.
+        request: the options of the model.
         console: where notes about the model are shown; None = nowhere.
 
     Raises:
-        GradCamKitError: the request is wrong.
+        GradCamKitError: the request is invalid.
     """
     device, *_ = [usable_device(name) for name in device_names(request.device)]
     names = _lines(request.class_names) if isinstance(request.class_names, Path) else request.class_names
@@ -77,16 +77,16 @@ def load_explainer(request: ModelRequest, console: Console | None = None) -> Exp
 def make_explainer(
     request: ModelRequest, methods: Iterable[str], entries: Iterable[Entry], console: Console | None = None
 ) -> Explainer:
-    """Load the model and set up the methods; the first picture that the model can take decides on automatic layers.
+    """Load the model and set up the methods; automatic layers are chosen on the first usable picture.
 
     Args:
-        request: which model, and what of it.
-        methods: names in `METHODS` or `package.module:Class`; none = all that need a single pass and suit the model.
+        request: the options of the model.
+        methods: names in `METHODS` or `package.module:Class`; none = all single-pass methods that suit the model.
         entries: the pictures that will be explained.
         console: where notes are shown; None = nowhere.
 
     Raises:
-        GradCamKitError: the request is wrong.
+        GradCamKitError: the request is invalid.
     """
     classes = method_classes(methods)
     explainer = load_explainer(request, console)
@@ -101,7 +101,7 @@ def make_explainer(
             asked = classes or [METHODS[name] for name in single_pass_methods()]
             explainer = with_methods(explainer, asked, request.layers, one, request.batch_size, request.gradient_rule)
             break
-        except GradCamKitError as error:  # perhaps only this picture's fault
+        except GradCamKitError as error:  # perhaps only this picture is at fault
             fault = fault or error
     else:
         assert fault is not None
@@ -127,10 +127,10 @@ def make_explainer(
 
 
 def verify(explainer: Explainer, entries: Iterable[Entry]) -> None:
-    """Refuse a request for which no picture can be explained, rather than report every picture.
+    """Raise an error if no picture can be explained, instead of reporting every picture.
 
     Raises:
-        GradCamKitError: the model or a method can take none of the first pictures that can be read.
+        GradCamKitError: the model or a method fails on all of the first readable pictures.
     """
     found: list[Explained] = []
     for one in islice(_readable(explainer, entries), _EXPLAINED):
@@ -144,16 +144,16 @@ def verify(explainer: Explainer, entries: Iterable[Entry]) -> None:
 def metric_settings(
     explainer: Explainer, entries: Iterable[Entry], targets: Targets, masks: Masks | None = None
 ) -> dict[str, dict[str, Any]]:
-    """Return all that changes the numbers of each metric, as the first picture that can be explained tells.
+    """Return the settings of each metric, read from measuring the first explainable picture.
 
     Args:
         explainer: with metrics.
         entries: the pictures.
         targets: which classes the run explains.
-        masks: where the objects are, for metrics that ask.
+        masks: masks of the objects, for metrics that need them.
 
     Raises:
-        GradCamKitError: a metric that cannot be computed for it.
+        GradCamKitError: a metric that cannot be computed for this picture.
     """
     if not explainer.metrics:
         return {}
@@ -173,17 +173,17 @@ def metric_settings(
                 raise request_fault(explainer, error) from error
             origin = {name: {"masks": masks.origin} for name in locating} if masks is not None else {}
             return {name: {**result.settings, **origin.get(name, {})} for name, result in results.items()}
-    return {metric.name: {} for metric in explainer.metrics}  # the rows say why no picture could be measured
+    return {metric.name: {} for metric in explainer.metrics}  # the reason is in the rows
 
 
 def note(console: Console | None, text: str) -> None:
-    """Tell a person what they should know."""
+    """Show a message to the user."""
     if console is not None:
         console.print(f"note: {text}", highlight=False, markup=False, soft_wrap=True)
 
 
 def device_names(asked: str | None) -> list[str]:
-    """Return the devices of a request, separated by commas; all GPUs of a machine, if it names none of several."""
+    """Return the devices of a request, separated by commas; without a device, all GPUs of the machine."""
     if asked is not None and asked != "cuda":
         return [name.strip() for name in asked.split(",")]
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -194,7 +194,7 @@ def usable_device(name: str) -> torch.device:
     """Return the device of this name.
 
     Raises:
-        OptionError: it cannot be used.
+        OptionError: the device cannot be used.
     """
     try:
         return torch.empty(0, device=name).device
@@ -203,10 +203,10 @@ def usable_device(name: str) -> torch.device:
 
 
 def _readable(explainer: Explainer, entries: Iterable[Entry]) -> Iterator[Decoded]:
-    """Yield the first pictures that can be prepared for the model.
+    """Yield the first pictures that can be read and transformed.
 
     Raises:
-        InputError: the model's transform fails with all that can be read.
+        InputError: the model's transform fails on all readable pictures.
     """
     broken: list[Failed] = []
     is_good = False
@@ -220,11 +220,11 @@ def _readable(explainer: Explainer, entries: Iterable[Entry]) -> Iterator[Decode
             if len(broken) == _EXPLAINED:
                 break
     if broken and not is_good:
-        raise InputError(f"the transform of {explainer.loaded.spec} fails with every picture: {broken[0].reason}")
+        raise InputError(f"the transform of {explainer.loaded.spec} fails on every picture: {broken[0].reason}")
 
 
 def _shared_error(found: Sequence[Explained]) -> Exception | None:
-    """Return the first error, if every picture that reached the model failed there: it is about the request."""
+    """Return the first error if every picture failed in the model, because then the request is at fault."""
     errors = [explained.error for explained in found if explained.reached_model]
     if errors and all(error is not None and not isinstance(error, NonFiniteError) for error in errors):
         return errors[0]
@@ -243,7 +243,7 @@ def _layer_notes(explainer: Explainer, asked: Sequence[str]) -> list[str]:
 
 
 def _lines(path: Path) -> list[str]:
-    """Return the names in a file, one on a line, without what programs leave around them."""
+    """Return the names in a file, one per line, without blanks and byte order marks."""
     try:
         text = read_text(str(path), path.read_bytes())
     except OSError as error:

@@ -1,4 +1,4 @@
-"""`run.json`: all that determines the rows of a run, as plain values."""
+"""`run.json`: everything that determines the rows of a run, as plain values."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from gradcam_kit.models.checkpoints import weights_hash
 
 
 def make_manifest(request: RunRequest, explainer: Explainer, plan: Plan) -> dict[str, Any]:
-    """Return the values that a run may not mix with others; `about` only informs.
+    """Return the values that must be equal in all parts of a run; `about` is only informative.
 
-    The digest of the index stands for the source, which may be called by another name the next time.
+    The source is represented by the digest of its index, because it may have another name the next time.
     """
     loaded = explainer.loaded
     return {
@@ -65,7 +65,7 @@ def make_manifest(request: RunRequest, explainer: Explainer, plan: Plan) -> dict
 
 
 def _asked(request: RunRequest, explainer: Explainer) -> dict[str, Any]:
-    """Return what makes the same model and methods again; the model is None if it was not a specification."""
+    """Return the request that rebuilds model and methods; the model is None if it was not a specification."""
     return {
         "model": request.model if isinstance(request.model, str) else None,
         "checkpoint": None if request.checkpoint is None else str(Path(request.checkpoint).absolute()),
@@ -84,9 +84,9 @@ def _root(entry: Entry) -> str:
 
 
 def _parameters(cam: BaseCAM) -> dict[str, Any]:
-    """Return the settings of a method except `batch_size`, which changes the cost and not the map.
+    """Return the settings of a method except `batch_size`, which does not change the map.
 
-    Exact gradients are left out, as in earlier versions, which had no others.
+    `gradient_rule` is left out if it is "exact", for compatibility with earlier versions.
     """
     plain = {name: str(value) if isinstance(value, torch.dtype) else value for name, value in vars(cam).items()}
     return {

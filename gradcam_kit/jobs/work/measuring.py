@@ -1,4 +1,4 @@
-"""Metrics of stored heatmaps: the same numbers whether a run writes them at once or `evaluate` does later."""
+"""Measure stored heatmaps; the numbers are the same whether the run measures them or `evaluate` later."""
 
 from __future__ import annotations
 
@@ -32,22 +32,22 @@ _SEED = 0
 
 
 def chosen_metrics(names: Iterable[str], masks: Masks | None = None) -> tuple[Metric, ...]:
-    """Return the metrics of these names, without repetitions.
+    """Return the metrics of these names, without duplicates.
 
     Args:
         names: of metrics.
-        masks: where the objects are.
+        masks: masks of the objects.
 
     Raises:
         UnknownNameError: no such metric.
-        OptionError: a metric that needs to know where the objects are, without masks.
+        OptionError: a metric that needs masks, without masks.
     """
     metrics = tuple(known_metrics(names))
     for metric in metrics:
         if metric.needs_masks and masks is None:
             working = ", ".join(name for name, one in METRICS.items() if not one.needs_masks)
             raise OptionError(
-                f"the metric {metric.name!r} needs masks of the objects, which pictures alone do not have: 'evaluate' "
+                f"the metric {metric.name!r} needs masks of the objects: 'evaluate' "
                 f"and 'compare' take them with --masks FOLDER; metrics that work without masks are {working}"
             )
     return metrics
@@ -66,7 +66,7 @@ def metric_fields(metrics: Iterable[str]) -> tuple[pa.Field, ...]:
 
 
 def mark_unmeasured(rows: Iterable[Row], metrics: Iterable[Metric]) -> None:
-    """Note in rows that nothing could be computed for them."""
+    """Mark rows for which nothing could be computed."""
     names = [columns_of(metric.name) for metric in metrics]
     for row in rows:
         for number, status in names:
@@ -78,8 +78,8 @@ class MeasuredBatch:
     """Images of a run with the rows whose heatmaps are measured.
 
     Attributes:
-        images: as the model gets them.
-        rows: of each image the rows, one per method and target.
+        images: the model's input.
+        rows: rows of each image, one per method and target.
         baselines: whether the rows are the result of `baseline_rows`.
         masks: where the objects are, for metrics that need them.
     """
@@ -108,14 +108,14 @@ class MeasuredBatch:
 
 @dataclass(frozen=True, eq=False)
 class Measurer:
-    """What measures the heatmaps of a run.
+    """Measures the heatmaps of a run.
 
     Attributes:
         model: the model that made the heatmaps.
         cams: the methods, for their normalization and for metrics that run them again.
-        metrics: what to measure.
-        scores: what the score of a class is, see `ClassProbability`.
-        policy: where the classes come from, in words: one of the settings.
+        metrics: metrics to measure.
+        scores: kind of the class scores, see `ClassProbability`.
+        policy: description of the origin of the classes, one of the settings.
     """
 
     model: nn.Module
@@ -125,14 +125,14 @@ class Measurer:
     policy: str = "given"
 
     def measure(self, batch: MeasuredBatch) -> None:
-        """Add the columns of the metrics to the rows; what keeps a picture from being measured becomes its `error`.
+        """Add the columns of the metrics to the rows; if a picture cannot be measured, set its `error`.
 
-        A batch that fails is halved until only the images at fault fail.
+        A batch that fails is halved until only the faulty images fail.
         """
         before = batch.errors
         try:
             results = self.results(batch)
-        except Exception as error:  # one picture never ends a run
+        except Exception as error:  # one picture must not end a run
             raise_interruption(error)
             traceback.clear_frames(error.__traceback__)
             failure = error
@@ -152,13 +152,13 @@ class Measurer:
             except Exception as error:
                 raise_interruption(error)
                 return
-            raise failure  # neither the halves nor the whole batch fail again, so the error is not about the images
+            raise failure  # neither the halves nor the whole batch failed again, so the images are not at fault
 
     def results(self, batch: MeasuredBatch) -> dict[str, dict[str, MetricResult]]:
         """Return method -> metric -> one number per image and target.
 
         Raises:
-            Exception: whatever the model or a metric raises.
+            Exception: any exception of the model or a metric.
         """
         ours = [ComparedMethod(method_name(cam), method_name(cam), cam) for cam in self.cams]
         found = with_baselines([]) if batch.baselines else ours
@@ -197,7 +197,7 @@ def baseline_rows(rows: Sequence[Row]) -> list[Row]:
 
 @dataclass
 class MetricMeans:
-    """Means over rows, added up shard by shard."""
+    """Means over rows, accumulated shard by shard."""
 
     sums: defaultdict[tuple[str, str], float] = field(default_factory=lambda: defaultdict(float))
     counts: Counter[tuple[str, str]] = field(default_factory=Counter)
@@ -216,15 +216,15 @@ class MetricMeans:
                     self.counts[row["method"], metric] += 1
 
     def add_measured(self, method: str, numbers: Mapping[str, MetricResult]) -> None:
-        """Count what was measured of a method, by metric."""
+        """Accumulate the measurements of a method, by metric."""
         for metric, one in numbers.items():
             self.add(({"method": method, **columns} for columns in _columns(metric, one)), [metric])
 
     def lines(self) -> list[dict[str, Any]]:
-        """Return a line per method and metric: the mean over the rows that are ok, their number, and the others.
+        """Return a line per method and metric: the mean over the ok rows, their number, and the number of others.
 
-        The mean is None where no row is ok. Maps of ones are flagged, because they are constant, and so they are on
-        purpose: their mean is what the formula gives, with a count of 0.
+        The mean is None if no row is ok. The baseline of ones is flagged because it is constant, but on purpose; its
+        mean is the plain value of the formula, with a count of 0.
         """
         found = []
         for (method, metric), statuses in self.statuses.items():
@@ -247,7 +247,7 @@ def by_method(lines: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Mapping
 
 
 def not_counted(lines: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Say what the means leave out: in which metrics, how many rows, with which status, and of which methods."""
+    """Return notes on rows that the means leave out: metrics, counts, statuses, and methods."""
     found: dict[str, dict[str, list[str]]] = {}
     for line in lines:
         for status, count in line["others"].items():
@@ -278,5 +278,5 @@ def _columns(metric: str, result: MetricResult) -> Iterator[Row]:
 
 
 def _identity(key: str) -> int:
-    """Return a number that belongs to a picture wherever it stands, for its random draws."""
+    """Return a number derived from a picture's key, for its random draws."""
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big", signed=True)

@@ -1,4 +1,4 @@
-"""The methods of a run: names become classes, and classes become methods of a model at their layers."""
+"""Make the methods of a run: from names to classes, and from classes to methods of a model at their layers."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from gradcam_kit.jobs.storage.rows import method_name
 from gradcam_kit.jobs.work.explainer import Explainer
 from gradcam_kit.jobs.work.reader import Decoded
 from gradcam_kit.methods import METHODS, BaseCAM
-from gradcam_kit.models import imported
+from gradcam_kit.models.user_code import imported
 from gradcam_kit.targets.outputs import read_logits
 from gradcam_kit.transforms import PictureTransform, Transform
 from gradcam_kit.types import LayerChoice
 
 
 def method_classes(methods: Iterable[str]) -> list[type[BaseCAM]]:
-    """Return the methods of these names, without repetitions; a name with a colon is a class of the user's.
+    """Return the methods of these names, without duplicates; a name with a colon is a user-defined class.
 
     Raises:
         GradCamKitError: no such method.
@@ -46,7 +46,7 @@ def with_methods(
     batch_size: int,
     gradient_rule: str = "exact",
 ) -> Explainer:
-    """Return the explainer with methods at the given layers; without any, at layers chosen once, for this image.
+    """Return the explainer with methods at the given layers, or at layers chosen once for this image.
 
     Raises:
         GradCamKitError: a layer or method that does not suit the model, or a model that cannot take the image.
@@ -67,7 +67,7 @@ def with_methods(
 
 
 def layers_of(explainer: Explainer) -> dict[str, list[str]]:
-    """Return the layers of each method; none for a method that does not choose any."""
+    """Return the layers of each method; empty for a method that does not choose layers."""
     return {method_name(cam): list(cam.target_layers or ()) for cam in explainer.cams}
 
 
@@ -81,10 +81,10 @@ def make_method(
     """Make a method for a model.
 
     Raises:
-        GradCamKitError: the options do not suit it, or a class of the user's takes other arguments than methods do.
+        GradCamKitError: the options do not suit the method, or a user-defined class takes different arguments.
     """
     try:
-        if gradient_rule == "exact":  # left to the method
+        if gradient_rule == "exact":  # the method raises its own error
             return method(model, layers, batch_size=batch_size)
         return method(model, layers, batch_size=batch_size, gradient_rule=gradient_rule)
     except GradCamKitError:
@@ -93,8 +93,8 @@ def make_method(
         raise_interruption(error)
         name = f"{method.__module__}:{method.__qualname__}"
         raise MethodError(
-            f"{name}(model, layers, batch_size={batch_size}) fails: {type(error).__name__}: {error}; a method of a run "
-            "is made with these arguments alone"
+            f"{name}(model, layers, batch_size={batch_size}) fails: {type(error).__name__}: {error}; runs "
+            "create methods with exactly these arguments"
         ) from error
 
 
@@ -109,12 +109,12 @@ def request_fault(explainer: Explainer, error: Exception) -> GradCamKitError:
 
 
 def _channels(transform: Transform, said: str) -> str:
-    """Return the remedy for a transform that makes another number of channels than the model takes."""
+    """Return the remedy for a transform with another number of channels than the model takes."""
     if not isinstance(transform, PictureTransform) or "channels" not in said:
         return ""
     if len(transform.mean) == 1:
-        return "; a single mean and std make gray images, so give three numbers each"
-    return "; for a model of gray images give a single mean and std, such as --mean 0.5 --std 0.5"
+        return "; a single mean and std give gray images, so pass three numbers each"
+    return "; for a model of gray images pass a single mean and std, such as --mean 0.5 --std 0.5"
 
 
 def _chosen(explainer: Explainer, choice: LayerChoice, images: Tensor) -> list[str]:
@@ -135,23 +135,23 @@ def _check_outputs(explainer: Explainer, images: Tensor) -> None:
     try:
         with torch.no_grad():
             classes = read_logits(explainer.model(images)).shape[1]
-    except Exception as error:  # a model that fails here is refused when it is asked to explain
+    except Exception as error:  # a model that fails here is refused later, when it explains
         raise_interruption(error)
         return
     if classes == 1 and explainer.scores == "softmax":
         raise OptionError(f"the softmax of {explainer.loaded.spec}'s single output is always 1; choose sigmoid or raw")
     if names is not None and len(names) != classes:
         raise OptionError(
-            f"there are {len(names)} class names and {explainer.loaded.spec} has {classes} outputs; give one name on a "
-            "line for each, in the order of the outputs (--class-names)"
+            f"there are {len(names)} class names, but {explainer.loaded.spec} has {classes} outputs; give "
+            "one name per line and output, in the order of the outputs (--class-names)"
         )
 
 
 def _check_bytes(explainer: Explainer, image: UInt8[Tensor, "c h w"]) -> None:
-    """Refuse bytes from a transform for a model that does not scale them by itself.
+    """Refuse bytes from a transform for a model that does not scale them itself.
 
     Raises:
-        InputError: the model fails on bytes, so it expects other numbers than 0 to 255.
+        InputError: the model fails on bytes, so it does not expect values from 0 to 255.
     """
     try:
         with torch.no_grad():
@@ -159,7 +159,7 @@ def _check_bytes(explainer: Explainer, image: UInt8[Tensor, "c h w"]) -> None:
     except Exception as error:
         raise_interruption(error)
         raise InputError(
-            f"the transform of {explainer.loaded.spec} returns bytes, which the model does not take: {error}; end "
+            f"the transform of {explainer.loaded.spec} returns bytes, which the model does not accept: {error}; end "
             "the transform with ToTensor(), or with ToDtype(torch.float32, scale=True)"
         ) from error
 
@@ -169,13 +169,13 @@ def _method_class(name: str) -> type[BaseCAM]:
         try:
             found = imported(name, "method")
         except ModuleNotFoundError as error:
-            raise UnknownNameError(f"{name!r} names no method: no module {error.name!r}") from error
+            raise UnknownNameError(f"{name!r} is not a method: there is no module {error.name!r}") from error
         if not (isinstance(found, type) and issubclass(found, BaseCAM)):
             raise InputError(f"{name} is not a method; expected a class derived from gradcam_kit.BaseCAM")
         return found
     if name not in METHODS:
         raise UnknownNameError(
-            f"there is no method {name!r}{did_you_mean(name, METHODS)}; see 'gradcam-kit methods', or name a class of "
-            "yours as package.module:Class"
+            f"there is no method {name!r}{did_you_mean(name, METHODS)}; see 'gradcam-kit methods', or give "
+            "your own class as package.module:Class"
         )
     return METHODS[name]

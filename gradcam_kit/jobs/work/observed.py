@@ -1,10 +1,10 @@
-"""A copy of a model observed while it trains, and what some of its layers make of pictures."""
+"""Train a copy of a model under observation, and show outputs of some of its layers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from gradcam_kit.capture import holding_hooks
-from gradcam_kit.diagnostics.checks.batches import Pair
+from gradcam_kit.diagnostics.checks.batches import Pair, samples
 from gradcam_kit.diagnostics.checks.preserving import left_as_found
 from gradcam_kit.diagnostics.checks.tasks import Loss
 from gradcam_kit.diagnostics.checks.training import run_findings
@@ -21,14 +21,18 @@ from gradcam_kit.diagnostics.features import capture_features
 from gradcam_kit.diagnostics.findings import Finding
 from gradcam_kit.diagnostics.maths.histogram import COARSE, coarsen
 from gradcam_kit.diagnostics.report import Report
+from gradcam_kit.diagnostics.rows import report_of
 from gradcam_kit.diagnostics.show.page import FeatureMaps, Strips
+from gradcam_kit.diagnostics.thresholds import Thresholds
+from gradcam_kit.diagnostics.tracks import Ledger
 from gradcam_kit.diagnostics.watching import ModelDiagnostics
 from gradcam_kit.functional import normalize
 from gradcam_kit.pixels.pictures import encode_picture
 from gradcam_kit.render import colorize
 
-_OWN = ("update", "not-in-optimizer", "frozen", "accumulated")  # of an optimizer that is not the user's
+_OWN = ("update", "not-in-optimizer", "frozen", "accumulated")  # learning rate of our own optimizer
 _LAYERS, _PICTURES, _LARGEST = 6, 3, 112
+_STRETCH = 1.5  # of a map beside the image
 _FEWEST_UNITS, _MOST_UNITS = 4, 256
 
 
@@ -52,21 +56,32 @@ def observed_training(
     found = run_findings(model, batches, loss, None, steps, watch)
     if not watched:
         return found, Report(()), {}
-    report = watched[0].diagnostics.report()
+    ledger = watched[0].diagnostics.state_dict()["ledger"]
+    _count_once(ledger, sum(samples(inputs) for inputs, _ in batches))
+    report = report_of(ledger, Thresholds())
     found += [finding for finding in report.findings if finding.kind not in _OWN]
     return found, report, watched[0].strips()
 
 
+def _count_once(ledger: Ledger, distinct: int) -> None:
+    """Let samples that were seen again and again count once: a verdict about units rests on different ones."""
+    for track in ledger.tracks.values():
+        for window in (own for own in (track.open, track.closed) if own is not None):
+            window.moments = replace(window.moments, n=min(window.moments.n, distinct))
+            if window.features is not None:
+                window.features = window.features[:distinct]
+
+
 @dataclass(eq=False)
 class _Timeline:
-    """How the values of each layer were spread in each step."""
+    """Histograms of the values of each layer in each step."""
 
     diagnostics: ModelDiagnostics
     before: dict[str, Any] = field(default_factory=dict)
     columns: dict[str, list[Any]] = field(default_factory=dict)
 
     def take(self, *_: Any) -> None:
-        """Keep the histogram of what came since the last call."""
+        """Store the histogram of the values since the last call."""
         for name, track in self.diagnostics.state_dict()["ledger"].tracks.items():
             counts = coarsen(track.counts)
             self.columns.setdefault(name, []).append(counts - self.before.get(name, 0))
@@ -79,7 +94,7 @@ class _Timeline:
 
 
 def _over_time(columns: list[Any]) -> bytes:
-    """Draw one column for each step, the largest values on top; what is not finite is left out."""
+    """Draw one column for each step, with the largest values on top and without non-finite values."""
     counts = np.stack(columns, axis=1)[: COARSE - 1].astype(np.float64)
     if not counts.any():
         return b""
@@ -88,7 +103,7 @@ def _over_time(columns: list[Any]) -> bytes:
 
 
 def _units(track: Any) -> bytes:
-    """Draw the largest value of each unit in the last window, from zero to the largest of all."""
+    """Draw the maximum of each unit in the last window, on a scale from zero to the overall maximum."""
     high = track.last_window(0).high
     if high is None or len(high) < _FEWEST_UNITS or not np.isfinite(high).all():
         return b""
@@ -101,24 +116,38 @@ def _png(values: Any) -> bytes:
 
 
 def feature_maps(model: nn.Module, images: Float[Tensor, "n c h w"], report: Report) -> list[FeatureMaps]:
-    """Return the mean over channels of the outputs of some layers that have positions, evenly spread over the depth."""
-    names = [row.name for row in report.layers if len(row.shape) == 4 and min(row.shape[2:]) > 1 and row.unit_axis == 1]
+    """Return channel means of the outputs of some layers with positions, evenly spaced over the depth."""
+    names = [row.name for row in report.layers if row.unit_axis == 1 and _are_positions(row.shape, images.shape)]
     names = [name for name in dict.fromkeys(names) if _has(model, name)]
     if not names:
         return []
-    count = min(_LAYERS, len(names))
-    chosen = list(dict.fromkeys(names[round(i * (len(names) - 1) / max(1, count - 1))] for i in range(count)))
+    chosen = chosen_evenly(names, _LAYERS)
     with left_as_found(model, images), torch.no_grad(), capture_features(model, chosen) as features:
         model(images[:_PICTURES])
-    return [_maps(name, features[name].calls[0].output) for name in chosen if name in features]
+    outputs = {name: features[name].calls[0].output for name in chosen if name in features}
+    return [maps_of(name, output, " x ".join(map(str, output.shape[1:]))) for name, output in outputs.items()]
 
 
-def _maps(name: str, output: Any) -> FeatureMaps:
+def _are_positions(shape: Sequence[int], image: Sequence[int]) -> bool:
+    """Whether an output has positions of the image, and not heads and tokens, which have other proportions."""
+    if len(shape) != 4 or min(shape[2:]) < 2:
+        return False
+    stretch = (shape[2] / shape[3]) / (image[2] / image[3])
+    return 1 / _STRETCH < stretch < _STRETCH
+
+
+def chosen_evenly(names: Sequence[str], most: int) -> list[str]:
+    """Return some of the names, the first and the last among them, evenly spread."""
+    count = min(most, len(names))
+    return list(dict.fromkeys(names[round(i * (len(names) - 1) / max(1, count - 1))] for i in range(count)))
+
+
+def maps_of(name: str, output: Float[Tensor, "n k h w"], caption: str) -> FeatureMaps:
+    """Return the mean over channels of each sample as a picture."""
     maps = normalize(output.detach().float().nan_to_num().mean(dim=1).cpu())
     step = max(1, -(-max(maps.shape[1:]) // _LARGEST))
     pictures = colorize(maps[:, ::step, ::step], "viridis")
-    shape = " x ".join(map(str, output.shape[1:]))
-    return FeatureMaps(name, shape, [encode_picture(picture, ".png") for picture in pictures])
+    return FeatureMaps(name, caption, [encode_picture(picture, ".png") for picture in pictures])
 
 
 def _has(model: nn.Module, name: str) -> bool:

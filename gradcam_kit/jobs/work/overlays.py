@@ -1,4 +1,4 @@
-"""Heatmaps put back onto the whole picture, at the part that the model saw."""
+"""Render heatmaps onto the whole picture, at the part that the model saw."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from gradcam_kit.transforms import Picture
 
 
 def overlay_of(row: Mapping[str, Any], picture: Picture, normalization: Normalization = "minmax") -> Picture:
-    """Return the overlay that a row of a run stands for."""
+    """Return the overlay of a row."""
     x0, y0, x1, y1 = row["box"]
     return overlay(picture, enlarged(row, normalization).clip(0, 1), box=(x0, y0, x1, y1))
 
@@ -28,10 +28,10 @@ def overlay_of(row: Mapping[str, Any], picture: Picture, normalization: Normaliz
 def render_overlays(
     store: Store, entry: Entry, rows: Sequence[Row], normalization: Mapping[str, Normalization]
 ) -> None:
-    """Render and write the overlays of one picture; a row whose overlay cannot be written says why.
+    """Render and write the overlays of one picture; if one cannot be written, its row gets the reason.
 
     Args:
-        store: where the overlays go.
+        store: folder of the run.
         entry: the picture.
         rows: the rows of the picture.
         normalization: how each method normalizes.
@@ -40,11 +40,11 @@ def render_overlays(
         OptionError: no overlay can be written, because the disk is full.
     """
     try:
-        with picture_of(entry) as picture:  # a second time, because pictures in full size would fill the memory
+        with picture_of(entry) as picture:  # read again, because full-size pictures would fill the memory
             for row in rows:
                 name = store.overlay_name(entry.key, row["method"], row["rank"])
                 store.folder.put(name, encode_picture(overlay_of(row, picture, normalization[row["method"]]), ".jpg"))
-    except Exception as error:  # one overlay never ends a run
+    except Exception as error:  # one overlay must not end a run
         raise_interruption(error)
         if is_full(error):
             with store.named():
@@ -53,14 +53,14 @@ def render_overlays(
 
 
 def mark_unrendered(rows: Iterable[Row], error: Exception) -> None:
-    """Note in the rows of a picture what keeps their overlays from being written."""
+    """Add to the rows of a picture the reason why their overlays cannot be written."""
     said = error.strerror or error if isinstance(error, OSError) else error
     for row in rows:
         row["error"] = one_line(f"{type(error).__name__}: the overlay cannot be written: {said}")
 
 
 class Painter:
-    """Renders overlays in threads while the model runs; at most a few pictures wait. A context manager."""
+    """Renders overlays in threads while the model runs, with a short queue of pictures. A context manager."""
 
     def __init__(self, store: Store, workers: int, normalization: Mapping[str, Normalization]) -> None:
         self._store = store
@@ -70,9 +70,9 @@ class Painter:
         self._waiting: list[Future[None]] = []
 
     def add(self, entry: Entry, rows: Sequence[Row]) -> Future[None]:
-        """Draw the overlays of one picture; `rows` are complete when the future is done."""
+        """Render the overlays of one picture; `rows` are complete when the future is done."""
         while self._waiting and (len(self._waiting) >= self._most or self._waiting[0].done()):
-            self._waiting.pop(0).result()  # in their order, so that the first failure is the one that is told
+            self._waiting.pop(0).result()  # in order, so that the first failure is reported
         future = self._pool.submit(render_overlays, self._store, entry, rows, self._normalization)
         self._waiting.append(future)
         return future

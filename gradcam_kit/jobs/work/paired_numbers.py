@@ -1,4 +1,4 @@
-"""Numbers of the same pictures by several methods, for what a run says about their differences."""
+"""Numbers of the same pictures by several methods, from which a run reports differences."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class PairedNumbers:
                     own.setdefault(row["path"], []).append(row[number])
 
     def lines(self) -> list[str]:
-        """Say the differences of the methods in each metric, and of methods and baselines."""
+        """Return lines with the differences between methods, and between methods and baselines, per metric."""
         said = []
         for metric, values in self._by_picture().items():
             said += pair_lines(metric, values, [method for method in values if method in BASELINES])
@@ -63,7 +63,7 @@ class PairedNumbers:
 
 
 def comparison_lines(comparisons: Sequence[Comparison]) -> list[str]:
-    """Say the same of comparisons of one set of methods on several batches of pictures."""
+    """Return the same lines for comparisons of one set of methods on several batches of pictures."""
     found: dict[str, dict[str, list[Float[np.ndarray, " n"]]]] = {}
     for comparison in comparisons:
         for metric, own in comparison.numbers().items():

@@ -1,4 +1,4 @@
-"""Processes that work for a run: how they start, and who hears an interruption."""
+"""Start worker processes of a run, and decide which process handles an interruption."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from gradcam_kit.jobs.sources.reading import silence_decoders
 
 @contextmanager
 def sigint_blocked() -> Iterator[None]:
-    """Keep an interruption from the processes that are started meanwhile, until `init_worker` settles them.
+    """Block interruptions in processes started in the block, until `init_worker` runs in them.
 
-    A terminal sends it to all processes, and those that are still importing would show a traceback.
+    A terminal sends an interruption to all processes, and those still importing would print a traceback.
     """
     if not hasattr(signal, "pthread_sigmask"):
         yield
@@ -31,7 +31,7 @@ def sigint_blocked() -> Iterator[None]:
 
 
 def init_worker() -> None:
-    """Settle a new process: it leaves interruptions to the one that started it, and ends with it, however that ends."""
+    """Set up a new process: leave interruptions to its parent, and end with the parent, however that ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     silence_decoders()
     parent = multiprocessing.parent_process()
@@ -41,10 +41,10 @@ def init_worker() -> None:
 
 @contextmanager
 def interruptions_told(say: Callable[[str], None]) -> Iterator[None]:
-    """Tell a person at once that an interruption has arrived, as ending the work takes a moment.
+    """Acknowledge an interruption immediately, because ending the work takes a moment.
 
-    A request to end (SIGTERM), as schedulers send it, counts as an interruption from the keyboard. A handler of the
-    program's own for the keyboard stays.
+    SIGTERM, which schedulers send, counts as an interruption from the keyboard. The program's own handler for the
+    keyboard is kept.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

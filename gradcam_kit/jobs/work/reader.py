@@ -1,4 +1,4 @@
-"""Pictures become model inputs in worker threads or processes; a picture that cannot be read becomes its error."""
+"""Turn pictures into model inputs in worker threads or processes; unreadable pictures become errors."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ from gradcam_kit.transforms import Box, Picture, Transform
 
 _T = TypeVar("_T")
 
-_CHUNK = 4  # pictures in one task of a worker
-_FEW = 1000  # pictures for which starting processes is not worth it
+_CHUNK = 4  # pictures per task of a worker
+_FEW = 1000  # most pictures for which processes are not worth starting
 _THUMBNAIL, _QUALITY = 256, 80
 
 
@@ -40,7 +40,7 @@ class Decoded:
     """A picture ready for the model.
 
     Attributes:
-        image: what the first half of the transform gives.
+        image: result of the first half of the transform.
         box: the part of the picture that the model sees.
         size: height and width of the picture.
         thumbnail: a small JPEG for the report, if one is wanted.
@@ -65,7 +65,7 @@ class Failed:
 
     Attributes:
         reason: the type of the error and its message.
-        by_transform: the picture could be read, and the model's transform failed in a way that is not the picture's.
+        by_transform: whether the picture could be read, but the model's transform failed for a reason of its own.
     """
 
     entry: Entry
@@ -74,7 +74,7 @@ class Failed:
 
     @classmethod
     def because(cls, entry: Entry, error: BaseException) -> Failed:
-        """Return the failure that an error caused; foreign errors could not be sent from process to process."""
+        """Return an error as a failure, because arbitrary exceptions cannot be sent between processes."""
         return cls(entry, one_line(f"{type(error).__name__}: {error}"))
 
 
@@ -87,7 +87,8 @@ def decode(entry: Entry, transform: Transform, thumbnail: bool = False) -> Decod
             small = _thumbnail(picture) if thumbnail else None
             is_read = True
             return Decoded(entry, transform.prepare(picture), transform.box(*size), size, small)
-    except (Exception, SystemExit) as error:  # one picture never ends a run, also if a transform would end the program
+    # one picture must not end a run, even if a transform tries to exit the program
+    except (Exception, SystemExit) as error:
         raise_interruption(error)
         failed = Failed.because(entry, error)
         return replace(failed, by_transform=is_read and not isinstance(error, PictureError))
@@ -96,13 +97,13 @@ def decode(entry: Entry, transform: Transform, thumbnail: bool = False) -> Decod
 class Reader:
     """Reads pictures ahead of their use, in workers; a context manager.
 
-    Many pictures are read in processes, which no interpreter lock holds back and which a decoder may crash; few, or
-    those whose transform cannot be sent to another process, in threads.
+    Many pictures are read in processes, which avoid the interpreter lock and survive crashes of decoders. Few pictures,
+    or pictures whose transform cannot be pickled, are read in threads.
 
     Args:
         transform: from picture to model input.
-        workers: how many.
-        pictures: about how many will be read, None = many; for few of them no process is started.
+        workers: number of workers.
+        pictures: approximate number of pictures to read, None = many; few do not start processes.
         processes: whether processes may be started.
     """
 
@@ -118,8 +119,8 @@ class Reader:
         """Read batches of pictures, in order.
 
         Args:
-            batches: pictures, and whether a thumbnail of each is wanted.
-            ahead: how many batches may be read before they are asked for; bounds the memory.
+            batches: pictures, each with whether a thumbnail is wanted.
+            ahead: number of batches to read ahead; limits the memory.
         """
         waiting: deque[list[tuple[Sequence[tuple[Entry, bool]], Future[list[Decoded | Failed]]]]] = deque()
         try:
@@ -144,7 +145,7 @@ class Reader:
     def _start(self, workers: int) -> Executor:
         if self._packed is None:
             return ThreadPoolExecutor(workers)
-        context = multiprocessing.get_context("spawn")  # a forked process would share locks, and what CUDA knows
+        context = multiprocessing.get_context("spawn")  # a forked process would share locks and the CUDA context
         arguments = (os.getcwd(), self._packed)
         return ProcessPoolExecutor(workers, mp_context=context, initializer=_set_up, initargs=arguments)
 
@@ -171,21 +172,29 @@ class Reader:
         return found
 
     def _one_by_one(self, chunk: Sequence[tuple[Entry, bool]]) -> Iterator[Decoded | Failed]:
-        """Read what was on its way when a worker died; only a picture that kills a worker of its own is at fault."""
+        """Read the pending pictures again after a worker died, one after the other, to find the faulty one.
+
+        A picture is faulty if it kills a worker that has read nothing else. A worker reads on as long as it lives,
+        because starting one takes longer than reading many pictures.
+        """
         if getattr(self._pool, "_broken", False):
             self._pool.shutdown(wait=False)
             self._pool = self._start(self._workers)
-        for one in chunk:
-            pool = self._start(1)
-            try:
-                with sigint_blocked():
-                    future = pool.submit(_decode_all, [one])
-                yield from future.result()
-            except BrokenProcessPool:
-                reason = "cannot read the picture: the process that read it died"
-                yield Failed.because(one[0], PictureError(reason))
-            finally:
-                pool.shutdown()
+        waiting = deque(chunk)
+        while waiting:
+            has_read = False
+            with self._start(1) as pool:
+                try:
+                    while waiting:
+                        with sigint_blocked():
+                            future = pool.submit(_decode_all, [waiting[0]])
+                        yield from future.result()
+                        waiting.popleft()
+                        has_read = True
+                except BrokenProcessPool:
+                    if not has_read:
+                        reason = "cannot read the picture: the process that read it died"
+                        yield Failed.because(waiting.popleft()[0], PictureError(reason))
 
 
 def ahead_of(batch_size: int, workers: int) -> int:
@@ -201,7 +210,7 @@ def batches(items: Iterable[_T], size: int) -> Iterator[list[_T]]:
 
 
 def prefetched(items: Iterable[_T], ahead: int = 1) -> Generator[_T, None, None]:
-    """Let a thread go through an iterable, up to `ahead` items before they are asked for."""
+    """Iterate in a background thread, at most `ahead` items ahead of the consumer."""
     iterator, end = iter(items), object()
     waiting: deque[Future[Any]] = deque()
     with ThreadPoolExecutor(1) as thread:
@@ -221,7 +230,7 @@ def prefetched(items: Iterable[_T], ahead: int = 1) -> Generator[_T, None, None]
                 iterator.close()
 
 
-_transform: Transform | None = None  # of a worker process
+_transform: Transform | None = None  # global state of a worker process
 
 
 def _decode_all(chunk: Sequence[tuple[Entry, bool]], transform: Transform | None = None) -> list[Decoded | Failed]:
@@ -231,10 +240,10 @@ def _decode_all(chunk: Sequence[tuple[Entry, bool]], transform: Transform | None
 
 
 def _set_up(folder: str, packed: bytes) -> None:
-    """Make a worker process ready."""
+    """Initialize a worker process."""
     global _transform
     init_worker()
-    sys.path.insert(0, folder)  # where the user's modules are, for as long as the transform may need them
+    sys.path.insert(0, folder)  # path of the user's modules, as long as the transform may need them
     try:
         _transform = pickle.loads(packed)
     finally:
@@ -242,7 +251,7 @@ def _set_up(folder: str, packed: bytes) -> None:
 
 
 def _packed(transform: Transform) -> bytes | None:
-    with suppress(Exception):  # whatever pickling a foreign object raises
+    with suppress(Exception):  # pickling an arbitrary object may raise anything
         return pickle.dumps(transform)
     return None
 

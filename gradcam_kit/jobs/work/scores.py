@@ -1,4 +1,4 @@
-"""What the score of a run is: asked for, or decided by the first pictures."""
+"""The kind of score of a run: requested, or detected from the first pictures."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from gradcam_kit.targets.scores import WORDS, are_shares, evident_kind, last_ope
 
 
 def with_scores(explainer: Explainer, pictures: Iterable[Decoded]) -> tuple[Explainer, list[str]]:
-    """Return the explainer with what its scores are, decided by evidence where nothing was asked for, and notes.
+    """Return the explainer with its kind of scores, detected by evidence unless requested, and notes.
 
-    More pictures are asked only while all outputs lie between 0 and 1, which few outputs may do by chance.
+    More pictures are tried only while all outputs lie between 0 and 1, which may be chance for few outputs.
     """
     if explainer.scores is not None:
-        return explainer, [f"the score is {WORDS[explainer.scores]}, as asked for"]
+        return explainer, [f"the score is {WORDS[explainer.scores]}, as requested"]
     outputs: list[Tensor] = []
     for one in pictures:
         try:
@@ -29,9 +29,9 @@ def with_scores(explainer: Explainer, pictures: Iterable[Decoded]) -> tuple[Expl
             with explainer.precision():
                 output = output_with_graph(explainer.model, inputs)
             logits = read_logits(output)
-            outputs.append(logits.detach() if outputs else logits)  # one graph tells enough
+            outputs.append(logits.detach() if outputs else logits)  # a single graph suffices
             kind, why = evident_kind(explainer.model, outputs)
-        except Exception as error:  # a model that fails here is refused when it is asked to explain
+        except Exception as error:  # a model that fails here is refused later, when it explains
             raise_interruption(error)
             break
         if last_operation(outputs[0]) in ("softmax", "sigmoid", "logsoftmax") or not _may_be_probabilities(outputs):

@@ -28,7 +28,7 @@ def check_channels(channels: Any) -> int | float | None:
 
 
 def ranked_channels(layer: LayerCapture, channels: int | float, ranking: Ranking) -> Int[Tensor, "n r"]:
-    """Return the channels to keep, best first: so many (int) or this share of them (float), exactly.
+    """Return the channels to keep, best first: exactly this many (int) or this share of them (float).
 
     Args:
         layer: activations, and gradients where the ranking needs them.
@@ -52,7 +52,7 @@ def ranked_channels(layer: LayerCapture, channels: int | float, ranking: Ranking
 
 
 def where_true(*conditions: Bool[Tensor, "..."]) -> list[Int[Tensor, "m axes"]]:
-    """Return the indices at which each condition holds. The host reads the conditions of a device once, together."""
+    """Return the indices at which each condition holds, with a single synchronization for all conditions."""
     host = on_host(torch.cat([condition.flatten() for condition in conditions]))
     parts = host.split([condition.numel() for condition in conditions])
     return [

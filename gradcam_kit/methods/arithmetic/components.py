@@ -15,8 +15,8 @@ _SQUARINGS = 44
 def principal(symmetric: Float[Tensor, "n z z"]) -> tuple[Float[Tensor, " n"], Float[Tensor, "n z"]]:
     """Return the largest eigenvalue of each matrix and its eigenvector of length 1.
 
-    The eigenvector of a matrix of zeros may be zero. The host solves by LAPACK. A device would solve one matrix after
-    the other and make the host wait for each, so there small matrices are squared instead.
+    The eigenvector of a matrix of zeros may be zero. The host solves by LAPACK. A GPU would solve the matrices one by
+    one and synchronize for each, so small matrices are squared repeatedly instead.
     """
     if symmetric.device.type == "cpu" or symmetric.shape[-1] > _LARGEST:
         values, vectors = torch.linalg.eigh(symmetric)
@@ -25,15 +25,15 @@ def principal(symmetric: Float[Tensor, "n z z"]) -> tuple[Float[Tensor, " n"], F
 
 
 def by_squaring(symmetric: Float[Tensor, "n z z"]) -> tuple[Float[Tensor, " n"], Float[Tensor, "n z"]]:
-    r"""Find what `principal` returns by repeated squaring: all columns of $A^{2^{44}}$ point to the eigenvector.
+    r"""Compute the result of `principal` by repeated squaring: all columns of $A^{2^{44}}$ point to the eigenvector.
 
-    Eigenvalues that differ by a share of $10^{-10}$ are told apart. Rounding errors do not add up, because each
+    Eigenvalues with a relative difference of $10^{-10}$ are separated. Rounding errors do not add up, because each
     squaring doubles the distance to the other eigenvalues: in float64 the error of the vector is about $10^{-15}$
-    divided by the share by which the eigenvalues differ. Among equal eigenvalues any one vector is taken, as by any
-    solver.
+    divided by the relative difference of the eigenvalues. For equal eigenvalues the choice of the vector is arbitrary,
+    as with any solver.
     """
     wide = symmetric if symmetric.device.type == "mps" else symmetric.double()  # Apple's GPUs have no float64
-    # A negative eigenvalue may have the largest magnitude, so all are lifted by a bound that none is below.
+    # A negative eigenvalue may have the largest magnitude, so all are shifted by a lower bound of the eigenvalues.
     lowest = wide.abs().sum(2).amax(1)
     power = wide + torch.diag_embed(lowest[:, None].expand(wide.shape[:2]))
     for _ in range(_SQUARINGS):
@@ -64,13 +64,13 @@ def first_component(maps: Float[Tensor, "n k *s"], center: bool = False) -> Floa
     rows = maps.flatten(2).mT
     if center:
         rows = centered_rows(rows)
-    # The scale is taken out so that the squares in the Gram matrix neither overflow nor vanish.
+    # Normalize the scale so that the squares in the Gram matrix neither overflow nor underflow.
     scale = rows.abs().amax(dim=(1, 2), keepdim=True)
     rows = rows / scale.where(scale > 0, 1)
     if rows.shape[1] <= rows.shape[2]:
         direction = rows.mT @ principal(rows @ rows.mT)[1][..., None]
         length = direction.norm(dim=1, keepdim=True)
-        # By the rows themselves, so that equal positions get equal values whatever the solver's rounding.
+        # Project the rows themselves, so that equal positions get equal values whatever the rounding of the solver.
         component = (rows @ (direction / length.where(length > 0, 1)))[..., 0]
     else:
         component = (rows @ principal(rows.mT @ rows)[1][..., None])[..., 0]

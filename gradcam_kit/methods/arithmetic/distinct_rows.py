@@ -1,4 +1,4 @@
-"""Choose rows that differ most from each other: where clustering and factorization start."""
+"""Choose the rows that differ most from each other, as starting points of clustering and factorization."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def distinct_rows(rows: Float[Tensor, "n r z"], count: int, start: Float[Tensor,
 
     Args:
         rows: of length 1; rows of zeros have no direction and come last.
-        count: how many; with fewer rows some are chosen again.
-        start: the first choice is the row most like it. Made on the host, so that every device gets the same.
+        count: number of rows to choose; if there are fewer, some are repeated.
+        start: vector whose most similar row is chosen first. Drawn on the host, so that it is the same on every device.
     """
     has_direction = (rows != 0).any(2)
     nearness = -(rows @ move(start, rows.device, rows.dtype))

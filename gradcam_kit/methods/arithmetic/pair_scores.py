@@ -1,4 +1,4 @@
-"""Scores of pairs of a picture and a text, from what two towers return."""
+"""Scores of image-text pairs, from the outputs of the two towers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _NAMES = ("image_embeds", "text_embeds", "image_features", "text_features", "poo
 
 
 def floating_in(output: Any) -> Tensor:
-    """Return the first floating tensor in what a tower returned."""
+    """Return the first floating-point tensor in a tower's output."""
     leaves = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
     if not leaves:
         raise TargetError(f"a tower returned {kind_of(output)} without a floating tensor; expected embeddings (n, d)")
@@ -29,7 +29,7 @@ def floating_in(output: Any) -> Tensor:
 
 
 def embeddings_in(output: Any) -> Float[Tensor, "n d"]:
-    """Return the embeddings in what a tower returned."""
+    """Return the embeddings in a tower's output."""
     named = [output[name] for name in _NAMES if name in output] if isinstance(output, Mapping) else []
     leaves = named or tree_leaves(output)
     found = [one for one in leaves if isinstance(one, Tensor) and one.is_floating_point() and one.ndim == 2]
@@ -41,12 +41,12 @@ def embeddings_in(output: Any) -> Float[Tensor, "n d"]:
 
 @dataclass(frozen=True, eq=False)
 class PairCosine:
-    """The cosine of each image's embedding and the text of its own."""
+    """The cosine similarity of each image's embedding and the embedding of its text."""
 
     texts: Any
 
     def __call__(self, output: Any) -> Float[Tensor, " n"]:
-        """Cosines in [-1, 1], for what the image tower returned."""
+        """Return cosine similarities in [-1, 1] for the output of the image tower."""
         image, text = embeddings_in(output), embeddings_in(self.texts)
         if image.shape[1] != text.shape[1]:
             raise ShapeError(
@@ -68,18 +68,18 @@ class PairCosine:
 
 @dataclass(frozen=True, eq=False)
 class FusedScore:
-    """What the fusion module makes of each image's output and the text of its own."""
+    """The scores that the fusion module gives each image and its text."""
 
     fusion: nn.Module
     texts: Any
     targets: Any
 
     def __call__(self, output: Any) -> Float[Tensor, " n"]:
-        """Return the scores of the fusion module, for what the image tower returned."""
+        """Return the scores of the fusion module for the output of the image tower."""
         return self.score(self.fusion(output, self.texts))
 
     def score(self, fused: Any) -> Float[Tensor, " n"]:
-        """Return the scores in what the fusion module returned."""
+        """Return the scores in the output of the fusion module."""
         target = resolve_target(self.targets, ClassLogit, lambda: None)
         if target is None:
             target = ClassLogit(predicted_classes(fused))

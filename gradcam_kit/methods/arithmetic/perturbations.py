@@ -1,4 +1,4 @@
-"""Change inputs as several methods do: noise with one draw for all samples, and probes of many copies."""
+"""Perturb inputs: noise that all samples share, and many copies of a batch in one pass."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from gradcam_kit.types import LayerCapture
 
 
 def gaussian_noise(draws: int, images: Float[Tensor, "n c *t"], seed: int) -> Float[Tensor, "draws c *t"]:
-    """Draw standard normal noise for one image, shared by the batch, so that a batch equals one by one.
+    """Draw standard normal noise for one image; the batch shares it, so that it equals its images one by one.
 
-    It is drawn on the host from its own generator: the same on every device, and the global random state is untouched.
+    It is drawn on the host from its own generator: every device gets the same noise, and the global random state is
+        untouched.
     """
     generator = torch.Generator("cpu").manual_seed(seed)
     noise = torch.randn(draws, *images.shape[1:], generator=generator, dtype=torch.float32, device="cpu")

@@ -20,19 +20,19 @@ def random_masks(
     seed: int,
     dtype: torch.dtype = torch.float32,
 ) -> Float[Tensor, "r *t"]:
-    """Return masks in [0, 1]: each belongs to its number, its image and the seed, whatever it is made together with.
+    """Return masks in [0, 1]. Each depends only on its number, its image and the seed, not on the rest of the batch.
 
     A grid of `cells` along each axis, whose cells are 1 with probability `visible` and else 0, is enlarged linearly to
     one cell more than the image, and the image's size is cut out of it at a random place (RISE, Section 3.2).
 
     Args:
-        numbers: which mask of its image a row is.
-        identities: whose mask a row is, see `draws.checksums`.
+        numbers: for each row, the number of the mask among those of its image.
+        identities: for each row, the identity of its image; see `draws.checksums`.
         size: of the masks, `*t`.
         cells: along each axis.
         visible: probability of a cell to be 1.
-        seed: of all draws.
-        dtype: of the masks.
+        seed: seed of all draws.
+        dtype: type of the masks.
     """
     axes = len(size)
     drawn = uniform((cells**axes + axes,), identities, seed, numbers)
@@ -40,7 +40,7 @@ def random_masks(
     for axis, length in enumerate(size):
         cell = ceil(length / cells)
         shift = (drawn[:, axis - axes] * cell).long()[:, None]
-        # Linear interpolation as a product: how much of each cell (column) is in each position (row).
+        # Linear interpolation as a matrix product: the weight of each cell (column) at each position (row).
         at = (torch.arange(length, device=drawn.device) + shift + 0.5).to(dtype) * cells / ((cells + 1) * cell) - 0.5
         near = at.clamp(0, cells - 1)[..., None] - torch.arange(cells, device=drawn.device)
         shares = (1 - near.abs()).clamp(min=0)

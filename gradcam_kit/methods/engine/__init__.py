@@ -1,1 +1,1 @@
-"""The engine: one pass for several methods, and the way from captured tensors to an explanation."""
+"""The engine: it runs one pass for several methods and turns the captured tensors into explanations."""

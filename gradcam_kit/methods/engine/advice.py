@@ -1,4 +1,4 @@
-"""What to use instead: said once by every method that explains tokens by exact gradients."""
+"""Advice to use BalancedCAM, logged once by each method that explains tokens by exact gradients."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ _ADVISED = "_advised_of_tokens"
 
 
 def advise(cam: Method, captured: Capture, layers: Iterable[str]) -> None:
-    """Log, once per object, that there is a method for tokens, where the layer was chosen automatically."""
+    """Log once per object that BalancedCAM exists, if the automatically chosen layer returns tokens."""
     if cam.target_layers is not None or not cam.needs & Evidence.RULED or rule_of(cam) != "exact":
         return
     tokens = [name for name in layers if captured.has_tokens(name)]
     if tokens and not is_advised(cam):
         vars(cam)[_ADVISED] = True
         _log.info(
-            "%s explains the tokens of %s by exact gradients, which hardly tell where a transformer finds its "
-            "evidence; BalancedCAM is made for token models",
+            "%s explains the tokens of %s by exact gradients, which localize a transformer's evidence "
+            "poorly; BalancedCAM is made for token models",
             type(cam).__name__,
             ", ".join(tokens),
         )
 
 
 def is_advised(cam: Method) -> bool:
-    """Whether an automatic choice of a method with exact gradients fell on tokens."""
+    """Whether a method with exact gradients explains tokens at an automatically chosen layer."""
     return bool(vars(cam).get(_ADVISED))

@@ -40,20 +40,20 @@ def signed_maps(cam: Method, captured: Capture, layers: tuple[str, ...]) -> tupl
 
 
 def _check_masks(cam: Method, captured: Capture, layer: LayerCapture) -> None:
-    """Raise ShapeError for a method that lays maps over the images, if those have other axes than the maps."""
+    """Raise ShapeError if a method lays maps over the images, but maps and images have different axes."""
     positions, image = tuple(layer.activations.shape[2:]), tuple(layer.images.shape[1:])
     if captured.reshape is None or not cam.needs & (Evidence.RESCORE | Evidence.GUIDED):
         return
     if heatmap_size(positions, image) != image[1:]:
         raise ShapeError(
-            f"{type(cam).__name__} lays the maps of layer {layer.layer!r} over the images, and its positions "
-            f"{positions} are other axes than {image[1:]} of the images; choose a method that does not change the "
-            "images, such as GradCAM"
+            f"{type(cam).__name__} lays the maps of layer {layer.layer!r} over the images, but its "
+            f"positions {positions} do not correspond to the axes {image[1:]} of the images; choose a "
+            "method that does not mask the images, such as GradCAM"
         )
 
 
 def _size_of_heatmaps(captured: Capture, saliency: dict[str, Tensor], leading: int) -> tuple[int, ...]:
-    """Return the size of the images; where `reshape` makes other axes, that of the layers."""
+    """Return the size of the heatmaps: that of the images, or that of the layers if `reshape` gives other axes."""
     if captured.reshape is None:
         return captured.inputs.size
     image = captured.inputs.images.shape[1:]
@@ -65,7 +65,7 @@ def _size_of_heatmaps(captured: Capture, saliency: dict[str, Tensor], leading: i
 
 
 def _warn_of_single_positions(saliency: dict[str, Tensor], size: tuple[int, ...], leading: int) -> None:
-    """Warn of maps with a single position: they are right and useless, because the heatmaps are constant."""
+    """Warn of maps with a single position, whose heatmaps are constant and so show nothing."""
     if max(size) > 1 and all(max(maps.shape[leading:]) == 1 for maps in saliency.values()):
         _log.warning(
             "layer %s has a single position, so it cannot show where anything is in images of %s; choose a layer in "
@@ -76,7 +76,7 @@ def _warn_of_single_positions(saliency: dict[str, Tensor], size: tuple[int, ...]
 
 
 def _checked(cam: Method, layer: LayerCapture, maps: Any) -> Tensor:
-    """Return the maps that a method gave, or raise for anything that is not one map for each sample and target.
+    """Return the maps of a method; raise ShapeError unless there is one map for each sample and target.
 
     Raises:
         ShapeError: another shape, or not a tensor.
@@ -151,14 +151,14 @@ def _heatmaps(
 
 
 def _are_all(empty: Bool[Tensor, "n *m"]) -> bool:
-    """Whether all maps are empty, where nobody has to wait for the answer."""
+    """Whether all maps are empty; False on devices where the answer would need a synchronization."""
     return empty.device.type == "cpu" and bool(empty.numel()) and bool(empty.all())
 
 
 def _is_empty(
     cam: Method, saliency: list[Float[Tensor, "r ..."]], importance: list[Tensor], size: tuple[int, ...]
 ) -> Bool[Tensor, " r"]:
-    """Return which rows have no positive evidence: in no layer that counts, in their sum, or at no shared position."""
+    """Return which rows lack positive evidence: in all weighted layers, in their sum, or at shared positions."""
     if cam.fusion == "sum" and len(saliency) > 1:
         return cam.fuse([upsample(maps, size) for maps in saliency], importance).flatten(1).amax(1) <= 0
     if cam.fusion == "product" and not importance:
@@ -169,7 +169,7 @@ def _is_empty(
 
 
 def _non_finite(cam: Method, layer: str, maps: Tensor) -> Callable[[int], Exception | None]:
-    """Return what makes the error for a sample whose map is not finite."""
+    """Return a function that makes the error for a sample whose map is not finite."""
 
     def error(sample: int) -> Exception | None:
         if torch.isfinite(maps[sample]).all():

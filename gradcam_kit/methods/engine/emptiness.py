@@ -12,19 +12,19 @@ from gradcam_kit.types import Evidence
 
 
 def cause_of_empty(cam: Method, captured: Capture, saliency: dict[str, Tensor], importance: list[Tensor]) -> str:
-    """Return the cause that is there, found on the very numbers of the call, and what to do about it.
+    """Return why all maps are empty, judged by the captured tensors of the call, and the remedy.
 
     Args:
         cam: the method.
-        captured: what the pass recorded.
-        saliency: the signed maps of its layers, of which no sample has positive evidence.
-        importance: of the layers, for methods that weigh them.
+        captured: evidence that the pass recorded.
+        saliency: the signed maps of its layers, without positive evidence in any sample.
+        importance: weights of the layers, for methods that weigh them.
     """
     silent = [name for name in saliency if not _activations(captured, name).any()]
     if silent:
         return (
-            f"the activations of {', '.join(silent)} are zero everywhere, as behind a ReLU that is off; choose a layer "
-            "in front of it, and check the normalization of the images and the weights"
+            f"the activations of {', '.join(silent)} are zero everywhere, as behind a dead ReLU; choose a "
+            "layer in front of it, and check the normalization of the images and the weights"
         )
     rule = rule_of(cam)
     gradients = [captured.gradients[name, rule] for name in saliency if (name, rule) in captured.gradients]
@@ -34,8 +34,8 @@ def cause_of_empty(cam: Method, captured: Capture, saliency: dict[str, Tensor], 
                 "the score does not depend on the image, as with a head of zeros before training; load trained weights"
             )
         return (
-            "no gradient reaches the layers: the score is saturated or behind units that are off; explain the logit in "
-            "place of a probability, or choose a later layer"
+            "no gradient reaches the layers: the score is saturated or behind dead ReLUs; explain the "
+            "logit in place of a probability, or choose a later layer"
         )
     positive = {name: bool((maps > 0).any()) for name, maps in saliency.items()}
     if all(positive.values()) and cam.fusion == "product" and not importance:
@@ -49,8 +49,8 @@ def cause_of_empty(cam: Method, captured: Capture, saliency: dict[str, Tensor], 
         return f"{', '.join(without) or 'each image in some layer'} has none, which empties the product of the layers"
     if any(bool((maps < 0).any()) for maps in saliency.values()):
         return (
-            "all evidence is against what is explained; that is a target of its own, targets=Negative(...) of "
-            "gradcam_kit.targets"
+            "all evidence is against the explained score; to explain evidence against it, pass "
+            "targets=Negative(...) of gradcam_kit.targets"
         )
     return "the maps are zero everywhere: what the method measures is the same at every position of the layers"
 
@@ -61,7 +61,7 @@ def _activations(captured: Capture, name: str) -> Tensor:
 
 
 def _ignores_images(captured: Capture) -> bool:
-    """Whether everything in the output is the same for all images, and all classes have one score."""
+    """Whether the output is the same for all images, and all classes have the same score."""
     leaves = [leaf for leaf in tree_leaves(captured.output) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
     return bool(leaves) and all(
         leaf.numel() > 0 and torch.equal(leaf, leaf.flatten()[:1].expand_as(leaf)) for leaf in leaves

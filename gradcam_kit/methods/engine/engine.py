@@ -1,4 +1,4 @@
-"""Run one pass for several methods: which of them can share it, at which layers, and what each gets."""
+"""Run one pass for several methods: find those that can share it, choose layers, hand out the results."""
 
 from __future__ import annotations
 
@@ -45,18 +45,18 @@ def explain_all(
     keep_modes: bool | None = None,
     **forward_kwargs: Any,
 ) -> list[Float[Tensor, "n *mt"]]:
-    """Return the heatmaps of several methods from one capture: equal to separate calls, at about the price of one.
+    """Return the heatmaps of several methods from one capture: equal to separate calls, at the price of one.
 
-    Methods on the same model that score classes in the same way (all but Finer-CAM, Shapley-CAM and their like) share
-    one forward and one backward pass, whatever their layers are.
+    Methods on the same model that score classes in the same way (all but Finer-CAM, Shapley-CAM and similar methods)
+    share one forward and one backward pass, whatever their layers are.
 
     Args:
         methods: CAM objects.
         images: as in calling one of them.
         targets: as in calling one of them.
-        keep_modes: whether modules that are in train mode stay in it, such as dropout that is on on purpose; None = as
-            each method was made. Methods that share a pass then share its random draws, and a batch does not equal its
-            images one by one; see `BaseCAM`.
+        keep_modes: whether modules in train mode stay in it, for dropout that is active on purpose; None = the setting
+            of each method. Methods that share a pass then share its random draws, and a batch does not equal its images
+            one by one; see `BaseCAM`.
         forward_kwargs: passed on to the model.
 
     Returns:
@@ -68,7 +68,7 @@ def explain_all(
 def explain_many(
     cams: Iterable[Method], images: Images, targets: Any = None, **forward_kwargs: Any
 ) -> list[Explanation]:
-    """Return the explanations of several methods, as `explain_all` returns their heatmaps."""
+    """Return the explanations of several methods from one capture; like `explain_all`, but not only the heatmaps."""
     return _explain(cams, images, targets, forward_kwargs)
 
 
@@ -87,14 +87,14 @@ def _explain(
     if keep_modes is not None:
         cams = [_with_modes(cam, keep_modes) for cam in cams]
     inputs = read_inputs(images, forward_kwargs, *(cam.model for cam in cams))
-    # The call and the targets on each model: texts are encoded by the model itself.
+    # Prepare inputs and targets for each model anew: text targets are encoded by the model itself.
     on = {
         id(model): with_texts(model, inputs, targets) for model in {id(cam.model): cam.model for cam in cams}.values()
     }
     called = [with_images_of(cam, *on[id(cam.model)]) for cam in cams]
     groups: dict[Any, list[int]] = {}
     for position, cam in enumerate(cams):
-        scored = None if callable(targets) else cam.target_type  # a callable is the same target for all methods
+        scored = None if callable(targets) else cam.target_type  # a callable target serves all methods
         key = (id(cam.model), scored, cam.reshape, called[position].slot, cam.keep_modes)
         groups.setdefault(key, []).append(position)
     results: dict[int, Explanation] = {}
@@ -116,7 +116,7 @@ def _with_modes(cam: Method, keep_modes: bool) -> Method:
 
 
 def with_images_of(cam: Method, inputs: Inputs, targets: Any) -> Inputs:
-    """Return the call with the images at the input that a method explains: the one it names, or that its layers see."""
+    """Return the call with its image input set: the one a method names, or on which its layers depend."""
     if cam.image_input is not None:
         inputs = with_channels(cam.model, inputs.asked(cam.image_input))
     if len(inputs.image_slots) < 2 or inputs.n == 0:
@@ -126,7 +126,7 @@ def with_images_of(cam: Method, inputs: Inputs, targets: Any) -> Inputs:
 
 
 def _explain_group(cams: list[Method], inputs: Inputs, targets: Any) -> list[Explanation]:
-    """Explain with methods that can share one pass."""
+    """Explain a batch by methods that can share one pass."""
     target = _read_target(cams[0], targets, inputs.n)
     if inputs.n == 0:
         return [_explain_nothing(cam, inputs, target) for cam in cams]
@@ -147,7 +147,8 @@ def capture_for(
         cams: methods that can share one pass.
         inputs: at least one sample.
         targets: as in calling a method.
-        settled: the target comes from an earlier pass, and takes no class from the output of this pass.
+        settled: whether the target was settled by an earlier pass, so that no class is taken from the output of this
+            one.
     """
     first = cams[0]
     target = targets if settled else _read_target(first, targets, inputs.n)
@@ -184,7 +185,7 @@ def _read_target(cam: Method, targets: Any, n: int) -> Target | None:
 
 
 def _layers_of(cams: list[Method], inputs: Inputs, target: Target | None) -> list[dict[str, nn.Module]]:
-    """Return the layers of each method; choose them for a method that leaves them open and has none for this size."""
+    """Return the layers of each method; where they are chosen automatically, choose them once per image size."""
     # One exploring pass serves every kind of choice.
     first = cams[0]
     candidates = cache(partial(layer_candidates, first.model, inputs, target, first.target_type, first.keep_modes))
@@ -197,7 +198,8 @@ def _layers_of(cams: list[Method], inputs: Inputs, target: Target | None) -> lis
         known = cam.chosen_layers.get(inputs.size, {}) if target is None or isinstance(target, ClassTarget) else {}
         if not known or not all(_is_there(cam.model, name, module) for name, module in known.items()):
             known = choose_among(candidates, cam.model, inputs.size, cam.layer_choice)
-            cam.chosen_layers = {inputs.size: known}  # replaced as a whole: other threads may read it meanwhile
+            # replace the mapping as a whole, because other threads may be reading it
+            cam.chosen_layers = {inputs.size: known}
         own.append(known)
     return own
 

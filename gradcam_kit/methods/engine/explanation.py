@@ -20,7 +20,7 @@ _SHOWN = 8
 
 
 class _OnFirstUse:
-    """A lazy dataclass field: if it is given as a callable, it is called once, when the field is first read."""
+    """A lazy dataclass field: a callable given as its value is called once, when the field is first read."""
 
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
@@ -39,19 +39,20 @@ class _OnFirstUse:
 
 @dataclass(frozen=True, eq=False)
 class Explanation:
-    """Hold heatmaps and everything else that the pass produced. Axes: n samples, m targets (only for `(n, m)` targets).
+    """Heatmaps and everything else that the pass produced. Axes: n samples, m targets (only for `(n, m)` targets).
 
     Attributes:
         heatmaps: `(n, [m,] *t)` float32 in [0, 1] at the size of the images; computed when first read, because the maps
             of a thousand classes are small at the layer's resolution and huge at the input's.
         saliency: layer name -> signed map `(n, [m,] *s)` at the layer's resolution, before ReLU and normalization.
         targets: class indices `(n, [m])`, or None for a target that is a callable.
-        scores: what was explained `(n, [m])`; None when a class-agnostic method ran on an output that is not readable.
+        scores: the explained scores `(n, [m])`; None if a class-agnostic method ran on a model whose output has no
+            readable scores.
         output: the model's output, detached.
         layers: names of the target layers.
         is_empty: `(n, [m])`, True where there was no positive evidence, so that the heatmap is all zeros.
-        gradient_rule: how gradients were taken, "exact" or "balanced".
-        empty_because: where all maps are empty, why; on a device that would have to be waited for it stays "".
+        gradient_rule: rule of the gradients, "exact" or "balanced".
+        empty_because: why all maps are empty, if they are; always "" on devices where finding out would synchronize.
     """
 
     if TYPE_CHECKING:
@@ -78,16 +79,16 @@ class Explanation:
         colormap: str = "jet",
         alpha: float = 0.5,
     ) -> RenderedPicture:
-        """Lay a heatmap on its picture.
+        """Overlay a heatmap on its picture.
 
         Args:
             picture: the picture of this image, as array, tensor or PIL image, of any size.
-            image: which image of the batch.
-            target: which of its m targets.
-            transform: the transform that made the image; its `box` says which part of the picture the model saw.
-            box: this part itself, `(x0, y0, x1, y1)` in the picture's pixels.
+            image: index of the image in the batch.
+            target: index among the m targets of the image.
+            transform: the transform that made the image; its `box` is the part of the picture that the model saw.
+            box: the part of the picture that the model saw, `(x0, y0, x1, y1)` in pixels of the picture.
             colormap: one of `gradcam_kit.render.COLORMAPS`.
-            alpha: share of the colors, in [0, 1].
+            alpha: opacity of the heatmap, in [0, 1].
 
         Returns:
             uint8 `(h, w, 3)`, an array with a method `save(path)`.
@@ -101,7 +102,7 @@ class Explanation:
         return overlay_of(self, picture, image, target, transform, box, {"colormap": colormap, "alpha": alpha})
 
     def save(self, path: str | PathLike[str], pictures: Sequence[Any] | None = None, *, transform: Any = None) -> None:
-        """Write a sheet: a row for each image, a column for each target; with `pictures` overlays, else colored maps.
+        """Write a contact sheet, images by targets: overlays if `pictures` are given, else colored maps.
 
         Args:
             path: the file; its suffix names the format.
@@ -140,7 +141,7 @@ class Explanation:
         return f"Explanation({', '.join(parts)}{self._empty_maps()})"
 
     def _empty_maps(self) -> str:
-        """Say how many maps are empty, if any is."""
+        """Return a phrase that counts the empty maps, or "" if no map is empty."""
         empty = int(self.is_empty.sum())
         return f", {empty} of {self.is_empty.numel()} maps without positive evidence" if empty else ""
 

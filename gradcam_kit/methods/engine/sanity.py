@@ -33,7 +33,7 @@ from gradcam_kit.targets.outputs import read_logits
 from gradcam_kit.types import Evidence, Images
 
 _DRAWS = 3
-# Above these mean rank correlations the maps count as the same. Maps of random parameters correlate more than by
+# Above these mean rank correlations two maps count as the same. Maps of random parameters correlate more than by
 # chance, because the image is the same; maps of another class may correlate strongly where classes look alike.
 _SAME_PARAMETERS = 0.5
 _SAME_CLASS = 0.95
@@ -41,7 +41,7 @@ _SAME_CLASS = 0.95
 
 @dataclass(frozen=True, eq=False)
 class SanityCheck:
-    """Hold what a sanity check found; prints itself.
+    """Result of a sanity check; `print` shows it as a table.
 
     Attributes:
         method: the class of the method.
@@ -93,7 +93,7 @@ class SanityCheck:
 
 
 def check(cam: Method, images: Images, targets: Any, seed: int, forward_kwargs: Mapping[str, Any]) -> SanityCheck:
-    """Explain the images, another class, and the model with random parameters; the model is restored afterwards."""
+    """Explain the images, another class, and the model with random parameters, which is restored afterwards."""
 
     def explain(method: Method, targets: Any) -> Explanation:
         return explain_many([method], images, targets, **forward_kwargs)[0]
@@ -134,7 +134,7 @@ def check(cam: Method, images: Images, targets: Any, seed: int, forward_kwargs: 
 
 
 def _at(cam: Method, layers: Sequence[str]) -> Method:
-    """Return the method with its layers fixed: on a model with other parameters it might choose others."""
+    """Return the method with its layers fixed, because it might choose others once the parameters are random."""
     same = copy.copy(cam)
     if not cam.layer_choice.is_fixed:
         same.target_layers, same.chosen_layers = find_layers(cam.model, list(layers), cam.model), {}

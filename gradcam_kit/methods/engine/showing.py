@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from gradcam_kit.methods.engine.explanation import Explanation
 
 _log = logging.getLogger("gradcam_kit")
-_DISTORTION = 1.02  # a factor between the sides that no eye sees
+_DISTORTION = 1.02  # difference of aspect ratios that is invisible
 
 
 class RenderedPicture(np.ndarray):
-    """A picture, uint8 `(h, w, 3)`, that can be saved and that a notebook shows.
+    """A uint8 picture `(h, w, 3)` that can be saved and that notebooks display.
 
     Example:
         >>> from gradcam_kit import GradCAM
@@ -60,8 +60,8 @@ def overlay_of(
         factor = (width * heatmap.shape[0]) / (height * heatmap.shape[1])
         if max(factor, 1 / factor) > _DISTORTION:
             _log.warning(
-                "The picture has %d x %d pixels and the heatmap %d x %d: it is stretched over the picture, which is "
-                "wrong behind a center crop; pass transform= or box=",
+                "The picture has %d x %d pixels and the heatmap %d x %d. The heatmap is stretched over the "
+                "picture, which is wrong after a center crop; pass transform= or box=",
                 width, height, heatmap.shape[1], heatmap.shape[0],
             )  # fmt: skip
     return overlay(rgb, heatmap, box=box, **options).view(RenderedPicture)

@@ -1,0 +1,6 @@
+"""The planted faults of the diagnostics, and what is said of each: for the tests, and for a table in the docs."""
+
+from benchmarks.faults import data, loop, numbers, parts, units
+from benchmarks.faults.fault import FAULTS, Fault
+
+__all__ = ["FAULTS", "Fault", "data", "loop", "numbers", "parts", "units"]

@@ -1,0 +1,1 @@
+"""The numbers behind the limits of the diagnostics, over models that are healthy."""

@@ -1,0 +1,105 @@
+"""`python -m benchmarks thresholds`: how far healthy models stay away from the limits of the diagnostics."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from functools import partial
+from itertools import chain
+from typing import Annotated
+
+import typer
+
+from benchmarks.options import Out, Quick
+from benchmarks.results import Figure, Row
+from benchmarks.suite import attempt, record
+from benchmarks.thresholds.healthy import MODELS
+from benchmarks.thresholds.statistics import measure
+from gradcam_kit.diagnostics import Thresholds
+
+LIMITS: Mapping[str, tuple[str, str]] = {
+    "dead_warn": ("share of the units behind a ReLU that never answered", "above"),
+    "saturated_warn": ("share of the values where the slope is below 5 % of its maximum", "above"),
+    "constant": ("share of the units that answer the same to every input", "above"),
+    "rank": ("effective rank of pooled features", "below"),
+    "between": ("share of the mean square that differs between samples", "below"),
+    "redundant": ("share of the units that correlate above 0.95 with another one", "above"),
+    "gradient_warn": ("change of the gradient norm over depth, as a factor", "above"),
+    "spike": ("gradient norm over the median of the last windows", "above"),
+    "depth": ("change of the standard deviation of activations over depth, as a factor", "above"),
+    "scale": ("largest activation (the limit holds in float16)", "above"),
+    "update_low": ("relative update of a weight", "below"),
+    "update_high": ("relative update of a weight", "above"),
+    "accumulated": ("correlation of growing gradient norms with the step", "above"),
+    "head_distance": ("Jensen-Shannon distance of two heads that are not nearly uniform", "below"),
+    "sink": ("share of the attention that one token gets", "above"),
+    "stuck_warn": ("share of the units with a gate that does not move", "above"),
+    "first loss": ("distance of the first loss from that of chance, relative", "above"),
+}
+"""Threshold -> what is compared with it, and on which side of the limit something is said."""
+
+FIRST_LOSS = 0.2
+
+
+def run(
+    steps: Annotated[int, typer.Option(help="steps of each training", min=4)] = 40,
+    seeds: Annotated[int, typer.Option(help="trainings of each model", min=1)] = 2,
+    out: Out = None,
+    quick: Quick = False,
+) -> None:
+    """How far healthy models, fresh and trained, stay away from every limit of the diagnostics."""
+    if quick:
+        steps, seeds = 8, 1
+    record("thresholds", "cpu", rows(steps, seeds), threads=1, out=out, quick=quick, steps=steps, seeds=seeds)
+
+
+def rows(steps: int, seeds: int) -> Iterator[Row]:
+    """One row per limit: the distribution over layers and models, its worst value, and the margin to the limit."""
+    found: dict[str, list[tuple[float, str]]] = defaultdict(list)
+    failed: list[Iterator[Row]] = []
+    for name, healthy in MODELS.items():
+        for length in (4, steps):  # fresh, and trained
+            for seed in range(seeds):
+                case = {"threshold": "all", "statistic": f"{name}, {length} steps, seed {seed}"}
+
+                def read(healthy=healthy, length=length, seed=seed, name=name) -> Iterator[Row]:  # type: ignore[no-untyped-def]
+                    for threshold, value, layer in measure(healthy, length, seed):
+                        where = f"{name} after {length} steps" + (f", {layer}" if layer else "")
+                        found[threshold].append((value, where))
+                    yield from ()
+
+                failed.append(attempt(case, read))
+    yield from chain.from_iterable(failed)
+    yield from map(partial(row, found), LIMITS)
+
+
+def limit_of(threshold: str) -> float:
+    """The limit as it is set when nobody sets it."""
+    return FIRST_LOSS if threshold == "first loss" else float(getattr(Thresholds(), threshold))
+
+
+def row(found: Mapping[str, list[tuple[float, str]]], threshold: str) -> Row:
+    """The row of one threshold."""
+    statistic, side = LIMITS[threshold]
+    case = {"threshold": threshold, "statistic": statistic}
+    values = found.get(threshold, [])
+    if not values:
+        return Row(case, skipped="no healthy model has such a number")
+    worst, where = max(values) if side == "above" else min(values)
+    limit = limit_of(threshold)
+    crossed = [value for value, _ in values if (value >= limit if side == "above" else value < limit)]
+    margin = (limit / worst if side == "above" else worst / limit) if worst else float("inf")
+    figures = {
+        "distribution": Figure.of(value for value, _ in values),
+        "worst": _single(worst),
+        "limit": _single(limit),
+        "beyond": _single(len(crossed) / len(values)),
+        "values": _single(len(values)),
+    }
+    if margin != float("inf"):
+        figures["margin"] = _single(margin)
+    return Row(case, figures, note=f"{side} the limit something is said; worst: {where}")
+
+
+def _single(value: float) -> Figure:
+    return Figure(value, value, value)

@@ -1,0 +1,30 @@
+"""What the shell completes as the value of an option; nothing is loaded before it asks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+Completion = Callable[[str], list[str]]
+
+
+def one_of(*names: str) -> Completion:
+    """Return what completes one of some names."""
+
+    def completed(incomplete: str) -> list[str]:
+        return [name for name in names if name.startswith(incomplete)]
+
+    return completed
+
+
+def methods(incomplete: str) -> list[str]:
+    """Return the methods that begin like this, in the order in which to try them."""
+    from gradcam_kit.methods.recommended import recommended
+
+    return one_of(*recommended())(incomplete)
+
+
+def metrics(incomplete: str) -> list[str]:
+    """Return the metrics that begin like this."""
+    from gradcam_kit.metrics import METRICS
+
+    return one_of(*METRICS)(incomplete)

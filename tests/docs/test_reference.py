@@ -1,0 +1,64 @@
+"""The reference is filled from the code, and says of every method what a reader looks for."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from documents import DOCS
+
+from gradcam_kit import errors
+from gradcam_kit.errors import GradCamKitError
+from gradcam_kit.methods import METHODS
+from gradcam_kit.methods.recommended import recommended
+from gradcam_kit.metrics import METRICS
+from gradcam_kit.pixels.decoding import read_picture
+
+
+@pytest.fixture(scope="module")
+def hooks() -> Any:
+    specification = importlib.util.spec_from_file_location("hooks", DOCS / "hooks.py")
+    assert specification
+    assert specification.loader
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
+def test_every_method_has_formula_price_use_and_picture(hooks: Any) -> None:
+    sections = dict(re.findall(r"^## (\S+)\n(.*?)(?=^## |\Z)", hooks.methods(), re.DOTALL | re.MULTILINE))
+    assert sections.keys() == METHODS.keys()
+    for name, text in sections.items():
+        assert f"**Good for:** {recommended()[name]}." in text
+        assert f"`{METHODS[name].__name__}` · {METHODS[name].cost or 'F'} · " in text
+        assert "$" in text, f"{name} has no formula"
+        [shown] = re.findall(r"!\[The map of \S+\]\(\.\./gallery/(\S+)\)", text)
+        assert read_picture(DOCS / "gallery" / shown).shape == (128, 128, 3)
+
+
+def test_every_metric_and_command_is_listed(hooks: Any) -> None:
+    assert set(re.findall(r"^\| `(\S+)` \|", hooks.metrics(), re.MULTILINE)) == METRICS.keys()
+    commands = hooks.commands()
+    assert "## run" in commands
+    assert "Example: `gradcam-kit run" in commands
+
+
+def test_pictures_of_the_site_are_small() -> None:
+    pictures = [path for path in DOCS.rglob("*") if path.suffix in (".jpg", ".png", ".gif", ".svg")]
+    gallery = [path for path in pictures if "gallery" in path.parts]
+    assert sum(path.stat().st_size for path in gallery) < 3_000_000
+    for path in Path(DOCS).glob("*.jpg"):
+        assert path.stat().st_size < 150_000, path
+
+
+def test_every_family_of_errors_says_what_happened_why_and_what_to_do() -> None:
+    sections = re.split(r"^## ", (DOCS / "errors.md").read_text(), flags=re.MULTILINE)[1:]
+    named = {name for section in sections for name in re.findall(r"\w+Error\b", section.splitlines()[0])}
+    known = {name for name, one in vars(errors).items() if isinstance(one, type) and issubclass(one, GradCamKitError)}
+    assert named == known - {"GradCamKitError"}
+    for section in sections:
+        parts = re.findall(r"^\*\*(.*?)\.\*\*", section, re.MULTILINE)
+        assert parts == ["What happened", "Why", "Remedy"], section.splitlines()[0]
