@@ -26,7 +26,7 @@ RESNET, LAYER = "resnet50", "layer4"
 def run(
     device: Device = "auto",
     rounds: Rounds = 9,
-    batch: Annotated[int, typer.Option(help="images in a batch", min=1)] = 4,
+    batch: Annotated[int, typer.Option(help="images in a batch", min=1)] = 2,
     threads: Threads = 2,
     out: Out = None,
     quick: Quick = False,

@@ -37,7 +37,11 @@ def notebook_files(path: Path) -> dict[str, str | bytes]:
     notebook = nbformat.read(path, as_version=4)
     places = {"unique_key": path.stem, "output_files_dir": "."}
     text, resources = MarkdownExporter().from_notebook_node(notebook, places)
-    text = re.sub(r"!\[(png|jpeg)\]\(\./", "![What the cell shows](", text)
+    text = re.sub(r"!\[(?:png|jpeg)\]\(\./([^)]+)\)", r"[![What the cell shows](\1)](\1)", text)  # large at a click
+    # Tables of pandas bring a style of their own, which the theme then leaves alone.
+    text = re.sub(r"<style scoped>.*?</style>\n?", "", text, flags=re.DOTALL).replace(
+        ' border="1" class="dataframe"', ""
+    )
     text = re.sub(r"\]\((\w+)\.ipynb", r"](\1.md", text.replace("](../docs/", "](../"))
     pictures = {name.removeprefix("./"): content for name, content in resources["outputs"].items()}
     return {f"{path.stem}.md": text, **pictures}

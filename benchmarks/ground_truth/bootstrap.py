@@ -107,19 +107,29 @@ def _difference(pair: Pair, better: Scores, worse: Scores, seed: int) -> Differe
     values = _joined(paired)
     good = np.isfinite(values)
     whole = [one.nan_to_num() - other.nan_to_num() for one, other in both]
-    lower, upper = map(float, np.quantile(_drawn_means(whole, _joined(whole), seed), [0.025, 0.975]))
-    agreeing = sum(float(one.nanmean()) > 0 for one in paired)
-    if not good.any():
-        nan = float("nan")
-        nothing = (nan, nan, nan, nan, nan, 0)
-        return Difference(pair.column, pair.better, pair.worse, *nothing, len(paired), agreeing, lower, upper)
-    mean, drawn = values[good].mean(), _drawn_means(paired, values, seed)
-    low, high = np.nanquantile(drawn, [0.025, 0.975])
-    drawn = drawn[np.isfinite(drawn)]
-    rounding = 1e-9 * np.abs(values[good]).max()
-    p = (int((np.abs(drawn - mean) >= abs(mean) - rounding).sum()) + 1) / (len(drawn) + 1)
-    numbers = (float(mean), float(low), float(high), p, float("nan"), int(good.sum()))
-    return Difference(pair.column, pair.better, pair.worse, *numbers, len(paired), agreeing, lower, upper)
+    low_with_empty, high_with_empty = np.quantile(_drawn_means(whole, _joined(whole), seed), [0.025, 0.975])
+    mean = low = high = p = float("nan")
+    if good.any():
+        mean, drawn = float(values[good].mean()), _drawn_means(paired, values, seed)
+        low, high = (float(end) for end in np.nanquantile(drawn, [0.025, 0.975]))
+        drawn = drawn[np.isfinite(drawn)]
+        rounding = 1e-9 * np.abs(values[good]).max()
+        p = (int((np.abs(drawn - mean) >= abs(mean) - rounding).sum()) + 1) / (len(drawn) + 1)
+    return Difference(
+        pair.column,
+        pair.better,
+        pair.worse,
+        difference=mean,
+        low=low,
+        high=high,
+        p=p,
+        p_holm=float("nan"),
+        n=int(good.sum()),
+        networks=len(paired),
+        agreeing=sum(float(one.nanmean()) > 0 for one in paired),
+        low_with_empty=float(low_with_empty),
+        high_with_empty=float(high_with_empty),
+    )
 
 
 def _joined(scores: Scores) -> Float[np.ndarray, " images"]:

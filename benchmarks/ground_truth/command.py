@@ -85,7 +85,6 @@ def run(
     results = {
         "command": "ground-truth",
         "environment": environment("cpu", seed=seed, quick=quick, options=OPTIONS, networks=plan.networks),
-        "seconds": wall,
         "cpu_seconds": seconds,
         "tests": {test.name: {"question": test.question, "score": test.score} for test in chosen},
         "unavailable": unavailable,

@@ -37,7 +37,7 @@ class Plan:
     methods: Sequence[str] = tuple(METHODS)
     scale: float = 1.0
     seed: int = 0
-    networks: int = 8
+    networks: int = 5
 
     def count(self, images: int) -> int:
         """So many images, or fewer in a quick run."""

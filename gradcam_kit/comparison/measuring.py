@@ -92,14 +92,14 @@ def measure_all(
             if asks_model and model not in rescorers:
                 scored = stack.enter_context(question.rescoring(model, rows.inputs, rows.targets))
                 rescorers[model] = replace(scored, settings={**scored.settings, "classes": question.policy})
+            maps = heatmaps[one.label]
+            if callable(question.targets) and maps.ndim == rows.inputs.images.ndim:
+                raise OptionError(
+                    f"metrics measure one map of each image, and this target gives {maps.shape[1]}; compare with one "
+                    "target after the other, such as TextTarget('a cat')"
+                )
             measured = []
             for draw in range(_draws_of(one)):
-                maps = heatmaps[one.label]
-                if callable(question.targets) and maps.ndim == rows.inputs.images.ndim:
-                    raise OptionError(
-                        f"metrics measure one map of each image, and this target gives {maps.shape[1]}; compare with "
-                        "one target after the other, such as TextTarget('a cat')"
-                    )
                 maps = maps if draw == 0 else _baseline_map(question, one, _targets_each(question), draw)
                 case = MetricInput(
                     maps.flatten(0, 1) if _has_several(question) else maps,

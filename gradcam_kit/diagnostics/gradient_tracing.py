@@ -121,7 +121,7 @@ class GradientTracer:
 
         def hook(inputs: tuple[Tensor | None, ...], outputs: tuple[Tensor | None, ...]) -> None:
             passed = magnitudes_of(inputs)
-            # What arrives was measured where it was passed on, but for sums of several gradients.
+            # Arriving gradients were already measured where they were passed on, except sums of several gradients.
             arriving = largest_of(magnitudes_of(outputs)) if math.isnan(mark.arriving) else mark.arriving
             self._note(name, arriving, largest_of(passed))
             for after, own in zip(following, passed, strict=False):

@@ -22,7 +22,7 @@ from gradcam_kit.errors import (
     raise_interruption,
 )
 from gradcam_kit.models.checkpoints import load_checkpoint
-from gradcam_kit.models.copying import copied
+from gradcam_kit.models.copying import carried_transform, copied
 from gradcam_kit.models.photos import mobilenet_v2
 from gradcam_kit.models.user_code import exit_said, imported, working_directory_on_path
 from gradcam_kit.models.zoo import (
@@ -67,10 +67,7 @@ class LoadedModel(ModelParts):
         if isinstance(self.transform, CallableTransform) and (steps := self.transform.random_steps):
             notes.append(f"the transform is random ({', '.join(steps)}): repeating the command gives different numbers")
         if self.names_assumed:
-            notes.append(
-                "the class names are assumed to be those of ImageNet, because the model has 1000 outputs (see "
-                "--class-names)"
-            )
+            notes.append("class names are assumed to be those of ImageNet, because of 1000 outputs (see --class-names)")
         if self.class_names is None:
             notes.append("class names are unknown: targets are shown as numbers (see --class-names)")
         return tuple(notes)
@@ -209,9 +206,7 @@ def is_code(spec: str) -> bool:
 
 def _from_module(model: nn.Module, source: str, weights: str) -> ModelParts:
     """Return a module that may carry `transform` and `class_names`."""
-    transform, names = getattr(model, "transform", None), carried_names(model)
-    if type(transform).__module__.startswith("torchvision.models."):
-        transform = None  # a detector's own, which is a part of its forward pass
+    transform, names = carried_transform(model), carried_names(model)
     return ModelParts(
         model=model,
         transform=IMAGENET if transform is None else as_transform(transform),

@@ -124,3 +124,9 @@ def _uncopied(model: nn.Module, error: Exception) -> InputError:
     return InputError(
         f"{type(model).__name__} cannot be copied ({said}); name a factory 'package.module:function' that makes it"
     )
+
+
+def carried_transform(model: nn.Module) -> Any:
+    """Return the `transform` that a model carries; None for that of a detector, which is part of its forward pass."""
+    transform = getattr(model, "transform", None)
+    return None if type(transform).__module__.startswith("torchvision.models.") else transform

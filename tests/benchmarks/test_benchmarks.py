@@ -13,7 +13,7 @@ from benchmarks import results, waiting
 from benchmarks.__main__ import app
 from benchmarks.balanced import RESNET, VIT
 from benchmarks.cuda import ALONE
-from benchmarks.results import Results, Row, load
+from benchmarks.results import RESULTS, Results, Row, load
 
 
 @pytest.fixture(autouse=True)
@@ -121,16 +121,6 @@ def test_ratios(tmp_path):
     assert not [row for row in results.rows if row.skipped]
 
 
-def test_tricks(tmp_path):
-    results = quick("tricks", tmp_path)
-    assert [row.case["work"].partition(",")[0] for row in results.rows] == [
-        "packed weights",
-        "channels-last images",
-        "rows copied when they are read",
-    ]
-    assert all(row.figures["ratio"].median > 0 for row in results.rows)
-
-
 def test_balanced(tmp_path):
     results = quick("balanced", tmp_path)
     assert not [row for row in results.rows if row.skipped]
@@ -143,6 +133,24 @@ def test_balanced(tmp_path):
     assert passes[RESNET, "BalancedCAM, layer4"] == pytest.approx(passes[RESNET, "HiResCAM, layer4"], rel=1e-6)
     assert passes[RESNET, "BalancedCAM, layer4"] < 1.05
     assert {row.beside for row in results.rows} == {"", "plain forward of 1 images of 224²"}
+
+
+def test_what_is_stored_of_balanced_gradients_is_what_the_documentation_says():
+    stored = load(RESULTS / "balanced-cpu.json")
+    ratio = {(row.case["model"], row.case["work"]): row.figures["ratio"].median for row in stored.rows}
+    assert ratio[VIT, "BalancedCAM"] <= 3.2, "of a plain forward pass"
+    assert ratio[VIT, "BalancedCAM"] <= 1.4 * ratio[VIT, "HiResCAM, patch embedding, exact gradients"]
+    assert ratio[RESNET, "BalancedCAM, layer4"] <= 1.1 * ratio[RESNET, "HiResCAM, layer4"]
+
+
+def test_tricks(tmp_path):
+    results = quick("tricks", tmp_path)
+    assert [row.case["work"].partition(",")[0] for row in results.rows] == [
+        "packed weights",
+        "channels-last images",
+        "rows copied when they are read",
+    ]
+    assert all(row.figures["ratio"].median > 0 for row in results.rows)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="processes are stopped and continued by signals")

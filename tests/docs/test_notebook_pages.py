@@ -34,8 +34,10 @@ def test_a_page_shows_what_is_stored(hooks: Any, path: Path) -> None:
     assert set(pictures) == set(files)
     assert all(content[:2] in (b"\xff\xd8", b"\x89P") for content in files.values())
     assert ".ipynb" not in page
+    assert "<style scoped>" not in page
     pages = {f"{other.stem}.md" for other in NOTEBOOKS}
-    for link in re.findall(r"[^!]\[[^]]*\]\(([^)#]+)\)", re.sub(r"```.*?```", "", page, flags=re.DOTALL)):
+    prose = re.sub(r"```.*?```|!\[[^]]*\]\([^)]*\)", "", page, flags=re.DOTALL)
+    for link in re.findall(r"\[[^]]+\]\(([^)#]+)\)", prose):
         assert link.startswith("https://") or link in pages or (ROOT / "docs" / "notebooks" / link).resolve().exists()
 
 

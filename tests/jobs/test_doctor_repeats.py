@@ -7,7 +7,7 @@ from planted import CLASSES
 from torch import nn
 from torch.nn import functional
 
-from gradcam_kit.jobs.work.observed import observed_training
+from gradcam_kit.jobs.work.observed import _are_positions, observed_training
 
 
 def dead() -> nn.Sequential:
@@ -27,3 +27,11 @@ def levels(n: int) -> set[tuple[str, str, int | None]]:
 def test_few_images_that_are_repeated_are_never_more_than_a_note() -> None:
     assert levels(8) == {("note", "2", 8)}
     assert levels(128) == {("bad", "2", 128)}
+
+
+def test_heads_and_tokens_are_no_maps() -> None:
+    assert _are_positions((4, 192, 14, 14), (4, 3, 224, 224))
+    assert _are_positions((4, 8, 7, 10), (4, 3, 224, 320))
+    assert not _are_positions((4, 3, 197, 64), (4, 3, 224, 224))
+    assert not _are_positions((4, 197, 192), (4, 3, 224, 224))
+    assert not _are_positions((4, 192, 1, 1), (4, 3, 224, 224))

@@ -53,7 +53,7 @@ def test_images_with_a_missing_number_are_left_out() -> None:
 
 
 def test_what_is_refused() -> None:
-    with pytest.raises(OptionError, match="2 methods are ranked by 1 metrics; expected three or more"):
+    with pytest.raises(OptionError, match="2 methods are ranked by 1 metrics; expected at least three"):
         rank_agreement({"a": SCORES["a"][:2]})
     with pytest.raises(OptionError, match="0 methods"):
         rank_agreement({})

@@ -82,7 +82,7 @@ class Labels:
             if label is None:
                 raise UnknownNameError("the picture has no label: no column 'label' and no folder names its class")
             count = self._counts[normalized(label)]
-            named = f"names {count} classes" if count else "is not a class of the model"
+            named = f"is the name of {count} classes" if count else "is not a class of the model"
             raise UnknownNameError(f"the label {label!r} {named}{did_you_mean(label, self._counts)}")
         return index
 

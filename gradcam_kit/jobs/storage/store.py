@@ -135,7 +135,7 @@ class Store(ShardFiles):
                 if (before := self.manifest()) is not None:
                     check_same(before, manifest, self.folder.root)
                     return
-                time.sleep(_PAUSE)  # it has been removed since
+                time.sleep(_PAUSE)  # another process has removed run.json since
         raise OptionError(
             f"{self.folder.root}/run.json can be neither written nor read, like a broken symbolic link; "
             "remove it, choose another folder, or replace it with --overwrite"

@@ -32,6 +32,7 @@ from gradcam_kit.render import colorize
 
 _OWN = ("update", "not-in-optimizer", "frozen", "accumulated")  # learning rate of our own optimizer
 _LAYERS, _PICTURES, _LARGEST = 6, 3, 112
+_STRETCH = 1.5  # of a map beside the image
 _FEWEST_UNITS, _MOST_UNITS = 4, 256
 
 
@@ -116,7 +117,7 @@ def _png(values: Any) -> bytes:
 
 def feature_maps(model: nn.Module, images: Float[Tensor, "n c h w"], report: Report) -> list[FeatureMaps]:
     """Return channel means of the outputs of some layers with positions, evenly spaced over the depth."""
-    names = [row.name for row in report.layers if len(row.shape) == 4 and min(row.shape[2:]) > 1 and row.unit_axis == 1]
+    names = [row.name for row in report.layers if row.unit_axis == 1 and _are_positions(row.shape, images.shape)]
     names = [name for name in dict.fromkeys(names) if _has(model, name)]
     if not names:
         return []
@@ -125,6 +126,14 @@ def feature_maps(model: nn.Module, images: Float[Tensor, "n c h w"], report: Rep
         model(images[:_PICTURES])
     outputs = {name: features[name].calls[0].output for name in chosen if name in features}
     return [maps_of(name, output, " x ".join(map(str, output.shape[1:]))) for name, output in outputs.items()]
+
+
+def _are_positions(shape: Sequence[int], image: Sequence[int]) -> bool:
+    """Whether an output has positions of the image, and not heads and tokens, which have other proportions."""
+    if len(shape) != 4 or min(shape[2:]) < 2:
+        return False
+    stretch = (shape[2] / shape[3]) / (image[2] / image[3])
+    return 1 / _STRETCH < stretch < _STRETCH
 
 
 def chosen_evenly(names: Sequence[str], most: int) -> list[str]:
