@@ -68,9 +68,9 @@ def rank_agreement(scores: Mapping[str, Float[Tensor, "methods n"]], lower: Coll
         for sums, part in zip(ranked, parts, strict=True):
             sums.add(part)
         for i, j in combinations_with_replacement(range(k), 2):
-            found = spearman(parts[i], parts[j])
-            totals[i, j] += found.nansum()
-            counts[i, j] += found.isfinite().sum()
+            alike = spearman(parts[i], parts[j])
+            totals[i, j] += alike.nansum()
+            counts[i, j] += alike.isfinite().sum()
     totals, counts = (one.triu() + one.triu(1).mT for one in (totals, counts))
     return RankAgreement(tuple(scores), totals / counts, counts, torch.stack([sums.alpha() for sums in ranked]))
 
