@@ -189,9 +189,7 @@ def look(model: AppModel, picture: RGB, source: PictureSource) -> View:
         else:
             targets, in_percent, count = _classes(model, inputs, output)
         layers = _layers(model, inputs, targets[0].target if found is not None else None, notes)
-    return View(
-        shown, seen, source, images, targets, found is not None, in_percent, count, layers, flops, tuple(notes)
-    )
+    return View(shown, seen, source, images, targets, found is not None, in_percent, count, layers, flops, tuple(notes))
 
 
 def layers_for(model: AppModel, view: View, target: int | DetectionTarget) -> tuple[LayerCandidate, ...]:
