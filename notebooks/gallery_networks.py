@@ -52,22 +52,35 @@ def detection(loaded: Any, pictures: list[RGB]) -> tuple[RGB, dict[str, RGB]]:
     side = pictures[0].shape[0]
     whole = np.concatenate([np.concatenate(pictures[at : at + 2], axis=1) for at in (0, 2)])
     image = loaded.transform.finish(torch.from_numpy(whole)[None])
-    corners = [(x, y, x + side, y + side) for y in (0, side) for x in (0, side)]
-    model = PooledBoxes(loaded.model, torch.tensor(corners).float()).eval()
+    model = PooledBoxes(loaded.model, _quarters(side)).eval()
     with torch.no_grad():
         output = model(image)
     targets = DetectionTarget.of(output, image=0, score_above=0)  # the best score first
     scores, labels = output[0]["scores"], output[0]["labels"]
     order = scores.argsort(descending=True).tolist()
     columns = [f"{loaded.class_names[int(labels[place])]} {scores[place]:.0%}" for place in order]
-    small, rows = {}, []
-    for name, options in (("odam", {}), ("grad-cam", {}), ("d-rise", {"masks": 400})):
-        cam = METHODS[name](model, None if options else "features", **options)
-        chosen = targets[:1] if options else targets
-        row = [overlay(whole, cam(image, target)[0], outlines=target.boxes[None]) for target in chosen]
-        small[name] = row[0]
-        rows += [row] if len(row) > 1 else []
-    return contact_sheet(rows, column_titles=columns, row_titles=["odam", "grad-cam"]), small
+    methods = ("odam", "grad-cam")
+    rows = [
+        [overlay(whole, cam(image, one)[0], outlines=one.boxes[None]) for one in targets]
+        for cam in (METHODS[name](model, "features") for name in methods)
+    ]
+    sheet = contact_sheet(rows, column_titles=columns, row_titles=list(methods))
+    return sheet, {"odam": rows[0][0], "d-rise": _drise(loaded, whole)}
+
+
+def _drise(loaded: Any, whole: RGB) -> RGB:
+    """Return the map of D-RISE for the best box, of pictures half as large, because it masks them many times."""
+    half = np.asarray(cv2.resize(whole, (whole.shape[1] // 2, whole.shape[0] // 2), interpolation=cv2.INTER_AREA))
+    image = loaded.transform.finish(torch.from_numpy(half)[None])
+    model = PooledBoxes(loaded.model, _quarters(half.shape[0] // 2)).eval()
+    with torch.no_grad():
+        target = DetectionTarget.of(model(image), image=0, score_above=0)[0]
+    return overlay(half, METHODS["d-rise"](model, masks=200)(image, target)[0], outlines=target.boxes[None])
+
+
+def _quarters(side: int) -> Tensor:
+    """Return the boxes of four squares in one, in pixels."""
+    return torch.tensor([(x, y, x + side, y + side) for y in (0, side) for x in (0, side)]).float()
 
 
 def transformer() -> tuple[RGB, dict[str, RGB]]:
@@ -140,9 +153,9 @@ def volume() -> RGB:
 # With the numbers of their papers each of these would take minutes.
 _FEWER: Mapping[str, dict[str, Any]] = {
     "score-cam": {"channels": 0.05},
-    "is-cam": {"channels": 32},
-    "ss-cam": {"channels": 32, "samples": 4},
-    "rise": {"masks": 500},
+    "is-cam": {"channels": 24},
+    "ss-cam": {"channels": 24, "samples": 3},
+    "rise": {"masks": 300},
 }
 
 

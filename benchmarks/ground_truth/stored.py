@@ -44,7 +44,7 @@ class Stored:
 
     def empty(self, column: str, row: str) -> str:
         """The share of empty maps, in percent."""
-        cell = self.results["columns"][column]["scores"][row]
+        cell = self._column(column)["scores"][row]
         return f"{100 * cell['empty'] / (cell['n'] + cell['empty']):.0f} %"
 
     def better(self, column: str, better: str, worse: str) -> str:
@@ -76,16 +76,16 @@ class Stored:
 
     def networks(self, column: str) -> int:
         """How many were trained or drawn."""
-        return int(next(iter(self.results["columns"][column]["scores"].values()))["networks"])
+        return int(next(iter(self._column(column)["scores"].values()))["networks"])
 
     def note(self, column: str, *names: str) -> float:
         """The mean over networks of what is noted under these names, each within the one before."""
-        values = [float(reduce(getitem, names, one)) for one in self.results["columns"][column]["notes"]]
+        values = [float(reduce(getitem, names, one)) for one in self._column(column)["notes"]]
         return sum(values) / len(values)
 
     def draws(self, column: str, row: str) -> tuple[float, float]:
         """The smallest and the largest mean of any draw on any network."""
-        notes = self.results["columns"][column]["notes"]
+        notes = self._column(column)["notes"]
         means = [mean for one in notes for mean in one["draws"][row] if mean is not None]
         return min(means), max(means)
 
@@ -102,8 +102,14 @@ class Stored:
         """A mean as a number."""
         return float(self._cell(column, row)["mean"])
 
+    def _column(self, column: str) -> Mapping[str, Any]:
+        if column not in self.results["columns"]:
+            raise UnsupportedError(f"{column} was not measured")
+        found: Mapping[str, Any] = self.results["columns"][column]
+        return found
+
     def _cell(self, column: str, row: str) -> Mapping[str, Any]:
-        cell: Mapping[str, Any] = self.results["columns"][column]["scores"][row]
+        cell: Mapping[str, Any] = self._column(column)["scores"][row]
         if cell["n"] == 0:
             raise UnsupportedError(f"{column}: all maps of {row} are empty")
         return cell

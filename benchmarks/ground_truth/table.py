@@ -222,7 +222,7 @@ def draw(cells: Cells, path: Path) -> None:
             if cell is not None:
                 # An empty map is no better than chance.
                 values[i, j] = max(-1.0, (cell.mean - chance) / max(1 - chance, 1e-9)) if cell.n else 0.0
-    figure, axes = plt.subplots(figsize=(1.02 * len(columns) + 2.2, 0.29 * len(rows) + 1.9), layout="constrained")
+    figure, axes = plt.subplots(figsize=(0.62 * len(columns) + 2.2, 0.29 * len(rows) + 2.1), layout="constrained")
     axes.imshow(values, cmap="RdBu", vmin=-1, vmax=1, aspect="auto")
     for i, row in enumerate(rows):
         for j, column in enumerate(columns):
@@ -231,7 +231,7 @@ def draw(cells: Cells, path: Path) -> None:
             axes.text(
                 j, i, text(cell, interval=False).partition(" (")[0], ha="center", va="center", fontsize=8, color=color
             )
-    axes.set_xticks(range(len(columns)), columns, rotation=35, ha="left", fontsize=9)
+    axes.set_xticks(range(len(columns)), columns, rotation=45, ha="left", fontsize=9)
     axes.xaxis.tick_top()
     axes.set_yticks(range(len(rows)), rows, fontsize=9)
     axes.axhline(len(rows) - len([row for row in rows if row in BASELINES]) - 0.5, color="black", linewidth=1.5)

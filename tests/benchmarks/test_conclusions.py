@@ -60,6 +60,8 @@ def test_a_difference_counts_only_if_empty_maps_do_not_turn_it_around() -> None:
             Stored({"pairs": [{**pair, **changed}]}).better("c", "a", "b")
     with pytest.raises(UnsupportedError, match="were not compared"):
         Stored({"pairs": [pair]}).better("c", "b", "a")
+    with pytest.raises(UnsupportedError, match="was not measured"):
+        Stored({"columns": {}}).mean("c", "a")
 
 
 @pytest.mark.parametrize("name", [one.__name__ for one in conclusions.CONCLUSIONS])

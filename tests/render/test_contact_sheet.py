@@ -126,7 +126,7 @@ def test_sheet_errors(options, error, message):
 def test_sheet_errors_of_rows():
     with pytest.raises(ShapeError, match="no pictures"):
         contact_sheet([])
-    with pytest.raises(OptionError, match="columns=2 for pictures that come in rows"):
+    with pytest.raises(OptionError, match="columns=2 for nested pictures"):
         contact_sheet([[plain(RED)]], columns=2)
     with pytest.raises(ShapeError, match="1 titles in row 1 where 2"):
         contact_sheet([[plain(RED)], [plain(RED)] * 2], titles=[["a"], ["b"]])
