@@ -39,7 +39,7 @@ def test_a_former_keyword_warns_at_the_call_and_is_passed_on() -> None:
     with pytest.warns(DeprecationWarning, match="the argument 'former' of asked.. is now called 'name'"):
         assert asked(former=3) == 3
     assert asked(name=4) == 4
-    with pytest.raises(TypeError, match=r"asked\(\) got 'former' and its new name 'name'; pass 'name' alone"):
+    with pytest.raises(TypeError, match=r"asked\(\) got 'former' and its new name 'name'; pass only 'name'"):
         asked(former=3, name=4)
 
 

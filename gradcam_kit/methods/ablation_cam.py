@@ -13,10 +13,10 @@ from gradcam_kit.types import Evidence, LayerCapture
 
 
 class AblationCAM(BaseCAM, name="ablation-cam"):
-    r"""Weight channels by what the score loses without them: $w_k = (y - y_{\setminus k}) / |y|$.
+    r"""Weight channels by what the score loses without them: $w_k = (y - y_{-k}) / |y|$.
 
     Measures instead of differentiating, so saturated scores do not mislead it. It runs the part of the model behind
-    the layer once per channel; behind mean pooling and a linear head it needs no pass at all. $y_{\setminus k}$ is the
+    the layer once per channel; behind mean pooling and a linear head it needs no pass at all. $y_{-k}$ is the
     score with channel k set to 0, at every layer. The paper divides by y, which would flip all signs where y < 0; |y|
     is the same for y > 0. Where y = 0 the weight is the plain difference.
 
