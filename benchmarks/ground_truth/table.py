@@ -12,7 +12,7 @@ from rich.table import Table
 from torch import Tensor
 
 from benchmarks.ground_truth.scoring import DRAWS, OPTIONS, SURE, Column, Test
-from benchmarks.ground_truth.uncertainty import FEW, FEWEST, Cell, Difference, per_picture, summarize
+from benchmarks.ground_truth.uncertainty import FEWEST, Cell, Difference, per_picture, summarize
 from gradcam_kit.metrics import BASELINES
 
 Cells = dict[str, dict[str, Cell]]
@@ -192,7 +192,7 @@ def page(cells: Cells, found: Mapping[str, Column], tests: Sequence[Test], pairs
         "as one, their mean.\n\n"
         f"{_METHOD}\n\n"
         f"A network that names fewer than {100 * SURE:.0f} % of its pictures right is left out: where it is misled, "
-        "what it looks at is not the truth. The last lines of each table have the pictures of all networks together, the "
+        "what it looks at is not the truth. The last lines of each table have the pictures of all networks, the "
         "networks, and their accuracy (shortcut: of the network without it; two objects, transformer, two: both "
         "classes have the highest scores).\n\n"
         "– does not apply, empty: zero everywhere; the share of empty maps stands in brackets and is not in the mean. "
@@ -209,8 +209,8 @@ _METHOD = (
     "over the means of the networks. The cluster bootstrap (networks, then pictures) is too sure with five of them: "
     "where networks differ, its 95 % interval has the truth in about 85 % of cases, so its intervals are in the JSON "
     "alone and no sentence rests on them. Where there is one network, pictures are the observations, and nothing is "
-    f"said about other networks: the bootstrap, or with fewer than {FEW} pictures Student's interval and p of all "
-    f"flips of signs; with fewer than {FEWEST} there is no interval."
+    "said about other networks: intervals are Student's, and p is that of flips of signs; with fewer than "
+    f"{FEWEST} pictures there is no interval."
 )
 
 

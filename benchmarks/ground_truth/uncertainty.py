@@ -5,9 +5,9 @@ Student's t over these means (Student 1908). The cluster bootstrap, which draws 
 (Davison and Hinkley 1997, section 3.8), is too sure with five networks, so its interval is stored beside the other
 and nothing is concluded from it.
 
-Where there is one network, pictures are the observations, and nothing is said about other networks: intervals and p
-come from the bootstrap. With fewer than `FEW` pictures it is too sure as well; there the interval is Student's, and p
-that of all flips of signs (Fisher 1935). Below `FEWEST` there is no interval.
+Where there is one network, pictures are the observations, and nothing is said about other networks: intervals are
+Student's, and p is that of flips of signs, as in `gradcam_kit.metrics.paired_differences`. Flips of five networks could
+not give p < 0.05. Below `FEWEST` pictures there is no interval.
 
 Several targets of one picture are one observation, their mean.
 """
@@ -18,18 +18,18 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import product
 
 import numpy as np
 from jaxtyping import Float
 from scipy import stats
 from torch import Tensor
 
+from gradcam_kit.metrics.paired import mean_interval, sign_flip_p
 from gradcam_kit.significance import holm
 
 DRAWS = 10_000
-FEW, FEWEST = 15, 5
-"""Pictures of one network from which the bootstrap is used, and from which there is an interval."""
+FEWEST = 5
+"""Pictures of one network below which there is no interval."""
 Scores = Sequence[Tensor]
 """Of each network, the scores of its pictures `(n,)`, or of each target of its pictures `(n, m)`; NaN: empty map."""
 Values = Sequence[Float[np.ndarray, " pictures"]]
@@ -124,7 +124,7 @@ def summarize(scores: Scores, seed: int) -> Cell:
 
     Args:
         scores: of each network.
-        seed: of the bootstrap.
+        seed: of draws.
 
     Returns:
         The cell.
@@ -163,7 +163,7 @@ def estimate(values: Values, seed: int) -> Estimate:
 
     Args:
         values: of each network, those of its pictures; NaN where there is none.
-        seed: of the bootstrap.
+        seed: of draws.
 
     Returns:
         The estimate; NaN where nothing can be said.
@@ -171,17 +171,11 @@ def estimate(values: Values, seed: int) -> Estimate:
     known = [one[np.isfinite(one)] for one in values]
     if len(values) > 1:
         means = np.array([one.mean() for one in known if len(one)])
-        low, high, p = _student(means)
-        return Estimate(_mean(means), low, high, p, means)
+        return Estimate(_mean(means), *mean_interval(means), _student_p(means), means)
     [own] = known
-    if len(own) >= FEW:
-        drawn = cluster_means([own], seed)
-        low, high = np.quantile(drawn, [0.025, 0.975])
-        mean = float(own.mean())
-        p = (int((np.abs(drawn - mean) >= abs(mean) - _rounding(own)).sum()) + 1) / (DRAWS + 1)
-        return Estimate(mean, float(low), float(high), p, own)
-    low, high, _ = _student(own) if len(own) >= FEWEST else (math.nan,) * 3
-    return Estimate(_mean(own), low, high, _flipped(own), own)
+    low, high = mean_interval(own) if len(own) >= FEWEST else (math.nan, math.nan)
+    [p] = sign_flip_p([own], DRAWS, seed) if len(own) else [math.nan]
+    return Estimate(_mean(own), low, high, p, own)
 
 
 def cluster_means(values: Values, seed: int) -> Float[np.ndarray, " draws"]:
@@ -231,34 +225,18 @@ def per_picture(scores: Tensor) -> Float[np.ndarray, " pictures"]:
     return values
 
 
-def _student(observations: Float[np.ndarray, " observations"]) -> tuple[float, float, float]:
-    """Interval and p of Student's t; NaN below two observations."""
-    k = len(observations)
-    if k < 2:
-        return math.nan, math.nan, math.nan
-    mean, error = float(observations.mean()), float(observations.std(ddof=1)) / math.sqrt(k)
-    if error <= _rounding(observations):
-        return mean, mean, 1.0 if abs(mean) <= _rounding(observations) else 0.0
-    reach = float(stats.t.ppf(0.975, k - 1)) * error
-    return mean - reach, mean + reach, 2 * float(stats.t.sf(abs(mean) / error, k - 1))
-
-
-def _flipped(observations: Float[np.ndarray, " observations"]) -> float:
-    """Of all flips of signs, the share whose mean is as far from 0; NaN without observations."""
-    if not len(observations):
+def _student_p(means: Float[np.ndarray, " networks"]) -> float:
+    """The two-sided p of Student's t; NaN below two networks, and 1 where there is no difference at all."""
+    if len(means) < 2:
         return math.nan
-    signs = np.array(list(product([-1.0, 1.0], repeat=len(observations))))
-    reach = np.abs(signs @ observations)
-    return float((reach >= abs(observations.sum()) - len(observations) * _rounding(observations)).mean())
+    if np.abs(means).max() == 0:
+        return 1.0
+    error = max(float(means.std(ddof=1)) / math.sqrt(len(means)), 1e-9 * float(np.abs(means).max()))
+    return 2 * float(stats.t.sf(abs(float(means.mean())) / error, len(means) - 1))
 
 
 def _mean(observations: Float[np.ndarray, " observations"]) -> float:
     return float(observations.mean()) if len(observations) else math.nan
-
-
-def _rounding(observations: Float[np.ndarray, " observations"]) -> float:
-    """What is no difference."""
-    return 1e-9 * float(np.abs(observations).max())
 
 
 @lru_cache(maxsize=8)

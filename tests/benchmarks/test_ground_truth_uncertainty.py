@@ -67,11 +67,11 @@ def test_the_interval_has_the_truth_as_often_as_it_says_and_the_cluster_bootstra
     assert 0.82 < np.mean(cluster) < 0.88, "docs/ground-truth.md says about 85 %"
 
 
-def test_few_pictures_of_one_network_are_tested_by_flips_of_signs() -> None:
+def test_pictures_of_one_network_are_tested_by_flips_of_signs() -> None:
     values = np.array([0.1, 0.2, 0.3, 0.15, 0.25, -0.05])
     found = estimate([values], 0)
     flips = [abs(np.dot(signs, values)) >= values.sum() - 1e-9 for signs in product([-1, 1], repeat=6)]
-    assert found.p == np.mean(flips) == 4 / 64
+    assert found.p == np.mean(flips) < 0.1
     expected = stats.t.interval(0.95, 5, loc=values.mean(), scale=stats.sem(values))
     assert (found.low, found.high) == pytest.approx(expected)
     fewer = estimate([values[:4]], 0)
@@ -123,15 +123,15 @@ def test_pairs_are_tested_on_the_images_that_both_have_seen() -> None:
     assert second.low < 0 < second.high
 
 
-def test_one_network_is_the_bootstrap_of_images() -> None:
+def test_one_network_has_the_paired_differences_of_its_pictures() -> None:
     generator = np.random.default_rng(0)
     values = {"first": generator.normal(0.1, 1, 60), "second": generator.normal(0, 1, 60)}
     columns = {"a": {name: [torch.from_numpy(one)] for name, one in values.items()}}
     [found] = differences(columns, [Pair("a", "first", "second")], 0)
     [expected] = paired_differences(values)
     assert found.difference == pytest.approx(expected.difference)
-    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=0.02)
-    assert found.p == pytest.approx(expected.p, abs=0.02)
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=1e-9)
+    assert found.p == expected.p
 
 
 def test_an_empty_map_is_left_out_of_the_difference_and_counts_as_0_beside_it() -> None:
