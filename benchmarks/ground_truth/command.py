@@ -16,9 +16,10 @@ import typer
 from rich.console import Console
 
 from benchmarks.ground_truth import conclusions, demo, objects, photographs, series, shortcut, table, tokens, wired
-from benchmarks.ground_truth.bootstrap import differences
+from benchmarks.ground_truth.figure import draw
 from benchmarks.ground_truth.scoring import OPTIONS, Column, Found, Plan, Test
 from benchmarks.ground_truth.stored import UnsupportedError
+from benchmarks.ground_truth.uncertainty import differences
 from benchmarks.options import Quick, Threads
 from benchmarks.report import between_markers
 from benchmarks.results import RESULTS, ROOT, as_json, environment
@@ -50,8 +51,8 @@ def run(
 ) -> None:
     """Where each method finds the right answer, and where it fails, on networks and data whose answer is known.
 
-    Networks that are trained are trained several times; intervals and tests
-    are over the networks and over the images of each.
+    Networks that are trained are trained several times, and each of them is
+    one observation of intervals and tests.
 
     A whole run rewrites what is stored in this checkout:
     benchmarks/results/ground-truth.json, docs/ground-truth.md and .png,
@@ -94,11 +95,11 @@ def run(
     if out:
         _write(out, as_json(results), console)
     if figure:
-        table.draw(cells, figure)
+        draw(cells, figure)
         console.print(f"written to {figure}", soft_wrap=True)
-        _write(figure.with_suffix(".md"), table.page(cells, chosen, tested), console)
+        _write(figure.with_suffix(".md"), table.page(cells, columns, chosen, tested), console)
     if stored:
-        _rewrite_page(table.blocks(cells), results, console)
+        _rewrite_page(table.blocks(cells, columns), results, console)
 
 
 def _rewrite_page(tables: str, results: Mapping[str, Any], console: Console) -> None:

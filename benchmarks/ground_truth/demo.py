@@ -10,6 +10,7 @@ from torch.nn.functional import avg_pool2d
 
 from benchmarks.ground_truth.objects import at_earlier_layer, mosaics_of, with_reasons
 from benchmarks.ground_truth.scoring import THIRD, Found, Plan, Subject, Test, score_all
+from benchmarks.ground_truth.training import accuracy
 from gradcam_kit.demo import HELD_OUT, DemoNet, collate, draw, load_demo_model
 
 _FIRST = HELD_OUT + 10_000
@@ -26,14 +27,16 @@ def demo(plan: Plan) -> dict[str, Found]:
     together, masks = mosaics_of(images.unflatten(0, (-1, 4)))
     grid = Subject(model, "layer4", together, labels.unflatten(0, (-1, 4)), masks, parts=THIRD)
     found = {}
-    for name, deepest, layers in (
-        ("demo", subject, ("layer4", "layer2")),
-        ("demo, GridPG", grid, ("layer4", "layer3", "layer2")),
+    for name, deepest, layers, right in (
+        ("demo", subject, ("layer4", "layer2"), accuracy(model, batch.images, batch.labels)),
+        ("demo, GridPG", grid, ("layer4", "layer3", "layer2"), accuracy(model, images, labels)),
     ):
         found[name] = score_all(deepest, plan)
         for layer in layers[1:]:
             scored = score_all(replace(deepest, layer=layer), at_earlier_layer(plan))
             found[f"{name}, {layer}"] = with_reasons(scored, plan)
+        for own in (name, *(f"{name}, {layer}" for layer in layers[1:])):
+            found[own].notes["accuracy"] = right
     return found
 
 

@@ -39,7 +39,10 @@ def earlier(plan: Plan) -> dict[str, Found]:
 
 
 def two_objects(plan: Plan) -> dict[str, Found]:
-    """Pictures with objects of two classes: the maps of the two should differ."""
+    """Pictures with objects of two classes: the maps of the two should differ.
+
+    Accuracy is the share of pictures of which the two classes have the highest scores.
+    """
     numbers = range(plan.count(_IMAGES))
     chosen = [(number % CLASSES, (number + 1 + number % (CLASSES - 1)) % CLASSES) for number in numbers]
     pictures = [draw(_seed(plan, 1) + number, ["medium"] * 2, pair) for number, pair in enumerate(chosen)]
@@ -55,12 +58,15 @@ def two_objects(plan: Plan) -> dict[str, Found]:
     found = score_all(Subject(model, "layer4", images, labels, own, parts=SIXTH), plan, share_of_both)
     with torch.inference_mode():
         best = model(images).topk(2, 1).indices.sort(1).values == labels.sort(1).values
-    found.notes["both classes first"] = float(best.all(1).float().mean())
+    found.notes["accuracy"] = float(best.all(1).float().mean())
     return {"two objects": found}
 
 
 def mosaics(plan: Plan) -> dict[str, Found]:
-    """GridPG at three depths, DiPart and DiFull, on the same mosaics of 2 x 2 pictures of different classes."""
+    """GridPG at three depths, DiPart and DiFull, on the same mosaics of 2 x 2 pictures of different classes.
+
+    Accuracy is that on the pictures before they are put together.
+    """
     model, count = network(plan.scale, plan.seed), plan.count(_MOSAICS)
     targets = torch.stack([torch.arange(4) * (1 + 2 * (number % 4)) + number for number in range(count)]) % CLASSES
     seeds = iter(range(_seed(plan, 2), _seed(plan, 3)))
@@ -77,9 +83,9 @@ def mosaics(plan: Plan) -> dict[str, Found]:
     for name, isolated in (("DiPart", False), ("DiFull", True)):
         grid = Grid(body, model.fc, isolated=isolated).eval()
         found[name] = score_all(Subject(grid, "joint", together, by_cell, masks, parts=SIXTH), plan)
-    with torch.inference_mode():
-        right = (model(cells.flatten(0, 1)).argmax(1) == targets.flatten()).float().mean()
-    found["GridPG"].notes["accuracy on single pictures"] = float(right)
+    right = accuracy(model, cells.flatten(0, 1), targets.flatten())
+    for one in found.values():
+        one.notes["accuracy"] = right
     return found
 
 

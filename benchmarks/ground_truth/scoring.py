@@ -29,6 +29,9 @@ SIXTH = {**dict.fromkeys(SLOW, 6), "score-cam": 3}
 DRAWS = {"random": 10, "random-cam": 5}
 """What is random alone is drawn so many times, and an image's score is the mean of its draws."""
 
+SURE = 0.9
+"""Networks that name a smaller share of their images right are left out: where they err, the truth is unknown."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -67,7 +70,13 @@ class Subject:
 
 @dataclass
 class Found:
-    """The scores of each row of the table, one per image (NaN where there is none), and why others have none."""
+    """The scores of each row of the table, and why others have none.
+
+    Attributes:
+        scores: one per image, or `(n, m)` where each of n images has m targets; NaN where there is none.
+        skipped: row -> why there are no scores.
+        notes: what else was measured; `accuracy` is the share of its images that the network names right.
+    """
 
     scores: dict[str, Tensor] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
@@ -79,21 +88,37 @@ class Column:
     """What was found of one column of the table: of each row the scores of each network's images, one after the other.
 
     Attributes:
-        scores: row -> network -> images.
+        scores: row -> network -> images, or images and targets.
         skipped: row -> why there are no scores.
         notes: of each network.
+        left_out: what was found with networks that name less than `SURE` of their images right.
     """
 
     scores: dict[str, list[Tensor]]
     skipped: dict[str, str]
     notes: list[dict[str, Any]]
+    left_out: list[Found] = field(default_factory=list)
 
     @classmethod
     def of(cls, found: Sequence[Found]) -> Column:
-        """Join the networks; a row has scores where all have some."""
-        skipped = {row: reason for one in found for row, reason in one.skipped.items()}
-        rows = [row for row in found[0].scores if all(row in one.scores for one in found)]
-        return cls({row: [one.scores[row] for one in found] for row in rows}, skipped, [one.notes for one in found])
+        """Join the networks that are sure, or all if none is; a row has scores where all have some."""
+        sure = [one.notes.get("accuracy", 1.0) >= SURE for one in found]
+        counted = [one for one, is_sure in zip(found, sure, strict=True) if is_sure or not any(sure)]
+        left_out = [one for one, is_sure in zip(found, sure, strict=True) if not is_sure and any(sure)]
+        skipped = {row: reason for one in counted for row, reason in one.skipped.items()}
+        rows = [row for row in counted[0].scores if all(row in one.scores for one in counted)]
+        scores = {row: [one.scores[row] for one in counted] for row in rows}
+        return cls(scores, skipped, [one.notes for one in counted], left_out)
+
+    @property
+    def accuracies(self) -> list[float]:
+        """Of the networks that count; none where nothing is named."""
+        return [float(one["accuracy"]) for one in self.notes if "accuracy" in one]
+
+    @property
+    def accuracies_left_out(self) -> list[float]:
+        """Of those that do not."""
+        return [float(one.notes["accuracy"]) for one in self.left_out]
 
 
 Measure = Callable[[Tensor, Tensor], Tensor]
@@ -108,7 +133,7 @@ def share(heatmaps: Tensor, masks: Tensor) -> Tensor:
 def score_all(subject: Subject, plan: Plan, measure: Measure = share) -> Found:
     """Measure the maps of all methods that apply, and of the baselines.
 
-    Where a row is drawn several times, an image has the mean of those of its draws whose map is not empty, and
+    Where a row is drawn several times, a map has the mean of those of its draws that are not empty, and
     `notes["draws"]` has the mean of each draw.
     """
     skipped: dict[str, str] = {}
@@ -117,7 +142,7 @@ def score_all(subject: Subject, plan: Plan, measure: Measure = share) -> Found:
         masks = subject.masks[: len(heatmaps)]
         leading = masks.shape[: masks.ndim - (subject.images.ndim - 2)]
         values = measure(*(maps.reshape(-1, *maps.shape[len(leading) :]) for maps in (heatmaps, masks)))
-        draws.setdefault(row, []).append(values)
+        draws.setdefault(row, []).append(values.unflatten(0, leading) if len(leading) == 2 else values)
     return found_of(draws, skipped)
 
 

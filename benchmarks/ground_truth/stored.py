@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from operator import getitem
 from typing import Any
 
-from benchmarks.ground_truth.bootstrap import Pair
+from benchmarks.ground_truth.scoring import SURE
+from benchmarks.ground_truth.table import p_of
+from benchmarks.ground_truth.uncertainty import Pair
 
 LEVEL = 0.05
 
@@ -29,54 +31,76 @@ class Stored:
 
     def mean(self, column: str, row: str) -> str:
         """A mean, as the table shows it."""
-        return f"{self._cell(column, row)['mean']:.2f}"
-
-    def range(self, columns: tuple[str, ...], row: str) -> str:
-        """The smallest and the largest mean of some columns."""
-        means = sorted(self._cell(column, row)["mean"] for column in columns)
-        low, high = f"{means[0]:.2f}", f"{means[-1]:.2f}"
-        return low if low == high else f"{low} to {high}"
+        return f"{self.value(column, row):.2f}"
 
     def interval(self, column: str, row: str) -> str:
         """A mean with its interval."""
         cell = self._cell(column, row)
-        return f"{cell['mean']:.2f} [{cell['low']:.2f}, {cell['high']:.2f}]"
+        self.require(cell["low"] is not None, f"{column}: {row} has no interval")
+        return _with_interval(cell["mean"], cell["low"], cell["high"])
 
-    def empty(self, column: str, row: str) -> str:
-        """The share of empty maps, in percent."""
-        cell = self._column(column)["scores"][row]
-        return f"{100 * cell['empty'] / (cell['n'] + cell['empty']):.0f} %"
+    def all_empty(self, column: str, row: str) -> bool:
+        """Whether no map shows anything."""
+        return bool(self._column(column)["scores"][row]["n"] == 0)
 
     def better(self, column: str, better: str, worse: str) -> str:
         """How much better one row is than another, with the interval.
 
         Raises:
-            UnsupportedError: the difference is not positive, or not beyond chance, with or without empty maps.
+            UnsupportedError: the difference is not positive, not beyond chance, with or without empty maps, or
+                networks disagree about its sign.
         """
         pair = self._pair(column, better, worse)
-        if pair["n"] == 0 or pair["p_holm"] >= LEVEL or min(pair["low"], pair["low_with_empty"]) <= 0:
+        shown = pair["n"] > 0 and pair["p_holm"] < LEVEL and min(pair["low"], pair["low_with_empty"]) > 0
+        if not shown or (pair["networks"] > 1 and pair["agreeing"] < pair["observations"]):
             raise UnsupportedError(f"{column}: {better} is not shown to be better than {worse}: {pair}")
-        return f"{pair['difference']:.2f} [{pair['low']:.2f}, {pair['high']:.2f}]"
+        return _with_interval(pair["difference"], pair["low"], pair["high"])
 
     def unclear(self, column: str, one: str, other: str) -> str:
-        """The difference of two rows of which neither is shown to be better, with the interval.
+        """The difference of two rows that are not shown to differ, with interval and p.
 
         Raises:
-            UnsupportedError: one of them is.
+            UnsupportedError: they are, or only the correction for many pairs says that they are not.
         """
         pair = self._pair(column, one, other)
-        if pair["p_holm"] < LEVEL:
-            raise UnsupportedError(f"{column}: {one} and {other} do differ: {pair}")
-        return f"{pair['difference']:.2f} [{pair['low']:.2f}, {pair['high']:.2f}]"
+        if pair["low"] is None or pair["high"] is None or not pair["low"] < 0 < pair["high"]:
+            raise UnsupportedError(f"{column}: the interval of {one} and {other} does not have 0 inside: {pair}")
+        return self.not_shown(column, one, other)
 
-    def agreeing(self, column: str, better: str, worse: str) -> str:
-        """In how many networks the difference has this sign."""
+    def not_shown(self, column: str, better: str, worse: str) -> str:
+        """The difference of two rows that is not shown to be one, with interval and p; 0 may be outside of it.
+
+        Raises:
+            UnsupportedError: it is shown.
+        """
         pair = self._pair(column, better, worse)
-        return f"{pair['agreeing']} of {pair['networks']}"
+        if pair["p_holm"] is None or pair["p_holm"] < LEVEL:
+            raise UnsupportedError(f"{column}: {better} and {worse} do differ, or nothing is known: {pair}")
+        said = _with_interval(pair["difference"], pair["low"], pair["high"])
+        return f"{said}, p = {p_of(pair['p_holm'])} after Holm"
+
+    def in_all(self, column: str, better: str, worse: str) -> str:
+        """The mean difference where it has the same sign in all observations, which are too few for a test.
+
+        Raises:
+            UnsupportedError: not in all, or a test shows it.
+        """
+        pair = self._pair(column, better, worse)
+        if pair["agreeing"] < pair["observations"] or pair["p_holm"] < LEVEL:
+            raise UnsupportedError(f"{column}: {better} is not above {worse} in all alone: {pair}")
+        return f"{pair['difference']:.2f}"
+
+    def pictures(self, column: str, better: str, worse: str) -> int:
+        """How many pictures a pair rests on."""
+        return int(self._pair(column, better, worse)["n"])
 
     def networks(self, column: str) -> int:
-        """How many were trained or drawn."""
+        """How many count."""
         return int(next(iter(self._column(column)["scores"].values()))["networks"])
+
+    def trained(self, column: str) -> int:
+        """How many were trained."""
+        return self.networks(column) + len(self._column(column)["left out"])
 
     def note(self, column: str, *names: str) -> float:
         """The mean over networks of what is noted under these names, each within the one before."""
@@ -88,6 +112,11 @@ class Stored:
         notes = self._column(column)["notes"]
         means = [mean for one in notes for mean in one["draws"][row] if mean is not None]
         return min(means), max(means)
+
+    def by_network(self, column: str, row: str) -> Sequence[float]:
+        """The mean of each network."""
+        found: Sequence[float] = self._column(column)["by network"][row]
+        return found
 
     def require(self, condition: bool, said: str) -> None:
         """Check what no test of two rows says.
@@ -102,10 +131,16 @@ class Stored:
         """A mean as a number."""
         return float(self._cell(column, row)["mean"])
 
+    def low(self, column: str, row: str) -> float:
+        """The lower end of the interval of a mean."""
+        return float(self._cell(column, row)["low"])
+
     def _column(self, column: str) -> Mapping[str, Any]:
         if column not in self.results["columns"]:
             raise UnsupportedError(f"{column} was not measured")
         found: Mapping[str, Any] = self.results["columns"][column]
+        if min(found["accuracy"], default=1.0) < SURE:
+            raise UnsupportedError(f"{column}: networks do not name their pictures: accuracy {found['accuracy']}")
         return found
 
     def _cell(self, column: str, row: str) -> Mapping[str, Any]:
@@ -115,6 +150,7 @@ class Stored:
         return cell
 
     def _pair(self, column: str, better: str, worse: str) -> Mapping[str, Any]:
+        self._column(column)
         for pair in self.results["pairs"]:
             if (pair["column"], pair["better"], pair["worse"]) == (column, better, worse):
                 found: Mapping[str, Any] = pair
@@ -129,9 +165,9 @@ class Asked(Stored):
     results: Mapping[str, Any] = field(default_factory=dict)
     pairs: dict[Pair, None] = field(default_factory=dict)
 
-    def empty(self, column: str, row: str) -> str:
+    def all_empty(self, column: str, row: str) -> bool:
         """Nothing is known."""
-        return "0 %"
+        return True
 
     def better(self, column: str, better: str, worse: str) -> str:
         """Note the pair."""
@@ -142,7 +178,19 @@ class Asked(Stored):
         """Note the pair."""
         return self.better(column, one, other)
 
+    def not_shown(self, column: str, better: str, worse: str) -> str:
+        """Note the pair."""
+        return self.better(column, better, worse)
+
+    def in_all(self, column: str, better: str, worse: str) -> str:
+        """Note the pair."""
+        return self.better(column, better, worse)
+
     def networks(self, column: str) -> int:
+        """Nothing is known."""
+        return 0
+
+    def trained(self, column: str) -> int:
         """Nothing is known."""
         return 0
 
@@ -154,6 +202,10 @@ class Asked(Stored):
         """Nothing is known."""
         return 0.0, 0.0
 
+    def by_network(self, column: str, row: str) -> Sequence[float]:
+        """Nothing is known."""
+        return (0.0,)
+
     def require(self, condition: bool, said: str) -> None:
         """Nothing is known."""
 
@@ -162,4 +214,10 @@ class Asked(Stored):
 
     def _pair(self, column: str, better: str, worse: str) -> Mapping[str, Any]:
         self.pairs[Pair(column, better, worse)] = None
-        return {"agreeing": 0, "networks": 0}
+        return {"n": 0}
+
+
+def _with_interval(mean: float, low: float, high: float) -> str:
+    # Adding 0 makes a rounded -0.0 positive.
+    said = [f"{round(number, 2) + 0.0:.2f}" for number in (mean, low, high)]
+    return f"{said[0]} [{said[1]}, {said[2]}]"

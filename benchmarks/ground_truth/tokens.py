@@ -131,7 +131,10 @@ def transformer(name: str, family: Family, plan: Plan, frame: bool = False) -> d
 
 
 def two_colors(plan: Plan) -> dict[str, Found]:
-    """Two colored squares, each explained; the network learned to name one of them, whichever was asked for."""
+    """Two colored squares, each explained; the network learned to name one of them, whichever was asked for.
+
+    Accuracy is the share of pictures of which the two colors have the highest scores.
+    """
     images, labels, _ = pictures(_TRAINING, plan.seed + 3, colored=2)
     model = train(SmallViT, images, labels[:, 0], steps=plan.count(_STEPS), seed=plan.seed)
     tests, truth, masks = pictures(plan.count(_IMAGES), plan.seed + 4, colored=2)
@@ -141,7 +144,7 @@ def two_colors(plan: Plan) -> dict[str, Found]:
     others = score_all(replace(subject, masks=masks.flip(1)), balanced).scores
     with torch.inference_mode():
         named = model(tests).topk(2, 1).indices.sort(1).values == truth.sort(1).values
-    found.notes["both colors first"] = float(named.all(1).float().mean())
+    found.notes["accuracy"] = float(named.all(1).float().mean())
     if "balanced-cam" in others:
         found.notes["share of balanced-cam on the other square"] = float(others["balanced-cam"].nanmean())
     return {"transformer, two": found}

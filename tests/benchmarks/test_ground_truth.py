@@ -14,11 +14,11 @@ from torch import nn
 from typer.testing import CliRunner
 
 from benchmarks.ground_truth import command, run, scoring, table, wired
-from benchmarks.ground_truth.bootstrap import Cell
 from benchmarks.ground_truth.networks import Gated, Grid, Wired, half_blind
 from benchmarks.ground_truth.scoring import DRAWS, Column, Found, Plan, Subject, score_all, share
 from benchmarks.ground_truth.series import walks
 from benchmarks.ground_truth.shortcut import pictures
+from benchmarks.ground_truth.uncertainty import Cell
 from gradcam_kit import FullGrad, GradCAM, HiResCAM, RandomCAM
 from gradcam_kit.errors import CaptureError
 from gradcam_kit.metrics import BASELINES
@@ -161,8 +161,8 @@ def test_several_targets_are_measured_each_with_its_own_mask() -> None:
     targets = torch.tensor([[0, 1]] * 3)
     subject = Subject(Wired().eval(), "relu", images, targets, masks.transpose(0, 1))
     found = score_all(subject, Plan(("grad-cam",)), share)
-    assert found.scores["grad-cam"].shape == found.scores["ones"].shape == (6,)
-    assert torch.allclose(found.scores["grad-cam"], torch.ones(6))
+    assert found.scores["grad-cam"].shape == found.scores["ones"].shape == (3, 2)
+    assert torch.allclose(found.scores["grad-cam"], torch.ones(3, 2))
 
 
 def test_pictures_with_and_without_the_patch_differ_in_it_alone() -> None:
@@ -189,12 +189,34 @@ def test_table_orders_methods_and_marks_what_is_missing() -> None:
     lines = table.markdown(cells).splitlines()
     assert lines[3] == "| bad | 0.20 [0.20, 0.20] | empty | 0.10 [0.10, 0.10] |"
     assert lines[4] == "| seldom | – | – | 0.90 [0.90, 0.90] |"
-    assert lines[-1] == "| *images, networks* | *3, 1* | *3, 1* | *3, 1* |"
+    assert lines[-1] == "| *pictures, networks* | *3, 1* | *3, 1* | *3, 1* |"
+
+
+def test_table_says_which_networks_count_and_how_often_they_are_right() -> None:
+    accuracies = (1.0, 0.5, 0.9, 0.8)
+    found = [Found({"good": torch.full((6, 2), one)}, notes={"accuracy": one}) for one in accuracies]
+    columns = {"a": Column.of(found), "b": Column.of([Found({"good": torch.ones(6)})])}
+    assert [float(one.mean()) for one in columns["a"].scores["good"]] == pytest.approx([1.0, 0.9])
+    assert columns["a"].accuracies_left_out == [0.5, 0.8]
+    lines = table.markdown(table.cells_of(columns, 0), found=columns).splitlines()
+    assert lines[-2] == "| *pictures, networks* | *12, 2 of 4* | *6, 1* |"
+    assert lines[-1] == "| *accuracy* | *0.90–1.00 (left out: 0.50–0.80)* | *–* |"
+    nobody = Column.of(found[1:2])
+    assert (nobody.accuracies, nobody.left_out) == ([0.5], [])
+    [out, _] = table.records(columns, table.cells_of(columns, 0))["a"]["left out"]
+    assert out == {"accuracy": 0.5, "scores": {"good": 0.5}}
+
+
+def test_rows_that_saw_fewer_pictures_say_how_many_and_few_have_no_interval() -> None:
+    columns = {"a": Column.of([Found({"quick": torch.linspace(0, 1, 6), "slow": torch.ones(2)})])}
+    lines = table.markdown(table.cells_of(columns, 0)).splitlines()
+    assert lines[2:4] == ["| slow | 1.00 (n = 2) |", "| quick | 0.50 [0.11, 0.89] |"]
 
 
 def test_table_says_which_share_of_the_maps_is_empty() -> None:
-    assert table.text(Cell(0.5, 0.4, 0.6, 6, 2)) == "0.50 [0.40, 0.60] (25 % empty)"
-    assert table.text(Cell(0.5, 0.4, 0.6, 999, 1), interval=False) == "0.50 (1 % empty)"
+    assert table.text(Cell(0.5, 0.4, 0.6, 6, 2, empty_maps=0.25)) == "0.50 [0.40, 0.60] (25 % empty)"
+    assert table.text(Cell(0.5, 0.4, 0.6, 9, 0, empty_maps=0.001), interval=False) == "0.50 (1 % empty)"
+    assert table.text(Cell(0.5, 0.4, 0.6, 6, 2, empty_maps=0.25), pictures=9) == "0.50 [0.40, 0.60] (n = 8, 25 % empty)"
     assert table.text(Cell(0.5, 0.4, 0.6, 6, 0), interval=False) == "0.50"
 
 

@@ -1,0 +1,249 @@
+"""How sure a mean and a difference are: what one network shows says little about the next.
+
+Where several networks are trained, the mean of each network is one observation, and intervals and p come from
+Student's t over these means (Student 1908). The cluster bootstrap, which draws networks and then the images of each
+(Davison and Hinkley 1997, section 3.8), is too sure with five networks, so its interval is stored beside the other
+and nothing is concluded from it.
+
+Where there is one network, pictures are the observations, and nothing is said about other networks: intervals are
+Student's, and p is that of flips of signs, as in `gradcam_kit.metrics.paired_differences`. Flips of five networks could
+not give p < 0.05. Below `FEWEST` pictures there is no interval.
+
+Several targets of one picture are one observation, their mean.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import numpy as np
+from jaxtyping import Float
+from scipy import stats
+from torch import Tensor
+
+from gradcam_kit.metrics.paired import mean_interval, sign_flip_p
+from gradcam_kit.significance import holm
+
+DRAWS = 10_000
+FEWEST = 5
+"""Pictures of one network below which there is no interval."""
+Scores = Sequence[Tensor]
+"""Of each network, the scores of its pictures `(n,)`, or of each target of its pictures `(n, m)`; NaN: empty map."""
+Values = Sequence[Float[np.ndarray, " pictures"]]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A row of a column.
+
+    Attributes:
+        mean: over pictures; of several networks, the mean of their means.
+        low: of the 95 % interval; NaN where there is none.
+        high: likewise.
+        n: pictures that have a map.
+        empty: pictures all of whose maps are empty.
+        networks: that were trained or drawn.
+        empty_maps: the share of all maps that is empty, 0 to 1.
+        cluster_low: of the interval of the cluster bootstrap, which is too narrow; NaN with one network.
+        cluster_high: likewise.
+    """
+
+    mean: float
+    low: float
+    high: float
+    n: int
+    empty: int
+    networks: int = 1
+    empty_maps: float = 0.0
+    cluster_low: float = math.nan
+    cluster_high: float = math.nan
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The claim that one row of a column is better than another."""
+
+    column: str
+    better: str
+    worse: str
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How much better one row is than another on the same pictures of the same networks.
+
+    Attributes:
+        column: of the table.
+        better: the row that is claimed to be better.
+        worse: the other.
+        difference: mean of better - worse over targets for which both have a map, averaged as in `Cell`.
+        low: of its 95 % interval.
+        high: of its 95 % interval.
+        p: two-sided, of a mean of 0.
+        p_holm: the same, corrected for all pairs of the file.
+        n: pictures for which both have a map.
+        networks: that were trained or drawn.
+        agreeing: observations (networks, or the pictures of one) with a positive difference.
+        observations: how many there are.
+        low_with_empty: the same interval where an empty map counts as 0.
+        high_with_empty: likewise.
+    """
+
+    column: str
+    better: str
+    worse: str
+    difference: float
+    low: float
+    high: float
+    p: float
+    p_holm: float
+    n: int
+    networks: int
+    agreeing: int
+    observations: int
+    low_with_empty: float
+    high_with_empty: float
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean, its 95 % interval, p of a mean of 0, and the observations that it rests on."""
+
+    mean: float
+    low: float
+    high: float
+    p: float
+    observations: Float[np.ndarray, " observations"]
+
+
+def summarize(scores: Scores, seed: int) -> Cell:
+    """Mean of a row with its interval, which does not leave the range of shares.
+
+    Args:
+        scores: of each network.
+        seed: of draws.
+
+    Returns:
+        The cell.
+    """
+    values = [per_picture(one) for one in scores]
+    joined = np.concatenate(values)
+    n = int(np.isfinite(joined).sum())
+    maps = np.concatenate([one.double().flatten().numpy() for one in scores])
+    found = estimate(values, seed)
+    # A share is within 0 and 1; what grows with reliance (shortcut) is a difference of two.
+    least = 0.0 if n and np.nanmin(joined) >= 0 else -1.0
+    low, high = (float(np.clip(end, least, 1)) for end in (found.low, found.high))
+    cluster = (
+        np.nanquantile(cluster_means(values, seed), [0.025, 0.975]).tolist()
+        if n and len(values) > 1
+        else [math.nan, math.nan]
+    )
+    return Cell(
+        found.mean, low, high, n, len(joined) - n, len(scores), float(np.isnan(maps).mean()), cluster[0], cluster[1]
+    )
+
+
+def differences(columns: Mapping[str, Mapping[str, Scores]], pairs: Iterable[Pair], seed: int) -> list[Difference]:
+    """Test pairs on what both rows have seen; pairs whose rows or column are not there are left out."""
+    found = [
+        _difference(pair, columns[pair.column][pair.better], columns[pair.column][pair.worse], seed)
+        for pair in pairs
+        if pair.column in columns and {pair.better, pair.worse} <= set(columns[pair.column])
+    ]
+    corrected = holm([one.p for one in found])
+    return [replace(one, p_holm=float(p)) for one, p in zip(found, corrected, strict=True)]
+
+
+def estimate(values: Values, seed: int) -> Estimate:
+    """The mean of networks, or of the pictures of one network.
+
+    Args:
+        values: of each network, those of its pictures; NaN where there is none.
+        seed: of draws.
+
+    Returns:
+        The estimate; NaN where nothing can be said.
+    """
+    known = [one[np.isfinite(one)] for one in values]
+    if len(values) > 1:
+        means = np.array([one.mean() for one in known if len(one)])
+        return Estimate(_mean(means), *mean_interval(means), _student_p(means), means)
+    [own] = known
+    low, high = mean_interval(own) if len(own) >= FEWEST else (math.nan, math.nan)
+    [p] = sign_flip_p([own], DRAWS, seed) if len(own) else [math.nan]
+    return Estimate(_mean(own), low, high, p, own)
+
+
+def cluster_means(values: Values, seed: int) -> Float[np.ndarray, " draws"]:
+    """The mean of each draw of networks, then of pictures; NaN where none of those that were drawn has a value."""
+    joined = np.concatenate(values)
+    counts = _counts(tuple(map(len, values)), seed)
+    good = np.isfinite(joined)
+    with np.errstate(invalid="ignore"):
+        means: Float[np.ndarray, " draws"] = (counts @ np.where(good, joined, 0)) / (counts @ good.astype(float))
+    return means
+
+
+def _difference(pair: Pair, better: Scores, worse: Scores, seed: int) -> Difference:
+    seen = [min(len(one), len(other)) for one, other in zip(better, worse, strict=True)]
+    both = [(one[:n], other[:n]) for one, other, n in zip(better, worse, seen, strict=True)]
+    paired = [per_picture(one - other) for one, other in both]
+    found = estimate(paired, seed)
+    whole = estimate([per_picture(one.nan_to_num() - other.nan_to_num()) for one, other in both], seed)
+    return Difference(
+        pair.column,
+        pair.better,
+        pair.worse,
+        difference=found.mean,
+        low=found.low,
+        high=found.high,
+        p=found.p,
+        p_holm=math.nan,
+        n=int(sum(np.isfinite(one).sum() for one in paired)),
+        networks=len(paired),
+        agreeing=int((found.observations > 0).sum()),
+        observations=len(found.observations),
+        low_with_empty=whole.low,
+        high_with_empty=whole.high,
+    )
+
+
+def per_picture(scores: Tensor) -> Float[np.ndarray, " pictures"]:
+    """The mean of the targets of each picture that have a score.
+
+    Args:
+        scores: `(n,)`, or `(n, m)` for m targets of each picture; NaN where the map is empty.
+
+    Returns:
+        One for each picture, NaN where all of its maps are empty.
+    """
+    values: Float[np.ndarray, " pictures"] = (scores.nanmean(1) if scores.ndim == 2 else scores).double().numpy()
+    return values
+
+
+def _student_p(means: Float[np.ndarray, " networks"]) -> float:
+    """The two-sided p of Student's t; NaN below two networks, and 1 where there is no difference at all."""
+    if len(means) < 2:
+        return math.nan
+    if np.abs(means).max() == 0:
+        return 1.0
+    error = max(float(means.std(ddof=1)) / math.sqrt(len(means)), 1e-9 * float(np.abs(means).max()))
+    return 2 * float(stats.t.sf(abs(float(means.mean())) / error, len(means) - 1))
+
+
+def _mean(observations: Float[np.ndarray, " observations"]) -> float:
+    return float(observations.mean()) if len(observations) else math.nan
+
+
+@lru_cache(maxsize=8)
+def _counts(sizes: tuple[int, ...], seed: int) -> Float[np.ndarray, "draws images"]:
+    """How often each picture of each network is drawn: all rows of a column share their draws."""
+    rng = np.random.default_rng(seed)
+    drawn = rng.multinomial(len(sizes), np.full(len(sizes), 1 / len(sizes)), DRAWS)
+    # A network that is drawn twice has its pictures drawn twice, each time as many as it has.
+    parts = [rng.multinomial(times * size, np.full(size, 1 / size)) for times, size in zip(drawn.T, sizes, strict=True)]
+    return np.concatenate(parts, 1).astype(float)
