@@ -34,6 +34,9 @@ class ModelDiagnostics:
     The run is not affected: parameters, buffers, random states, gradients, modes and outputs are the same to the
     last bit. Memory is constant, and no tensor of the graph is held.
 
+    Layers, gradients and parameters are observed, the value of the loss is not: one that is NaN with finite gradients
+    goes unseen (`check_loss` finds it).
+
     Args:
         model: the model that is trained or evaluated, also compiled or inside DistributedDataParallel.
         layers: a dotted name, a wildcard ("layer*.conv2"), a module, a type, a sequence of those, or None: all leaves.
