@@ -9,6 +9,8 @@ import pytest
 import torch
 from documents import DOCS, run_examples
 
+from gradcam_kit.diagnostics import check_loss
+
 PAGE = (DOCS / "diagnostics.md").read_text()
 
 
@@ -35,6 +37,12 @@ def test_what_is_broken_is_found(names):
     assert "update" in kinds(names["flat"], "bad", "warn")
     backward = names["origin"].backward
     assert (backward.layer, backward.operator, names["origin"].forward) == ("2", "SqrtBackward0", None)
+    diverged = names["diverged"].backward
+    assert (diverged.layer, diverged.trail[-1].layer) == ("3", "3")
+    assert diverged.trail[-1].input > 1e30
+    assert not names["unseen"]
+    assert not names["loss"].isfinite()
+    assert kinds(check_loss(names["model"], (names["images"], names["labels"]), names["likelihood"])) == ["nonfinite"]
     assert names["in_eval"].forward.cause == "buffer running_var"
     assert (names["dead"].kind, names["dead"].layer, names["dead"].level) == ("dead", "1", "bad")
     assert "not-in-optimizer" in names["kinds"]
@@ -47,6 +55,12 @@ def test_numbers_and_notes(names):
     assert names["maps"].shape == (2, 16, 12, 12)
     assert any("fast path" in note for note in names["hidden"].notes)
     assert names["overhead"].rounds == 3
+
+
+def test_headings_that_other_pages_link_to_keep_their_names():
+    assert {"Why is my loss NaN?", "Why is the loss flat?", "Are my ReLUs dead?"} <= set(
+        re.findall(r"^## (.*)$", PAGE, re.MULTILINE)
+    )
 
 
 def test_no_example_is_longer_than_a_screen():

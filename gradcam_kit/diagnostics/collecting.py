@@ -181,7 +181,7 @@ class Collector(Accumulators, Observer):
             track = live.track
             if not (math.isfinite(total) and math.isfinite(square)):
                 bad = Moments(axes.n, m, nan=int(math.isnan(square)), inf=int(not math.isnan(square)))
-                track.open.moments = track.open.moments.merge(bad)
+                track.open.moments, track.counted = track.open.moments.merge(bad), False
                 track.first_bad_step = step if track.first_bad_step is None else track.first_bad_step
                 return
             live.two_pass = needs_two_passes(total, square, m)

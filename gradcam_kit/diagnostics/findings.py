@@ -99,8 +99,8 @@ class Finding:
     def numbers(self) -> str:
         """The value, its threshold and n in words; "" if there are none."""
         parts = [
-            "" if self.value is None else f"value {self.value:.4g}",
-            "" if self.threshold is None else f"threshold {self.threshold:.4g}",
+            "" if self.value is None else f"value {_number(self.value)}",
+            "" if self.threshold is None else f"threshold {_number(self.threshold)}",
             "" if self.n is None else f"n = {self.n:,}",
         ]
         return ", ".join(filter(None, parts))
@@ -115,6 +115,13 @@ class Finding:
 def worst_first(findings: Iterable[Finding]) -> list[Finding]:
     """Return the findings sorted by level; those of one level keep their order."""
     return sorted(findings, key=lambda finding: LEVELS.index(finding.level))
+
+
+def _number(value: float | int) -> str:
+    """Write a count with all its digits, and everything else with four."""
+    # Beyond 2**24 every float32 is a whole number, so there it tells nothing about counts.
+    is_count = isinstance(value, int) or (value.is_integer() and abs(value) <= 2**24)
+    return f"{int(value):,}" if is_count else f"{value:.4g}"
 
 
 def _strict(value: Any) -> Any:

@@ -26,6 +26,9 @@ def find_nonfinite(model: Any, *, raise_error: bool = True, detail: bool = False
     module. -inf that a mask holds or that a softmax receives is not a finding, and neither is a gradient that is zeroed
     again before it reaches a parameter or an input: that one is in `notes`.
 
+    The value of a loss outside of the model is not seen, only its gradient. The logarithm of a negative output is NaN
+    with a finite gradient: look at `torch.isfinite(loss)`, or use `check_loss`.
+
     Args:
         model: any model; it is not changed.
         raise_error: raise at the first one, inside the forward or the backward pass; False only collects.

@@ -50,7 +50,7 @@ class Origin:
         steps = "; ".join(map(str, self.trail[-_SHOWN:]))
         before = f". Before it: {steps}" if steps else ""
         value = "NaN" if self.kind == "nan" else "infinity"
-        found = f"{self.count} values of {self.path}{sample}"
+        found = f"{self.count:,} values of {self.path}{sample}"
         made = f", by {self.operator}{f' in {self.line}' if self.line else ''}" if self.operator else ""
         return f"first {value} in the {self.phase} pass: {where}{cause}{made}, {found}{before}"
 
@@ -68,7 +68,10 @@ class Origins:
 
     def __str__(self) -> str:
         found = [str(origin) for origin in (self.forward, self.backward) if origin is not None]
-        return "\n".join(found) or "all values were finite"
+        return (
+            "\n".join(found)
+            or "all values of the modules and all gradients were finite; the value of the loss is not seen"
+        )
 
 
 def origin_of(

@@ -33,10 +33,10 @@ class LayerRow:
         std: their standard deviation, with the divisor m.
         min: the smallest one.
         max: the largest one.
-        nan: number of NaN values.
-        inf: number of infinite values.
+        nan: number of NaN values; on a GPU, of outputs that hold any.
+        inf: number of infinite values; on a GPU, of outputs that hold any but no NaN.
         zeros: number of zeros; estimated from samples unless `exact=True`.
-        dead: number of units that were never active; None if not applicable.
+        dead: number of units that were never active; None if not applicable, or if there was a NaN.
         units: number of units.
         effective_rank: of the pooled features of a few layers, raw; None for the others.
         gradient_norm: median norm of the gradient at the output.

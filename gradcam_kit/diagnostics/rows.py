@@ -12,6 +12,7 @@ from gradcam_kit.diagnostics.report import LayerRow, ParameterRow, Report, sorte
 from gradcam_kit.diagnostics.thresholds import Thresholds
 from gradcam_kit.diagnostics.tracks import LayerTrack, Ledger, ParameterTrack
 from gradcam_kit.diagnostics.verdicts import (
+    behind_nonfinite,
     dead_units,
     effective_ranks,
     flow_findings,
@@ -24,11 +25,12 @@ from gradcam_kit.diagnostics.verdicts import (
 def report_of(ledger: Ledger, limits: Thresholds) -> Report:
     """Judge the observations."""
     ranks = effective_ranks(ledger, limits)
-    units, silent, starved = unit_findings(ledger, limits)
+    broken = behind_nonfinite(list(ledger.tracks.values()), limits)
+    units, silent, starved = unit_findings(ledger, limits, broken)
     dead = {finding.layer for finding in units if finding.kind in ("dead", "constant")}
     flow = flow_findings(ledger, limits, blocked=any(_silences(finding, limits) for finding in units))
     in_front = {track.producer for track in ledger.tracks.values() if track.name in silent and track.producer}
-    spread = spread_findings(ledger, limits, silent | in_front, ranks)
+    spread = spread_findings(ledger, limits, silent | in_front | broken, ranks)
     updates = update_findings(ledger, limits, dead, starved)
     if any(_collapses(finding) for finding in (*flow, *updates)):
         spread = [replace(finding, level="warn") if finding.level == "bad" else finding for finding in spread]

@@ -113,7 +113,11 @@ class WindowStats:
 
 @dataclass
 class LayerTrack:
-    """One output tensor of a layer: `layer` for a plain output, `layer[0]` and similar names for others."""
+    """One output tensor of a layer: `layer` for a plain output, `layer[0]` and similar names for others.
+
+    `counted` is False where NaN and infinities were seen on a GPU: a count would wait for it, so one is noted for each
+    output that holds any.
+    """
 
     name: str
     layer: str
@@ -134,6 +138,7 @@ class LayerTrack:
     on_path: bool | None = None
     producer: str | None = None
     first_bad_step: int | None = None
+    counted: bool = True
     total: Moments = field(default_factory=Moments)
     counts: Any = field(default_factory=lambda: np.zeros(BINS, dtype=np.int64))
     gradient_counts: Any = field(default_factory=lambda: np.zeros(BINS, dtype=np.int64))
@@ -166,6 +171,7 @@ class LayerTrack:
             calls=max(self.calls, other.calls),
             batch=max(self.batch, other.batch),
             first_bad_step=min(steps) if steps else None,
+            counted=self.counted and other.counted,
             total=self.total.merge(other.total),
             counts=self.counts + other.counts,
             gradient_counts=self.gradient_counts + other.gradient_counts,

@@ -32,7 +32,8 @@ class ModelDiagnostics:
     """Observe the passes of a model, and report what is wrong, in which module, and with what evidence.
 
     The run is not affected: parameters, buffers, random states, gradients, modes and outputs are the same to the
-    last bit. Memory is constant, and no tensor of the graph is held.
+    last bit. Memory is constant, and no tensor of the graph is held. The value of the loss is not seen, only its
+    gradient: `check_loss` finds a NaN there.
 
     Args:
         model: the model that is trained or evaluated, also compiled or inside DistributedDataParallel.

@@ -21,6 +21,17 @@ def test_a_finding_says_what_where_the_number_and_what_to_try_in_two_lines() -> 
     assert str(Finding("note", "plateau", "", "The loss is flat.")) == "NOTE plateau: The loss is flat."
 
 
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (100_352, "100,352"), (1e5, "100,000"), (0.0, "0"), (2**30, "1,073,741,824"), (0.12345, "0.1235"),
+        (123456.7, "1.235e+05"), (3e38, "3e+38"), (float("inf"), "inf"), (float("nan"), "nan"),
+    ],
+)  # fmt: skip
+def test_counts_are_written_with_all_digits_and_other_numbers_with_four(value: float, said: str) -> None:
+    assert Finding("bad", "nonfinite", "", "x", value, value).numbers == f"value {said}, threshold {said}"
+
+
 def test_json_is_strict_and_has_all_fields() -> None:
     finding = Finding("warn", "nonfinite", "", "x", float("nan"), float("inf"), 3)
     text = json.dumps(finding.to_dict(), allow_nan=False)

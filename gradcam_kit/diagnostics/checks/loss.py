@@ -80,7 +80,8 @@ def first_value_findings(first: Tensor, task: Task, n: int, trained: bool) -> li
                 value,
                 None,
                 n,
-                "Find the module that makes it with find_nonfinite(model); check labels and inputs with check_data",
+                "Find the module that makes it with find_nonfinite(model). If that names none, the loss makes it "
+                "itself: look there for a logarithm, a root or a division. Check labels and inputs with check_data",
                 "definition",
             )
         ]

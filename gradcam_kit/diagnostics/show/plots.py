@@ -179,7 +179,9 @@ def _units(tracks: list[LayerTrack]) -> Figure:
     shares = [(track, dead_units(track, track.last_window(0))) for track in tracks]
     own = [track for track, dead in shares if dead is not None]
     if not own:
-        raise CaptureError("no layer has units that can die; observe ReLU-like layers, or pass optimizer=")
+        raise CaptureError(
+            "no layer has units that can die and is free of NaN; observe ReLU-like layers, or pass optimizer="
+        )
     drawn, axes = _over_layers(own, "Units that were never active in the last window")
     values = [100 * (dead or 0) / max(track.units, 1) for track, dead in shares if dead is not None]
     axes.bar(

@@ -1,4 +1,4 @@
-"""How signals and gradients change over depth and time, and where numbers stop being finite."""
+"""How signals and gradients change over depth and time."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ from gradcam_kit.diagnostics import advice
 from gradcam_kit.diagnostics.findings import Finding
 from gradcam_kit.diagnostics.thresholds import Thresholds
 from gradcam_kit.diagnostics.tracks import LayerTrack, Ledger
+from gradcam_kit.diagnostics.verdicts.finiteness import gradient_finiteness, value_finiteness
 
 _FEWEST_LAYERS = 4
 _FEWEST_WINDOWS = 3
-_HALVINGS = 16  # from GradScaler's first scale, 2**16, to 1
-_MASKS = ("Softmax", "LogSoftmax")
 
 
 def flow_findings(ledger: Ledger, limits: Thresholds, blocked: bool = False) -> list[Finding]:
@@ -28,53 +27,11 @@ def flow_findings(ledger: Ledger, limits: Thresholds, blocked: bool = False) -> 
         blocked: whether a layer is silent, which explains gradients that vanish before it.
     """
     tracks = sorted(ledger.tracks.values(), key=lambda track: track.order)
-    nonfinite = _nonfinite(tracks, ledger)
-    bad_gradients = [] if nonfinite else _bad_gradients(tracks, ledger, limits)
+    nonfinite = value_finiteness(tracks)
+    bad_gradients = [] if nonfinite else gradient_finiteness(tracks, ledger, limits)
     depth = [] if blocked else _gradients_over_depth(tracks, limits)
     found = [*nonfinite, *bad_gradients, *depth, *_spike(ledger, limits, bool(nonfinite or bad_gradients))]
     return found + _half_precision(tracks, limits) + ([] if depth or blocked else _signal_over_depth(tracks, limits))
-
-
-def _nonfinite(tracks: list[LayerTrack], ledger: Ledger) -> list[Finding]:
-    feeds_softmax = {track.producer for track in tracks if track.kind in _MASKS}
-    broken = []
-    for track in tracks:
-        moments = track.total.merge(track.open.moments)
-        masked = moments.nan == 0 and track.name in feeds_softmax  # -inf masks
-        if moments.nan + moments.inf and not masked:
-            broken.append((track.first_bad_step or 0, track.order, track, moments))
-    if not broken:
-        return []
-    step, _, track, moments = min(broken)[:4]
-    kind = "NaN" if moments.nan else "infinite"
-    others = f"; {len(broken) - 1} more layers follow" if len(broken) > 1 else ""
-    return [
-        Finding(
-            "bad", "nonfinite", track.layer,
-            f"the first layer with {kind} values, in step {step}{others}", float(moments.nan + moments.inf), 0.0,
-            moments.n, advice.NONFINITE, "definition",
-        )
-    ]  # fmt: skip
-
-
-def _bad_gradients(tracks: list[LayerTrack], ledger: Ledger, limits: Thresholds) -> list[Finding]:
-    broken = [track for track in tracks if track.last_window(limits.dead_samples).bad_gradients]
-    if not broken:
-        return []
-    track = broken[-1]  # the last layer in the order of execution is the first one of the backward pass
-    window = track.last_window(limits.dead_samples)
-    number = len(window.gradient_norms)
-    # A scaler finds its scale by overflows; it skips these steps.
-    begins = track.windows <= 1 and window.bad_gradients <= _HALVINGS
-    is_scaling = (ledger.scaled or track.is_half) and (begins or window.bad_gradients < max(number / 2, 3))
-    return [
-        Finding(
-            "note" if is_scaling else "bad", "nonfinite", track.layer,
-            f"{window.bad_gradients} of {number} gradients at its output are NaN or infinite",
-            window.bad_gradients / max(number, 1), 0.0, window.moments.n or None,
-            advice.AMP if is_scaling else advice.NONFINITE, "definition",
-        )
-    ]  # fmt: skip
 
 
 def _fit(values: list[float]) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 
 import numpy as np
 
@@ -19,12 +19,12 @@ _RULE_OF_THREE = "rule of three: Hanley & Lippman-Hand 1983; share of units: con
 
 
 def dead_units(track: LayerTrack, window: WindowStats) -> int | None:
-    """Return the number of units that were never active; None if units cannot die.
+    """Return the number of units that were never active; None if units cannot die, or if there was a NaN.
 
     Behind a ReLU module a unit is dead if its largest value is 0. Where the ReLU is a function, the unit in front of it
     is dead if its largest value is at most 0 and neither its own weights nor its bias ever had a gradient.
     """
-    if window.high is None:
+    if window.high is None or window.moments.nan:
         return None
     if track.activation == "relu":
         return int((window.high <= 0).sum())
@@ -33,8 +33,13 @@ def dead_units(track: LayerTrack, window: WindowStats) -> int | None:
     return None
 
 
-def unit_findings(ledger: Ledger, limits: Thresholds) -> tuple[list[Finding], set[str], set[str]]:
-    """Return the findings, the tracks with uninformative outputs, and the layers that get them as input."""
+def unit_findings(
+    ledger: Ledger, limits: Thresholds, broken: Set[str] = frozenset()
+) -> tuple[list[Finding], set[str], set[str]]:
+    """Return the findings, the tracks with uninformative outputs, and the layers that get them as input.
+
+    Tracks in `broken` are behind a NaN: none is called dead or constant.
+    """
     findings: list[Finding] = []
     silent: set[str] = set()
     starved: set[str] = set()
@@ -44,8 +49,9 @@ def unit_findings(ledger: Ledger, limits: Thresholds) -> tuple[list[Finding], se
         inherited = _inherits(track, tracks[:position], silent)
         if inherited:
             starved.add(track.layer)
-        dead = _dead(track, window, tracks[position + 1 :], ledger, limits)
-        constant = _constant(track, window, limits)
+        is_judged = track.name not in broken
+        dead = _dead(track, window, tracks[position + 1 :], ledger, limits) if is_judged else None
+        constant = _constant(track, window, limits) if is_judged else None
         if inherited and (dead is not None or constant is not None or track.producer in silent):
             silent.add(track.name)
         elif dead is not None:
