@@ -7,6 +7,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
@@ -49,10 +50,12 @@ class Capability:
     Attributes:
         plain: what is timed beside them; "" = seconds alone.
         works: by name; `plain` is one of them.
+        close: frees what they hold, when they have been timed.
     """
 
     plain: str
     works: Mapping[str, Work]
+    close: Callable[[], object] = lambda: None
 
 
 def run(rounds: Rounds = 5, threads: Threads = 1, out: Out = None, quick: Quick = False) -> None:
@@ -83,20 +86,29 @@ def capability_rows(name: str, build: Callable[[], Capability], rounds: int) -> 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
         made = build()
-        for run_once in made.works.values():
-            run_once()
-        times: dict[str, list[float]] = {work: [] for work in made.works}
-        for _ in range(rounds):
-            for work, run_once in made.works.items():
-                start = time.process_time()
-                run_once()
-                times[work].append(time.process_time() - start)
+        try:
+            times = _times(made.works, rounds)
+        finally:
+            made.close()
     for work, own in times.items():
         if work != made.plain:
             figures = {"seconds": Figure.of(own)}
             if made.plain:
                 figures["ratio"] = Figure.of(a / b for a, b in zip(own, times[made.plain], strict=True))
             yield Row({"capability": name, "work": work}, figures, beside=made.plain)
+
+
+def _times(works: Mapping[str, Work], rounds: int) -> dict[str, list[float]]:
+    """Seconds of processor time of each work in each round."""
+    for run_once in works.values():
+        run_once()
+    times: dict[str, list[float]] = {work: [] for work in works}
+    for _ in range(rounds):
+        for work, run_once in works.items():
+            start = time.process_time()
+            run_once()
+            times[work].append(time.process_time() - start)
+    return times
 
 
 def _demo() -> tuple[nn.Module, list[tuple[Tensor, Tensor]]]:
@@ -261,8 +273,13 @@ def writers() -> Capability:
     kinds: dict[str, Callable[[str], Any]] = {
         "CsvWriter": CsvWriter, "JsonWriter": JsonWriter, "TensorBoardWriter": TensorBoardWriter,
     }  # fmt: skip
-    made = {f"{name}, a window of 60 layers": kind(tempfile.mkdtemp()) for name, kind in kinds.items()}
-    return Capability("", {name: partial(window, writer) for name, writer in made.items()})
+    with ExitStack() as stack:
+        works: dict[str, Work] = {}
+        for name, kind in kinds.items():
+            writer = kind(stack.enter_context(tempfile.TemporaryDirectory()))
+            stack.callback(writer.close)
+            works[f"{name}, a window of 60 layers"] = partial(window, writer)
+        return Capability("", works, stack.pop_all().close)
 
 
 CAPABILITIES: Mapping[str, Callable[[], Capability]] = {

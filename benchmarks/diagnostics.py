@@ -9,9 +9,9 @@ import os
 import pickle
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from itertools import chain
@@ -22,9 +22,9 @@ import typer
 from torch import Tensor, nn
 from torch.nn import functional
 
-from benchmarks.measure import SkippedError
+from benchmarks.measure import SkippedError, reason
 from benchmarks.options import Device, Out, Quick, Rounds, Threads, device_of
-from benchmarks.results import Figure, Row, file_of, load
+from benchmarks.results import Figure, Row
 from benchmarks.suite import attempt, record
 from benchmarks.works import SEED, build_images, build_model
 from gradcam_kit.diagnostics import ModelDiagnostics, find_nonfinite
@@ -33,6 +33,7 @@ MODEL, PLAIN = "resnet18", "a plain training step"
 CYCLE = 10
 """Steps in one measurement: parameters are measured, and `every=10` observes, in one of ten."""
 FEW = 3
+IN_TURN = "one pair of every tool in each round"
 
 Block = Callable[[nn.Module, torch.optim.Optimizer], AbstractContextManager[Any]]
 
@@ -46,12 +47,14 @@ class Tool:
         needs: the package that it comes from; "" for ours and torch's.
         note: what a reader has to know.
         steps: in one measurement; tools that do the same in every step need fewer.
+        goal: the ratio to a plain step that it should not exceed; None for other people's.
     """
 
     block: Block
     needs: str = ""
     note: str = ""
     steps: int = CYCLE
+    goal: float | None = None
 
 
 @contextmanager
@@ -91,6 +94,7 @@ def _wandb(log: str, model: nn.Module, optimizer: torch.optim.Optimizer) -> Iter
             yield lambda: run.log({"step": 1})
         finally:
             run.finish()
+            wandb.teardown()  # its service must not work beside the next tool
 
 
 def _ours(model: nn.Module, optimizer: torch.optim.Optimizer, **options: Any) -> AbstractContextManager[Any]:
@@ -98,11 +102,11 @@ def _ours(model: nn.Module, optimizer: torch.optim.Optimizer, **options: Any) ->
 
 
 TOOLS: Mapping[str, Tool] = {
-    "empty hooks, all leaves": Tool(partial(_hooks, lambda output: None)),
-    "ModelDiagnostics, all leaves": Tool(_ours),
-    "ModelDiagnostics, conv + linear": Tool(partial(_ours, layers=[nn.Conv2d, nn.Linear])),
-    "ModelDiagnostics, all leaves, every=10": Tool(partial(_ours, every=10)),
-    "find_nonfinite": Tool(lambda model, optimizer: find_nonfinite(model)),
+    "empty hooks, all leaves": Tool(partial(_hooks, lambda output: None), goal=1.02),
+    "ModelDiagnostics, all leaves": Tool(_ours, goal=1.25),
+    "ModelDiagnostics, conv + linear": Tool(partial(_ours, layers=[nn.Conv2d, nn.Linear]), goal=1.12),
+    "ModelDiagnostics, all leaves, every=10": Tool(partial(_ours, every=10), goal=1.05),
+    "find_nonfinite": Tool(lambda model, optimizer: find_nonfinite(model), goal=1.05),
     "hooks with .item(), all leaves": Tool(
         partial(_hooks, _statistics_of_tutorials), note="four numbers of each output; no gradients, no parameters"
     ),
@@ -120,69 +124,81 @@ def run(
     threads: Threads = 1,
     out: Out = None,
     quick: Quick = False,
-    only: Annotated[str, typer.Option(help="measure the tools whose names hold this text, and keep the others")] = "",
+    only: Annotated[str, typer.Option(help="show the tools whose names hold this text; only --out stores them")] = "",
 ) -> None:
     """What ModelDiagnostics and find_nonfinite cost beside a plain training step, and what other tools cost."""
     device, side, cycle, windows = device_of(device), 64, CYCLE, 1000
     if quick:
         rounds, batch, side, cycle, windows = 1, 2, 32, 1, 20
-    steps = chain.from_iterable(
-        attempt(_case(name), partial(step_rows, name, tool, device, batch, side, rounds, min(cycle, tool.steps)))
-        for name, tool in TOOLS.items()
-        if only in name
+    tools = {name: tool for name, tool in TOOLS.items() if only in name}
+    rows = chain(
+        attempt(_case("all"), partial(step_rows, tools, device, batch, side, rounds, cycle)) if tools else (),
+        attempt({"model": "linear layers", "work": "memory"}, partial(memory_rows, windows))
+        if only in "memory"
+        else (),
     )
-    memory = attempt({"model": "linear layers", "work": "memory"}, partial(memory_rows, windows))
-    if only == "memory":
-        steps = chain(memory)
-    rows = chain(steps, memory) if not only else _with_stored(device, steps)
-    settings = {"seed": SEED, "batch": batch, "rounds": rounds, "side": side, "steps": cycle}
-    record("diagnostics", device, rows, threads=threads, out=out, quick=quick, **settings)
-
-
-def _with_stored(device: str, measured: Iterable[Row]) -> Iterator[Row]:
-    """The stored rows, those of the same cases replaced, which say that they were measured later."""
-    again = {row.key: replace(row, note=f"{row.note}; measured later".lstrip("; ")) for row in measured}
-    for row in load(file_of("diagnostics", device)).rows:
-        yield again.pop(row.key, row)
-    yield from again.values()
+    settings = {"seed": SEED, "batch": batch, "rounds": rounds, "side": side, "steps": cycle, "order": IN_TURN}
+    # Ratios of different runs, under different loads, do not belong into one table.
+    record("diagnostics", device, rows, threads=threads, out=out, quick=quick or bool(only), **settings)
 
 
 def _case(name: str) -> dict[str, str]:
     return {"model": MODEL, "work": name}
 
 
-def step_rows(name: str, tool: Tool, device: str, batch: int, side: int, rounds: int, cycle: int) -> Iterator[Row]:
-    """Time of steps with a tool / time of as many plain ones: pairs in turn, whose order alternates.
+def step_rows(tools: Mapping[str, Tool], device: str, batch: int, side: int, rounds: int, cycle: int) -> Iterator[Row]:
+    """Time of steps with each tool / time of as many plain ones: one pair of each tool in every round.
 
-    On the CPU it is processor time of all threads, which other processes disturb least; on a device, wall time.
+    All tools so meet the same load. The order of the tools, and that within a pair, alternates from round to round. On
+    the CPU it is processor time of all threads, which other processes disturb least; on a device, wall time. A tool
+    that fails is skipped from then on.
+    """
+    model = build_model(MODEL, device).train()
+    images = build_images(batch, device, side=side)
+    labels = torch.arange(batch, device=device) % 1000
+    pairs: dict[str, list[dict[bool, float]]] = {name: [] for name in tools}
+    loads: dict[str, list[float]] = {name: [] for name in tools}
+    skipped: dict[str, str] = {}
+    for number in range(rounds + 1):
+        for name in [name for name in (tools if number % 2 else reversed(list(tools))) if name not in skipped]:
+            tool, pair = tools[name], {}
+            try:
+                _check_installed(tool)
+                for observed in (False, True) if number % 2 else (True, False):
+                    own = copy.deepcopy(model)
+                    optimizer = torch.optim.SGD(own.parameters(), lr=1e-3)
+                    block = tool.block(own, optimizer) if observed else contextlib.nullcontext()
+                    pair[observed] = _seconds(own, optimizer, block, images, labels, min(cycle, tool.steps))
+            except Exception as error:  # one tool that fails must not end the others
+                skipped[name] = reason(error)
+                continue
+            if number:  # the first round chooses kernels and fills caches
+                pairs[name].append(pair)
+                loads[name].append(os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan"))
+    for name, tool in tools.items():
+        if name in skipped:
+            yield Row(_case(name), skipped=skipped[name])
+            continue
+        figures = {
+            "ratio": Figure.of(pair[True] / pair[False] for pair in pairs[name]),
+            "plain_ms": Figure.of(1e3 * pair[False] for pair in pairs[name]),
+            "observed_ms": Figure.of(1e3 * pair[True] for pair in pairs[name]),
+            "load": Figure.of(loads[name]),
+        }
+        yield Row(_case(name), figures, beside=PLAIN, note=tool.note)
+
+
+def _check_installed(tool: Tool) -> None:
+    """Import the package of a tool.
+
+    Raises:
+        SkippedError: it is not installed.
     """
     if tool.needs:
         try:
             import_module(tool.needs)
         except ImportError as error:
             raise SkippedError(f"{tool.needs} is not installed: pip install {tool.needs}") from error
-    model = build_model(MODEL, device).train()
-    images = build_images(batch, device, side=side)
-    labels = torch.arange(batch, device=device) % 1000
-    measured: list[dict[bool, float]] = []
-    loads: list[float] = []
-    for number in range(rounds + 1):
-        pair = {}
-        for observed in (False, True) if number % 2 else (True, False):
-            own = copy.deepcopy(model)
-            optimizer = torch.optim.SGD(own.parameters(), lr=1e-3)
-            block = tool.block(own, optimizer) if observed else contextlib.nullcontext()
-            pair[observed] = _seconds(own, optimizer, block, images, labels, cycle)
-        measured.append(pair)
-        loads.append(os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan"))
-    measured = measured[1:]  # the first pair chooses kernels and fills caches
-    figures = {
-        "ratio": Figure.of(pair[True] / pair[False] for pair in measured),
-        "plain_ms": Figure.of(1e3 * pair[False] for pair in measured),
-        "observed_ms": Figure.of(1e3 * pair[True] for pair in measured),
-        "load": Figure.of(loads),
-    }
-    yield Row(_case(name), figures, beside=PLAIN, note=tool.note)
 
 
 def _seconds(

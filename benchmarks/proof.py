@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from benchmarks.anchors import ANCHORS
+from benchmarks.diagnostics import IN_TURN, TOOLS
 from benchmarks.results import RESULTS, ROOT, Results, Row, digits, load
+from benchmarks.thresholds.command import FRESH, LEFT_OUT
+from gradcam_kit.diagnostics.history import FIELDS, ROWS
+from gradcam_kit.diagnostics.maths.histogram import BINS, COARSE
 
 PAGE = ROOT / "docs" / "diagnostics-proof.md"
 COST, FAULTS, LIMITS = "diagnostics-cpu.json", "faults.json", "thresholds-cpu.json"
 CAPABILITIES = "capabilities-cpu.json"
+
+HISTORY_GOAL = 64
+"""Most KiB that the history of a layer may take."""
+HISTORY_KIB, HISTOGRAMS_KIB = ROWS * (4 * len(FIELDS) + 2 * COARSE) / 1024, 2 * 8 * BINS / 1024
 
 
 def run(
@@ -36,26 +44,41 @@ def filled(text: str, results: Path = RESULTS) -> str:
 
 
 def cost_table(results: Path) -> str:
-    """What a training step takes with each tool, beside a plain one."""
+    """What a training step takes with each tool, beside a plain one and the goal, and which goals are missed."""
     stored = load(results / COST)
+    measured = {str(row.case["work"]): row for row in stored.rows if "ratio" in row.figures}
+    goals = {name: tool.goal for name, tool in TOOLS.items() if tool.goal is not None}
     rows = [
-        [row.case["work"], _spread(row, "ratio"), _spread(row, "load"), row.note]
-        for row in stored.rows
-        if "ratio" in row.figures
+        [name, _spread(row, "ratio"), f"{goals[name]:.2f}" if name in goals else "", _spread(row, "load"), row.note]
+        for name, row in measured.items()
     ]
-    memory = [
-        f"{row.case['work'].removeprefix('memory ')}: {row.figures['kib_per_layer'].median:.0f} KiB for each layer"  # type: ignore[union-attr]
+    kept = [
+        f"{row.figures['kib_per_layer'].median:.0f} KiB for each layer {str(row.case['work']).removeprefix('memory ')}"
         for row in stored.rows
         if "kib_per_layer" in row.figures
     ]
+    missed = [
+        f"{name} ({measured[name].figures['ratio'].median:.3g} instead of {goal:.2f})"
+        for name, goal in goals.items()
+        if name in measured and measured[name].figures["ratio"].median > goal
+    ]
+    if HISTORY_KIB > HISTORY_GOAL:
+        missed.append(f"memory of the history ({HISTORY_KIB:.0f} KiB instead of {HISTORY_GOAL} KiB)")
+    seen = stored.environment
     return "\n".join(
         [
-            f"{_conditions(stored)}; {stored.environment['rounds']} rounds of {stored.environment['steps']} steps, "
-            "medians with quartiles.",
+            f"{_conditions(stored)}, {seen['cores']} cores; {seen['rounds']} rounds of {seen['steps']} steps, medians "
+            "with quartiles.",
+            "Each round measures all tools in turn, so that they meet the same load."
+            if seen.get("order") == IN_TURN
+            else "These tools were measured one after the other, so compare only those that met a similar load.",
             "",
-            _table(("tool", "x a plain step", "load of the machine", ""), rows),
+            _table(("tool", "x a plain step", "goal", "load of the machine", ""), rows),
             "",
-            f"Memory of ModelDiagnostics {'; '.join(memory)}.",
+            f"Memory of ModelDiagnostics: {', '.join(kept)}; at most {HISTORY_KIB:.0f} KiB of it are history (goal: "
+            f"{HISTORY_GOAL} KiB) and {HISTOGRAMS_KIB:.0f} KiB the two histograms.",
+            "",
+            f"Goals missed: {'; '.join(missed)}." if missed else "No goal is missed.",
         ]
     )
 
@@ -95,114 +118,27 @@ def limit_table(results: Path) -> str:
             )
     columns = ("limit", "of", "median (quartiles)", "worst", "limit is", "margin", "beyond", "the worst is of")
     settings = stored.environment
+    shares = {str(row.case["threshold"]): row.figures for row in stored.rows if row.figures}
+    crossed = [
+        f"{_code(name)} ({own['beyond'].median:.1%} of {own['values'].median:.0f})"
+        for name, own in shares.items()
+        if own["beyond"].median > 0
+    ]
+    reasons = [
+        f"{', '.join(_code(name) for name, own in LEFT_OUT.items() if own == why)} ({why})"
+        for why in dict.fromkeys(LEFT_OUT.values())
+    ]
     return "\n".join(
         [
-            f"{settings['seeds']} trainings of 4 and of {settings['steps']} steps for each model.",
+            f"{settings['seeds']} trainings of {FRESH} and of {settings['steps']} steps for each model.",
             "",
             _table(columns, rows),
+            "",
+            f"Limits that healthy models cross: {', '.join(crossed)}.",
+            "",
+            f"Left out, since no finding rests on crossing them: {'; '.join(reasons)}.",
         ]
     )
-
-
-@dataclass(frozen=True)
-class Anchored:
-    """One capability beside the best tool that there was for it.
-
-    Attributes:
-        name: in the words of a user.
-        call: our function.
-        anchor: the tool.
-        adds: what ours does that it does not.
-        work: of `benchmarks capabilities`; "" where there is nothing to measure.
-        test: the file.
-    """
-
-    name: str
-    call: str
-    anchor: str
-    adds: str
-    work: str
-    test: str
-
-
-_D = "tests/diagnostics/"
-ANCHORS = (
-    Anchored(
-        "Compare two models", "compare_models", "pytorch-cka (minibatch CKA)",
-        "judges a model against itself: layers that change nothing, and collapsed features, as findings",
-        "compare_models, 5 layers", f"{_D}test_compare_models.py",
-    ),
-    Anchored(
-        "Compare two data sets", "compare_data", "Alibi Detect (MMD drift on one hidden layer)",
-        "all layers in one pass of each set, corrected for their number, with the units that shift",
-        "compare_data, 5 layers, 2 x 32 images", f"{_D}test_compare_data.py",
-    ),
-    Anchored(
-        "Rank units for pruning", "layer_importance", "Torch-Pruning (which also removes them)",
-        "ablation through the rest of the model as the truth, and how far cheap scores agree with it",
-        "layer_importance, taylor, layer4", f"{_D}test_layer_importance.py",
-    ),
-    Anchored(
-        "What is confused, and why", "analyze_mistakes", "a confusion matrix, and heatmaps one by one",
-        "mean heatmaps of each pair and of both classes, with examples, from one pass for each batch",
-        "analyze_mistakes, Grad-CAM", "tests/comparison/test_confusions.py",
-    ),
-    Anchored(
-        "See attention", "capture_attention", "BertViz; timm's AttentionExtract",
-        "fused kernels untouched, outputs equal to the last bit; pictures, texts; sinks and repeated heads as findings",
-        "capture_attention, 6 layers of 3 heads", f"{_D}test_capture_attention.py",
-    ),
-    Anchored(
-        "Gates of recurrent layers", "trace_recurrent", "a cell written by hand",
-        "every layer and direction, packed sequences, projections; checked against the module's own output",
-        "trace_recurrent, 2 layers", f"{_D}test_trace_recurrent.py",
-    ),
-    Anchored(
-        "Frames of a clip", "temporal_cam", "Grad-CAM on the CNN, frame by frame",
-        "the share of each frame in the score, through the recurrent layer or attention behind the CNN",
-        "temporal_cam", "tests/methods/test_temporal_cam.py",
-    ),
-    Anchored(
-        "Embeddings", "project", "scikit-learn; TensorBoard's projector",
-        "the silhouette of the embeddings themselves beside the plot",
-        "project, tsne, 200 x 64", f"{_D}test_project.py",
-    ),
-    Anchored(
-        "Attention of graphs", "graph_attention", "torch_geometric's AttentionExplainer",
-        "every layer and head by itself instead of one mask, and the edges as the layer used them",
-        "graph_attention", f"{_D}test_graph_attention.py",
-    ),
-    Anchored(
-        "Picture and text", "two_tower_cam", "Grad-CAM on the image tower of CLIP",
-        "the map of the picture, the tokens and a fusion module in one call, for any pair of towers",
-        "two_tower_cam", "tests/methods/test_two_tower_cam.py",
-    ),
-    Anchored(
-        "Levels of a detector", "pyramid_levels", "TIDE (errors of the boxes)",
-        "which level carries each box, and levels that never carry any",
-        "pyramid_levels, SSDlite", f"{_D}test_pyramid_levels.py",
-    ),
-    Anchored(
-        "Log a training", "JsonWriter, CsvWriter, TensorBoardWriter, MLflowWriter, WandbWriter", "wandb.watch",
-        "NaN is counted and not dropped; one call for five destinations; a writer that fails never ends a training",
-        "TensorBoardWriter, a window of 60 layers", f"{_D}test_writers.py",
-    ),
-    Anchored(
-        "Callbacks", "watch_loop, DiagnosticsCallback, DiagnosticsTrainerCallback", "Lightning's DeviceStatsMonitor",
-        "findings about the model and not the device; ranks are merged; also after an error",
-        "", f"{_D}test_callbacks.py",
-    ),
-    Anchored(
-        "A film of what is learned", "HeatmapLogger", "a loop written by hand",
-        "the same images through a whole training, as GIF or MP4, without a trace in the run",
-        "HeatmapLogger, one frame", "tests/comparison/test_film.py",
-    ),
-    Anchored(
-        "Watch it live", "dashboard", "TensorBoard",
-        "findings first; reads a plain file; on the loopback address alone",
-        "", f"{_D}test_dashboard.py",
-    ),
-)  # fmt: skip
 
 
 def capability_table(results: Path) -> str:

@@ -11,6 +11,7 @@ from documents import DOCS, blocks, run_examples
 
 PAGE = (DOCS / "diagnostics-attention.md").read_text(encoding="utf-8")
 BLOCKS = blocks(DOCS / "diagnostics-attention.md", "python")
+PICTURES = ("diagnostics-attention.png", "diagnostics-gates.png")
 
 with warnings.catch_warnings():  # of its own use of TorchScript
     warnings.simplefilter("ignore")
@@ -22,7 +23,8 @@ def names(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch, torch.random.fork_rng():
         patch.chdir(tmp_path_factory.mktemp("page"))
         names = run_examples(DOCS / "diagnostics-attention.md")
-        assert Path("diagnostics-attention.png").stat().st_size > 1000
+        for picture in PICTURES:
+            assert Path(picture).stat().st_size > 1000
     return names
 
 
@@ -52,6 +54,6 @@ def test_graphs(names):
     assert names["graph"].alpha.shape == (10, 3)
 
 
-def test_no_example_is_longer_than_a_screen_and_the_picture_is_small():
+def test_no_example_is_longer_than_a_screen_and_the_pictures_are_small():
     assert all(block.count("\n") <= 13 for block in BLOCKS)
-    assert (DOCS / "diagnostics-attention.png").stat().st_size < 60_000
+    assert all((DOCS / picture).stat().st_size < 60_000 for picture in PICTURES)

@@ -42,7 +42,7 @@ def _chosen(only: int) -> list[Fault]:
 
 def said(fault: Fault) -> dict[str, Any]:
     """What is said of a fault and of its twin, as JSON takes it."""
-    answer = fault.answer()
+    answer = fault.answer(fault.said(planted=True))
     return {
         "number": fault.number,
         "planted": fault.title,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,9 +45,9 @@ class Fault:
             torch.manual_seed(0)
             return worst_first(findings_of(self.case(planted)))
 
-    def answer(self) -> Finding | None:
+    def answer(self, said: Sequence[Finding]) -> Finding | None:
         """The finding of the expected kind, if there is one; of several, the first that names the expected module."""
-        own = [finding for finding in self.said(planted=True) if finding.kind == self.kind]
+        own = [finding for finding in said if finding.kind == self.kind]
         return next((finding for finding in own if finding.layer == self.layer), next(iter(own), None))
 
 

@@ -39,7 +39,7 @@ def origins(model: nn.Module, x: Tensor | None = None) -> Origins:
     return origin
 
 
-@fault(9, "log of 0", at="2", tool="find_nonfinite", says=("bad", "nonfinite", "2"))
+@fault(9, "log of 0; the twin takes the log of 1 + x", at="2", tool="find_nonfinite", says=("bad", "nonfinite", "2"))
 def log_of_zero(planted: bool) -> Origins:
     return origins(after(torch.log if planted else torch.log1p))
 
@@ -68,7 +68,13 @@ def infinite_input(planted: bool) -> Origins:
     return origins(mlp(), x)
 
 
-@fault(13, "float16 overflows in the third layer", at="2", tool="find_nonfinite", says=("bad", "nonfinite", "2"))
+@fault(
+    13,
+    "float16 overflows in the third layer; the twin is float32",
+    at="2",
+    tool="find_nonfinite",
+    says=("bad", "nonfinite", "2"),
+)
 def overflow(planted: bool) -> Origins:
     model = nn.Sequential(*(nn.Linear(16, 16, bias=False) for _ in range(4)))
     for layer in model:
@@ -77,8 +83,8 @@ def overflow(planted: bool) -> Origins:
     return origins(model.half(), x.half()) if planted else origins(model, x)
 
 
-@fault(14, "the slope of a root at 0: NaN in the backward pass alone", at="2", tool="find_nonfinite",
-       says=("bad", "nonfinite", "2"))  # fmt: skip
+@fault(14, "the slope of a root at 0: NaN in the backward pass alone; the twin adds 1e-6", at="2",
+       tool="find_nonfinite", says=("bad", "nonfinite", "2"))  # fmt: skip
 def backward_alone(planted: bool) -> Origins:
     return origins(after(torch.sqrt if planted else lambda x: torch.sqrt(x + 1e-6)))
 

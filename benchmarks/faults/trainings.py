@@ -45,6 +45,20 @@ def mlp(depth: int = 3, width: int = 32, activation: Callable[[], nn.Module] = n
     return he(nn.Sequential(*layers, nn.Linear(width, 8)))  # type: ignore[return-value]
 
 
+class Functional(nn.Module):
+    """Linear - (norm) - functional ReLU - linear."""
+
+    def __init__(self, norm: bool) -> None:
+        super().__init__()
+        self.first = nn.Linear(16, 32, bias=not norm)
+        self.norm = nn.BatchNorm1d(32) if norm else nn.Identity()
+        self.last = nn.Linear(32, 8)
+        he(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(functional.relu(self.norm(self.first(x))))  # type: ignore[no-any-return]
+
+
 def train(
     model: nn.Module,
     steps: int = 20,

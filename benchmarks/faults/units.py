@@ -6,21 +6,19 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import nn
 
 from benchmarks.faults.fault import fault
 from benchmarks.faults.networks import batch, network
-from benchmarks.faults.trainings import batches, he, mlp, train
+from benchmarks.faults.trainings import Functional, batches, he, mlp, train
 from gradcam_kit.diagnostics import Finding, Report, check_output
 
 
-@fault(1, "a ReLU layer is dead (bias -10)", at="2.bias", says=("bad", "dead", "3"))
+@fault(1, "a ReLU layer is dead (bias -20)", at="2.bias", says=("bad", "dead", "3"))
 def dead_layer(planted: bool) -> Report:
     model = mlp()
     if planted:
-        nn.init.constant_(model[2].bias, -10.0)  # type: ignore[arg-type]
-        model[2].weight.data.mul_(0.1)  # type: ignore[operator]
+        nn.init.constant_(model[2].bias, -20.0)  # type: ignore[arg-type]
     return train(model)
 
 
@@ -31,20 +29,6 @@ def dead_units(planted: bool) -> Report:
         with torch.no_grad():
             model[2].bias[:10] = -100.0  # type: ignore[operator]
     return train(model)
-
-
-class Functional(nn.Module):
-    """Linear - (norm) - functional ReLU - linear."""
-
-    def __init__(self, norm: bool) -> None:
-        super().__init__()
-        self.first = nn.Linear(16, 32, bias=not norm)
-        self.norm = nn.BatchNorm1d(32) if norm else nn.Identity()
-        self.last = nn.Linear(32, 8)
-        he(self)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.last(functional.relu(self.norm(self.first(x))))  # type: ignore[no-any-return]
 
 
 @fault(3, "a functional ReLU is dead", at="first.bias", says=("bad", "dead", "first"))
@@ -94,7 +78,7 @@ def saturated_tanh(planted: bool) -> Report:
 
 @fault(
     6,
-    "a tanh is saturated (weights x 100); the twin has large values in front of it",
+    "a tanh is saturated (weights x 100); the twin has smaller weights, and large values in front of them",
     at="2",
     says=("bad", "saturated", "3"),
 )
@@ -141,7 +125,7 @@ def constant_layer(planted: bool) -> Report:
     if planted:
         nn.init.constant_(model[2].weight, 1e-30)  # type: ignore[arg-type]
         nn.init.ones_(model[2].bias)  # type: ignore[arg-type]
-    return train(model, lr=1e-9 if planted else 0.01)
+    return train(model, data=batches(1, n=128))  # the first step gives the weights a direction
 
 
 @fault(22, "the features of a layer have rank 1", at="2.weight", says=("bad", "collapsed", "2"))

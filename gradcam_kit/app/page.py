@@ -29,6 +29,9 @@ MOST_METHODS = 6
 """Number of maps side by side."""
 
 _FIRST = "Drop a photograph, or click one of the names below its place. The maps appear here."
+_GONE = "This picture was opened too long ago and is no longer kept. Drop it here again."
+_KEPT = 86_400
+"""Seconds for which uploaded files, and what the model found in them, are kept."""
 _HELP = "In brackets the price: F = forward pass, B = backward pass, R = forward pass of one masked image"
 
 
@@ -46,8 +49,8 @@ class _Page:
 
     def __init__(self, gr: Any, model: AppModel) -> None:
         self.gr, self.model = gr, model
-        with gr.Blocks(analytics_enabled=False, title="gradcam-kit", delete_cache=(3600, 86400)) as self.blocks:
-            self.view, self.maps, self.done = gr.State(None), gr.State(()), gr.State(None)
+        with gr.Blocks(analytics_enabled=False, title="gradcam-kit", delete_cache=(3600, _KEPT)) as self.blocks:
+            self.view, self.maps, self.done = (gr.State(empty, time_to_live=_KEPT) for empty in (None, (), None))
             gr.Markdown(_heading(model))
             self.message = gr.Markdown(_FIRST, elem_id="message")
             with gr.Row():
@@ -193,6 +196,8 @@ class _Page:
         """Show one map after the other, unless they are shown already: a dropdown may tell twice what was chosen."""
         gr = self.gr
         if view is None or target is None:
+            if target is not None:
+                yield self._said(_GONE)
             yield {self.maps: (), self.done: None, **self._emptied(0)}
             return
         choice = Choice(target, tuple(methods or ())[:MOST_METHODS], layer or "", rule or "")

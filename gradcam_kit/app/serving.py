@@ -79,9 +79,11 @@ def serve(
         MissingExtraError: Gradio is not installed.
         GradCamKitError: the request is invalid, or no port is free.
     """
-    gradio()  # check before the slow loading of the model
-    chosen = free_port(port)
+    # Check both before the slow loading of the model, during which somebody may take the port.
+    gradio()
+    free_port(port)
     page = build_page(AppModel.load(request))
+    chosen = free_port(port)
     if chosen != port:
         say(f"port {port} is taken; the app uses the next free one, {chosen}")
     with running(page, chosen, share) as addresses:

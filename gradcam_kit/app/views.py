@@ -97,8 +97,7 @@ class View:
     """The findings of the model in a picture.
 
     Attributes:
-        picture: as it was read.
-        shown: the same, at most `SHOWN_SIDE` pixels long.
+        shown: the picture, at most `SHOWN_SIDE` pixels long.
         seen: the part of `shown` that the model sees, `(x0, y0, x1, y1)`.
         source: where the picture comes from.
         images: the model's input, a batch of one.
@@ -111,7 +110,6 @@ class View:
         notes: messages for the user.
     """
 
-    picture: RGB
     shown: UInt8[np.ndarray, "height width 3"]
     seen: Box
     source: PictureSource
@@ -193,9 +191,7 @@ def look(model: AppModel, picture: RGB, source: PictureSource) -> View:
         else:
             targets, in_percent, count = _classes(model, inputs, output)
         layers = _layers(model, inputs, targets[0].target if found is not None else None, notes)
-    return View(
-        picture, shown, seen, source, images, targets, found is not None, in_percent, count, layers, flops, tuple(notes)
-    )
+    return View(shown, seen, source, images, targets, found is not None, in_percent, count, layers, flops, tuple(notes))
 
 
 def layers_for(model: AppModel, view: View, target: int | DetectionTarget) -> tuple[LayerCandidate, ...]:

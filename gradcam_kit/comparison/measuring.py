@@ -9,13 +9,14 @@ from functools import partial
 from typing import Any
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from gradcam_kit.capture import ClassLogit, Inputs, Request, Rescoring, capture, check_model
 from gradcam_kit.comparison.compared import ComparedMethod, call_of
 from gradcam_kit.comparison.question import Question
 from gradcam_kit.errors import OptionError
-from gradcam_kit.functional import move
+from gradcam_kit.functional import at_least_float32, move
 from gradcam_kit.methods import BaseCAM
 from gradcam_kit.metrics import BASELINES, METRICS, Metric, MetricInput, MetricResult, Status
 from gradcam_kit.metrics.draws import identities_of
@@ -121,19 +122,31 @@ def measure_all(
 def mean_of_draws(draws: Sequence[MetricResult]) -> MetricResult:
     """Return of each image the mean of the draws that count, and all of them in `details["draws"]`, NaN elsewhere.
 
-    The status of an image is OK where that of any draw is.
+    The other details are means of the same draws, such as the mean curve, whose area is the mean of the areas; a detail
+    whose shape differs from draw to draw is left out. The status of an image is OK where that of any draw is.
     """
     if len(draws) == 1:
         return draws[0]
-    values = torch.stack([one.values.where(one.ok, torch.nan) for one in draws], 1)
-    counts = torch.stack([one.ok for one in draws]).any(0)
-    first = draws[0]
+    first, ok = draws[0], torch.stack([one.ok for one in draws], 1)
+    counts = ok.any(1)
+    values = torch.stack([one.values for one in draws], 1)
+    details = {}
+    for name, own in first.details.items():
+        each = [one.details[name] for one in draws if name in one.details]
+        if len(each) == len(draws) and {one.shape for one in each} == {own.shape} and own.shape[:1] == counts.shape:
+            details[name] = _mean_where(torch.stack([at_least_float32(one) for one in each], 1), ok)
     return replace(
         first,
-        values=values.nanmean(1).where(counts, first.values),
+        values=_mean_where(values, ok),
         status=first.status.masked_fill(counts, int(Status.OK)),
-        details={**first.details, "draws": values},
+        details={**details, "draws": values.where(ok, torch.nan)},
     )
+
+
+def _mean_where(draws: Float[Tensor, "n draws *rest"], ok: Bool[Tensor, "n draws"]) -> Float[Tensor, "n *rest"]:
+    """Return the mean over the draws that count; the first draw where none does."""
+    counted = ok.reshape(*ok.shape, *(1 for _ in draws.shape[2:]))
+    return draws.where(counted, torch.nan).nanmean(1).where(counted.any(1), draws[:, 0])
 
 
 def _draws_of(one: ComparedMethod) -> int:

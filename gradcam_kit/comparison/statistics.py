@@ -12,14 +12,16 @@ from jaxtyping import Float
 
 from gradcam_kit.comparison.measuring import RANDOM_DRAWS
 from gradcam_kit.errors import missing_extra
-from gradcam_kit.metrics import METRICS, MetricResult
-from gradcam_kit.metrics.paired import PairedDifference, bootstrap_means, paired_differences
+from gradcam_kit.metrics import MetricResult
+from gradcam_kit.metrics.paired import EXACT, FEWEST, PairedDifference, mean_interval, paired_differences
 from gradcam_kit.metrics.rank_agreement import rank_agreement
 
 if TYPE_CHECKING:
     import pandas
 
-_DRAWS = 2_000
+_DRAWS = 10_000
+_DRAWS_PER_PAIR = 400
+"""So that p of a clear difference, corrected by Holm for all pairs, can be 1/20 of the level 0.05."""
 _SHOWN = 12
 
 Numbers = Mapping[str, Float[np.ndarray, " n"]]
@@ -36,9 +38,9 @@ class Statistics:
     def pairs(self) -> pandas.DataFrame:
         """Return one row per metric and pair: methods with each other, then methods with baselines.
 
-        The columns are the mean difference over the images, its 95 % bootstrap interval, and the p-value of the
-        bootstrap, uncorrected and corrected by Holm for all pairs of the metric. Several targets of an image are
-        averaged first.
+        The columns are the mean difference over the images, its 95 % interval, and the p-value of sign flips,
+        uncorrected and corrected by Holm for all pairs of the metric; see `paired_differences`. With fewer than six
+        images no p is below 0.05. Several targets of an image are averaged first.
 
         Raises:
             MissingExtraError: pandas is not installed.
@@ -53,17 +55,19 @@ class Statistics:
     def agreement(self) -> pandas.DataFrame:
         """Return how much metrics agree on the ranking of methods: a row and a column per metric, and `reliability`.
 
-        Only methods and baselines with images that count in every metric take part; see `RankAgreement`.
+        Only methods and baselines with images that count in every metric take part, and only metrics with a better
+        direction; see `RankAgreement`.
 
         Raises:
-            OptionError: fewer than three methods and baselines.
+            OptionError: fewer than three methods and baselines, or no metric with a better direction.
             MissingExtraError: pandas is not installed.
         """
         return frame(self.agreement_rows()).set_index("metric")
 
     def agreement_rows(self) -> list[dict[str, Any]]:
         """Return the rows of `agreement` as plain values."""
-        return agreement_rows(self.numbers())
+        measured = [*self.measured.values(), *self.baselines.values()]
+        return agreement_rows(self.numbers(), {name: one.better for own in measured for name, one in own.items()})
 
     def numbers(self) -> dict[str, dict[str, Float[np.ndarray, " n"]]]:
         """Return metric -> method or baseline -> a number for each image, NaN where none counts."""
@@ -75,16 +79,18 @@ class Statistics:
         return found
 
 
-def agreement_rows(numbers: Mapping[str, Numbers]) -> list[dict[str, Any]]:
+def agreement_rows(numbers: Mapping[str, Numbers], better: Mapping[str, str]) -> list[dict[str, Any]]:
     """Return a row for each metric: how alike it and every metric rank methods, and its reliability.
 
     Args:
         numbers: metric -> method or baseline -> a number for each image, NaN where none counts. Those without a number
             in some metric are left out.
+        better: metric -> "higher" or "lower"; a metric for which neither is better ranks nothing and is left out.
 
     Raises:
-        OptionError: fewer than three methods and baselines.
+        OptionError: fewer than three methods and baselines, or no metric with a better direction.
     """
+    numbers = {name: own for name, own in numbers.items() if better.get(name)}
     labels = dict.fromkeys(label for own in numbers.values() for label in own)
     counted = [
         label for label in labels if all(label in own and np.isfinite(own[label]).any() for own in numbers.values())
@@ -93,8 +99,7 @@ def agreement_rows(numbers: Mapping[str, Numbers]) -> list[dict[str, Any]]:
         name: torch.from_numpy(np.array([own[label] for label in counted]).reshape(len(counted), -1))
         for name, own in numbers.items()
     }
-    lower = [name for name in tables if name in METRICS and METRICS[name].better == "lower"]
-    found = rank_agreement(tables, lower)
+    found = rank_agreement(tables, [name for name in tables if better[name] == "lower"])
     return [
         {
             "metric": name,
@@ -107,10 +112,7 @@ def agreement_rows(numbers: Mapping[str, Numbers]) -> list[dict[str, Any]]:
 
 def pair_rows(metric: str, numbers: Numbers, baselines: Sequence[str] = ()) -> list[dict[str, Any]]:
     """Return a row for each pair of methods, or of a method and a baseline, for which images count."""
-    methods = [label for label in numbers if label not in baselines]
-    asked = [*combinations(methods, 2), *((one, other) for one in methods for other in baselines if other in numbers)]
-    found = paired_differences(numbers, asked, draws=_DRAWS)
-    return [{"metric": metric, **vars(one)} for one in found if one.count]
+    return [{"metric": metric, **vars(one)} for one in _pairs(numbers, baselines)[0]]
 
 
 def pair_lines(metric: str, numbers: Numbers, baselines: Sequence[str] = ()) -> list[str]:
@@ -118,40 +120,51 @@ def pair_lines(metric: str, numbers: Numbers, baselines: Sequence[str] = ()) -> 
 
     They start with the mean of the random baseline over its draws. Empty for a single image.
     """
-    rows = [PairedDifference(**_without_metric(row)) for row in pair_rows(metric, numbers, baselines)]
+    rows, draws = _pairs(numbers, baselines)
     rows = [one for one in rows if one.count > 1]
     among = [one for one in rows if one.second not in baselines]
     beside = sorted((one for one in rows if one.second in baselines), key=lambda one: list(baselines).index(one.second))
-    head = ["paired differences of means, 95 % bootstrap interval, p of the bootstrap corrected by Holm:"] * bool(rows)
+    head = ["paired differences of means, 95 % interval (Student), p of sign flips corrected by Holm:"] * bool(rows)
     return [
         *head,
-        *_lines(metric, among, "pairs"),
+        *_lines(metric, among, "pairs", draws),
         *(_random_line(metric, numbers["random"]) if rows and "random" in baselines and "random" in numbers else ()),
-        *_lines(metric, beside, "pairs with baselines"),
+        *_lines(metric, beside, "pairs with baselines", draws),
     ]
 
 
-def _lines(metric: str, rows: Sequence[PairedDifference], what: str) -> list[str]:
+def _pairs(numbers: Numbers, baselines: Sequence[str]) -> tuple[list[PairedDifference], int]:
+    """Return the differences, and how many signs were drawn for p."""
+    methods = [label for label in numbers if label not in baselines]
+    asked = [*combinations(methods, 2), *((one, other) for one in methods for other in baselines if other in numbers)]
+    draws = max(_DRAWS, _DRAWS_PER_PAIR * len(asked))
+    return [one for one in paired_differences(numbers, asked, draws=draws) if one.count], draws
+
+
+def _lines(metric: str, rows: Sequence[PairedDifference], what: str, draws: int) -> list[str]:
     said = [
         f"{metric}: {one.first} - {one.second} = {one.difference:.3g} "
-        f"[{one.low:.3g}, {one.high:.3g}], p {one.p_holm:.2g}, {one.count:,} images"
+        f"[{one.low:.3g}, {one.high:.3g}], {_p_said(one, draws)}"
         for one in rows[:_SHOWN]
     ]
     return [*said, *[f"{metric}: and {len(rows) - _SHOWN} more {what}"] * (len(rows) > _SHOWN)]
 
 
+def _p_said(one: PairedDifference, draws: int) -> str:
+    if one.count < FEWEST:
+        return f"{one.count} images, too few for a test"
+    at_floor = one.count > EXACT and one.p <= 1 / (draws + 1)  # no draw was as far, so the true p may be smaller
+    return f"p {'≤ ' if at_floor else ''}{one.p_holm:.2g}, {one.count:,} images"
+
+
 def _random_line(metric: str, values: Float[np.ndarray, " n"]) -> list[str]:
     """Say the mean of the random baseline over draws and images, with the interval over images."""
-    known = values[np.isfinite(values)]
+    known = values[np.isfinite(values)].astype(np.float64)
     if len(known) < 2:
         return []
-    low, high, _ = bootstrap_means(known[:, None], draws=_DRAWS)
+    low, high = mean_interval(known)
     drawn = f"{RANDOM_DRAWS} draws of {len(known):,} images"
-    return [f"{metric}: random = {known.mean():.3g} [{low[0]:.3g}, {high[0]:.3g}], {drawn}"]
-
-
-def _without_metric(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in row.items() if name != "metric"}
+    return [f"{metric}: random = {known.mean():.3g} [{low:.3g}, {high:.3g}], {drawn}"]
 
 
 def frame(rows: Iterable[Mapping[str, Any]]) -> pandas.DataFrame:

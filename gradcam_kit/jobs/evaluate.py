@@ -194,7 +194,8 @@ def _measure(prepared: _Prepared, console: Console) -> Evaluation:
     """Measure every shard that is not measured yet."""
     request, run, explainer = prepared.request, prepared.run, prepared.explainer
     names = [metric.name for metric in explainer.metrics]
-    means, paired, done = MetricMeans(), PairedNumbers(), Evaluation(request.directory)
+    paired = PairedNumbers({metric.name: metric.better for metric in explainer.metrics})
+    means, done = MetricMeans(), Evaluation(request.directory)
     total = sum(counts.pictures for counts in prepared.complete.values())
     reader = Reader(explainer.loaded.transform, prepared.asked.threads, total, request.processes)
     with reader, explainer.ready(), ProgressBar(console, total, "measuring") as bar:
@@ -210,7 +211,7 @@ def _measure(prepared: _Prepared, console: Console) -> Evaluation:
             done.add(shard.counts(names))
             rows = [*shard.rows, *(shard.baselines if request.baselines else ())]
             means.add(rows, names)
-            paired.add(rows, names)
+            paired.add(rows)
     done.means, done.differences, done.agreement = means.lines(), paired.lines(), paired.agreement()
     return done
 

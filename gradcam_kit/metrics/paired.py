@@ -1,18 +1,23 @@
 """Paired comparison of methods on the same images: differences with intervals and corrected p-values.
 
-Values of the same images by two methods are compared image by image. The interval is the percentile bootstrap of the
-mean difference (Efron and Tibshirani 1993); p is two-sided, from the bootstrap of the differences shifted to mean 0, or
-by the signed ranks of Wilcoxon (1945). Several p-values are corrected by Holm (1979). Everything is arithmetic on
-arrays.
+Values of the same images by two methods are compared image by image. The interval of the mean difference is Student's.
+p is two-sided, by sign flips (Fisher 1935): if it makes no difference which of two methods gave which value, each
+difference is as likely with the opposite sign, and p is the share of all choices of signs that give a mean at least as
+far from 0. So with n images p is at least 2 / 2^n, and fewer than six can never give p < 0.05. The alternative are
+Wilcoxon's signed ranks (1945). Several p-values are corrected by Holm (1979).
+
+Both are right for symmetric differences: the interval of 5, 10 or 30 normal differences covers the true mean in 95 % of
+cases, and p < 0.05 without a difference comes in at most 5 %. Strong skewness costs some of that. For differences of
+exponential distribution around their mean, the interval covers in 88, 90 and 92 %, and p of 8 is < 0.05 in 9 %.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from jaxtyping import Float
@@ -23,9 +28,15 @@ from gradcam_kit.options import one_of, positive_int
 from gradcam_kit.significance import holm
 
 Values = Float[np.ndarray, " n"]
-PairedTest = Literal["bootstrap", "wilcoxon"]
+PairedTest = Literal["sign-flip", "wilcoxon"]
 
-_CHUNK = 1 << 22  # most numbers drawn at once
+FEWEST = 6
+"""Images below which no test can give p < 0.05: of six, 2 of the 64 choices of signs are the furthest from 0."""
+EXACT = 12
+"""Most images for which all choices of signs are tried, which are 4096; for more, signs are drawn."""
+
+_BLOCKS = 512  # most differences whose signs are drawn one by one
+_CHUNK = 1 << 22  # most signs drawn, or sums kept, at once
 
 
 @dataclass(frozen=True)
@@ -57,7 +68,7 @@ def paired_differences(
     values: Mapping[str, Values],
     pairs: Iterable[tuple[str, str]] | None = None,
     *,
-    test: PairedTest = "bootstrap",
+    test: PairedTest = "sign-flip",
     draws: int = 10_000,
     level: float = 0.95,
     seed: int = 0,
@@ -67,10 +78,10 @@ def paired_differences(
     Args:
         values: method -> a number for each image, in the same order; NaN where it does not count.
         pairs: pairs of methods; None = all pairs.
-        test: test that gives p, "bootstrap" or "wilcoxon".
-        draws: of the bootstrap.
+        test: test that gives p, "sign-flip" or "wilcoxon".
+        draws: of signs, for more than 12 images; p is at least 1 / (draws + 1).
         level: of the intervals; they are not corrected.
-        seed: seed of the bootstrap.
+        seed: seed of the draws.
 
     Returns:
         One comparison for each pair, in order; NaN where fewer than two images count.
@@ -95,60 +106,94 @@ def paired_differences(
     for name in (name for pair in asked for name in pair):
         if name not in values:
             raise OptionError(f"there are no values of {name!r}, only of {', '.join(values)}")
-    table = {name: np.asarray(one, np.float64) for name, one in values.items()}
-    groups: dict[bytes, list[int]] = {}  # pairs with values for the same images share their draws
-    columns = [table[first] - table[second] for first, second in asked]
-    for place, column in enumerate(columns):
-        groups.setdefault(np.isfinite(column).tobytes(), []).append(place)
-    found: dict[int, PairedDifference] = {}
-    for places in groups.values():
-        known = np.isfinite(columns[places[0]])
-        own = np.stack([columns[place][known] for place in places], 1)
-        low = high = p = np.full(len(places), math.nan)
-        if len(own) >= 2:
-            low, high, p = bootstrap_means(own, draws=draws, level=level, seed=seed)
-            p = np.array([wilcoxon_p(one) for one in own.T]) if test == "wilcoxon" else p
-        for place, difference, lowest, highest, own_p in zip(places, own.T, low, high, p, strict=True):
-            first, second = asked[place]
-            mean = float(difference.mean()) if len(own) else math.nan
-            interval = float(lowest), float(highest)
-            found[place] = PairedDifference(first, second, mean, *interval, float(own_p), math.nan, len(own))
-    ordered = [found[place] for place in range(len(asked))]
-    corrected = holm([one.p for one in ordered])
-    return [replace(one, p_holm=p) for one, p in zip(ordered, corrected, strict=True)]
+    found, columns = [], []
+    for first, second in asked:
+        column = np.asarray(values[first], np.float64) - np.asarray(values[second], np.float64)
+        column = column[np.isfinite(column)]
+        mean = float(column.mean()) if len(column) else math.nan
+        found.append(
+            PairedDifference(first, second, mean, *mean_interval(column, level), math.nan, math.nan, len(column))
+        )
+        columns.append(np.array([wilcoxon_p(column)]) if test == "wilcoxon" else _in_blocks(column))
+    p_values = [float(one[0]) for one in columns] if test == "wilcoxon" else sign_flip_p(columns, draws, seed)
+    p_values = [p if one.count > 1 else math.nan for one, p in zip(found, p_values, strict=True)]
+    corrected = holm(p_values)
+    return [replace(one, p=p, p_holm=own) for one, p, own in zip(found, p_values, corrected, strict=True)]
 
 
-def bootstrap_means(
-    differences: Float[np.ndarray, "n k"], *, draws: int = 10_000, level: float = 0.95, seed: int = 0
-) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, " k"], Float[np.ndarray, " k"]]:
-    """Return low and high of the percentile interval of each column's mean, and the two-sided p of a mean of 0.
+def mean_interval(values: Values, level: float = 0.95) -> tuple[float, float]:
+    """Return low and high of Student's interval of the mean of finite values; NaN for fewer than two."""
+    from scipy.special import stdtrit  # a slow import
 
-    p is the share of the means of drawn rows, shifted to mean 0, that are at least as far from 0 as the mean; the rows
-    themselves count as one of the draws, so p is never 0. All columns share their draws.
+    n = len(values)
+    if n < 2:
+        return math.nan, math.nan
+    half = float(stdtrit(n - 1, (1 + level) / 2)) * float(values.std(ddof=1)) / math.sqrt(n)
+    return float(values.mean()) - half, float(values.mean()) + half
+
+
+def sign_flip_p(columns: Sequence[Values], draws: int = 10_000, seed: int = 0) -> list[float]:
+    """Return the two-sided p of each column of differences by flips of their signs.
+
+    All choices of signs are tried for at most 12 differences. For more, signs are drawn; the given ones count as one of
+    the draws, so p is never 0. Columns of one length share their draws, so p does not depend on the other columns.
 
     Args:
-        differences: finite, two rows or more.
-        draws: number of resamples with replacement.
-        level: of the interval.
+        columns: finite differences.
+        draws: number of random choices.
         seed: seed of the draws.
     """
-    n, means = len(differences), differences.mean(0)
-    generator, at_once = Generator(PCG64(seed)), max(1, _CHUNK // n)
-    parts = []
-    for start in range(0, draws, at_once):  # how often each row is drawn
-        counts = generator.multinomial(n, np.full(n, 1 / n), min(at_once, draws - start))
-        parts.append(counts @ differences / n)
-    drawn = np.concatenate(parts)
-    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2], axis=0)
-    rounding = 1e-9 * np.abs(differences).max(0)
-    as_far = (np.abs(drawn - means) >= np.abs(means) - rounding).sum(0)
-    return low, high, (as_far + 1) / (draws + 1)
+    found = [math.nan] * len(columns)
+    longer: dict[int, list[int]] = {}
+    for place, column in enumerate(columns):
+        if len(column) > EXACT:
+            longer.setdefault(len(column), []).append(place)
+        else:
+            found[place] = _exact_p(column)
+    for places in longer.values():
+        drawn = _drawn_p(np.stack([columns[place] for place in places], 1), draws, seed)
+        for place, p in zip(places, drawn.tolist(), strict=True):
+            found[place] = p
+    return found
+
+
+def _in_blocks(column: Values) -> Float[np.ndarray, " blocks"]:
+    """Return at most 512 sums of differences, so that the cost of draws does not grow with the images.
+
+    Signs of whole blocks are flipped: as a sum of differences has either sign with equal probability if each of them
+    has, p stays valid. Neighbors, such as images of one class, get into different blocks.
+    """
+    if len(column) <= _BLOCKS:
+        return column
+    return np.bincount(np.arange(len(column)) % _BLOCKS, column)
+
+
+def _exact_p(column: Values) -> float:
+    signs = 1.0 - 2 * ((np.arange(1 << len(column))[:, None] >> np.arange(len(column))) & 1)
+    return float((np.abs(signs @ column) >= _furthest(column)).mean())
+
+
+def _drawn_p(columns: Float[np.ndarray, "n k"], draws: int, seed: int) -> Float[np.ndarray, " k"]:
+    n, sums, furthest = len(columns), columns.sum(0), _furthest(columns)
+    generator = Generator(PCG64(seed))
+    at_once = 4 * max(1, _CHUNK // (4 * max(columns.shape)))  # a draw takes 4 signs, so the parts change no sign
+    as_far = np.zeros(len(sums), int)
+    for start in range(0, draws, at_once):
+        kept = generator.integers(0, 2, (min(at_once, draws - start), n), np.int8)
+        as_far += (np.abs(2 * (kept.astype(np.float64) @ columns) - sums) >= furthest).sum(0)
+    return (as_far + 1) / (draws + 1)
+
+
+def _furthest(columns: Float[np.ndarray, "n *k"]) -> Any:
+    """Return the distance of the sums from 0, less what may be rounding."""
+    return np.abs(columns.sum(0)) - 1e-9 * np.abs(columns).sum(0)
 
 
 def wilcoxon_p(differences: Values) -> float:
-    """Return the two-sided p of the signed ranks, by the normal approximation with its correction for ties.
+    """Return the two-sided p of the signed ranks.
 
-    Differences of 0 are left out; p is 1 if all differences are 0.
+    It is exact for at most 12 differences, else by the normal approximation with its correction for ties. Differences
+    of 0 are left out; p is 1 if all differences are 0.
     """
     kept = differences[differences != 0]
     n = len(kept)
@@ -158,6 +203,8 @@ def wilcoxon_p(differences: Values) -> float:
     _, place, counts = np.unique(sizes, return_inverse=True, return_counts=True)
     ends = np.cumsum(counts)
     ranks = (ends - (counts - 1) / 2)[place]
+    if n <= EXACT:
+        return _exact_p(np.copysign(ranks, kept))
     statistic = float(ranks[kept > 0].sum())
     variance = n * (n + 1) * (2 * n + 1) / 24 - float((counts.astype(float) ** 3 - counts).sum()) / 48
     z = (statistic - n * (n + 1) / 4) / math.sqrt(variance)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from itertools import combinations_with_replacement
 
 import torch
 from jaxtyping import Float, Int
@@ -11,6 +12,9 @@ from torch import Tensor
 
 from gradcam_kit.errors import OptionError, ShapeError
 from gradcam_kit.similarity import ranks, spearman
+
+_AT_ONCE = 1 << 16
+"""Images ranked at once, which bounds the memory of intermediate results."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,8 +48,7 @@ def rank_agreement(scores: Mapping[str, Float[Tensor, "methods n"]], lower: Coll
         OptionError: no metric, or fewer than three methods: two rankings of two methods can only agree or be opposite.
         ShapeError: metrics with different methods or images.
     """
-    tables = {name: -one.double() if name in lower else one.double() for name, one in scores.items()}
-    shapes = {tuple(one.shape) for one in tables.values()}
+    shapes = {tuple(one.shape) for one in scores.values()}
     if len(shapes) > 1:
         raise ShapeError(
             f"metrics have scores of shapes {sorted(shapes)}; expected (methods, images), the same for all"
@@ -53,25 +56,59 @@ def rank_agreement(scores: Mapping[str, Float[Tensor, "methods n"]], lower: Coll
     if not shapes or next(iter(shapes))[0] < 3:
         found = next(iter(shapes))[0] if shapes else 0
         raise OptionError(
-            f"{found} methods are ranked by {len(tables)} metrics; expected at least three methods and one metric"
+            f"{found} methods are ranked by {len(scores)} metrics; expected at least three methods and one metric"
         )
-    stacked = [one.mT.contiguous() for one in tables.values()]
-    pairs = torch.stack([torch.stack([spearman(a, b) for b in stacked]) for a in stacked])
-    return RankAgreement(
-        tuple(tables), pairs.nanmean(2), pairs.isfinite().sum(2), torch.stack([_alpha(one) for one in stacked])
-    )
+    device, k = next(iter(scores.values())).device, len(scores)
+    methods, images = next(iter(shapes))
+    totals = torch.zeros(k, k, dtype=torch.float64, device=device)
+    counts = torch.zeros(k, k, dtype=torch.long, device=device)
+    ranked = [_RankSums.none(methods, device) for _ in scores]
+    for start in range(0, images, _AT_ONCE):
+        parts = [_higher_is_better(one[:, start : start + _AT_ONCE], name in lower) for name, one in scores.items()]
+        for sums, part in zip(ranked, parts, strict=True):
+            sums.add(part)
+        for i, j in combinations_with_replacement(range(k), 2):
+            alike = spearman(parts[i], parts[j])
+            totals[i, j] += alike.nansum()
+            counts[i, j] += alike.isfinite().sum()
+    totals, counts = (one.triu() + one.triu(1).mT for one in (totals, counts))
+    return RankAgreement(tuple(scores), totals / counts, counts, torch.stack([sums.alpha() for sums in ranked]))
 
 
-def _alpha(scores: Float[Tensor, "n methods"]) -> Float[Tensor, ""]:
-    """Return Krippendorff's alpha of ranks with the squared distance: 1 - observed / expected disagreement.
+def _higher_is_better(scores: Float[Tensor, "methods n"], is_lower: bool) -> Float[Tensor, "n methods"]:
+    found = scores.double().mT.contiguous()
+    return -found if is_lower else found
 
-    Images with a missing value are left out.
-    """
-    whole = scores[scores.isfinite().all(1)]
-    if len(whole) < 2:
-        return scores.new_full((), torch.nan)
-    given = ranks(whole)
-    # A mean squared difference is twice a variance: of one method's ranks over the images, and of all ranks.
-    observed = 2 * given.var(0, unbiased=True).mean()
-    expected = 2 * given.flatten().var(unbiased=True)
-    return 1 - observed / expected
+
+@dataclass
+class _RankSums:
+    """Sums over images, from which Krippendorff's alpha is computed; exact, because ranks are whole or half numbers."""
+
+    count: int
+    ranks: Float[Tensor, " methods"]
+    squares: Float[Tensor, " methods"]
+
+    @classmethod
+    def none(cls, methods: int, device: torch.device) -> _RankSums:
+        """Return the sums over no image."""
+        return cls(0, *(torch.zeros(methods, dtype=torch.float64, device=device) for _ in range(2)))
+
+    def add(self, scores: Float[Tensor, "n methods"]) -> None:
+        """Add images; those with a missing value are left out."""
+        given = ranks(scores[scores.isfinite().all(1)])
+        self.count += len(given)
+        self.ranks += given.sum(0)
+        self.squares += (given**2).sum(0)
+
+    def alpha(self) -> Float[Tensor, ""]:
+        """Return Krippendorff's alpha of ranks with the squared distance: 1 - observed / expected disagreement."""
+        if self.count < 2:
+            return self.ranks.new_full((), torch.nan)
+        # A mean squared difference is twice a variance: of one method's ranks over the images, and of all ranks.
+        observed = 2 * _variance(self.count, self.ranks, self.squares).mean()
+        expected = 2 * _variance(self.count * len(self.ranks), self.ranks.sum(), self.squares.sum())
+        return 1 - observed / expected
+
+
+def _variance(count: int, total: Float[Tensor, "*k"], squares: Float[Tensor, "*k"]) -> Float[Tensor, "*k"]:
+    return (squares - total**2 / count) / (count - 1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property, partial
 from typing import Any, TypeVar
 
@@ -197,7 +197,8 @@ class Metric:
             )
         with case_checked():  # already checked by the case; a second check would synchronize again
             given = {name: getattr(case, name) for name in self.uses}
-            return self.function(**given, **{**self.options, **options})
+            found = self.function(**given, **{**self.options, **options})
+        return replace(found, better=self.better)
 
 
 def _plain(value: Any) -> str:

@@ -41,12 +41,14 @@ class MetricResult:
         status: a `Status` for each image. Means are over those that are OK.
         settings: everything else that changes the number.
         details: intermediate results with first axis n: curves, ties, chance levels.
+        better: `Metric.better` of the metric that was called: "higher", "lower", or "" where neither is.
     """
 
     values: Float[Tensor, " n"]
     status: Int[Tensor, " n"]
     settings: Mapping[str, Any] = field(default_factory=dict)
     details: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
+    better: str = ""
 
     @property
     def ok(self) -> Bool[Tensor, " n"]:

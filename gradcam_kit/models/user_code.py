@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +47,9 @@ def imported(spec: str, what: str) -> Any:
     if found is None:
         hint = did_you_mean(attribute, (name for name, value in vars(module).items() if callable(value)))
         raise UnknownNameError(f"module {path!r} has no {what} {attribute!r}{hint}")
-    _named.add(spec)
     if not callable(found):
         raise InputError(f"{spec} is a {type(found).__name__}, not a {what}; expected a callable")
+    _named.add(spec)
     return found
 
 
@@ -71,4 +71,5 @@ def working_directory_on_path() -> Iterator[None]:
     try:
         yield
     finally:
-        sys.path.remove(directory)
+        with suppress(ValueError):  # the user's code may have edited sys.path
+            sys.path.remove(directory)

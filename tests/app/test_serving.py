@@ -63,6 +63,33 @@ def test_two_apps_stand_side_by_side(served: Callable[[str], str]) -> None:
     assert int(second.rstrip("/").rsplit(":", 1)[1]) > int(first.rstrip("/").rsplit(":", 1)[1])
 
 
+def test_a_port_that_is_taken_while_the_model_loads_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Page:
+        def launch(self, *, server_port: int, **options: object) -> tuple[None, str, None]:
+            with socket.socket() as server:
+                server.bind((serving.LOOPBACK, server_port))
+            return None, f"http://127.0.0.1:{server_port}/", None
+
+        def close(self, verbose: bool) -> None:
+            pass
+
+    first, said = serving.free_port(8400), []
+    for name in ("gradio", "launch_options"):
+        monkeypatch.setattr(serving, name, dict)
+    monkeypatch.setattr(serving, "build_page", lambda model: Page())
+    with socket.socket() as other:
+
+        def load(request: ModelRequest) -> None:
+            other.bind((serving.LOOPBACK, first))
+            other.listen()
+
+        monkeypatch.setattr(serving.AppModel, "load", load)
+        serving.serve(ModelRequest("demo", device="cpu"), port=first, say=said.append, wait=lambda: None)
+    assert said[0].startswith(f"port {first} is taken; the app uses the next free one, ")
+    with pytest.raises(OptionError, match="expected a number from 1 to 65535"):  # before the loading
+        serving.serve(ModelRequest("nothing:here"), port=0)
+
+
 @pytest.mark.parametrize("display", ["", ":7"])
 def test_a_browser_is_opened_where_there_is_a_display(display: str, monkeypatch: pytest.MonkeyPatch) -> None:
     class Page:

@@ -17,6 +17,11 @@ def name(fault: Fault) -> str:
     return f"{fault.number}-{re.sub('[^a-z0-9]+', '-', fault.title.lower())[:40]}"
 
 
+def masked(text: str) -> str:
+    """A text without its numbers, in which machines may differ."""
+    return re.sub(r"\d+(?:[.,]\d+)*(?:e[+-]?\d+)?", "#", text)
+
+
 def needed(fault: Fault) -> None:
     if fault.tool == "graph_attention":
         pytest.importorskip("torch_geometric")
@@ -26,19 +31,22 @@ def needed(fault: Fault) -> None:
 def test_the_guilty_module_is_named(fault: Fault) -> None:
     needed(fault)
     said = fault.said(planted=True)
-    answer = fault.answer()
+    answer = fault.answer(said)
     assert answer is not None
     assert (answer.level, answer.kind, answer.layer) == (fault.level, fault.kind, fault.layer)
     assert answer.message
     assert answer.advice or answer.kind == "nonfinite"
     # Nothing else is called bad but what belongs to the same fault.
     assert {finding.layer for finding in said if finding.level == "bad"} <= {fault.layer}
-    stored = [
+    [stored] = [
         row for row in ROWS if (row["number"], row["planted"], row["tool"]) == (fault.number, fault.title, fault.tool)
     ]
-    assert [(row["level"], row["kind"], row["layer"], row["at"]) for row in stored] == [
-        (answer.level, answer.kind, answer.layer, fault.at)
-    ]
+    assert (stored["level"], stored["kind"], stored["layer"], stored["at"]) == (
+        *(answer.level, answer.kind, answer.layer),
+        fault.at,
+    )
+    assert masked(stored["said"]) == masked(answer.message)
+    assert masked(stored["advice"]) == masked(answer.advice)
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=name)

@@ -62,7 +62,7 @@ def test_pairs_are_tested_on_the_images_that_both_have_seen() -> None:
     assert second.low < 0 < second.high
 
 
-def test_one_network_is_the_bootstrap_of_images() -> None:
+def test_one_network_is_the_paired_comparison_of_images() -> None:
     generator = np.random.default_rng(0)
     values = {"first": generator.normal(0.1, 1, 60), "second": generator.normal(0, 1, 60)}
     columns = {"a": {name: [torch.from_numpy(one)] for name, one in values.items()}}

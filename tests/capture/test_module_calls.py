@@ -141,7 +141,7 @@ def test_replays_change_the_call_that_is_meant(name):
 
 def test_the_error_of_a_layer_without_a_call_says_how_to_name_one():
     shared, _ = pair("dense", "relu")
-    with pytest.raises(CaptureError, match=r"'act' ran 2 times.*'act#1' is the first one, 'act#2' the last"):
+    with pytest.raises(CaptureError, match=r"'act' ran 2 times.*'act#1' is the first, 'act#2' the last"):
         GradCAM(shared, "act")(INPUT)
     with pytest.raises(CaptureError, match=r"'act#3' is call 3 of a module that ran 2 time"):
         GradCAM(shared, "act#3")(INPUT)

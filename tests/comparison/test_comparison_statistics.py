@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,8 @@ from models import images, tiny
 
 from gradcam_kit import compare
 from gradcam_kit.comparison.measuring import RANDOM_DRAWS, mean_of_draws
-from gradcam_kit.comparison.statistics import pair_lines
+from gradcam_kit.comparison.statistics import agreement_rows, pair_lines, pair_rows
+from gradcam_kit.errors import OptionError
 from gradcam_kit.metrics import (
     BASELINES,
     METRICS,
@@ -77,6 +80,48 @@ def test_lines_beside_baselines_are_not_crowded_out_and_begin_with_the_random_on
     ]
 
 
+@pytest.mark.parametrize("n", [2, 5, 6])
+def test_too_few_images_are_said_to_be_too_few(n: int) -> None:
+    numbers = {"a": np.linspace(1, 2, n), "b": np.zeros(n)}
+    line = pair_lines("irof", numbers)[1]
+    assert line.endswith("], p 0.031, 6 images" if n == 6 else f"], {n} images, too few for a test")
+    assert [row["p"] for row in pair_rows("irof", numbers)] == [2 / 2**n]
+
+
+def test_a_clear_difference_stays_so_among_hundreds_of_pairs() -> None:
+    rng = np.random.default_rng(0)
+    numbers = {f"m{i}": rng.normal(i, 0.5, 40) for i in range(24)}
+    rows = pair_rows("irof", numbers)
+    assert len(rows) == 276
+    assert max(row["p_holm"] for row in rows) < 0.05
+    _, first, *_ = pair_lines("irof", numbers)
+    assert first.endswith("p ≤ 0.0025, 40 images"), "no draw was as far, so p may be smaller"
+    few = pair_lines("irof", {"a": np.arange(1.0, 13), "b": np.zeros(12)})[1]
+    assert few.endswith("p 0.00049, 12 images"), "all choices of signs were tried"
+
+
+def test_a_metric_under_another_name_keeps_its_direction() -> None:
+    deletion = METRICS["deletion"]
+    metrics = [deletion, replace(deletion, name="deletion-2"), replace(deletion, name="undirected", better="")]
+    found = compare(tiny(), images(4), ["grad-cam", "layer-cam"], "relu1", metrics=metrics)
+    assert found.measured["grad-cam"]["deletion-2"].better == "lower"
+    rows = found.agreement_rows()
+    assert [row["metric"] for row in rows] == ["deletion", "deletion-2"]
+    assert [row["deletion-2"] for row in rows] == pytest.approx([1, 1])
+    with pytest.raises(OptionError, match="ranked by 0 metrics"):
+        agreement_rows({"undirected": found.numbers()["undirected"]}, {"undirected": ""})
+
+
+def test_the_curve_of_the_random_baseline_is_that_of_its_number() -> None:
+    found = compare(tiny(), images(4), ["grad-cam"], "relu1", metrics="deletion", seed=3).baselines["random"][
+        "deletion"
+    ]
+    curve = found.details["curve"]
+    areas = torch.trapezoid(curve, dx=1 / (curve.shape[1] - 1))
+    torch.testing.assert_close(areas, found.values)
+    assert (found.details["draws"][:, 0] - areas).abs().min() > 1e-4, "the first draw is another number"
+
+
 def test_the_random_baseline_is_the_mean_of_several_draws() -> None:
     model, batch = tiny(), images(4)
     for targets in (None, [[0, 1]] * 4):
@@ -94,10 +139,28 @@ def test_the_random_baseline_is_the_mean_of_several_draws() -> None:
 def test_a_draw_that_does_not_count_is_left_out() -> None:
     ok, nan = int(Status.OK), int(Status.NAN)
     draws = [
-        MetricResult(torch.tensor([1.0, 2.0, 7.0]), torch.tensor([ok, ok, nan])),
-        MetricResult(torch.tensor([3.0, 9.0, 8.0]), torch.tensor([ok, nan, nan])),
+        MetricResult(values, status, {}, {"curve": curve, "ties": ties, "odd": torch.zeros(3, size)})
+        for values, status, curve, ties, size in (
+            (
+                torch.tensor([1.0, 2.0, 7.0]),
+                torch.tensor([ok, ok, nan]),
+                torch.tensor([[1.0, 2.0]] * 3),
+                torch.tensor([1, 1, 1]),
+                1,
+            ),
+            (
+                torch.tensor([3.0, 9.0, 8.0]),
+                torch.tensor([ok, nan, nan]),
+                torch.tensor([[3.0, 4.0]] * 3),
+                torch.tensor([2, 2, 2]),
+                2,
+            ),
+        )
     ]
     found = mean_of_draws(draws)
     assert found.values.tolist() == [2.0, 2.0, 7.0]
+    assert found.details["curve"].tolist() == [[2.0, 3.0], [1.0, 2.0], [1.0, 2.0]]
+    assert found.details["ties"].tolist() == [1.5, 1.0, 1.0]
+    assert set(found.details) == {"curve", "ties", "draws"}, "a detail of several shapes has no mean"
     assert found.status.tolist() == [ok, ok, nan]
     assert mean_of_draws(draws[:1]) is draws[0]

@@ -2,40 +2,15 @@
 
 from __future__ import annotations
 
-import io
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
-from planted import batch, images, labels, said
-from torch import Tensor
+from planted import batch, images, labels, normalized, said, shapes
 from torch.utils.data import DataLoader, TensorDataset
 
-from gradcam_kit.demo import draw
 from gradcam_kit.diagnostics.checks.data import check_data
 from gradcam_kit.errors import InputError, OptionError, ShapeError
-
-MEAN, STD = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
-
-
-def shapes(first: int, n: int, quality: int | None = None) -> Tensor:
-    """Pictures with structure in [0, 1], perhaps recompressed."""
-    pictures = [draw(first + i).picture for i in range(n)]
-    if quality is not None:
-        pictures = [recompressed(picture, quality) for picture in pictures]
-    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2) / 255
-
-
-def recompressed(picture: np.ndarray, quality: int) -> np.ndarray:
-    file = io.BytesIO()
-    Image.fromarray(picture).save(file, "JPEG", quality=quality)
-    return np.array(Image.open(file))
-
-
-def normalized(pixels: Tensor) -> Tensor:
-    return (pixels - MEAN) / STD
 
 
 def test_healthy_data_is_silent() -> None:

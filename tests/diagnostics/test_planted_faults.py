@@ -6,8 +6,7 @@ import pytest
 import torch
 from models import Built
 from torch import Tensor, nn
-from torch.nn import functional
-from trainings import batches, found, he, mlp, train
+from trainings import Functional, batches, found, he, mlp, train
 
 from gradcam_kit.diagnostics import Report
 
@@ -50,20 +49,6 @@ def test_few_samples_are_never_more_than_a_note() -> None:
     report = train(model, data=batches(2))
     assert ("dead", "3") in found(report, "note")
     assert not any(kind == "dead" for kind, _ in found(report))
-
-
-class Functional(nn.Module):
-    """conv - norm - functional ReLU, or linear - functional ReLU."""
-
-    def __init__(self, norm: bool) -> None:
-        super().__init__()
-        self.first = nn.Linear(16, 32, bias=not norm)
-        self.norm = nn.BatchNorm1d(32) if norm else nn.Identity()
-        self.last = nn.Linear(32, 8)
-        he(self)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.last(functional.relu(self.norm(self.first(x))))
 
 
 @pytest.mark.parametrize("norm", [False, True])

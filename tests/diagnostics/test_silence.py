@@ -34,7 +34,7 @@ def test_vision_models(name: str, steps: int) -> None:
     assert found(watched(name, steps), "bad") == []
 
 
-@pytest.mark.parametrize("steps", [1, 4, 20])
+@pytest.mark.parametrize("steps", [1, 4, pytest.param(20, marks=pytest.mark.exhaustive)])
 @pytest.mark.parametrize("name", sorted(set(MODELS) - SLOW))
 def test_small_models(name: str, steps: int) -> None:
     pytest.importorskip(NEEDS.get(name, "torch"))

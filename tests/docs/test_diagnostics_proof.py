@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import re
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 
+from benchmarks.anchors import ANCHORS
 from benchmarks.capabilities import CAPABILITIES
-from benchmarks.diagnostics import TOOLS
-from benchmarks.proof import ANCHORS, PAGE, RESULTS, filled
-from benchmarks.results import load
-from benchmarks.thresholds.command import LIMITS, limit_of
+from benchmarks.diagnostics import IN_TURN, TOOLS
+from benchmarks.proof import HISTOGRAMS_KIB, HISTORY_GOAL, HISTORY_KIB, PAGE, RESULTS, cost_table, filled
+from benchmarks.results import Figure, Results, load
+from benchmarks.thresholds.command import LEFT_OUT, LIMITS, limit_of
 from gradcam_kit import diagnostics
-from gradcam_kit.diagnostics.history import FIELDS, ROWS
-from gradcam_kit.diagnostics.maths.histogram import BINS, COARSE
 
 ROOT = Path(__file__).parents[2]
 COST = load(RESULTS / "diagnostics-cpu.json")
@@ -43,10 +43,39 @@ def test_every_tool_was_measured() -> None:
 def test_memory_has_an_end() -> None:
     kept = [row.figures["kib_per_layer"].median for row in COST.rows if "kib_per_layer" in row.figures]
     assert len(kept) == 2
-    history = ROWS * (4 * len(FIELDS) + 2 * COARSE) / 1024
-    histograms = 2 * 8 * BINS / 1024
-    assert history <= 64
-    assert kept[0] < kept[1] <= history + histograms + 12
+    assert HISTORY_KIB <= HISTORY_GOAL
+    assert kept[0] < kept[1] <= HISTORY_KIB + HISTOGRAMS_KIB + 12
+
+
+def with_ratio(tool: str, ratio: float, **environment: str) -> Results:
+    rows = [
+        replace(row, figures={**row.figures, "ratio": Figure(ratio, ratio, ratio)}) if row.case["work"] == tool else row
+        for row in COST.rows
+    ]
+    return replace(COST, rows=rows, environment={**COST.environment, **environment})
+
+
+def test_goals_that_are_missed_are_named(tmp_path: Path) -> None:
+    assert {name: tool.goal for name, tool in TOOLS.items() if tool.goal} == {
+        "empty hooks, all leaves": 1.02,
+        "ModelDiagnostics, all leaves": 1.25,
+        "ModelDiagnostics, conv + linear": 1.12,
+        "ModelDiagnostics, all leaves, every=10": 1.05,
+        "find_nonfinite": 1.05,
+    }
+    for ratio, is_missed in ((1.24, False), (1.26, True)):
+        with_ratio("ModelDiagnostics, all leaves", ratio).save(tmp_path / "diagnostics-cpu.json")
+        last = cost_table(tmp_path).splitlines()[-1]
+        assert ("ModelDiagnostics, all leaves (1.26 instead of 1.25)" in last) == is_missed
+
+
+def test_whether_tools_met_the_same_load_is_said(tmp_path: Path) -> None:
+    for order, said in (
+        ("", "one after the other, so compare only"),
+        (IN_TURN, "Each round measures all tools in turn"),
+    ):
+        with_ratio("find_nonfinite", 1.0, order=order).save(tmp_path / "diagnostics-cpu.json")
+        assert said in cost_table(tmp_path)
 
 
 def test_the_page_about_trainings_says_what_was_measured() -> None:
@@ -64,6 +93,13 @@ def test_the_page_about_trainings_says_what_was_measured() -> None:
         "wandb.watch, log=all",
     )
     assert [float(number) for number in said.groups()] == [pytest.approx(ratio(tool), abs=0.0051) for tool in tools]
+
+
+def test_every_limit_is_in_the_table_or_left_out_with_a_reason() -> None:
+    assert {*LIMITS, *LEFT_OUT} == {"first loss", *(field.name for field in fields(diagnostics.Thresholds))}
+    assert not set(LIMITS) & set(LEFT_OUT)
+    text = PAGE.read_text()
+    assert all(f"`{name}`" in text for name in LEFT_OUT)
 
 
 def test_limits_are_those_that_hold() -> None:

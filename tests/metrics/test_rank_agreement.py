@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,8 @@ from scipy.stats import rankdata, spearmanr
 
 from gradcam_kit.errors import OptionError, ShapeError
 from gradcam_kit.metrics import rank_agreement
+
+rank_agreement_module = import_module("gradcam_kit.metrics.rank_agreement")  # hidden by the function of its name
 
 SCORES = {name: torch.rand(5, 4, generator=torch.Generator().manual_seed(i)) for i, name in enumerate("abc")}
 
@@ -50,6 +54,17 @@ def test_images_with_a_missing_number_are_left_out() -> None:
     assert torch.equal(found.consistency[0], kept.consistency[0])
     assert torch.equal(found.reliability[0], kept.reliability[0])
     assert rank_agreement({name: one[:, :1] for name, one in SCORES.items()}).reliability.isnan().all()
+
+
+def test_images_in_parts_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    scores = {name: torch.rand(5, 23, generator=torch.Generator().manual_seed(i)) for i, name in enumerate("abc")}
+    scores["a"][2, 1] = torch.nan
+    expected = rank_agreement(scores, lower=["b"])
+    monkeypatch.setattr(rank_agreement_module, "_AT_ONCE", 4)
+    found = rank_agreement(scores, lower=["b"])
+    torch.testing.assert_close(found.consistency, expected.consistency)
+    assert torch.equal(found.counts, expected.counts)
+    assert torch.equal(found.reliability, expected.reliability)
 
 
 def test_what_is_refused() -> None:

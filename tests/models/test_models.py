@@ -20,7 +20,7 @@ from gradcam_kit.errors import (
     OptionError,
     UnknownNameError,
 )
-from gradcam_kit.models import load_model
+from gradcam_kit.models import load_model, user_code
 from gradcam_kit.models.checkpoints import weights_hash
 from gradcam_kit.transforms import (
     IMAGENET,
@@ -197,6 +197,32 @@ def factories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "their_broken.py").write_text("import a_library_that_is_missing")
     monkeypatch.chdir(tmp_path)
     monkeypatch.delitem(sys.modules, "their_models", raising=False)
+
+
+@pytest.mark.usefixtures("factories")
+def test_what_is_no_callable_was_not_named() -> None:
+    with pytest.raises(InputError, match="is a str, not a model; expected a callable"):
+        user_code.imported("their_models:__name__", "model")
+    assert not user_code.was_named("their_models:__name__")
+    user_code.imported("their_models:complete", "model")
+    assert user_code.was_named("their_models:complete")
+
+
+@pytest.mark.parametrize(
+    ("rest", "said"), [("def make(): pass\n", None), ("1 / 0\n", "failed: ZeroDivisionError: division by zero")]
+)
+def test_a_module_may_edit_the_path_of_modules(
+    rest: str, said: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
+    monkeypatch.delitem(sys.modules, "path_editing", raising=False)
+    Path("path_editing.py").write_text(f"import sys\nsys.path[:] = sys.path[1:]\n{rest}")
+    if said is None:
+        assert user_code.imported("path_editing:make", "model").__name__ == "make"
+    else:
+        with pytest.raises(InputError, match=said):
+            user_code.imported("path_editing:make", "model")
 
 
 @pytest.mark.usefixtures("factories")

@@ -1,5 +1,5 @@
 """Small trainings for the diagnostics, those of the table of planted faults."""
 
-from benchmarks.faults.trainings import batches, found, he, mlp, train
+from benchmarks.faults.trainings import Functional, batches, found, he, mlp, train
 
-__all__ = ["batches", "found", "he", "mlp", "train"]
+__all__ = ["Functional", "batches", "found", "he", "mlp", "train"]

@@ -35,16 +35,16 @@ def update_findings(ledger: Ledger, limits: Thresholds, dead: Iterable[str], sta
     ]
 
 
-def grouped(names: Iterable[str], sample_index: Iterable[str]) -> list[str]:
+def grouped(names: Iterable[str], all_names: Iterable[str]) -> list[str]:
     """Return the largest modules whose parameters are all among the names, and the single parameters that remain."""
-    chosen, sample_index = list(names), list(sample_index)
+    chosen, all_names = list(names), list(all_names)
     members = set(chosen)
     found: dict[str, None] = {}
     for name in chosen:
         parts = name.split(".")
         prefixes = [".".join(parts[:depth]) for depth in range(1, len(parts))]
         whole = (
-            prefix for prefix in prefixes if all(own in members for own in sample_index if own.startswith(f"{prefix}."))
+            prefix for prefix in prefixes if all(own in members for own in all_names if own.startswith(f"{prefix}."))
         )
         found[next(whole, name)] = None
     return list(found)
@@ -58,12 +58,12 @@ def _without_gradient(
     zero = [own for own in trained if own.window[2] == own.window[0]]
     if not trained:
         return []
-    sample_index = [own.name for own in parameters if own.trains]
+    all_names = [own.name for own in parameters if own.trains]
     if len(missing) == len(trained):
         said = "no parameter has a gradient when the optimizer steps"
         return [_no_gradient("", said, advice.DETACHED, trained[0].window[0])]
     findings = []
-    for group in grouped([own.name for own in missing], sample_index):
+    for group in grouped([own.name for own in missing], all_names):
         unused = any(group == name or group.startswith(f"{name}.") for name in ledger.never_ran) or any(
             name.startswith(f"{group}.") for name in ledger.never_ran
         )
@@ -74,7 +74,7 @@ def _without_gradient(
     unexplained = [
         own.name for own in zero if orders.get(own.module, last_dead + 1) > last_dead and own.module not in starved
     ]
-    for group in grouped(unexplained, sample_index):
+    for group in grouped(unexplained, all_names):
         reached = any(
             track.gradient_norm.value > 0
             for track in ledger.tracks.values()
@@ -118,22 +118,22 @@ def _layers_without_gradient(ledger: Ledger) -> list[Finding]:
 
 def _outside_of_optimizer(parameters: list[ParameterTrack]) -> list[Finding]:
     outside = [own.name for own in parameters if own.trains and own.optimized is False]
-    sample_index = [own.name for own in parameters if own.trains]
+    all_names = [own.name for own in parameters if own.trains]
     return [
         Finding(
             "bad", "not-in-optimizer", group, "it requires gradients, but no optimizer holds its parameters",
             None, None, None, advice.NOT_IN_OPTIMIZER, "definition",
         )
-        for group in grouped(outside, sample_index)
+        for group in grouped(outside, all_names)
     ]  # fmt: skip
 
 
 def _frozen(parameters: list[ParameterTrack]) -> list[Finding]:
     findings = []
-    sample_index = [own.name for own in parameters]
+    all_names = [own.name for own in parameters]
     for held, level in ((True, "warn"), (False, "note")):
         frozen = [own.name for own in parameters if not own.trains and own.optimized is held]
-        for group in grouped(frozen, sample_index):
+        for group in grouped(frozen, all_names):
             said = "it does not require gradients" + (", although the optimizer holds it" if held else "")
             findings.append(
                 Finding(level, "frozen", group, said, None, None, None, advice.NO_GRADIENT_WANTED, "definition")  # type: ignore[arg-type]

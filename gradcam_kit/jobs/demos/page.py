@@ -37,7 +37,7 @@ PAGE = "demo.html"
 _METHODS: dict[str, dict[str, Any]] = {
     "grad-cam": {},
     "refine-cam": {},
-    "finer-cam": {},
+    "recipro-cam": {},
     "full-grad": {},
     "score-cam": {"channels": 32},
     "eigen-cam": {},
@@ -169,16 +169,15 @@ def _photographs() -> list[DemoPicture]:
     return [
         DemoPicture(
             "A cat and a cup",
-            "Two photographs in one image: maps that explain a class move from the cup to the cat. Finer-CAM weighs "
-            "the cup against an espresso, so it leaves the coffee out. Eigen-CAM does not look at the class, so its "
-            "map stays.",
+            "Two photographs in one image: maps that explain a class move from the cup to the cat. Eigen-CAM does not "
+            "look at the class, so its map stays.",
             np.concatenate([cat, cup]),
             "Egyptian cat",
         ),
         DemoPicture(
             "A rocket on its pad",
-            "The top class is wrong, the second one is nearly right. Finer-CAM shows what sets a class "
-            "apart from similar classes.",
+            "The top class is wrong, the second one is nearly right. For the first, the maps point to the masts and "
+            "the ground.",
             data.rocket(),
             "space shuttle",
         ),
