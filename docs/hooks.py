@@ -1,4 +1,8 @@
-"""Fill pages of the reference from the code, so that they cannot fall behind it, and make pages of the notebooks."""
+"""Make pages of the notebooks for the site, and write the tables of the reference: `python docs/hooks.py`.
+
+The tables lie in the repository, so that they are read without the site too; a test fails where they differ from
+the code.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +26,7 @@ from gradcam_kit.methods.recommended import recommended
 from gradcam_kit.metrics import METRICS
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
+REFERENCE = Path(__file__).parent / "reference"
 
 
 def on_files(files: Files, config: Any, **_: Any) -> Files:
@@ -48,14 +53,13 @@ def notebook_files(path: Path) -> dict[str, str | bytes]:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Replace `<!-- generated: NAME -->` by the text of that name, and links to notebooks by links to their pages."""
+    """Replace links to notebooks by links to their pages."""
     folder = posixpath.dirname(page.file.src_uri)
-    markdown = re.sub(
+    return re.sub(
         r"\]\((?:\.\./)+notebooks/(\w+)\.ipynb",
         lambda found: f"]({posixpath.relpath(f'notebooks/{found[1]}.md', folder or '.')}",
         markdown,
     )
-    return re.sub(r"<!-- generated: (\w+) -->", lambda found: _MAKERS[found[1]](), markdown)
 
 
 def on_post_page(output: str, **_: Any) -> str:
@@ -72,7 +76,7 @@ def commands() -> str:
 
 
 def _command(name: str, command: Any, parent: Any) -> str:
-    context = command.context_class(command, info_name=name, parent=parent)
+    context = command.context_class(command, info_name=name, parent=parent, terminal_width=80)
     lines = [f"## {name}", inspect.cleandoc(command.help or ""), f"```text\n{command.get_usage(context)}\n```"]
     rows = [f"| {_cell(first)} | {_cell(text)} |" for first, text in _records(command, context)]
     if command.epilog:
@@ -96,7 +100,7 @@ def methods() -> str:
         text = inspect.cleandoc(method.__doc__ or "").split("\n\nArgs:")[0].split("\n\nExample:")[0]
         lines = [
             f"## {name}",
-            f"![The map of {name}](../gallery/methods/{name}.jpg){{ align=right width=128 }}",
+            f'<img src="../gallery/methods/{name}.jpg" alt="The map of {name}" align="right" width="128">',
             f"**Good for:** {good_for[name]}.",
             f"`{method.__name__}` · {method.cost or 'F'} · {source}",
             text,
@@ -134,4 +138,20 @@ def _cell(text: str) -> str:
     return " ".join(text.replace("|", "\\|").split())
 
 
+_BEGIN, _END = "<!-- begin: python docs/hooks.py -->", "<!-- end: python docs/hooks.py -->"
 _MAKERS: dict[str, Callable[[], str]] = {"cli": commands, "methods": methods, "metrics": metrics}
+
+
+def reference() -> dict[Path, str]:
+    """Return the pages of the reference with what stands between their markers made anew."""
+    pages = {}
+    for name, make in _MAKERS.items():
+        path = REFERENCE / f"{name}.md"
+        before, rest = path.read_text(encoding="utf-8").split(_BEGIN)
+        pages[path] = f"{before}{_BEGIN}\n\n{make().strip()}\n\n{_END}{rest.split(_END)[1]}"
+    return pages
+
+
+if __name__ == "__main__":
+    for path, text in reference().items():
+        path.write_text(text, encoding="utf-8")

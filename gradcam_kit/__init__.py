@@ -172,11 +172,9 @@ def __getattr__(name: str) -> Any:
         return import_module(f"gradcam_kit.{name}")
     if name in __all__:
         return getattr(import_module(_HOMES.get(name, _HOME)), name)
-    from gradcam_kit.foreign import NAMES
+    from gradcam_kit.foreign import missing_name
 
-    if name in NAMES:  # `from gradcam_kit import name` would hide the text of an AttributeError
-        raise ImportError(f"gradcam_kit has no {name}; here it is {NAMES[name]}")
-    raise AttributeError(f"module 'gradcam_kit' has no attribute {name!r}")
+    raise missing_name("gradcam_kit", name)
 
 
 def __dir__() -> list[str]:

@@ -27,6 +27,8 @@ KEYWORDS = {
     "compute_input_gradient": "a method of its own: GuidedBackprop(model)",
     "input_shape": "not needed: layers are found in the first call",
     "enable_hooks": "not needed: hooks exist only during a call",
+    "use_rgb": "not needed: pictures and overlays are RGB; `[..., ::-1]` turns those of OpenCV (BGR), and back",
+    "image_weight": "alpha, the weight of the colors in place of the picture's: alpha = 1 - image_weight",
 }
 """Keyword of another library -> its counterpart here."""
 
@@ -92,6 +94,13 @@ def says_what_it_is_here(function: _C) -> _C:
         return function(*args, **options)
 
     return checked  # type: ignore[return-value]
+
+
+def missing_name(module: str, name: str) -> Exception:
+    """Return the error of a module for a name that it does not have, with what a name of another library is here."""
+    if name in NAMES:  # an import by name would hide the text of an AttributeError
+        return ImportError(f"{module} has no {name}; here it is {NAMES[name]}")
+    return AttributeError(f"module {module!r} has no attribute {name!r}")
 
 
 def keyword_hints(keywords: Iterable[str]) -> str:

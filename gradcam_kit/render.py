@@ -14,6 +14,7 @@ from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from gradcam_kit.errors import OptionError, ShapeError, UnknownNameError, did_you_mean
+from gradcam_kit.foreign import says_what_it_is_here
 from gradcam_kit.functional import move
 from gradcam_kit.pixels.opencv import cv2
 from gradcam_kit.pixels.outlines import outline, read_outlines
@@ -41,7 +42,9 @@ def colormap_table(name: str) -> UInt8[np.ndarray, "256 3"]:
         UnknownNameError: not one of `COLORMAPS`.
     """
     if name not in COLORMAPS:
-        nearest = did_you_mean(str(name).lower(), COLORMAPS)
+        # OpenCV numbers its colormaps, and other libraries take the numbers.
+        numbered = [known for known in COLORMAPS if name == getattr(cv2, _PREFIX + known.upper())]
+        nearest = f"; here it is {numbered[0]!r}" if numbered else did_you_mean(str(name).lower(), COLORMAPS)
         raise UnknownNameError(f"no colormap {name!r}{nearest or '; known are ' + ', '.join(COLORMAPS)}")
     levels = np.arange(256, dtype=np.uint8)[:, None]
     bgr = cv2.applyColorMap(levels, getattr(cv2, _PREFIX + name.upper()))
@@ -63,6 +66,7 @@ def colorize(heatmaps: Array, colormap: str = "jet") -> UInt8[np.ndarray, "*n h 
     return colored(tensor_of(heatmaps, "a heatmap"), colormap_table(colormap))
 
 
+@says_what_it_is_here
 def overlay(
     picture: Picture,
     heatmap: Array,
@@ -107,6 +111,7 @@ def overlay(
     return np.asarray(painted[0])
 
 
+@says_what_it_is_here
 def overlays(
     pictures: Array,
     heatmaps: Array,

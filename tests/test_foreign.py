@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -12,12 +14,14 @@ from PIL import Image
 from torch import nn
 
 import gradcam_kit
+import gradcam_kit.targets
 from gradcam_kit import METHODS, GradCAM, ScoreCAM, read_picture
 from gradcam_kit.demo import sample_pictures
 from gradcam_kit.errors import InputError, OptionError, ShapeError, UnknownNameError
 from gradcam_kit.foreign import KEYWORDS, NAMES
 from gradcam_kit.metrics import METRICS
 from gradcam_kit.models import load_model
+from gradcam_kit.render import colormap_table
 
 
 @pytest.fixture(scope="module")
@@ -59,8 +63,29 @@ def test_a_keyword_that_the_model_takes_is_the_model_s() -> None:
 
 @pytest.mark.parametrize("name", sorted(NAMES))
 def test_names(name: str) -> None:
-    with pytest.raises(ImportError, match=f"gradcam_kit has no {name}; here it is "):
-        getattr(gradcam_kit, name)
+    for module in (gradcam_kit, gradcam_kit.targets):
+        with pytest.raises(ImportError, match=f"^{module.__name__} has no {name}; here it is "):
+            getattr(module, name)
+
+
+def test_an_import_by_name_says_what_it_is_here_and_other_names_are_missing() -> None:
+    with pytest.raises(ImportError, match="here it is a plain class index"):
+        from gradcam_kit.targets import ClassifierOutputTarget  # noqa: F401
+    for module in (gradcam_kit, gradcam_kit.targets):
+        assert not hasattr(module, "NoSuchTarget")
+
+
+@pytest.mark.parametrize(("keyword", "said"), [("use_rgb", "not needed"), ("image_weight", "alpha")])
+def test_keywords_of_an_overlay(keyword: str, said: str) -> None:
+    picture = np.zeros((4, 4, 3), np.uint8)
+    for call, one in ((gradcam_kit.overlay, picture), (gradcam_kit.overlays, picture[None])):
+        with pytest.raises(InputError, match=rf"{call.__name__}\(\) takes no '{keyword}'; here it is {said}"):
+            call(one, np.zeros(one.shape[:-1]), **{keyword: 0.5})
+
+
+def test_a_number_of_a_colormap_is_named() -> None:
+    with pytest.raises(UnknownNameError, match=f"no colormap {cv2.COLORMAP_JET}; here it is 'jet'"):
+        inspect.unwrap(colormap_table)(cv2.COLORMAP_JET)  # within tests the type of an argument is checked first
 
 
 def test_what_the_tables_recommend_exists() -> None:

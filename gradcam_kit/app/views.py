@@ -39,6 +39,8 @@ SHOWN_SIDE = 768
 """The longer side of pictures on the page; the model gets the picture in its own size."""
 
 TOP, MOST_BOXES, LEAST_SCORE, FALLBACK = 5, 12, 0.3, 3
+LEAST_SHARE = 0.01
+"""Classes of lower probability are not among the bars, except for the first; the list of all classes has them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -258,11 +260,13 @@ def _classes(model: AppModel, inputs: Inputs, output: Any) -> tuple[tuple[NamedT
     kind = score_kind(model.model, inputs, output)
     scores = class_scores(logits, kind)[0].cpu()
     best = scores.topk(min(TOP, len(scores)))
+    in_percent = are_probabilities(kind)
     found = [
         NamedTarget(model.class_name(index), score, index)
-        for score, index in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+        for place, (score, index) in enumerate(zip(best.values.tolist(), best.indices.tolist(), strict=True))
+        if not in_percent or score >= LEAST_SHARE or place == 0
     ]
-    return tuple(found), are_probabilities(kind), len(scores)
+    return tuple(found), in_percent, len(scores)
 
 
 def _layers(

@@ -42,7 +42,7 @@ def mobilenet_v2(_: str, wishes: LoadOptions) -> ModelParts:
     load_checkpoint(model, path)
     entry = models.MobileNet_V2_Weights.IMAGENET1K_V1
     transform = from_torchvision(entry.transforms())
-    return ModelParts(model, transform, f"the preset of {entry}", tuple(entry.meta["categories"]), path.name)
+    return ModelParts(model, transform, "ImageNet preprocessing", tuple(entry.meta["categories"]), path.name)
 
 
 def weights_file() -> Path:

@@ -5,6 +5,9 @@ Any callable `output -> scores (n,)` is a target. Two further methods help those
 (the nearest classes, the predicted region, ...) fixed by this output, that of the unchanged images.
 """
 
+from typing import TYPE_CHECKING, Any
+
+from gradcam_kit.foreign import missing_name
 from gradcam_kit.targets.classes import ClassLogit, ClassProbability
 from gradcam_kit.targets.contrastive import FinerTarget, LogitDifference, Negative, TopK
 from gradcam_kit.targets.detection import DetectionTarget
@@ -26,3 +29,9 @@ __all__ = [
     "TextTarget",
     "TopK",
 ]
+
+
+if not TYPE_CHECKING:  # with it, type checkers would take every name
+
+    def __getattr__(name: str) -> Any:
+        raise missing_name("gradcam_kit.targets", name)

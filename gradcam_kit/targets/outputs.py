@@ -69,14 +69,23 @@ def _beside_maps(floating: Sequence[Tensor]) -> Tensor | None:
 
 
 def _picked(output: Any) -> str:
-    """Return code that takes the scores of class 7 from an output, if it has a tensor of the right shape."""
+    """Return code that takes one score per sample from an output: a column, the largest value where it has positions.
+
+    Of three axes the shorter one counts as the classes, because detectors have more anchors than classes.
+    """
     entries = (
         output.items() if isinstance(output, Mapping) else enumerate(output) if isinstance(output, tuple | list) else ()
     )
-    for key, value in entries:
-        if isinstance(value, Tensor) and value.is_floating_point() and value.ndim == 2:
-            return f"lambda output: output[{key!r}][:, 7]"
-    return "lambda output: output[0][:, 7]"
+    tensors = [(key, one) for key, one in entries if isinstance(one, Tensor) and one.is_floating_point()]
+    for key, value in sorted(tensors, key=lambda entry: entry[1].ndim != 2):
+        if not 2 <= value.ndim <= 5 or 0 in value.shape:
+            continue
+        axis = 2 if value.ndim == 3 and value.shape[2] < value.shape[1] else 1
+        column = min(7, value.shape[axis] - 1)
+        taken = f"output[{key!r}][:, {column}]" if axis == 1 else f"output[{key!r}][..., {column}]"
+        largest = {2: "", 3: ".amax(1)", 4: ".amax((1, 2))", 5: ".amax((1, 2, 3))"}[value.ndim]
+        return f"lambda output: {taken}{largest}"
+    return "a lambda that picks one number of each sample"
 
 
 def predicted_classes(output: Any) -> Int[Tensor, " n"]:

@@ -6,11 +6,11 @@ import re
 
 import pytest
 import torch
-from models import conv_model, images, tiny
+from models import build, conv_model, images, tiny
 from torch import nn
 
 from gradcam_kit import EigenCAM, GradCAM, HiResCAM, RefineCAM
-from gradcam_kit.targets import Negative
+from gradcam_kit.targets import Negative, SegmentationTarget
 
 INPUT = images(2)
 
@@ -77,3 +77,30 @@ def test_maps_with_evidence_have_no_cause(caplog):
     found = GradCAM(tiny(), "relu2").explain(INPUT)
     assert found.empty_because == ""
     assert not caplog.records
+
+
+def dense() -> nn.Module:
+    """A segmentation network of three classes that predicts class 1 everywhere."""
+    model = build(lambda m, x: m.head(m.layer(x).relu()), layer=nn.Conv2d(3, 5, 3, padding=1), head=nn.Conv2d(5, 3, 1))
+    with torch.no_grad():
+        model.head.bias.copy_(torch.tensor([0.0, 100.0, 0.0]))
+    return model
+
+
+@pytest.mark.parametrize("method", [GradCAM, HiResCAM])
+@pytest.mark.parametrize(
+    ("mask", "classes", "message"),
+    [
+        (None, 2, "class 2 is predicted at no position; give a region"),
+        (None, [0, 2], "the classes are predicted at no position; give a region"),
+        (torch.zeros(8, 8), 1, "the region of the target is empty"),
+    ],
+    ids=["one class", "two classes", "a mask of zeros"],
+)
+def test_a_region_without_positions_is_named(method, mask, classes, message, caplog):
+    assert message in method(dense(), "layer").explain(INPUT, SegmentationTarget(mask, classes)).empty_because
+
+
+def test_a_region_with_positions_is_not_blamed(caplog):
+    found = GradCAM(dense(), "layer").explain(INPUT, SegmentationTarget(None, 1))
+    assert "region" not in found.empty_because

@@ -62,9 +62,9 @@ def test_class_scores_beside_masks_are_found(end: Any) -> None:
 @pytest.mark.parametrize(
     ("end", "says"),
     [
-        (lambda maps, scores: (maps, maps.mean((2, 3))), r"such as lambda output: output\[1\]\[:, 7\]"),
-        (lambda maps, scores: {"boxes": maps.flatten(2), "label": scores}, r"lambda output: output\['label'\]\[:, 7\]"),
-        (lambda maps, scores: (scores, scores), r"such as lambda output: output\[0\]\[:, 7\]"),
+        (lambda maps, scores: (maps, maps.mean((2, 3))), r"such as lambda output: output\[1\]\[:, 5\]"),
+        (lambda maps, scores: {"boxes": maps.flatten(2), "label": scores}, r"lambda output: output\['label'\]\[:, 3\]"),
+        (lambda maps, scores: (scores, scores), r"such as lambda output: output\[0\]\[:, 3\]"),
     ],
     ids=["a summary of the maps", "tokens", "two of them"],
 )

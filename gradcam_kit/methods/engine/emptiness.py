@@ -8,6 +8,7 @@ from torch.utils._pytree import tree_leaves
 
 from gradcam_kit.capture import Capture
 from gradcam_kit.methods.contract import Method, rule_of
+from gradcam_kit.targets import SegmentationTarget
 from gradcam_kit.types import Evidence
 
 
@@ -26,6 +27,8 @@ def cause_of_empty(cam: Method, captured: Capture, saliency: dict[str, Tensor], 
             f"the activations of {', '.join(silent)} are zero everywhere, as behind a dead ReLU; choose a "
             "layer in front of it, and check the normalization of the images and the weights"
         )
+    if because := _empty_region(captured):
+        return because
     rule = rule_of(cam)
     gradients = [captured.gradients[name, rule] for name in saliency if (name, rule) in captured.gradients]
     if Evidence.GRADIENTS in cam.needs and gradients and not any(bool(own.any()) for own in gradients):
@@ -58,6 +61,18 @@ def cause_of_empty(cam: Method, captured: Capture, saliency: dict[str, Tensor], 
 def _activations(captured: Capture, name: str) -> Tensor:
     record = captured.records[name]
     return record.maps([tensor.detach() for tensor in record.captured])
+
+
+def _empty_region(captured: Capture) -> str | None:
+    """Return why nothing is explained of a segmentation: a region without a position; None if it has one."""
+    target = captured.target
+    if not isinstance(target, SegmentationTarget) or captured.scores is None or captured.scores.any():
+        return None
+    if target.mask is not None:
+        return None if target.mask.any() else "the region of the target is empty; give one that covers the object"
+    if isinstance(target.classes, int):
+        return f"class {target.classes} is predicted at no position; give a region: SegmentationTarget(mask, classes)"
+    return "the classes are predicted at no position; give a region: SegmentationTarget(mask, classes)"
 
 
 def _ignores_images(captured: Capture) -> bool:
