@@ -146,6 +146,8 @@ def test_an_explanation_becomes_pictures(loaded, images, tmp_path: Path, caplog)
     with caplog.at_level(logging.WARNING):
         found.overlay(np.zeros((50, 100, 3), np.uint8))
     assert "center crop; pass transform= or box=" in caplog.text
+    with pytest.raises(InputError, match="Explanation takes no 'image_weight'; here it is alpha"):
+        found.overlay(pictures[0], image_weight=0.5)
     with pytest.raises(OptionError, match="target is 2; expected an index of the 2"):
         found.overlay(pictures[0], target=2)
     with pytest.raises(ShapeError, match="1 pictures and 2 explained images"):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from gradcam_kit.foreign import says_what_it_is_here
 from gradcam_kit.types import GradientRule
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ class Explanation:
     empty_because: str = ""
     gradient_rule: GradientRule = "exact"
 
+    @says_what_it_is_here
     def overlay(
         self,
         picture: Any,
