@@ -14,7 +14,7 @@ ASKED = {
     "which layer made the first nan": "which layer made the first nan",
     "nan only in backward": "nan only in backward",
     "why is the loss flat": "why is the loss flat",
-    "are my relus dead, how many": "are my relus dead, and how many",
+    "are my relus dead": "are my relus dead",
     "gradient flow plot": "how do i plot the gradient flow",
     "vanishing or exploding gradients": "vanishing or exploding",
     "feature maps of layer x": "feature maps or activations of layer x",
