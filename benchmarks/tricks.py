@@ -45,22 +45,17 @@ def _tricks(device: str, quick: bool) -> Iterator[tuple[str, str, Off, Callable[
     side, channels = (64, 8) if quick else (224, 64)
     image, batch = build_images(1, device, side=side), build_images(2 if quick else 8, device, side=side)
 
-    def score_cam(model: nn.Module) -> Work:
-        cam = gradcam_kit.ScoreCAM(model, "layer4", channels=channels)
-        return lambda: cam(image)
+    def of(make: Callable[[nn.Module], gradcam_kit.BaseCAM], images: torch.Tensor) -> Callable[[nn.Module], Work]:
+        def work(model: nn.Module) -> Work:
+            cam = make(model)
+            return lambda: cam(images)
 
-    def grad_cam(model: nn.Module) -> Work:
-        cam = gradcam_kit.GradCAM(model, "layer4")
-        return lambda: cam(batch)
+        return work
 
-    def ablation(model: nn.Module) -> Work:
-        cam = gradcam_kit.AblationCAM(model, "layer3", channels=channels)
-        return lambda: cam(image)
-
-    def eigen_cam(model: nn.Module) -> Work:
-        cam = gradcam_kit.EigenCAM(model, "layer4")
-        return lambda: cam(batch)
-
+    score_cam = of(lambda model: gradcam_kit.ScoreCAM(model, "layer4", channels=channels), image)
+    grad_cam = of(lambda model: gradcam_kit.GradCAM(model, "layer4"), batch)
+    ablation = of(lambda model: gradcam_kit.AblationCAM(model, "layer3", channels=channels), image)
+    eigen_cam = of(lambda model: gradcam_kit.EigenCAM(model, "layer4"), batch)
     yield "resnet50", "packed weights, ScoreCAM", _own_weights, score_cam
     yield "resnet50", "channels-last images, GradCAM", _own_order, grad_cam
     yield "resnet50", "rows copied when they are read, AblationCAM at layer3", _read_at_once, ablation
