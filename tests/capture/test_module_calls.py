@@ -145,7 +145,7 @@ def test_the_error_of_a_layer_without_a_call_says_how_to_name_one():
         GradCAM(shared, "act")(INPUT)
     with pytest.raises(CaptureError, match=r"'act#3' is call 3 of a module that ran 2 time"):
         GradCAM(shared, "act#3")(INPUT)
-    with pytest.raises(LayerNotFoundError, match=r"'act#0' is not a call of 'act': the first one is 'act#1'"):
+    with pytest.raises(LayerNotFoundError, match=r"'act#0' is not a call of 'act': the first call is 'act#1'"):
         GradCAM(shared, "act#0")
     with pytest.raises(LayerNotFoundError, match="no layer 'axt'; did you mean 'act'"):
         GradCAM(shared, "axt#1")
