@@ -208,3 +208,16 @@ def test_what_does_not_exist_is_refused_with_what_does(arguments):
     done = CliRunner().invoke(app, ["methods", *arguments])
     assert done.exit_code == 2
     assert arguments[1] in done.output
+
+
+def test_what_is_stored_of_waiting_is_what_the_documentation_says():
+    rows = load(RESULTS / "waiting-cpu.json").rows
+    said = (RESULTS.parents[1] / "docs/cost.md").read_text()
+    spin, passive = ("torch's own: spin, then sleep", "OMP_WAIT_POLICY=passive: sleep")
+    for situation, policy, text in [
+        (waiting.ALONE, passive, "takes {:.2f} times as long with `passive` if"),
+        (waiting.BESIDE, passive, "busy process it takes {:.2f} times as long"),
+        (waiting.BESIDE, spin, "and {:.2f} times if threads spin"),
+    ]:
+        row = one([row for row in rows if (row.case["situation"], row.case["waiting"]) == (situation, policy)])
+        assert text.format(row.figures["ratio"].median) in said
