@@ -92,6 +92,7 @@ class SanityCheck:
         ]
 
 
+@torch.inference_mode(False)  # embeddings of texts made in it could not enter a graph
 def check(cam: Method, images: Images, targets: Any, seed: int, forward_kwargs: Mapping[str, Any]) -> SanityCheck:
     """Explain the images, another class, and the model with random parameters, which is restored afterwards."""
 
@@ -99,6 +100,8 @@ def check(cam: Method, images: Images, targets: Any, seed: int, forward_kwargs: 
         return explain_many([method], images, targets, **forward_kwargs)[0]
 
     try:
+        # Texts are embedded once, here: what follows finds their embeddings in the target.
+        inputs, targets = with_texts(cam.model, read_inputs(images, dict(forward_kwargs), cam.model), targets)
         original = explain(cam, targets)
     except (CaptureError, LayerNotFoundError) as error:
         nothing = torch.empty(0)
@@ -108,13 +111,12 @@ def check(cam: Method, images: Images, targets: Any, seed: int, forward_kwargs: 
         )
     fixed = targets if callable(targets) else original.targets
     same = _at(cam, original.layers)
-    unreached, problem = _unreached(same, images, fixed, original, forward_kwargs)
+    unreached, problem = _unreached(same, inputs, fixed, original)
     others = None if callable(targets) else _least_likely(original)
     classes = _undefined(original)
     if others is not None:
         classes = _similarity(original, explain(same, others))
     draws = []
-    inputs, _ = with_texts(cam.model, read_inputs(images, dict(forward_kwargs), cam.model), targets)
     with randomizing(
         cam.model, images, seed=seed, keep_modes=cam.keep_modes, entry=inputs.entry, **forward_kwargs
     ) as randomizer:
@@ -141,10 +143,7 @@ def _at(cam: Method, layers: Sequence[str]) -> Method:
     return same
 
 
-@torch.inference_mode(False)
-def _unreached(
-    cam: Method, images: Images, targets: Any, original: Explanation, forward_kwargs: Mapping[str, Any]
-) -> tuple[Bool[Tensor, " n"], str]:
+def _unreached(cam: Method, inputs: Inputs, targets: Any, original: Explanation) -> tuple[Bool[Tensor, " n"], str]:
     """Return which images send no gradient to the positions of the layers, and why if the pass itself failed."""
     none = torch.zeros_like(original.is_empty.flatten())
     if cam.layer_choice.is_fixed or original.scores is None:
@@ -153,7 +152,7 @@ def _unreached(
 
     def largest_gradients(inputs: Inputs) -> list[Tensor]:
         needs_at = dict.fromkeys(layers, Evidence.GRADIENTS)
-        target = resolve_target(given, ClassLogit)
+        target = resolve_target(targets, ClassLogit)
         rules_at = {name: {rule_of(cam)} for name in layers}
         request = Request(
             layers, needs_at, target, ClassLogit, cam.reshape, keep_modes=cam.keep_modes, rules_at=rules_at
@@ -162,8 +161,7 @@ def _unreached(
             return [found.abs().flatten(original.is_empty.ndim).amax(-1) for found in captured.gradients.values()]
 
     try:
-        inputs, given = with_texts(cam.model, read_inputs(images, dict(forward_kwargs), cam.model), targets)
-        inputs = with_images_of(cam, inputs, given)
+        inputs = with_images_of(cam, inputs, targets)
         arriving = torch.stack(in_fastest_format(cam.model, inputs, largest_gradients))
     except GradCamKitError as error:
         return ~none, str(error)
