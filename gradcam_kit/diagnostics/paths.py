@@ -5,10 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
-
-_Node = torch.autograd.graph.Node
-
 
 def on_every_path(outputs: Sequence[Any], layers: Mapping[str, Any]) -> set[str]:
     """Return the layers whose nodes lie on every path of the graph from the outputs to the first of the layers.

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from gradcam_kit.errors import InputError, did_you_mean, kind_of
-from gradcam_kit.foreign import KEYWORDS
+from gradcam_kit.foreign import KEYWORDS, keyword_hints
 
 _CHANNELS = (1, 3, 4)  # of a picture
 _MEANT = {
@@ -43,16 +43,16 @@ def check_arguments(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str
     takes_any = any(one.kind is one.VAR_KEYWORD for one in taken)
     for name in (name for name in kwargs if name not in names):
         if name in KEYWORDS:  # even for a model that accepts any keyword and would silently ignore it
-            meant = f"; here it is {KEYWORDS[name]}"
+            said = keyword_hints([name])
         elif name in _MEANT and (not takes_any or name == "target"):  # options of other libraries, which no model takes
-            meant = f"; pass {_MEANT[name].format(name=name)}"
+            said = f"{name!r}; pass {_MEANT[name].format(name=name)}"
         elif takes_any:
             continue
         else:
-            meant = did_you_mean(name, ["targets", *names])
+            said = f"{name!r}{did_you_mean(name, ['targets', *names])}"
         raise InputError(
-            f"{type(model).__name__}.forward takes no argument {name!r}{meant}; keyword arguments besides targets= are "
-            "handed to the model"
+            f"{type(model).__name__}.forward takes no argument {said}; keyword arguments besides targets= are handed "
+            "to the model"
         )
     places = sum(one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD) for one in taken)
     if len(args) > places and not any(one.kind is one.VAR_POSITIONAL for one in taken):

@@ -84,10 +84,6 @@ def _is_texts(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(one, str) for one in value)
 
 
-def _is_objects(value: Any) -> bool:
-    return isinstance(value, Mapping) and all(isinstance(one, Mapping) for one in value.values())
-
-
 def _is_file_name(text: Any) -> bool:
     """Whether a method's name is safe as a part of a file name."""
     return isinstance(text, str) and text not in ("", ".", "..") and not {"/", "\\", "\0"} & {*text}
