@@ -141,7 +141,7 @@ class _Done:
 def _columns(
     chosen: Sequence[Test], plan: Plan, threads: int, processes: int, console: Console
 ) -> tuple[dict[str, Column], dict[str, float], dict[str, str]]:
-    """Run the tests with as many networks as the plan says; the order of columns is that of the tests."""
+    """Run the chosen tests on every network of the plan; columns come in the order of the tests."""
     groups: dict[str, list[Test]] = {}
     for test in chosen:
         groups.setdefault(test.group or test.name, []).append(test)

@@ -134,11 +134,12 @@ def planted(s: Stored) -> str:
     s.require(s.low("shortcut", "grad-cam") > 0, "shortcut: the share of grad-cam does not grow")
     s.require(s.low("shortcut", "random-cam") > 0, "shortcut: the share of random-cam does not grow")
     return (
-        "**A planted shortcut is seen where the model relies on it.** Between networks trained with a patch that says "
-        "nothing of the label (correlation 0) and with one that says all (1), the patch's share of the Grad-CAM map "
-        f"grows by {s.interval('shortcut', 'grad-cam')}, which is {full} more than that of `FullGrad`, which sums all "
-        f"layers. Random channel weights show it too: their share grows by {s.interval('shortcut', 'random-cam')}, and "
-        f"that `GradCAM`'s grows more is not shown ({random}). At correlations 0, 0.5, 0.9 and 1 the patch's measured "
+        "**A planted shortcut is seen where the model relies on it.** From networks trained with a patch that is "
+        "unrelated to the label (correlation 0) to networks trained with one that determines it (1), the patch's share "
+        f"of the Grad-CAM map grows by {s.interval('shortcut', 'grad-cam')}. This exceeds the growth of `FullGrad`, a "
+        f"sum over all layers, by {full}. Random channel weights show it too: their share grows by "
+        f"{s.interval('shortcut', 'random-cam')}, and a larger growth of `GradCAM`'s is not shown ({random}). At "
+        "correlations 0, 0.5, 0.9 and 1 the patch's measured "
         f"effect on the margin is {_listed(effects, '.1f')}, and its share of the Grad-CAM map "
         f"{_listed(shares, '.0f')} %; these are means, and steps in between are not tested."
     )
@@ -190,7 +191,7 @@ def series(s: Stored) -> str:
     which = s.better("series, which", "dcam", "grad-cam")
     return (
         "**In which of several series the pattern is**, only `dcam` is made to tell: its average precision is "
-        f"{s.interval('series, which', 'dcam')}, {which} above that of a map over time."
+        f"{s.interval('series, which', 'dcam')}, and exceeds that of a map over time by {which}."
     )
 
 

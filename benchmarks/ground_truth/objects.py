@@ -17,7 +17,7 @@ from gradcam_kit.demo import DemoNet
 
 _TRAINING, _STEPS, _BATCH, _IMAGES, _MOSAICS = 1000, 160, 32, 12, 4
 _HELD_OUT = 1_000_000
-"""Seeds of pictures that no network was trained on; those of plans, which are 1000 apart, do not meet."""
+"""First seed of test pictures. Training seeds are smaller, and the ranges of different networks do not overlap."""
 
 
 @lru_cache(maxsize=1)

@@ -29,7 +29,7 @@ class Photograph:
 
     Attributes:
         read: the picture, `(h, w, 3)` or gray `(h, w)`.
-        names: what MobileNetV2 may call it; nothing where its best class is no object of this list.
+        names: acceptable predictions of MobileNetV2; empty if its top class is not an object in the picture.
         box: where the object is, `(x0, y0, x1, y1)` in the picture's pixels, by hand.
         explained: the class that is explained; "" = the predicted one.
     """

@@ -133,8 +133,8 @@ def share(heatmaps: Tensor, masks: Tensor) -> Tensor:
 def score_all(subject: Subject, plan: Plan, measure: Measure = share) -> Found:
     """Measure the maps of all methods that apply, and of the baselines.
 
-    Where a row is drawn several times, a map has the mean of those of its draws that are not empty, and
-    `notes["draws"]` has the mean of each draw.
+    The score of a map that is drawn several times is the mean over its draws without the empty ones;
+    `notes["draws"]` keeps the mean of each draw over its maps.
     """
     skipped: dict[str, str] = {}
     draws: dict[str, list[Tensor]] = {}
@@ -147,7 +147,7 @@ def score_all(subject: Subject, plan: Plan, measure: Measure = share) -> Found:
 
 
 def found_of(draws: Mapping[str, Sequence[Tensor]], skipped: Mapping[str, str] | None = None) -> Found:
-    """The scores of each row from those of its draws, one where nothing is drawn."""
+    """Combine the scores of each row's draws; a row without random draws has one."""
     scores = {row: torch.stack([*own]).nanmean(0) for row, own in draws.items()}
     means = {row: [_number(one.nanmean()) for one in own] for row, own in draws.items() if len(own) > 1}
     return Found(scores, dict(skipped or {}), {"draws": means} if means else {})

@@ -205,12 +205,12 @@ def page(cells: Cells, found: Mapping[str, Column], tests: Sequence[Test], pairs
 
 
 _METHOD = (
-    "Where networks are trained or drawn, each network is one observation: intervals and p are those of Student's t "
-    "over the means of the networks. The cluster bootstrap (networks, then pictures) is too sure with five of them: "
-    "where networks differ, its 95 % interval has the truth in about 85 % of cases, so its intervals are in the JSON "
-    "alone and no sentence rests on them. Where there is one network, pictures are the observations, and nothing is "
-    "said about other networks: intervals are Student's, and p is that of flips of signs; with fewer than "
-    f"{FEWEST} pictures there is no interval."
+    "In columns with several networks, each network is one observation: intervals and p-values come from Student's t "
+    "over the networks' means. With five networks the cluster bootstrap (networks, then pictures) is overconfident: if "
+    "networks differ, its 95 % interval covers the true mean in about 85 % of cases, so its intervals are kept only in "
+    "the JSON and no sentence relies on them. In columns with one network, each picture is one observation, and the "
+    "result says nothing about other networks: intervals come from Student's t, p-values from random flips of signs. "
+    f"Fewer than {FEWEST} pictures get no interval."
 )
 
 
@@ -230,7 +230,7 @@ def pair_table(pairs: Sequence[Difference]) -> str:
     return (
         "## Pairs\n\nDifferences on the same pictures of the same networks for which both have a map, with the "
         "same intervals; p two-sided, corrected by Holm for all pairs of this table.\n\n"
-        "| column | of | less that of | difference | p | pictures | agree |\n"
+        "| column | method | compared with | difference | p | pictures | agree |\n"
         f"|---|---|---|---|---|---|---|\n{lines}\n"
     )
 

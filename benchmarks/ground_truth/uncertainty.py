@@ -5,9 +5,9 @@ Student's t over these means (Student 1908). The cluster bootstrap, which draws 
 (Davison and Hinkley 1997, section 3.8), is too sure with five networks, so its interval is stored beside the other
 and nothing is concluded from it.
 
-Where there is one network, pictures are the observations, and nothing is said about other networks: intervals are
-Student's, and p is that of flips of signs, as in `gradcam_kit.metrics.paired_differences`. Flips of five networks could
-not give p < 0.05. Below `FEWEST` pictures there is no interval.
+With a single network, each picture is one observation, and the result says nothing about other networks: intervals
+come from Student's t, p-values from random flips of signs, as in `gradcam_kit.metrics.paired_differences`. Flips of
+five networks could not give p < 0.05. Fewer than `FEWEST` pictures get no interval.
 
 Several targets of one picture are one observation, their mean.
 """
