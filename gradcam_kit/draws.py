@@ -29,7 +29,8 @@ def uniform(
         shape: shape of the draws of one image.
         identities: identity of each image.
         seed: an int of at most 64 bits.
-        stream: another number gives independent draws of the same image; one for all, or one each.
+        stream: a different number gives independent draws of the same image; one number for all images, or one per
+            image.
     """
     seed = whole("seed", seed)
     key = _mix(torch.full_like(identities, seed * _GOLDEN & _WORD, dtype=torch.long))

@@ -35,7 +35,7 @@ class TargetError(GradCamKitError, ValueError):
 
 
 class ClassIndexError(GradCamKitError, IndexError):
-    """A class index outside of the model's classes."""
+    """A class index outside the model's classes."""
 
 
 class DetectionIndexError(GradCamKitError, IndexError):
@@ -47,7 +47,7 @@ class InputError(GradCamKitError, TypeError):
 
 
 class OptionError(GradCamKitError, ValueError):
-    """An option with a value outside of its range."""
+    """An option with a value outside its range."""
 
 
 class NonFiniteError(GradCamKitError, ValueError):

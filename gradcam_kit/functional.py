@@ -102,7 +102,7 @@ def gaussian_blur(images: Float[Tensor, "n c *t"], kernel: int, sigma: float) ->
 
     Args:
         images: any number of position axes.
-        kernel: cells of the window, an odd number.
+        kernel: size of the window in cells, an odd number.
         sigma: width of the Gaussian, in cells.
     """
     for axis in range(2, images.ndim):

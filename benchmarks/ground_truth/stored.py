@@ -68,7 +68,7 @@ class Stored:
         return self.not_shown(column, one, other)
 
     def not_shown(self, column: str, better: str, worse: str) -> str:
-        """The difference of two rows that is not shown to be one, with interval and p; 0 may be outside of it.
+        """The difference of two rows that is not shown to be one, with interval and p; 0 may be outside it.
 
         Raises:
             UnsupportedError: it is shown.

@@ -1,4 +1,4 @@
-"""Pictures of the page: those to begin with, and how the chosen one is shown."""
+"""Pictures of the page: the samples, and the display of the chosen picture."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _PHOTOGRAPHS = {"astronaut": "astronaut.png", "cat": "chelsea.png", "coffee": "c
 
 
 def samples(model: AppModel) -> list[tuple[Path, PictureSource]]:
-    """Return pictures to begin with: photographs of scikit-image, for the bundled model those that it knows."""
+    """Return sample pictures: photographs of scikit-image, or shapes for the bundled model."""
     if model.request.model == "demo":
         imported = "from gradcam_kit.demo import sample_pictures"
         return [

@@ -80,10 +80,10 @@ class NamedTarget:
     """One thing that can be explained.
 
     Attributes:
-        name: of the class.
-        score: of the class or of the detection.
+        name: name of the class.
+        score: score of the class or of the detection.
         target: argument of a method: the index of a class, or the target of a box.
-        box: of a detection, `(x0, y0, x1, y1)` in the pixels of `View.shown`.
+        box: box of a detection, `(x0, y0, x1, y1)` in the pixels of `View.shown`; None for a class.
     """
 
     name: str
@@ -97,7 +97,7 @@ class View:
     """The findings of the model in a picture.
 
     Attributes:
-        shown: the picture, at most `SHOWN_SIDE` pixels long.
+        shown: the picture, with a longer side of at most `SHOWN_SIDE` pixels.
         seen: the part of `shown` that the model sees, `(x0, y0, x1, y1)`.
         source: where the picture comes from.
         images: the model's input, a batch of one.
@@ -138,7 +138,7 @@ class View:
         return found
 
     def target_choices(self, model: AppModel) -> list[tuple[str, int]]:
-        """Return labels and values of everything that can be explained: the top ones first, then all classes.
+        """Return labels and values of everything that can be explained: top predictions first, then all classes.
 
         The value is the index of a class, of a detector the place among the boxes.
         """
@@ -213,7 +213,7 @@ def _shown(picture: RGB) -> UInt8[np.ndarray, "height width 3"]:
 
 
 def _scaled(box: Box, size: tuple[int, ...], shown: tuple[int, ...]) -> Box:
-    """Return a box in the pixels of the shown picture, whose height and width come first, as those of the whole."""
+    """Return a box of the whole picture in the pixels of the shown picture; sizes are height and width."""
     y, x = shown[0] / size[0], shown[1] / size[1]
     return box[0] * x, box[1] * y, box[2] * x, box[3] * y
 

@@ -130,7 +130,7 @@ def check_activations(name: str, activations: Tensor, checks: Checks) -> None:
 def no_patch_gradient(name: str, _sample: int) -> CaptureError:
     """Return the error for a score that does not depend on the patch tokens of a layer."""
     return CaptureError(
-        f"no gradient reaches the patch tokens of layer {name!r}: behind it the score depends only on the "
-        "class token; choose the input normalization of the last block, or target_layers=None, which finds "
+        f"no gradient reaches the patch tokens of layer {name!r}: after it, the score depends only on the class "
+        "token; choose the input normalization of the last block, or target_layers=None, which finds "
         "it"
     )

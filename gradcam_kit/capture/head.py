@@ -1,4 +1,4 @@
-"""Linear heads behind mean pooling, and the gradient of a layer's output with respect to the layer's own weight."""
+"""Linear heads after mean pooling, and the gradient of a layer's output with respect to the layer's own weight."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def weight_gradients(record: LayerRecord, maps: Float[Tensor, "n k *s"], checks:
     if samples != len(maps):
         raise CaptureError(
             f"layer {record.name!r} returned {samples} rows for {len(maps)} images, and the model has no linear head "
-            "behind mean pooling; choose a method that uses gradients"
+            "after mean pooling; choose a method that uses gradients"
         )
     batched = [isinstance(leaf, Tensor) and leaf.ndim > 0 and leaf.shape[0] == samples for leaf in leaves]
 
@@ -175,6 +175,6 @@ def _last_weight(record: LayerRecord, channels: int) -> tuple[str, Any]:
         break
     raise CaptureError(
         f"layer {record.name!r} has no weight with one entry for each of its {channels} channels, and the model has no "
-        "linear head behind mean pooling; choose a layer that ends with a convolution or normalization, "
+        "linear head after mean pooling; choose a layer that ends with a convolution or normalization, "
         "or a method that uses gradients"
     )

@@ -190,7 +190,8 @@ class Recorder:
         levels = f"Name its maps one by one, to be fused: {[f'{path}:{i}' for i in range(len(maps))]}" if maps else ""
         raise CaptureError(
             f"layer {record.name!r} returned a {type(output).__name__} of {found or None} for {self.n} images; "
-            f"expected one floating tensor ({self.n}, k, *positions). {levels or 'Choose another layer'}, or pass "
+            f"expected one floating-point tensor ({self.n}, k, *positions). {levels or 'Choose another layer'}, or "
+            "pass "
             "reshape=, a callable from the layer's output to such a tensor"
         )
 

@@ -61,7 +61,7 @@ class ConfusedPair:
         label: class index of their label.
         predicted: class index of the prediction.
         label_name: name of the label, its index without names.
-        predicted_name: likewise.
+        predicted_name: name of the predicted class, its index without names.
         count: number of images.
         share: share of all images with this label.
         heatmap: mean over the images of the pair, for the predicted class.

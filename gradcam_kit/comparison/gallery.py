@@ -132,7 +132,7 @@ def shown_pictures(
     Args:
         images: the model's input.
         mean: mean of the normalization to undo; None = images outside [0, 1] are stretched to their own range.
-        std: likewise.
+        std: standard deviation of the normalization to undo.
     """
     values = images.detach().float().cpu()
     if mean is not None and std is not None and values.shape[1] == len(mean):

@@ -25,7 +25,7 @@ from gradcam_kit.metrics.rows import sample_index
 from gradcam_kit.types import Evidence
 
 RANDOM_DRAWS = 5
-"""Of the random baseline: one alone may be lucky, so its number for an image is the mean of so many."""
+"""Number of draws of the random baseline. A single draw may be lucky, so the number for an image is their mean."""
 
 
 def known_metric(name: str | Metric) -> Metric:
@@ -96,8 +96,8 @@ def measure_all(
             maps = heatmaps[one.label]
             if callable(question.targets) and maps.ndim == rows.inputs.images.ndim:
                 raise OptionError(
-                    f"metrics measure one map of each image, and this target gives {maps.shape[1]}; compare with one "
-                    "target after the other, such as TextTarget('a cat')"
+                    f"metrics measure one map per image, but this target gives {maps.shape[1]}; compare one target at "
+                    "a time, such as TextTarget('a cat')"
                 )
             measured = []
             for draw in range(_draws_of(one)):
@@ -120,7 +120,8 @@ def measure_all(
 
 
 def mean_of_draws(draws: Sequence[MetricResult]) -> MetricResult:
-    """Return of each image the mean of the draws that count, and all of them in `details["draws"]`, NaN elsewhere.
+    """Return for each image the mean of the draws that count; `details["draws"]` has all draws, NaN where one does not
+    count.
 
     The other details are means of the same draws, such as the mean curve, whose area is the mean of the areas; a detail
     whose shape differs from draw to draw is left out. The status of an image is OK where that of any draw is.

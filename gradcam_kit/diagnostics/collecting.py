@@ -174,7 +174,7 @@ class Collector(Accumulators, Observer):
         return summary
 
     def _read_later(self, live: LiveLayer, x: Tensor, axes: Axes, summary: Summary) -> None:
-        """Decisions on a GPU are postponed: what the host reads after a step applies to the next one."""
+        """Postpone decisions on a GPU: values that the host reads after a step apply to the next step."""
         m, step, with_m2 = x.numel(), self.step, summary.m2 is not None
 
         def read(total: float, square: float, m2: float = 0.0) -> None:

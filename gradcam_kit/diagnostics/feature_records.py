@@ -174,7 +174,7 @@ class Feature:
 
 
 class Features(Mapping[str, Feature]):
-    """Layer name -> its captured features, in the order in which the layers first ran.
+    """Captured features by layer name, in the order in which the layers first ran.
 
     Attributes:
         skipped: leaf of an output -> why it was not captured.
@@ -213,7 +213,7 @@ class Features(Mapping[str, Feature]):
         return f"Features({shown}{', ...' * (len(self) > 8)})"
 
     def plot(self, name: str, *, sample: int = 0, kind: str = "channels") -> Figure:
-        """Draw the output of a layer for one sample.
+        """Plot the output of a layer for one sample.
 
         Args:
             name: the layer.

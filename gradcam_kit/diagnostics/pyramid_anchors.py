@@ -81,7 +81,8 @@ def anchored(detector: nn.Module, images: Any, objects: int) -> tuple[PyramidMap
         for (name, own), count, shape, (_, high) in zip(maps, counts, shapes, reach, strict=True)
     ]
     notes = [
-        f"Level {own.name!r} is for boxes of {low:.0f} pixels and more, and these images have {largest}."
+        f"Level {own.name!r} is for boxes of at least {low:.0f} pixels, but these images have a longest side of "
+        f"{largest}."
         for own, (low, high) in zip(levels, reach, strict=True)
         if high and low > largest
     ]
@@ -127,8 +128,8 @@ def _counts(generator: Any, maps: Sequence[Tensor], total: int) -> list[int]:
     counts = [each * place for each, place in zip(generator.num_anchors_per_location(), places, strict=False)]
     if len(counts) != len(places) or sum(counts) != total:
         raise InputError(
-            f"the anchor generator gives {total} anchors for maps of {places} positions; expected the sum of a whole "
-            "number for each position of each level"
+            f"the anchor generator gives {total} anchors for maps of {places} positions; expected a whole number of "
+            "anchors for each position of each level"
         )
     return counts
 
@@ -196,7 +197,7 @@ def _reach_of_shapes(shapes: Sequence[Float[Tensor, "_ 2"]]) -> list[tuple[float
     """Return the smallest and the largest box of which an anchor of each level is the best match; (0, 0) for none.
 
     Anchors are dense, so shapes decide: boxes lie at the center of an anchor. A box in the shape of an anchor is
-    matched best by it, so a level is for nothing only if all its anchors are out of bounds.
+    matched best by it, so a level is useless only if all its anchors are out of bounds.
     """
     doublings = math.log2(_LARGEST / _SMALLEST)
     sides = _SMALLEST * 2 ** torch.linspace(0, doublings, round(_STEPS * doublings) + 1, dtype=torch.float64)

@@ -50,7 +50,7 @@ def trace_recurrent(
 
     Raises:
         LayerNotFoundError: no recurrent layer, or a pattern without a match.
-        InputError: `layers` names other layers alone.
+        InputError: `layers` names only other layers.
         CaptureError: no layer ran, or steps and module disagree, as with dropout between layers in train mode.
 
     Example:
@@ -88,7 +88,7 @@ def _trace(call: RecurrentCall) -> CallTrace:
 
 
 def _in_weights_type(call: RecurrentCall) -> Tensor | PackedSequence:
-    """Under autocast the inputs may have another type than the weights."""
+    """Convert the inputs to the type of the weights, which may differ under autocast."""
     dtype = next(call.module.parameters()).dtype
     if isinstance(call.inputs, PackedSequence):
         return PackedSequence(call.inputs.data.to(dtype), *call.inputs[1:])

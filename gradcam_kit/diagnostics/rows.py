@@ -54,7 +54,7 @@ def _collapses(finding: Finding) -> bool:
 
 
 def _silences(finding: Finding, limits: Thresholds) -> bool:
-    """Whether nothing passes the layer of a finding."""
+    """Whether no signal passes the layer of a finding."""
     is_whole = finding.value is not None and finding.value >= limits.constant
     return finding.level == "bad" and finding.kind in ("dead", "constant") and is_whole
 

@@ -174,7 +174,7 @@ def _to_coco(run: Run, rows: Iterator[Row], target: Folder, threshold: float) ->
             )
     for method, coco in found.items():
         named = [{"id": category, "name": name} for category, name in sorted(categories[method].items())]
-        info = {"description": f"Boxes around what {method} marks, from {threshold} of the largest value on"}
+        info = {"description": f"Boxes around the regions where {method} reaches {threshold} of its largest value"}
         target.write(f"{method}.json", json.dumps({"info": info, **coco, "categories": named}).encode())
 
 

@@ -219,7 +219,7 @@ def _work(todo: _Todo) -> _Work:
     """Let an engine write the missing shards.
 
     Raises:
-        GradCamKitError: the model or a method can take none of the first pictures, or the disk or a device failed.
+        GradCamKitError: the model or a method accepts none of the first pictures, or the disk or a device failed.
     """
     prepared, overwrite = todo.prepared, todo.prepared.request.overwrite
     plan, explainer = prepared.plan, prepared.explainer

@@ -68,7 +68,7 @@ class DCAM:
 
     A CAM of a series shows when; dCAM also shows which of the sensors or channels. The model takes cubes
     `(n, D, D, t)` as `cube` makes them, and its layer keeps the D rows. Each order of the dimensions gives a CAM
-    (Grad-CAM, which is the same behind mean pooling and a linear layer); a dimension matters if its place in the order
+    (Grad-CAM, which is the same after mean pooling and a linear layer); a dimension matters if its place in the order
     changes the map. The result has an axis for the dimensions, so this is not a CAM method. It costs one pass for each
     order.
 
@@ -77,7 +77,7 @@ class DCAM:
         target_layers: one layer, as for CAM methods; None = chosen automatically.
         permutations: number of orders, at least 1.
         seed: seed of the orders, which all series share.
-        batch_size: the most cubes in one pass.
+        batch_size: maximum number of cubes in one pass.
 
     Example:
         >>> import torch

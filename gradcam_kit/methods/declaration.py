@@ -32,8 +32,9 @@ class Declared:
     target_type: type[ClassTarget] = ClassLogit
     """How plain class indices are scored."""
     cost: ClassVar[str] = "F + B"
-    """Passes: F forward, B backward from the score to the layer, R forward of one masked row, S of the part behind the
-    layer; k channels, Z positions."""
+    """Passes: F forward, B backward from the score to the layer, R forward of one masked row, S of the part after the
+    layer; k channels, Z positions.
+    """
     paper: ClassVar[str] = ""
     """Source of the method: paper or library."""
 

@@ -27,8 +27,8 @@ class RISE(BaseCAM, name="rise"):
 
     Args:
         masks: N; the paper uses 4000 for VGG-16 and 8000 for ResNet-50.
-        cells: of the masks along each axis.
-        visible: p, the probability of a cell to be left visible, in (0, 1).
+        cells: cells of the masks along each axis.
+        visible: p, the probability that a cell stays visible, in (0, 1).
         seed: seed of the masks.
 
     Example:

@@ -45,9 +45,9 @@ def paste_windows(
     """Resize each map to its window and average ("mean") or maximize ("max") over the windows that cover a position.
 
     Args:
-        maps: of each window, not negative.
+        maps: map of each window, not negative.
         where: windows that together cover every position.
-        size: of the result.
+        size: size of the result.
         pool: "mean" or "max".
     """
     total = maps.new_zeros(maps.shape[1], *size)

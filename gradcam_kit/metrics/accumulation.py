@@ -107,7 +107,7 @@ class MeanOverImages(torchmetrics.Metric):
         self.settings = {}
 
     def compute(self) -> dict[str, Tensor]:
-        """Return the mean and the counts."""
+        """Return the mean over the images that count, and the number of images by status."""
         return {"mean": (self.total / self.counts[int(Status.OK)]).float(), **_told(self.counts)}
 
 
@@ -154,7 +154,7 @@ class PointingGame(torchmetrics.Metric):
         Raises:
             OptionError: a class outside the range.
             InputError: classes that are not integers.
-            ShapeError: not one class for each image, or masks of another shape than the heatmaps.
+            ShapeError: not one class for each image, or masks and heatmaps of different shapes.
         """
         found = pointing_game(heatmaps, masks, **self.settings)
         indices = read_whole_numbers("classes", classes, len(heatmaps), len(self.hits))
@@ -178,7 +178,7 @@ class MaxBoxAccuracy(torchmetrics.Metric):
     themselves; to choose it on others, use `accuracies()`.
 
     Args:
-        overlaps: intersection over union from which on a box is a hit; the second version takes the mean over (0.3,
+        overlaps: smallest intersection over union at which a box is a hit; the second version takes the mean over (0.3,
             0.5, 0.7).
         all_regions: try all regions of a map (second version), or only the largest.
         thresholds: shares of each map's maximum.

@@ -98,7 +98,7 @@ def _without_an_axis(name: str, given: Tensor, expected: tuple[int, ...]) -> str
 
 
 def check_masks(masks: Any, heatmaps: Any, name: str = "masks") -> None:
-    """Raise if the masks are not boolean or have another shape than the heatmaps."""
+    """Raise if the masks are not boolean or differ from the heatmaps in shape."""
     _check_tensor(name, masks)
     _check_tensor("heatmaps", heatmaps)
     if masks.shape != heatmaps.shape:

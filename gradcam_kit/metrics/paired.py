@@ -79,8 +79,8 @@ def paired_differences(
         values: method -> a number for each image, in the same order; NaN where it does not count.
         pairs: pairs of methods; None = all pairs.
         test: test that gives p, "sign-flip" or "wilcoxon".
-        draws: of signs, for more than 12 images; p is at least 1 / (draws + 1).
-        level: of the intervals; they are not corrected.
+        draws: number of draws of signs, for more than 12 images; p is at least 1 / (draws + 1).
+        level: confidence level of the intervals, which are not corrected.
         seed: seed of the draws.
 
     Returns:

@@ -50,7 +50,7 @@ def smooth_parameter_randomization(
         images: the images to explain.
         samples: noisy copies of each image, the same for every model.
         noise: standard deviation, as a share of the range of each image's values.
-        mode: this and the further options as in `parameter_randomization`.
+        mode: this and the following options are as in `parameter_randomization`.
         layers: as in `parameter_randomization`.
         seed: seed of the new parameters, and of the noise.
         identities: a number per image from which its noise is derived; None = from the values of the image.

@@ -53,7 +53,7 @@ class MetricInput:
 
     Raises:
         ShapeError: heatmaps, images, masks or identities with inconsistent shapes.
-        OptionError: heatmaps outside of [0, 1].
+        OptionError: heatmaps outside [0, 1].
         InputError: a model as `rescore`, `rescore` of other images, or a method whose classes are not fixed.
     """
 

@@ -61,7 +61,7 @@ def replacement(
 
     Raises:
         OptionError: a baseline that is neither a finite number nor one of these names, or an even kernel.
-        ShapeError: "inpaint" for images that have not two position axes.
+        ShapeError: "inpaint" for images without two position axes.
     """
     if not isinstance(baseline, str) or baseline not in get_args(Fill):
         value = finite_number("baseline", baseline, _KINDS)
@@ -124,7 +124,7 @@ def _constant(images: Tensor, end: Tensor, said: str, **settings: Any) -> Replac
 def _inpainting(images: Tensor) -> Replacement:
     if images.ndim != 4:
         raise ShapeError(
-            f"the baseline 'inpaint' needs images (n, c, h, w); got {tuple(images.shape)}; take 'blur' or a value"
+            f"the baseline 'inpaint' needs images (n, c, h, w); got {tuple(images.shape)}; use 'blur' or a value"
         )
     means, room = _means(images), Workspace()
 

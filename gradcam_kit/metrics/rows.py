@@ -28,7 +28,7 @@ def score_grid(rescore: Rescore, images: Tensor, steps: int, build: Build, batch
         images: `(n, c, *t)`, the images of `rescore`.
         steps: changes of each image.
         build: makes the rows of a chunk.
-        batch_size: the most rows that exist at once; on a CPU fewer where that is faster.
+        batch_size: maximum number of rows that exist at once; on a CPU fewer if that is faster.
     """
     positive_int("batch_size", batch_size)
     check_same_images(images, rescore)

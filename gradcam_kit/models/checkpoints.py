@@ -63,7 +63,7 @@ def read_checkpoint(path: Path) -> Any:
     """Read a safetensors file (by its suffix) or a PyTorch file with `weights_only=True`.
 
     Raises:
-        CheckpointError: no such file, a damaged one, or one that would have to run code.
+        CheckpointError: no such file, or a file that is damaged or would run code.
     """
     if not path.is_file():
         raise CheckpointError(f"there is no checkpoint file {path}")
@@ -84,7 +84,7 @@ def read_checkpoint(path: Path) -> Any:
 
 
 def weights_hash(model: nn.Module) -> str:
-    """SHA-256 over names, types, shapes and bytes of all parameters and buffers."""
+    """Return the SHA-256 over names, types, shapes and bytes of all parameters and buffers."""
     digest = hashlib.sha256()
     for name, value in sorted(model.state_dict().items()):
         if isinstance(value, Tensor):
@@ -137,7 +137,7 @@ def _saving(path: Path, part: str) -> str:
 
 
 def _state_key(path: Path) -> str:
-    """Return the key of the weights in a saved mapping, as far as it can be told without loading."""
+    """Return the key of the weights in a saved mapping, as far as it can be found without loading."""
     texts = set[str]()
     try:
         if zipfile.is_zipfile(path):

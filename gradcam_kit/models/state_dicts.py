@@ -49,7 +49,7 @@ class _Reading:
 
     @property
     def place(self) -> str:
-        """Description of its place in the file."""
+        """A description of the place in the file."""
         below = [f"below {self.keys!r}"] if self.keys else []
         return " ".join([*below, *([f"behind {self.prefix!r}"] if self.prefix else [])]) or "without a prefix"
 

@@ -61,7 +61,7 @@ def decode_picture(file: Any, admit: Callable[[int], object] | None = None) -> R
     try:
         with _truncation_refused(), Image.open(file) as image:
             if image.format == "EPS":
-                raise PictureError("PostScript is a program, and is not run")
+                raise PictureError("PostScript files are programs and are not run")
             if admit is not None:
                 admit(image.width * image.height)
             turn_upright(image)
@@ -78,8 +78,8 @@ def decode_picture(file: Any, admit: Callable[[int], object] | None = None) -> R
 def turn_upright(image: Image.Image) -> None:
     """Turn an open picture upright by its EXIF orientation, in place.
 
-    The orientation is only read: `ImageOps.exif_transpose` writes all EXIF again, which fails for tags of other types
-    than the standard has. Unreadable EXIF is ignored.
+    The orientation is only read: `ImageOps.exif_transpose` writes all EXIF again, which fails for tags whose types do
+    not match the standard. Unreadable EXIF is ignored.
     """
     image.load()
     with suppress(Exception):  # damaged EXIF raises all kinds of exceptions

@@ -34,7 +34,7 @@ def rgb_picture(picture: Picture) -> RGB:
     Raises:
         ShapeError: several pictures, or no axis of 1, 3 or 4 channels.
         InputError: neither array, tensor nor PIL image, or values that are neither uint8 nor floating point.
-        PictureError: values that are NaN or outside of [0, 1], or a mode that cannot be converted to RGB.
+        PictureError: values that are NaN or outside [0, 1], or a mode that cannot be converted to RGB.
     """
     return packed(rgb_pictures(batch_of_one(picture))[0].cpu())
 
@@ -62,7 +62,7 @@ def rgb_pictures(pictures: Array) -> UInt8[Tensor, "n h w 3"]:
     Raises:
         ShapeError: no axis of 1, 3 or 4 channels, or no pixels.
         InputError: neither array nor tensor, or values that are neither uint8 nor floating point.
-        PictureError: values that are NaN or outside of [0, 1].
+        PictureError: values that are NaN or outside [0, 1].
     """
     return as_rgb(channels_last(tensor_of(pictures, "pictures")))
 
@@ -124,7 +124,7 @@ def levels_of(values: Tensor, what: str) -> Float[Tensor, "*shape"]:
     """Scale to the levels 0 to 255 of uint8, as unrounded float32 in new memory.
 
     Raises:
-        PictureError: floating point that is NaN or outside of [0, 1] by more than half a level.
+        PictureError: floating point that is NaN or outside [0, 1] by more than half a level.
     """
     if values.dtype == torch.uint8:
         return values.float()

@@ -48,7 +48,7 @@ class CallableTransform:
         if not is_image and not (isinstance(image, Tensor) and _are_bytes(image)):
             got = f"{image.dtype} {tuple(image.shape)}" if isinstance(image, Tensor) else type(image).__name__
             raise ShapeError(
-                f"the model's transform returns {got}; expected a floating tensor (3, h, w){_remedy(image)}"
+                f"the model's transform returns {got}; expected a floating-point tensor (3, h, w){_remedy(image)}"
             )
         return image
 

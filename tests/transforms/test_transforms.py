@@ -179,5 +179,5 @@ def test_callables_get_what_they_expect() -> None:
     assert composed(picture).shape == (3, 32, 48)
     assert "Resize" in composed.describe()["callable"]
     assert " at 0x" not in CallableTransform(nn.Identity().forward).describe()["callable"]
-    with pytest.raises(ShapeError, match=r"returns torch.uint8 \(400, 600, 3\); expected a floating tensor"):
+    with pytest.raises(ShapeError, match=r"returns torch.uint8 \(400, 600, 3\); expected a floating-point tensor"):
         CallableTransform(torch.from_numpy)(picture)

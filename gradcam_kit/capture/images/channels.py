@@ -30,7 +30,7 @@ def read_inputs(
         images: what a CAM was called with.
         forward_kwargs: further keyword arguments of the model.
         models: the models that will be called; the first one determines the layout.
-        image_input: position or key of the images among the inputs; None = found.
+        image_input: position or key of the images among the inputs; None = found automatically.
 
     Raises:
         InputError: integer images, no tensor at all, or arguments that a model does not take.
@@ -53,7 +53,7 @@ def with_channels(model: nn.Module, inputs: Inputs) -> Inputs:
 
 
 def _is_open(model: nn.Module, raw: Tensor) -> bool:
-    """Whether another axis than the first after the batch axis may be the channels."""
+    """Whether an axis other than the first after the batch axis may be the channels."""
     if raw.ndim not in (3, 5):
         return False
     kernels = [

@@ -20,7 +20,7 @@ _active = threading.local()
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """Return the module inside of `DataParallel`, `DistributedDataParallel` and `torch.compile` wrappers.
+    """Return the module inside `DataParallel`, `DistributedDataParallel` and `torch.compile` wrappers.
 
     Hooks that are added after compilation are ignored by compiled code, and replicas would overwrite each other.
     """

@@ -29,12 +29,12 @@ def read_layout(
     """Return the layout of an output for one image.
 
     Args:
-        shape: of the output.
-        ids: row numbers in `places` of its values.
-        places: of one image.
+        shape: shape of the output.
+        ids: row numbers of its values in `places`.
+        places: places of one image.
         positions: indices in `places` of the image axes that heatmaps have.
         channels: index of the channel axis, if there is one.
-        unknown: the names of the operations behind which places are unknown.
+        unknown: the names of the operations after which places are unknown.
 
     Returns:
         The layout, or the reason why there is none.

@@ -35,7 +35,7 @@ class Tracker(TorchDispatchMode):
     """Tracks the places of one image through all operations that run while it is active; results do not change.
 
     Attributes:
-        unknown: the names of the operations behind which places are unknown.
+        unknown: the names of the operations after which places are unknown.
     """
 
     def __init__(self, places: Places) -> None:

@@ -1,4 +1,4 @@
-"""Run only the part of a model behind a layer, without tracing it.
+"""Run only the part of a model after a layer, without tracing it.
 
 While the model runs once, the outputs of the outermost modules that finish before the layer are kept. In a replay the
 model's own Python code runs again, but those modules return their kept outputs instead of computing them, and the layer
@@ -81,13 +81,13 @@ class Replayer:
                 self.rescorer.check()
             scores = self.rescorer.in_chunks(
                 len(rows),
-                self.rescorer.batch_size,  # behind the layer most memory traffic is weights
+                self.rescorer.batch_size,  # after the layer, most memory traffic is for weights
                 lambda chunk: self._score(rows[chunk], index[chunk], None if residual is None else residual[chunk]),
             )
         return at_least_float32(torch.cat(scores)) if scores else images.new_zeros(0)
 
     def with_graph(self, rows: Tensor) -> Float[Tensor, "n *targets"]:
-        """Score with a graph down to the rows: one per sample, in the layer's own layout."""
+        """Score with a graph down to the rows, which are one per sample, in the layer's own layout."""
         images = self.rescorer.inputs.images
         with untouched(self.rescorer.run.model, images.device):
             if self.isolated is None:
@@ -168,7 +168,7 @@ class Replayer:
         try:
             maps = self.record.maps([own.detach() for own in self.record.captured])
             return self._score(maps[index.to(maps.device)], index)
-        except Exception as error:  # the code behind a layer may fail in such a call in any way
+        except Exception as error:  # code after the layer may fail in any way in such a call
             if is_out_of_memory(error) or interruption(error) is not None:
                 raise
             return error

@@ -94,7 +94,7 @@ def rescoring(
         scores: kind of the probability: "softmax", "sigmoid" or "raw" (the unchanged outputs); None = by evidence:
             "raw" if the outputs already are probabilities, "sigmoid" if the model's configuration says multi-label or
             there is one output, else "softmax".
-        batch_size: the most rows in one forward pass; on a CPU fewer where that is faster.
+        batch_size: maximum number of rows in one forward pass; on a CPU fewer if that is faster.
         keep_modes: leave modules in train mode as they are, for dropout that is active on purpose; scores are then
             random.
         forward_kwargs: passed on to the model.

@@ -96,7 +96,7 @@ def _nonfinite(name: str, values: Sequence[float], broken: Sequence[int]) -> Fin
         "bad",
         "nonfinite",
         "",
-        f"{name} is {values[broken[0]]} first at point {broken[0] + 1} of {len(values)}",
+        f"{name} is {values[broken[0]]} for the first time at point {broken[0] + 1} of {len(values)}",
         float(len(broken)),
         0.0,
         len(values),

@@ -23,8 +23,8 @@ class Twins:
     """Two samples with the same picture.
 
     Attributes:
-        first: the split of one sample, and its index there.
-        second: the same for the other.
+        first: the split of one sample, and its index in the split.
+        second: the same for the other sample.
         exact: all pixels are equal.
         likeness: correlation of the thumbnails.
     """

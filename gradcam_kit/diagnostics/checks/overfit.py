@@ -136,7 +136,7 @@ class _Trial:
                 "note",
                 "overfit-batch",
                 "",
-                f"With dropout one batch is not learned: the loss falls from {first:.4g} to {best:.4g}, without it to "
+                f"With dropout, one batch is not learned: the loss falls from {first:.4g} to {best:.4g}, without it to "
                 "the limit",
                 best,
                 self.limit,
@@ -161,14 +161,14 @@ class _Trial:
             best,
             self.limit,
             self.n,
-            "Look for equal inputs with different labels, labels in another order than the images, dead units or "
+            "Look for equal inputs with different labels, labels in a different order than the images, dead units or "
             "detached branches, and a loss that does not fit the outputs",
             "max(5 % of the first loss, 0.05 ln classes); Karpathy's recipe: overfit one batch first",
         )
 
 
 def _floor(model: nn.Module, pair: Pair, loss: Loss) -> float:
-    """Return the loss of a model that knows only the distribution of the labels; 0 if unknown."""
+    """Return the loss of a model that knows only the distribution of the labels; 0 if this is unknown."""
     inputs, labels = pair
     with torch.no_grad():
         scores = outputs_of(call(copied(model), inputs) if samples(inputs) > 1 else call(model, inputs))

@@ -160,7 +160,7 @@ class _Constant(Observer):
             self.layer = call.name
 
     def _is_alike(self, value: Any) -> bool | None:
-        """Whether all samples are the same but for rounding; None for what has no samples."""
+        """Whether all samples are the same up to rounding; None for values without samples."""
         if unobservable(value) is not None or value.ndim < 1 or len(value) != self.n:
             return None
         flat = value.detach().flatten(1).double() if value.ndim > 1 else value.detach().double()[:, None]
@@ -212,7 +212,7 @@ def leak_finding(level: Level, layer: str, text: str, value: float, limit: float
 
 
 def floating_leaves(output: Any) -> list[Tensor]:
-    """Return all floating tensors of an output."""
+    """Return all floating-point tensors of an output."""
     leaves = tree_leaves(dict(output) if hasattr(output, "keys") else output)
     return [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()]
 
@@ -244,7 +244,7 @@ def awake_dropout(model: nn.Module) -> str:
 
 
 def is_dropout(module: nn.Module) -> bool:
-    """Whether a module drops activations, also one of another library."""
+    """Whether a module drops activations, including modules of other libraries."""
     is_leaf = next(module.children(), None) is None
     return is_leaf and ("drop" in type(module).__name__.lower() or type(module).__name__ in DROPOUTS)
 

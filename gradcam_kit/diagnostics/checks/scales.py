@@ -51,7 +51,8 @@ def scale_findings(split: Split) -> list[Finding]:
                 float(mean.abs().amax()),
                 _FAR_MEAN,
                 n,
-                "Leave out one of the two: does the transform normalize, and the training loop or the model again?",
+                "Remove one of the two normalizations: does the transform normalize, and the training loop or the "
+                "model again?",
                 "range of ((x - mean) / std - mean) / std for known means, or |mean| >= 1 and minimum < -6",
             )
         ]

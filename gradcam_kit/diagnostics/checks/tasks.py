@@ -23,9 +23,9 @@ class Task:
 
     Attributes:
         kind: "classes": one of several for each sample or position; "binary": an independent binary decision for each
-            output; "other": regression, several outputs, or nothing that is understood.
+            output; "other": regression, several outputs, or anything else.
         classes: number of classes; 2 for "binary", 0 for "other".
-        axis: of the outputs, along which the classes lie.
+        axis: axis of the classes in the outputs.
     """
 
     kind: Literal["classes", "binary", "other"]

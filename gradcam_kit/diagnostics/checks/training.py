@@ -51,14 +51,14 @@ def check_training(
         loss: `loss(output, labels)`, one number.
         optimizer: optimizer of the model's parameters; None = Adam with a learning rate of 1e-3, which is not judged.
         steps: training steps over the batches.
-        batch: makes a pair of what the loader yields, for loaders of mappings or longer tuples.
+        batch: makes a pair from an item of the loader, for loaders of mappings or longer tuples.
         trained: whether the weights are trained, so that the first loss is not judged.
 
     Returns:
         Findings, the worst first, each once.
 
     Raises:
-        InputError: a loader that yields something else than pairs, or nothing; see also `check_loss`.
+        InputError: a loader that does not yield pairs, or yields nothing; see also `check_loss`.
         OptionError: fewer than one step.
     """
     model = check_model(model)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 UNCHANGED = 0.999
-"""CKA of a layer's input and output from which on both distinguish samples equally."""
+"""CKA of a layer's input and output above which both distinguish samples equally."""
 _LEAST = 4  # fewest samples in a batch
 _JUDGED = 8  # fewest samples in total for verdicts
 _FEW_OUTPUTS = 4  # trained features of c classes span c - 1 directions: neural collapse, Papyan et al. 2020
@@ -46,9 +46,9 @@ class ModelComparison:
         layers_a: names of the rows, in the order of execution.
         layers_b: names of the columns.
         findings: layers that change nothing, where a model is compared with itself; else empty.
-        n: samples.
+        n: number of samples.
         skipped: layer -> why it is not compared.
-        notes: what was not observed, and why.
+        notes: remarks on what was not observed, and why.
     """
 
     cka: Float[Tensor, "a b"]
@@ -77,7 +77,7 @@ class ModelComparison:
         return frame(self.cka.numpy(), index=self.layers_a, columns=self.layers_b)
 
     def plot(self) -> Figure:
-        """Draw the matrix.
+        """Plot the matrix.
 
         Raises:
             MissingExtraError: matplotlib is not installed.
@@ -120,7 +120,7 @@ def compare_models(
 
     Args:
         a: any model; it is not changed.
-        b: another one, or the same.
+        b: another model, or the same.
         images: a tensor `(n, c, ...)`, or a loader; its labels are not used.
         layers: a dotted name, a wildcard ("layer*.conv2"), a module, a type, a sequence of those, or None: all modules
             without children.
@@ -163,7 +163,7 @@ def compare_models(
             if same:
                 judged.add(first)
         if names is None:
-            raise ShapeError(f"there are batches of fewer than {_LEAST} images only; CKA needs at least {_LEAST}")
+            raise ShapeError(f"all batches have fewer than {_LEAST} images; CKA needs at least {_LEAST}")
         skipped = {
             **first.skipped,
             **second.skipped,

@@ -41,7 +41,7 @@ class RecurrentTrace:
 
     Attributes:
         directions: one tuple per layer: forward, and reverse if the module is bidirectional.
-        output: of the last layer `(n, t, directions * p)`, zero past the length of a packed sequence.
+        output: output of the last layer `(n, t, directions * p)`, zero past the length of a packed sequence.
         lengths: steps of each sample.
     """
 

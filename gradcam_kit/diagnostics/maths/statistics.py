@@ -26,9 +26,9 @@ class Moments:
     """Moments of all values seen so far.
 
     Attributes:
-        n: samples.
-        elements: values, those that are NaN or infinite included.
-        finite: values that the moments are of.
+        n: number of samples.
+        elements: number of values, NaN and infinite ones included.
+        finite: number of finite values, from which the moments are computed.
         mean: their mean.
         m2: the sum of their squared deviations from the mean.
         minimum: the smallest one.
@@ -127,7 +127,7 @@ class Summary(NamedTuple):
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """Half precision as float32, whose norm cannot overflow; other floating tensors as they are."""
+    """Convert half precision to float32, whose norm cannot overflow; return other tensors unchanged."""
     return x if x.dtype in (torch.float32, torch.float64) else x.float()
 
 

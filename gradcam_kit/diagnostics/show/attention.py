@@ -60,7 +60,7 @@ def _shaded(word: str, share: float) -> str:
 def plot_heads(
     captured: CapturedAttention, layer: LayerAttention, picture: Any, sample: int, query: int | None
 ) -> Figure:
-    """Draw one panel for each head, and the mean of all in front."""
+    """Plot one panel for each head, preceded by the mean of all heads."""
     captured.words(layer, sample)  # checks the sample
     panels = on_picture(captured, layer, picture, sample, query)
     heads = layer.shape[1]

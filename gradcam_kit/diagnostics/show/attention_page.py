@@ -61,7 +61,7 @@ def _table(captured: CapturedAttention) -> str:
 
 
 def _heads(captured: CapturedAttention, layer: LayerAttention, picture: Any, sample: int) -> str:
-    """Pictures of the heads where there is a grid, else words, else matrices."""
+    """Return pictures of the heads if there is a grid, else words, else matrices."""
     if captured.tokens is not None:
         try:
             return _on_words(captured, layer, sample)

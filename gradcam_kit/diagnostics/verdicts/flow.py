@@ -23,7 +23,7 @@ def flow_findings(ledger: Ledger, limits: Thresholds, blocked: bool = False) -> 
 
     Args:
         ledger: what was observed.
-        limits: of the verdicts.
+        limits: limits of the verdicts.
         blocked: whether a layer is silent, which explains gradients that vanish before it.
     """
     tracks = sorted(ledger.tracks.values(), key=lambda track: track.order)
@@ -46,9 +46,9 @@ class Change:
     """How a number changes from the first to the last of some layers.
 
     Attributes:
-        factor: of the last one to the first one, by a straight line through the logarithms.
+        factor: the number of the last layer divided by that of the first, from a straight line through the logarithms.
         chosen: the layers.
-        sure: whether all of them lie on every path through the model.
+        sure: whether all these layers lie on every path through the model.
     """
 
     factor: float

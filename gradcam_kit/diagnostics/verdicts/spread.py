@@ -51,7 +51,7 @@ class Spread:
         rank: effective rank; None where a trained layer may have few directions.
         between: share of the mean square that differs between samples; None for gates, whose values are alike.
         repeated: share of units that repeat another one; None where that is not judged.
-        rows: samples behind it.
+        rows: number of samples.
     """
 
     rank: float | None
@@ -74,7 +74,7 @@ def spreads(
         between = float(features.var(axis=0).mean()) / max(window.moments.mean_square, 1e-300)
         # In features of few directions everything correlates; repeated units leave the others as they are.
         spans = rank >= max(_FEW_DIRECTIONS, 0.1 * min(len(features), track.units))
-        # The outputs of a model are classes, and those that the data lacks are all alike.
+        # The outputs of a model are classes; the outputs of classes that the data lacks are all alike.
         is_judged = spans and not track.is_output and not _is_pass_through(track, ledger)
         yield (
             track,

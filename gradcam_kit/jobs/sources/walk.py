@@ -26,7 +26,7 @@ PICTURE_SUFFIXES = (
 Left out of what PIL or OpenCV know: programs and drawings (.eps, .ps, .emf, .wmf); what they recognize and cannot read
 (.bufr, .grib, .h5, .hdf, .mpg, .mpeg, and .exr in most builds); measurements that do not say what is white (.fit,
 .fits); what is mostly something else by that name (.pcd: points of a scanner); films, brushes and notes (.flc,
-.fli, .gbr, .iim); what goes away (.im).
+.fli, .gbr, .iim); formats that PIL will drop (.im).
 """
 
 _Child = os.DirEntry[str] | Path

@@ -47,7 +47,7 @@ def check_vacant(folder: Folder, methods: Iterable[str], overwrite: bool) -> Non
 
     Args:
         folder: the folder of the run, without a `run.json`.
-        methods: of the run.
+        methods: methods of the run.
         overwrite: whether a run was to be replaced, so that all folders with names of a run's folders count.
 
     Raises:

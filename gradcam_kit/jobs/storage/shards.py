@@ -82,7 +82,9 @@ class ShardFiles:
         if lacking or not all(text.isdigit() for text in found):
             place = self.place(f"shards/{_shard(number)}")
             said = (
-                f"it has no column {lacking[0]!r} as in a run" if lacking else "it does not tell its number of pictures"
+                f"it has no column {lacking[0]!r} as in a run"
+                if lacking
+                else "it does not state its number of pictures"
             )
             raise InputError(f"{place} is not a shard of a run: {said}; move it away, and the run will write its own")
         return Counts(int(found[0]), int(found[1]))

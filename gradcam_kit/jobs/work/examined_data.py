@@ -152,7 +152,7 @@ def count_outputs(explainer: Explainer, images: Tensor) -> int:
     """Return the number of classes; 0 for outputs that are not scores of classes.
 
     Raises:
-        InputError: the model cannot take the images.
+        InputError: the model does not accept the images.
     """
     try:
         with torch.no_grad():

@@ -64,7 +64,7 @@ def observed_training(
 
 
 def _count_once(ledger: Ledger, distinct: int) -> None:
-    """Let samples that were seen again and again count once: a verdict about units rests on different ones."""
+    """Count repeated samples only once, because a verdict about units needs different samples."""
     for track in ledger.tracks.values():
         for window in (own for own in (track.open, track.closed) if own is not None):
             window.moments = replace(window.moments, n=min(window.moments.n, distinct))

@@ -43,7 +43,7 @@ class Decoded:
         image: result of the first half of the transform.
         box: the part of the picture that the model sees.
         size: height and width of the picture.
-        thumbnail: a small JPEG for the report, if one is wanted.
+        thumbnail: a small JPEG for the report, if requested.
     """
 
     entry: Entry

@@ -68,8 +68,8 @@ def _warn_of_single_positions(saliency: dict[str, Tensor], size: tuple[int, ...]
     """Warn of maps with a single position, whose heatmaps are constant and so show nothing."""
     if max(size) > 1 and all(max(maps.shape[leading:]) == 1 for maps in saliency.values()):
         _log.warning(
-            "layer %s has a single position, so it cannot show where anything is in images of %s; choose a layer in "
-            "front of the pooling, or give larger images",
+            "layer %s has a single position, so it cannot show where anything is in images of %s; choose a layer "
+            "before the pooling, or give larger images",
             ", ".join(map(repr, saliency)),
             " x ".join(map(str, size)),
         )
