@@ -1,4 +1,4 @@
-"""The best tool that there was for each capability, and what ours adds."""
+"""The best existing tool for each capability, and what ours adds."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Anchored:
-    """One capability beside the best tool that there was for it.
+    """A capability and the best existing tool for it.
 
     Attributes:
-        name: in the words of a user.
+        name: the capability in the words of a user.
         call: our function.
-        anchor: the tool.
-        adds: what ours does that it does not.
-        work: of `benchmarks capabilities`; "" where there is nothing to measure.
-        test: the file.
+        anchor: the existing tool.
+        adds: what our function does that the tool does not.
+        work: name of the work in `benchmarks capabilities`; "" if there is nothing to measure.
+        test: the file of its tests.
     """
 
     name: str

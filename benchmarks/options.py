@@ -1,4 +1,4 @@
-"""Options that several commands have."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ Quick = Annotated[bool, typer.Option("--quick", help="the least that shows that 
 
 
 def device_of(device: str) -> str:
-    """The device's name, checked; one that is known and not at hand is for the suite to skip.
+    """Return the checked name of the device; the suite skips a valid device that is not available.
 
     Raises:
-        typer.BadParameter: a device that is unknown.
+        typer.BadParameter: an unknown device.
     """
     if device not in ("auto", "cpu", "cuda"):
         raise typer.BadParameter(f"no device {device!r}; expected auto, cpu or cuda")

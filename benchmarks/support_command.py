@@ -1,4 +1,4 @@
-"""`python -m benchmarks support`: which architectures are explained without any setting, one by one."""
+"""`python -m benchmarks support`: test which architectures work without any setting, one by one."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def run(
     new: Annotated[bool, typer.Option("--new", help="only architectures that the JSON does not have yet")] = False,
     quick: Annotated[bool, typer.Option(help="three architectures, to see that it works")] = False,
 ) -> None:
-    """Which architectures are explained without any setting, one by one."""
+    """Test which architectures work without any setting, one by one."""
     torch.set_num_threads(threads)
     console = Console()
     chosen = matrix.chosen_cases(only, quick)
@@ -37,7 +37,7 @@ def run(
         line = f"{one.status:8} {one.name}  {one.layer} {shape}  {one.seconds:.1f} s  {one.reason}"
         console.print(line, markup=False, soft_wrap=True)
         if out:
-            save([one], out)  # at once, so that an interrupted run can be taken up with --new
+            save([one], out)  # saved at once, so that an interrupted run can be resumed with --new
     groups = summarize(outcomes)
     table = Table("architectures", *(statuses := ("ok", "refused", "failed", "left out")))
     for group, counts in groups.items():

@@ -29,7 +29,7 @@ def inputs(n: int = 4) -> Tensor:
 
 
 def after(function: Callable[[Tensor], Tensor]) -> nn.Sequential:
-    """Linear, ReLU, the function, linear."""
+    """Return a model of a linear layer, a ReLU, the function, and a linear layer."""
     return nn.Sequential(nn.Linear(16, 8), nn.ReLU(), Function(function), nn.Linear(8, 2))
 
 
@@ -90,7 +90,7 @@ def backward_alone(planted: bool) -> Origins:
 
 
 class Masked(nn.Module):
-    """Scores, a mask of -inf, softmax, head."""
+    """Attention scores, a mask of -inf, a softmax and a head."""
 
     def __init__(self, full: bool) -> None:
         super().__init__()

@@ -78,7 +78,7 @@ def saturated_tanh(planted: bool) -> Report:
 
 @fault(
     6,
-    "a tanh is saturated (weights x 100); the twin has smaller weights, and large values in front of them",
+    "a tanh is saturated (weights x 100); the twin has smaller weights, and large values before them",
     at="2",
     says=("bad", "saturated", "3"),
 )

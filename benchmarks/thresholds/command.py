@@ -1,4 +1,4 @@
-"""`python -m benchmarks thresholds`: how far healthy models stay away from the limits of the diagnostics."""
+"""`python -m benchmarks thresholds`: measure how far healthy models stay away from the limits of the diagnostics."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ LIMITS: Mapping[str, tuple[str, str]] = {
     "stuck_warn": ("share of the units with a gate that does not move", "above"),
     "first loss": ("distance of the first loss from that of chance, relative", "above"),
 }
-"""Threshold -> what is compared with it, and on which side of the limit something is said."""
+"""Threshold -> the number that is compared with it, and the side of the limit on which a finding is reported."""
 
 SAME = {"dead_bad": "dead_warn", "saturated_bad": "saturated_warn", "gradient_bad": "gradient_warn"}
-"""Threshold -> the one that is compared with the same number."""
+"""Threshold -> another threshold for the same number."""
 
 LEFT_OUT: Mapping[str, str] = {
     "uniform": "marks a head in a table, and no finding rests on it",
@@ -53,7 +53,7 @@ LEFT_OUT: Mapping[str, str] = {
     "stuck_margin": "part of the number that `stuck_warn` limits",
     "stuck_std": "part of the number that `stuck_warn` limits",
 }
-"""Threshold that no number of a healthy model is compared with -> what it is instead."""
+"""Thresholds with which no number of a healthy model is compared -> their purpose."""
 
 FIRST_LOSS, FRESH = 0.2, 4
 
@@ -64,24 +64,24 @@ def run(
     out: Out = None,
     quick: Quick = False,
 ) -> None:
-    """How far healthy models, fresh and trained, stay away from every limit of the diagnostics."""
+    """Measure how far healthy models, fresh and trained, stay away from every limit of the diagnostics."""
     if quick:
         steps, seeds = 8, 1
     record("thresholds", "cpu", rows(steps, seeds), threads=1, out=out, quick=quick, steps=steps, seeds=seeds)
 
 
 def rows(steps: int, seeds: int) -> Iterator[Row]:
-    """One row per limit: the distribution over layers and models, its worst value, and the margin to the limit."""
+    """Yield one row per limit: the distribution over layers and models, the worst value, the margin to the limit."""
     found: dict[str, list[tuple[float, str]]] = defaultdict(list)
     failed: list[Iterator[Row]] = []
     for name, healthy in MODELS.items():
-        for length in (FRESH, steps):  # fresh, and trained
+        for length in (FRESH, steps):  # fresh and trained models
             for seed in range(seeds):
                 case = {"threshold": "all", "statistic": f"{name}, {length} steps, seed {seed}"}
 
                 def read(healthy=healthy, length=length, seed=seed, name=name) -> Iterator[Row]:  # type: ignore[no-untyped-def]
                     for threshold, value, layer in measure(healthy, length, seed):
-                        if threshold == "first loss":  # read before the first step, so once for each seed
+                        if threshold == "first loss":  # read before the first step, so once per seed
                             if length == FRESH:
                                 found[threshold].append((value, name))
                             continue
@@ -95,12 +95,12 @@ def rows(steps: int, seeds: int) -> Iterator[Row]:
 
 
 def limit_of(threshold: str) -> float:
-    """The limit as it is set when nobody sets it."""
+    """Return the default of a limit."""
     return FIRST_LOSS if threshold == "first loss" else float(getattr(Thresholds(), threshold))
 
 
 def row(found: Mapping[str, list[tuple[float, str]]], threshold: str) -> Row:
-    """The row of one threshold."""
+    """Return the row of one threshold."""
     statistic, side = LIMITS[threshold]
     case = {"threshold": threshold, "statistic": statistic}
     values = found.get(SAME.get(threshold, threshold), [])

@@ -192,7 +192,7 @@ class Collector(Accumulators, Observer):
         self.scalars_of(x.device).add(read, summary.total, summary.square, *extra)
 
     def _note_origin(self, live: LiveLayer, call: Call, leaf: Tensor) -> None:
-        """Return the layer that made the input, by identity within the step."""
+        """Record which layer made the input, recognized by identity within the step."""
         track = live.track
         first = call.args[0] if call.args else None
         known = self.producers.get(id(first))

@@ -116,9 +116,7 @@ class ParameterWatch:
             self.collector.scalars_of(next(reversed(groups))[0]).add(total)
 
     def _alive_units(self) -> None:
-        """Return which units have a gradient at their own weights or bias; if none has, no gradient passes the layers
-        that follow.
-        """
+        """Record which units have a gradient at their own weights or bias, which proves that they are alive."""
         for live in self.collector.live.values():
             module = live.module()
             if module is None:

@@ -79,7 +79,7 @@ def _check_forwards(model: nn.Module) -> None:
 
 
 def _modules_of(function: Any) -> Iterator[nn.Module]:
-    """Return the modules that a function holds; bound methods hold none, because a copy binds them again."""
+    """Yield the modules that a function holds; bound methods hold none, because a copy binds them again."""
     function = getattr(function, "_torchdynamo_orig_callable", function)
     if isinstance(function, MethodType):
         if isinstance(function.__self__, nn.Module):

@@ -139,7 +139,7 @@ def _former(
 
 
 def _state_dicts(content: Any, keys: str = "", depth: int = 0) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Return the mappings in a file that hold tensors, the outer ones first, with the keys that lead to them."""
+    """Yield the mappings in a file that hold tensors, the outer ones first, with the keys that lead to them."""
     if not isinstance(content, Mapping):
         return
     values = {name: value for name, value in content.items() if isinstance(name, str)}

@@ -95,7 +95,7 @@ def blended_on_device(
 
 
 def _around(place: Place) -> Iterator[tuple[slice, slice]]:
-    """Return rows and columns of the parts above, below, left and right."""
+    """Yield rows and columns of the parts above, below, left and right."""
     rows, columns = place.picture
     everywhere = slice(None)
     yield slice(rows.start), everywhere

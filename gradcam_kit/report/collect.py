@@ -165,7 +165,7 @@ def collect(store: Store, manifest: Mapping[str, Any], keep: Keep) -> Collected:
 
 
 def by_picture(rows: list[Row]) -> list[list[Row]]:
-    """Yield the rows of each picture, which are adjacent."""
+    """Return the rows grouped by picture; rows of a picture are adjacent."""
     groups: defaultdict[str, list[Row]] = defaultdict(list)
     for row in rows:
         groups[row["path"]].append(row)

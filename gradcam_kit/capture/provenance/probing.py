@@ -61,7 +61,7 @@ def _followed(
     ids: Tensor,
     outputs: list[Tensor],
 ) -> Iterator[Tensor | None]:
-    """Return the row numbers of results that are moved values of the source, or zeros between them."""
+    """Yield the row numbers of results that are moved values of the source, or zeros between them."""
     numbers = torch.arange(1, source.numel() + 1, device=source.device, dtype=source.dtype).view(source.shape)
     flat = torch.cat([source.new_zeros(1), source.flatten()])
     numbered = torch.cat([ids.new_full((1,), CONSTANT), ids.expand(source.shape).flatten()])

@@ -95,7 +95,7 @@ def _alone() -> Iterator[None]:
 
 
 def _give_back() -> None:
-    """Return memory freed by decoders to the system, because the C library would keep it for each thread."""
+    """Give memory freed by decoders back to the system, because the C library would keep it for each thread."""
     with suppress(AttributeError, OSError, TypeError):  # not every C library has this function
         ctypes.CDLL(None).malloc_trim(0)
 

@@ -94,7 +94,7 @@ def _attention(model: nn.Module, images: Tensor, found: SpecialParts) -> None:
 
 
 def _maps(attention: CapturedAttention) -> Iterator[FeatureMaps]:
-    """Return the mean attention maps of the heads of some layers."""
+    """Yield the mean attention maps of the heads of some layers."""
     with_grid = [name for name in attention if attention.grids.get(name) is not None]
     for name in chosen_evenly(with_grid, _LAYERS):
         maps = attention.maps(name)
