@@ -71,7 +71,7 @@ class Change:
 def run(
     old: Annotated[Path, typer.Argument(help="results as a command stored them", exists=True, dir_okay=False)],
     new: Annotated[Path, typer.Argument(help="results of the same command", exists=True, dir_okay=False)],
-    everything: Annotated[bool, typer.Option("--all", help="also what stayed within the spread")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="also list figures within the spread")] = False,
 ) -> None:
     """Show what changed between two files of results, and in which direction, where the quartiles do not overlap."""
     try:
@@ -100,7 +100,9 @@ def differences(old: Results, new: Results) -> Iterator[str]:
     for name in dict.fromkeys([*before, *after]):
         values = before.get(name), after.get(name)
         if values[0] != values[1] and name not in _UNLIKE:
-            effect = "times cannot be compared, ratios may be" if name in _HARDWARE else "figures may differ for that"
+            effect = (
+                "times cannot be compared, ratios may be" if name in _HARDWARE else "figures may differ for this reason"
+            )
             yield f"{name} differs: {values[0]} and {values[1]}; {effect}"
 
 

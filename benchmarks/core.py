@@ -32,7 +32,7 @@ MAPS = ((1, 7, 224), (16, 7, 224), (16, 14, 224), (16, 56, 224), (64, 7, 224), (
 
 def run(
     device: Device = "auto",
-    seconds: Annotated[float, typer.Option(help="how long each work is repeated")] = 0.4,
+    seconds: Annotated[float, typer.Option(help="seconds for which each work is repeated")] = 0.4,
     threads: Threads = 2,
     out: Out = None,
     quick: Quick = False,

@@ -125,7 +125,9 @@ def run(
     threads: Threads = 1,
     out: Out = None,
     quick: Quick = False,
-    only: Annotated[str, typer.Option(help="show the tools whose names hold this text; only --out stores them")] = "",
+    only: Annotated[
+        str, typer.Option(help="show only tools whose names contain this text; stored only with --out")
+    ] = "",
 ) -> None:
     """Measure ModelDiagnostics, find_nonfinite and other tools beside a plain training step."""
     device, side, cycle, windows = device_of(device), 64, CYCLE, 1000

@@ -95,7 +95,7 @@ def _first_call(work: Work, limit: float) -> Run:
 
 
 def _seconds(work: Work) -> float:
-    start = timer()  # waits for the device
+    start = timer()  # this waits for the device
     work()
     return timer() - start
 

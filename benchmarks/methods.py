@@ -66,16 +66,16 @@ QUICK = (Plan(models=("resnet18",), methods=("grad-cam", "attention-rollout"), s
 
 
 def run(
-    model: Annotated[list[str] | None, typer.Option(help="of torchvision; several times for several")] = None,
-    method: Annotated[list[str] | None, typer.Option(help="of gradcam_kit; several times for several")] = None,
-    batch: Annotated[list[int] | None, typer.Option(help="images in a batch; several times for several")] = None,
-    dtype: Annotated[list[str] | None, typer.Option(help=", ".join(DTYPES) + "; several times for several")] = None,
+    model: Annotated[list[str] | None, typer.Option(help="models of torchvision; can be repeated")] = None,
+    method: Annotated[list[str] | None, typer.Option(help="methods of gradcam_kit; can be repeated")] = None,
+    batch: Annotated[list[int] | None, typer.Option(help="images in a batch; can be repeated")] = None,
+    dtype: Annotated[list[str] | None, typer.Option(help=", ".join(DTYPES) + "; can be repeated")] = None,
     memory: Annotated[bool, typer.Option(help="also the peak memory of each chosen case")] = False,
     device: Device = "auto",
     rounds: Rounds = 3,
     limit: Annotated[
         float | None,
-        typer.Option(help=f"seconds that one call may take; else {LIMIT:g}, and more on small models"),
+        typer.Option(help=f"time limit of one call in seconds; default: {LIMIT:g}, more on small models"),
     ] = None,
     threads: Threads = 2,
     out: Out = None,

@@ -8,12 +8,12 @@ from typing import Annotated
 import torch
 import typer
 
-Rounds = Annotated[int, typer.Option(help="how often each work is timed", min=1)]
+Rounds = Annotated[int, typer.Option(help="number of timings of each work", min=1)]
 Threads = Annotated[int, typer.Option(help="threads of torch", min=1)]
 Limit = Annotated[float, typer.Option(help="seconds that one call may take; a longer one is skipped")]
-Device = Annotated[str, typer.Option(help="cpu, cuda, or auto: cuda where it is")]
-Out = Annotated[Path | None, typer.Option(help="where the JSON goes; without it, benchmarks/results")]
-Quick = Annotated[bool, typer.Option("--quick", help="the least that shows that it works; nothing is stored")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, or auto: cuda if available")]
+Out = Annotated[Path | None, typer.Option(help="path of the JSON file; default: in benchmarks/results")]
+Quick = Annotated[bool, typer.Option("--quick", help="smallest case that shows that it works; nothing is stored")]
 
 
 def device_of(device: str) -> str:

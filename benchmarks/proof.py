@@ -26,7 +26,7 @@ HISTORY_KIB, HISTOGRAMS_KIB = ROWS * (4 * len(FIELDS) + 2 * COARSE) / 1024, 2 * 
 
 
 def run(
-    page: Annotated[Path, typer.Option(help="page with the markers")] = PAGE,
+    page: Annotated[Path, typer.Option(help="page that contains the markers")] = PAGE,
     results: Annotated[Path, typer.Option(help="folder of stored results")] = RESULTS,
 ) -> None:
     """Write the tables of docs/diagnostics-proof.md between its markers, from stored results."""

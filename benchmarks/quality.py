@@ -37,7 +37,7 @@ CHUNK = 32
 
 def run(
     device: Device = "auto",
-    images: Annotated[int, typer.Option(help="pictures that are drawn", min=1)] = 32,
+    images: Annotated[int, typer.Option(help="number of generated pictures", min=1)] = 32,
     rounds: Rounds = 3,
     limit: Limit = 30.0,
     threads: Threads = 2,

@@ -100,7 +100,7 @@ def shared(model: nn.Module) -> list[BaseCAM]:
 
 def replay_rows(device: str, rounds: int) -> Iterator[Row]:
     """Yield rows for Recipro-CAM and Ablation-CAM in the middle of ResNet-50, beside one whole pass per masked row."""
-    side, count = 128, 64  # the layer has 8 x 8 positions
+    side, count = 128, 64  # the layer has 8 x 8 positions, hence 64 rows
     model, image = build_model(MODEL, device), build_images(1, device, side=side)
     recipro = gradcam_kit.ReciproCAM(model, "layer3", batch_size=count)
     ablation = gradcam_kit.AblationCAM(model, "layer3", channels=count, batch_size=count)

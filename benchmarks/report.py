@@ -23,8 +23,8 @@ _PEERS = (GRAD_CAM, TORCH_CAM, CAPTUM)
 
 def run(
     results: Annotated[Path, typer.Option(help="folder of stored results")] = RESULTS,
-    summary: Annotated[Path, typer.Option(help="file with the two markers")] = ROOT / "docs" / "cost.md",
-    docs: Annotated[Path, typer.Option(help="folder of the plots and of the page with all tables")] = ROOT / "docs",
+    summary: Annotated[Path, typer.Option(help="file that contains the two markers")] = ROOT / "docs" / "cost.md",
+    docs: Annotated[Path, typer.Option(help="folder for the plots and for the page with all tables")] = ROOT / "docs",
 ) -> None:
     """Write the tables of docs/cost.md between its markers, and two plots and a page with all tables into docs/."""
     stored = {}

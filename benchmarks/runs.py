@@ -42,8 +42,8 @@ BARE, GROWING, PLANNING = "decode and forward pass, no heatmaps", "run of the bu
 
 def run(
     pictures: Annotated[int, typer.Option(help="JPEGs of mixed sizes", min=1)] = 2000,
-    growth: Annotated[int, typer.Option(help="pictures of the smallest of the growing runs")] = 2000,
-    paths: Annotated[int, typer.Option(help="paths that are planned")] = 1_000_000,
+    growth: Annotated[int, typer.Option(help="number of pictures of the smallest of the growing runs")] = 2000,
+    paths: Annotated[int, typer.Option(help="number of planned paths")] = 1_000_000,
     rounds: Rounds = 3,
     threads: Threads = 2,
     out: Out = None,

@@ -11,7 +11,7 @@ import torch
 from benchmarks.measure import memory_bounded, reason
 from benchmarks.results import Results, Row, console, environment, file_of
 
-NO_CUDA = "no CUDA device is at hand"
+NO_CUDA = "no CUDA device is available"
 
 
 def attempt(case: Mapping[str, str | int], rows: Callable[[], Iterable[Row]]) -> Iterator[Row]:

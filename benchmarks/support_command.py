@@ -16,13 +16,15 @@ from benchmarks.support_outcomes import load, save, summarize
 
 def run(
     only: Annotated[str, typer.Option(help="regular expression that the names must match, such as '^timm:vit'")] = "",
-    workers: Annotated[int, typer.Option(help="processes side by side")] = 1,
-    threads: Annotated[int, typer.Option(help="threads of torch in each process")] = 1,
-    seconds: Annotated[float, typer.Option(help="the most time for one architecture")] = 600,
-    parameters: Annotated[float, typer.Option(help="the largest model to try, in million parameters")] = 150,
-    out: Annotated[Path | None, typer.Option(help="JSON whose rows of these architectures are replaced")] = None,
+    workers: Annotated[int, typer.Option(help="number of parallel processes")] = 1,
+    threads: Annotated[int, typer.Option(help="number of torch threads per process")] = 1,
+    seconds: Annotated[float, typer.Option(help="time limit for one architecture")] = 600,
+    parameters: Annotated[float, typer.Option(help="largest model to try, in millions of parameters")] = 150,
+    out: Annotated[
+        Path | None, typer.Option(help="JSON file in which the rows of these architectures are replaced")
+    ] = None,
     new: Annotated[bool, typer.Option("--new", help="only architectures that the JSON does not have yet")] = False,
-    quick: Annotated[bool, typer.Option(help="three architectures, to see that it works")] = False,
+    quick: Annotated[bool, typer.Option(help="test only three architectures, as a quick check")] = False,
 ) -> None:
     """Test which architectures work without any setting, one by one."""
     torch.set_num_threads(threads)

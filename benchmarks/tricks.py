@@ -59,7 +59,7 @@ def _tricks(device: str, quick: bool) -> Iterator[tuple[str, str, Off, Callable[
     yield "resnet50", "packed weights, ScoreCAM", _own_weights, score_cam
     yield "resnet50", "channels-last images, GradCAM", _own_order, grad_cam
     yield "resnet50", "rows copied when they are read, AblationCAM at layer3", _read_at_once, ablation
-    if device != "cpu":  # on the host, neither is used
+    if device != "cpu":  # neither is used on the host
         yield "resnet50", "squarings in place of eigh, EigenCAM", _by_eigh, eigen_cam
         yield "resnet50", "remembered answers, AblationCAM at layer3", _asked_anew, ablation
 

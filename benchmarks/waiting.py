@@ -34,7 +34,7 @@ _VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPI
 
 def run(
     rounds: Rounds = 7,
-    channels: Annotated[int, typer.Option(help="channels that Score-CAM masks", min=1)] = 64,
+    channels: Annotated[int, typer.Option(help="number of channels that Score-CAM masks", min=1)] = 64,
     threads: Threads = 2,
     out: Out = None,
     quick: Quick = False,

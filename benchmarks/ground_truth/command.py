@@ -39,15 +39,16 @@ def run(
     quick: Quick = False,
     only: Annotated[list[str] | None, typer.Option(help="names of tests; default: all")] = None,
     method: Annotated[list[str] | None, typer.Option(help="names of methods; default: all")] = None,
-    networks: Annotated[int | None, typer.Option(help="how many are trained for each column", min=1)] = None,
-    seed: Annotated[int, typer.Option(help="of images, networks and intervals")] = 0,
+    networks: Annotated[int | None, typer.Option(help="number of trained networks per column", min=1)] = None,
+    seed: Annotated[int, typer.Option(help="seed of images, networks and intervals")] = 0,
     threads: Threads = 1,
-    processes: Annotated[int, typer.Option(help="side by side; 0 = one per core", min=0)] = 0,
-    out: Annotated[Path | None, typer.Option(help="where the JSON goes instead, and nothing else is rewritten")] = None,
+    processes: Annotated[int, typer.Option(help="number of parallel processes; 0 = one per core", min=0)] = 0,
+    out: Annotated[Path | None, typer.Option(help="path of the JSON; no other file is rewritten")] = None,
     figure: Annotated[
-        Path | None, typer.Option(help="where the figure (.png) goes instead, with the table (.md) beside it; likewise")
+        Path | None,
+        typer.Option(help="path of the figure (.png), with the table (.md) beside it; nothing else is written"),
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace files that this did not write")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace files of others")] = False,
 ) -> None:
     """Test where each method finds the right answer, and where it fails, on networks and data whose answer is known.
 

@@ -59,8 +59,8 @@ FIRST_LOSS, FRESH = 0.2, 4
 
 
 def run(
-    steps: Annotated[int, typer.Option(help="steps of each training", min=4)] = 40,
-    seeds: Annotated[int, typer.Option(help="trainings of each model", min=1)] = 2,
+    steps: Annotated[int, typer.Option(help="number of steps of each training", min=4)] = 40,
+    seeds: Annotated[int, typer.Option(help="number of trainings of each model", min=1)] = 2,
     out: Out = None,
     quick: Quick = False,
 ) -> None:

@@ -33,7 +33,7 @@ RULES = ("exact", "balanced")
 """Gradient rules, for methods that have the option `gradient_rule`."""
 
 USUAL = ("grad-cam", "layer-cam", "eigen-cam")
-_LONGEST = 600  # characters of an error
+_LONGEST = 600  # maximum length of a displayed error
 
 
 @dataclass(frozen=True)

@@ -107,7 +107,7 @@ def check_images(images: Tensor, checks: Checks) -> None:
 
     def error(sample: int) -> Exception | None:
         if torch.isfinite(images[sample]).all():
-            return None  # only their sum overflowed
+            return None  # a false alarm: only the sum of the values overflowed
         return NonFiniteError(f"image {sample} of the batch has NaN or infinite values; expected finite numbers")
 
     checks.add(~torch.isfinite(finite_probe(images)), error)

@@ -95,7 +95,7 @@ def capture(model: nn.Module, inputs: Inputs, request: Request) -> Iterator[Capt
     with untouched(model, inputs.images.device, request.keep_modes), ExitStack() as stack:
         try:
             captured = stack.enter_context(_pass(model, inputs, request))
-        except InDoubtError:  # once per model and shapes of its inputs
+        except InDoubtError:  # done once per model and input shapes
             gather(model, inputs)
             captured = stack.enter_context(_pass(model, inputs, request))
         yield captured

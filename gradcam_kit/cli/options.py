@@ -10,7 +10,7 @@ import typer
 from gradcam_kit.cli import completing
 from gradcam_kit.errors import OptionError
 
-# Panels of the help.
+# Titles of the panels in the help.
 MODEL = "Model"
 DATA = "Data"
 EXPLAIN = "What to explain"

@@ -22,7 +22,7 @@ from gradcam_kit.pixels.pictures import RGB
 if TYPE_CHECKING:
     import pandas
 
-_LINES = 20  # pairs shown in the terminal and in a notebook
+_LINES = 20  # maximum number of pairs shown in the terminal and in a notebook
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -202,7 +202,7 @@ def _grid(output: Any, channels: int, size: int) -> UInt8[np.ndarray, "height wi
     """Render the first feature maps of each image in one row, from its smallest value to its largest."""
     values = output if isinstance(output, Tensor) else next(iter(output))
     while values.ndim < 4:
-        values = values.unsqueeze(-2)  # units and tokens as stripes
+        values = values.unsqueeze(-2)  # show units and tokens as stripes
     maps = torch.nan_to_num(values.float())[:, :channels]
     low, high = maps.amin((1, 2, 3), keepdim=True), maps.amax((1, 2, 3), keepdim=True)
     levels = ((maps - low) / (high - low).clamp(min=1e-12)).clamp(0, 1)

@@ -154,7 +154,7 @@ def _lines(metric: str, rows: Sequence[PairedDifference], what: str, draws: int)
 def _p_said(one: PairedDifference, draws: int) -> str:
     if one.count < FEWEST:
         return f"{one.count} images, too few for a test"
-    at_floor = one.count > EXACT and one.p <= 1 / (draws + 1)  # no draw was as far, so the true p may be smaller
+    at_floor = one.count > EXACT and one.p <= 1 / (draws + 1)  # no draw was as far from 0, so the true p may be smaller
     return f"p {'≤ ' if at_floor else ''}{one.p_holm:.2g}, {one.count:,} images"
 
 

@@ -86,7 +86,7 @@ class Collector(Accumulators, Observer):
                 self._read(live, call, leaf)
             if self.gradients and leaf.requires_grad and not leaf.is_leaf and not (call.recomputed and live.had_graph):
                 self._watch_gradient(live, leaf)
-        if len(self.producers) > _MOST_PENDING:  # layers called directly, outside a step of the model
+        if len(self.producers) > _MOST_PENDING:  # layers are called directly, outside a step of the model
             self.end_step()
             self.forget_step()
 

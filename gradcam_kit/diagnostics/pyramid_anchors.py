@@ -16,11 +16,14 @@ from gradcam_kit.diagnostics.pyramid_maps import Detected, PyramidMaps, call_det
 from gradcam_kit.errors import InputError
 
 _CANDIDATES = 4000  # number of strongest boxes of an image to inspect
-_STRONGEST = 20  # boxes of an image that stand for objects where the detector finds none
-_OVERLAP = 0.5  # least overlap of strongest boxes that are the same object
+_STRONGEST = 20  # number of boxes of an image that stand for objects if the detector finds none
+_OVERLAP = 0.5  # minimum overlap of boxes of the same object
 _MATCHED = 0.3  # intersection over union below which anchors are background, Ren et al. 2015
-_SMALLEST, _LARGEST = 4.0, 1333.0  # sides of boxes that a level could carry; torchvision resizes to 1333 at most
-_STEPS = 8  # sizes of boxes for each doubling
+_SMALLEST, _LARGEST = (
+    4.0,
+    1333.0,
+)  # range of box sides that a level could carry; torchvision resizes images to at most 1333
+_STEPS = 8  # number of box sizes per doubling
 _RATIOS = (0.5, 1.0, 2.0)
 _FCOS_RANGE = (4.0, 8.0)  # a location of FCOS answers for distances of 4 to 8 strides: Tian et al. 2019
 
@@ -106,7 +109,7 @@ def anchored(detector: nn.Module, images: Any, objects: int) -> tuple[PyramidMap
 def _parts(detector: nn.Module) -> _Parts | None:
     try:
         from torchvision.models.detection.anchor_utils import AnchorGenerator, DefaultBoxGenerator
-    except ImportError:  # an installation without torchvision's operators
+    except ImportError:  # this installation lacks torchvision's operators
         return None
     for prefix in ("", "rpn."):
         owner = getattr(detector, "rpn", None) if prefix else detector
@@ -138,7 +141,7 @@ def _candidates(
     detector: nn.Module, parts: _Parts, head: Any, anchors: list[Tensor]
 ) -> tuple[list[Float[Tensor, "a 4"]], list[Float[Tensor, " a"]]]:
     """Return the box and the best score of each anchor for each image, on the host."""
-    if not isinstance(head, dict):  # the first of two stages
+    if not isinstance(head, dict):  # use the first of two stages
         from torchvision.models.detection.rpn import concat_box_prediction_layers
 
         objectness, deltas = concat_box_prediction_layers(list(head[0]), list(head[1]))

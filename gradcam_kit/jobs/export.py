@@ -26,7 +26,7 @@ from gradcam_kit.pixels.opencv import cv2
 from gradcam_kit.tables import csv_text
 
 _LARGEST = 2**30  # pixels of a picture
-_HEAD = 2**16  # first bytes of a file that tell whether an export wrote it
+_HEAD = 2**16  # number of first bytes that tell whether an export wrote a file
 _BEGINS = {
     "csv": re.compile(rb"path,method,layer,rank,target,target_name,score,label,"),
     "fiftyone": re.compile(rb'{"samples": \[{"filepath": "(.*"_cls": "Heatmap"|[^}]{60000})', re.DOTALL),

@@ -226,7 +226,7 @@ def _work(todo: _Todo) -> _Work:
     work = _Work(todo, replace(todo.tally), begun=not overwrite)
     if not todo.numbers:
         return work
-    first = [] if prepared.goes_on else list(islice(plan.entries(), TRIED))  # a request that worked once is valid
+    first = [] if prepared.goes_on else list(islice(plan.entries(), TRIED))  # a request that has worked before is valid
     check = partial(verify, explainer, first)
     try:
         with ExitStack() as stack:

@@ -15,7 +15,7 @@ from gradcam_kit.methods.grad_cam import grad_cam_weights
 from gradcam_kit.options import positive_int
 from gradcam_kit.types import Evidence, LayerCapture
 
-_KERNEL, _SIGMA = 51, 50.0  # of the released code
+_KERNEL, _SIGMA = 51, 50.0  # as in the released code
 _ROUNDS = 10
 
 

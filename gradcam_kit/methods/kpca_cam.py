@@ -14,7 +14,7 @@ from gradcam_kit.options import one_of
 from gradcam_kit.types import Evidence, LayerCapture
 
 Kernel = Literal["sigmoid", "poly", "rbf", "linear"]
-_DEGREE = 3  # of the polynomial kernel
+_DEGREE = 3  # degree of the polynomial kernel
 
 
 def kernel_component(

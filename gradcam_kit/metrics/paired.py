@@ -35,8 +35,8 @@ FEWEST = 6
 EXACT = 12
 """Most images for which all choices of signs are tried, which are 4096; for more, signs are drawn."""
 
-_BLOCKS = 512  # most differences whose signs are drawn one by one
-_CHUNK = 1 << 22  # most signs drawn, or sums kept, at once
+_BLOCKS = 512  # maximum number of differences whose signs are drawn one by one
+_CHUNK = 1 << 22  # maximum number of signs drawn, or sums kept, at once
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,8 @@ class PairedDifference:
     """The mean difference of two methods on the same images, with its interval and p-values.
 
     Attributes:
-        first: a method.
-        second: the other.
+        first: the first method.
+        second: the second method.
         difference: the mean of first - second.
         low: lower end of the interval of this mean.
         high: upper end of the interval of this mean.

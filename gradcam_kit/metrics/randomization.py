@@ -26,8 +26,8 @@ from gradcam_kit.similarity import check_pair, pearson, ranks, spearman, ssim
 from gradcam_kit.types import Images
 
 Mode = Literal["cascading", "independent"]
-_WINDOW = 11  # window of SSIM, in positions
-_CELL = 16  # cell of HOG, in positions, if the map has 3 of them
+_WINDOW = 11  # side of the SSIM window in positions
+_CELL = 16  # side of a HOG cell in positions, if the map has room for 3 cells
 
 
 def hog_correlation(a: Float[Tensor, "n *t"], b: Float[Tensor, "n *t"]) -> Float[Tensor, " n"]:

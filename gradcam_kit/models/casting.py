@@ -28,7 +28,7 @@ def fitted(state: Mapping[str, Any], own: Mapping[str, Any], path: Path) -> tupl
     wrong, rounded, ready = [], [], dict[str, Any]()
     for name, value in own.items():
         if not isinstance(value, Tensor):
-            ready[name] = state[name]  # the module's own extra state
+            ready[name] = state[name]  # this is the module's own extra state
             continue
         problem = _problem(name, state[name], value)
         if problem is not None:

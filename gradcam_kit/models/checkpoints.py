@@ -32,8 +32,8 @@ _HARMLESS = re.compile(
 """Classes that training scripts store beside weights: settings, numbers, paths."""
 
 _KEYS = ("state_dict", "model_state_dict", "model", "net", "network", "params", "weights")
-_FORMER = 4  # pickles at the beginning of a file in the former format; the last one has the keys
-_MOST_READ = 2**26  # most bytes of a file's header
+_FORMER = 4  # number of pickles at the beginning of a file in the former format; the last one has the keys
+_MOST_READ = 2**26  # maximum size of a file's header in bytes
 
 _MODULES = re.compile(r"torch\.nn\.modules\.|torchvision\.models\.|timm\.")
 
@@ -71,7 +71,7 @@ def read_checkpoint(path: Path) -> Any:
         if path.suffix.lower() == ".safetensors":
             return load_file(path)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # warnings about formats that are refused below
+            warnings.simplefilter("ignore")  # formats with warnings are refused below
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(_refused(path, error)) from error

@@ -19,7 +19,7 @@ _NESTS = ("", "state_dict", "model_state_dict", "model")
 _WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
 _PLAIN = _WRAPPERS | {"model", "net", "network"}
 _AVERAGED = re.compile(r"(^|[._])(ema|swa|averaged|shadow)|(ema|swa|averaged|shadow)([._]|$)", re.IGNORECASE)
-_DEEPEST = 4  # levels of nested mappings
+_DEEPEST = 4  # maximum depth of nested mappings
 _SHOWN = 3
 
 

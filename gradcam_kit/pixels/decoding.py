@@ -16,7 +16,7 @@ from gradcam_kit.errors import PictureError, raise_interruption
 from gradcam_kit.pixels.opencv import cv2
 from gradcam_kit.pixels.pictures import PHOTOMETRIC, RGB, no_white, rgb_picture, sixteen_bits, with_white
 
-_LARGEST_UNKNOWN = 2**28  # most bytes of a file that only OpenCV may know
+_LARGEST_UNKNOWN = 2**28  # maximum size in bytes of a file that only OpenCV may know
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -158,7 +158,7 @@ def _claimed_pixels(file: Any) -> int:
     head = file.read(4096)
     if radiance := re.search(rb"^#\?.*?\n[-+][XY] (\d{1,9}) [-+][XY] (\d{1,9})\n", head, re.DOTALL):
         return int(radiance[1]) * int(radiance[2])
-    with suppress(Exception):  # damaged numbers may raise anything
+    with suppress(Exception):  # damaged numbers may raise any exception
         tags = _tags(file)
         return int(tags[256]) * int(tags[257])
     return 0
@@ -166,7 +166,7 @@ def _claimed_pixels(file: Any) -> int:
 
 def _tags(file: Any) -> dict[int, Any]:
     """Return the tags of a TIFF file; empty for other or damaged files."""
-    with suppress(Exception):  # a damaged directory may raise anything
+    with suppress(Exception):  # a damaged directory may raise any exception
         file.seek(0)
         head = file.read(16)
         tags = TiffImagePlugin.ImageFileDirectory_v2(head[: 16 if head[2:3] == b"+" else 8])

@@ -23,7 +23,7 @@ Picture = Array | Image.Image
 RGB = UInt8[np.ndarray, "h w 3"]
 
 _JPEG_QUALITY, _JPEG_SUFFIXES = 92, (".jpg", ".jpeg")
-_BAND = 2**22  # pixels that are converted at once
+_BAND = 2**22  # number of pixels that are converted at once
 _BITS_PER_SAMPLE, PHOTOMETRIC = 258, 262  # tags of TIFF; in the latter, 0 means that 0 is white
 _CHANNELS = (3, 1, 4)  # numbers of channels, in the order in which an axis is recognized
 
@@ -132,7 +132,7 @@ def levels_of(values: Tensor, what: str) -> Float[Tensor, "*shape"]:
     if levels.numel():
         # The two calls copy nothing; aminmax() would copy if the channels came first.
         lowest, highest = torch.stack([levels.amin(), levels.amax()]).cpu().tolist()
-        if not (lowest >= -0.5 and highest <= 255.5):  # false for NaN too
+        if not (lowest >= -0.5 and highest <= 255.5):  # this is False for NaN too
             found = "NaN" if lowest != lowest else f"values from {lowest / 255:.4g} to {highest / 255:.4g}"
             raise PictureError(
                 f"{what} holds {found}; floats must be in [0, 1]: divide by 255, or undo the model's normalization"
@@ -199,7 +199,7 @@ def sixteen_bits(image: Image.Image) -> bool:
 
 def with_white(values: np.ndarray) -> np.ndarray:
     """Return floating-point values in [0, 1], up to half a level of 255; raise for other values."""
-    if not -0.5 <= values.min() * 255 <= values.max() * 255 <= 255.5:  # false for NaN too
+    if not -0.5 <= values.min() * 255 <= values.max() * 255 <= 255.5:  # this is False for NaN too
         raise no_white(values)
     return values
 

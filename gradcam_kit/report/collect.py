@@ -26,7 +26,7 @@ MOST_FAILURES = 10_000
 ENTRIES = 200
 """Classes, and pairs of label and prediction, that the page shows: the most frequent."""
 
-_INLINE = 300  # most pictures with embedded thumbnails, which keep the page a single file
+_INLINE = 300  # maximum number of pictures with embedded thumbnails, which keep the page a single file
 
 Keep = Callable[[str, bytes], None]
 """Called with the name and content of a file beside the page."""

@@ -83,7 +83,7 @@ def _share_a_class(classes: int | Tensor, against: int | Tensor) -> bool:
     if any(given.device.type != "cpu" for given in tensors):
         return False
     if len(tensors) == 2 and len(tensors[0]) != len(tensors[1]):
-        return False  # raises its own error later, when the number of samples is known
+        return False  # an error is raised later, when the number of samples is known
     first, second = (
         given.reshape(len(given), -1) if isinstance(given, Tensor) else given for given in (classes, against)
     )

@@ -96,7 +96,7 @@ class CallableTransform:
         if not type(first if is_sequential else self.function).__module__.startswith("torchvision."):
             return picture
         if is_sequential and type(first).__name__ not in ("ToTensor", "PILToTensor", "ToImage"):
-            return torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1)))  # as for scripted transforms
+            return torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1)))  # needed for scripted transforms
         return Image.fromarray(picture)
 
 

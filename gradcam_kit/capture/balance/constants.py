@@ -119,7 +119,7 @@ def _cut(graph: Graph, target: Set[Any]) -> set[Any]:
         if kind(node) in (_NORMS if node in target else _DENOMINATORS)
         or (node not in target and _is_negative_power(node))
     }
-    gated: dict[Any, set[int]] = {}  # product -> which factors are gates
+    gated: dict[Any, set[int]] = {}  # maps a product to its factors that are gates
     by_name: dict[str, list[Any]] = {}
     # An origin may itself be a gate; the requested gradient is then the one at its result.
     for node in dict.fromkeys((*graph.nodes, *graph.origins)):

@@ -40,7 +40,9 @@ def _scaled_inputs(places: tuple[int, ...] | None, share: float) -> Rule:
 
 
 def _share(gradient: Tensor, share: float) -> Tensor:
-    return torch.zeros_like(gradient) if share == 0 else gradient * share  # zeros even where the gradient is infinite
+    return (
+        torch.zeros_like(gradient) if share == 0 else gradient * share
+    )  # gives zeros even if the gradient is infinite
 
 
 def _gated(factor: Callable[[], Tensor]) -> Rule:

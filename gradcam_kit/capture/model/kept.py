@@ -130,7 +130,7 @@ class _Search:
             self._visit_store(value, dict(enumerate(value)), path, depth, is_state, "[{}]")
         elif isinstance(value, tuple):
             self._visit_tuple(value, get, put, path, depth, is_state)
-        elif callable(value):  # a function, not state: what it records is meant for its author
+        elif callable(value):  # a function is not state; anything it records is meant for its author
             self._visit_callable(value, path, depth)
         elif isinstance(own := getattr(value, "__dict__", None), dict):
             self._visit_store(own, own, path, depth, is_state, ".{}")
@@ -173,7 +173,7 @@ class _Search:
             self._visit(value.__self__, lambda: None, lambda _: None, path, depth, False)
         elif isinstance(value, FunctionType):
             for name, cell in zip(value.__code__.co_freevars, value.__closure__ or (), strict=True):
-                with suppress(ValueError):  # raised for an empty cell
+                with suppress(ValueError):  # an empty cell raises this error
                     get, put = partial(getattr, cell, "cell_contents"), partial(_fill, cell)
                     self._visit(get(), get, put, f"{path} ({name} in its closure)", depth - 1, False)
         elif isinstance(value, partial):

@@ -122,7 +122,7 @@ class PackedWeights:
         blocks = kind == "cpu" and _has_blocks(conv, precision) and not (torch.is_grad_enabled() and maps.requires_grad)
         try:
             return self._with_copy(conv, maps, weight, bias, precision, blocks)
-        # raised for a kernel that this release of torch lacks or refuses
+        # this release of torch lacks or refuses the kernel
         except (RuntimeError, AttributeError) as error:
             if is_out_of_memory(error) or interruption(error) is not None:
                 raise

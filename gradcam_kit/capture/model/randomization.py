@@ -257,7 +257,7 @@ def _host_copies(module: nn.Module) -> Iterator[dict[str, tuple[Tensor, int, Ten
 
 @contextmanager
 def _drawing_from(generator: torch.Generator) -> Iterator[None]:
-    """Give the host's global generator, from which initializations draw, the state of another one."""
+    """Set the host's global generator, which initializations use, to the state of another generator."""
     state = torch.get_rng_state()
     try:
         torch.set_rng_state(generator.get_state())

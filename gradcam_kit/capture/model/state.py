@@ -227,7 +227,7 @@ def _recurrent_layers(modules: list[nn.Module]) -> Iterator[None]:
                 attach.after(layer, leave, always=True)
             yield
     finally:
-        if before:  # interrupted inside a layer
+        if before:  # the pass was interrupted inside a layer
             cudnn.enabled = before[0]
 
 

@@ -25,7 +25,7 @@ class Places:
     def __init__(self, sizes: Sequence[int]) -> None:
         self.sizes, self.axes = tuple(sizes), len(sizes)
         inf = float("inf")
-        # lower and upper end along each axis, extent, whether other inputs and unknown operations contribute
+        # columns: lower and upper end along each axis, extent, whether other inputs and unknown operations contribute
         special = [(0.0, 0.0, inf), (1.0, 0.0, 2e6), (0.0, 1.0, 1e6)]
         self._rows = torch.tensor([[inf] * self.axes + [-inf] * self.axes + [w, f, u] for f, u, w in special])
         self._count = len(special)

@@ -120,7 +120,7 @@ def _differs(one: Tensor, other: Tensor, axes: tuple[int, ...]) -> Any:
     return far.movedim(axes[0], 0).flatten(1).any(1) if others else far
 
 
-# Operations that write into their arguments
+# Handling of operations that write into their arguments
 
 
 def copied_if_written(func: Any, args: Any, kwargs: Any) -> dict[str, Any] | None:

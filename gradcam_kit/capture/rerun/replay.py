@@ -147,7 +147,7 @@ class Replayer:
         # Not n rows, because kept outputs may contain other things with one entry per sample: a list, an object, a
         # size.
         rows = n + 1 if n < most else min(max(n - 1, 1), most)
-        index = (torch.arange(rows, device=self.scores.device) + 1) % n  # and in another order
+        index = (torch.arange(rows, device=self.scores.device) + 1) % n  # use a different order of the rows as well
         record, self.isolated = self.record, True
         replayed = self._attempt(index)
         if isinstance(replayed, Exception):

@@ -20,8 +20,8 @@ _NAMES = {
 _ROSE = 0.5  # as a share of the first loss
 _FLAT = 0.01
 _FEWEST = 6  # fewest points of a curve whose shape is judged
-_PASSED, _PASSED_SHARE = 5, 0.2  # points since the best one
-_NOISE = 0.5  # as a share of the whole descent
+_PASSED, _PASSED_SHARE = 5, 0.2  # minimum number of points after the best one, absolute and as a share
+_NOISE = 0.5  # noise as a share of the whole descent
 _SIGMAS, _GAP = 3.0, 0.1
 
 

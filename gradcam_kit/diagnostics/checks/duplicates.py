@@ -11,11 +11,11 @@ import torch
 from gradcam_kit.diagnostics.checks.splits import Split
 from gradcam_kit.diagnostics.findings import Finding
 
-_BITS = 2  # most bits by which average hashes of near duplicates differ
-_ALIKE = 0.99  # least correlation of thumbnails
+_BITS = 2  # maximum number of differing bits in the average hashes of near duplicates
+_ALIKE = 0.99  # minimum correlation of the thumbnails of near duplicates
 _ROWS, _PAIRS = 512, 8192
 _SHOWN = 5
-_MOST = 1000  # pairs that are kept
+_MOST = 1000  # maximum number of pairs to report
 
 
 @dataclass(frozen=True)

@@ -21,10 +21,10 @@ from gradcam_kit.errors import raise_interruption
 
 _MOST = 16  # samples
 _STEPS = 200
-_TELLING = 100  # steps without progress that suffice for a verdict when time runs out
+_TELLING = 100  # number of steps without progress that suffice for a verdict when time runs out
 _RATES = (1e-3, 1e-2, 3e-2)
 _SHARE = 0.05
-_HOPEFUL = 0.9  # of the first loss; below it a training that ran out of time is on its way
+_HOPEFUL = 0.9  # share of the first loss; a training that ran out of time below it was making progress
 
 
 def can_overfit(model: Any, batch: Any, loss: Loss, *, seconds: float = LONGEST) -> list[Finding]:

@@ -20,7 +20,7 @@ ROUNDING = 1e-3
 """Difference of outputs that may be due to another kernel, as a share of their largest value."""
 _ALIKE = 1e-6  # differences of a layer's outputs, as a share of their largest value
 _LEAKED = 1e-6  # gradient at other samples, as a share of the gradient at the own sample
-_PROBED = 8  # samples in the batch whose gradients are taken
+_PROBED = 8  # maximum number of samples whose gradients are computed
 
 
 class Probe:
@@ -134,7 +134,7 @@ class Probe:
                 own = scores[0].flatten()
                 weights = torch.linspace(1, 2, len(own), device=own.device, dtype=own.dtype)
                 [gradient] = torch.autograd.grad((own * weights).sum(), leaf, allow_unused=True)
-        except RuntimeError as error:  # parts without a derivative, such as recurrent kernels in eval mode
+        except RuntimeError as error:  # a part has no derivative, such as recurrent kernels in eval mode
             raise_interruption(error)
             return 0.0
         if gradient is None or not bool(gradient.isfinite().all()):
@@ -174,7 +174,7 @@ def first_constant_layer(model: nn.Module, inputs: Any) -> str:
         layers = select_layers(check_observable(model), None, model)
         with torch.no_grad(), observe(model, layers, observer, enter=True):
             call(model, inputs)
-    except GradCamKitError:  # such as a scripted model
+    except GradCamKitError:  # for example a scripted model
         return ""
     return observer.layer
 

@@ -18,7 +18,7 @@ _KNOWN = {
 }
 """Common means and standard deviations for normalization."""
 
-_NEAR = 0.05  # of the range
+_NEAR = 0.05  # as a share of the range
 _FAR_MEAN, _FAR_LOW = 1.0, -6.0
 _BRIGHT = 0.2
 _RAW = 10.0  # nonnegative values with a maximum above this count as 0 to 255

@@ -16,8 +16,8 @@ from torch.nn.functional import adaptive_avg_pool2d
 THUMBNAIL = 32
 """Side of the pictures that are compared, in pixels."""
 HASHED = 8
-_COMPARED = 20_000  # most pictures compared for near duplicates, 6 kB each
-_FLAT = 1e-6  # largest range of a constant picture, as a share of its largest value
+_COMPARED = 20_000  # maximum number of pictures compared for near duplicates, 6 kB each
+_FLAT = 1e-6  # maximum range of a constant picture, as a share of its largest value
 
 
 @dataclass

@@ -24,7 +24,7 @@ LONGEST = 60.0
 _SAMPLED = 4096
 _SMALLEST, _LARGEST = 1e-5, 1e-1  # healthy size of an update relative to the weights
 _SHOWN, _SINGLE = 10, 3
-_FIRST = 3  # steps whose updates are judged
+_FIRST = 3  # number of steps whose updates are judged
 DROPOUTS = ("DropPath", "StochasticDepth", "DropBlock2d", "DropBlock3d")
 """Modules of other libraries that drop activations."""
 
@@ -128,7 +128,7 @@ def gradient_findings(model: nn.Module, steps: Steps, n: int) -> list[Finding]:
         ),
     ):
         places = _places(model, names, trainable)
-        if len(places) > _SINGLE:  # probably a single fault
+        if len(places) > _SINGLE:  # a single fault is the likely cause
             more = f" and {len(places) - _SHOWN} more" if len(places) > _SHOWN else ""
             listed = ", ".join(place for place, _ in places[:_SHOWN]) + more
             found.append(_no_gradient("", f"{len(names)} parameters have {what}: {listed}", n, why))

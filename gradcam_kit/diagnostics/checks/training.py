@@ -82,7 +82,7 @@ def check_training(
         found += run_findings(model, batches, loss, optimizer, steps)
         found += can_overfit(model, first, loss)
     if any(finding.kind == "diverged" for finding in found):
-        found = [finding for finding in found if finding.kind != "plateau"]  # the same finding twice
+        found = [finding for finding in found if finding.kind != "plateau"]  # skip the same finding from two checks
     once = {(finding.kind, finding.layer): finding for finding in reversed(worst_first(found))}
     return worst_first(reversed(once.values()))
 

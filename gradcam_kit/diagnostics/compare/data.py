@@ -32,7 +32,7 @@ LEVEL = 0.05
 SHIFTED = 0.5
 """Smallest difference of means, in pooled standard deviations, at which a unit counts as shifted."""
 _PERMUTATIONS = 500
-_LEAST = 4  # fewest samples of each data set
+_LEAST = 4  # minimum number of samples of each data set
 
 
 @dataclass(frozen=True)

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 UNCHANGED = 0.999
 """CKA of a layer's input and output above which both distinguish samples equally."""
-_LEAST = 4  # fewest samples in a batch
-_JUDGED = 8  # fewest samples in total for verdicts
+_LEAST = 4  # minimum number of samples in a batch
+_JUDGED = 8  # minimum number of samples in total for verdicts
 _FEW_OUTPUTS = 4  # trained features of c classes span c - 1 directions: neural collapse, Papyan et al. 2020
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from gradcam_kit.errors import NonFiniteError, ShapeError
 
-_AT_ONCE = 1024  # points per chunk of distances to all others
+_AT_ONCE = 1024  # number of points per chunk of the distance matrix
 
 
 def silhouettes(points: Float[Tensor, "n k"], groups: Int[Tensor, " n"]) -> Float[Tensor, " n"]:

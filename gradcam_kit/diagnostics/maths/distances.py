@@ -12,7 +12,7 @@ from torch import Tensor
 from gradcam_kit.errors import InputError, NonFiniteError, ShapeError
 
 _SCALES = (0.5, 1.0, 2.0)
-_AT_ONCE = 64  # permutations in one matrix product
+_AT_ONCE = 64  # number of permutations in one matrix product
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from gradcam_kit.options import whole
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_BAR = 30  # columns of the terminal
+_BAR = 30  # width of the terminal in columns
 _EIGHTHS = " ▏▎▍▌▋▊▉"
 _SHADES = (231, 225, 219, 213, 207, 201, 200, 199, 198, 197)  # from white to red, in the 256 colors of terminals
 
@@ -61,7 +61,7 @@ def plot_heads(
     captured: CapturedAttention, layer: LayerAttention, picture: Any, sample: int, query: int | None
 ) -> Figure:
     """Plot one panel for each head, preceded by the mean of all heads."""
-    captured.words(layer, sample)  # checks the sample
+    captured.words(layer, sample)  # this checks the index of the sample
     panels = on_picture(captured, layer, picture, sample, query)
     heads = layer.shape[1]
     total = heads + 1

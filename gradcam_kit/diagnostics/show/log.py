@@ -54,7 +54,7 @@ class Log:
         path = self.folder / JSON_NAME
         if not path.is_file():
             return False
-        if path.stat().st_size < self._offset:  # the file was started anew
+        if path.stat().st_size < self._offset:  # the file was replaced by a new one
             self._restart()
         changed = False
         while True:

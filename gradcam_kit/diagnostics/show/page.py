@@ -14,8 +14,8 @@ from gradcam_kit.diagnostics.findings import Finding, worst_first
 from gradcam_kit.pages import data_uri, page_template
 
 _TEMPLATES = Path(__file__).parent / "templates"
-_LOWEST, _HIGHEST = -6.0, 0.0  # decades of update ratios shown
-_ROWS = 400  # most layers and parameters shown
+_LOWEST, _HIGHEST = -6.0, 0.0  # exponents of the lowest and highest update ratios on the page
+_ROWS = 400  # maximum number of layers and parameters on the page
 
 
 @dataclass(frozen=True)

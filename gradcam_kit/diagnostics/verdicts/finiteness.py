@@ -10,7 +10,7 @@ from gradcam_kit.diagnostics.maths.statistics import Moments
 from gradcam_kit.diagnostics.thresholds import Thresholds
 from gradcam_kit.diagnostics.tracks import LayerTrack, Ledger
 
-_HALVINGS = 16  # from GradScaler's first scale, 2**16, to 1
+_HALVINGS = 16  # number of halvings from GradScaler's initial scale, 2**16, to 1
 _MASKS = ("Softmax", "LogSoftmax")
 
 

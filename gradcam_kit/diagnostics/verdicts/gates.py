@@ -13,7 +13,7 @@ from gradcam_kit.diagnostics.thresholds import Thresholds
 _SIGMOID_GATES = ("input", "forget", "output", "reset", "update")
 _SIGMOID_FLAT = (0.0127, 0.9873)  # sigmoid' is below 5 % of its maximum outside
 _TANH_FLAT = 0.9747  # and tanh'
-_FEWEST = 8  # fewest values of a unit for a verdict on its movement
+_FEWEST = 8  # minimum number of values of a unit for a verdict on its movement
 
 
 def gate_findings(

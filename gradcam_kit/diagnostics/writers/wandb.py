@@ -11,7 +11,7 @@ from gradcam_kit.errors import InputError, kind_of, missing_extra
 
 STEP = "diagnostics_step"
 """The key of the step, the horizontal axis of everything that this writer logs."""
-_MOST_BINS = 512  # limit of the service
+_MOST_BINS = 512  # maximum number of bins that the service accepts
 
 
 class WandbWriter:

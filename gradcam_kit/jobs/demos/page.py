@@ -143,7 +143,7 @@ def _explained(
             title = ", ".join([name, *(f"{option}={value}" for option, value in options.items())])
             with progress.method(title):
                 if name in quick:
-                    cam(images[:1])  # lets the method choose its layers
+                    cam(images[:1])  # the empty name lets the method choose its layers
                 with Meter(images.device) as meter:
                     heatmaps = cam(images, targets)
                     cost = meter.lap()

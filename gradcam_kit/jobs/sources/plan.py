@@ -19,7 +19,7 @@ from gradcam_kit.jobs.sources.index import Entry, find_pictures, no_pictures
 from gradcam_kit.jobs.sources.walk import Skipped
 from gradcam_kit.jobs.storage.folders import is_full
 
-_SORTED_AT_ONCE = 100_000  # entries, about 60 MB
+_SORTED_AT_ONCE = 100_000  # maximum number of entries in memory, about 60 MB
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,14 @@ Left out of what PIL or OpenCV know: programs and drawings (.eps, .ps, .emf, .wm
 
 _Child = os.DirEntry[str] | Path
 
-OWN_FOLDERS = ("shards", "overlays", "thumbnails", "metrics", "report", "export")  # of a run, in its folder
+OWN_FOLDERS = (
+    "shards",
+    "overlays",
+    "thumbnails",
+    "metrics",
+    "report",
+    "export",
+)  # folders of a run inside its own folder
 
 
 @dataclass
@@ -188,7 +195,7 @@ def key_of(relative: str) -> str:
             return key
     except UnicodeDecodeError:
         pass
-    return name.replace(b"\\", b"\\x5c").decode("utf-8", "backslashreplace")  # so no two names share a key
+    return name.replace(b"\\", b"\\x5c").decode("utf-8", "backslashreplace")  # this way no two names share a key
 
 
 def _reached(pattern: Sequence[str], positions: Iterable[int], name: str) -> frozenset[int]:

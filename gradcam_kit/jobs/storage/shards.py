@@ -25,7 +25,7 @@ from gradcam_kit.jobs.storage.rows import SCHEMA, Row
 _SETTINGS = b"gradcam_kit.metrics"
 _COUNTED = ("pictures", "failed")
 _KEYS = ("path", "method", "rank")
-_AT_ONCE = 16  # shards inspected concurrently
+_AT_ONCE = 16  # number of shards inspected concurrently
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ class ShardFiles:
             if thumbnails:
                 small = pa.table({"path": list(thumbnails), "jpeg": pa.array(thumbnails.values(), pa.binary())})
                 self.folder.write(f"thumbnails/{_shard(number)}", as_parquet(small))
-            self.folder.remove(f"metrics/{_shard(number)}")  # measurements of the previous rows
+            self.folder.remove(f"metrics/{_shard(number)}")  # these are measurements of the previous rows
             self.folder.write(f"shards/{_shard(number)}", as_parquet(pa.Table.from_pylist(list(rows), schema=schema)))
         return counts
 

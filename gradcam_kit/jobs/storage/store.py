@@ -19,7 +19,7 @@ from gradcam_kit.jobs.storage.ownership import PAGE, check_links, check_vacant, 
 from gradcam_kit.jobs.storage.shards import ShardFiles
 
 _TRIES, _PAUSE = 10, 0.1  # seconds to wait for a manifest that another process is writing
-_LARGEST = 2**26  # most bytes of a manifest; one with 20,000 classes has a few megabytes
+_LARGEST = 2**26  # maximum size of a manifest in bytes; one with 20,000 classes has a few megabytes
 
 
 @dataclass(frozen=True)

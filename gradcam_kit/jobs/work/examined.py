@@ -24,7 +24,7 @@ MOST = 5000
 
 _TRAIN = ("train", "training")
 _TEST = ("test", "testing", "val", "valid", "validation", "eval")
-_DIM = 8  # of 256 levels; below this a picture is nearly empty
+_DIM = 8  # number of gray levels of 256 below which a picture is nearly empty
 
 ClassOf = Callable[[Entry], int | None]
 

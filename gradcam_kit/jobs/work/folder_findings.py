@@ -9,7 +9,7 @@ from gradcam_kit.diagnostics.findings import Finding
 from gradcam_kit.jobs.work.examined import Examined, Judged
 from gradcam_kit.jobs.work.explainer import Explainer
 
-_ENOUGH, _RIGHT = 32, 0.75  # least judged pictures and least accuracy for which a model's doubts count
+_ENOUGH, _RIGHT = 32, 0.75  # minimum number of judged pictures, and minimum accuracy, for the model to question labels
 _SURE, _DENIED, _SUSPECTS = 0.9, 0.02, 0.1
 
 

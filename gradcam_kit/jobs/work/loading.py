@@ -37,8 +37,8 @@ from gradcam_kit.models import from_module, load_model
 from gradcam_kit.targets.names import normalized
 from gradcam_kit.targets.scores import ScoreKind
 
-TRIED = 1000  # most pictures to open until one can be read
-_EXPLAINED = 8  # most pictures to explain until one can be measured
+TRIED = 1000  # maximum number of pictures to open until one can be read
+_EXPLAINED = 8  # maximum number of pictures to explain until one can be measured
 
 
 def load_explainer(request: ModelRequest, console: Console | None = None) -> Explainer:

@@ -30,8 +30,8 @@ from gradcam_kit.transforms import Box, Picture, Transform
 
 _T = TypeVar("_T")
 
-_CHUNK = 4  # pictures per task of a worker
-_FEW = 1000  # most pictures for which processes are not worth starting
+_CHUNK = 4  # number of pictures per task of a worker
+_FEW = 1000  # maximum number of pictures for which processes are not worth starting
 _THUMBNAIL, _QUALITY = 256, 80
 
 
@@ -243,7 +243,7 @@ def _set_up(folder: str, packed: bytes) -> None:
     """Initialize a worker process."""
     global _transform
     init_worker()
-    sys.path.insert(0, folder)  # path of the user's modules, as long as the transform may need them
+    sys.path.insert(0, folder)  # keep the user's modules importable as long as the transform may need them
     try:
         _transform = pickle.loads(packed)
     finally:

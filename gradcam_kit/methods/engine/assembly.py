@@ -173,7 +173,7 @@ def _non_finite(cam: Method, layer: str, maps: Tensor) -> Callable[[int], Except
 
     def error(sample: int) -> Exception | None:
         if torch.isfinite(maps[sample]).all():
-            return None  # only their sum overflowed
+            return None  # a false alarm: only the sum of the values overflowed
         return NonFiniteError(
             f"{type(cam).__name__} gave NaN or infinite values at layer {layer!r} for image {sample} of the batch, "
             "although activations and gradients are finite; use float32, or choose another layer"
