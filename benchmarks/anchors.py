@@ -60,7 +60,7 @@ ANCHORS = (
     ),
     Anchored(
         "Frames of a clip", "temporal_cam", "Grad-CAM on the CNN, frame by frame",
-        "the share of each frame in the score, through the recurrent layer or attention behind the CNN",
+        "the share of each frame in the score, through the recurrent layer or attention after the CNN",
         "temporal_cam", "tests/methods/test_temporal_cam.py",
     ),
     Anchored(

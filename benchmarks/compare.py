@@ -69,8 +69,8 @@ class Change:
 
 
 def run(
-    old: Annotated[Path, typer.Argument(help="results as a command stored them", exists=True, dir_okay=False)],
-    new: Annotated[Path, typer.Argument(help="results of the same command", exists=True, dir_okay=False)],
+    old: Annotated[Path, typer.Argument(help="stored results of a command", exists=True, dir_okay=False)],
+    new: Annotated[Path, typer.Argument(help="other results of the same command", exists=True, dir_okay=False)],
     everything: Annotated[bool, typer.Option("--all", help="also list figures within the spread")] = False,
 ) -> None:
     """Show what changed between two files of results, and in which direction, where the quartiles do not overlap."""

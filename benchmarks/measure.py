@@ -164,7 +164,7 @@ def peak_growth(device: str, build: Callable[..., Work], *arguments: Any) -> Fig
     """
     if device == "cuda":
         return _peak_on_device(build(*arguments))
-    peak_mb()  # an error in this process tells more than one in the fresh process
+    peak_mb()  # an error in this process says more than one from the fresh process
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload(["torch", "torchvision"])
     receiver, sender = processes.Pipe(duplex=False)

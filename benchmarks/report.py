@@ -89,7 +89,7 @@ def between_markers(text: str, block: str, begin: str = BEGIN, end: str = END) -
         typer.BadParameter: the markers do not occur exactly once each, in order.
     """
     if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
-        raise typer.BadParameter(f"expected the lines {begin} and, behind it, {end} once each")
+        raise typer.BadParameter(f"expected the lines {begin} and, after it, {end} once each")
     before, rest = text.split(begin)
     return f"{before}{begin}\n\n{block.strip()}\n\n{end}{rest.split(end)[1]}"
 

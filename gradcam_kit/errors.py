@@ -81,7 +81,7 @@ class MissingExtraError(GradCamKitError, ImportError):
 def extra_hint(extra: str) -> str:
     """Return how to install an extra of `pyproject.toml`, from the checkout until there is a release.
 
-    Not from the package index, where a different package may have the same name.
+    The package index is not used, because a different package there may have the same name.
     """
     return f'in the checkout of gradcam-kit run: pip install -e ".[{extra}]"'
 

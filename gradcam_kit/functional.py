@@ -140,7 +140,7 @@ def finite_probe(tensor: Float[Tensor, "n *s"]) -> Float[Tensor, " n"]:
     return tensor.sum(dim=tuple(range(1, tensor.ndim)), dtype=torch.promote_types(tensor.dtype, torch.float32))
 
 
-_ROUNDING = 16  # units in the last place, more than the rounding of sums and blurs of equal values
+_ROUNDING = 16  # in units in the last place; larger than the rounding of sums and blurs of equal values
 
 
 def without_rounding(differences: Float[Tensor, "*any"], values: Float[Tensor, "*other"]) -> Float[Tensor, "*any"]:

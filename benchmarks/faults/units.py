@@ -39,7 +39,7 @@ def dead_function(planted: bool) -> Report:
     return train(model)
 
 
-@fault(3, "a functional ReLU behind batch normalization is dead", at="norm.bias", says=("bad", "dead", "norm"))
+@fault(3, "a functional ReLU after batch normalization is dead", at="norm.bias", says=("bad", "dead", "norm"))
 def dead_function_behind_norm(planted: bool) -> Report:
     model = Functional(norm=True)
     if planted:

@@ -18,7 +18,7 @@ from benchmarks.thresholds.statistics import measure
 from gradcam_kit.diagnostics import Thresholds
 
 LIMITS: Mapping[str, tuple[str, str]] = {
-    "dead_warn": ("share of the units behind a ReLU that never answered", "above"),
+    "dead_warn": ("share of the units of a ReLU that were never active", "above"),
     "dead_bad": ("the same", "above"),
     "saturated_warn": ("share of the values where the slope is below 5 % of its maximum", "above"),
     "saturated_bad": ("the same", "above"),

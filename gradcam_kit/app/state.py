@@ -61,12 +61,12 @@ class MethodMap:
         method: its name.
         target: the explained target.
         cam: the method at its layers; None if it could not be made.
-        heatmap: in [0, 1], `(h, w)`; None where the method failed.
+        heatmap: heatmap `(h, w)` in [0, 1]; None if the method failed.
         layers: names of the target layers.
         cost: seconds, passes and memory in words.
         is_empty: whether there is no positive evidence.
         error: the error on one line; "" without an error.
-        code: from the opacity to the script that makes this map; None where there is no map.
+        code: function from the opacity to the script that makes this map; None without a map.
         check: what `cam.check` printed, or why it failed; "" before it ran.
     """
 

@@ -51,7 +51,7 @@ class AppModel:
         request: the request of the model.
         loaded: the loaded model with its transform and class names.
         model: the plain module on its device.
-        device: where it runs.
+        device: the device of the model.
     """
 
     request: ModelRequest
@@ -99,7 +99,7 @@ class View:
     Attributes:
         shown: the picture, with a longer side of at most `SHOWN_SIDE` pixels.
         seen: the part of `shown` that the model sees, `(x0, y0, x1, y1)`.
-        source: where the picture comes from.
+        source: origin of the picture.
         images: the model's input, a batch of one.
         targets: the top classes or boxes, best first.
         is_detector: whether `targets` are boxes.

@@ -59,7 +59,7 @@ def find_head(
         target_weights = _target_weights(run, matrix, output, target)
         if target_weights is None:
             return None
-        # Behind a log-softmax a head is reproduced up to a constant, but the constant depends on the activations.
+        # After a log-softmax, a head is reproduced up to a constant, but the constant depends on the activations.
         is_linear = type(target) is ClassLogit and checks.cached_bool(
             (layer, name, "linear"), _reproduces(pooled, matrix, offset, exact, logits.dtype, up_to_constant=False)
         )

@@ -210,7 +210,7 @@ class CapturedAttention(Mapping[str, LayerAttention]):
         Args:
             name: the layer; None = the last one.
             sample: index of the sample in the batch.
-            head: which head; None = the mean of all.
+            head: index of the head; None = the mean of all heads.
             query: the token whose attention is shown; None = the mean over all.
             color: shade the words by escape codes, instead of printing a bar after each.
 

@@ -48,7 +48,7 @@ class Gradients:
     """The gradients at the tensors of one output, filled in as they arrive.
 
     Attributes:
-        structure: the output, with places instead of its tensors.
+        structure: the output, with placeholders instead of its tensors.
         expected: whether the output had a graph, so that gradients can arrive.
     """
 

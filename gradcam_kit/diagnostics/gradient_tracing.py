@@ -30,7 +30,7 @@ class GradientFinder(Protocol):
         """Return the record of a non-finite gradient, before it is known whether it does harm."""
 
     def backward(self, origin: Origin) -> None:
-        """Note that the gradient reached a parameter, an input, or came from the loss."""
+        """Report that the gradient reached a parameter or an input, or came from the loss."""
 
 
 @dataclass(eq=False)

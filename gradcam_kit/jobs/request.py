@@ -171,7 +171,7 @@ class RunSummary:
         pictures: the number of pictures in complete shards.
         failed: number of pictures with an error row, or without a requested overlay.
         problems: the first few failures, one line each.
-        seconds: from the request to the last file.
+        seconds: time from the request to the last file.
         before: number of pictures that earlier calls explained.
         missing: number of incomplete shards, of all parts.
         left: number of pictures of this part in incomplete shards, or not retried when the run stopped.

@@ -59,9 +59,9 @@ class BaseCAM(Declared):
         target_layers: a module, its dotted name, a sequence of those, or None: the last layer that still has positions
             and on which the score depends, found by running the model on the images. Of a module that returns several
             maps, "fpn:1" is the second map; of one that runs several times in a pass, "act#2" is the second call.
-        reshape: from the layer's output to `(n, k, *s)`, called first whatever the output looks like; None = inferred
-            (maps, channels-last maps, tokens). It may only rearrange values, for any number of samples. If `*s` are not
-            the axes of the images, heatmaps have the axes of the layer.
+        reshape: function from the layer's output to `(n, k, *s)`, called first whatever the output looks like; None =
+            inferred (maps, channels-last maps, tokens). It may only rearrange values, for any number of samples. If
+            `*s` are not the axes of the images, heatmaps have the axes of the layer.
         image_input: for a model with several inputs, the position of the images in the tuple, or their key in the
             mapping. Masks are laid over this input, and heatmaps have its size. None = the floating input on which the
             layers depend, preferably one with 2 or 3 position axes.

@@ -101,7 +101,7 @@ def parameter_randomization(
 
     Args:
         model: the model that `explain` explains; it is restored afterwards.
-        explain: from the images to signed maps of fixed classes, e.g.
+        explain: function from images to signed maps of fixed classes, e.g.
             `lambda images: cam.explain(images, classes).saliency["layer4"]`.
         images: the images to explain.
         mode: "cascading" from output to input, or "independent", one layer at a time.

@@ -29,7 +29,8 @@ class Replacement:
     """A way to fill removed positions of images.
 
     Attributes:
-        fill: from images `index (m,)` and their removed positions `(m, *t)` to the changed images `(m, c, *t)`.
+        fill: function from images `index (m,)` and their removed positions `(m, *t)` to the changed images `(m, c,
+            *t)`.
         settings: everything that the values depend on.
     """
 

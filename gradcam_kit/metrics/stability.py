@@ -181,7 +181,7 @@ def relative_representation_stability(
         heatmaps: heatmaps of the unchanged images.
         images: the model's input.
         explain: the method, called once for each draw with the whole batch.
-        represent: from images to the activations of a layer `(n, ...)`.
+        represent: function from images to the activations of a layer `(n, ...)`.
         seed: this and the following arguments are as in `relative_input_stability`.
         identities: as in `relative_input_stability`.
         predicts: as in `relative_input_stability`.

@@ -33,7 +33,7 @@ def balanced(scores: Tensor, origins: Sequence[Tensor], outputs: Sequence[Tensor
     """Hold factors constant in backward passes from `scores` inside the block.
 
     Args:
-        scores: what is differentiated.
+        scores: the scores to differentiate.
         origins: the captured tensors of a layer. Everything that does not depend on them is constant anyway.
         outputs: outputs of the model. The target computed from them is differentiated exactly, except for the norms of
             similarities.
@@ -64,7 +64,7 @@ def shared_passes(
     with different answers get separate passes, so that a layer has the same gradients alone and among others.
 
     Args:
-        scores: what is differentiated.
+        scores: the scores to differentiate.
         layers: the captured tensors of each layer.
         outputs: as in `balanced`.
 

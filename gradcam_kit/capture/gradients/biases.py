@@ -79,7 +79,7 @@ class BiasRecorder:
         """Return b * d score / d output for every run, `(n, [m,] k, *s)`; without positions `(n, [m,] k)`.
 
         Args:
-            scores: what is explained.
+            scores: the explained scores.
             inputs: the call.
             balanced_for: for balanced gradients, the captured tensors of the layers that are explained with the biases,
                 and the model's outputs.

@@ -27,7 +27,7 @@ def read_inputs(
     `(n, time, frequency)`. Whatever the sizes, the first axis over which the model sums holds the channels.
 
     Args:
-        images: what a CAM was called with.
+        images: the argument of a CAM call.
         forward_kwargs: further keyword arguments of the model.
         models: the models that will be called; the first one determines the layout.
         image_input: position or key of the images among the inputs; None = found automatically.

@@ -133,7 +133,7 @@ def read_inputs(
     Of several inputs that could be the images, take the first with 2 or 3 position axes, else the first.
 
     Args:
-        images: what a CAM was called with.
+        images: the argument of a CAM call.
         forward_kwargs: further keyword arguments of the model.
         models: the models that will be called; arguments that they do not take raise an error before they run.
         image_input: position or key of the images among the inputs; None = found automatically.

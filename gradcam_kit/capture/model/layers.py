@@ -30,7 +30,7 @@ def find_layers(model: nn.Module, target_layers: TargetLayers, given: nn.Module)
 
     Args:
         model: the unwrapped model.
-        target_layers: what the user passed.
+        target_layers: the layers as passed by the user.
         given: the model that the user passed, whose wrapper prefixes its names may carry.
 
     Raises:

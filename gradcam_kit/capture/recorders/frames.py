@@ -41,7 +41,7 @@ class FrameLayout:
 
     Attributes:
         calls: number of calls of the layer for a batch; more than one if it runs once per frame.
-        reshape: from one call's output to `(n, k, t, *s)`, or to `(n, k, *s)` if there is one call per frame.
+        reshape: function from one call's output to `(n, k, t, *s)`, or to `(n, k, *s)` if there is one call per frame.
     """
 
     calls: int

@@ -144,8 +144,8 @@ class Replayer:
             _log.debug("layer %r cannot be isolated: an output from before it is overwritten later", self.record.name)
             return False
         n, most = len(self.scores), self.rescorer.batch_size
-        # Not n rows, because kept outputs may contain other things with one entry per sample: a list, an object, a
-        # size.
+        # Do not use n rows, because kept outputs may contain other things with one entry per sample: a list, an object,
+        # a size.
         rows = n + 1 if n < most else min(max(n - 1, 1), most)
         index = (torch.arange(rows, device=self.scores.device) + 1) % n  # use a different order of the rows as well
         record, self.isolated = self.record, True

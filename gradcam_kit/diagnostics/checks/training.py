@@ -46,7 +46,7 @@ def check_training(
     copies; model, optimizer, gradients, modes and random states stay as they are.
 
     Args:
-        model: as it is when training starts.
+        model: the model in its state at the start of training.
         loader: yields batches (images, labels); at most `steps` of them are read.
         loss: `loss(output, labels)`, one number.
         optimizer: optimizer of the model's parameters; None = Adam with a learning rate of 1e-3, which is not judged.
@@ -180,7 +180,7 @@ def run_findings(
     """Train a copy over the batches with the optimizer's settings, and judge losses and updates.
 
     Args:
-        model: as it is when training starts.
+        model: the model in its state at the start of training.
         batches: pairs of inputs and labels.
         loss: `loss(output, labels)`, one number.
         optimizer: optimizer of the model's parameters; None = Adam, which is not judged.

@@ -182,7 +182,7 @@ def compare_data(
         notes = list(reader.notes)
     train, test = sets
     names = [name for name in train.units if name in test.units]
-    skipped |= dict.fromkeys(train.units.keys() ^ test.units.keys(), "ran for one of the two only")
+    skipped |= dict.fromkeys(train.units.keys() ^ test.units.keys(), "ran for only one of the two")
     for name in names:
         a, b = len(train.units[name].mean), len(test.units[name].mean)
         if a != b:

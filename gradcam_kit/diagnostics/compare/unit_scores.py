@@ -74,7 +74,8 @@ def _differentiate(model: nn.Module, inputs: Any, losses: SampleLosses) -> None:
         return leaves[-1]
 
     given = tree_map(leaf, inputs)
-    # Integer inputs, such as words, have no gradient; then those of the parameters make the pass run.
+    # Integer inputs, such as words, have no gradient; in that case gradients of the parameters keep the backward pass
+    # possible.
     wanted = leaves or [parameter for parameter in model.parameters() if parameter.requires_grad]
     total = losses(call(model, given)).sum()
     if not wanted or not total.requires_grad:

@@ -136,7 +136,7 @@ def summarize(x: Float[Tensor, "..."], axes: Axes, *, two_pass: bool = False) ->
 
     Args:
         x: the values, at least one.
-        axes: what its axes mean.
+        axes: the meaning of its axes.
         two_pass: also sum the squared deviations from the mean, in passes of their own.
     """
     pooled = pool(x, axes)

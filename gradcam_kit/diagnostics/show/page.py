@@ -101,7 +101,7 @@ class PartTable:
 
     Attributes:
         title: title of the section.
-        explains: what the numbers mean.
+        explains: explanation of the numbers.
         columns: names of the columns.
         rows: cells as displayed text.
     """

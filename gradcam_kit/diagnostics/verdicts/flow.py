@@ -22,7 +22,7 @@ def flow_findings(ledger: Ledger, limits: Thresholds, blocked: bool = False) -> 
     """Return the findings on finiteness, gradients over depth and time, and the scale of activations.
 
     Args:
-        ledger: what was observed.
+        ledger: the observations.
         limits: limits of the verdicts.
         blocked: whether a layer is silent, which explains gradients that vanish before it.
     """

@@ -27,7 +27,7 @@ _PAGE_MARKS = (b'<meta name="gradcam-kit-rows"', b"<h1>Where did <em>")
 
 def own_files(folder: Folder, methods: Iterable[str]) -> Iterator[str]:
     """Yield the files that have names of a run with these methods, except `run.json` and the page."""
-    endings = "|".join(map(re.escape, methods)) or r"\b\B"  # without methods, no overlays
+    endings = "|".join(map(re.escape, methods)) or r"\b\B"  # a run without methods has no overlays
     overlay = re.compile(rf".*\.({endings})(\.\d+)?\.jpg", re.DOTALL)
     for part in PARTS:
         name = _NAMES.get(part, overlay)

@@ -129,7 +129,7 @@ class Explainer:
         with ExitStack() as settings:
             if self.device.type == "cuda":
                 settings.enter_context(torch.cuda.device(self.device))
-                # Not by `flags`, which turns on everything that is not turned off explicitly, such as TF32.
+                # Do not use `flags`, which turns on everything that is not turned off explicitly, such as TF32.
                 settings.callback(setattr, torch.backends.cudnn, "benchmark", torch.backends.cudnn.benchmark)
                 torch.backends.cudnn.benchmark = True
             yield

@@ -94,7 +94,7 @@ class _Timeline:
 
 
 def _over_time(columns: list[Any]) -> bytes:
-    """Draw one column for each step, with the largest values on top and without non-finite values."""
+    """Render one column for each step, with the largest values on top and without non-finite values."""
     counts = np.stack(columns, axis=1)[: COARSE - 1].astype(np.float64)
     if not counts.any():
         return b""
@@ -103,7 +103,7 @@ def _over_time(columns: list[Any]) -> bytes:
 
 
 def _units(track: Any) -> bytes:
-    """Draw the maximum of each unit in the last window, on a scale from zero to the overall maximum."""
+    """Render the maximum of each unit in the last window, on a scale from zero to the overall maximum."""
     high = track.last_window(0).high
     if high is None or len(high) < _FEWEST_UNITS or not np.isfinite(high).all():
         return b""

@@ -101,7 +101,7 @@ class Reader:
     or pictures whose transform cannot be pickled, are read in threads.
 
     Args:
-        transform: from picture to model input.
+        transform: function from picture to model input.
         workers: number of workers.
         pictures: approximate number of pictures to read, None = many; few do not start processes.
         processes: whether processes may be started.
