@@ -55,7 +55,7 @@ def record(
                 taken.append(row)
                 if place:
                     results.save(partial_of(place))
-    except BaseException:  # such as Ctrl-C
+    except BaseException:  # for example Ctrl-C
         results.finish(None)
         if place:
             console().print(f"not complete: the rows so far are in {partial_of(place)}")

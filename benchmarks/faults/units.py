@@ -125,7 +125,7 @@ def constant_layer(planted: bool) -> Report:
     if planted:
         nn.init.constant_(model[2].weight, 1e-30)  # type: ignore[arg-type]
         nn.init.ones_(model[2].bias)  # type: ignore[arg-type]
-    return train(model, data=batches(1, n=128))  # the first step gives the weights a direction
+    return train(model, data=batches(1, n=128))  # only one step, because further steps would change the weights
 
 
 @fault(22, "the features of a layer have rank 1", at="2.weight", says=("bad", "collapsed", "2"))

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 COLUMNS = 8
 """Most columns of a sheet or a figure, the picture included; further heatmaps continue in the next row."""
-_LARGEST = 448  # pixels; the largest displayed size
+_LARGEST = 448  # largest displayed size in pixels
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ def capture_attention(
         model: any model, called any number of times.
         tokens: the words of a text, special tokens included, or one sequence of words for each sample.
         layers: keep only the attention of these modules and of those inside them: a dotted name, a wildcard, a
-            module, a type, a sequence of those; None = all.
+            module, a type, a sequence of these; None = all.
         keep: "device" keeps attention where it was computed, "cpu" on the host.
         max_bytes: maximum memory for captured attention.
         thresholds: limits of the findings.

@@ -44,7 +44,7 @@ def capture_features(
 
     Args:
         model: any model, in any mode, called any number of times.
-        layers: a dotted name, a wildcard ("layer*.conv2"), a module, a type, a sequence of those, or None: all leaves.
+        layers: a dotted name, a wildcard ("layer*.conv2"), a module, a type, a sequence of these, or None: all leaves.
         what: "output", "input" or "both".
         gradients: also keep the gradient at each output when a backward pass runs.
         keep: "device" keeps copies on the device, "cpu" keeps them on the host, "stats" keeps only `.statistics`.

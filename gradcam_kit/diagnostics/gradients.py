@@ -57,7 +57,7 @@ def monitor_gradients(model: Any, layers: Any = None) -> Iterator[GradientRecord
 
     Args:
         model: any model.
-        layers: a dotted name, a wildcard, a module, a type, a sequence of those, or None: all leaves.
+        layers: a dotted name, a wildcard, a module, a type, a sequence of these, or None: all leaves.
 
     Raises:
         LayerNotFoundError: a pattern without a match.
@@ -101,7 +101,7 @@ def clip_gradients(
     Args:
         target: a model, whose parameters in `layers` are clipped together; a tensor or several, each clipped
             separately.
-        layers: for a model, a dotted name, a wildcard, a module, a type, a sequence of those, or None: all.
+        layers: for a model, a dotted name, a wildcard, a module, a type, a sequence of these, or None: all.
         max_norm: scale the gradients down to this norm of all of them, as `torch.nn.utils.clip_grad_norm_` does.
         value: limit each entry to [-value, value].
 
@@ -162,7 +162,7 @@ def smooth_gradients(target: Any, layers: Any = None, *, decay: float = 0.9) -> 
 
     Args:
         target: a tensor, several tensors, or a model for its parameters in `layers`.
-        layers: for a model, a dotted name, a wildcard, a module, a type, a sequence of those, or None: all.
+        layers: for a model, a dotted name, a wildcard, a module, a type, a sequence of these, or None: all.
         decay: d, from 0 (no smoothing) to below 1.
 
     Raises:

@@ -42,7 +42,7 @@ def trace_recurrent(
     Args:
         model: any model with recurrent layers, or such a layer.
         inputs: its argument, a tuple of arguments, or a mapping of keyword arguments.
-        layers: a dotted name, a wildcard, a module, a type, a sequence of those; None = all recurrent layers.
+        layers: a dotted name, a wildcard, a module, a type, a sequence of these; None = all recurrent layers.
         thresholds: limits of the findings.
 
     Returns:

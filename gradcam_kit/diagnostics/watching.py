@@ -37,7 +37,7 @@ class ModelDiagnostics:
 
     Args:
         model: the model that is trained or evaluated, also compiled or inside DistributedDataParallel.
-        layers: a dotted name, a wildcard ("layer*.conv2"), a module, a type, a sequence of those, or None: all leaves.
+        layers: a dotted name, a wildcard ("layer*.conv2"), a module, a type, a sequence of these, or None: all leaves.
         optimizer: one or several optimizers; without one, parameters are not measured.
         activations: observe the outputs of layers.
         gradients: observe the gradients at the outputs of layers.

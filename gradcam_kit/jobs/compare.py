@@ -33,7 +33,7 @@ from gradcam_kit.jobs.work.methods import method_classes
 from gradcam_kit.jobs.work.paired_numbers import comparison_lines
 from gradcam_kit.jobs.work.reader import batches
 
-_LARGEST = 448  # pixels; the largest displayed size
+_LARGEST = 448  # largest displayed size in pixels
 
 
 @dataclass(frozen=True)

@@ -79,7 +79,9 @@ class MeasuredShard:
         missing = [
             name
             for name in wanted
-            if overwrite or stored.get(name) != wanted[name] or _lacks_masks(name, earlier)  # by now there may be masks
+            if overwrite
+            or stored.get(name) != wanted[name]
+            or _lacks_masks(name, earlier)  # masks may have been added since
         ]
         for row in baselines:
             row |= dict.fromkeys(column for name in missing for column in columns_of(name))

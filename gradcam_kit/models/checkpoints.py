@@ -150,7 +150,7 @@ def _state_key(path: Path) -> str:
                 for _ in range(_FORMER):
                     texts |= _texts(file)
     except (OSError, ValueError, StopIteration, zipfile.BadZipFile, NotImplementedError, RuntimeError):
-        pass  # unknown for a damaged file or another format
+        pass  # the key is unknown for a damaged file or another format
     return next((f"[{key!r}]" for key in _KEYS if key in texts), "")
 
 
@@ -163,6 +163,6 @@ def _objects(path: Path, error: Exception) -> list[str]:
     """Return the classes and functions named in a file, as far as possible, without importing them."""
     try:
         names: Iterable[str] = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-    except Exception:  # for older formats only the first is known, from the error
+    except Exception:  # for older formats, the error names only the first object
         names = re.findall(r"GLOBAL ([\w.]+)", str(error))
     return sorted(set(names))

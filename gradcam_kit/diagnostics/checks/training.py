@@ -148,7 +148,8 @@ def optimizer_findings(model: nn.Module, optimizer: torch.optim.Optimizer) -> li
                 float(foreign),
                 0.0,
                 None,
-                "The optimizer was built before parameters were replaced: build it again (those of a loss are fine)",
+                "The optimizer was built before parameters were replaced: build it again (parameters of a loss are "
+                "fine)",
                 "definition",
             )
         )

@@ -145,7 +145,7 @@ def compare_data(
         model: any model; it is not changed.
         train_loader: yields batches, whose labels are not used; or a tensor of images.
         test_loader: the other data set, in the same forms; the lengths may differ.
-        layers: a dotted name, a wildcard, a module, a type, a sequence of those, or None: all modules without children.
+        layers: a dotted name, a wildcard, a module, a type, a sequence of these, or None: all modules without children.
         batch: extracts the images from an item of a loader.
         samples: maximum number of samples of each data set in the test, drawn evenly from all.
         permutations: permutations of the test; None = 500, or more if the correction for the number of layers needs

@@ -159,7 +159,7 @@ def layer_importance(
         model: any model; it is not changed.
         loader: yields batches (images, labels); for "activation" images suffice.
         method: one of the four methods.
-        layers: a dotted name, a wildcard, a module, a type, a sequence of those, or None: all convolutions and linear
+        layers: a dotted name, a wildcard, a module, a type, a sequence of these, or None: all convolutions and linear
             layers but those that make the output of the model.
         loss: `loss(output, labels)`; None = the cross-entropy. A loss that returns a single number is computed sample
             by sample.

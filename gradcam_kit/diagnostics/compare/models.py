@@ -122,7 +122,7 @@ def compare_models(
         a: any model; it is not changed.
         b: another model, or the same.
         images: a tensor `(n, c, ...)`, or a loader; its labels are not used.
-        layers: a dotted name, a wildcard ("layer*.conv2"), a module, a type, a sequence of those, or None: all modules
+        layers: a dotted name, a wildcard ("layer*.conv2"), a module, a type, a sequence of these, or None: all modules
             without children.
         layers_b: the same for `b`; None = as `layers`.
         batch: extracts the images from an item of the loader.

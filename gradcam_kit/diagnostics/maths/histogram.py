@@ -85,7 +85,7 @@ def quantile(counts: Int[np.ndarray, " bins"], q: float) -> float:
         return math.nan
     at = int(np.searchsorted(np.cumsum(values), max(q * total, 1), side="left"))
     limits = edges()
-    if at == _NOT_FINITE:  # the bin of zeros
+    if at == _NOT_FINITE:  # this is the bin of zeros
         return 0.0
     return float((limits[at] + limits[at + 1]) / 2)
 

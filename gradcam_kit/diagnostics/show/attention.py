@@ -19,7 +19,7 @@ from gradcam_kit.options import whole
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_BAR = 30  # width of the terminal in columns
+_BAR = 30  # width of a bar in columns of the terminal
 _EIGHTHS = " ▏▎▍▌▋▊▉"
 _SHADES = (231, 225, 219, 213, 207, 201, 200, 199, 198, 197)  # from white to red, in the 256 colors of terminals
 

@@ -43,7 +43,7 @@ _METHODS: dict[str, dict[str, Any]] = {
     "eigen-cam": {},
 }
 _TEMPLATES = Path(__file__).parent / "templates"
-_SHOWN = 448  # pixels; the largest displayed size
+_SHOWN = 448  # largest displayed size in pixels
 
 
 @dataclass(frozen=True)

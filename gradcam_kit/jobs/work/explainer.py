@@ -256,7 +256,7 @@ class Explainer:
         return tuple(_with_batch_size(cam, min(cam.batch_size, most)) for cam in self.cams)
 
     def _fewer_rows(self) -> bool:
-        """Halve the masked rows per forward pass of methods; return False if it is already one."""
+        """Halve the masked rows per forward pass of methods; return False if there is only one row already."""
         rows = max(cam.batch_size for cam in self._fitting_cams())
         if rows > 1:
             self.fit.rows = rows // 2

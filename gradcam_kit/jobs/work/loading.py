@@ -173,7 +173,7 @@ def metric_settings(
                 raise request_fault(explainer, error) from error
             origin = {name: {"masks": masks.origin} for name in locating} if masks is not None else {}
             return {name: {**result.settings, **origin.get(name, {})} for name, result in results.items()}
-    return {metric.name: {} for metric in explainer.metrics}  # the reason is in the rows
+    return {metric.name: {} for metric in explainer.metrics}  # the rows contain the reason
 
 
 def note(console: Console | None, text: str) -> None:
