@@ -35,15 +35,15 @@ def samples(model: AppModel) -> list[tuple[Path, PictureSource]]:
 
 
 def enlargement(view: View) -> float:
-    """Return how many times as large as `view.shown` the page shows a picture.
+    """Return the factor by which the page enlarges `view.shown`.
 
-    A browser tells where a click lies only in pictures that it does not enlarge itself.
+    A browser reports the position of a click only in pictures that it does not enlarge itself.
     """
     return max(1.0, SHOWN_SIDE / int(max(view.shown.shape[:2])))
 
 
 def with_boxes(view: View) -> RGB:
-    """Return the picture with all boxes that can be chosen; a small one is enlarged."""
+    """Return the picture with all boxes that can be chosen; a small picture is enlarged."""
     factor, canvas = enlargement(view), view.shown.copy()
     if factor > 1:
         height, width = (round(side * factor) for side in canvas.shape[:2])

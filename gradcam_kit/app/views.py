@@ -40,7 +40,7 @@ SHOWN_SIDE = 768
 
 TOP, MOST_BOXES, LEAST_SCORE, FALLBACK = 5, 12, 0.3, 3
 LEAST_SHARE = 0.01
-"""Classes of lower probability are not among the bars, except for the first; the list of all classes has them."""
+"""Classes with a lower probability get no bar, except the first one; the list of all classes contains them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +77,7 @@ class AppModel:
 
 @dataclass(frozen=True, eq=False)
 class NamedTarget:
-    """One thing that can be explained.
+    """A class or a box that can be explained.
 
     Attributes:
         name: name of the class.
@@ -127,7 +127,7 @@ class View:
         return f"{score:.1%}" if self.in_percent else f"{score:.3g}"
 
     def bars(self) -> dict[str, int]:
-        """Return a label for each of `targets`, distinct, with the value that `target_choices` has for it."""
+        """Return a distinct label for each of `targets`, with its value in `target_choices`."""
         names = [one.name for one in self.targets]
         found = {}
         for place, one in enumerate(self.targets):
@@ -140,7 +140,7 @@ class View:
     def target_choices(self, model: AppModel) -> list[tuple[str, int]]:
         """Return labels and values of everything that can be explained: top predictions first, then all classes.
 
-        The value is the index of a class, of a detector the place among the boxes.
+        The value is the index of the class or, for a detector, of the box.
         """
         if self.is_detector:
             return [(f"{i + 1}. {one.name}, {self.said(one.score)}", i) for i, one in enumerate(self.targets)]
@@ -156,7 +156,7 @@ class View:
         return [(f"automatic ({chosen})" if chosen else "automatic", ""), *listed]
 
     def box_at(self, x: float, y: float) -> int | None:
-        """Return the place of the smallest box around a point of `shown`, in pixels; None if there is none."""
+        """Return the index of the smallest box around a point of `shown`, in pixels; None if there is none."""
         around = [
             ((box[2] - box[0]) * (box[3] - box[1]), place)
             for place, box in enumerate(one.box for one in self.targets)
@@ -195,7 +195,7 @@ def look(model: AppModel, picture: RGB, source: PictureSource) -> View:
 
 
 def layers_for(model: AppModel, view: View, target: int | DetectionTarget) -> tuple[LayerCandidate, ...]:
-    """Return the layers with positions for one target: which of them gradients reach may depend on the box."""
+    """Return the layers with positions for one target, because the box may decide which layers gradients reach."""
     if not view.is_detector:
         return view.layers
     resolved = resolve_target(target, ClassLogit)

@@ -29,7 +29,7 @@ RANDOM_DRAWS = 5
 
 
 def known_metric(name: str | Metric) -> Metric:
-    """Return the metric of a name.
+    """Return the metric with this name.
 
     Raises:
         UnknownNameError: not one of `METRICS`.
@@ -60,7 +60,7 @@ def baseline_maps(question: Question, found: Iterable[ComparedMethod], targets: 
 
 
 def _baseline_map(question: Question, one: ComparedMethod, targets: int | None, draw: int = 0) -> Tensor:
-    """Return a draw of a baseline, the first if it has no other."""
+    """Return a draw of a baseline; baselines that are not random have only one."""
     assert one.baseline is not None
     drawn = one.baseline(question.inputs.images, question.seed + draw, question.identities)
     return drawn if targets is None else drawn[:, None].expand(-1, targets, *drawn.shape[1:])
@@ -145,7 +145,7 @@ def mean_of_draws(draws: Sequence[MetricResult]) -> MetricResult:
 
 
 def _mean_where(draws: Float[Tensor, "n draws *rest"], ok: Bool[Tensor, "n draws"]) -> Float[Tensor, "n *rest"]:
-    """Return the mean over the draws that count; the first draw where none does."""
+    """Return the mean over the draws that count; the first draw if none counts."""
     counted = ok.reshape(*ok.shape, *(1 for _ in draws.shape[2:]))
     return draws.where(counted, torch.nan).nanmean(1).where(counted.any(1), draws[:, 0])
 
@@ -155,7 +155,7 @@ def _draws_of(one: ComparedMethod) -> int:
 
 
 def _has_several(question: Question) -> bool:
-    """Whether each image has an axis of targets."""
+    """Whether the maps have an axis of targets."""
     return _targets_each(question) is not None
 
 

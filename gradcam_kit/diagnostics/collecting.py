@@ -36,7 +36,7 @@ _MOST_PENDING = 4096
 
 
 def decides_at_once(x: Tensor) -> bool:
-    """Whether reading a number of the tensor waits for nothing: true on the host."""
+    """Whether a number of the tensor can be read without waiting, as on the host."""
     return x.device.type == "cpu"
 
 

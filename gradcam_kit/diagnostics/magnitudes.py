@@ -38,7 +38,7 @@ def largest_magnitude(tensor: Tensor) -> float:
 
 
 def larger(one: float, other: float) -> float:
-    """Return the larger magnitude; NaN in `one` means none yet."""
+    """Return the larger magnitude; NaN in `one` means that there is none yet."""
     return other if math.isnan(one) else max(one, other)
 
 

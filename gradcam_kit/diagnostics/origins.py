@@ -25,7 +25,7 @@ class Origin:
         path: name of the tensor: `layer[0]` of an output, or the name of a parameter whose gradient it is.
         count: number of non-finite values in the tensor.
         sample: the first sample of the batch with such a value; None if samples cannot be distinguished.
-        trail: the last modules with the largest magnitudes of input and output, so that an overflow is seen coming; in
+        trail: the last modules with the largest magnitudes of input and output, which show an overflow in advance; in
             the backward pass those of the gradients that arrived and were passed on.
         operator: the operator that made it, such as "div"; in the backward pass the node of autograd, such as
             "SqrtBackward0". "" where it is not known; in the forward pass that takes `detail=True`.

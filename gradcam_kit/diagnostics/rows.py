@@ -23,7 +23,7 @@ from gradcam_kit.diagnostics.verdicts import (
 
 
 def report_of(ledger: Ledger, limits: Thresholds) -> Report:
-    """Judge the observations."""
+    """Judge the observations, and return the report."""
     ranks = effective_ranks(ledger, limits)
     broken = behind_nonfinite(list(ledger.tracks.values()), limits)
     units, silent, starved = unit_findings(ledger, limits, broken)

@@ -25,7 +25,7 @@ from gradcam_kit.jobs.work.measuring import metric_fields
 from gradcam_kit.pixels.opencv import cv2
 from gradcam_kit.tables import csv_text
 
-_LARGEST = 2**30  # pixels of a picture
+_LARGEST = 2**30  # maximum number of pixels of a picture
 _HEAD = 2**16  # number of first bytes that tell whether an export wrote a file
 _BEGINS = {
     "csv": re.compile(rb"path,method,layer,rank,target,target_name,score,label,"),

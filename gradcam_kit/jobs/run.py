@@ -129,7 +129,7 @@ class _Todo:
         return sum(known[one].failed if one in again else self.prepared.pictures([one]) for one in self.numbers)
 
     def shards(self) -> Iterator[Shard]:
-        """Read the shards to be written from the plan; for retried shards only their failed pictures."""
+        """Read from the plan the shards to be written; for retried shards, only their failed pictures."""
         for number in self.numbers:
             shard = self.prepared.plan.shard(number)
             yield shard.again(self.prepared.store.read_shard(number)) if number in self.again else shard

@@ -30,12 +30,13 @@ class TwoTowerExplanation:
         scores: `(n,)` cosine similarities, or the scores of the fusion module.
         fusion: norms of gradient times activation at the fusion layer, `(n, t)` for tokens and `(n, k)` for units; None
             without a fusion module.
-        modalities: `(n, 2)` shares of the image's and of the text's embedding in the fused score; None without.
+        modalities: `(n, 2)` shares of the image's and of the text's embedding in the fused score; None without a fusion
+            module.
         image_embeddings: output of the image tower.
         text_embeddings: output of the text tower.
         image_layers: names of the layers of the image tower.
         text_layer: name of the layer of the text tower.
-        fusion_layer: name of the layer of the fusion module; "" without.
+        fusion_layer: name of the layer of the fusion module; "" without one.
     """
 
     heatmaps: Float[Tensor, "n *t"]

@@ -110,7 +110,7 @@ def imputed(
 
 @dataclass(frozen=True)
 class _Level:
-    """A grid.
+    """A grid of the multigrid cycle.
 
     Attributes:
         weight: D, the sum of the weights inside the image.

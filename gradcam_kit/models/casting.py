@@ -41,7 +41,9 @@ def fitted(state: Mapping[str, Any], own: Mapping[str, Any], path: Path) -> tupl
     if wrong:
         raise CheckpointError(f"{path} does not fit the model: {few(wrong)}")
     notes = (
-        [f"of {path.name}, {few(rounded)} have fractions, which are lost in the model's integers"] if rounded else []
+        [f"fractions of {few(rounded)} in {path.name} are lost, because the model has integers there"]
+        if rounded
+        else []
     )
     return ready, tuple(notes)
 

@@ -17,7 +17,7 @@ from gradcam_kit.errors import InputError, ShapeError, kind_of
 from gradcam_kit.functional import at_least_float32
 
 Classes = Any
-"""An int (also NumPy's), or one or m of them for each sample: a sequence, an array or a tensor."""
+"""An int (also NumPy's), or one or m ints for each sample: a sequence, an array or a tensor."""
 
 _T = TypeVar("_T")
 _MOST_SHOWN = 8

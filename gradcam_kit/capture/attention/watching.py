@@ -78,7 +78,7 @@ class _Pending:
 
 @dataclass(eq=False)
 class AttentionWatch:
-    """State of the block.
+    """The state of a `watch_attention` block.
 
     Attributes:
         keep: called with each attention.

@@ -92,7 +92,7 @@ class PackedWeights:
     """
 
     packed: dict[tuple[nn.Conv2d, torch.dtype, bool], tuple[Tensor, Tensor, int, Tensor]] = field(default_factory=dict)
-    """By convolution, precision and whether in blocks: the weight, its memory, its version, and its copy.
+    """The weight, its memory, its version and its copy, by convolution, precision and use of blocks.
 
     Writes to a weight that bypass autograd (`weight.data.mul_`) between two passes are not noticed.
     """

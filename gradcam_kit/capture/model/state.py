@@ -96,7 +96,9 @@ def untouched(
             _modes_and_flags(modules, keep_modes),
         ):
             changes.enter_context(change)
-        changes.enter_context(standing_in(modules))  # after the flags, which kept parameters have as well
+        changes.enter_context(
+            standing_in(modules)
+        )  # after the flags were saved, because kept parameters have flags as well
         held.add(id(model))
         try:
             # Inference tensors cannot enter a graph, so leave inference mode for the duration of the call.

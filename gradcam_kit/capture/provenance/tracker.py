@@ -83,7 +83,7 @@ class Tracker(TorchDispatchMode):
             values[a.name] for a in schema.arguments if a.alias_info and a.alias_info.is_write and a.name in values
         ]
         if written:
-            if torch.Tag.inplace_view in func.tags:  # another view of memory whose values stay
+            if torch.Tag.inplace_view in func.tags:  # this creates another view of memory with unchanged values
                 return
             if not is_ours(func):
                 self._follow_unknown_writing(func, values, known, written, output, before or {})

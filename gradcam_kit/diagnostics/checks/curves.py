@@ -17,7 +17,7 @@ _NAMES = {
     "val_loss": "validation_loss",
     "valid_loss": "validation_loss",
 }
-_ROSE = 0.5  # as a share of the first loss
+_ROSE = 0.5  # rise of the loss, as a share of the first loss
 _FLAT = 0.01
 _FEWEST = 6  # fewest points of a curve whose shape is judged
 _PASSED, _PASSED_SHARE = 5, 0.2  # minimum number of points after the best one, absolute and as a share

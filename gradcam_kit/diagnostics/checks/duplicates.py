@@ -36,7 +36,7 @@ class Twins:
 
     @property
     def names(self) -> tuple[str, str]:
-        """The names of both."""
+        """The names of both samples."""
         return self.first[0].names[self.first[1]], self.second[0].names[self.second[1]]
 
     @property

@@ -72,7 +72,7 @@ def spreads(
             continue
         features, rank = window.features.astype(np.float64), ranks[track.name]
         between = float(features.var(axis=0).mean()) / max(window.moments.mean_square, 1e-300)
-        # In features of few directions everything correlates; repeated units leave the others as they are.
+        # In features that span few directions, everything correlates; repeated units do not affect the others.
         spans = rank >= max(_FEW_DIRECTIONS, 0.1 * min(len(features), track.units))
         # The outputs of a model are classes; the outputs of classes that the data lacks are all alike.
         is_judged = spans and not track.is_output and not _is_pass_through(track, ledger)

@@ -35,7 +35,7 @@ class Batch:
             return cls(items, move(stacked, device), stream.record_event())
 
     def arrived_images(self) -> Tensor | None:
-        """Return the images, which the device waits for; None if they differ in size."""
+        """Return the images, once the device has received them; None if they differ in size."""
         if self.images is not None and self.arrived is not None:
             current = torch.cuda.current_stream(self.images.device)
             current.wait_event(self.arrived)
