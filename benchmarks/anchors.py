@@ -100,7 +100,7 @@ ANCHORS = (
     ),
     Anchored(
         "Watch it live", "dashboard", "TensorBoard",
-        "findings first; reads a plain file; on the loopback address alone",
+        "findings first; reads a plain file; only on the loopback address",
         "", f"{_D}test_dashboard.py",
     ),
 )  # fmt: skip

@@ -77,7 +77,7 @@ def run(
     try:
         first, second = load(old), load(new)
     except ValueError as error:
-        raise typer.BadParameter(f"{error}; expected what a command such as `methods` stored") from error
+        raise typer.BadParameter(f"{error}; expected results stored by a command such as `methods`") from error
     if first.command != second.command:
         raise typer.BadParameter(f"{old} is of `{first.command}`, {new} of `{second.command}`; expected one command")
     for warning in differences(first, second):

@@ -135,7 +135,7 @@ def device_table(results: Results) -> str:
     costs = [row for row in results.rows if not str(row.case["work"]).endswith(ALONE)]
     shares = [row for row in results.rows if "share" in row.figures]
     waiting = [str(row.case["work"]).partition(" ")[0] for row in shares if row.figures["share"].median < 1]
-    said = f"Calls of {len(shares) - len(waiting)} of {len(shares)} methods wait for the device at their end alone"
+    said = f"Calls of {len(shares) - len(waiting)} of {len(shares)} methods wait for the device only at their end"
     others = f"; not those of {', '.join(waiting)}" if waiting else ""
     return f"{cost_table(replace(results, rows=costs))}\n\n{said}{others}."
 

@@ -83,7 +83,7 @@ def overflow(planted: bool) -> Origins:
     return origins(model.half(), x.half()) if planted else origins(model, x)
 
 
-@fault(14, "the slope of a root at 0: NaN in the backward pass alone; the twin adds 1e-6", at="2",
+@fault(14, "the slope of a root at 0: NaN only in the backward pass; the twin adds 1e-6", at="2",
        tool="find_nonfinite", says=("bad", "nonfinite", "2"))  # fmt: skip
 def backward_alone(planted: bool) -> Origins:
     return origins(after(torch.sqrt if planted else lambda x: torch.sqrt(x + 1e-6)))

@@ -157,7 +157,7 @@ TESTS = (
     _on_objects(
         "two objects",
         "Two gratings of two classes in one picture, both explained",
-        "of the map's share on the two disks, the part on the one that is explained",
+        "share of the explained disk in the part of the map that lies on the two disks",
         two_objects,
     ),
     _on_objects(

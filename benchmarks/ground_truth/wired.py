@@ -111,7 +111,7 @@ TESTS = (
     ),
     Test(
         "blind half",
-        "Random weights and a head that sees the upper half alone",
+        "Random weights and a head that sees only the upper half",
         "share of the map in the half that can matter",
         blind,
         has_networks=True,

@@ -40,7 +40,7 @@ class HeatmapLogger:
         writer: a `Writer` or a sequence of them; gets one picture per frame and, with `features`, one per layer.
         pictures: pictures below the heatmaps, `(n, h, w, c)` or `(n, c, h, w)`, uint8 or in [0, 1]; None = the
             images themselves, each stretched to [0, 1] because model inputs are normalized.
-        targets: what is explained, as in calling the method; None = the class currently predicted.
+        targets: the explained targets, as in calling the method; None = the class currently predicted.
         features: layers whose feature maps are logged too: names, wildcards, modules or types.
         channels: number of feature maps to show of each layer.
         size: width and height of each picture in a frame, in pixels.

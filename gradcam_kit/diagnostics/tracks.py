@@ -152,7 +152,7 @@ class LayerTrack:
     history: History = field(default_factory=History)
 
     def last_window(self, enough: int) -> WindowStats:
-        """Return the window for verdicts: the open one, joined with the one before while it has few samples."""
+        """Return the window for verdicts: the open window, joined with the previous one while it has few samples."""
         if self.closed is None or self.open.moments.n >= min(enough, self.closed.moments.n) > 0:
             return self.open
         return self.closed.merge(self.open)

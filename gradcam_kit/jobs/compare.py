@@ -135,7 +135,7 @@ class _Sheet:
     console: Console | None
     problems: Problems = field(default_factory=Problems)
     compared_methods: list[ComparedMethod] = field(default_factory=list)
-    """Chosen on the first picture that can be read."""
+    """The methods, chosen on the first readable picture."""
 
     def comparisons(self, entries: Sequence[Entry], bar: ProgressBar) -> Iterator[Comparison]:
         """Yield one comparison for each batch of pictures."""

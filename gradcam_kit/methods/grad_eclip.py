@@ -39,7 +39,7 @@ class GradECLIP(BaseCAM, name="grad-eclip"):
     """Weight the values of the last attention by the gradient at the class token, and by how close query and key are.
 
     Made for CLIP's image encoder with `targets=EmbeddingSimilarity(text)`; it works for any transformer with a class
-    token. It looks at the last block alone. It keeps the model's heads, concatenated, and takes the gradient before the
+    token. It looks only at the last block. It keeps the model's heads, concatenated, and takes the gradient before the
     output projection, where it has the axes of the values. The released code instead runs the last block with one head,
     and compares queries and keys after the output projection. `target_layers` is not used.
 

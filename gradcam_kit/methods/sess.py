@@ -24,7 +24,8 @@ _KERNEL, _SIGMA = 11, 5.0
 
 
 def windows(size: Sequence[int], scales: int, growth: float) -> list[Window]:
-    """Return windows with the image's aspect ratio that tile it at each scale; the last of each axis is moved inside.
+    """Return windows with the image's aspect ratio that tile it at each scale; the last window of each axis is shifted
+    inside.
 
     At scale i the windows are 1 / (1 + i * growth) of the image; an image of 224 x 224 has 122 with the defaults.
     """

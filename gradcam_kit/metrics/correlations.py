@@ -26,7 +26,7 @@ from gradcam_kit.types import Rescore
 
 FRACTIONS = (0.01, 0.1, 0.25, 0.5, 0.8)
 _SUBSET = 224
-_SUBSET_SAID = "224, of images below 2240 positions a tenth"
+_SUBSET_SAID = "224, or a tenth of the positions for images below 2240 positions"
 _STREAM = 1 << 17
 """Draw i of an image has stream _STREAM + i."""
 

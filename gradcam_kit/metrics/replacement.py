@@ -97,7 +97,7 @@ def blurred(images: Float[Tensor, "n c *t"], kernel: int, sigma: float) -> Float
 def channel_noise(
     images: Float[Tensor, "m c *t"], own: Int[Tensor, " m"], seed: int, stream: int | Int[Tensor, " m"]
 ) -> Float[Tensor, "m c *t"]:
-    """Draw every value from U(smallest, largest) of its channel of its image."""
+    """Draw every value uniformly from the range of its channel in its image."""
     values = at_least_float32(images)
     flat = values.flatten(2)
     low, high = (extreme.reshape(*flat.shape[:2], *(1 for _ in images.shape[2:])) for extreme in _extremes(flat))
@@ -134,5 +134,8 @@ def _inpainting(images: Tensor) -> Replacement:
         filled = imputed(images[index], removed & ~is_all, TOLERANCE, room)
         return torch.where(spread(is_all), means[index], filled.to(images.dtype))
 
-    settings = {"baseline": "weighted mean of the neighbors, of an empty image of each channel", "tolerance": TOLERANCE}
+    settings = {
+        "baseline": "weighted mean of the neighbors, or mean of each channel for an empty image",
+        "tolerance": TOLERANCE,
+    }
     return Replacement(fill, settings)

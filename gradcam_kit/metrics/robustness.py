@@ -29,7 +29,7 @@ from gradcam_kit.types import Rescore
 
 Perturbation = Literal["noise", "patches"]
 
-_PATCHES = "16, of images below 64 a quarter of the longer side"
+_PATCHES = "16, or a quarter of the longer side for images below 64"
 _PAPER = "{}: Yeh et al., NeurIPS 2019, https://arxiv.org/abs/1901.09392."
 _STREAM = 1 << 16
 """Draw i of an image uses stream _STREAM + i, so that more draws do not change the earlier ones."""

@@ -227,7 +227,7 @@ def standing_in(modules: Sequence[nn.Module]) -> Iterator[None]:
                 tensor = place.tensor
                 if tensor.is_inference() or tensor.requires_grad:
                     clone = clones.setdefault(id(tensor), tensor.detach().clone())
-                    replaced.append((place, clone))  # first, because an interruption may come between the two
+                    replaced.append((place, clone))  # recorded first, because an interruption may come between the two
                     place.put(clone)
                 elif not isinstance(tensor, nn.Parameter):
                     written.append((place, tensor.clone(), tensor._version))

@@ -106,7 +106,7 @@ class PackedWeights:
         try:
             for module in model.modules():
                 if type(module) is nn.Conv2d and "_conv_forward" not in module.__dict__:
-                    replaced.append(module)  # first, because an interruption may come between the two
+                    replaced.append(module)  # recorded first, because an interruption may come between the two
                     module.__dict__["_conv_forward"] = partial(self._forward, module)
             yield
         finally:

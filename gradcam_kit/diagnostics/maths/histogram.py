@@ -91,7 +91,7 @@ def quantile(counts: Int[np.ndarray, " bins"], q: float) -> float:
 
 
 def coarsen(counts: Int[np.ndarray, " bins"]) -> Int[np.ndarray, " coarse"]:
-    """Sum into 36 bins for a history: negative, zero, positive in steps of two octaves, and what is not finite last.
+    """Sum into 36 bins for a history: negative, zero, positive in steps of two octaves, and non-finite values last.
 
     Magnitudes from 2^-24 to 2^8 have bins of their own; smaller ones count as zero, larger ones in the outermost bin.
     """

@@ -183,8 +183,8 @@ def _photographs() -> list[DemoPicture]:
         ),
         DemoPicture(
             "An astronaut",
-            "The network has no class for astronauts. The maps show what it mistook for the first class, "
-            "and the model of a shuttle behind her for the second.",
+            "The network has no class for astronauts. The maps show what it mistook for the first class and, for the "
+            "second class, the model of a shuttle behind her.",
             data.astronaut(),
             "space shuttle",
         ),

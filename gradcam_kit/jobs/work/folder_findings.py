@@ -33,7 +33,7 @@ def dim_findings(seen: Examined) -> list[Finding]:
 
 
 def unknown_findings(seen: Examined, explainer: Explainer) -> list[Finding]:
-    """Report folders that are not classes of the model."""
+    """Report folders whose names are not classes of the model."""
     if not seen.unknown or not explainer.labels.names:
         return []
     count, names = sum(seen.unknown.values()), [f"'{name}'" for name in seen.unknown]
