@@ -32,7 +32,7 @@ def linear_head(s: Stored) -> str:
     two = [s.better("two objects", "grad-cam", other) for other in ("layer-cam", "grad-cam++", "score-cam")]
     grid = [s.better("GridPG", "grad-cam", other) for other in ("layer-cam", "grad-cam++", "score-cam")]
     return (
-        "**Behind mean pooling and a linear head**, take `GradCAM`; there `HiResCAM`, `XGradCAM` and `CAM` score the "
+        "**Before mean pooling and a linear head**, use `GradCAM`; there `HiResCAM`, `XGradCAM` and `CAM` score the "
         f"same to 0.01. Of two objects it shows the right one ({s.mean('two objects', 'grad-cam')} of what lies on "
         f"both): {two[0]} more than `LayerCAM`, {two[1]} more than `GradCAMPlusPlus` and {two[2]} more than "
         f"`ScoreCAM`. In mosaics of four pictures (GridPG) the differences are {grid[0]}, {grid[1]} and {grid[2]}, in "
@@ -46,7 +46,7 @@ def zero_is_zero(s: Stored) -> str:
     part = [s.better("DiPart", "hires-cam", other) for other in ("grad-cam", "xgrad-cam", "ablation-cam")]
     s.require(s.value("blind half", "hires-cam") > 0.999, "blind half: hires-cam shows what cannot matter")
     return (
-        "**Where a linear head follows at once but weighs places differently, take `HiResCAM`.** It shows only "
+        "**Where a linear head follows at once but weighs positions differently, use `HiResCAM`.** It shows only "
         "what the score depends on, which is arithmetic and holds for that one layer: nothing of the blind half, "
         f"into which `GradCAM` puts {half[0]} more of its map, `ScoreCAM` {half[1]} and `AblationCAM` {half[2]}. In "
         f"mosaics whose other cells cannot matter at that layer (DiPart) it is {part[0]} better than `GradCAM`, "
@@ -158,7 +158,7 @@ def transformers(s: Stored) -> str:
     s.require(other <= 0.05, f"balanced-cam has {other:.2f} on the other square")
     counted = f"{s.networks(_OTHERS['ignored'])} of {s.trained(_OTHERS['ignored'])}"
     return (
-        "**On vision transformers take [`BalancedCAM`](how-to/transformers.md).** It puts "
+        "**On vision transformers use [`BalancedCAM`](how-to/transformers.md).** It puts "
         f"{s.interval('transformer', 'balanced-cam')} of its map on the only square that matters, which is {first[0]} "
         f"more than `HiResCAM`, {first[1]} more than `GradCAM`, {first[2]} more than `AttentionRollout`, {first[3]} "
         f"more than `GradECLIP`, {first[4]} more than random channel weights, and {masks} more than `ScoreCAM`, which "

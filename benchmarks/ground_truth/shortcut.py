@@ -96,7 +96,8 @@ TESTS = (
         "shortcut",
         "A patch that goes with the label at correlation 0, 0.5, 0.9 and 1; four networks, and the patch's measured "
         "effect on each",
-        "share of the map on the patch for the network that relies on it, less that for the one that does not",
+        "share of the map on the patch for the network that relies on it, minus the share for the network that does "
+        "not",
         shortcut,
         has_networks=True,
     ),

@@ -66,7 +66,7 @@ def torchvision_model(name: str, wishes: LoadOptions) -> ModelParts:
 
     known = models.list_models(module=models)
     if name not in known:
-        raise UnknownNameError(f"torchvision has no picture classifier {name!r}{did_you_mean(name, known)}")
+        raise UnknownNameError(f"torchvision has no image classifier {name!r}{did_you_mean(name, known)}")
     if wishes.weights is None:
         model = models.get_model(name, **wishes.classes)
         return ModelParts(

@@ -100,7 +100,9 @@ def test_defaults_of_small_images() -> None:
         assert torch.equal(found.values, METRICS["infidelity"](case, samples=8, patch=3).values)
         assert (found.values > 1e-9).all()
     found = metrics.top_k_intersection(case.heatmaps, masks())
-    assert found.settings["k"] == "1000, or a tenth of the positions for maps below 10000 positions"  # the same for all sizes
+    assert (
+        found.settings["k"] == "1000, or a tenth of the positions for maps below 10000 positions"
+    )  # the same for all sizes
     assert torch.equal(found.values, metrics.top_k_intersection(case.heatmaps, masks(), k=18).values)
     large, objects = torch.rand(1, 100, 100), torch.rand(1, 100, 100) > 0.5
     found = metrics.top_k_intersection(large, objects)

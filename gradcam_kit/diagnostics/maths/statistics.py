@@ -82,7 +82,7 @@ class Moments:
 
 @dataclass(frozen=True)
 class Axes:
-    """Which axis of a tensor holds samples and which one units; the others are positions.
+    """The axes of a tensor that hold samples and units; all others are positions.
 
     Attributes:
         units: number of units.

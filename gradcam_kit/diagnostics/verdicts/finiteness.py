@@ -1,4 +1,4 @@
-"""Where numbers stop being finite, and which layers are not judged for that reason."""
+"""Verdicts on the first non-finite numbers, and the layers that are not judged because of them."""
 
 from __future__ import annotations
 
