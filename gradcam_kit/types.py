@@ -16,10 +16,10 @@ Images = Tensor | Sequence[Any] | Mapping[str, Any]
 """Inputs of a model: one tensor `(n, c, *t)`, or a tuple (positional) or mapping (keywords) of inputs."""
 
 Target = Callable[[Any], Tensor]
-"""From the model's output to one score per sample `(n,)`."""
+"""A function from the model's output to one score per sample `(n,)`."""
 
 Reshape = Callable[[Any], Tensor]
-"""From a layer's output to maps `(n, k, *s)`; a rearrangement of its values, without arithmetic."""
+"""A function from a layer's output to maps `(n, k, *s)`, which only rearranges values."""
 
 
 GradientRule = Literal["exact", "balanced"]

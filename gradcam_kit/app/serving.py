@@ -44,7 +44,7 @@ def free_port(port: int) -> int:
     last = min(port + _PORTS, 65536)
     for candidate in range(port, last):
         with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-            if os.name == "posix":  # like servers, so that a recently closed port counts as free
+            if os.name == "posix":  # as servers do, so that a recently closed port counts as free
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind((LOOPBACK, candidate))

@@ -180,7 +180,7 @@ def _pass(model: nn.Module, inputs: Inputs, request: Request) -> Iterator[Captur
             yield captured
         except Exception as error:
             raise_interruption(error)
-            checks.raise_first()  # without synchronization NaN may be the real cause, and should be named
+            checks.raise_first()  # without synchronization, NaN may be the real cause and should be named
             raise
         checks.raise_first()
 
@@ -246,5 +246,5 @@ def _for_each(values: Tensor, n: int) -> Tensor:
 
 
 def _detach(output: Any) -> Any:
-    # Contiguous, as it would be without the channels-last memory format of the images.
+    # Make it contiguous, as it would be without the channels-last memory format of the images.
     return map_output(lambda leaf: leaf.detach().contiguous(), output)

@@ -210,7 +210,7 @@ class Recorder:
             tensor = leaves[i]
             if self.graph and not tensor.requires_grad:
                 tensor = tensor.detach().requires_grad_()
-            with torch.set_grad_enabled(self.graph):  # even where the model runs a frozen part without gradients
+            with torch.set_grad_enabled(self.graph):  # needed even if the model runs a frozen part without gradients
                 leaves[i], passed_on[i] = tensor, tensor.clone()
         return leaves, tree_unflatten(passed_on, record.spec)
 

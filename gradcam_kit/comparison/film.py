@@ -45,7 +45,8 @@ class HeatmapLogger:
         channels: number of feature maps to show of each layer.
         size: width and height of each picture in a frame, in pixels.
         name: name of the pictures in the writer.
-        most_frames: if there are more, every second frame is dropped, from then on too, so that memory stays constant.
+        most_frames: maximum number of frames; beyond it, every second frame is dropped, also from then on, so that
+            memory stays constant.
 
     Attributes:
         frames: RGB pictures `(height, width, 3)`, the oldest first.

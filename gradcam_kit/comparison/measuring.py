@@ -124,7 +124,7 @@ def mean_of_draws(draws: Sequence[MetricResult]) -> MetricResult:
     count.
 
     The other details are means of the same draws, such as the mean curve, whose area is the mean of the areas; a detail
-    whose shape differs from draw to draw is left out. The status of an image is OK where that of any draw is.
+    whose shape differs from draw to draw is left out. The status of an image is OK if the status of any draw is.
     """
     if len(draws) == 1:
         return draws[0]

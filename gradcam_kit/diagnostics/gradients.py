@@ -147,7 +147,7 @@ def _clipping(attach: Hooks, parameters: list[Tensor], limit: float, *, is_norm:
         if not waiting:
             waiting.append(True)
             engine: Any = torch.autograd.Variable._execution_engine
-            engine.queue_callback(clip)  # runs when all gradients of this backward pass are there
+            engine.queue_callback(clip)  # runs when all gradients of this backward pass have arrived
 
     for parameter in parameters:
         attach.on_accumulation(parameter, arrived)

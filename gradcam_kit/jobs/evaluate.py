@@ -104,7 +104,7 @@ class Evaluation:
 
     @property
     def exit_status(self) -> int:
-        """0 = all measured, 1 = some pictures failed."""
+        """The exit status: 0 = all measured, 1 = some pictures failed."""
         return int(self.failed > 0)
 
     @property

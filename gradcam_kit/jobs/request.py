@@ -209,7 +209,7 @@ class RunSummary:
 
     @property
     def exit_status(self) -> int:
-        """0 = all done, 1 = some pictures failed, 130 = interrupted."""
+        """The exit status: 0 = all done, 1 = some pictures failed, 130 = interrupted."""
         return 130 if self.interrupted else int(self.failed > 0)
 
 

@@ -185,7 +185,7 @@ def _prepare(request: RunRequest, console: Console) -> _Prepared:
         explainer = replace(explainer, metrics=metrics, say=partial(note, console))
         request = replace(request, scores=explainer.scores)
         if request.targets != "label" and (unknown := explainer.labels.unknown(plan.entries())) is not None:
-            note(console, unknown)  # as targets, such labels become error rows
+            note(console, unknown)  # if labels are the targets, such labels become error rows
         manifest = make_manifest(request, explainer, plan)
         goes_on = there is not None and not request.overwrite
         if there is not None and goes_on:

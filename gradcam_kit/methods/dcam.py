@@ -19,12 +19,12 @@ from gradcam_kit.targets.outputs import predicted_classes
 
 @dataclass(frozen=True, eq=False)
 class DimensionMaps:
-    """What dCAM finds: which dimensions of a multivariate series matter, and when.
+    """The result of dCAM: which dimensions of a multivariate series matter, and when.
 
     Attributes:
         heatmaps: `(n, D, t)` float32 in [0, 1], normalized over all dimensions and times of a series together.
         saliency: the signed maps, at the layer's resolution in time.
-        targets: the class that is explained.
+        targets: the explained class.
         kept: number of orders for which the model predicted this class; only these orders count.
         is_empty: True where there was no positive evidence, for example because no order counted.
     """

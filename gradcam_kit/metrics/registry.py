@@ -26,10 +26,10 @@ from gradcam_kit.options import Registry
 from gradcam_kit.types import Rescore
 
 Explain = Callable[[Tensor], Tensor]
-"""From changed images `(n, c, *t)` to the heatmaps `(n, *t)` of the same samples for the same classes."""
+"""A function from changed images `(n, c, *t)` to the heatmaps `(n, *t)` of the same samples for the same classes."""
 
 Represent = Callable[[Tensor], Tensor]
-"""From changed images `(n, c, *t)` to the activations `(n, ...)` of the same samples."""
+"""A function from changed images `(n, c, *t)` to the activations `(n, ...)` of the same samples."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -234,7 +234,7 @@ def _curves(
         **score_settings(rescore),
         "percentages": tuple(percentages),
         "noise": noise,
-        "noise_units": "those of the images as the model gets them",
+        "noise_units": "units of the model's input",
         "tolerance": tolerance,
         "seed": seed,
     }
@@ -243,7 +243,7 @@ def _curves(
 
 
 def _counts(percentages: Sequence[float], total: int) -> list[int]:
-    # Rounded first: 0.07 * 100 is a little above 7 in floating point.
+    # Round first, because 0.07 * 100 is a little above 7 in floating point.
     counts = [math.ceil(round(finite_number("a percentage", percent) * total / 100, 6)) for percent in percentages]
     if not counts or min(counts) < 1 or max(counts) >= total:
         raise OptionError(

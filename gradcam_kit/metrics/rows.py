@@ -15,7 +15,7 @@ from gradcam_kit.options import positive_int
 from gradcam_kit.types import Rescore
 
 Build = Callable[[Tensor, Tensor], Tensor]
-"""From images `index (m,)` and their changes `step (m,)` to the changed images `(m, c, *t)`."""
+"""A function from images `index (m,)` and their changes `step (m,)` to the changed images `(m, c, *t)`."""
 
 _PASSES = 4  # number of forward passes whose rows are made together; on a CPU more rows would leave the caches
 

@@ -41,7 +41,7 @@ class _Reading:
 
     @property
     def rank(self) -> int:
-        """0 = a common key for models, 1 = another key, 2 = a key for averaged weights."""
+        """The rank of the keys: 0 = a common key for models, 1 = another key, 2 = a key for averaged weights."""
         if _AVERAGED.search(self.keys) or _AVERAGED.search(self.prefix):
             return 2
         parts = {part for part in self.prefix.split(".") if part}

@@ -119,7 +119,7 @@ def timm_model(name: str, wishes: LoadOptions) -> ModelParts:
     config = timm.data.resolve_model_data_config(model)
     transform = from_timm(config) or CallableTransform(timm.data.create_transform(**config, is_training=False))
     names = None
-    if subset := timm.data.infer_imagenet_subset(model):  # by the number of classes, whatever the weights are
+    if subset := timm.data.infer_imagenet_subset(model):  # judged by the number of classes, whatever the weights are
         names = tuple(timm.data.ImageNetInfo(subset).label_descriptions())
     return ModelParts(model, transform, f"timm's data config of {name}", names, name if pretrained else "random")
 

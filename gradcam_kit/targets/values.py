@@ -22,7 +22,7 @@ Classes = Any
 _T = TypeVar("_T")
 _MOST_SHOWN = 8
 ALL_CLASSES = "torch.arange({count}).expand(n, -1), which explains all classes, and keep heatmaps[labels.bool()]"
-"""What to pass for multi-label data."""
+"""Advice for multi-label data."""
 
 
 def read_classes(classes: Any) -> int | Tensor:
@@ -34,7 +34,7 @@ def read_classes(classes: Any) -> int | Tensor:
     """
     if getattr(classes, "ndim", 0) == 0 and getattr(classes, "dtype", type(classes)) not in (bool, torch.bool):
         try:
-            return as_index(classes)  # also NumPy integers and 0-d integer tensors
+            return as_index(classes)  # this includes NumPy integers and 0-d integer tensors
         except TypeError:
             pass
     try:

@@ -15,7 +15,7 @@ from gradcam_kit.capture.balance.graph import kind
 
 Gradients = tuple[Tensor | None, ...]
 Rule = Callable[[Gradients, Gradients], Gradients | None]
-"""From the gradients at a node's inputs and outputs to replacements of the former; None keeps them."""
+"""A function from the gradients at a node's inputs and outputs to replacements of the former; None keeps them."""
 
 
 def rule_of(node: Any, action: Action) -> Rule:
@@ -99,7 +99,7 @@ def _elu(node: Any) -> Rule:
 
 
 def _tanh(node: Any) -> Rule:
-    """Where the result is saturated, the input is unknown and counts as the smallest input with this result."""
+    """Return the rule of tanh; for a saturated result, the unknown input counts as the smallest one with this result."""
     y = node._saved_result
 
     def factor() -> Tensor:

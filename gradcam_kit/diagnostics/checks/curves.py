@@ -146,7 +146,9 @@ def _shape(train: Sequence[float]) -> list[Finding]:
             )
         )
     bends = [train[i - 1] - 2 * train[i] + train[i + 1] for i in range(1, len(train) - 1)]
-    noise = median(map(abs, bends)) / (0.6745 * math.sqrt(6))  # robust: the median of a normal's absolute values
+    noise = median(map(abs, bends)) / (
+        0.6745 * math.sqrt(6)
+    )  # 0.6745 is the median absolute value of a standard normal variable
     descent = max(train[0], median(_third(train, 0))) - min(train)
     if descent > 0 and noise > _NOISE * descent:
         found.append(

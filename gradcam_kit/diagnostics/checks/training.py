@@ -1,4 +1,6 @@
-"""Why a loss is flat or explodes: outputs, modes, optimizer, gradients, updates and one batch, in that order."""
+"""Find out why a loss is flat or explodes: check outputs, modes, optimizer, gradients, updates and one batch, in that
+order.
+"""
 
 from __future__ import annotations
 

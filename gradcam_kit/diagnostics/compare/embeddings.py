@@ -35,7 +35,7 @@ class Projection:
         explained: share of the variance along each component of "pca"; None for "tsne", whose axes have no meaning.
         silhouette: mean over all samples of the embeddings themselves, not of the points, in [-1, 1]; None without
             labels or with a single group.
-        silhouette_of: the same for each group.
+        silhouette_of: mean silhouette of each group.
     """
 
     points: Float[Tensor, "n c"]

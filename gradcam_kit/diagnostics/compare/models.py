@@ -113,10 +113,10 @@ def compare_models(
 ) -> ModelComparison:
     """Compare the layers of two models by CKA on the same images, both in eval mode.
 
-    Features are means over positions. CKA is that of minibatches, with the unbiased estimate of HSIC (Nguyen, Raghu &
-    Kornblith, ICLR 2021), so that memory does not grow with the number of images. Compared with itself, a model is
-    also judged: a layer whose output has a CKA of at least 0.999 with its own input changes nothing, and features that
-    span fewer than 2 directions have collapsed.
+    Features are means over positions. CKA is computed from minibatches, with the unbiased estimate of HSIC (Nguyen,
+    Raghu & Kornblith, ICLR 2021), so that memory does not grow with the number of images. Compared with itself, a model
+    is also judged: a layer whose output has a CKA of at least 0.999 with its own input changes nothing, and features
+    that span fewer than 2 directions have collapsed.
 
     Args:
         a: any model; it is not changed.

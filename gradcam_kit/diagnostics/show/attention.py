@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _BAR = 30  # width of a bar in columns of the terminal
 _EIGHTHS = " ▏▎▍▌▋▊▉"
-_SHADES = (231, 225, 219, 213, 207, 201, 200, 199, 198, 197)  # from white to red, in the 256 colors of terminals
+_SHADES = (231, 225, 219, 213, 207, 201, 200, 199, 198, 197)  # shades from white to red, in the 256 colors of terminals
 
 
 def text(

@@ -1,4 +1,4 @@
-"""How signals and gradients change over depth and time."""
+"""Verdicts on changes of signals and gradients over depth and time."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _fit(values: list[float]) -> float:
 
 @dataclass(frozen=True)
 class Change:
-    """How a number changes from the first to the last of some layers.
+    """The change of a number from the first to the last of some layers.
 
     Attributes:
         factor: the number of the last layer divided by that of the first, from a straight line through the logarithms.

@@ -45,7 +45,7 @@ def spread_findings(ledger: Ledger, limits: Thresholds, silent: set[str], ranks:
 
 @dataclass(frozen=True)
 class Spread:
-    """How far the pooled outputs of a layer are spread, in the last window.
+    """The spread of a layer's pooled outputs in the last window.
 
     Attributes:
         rank: effective rank; None where a trained layer may have few directions.

@@ -57,7 +57,7 @@ class Plan:
     """The pictures of a source, sorted by key, without duplicates; the same for any number of workers.
 
     Attributes:
-        pictures: how many there are.
+        pictures: number of pictures.
         digest: SHA-256 of keys and labels.
         left_out: files and folders below the source that are not input.
     """

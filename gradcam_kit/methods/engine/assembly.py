@@ -111,7 +111,7 @@ def assemble(
 ) -> Explanation:
     """Make the explanation of the captured samples from what `signed_maps` returned."""
     leading = tuple(captured.scores.shape) if captured.scores is not None else (captured.inputs.n,)
-    # Copies, because heatmaps may be computed after their reader has changed the signed maps in place.
+    # Copy the maps, because heatmaps may be computed after their reader has changed the signed maps in place.
     rows = [maps.flatten(0, len(leading) - 1).clone() for maps in saliency.values()]
     shares = [share.flatten() for share in importance]
     size = _size_of_heatmaps(captured, saliency, len(leading))

@@ -1,4 +1,4 @@
-"""Why all maps of a call are empty, in words."""
+"""Explain in words why all maps of a call are empty."""
 
 from __future__ import annotations
 
