@@ -99,7 +99,7 @@ def _elu(node: Any) -> Rule:
 
 
 def _tanh(node: Any) -> Rule:
-    """Return the rule of tanh; for a saturated result, the unknown input counts as the smallest one with this result."""
+    """Return the rule of tanh; a saturated result stands for the smallest input with this result."""
     y = node._saved_result
 
     def factor() -> Tensor:
