@@ -37,7 +37,7 @@ LIMITS: Mapping[str, tuple[str, str]] = {
     "head_distance": ("Jensen-Shannon distance of two heads that are not nearly uniform", "below"),
     "sink": ("share of the attention that one token gets", "above"),
     "stuck_warn": ("share of the units with a gate that does not move", "above"),
-    "first loss": ("distance of the first loss from that of chance, relative", "above"),
+    "first loss": ("relative distance of the first loss from the loss of guessing", "above"),
 }
 """Threshold -> the number that is compared with it, and the side of the limit on which a finding is reported."""
 

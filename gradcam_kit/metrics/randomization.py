@@ -159,7 +159,7 @@ def method_agreement(maps: Mapping[str, Float[Tensor, "n *s"]]) -> MetricResult:
     methods)` in the order of the mapping, NaN for such a map.
 
     Raises:
-        OptionError: less than two methods.
+        OptionError: fewer than two methods.
         ShapeError: maps of different shapes.
     """
     if len(maps) < 2:

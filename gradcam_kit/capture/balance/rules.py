@@ -46,7 +46,7 @@ def _share(gradient: Tensor, share: float) -> Tensor:
 
 
 def _gated(factor: Callable[[], Tensor]) -> Rule:
-    """`h = s(x) g`, the rule of every function `x s(x)`; the gate is computed when it is needed, one at a time."""
+    """Return the rule `h = s(x) g` of a function `x s(x)`; gates are computed when needed, one at a time."""
 
     def rule(inputs: Gradients, outputs: Gradients) -> Gradients | None:
         if inputs[0] is None or outputs[0] is None:
@@ -80,7 +80,7 @@ def _mish(node: Any) -> Rule:
 
 
 def _elu(node: Any) -> Rule:
-    """ELU, CELU and SELU, which are one operation; in place, they save only the result."""
+    """Return the rule of ELU, CELU and SELU, which are one operation; in place, they save only the result."""
     scale = getattr(node, "_saved_scale", 1.0)  # CELU has neither scale nor input scale
     low, steepness = node._saved_alpha * scale, getattr(node, "_saved_input_scale", 1 / node._saved_alpha)
     has_input = hasattr(node, "_saved_self")
@@ -198,7 +198,7 @@ def _group_norm(node: Any) -> Rule:
 
 
 def _batch_norm(node: Any) -> Rule:
-    """Batch norm with the statistics of the batch, with which torch also computes instance norm."""
+    """Return the rule of batch norm with the statistics of the batch, which torch also uses for instance norm."""
     axes = (0, *range(2, node._saved_input.ndim))
     shape = (1, -1, *(1 for _ in axes[1:]))
     scale = node._saved_weight

@@ -67,7 +67,7 @@ class RowState:
     """Facts learned from passes over changed rows, for later passes of the same call."""
 
     most: int | None = None
-    """The most rows that fit into the device's memory; set after an out-of-memory error."""
+    """Maximum number of rows that fit into the device's memory; set after an out-of-memory error."""
     is_checked: bool = False
     """Whether repeated samples score like the samples themselves."""
     is_bag: bool = False

@@ -19,7 +19,7 @@ _CONSTANT = 1e-8  # variance over samples, as a share of the mean square of the 
 ROUNDING = 1e-3
 """Difference of outputs that may be due to another kernel, as a share of their largest value."""
 _ALIKE = 1e-6  # differences of a layer's outputs, as a share of their largest value
-_LEAKED = 1e-6  # gradient at other samples, as a share of the gradient at the own sample
+_LEAKED = 1e-6  # gradient at other samples, as a share of the gradient at the sample itself
 _PROBED = 8  # maximum number of samples whose gradients are computed
 
 
