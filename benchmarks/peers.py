@@ -51,7 +51,10 @@ _CLASSES = {
 }
 
 NOTES = {
-    (GRAD_CAM, "grad-cam++"): "Equation 19 with 1e-6 added to the denominator, which is large beside small gradients",
+    (
+        GRAD_CAM,
+        "grad-cam++",
+    ): "Equation 19 with 1e-6 added to the denominator, which is large compared with small gradients",
     (GRAD_CAM, "eigen-cam"): "centers the activations; the sign of its component is left to the solver",
     (GRAD_CAM, "score-cam"): "masks upsampled with aligned corners; 1e-8 added to their range",
     (

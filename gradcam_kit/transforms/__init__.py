@@ -148,7 +148,7 @@ class PictureTransform:
         (resized_h, resized_w), (top, left) = self._geometry(height, width)
         if resized_h * resized_w > MOST_PIXELS:
             raise PictureError(
-                f"{width} x {height} pixels are too thin: resized they would be {resized_w} x {resized_h}"
+                f"a picture of {width} x {height} pixels is too thin: resized, it would have {resized_w} x {resized_h}"
             )
         image = Image.fromarray(picture)
         if len(self.mean) == 1:

@@ -113,7 +113,7 @@ def test_hostile_files_are_error_rows_and_harm_no_other() -> None:
     Path("pictures/program.jpg").write_bytes(postscript)
     said["program.jpg"] = "PostScript files are programs and are not run"
     Image.new("RGB", (30_000, 1)).save("pictures/thin.png")
-    said["thin.png"] = "30000 x 1 pixels are too thin"
+    said["thin.png"] = "a picture of 30000 x 1 pixels is too thin"
     Path("pictures/page.png").write_text("<svg/>")
     said["page.png"] = "not a picture of a known format"
     rows = rows_of("--batch-size", "2", status=1)

@@ -142,7 +142,7 @@ def test_another_size_keeps_the_proportions() -> None:
 
 
 def test_a_picture_that_is_too_thin_is_an_error_and_does_not_fill_the_memory() -> None:
-    with pytest.raises(PictureError, match="60000 x 1 pixels are too thin"):
+    with pytest.raises(PictureError, match="60000 x 1 pixels is too thin"):
         IMAGENET(np.zeros((1, 60_000, 3), np.uint8))
 
 

@@ -112,7 +112,7 @@ def _gradients_over_depth(tracks: list[LayerTrack], limits: Thresholds) -> list[
 
 
 def spike(window_norms: list[float]) -> float:
-    """Return the last norm as a multiple of the median of up to ten windows before; 0 where too few are known."""
+    """Return the last norm as a multiple of the median of up to ten previous windows; 0 if too few are known."""
     *before, last = window_norms or [0.0]
     finite = [norm for norm in before[-10:] if math.isfinite(norm)]
     if len(finite) < _FEWEST_WINDOWS or not math.isfinite(last):
