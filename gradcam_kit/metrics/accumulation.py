@@ -49,7 +49,7 @@ class MeanOverImages(torchmetrics.Metric):
     Args:
         name: key of `METRICS`, or a metric made from any function that returns one number per image, such as
             `Metric("grid-pointing", grid_pointing, "higher")`, whose results are given to `update`.
-        options: those of the plain function; torchmetrics' own go into `torchmetrics_options`.
+        options: options of the plain function; those of torchmetrics go into `torchmetrics_options`.
         torchmetrics_options: `sync_on_compute`, `dist_sync_fn`, ...
 
     Raises:

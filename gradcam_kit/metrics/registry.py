@@ -182,7 +182,7 @@ class Metric:
 
         Args:
             case: batch to measure.
-            options: those of the plain function.
+            options: options of the plain function.
 
         Raises:
             InputError: a field that the metric needs is None.
