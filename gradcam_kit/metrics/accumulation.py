@@ -121,7 +121,7 @@ class PointingGame(torchmetrics.Metric):
     Args:
         classes: number of classes.
         tolerance: in positions, see `pointing_game`.
-        options: torchmetrics' own.
+        options: options of torchmetrics.
     """
 
     full_state_update = False
@@ -182,7 +182,7 @@ class MaxBoxAccuracy(torchmetrics.Metric):
             0.5, 0.7).
         all_regions: try all regions of a map (second version), or only the largest.
         thresholds: shares of each map's maximum.
-        options: torchmetrics' own.
+        options: options of torchmetrics.
     """
 
     full_state_update = False
@@ -265,7 +265,7 @@ class PixelAveragePrecision(torchmetrics.Metric):
 
     Args:
         bins: number of bins in [0, 1].
-        options: torchmetrics' own.
+        options: options of torchmetrics.
     """
 
     full_state_update = False

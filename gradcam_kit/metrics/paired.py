@@ -6,10 +6,10 @@ difference is as likely with the opposite sign, and p is the share of all choice
 far from 0. So with n images p is at least 2 / 2^n, and fewer than six can never give p < 0.05. The alternative is
 Wilcoxon's signed-rank test (1945). Several p-values are corrected by Holm (1979).
 
-Both are right for symmetric differences: the interval of 5, 10 or 30 normal differences covers the true mean in 95 % of
-cases, and p < 0.05 without a difference comes in at most 5 %. Strong skewness costs some of that. For exponentially
-distributed differences around their mean, the interval covers the mean in 88, 90 and 92 % of cases, and p < 0.05 occurs
-in 9 % for 8 differences.
+Both are correct for symmetric differences: the interval of 5, 10 or 30 normal differences covers the true mean in 95 %
+of cases, and p < 0.05 without a difference occurs in at most 5 %. Strong skewness makes both less accurate. For
+exponentially distributed differences around their mean, the interval covers the mean in 88, 90 and 92 % of cases, and p
+< 0.05 occurs in 9 % for 8 differences.
 """
 
 from __future__ import annotations

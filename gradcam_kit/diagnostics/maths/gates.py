@@ -42,7 +42,7 @@ class RecurrentTrace:
     Attributes:
         directions: one tuple per layer: forward, and reverse if the module is bidirectional.
         output: output of the last layer `(n, t, directions * p)`, zero past the length of a packed sequence.
-        lengths: steps of each sample.
+        lengths: number of steps of each sample.
     """
 
     directions: tuple[tuple[DirectionTrace, ...], ...]

@@ -119,7 +119,7 @@ class Reader:
         """Read batches of pictures, in order.
 
         Args:
-            batches: pictures, each with whether a thumbnail is wanted.
+            batches: lists of pictures, each with a flag that requests a thumbnail.
             ahead: number of batches to read ahead; limits the memory.
         """
         waiting: deque[list[tuple[Sequence[tuple[Entry, bool]], Future[list[Decoded | Failed]]]]] = deque()
