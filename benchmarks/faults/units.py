@@ -119,7 +119,7 @@ def constant_trunk(planted: bool) -> list[Finding]:
     return check_output(model, batch())
 
 
-@fault(21, "a layer answers the same to every input", at="2.weight", says=("bad", "constant", "2"))
+@fault(21, "the output of a layer is the same for every input", at="2.weight", says=("bad", "constant", "2"))
 def constant_layer(planted: bool) -> Report:
     model = mlp()
     if planted:

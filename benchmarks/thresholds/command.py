@@ -22,7 +22,7 @@ LIMITS: Mapping[str, tuple[str, str]] = {
     "dead_bad": ("the same", "above"),
     "saturated_warn": ("share of the values where the slope is below 5 % of its maximum", "above"),
     "saturated_bad": ("the same", "above"),
-    "constant": ("share of the units that answer the same to every input", "above"),
+    "constant": ("share of the units whose output is the same for every input", "above"),
     "rank": ("effective rank of pooled features", "below"),
     "between": ("share of the mean square that differs between samples", "below"),
     "redundant": ("share of the units that correlate above 0.95 with another one", "above"),
@@ -119,7 +119,7 @@ def row(found: Mapping[str, list[tuple[float, str]]], threshold: str) -> Row:
     }
     if margin != float("inf"):
         figures["margin"] = _single(margin)
-    return Row(case, figures, note=f"{side} the limit something is said; worst: {where}")
+    return Row(case, figures, note=f"findings are reported {side} the limit; worst: {where}")
 
 
 def _single(value: float) -> Figure:

@@ -217,7 +217,7 @@ def _reach_of_shapes(shapes: Sequence[Float[Tensor, "_ 2"]]) -> list[tuple[float
 
 
 def _best_overlap(boxes: Float[Tensor, "s r 2"], shapes: Float[Tensor, "a 2"]) -> Float[Tensor, "s r"]:
-    """Return the largest intersection over union of boxes and anchors with one center."""
+    """Return the largest intersection over union of boxes and anchors with a common center."""
     if not len(shapes):
         return boxes.new_zeros(boxes.shape[:2])
     shared = torch.minimum(boxes[:, :, None], shapes).prod(3)

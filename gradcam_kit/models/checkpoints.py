@@ -71,7 +71,7 @@ def read_checkpoint(path: Path) -> Any:
         if path.suffix.lower() == ".safetensors":
             return load_file(path)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # formats with warnings are refused below
+            warnings.simplefilter("ignore")  # formats that cause warnings are refused below
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(_refused(path, error)) from error

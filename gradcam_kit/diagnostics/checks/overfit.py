@@ -151,7 +151,7 @@ class _Trial:
             level = "note" if is_hopeful else "bad" if taken >= _TELLING else "warn"
             doubt = "; time ran out" + (", so this is undecided" if level != "bad" else "")
         layer = first_constant_layer(self.model, self.pair[0]) if self.n > 1 else ""
-        where = f"; layer {layer!r} answers each input alike" if layer else ""
+        where = f"; the output of layer {layer!r} is the same for every input" if layer else ""
         return Finding(
             level,  # type: ignore[arg-type]
             "overfit-batch",

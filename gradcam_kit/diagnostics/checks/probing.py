@@ -76,7 +76,7 @@ class Probe:
         if share >= _CONSTANT:
             return []
         layer = first_constant_layer(self.model, self.inputs)
-        where = f"; layer {layer!r} is the first that answers each input alike" if layer else ""
+        where = f"; layer {layer!r} is the first whose output is the same for every input" if layer else ""
         return [
             Finding(
                 "bad",

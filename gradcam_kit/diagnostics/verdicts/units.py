@@ -110,7 +110,7 @@ def saturated_share(window: WindowStats, limits: Thresholds) -> float | None:
 
 
 def constant_share(track: LayerTrack, window: WindowStats) -> float | None:
-    """Return the share of units that answer the same to all samples; None where too few samples were seen."""
+    """Return the share of units whose output is the same for all samples; None where too few samples were seen."""
     if window.low is None or window.high is None or track.batch < 2 or window.moments.n < _FEWEST_ALIKE:
         return None
     largest = np.maximum(np.abs(window.high), np.abs(window.low))
