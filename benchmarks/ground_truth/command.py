@@ -48,7 +48,9 @@ def run(
         Path | None,
         typer.Option(help="path of the figure (.png), with the table (.md) beside it; nothing else is written"),
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace files of others")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="replace files that this command did not write")
+    ] = False,
 ) -> None:
     """Test where each method finds the right answer, and where it fails, on networks and data whose answer is known.
 
@@ -196,7 +198,7 @@ def _done(task: _Task) -> _Done:
 
 
 def _check_own(out: Path | None, figure: Path | None) -> None:
-    """Refuse to replace files of others; a figure belongs to this command if the table beside it does."""
+    """Refuse to replace foreign files; a figure belongs to this command if the table beside it does."""
     table_of_figure = None if figure is None else figure.with_suffix(".md")
     marks = {out: '"command": "ground-truth"', figure: None, table_of_figure: "`python -m benchmarks ground-truth`"}
     for path, mark in marks.items():

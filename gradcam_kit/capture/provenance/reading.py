@@ -123,7 +123,7 @@ def _token_grid(
 
 
 def _ranks(values: Tensor) -> Tensor:
-    """Return the number of each value among the distinct ones."""
+    """Return the rank of each value among the distinct values."""
     ordered, index = values.sort()
     steps = torch.cat([torch.zeros(1), (ordered.diff() > _SAME).float()]).cumsum(0).long()
     return torch.empty_like(index).scatter(0, index, steps)

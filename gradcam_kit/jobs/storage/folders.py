@@ -188,7 +188,7 @@ def _beside(path: Path, content: bytes) -> Iterator[Path]:
     finally:
         temporary.unlink(missing_ok=True)
     for left in glob.glob(f"{glob.escape(os.path.join(path.parent, '.' + path.name))}.*"):
-        # files of others, such as .rows.csv.swp, have another suffix
+        # foreign files, such as .rows.csv.swp, have another suffix
         ending = os.path.basename(left)[len(path.name) + 2 :]
         if _TEMPORARY.fullmatch(ending) and _is_left_over(Path(left)):
             Path(left).unlink(missing_ok=True)

@@ -43,7 +43,7 @@ def is_run_manifest(manifest: Any) -> bool:
 
 
 def check_vacant(folder: Folder, methods: Iterable[str], overwrite: bool) -> None:
-    """Refuse to begin a run in a folder in which files of others have the names that the run needs.
+    """Refuse to begin a run in a folder in which foreign files have the names that the run needs.
 
     Args:
         folder: the folder of the run, without a `run.json`.

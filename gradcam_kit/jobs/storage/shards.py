@@ -160,7 +160,7 @@ class ShardFiles:
         return {name: one for footer in footers for name, one in _settings(footer.metadata).items()}
 
     def check_metrics(self, numbers: Iterable[int]) -> None:
-        """Refuse to replace files of others that have names of measurements.
+        """Refuse to replace foreign files that have names of measurements.
 
         Raises:
             OptionError: such files exist; the message names the first.

@@ -91,7 +91,7 @@ class Store(ShardFiles):
         """Return the manifest of the run to resume or replace; None if a new run can begin here.
 
         Raises:
-            OptionError: the folder holds files of others that the run would overwrite, remove or replace.
+            OptionError: the folder holds foreign files that the run would overwrite, remove or replace.
         """
         manifest, methods = self.manifest(), list(methods)
         if manifest is None:

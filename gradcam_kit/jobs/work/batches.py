@@ -24,7 +24,7 @@ class Batch:
     def sent(
         cls, items: Sequence[Decoded | Failed], device: torch.device, stream: torch.cuda.Stream | None = None
     ) -> Batch:
-        """Start to copy pictures to the device on a separate stream, while the model works on others."""
+        """Start copying pictures to the device on a separate stream, while the model works on others."""
         images = [one.image for one in items if isinstance(one, Decoded)]
         if not images or len({tuple(image.shape) for image in images}) > 1:
             return cls(items)

@@ -202,7 +202,7 @@ def _index_or_word(written: str | None) -> int | str | None:
 
 
 def _judge(explainer: Explainer, group: Sequence[Item], done: Examined) -> None:
-    """Ask the model about pictures with a label; skip images that differ in size from the first."""
+    """Run the model on the labeled pictures; skip images that differ in size from the first."""
     asked = [one for one in group if one[2] is not None and one[1].shape == group[0][1].shape]
     if not asked:
         return
