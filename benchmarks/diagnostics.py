@@ -40,7 +40,7 @@ Block = Callable[[nn.Module, torch.optim.Optimizer], AbstractContextManager[Any]
 
 @dataclass(frozen=True)
 class Tool:
-    """A tool around a training.
+    """A tool that observes or changes a training loop.
 
     Attributes:
         block: makes the context manager for a model and its optimizer. If the yielded value is callable, it is called

@@ -42,7 +42,7 @@ def uniform(
     count = math.prod(shape)
     numbers = torch.arange(1, count + 1, device=identities.device) * _GOLDEN & _WORD
     words = _mix(_mix(key[:, None] ^ numbers) + key[:, None])
-    # 23 bits and a half: exact in float32, and symmetric around 1/2.
+    # A 23-bit integer plus one half is exact in float32, and the draws are symmetric around 1/2.
     return (((words >> 9).float() + 0.5) * 2.0**-23).reshape(len(identities), *shape)
 
 

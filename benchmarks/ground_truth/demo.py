@@ -41,7 +41,7 @@ def demo(plan: Plan) -> dict[str, Found]:
 
 
 def _small_and_sure(model: DemoNet, n: int) -> tuple[Tensor, Tensor]:
-    """Return pictures of large objects at half the side whose class the model predicts surely; the four of a mosaic
+    """Return halved pictures of large objects whose class the model predicts with confidence; the four of a mosaic
     differ in class.
     """
     images: list[Tensor] = []

@@ -70,7 +70,7 @@ class GroupCAM(BaseCAM, name="group-cam"):
     seed: int = 0
 
     def check_options(self) -> None:
-        """Raise OptionError for less than one group."""
+        """Raise OptionError for fewer than one group."""
         self.groups = positive_int("groups", self.groups)
 
     def saliency(self, layer: LayerCapture) -> Float[Tensor, "n *s"]:
