@@ -53,7 +53,7 @@ class ISCAM(ScoreCAM, name="is-cam"):
     ladder: Ladder = "linear"
 
     def check_options(self) -> None:
-        """Raise an error for less than one sample, or an unknown ladder."""
+        """Raise an error for fewer than one sample, or an unknown ladder."""
         super().check_options()
         self.samples = positive_int("samples", self.samples)
         one_of("ladder", self.ladder, get_args(Ladder))

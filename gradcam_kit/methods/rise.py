@@ -49,7 +49,7 @@ class RISE(BaseCAM, name="rise"):
     seed: int = 0
 
     def check_options(self) -> None:
-        """Raise OptionError for less than one mask or cell, or a probability that shows everything or nothing."""
+        """Raise OptionError for fewer than one mask or cell, or a probability that shows everything or nothing."""
         self.masks, self.cells = positive_int("masks", self.masks), positive_int("cells", self.cells)
         self.seed = whole("seed", self.seed)
         kind = "a probability between 0 and 1"

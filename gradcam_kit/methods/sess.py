@@ -93,7 +93,7 @@ class SESS(BaseCAM, name="sess"):
     pool: Pool = "mean"
 
     def check_options(self) -> None:
-        """Raise an error for less than one scale, windows that do not shrink, or an unknown pooling."""
+        """Raise an error for fewer than one scale, windows that do not shrink, or an unknown pooling."""
         self.scales, self.growth = positive_int("scales", self.scales), positive("growth", self.growth)
         one_of("pool", self.pool, get_args(Pool))
 

@@ -41,7 +41,7 @@ class SSCAM(ScoreCAM, name="ss-cam"):
     seed: int = 0
 
     def check_options(self) -> None:
-        """Raise OptionError for less than one sample, or a negative `std`."""
+        """Raise OptionError for fewer than one sample, or a negative `std`."""
         super().check_options()
         self.samples, self.std = positive_int("samples", self.samples), non_negative("std", self.std)
 
