@@ -101,7 +101,9 @@ def differences(old: Results, new: Results) -> Iterator[str]:
         values = before.get(name), after.get(name)
         if values[0] != values[1] and name not in _UNLIKE:
             effect = (
-                "times cannot be compared, ratios may be" if name in _HARDWARE else "figures may differ for this reason"
+                "times cannot be compared, but ratios can"
+                if name in _HARDWARE
+                else "figures may differ for this reason"
             )
             yield f"{name} differs: {values[0]} and {values[1]}; {effect}"
 

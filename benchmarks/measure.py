@@ -34,7 +34,7 @@ class Run:
 
     Attributes:
         times: seconds of each round; fewer rounds for a long work, none for a skipped one.
-        flops: floating point operations of matrix products, convolutions and attention in one call.
+        flops: floating-point operations of matrix products, convolutions and attention in one call.
         result: what the first call returned.
         skipped: why the work was not measured; empty if it was.
     """
@@ -54,7 +54,7 @@ class Run:
         return Figure.of(mine / theirs for mine, theirs in zip(self.times, other.times, strict=False))
 
     def passes(self, other: Run) -> Figure:
-        """Return floating point operations / those of another work; they are counted, so they have no spread."""
+        """Return floating-point operations / those of another work; they are counted, so they have no spread."""
         share = self.flops / other.flops if other.flops else float("nan")
         return Figure(share, share, share)
 

@@ -178,6 +178,6 @@ TESTS = (
         _CLASS_TOKEN,
         frame=True,
     ),
-    _of_family("transformer, mean", "The same as the first, with a head behind the mean of all patches", _MEAN),
+    _of_family("transformer, mean", "The same as the first, with a head after the mean of all patches", _MEAN),
     _of_family("transformer, windows", "The same as the first, with shifted windows and merged patches", _WINDOWS),
 )

@@ -105,7 +105,7 @@ TESTS = (
     ),
     Test(
         "gates",
-        "Hand-wired: two squares needed together (and), or one of two enough (or: saturated where both are there)",
+        "Hand-wired: two squares needed together (and), or one of two enough (or: saturated where both are present)",
         "twice the smaller of the two squares' shares of the map",
         gates,
     ),

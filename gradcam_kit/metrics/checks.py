@@ -44,7 +44,7 @@ def check_heatmaps(heatmaps: Any, images: Tensor, *, within: bool = True) -> Non
     """
     _check_tensor("heatmaps", heatmaps)
     if not heatmaps.is_floating_point():
-        raise InputError(f"heatmaps are {heatmaps.dtype}; expected floating point values in [0, 1]")
+        raise InputError(f"heatmaps are {heatmaps.dtype}; expected floating-point values in [0, 1]")
     expected = (images.shape[0], *images.shape[2:])
     if tuple(heatmaps.shape) != expected:
         if one_less := _without_an_axis("heatmaps", heatmaps, expected):
