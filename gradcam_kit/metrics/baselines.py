@@ -57,7 +57,7 @@ def center_map(
 def edge_map(
     images: Float[Tensor, "n c *t"], seed: int = 0, identities: Int[Tensor, " n"] | None = None
 ) -> Float[Tensor, "n *t"]:
-    """Return the Sobel magnitude of the channels' mean, min-max scaled, which looks convincing; borders are replicated."""
+    """Return the min-max scaled Sobel magnitude of the channels' mean, which looks convincing."""
     gray = at_least_float32(images).mean(1)
     axes = range(1, gray.ndim)
     squares = torch.zeros_like(gray)
