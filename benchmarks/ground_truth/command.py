@@ -60,8 +60,9 @@ def run(
     docs/where-right.md.
 
     With --out or --figure it writes those alone. With --quick, --only,
-    --method, --networks or another --seed nothing is written unless one of
-    the two says where. Each file is named when it is written.
+    --method, fewer --networks than by default or another --seed nothing is
+    written unless one of the two says where. Each file is named when it is
+    written.
     """
     plan = replace(_QUICK if quick else Plan(), seed=seed)
     plan = replace(plan, methods=tuple(method)) if method else plan
@@ -80,7 +81,8 @@ def run(
         console.print(part)
     wall = round(time.perf_counter() - begin, 1)
     console.print(f"{wall} s, of which {sum(seconds.values()):.0f} s of a core in tests; {len(tested)} pairs tested")
-    stored = not (quick or only or method or networks or seed or out or figure)
+    fewer = plan.networks < Plan().networks
+    stored = not (quick or only or method or fewer or seed or out or figure)
     if stored:
         out, figure = RESULTS / "ground-truth.json", _FIGURE
     results = {
