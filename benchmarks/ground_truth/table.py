@@ -11,7 +11,7 @@ import numpy as np
 from rich.table import Table
 from torch import Tensor
 
-from benchmarks.ground_truth.scoring import DELETION, DRAWS, OPTIONS, SURE, TRUTHS, Column, Test, is_deletion
+from benchmarks.ground_truth.scoring import DELETION, DRAWS, OPTIONS, SURE, TRUTHS, Column, is_deletion
 from benchmarks.ground_truth.uncertainty import FEWEST, Cell, Difference, per_picture, summarize
 from gradcam_kit.metrics import BASELINES
 
@@ -182,9 +182,11 @@ def blocks(cells: Cells, found: Mapping[str, Column]) -> str:
     )
 
 
-def page(cells: Cells, found: Mapping[str, Column], tests: Sequence[Test], pairs: Sequence[Difference]) -> str:
+def page(
+    cells: Cells, found: Mapping[str, Column], tests: Mapping[str, Mapping[str, str]], pairs: Sequence[Difference]
+) -> str:
     """The whole table with intervals, the pairs that were tested, and what each test asks."""
-    asked = "\n".join(f"| {test.name} | {test.question} | {test.score} |" for test in tests)
+    asked = "\n".join(f"| {name} | {test['question']} | {test['score']} |" for name, test in tests.items())
     fewer = "; ".join(
         f"`{name}` with {', '.join(f'{option} {value}' for option, value in options.items())}"
         for name, options in OPTIONS.items()
