@@ -167,7 +167,7 @@ def _fall_of_score(subject: Subject) -> Measure:
 
     def measure(heatmaps: Tensor, masks: Tensor) -> Tensor:
         images = subject.images[: len(heatmaps)]
-        return deletion(heatmaps, images, rescore, steps=_REMOVALS, batch_size=1024).values
+        return deletion(heatmaps, images, rescore, steps=_REMOVALS, batch_size=128).values
 
     return measure
 
