@@ -135,7 +135,13 @@ def _draw(figure: Path, results: Mapping[str, Any], console: Console) -> None:
 
 def page_of(results: Mapping[str, Any]) -> str:
     """Return the whole table as docs/ground-truth.md has it."""
-    return table.page(reading.cells(results), reading.columns(results), results["tests"], reading.pairs(results))
+    return table.page(
+        reading.cells(results),
+        reading.columns(results),
+        results["tests"],
+        reading.pairs(results),
+        networks=results["environment"]["networks"],
+    )
 
 
 def tables_of(results: Mapping[str, Any]) -> str:

@@ -183,7 +183,12 @@ def blocks(cells: Cells, found: Mapping[str, Column]) -> str:
 
 
 def page(
-    cells: Cells, found: Mapping[str, Column], tests: Mapping[str, Mapping[str, str]], pairs: Sequence[Difference]
+    cells: Cells,
+    found: Mapping[str, Column],
+    tests: Mapping[str, Mapping[str, str]],
+    pairs: Sequence[Difference],
+    *,
+    networks: int,
 ) -> str:
     """The whole table with intervals, the pairs that were tested, and what each test asks."""
     asked = "\n".join(f"| {name} | {test['question']} | {test['score']} |" for name, test in tests.items())
@@ -195,8 +200,8 @@ def page(
     tables = "\n".join(f"## {title}\n\n{markdown(own, order=cells, found=found)}" for title, own in grouped(cells))
     return (
         "# Where methods are right, and where not\n\n"
-        "Written by `python -m benchmarks ground-truth`. Mean [95 % interval]. Several targets of one picture count "
-        "as one, their mean.\n\n"
+        f"Written by `python -m benchmarks ground-truth` (`--networks {networks}`). Mean [95 % interval]. Several "
+        "targets of one picture count as one, their mean.\n\n"
         f"{_METHOD}\n\n"
         f"A network that names fewer than {100 * SURE:.0f} % of its pictures right is left out: where it is misled, "
         "what it looks at is not the truth. The last lines of each table have the pictures of all networks, the "
