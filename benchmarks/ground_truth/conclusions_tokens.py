@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from math import ceil, floor
 
 from benchmarks.ground_truth.scoring import DELETION, TRUTHS
 from benchmarks.ground_truth.stored import Stored, joined, listed
@@ -47,39 +48,41 @@ def removed(s: Stored) -> str:
         words: f"transformer{family}{DELETION}"
         for words, family in (("a class token", ""), ("the mean of all patches", ", mean"), ("windows", ", windows"))
     }
-    first = columns["a class token"]
     verdicts = {words: s.verdict(column, "balanced-cam", TRUTHS[1], _MARGIN) for words, column in columns.items()}
     excluded, left = ([words for words in columns if verdicts[words][0] == is_so] for is_so in (True, False))
-    hires = [s.better(column, "balanced-cam", "hires-cam") for column in columns.values()]
-    is_larger, rollout = s.verdict(first, "balanced-cam", "attention-rollout")
-    above = max(
-        own - mask
-        for column in columns.values()
-        for own, mask in zip(s.by_network(column, "balanced-cam"), s.by_network(column, TRUTHS[1]), strict=True)
-    )
+    above = max(_apart(s, columns.values(), "balanced-cam", TRUTHS[1]))
     s.require(above < _MARGIN, f"the area of balanced-cam is {above:.2f} above that of the mask in a network")
+    hires = min(_apart(s, columns.values(), "hires-cam", "balanced-cam"))
+    s.require(hires > 0, f"the area of hires-cam is {-hires:.2f} below that of balanced-cam in a network")
     named = [s.note(column, OF_EMPTY) for column in columns.values()]
     s.require(min(named) > 0.5, f"an empty picture has no color: {named}")
-    own, coarse, chance = (
+    own, coarse, exact, random = (
         listed([s.value(column, row) for column in columns.values()], ".2f")
-        for row in ("balanced-cam", TRUTHS[1], "random")
+        for row in ("balanced-cam", TRUTHS[1], TRUTHS[0], "random")
+    )
+    by_column = [[f"transformer{family}{what}" for family in ("", ", mean")] for what in (DELETION, "")]
+    rollout, on_square = (
+        listed([s.value(column, "attention-rollout") for column in both], ".2f") for both in by_column
     )
     return (
         "**Deletion agrees on transformers.** Where pixels are replaced by 0 in the order of the map, 32 at a time, "
         f"the area under the probability is {own} for `BalancedCAM` (with {joined(list(columns))}), {coarse} for the "
-        f"true mask averaged over patches and enlarged as maps are, and {chance} for random maps. In each of these "
-        f"networks the area of `BalancedCAM` is at most {max(above, 0):.2f} above that of this mask; on average it is "
-        f"{joined([said for _, said in verdicts.values()])} below. That it is above by {_MARGIN} in networks of the "
-        f"kind is {_excluded(excluded, left)}. `HiResCAM` has {joined(hires)} more than `BalancedCAM`. "
-        + (
-            f"`AttentionRollout` has {rollout} more with a class token. "
-            if is_larger
-            else f"That `AttentionRollout` has more is not shown ({rollout}) with a class token, though less of its "
-            "map is on the square: deletion asks for the order of places alone. "
-        )
-        + "Of an empty picture the networks still name one of the four colors, with a probability of "
-        f"{listed(named, '.2f')} on average: a quarter of the pictures keeps its color when all is removed."
+        f"true mask averaged over patches and enlarged as maps are ({exact} for the mask as it is), and {random} for "
+        "random maps. In each of these networks the area of `BalancedCAM` is at most "
+        f"{ceil(100 * max(above, 0)) / 100:.2f} above that of the averaged mask, and that of `HiResCAM` at least "
+        f"{floor(100 * hires) / 100:.2f} above that of `BalancedCAM`. On average `BalancedCAM` is "
+        f"{joined([said for _, said in verdicts.values()])} below the mask; that in networks of the kind it is above it "
+        f"by {_MARGIN} is {_excluded(excluded, left)}. Deletion asks for the order of places alone, so it does not "
+        f"tell all maps apart: `AttentionRollout` has {rollout} with {on_square} of its map on the square (class token, "
+        "mean of all patches). Of an empty picture the networks still name one of the four colors, with a probability "
+        f"of {listed(named, '.2f')} on average: a quarter of the pictures keeps its color when all is removed."
     )
+
+
+def _apart(s: Stored, columns: Iterable[str], row: str, other: str) -> list[float]:
+    """The mean of one row less that of the other, of each network."""
+    pairs = [pair for one in columns for pair in zip(s.by_network(one, row), s.by_network(one, other), strict=True)]
+    return [first - second for first, second in pairs]
 
 
 def _excluded(shown: Sequence[str], left: Sequence[str]) -> str:
@@ -90,8 +93,8 @@ def _excluded(shown: Sequence[str], left: Sequence[str]) -> str:
 
 def random_channels(s: Stored) -> str:
     """One draw proves nothing."""
-    unclear = s.unclear("transformer", "random-cam", "grad-cam")
-    in_time = s.unclear("series, when", "random-cam", "random")
+    unclear = s.not_shown("transformer", "random-cam", "grad-cam")
+    in_time = s.not_shown("series, when", "random-cam", "random")
     spans = [s.draws(column, "random-cam") for column in ("transformer", "series, when")]
     for low, high in spans:
         s.require(high - low > 0.2, f"draws of random-cam differ by {high - low:.2f} alone")

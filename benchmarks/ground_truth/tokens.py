@@ -160,9 +160,9 @@ def transformer(name: str, family: Family, plan: Plan, frame: bool = False) -> d
 def _fall_of_score(subject: Subject) -> Measure:
     """Deletion: positions are replaced by 0, the mean of the noise, in the order of the map."""
 
-    def rescore(images: Tensor, index: Tensor) -> Tensor:
+    def rescore(rows: Tensor, index: Tensor) -> Tensor:
         with torch.inference_mode():
-            probabilities: Tensor = subject.model(images).softmax(1)
+            probabilities: Tensor = subject.model(rows).softmax(1)
         return probabilities[torch.arange(len(index)), subject.targets[index]]
 
     def measure(heatmaps: Tensor, masks: Tensor) -> Tensor:
