@@ -71,10 +71,10 @@ def removed(s: Stored) -> str:
         "random maps. In each of these networks the area of `BalancedCAM` is at most "
         f"{ceil(100 * max(above, 0)) / 100:.2f} above that of the averaged mask, and that of `HiResCAM` at least "
         f"{floor(100 * hires) / 100:.2f} above that of `BalancedCAM`. On average `BalancedCAM` is "
-        f"{joined([said for _, said in verdicts.values()])} below the mask; that in networks of the kind it is above it "
-        f"by {_MARGIN} is {_excluded(excluded, left)}. Deletion asks for the order of places alone, so it does not "
-        f"tell all maps apart: `AttentionRollout` has {rollout} with {on_square} of its map on the square (class token, "
-        "mean of all patches). Of an empty picture the networks still name one of the four colors, with a probability "
+        f"{joined([said for _, said in verdicts.values()])} below the mask; that in networks of the kind it is above "
+        f"it by {_MARGIN} is {_excluded(excluded, left)}. Deletion asks for the order of places alone, so it does not "
+        f"tell all maps apart: `AttentionRollout` has {rollout} with {on_square} of its map on the square (class "
+        "token, mean of all patches). Of an empty picture the networks still name one of the four colors, with a probability "
         f"of {listed(named, '.2f')} on average: a quarter of the pictures keeps its color when all is removed."
     )
 
