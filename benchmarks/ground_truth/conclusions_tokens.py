@@ -74,8 +74,8 @@ def removed(s: Stored) -> str:
         f"{joined([said for _, said in verdicts.values()])} below the mask; that in networks of the kind it is above "
         f"it by {_MARGIN} is {_excluded(excluded, left)}. Deletion asks for the order of places alone, so it does not "
         f"tell all maps apart: `AttentionRollout` has {rollout} with {on_square} of its map on the square (class "
-        "token, mean of all patches). Of an empty picture the networks still name one of the four colors, with a probability "
-        f"of {listed(named, '.2f')} on average: a quarter of the pictures keeps its color when all is removed."
+        "token, mean of all patches). Of an empty picture the networks still name one of the four colors, with a "
+        f"probability of {listed(named, '.2f')} on average: a quarter of the pictures keeps its color when all is removed."
     )
 
 
