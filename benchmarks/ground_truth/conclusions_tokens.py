@@ -75,7 +75,8 @@ def removed(s: Stored) -> str:
         f"it by {_MARGIN} is {_excluded(excluded, left)}. Deletion asks for the order of places alone, so it does not "
         f"tell all maps apart: `AttentionRollout` has {rollout} with {on_square} of its map on the square (class "
         "token, mean of all patches). Of an empty picture the networks still name one of the four colors, with a "
-        f"probability of {listed(named, '.2f')} on average: a quarter of the pictures keeps its color when all is removed."
+        f"probability of {listed(named, '.2f')} on average: a quarter of the pictures keeps its color when all is "
+        "removed."
     )
 
 
