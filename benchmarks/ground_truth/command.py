@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,7 +16,18 @@ import torch
 import typer
 from rich.console import Console
 
-from benchmarks.ground_truth import conclusions, demo, objects, photographs, series, shortcut, table, tokens, wired
+from benchmarks.ground_truth import (
+    conclusions,
+    demo,
+    objects,
+    photographs,
+    reading,
+    series,
+    shortcut,
+    table,
+    tokens,
+    wired,
+)
 from benchmarks.ground_truth.figure import draw
 from benchmarks.ground_truth.scoring import OPTIONS, Column, Found, Plan, Test
 from benchmarks.ground_truth.stored import UnsupportedError
@@ -62,8 +74,9 @@ def run(
     docs/where-right.md.
 
     With --out or --figure it writes only these files. With --quick, --only,
-    --method, --networks or another --seed nothing is written unless one of the two options is given. The command prints
-    the name of each file that it writes.
+    --method, fewer --networks than by default or another --seed nothing is
+    written unless one of the two options is given. The command prints the name
+    of each file that it writes.
     """
     plan = replace(_QUICK if quick else Plan(), seed=seed)
     plan = replace(plan, methods=tuple(method)) if method else plan
@@ -82,12 +95,14 @@ def run(
         console.print(part)
     wall = round(time.perf_counter() - begin, 1)
     console.print(f"{wall} s, of which {sum(seconds.values()):.0f} s of a core in tests; {len(tested)} pairs tested")
-    stored = not (quick or only or method or networks or seed or out or figure)
+    fewer = plan.networks < Plan().networks
+    stored = not (quick or only or method or fewer or seed or out or figure)
     if stored:
         out, figure = RESULTS / "ground-truth.json", _FIGURE
     results = {
         "command": "ground-truth",
         "environment": environment("cpu", seed=seed, quick=quick, options=OPTIONS, networks=plan.networks),
+        "wall_seconds": wall,
         "cpu_seconds": seconds,
         "tests": {test.name: {"question": test.question, "score": test.score} for test in chosen},
         "unavailable": unavailable,
@@ -97,19 +112,49 @@ def run(
     if out:
         _write(out, as_json(results), console)
     if figure:
-        draw(cells, figure)
-        console.print(f"written to {figure}", soft_wrap=True)
-        _write(figure.with_suffix(".md"), table.page(cells, columns, chosen, tested), console)
+        _draw(figure, results, console)
     if stored:
-        _rewrite_page(table.blocks(cells, columns), results, console)
+        _rewrite_page(results, console)
 
 
-def _rewrite_page(tables: str, results: Mapping[str, Any], console: Console) -> None:
-    """Write tables and conclusions to their page; keep the old conclusions if the numbers do not support one of the
-    new.
+def rewrite() -> None:
+    """Write the pages of ground-truth again from its stored JSON, without a measurement.
+
+    Needed after a change in how the figure and table, or the tables and
+    conclusions in docs/where-right.md, are worded or shown.
     """
+    console, results = Console(), json.loads((RESULTS / "ground-truth.json").read_text())
+    _draw(_FIGURE, results, console)
+    _rewrite_page(results, console)
+
+
+def _draw(figure: Path, results: Mapping[str, Any], console: Console) -> None:
+    """Write the figure, with the whole table beside it."""
+    draw(reading.cells(results), figure)
+    console.print(f"written to {figure}", soft_wrap=True)
+    _write(figure.with_suffix(".md"), page_of(results), console)
+
+
+def page_of(results: Mapping[str, Any]) -> str:
+    """Return the whole table in the form of docs/ground-truth.md."""
+    return table.page(
+        reading.cells(results),
+        reading.columns(results),
+        results["tests"],
+        reading.pairs(results),
+        networks=results["environment"]["networks"],
+    )
+
+
+def tables_of(results: Mapping[str, Any]) -> str:
+    """Return the tables of docs/where-right.md."""
+    return table.blocks(reading.cells(results), reading.columns(results))
+
+
+def _rewrite_page(results: Mapping[str, Any], console: Console) -> None:
+    """Write tables and conclusions to their page; keep the old conclusions if the numbers do not support a new one."""
     page = ROOT / "docs" / "where-right.md"
-    text = between_markers(page.read_text(), tables, *_MARKERS)
+    text = between_markers(page.read_text(), tables_of(results), *_MARKERS)
     try:
         text = between_markers(text, conclusions.text(results), *_OF_CONCLUSIONS)
     except UnsupportedError as error:

@@ -24,6 +24,7 @@ from jaxtyping import Float
 from scipy import stats
 from torch import Tensor
 
+from benchmarks.ground_truth.scoring import is_deletion
 from gradcam_kit.metrics.paired import mean_interval, sign_flip_p
 from gradcam_kit.significance import holm
 
@@ -66,11 +67,12 @@ class Cell:
 
 @dataclass(frozen=True)
 class Pair:
-    """The claim that one row of a column is better than another."""
+    """The claim that one row of a column is better than another, or worse by less than a margin."""
 
     column: str
     better: str
     worse: str
+    margin: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -81,17 +83,19 @@ class Difference:
         column: column of the table.
         better: the row that is claimed to be better.
         worse: the other row.
-        difference: mean of better - worse over targets for which both have a map, averaged as in `Cell`.
+        difference: mean of better - worse (for deletion: worse - better) over targets for which both have a map,
+            averaged as in `Cell`.
         low: lower end of its 95 % interval.
         high: upper end of its 95 % interval.
-        p: two-sided p-value of a mean of 0.
+        p: two-sided p-value of a mean of 0; with a margin, of a mean of -margin.
         p_holm: the p-value corrected for all pairs of the file.
         n: number of pictures for which both have a map.
         networks: number of networks that were trained or drawn.
-        agreeing: number of observations (networks, or the pictures of one network) with a positive difference.
+        agreeing: number of observations (networks, or the pictures of one network) with a difference above -margin.
         observations: number of observations.
-        low_with_empty: lower end of the interval if an empty map counts as 0.
+        low_with_empty: lower end of the interval if an empty map counts as 0, or as 1 for deletion.
         high_with_empty: upper end of this interval.
+        margin: amount by which the first row may be worse.
     """
 
     column: str
@@ -108,6 +112,7 @@ class Difference:
     observations: int
     low_with_empty: float
     high_with_empty: float
+    margin: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -193,9 +198,11 @@ def cluster_means(values: Values, seed: int) -> Float[np.ndarray, " draws"]:
 def _difference(pair: Pair, better: Scores, worse: Scores, seed: int) -> Difference:
     seen = [min(len(one), len(other)) for one, other in zip(better, worse, strict=True)]
     both = [(one[:n], other[:n]) for one, other, n in zip(better, worse, seen, strict=True)]
-    paired = [per_picture(one - other) for one, other in both]
+    sign, worst = (-1, 1.0) if is_deletion(pair.column) else (1, 0.0)
+    paired = [per_picture(sign * (one - other)) for one, other in both]
     found = estimate(paired, seed)
-    whole = estimate([per_picture(one.nan_to_num() - other.nan_to_num()) for one, other in both], seed)
+    filled = [per_picture(sign * (one.nan_to_num(worst) - other.nan_to_num(worst))) for one, other in both]
+    whole = estimate(filled, seed)
     return Difference(
         pair.column,
         pair.better,
@@ -203,14 +210,15 @@ def _difference(pair: Pair, better: Scores, worse: Scores, seed: int) -> Differe
         difference=found.mean,
         low=found.low,
         high=found.high,
-        p=found.p,
+        p=estimate([one + pair.margin for one in paired], seed).p,
         p_holm=math.nan,
         n=int(sum(np.isfinite(one).sum() for one in paired)),
         networks=len(paired),
-        agreeing=int((found.observations > 0).sum()),
+        agreeing=int((found.observations > -pair.margin).sum()),
         observations=len(found.observations),
         low_with_empty=whole.low,
         high_with_empty=whole.high,
+        margin=pair.margin,
     )
 
 
