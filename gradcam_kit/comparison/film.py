@@ -30,8 +30,8 @@ class HeatmapLogger:
     """Explain the same images again and again while a model trains, and keep the pictures as a film.
 
     The training is not affected: modes, random states, gradients, buffers and the numbers of a surrounding
-        `ModelDiagnostics` block are the same to the last bit. After the first frame a failure, such as NaN in a
-        diverged model, is only logged, and its frame is skipped.
+    `ModelDiagnostics` block are the same to the last bit. After the first frame a failure, such as NaN in a diverged
+    model, is only logged, and its frame is skipped.
 
     Args:
         cam: a method on the model that trains, such as `GradCAM(model, "layer4")`.

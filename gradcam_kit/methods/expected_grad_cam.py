@@ -44,8 +44,7 @@ class ExpectedGradCAM(BaseCAM, name="expected-grad-cam"):
     IntegratedGradCAM. A baseline is the blurred image (kernel smoothing) with noise in proportion to the image's own
     contrast (data-aware perturbation). Each path contributes one sample of the integral; the samples lie at the centers
     of equal parts. Three details could not be confirmed against the paper: the distribution of the baselines, the
-    factor of the
-        weights, and the number of samples.
+    factor of the weights, and the number of samples.
 
     Args:
         samples: baselines, and points on paths; each costs two passes.

@@ -56,8 +56,7 @@ class ReciproCAM(BaseCAM, name="recipro-cam"):
     r"""Score each position alone: $S_{ij} = y(A \odot m_{ij})$, saliency $S - \min S$.
 
     Needs no gradients and explains all classes from the same passes: one per position, through the part of the model
-        after the layer. So use it at a late layer. The released code scores softmax probabilities: pass
-        `ClassProbability`.
+    after the layer. So use it at a late layer. The released code scores softmax probabilities: pass `ClassProbability`.
 
     Args:
         window: positions kept along each axis: 1, or 3 with Gaussian weights.

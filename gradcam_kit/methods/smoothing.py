@@ -169,8 +169,8 @@ class TestTime(_Mean):
 class EigenSmooth(BaseCAM):
     """Replace the sum of a method's weighted maps w_k A_k by their first principal component; no paper.
 
-    Gives smoother maps at the cost of an eigenproblem. The result is itself a method: it shares passes with others,
-        and `Smooth` and `TestTime` can wrap it.
+    Gives smoother maps at the cost of an eigenproblem. The result is itself a method: it shares passes with others, and
+    `Smooth` and `TestTime` can wrap it.
 
     Args:
         cam: a method that sums the channels with weights (Grad-CAM, XGrad-CAM, ...).

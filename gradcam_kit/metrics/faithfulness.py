@@ -106,7 +106,7 @@ def coherency(
     """Return the similarity of the masked image's map to the map: (Pearson(L(L * x), L) + 1) / 2 in [0, 1].
 
     If one of the maps is constant, the correlation is undefined: the value is 0, with a status. `rescore` is used only
-        for the origin of the classes.
+    for the origin of the classes.
     """
     again = explain(rows.masked(heatmaps, images)) if masked_heatmaps is None else masked_heatmaps
     check_heatmaps(again, images, within=False)

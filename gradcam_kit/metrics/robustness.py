@@ -51,7 +51,7 @@ def sensitivity_max(
 
     The classes stay those of the unchanged images. A map of zeros has no relative change and is flagged. Where the
     noise changes the prediction, the map may rightly change: `details["predictions_changed"]` counts the draws that
-        change whether the class is predicted.
+    change whether the class is predicted.
 
     Args:
         heatmaps: heatmaps of the unchanged images.

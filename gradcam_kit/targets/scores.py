@@ -60,7 +60,7 @@ def evident_kind(model: object, outputs: Sequence[Float[Tensor, "_ classes"]]) -
     """Return the kind of a model's scores, and the reason as text.
 
     Evidence, in this order: the problem type in the model's configuration; the last operation, if outputs have a graph;
-        values that all lie between 0 and 1. Without any of these, outputs are logits.
+    values that all lie between 0 and 1. Without any of these, outputs are logits.
 
     Args:
         model: for its configuration.

@@ -87,8 +87,8 @@ class PackedWeights:
     """Copies of convolution weights in the form that kernels read, for all passes of a call after the first.
 
     Without them the kernels would convert the parameters in each pass: to the memory format of the images, to the
-        precision of autocast, and on a CPU to oneDNN's blocks. The parameters are not touched; only `_conv_forward` of
-        plain convolutions, which gets the weight as an argument, is replaced while a pass runs.
+    precision of autocast, and on a CPU to oneDNN's blocks. The parameters are not touched; only `_conv_forward` of
+    plain convolutions, which gets the weight as an argument, is replaced while a pass runs.
     """
 
     packed: dict[tuple[nn.Conv2d, torch.dtype, bool], tuple[Tensor, Tensor, int, Tensor]] = field(default_factory=dict)

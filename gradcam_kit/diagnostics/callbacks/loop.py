@@ -23,7 +23,7 @@ def watch_loop(
     """Observe a training loop, and write files when the block ends, even by an error or an interruption.
 
     It is `ModelDiagnostics` with a final report: writers get the last window and the tables and are closed, `out` gets
-        a page, and bad findings are logged. The training is not affected.
+    a page, and bad findings are logged. The training is not affected.
 
     Args:
         model: the model that is trained.

@@ -31,7 +31,7 @@ def dashboard(*sources: Any, refresh: SupportsFloat = 2.0, title: str = "Diagnos
     """Return a Dash app over reports, captured features and folders of a `JsonWriter`.
 
     Nothing is started yet: call `.run()` on the returned app to serve the page at http://127.0.0.1:8050, only for this
-        machine. A folder is read again every `refresh` seconds, so the page follows a training in another process. All
+    machine. A folder is read again every `refresh` seconds, so the page follows a training in another process. All
     scripts come from the app itself; no network is needed.
 
     Args:

@@ -18,7 +18,7 @@ class WandbWriter:
     """Log to an existing run; no run is started, and no login takes place.
 
     A run has one counter of steps, and drops records of earlier steps. So this writer counts separately: its records
-        carry `diagnostics_step`, and join the row that your own `run.log` ends.
+    carry `diagnostics_step`, and join the row that your own `run.log` ends.
 
     Args:
         run: the result of `wandb.init(...)`.

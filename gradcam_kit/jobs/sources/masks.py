@@ -27,7 +27,7 @@ class Masks:
     """A folder of masks: pictures of the same size under the same names, `a/1.png` for `a/1.jpg`.
 
     Every nonzero pixel belongs to the object: a gray value, a color, or the index of a class or an instance. If the
-        model's input is smaller than the picture, masks are resized by nearest neighbor.
+    model's input is smaller than the picture, masks are resized by nearest neighbor.
 
     Raises:
         InputError: there is no such folder.

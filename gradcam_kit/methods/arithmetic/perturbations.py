@@ -16,7 +16,7 @@ def gaussian_noise(draws: int, images: Float[Tensor, "n c *t"], seed: int) -> Fl
     """Draw standard normal noise for one image; the batch shares it, so that it equals its images one by one.
 
     It is drawn on the host from its own generator: every device gets the same noise, and the global random state is
-        untouched.
+    untouched.
     """
     generator = torch.Generator("cpu").manual_seed(seed)
     noise = torch.randn(draws, *images.shape[1:], generator=generator, dtype=torch.float32, device="cpu")
