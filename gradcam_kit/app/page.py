@@ -28,7 +28,7 @@ from gradcam_kit.app.views import AppModel, View, look
 MOST_METHODS = 6
 """Number of maps side by side."""
 
-_FIRST = "Drop a photograph, or click one of the names below its place. The maps appear here."
+_FIRST = "Drop a photograph, or click one of the samples. The maps appear here."
 _GONE = "This picture was opened too long ago and is no longer kept. Drop it here again."
 _KEPT = 86_400
 """Seconds for which uploaded files, and what the model found in them, are kept."""
