@@ -69,7 +69,7 @@ def test_files_that_are_not_named_like_pictures_are_counted() -> None:
     assert "1 .dcm" in line
     assert "1 without ending" in line
     Path("pictures/a.png").unlink()
-    with pytest.raises(InputError, match=r"holds no pictures; left out 4 files"):
+    with pytest.raises(InputError, match=r"holds no pictures; skipped 4 files"):
         explain()
 
 
