@@ -68,9 +68,10 @@ def is_current(out: str) -> bool:
 
 def render(collected: Collected, manifest: dict[str, Any], speed: float | None, digest: str) -> str:
     """Return the page as text; `speed` in pictures per second, `digest` of the rows."""
+    layers = {name: layers_in_short(own) for name, own in manifest["layers"].items()}
     data = {
         "methods": collected.methods,
-        "layers": {name: layers_in_short(layers) for name, layers in manifest["layers"].items()},
+        "layers": layers,
         "pictures": collected.pictures,
         "classes": collected.classes,
         "pairs": collected.pairs,
@@ -86,7 +87,7 @@ def render(collected: Collected, manifest: dict[str, Any], speed: float | None, 
         data=data,
         figures=collected.figures,
         manifest=manifest,
-        layers=[layer for layer in dict.fromkeys(data["layers"].values()) if layer],
+        layers=[layer for layer in dict.fromkeys(layers.values()) if layer],
         collected=collected,
         metrics=[metric_label(name) for name in dict.fromkeys(line["metric"] for line in collected.measured)],
         means=by_method(collected.measured),

@@ -109,7 +109,7 @@ def test_a_quick_second_choice_is_the_one_that_is_shown(opened: Callable[[str], 
         calm = calm + 1 if all(": disc" in cards.nth(place).inner_text() for place in range(3)) else 0
         if calm == 6:
             break
-    assert calm == 6
+    assert calm == 6, [cards.nth(place).inner_text() for place in range(3)]
 
 
 def test_what_is_not_a_picture_is_a_message_and_the_app_goes_on(
